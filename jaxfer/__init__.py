@@ -1,0 +1,31 @@
+"""jaxfer: transfer learning experiments in JAX. Config in, result out:
+
+import jaxfer
+config = jaxfer.load("configs/digits.py:lora", {"data.labels_per_class": 20})
+for stage in jaxfer.show(config): print(stage)
+result = jaxfer.run(config, "runs/mine")
+jaxfer.evaluate("runs/mine", split="test")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_API = {
+    "load": "jaxfer.config",
+    "run": "jaxfer.loop",
+    "show": "jaxfer.summary",
+    "evaluate": "jaxfer.evaluation",
+    "sweep": "jaxfer.sweeps",
+}
+__all__ = list(_API)
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use, so that `jaxfer --help` and a config file's error do not wait for JAX.
+    if name not in _API:
+        raise AttributeError(f"module 'jaxfer' has no attribute {name!r}")
+    return getattr(import_module(_API[name]), name)

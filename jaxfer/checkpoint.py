@@ -1,0 +1,236 @@
+"""Resume a run of ours, exactly: the only file that imports orbax. Foreign weights are `pretrained/`'s business.
+
+A checkpoint is a flat {name: array} and a JSON record, every byte of both under a checksum. Restoring is strict: the
+names, shapes and types must be the expected ones. A checkpoint that can't be read is reported and removed, and the one
+before it takes its place.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import gc
+import json
+import logging
+import sys
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from jaxfer.errors import InputError
+from jaxfer.state import State
+
+# What a State is rebuilt from besides its config: the key and the hparams follow from the config alone.
+SAVED = ("step", "params", "model_state", "opt_state", "extra")
+
+
+class UnreadableCheckpoint(InputError):
+    """A checkpoint is torn or altered: truncated, incomplete, or its bytes are not those that were saved."""
+
+
+class Checkpoints:
+    """The checkpoints of one run folder: saved asynchronously; the last two and the best are kept."""
+
+    def __init__(self, folder: epath.Path, *, read_only: bool = False):
+        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save at INFO and WARNING
+        self._best: dict[int, int | None] = {}
+        self._manager = ocp.CheckpointManager(
+            folder if "://" in str(folder) else folder.resolve(),  # orbax saves under a relative path but can't restore
+            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "record": ocp.JsonCheckpointHandler()},
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=_Preserve(self._best),
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+            ),
+        )
+
+    def save(self, step: int, state: State, record: Mapping[str, Any], best: int | None) -> None:
+        """Starts saving; returns once the arrays are copied off the devices. A step that is there already is kept.
+
+        Args:
+          step: of the run; larger than every step that is there.
+          state: all of it but what follows from the config.
+          record: what goes with it, as JSON can hold it.
+          best: step of the best evaluated checkpoint, this one included: it is kept. None before any evaluation.
+        """
+        if step in self._manager.all_steps():
+            return
+        arrays = _flat(state)
+        # Orbax writes it later, when the caller may have changed what is nested in it: a copy.
+        content = json.loads(json.dumps({"record": record, "best": best, "leaves": _leaves(arrays)}))
+        content["crc32"] = _checksum(content)
+        self._best[step] = best
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), record=ocp.args.JsonSave(content))
+        self._manager.save(step, args=items)
+
+    def wait(self) -> None:
+        """Until everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then lets go."""
+        self._manager.close()
+
+    @property
+    def best(self) -> int | None:
+        """Step of the best evaluated checkpoint, as the newest one knows it; None before any evaluation."""
+        step = self._manager.latest_step()
+        return None if step is None else self._content(step)["best"]
+
+    def restore(
+        self,
+        blank: Callable[[Mapping[str, Any]], State],
+        *,
+        step: int | None = None,
+        say: Callable[[str], None] = print,
+    ) -> tuple[State, dict[str, Any]] | None:
+        """The newest readable checkpoint, or exactly `step`'s.
+
+        Args:
+          blank: record -> the State (of arrays or of shapes with shardings) that a checkpoint with this record fills.
+          step: that one and no other.
+          say: told of every checkpoint that can't be read.
+
+        Returns:
+          (state, record), or None where there is no checkpoint.
+
+        Raises:
+          InputError: `step` is not there, none of the checkpoints can be read, or one holds other leaves than `blank`.
+        """
+        steps, folder = sorted(self._manager.all_steps(), reverse=True), self._manager.directory
+        if step is not None:
+            if step not in steps:
+                raise InputError(f"no checkpoint of step {step} in {folder}; there are {steps}")
+            return self._restore(step, blank)
+        for candidate, before in zip(steps, [*steps[1:], None], strict=False):
+            try:
+                return self._restore(candidate, blank)
+            except UnreadableCheckpoint as error:
+                say(f"{error}; " + (f"falling back to step {before}" if before is not None else "there is none before"))
+        if steps:
+            raise InputError(f"none of the checkpoints {steps} in {folder} can be read; delete it to start over")
+        return None
+
+    def discard_after(self, step: int) -> None:
+        """Removes what lies after `step`: checkpoints that could not be read and would be in the way of new ones."""
+        for later in [s for s in self._manager.all_steps() if s > step]:
+            self._manager.delete(later)
+
+    def _restore(self, step: int, blank: Callable[[Mapping[str, Any]], State]) -> tuple[State, dict[str, Any]]:
+        content = self._content(step)
+        state = blank(content["record"])
+        wanted = _flat(state)
+        _same(wanted, content["leaves"], step)
+        arrays = _attempt(step, lambda: self._read_arrays(step, wanted, content["leaves"]))
+        return _unflat(state, arrays), content["record"]
+
+    def _content(self, step: int) -> dict[str, Any]:
+        content = _attempt(step, lambda: self._read_content(step))
+        self._best[step] = content["best"]
+        return content
+
+    def _read_content(self, step: int) -> dict[str, Any]:
+        content = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+        if content.pop("crc32") != _checksum(content):
+            raise ValueError("its record is not what was saved")
+        return content
+
+    def _read_arrays(self, step: int, wanted: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, jax.Array]:
+        restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+        args = ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args)
+        arrays = self._manager.restore(step, args=ocp.args.Composite(state=args)).state
+        for name, found in _leaves(arrays).items():
+            if found != leaves[name]:
+                raise ValueError(f"{name} is not what was saved")
+        return arrays
+
+
+def _attempt(step: int, read: Callable[[], Any]) -> Any:
+    """What `read` gives; `UnreadableCheckpoint` with the first line of whatever a torn file makes it raise."""
+    with _hushed():
+        try:
+            return read()
+        except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):  # no fault of the checkpoint's
+            raise
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+        gc.collect()  # the other tasks report when they are collected, or when their reads come in
+        time.sleep(0.2)
+    raise UnreadableCheckpoint(f"checkpoint of step {step} can't be read ({reason})")
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Where one of orbax's tasks fails, many do: one is reported, the tracebacks of the others would bury it."""
+    asyncio_log, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    level = asyncio_log.level
+    asyncio_log.setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda _: None
+    try:
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+            yield
+    finally:
+        asyncio_log.setLevel(level)
+        sys.unraisablehook = hook
+
+
+class _Preserve:
+    """Keeps the last two checkpoints and the best of each: after a fallback to the one before, its best is there too.
+
+    Args:
+      best: {step of a checkpoint: step of the best one when it was saved}, filled in by its owner.
+    """
+
+    def __init__(self, best: Mapping[int, int | None]):
+        self._best = best
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax's question, on every save: which of these stay?"""
+        last = sorted(info.step for info in checkpoints)[-2:]
+        kept = {*last, *(self._best.get(step) for step in last)}
+        return [info.step in kept for info in checkpoints]
+
+
+def _flat(state: State) -> dict[str, Any]:
+    tree = {name: getattr(state, name) for name in SAVED}
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _unflat(state: State, arrays: Mapping[str, Any]) -> State:
+    tree = {name: getattr(state, name) for name in SAVED}
+    filled = jax.tree_util.tree_map_with_path(lambda path, _: arrays[jax.tree_util.keystr(path)], tree)
+    return state.replace(**filled)
+
+
+def _leaves(arrays: Mapping[str, jax.Array]) -> dict[str, dict[str, Any]]:
+    """{name: type, shape and CRC-32 of the bytes}: orbax notices neither a flipped byte nor a leaf it had to fill."""
+
+    def describe(leaf: jax.Array) -> dict[str, Any]:
+        data = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+        return {"dtype": str(leaf.dtype), "shape": list(leaf.shape), "crc32": zlib.crc32(data)}
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # zlib lets go of the GIL
+        return dict(zip(arrays, pool.map(describe, arrays.values()), strict=True))
+
+
+def _checksum(content: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _same(wanted: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], step: int) -> None:
+    """Strict: orbax itself fills in or reshapes silently."""
+    ours = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in wanted.items()}
+    theirs = {name: f"{leaf['dtype']}{list(leaf['shape'])}" for name, leaf in found.items()}
+    for name in sorted({*ours, *theirs}):
+        if ours.get(name) != theirs.get(name):
+            raise InputError(
+                f"checkpoint of step {step}: {name} is {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} "
+                "in this run; it was written by another version or config: use another --workdir"
+            )

@@ -1,0 +1,166 @@
+"""The command line: parse, call the function of the same name, print. All of its wisdom is in the functions."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxfer.errors import InputError, NonFiniteLoss, Preempted
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0 done, 2 bad input, 3 diverged, 75 saved on SIGTERM, run me again."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        overrides, rest = _overrides(argv)
+        arguments, unknown = _parser().parse_known_args(rest)
+        if unknown:
+            raise InputError(f"unknown argument {unknown[0]!r}; overrides are written --config.field=value")
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        from absl import flags
+
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which no absl.app has parsed here
+        arguments.command(arguments, overrides)
+        sys.stdout.flush()  # so that a closed pipe shows here and not at exit
+    except (InputError, NonFiniteLoss) as error:
+        return _fail(str(error), error.exit_code)
+    except Preempted as notice:
+        print(notice.message, file=sys.stderr)
+        return notice.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, `| head` for one
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        found = _outside(error)
+        if found is None:
+            raise  # a bug of ours or of a plugged-in file: its author needs the traceback
+        return _fail(found, InputError.exit_code)
+    return 0
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return exit_code
+
+
+def _outside(error: Exception) -> str | None:
+    """What the machine refused, in one line: a path that can't be used, or memory; None for any other error."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{str(error.filename)!r} can't be used ({error.strerror}); correct the path or its permissions"
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        reason = (str(error).splitlines() or ["the allocation failed"])[0]
+        return f"out of memory ({reason}); lower config.batch_size, or make the model or the data smaller"
+    return None
+
+
+def _overrides(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+    """`--config.a.b=value` -> {"a.b": "value"}; the rest is argparse's."""
+    overrides, rest = {}, []
+    for word in argv:
+        if not word.startswith("--config."):
+            rest.append(word)
+            continue
+        name, equals, value = word.removeprefix("--config.").partition("=")
+        if not equals:
+            raise InputError(f"expected {word}=VALUE")
+        if name in overrides:
+            raise InputError(f"--config.{name} is given twice")
+        overrides[name] = value
+    return overrides, rest
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def _parser() -> argparse.ArgumentParser:
+    from jaxfer import __version__
+
+    parser = _Parser(prog="jaxfer", description="Transfer learning experiments in JAX.")
+    parser.add_argument("--version", action="version", version=f"jaxfer {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    config_help = "FILE.py or FILE.py:ARG; override fields with --config.field=value"
+
+    run = commands.add_parser("run", help="train, resume or extend a run")
+    run.add_argument("config", help=config_help)
+    run.add_argument("--workdir", help="the run's folder; default runs/CONFIG[-ARG]")
+    run.set_defaults(command=_run)
+
+    show = commands.add_parser("show", help="parameters, groups, rates and cost, before anything is allocated")
+    show.add_argument("config", help=config_help)
+    show.set_defaults(command=_show)
+
+    evaluate = commands.add_parser("eval", help="evaluate a finished run, also on another data set")
+    evaluate.add_argument("run", help="the run's folder")
+    evaluate.add_argument("--split", default="val", help="val (default), test or train")
+    evaluate.add_argument("--checkpoint", default="result", help="result (default), last or best")
+    evaluate.set_defaults(command=_eval)
+
+    sweep = commands.add_parser("sweep", help="run every cell of the config's sweep() and draw up the table")
+    sweep.add_argument("config", help=config_help)
+    sweep.add_argument("--workdir", help="the sweep's folder; default runs/CONFIG[-ARG]")
+    sweep.set_defaults(command=_sweep)
+    return parser
+
+
+def _resumable() -> None:
+    """SIGTERM means `run me again` from the first moment: until the run itself listens, there is nothing to save."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(Preempted.exit_code))
+
+
+def _run(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
+    _resumable()
+    import jaxfer
+
+    workdir = _workdir(arguments)
+    result = jaxfer.run(jaxfer.load(arguments.config, overrides), workdir)
+    for split, metrics in result["metrics"].items():
+        print(f"{split}: {_numbers(metrics)}")
+    cost = result["cost"]
+    print(
+        f"{cost['params_trainable']:,} of {cost['params_total']:,} parameters trained, {result['steps']} steps, "
+        f"{cost['seconds']:.1f} s; everything is in {workdir}"
+    )
+
+
+def _show(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
+    import jaxfer
+
+    print("\n\n".join(map(str, jaxfer.show(jaxfer.load(arguments.config, overrides)))))
+
+
+def _eval(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
+    import jaxfer
+
+    found = jaxfer.evaluate(arguments.run, split=arguments.split, checkpoint=arguments.checkpoint, overrides=overrides)
+    print(f"{arguments.split}: {_numbers(found)}")
+
+
+def _sweep(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
+    _resumable()
+    import jaxfer
+
+    jaxfer.sweep(arguments.config, _workdir(arguments), overrides=overrides)
+
+
+def _workdir(arguments: argparse.Namespace) -> str:
+    if arguments.workdir == "":  # an unset shell variable would otherwise train in the default folder
+        raise InputError("--workdir: expected a folder, found ''; name one, or leave --workdir out")
+    if arguments.workdir is not None:
+        return os.path.expanduser(arguments.workdir)  # `--workdir=~/x` reaches us unexpanded
+    name, _, arg = arguments.config.partition(":")
+    return str(Path("runs") / (Path(name).stem + (f"-{arg.replace(',', '-')}" if arg else "")))
+
+
+def _numbers(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())

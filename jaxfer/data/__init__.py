@@ -1,0 +1,1 @@
+"""Data: sources with random access, one pure index order, images, and batches made by Grain."""

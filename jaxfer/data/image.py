@@ -1,0 +1,160 @@
+"""Images from file to model input: decode, channels, resize, augment, normalise. NumPy and Pillow, no device.
+
+Sources yield uint8 [height, width, channels]. Resizing and augmentation keep uint8 (the resize also takes float32, on
+the same 0..255 scale); only `normalize` turns to the model's float32.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from jaxfer.errors import InputError, nearest
+from jaxfer.models.port import Preprocessing
+
+Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+# What Pillow's decoders raise on damaged files.
+_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+# What the last bytes of a whole file hold, by Pillow's format.
+_CLOSING = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+
+
+def verify(path: str | Path) -> None:
+    """Reads a file's header and its end only; `InputError` naming the file if it is no image or was cut short."""
+    try:
+        with Image.open(path) as image:
+            closing = _CLOSING.get(image.format)
+        if closing is not None:
+            with open(path, "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 1024))  # some cameras write a little after the end
+                if closing not in file.read():
+                    raise EOFError("the file is cut short")
+    except _DAMAGED as error:
+        raise InputError(_unreadable(path, error)) from None
+
+
+def decode(path: str | Path) -> np.ndarray:
+    """An image file -> uint8 [h, w, 1] (grey) or [h, w, 3]; alpha dropped, 16-bit grey scaled, EXIF rotation ignored.
+
+    Raises:
+      InputError: the file is missing, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I"):  # Pillow's own conversion would clip 16 bits at 255
+                return np.rint(np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8)[..., None]
+            grey = image.mode in ("1", "L", "LA", "La")
+            pixels = np.asarray(image.convert("L" if grey else "RGB"))
+    except _DAMAGED as error:
+        raise InputError(_unreadable(path, error)) from None
+    return pixels[..., None] if grey else pixels
+
+
+def _unreadable(path: str | Path, error: Exception) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"expected a readable image, found {str(path)!r} ({reason}); replace or remove the file"
+
+
+def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """[h, w, c] -> [h, w, channels], channels 1 or 3: grey repeated, RGB to ITU-R 601 luma as Pillow rounds it."""
+    if image.shape[2] in (2, 4) and channels in (1, 3):
+        image = image[..., :-1]  # alpha
+    if image.shape[2] == channels:
+        return image
+    if image.shape[2] == 1 and channels == 3:
+        return np.repeat(image, 3, axis=2)
+    if image.shape[2] == 3 and channels == 1:
+        red, green, blue = np.moveaxis(image, 2, 0).astype(np.int64 if image.dtype == np.uint8 else np.float64)
+        luma = 19595 * red + 38470 * green + 7471 * blue
+        luma = (luma + 0x8000) >> 16 if image.dtype == np.uint8 else luma / 0x10000
+        return luma.astype(image.dtype)[..., None]
+    raise InputError(f"expected images of {channels} channels, found {image.shape[2]}; convert the images")
+
+
+def resize(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """[h, w, c] uint8 or float32 -> [*size, c] of the same type, by Pillow: anti-aliased where it shrinks."""
+    if interpolation not in INTERPOLATIONS:
+        raise InputError(f"unknown interpolation {interpolation!r}{nearest(interpolation, INTERPOLATIONS)}")
+    how, to = INTERPOLATIONS[interpolation], (size[1], size[0])
+    if image.dtype == np.uint8 and image.shape[2] == 3:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(to, how))
+    bands = (Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2]))
+    return np.stack([np.asarray(band.resize(to, how)) for band in bands], axis=2)
+
+
+def fit(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """[h, w, c] -> the model's [height, width, channels], still on 0..255; an image of that size is left untouched."""
+    height, width, channels = preprocessing.size
+    image = to_channels(image, channels)
+    if image.shape[:2] == (height, width):
+        return image
+    return resize(image, (height, width), preprocessing.interpolation)
+
+
+def normalize(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """`(x / 255 - mean) / std`, float32, over the last axis of [..., channels]."""
+    for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+        if len(values) not in (1, image.shape[-1]):
+            raise InputError(f"expected 1 or {image.shape[-1]} values of {name}, one a channel, found {len(values)}")
+    mean, std = np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)
+    return (image.astype(np.float32) / np.float32(255) - mean) / std
+
+
+def preprocess(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """[h, w, c] as a source yields it -> the model's input, float32 `preprocessing.size`."""
+    return normalize(fit(image, preprocessing), preprocessing)
+
+
+def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Mirrored left to right with probability 1/2."""
+    return image[:, ::-1] if rng.random() < 0.5 else image
+
+
+def shift(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Zero-padded by 1/8 of each side (at least 1) and cropped back at random (arXiv:1512.03385, 4.2)."""
+    height, width, _ = image.shape
+    pad_y, pad_x = max(1, height // 8), max(1, width // 8)
+    top, left = rng.integers(2 * pad_y + 1), rng.integers(2 * pad_x + 1)
+    padded = np.pad(image, ((pad_y, pad_y), (pad_x, pad_x), (0, 0)))
+    return padded[top : top + height, left : left + width]
+
+
+def crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random rectangle resized back, bilinear (Szegedy et al., 2014, arXiv:1409.4842, 6).
+
+    Area 35-100 % of the image, not the paper's 8-100 %: transfer sets are small and their runs short. The aspect ratio
+    is log-uniform in 3/4..4/3, and sides longer than the image's are cut to it.
+    """
+    height, width, _ = image.shape
+    area = rng.uniform(0.35, 1.0) * height * width
+    ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+    crop_w = min(width, max(1, round(math.sqrt(area * ratio))))
+    crop_h = min(height, max(1, round(math.sqrt(area / ratio))))
+    top, left = rng.integers(height - crop_h + 1), rng.integers(width - crop_w + 1)
+    return resize(image[top : top + crop_h, left : left + crop_w], (height, width), "bilinear")
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "shift": shift, "crop": crop}
+
+
+def augmentations(names: Iterable[str]) -> tuple[Augmentation, ...]:
+    """The functions behind `data.augment`; `InputError` with the nearest names for an unknown one."""
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise InputError(f"unknown augmentation {name!r}{nearest(str(name), AUGMENTATIONS)}")
+    return tuple(AUGMENTATIONS[name] for name in names)

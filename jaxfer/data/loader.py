@@ -1,0 +1,162 @@
+"""Batches for training and evaluation, made by Grain in threads or worker processes.
+
+Every batch is a pure function of its step: nothing of an iterator needs saving, and neither threads, worker processes
+nor hosts change a value.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from jaxfer.data import image
+from jaxfer.data.dataset import Split
+from jaxfer.data.order import batch_indices, example_rng
+from jaxfer.errors import InputError
+from jaxfer.models.port import Preprocessing
+
+Batch = dict[str, np.ndarray]
+
+# A thread makes whole batches, and as many batches as threads wait in memory; Pillow and NumPy release the GIL.
+THREADS = min(8, os.cpu_count() or 1)
+
+
+def train_batches(
+    split: Split,
+    *,
+    seed: int,
+    batch_size: int,
+    start: int,
+    stop: int,
+    preprocessing: Preprocessing,
+    augment: tuple[str, ...] = (),
+    workers: int = 0,
+    host: tuple[int, int] = (0, 1),
+) -> Iterator[Batch]:
+    """The batches of steps `start` to `stop - 1`; a run resumes by its next `start`.
+
+    Args:
+      split: the training examples.
+      seed: orders and augments.
+      batch_size: over all hosts.
+      start: first step.
+      stop: one after the last step.
+      preprocessing: the model's; augmentation comes after its resize and before its normalisation.
+      augment: names in `image.AUGMENTATIONS`.
+      workers: processes; 0 for threads. A script that sets it needs the `if __name__ == "__main__"` guard of `spawn`.
+      host: (index, count) of this process; it yields rows `index * b .. (index + 1) * b`, b = batch_size / count.
+
+    Yields:
+      {"image": float32 [b, h, w, c], "label": int32 or float32 [b]}.
+
+    Raises:
+      InputError: a bad argument at once; an unreadable image when its batch is due.
+    """
+    if not len(split):
+        raise InputError("expected training examples, found none; check the data's train split")
+    image.augmentations(augment)
+    rows = _rows(batch_size, host)
+    return _iterate(_TrainBatch(split, preprocessing, batch_size, rows, seed, tuple(augment)), start, stop, workers)
+
+
+def eval_batches(
+    split: Split, *, batch_size: int, preprocessing: Preprocessing, host: tuple[int, int] = (0, 1)
+) -> Iterator[Batch]:
+    """The split once, in order, in batches of one static shape: the last is padded with copies of the first example.
+
+    Yields:
+      {"image": float32 [b, h, w, c], "label": [b], "mask": float32 [b], 1 for an example and 0 for padding}.
+    """
+    rows = _rows(batch_size, host)
+    return _iterate(_EvalBatch(split, preprocessing, batch_size, rows), 0, -(-len(split) // batch_size), 0)
+
+
+def example_batch(preprocessing: Preprocessing, batch_size: int, label_dtype: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a training batch, for compiling ahead of time."""
+    return {
+        "image": jax.ShapeDtypeStruct((batch_size, *preprocessing.size), np.float32),
+        "label": jax.ShapeDtypeStruct((batch_size,), label_dtype),
+    }
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _TrainBatch(grain.transforms.Map):
+    """Step -> batch; pickled into the worker processes."""
+
+    split: Split
+    preprocessing: Preprocessing
+    batch_size: int
+    rows: range
+    seed: int
+    augment: tuple[str, ...]
+
+    def map(self, step: int) -> Batch:
+        step = int(step)
+        chosen = batch_indices(self.seed, step, size=len(self.split), batch_size=self.batch_size)
+        images = [self._image(step, position, int(chosen[position])) for position in self.rows]
+        labels = self.split.labels[chosen[self.rows.start : self.rows.stop]]
+        return {"image": image.normalize(np.stack(images), self.preprocessing), "label": labels}
+
+    def _image(self, step: int, position: int, row: int) -> np.ndarray:
+        pixels = image.fit(self.split.fetch(row), self.preprocessing)
+        if self.augment:
+            rng = example_rng(self.seed, step, position)
+            for function in image.augmentations(self.augment):
+                pixels = function(pixels, rng)
+        return pixels
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _EvalBatch(grain.transforms.Map):
+    """Number of the batch -> batch."""
+
+    split: Split
+    preprocessing: Preprocessing
+    batch_size: int
+    rows: range
+
+    def map(self, number: int) -> Batch:
+        chosen = int(number) * self.batch_size + np.arange(self.rows.start, self.rows.stop)
+        real = chosen < len(self.split)
+        chosen = np.where(real, chosen, 0)
+        images = [image.fit(self.split.fetch(int(row)), self.preprocessing) for row in chosen[real]]
+        if not real.all():
+            images += [image.fit(self.split.fetch(0), self.preprocessing)] * int((~real).sum())
+        pixels = image.normalize(np.stack(images), self.preprocessing)
+        return {"image": pixels, "label": self.split.labels[chosen], "mask": real.astype(np.float32)}
+
+
+def _rows(batch_size: int, host: tuple[int, int]) -> range:
+    index, count = host
+    if batch_size < 1 or batch_size % count:
+        raise InputError(f"expected batch_size to be a positive multiple of the {count} hosts, found {batch_size}")
+    share = batch_size // count
+    return range(index * share, (index + 1) * share)
+
+
+def _iterate(transform: grain.transforms.Map, start: int, stop: int, workers: int) -> Iterator[Batch]:
+    """Runs the transform over start..stop-1 ahead of the consumer, in order; closing the generator ends its threads."""
+    if start >= stop:
+        return
+    workers = min(workers, stop - start)
+    threads = 1 if workers else min(THREADS, stop - start)
+    dataset = grain.MapDataset.range(start, stop).map(transform)
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads absl flags here, and notebooks and our console script parse none
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    except InputError as error:
+        raise InputError(str(error)) from None  # without Grain's notes and frames
+    finally:
+        iterator.close()

@@ -1,0 +1,88 @@
+"""Index order: which examples a step trains on, as a pure function of (seed, step).
+
+The loader, the samplers and the feature cache all call `batch_indices`, so a run resumes from its step number alone and
+every host computes the same order. Only the raw bits of Philox are used (whose streams NumPy guarantees across
+versions, unlike those of `Generator.permutation`), so an order outlives an upgrade.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+
+import numpy as np
+
+
+class Stream(enum.IntEnum):
+    """Independent random streams of one seed; the values are part of every order and never change."""
+
+    EPOCH = 0
+    AUGMENT = 1
+    LABELS = 2
+    VAL = 3
+    TEST = 4
+    SYNTHETIC = 5
+
+
+def bits(seed: int, stream: Stream, *key: int) -> np.random.Philox:
+    """The bit generator of one (seed, stream, key)."""
+    # As spawn key and not as entropy: entropy is padded with zeros, so (seed, 1) and (seed, 1, 0) would be one stream.
+    return np.random.Philox(np.random.SeedSequence(seed, spawn_key=(int(stream), *key)))
+
+
+# 64 entries: two epochs each for a group of sweep members that train in lockstep under their own seeds.
+@functools.lru_cache(maxsize=64)
+def permutation(size: int, seed: int, stream: Stream, *key: int) -> np.ndarray:
+    """A uniformly random permutation of 0..size-1, int64 [size], read-only: the argsort of `size` raw 64-bit words."""
+    order = np.argsort(bits(seed, stream, *key).random_raw(size), kind="stable")
+    order.flags.writeable = False
+    return order
+
+
+def batch_indices(seed: int, step: int, *, size: int, batch_size: int) -> np.ndarray:
+    """The examples of one training step.
+
+    Position `p = step * batch_size + i` lies in epoch `p // size`, and its example is that epoch's permutation at
+    `p % size`. So in each epoch every example occurs exactly once, nothing is dropped, a batch may span epochs, and it
+    may be larger than the data.
+
+    Args:
+      seed: the run's seed, >= 0.
+      step: counted from 0.
+      size: number of training examples.
+      batch_size: over all hosts.
+
+    Returns:
+      Indices, int64 [batch_size].
+    """
+    positions = step * batch_size + np.arange(batch_size, dtype=np.int64)
+    epochs, offsets = np.divmod(positions, size)
+    indices = np.empty(batch_size, np.int64)
+    for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+        inside = epochs == epoch
+        indices[inside] = permutation(size, seed, Stream.EPOCH, epoch)[offsets[inside]]
+    return indices
+
+
+def example_rng(seed: int, step: int, position: int) -> np.random.Generator:
+    """Randomness of one example's augmentation: a function of its position in the global batch, not of who loads it."""
+    return np.random.Generator(bits(seed, Stream.AUGMENT, step, position))
+
+
+def draw(
+    labels: np.ndarray, *, seed: int, stream: Stream, per_class: int = 0, fraction: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """A stratified draw: (rows drawn, rows left), both sorted.
+
+    `per_class` of each class, or where that is 0 `fraction` of it, rounded and at least one. Each class has its own
+    permutation, so that neither other classes nor the count change who comes first. Float labels are one class.
+    """
+    strata = labels if np.issubdtype(labels.dtype, np.integer) else np.zeros(len(labels), np.int32)
+    drawn, rest = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for label in np.unique(strata):
+        rows = np.flatnonzero(strata == label)
+        rows = rows[permutation(len(rows), seed, stream, int(label))]
+        count = per_class or max(1, round(fraction * len(rows)))
+        drawn.append(rows[:count])
+        rest.append(rows[count:])
+    return np.sort(np.concatenate(drawn)), np.sort(np.concatenate(rest))

@@ -1,0 +1,28 @@
+"""Handwritten digits that come with scikit-learn: 1,797 images of 8 x 8, ten classes; no download."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from jaxfer.data.dataset import Dataset, InMemory, Split, fingerprint
+from jaxfer.data.order import Stream, draw
+
+TEST_PER_CLASS = 50
+
+
+def source() -> Dataset:
+    """uint8 [8, 8, 1], classes `0` to `9`; `test` is a fixed draw of 50 a class, the other 1,297 are `train`.
+
+    Source: UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak, 1998), its test part.
+    """
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = digits.target.astype(np.int32)
+    test, train = draw(labels, seed=0, stream=Stream.TEST, per_class=TEST_PER_CLASS)
+    everything = Split(labels=labels, fetch=InMemory(images))
+    return Dataset(
+        splits={"train": everything.take(train), "test": everything.take(test)},
+        classes=tuple(str(digit) for digit in range(10)),
+        fingerprint=fingerprint([images, labels, train, test]),
+    )

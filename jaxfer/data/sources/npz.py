@@ -1,0 +1,115 @@
+"""Images in one .npz file: a pair of arrays for each split."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from jaxfer.data.dataset import Dataset, InMemory, Split, fingerprint, locate
+from jaxfer.errors import InputError, nearest
+
+# Ours, MedMNIST's and Keras'.
+LAYOUTS = (("{split}_image", "{split}_label"), ("{split}_images", "{split}_labels"), ("x_{split}", "y_{split}"))
+TARGETS = ("class", "value")
+
+
+def source(*, path: str = "", image_key: str = "", label_key: str = "", target: str = "class") -> Dataset:
+    """Reads `train` and, where present, `val` and `test`.
+
+    Args:
+      path: the file; a relative one that is absent is looked up in the folder that JAXFER_DATA names.
+      image_key: pattern of the image arrays' names, such as `{split}_image`; their values are uint8 [n, h, w] or
+        [n, h, w, c]. Empty: `LAYOUTS` are tried in order.
+      label_key: pattern of the labels' names; [n] or [n, 1].
+      target: `class` for integer labels, whose sorted training values become the classes; `value` for regression.
+
+    Raises:
+      InputError: no such file, not an .npz, keys missing, or arrays of other types, shapes or lengths.
+    """
+    if target not in TARGETS:
+        raise InputError(f"unknown data.target {target!r}{nearest(str(target), TARGETS)}")
+    if bool(image_key) != bool(label_key):
+        raise InputError("data.image_key and data.label_key go together: set both or neither")
+    for name, pattern in (("image_key", image_key), ("label_key", label_key)):
+        if pattern and "{split}" not in pattern:
+            raise InputError(f"expected data.{name} to contain '{{split}}', found {pattern!r}")
+    file = locate(path, "npz")
+    arrays = _read(file)
+    layout = _layout(arrays, file, ((image_key, label_key),) if image_key else LAYOUTS)
+    pairs = {split: _pair(arrays, file, split, layout) for split in ("train", "val", "test")}
+    pairs = {split: pair for split, pair in pairs.items() if pair is not None}
+    classes, labels = _classes(pairs, file) if target == "class" else ((), _values(pairs, file))
+    splits = {name: Split(labels=labels[name], fetch=InMemory(pairs[name][0])) for name in pairs}
+    parts = [part for name in pairs for part in (name, pairs[name][0], labels[name])]
+    return Dataset(splits=splits, classes=classes, fingerprint=fingerprint([*classes, *parts]))
+
+
+def _read(file: Path) -> dict[str, np.ndarray]:
+    try:
+        archive = np.load(file, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("a single array")
+        with archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"expected an .npz of plain arrays, found {str(file)!r} ({reason}); use np.savez") from None
+
+
+def _layout(arrays: dict[str, np.ndarray], file: Path, layouts: tuple[tuple[str, str], ...]) -> tuple[str, str]:
+    for layout in layouts:
+        if all(key.replace("{split}", "train") in arrays for key in layout):
+            return layout
+    wanted = " or ".join("/".join(key.replace("{split}", "train") for key in layout) for layout in layouts)
+    found = ", ".join(sorted(arrays)) or "none"
+    raise InputError(f"expected arrays {wanted} in {str(file)!r}, found {found}; set data.image_key and data.label_key")
+
+
+def _pair(
+    arrays: dict[str, np.ndarray], file: Path, split: str, layout: tuple[str, str]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Images [n, h, w, c] and raw labels [n] of one split, None if it has neither."""
+    image_key, label_key = (key.replace("{split}", split) for key in layout)
+    present = [key for key in (image_key, label_key) if key in arrays]
+    if not present:
+        return None
+    if len(present) == 1:
+        raise InputError(f"expected {image_key} and {label_key} in {str(file)!r}, found {present[0]}; add the other")
+    images, labels = arrays[image_key], arrays[label_key]
+    if images.dtype != np.uint8:
+        raise InputError(f"expected {image_key} of {str(file)!r} to be uint8, found {images.dtype}; scale it to 0..255")
+    if not images.size or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] <= 4)):
+        raise InputError(f"expected {image_key} to be [n, h, w(, 1 to 4)], found {list(images.shape)}; reshape it")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape != images.shape[:1]:
+        found = f"{list(labels.shape)}; store one label an image"
+        raise InputError(f"expected {label_key} to have shape [{len(images)}] as {image_key} has, found {found}")
+    return images if images.ndim == 4 else images[..., None], labels
+
+
+def _classes(pairs: dict[str, tuple], file: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    for split, (_, labels) in pairs.items():
+        if not np.issubdtype(labels.dtype, np.integer):
+            fix = "store class numbers, or set data.target='value' for regression"
+            raise InputError(f"expected integer labels of {split} in {str(file)!r}, found {labels.dtype}; {fix}")
+    values = np.unique(pairs["train"][1])
+    for split, (_, labels) in pairs.items():
+        unknown = np.setdiff1d(labels, values)
+        if len(unknown):
+            fix = "remove its examples or add some to train"
+            raise InputError(f"expected the labels of train, found {unknown[0]} in {split} of {str(file)!r}; {fix}")
+    classes = tuple(str(value) for value in values)
+    return classes, {split: np.searchsorted(values, labels).astype(np.int32) for split, (_, labels) in pairs.items()}
+
+
+def _values(pairs: dict[str, tuple], file: Path) -> dict[str, np.ndarray]:
+    for split, (_, labels) in pairs.items():
+        numbers = labels.dtype.kind in "iuf"
+        if not numbers or not np.isfinite(labels).all():
+            found = "NaN or infinity" if numbers else labels.dtype
+            raise InputError(f"expected finite targets of {split} in {str(file)!r}, found {found}; clean them")
+    return {split: labels.astype(np.float32) for split, (_, labels) in pairs.items()}

@@ -1,0 +1,75 @@
+"""Made-up images for tests, smoke runs and speed measurements: deterministic, of any size, and learnable."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxfer.data.dataset import Dataset, InMemory, Split, fingerprint
+from jaxfer.data.order import Stream, bits
+from jaxfer.errors import InputError, nearest
+
+TASKS = ("classification", "regression")
+
+
+def source(
+    *,
+    image: tuple[int, int, int] = (8, 8, 3),
+    classes_count: int = 4,
+    examples: int = 256,
+    noise: float = 1.0,
+    task: str = "classification",
+) -> Dataset:
+    """Class prototypes plus noise, or a linear function of noise images.
+
+    Args:
+      image: (height, width, channels).
+      classes_count: number of classes, named `class_0`, ...; regression has none.
+      examples: training examples; `val` and `test` have a quarter of that each, at least one a class.
+      noise: classification: standard deviation of the pixels' noise, in that of the prototypes (32 grey levels).
+        Regression: standard deviation of the target's noise, in tenths of the signal's (1).
+      task: `classification` or `regression`.
+
+    Raises:
+      InputError: a count that is not positive, negative noise, or an unknown task.
+    """
+    if task not in TASKS:
+        raise InputError(f"unknown data.task {task!r}{nearest(str(task), TASKS)}")
+    if len(image) != 3 or min(image) < 1:
+        raise InputError(f"expected data.image to be (height, width, channels), all positive, found {image}")
+    if classes_count < 1 or examples < classes_count or noise < 0:
+        found = f"classes_count={classes_count}, examples={examples}, noise={noise}"
+        raise InputError(f"expected data.classes_count >= 1, examples >= classes_count and noise >= 0, found {found}")
+    make = _classification if task == "classification" else _regression
+    held_out = max(examples // 4, classes_count)
+    splits = {
+        name: make(tuple(image), classes_count, count, noise, number)
+        for number, (name, count) in enumerate({"train": examples, "val": held_out, "test": held_out}.items())
+    }
+    parts = [part for split in splits.values() for part in (split.fetch.images, split.labels)]
+    classes = tuple(f"class_{i}" for i in range(classes_count)) if task == "classification" else ()
+    return Dataset(splits=splits, classes=classes, fingerprint=fingerprint(parts))
+
+
+def _classification(shape: tuple[int, ...], classes: int, count: int, noise: float, number: int) -> Split:
+    prototypes = 128 + 32 * _rng(0).standard_normal((classes, *shape))
+    labels = np.arange(count, dtype=np.int32) % classes
+    pixels = prototypes[labels] + noise * 32 * _rng(1, number).standard_normal((count, *shape))
+    return Split(labels=labels, fetch=InMemory(_to_uint8(pixels)))
+
+
+def _regression(shape: tuple[int, ...], _: int, count: int, noise: float, number: int) -> Split:
+    weights = _rng(0).standard_normal(shape)
+    rng = _rng(1, number)
+    images = _to_uint8(128 + 32 * rng.standard_normal((count, *shape)))
+    # Unit variance of the signal: each pixel has a standard deviation of 32 levels.
+    signal = np.tensordot((images - 128.0) / 32, weights / np.linalg.norm(weights), 3)
+    targets = signal + 0.1 * noise * rng.standard_normal(count)
+    return Split(labels=targets.astype(np.float32), fetch=InMemory(images))
+
+
+def _rng(*key: int) -> np.random.Generator:
+    return np.random.Generator(bits(0, Stream.SYNTHETIC, *key))
+
+
+def _to_uint8(pixels: np.ndarray) -> np.ndarray:
+    return np.rint(pixels).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,42 @@
+"""The errors a user can cause, and the two ways a run stops early: one line each, one exit code each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: one line saying what was expected, what was found and the fix. Exit code 2."""
+
+    exit_code = 2
+
+
+class RuleError(InputError):
+    """A rule matches nothing, or a parameter is matched by no rule."""
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss became NaN or infinite; the message says at which step and stage. Exit code 3."""
+
+    exit_code = 3
+
+
+class Preempted(SystemExit):
+    """SIGTERM: the run is saved and can be resumed by the same command. Exit code 75 (EX_TEMPFAIL)."""
+
+    exit_code = 75
+
+    def __init__(self, message: str):
+        super().__init__(self.exit_code)
+        self.message = message
+
+
+def nearest(word: str, known: Iterable[str], limit: int = 3) -> str:
+    """`; nearest: 'a', 'b'`, or `; known: ...` where nothing is close: the tail of an error about a wrong name."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=limit, cutoff=0.5)
+    if close:
+        return "; nearest: " + ", ".join(repr(name) for name in close)
+    shown = [*known[:40], f"and {len(known) - 40} more"] if len(known) > 40 else known
+    return "; known: " + (", ".join(shown) if shown else "none")

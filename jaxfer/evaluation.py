@@ -1,0 +1,104 @@
+"""Metrics on a split: exact means over padded batches, on any number of devices; and of a finished run anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxfer import config, rundir
+from jaxfer.data.dataset import Split, build
+from jaxfer.data.loader import eval_batches
+from jaxfer.errors import InputError
+from jaxfer.finished import open_run
+from jaxfer.parallel import Placement, eval_arguments, eval_program, placement
+from jaxfer.state import State
+from jaxfer.step import StepSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What one evaluation gave.
+
+    Attributes:
+      metrics: {metric: mean over the examples, or the host function's value}.
+      compile_seconds: seconds this evaluation spent compiling; 0 where the program was shared.
+    """
+
+    metrics: dict[str, float]
+    compile_seconds: float
+
+
+def evaluate_split(spec: StepSpec, state: State, split: Split, where: Placement, batch_size: int) -> Evaluation:
+    """Runs the whole split once; per-example values are summed in float64 under the padding mask."""
+    size = where.rounded(min(batch_size, len(split.labels)))
+    compile_seconds, rows, outputs, labels = 0.0, {}, [], []
+    masks: list[np.ndarray] = []
+
+    def unmasked() -> Iterator[dict[str, np.ndarray]]:
+        for batch in eval_batches(split, batch_size=size, preprocessing=spec.port.preprocessing):
+            masks.append(batch.pop("mask").astype(bool))
+            yield batch
+
+    for batch in where.feed(unmasked(), train=False):
+        program, fresh = eval_program(spec, state, batch, where)
+        compile_seconds += program.compile_seconds if fresh else 0.0
+        values = jax.device_get(program.call(*eval_arguments(state), batch))
+        mask = masks.pop(0)
+        outputs.append(values.pop("outputs")[mask])
+        labels.append(jax.device_get(batch["label"])[mask])
+        for name, value in values.items():
+            rows.setdefault(name, []).append(value[mask])
+    metrics = {name: float(np.concatenate(value).astype(np.float64).mean()) for name, value in rows.items()}
+    if spec.task.gathered is not None:
+        metrics |= spec.task.gathered(np.concatenate(outputs), np.concatenate(labels))
+    return Evaluation(metrics=metrics, compile_seconds=compile_seconds)
+
+
+def evaluate(
+    run: str | epath.Path,
+    *,
+    split: str = "val",
+    checkpoint: str = "result",
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Evaluates a finished run, on its own data or on another set of the same classes.
+
+    Args:
+      run: its folder.
+      split: `val`, `test` or `train`.
+      checkpoint: `result` (what result.json describes), `last` or `best`.
+      overrides: {"data.x": value}, as on the command line.
+
+    Returns:
+      {metric: value}.
+
+    Raises:
+      InputError: an unfinished run, a split that the data lacks, or data of other classes.
+    """
+    finished = open_run(run, checkpoint)
+    for name in overrides or {}:
+        if not name.startswith(("data.", "parallel.")) and name != "eval_batch_size":
+            raise InputError(
+                f"config.{name} is part of the trained run; eval takes data.*, parallel.*, eval_batch_size"
+            )
+    stored = ConfigDict(rundir.read_json(finished.folder / "config.json"))
+    experiment = config.resolve(config.override(stored, overrides or {}))
+    seed, source = experiment.run.seed, dict(experiment.source.options)
+    data = build(experiment.data, source, seed=seed, with_test=split == "test")
+    if data.classes != finished.classes:
+        raise InputError(
+            f"the run's classes are {', '.join(finished.classes)}; this data's are {', '.join(data.classes)}; "
+            "choose and order them with --config.data.classes"
+        )
+    if split not in data.splits:
+        raise InputError(f"split {split!r} is not in this data; it has {', '.join(data.splits)}")
+    where = placement(experiment.parallel)
+    state = jax.device_put(finished.state.replace(hparams={}, key=None, opt_state=()), where.replicated)
+    found = evaluate_split(finished.stage.spec, state, data.splits[split], where, experiment.run.eval_batch_size)
+    return found.metrics

@@ -1,0 +1,210 @@
+"""What one experiment is, field by field: the schema of `config`, its defaults, and which fields are its identity.
+
+A field whose metadata says `identity: False` may change when a run goes on in its folder (its length, its logging,
+its devices); any other difference means that the folder belongs to another experiment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxfer.data.dataset import DataConfig
+from jaxfer.errors import InputError
+from jaxfer.optim import OPTIMIZERS, SCHEDULES
+from jaxfer.schema import LARGEST
+
+
+def _free(default: Any) -> Any:
+    """A field that is no part of the run's identity."""
+    return dataclasses.field(default=default, metadata={"identity": False})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A member of a room (model, data source, task, method) and its options, as sorted (name, value) pairs."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage of training: a method, its rates and a length. `config.X` is the default of `config.stage.NAME.X`.
+
+    Attributes:
+      method: name of a file in `jaxfer/methods/`.
+      options: the method's own options and hparams.
+      steps: optimizer steps.
+      batch_size: examples a step, over all devices.
+      optimizer: `adamw` or `sgd`.
+      lr: peak learning rate of every group; None takes the method's default.
+      rates: {group: peak rate} instead of `lr`; names every group of the method or none.
+      layer_decay: each unit further from the head learns at this times the rate of the one above.
+      lr_rules: ((path pattern, multiplier of the rate), ...).
+      weight_decay: coefficient; AdamW's decoupled form, or SGD's L2 penalty.
+      decay_rules: ((path pattern, multiplier of weight_decay), ...) before the model's own (none on biases and norms).
+      freeze: path patterns that are frozen whatever the method says.
+      freeze_units: freeze the first that many units.
+      eval_norms: patterns of normalisation modules kept on their running statistics though they are trained.
+      schedule: `constant`, `linear` or `cosine`, to zero at the end of the stage.
+      warmup: steps of linear warm-up.
+      clip: largest global norm of the trainable gradients; 0 does not clip.
+      momentum: SGD's momentum, AdamW's b1.
+      b2: AdamW's b2.
+    """
+
+    method: str = "full"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    steps: int = 100
+    batch_size: int = 32
+    optimizer: str = "adamw"
+    lr: float | None = None
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    layer_decay: float = 1.0
+    lr_rules: tuple[tuple[str, float], ...] = ()
+    weight_decay: float = 0.0
+    decay_rules: tuple[tuple[str, float], ...] = ()
+    freeze: tuple[str, ...] = ()
+    freeze_units: int = 0
+    eval_norms: tuple[str, ...] = ()
+    schedule: str = "cosine"
+    warmup: int = 0
+    clip: float = 0.0
+    momentum: float = 0.9
+    b2: float = 0.999
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """Placement: it changes where a run computes, not what.
+
+    Attributes:
+      mode: `jit` (arrays sharded over a mesh) or `pmap` (single process).
+      devices: how many devices; 0 takes all.
+    """
+
+    mode: str = _free("jit")
+    devices: int = _free(0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What a run has beside its stages.
+
+    Attributes:
+      seed: of the fresh parameters, the few-label draw, the batch order, augmentation and dropout.
+      init: `scratch`, `run:FOLDER` (a finished run) or `sibling:NAME` (the run NAME beside this one's folder).
+      head: `auto` keeps the source's head where its classes are this data's, else makes a new one; `keep`, `reset`.
+      stages: names of the stages in order, each with its overrides in `config.stage.NAME`; empty: one stage, `train`.
+      eval_every: steps between evaluations on val; 0 evaluates at the end of each stage.
+      eval_batch_size: examples an evaluation step.
+      select: whether the result is of the `last` or of the `best` evaluated parameters on val.
+      test: evaluate the test split at the end; without it the split is never opened.
+      log_every: steps between lines in metrics.jsonl (each the mean since the line before).
+      save_every: steps between checkpoints; 0 saves at the end of each stage.
+    """
+
+    seed: int = 0
+    init: str = "scratch"
+    head: str = "auto"
+    stages: tuple[str, ...] = ()
+    eval_every: int = 0
+    eval_batch_size: int = _free(256)
+    select: str = "last"
+    test: bool = _free(False)
+    log_every: int = _free(10)
+    save_every: int = _free(200)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A checked config: what the code runs on. Every section resolved, every stage complete."""
+
+    run: RunConfig
+    parallel: ParallelConfig
+    model: Choice
+    task: Choice
+    task_hparams: Mapping[str, float]
+    data: DataConfig
+    source: Choice
+    stages: tuple[tuple[str, StageConfig], ...]
+
+    def identity(self) -> dict[str, Any]:
+        """{dotted field: value} of everything that makes this run this run and no other."""
+        fields: dict[str, Any] = {}
+        for section in (self.run, self.parallel, self.data):
+            prefix = "data." if section is self.data else ""
+            for field in dataclasses.fields(section):
+                if field.metadata.get("identity", True):
+                    fields[prefix + field.name] = getattr(section, field.name)
+        fields["stages"] = tuple(name for name, _ in self.stages)
+        fields["model.name"], fields["task.name"] = self.model.name, self.task.name
+        fields |= {f"model.{k}": v for k, v in self.model.options}
+        fields |= {f"task.{k}": v for k, v in (*self.task.options, *self.task_hparams.items())}
+        fields |= {f"data.{k}": v for k, v in self.source.options}
+        for i, (name, stage) in enumerate(self.stages):
+            for key, value in dataclasses.asdict(stage).items():
+                if key != "steps" or i + 1 < len(self.stages):  # the last stage may be made longer
+                    fields[f"stage.{name}.{key}"] = value
+        return fields
+
+    def to_dict(self) -> dict[str, Any]:
+        """A complete config as JSON can hold it; `config.resolve` of it gives this experiment again."""
+        stages = {name: dataclasses.asdict(stage) for name, stage in self.stages}
+        return {
+            **dataclasses.asdict(self.run),
+            **({"stage": stages} if self.run.stages else stages["train"]),
+            "parallel": dataclasses.asdict(self.parallel),
+            "model": {"name": self.model.name, **dict(self.model.options)},
+            "task": {"name": self.task.name, **dict(self.task.options), **self.task_hparams},
+            "data": {**dataclasses.asdict(self.data), **dict(self.source.options)},
+        }
+
+
+# What `check_ranges` knows of a field, wherever it stands: its choices, its least value, a value it stays below.
+_CHOICES = {
+    "head": ("auto", "keep", "reset"),
+    "select": ("last", "best"),
+    "mode": ("jit", "pmap"),
+    "optimizer": OPTIMIZERS,
+    "schedule": tuple(SCHEDULES),
+}
+_LEAST = {
+    **dict.fromkeys(("steps", "batch_size", "eval_batch_size", "log_every"), 1),
+    **dict.fromkeys(("seed", "eval_every", "save_every", "devices", "warmup", "freeze_units"), 0),
+    **dict.fromkeys(("lr", "clip", "weight_decay", "layer_decay", "momentum", "b2"), 0),
+}
+_BELOW = {"momentum": 1, "b2": 1}
+
+
+def check_ranges(experiment: Experiment) -> None:
+    """`InputError` for the first field that holds a value of its type which makes no sense."""
+    run = experiment.run
+    _check_fields("config", run)
+    _check_fields("config.parallel", experiment.parallel)
+    for name, stage in experiment.stages:
+        where = f"config.stage.{name}" if run.stages else "config"
+        _check_fields(where, stage)
+        scales = [(field, dict(getattr(stage, field))) for field in ("rates", "lr_rules", "decay_rules")]
+        for field, values in scales:
+            for key, value in values.items():
+                if value < 0:
+                    raise InputError(f"{where}.{field}: expected at least 0 for {key!r}, found {value}")
+        if stage.warmup > stage.steps:
+            raise InputError(f"{where}.warmup: expected at most the {stage.steps} steps, found {stage.warmup}")
+        if stage.rates and stage.lr is not None:
+            raise InputError(f"{where}.lr and {where}.rates are both set: rates give each group its own; remove one")
+    if sum(stage.steps for _, stage in experiment.stages) > LARGEST:
+        raise InputError(f"config.stages: expected at most {LARGEST} steps together; lower their steps")
+
+
+def _check_fields(where: str, section: Any) -> None:
+    for name, value in vars(section).items():
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise InputError(f"{where}.{name}: expected one of {', '.join(_CHOICES[name])}, found {value!r}")
+        if name in _LEAST and value is not None and value < _LEAST[name]:
+            raise InputError(f"{where}.{name}: expected at least {_LEAST[name]}, found {value}")
+        if name in _BELOW and value >= _BELOW[name]:
+            raise InputError(f"{where}.{name}: expected less than {_BELOW[name]}, found {value}")

@@ -1,0 +1,82 @@
+"""Which fields a config has, by dotted name and annotation: the schema that overrides and files are checked against."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxfer.data.dataset import DataConfig
+from jaxfer.errors import InputError, nearest
+from jaxfer.experiment import ParallelConfig, RunConfig, StageConfig
+from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
+
+# The field of each section that names a file of the room; the others follow from it.
+SECTIONS = {"model": ("name", MODELS), "data": ("source", SOURCES), "task": ("name", TASKS)}
+
+
+def hints(cls: type) -> dict[str, Any]:
+    """{field: annotation} of a config dataclass."""
+    return typing.get_type_hints(cls)
+
+
+def stage_fields() -> dict[str, Any]:
+    """{field: annotation} of a stage."""
+    return hints(StageConfig)
+
+
+def section_schema(section: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """{field: annotation} of `config.model`, `config.data` or `config.task`, as the file it names has them."""
+    chooser, room = SECTIONS[section]
+    name = config.get(chooser)
+    if name is None:
+        raise InputError(f"config.{section}.{chooser}: expected one of {', '.join(room.names())}, found nothing")
+    fields = {option: annotation for option, (annotation, _) in room.schema(name).items()}
+    if section == "data":
+        fields |= hints(DataConfig)
+    if section == "task":
+        fields |= dict.fromkeys(room.make(name).hparams or {}, float)
+    return {chooser: str, **fields}
+
+
+def fields_of(config: ConfigDict) -> dict[str, Any]:
+    """{dotted field: annotation} of what this config may set beside its stages and a method's options."""
+    fields = {**hints(RunConfig), **stage_fields()}
+    fields |= {f"parallel.{name}": annotation for name, annotation in hints(ParallelConfig).items()}
+    for section in SECTIONS:
+        chosen = section_schema(section, config[section])
+        fields |= {f"{section}.{name}": annotation for name, annotation in chosen.items()}
+    return fields
+
+
+def annotation_of(config: ConfigDict, path: str) -> Any:
+    """The type of a dotted field; `InputError` with the nearest names for a field that does not exist."""
+    head, _, rest = path.partition(".")
+    if head in SECTIONS and rest == SECTIONS[head][0]:
+        return str  # before the section's schema, which an unknown name in the file would not have
+    if head in ("options", "rates") and rest:
+        return _option_annotation(config.get("method", StageConfig.method), path)
+    fields = fields_of(config)
+    if head == "stage" and rest:
+        name, _, rest = rest.partition(".")
+        stages = config.get("stages", ())
+        if name not in stages:
+            raise InputError(f"config.stage.{name}: no such stage; name it in config.stages{nearest(name, stages)}")
+        if rest.startswith(("options.", "rates.")):
+            own = config.get("stage", {}).get(name, {})
+            return _option_annotation(own.get("method", config.get("method", StageConfig.method)), rest)
+        fields = {f"stage.{name}.{field}": annotation for field, annotation in stage_fields().items()}
+    if path in fields:
+        return fields[path]
+    inside = sorted(f"config.{name}" for name in fields if name.startswith(f"{path}."))
+    if inside:
+        raise InputError(f"config.{path} is a section; set a field of it: {', '.join(inside)}")
+    raise InputError(f"unknown field config.{path}{nearest(path, fields)}")
+
+
+def _option_annotation(method: str, path: str) -> Any:
+    kind, _, name = path.partition(".")
+    # What is no option of the factory is an hparam, a number; `stages` checks its name against the method's.
+    return float if kind == "rates" else METHODS.schema(method).get(name, (float, None))[0]

@@ -1,0 +1,92 @@
+"""A run's folder, opened again: to evaluate it, to start another run from it, to carry its result out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from jaxfer import rules, rundir
+from jaxfer.checkpoint import Checkpoints
+from jaxfer.errors import InputError
+from jaxfer.experiment import Experiment
+from jaxfer.stages import Stage, make_port, plan
+from jaxfer.state import State
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """A finished run with its parameters.
+
+    Attributes:
+      folder: where it lies.
+      experiment: its config.
+      result: its result.json.
+      classes: names of its labels, in order.
+      stage: the stage its parameters are of.
+      state: that stage's State.
+    """
+
+    folder: epath.Path
+    experiment: Experiment
+    result: dict[str, Any]
+    classes: tuple[str, ...]
+    stage: Stage
+    state: State
+
+
+def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRun:
+    """Opens a finished run.
+
+    Args:
+      folder: its work directory.
+      checkpoint: `result` (what result.json describes), `last` or `best`.
+
+    Raises:
+      InputError: no run there, an unfinished one, or checkpoints that can't be read.
+    """
+    folder = epath.Path(folder)
+    if not (folder / "config.json").exists():
+        raise InputError(f"no run at {folder}: expected a folder that `jaxfer run` wrote")
+    if not (folder / "result.json").exists():
+        raise InputError(f"the run at {folder} is not finished; run the same `jaxfer run` command again to finish it")
+    experiment, result = rundir.stored_experiment(folder), rundir.read_json(folder / "result.json")
+    classes = tuple(result["classes"])
+    stages = plan(experiment, *make_port(experiment, len(classes)))
+    known = ("result", "last", "best")
+    if checkpoint not in known:
+        raise InputError(f"unknown checkpoint {checkpoint!r}; known: {', '.join(known)}")
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def blank(record):
+        return placed(stages[record["stage"]].blank(experiment.run.seed), one_device)
+
+    try:
+        step = {"result": result["checkpoint_step"], "last": result["steps"]}.get(checkpoint)
+        state, record = checkpoints.restore(blank, step=checkpoints.best if step is None else step)
+    finally:
+        checkpoints.close()
+    return FinishedRun(
+        folder=folder, experiment=experiment, result=result, classes=classes, stage=stages[record["stage"]], state=state
+    )
+
+
+def placed(blank: State, sharding: Any) -> State:
+    """Shapes with a sharding each: where a restored leaf goes."""
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), blank)
+
+
+def fingerprint(*trees: Any) -> str:
+    """sha256 over the names, types, shapes and bytes of every leaf: the name of a set of weights."""
+    digest = hashlib.sha256()
+    for tree in trees:
+        for path, leaf in sorted(rules.flatten(tree).items()):
+            array = np.asarray(leaf)
+            digest.update(f"{path} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

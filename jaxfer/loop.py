@@ -1,0 +1,310 @@
+"""The one impure file of training: restore or start, step, evaluate, log, save. Everything else it calls is a rule."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxfer import pretrained, rundir
+from jaxfer.checkpoint import Checkpoints
+from jaxfer.config import resolve
+from jaxfer.data.dataset import Dataset, build
+from jaxfer.data.loader import train_batches
+from jaxfer.errors import InputError, NonFiniteLoss, Preempted
+from jaxfer.evaluation import evaluate_split
+from jaxfer.experiment import Experiment
+from jaxfer.finished import fingerprint, placed
+from jaxfer.parallel import Placement, lowered_flops, placement, train_program
+from jaxfer.preemption import Notice, preemption_notice
+from jaxfer.progress import Reporter
+from jaxfer.stages import Stage, example_batch, make_port, plan
+from jaxfer.state import State
+from jaxfer.step import make_eval_step
+from jaxfer.summary import parameter_table
+
+PACKAGES = ("jaxfer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Trains, or goes on training, the experiment of `config` in `workdir`.
+
+    A folder with an unfinished run of this config is resumed, bit for bit; a finished one is returned, or extended
+    where the config's last stage has become longer.
+
+    Args:
+      config: as `jaxfer.load` returns it.
+      workdir: the run's folder, made if absent.
+      quiet: print nothing but warnings.
+
+    Returns:
+      The contents of result.json.
+
+    Raises:
+      InputError: something in the config, the data or the folder is wrong; nothing has been trained or written.
+      NonFiniteLoss: the loss became NaN or infinite.
+      Preempted: SIGTERM came; the run is saved.
+    """
+    with preemption_notice() as notice:
+        return _run(resolve(config), epath.Path(workdir), notice, Reporter(quiet=quiet))
+
+
+def _run(experiment: Experiment, folder: epath.Path, notice: Notice, reporter: Reporter) -> dict[str, Any]:
+    where = placement(experiment.parallel, [stage.batch_size for _, stage in experiment.stages])
+    rundir.check_owner(folder, experiment)
+    total = sum(stage.steps for _, stage in experiment.stages)
+    finished = rundir.read_json(folder / "result.json") if (folder / "result.json").exists() else None
+    if finished is not None:
+        if finished["steps"] > total:
+            raise InputError(f"{folder} was trained for {finished['steps']} steps already, the config says {total}")
+        if finished["steps"] == total and ("test" in finished["metrics"] or not experiment.run.test):
+            return finished
+    data = build(
+        experiment.data, dict(experiment.source.options), seed=experiment.run.seed, with_test=experiment.run.test
+    )
+    if experiment.run.test and "test" not in data.splits:
+        raise InputError(
+            f"config.test: data source {experiment.source.name!r} has no test split here; set config.test=false"
+        )
+    port, task = make_port(experiment, len(data.classes))
+    stages = plan(experiment, port, task)
+    first = (
+        None if (folder / "checkpoints").exists() else pretrained.start(experiment, port, task, data.classes, folder)
+    )
+    with rundir.locked(folder):
+        rundir.check_owner(folder, experiment)  # another process may have come first
+        rundir.write_json(folder / "config.json", experiment.to_dict())
+        rundir.write_text(folder / "params.txt", "\n".join(parameter_table(stage) for stage in stages))
+        checkpoints = Checkpoints(folder / "checkpoints")
+        session = _Session(experiment, folder, data, stages, where, checkpoints, notice, reporter)
+        try:
+            return session.train(first)
+        finally:
+            reporter.close()
+            checkpoints.close()
+
+
+@dataclasses.dataclass
+class _Session:
+    """One sitting of a run: what stays the same, and the record that goes into every checkpoint."""
+
+    experiment: Experiment
+    folder: epath.Path
+    data: Dataset
+    stages: tuple[Stage, ...]
+    where: Placement
+    checkpoints: Checkpoints
+    notice: Notice
+    reporter: Reporter
+
+    def train(self, first: pretrained.Start | None) -> dict[str, Any]:
+        self.log = rundir.MetricsLog(self.folder)
+        self.begun = time.perf_counter()
+        restored = self.checkpoints.restore(self._blank, say=self.reporter.warn)
+        if restored is None:
+            stage, state = self.stages[0], self._start(first)
+        else:
+            state, self.record = self._adopt(*restored)
+            stage = self.stages[self.record["stage"]]
+        step, stop = stage.start + int(state.step), self.stages[-1].stop
+        if step > stop:
+            raise InputError(f"{self.folder} was trained for {step} steps already, the config says {stop}")
+        if step < stop:  # a finished run goes on: what its result describes will be gone
+            (self.folder / "result.json").unlink(missing_ok=True)
+        self.checkpoints.discard_after(step)
+        self.log.rewind(step)
+        self.reporter.begin(stop, step)
+        if restored is not None:
+            self.reporter.say(f"resumed at step {step} of {stop}, stage {stage.name!r}")
+        while True:
+            state = self._train_stage(stage, state)
+            if stage is self.stages[-1]:
+                return self._finish(state)
+            params, model_state = stage.leave(state)
+            self.record["lineage"]["stages"].append({"name": stage.name, "sha256": fingerprint(params, model_state)})
+            stage = self.stages[stage.index + 1]
+            self.record["stage"] = stage.index
+            state = self._place(stage.enter(params, model_state, self.experiment.run.seed))
+
+    def _start(self, first: pretrained.Start | None) -> State:
+        if first is None:  # a kill came before the first checkpoint
+            stage = self.stages[0]
+            first = pretrained.start(self.experiment, stage.spec.port, stage.spec.task, self.data.classes, self.folder)
+        rundir.write_json(self.folder / "ledger.json", {"lineage": first.lineage, "leaves": first.ledger})
+        self.record = {
+            "stage": 0,
+            "window": [],
+            "cost": {"seconds": 0.0, "compile_seconds": 0.0, "train_seconds": 0.0, "examples": 0},
+            "lineage": {**first.lineage, "stages": []},
+            "val": None,
+            "best": None,
+        }
+        return self._place(self.stages[0].enter(first.params, first.model_state, self.experiment.run.seed))
+
+    def _adopt(self, state: State, record: dict[str, Any]) -> tuple[State, dict[str, Any]]:
+        """A checkpoint holds what training changed; key and hparams follow from the config, lengthened or not."""
+        stage = self.stages[record["stage"]]
+        hparams = {name: np.float32(value) for name, value in stage.hparams.items()}
+        key = stage.step_key(self.experiment.run.seed)
+        return state.replace(hparams=self._place(hparams), key=self._place(key)), record
+
+    def _blank(self, record: Mapping[str, Any]) -> State:
+        return placed(self.stages[record["stage"]].blank(self.experiment.run.seed), self.where.replicated)
+
+    def _place(self, tree: Any) -> Any:
+        return jax.device_put(tree, self.where.replicated)
+
+    def _train_stage(self, stage: Stage, state: State) -> State:
+        run, done = self.experiment.run, int(state.step)
+        if done == stage.config.steps:  # resumed at its end
+            return state
+        shapes = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
+        program, fresh = train_program(stage.spec, state, shapes, self.where)
+        self.record["cost"]["compile_seconds"] += program.compile_seconds if fresh else 0.0
+        batches = train_batches(
+            self.data.splits["train"],
+            seed=run.seed,
+            batch_size=stage.config.batch_size,
+            start=stage.start + done,
+            stop=stage.stop,
+            preprocessing=stage.spec.port.preprocessing,
+            augment=self.experiment.data.augment,
+            workers=self.experiment.data.workers,
+        )
+        self.losses: list[dict[str, jax.Array]] = []
+        self.sync = time.perf_counter()
+        for step, batch in enumerate(self.where.feed(batches, train=True), start=stage.start + done + 1):
+            state, metrics = program.call(state, batch)
+            self.losses.append(metrics)
+            self.reporter.step(step, stage.name)
+            asked = bool(self.notice)  # once: it may come between two questions, and a save needs its fetch
+            ends, evaluates = step == stage.stop, bool(run.eval_every) and step % run.eval_every == 0
+            saves = bool(run.save_every) and step % run.save_every == 0
+            if step % run.log_every == 0 or ends or evaluates or saves or asked:
+                self._fetch(stage, step)
+            if step % run.log_every == 0 or ends:
+                self._log_train(stage, step)
+            if ends or evaluates:
+                self._evaluate(stage, state, step)
+            if ends or evaluates or saves or asked:
+                self._save(stage, state, step)
+            if asked and not (ends and stage is self.stages[-1]):
+                self.checkpoints.wait()
+                raise Preempted(f"SIGTERM: saved at step {step} of {self.stages[-1].stop}; run the same command again")
+        return state
+
+    def _fetch(self, stage: Stage, step: int) -> None:
+        """Brings the metrics since the last fetch to the host; stops the run at the first that is not finite."""
+        for i, metrics in enumerate(jax.device_get(self.losses)):
+            line = {name: float(value) for name, value in metrics.items()}
+            if not all(math.isfinite(line[name]) for name in ("loss", "grad_norm")):
+                at = step - len(self.losses) + i + 1
+                raise NonFiniteLoss(
+                    f"non-finite loss at step {at}, stage {stage.name!r}: loss {line['loss']}, grad_norm "
+                    f"{line['grad_norm']}; lower the rate or set config.clip; nothing after the last checkpoint is kept"
+                )
+            self.record["window"].append(line)
+        cost, now = self.record["cost"], time.perf_counter()
+        cost["train_seconds"] += now - self.sync
+        cost["examples"] += len(self.losses) * stage.config.batch_size
+        self.losses, self.sync = [], now
+
+    def _log_train(self, stage: Stage, step: int) -> None:
+        window, self.record["window"] = self.record["window"], []
+        means = {name: math.fsum(line[name] for line in window) / len(window) for name in window[0]}
+        self._write(stage, step, "train", means)
+
+    def _evaluate(self, stage: Stage, state: State, step: int) -> None:
+        task, run = stage.spec.task, self.experiment.run
+        found = evaluate_split(stage.spec, state, self.data.splits["val"], self.where, run.eval_batch_size)
+        self.record["cost"]["compile_seconds"] += found.compile_seconds
+        self.record["val"] = {"step": step, **found.metrics}
+        self._write(stage, step, "val", found.metrics)
+        sign, best = 1 if task.maximize else -1, self.record["best"]
+        former = math.nan if best is None else best[task.monitor]
+        if math.isnan(former) or sign * found.metrics[task.monitor] > sign * former:
+            self.record["best"] = self.record["val"]
+        self.sync = time.perf_counter()
+
+    def _write(self, stage: Stage, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        seconds = round(self._seconds(), 3)
+        line = {"step": step, "stage": stage.name, "split": split, **metrics, "seconds": seconds}
+        self.log.write(line)
+        self.reporter.line(line)
+
+    def _seconds(self) -> float:
+        return self.record["cost"]["seconds"] + time.perf_counter() - self.begun
+
+    def _save(self, stage: Stage, state: State, step: int) -> None:
+        self.log.sync()
+        record = {**self.record, "cost": {**self.record["cost"], "seconds": self._seconds()}}
+        best = record["best"] and record["best"]["step"]
+        self.checkpoints.save(step, state, record, best)
+        self.sync = time.perf_counter()
+
+    def _finish(self, state: State) -> dict[str, Any]:
+        """Writes result.json, of the last or of the best parameters."""
+        run, record, stage = self.experiment.run, self.record, self.stages[-1]
+        cost, seconds = self._cost(stage, state), self._seconds()
+        self.checkpoints.wait()
+        step = stage.stop
+        if run.select == "best" and record["best"]["step"] != step:
+            step = record["best"]["step"]
+            state, best_record = self.checkpoints.restore(self._blank, step=step)
+            stage = self.stages[best_record["stage"]]
+        metrics = {
+            "val": {k: v for k, v in (record["best"] if run.select == "best" else record["val"]).items() if k != "step"}
+        }
+        if run.test:
+            found = evaluate_split(stage.spec, state, self.data.splits["test"], self.where, run.eval_batch_size)
+            metrics["test"] = found.metrics
+        result = {
+            "metrics": metrics,
+            "cost": {"seconds": round(seconds, 3), **cost},
+            "seed": run.seed,
+            "steps": self.stages[-1].stop,
+            "checkpoint_step": step,
+            "classes": list(self.data.classes),
+            "examples": {name: len(split.labels) for name, split in self.data.splits.items()},
+            "lineage": {
+                **record["lineage"],
+                "data_sha256": self.data.fingerprint,
+                "sha256": fingerprint(*stage.leave(state)),
+            },
+            "versions": {name: _version(name) for name in PACKAGES},
+            "device": jax.devices()[0].device_kind,
+        }
+        rundir.write_json(self.folder / "result.json", result)
+        return result
+
+    def _cost(self, stage: Stage, state: State) -> dict[str, Any]:
+        """The cost of the last stage's step and of the whole training."""
+        spent, spec = self.record["cost"], stage.spec
+        batch = example_batch(spec.port, spec.task, stage.config.batch_size)
+        program, _ = train_program(spec, state, batch, self.where)
+        sizes = {path: math.prod(shape.shape) for path, shape in stage.leaves().items()}
+        return {
+            "compile_seconds": round(spent["compile_seconds"], 3),
+            "examples_per_second": round(spent["examples"] / max(spent["train_seconds"], 1e-9), 1),
+            "step_flops": program.flops,
+            "forward_flops": lowered_flops(make_eval_step(spec), state.params, state.model_state, state.extra, batch),
+            "params_trainable": sum(sizes[path] for path in spec.trainable),
+            "params_total": sum(sizes.values()),
+            "optimizer_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)),
+            "peak_bytes": program.peak_bytes,
+        }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

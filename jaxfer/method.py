@@ -1,0 +1,78 @@
+"""Method: a way of transferring, as pure functions. One file each in `jaxfer/methods/`, every field has a default.
+
+The defaults are plain fine-tuning. Training and evaluation share `view` and `intercept`, so an adapter can't be
+forgotten at evaluation. A method names its groups of parameters; a stage gives each group its rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from jaxfer.rules import Rules
+from jaxfer.task import Task
+
+FROZEN = "FROZEN"
+Params = Any
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method's `loss` and `update` may look at.
+
+    Attributes:
+      apply: backbone params -> outputs of this batch in evaluation mode (teachers, SAM).
+      task: the task; `task.loss(outputs, batch, hparams)` is [batch].
+      batch: this step's examples.
+      params: the method's parameters, trainable and frozen (in `update`: after the step).
+      extra: what the method keeps.
+      hparams: {name: [] float32}.
+      groups: {parameter path: group or FROZEN}.
+      step: [] int32, steps done before this one.
+      key: this step's PRNG key.
+    """
+
+    apply: Callable[[Params], jax.Array]
+    task: Task
+    batch: Mapping[str, jax.Array]
+    params: Params
+    extra: Any
+    hparams: Mapping[str, jax.Array]
+    groups: Mapping[str, str]
+    step: jax.Array
+    key: jax.Array
+
+
+def task_loss(ctx: Context, outputs: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The task's mean loss over the batch, and nothing more to log."""
+    return ctx.task.loss(outputs, ctx.batch, ctx.hparams).mean(), {}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Method:
+    """A transfer method. Compared by identity, since compiled programs are shared between runs of one method.
+
+    Attributes:
+      rules: parameter path -> group or FROZEN; every group must hold at least one parameter.
+      init: (params, key) -> (params, extra): adds leaves, keeps anchors. An added leaf names its unit in its path.
+      view: (params, extra) -> backbone params as the forward pass uses them.
+      intercept: (params, extra) -> a `flax.linen` interceptor or None: changes in activation space.
+      loss: (ctx, outputs) -> (scalar, {name: scalar} to log).
+      update: (ctx, extra) -> extra after the step (averages and kin).
+      merge: (params, extra) -> backbone params that alone give the adapted outputs, for export and the next stage.
+      hparams: {name: (default, tuning grid)}; `lr` is the rate where the config names none.
+    """
+
+    rules: Rules[str]
+    init: Callable[[Params, jax.Array], tuple[Params, Any]] = lambda params, key: (params, {})
+    view: Callable[[Params, Any], Params] = lambda params, extra: params
+    intercept: Callable[[Params, Any], Any] = lambda params, extra: None
+    loss: Callable[[Context, jax.Array], tuple[jax.Array, dict[str, jax.Array]]] = task_loss
+    update: Callable[[Context, Any], Any] = lambda ctx, extra: extra
+    merge: Callable[[Params, Any], Params] = lambda params, extra: params
+    hparams: Mapping[str, tuple[float, tuple[float, ...]]] = field(
+        default_factory=lambda: {"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3))}
+    )

@@ -1,0 +1,97 @@
+"""What every family is made of: a chain of named units, and one-line checks of a factory's options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from jaxfer.errors import InputError, nearest
+from jaxfer.models.port import Preprocessing
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Chain(nn.Module):
+    """Units in depth order, run from any of them to any later one.
+
+    A subclass says how each unit is built in `units`; a unit is called as `unit(x, train=train, **side)`.
+
+    Attributes:
+      axis_name: mapped axis over which batch statistics are averaged; families without them ignore it.
+    """
+
+    axis_name: str | None = None
+
+    @nn.nowrap
+    def units(self) -> Mapping[str, Callable[..., nn.Module]]:
+        """{unit name: constructor that takes `name`}, from the input to the head."""
+        raise NotImplementedError
+
+    @nn.compact
+    def __call__(
+        self, x: Any, *, begin: str | None = None, end: str | None = None, train: bool = False, **side: Any
+    ) -> Any:
+        """Runs units `begin` to `end` (both included; default all) on x, the input of `begin`."""
+        units = self.units()
+        names = list(units)
+        for option, name in (("begin", begin), ("end", end)):
+            if name is not None and name not in units:
+                raise InputError(f"{option}={name!r} is no unit of this model{nearest(str(name), names)}")
+        first = 0 if begin is None else names.index(begin)
+        last = len(names) - 1 if end is None else names.index(end)
+        if first > last:
+            raise InputError(f"begin={begin!r} comes after end={end!r}; the units are {', '.join(names)}")
+        # Units are named here, not by order of creation, so a cut never moves a parameter.
+        for name in names[first : last + 1]:
+            x = units[name](name=name)(x, train=train, **side)
+        return x
+
+
+def linear_rates(rate: float, blocks: int) -> tuple[float, ...]:
+    """Drop rate of each residual branch, rising linearly to `rate` (Huang et al., 2016, arXiv:1603.09382, eq. 4)."""
+    return tuple(rate * (i + 1) / blocks for i in range(blocks))
+
+
+def check_positive(**sizes: Any) -> None:
+    """`InputError` unless every value is a positive integer."""
+    for option, value in sizes.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{option} must be a positive integer, found {value!r}; give e.g. {option}=8")
+
+
+def check_choice(option: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """`InputError` unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise InputError(f"{option} must be one of {', '.join(map(repr, allowed))}, found {value!r}")
+
+
+def check_rate(**rates: Any) -> None:
+    """`InputError` unless every value is a drop rate in [0, 1)."""
+    for option, value in rates.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
+            raise InputError(f"{option} must be a drop rate in [0, 1), found {value!r}; 0.0 turns it off")
+
+
+def image_preprocessing(
+    image: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...], interpolation: str
+) -> Preprocessing:
+    """The checked preprocessing of an image family; `image` is (height, width, channels).
+
+    Empty `mean` and `std` take the field's habit: ImageNet's statistics for three channels, 0.5 for other numbers.
+    """
+    if not isinstance(image, tuple) or len(image) != 3:
+        raise InputError(f"image must be a tuple (height, width, channels), found {image!r}")
+    check_positive(**{f"image {axis}": size for axis, size in zip(("height", "width", "channels"), image, strict=True)})
+    mean = mean or (IMAGENET_MEAN if image[2] == 3 else (0.5,))
+    std = std or (IMAGENET_STD if image[2] == 3 else (0.5,))
+    for option, values in (("mean", mean), ("std", std)):
+        if not isinstance(values, tuple) or len(values) not in (1, image[2]):
+            counts = "1" if image[2] == 1 else f"1 or {image[2]}"
+            raise InputError(f"{option} must be a tuple of {counts} value(s) for image={image}, found {values!r}")
+    if not all(value > 0 for value in std):
+        raise InputError(f"std must be positive, found {std!r}")
+    check_choice("interpolation", interpolation, ("nearest", "bilinear", "bicubic"))
+    return Preprocessing(size=image, mean=mean, std=std, interpolation=interpolation)

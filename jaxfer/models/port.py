@@ -1,0 +1,157 @@
+"""Port: what the rest of jaxfer knows of a model family. Parameters in, outputs out; flax stays behind this wall.
+
+A port's module is a chain of units in depth order (`stem`, `block_0`, ..., `head`), callable from any unit to any
+later one, and the first component of every parameter path is the name of its unit. Layer decay, unfreezing, cuts and
+LoRA all speak in units.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxfer import rules
+from jaxfer.models.layers import BatchNorm
+from jaxfer.rules import Rules
+
+Params = Mapping[str, Any]
+Interceptor = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a file's pixels become the model's input: `(resize(pixels) / 255 - mean) / std`.
+
+    Attributes:
+      size: (height, width, channels) of the input.
+      mean: one value a channel, or a single one for all.
+      std: likewise.
+      interpolation: `nearest`, `bilinear` or `bicubic`, with anti-aliasing (Pillow's).
+    """
+
+    size: tuple[int, int, int]
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    interpolation: str = "bilinear"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a training pass does that an evaluation pass does not.
+
+    Attributes:
+      key: typed PRNG key of this step; dropout draws from it.
+      live: units with a trainable leaf or an adapter; dropout and stochastic depth act only there.
+      eval_norms: paths of normalisation modules that use, and keep, their running statistics.
+    """
+
+    key: jax.Array
+    live: frozenset[str]
+    eval_norms: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Port:
+    """One model family at one size: a linen module and the facts that transfer needs.
+
+    Attributes:
+      module: the chain of units; hashable, holds no arrays.
+      units: names of the units, from the input to the head.
+      head: path of the module that a new task replaces (`head/out`).
+      input_axes: rules, kernel path -> how many leading axes of the kernel are summed over.
+      preprocessing: what the model expects of an image.
+      inputs: batch fields the module is called with; the first is `x`, the others are passed by name to every unit.
+      no_decay: parameters that weight decay leaves alone.
+    """
+
+    module: nn.Module
+    units: tuple[str, ...]
+    head: str
+    input_axes: Rules[int]
+    preprocessing: Preprocessing
+    inputs: tuple[str, ...] = ("image",)
+    no_decay: Rules[float] = ((r".*/(bias|scale)", 0.0), (".*", 1.0))
+
+    def init(self, key: jax.Array, batch: Mapping[str, Any]) -> tuple[Params, Params]:
+        """Fresh (params, model_state), both nested dicts; `batch` gives shapes only."""
+        x, side = self._inputs(batch)
+        variables = dict(self.module.init({"params": key}, x, train=False, **side))
+        return variables.pop("params"), variables
+
+    def apply(
+        self,
+        params: Params,
+        model_state: Params,
+        batch: Mapping[str, Any],
+        *,
+        training: Training | None = None,
+        intercept: Interceptor | None = None,
+        begin: str | None = None,
+        end: str | None = None,
+    ) -> tuple[jax.Array, Params]:
+        """Runs units `begin` to `end` (both included; default all).
+
+        Args:
+          params: at least the parameters of the units that run.
+          model_state: running statistics, `{}` where the family has none.
+          batch: the port's input fields, [batch, ...]; with `begin`, the first holds that unit's input instead.
+          training: None for evaluation.
+          intercept: a method's activation-space change, a `flax.linen` interceptor.
+
+        Returns:
+          (outputs of the last unit, model_state after the pass).
+        """
+        x, side = self._inputs(batch)
+        variables = {"params": params, **model_state}
+        call = dict(side, begin=begin, end=end, train=training is not None)
+        # The method's interceptor is entered first, so it is the outer one and sees what the policy leaves.
+        with nn.intercept_methods(intercept or _passthrough), nn.intercept_methods(_policy(training)):
+            if training is None:
+                return self.module.apply(variables, x, **call), model_state
+            outputs, updated = self.module.apply(
+                variables, x, **call, rngs={"dropout": training.key}, mutable=list(model_state)
+            )
+        return outputs, {**model_state, **updated}
+
+    def unit(self, path: str) -> str | None:
+        """The unit a parameter belongs to; a leaf that a method adds names its unit anywhere in its path."""
+        return next((part for part in path.split("/") if part in self.units), None)
+
+    def depth(self, path: str) -> int:
+        """Units between a parameter and the head: 0 in the head and in added leaves of no unit."""
+        unit = self.unit(path)
+        return 0 if unit is None else len(self.units) - 1 - self.units.index(unit)
+
+    def norms(self, model_state: Params) -> frozenset[str]:
+        """Paths of the modules that keep running statistics."""
+        return frozenset(path.rsplit("/", 1)[0] for path in rules.flatten(model_state.get("batch_stats", {})))
+
+    def with_axis(self, axis_name: str | None) -> Port:
+        """The same port with batch statistics averaged over a mapped axis (pmap); jit on a mesh needs none."""
+        return dataclasses.replace(self, module=self.module.clone(axis_name=axis_name))
+
+    def _inputs(self, batch: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return batch[self.inputs[0]], {name: batch[name] for name in self.inputs[1:]}
+
+
+def _passthrough(next_fun, args, kwargs, context):
+    return next_fun(*args, **kwargs)
+
+
+def _policy(training: Training | None) -> Interceptor:
+    """Frozen means frozen: no dropout in dead units, running statistics in frozen norms."""
+
+    def intercept(next_fun, args, kwargs, context):
+        if training is not None and context.method_name == "__call__":
+            path = context.module.path
+            if isinstance(context.module, nn.Dropout) and path[0] not in training.live:
+                kwargs = {**kwargs, "deterministic": True}
+            if isinstance(context.module, BatchNorm) and "/".join(path) in training.eval_norms:
+                kwargs = {**kwargs, "use_running_average": True}
+        return next_fun(*args, **kwargs)
+
+    return intercept

@@ -1,0 +1,86 @@
+"""Groups -> one optax transform over the trainable leaves, built inside the step from traced hyperparameters.
+
+Every rate, decay, momentum and schedule length is an array in `State.hparams`, so one compiled step serves a whole
+sweep. Trainable leaves travel as a flat dict {path: leaf}; frozen leaves never enter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Hparams = Mapping[str, jax.Array]
+
+SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "constant": jnp.ones_like,
+    "linear": lambda t: 1 - t,
+    "cosine": lambda t: 0.5 * (1 + jnp.cos(jnp.pi * t)),
+}
+OPTIMIZERS = ("adamw", "sgd")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Leaf:
+    """How one trainable parameter is updated.
+
+    Attributes:
+      group: the method's group; its peak rate is `hparams['lr/GROUP']`.
+      depth: units between it and the head; the rate is multiplied by `layer_decay ** depth`.
+      lr_scale: multiplier of its rate.
+      decay_scale: multiplier of weight decay (0 for biases and norms).
+    """
+
+    group: str
+    depth: int = 0
+    lr_scale: float = 1.0
+    decay_scale: float = 1.0
+
+    def rate(self, hparams: Hparams) -> jax.Array:
+        """Peak learning rate."""
+        return hparams[f"lr/{self.group}"] * hparams["layer_decay"] ** self.depth * self.lr_scale
+
+
+def schedule(name: str, hparams: Hparams, step: jax.Array) -> jax.Array:
+    """The factor in [0, 1] on every rate at `step`: linear warm-up over `warmup` steps, then `name` to `total_steps`.
+
+    Our own three lines, since `optax.warmup_cosine_decay_schedule` refuses a traced peak or length. The first step
+    already moves (1 / warmup), and the decay reaches 0 only after the last one.
+    """
+    step, warmup = step.astype(jnp.float32), hparams["warmup"]
+    t = jnp.clip((step - warmup) / jnp.maximum(hparams["total_steps"] - warmup, 1.0), 0.0, 1.0)
+    return jnp.where(step < warmup, (step + 1) / jnp.maximum(warmup, 1.0), SCHEDULES[name](t))
+
+
+def make_tx(
+    leaves: Mapping[str, Leaf], hparams: Hparams, step: jax.Array, *, optimizer: str, schedule_name: str
+) -> optax.GradientTransformation:
+    """One global clip over the trainable gradients, then each group's own optimizer.
+
+    The clip stands outside the partition but sees trainable leaves only, since frozen ones are never differentiated.
+    """
+    factor = schedule(schedule_name, hparams, step)
+    decay = _leafwise(lambda path, u, p: u + hparams["weight_decay"] * leaves[path].decay_scale * p)
+    rate = _leafwise(lambda path, u, p: -factor * leaves[path].rate(hparams) * u)
+    if optimizer == "adamw":  # decoupled decay: after the moments (Loshchilov & Hutter, 2017, arXiv:1711.05101)
+        chain = optax.chain(optax.scale_by_adam(b1=hparams["momentum"], b2=hparams["b2"]), decay, rate)
+    else:  # SGD's decay is the gradient of an L2 penalty: before the momentum
+        chain = optax.chain(decay, optax.trace(decay=hparams["momentum"]), rate)
+    groups = {path: leaf.group for path, leaf in leaves.items()}
+    return optax.chain(
+        optax.clip_by_global_norm(hparams["clip"]),
+        optax.partition(dict.fromkeys(sorted(set(groups.values())), chain), lambda tree: {k: groups[k] for k in tree}),
+    )
+
+
+def _leafwise(change: Callable[[str, jax.Array, jax.Array], jax.Array]) -> optax.GradientTransformation:
+    """A stateless transform over {path: leaf} that knows each leaf's path; other groups' leaves are masked out."""
+
+    def update(updates, state, params=None):
+        masked = optax.MaskedNode
+        return {k: u if isinstance(u, masked) else change(k, u, params[k]) for k, u in updates.items()}, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

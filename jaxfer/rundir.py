@@ -1,0 +1,116 @@
+"""A run on disk: who owns a folder, and files that a kill can't tear.
+
+config.json · ledger.json · params.txt · metrics.jsonl · checkpoints/ · result.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxfer import config
+from jaxfer.errors import InputError
+from jaxfer.experiment import Experiment
+
+# Fields that hold times: two runs of one experiment agree on everything else.
+TIMES = frozenset({"seconds", "compile_seconds", "examples_per_second"})
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Atomically: a reader sees the old file or the new one, whole."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """Atomically, through a temporary file beside it."""
+    path = epath.Path(path)
+    temporary = path.parent / f".{path.name}.tmp"
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def read_json(path: epath.Path) -> Any:
+    """The JSON value of a file; `InputError` where it is none."""
+    try:
+        return json.loads(epath.Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a JSON file of a run: {error}") from None
+
+
+def stored_experiment(folder: epath.Path) -> Experiment:
+    """The experiment that a folder belongs to."""
+    return config.resolve(ConfigDict(read_json(folder / "config.json")))
+
+
+def check_owner(folder: epath.Path, experiment: Experiment) -> None:
+    """`InputError` with the differing fields where the folder holds a run of another experiment."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"expected a folder to run in, found the file {folder}; use another --workdir")
+    if not (folder / "config.json").exists():
+        return
+    theirs, ours = stored_experiment(folder).identity(), experiment.identity()
+    differing = [
+        f"{name}: {theirs.get(name, 'absent')!r} there, {ours.get(name, 'absent')!r} here"
+        for name in sorted({*theirs, *ours})
+        if theirs.get(name, "absent") != ours.get(name, "absent")
+    ]
+    if differing:
+        shown = "; ".join(differing[:8]) + (f"; and {len(differing) - 8} more" if len(differing) > 8 else "")
+        raise InputError(f"{folder} holds a run of another config ({shown}); use another --workdir")
+
+
+@contextlib.contextmanager
+def locked(folder: epath.Path) -> Iterator[None]:
+    """Holds the folder against a second process; the lock of a killed process is gone with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if "://" in str(folder):  # object stores have no locks
+        yield
+        return
+    import fcntl
+
+    with open(os.fspath(folder / ".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{folder} is in use by another process; wait for it or use another --workdir") from None
+        yield
+
+
+class MetricsLog:
+    """metrics.jsonl: one JSON object a line, in step order."""
+
+    def __init__(self, folder: epath.Path):
+        self._path = folder / "metrics.jsonl"
+
+    def rewind(self, step: int) -> None:
+        """Drops what was logged after `step`, and a line that a kill left torn."""
+        kept = [json.dumps(line) + "\n" for line in read_metrics(self._path) if line["step"] <= step]
+        write_text(self._path, "".join(kept))
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Appends a line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(dict(line)) + "\n")
+
+    def sync(self) -> None:
+        """To the disk itself: a checkpoint must not outlive the lines before it."""
+        if self._path.exists() and "://" not in str(self._path):
+            with open(os.fspath(self._path), "rb") as file:
+                os.fsync(file.fileno())
+
+
+def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; a torn last one is left out."""
+    path, lines = epath.Path(path), []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines

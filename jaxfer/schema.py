@@ -1,0 +1,90 @@
+"""Values against annotations: what `config.x` may hold, and how `--config.x=TEXT` is read."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from jaxfer.errors import InputError
+
+# Step counters and array sizes are 32-bit on every backend: a larger number could only fail later, or wrap.
+LARGEST = 2**31 - 1
+
+_MAPPINGS = (dict, typing.get_origin(Mapping[str, Any]))
+
+
+def check(value: Any, annotation: Any, where: str) -> Any:
+    """The value as its annotation wants it (an int becomes a float, a list a tuple); `InputError` where it can't."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return check(value, next(arg for arg in args if arg is not type(None)), where)
+    if origin is tuple and isinstance(value, (tuple, list)):
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(inner) != len(value):
+            raise InputError(f"{where}: expected {_name(annotation)}, found {len(value)} values {tuple(value)!r}")
+        return tuple(check(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(value, inner, strict=True)))
+    if origin in _MAPPINGS and isinstance(value, Mapping):
+        return {check(k, args[0], where): check(v, args[1], f"{where}.{k}") for k, v in value.items()}
+    if annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not abs(value) <= sys.float_info.max:
+            raise InputError(f"{where}: expected a finite number, found {value}")
+        return float(value)
+    if annotation is int and type(value) is int and abs(value) > LARGEST:
+        raise InputError(f"{where}: expected an integer of at most {LARGEST}, found {value}")
+    if isinstance(annotation, type) and isinstance(value, annotation) and (annotation is bool) == (type(value) is bool):
+        return value
+    fix = f"; set {where}.NAME" if origin in _MAPPINGS else ""
+    raise InputError(f"{where}: expected {_name(annotation)}, found {value!r} ({type(value).__name__}){fix}")
+
+
+def parse(text: str, annotation: Any, where: str) -> Any:
+    """Reads a command line's text: `--config.lr=1e-3`, `--config.freeze=stem/.*,block_0/.*`, `--config.lr=none`."""
+    args = typing.get_args(annotation)
+    if type(None) in args:
+        if text.lower() == "none":
+            return None
+        annotation = next(arg for arg in args if arg is not type(None))
+        args = typing.get_args(annotation)
+    if annotation is str:
+        return text
+    if annotation is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if typing.get_origin(annotation) is tuple:
+        return check(_sequence(text, args[0]), annotation, where)
+    return check(_literal(text), annotation, where)
+
+
+def _sequence(text: str, inner: Any) -> Any:
+    """`a,b`, `(1, 2)`, `[3]` or nothing; a pattern may begin like a tuple: `(stem|block_0)/.*`."""
+    bare = text.strip()
+    value = _literal(bare) if bare.startswith(("(", "[")) else None
+    if isinstance(value, (tuple, list)):
+        return value
+    if inner is str:
+        return tuple(part.strip() for part in bare.split(",") if part.strip())
+    value = _literal(f"({bare.rstrip(', ')},)") if bare else ()
+    return text if isinstance(value, str) else value
+
+
+def _literal(text: str) -> Any:
+    """A Python literal, `nan` or `inf`; text that is none stays text, for `check` to judge."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return float(text) if text.strip().lower().lstrip("+-") in ("nan", "inf", "infinity") else text
+
+
+def _name(annotation: Any) -> str:
+    if annotation is bool:
+        return "bool (true or false)"
+    if typing.get_origin(annotation) in _MAPPINGS:
+        return "names with values"
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")

@@ -1,0 +1,221 @@
+"""A run is a list of stages. From an Experiment to what each stage does to which parameter, before any is allocated."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxfer import rules
+from jaxfer.errors import InputError, RuleError, nearest
+from jaxfer.experiment import Experiment, StageConfig
+from jaxfer.method import FROZEN, Method
+from jaxfer.models.port import Port
+from jaxfer.optim import Leaf
+from jaxfer.registry import METHODS, MODELS, TASKS
+from jaxfer.schema import LARGEST
+from jaxfer.state import State
+from jaxfer.step import StepSpec, make_state
+from jaxfer.task import Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage, planned.
+
+    Attributes:
+      name: as the config calls it.
+      index: its place in the run.
+      start: steps of the run before it.
+      config: what the config says of it.
+      spec: the static part of its steps.
+      hparams: the traced part: {name: value}.
+      shapes: (params with the method's leaves, model_state, extra) as ShapeDtypeStructs.
+    """
+
+    name: str
+    index: int
+    start: int
+    config: StageConfig
+    spec: StepSpec
+    hparams: Mapping[str, float]
+    shapes: tuple[Any, Any, Any]
+
+    @property
+    def stop(self) -> int:
+        """Steps of the run at its end."""
+        return self.start + self.config.steps
+
+    def enter(self, params: Any, model_state: Any, seed: int) -> State:
+        """The stage's first State, from backbone params: of the source, or merged from the stage before."""
+        params, extra = _compiled_init(self.spec.method)(params, jax.random.fold_in(self.step_key(seed), 2**32 - 1))
+        return make_state(self.spec, params, model_state, extra, self.hparams, self.step_key(seed))
+
+    def step_key(self, seed: int) -> jax.Array:
+        """The key that the stage's steps fold; 0 is the fresh parameters', the stages count from 1."""
+        return jax.random.fold_in(jax.random.key(seed), self.index + 1)
+
+    def leaves(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """{path: shape} of every parameter, the method's added ones among them."""
+        return rules.flatten(self.shapes[0])
+
+    def blank(self, seed: int) -> State:
+        """The shapes of its State; a restored checkpoint fills them."""
+        return jax.eval_shape(lambda p, m: self.enter(p, m, seed), *self._backbone_shapes())
+
+    def leave(self, state: State) -> tuple[Any, Any]:
+        """(backbone params, model_state) that the next stage, a later run or an export starts from."""
+        return self.spec.method.merge(state.params, state.extra), state.model_state
+
+    def _backbone_shapes(self) -> tuple[Any, Any]:
+        params, model_state, extra = self.shapes
+        return jax.eval_shape(self.spec.method.merge, params, extra), model_state
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_init(method: Method) -> Any:
+    return jax.jit(method.init)
+
+
+@functools.lru_cache(maxsize=64)
+def compiled_port_init(port: Port) -> Any:
+    """`port.init` under jit: one compile for all seeds, and the same bits whoever calls it."""
+    return jax.jit(port.init)
+
+
+def make_port(experiment: Experiment, classes: int) -> tuple[Port, Task]:
+    """The model with a head for the task's outputs, and the task."""
+    task = TASKS.make(experiment.task.name, **dict(experiment.task.options))
+    outputs = task.outputs(classes)
+    return MODELS.make(experiment.model.name, outputs=outputs, **dict(experiment.model.options)), task
+
+
+def example_batch(port: Port, task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of one training batch: the port's input fields and `label`."""
+    image = jax.ShapeDtypeStruct((batch_size, *port.preprocessing.size), "float32")
+    return {"image": image, "label": jax.ShapeDtypeStruct((batch_size,), task.label_dtype)}
+
+
+def plan(experiment: Experiment, port: Port, task: Task) -> tuple[Stage, ...]:
+    """Every stage, checked: groups, rates, what is frozen. Allocates nothing.
+
+    Raises:
+      InputError: a rule that matches nothing, an unknown option, rates that do not name the method's groups, or a
+        stage that trains nothing.
+    """
+    params, model_state = jax.eval_shape(port.init, jax.random.key(0), example_batch(port, task, 2))
+    stages, start = [], 0
+    for index, (name, config) in enumerate(experiment.stages):
+        where = f"config.stage.{name}" if experiment.run.stages else "config"
+        method = make_method(config, port, where)
+        full, extra = jax.eval_shape(method.init, params, jax.random.key(0))
+        for path, leaf in rules.flatten(full).items():
+            if math.prod(leaf.shape) > LARGEST:  # XLA ends with a check of its own, and no word about which
+                raise InputError(f"{path} would have shape {leaf.shape}; make config.model or {where}.options smaller")
+        groups = _groups(config, method, port, full, where)
+        stages.append(
+            Stage(
+                name=name,
+                index=index,
+                start=start,
+                config=config,
+                spec=_spec(config, port, task, method, groups, model_state, where),
+                hparams=_hparams(config, method, task, experiment.task_hparams, where),
+                shapes=(full, model_state, extra),
+            )
+        )
+        start += config.steps
+    return tuple(stages)
+
+
+def make_method(config: StageConfig, port: Port, where: str = "config") -> Method:
+    """The stage's method with its structural options; its hparams are checked to be known."""
+    schema = METHODS.schema(config.method)
+    structural = {k: v for k, v in config.options.items() if k in schema}
+    method = METHODS.make(config.method, port, **structural)
+    known = {*schema, *method.hparams} - {"lr"}
+    for option, value in config.options.items():
+        if option not in known:
+            raise InputError(f"{where}.options.{option}: method {config.method!r} has none{nearest(option, known)}")
+        if option in method.hparams and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise InputError(f"{where}.options.{option}: expected float, found {value!r}")
+    return method
+
+
+def _groups(config: StageConfig, method: Method, port: Port, params: Any, where: str) -> dict[str, str]:
+    """{path: group or FROZEN}: the config's freezing before the method's own rules."""
+    paths = list(rules.flatten(params))
+    names = {group for _, group in method.rules} - {FROZEN}
+    if config.freeze_units >= len(port.units):
+        raise InputError(f"{where}.freeze_units: the model has {len(port.units)} units, found {config.freeze_units}")
+    before = rules.resolve((), paths, defaults=method.rules, what=f"rule of method {config.method!r}")
+    for group in sorted(names - set(before.values())):
+        raise RuleError(f"method {config.method!r}: group {group!r} holds no parameter of this model")
+    frozen = tuple((pattern, FROZEN) for pattern in config.freeze)
+    groups = rules.resolve(frozen, paths, defaults=method.rules, what="freeze rule")
+    bottom = port.units[: config.freeze_units]
+    groups = {path: FROZEN if port.unit(path) in bottom else group for path, group in groups.items()}
+    if set(groups.values()) == {FROZEN}:
+        raise InputError(f"{where}: everything is frozen, nothing would be trained; loosen freeze or freeze_units")
+    if config.rates and set(config.rates) != names:
+        raise InputError(
+            f"{where}.rates: expected a rate for each group of method {config.method!r} ({', '.join(sorted(names))}), "
+            f"found {', '.join(sorted(config.rates))}"
+        )
+    return groups
+
+
+def _spec(
+    config: StageConfig, port: Port, task: Task, method: Method, groups: dict[str, str], model_state: Any, where: str
+) -> StepSpec:
+    trainable = [path for path, group in groups.items() if group != FROZEN]
+    ones = ((".*", 1.0),)
+    lr_scale = rules.resolve(config.lr_rules, groups, defaults=ones, what="lr rule")
+    decay_scale = rules.resolve(config.decay_rules, groups, defaults=port.no_decay, what="decay rule")
+    norms = port.norms(model_state)
+    forced = rules.select(config.eval_norms, norms, what=f"{where}.eval_norms pattern")
+    moving = {norm for norm in norms if any(path.startswith(f"{norm}/") for path in trainable)}
+    return StepSpec(
+        port=port,
+        task=task,
+        method=method,
+        leaves=tuple(
+            (path, None)
+            if group == FROZEN
+            else (
+                path,
+                Leaf(group=group, depth=port.depth(path), lr_scale=lr_scale[path], decay_scale=decay_scale[path]),
+            )
+            for path, group in groups.items()
+        ),
+        live=frozenset(unit for unit in map(port.unit, trainable) if unit is not None),
+        eval_norms=(norms - moving) | forced,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+    )
+
+
+def _hparams(
+    config: StageConfig, method: Method, task: Task, task_hparams: Mapping[str, float], where: str
+) -> dict[str, float]:
+    lr = method.hparams.get("lr", (None,))[0] if config.lr is None else config.lr
+    if lr is None and not config.rates:
+        raise InputError(f"{where}.lr: method {config.method!r} has no rate of its own; set one")
+    groups = {group for _, group in method.rules} - {FROZEN}
+    own = {name: float(config.options.get(name, value[0])) for name, value in method.hparams.items() if name != "lr"}
+    for name, value in own.items():
+        if not math.isfinite(value):
+            raise InputError(f"{where}.options.{name}: expected a finite number, found {value}")
+    return {
+        **{f"lr/{group}": config.rates.get(group, lr) for group in sorted(groups)},
+        **{name: getattr(config, name) for name in ("layer_decay", "weight_decay", "momentum", "b2")},
+        "clip": config.clip or math.inf,
+        "warmup": float(config.warmup),
+        "total_steps": float(config.steps),
+        **task_hparams,
+        **own,
+    }

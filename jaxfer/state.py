@@ -1,0 +1,40 @@
+"""State: everything a training step reads and replaces. Arrays only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class State:
+    """One stage of one run, in full: a pure step maps it to the next.
+
+    It holds no optimizer and no apply function: those would be compile-time constants, one compile for each member
+    of a sweep. What a sweep may vary is an array in `hparams`.
+
+    Attributes:
+      step: [] int32, steps done in this stage.
+      params: nested dict of trainable and frozen leaves, a method's added ones among them.
+      model_state: running statistics, `{}` where the model has none.
+      opt_state: optimizer state of the trainable leaves alone.
+      extra: what a method keeps beside the parameters (anchors, averages).
+      hparams: {name: [] float32}: rates, decays, strengths, schedule lengths.
+      key: typed PRNG key of the stage; folded with `step`, never split in place.
+    """
+
+    step: jax.Array
+    params: Any
+    model_state: Any
+    opt_state: Any
+    extra: Any
+    hparams: dict[str, jax.Array]
+    key: jax.Array
+
+
+def copied(tree: Any) -> Any:
+    """The tree with a buffer of its own for every leaf, so that donating it frees nothing that someone else holds."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)

@@ -1,0 +1,52 @@
+"""One label of several: softmax cross-entropy with label smoothing."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxfer.errors import InputError
+from jaxfer.task import Task
+
+
+def task() -> Task:
+    """Softmax classification. Hparam: `label_smoothing` in [0, 1) (Szegedy et al., 2015, arXiv:1512.00567, sec. 7)."""
+    return Task(
+        outputs=_outputs,
+        loss=_loss,
+        scores=_scores,
+        gathered=_balanced_accuracy,
+        monitor="accuracy",
+        maximize=True,
+        hparams={"label_smoothing": 0.0},
+        limits={"label_smoothing": (0.0, 1.0)},
+    )
+
+
+def _outputs(classes: int) -> int:
+    if classes < 2:
+        raise InputError(
+            f"task 'classification' needs at least 2 classes, the data has {classes}; "
+            "for real targets use --config.task.name=regression"
+        )
+    return classes
+
+
+def _loss(outputs, batch, hparams):
+    smoothing, logp = hparams["label_smoothing"], jax.nn.log_softmax(outputs.astype(jnp.float32))
+    nll = -jnp.take_along_axis(logp, batch["label"][:, None], axis=-1)[:, 0]
+    return (1 - smoothing) * nll - smoothing * logp.mean(-1)
+
+
+def _scores(outputs, batch):
+    label = batch["label"]
+    nll = optax.softmax_cross_entropy_with_integer_labels(outputs.astype(jnp.float32), label)
+    return {"loss": nll, "accuracy": (outputs.argmax(-1) == label).astype(jnp.float32)}
+
+
+def _balanced_accuracy(outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Mean recall over the classes that occur: accuracy that an imbalanced split can't flatter."""
+    hit = outputs.argmax(-1) == labels
+    return {"balanced_accuracy": float(np.mean([hit[labels == c].mean() for c in np.unique(labels)]))}

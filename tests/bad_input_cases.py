@@ -1,0 +1,337 @@
+"""The table of test_bad_input.py: what a user gets wrong, and what the message must hold."""
+
+from __future__ import annotations
+
+CONFIG = """
+import jaxfer.config
+
+
+def get_config(arg=""):
+    words = jaxfer.config.words(arg, ("vit", "lora", "stages"))
+    config = jaxfer.config.base()
+    config.model = dict(name="resnet", stage_sizes=(1, 1), width=4, stem="cifar", image=(8, 8, 3))
+    if "vit" in words:
+        config.model = dict(name="vit", patch=4, width=8, layers=2, heads=2, mlp_width=8, image=(8, 8, 3))
+    config.data = dict(source="synthetic", image=(8, 8, 3), examples=40)
+    config.update(batch_size=4, steps=2)
+    if "lora" in words:
+        config.method = "lora"
+    if "stages" in words:
+        config.stages = ("probe", "full")
+        config.stage.probe = dict(method="probe", steps=1)
+        config.stage.full = dict(method="full", steps=1)
+    {line}
+    return config
+"""
+
+NPZ, FOLDER = "--config.data.source=npz --config.data.path=", "--config.data.source=folder --config.data.path="
+NEW, DONE = "--workdir=runs/new", "--workdir=runs/done"
+
+# {case: (command line, fragments of the message: what was expected, what was found, the fix)}
+COMMANDS = {
+    # selection rules
+    "misspelt freeze rule": (
+        "show c.py --config.freeze=blok_0/.*",
+        ["freeze rule 'blok_0/.*' matches no parameter", "nearest: 'block_0/.*' (6 leaves)"],
+    ),
+    "freeze rule far from every name": (
+        "show c.py --config.freeze=xyz",
+        ["matches no parameter", "top-level names: block_0, block_1, head, stem"],
+    ),
+    "shadowed freeze rule": (
+        "show c.py --config.freeze=stem/.*,stem/conv/.*",
+        ["'stem/conv/.*' claims nothing", "(1 leaf) went to the earlier 'stem/.*'", "move it up or remove it"],
+    ),
+    "bad regex": (
+        "show c.py --config.freeze=stem/[",
+        ["freeze rule 'stem/['", "no regular expression", "unterminated"],
+    ),
+    "lr rule matches nothing": (
+        "show c.py --config.lr_rules=(('steem/.*',0.1),)",
+        ["lr rule 'steem/.*' matches no parameter", "nearest: 'stem/.*' (3 leaves)"],
+    ),
+    "decay rule matches nothing": (
+        "show c.py --config.decay_rules=(('steem/.*',0.1),)",
+        ["decay rule 'steem/.*' matches no parameter", "'stem/.*'"],
+    ),
+    "negative rule": (
+        "show c.py --config.lr_rules=(('stem/.*',-1),)",
+        ["config.lr_rules: expected at least 0 for 'stem/.*', found -1.0"],
+    ),
+    "rule that is no pair": ("show c.py --config.lr_rules=stem", ["config.lr_rules: expected tuple[tuple[str, float]"]),
+    "eval_norms matches nothing": (
+        "show c.py --config.eval_norms=steem/norm",
+        ["config.eval_norms pattern 'steem/norm'", "nearest: 'stem/norm'"],
+    ),
+    "eval_norms of a model without": ("show c.py:vit --config.eval_norms=stem.*", ["there is none of the kind here"]),
+    "freeze everything": ("show c.py --config.freeze=.*", ["everything is frozen", "loosen freeze or freeze_units"]),
+    "freeze too many units": ("show c.py --config.freeze_units=4", ["freeze_units: the model has 4 units, found 4"]),
+    "freeze a negative number of units": ("show c.py --config.freeze_units=-1", ["expected at least 0, found -1"]),
+    # methods
+    "unknown method": ("show c.py --config.method=loraa", ["unknown method 'loraa'", "nearest: 'lora'"]),
+    "unknown option of a method": (
+        "show c.py:lora --config.options.rnak=3",
+        ["config.options.rnak", "method 'lora' has none", "nearest: 'rank'"],
+    ),
+    "rank 0": ("show c.py:lora --config.options.rank=0", ["lora: expected rank >= 1, found 0"]),
+    "rank that is no int": ("show c.py:lora --config.options.rank=2.5", ["options.rank: expected int, found 2.5"]),
+    "infinite strength": (
+        "show c.py --config.method=l2sp --config.options.alpha=inf",
+        ["config.options.alpha: expected a finite number, found inf"],
+    ),
+    "lora targets match nothing": (
+        "show c.py:lora --config.options.targets=blok_0/.*",
+        ["lora target 'blok_0/.*' matches no parameter", "nearest: 'block_0/.*'"],
+    ),
+    "rates do not name the groups": (
+        "show c.py --config.rates.hed=0.1",
+        ["expected a rate for each group of method 'full' (backbone, head), found hed"],
+    ),
+    "negative rate": (
+        "show c.py --config.rates.head=-1 --config.rates.backbone=1",
+        ["config.rates: expected at least 0 for 'head', found -1.0"],
+    ),
+    "lr beside rates": (
+        "show c.py --config.rates.head=1 --config.rates.backbone=1 --config.lr=0.1",
+        ["config.lr and config.rates are both set", "remove one"],
+    ),
+    "options in the place of a number": (
+        "show c.py --config.options=3",
+        ["expected names with values", "options.NAME"],
+    ),
+    # fields and types
+    "unknown field": ("show c.py --config.stepz=3", ["unknown field config.stepz", "nearest: 'steps'"]),
+    "unknown field of another section": (
+        "show c.py --config.labels_per_class=3",
+        ["unknown field config.labels_per_class", "nearest: 'data.labels_per_class'"],
+    ),
+    "unknown model field": ("show c.py --config.model.widht=3", ["config.model.widht", "nearest: 'model.width'"]),
+    "unknown data field": ("show c.py --config.data.exmaples=3", ["config.data.exmaples", "nearest: 'data.examples'"]),
+    "unknown task field": ("show c.py --config.task.smoothing=1", ["config.task.smoothing", "'task.label_smoothing'"]),
+    "unknown stage field": (
+        "show c.py:stages --config.stage.probe.stepz=3",
+        ["unknown field config.stage.probe.stepz", "nearest: 'stage.probe.steps'"],
+    ),
+    "unknown parallel field": ("show c.py --config.parallel.device=1", ["nearest: 'parallel.devices'"]),
+    "empty field": ("show c.py --config.=3", ["unknown field config."]),
+    "field of a field": ("show c.py --config.steps.x=3", ["unknown field config.steps.x", "nearest: 'steps'"]),
+    "section": ("show c.py --config.model=vit", ["config.model is a section", "config.model.name"]),
+    "unicode": ("show c.py --config.größe=3", ["unknown field config.größe"]),
+    "text for int": ("show c.py --config.steps=many", ["config.steps: expected int, found 'many'"]),
+    "nothing for int": ("show c.py --config.steps=", ["config.steps: expected int, found ''"]),
+    "float for int": ("show c.py --config.steps=1e3", ["config.steps: expected int, found 1000.0 (float)"]),
+    "none for int": ("show c.py --config.steps=none", ["config.steps: expected int, found 'none'"]),
+    "huge int": ("show c.py --config.steps=1" + "0" * 30, ["config.steps: expected an integer of at most 2147483647"]),
+    "huge seed": ("show c.py --config.seed=4294967296", ["config.seed: expected an integer of at most 2147483647"]),
+    "text for float": ("show c.py --config.lr=fast", ["config.lr: expected float, found 'fast'"]),
+    "nothing for float": ("show c.py --config.lr=", ["config.lr: expected float, found ''"]),
+    "nan": ("show c.py --config.lr=nan", ["config.lr: expected a finite number, found nan"]),
+    "overflowing float": ("show c.py --config.lr=1e999", ["config.lr: expected a finite number, found inf"]),
+    "code for a number": ("show c.py --config.lr=__import__('os')", ["config.lr: expected float, found"]),
+    "number for bool": ("show c.py --config.test=1", ["config.test: expected bool (true or false), found 1 (int)"]),
+    "text for bool": ("show c.py --config.test=maybe", ["config.test: expected bool (true or false), found 'maybe'"]),
+    "text in a tuple": (
+        "show c.py --config.model.stage_sizes=a,b",
+        ["stage_sizes: expected tuple[int, ...], found 'a,b'"],
+    ),
+    "too short a tuple": (
+        "show c.py --config.model.image=8,8",
+        ["expected tuple[int, int, int], found 2 values (8, 8)"],
+    ),
+    # ranges
+    "zero steps": ("show c.py --config.steps=0", ["config.steps: expected at least 1, found 0"]),
+    "negative steps": ("show c.py --config.steps=-1", ["config.steps: expected at least 1, found -1"]),
+    "zero batch": ("show c.py --config.batch_size=0", ["config.batch_size: expected at least 1, found 0"]),
+    "negative lr": ("show c.py --config.lr=-0.1", ["config.lr: expected at least 0, found -0.1"]),
+    "warm-up longer than the stage": ("show c.py --config.warmup=3", ["warmup: expected at most the 2 steps, found 3"]),
+    "momentum 1": ("show c.py --config.momentum=1", ["config.momentum: expected less than 1, found 1.0"]),
+    "negative clip": ("show c.py --config.clip=-1", ["config.clip: expected at least 0, found -1.0"]),
+    "label smoothing 1": (
+        "show c.py --config.task.label_smoothing=1",
+        ["config.task.label_smoothing: expected at least 0 and less than 1, found 1.0"],
+    ),
+    "unknown optimizer": ("show c.py --config.optimizer=adam", ["optimizer: expected one of adamw, sgd, found 'adam'"]),
+    "unknown schedule": ("show c.py --config.schedule=cos", ["expected one of constant, linear, cosine, found 'cos'"]),
+    "unknown head": ("show c.py --config.head=new", ["config.head: expected one of auto, keep, reset, found 'new'"]),
+    "unknown select": ("show c.py --config.select=max", ["config.select: expected one of last, best, found 'max'"]),
+    "unknown mode": ("show c.py --config.parallel.mode=tpu", ["parallel.mode: expected one of jit, pmap, found 'tpu'"]),
+    # models and tasks
+    "unknown model": ("show c.py --config.model.name=resnett", ["unknown model 'resnett'", "nearest: 'resnet'"]),
+    "unknown task": ("show c.py --config.task.name=regresion", ["unknown task 'regresion'", "nearest: 'regression'"]),
+    "width 0": ("show c.py --config.model.width=0", ["width must be a positive integer, found 0"]),
+    "width beyond any machine": (
+        "show c.py --config.model.width=2000000000",
+        ["would have shape (3, 3, 2000000000, 2000000000)", "smaller"],
+    ),
+    "patch that does not divide": ("show c.py:vit --config.model.patch=3", ["patch must divide", "found patch=3"]),
+    "regression on classes": (
+        "show c.py --config.task.name=regression",
+        ["needs real targets, the data has 4 classes", "use --config.task.name=classification"],
+    ),
+    "classification of real targets": (
+        "show c.py --config.data.task=regression",
+        ["needs at least 2 classes, the data has 0", "use --config.task.name=regression"],
+    ),
+    # data
+    "unknown source": ("show c.py --config.data.source=sythetic", ["unknown data source 'sythetic'", "'synthetic'"]),
+    "unknown augmentation": ("show c.py --config.data.augment=flipp", ["unknown augmentation 'flipp'", "'flip'"]),
+    "unknown class": (
+        "show c.py --config.data.classes=class_9",
+        ["unknown class 'class_9' in data.classes", "'class_3'"],
+    ),
+    "too few labels": (
+        "show c.py --config.data.labels_per_class=99",
+        ["class 'class_0' has 10 training examples", "data.labels_per_class=99", "lower it to 10"],
+    ),
+    "no path": ("show c.py --config.data.source=npz", ["data source 'npz' needs a path", "set data.path"]),
+    "absent npz": (f"show c.py {NPZ}data/absent.npz", ["data.path does not exist", "'data/absent.npz'", "correct it"]),
+    "absent folder": (f"show c.py {FOLDER}data/absent", ["data.path does not exist", "'data/absent'", "correct it"]),
+    "npz that is none": (f"show c.py {NPZ}data/text.npz", ["expected an .npz", "'data/text.npz'", "use np.savez"]),
+    "label out of range": (
+        f"show c.py {NPZ}data/label.npz",
+        ["expected the labels of train, found 6 in val", "add some"],
+    ),
+    "float labels": (
+        f"show c.py {NPZ}data/float.npz",
+        ["expected integer labels of train", "found float64", "data.target"],
+    ),
+    "float images": (f"show c.py {NPZ}data/scaled.npz", ["to be uint8, found float64", "scale it to 0..255"]),
+    "unreadable image": (
+        f"show c.py {FOLDER}data/unreadable",
+        ["expected a readable image", "a/0.png", "replace or remove"],
+    ),
+    "empty class": (f"show c.py {FOLDER}data/empty", ["expected images", "'data/empty/b', found none", "remove it"]),
+    "file for a folder": (f"show c.py {FOLDER}file", ["expected a folder of class folders, found the file 'file'"]),
+    # stages
+    "override of a stage that is not there": (
+        "show c.py:stages --config.stage.prob.steps=3",
+        ["config.stage.prob: no such stage", "nearest: 'probe'"],
+    ),
+    "override that changes nothing": (
+        "show c.py:stages --config.steps=3",
+        ["config.steps changes nothing: every stage sets its own", "use config.stage.NAME.steps"],
+    ),
+    "option that no stage takes": (
+        "show c.py:stages --config.options.rank=3",
+        ["config.options.rank changes nothing", "use config.stage.NAME.options.rank"],
+    ),
+    "stage called like another method": (
+        "show c.py --config.stages=probe",
+        ["a stage called 'probe' with method 'full'", "set config.stage.probe.method=probe"],
+    ),
+    "stage with settings left out": (
+        "show c.py:stages --config.stages=full",
+        ["config.stage.probe: no such stage in config.stages=('full',)", "add it there"],
+    ),
+    "a stage twice": ("show c.py --config.stages=a,a", ["expected distinct names", "found ('a', 'a')"]),
+    "stage with a slash": ("show c.py --config.stages=a/b", ["names of letters, digits, _ and -", "found ('a/b',)"]),
+    # the command line and the config file
+    "no command": ("", ["required: COMMAND", "see `jaxfer --help`"]),
+    "unknown command": ("trian c.py", ["invalid choice: 'trian'", "'run', 'show'", "see `jaxfer --help`"]),
+    "no config": ("run", ["required: config", "see `jaxfer run --help`"]),
+    "unknown argument": ("show c.py --steps=3", ["unknown argument '--steps=3'", "--config.field=value"]),
+    "missing =": ("show c.py --config.steps 3", ["expected --config.steps=VALUE"]),
+    "a field twice": ("show c.py --config.steps=3 --config.steps=4", ["--config.steps is given twice"]),
+    "absent config": ("show cc.py", ["expected a config file", "'cc.py' does not exist", "nearest: 'c.py'"]),
+    "folder for a config": ("show data", ["expected a config file FILE.py[:ARG]", "'data' is a folder"]),
+    "data for a config": ("show data/text.npz", ["expected a config file FILE.py[:ARG]", "is no Python file"]),
+    "nothing for a config": ("show ''", ["expected a config file FILE.py[:ARG]"]),
+    "unknown word of a config": ("show c.py:lroa", ["unknown config argument 'lroa'", "nearest: 'lora'"]),
+    # where it runs
+    "batch not divisible": (
+        f"run c.py {NEW} --config.batch_size=6",
+        ["config.batch_size: 6 examples can't be split over 4 devices", "use 4 or --config.parallel.devices=1"],
+    ),
+    "too many devices": (f"run c.py {NEW} --config.parallel.devices=5", ["expected at most the 4 here, found 5"]),
+    "empty workdir": ("run c.py --workdir=", ["--workdir: expected a folder, found ''", "leave --workdir out"]),
+    "workdir is a file": ("run c.py --workdir=file", ["found the file file", "use another --workdir"]),
+    "workdir below a file": ("run c.py --workdir=file/new", ["'file/new'", "correct the path"]),
+    "workdir of another config": (
+        f"run c.py {DONE} --config.lr=0.5 --config.model.width=8",
+        [
+            "runs/done holds a run of another config",
+            "model.width: 4 there, 8 here",
+            "lr: None there, 0.5 here",
+            "another",
+        ],
+    ),
+    "fewer steps than done": (f"run c.py {DONE} --config.steps=1", ["trained for 2 steps already, the config says 1"]),
+    # where it starts
+    "unknown init": (
+        f"run c.py {NEW} --config.init=hub:x",
+        ["config.init: expected scratch, run:FOLDER or sibling:NAME, found 'hub:x'"],
+    ),
+    "init of nothing": (f"run c.py {NEW} --config.init=run:runs/no", ["no run at runs/no", "train it first"]),
+    "sibling that is not there": (f"run c.py {NEW} --config.init=sibling:no", ["no run at runs/no", "train it first"]),
+    "init of an unfinished run": (
+        f"run c.py {NEW} --config.init=sibling:unfinished",
+        ["the run at runs/unfinished is not finished", "again to finish it"],
+    ),
+    "init of another width": (
+        f"run c.py {NEW} --config.init=sibling:done --config.model.width=3",
+        ["is (3, 3, 3, 3) here, (3, 3, 4, 4) there", "config.model must be the source's"],
+    ),
+    "init of another family": (
+        f"run c.py:vit {NEW} --config.init=sibling:done",
+        ["here, nothing there", "config.model must be the source's"],
+    ),
+    "kept head of other classes": (
+        f"run c.py {NEW} --config.init=sibling:done --config.head=keep --config.data.classes_count=3",
+        ["params/head/out/bias is (3,) here, (4,) there"],
+    ),
+    # evaluation
+    "eval of no run": ("eval runs/no", ["no run at runs/no", "expected a folder that `jaxfer run` wrote"]),
+    "eval of a file": ("eval file", ["no run at file"]),
+    "eval of an unfinished run": ("eval runs/unfinished", ["runs/unfinished is not finished", "again to finish it"]),
+    "eval on other classes": (
+        "eval runs/done --config.data.classes_count=3",
+        [
+            "the run's classes are class_0, class_1, class_2, class_3",
+            "this data's are class_0",
+            "--config.data.classes",
+        ],
+    ),
+    "eval of an unknown split": (
+        "eval runs/done --split=tst",
+        ["split 'tst' is not in this data", "it has train, val"],
+    ),
+    "eval of an unknown checkpoint": ("eval runs/done --checkpoint=first", ["'first'", "known: result, last, best"]),
+    "eval with another rate": ("eval runs/done --config.lr=1", ["part of the trained run", "eval takes data.*"]),
+    "eval on no images": (f"eval runs/done {NPZ}data/absent.npz", ["data.path does not exist"]),
+}
+
+# {case: (a line of get_config, fragments)}
+LINES = {
+    "file sets an unknown field": ("config.stepz = 3", ["unknown field 'stepz'", "nearest: 'steps'", "(line 19)"]),
+    "file sets a wrong type": ("config.steps = 'x'", ["field 'steps': expected int, found x (str)", "(line 19)"]),
+    "file sets a bare string": ("config.freeze = 'stem/.*'", ["field 'freeze': expected tuple, found stem/.* (str)"]),
+    "file sets a section to text": ("config.model = 'vit'", ["field 'model': expected dict, found vit (str)"]),
+    "file sets a section to None": (
+        "config.model = None",
+        ["config.model: expected its fields as dict(...), found None"],
+    ),
+    "file sets a stage to text": (
+        "config.stages = ('a',); config.stage.a = 'probe'",
+        ["config.stage.a: expected its fields as dict(...), found 'probe'"],
+    ),
+    "file leaves out the model": ("config.model = dict(width=3)", ["config.model.name: expected one of resnet, vit"]),
+    "file sets an unknown model field": ("config.model.widht = 3", ["config.model.widht", "nearest: 'width'"]),
+    "file sets a wrong option": (
+        "config.method = 'lora'; config.options.rank = '4'",
+        ["rank: expected int, found '4'"],
+    ),
+    "file sets a number as text": ("config.method = 'l2sp'; config.options.alpha = '1'", ["expected float, found '1'"]),
+    "file sets nan": ("config.lr = float('nan')", ["config.lr: expected a finite number, found nan"]),
+    "file sets a stage it lacks": ("config.stage.a = dict(steps=3)", ["config.stage.a: no such stage", "add it there"]),
+    "file raises": ("config.lr = 1 / 0", ["failed: ZeroDivisionError: division by zero (line 19)"]),
+    "file imports what is not there": ("import absent", ["No module named 'absent' (line 19)"]),
+    "file returns no config": ("return {}", ["get_config must return a ConfigDict", "jaxfer.config.base()"]),
+}
+
+# {case: (a config file, fragments)}
+FILES = {
+    "syntax error": ("def get_config(:", ["cannot be read as a config file", "SyntaxError", "line 1"]),
+    "no get_config": ("x = 1", ["expected a function get_config(arg=''), found none"]),
+    "error of several lines": ("x = 1\nraise ValueError('a\\nb')", ["ValueError: a (line 2)"]),
+    "null bytes": ("\0", ["cannot be read as a config file", "null bytes"]),
+}

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from jaxfer.data.dataset import DataConfig, Dataset, InMemory, Split, build, fingerprint, locate, prepare
+from jaxfer.errors import InputError
+
+COUNTS = {"cat": 30, "dog": 20, "emu": 12}
+
+
+def images(count):
+    """Image i holds the value i everywhere."""
+    return np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 2, 2, 1)).copy()
+
+
+def split(labels):
+    return Split(labels=np.asarray(labels), fetch=InMemory(images(len(labels))))
+
+
+def animals(**more):
+    labels = np.repeat(np.arange(3, dtype=np.int32), list(COUNTS.values()))
+    labels = labels[np.random.default_rng(0).permutation(len(labels))]
+    splits = {"train": split(labels), "test": split(np.array([2, 0, 1, 2], np.int32)), **more}
+    return Dataset(splits=splits, classes=tuple(COUNTS), fingerprint="f")
+
+
+def made(config, *, seed=0, with_test=False, dataset=None):
+    return prepare(dataset or animals(), config, seed=seed, with_test=with_test)
+
+
+def rows(split):
+    return split.origin()[1].tolist()
+
+
+def test_validation_is_stratified_disjoint_and_the_same_for_every_seed():
+    data = made(DataConfig(val_per_class=5))
+    assert np.bincount(data.splits["val"].labels).tolist() == [5, 5, 5]
+    assert np.bincount(data.splits["train"].labels).tolist() == [25, 15, 7]
+    assert sorted(rows(data.splits["val"]) + rows(data.splits["train"])) == list(range(62))
+    assert rows(made(DataConfig(val_per_class=5), seed=9).splits["val"]) == rows(data.splits["val"])
+
+
+def test_validation_by_fraction():
+    assert np.bincount(made(DataConfig(val_fraction=0.2)).splits["val"].labels).tolist() == [6, 4, 2]
+
+
+def test_a_sources_own_validation_split_is_kept():
+    own = split(np.array([0, 1, 2, 2], np.int32))
+    data = made(DataConfig(val_per_class=5), dataset=animals(val=own))
+    assert data.splits["val"].labels.tolist() == [0, 1, 2, 2]
+    assert len(data.splits["train"]) == 62
+
+
+def test_classes_are_selected_in_order_and_relabelled_in_every_split():
+    data = made(DataConfig(classes=("emu", "cat"), val_per_class=2), with_test=True)
+    assert data.classes == ("emu", "cat")
+    assert np.bincount(data.splits["train"].labels).tolist() == [10, 28]
+    assert data.splits["test"].labels.tolist() == [0, 1, 0]
+    assert rows(data.splits["test"]) == [0, 1, 3]
+    assert data.splits["test"].labels.dtype == np.int32
+    source = animals().splits["train"].labels
+    for part in (data.splits["train"], data.splits["val"]):
+        assert source[rows(part)].tolist() == [{0: 2, 1: 0}[label] for label in part.labels.tolist()]
+
+
+def test_validation_examples_do_not_depend_on_the_other_classes():
+    everything, two = made(DataConfig(val_per_class=4)), made(DataConfig(val_per_class=4, classes=("dog", "emu")))
+    source = animals().splits["train"].labels
+    assert rows(two.splits["val"]) == [row for row in rows(everything.splits["val"]) if source[row] != 0]
+
+
+def test_few_label_draws_are_nested_and_depend_on_the_seed():
+    few = {
+        (seed, count): set(rows(made(DataConfig(labels_per_class=count, val_per_class=2), seed=seed).splits["train"]))
+        for seed in (0, 1)
+        for count in (1, 5, 10)
+    }
+    for seed in (0, 1):
+        assert few[seed, 1] < few[seed, 5] < few[seed, 10]
+        assert [len(few[seed, count]) for count in (1, 5, 10)] == [3, 15, 30]
+    assert few[0, 5] != few[1, 5]
+    assert not few[0, 10] & set(rows(made(DataConfig(val_per_class=2)).splits["val"]))
+
+
+def test_subsets_share_the_sources_images():
+    dataset = animals()
+    data = made(DataConfig(classes=("dog", "cat"), labels_per_class=3), dataset=dataset)
+    fetch, origin = data.splits["train"].origin()
+    assert fetch is dataset.splits["train"].fetch is data.splits["val"].origin()[0]
+    assert [int(data.splits["train"].fetch(i)[0, 0, 0]) for i in range(6)] == origin.tolist()
+    twice = data.splits["train"].take(np.array([4, 0]))
+    assert rows(twice) == [origin[4], origin[0]]
+    assert int(twice.fetch(0)[0, 0, 0]) == origin[4]
+    assert data.fingerprint == "f"
+
+
+def test_splits_are_picklable():
+    original = made(DataConfig(labels_per_class=3)).splits["train"]
+    copy = pickle.loads(pickle.dumps(original))
+    assert copy.labels.tolist() == original.labels.tolist()
+    np.testing.assert_array_equal(copy.fetch(5), original.fetch(5))
+
+
+def test_the_test_split_is_sealed_unless_asked_for():
+    assert set(made(DataConfig()).splits) == {"train", "val"}
+    assert set(made(DataConfig(), with_test=True).splits) == {"train", "val", "test"}
+
+
+def test_the_source_is_left_as_it_was():
+    dataset = animals()
+    made(DataConfig(classes=("dog", "cat")), dataset=dataset)
+    assert set(dataset.splits) == {"train", "test"}
+    assert len(dataset.splits["train"]) == 62
+
+
+def regression_data():
+    return Dataset(splits={"train": split(np.linspace(-1, 1, 40, dtype=np.float32))}, classes=(), fingerprint="r")
+
+
+def test_regression():
+    data = made(DataConfig(val_fraction=0.25), dataset=regression_data())
+    assert (len(data.splits["train"]), len(data.splits["val"])) == (30, 10)
+    assert data.splits["val"].labels.dtype == np.float32
+    np.testing.assert_array_equal(
+        data.splits["val"].labels, np.linspace(-1, 1, 40, dtype=np.float32)[rows(data.splits["val"])]
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (DataConfig(classes=("cats",)), "unknown class 'cats' in data.classes; nearest: 'cat'"),
+        (DataConfig(classes=("cat", "dog", "cat")), "class 'cat' occurs twice"),
+        (DataConfig(labels_per_class=-1), "expected data.labels_per_class >= 0, found -1"),
+        (DataConfig(val_per_class=-2), "expected data.val_per_class >= 0, found -2"),
+        (DataConfig(workers=-1), "expected data.workers >= 0, found -1"),
+        (DataConfig(val_fraction=0.0), "expected data.val_fraction between 0 and 1, found 0.0"),
+        (DataConfig(val_fraction=1.0), "expected data.val_fraction between 0 and 1, found 1.0"),
+        (DataConfig(val_fraction=0.97), "class 'emu' has 12 training examples and data.val_fraction=0.97 leaves none"),
+        (DataConfig(val_per_class=12), "class 'emu' has 12 training examples and data.val_per_class=12 leaves none"),
+        (DataConfig(augment=("flipp",)), "unknown augmentation 'flipp'; nearest: 'flip'"),
+        (
+            DataConfig(labels_per_class=11, val_per_class=2),
+            "class 'emu' has 10 training examples besides validation, expected data.labels_per_class=11; lower it to",
+        ),
+    ],
+)
+def test_bad_choices(config, message):
+    with pytest.raises(InputError) as caught:
+        made(config)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"classes": ("a",)}, {"labels_per_class": 2}, {"val_per_class": 2}])
+def test_bad_choices_for_regression(options):
+    with pytest.raises(InputError, match=f"data.{next(iter(options))}=.* needs classes"):
+        made(DataConfig(**options), dataset=regression_data())
+
+
+def test_labels_out_of_range():
+    for wrong in (-1, 3):
+        broken = animals(val=split(np.array([0, wrong], np.int32)))
+        with pytest.raises(InputError, match=f"expected labels 0..2 in split 'val', found {wrong}"):
+            made(DataConfig(), dataset=broken)
+
+
+def test_a_class_without_training_examples():
+    broken = animals(train=split(np.array([0, 0, 0, 2, 2, 2], np.int32)))
+    with pytest.raises(InputError, match="class 'dog' has no training example"):
+        made(DataConfig(), dataset=broken)
+    assert made(DataConfig(classes=("cat", "emu")), dataset=broken).classes == ("cat", "emu")
+
+
+def test_a_validation_split_without_the_chosen_classes():
+    broken = animals(val=split(np.array([0, 1], np.int32)))
+    with pytest.raises(InputError, match="split 'val' has no example of the chosen classes"):
+        made(DataConfig(classes=("emu",)), dataset=broken)
+
+
+def test_build_makes_a_source_once():
+    config = DataConfig(source="synthetic", val_per_class=1)
+    first, second = (build(config, {"examples": 12}, seed=seed, with_test=False) for seed in (0, 1))
+    assert first.splits["train"].origin()[0] is second.splits["train"].origin()[0]
+    assert (len(first.splits["train"]), set(first.splits)) == (12, {"train", "val"})
+
+
+def test_build_names_unknown_sources_and_options():
+    with pytest.raises(InputError, match="unknown data source 'digit'; nearest: 'digits'"):
+        build(DataConfig(source="digit"), {}, seed=0, with_test=False)
+    with pytest.raises(InputError, match="data source 'synthetic' has no option 'example'; nearest: 'examples'"):
+        build(DataConfig(source="synthetic"), {"example": 3}, seed=0, with_test=False)
+
+
+def test_fingerprint_sees_content_type_and_shape():
+    base = np.arange(6, dtype=np.int32)
+    variants = [[base], [base + 1], [base.astype(np.int64)], [base.reshape(2, 3)], ["a", base], ["ab"], ["a", "b"]]
+    assert len({fingerprint(parts) for parts in variants}) == len(variants)
+    assert fingerprint([base]) == fingerprint([base.copy()])
+    assert len(fingerprint([])) == 64
+
+
+def test_locate_looks_as_given_and_then_in_the_data_folder(tmp_path, monkeypatch):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "a.npz").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("JAXFER_DATA", raising=False)
+    with pytest.raises(InputError, match="data.path does not exist: expected 'a.npz'; correct it or set JAXFER_DATA"):
+        locate("a.npz", "npz")
+    monkeypatch.setenv("JAXFER_DATA", str(tmp_path / "store"))
+    assert locate("a.npz", "npz") == tmp_path / "store" / "a.npz"
+    (tmp_path / "a.npz").touch()
+    assert locate("a.npz", "npz").resolve() == tmp_path / "a.npz"
+    with pytest.raises(InputError, match="data source 'npz' needs a path; set data.path"):
+        locate("", "npz")

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import grain
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from jaxfer.data import image
+from jaxfer.data.dataset import InMemory, Split
+from jaxfer.data.loader import eval_batches, example_batch, train_batches
+from jaxfer.data.order import batch_indices, example_rng
+from jaxfer.data.sources.folder import Files
+from jaxfer.errors import InputError
+from jaxfer.models.port import Preprocessing
+
+SIZE = 11
+PREPROCESSING = Preprocessing(size=(8, 8, 3), mean=(0.4,), std=(0.2,))
+AUGMENT = ("shift", "flip", "crop")
+PIXELS = np.random.default_rng(0).integers(0, 256, (SIZE, 6, 10, 1), np.uint8)
+SPLIT = Split(labels=np.arange(SIZE, dtype=np.int32) % 3, fetch=InMemory(PIXELS))
+FLOATS = Split(labels=np.linspace(0, 1, SIZE, dtype=np.float32), fetch=InMemory(PIXELS))
+
+
+def batches(start=0, stop=6, split=SPLIT, batch_size=4, augment=AUGMENT, **options):
+    options = {"seed": 5, "preprocessing": PREPROCESSING, **options}
+    return list(train_batches(split, start=start, stop=stop, batch_size=batch_size, augment=augment, **options))
+
+
+def assert_same(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name].dtype == b[name].dtype
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_a_batch_is_what_order_image_and_rng_say():
+    for step, batch in enumerate(batches(split=FLOATS)):
+        chosen = batch_indices(5, step, size=SIZE, batch_size=4)
+        expected = []
+        for position, row in enumerate(chosen):
+            rng = example_rng(5, step, position)
+            pixels = image.resize(np.repeat(PIXELS[row], 3, axis=2), (8, 8), "bilinear")
+            for name in AUGMENT:
+                pixels = image.AUGMENTATIONS[name](pixels, rng)
+            expected.append((pixels.astype(np.float32) / np.float32(255) - np.float32(0.4)) / np.float32(0.2))
+        np.testing.assert_array_equal(batch["image"], np.stack(expected))
+        np.testing.assert_array_equal(batch["label"], FLOATS.labels[chosen])
+        assert (batch["image"].dtype, batch["label"].dtype) == (np.float32, np.float32)
+
+
+def test_without_augmentation_images_are_the_preprocessed_ones():
+    (batch,) = batches(2, 3, augment=())
+    chosen = batch_indices(5, 2, size=SIZE, batch_size=4)
+    np.testing.assert_array_equal(batch["image"], [image.preprocess(PIXELS[row], PREPROCESSING) for row in chosen])
+    assert batch["label"].dtype == np.int32
+
+
+def test_resume_by_start_equals_slicing():
+    assert_same(batches(3, 6), batches(0, 6)[3:])
+    assert batches(4, 4) == []
+
+
+def test_a_batch_may_be_larger_than_the_data():
+    (batch,) = batches(0, 1, batch_size=2 * SIZE)
+    assert np.bincount(batch["label"]).tolist() == [8, 8, 6]
+
+
+def test_two_workers_equal_none_and_resume():
+    assert_same(batches(1, 6, workers=2), batches(1, 6))
+
+
+def test_trap_grain_randomness_does_not_depend_on_host_count():
+    # The trap: Grain's own random_map, sharded before it maps, counts positions within the host.
+    def grains(host, count):
+        numbers = grain.MapDataset.range(8).seed(0)[host::count]
+        return list(numbers.random_map(lambda x, rng: (x, rng.random())))
+
+    assert sorted(grains(0, 2) + grains(1, 2)) != grains(0, 1)
+    whole = batches()
+    halves = [batches(host=(index, 2)) for index in range(2)]
+    joined = [{name: np.concatenate([a[name], b[name]]) for name in a} for a, b in zip(*halves, strict=True)]
+    assert_same(joined, whole)
+
+
+def test_trap_grain_mp_prefetch_before_flags_parsed():
+    was_parsed = flags.FLAGS.is_parsed()
+    flags.FLAGS.unparse_flags()
+    try:
+        raw = grain.MapDataset.range(3).to_iter_dataset().mp_prefetch(grain.MultiprocessingOptions(num_workers=1))
+        with pytest.raises(flags.UnparsedFlagAccessError):
+            next(iter(raw))
+        assert_same(batches(0, 2, workers=1), batches(0, 2))
+    finally:
+        if was_parsed:
+            flags.FLAGS.mark_as_parsed()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_one_line_to_the_user(tmp_path, workers):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "cut.jpg")
+    content = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    broken = Split(labels=np.zeros(1, np.int32), fetch=Files(tmp_path, ("cut.jpg",)))
+    with pytest.raises(InputError, match=r"expected a readable image, found '.*cut\.jpg'") as caught:
+        batches(split=broken, workers=workers)
+    assert type(caught.value) is InputError
+    assert not getattr(caught.value, "__notes__", [])
+    assert caught.value.__suppress_context__
+    if not workers:
+        with pytest.raises(InputError, match=r"cut\.jpg"):
+            list(eval_batches(broken, batch_size=2, preprocessing=PREPROCESSING))
+
+
+def test_stopping_early_leaves_no_threads():
+    def threads():
+        return [thread for thread in threading.enumerate() if thread.name.startswith("grain-prefetch")]
+
+    iterator = train_batches(SPLIT, seed=0, batch_size=4, start=0, stop=1000, preprocessing=PREPROCESSING)
+    next(iterator)
+    assert threads()
+    iterator.close()
+    for _ in range(500):  # they end when the batch in their hands is done
+        if not threads():
+            break
+        time.sleep(0.01)
+    assert threads() == []
+
+
+def test_evaluation_is_in_order_and_pads_to_a_static_shape():
+    result = list(eval_batches(SPLIT, batch_size=4, preprocessing=PREPROCESSING))
+    assert [batch["image"].shape for batch in result] == [(4, 8, 8, 3)] * 3
+    assert [batch["mask"].tolist() for batch in result] == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]]
+    assert np.concatenate([batch["label"] for batch in result]).tolist() == [*SPLIT.labels.tolist(), 0]
+    expected = [image.preprocess(PIXELS[row], PREPROCESSING) for row in (*range(SIZE), 0)]
+    np.testing.assert_array_equal(np.concatenate([batch["image"] for batch in result]), expected)
+    assert result[0]["mask"].dtype == result[0]["image"].dtype == np.float32
+    assert result[0]["label"].dtype == np.int32
+
+
+def test_evaluation_of_an_exact_multiple_has_no_padding():
+    split = SPLIT.take(np.arange(8))
+    result = list(eval_batches(split, batch_size=4, preprocessing=PREPROCESSING))
+    assert [batch["mask"].tolist() for batch in result] == [[1, 1, 1, 1]] * 2
+
+
+def test_evaluation_on_hosts_is_evaluation_cut_in_rows():
+    whole = list(eval_batches(SPLIT, batch_size=4, preprocessing=PREPROCESSING))
+    quarters = [list(eval_batches(SPLIT, batch_size=4, preprocessing=PREPROCESSING, host=(i, 4))) for i in range(4)]
+    hosts = zip(*quarters, strict=True)
+    joined = [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in hosts]
+    assert_same(joined, whole)
+
+
+def test_example_batch_has_the_shapes_of_a_batch():
+    shapes = example_batch(PREPROCESSING, 4, np.int32)
+    assert {name: (s.shape, s.dtype) for name, s in shapes.items()} == {
+        name: (array.shape, array.dtype) for name, array in batches(0, 1)[0].items()
+    }
+
+
+def test_bad_arguments_are_refused_at_once():
+    def start(split=SPLIT, batch_size=4, **options):
+        train_batches(split, seed=0, batch_size=batch_size, start=0, stop=1, preprocessing=PREPROCESSING, **options)
+
+    with pytest.raises(InputError, match="unknown augmentation 'shfit'; nearest: 'shift'"):
+        start(augment=("shfit",))
+    with pytest.raises(InputError, match="positive multiple of the 1 hosts, found 0"):
+        start(batch_size=0)
+    with pytest.raises(InputError, match="positive multiple of the 3 hosts, found 4"):
+        start(host=(0, 3))
+    with pytest.raises(InputError, match="expected training examples, found none"):
+        start(split=SPLIT.take(np.arange(0)))

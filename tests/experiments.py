@@ -1,0 +1,75 @@
+"""Tiny whole experiments for the tests: one synthetic data set, every model at its smallest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import jaxfer.config
+from jaxfer.config import resolve
+from jaxfer.experiment import ParallelConfig
+from jaxfer.parallel import Placement, placement, train_program
+from jaxfer.stages import Stage, example_batch, make_port, plan
+from jaxfer.state import State
+from tests.models.tiny import TINY, draw
+
+CLASSES = 3
+
+
+def tiny_config(case: str, **fields: Any) -> ConfigDict:
+    """A config of one tiny model (a key of TINY) on synthetic data, 8 examples a step; `fields` override."""
+    model, options = TINY[case]
+    config = jaxfer.config.base()
+    config.model = dict(name=model, **{k: v for k, v in options.items() if k != "outputs"})
+    config.data = dict(source="synthetic", image=options["image"], classes_count=CLASSES, examples=48)
+    config.update(batch_size=8, steps=4, log_every=2, eval_every=0, save_every=0, schedule="constant")
+    for name, value in fields.items():
+        config[name] = value
+    return config
+
+
+def tiny_stage(case: str, **fields: Any) -> Stage:
+    """The first stage of such a config, planned."""
+    experiment = resolve(tiny_config(case, **fields))
+    return plan(experiment, *make_port(experiment, CLASSES))[0]
+
+
+def backbone(stage: Stage, seed: int = 0) -> tuple[Any, Any]:
+    """(params, model_state) away from their neutral initial values, so that nothing cancels by chance."""
+    return draw(stage.spec.port, seed)
+
+
+def batches(stage: Stage, steps: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
+    """Random training batches of the stage's size."""
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(steps):
+        shapes = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
+        found.append(
+            {
+                "image": rng.normal(size=shapes["image"].shape).astype(np.float32),
+                "label": rng.integers(0, CLASSES, shapes["label"].shape).astype(np.int32),
+            }
+        )
+    return found
+
+
+def train(stage: Stage, steps: int, *, mode: str = "jit", devices: int = 1, seed: int = 0) -> tuple[State, list[float]]:
+    """(State after so many steps, loss of each) from the perturbed backbone."""
+    where = placement(ParallelConfig(mode=mode, devices=devices), [stage.config.batch_size])
+    state = jax.device_put(stage.enter(*backbone(stage, seed), seed), where.replicated)
+    return continue_training(stage, state, where, batches(stage, steps, seed))
+
+
+def continue_training(stage: Stage, state: State, where: Placement, feed: list[Any]) -> tuple[State, list[float]]:
+    """The same from a given State and given batches."""
+    program, _ = train_program(
+        stage.spec, state, example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size), where
+    )
+    losses = []
+    for batch in where.feed(feed, train=True):
+        state, metrics = program.call(state, batch)
+        losses.append(float(metrics["loss"]))
+    return state, losses

@@ -1,0 +1,267 @@
+"""Kill a run at random moments: resumed, it must end as if nothing had happened.
+
+    python tests/kill.py --tries 50 --seed 0
+
+Every try starts `jaxfer run` on this file's config (linear probe, then L2-SP; BatchNorm, stochastic depth,
+augmentation, a log window open at most saves), kills it up to three times, runs the same command until it ends by
+itself, and compares with an uninterrupted run, bit for bit and times aside: every leaf of the result's and of the last
+checkpoint, metrics.jsonl, result.json, ledger.json, params.txt, config.json. Most kills are SIGKILLs: anywhere in the
+training, in a save, between the stages, in the start; some are SIGTERMs. The exit code is 1 where anything differs.
+
+To be quick the tries share JAX's persistent compilation cache; the uninterrupted run does without, so that a program
+out of the cache that computed anything else would show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+KINDS = ("training", "save", "training", "boundary", "sigterm", "start")
+STAGES = (28, 44)  # steps of each
+
+
+def get_config(arg=""):
+    """The run that is killed. arg: unused."""
+    import jaxfer.config
+
+    config = jaxfer.config.base()
+    config.model = dict(
+        name="resnet",
+        stage_sizes=(1, 1),
+        width=4,
+        stem="cifar",
+        stochastic_depth=0.5,
+        image=(6, 6, 1),
+        mean=(0.5,),
+        std=(0.2,),
+    )
+    config.data = dict(source="synthetic", image=(6, 6, 1), examples=44, noise=4.0, augment=("shift",))
+    config.stages = ("probe", "tune")
+    config.stage.probe = dict(method="probe", steps=STAGES[0])
+    config.stage.tune = dict(method="l2sp", steps=STAGES[1], clip=1.0, weight_decay=0.01, warmup=10)
+    config.update(batch_size=8, log_every=7, save_every=4, eval_every=9, select="best", test=True)
+    return config
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """What an ended run leaves, times aside: {file or checkpoint: {name: value}}."""
+
+    found: dict[str, dict[str, Any]]
+
+    def differences(self, other: Ending) -> list[str]:
+        """Where the two differ, one line each."""
+        lines = []
+        for part, ours in self.found.items():
+            theirs = other.found.get(part, {})
+            names = [n for n in dict.fromkeys([*ours, *theirs]) if n not in ours or ours[n] != theirs.get(n)]
+            lines += [f"{part}: {n}: {_short(ours.get(n))} uninterrupted, {_short(theirs.get(n))} here" for n in names]
+        return lines
+
+
+class Sitting:
+    """One process of a run.
+
+    Args:
+      folder: the run's.
+      cache: of compiled programs; None for none.
+      python: what follows `python` to start it; default: this file's config.
+    """
+
+    def __init__(self, folder: Path, cache: Path | None = None, python: Sequence[str] = ("-m", "jaxfer")):
+        self.folder, self.begun = folder, time.time_ns()
+        self._said = folder.with_name(f"{folder.name}.{self.begun}.stderr")  # a pipe could fill up and hold the run
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+        if cache is not None:
+            environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+            environment |= {"JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        command = [sys.executable, *python, "run", __file__, "--workdir", str(folder)]
+        with self._said.open("w") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment)
+
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+        return self.process.wait(300)
+
+    def signal(self, number: int) -> int:
+        """Sends a signal; the exit code. A SIGTERM must have worked within 10 seconds, a SIGKILL does at once."""
+        self.process.send_signal(number)
+        return self.process.wait(10)
+
+    @property
+    def said(self) -> str:
+        """Its standard error."""
+        return self._said.read_text()
+
+    def until(self, event: Callable[[], bool]) -> bool:
+        """Waits for an event; False if the process ended before."""
+        while self.process.poll() is None:
+            if event():
+                return True
+            time.sleep(0.001)
+        return False
+
+    def training(self) -> bool:
+        """Whether it has begun to train: it has opened metrics.jsonl, which it does once it has its State."""
+        path = self.folder / "metrics.jsonl"
+        return path.exists() and path.stat().st_mtime_ns > self.begun
+
+    def past(self, step: int) -> Callable[[], bool]:
+        """Asks whether metrics.jsonl has a line later than this step."""
+        from jaxfer.rundir import read_metrics
+
+        return lambda: any(line["step"] > step for line in read_metrics(self.folder / "metrics.jsonl"))
+
+    def saving(self) -> bool:
+        """Whether a save is under way."""
+        path = self.folder / "checkpoints"
+        return path.exists() and any("tmp" in name for name in os.listdir(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class Uninterrupted:
+    """The reference run: its ending, and its seconds until it trained and from the first stage to the second."""
+
+    ending: Ending
+    start: float
+    boundary: float
+
+
+def uninterrupted(folder: Path) -> Uninterrupted:
+    """Runs it once, undisturbed."""
+    times, sitting = [time.monotonic()], Sitting(folder)
+    for event in (sitting.training, sitting.past(STAGES[0] - 1), sitting.past(STAGES[0])):
+        sitting.until(event)
+        times.append(time.monotonic())
+    if sitting.wait():
+        raise SystemExit(f"the uninterrupted run failed:\n{sitting.said}")
+    return Uninterrupted(ending(folder), start=times[1] - times[0], boundary=times[3] - times[2])
+
+
+def attempt(
+    kind: str, folder: Path, cache: Path, reference: Uninterrupted, *, seed: int, kills: int = 3
+) -> tuple[list[str], list[str]]:
+    """One try with at most so many kills: (where it was killed, what is wrong with how it ended)."""
+    rng, places, wrong = random.Random(f"{kind} {seed}"), [], []
+    kills, kill = min(kills, rng.choice((1, 1, 2, 3))), signal.SIGTERM if kind == "sigterm" else signal.SIGKILL
+    while True:
+        sitting = Sitting(folder, cache)
+        if len(places) < kills and _moment(kind, sitting, reference, rng):
+            saving = sitting.training() and sitting.saving()
+            code = sitting.signal(kill)
+            places.append(_place(folder) + (", in a save" if saving else ""))
+        else:
+            code = sitting.wait()
+        # No kill tears a checkpoint: it has its name only once it is whole.
+        if "Traceback" in sitting.said or "warning:" in sitting.said:
+            wrong.append(f"a sitting said: {sitting.said.strip()[-600:]}")
+        if code == 0:
+            return places, wrong + reference.ending.differences(ending(folder))
+        if code not in (-signal.SIGKILL, 75 if kill == signal.SIGTERM else None):
+            return places, [*wrong, f"exit code {code}: {sitting.said.strip()[-300:]}"]
+
+
+def _moment(kind: str, sitting: Sitting, reference: Uninterrupted, rng: random.Random) -> bool:
+    """Waits for the moment to kill; False if the run ended before it came."""
+    somewhere = sitting.past(rng.randrange(sum(STAGES)))
+    events, longest = {
+        "start": ([], reference.start),
+        "training": ([sitting.training, somewhere], 0.2),
+        "sigterm": ([sitting.training, somewhere], 0.2),
+        "save": ([sitting.training, somewhere, sitting.saving], 0.05),
+        "boundary": ([sitting.training, sitting.past(STAGES[0] - 1)], reference.boundary * 1.1),
+    }[kind]
+    alive = all(sitting.until(event) for event in events)
+    time.sleep(rng.uniform(0, longest))
+    return alive and sitting.process.poll() is None
+
+
+def _place(folder: Path) -> str:
+    from jaxfer.rundir import read_metrics
+
+    if not (folder / "metrics.jsonl").exists():
+        return "before training"
+    lines = read_metrics(folder / "metrics.jsonl")
+    return f"after line {lines[-1]['step']} ({lines[-1]['stage']})" if lines else "before the first line"
+
+
+def ending(folder: Path) -> Ending:
+    """Reads an ended run."""
+    import jax
+    import numpy as np
+
+    from jaxfer.checkpoint import SAVED
+    from jaxfer.finished import open_run
+    from jaxfer.rundir import read_metrics
+
+    result = json.loads((folder / "result.json").read_text())
+    found: dict[str, dict[str, Any]] = {
+        "metrics.jsonl": _lines(map(_timeless, read_metrics(folder / "metrics.jsonl"))),
+        "result.json": _timeless(result),
+    }
+    for name in ("config.json", "ledger.json", "params.txt"):
+        found[name] = _lines((folder / name).read_text().splitlines())
+    for checkpoint in ("last",) if result["checkpoint_step"] == result["steps"] else ("last", "result"):
+        state = open_run(folder, checkpoint).state
+        tree = {name: getattr(state, name) for name in SAVED}
+        found[f"{checkpoint} checkpoint"] = {
+            jax.tree_util.keystr(path): (str(leaf.dtype), leaf.shape, np.asarray(leaf).tobytes())
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+    return Ending(found)
+
+
+def _lines(lines: Iterable[Any]) -> dict[str, Any]:
+    return {f"line {i}": line for i, line in enumerate(lines)}
+
+
+def _timeless(value: Any) -> Any:
+    from jaxfer.rundir import TIMES
+
+    return {k: _timeless(v) for k, v in value.items() if k not in TIMES} if isinstance(value, dict) else value
+
+
+def _short(value: Any) -> str:
+    text = value[2].hex() if isinstance(value, tuple) else str(value)
+    return text if len(text) < 60 else text[:57] + "..."
+
+
+def main() -> int:
+    """Tries, one line each; 1 where a killed run ended otherwise than the uninterrupted one."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tries", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    failed, kills, begun = 0, 0, time.monotonic()
+    with tempfile.TemporaryDirectory() as directory:
+        reference = uninterrupted(Path(directory) / "uninterrupted")
+        for i in range(arguments.tries):
+            kind, folder = KINDS[i % len(KINDS)], Path(directory) / f"try_{i}"
+            cache = Path(directory) / "cache"
+            places, wrong = attempt(kind, folder, cache, reference, seed=arguments.seed * 1_000_003 + i)
+            kills, failed = kills + len(places), failed + bool(wrong)
+            print(
+                f"try {i} ({kind}): killed {'; '.join(places) or 'never'}: {'DIFFERS' if wrong else 'same'}", flush=True
+            )
+            for line in wrong:
+                print(f"    {line}", flush=True)
+            shutil.rmtree(folder)
+    print(f"{arguments.tries} tries, {kills} kills, {failed} differ; {time.monotonic() - begun:.0f} s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Starting from a run: what is loaded, what is made anew, and that it is written down."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import jaxfer
+from jaxfer import loop, pretrained
+from jaxfer.errors import InputError
+from jaxfer.finished import open_run
+from jaxfer.rules import flatten
+from tests.experiments import tiny_config
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source") / "run"
+    jaxfer.run(tiny_config("resnet_basic", steps=2), folder, quiet=True)
+    return folder
+
+
+def begin(config, folder, monkeypatch):
+    """The Start of a run that is then trained."""
+    starts, real = [], pretrained.start
+
+    def spy(*args):
+        starts.append(real(*args))
+        return starts[-1]
+
+    monkeypatch.setattr(loop.pretrained, "start", spy)
+    jaxfer.run(config, folder, quiet=True)
+    return starts[0], json.loads((folder / "ledger.json").read_text())
+
+
+def test_trap_reinitialising_the_head_of_a_fine_tuned_model(source, tmp_path, monkeypatch):
+    """The same classes: the head stays, and the first evaluation is the source's own."""
+    config = tiny_config("resnet_basic", init=f"run:{source}", method="probe", lr=0.0, steps=1)
+    start, ledger = begin(config, tmp_path / "run", monkeypatch)
+    assert set(ledger["leaves"].values()) == {"loaded"}
+    theirs = flatten(open_run(source).state.params)
+    assert all(np.array_equal(leaf, theirs[path]) for path, leaf in flatten(start.params).items())
+    ours, source_result = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "run", source))
+    assert ours["metrics"]["val"] == source_result["metrics"]["val"]
+    assert ours["lineage"]["source_sha256"] == source_result["lineage"]["sha256"] == ours["lineage"]["sha256"]
+
+
+def test_other_classes_get_a_new_head_and_the_ledger_says_why(source, tmp_path, monkeypatch):
+    config = tiny_config("resnet_basic", init=f"run:{source}", steps=1)
+    config.data.classes_count = 4
+    start, ledger = begin(config, tmp_path / "run", monkeypatch)
+    anew = {path for path, what in ledger["leaves"].items() if what != "loaded"}
+    assert anew == {"params/head/out/kernel", "params/head/out/bias"}
+    assert ledger["leaves"]["params/head/out/bias"] == "re-initialised: other classes than the source's"
+    assert start.params["head"]["out"]["kernel"].shape[-1] == 4
+
+
+def test_head_reset_is_announced(source, tmp_path, monkeypatch):
+    config = tiny_config("resnet_basic", init=f"run:{source}", head="reset", steps=1)
+    _, ledger = begin(config, tmp_path / "run", monkeypatch)
+    assert ledger["leaves"]["params/head/out/kernel"] == "re-initialised: config.head=reset"
+
+
+def test_a_head_that_does_not_fit_stops_the_run(source, tmp_path):
+    config = tiny_config("resnet_basic", init=f"run:{source}", head="keep", steps=1)
+    config.data.classes_count = 4
+    with pytest.raises(InputError, match="params/head/out/.* is .* here"):
+        jaxfer.run(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_architecture_stops_the_run(source, tmp_path):
+    config = tiny_config("resnet_basic", init=f"run:{source}", steps=1)
+    config.model.stage_sizes = (1, 1)
+    with pytest.raises(InputError, match="source leaves have no place here"):
+        jaxfer.run(config, tmp_path / "run", quiet=True)
+
+
+def test_sibling_is_the_run_beside_this_one(source, tmp_path, monkeypatch):
+    config = tiny_config("resnet_basic", init="sibling:run", steps=1)
+    _, ledger = begin(config, source.parent / "other", monkeypatch)
+    assert ledger["lineage"]["init"] == "sibling:run" and set(ledger["leaves"].values()) == {"loaded"}
+
+
+def test_scratch_initialises_everything(tmp_path, monkeypatch):
+    _, ledger = begin(tiny_config("resnet_basic", steps=1), tmp_path / "run", monkeypatch)
+    assert set(ledger["leaves"].values()) == {"initialised"} and ledger["lineage"] == {"init": "scratch"}

@@ -1,0 +1,272 @@
+"""Checkpoints: bitwise, strict, the last two and the best; one that is torn is noticed, whatever of it is torn."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from jaxfer.checkpoint import SAVED, Checkpoints, UnreadableCheckpoint
+from jaxfer.errors import InputError
+from jaxfer.state import State
+
+HARM = ("emptied", "cut", "deleted", "zeroed", "flipped")
+
+
+def make_state(step: int, **leaves) -> State:
+    """Every kind of leaf that a State may hold; the values follow from `step`."""
+    draw = np.random.default_rng(step).normal
+    return State(
+        step=jnp.int32(step),
+        params={"head/out": {"kernel": jnp.float32(draw(size=(3, 4))), "bias": jnp.bfloat16(draw(size=4))}, **leaves},
+        model_state={"batch_stats": {"norm": {"mean": jnp.float32(draw(size=5))}}},
+        opt_state=({"head/out/kernel": jnp.float32(draw(size=(3, 4)))}, (jnp.int32(step),)),
+        extra={"anchor": jnp.float32(draw(size=(64, 32)))},
+        hparams={"lr": jnp.float32(0.1)},
+        key=jax.random.key(0),
+    )
+
+
+def blank(record) -> State:
+    """The shapes that a checkpoint fills."""
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), make_state(0))
+
+
+def save(folder, *steps, best=None) -> None:
+    checkpoints = Checkpoints(epath.Path(folder))
+    for step in steps:
+        checkpoints.save(step, make_state(step), {"stage": 0, "window": [{"loss": step / 3}]}, best)
+    checkpoints.close()
+
+
+def restore(folder, **options):
+    checkpoints = Checkpoints(epath.Path(folder), read_only=True)
+    try:
+        return checkpoints.restore(blank, **options)
+    finally:
+        checkpoints.close()
+
+
+def assert_is(state, step):
+    for name in SAVED:
+        pairs = zip(
+            jax.tree.leaves(getattr(state, name)), jax.tree.leaves(getattr(make_state(step), name)), strict=True
+        )
+        for found, wanted in pairs:
+            assert found.dtype == wanted.dtype and np.asarray(found).tobytes() == np.asarray(wanted).tobytes(), name
+
+
+def kept(folder):
+    return sorted(int(path.name) for path in folder.iterdir())
+
+
+def test_the_newest_is_restored_bitwise(tmp_path):
+    assert restore(tmp_path / "run") is None
+    save(tmp_path / "run", 1, 2)
+    state, record = restore(tmp_path / "run")
+    assert_is(state, 2)
+    assert record == {"stage": 0, "window": [{"loss": 2 / 3}]}
+    assert_is(restore(tmp_path / "run", step=1)[0], 1)
+
+
+def test_a_step_that_is_not_there(tmp_path):
+    save(tmp_path / "run", 1, 2)
+    with pytest.raises(InputError, match=r"no checkpoint of step 7 in .*run; there are \[2, 1\]"):
+        restore(tmp_path / "run", step=7)
+
+
+def test_a_relative_folder(tmp_path, monkeypatch):
+    """Orbax saves under a relative path but refuses to restore from one."""
+    monkeypatch.chdir(tmp_path)
+    save("run", 1)
+    assert_is(restore("run")[0], 1)
+
+
+def test_saving_a_step_again_keeps_the_first(tmp_path):
+    save(tmp_path / "run", 1)
+    checkpoints = Checkpoints(epath.Path(tmp_path / "run"))
+    checkpoints.save(1, make_state(5), {}, None)
+    checkpoints.close()
+    assert_is(restore(tmp_path / "run")[0], 1)
+
+
+def test_the_record_is_of_the_moment_of_saving(tmp_path, monkeypatch):
+    """Orbax writes it in the background, while the loop goes on filling the lists in it."""
+    checkpoints, later = Checkpoints(epath.Path(tmp_path / "run")), []
+    record = {"window": [{"loss": 1.0}], "lineage": {"stages": []}}
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "save", lambda *args, **options: later.append((args, options)))
+        checkpoints.save(1, make_state(1), record, None)
+    record["window"].append({"loss": 2.0})
+    record["lineage"]["stages"].append({"name": "probe"})
+    for args, options in later:
+        checkpoints._manager.save(*args, **options)
+    checkpoints.close()
+    assert restore(tmp_path / "run")[1] == {"window": [{"loss": 1.0}], "lineage": {"stages": []}}
+
+
+def test_the_arrays_are_of_the_moment_of_saving(tmp_path):
+    """The next step overwrites a donated State in place while its checkpoint is being written."""
+    step = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
+    checkpoints = Checkpoints(epath.Path(tmp_path / "run"))
+    state = make_state(1)
+    checkpoints.save(1, state, {}, None)
+    step({name: getattr(state, name) for name in SAVED})
+    checkpoints.close()
+    assert_is(restore(tmp_path / "run")[0], 1)
+
+
+@pytest.mark.parametrize(
+    ("bests", "left"),
+    [
+        ([None, None, None], [2, 3]),
+        ([1, 1, 1, 1], [1, 3, 4]),
+        ([1, 2, 2, 2, 2], [2, 4, 5]),
+        ([1, 1, 3], [1, 2, 3]),  # after a fallback from 3 to 2 the best is 1 again
+        ([1, 1, 3, 3], [3, 4]),
+        ([1, 2, 3, 4], [3, 4]),
+    ],
+    ids=str,
+)
+def test_the_last_two_and_the_best_are_kept(tmp_path, bests, left):
+    checkpoints = Checkpoints(epath.Path(tmp_path / "run"))
+    for step, best in enumerate(bests, 1):
+        checkpoints.save(step, make_state(step), {}, best)
+    checkpoints.close()
+    assert kept(tmp_path / "run") == left
+    again = Checkpoints(epath.Path(tmp_path / "run"), read_only=True)
+    assert again.best == bests[-1]
+    again.close()
+
+
+def test_the_best_outlives_a_restart(tmp_path):
+    save(tmp_path / "run", 1, 2, 3, best=1)
+    checkpoints = Checkpoints(epath.Path(tmp_path / "run"))
+    checkpoints.restore(blank)
+    checkpoints.save(4, make_state(4), {}, 1)
+    checkpoints.close()
+    assert kept(tmp_path / "run") == [1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("leaf", "found"),
+    [
+        (
+            {"kernel": jnp.zeros((4, 3)), "bias": jnp.zeros(4, jnp.bfloat16)},
+            r"\['kernel'\] is float32\[4, 3\] there, float32\[3, 4\]",
+        ),
+        ({"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}, r"\['bias'\] is float32\[4\] there, bfloat16\[4\]"),
+        ({"kernel": jnp.zeros((3, 4))}, r"\['bias'\] is absent there, bfloat16\[4\]"),
+        (
+            {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4, jnp.bfloat16), "gain": jnp.zeros(2)},
+            r"\['gain'\] is float32\[2\] there, absent",
+        ),
+    ],
+    ids=["shape", "dtype", "missing", "extra"],
+)
+def test_strict(tmp_path, leaf, found):
+    """Orbax would fill in, reshape or convert silently; another model's checkpoint is no torn one either."""
+    checkpoints = Checkpoints(epath.Path(tmp_path / "run"))
+    checkpoints.save(1, make_state(1), {}, None)
+    checkpoints.save(2, make_state(2).replace(params={"head/out": leaf}), {}, None)
+    checkpoints.close()
+    with pytest.raises(InputError, match=r"checkpoint of step 2: \['params'\]\['head/out'\]" + found) as refused:
+        restore(tmp_path / "run")
+    assert not isinstance(refused.value, UnreadableCheckpoint)
+
+
+def damage(path, how):
+    data = bytearray(path.read_bytes())
+    if how == "deleted":
+        return path.unlink()
+    if how == "flipped":
+        data[len(data) // 2] ^= 0x10
+    return path.write_bytes({"emptied": b"", "cut": data[: len(data) // 2], "zeroed": bytes(len(data))}.get(how, data))
+
+
+def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path, monkeypatch):
+    """Each file of the newest, damaged in every way: what is restored is bitwise right, and it says what it did.
+
+    Some files do not matter (commit marks, orbax's own books): then the newest itself is restored.
+    """
+    monkeypatch.setattr("jaxfer.checkpoint.time", types.SimpleNamespace(sleep=lambda _: None))  # for quiet's sake alone
+    save(tmp_path / "whole", 1, 2)
+    files = sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole" / "2").rglob("*") if p.is_file())
+    fell = set()
+    for file, how in itertools.product(files, HARM):
+        shutil.copytree(tmp_path / "whole", tmp_path / "run")
+        damage(tmp_path / "run" / file, how)
+        said = []
+        state, record = restore(tmp_path / "run", say=said.append)
+        step = int(state.step)
+        assert_is(state, step)
+        assert record["window"] == [{"loss": step / 3}]
+        if step == 1:
+            fell.add((file.parts[1], how))
+            assert said[0].startswith("checkpoint of step 2 can't be read (") and len(said) == 1
+            assert said[0].endswith("; falling back to step 1") and "\n" not in said[0]
+        else:
+            assert (step, said) == (2, [])
+        shutil.rmtree(tmp_path / "run")
+    assert fell == set(itertools.product(("record", "state"), HARM))
+
+
+def test_none_left(tmp_path):
+    save(tmp_path / "run", 1, 2)
+    for path in (tmp_path / "run").glob("*/record/metadata"):
+        damage(path, "cut")
+    said = []
+    with pytest.raises(
+        InputError, match=r"none of the checkpoints \[2, 1\] in .*run can be read; delete it to start over"
+    ):
+        restore(tmp_path / "run", say=said.append)
+    assert [line.rpartition("; ")[2] for line in said] == ["falling back to step 1", "there is none before"]
+    with pytest.raises(UnreadableCheckpoint, match="checkpoint of step 1 can't be read"):
+        restore(tmp_path / "run", step=1)
+
+
+def test_what_can_not_be_read_is_removed(tmp_path):
+    save(tmp_path / "run", 1, 2)
+    damage(tmp_path / "run" / "2" / "record" / "metadata", "cut")
+    checkpoints = Checkpoints(epath.Path(tmp_path / "run"))
+    checkpoints.restore(blank, say=lambda _: None)
+    checkpoints.discard_after(1)
+    checkpoints.save(2, make_state(2), {}, None)
+    checkpoints.close()
+    assert kept(tmp_path / "run") == [1, 2]
+    assert_is(restore(tmp_path / "run")[0], 2)
+
+
+def test_an_unfinished_save_is_no_checkpoint(tmp_path):
+    """A kill leaves a temporary folder: a reader leaves it alone, the next writer clears it away."""
+    save(tmp_path / "run", 1, 2)
+    unfinished = tmp_path / "run" / "3.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "run" / "2", unfinished)
+    assert_is(restore(tmp_path / "run")[0], 2)
+    assert unfinished.exists()
+    save(tmp_path / "run", 3)
+    assert kept(tmp_path / "run") == [2, 3]
+    assert_is(restore(tmp_path / "run")[0], 3)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), PermissionError("denied")], ids=lambda e: type(e).__name__)
+def test_a_fault_of_the_machine_is_not_the_checkpoints(tmp_path, monkeypatch, error):
+    """It must not cost a good checkpoint."""
+    save(tmp_path / "run", 1, 2)
+    checkpoints = Checkpoints(epath.Path(tmp_path / "run"))
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(checkpoints._manager, "restore", fail)
+    with pytest.raises(type(error)):
+        checkpoints.restore(blank)
+    monkeypatch.undo()
+    checkpoints.close()

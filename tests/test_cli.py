@@ -1,0 +1,200 @@
+"""The shell around the functions: parsing, exit codes, help, and what `show` prints."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import jaxfer
+from jaxfer import cli
+from jaxfer.errors import InputError, NonFiniteLoss, Preempted
+
+CONFIG = """
+import jaxfer.config
+
+
+def get_config(arg=""):
+    config = jaxfer.config.base()
+    config.model = {"name": "resnet", "stage_sizes": (1,), "width": 4, "stem": "cifar", "image": (8, 8, 3)}
+    config.data = {"source": "synthetic", "image": (8, 8, 3), "examples": 16, "classes_count": 2}
+    config.update(batch_size=4, steps=6, lr=1e-3, weight_decay=0.01, layer_decay=0.5)
+    return config
+"""
+METRICS = {"val": {"accuracy": 0.5, "loss": 1.25}, "test": {"accuracy": 1.0, "loss": 0.125}}
+RESULT = {
+    "metrics": METRICS,
+    "cost": {"params_trainable": 1234, "params_total": 56789, "seconds": 3.21},
+    "steps": 60,
+}
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A tiny config, mine.py, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(CONFIG)
+    return "mine.py"
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the commands hand to the functions of the same names."""
+    found = []
+    monkeypatch.setattr("jaxfer.loop.run", lambda *a, **k: found.append(("run", a, k)) or RESULT)
+    monkeypatch.setattr("jaxfer.evaluation.evaluate", lambda *a, **k: found.append(("eval", a, k)) or METRICS["val"])
+    return found
+
+
+def test_overrides_are_split_from_the_rest():
+    argv = ["run", "a.py", "--config.model.name=vit", "--workdir=x", "--config.init=run:a=b", "--config.freeze="]
+    overrides, rest = cli._overrides(argv)
+    assert overrides == {"model.name": "vit", "init": "run:a=b", "freeze": ""}
+    assert rest == ["run", "a.py", "--workdir=x"]
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["run", "--help"], ["show", "-h"], ["eval", "--help"], ["sweep", "--help"]]
+)
+def test_help(argv, capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(argv)
+    out, err = capsys.readouterr()
+    assert (done.value.code, err) == (0, "")
+    assert out.startswith("usage: jaxfer")
+
+
+def test_help_names_every_command_and_how_to_override(capsys):
+    for argv, fragments in [
+        (["--help"], ("run", "show", "eval", "sweep", "COMMAND", "train, resume or extend a run")),
+        (["run", "--help"], ("--workdir", "default runs/CONFIG[-ARG]", "FILE.py:ARG", "--config.field=value")),
+        (["eval", "--help"], ("--split", "--checkpoint", "result (default), last or best")),
+    ]:
+        with pytest.raises(SystemExit):
+            cli.main(argv)
+        out = " ".join(capsys.readouterr().out.split())
+        for fragment in fragments:
+            assert fragment in out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(["--version"])
+    assert (done.value.code, capsys.readouterr().out) == (0, f"jaxfer {jaxfer.__version__}\n")
+
+
+def test_help_does_not_wait_for_jax():
+    code = "import sys, jaxfer.cli; jaxfer.cli._parser(); sys.exit('jax' in sys.modules or 'flax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "workdir"),
+    [
+        ("configs/digits.py", "runs/digits"),
+        ("configs/digits.py:lora", "runs/digits-lora"),
+        ("digits.py:lora,tiny", "runs/digits-lora-tiny"),
+        ("digits.py:", "runs/digits"),
+    ],
+)
+def test_default_workdir(spec, workdir):
+    arguments = cli._parser().parse_args(["run", spec])
+    assert cli._workdir(arguments) == workdir
+
+
+def test_workdir_as_given(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for given, wanted in [("x/y", "x/y"), ("~/x", "/home/somebody/x"), ("gs://bucket/x", "gs://bucket/x")]:
+        assert cli._workdir(cli._parser().parse_args(["run", "a.py", f"--workdir={given}"])) == wanted
+
+
+def test_run_calls_run_and_prints_the_result(config, calls, capsys):
+    assert cli.main(["run", f"{config}:word", "--config.steps=3", "--config.model.width=8"]) == 0
+    ((name, (given, workdir), keywords),) = calls
+    assert (name, workdir, keywords) == ("run", "runs/mine-word", {})
+    assert (given.steps, given.model.width) == (3, 8)
+    assert capsys.readouterr().out.splitlines() == [
+        "val: accuracy 0.5000  loss 1.2500",
+        "test: accuracy 1.0000  loss 0.1250",
+        "1,234 of 56,789 parameters trained, 60 steps, 3.2 s; everything is in runs/mine-word",
+    ]
+
+
+def test_eval_calls_evaluate_and_prints_the_metrics(calls, capsys):
+    argv = ["eval", "runs/a", "--split=test", "--checkpoint=best", "--config.data.source=npz"]
+    assert cli.main(argv) == 0
+    keywords = {"split": "test", "checkpoint": "best", "overrides": {"data.source": "npz"}}
+    assert calls == [("eval", ("runs/a",), keywords)]
+    assert capsys.readouterr().out == "test: accuracy 0.5000  loss 1.2500\n"
+
+
+def test_eval_defaults(calls):
+    assert cli.main(["eval", "runs/a"]) == 0
+    assert calls == [("eval", ("runs/a",), {"split": "val", "checkpoint": "result", "overrides": {}})]
+
+
+@pytest.mark.parametrize(
+    ("raised", "exit_code", "message"),
+    [
+        (InputError("wrong"), 2, "error: wrong\n"),
+        (InputError("two\n lines"), 2, "error: two lines\n"),
+        (NonFiniteLoss("at step 3"), 3, "error: at step 3\n"),
+        (Preempted("saved"), 75, "saved\n"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from the last checkpoint\n"),
+    ],
+    ids=["input", "several lines", "diverged", "preempted", "interrupted"],
+)
+def test_exit_codes(config, monkeypatch, capsys, raised, exit_code, message):
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr("jaxfer.loop.run", fail)
+    assert cli.main(["run", config]) == exit_code
+    assert capsys.readouterr() == ("", message)
+
+
+def test_show_by_hand(config, capsys):
+    assert cli.main(["show", config]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines if "/" in line.split()[0]}
+    assert (lines[0], err) == ("stage 'train': method full, 6 steps of 4 examples", "")
+    assert lines[1].split() == ["parameter", "shape", "group", "lr", "weight", "decay"]
+    # Two units lie below the head: 1e-3, 1e-3 / 2, 1e-3 / 4; biases and norms do not decay.
+    assert rows["head/out/kernel"] == ["4x2", "head", "0.001", "0.01"]
+    assert rows["head/out/bias"] == ["2", "head", "0.001", "0"]
+    assert rows["block_0/conv_1/kernel"] == ["3x3x4x4", "backbone", "0.0005", "0.01"]
+    assert rows["stem/conv/kernel"] == ["3x3x3x4", "backbone", "0.00025", "0.01"]
+    assert rows["stem/norm/scale"] == ["4", "backbone", "0.00025", "0"]
+    # stem 108 + 8, block 2 x (144 + 8), head 8 + 2; Adam: two moments, and a step count for each of two groups.
+    assert lines[-1].startswith("trainable 430 of 430 parameters · optimizer 3,448 bytes · step ")
+
+
+def test_show_marks_what_is_frozen(config, capsys):
+    argv = ["show", config, "--config.method=probe", "--config.rates.head=0.5", "--config.lr=none"]
+    assert cli.main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines}
+    assert rows["stem/conv/kernel"] == ["3x3x3x4", "FROZEN", "-", "-"]
+    assert rows["head/out/kernel"] == ["4x2", "head", "0.5", "0.01"]
+    # The head's 10 values: two moments and one count.
+    assert lines[-1].startswith("trainable 10 of 430 parameters · optimizer 84 bytes · step ")
+
+
+def test_show_has_a_table_for_each_stage(config, capsys):
+    argv = ["show", config, "--config.stages=a,b", "--config.stage.a.method=probe", "--config.stage.a.steps=2"]
+    assert cli.main(argv) == 0
+    heads = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stage ")]
+    assert heads == ["stage 'a': method probe, 2 steps of 4 examples", "stage 'b': method full, 6 steps of 4 examples"]
+
+
+def test_as_a_module_and_into_a_closed_pipe(config):
+    argv = [sys.executable, "-m", "jaxfer", "show", config, "--config.method=probe"]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        done = subprocess.run(argv, stdout=pipe, stderr=subprocess.PIPE, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,39 @@
+"""Every file in configs/ builds, shows and runs by its own `tiny` switch. A new config joins by existing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import jaxfer
+from jaxfer import config
+from jaxfer.cli import main
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_builds_shows_and_runs_two_steps(path, tmp_path, capsys):
+    config.resolve(config.load(str(path)))
+    assert main(["show", f"{path}:tiny"]) == 0
+    shown = capsys.readouterr().out
+    assert "x forward" in shown and "head/out/kernel" in shown
+    result = jaxfer.run(config.load(f"{path}:tiny", {"parallel.devices": 1}), tmp_path, quiet=True)
+    assert result["steps"] == 2
+    assert set(result["metrics"]) >= {"val"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_docstring_holds_the_command(path):
+    module, _ = config.load_module(str(path))
+    assert f"jaxfer run configs/{path.name}" in module.__doc__
+
+
+def test_every_variant_of_the_quickstart_resolves():
+    module, _ = config.load_module("configs/digits.py")
+    cells = list(module.sweep())
+    assert len(cells) == 1 + 5 * 5 and len({cell.name for cell in cells}) == len(cells)
+    for arg in ("pretrain", *module.METHODS):
+        config.resolve(config.load(f"configs/digits.py:{arg}"))
+        config.resolve(config.load(f"configs/digits.py:{arg},tiny"))

@@ -1,0 +1,101 @@
+"""Metrics on a split: exact whatever the batch and the devices; a finished run on its own and on other data."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+import jaxfer
+from jaxfer.data.dataset import build
+from jaxfer.errors import InputError
+from jaxfer.evaluation import evaluate_split
+from jaxfer.experiment import ParallelConfig
+from jaxfer.finished import open_run
+from jaxfer.parallel import placement
+from tests.experiments import tiny_config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation") / "run"
+    result = jaxfer.run(tiny_config("resnet_basic", method="lora", test=True, lr=1e-2), folder, quiet=True)
+    return folder, result
+
+
+def test_padding_and_devices_change_no_metric(run):
+    """Every batch size and device count gives the plain mean over the split, computed here by hand."""
+    finished = open_run(run[0])
+    experiment = finished.experiment
+    data = build(experiment.data, dict(experiment.source.options), seed=0, with_test=False)
+    split, spec = data.splits["val"], finished.stage.spec
+    images = np.stack([split.fetch(i) for i in range(len(split.labels))])
+    mean, std = (np.float32(getattr(spec.port.preprocessing, name)) for name in ("mean", "std"))
+    inputs = {"image": (images.astype(np.float32) / 255 - mean) / std}
+    params, model_state = finished.stage.leave(finished.state)
+    logits = np.asarray(spec.port.apply(params, model_state, inputs)[0], np.float64)
+    shifted = logits - logits.max(-1, keepdims=True)
+    logp = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    loss = -logp[np.arange(len(split.labels)), split.labels].mean()
+    accuracy = (logits.argmax(-1) == split.labels).mean()
+    for devices, batch_size in [(1, 1), (1, 5), (4, 7), (4, 256)]:
+        where = placement(ParallelConfig(devices=devices))
+        state = jax.device_put(finished.state.replace(hparams={}, key=None, opt_state=()), where.replicated)
+        found = evaluate_split(spec, state, split, where, batch_size).metrics
+        assert found["accuracy"] == pytest.approx(accuracy, abs=1e-12)
+        assert found["loss"] == pytest.approx(loss, abs=2e-6)
+
+
+def test_evaluate_repeats_the_result(run):
+    folder, result = run
+    for split in ("val", "test"):
+        assert jaxfer.evaluate(folder, split=split) == pytest.approx(result["metrics"][split], abs=1e-6)
+
+
+def test_an_adapter_is_not_forgotten(run):
+    """`evaluate` goes through the method's own view and interceptor: without the adapters the loss is another."""
+    finished = open_run(run[0])
+    bare = finished.state.params["lora"]
+    assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(bare)) > 0
+    state = finished.state
+    zeroed = state.replace(params={**state.params, "lora": jax.tree.map(np.zeros_like, bare)})
+    experiment, where = finished.experiment, placement(ParallelConfig(devices=1))
+    data = build(experiment.data, dict(experiment.source.options), seed=0, with_test=False)
+    zeroed = jax.device_put(zeroed.replace(hparams={}, key=None, opt_state=()), where.replicated)
+    without = evaluate_split(finished.stage.spec, zeroed, data.splits["val"], where, 64).metrics["loss"]
+    assert abs(without - run[1]["metrics"]["val"]["loss"]) > 1e-4
+
+
+def test_other_data_of_the_same_classes(run):
+    found = jaxfer.evaluate(run[0], split="train", overrides={"data.noise": "0.0"})
+    assert found["loss"] != jaxfer.evaluate(run[0], split="train")["loss"]
+
+
+def test_what_eval_refuses(run):
+    with pytest.raises(InputError, match="part of the trained run"):
+        jaxfer.evaluate(run[0], overrides={"lr": "0.1"})
+    with pytest.raises(InputError, match="the run's classes are"):
+        jaxfer.evaluate(run[0], overrides={"data.classes_count": "4"})
+
+
+def test_result_json_holds_everything(run):
+    _, result = run
+    assert set(result["metrics"]) == {"val", "test"}
+    assert set(result["cost"]) == {
+        *("seconds", "compile_seconds", "examples_per_second", "step_flops", "forward_flops"),
+        *("params_trainable", "params_total", "optimizer_bytes", "peak_bytes"),
+    }
+    assert all(value > 0 for value in result["cost"].values())
+    assert {"seed", "lineage", "versions", "classes", "examples", "steps"} <= set(result)
+    finished = open_run(run[0])
+    assert result["cost"]["params_total"] == sum(leaf.size for leaf in jax.tree.leaves(finished.state.params))
+    assert result["cost"]["optimizer_bytes"] == sum(leaf.nbytes for leaf in jax.tree.leaves(finished.state.opt_state))
+
+
+def test_the_test_split_stays_sealed_unless_asked(tmp_path):
+    config = tiny_config("resnet_basic")
+    result = jaxfer.run(config, tmp_path / "run", quiet=True)
+    assert set(result["metrics"]) == {"val"} and "test" not in result["examples"]
+    config.test = True
+    again = jaxfer.run(config, tmp_path / "run", quiet=True)
+    assert set(again["metrics"]) == {"val", "test"} and again["metrics"]["val"] == result["metrics"]["val"]

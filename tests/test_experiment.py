@@ -1,0 +1,177 @@
+"""Identity, ranges, and the round trip through config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+import jaxfer.config
+from jaxfer.config import override, resolve
+from jaxfer.data.dataset import DataConfig
+from jaxfer.errors import InputError
+from jaxfer.experiment import Experiment, ParallelConfig, RunConfig, StageConfig
+
+DIGITS = str(Path(__file__).parents[1] / "configs/digits.py")
+
+# Every field that a run may change when it goes on in its folder.
+FREE = {"eval_batch_size", "test", "log_every", "save_every", "parallel.mode", "parallel.devices"}
+
+# Another value for every field; the test fails when a field is added without one.
+OTHER = {
+    "seed": 1,
+    "init": "run:elsewhere",
+    "head": "keep",
+    "eval_every": 7,
+    "eval_batch_size": 7,
+    "select": "best",
+    "test": True,
+    "log_every": 7,
+    "save_every": 7,
+    "parallel.mode": "pmap",
+    "parallel.devices": 2,
+    "data.classes": ("1", "2"),
+    "data.labels_per_class": 3,
+    "data.val_per_class": 3,
+    "data.val_fraction": 0.5,
+    "data.augment": ("flip",),
+    "data.workers": 2,
+    "method": "probe",
+    "options": {"alpha": 1.0},
+    "steps": 7,
+    "batch_size": 7,
+    "optimizer": "sgd",
+    "lr": 0.5,
+    "rates": {"head": 0.5, "backbone": 0.25},
+    "layer_decay": 0.5,
+    "lr_rules": (("stem/.*", 0.5),),
+    "weight_decay": 0.5,
+    "decay_rules": (("stem/.*", 0.5),),
+    "freeze": ("stem/.*",),
+    "freeze_units": 1,
+    "eval_norms": ("stem/norm",),
+    "schedule": "linear",
+    "warmup": 1,
+    "clip": 0.5,
+    "momentum": 0.5,
+    "b2": 0.5,
+}
+
+
+def experiment(**overrides) -> Experiment:
+    return resolve(override(jaxfer.config.base(), overrides))
+
+
+def fields(cls, prefix: str = "") -> set[str]:
+    return {prefix + field.name for field in dataclasses.fields(cls)}
+
+
+def two_stages(**stage) -> ConfigDict:
+    config = jaxfer.config.base()
+    config.stages = ("first", "second")
+    config.stage.first = {"method": "probe", "steps": 3}
+    config.stage.second = dict(method="full", steps=4, **stage)
+    return config
+
+
+def test_every_field_has_another_value():
+    known = fields(RunConfig) | fields(StageConfig) | fields(ParallelConfig, "parallel.") | fields(DataConfig, "data.")
+    assert set(OTHER) == known - {"stages", "data.source"}
+
+
+@pytest.mark.parametrize("field", sorted(set(OTHER) - {"options", "steps", "data.workers"}))
+def test_identity_excludes_exactly_the_free_fields(field):
+    changed = experiment(**{field: OTHER[field]})
+    assert (changed.identity() == experiment().identity()) == (field in FREE)
+    if field not in FREE:
+        differing = {name for name, value in changed.identity().items() if experiment().identity()[name] != value}
+        assert differing == {field if field in fields(RunConfig) or "." in field else f"stage.train.{field}"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "key"),
+    [
+        ("model.width", 8, "model.width"),
+        ("model.name", "vit", "model.name"),
+        ("task.label_smoothing", 0.1, "task.label_smoothing"),
+        ("task.name", "regression", "task.name"),
+        ("data.source", "synthetic", "data.source"),
+        ("options", {"beta": 1.0}, "stage.train.options"),
+    ],
+)
+def test_identity_holds_every_choice(field, value, key):
+    changed = experiment(**{"method": "l2sp", field: value}).identity()
+    assert changed[key] != experiment(method="l2sp").identity().get(key)
+
+
+def test_identity_has_the_sources_own_options():
+    a, b = (experiment(**{"data.source": "synthetic", "data.noise": noise}) for noise in (1.0, 2.0))
+    assert {name for name, value in a.identity().items() if b.identity()[name] != value} == {"data.noise"}
+
+
+def test_only_the_last_stage_may_become_longer():
+    before = resolve(two_stages()).identity()
+    longer = override(two_stages(), {"stage.second.steps": 9})
+    assert resolve(longer).identity() == before
+    other = resolve(override(two_stages(), {"stage.first.steps": 9})).identity()
+    assert {name for name in before if other[name] != before[name]} == {"stage.first.steps"}
+    assert experiment(steps=9).identity() == experiment().identity()
+
+
+def test_identity_tells_stages_apart():
+    names = resolve(two_stages()).identity()["stages"]
+    assert names == ("first", "second")
+    assert experiment().identity()["stages"] == ("train",)
+
+
+@pytest.mark.parametrize("arg", ["", "pretrain", "scratch", "probe", "lora", "lp_ft", "lora,tiny", "lp_ft,tiny"])
+def test_round_trip_of_the_digits_configs(arg):
+    before = resolve(jaxfer.config.load(f"{DIGITS}:{arg}"))
+    assert resolve(ConfigDict(json.loads(json.dumps(before.to_dict())))) == before
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        jaxfer.config.base(),
+        override(jaxfer.config.base(), {k: OTHER[k] for k in OTHER if k not in ("lr", "options", "rates")}),
+        override(jaxfer.config.base(), {"rates": OTHER["rates"], "lr_rules": OTHER["lr_rules"]}),
+        override(jaxfer.config.base(), {"method": "lora", "options.targets": "stem/.*,block_0/.*", "options.rank": 2}),
+        override(jaxfer.config.base(), {"model.name": "vit", "data.source": "npz", "data.path": "x.npz", "lr": 1}),
+        override(jaxfer.config.base(), {"task.name": "regression", "data.source": "synthetic", "data.image": "4,4,1"}),
+        two_stages(rates={"head": 0.1, "backbone": 0.2}),
+        two_stages(lr=0.1, options={}, freeze=["stem/.*"]),
+    ],
+    ids=str,
+)
+def test_round_trip(config):
+    before = resolve(config)
+    after = resolve(ConfigDict(json.loads(json.dumps(before.to_dict()))))
+    assert after == before
+    assert after.identity() == before.identity()
+    assert hash(after.model) == hash(before.model) and hash(after.source) == hash(before.source)
+
+
+def test_one_stage_without_a_name_stays_one():
+    stored = experiment(steps=3).to_dict()
+    assert (stored["steps"], stored["stages"]) == (3, ()) and "stage" not in stored
+    assert resolve(override(ConfigDict(stored), {"steps": 5})).stages[0][1].steps == 5
+
+
+def test_ranges_name_the_stage():
+    with pytest.raises(InputError, match=r"^config\.stage\.second\.warmup: expected at most the 4 steps, found 5$"):
+        resolve(two_stages(warmup=5))
+    with pytest.raises(InputError, match=r"^config\.stage\.second\.optimizer: expected one of adamw, sgd"):
+        resolve(two_stages(optimizer="adam"))
+    with pytest.raises(InputError, match=r"^config\.warmup: expected at most the 2 steps, found 5$"):
+        experiment(warmup=5, steps=2)
+
+
+def test_steps_of_all_stages_fit_a_counter():
+    config = two_stages()
+    config.stage.first.steps = config.stage.second.steps = 2**30 + 1
+    with pytest.raises(InputError, match="expected at most 2147483647 steps together"):
+        resolve(config)

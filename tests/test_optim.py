@@ -1,0 +1,201 @@
+"""Schedules and updates against hand computation and against optax's own optimizers."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxfer.optim import OPTIMIZERS, Leaf, make_tx, schedule
+
+LEAVES = {"block/kernel": Leaf(group="backbone", depth=1), "head/kernel": Leaf(group="head")}
+
+
+def hparams(**values: float) -> dict[str, jax.Array]:
+    """Every hparam of the optimizer, neutral where it is not given; `lr` sets both groups' rates."""
+    lr = values.pop("lr", 1.0)
+    neutral = {"layer_decay": 1.0, "weight_decay": 0.0, "momentum": 0.9, "b2": 0.99, "clip": math.inf}
+    rates = {"lr/backbone": lr, "lr/head": lr}
+    named = {name.replace("lr_", "lr/"): value for name, value in values.items()}
+    return jax.tree.map(jnp.float32, {**neutral, **rates, "warmup": 0.0, "total_steps": 10.0, **named})
+
+
+def trees(seed: int) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(seed)
+    return {path: jnp.asarray(rng.normal(size=(3, 2)), jnp.float32) for path in LEAVES}
+
+
+def train(hps, steps: int, optimizer: str, leaves=LEAVES, schedule_name: str = "constant") -> dict[str, jax.Array]:
+    """Parameters after so many steps on fixed random gradients."""
+    params = trees(0)
+    state = make_tx(leaves, hps, jnp.int32(0), optimizer=optimizer, schedule_name=schedule_name).init(params)
+    for step in range(steps):
+        tx = make_tx(leaves, hps, jnp.int32(step), optimizer=optimizer, schedule_name=schedule_name)
+        updates, state = tx.update(trees(step + 1), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def reference(tx: optax.GradientTransformation, steps: int) -> dict[str, jax.Array]:
+    """The same with optax's own optimizer."""
+    params = trees(0)
+    state = tx.init(params)
+    for step in range(steps):
+        updates, state = tx.update(trees(step + 1), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def one_update(hps, grads: dict[str, float], params: dict[str, float], leaves, optimizer: str) -> dict[str, float]:
+    """The update of scalars at step 0."""
+    arrays = jax.tree.map(jnp.float32, (grads, params))
+    tx = make_tx(leaves, hps, jnp.int32(0), optimizer=optimizer, schedule_name="constant")
+    updates, _ = tx.update(arrays[0], tx.init(arrays[1]), arrays[1])
+    return {path: float(update) for path, update in updates.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "warmup", "wanted"),
+    [
+        # Four steps of warm-up, the first of which moves already; then t = (step - 4) / 6, and 0 only after the last.
+        ("constant", 4, {0: 0.25, 1: 0.5, 3: 1.0, 4: 1.0, 9: 1.0, 10: 1.0}),
+        ("linear", 4, {0: 0.25, 3: 1.0, 4: 1.0, 5: 5 / 6, 7: 0.5, 9: 1 / 6, 10: 0.0, 15: 0.0}),
+        ("cosine", 4, {0: 0.25, 3: 1.0, 4: 1.0, 6: 0.75, 7: 0.5, 8: 0.25, 9: 0.0669873, 10: 0.0, 15: 0.0}),
+        ("constant", 0, {0: 1.0, 9: 1.0}),
+        ("linear", 0, {0: 1.0, 1: 0.9, 9: 0.1, 10: 0.0}),
+        ("cosine", 0, {0: 1.0, 5: 0.5, 10: 0.0}),
+        ("linear", 10, {0: 0.1, 9: 1.0}),
+        ("cosine", 1, {0: 1.0, 1: 1.0, 4: 0.75, 10: 0.0}),
+    ],
+)
+def test_schedule_by_hand(name, warmup, wanted):
+    found = {step: float(schedule(name, hparams(warmup=warmup), jnp.int32(step))) for step in wanted}
+    assert found == pytest.approx(wanted, abs=1e-6)
+
+
+def test_trap_traced_peak_and_length_of_the_schedule():
+    # `optax.warmup_cosine_decay_schedule` raises TracerBoolConversionError here.
+    traced = jax.jit(lambda hps, step: schedule("cosine", hps, step))
+    assert float(traced(hparams(warmup=4, total_steps=16), jnp.int32(10))) == pytest.approx(0.5)
+
+
+def test_adamw_is_optax_adamw():
+    found = train(hparams(lr=0.1, weight_decay=0.3, momentum=0.8, b2=0.95), 5, "adamw")
+    wanted = reference(optax.adamw(0.1, b1=0.8, b2=0.95, weight_decay=0.3), 5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), found, wanted)
+
+
+def test_sgd_is_optax_sgd_with_l2():
+    found = train(hparams(lr=0.1, weight_decay=0.3, momentum=0.8), 5, "sgd")
+    wanted = reference(optax.chain(optax.add_decayed_weights(0.3), optax.sgd(0.1, momentum=0.8)), 5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), found, wanted)
+
+
+def test_scheduled_adamw_is_optax_adamw_with_that_schedule():
+    found = train(hparams(lr=0.1, warmup=2), 6, "adamw", schedule_name="linear")
+    factors = jnp.asarray([0.5, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8]) * 0.1
+    b1, b2 = float(np.float32(0.9)), float(np.float32(0.99))  # as traced hparams hold them: 1 - b2 is 5e-6 off else
+    wanted = reference(optax.adamw(lambda count: factors[count], b1=b1, b2=b2, weight_decay=0.0), 6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), found, wanted)
+
+
+def test_one_step_by_hand():
+    grads, params = {"block/kernel": 0.5, "head/kernel": -4.0}, {"block/kernel": 2.0, "head/kernel": 10.0}
+    # Adam's first step is the gradient's sign; the decoupled decay adds 0.1 p.
+    found = one_update(hparams(lr=0.01, weight_decay=0.1), grads, params, LEAVES, "adamw")
+    assert found == pytest.approx({"block/kernel": -0.01 * (1 + 0.2), "head/kernel": -0.01 * (-1 + 1.0)}, abs=1e-8)
+    # SGD: the L2 penalty's gradient joins the loss's.
+    found = one_update(hparams(lr=0.01, weight_decay=0.1), grads, params, LEAVES, "sgd")
+    assert found == pytest.approx({"block/kernel": -0.01 * (0.5 + 0.2), "head/kernel": -0.01 * (-4 + 1.0)}, abs=1e-8)
+
+
+def test_sgd_momentum_by_hand():
+    # Trace: 1, then 0.5 * 1 + 1 = 1.5, then 0.5 * 1.5 + 1 = 1.75; the sum of the three times the rate is the way.
+    hps, leaves = hparams(lr=0.1, momentum=0.5), {"w": Leaf(group="head")}
+    params, grads = {"w": jnp.float32(1.0)}, {"w": jnp.float32(1.0)}
+    tx = make_tx(leaves, hps, jnp.int32(0), optimizer="sgd", schedule_name="constant")
+    state = tx.init(params)
+    for _ in range(3):
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    assert float(params["w"]) == pytest.approx(1 - 0.1 * (1 + 1.5 + 1.75))
+
+
+def test_clip_is_global_over_the_groups():
+    grads, params = {"block/kernel": 3.0, "head/kernel": 4.0}, {"block/kernel": 0.0, "head/kernel": 0.0}
+    # Norm 5 scaled to 1; a clip within each group would give 1 and 1.
+    found = one_update(hparams(clip=1.0, momentum=0.0), grads, params, LEAVES, "sgd")
+    assert found == pytest.approx({"block/kernel": -0.6, "head/kernel": -0.8})
+    found = one_update(hparams(clip=5.5, momentum=0.0), grads, params, LEAVES, "sgd")
+    assert found == pytest.approx({"block/kernel": -3.0, "head/kernel": -4.0})
+    found = one_update(hparams(momentum=0.0), grads, params, LEAVES, "sgd")  # no clip is an infinite one
+    assert found == pytest.approx({"block/kernel": -3.0, "head/kernel": -4.0})
+
+
+def test_trap_clip_counts_trainable_gradients_only():
+    # The head alone is trained: its gradient of norm 4 is scaled to 1, whatever the frozen block's would be.
+    head = {"head/kernel": LEAVES["head/kernel"]}
+    found = one_update(hparams(clip=1.0, momentum=0.0), {"head/kernel": 4.0}, {"head/kernel": 0.0}, head, "sgd")
+    assert found == pytest.approx({"head/kernel": -1.0})
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_trap_rates_act_after_adam(optimizer):
+    # A multiplier before Adam has no effect at all: Adam divides it out again.
+    leaves = {
+        "head": Leaf(group="head"),
+        "block_2": Leaf(group="backbone", depth=1),
+        "block_1": Leaf(group="backbone", depth=2),
+        "stem": Leaf(group="backbone", depth=3, lr_scale=0.1),
+        "held": Leaf(group="backbone", depth=1, lr_scale=0.0),
+    }
+    ones, zeros = dict.fromkeys(leaves, 1.0), dict.fromkeys(leaves, 0.0)
+    found = one_update(hparams(lr_head=1.0, lr_backbone=0.1, layer_decay=0.5), ones, zeros, leaves, optimizer)
+    wanted = {"head": -1.0, "block_2": -0.05, "block_1": -0.025, "stem": -0.00125, "held": 0.0}
+    assert found == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_decay_scale_per_leaf(optimizer):
+    leaves = {
+        "kernel": Leaf(group="head"),
+        "bias": Leaf(group="head", decay_scale=0.0),
+        "double": Leaf(group="head", decay_scale=2.0),
+    }
+    zeros, params = dict.fromkeys(leaves, 0.0), dict.fromkeys(leaves, 10.0)
+    found = one_update(hparams(lr=0.1, weight_decay=0.01), zeros, params, leaves, optimizer)
+    assert found == pytest.approx({"kernel": -0.01, "bias": 0.0, "double": -0.02}, abs=1e-9)
+
+
+@pytest.mark.parametrize(("optimizer", "moments"), [("adamw", 2), ("sgd", 1)])
+def test_each_leaf_has_its_moments_once(optimizer, moments):
+    params = trees(0)
+    state = make_tx(LEAVES, hparams(), jnp.int32(0), optimizer=optimizer, schedule_name="constant").init(params)
+    sizes = [leaf.size for leaf in jax.tree.leaves(state)]
+    # Adam counts its steps in each group.
+    assert sorted(sizes) == [1] * (2 if optimizer == "adamw" else 0) + [6] * moments * len(params)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_compile_for_all_hparams(optimizer):
+    @jax.jit
+    def step(hps, number, state, params, grads):
+        tx = make_tx(LEAVES, hps, number, optimizer=optimizer, schedule_name="cosine")
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = trees(0)
+    state = make_tx(LEAVES, hparams(), jnp.int32(0), optimizer=optimizer, schedule_name="cosine").init(params)
+    results = []
+    for i in range(4):
+        hps = hparams(
+            lr_head=0.1 * i, lr_backbone=0.2, weight_decay=0.1 * i, layer_decay=1 - 0.1 * i, momentum=0.9 - 0.1 * i,
+            b2=0.99 - 0.01 * i, clip=1.0 + i, warmup=i, total_steps=10 + i,
+        )  # fmt: skip
+        results.append(step(hps, jnp.int32(i), state, params, trees(1))[0]["head/kernel"])
+    assert step._cache_size() == 1
+    assert len({array.tobytes() for array in map(np.asarray, results)}) == 4

@@ -1,0 +1,296 @@
+"""Whatever stops a run, the same command ends it as if nothing had happened; what else may go on in its folder."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import signal
+
+import pytest
+
+import jaxfer
+from jaxfer import loop, rundir
+from jaxfer.checkpoint import Checkpoints
+from jaxfer.errors import InputError
+from jaxfer.finished import open_run
+from tests import kill
+from tests.experiments import tiny_config
+from tests.test_checkpoint import damage
+
+
+class Stop(Exception):
+    """In place of a kill."""
+
+
+def two_stages():
+    """The config of the kill script, shorter: it saves at steps 2, 4, 5, 6 (the end of a stage), 8, 10, 12 and 13."""
+    config = kill.get_config()
+    config.parallel.devices = 1
+    config.stage.probe.steps, config.stage.tune.steps, config.stage.tune.warmup = 6, 7, 2
+    config.update(log_every=4, save_every=2, eval_every=5)
+    return config
+
+
+def one_stage(**fields):
+    fields = {"steps": 7, "save_every": 2, "eval_every": 3, "log_every": 5, **fields}
+    config = tiny_config("resnet_basic", **fields)
+    config.parallel.devices = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """`one_stage`, uninterrupted: its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    jaxfer.run(one_stage(), folder, quiet=True)
+    return folder
+
+
+def run_again(folder, config=None):
+    jaxfer.run(one_stage() if config is None else config, folder, quiet=True)
+    return kill.ending(folder)
+
+
+def unfinished(whole, folder):
+    """A copy of the run as it was just before it had its result."""
+    shutil.copytree(whole, folder)
+    (folder / "result.json").unlink()
+    return folder
+
+
+def test_killed_processes(tmp_path):
+    """A handful of the kill script's tries: SIGKILL in the training, in a save, between the stages; SIGTERM."""
+    reference = kill.uninterrupted(tmp_path / "uninterrupted")
+    for kind in ("training", "save", "boundary", "sigterm"):
+        places, wrong = kill.attempt(kind, tmp_path / kind, tmp_path / "cache", reference, seed=0, kills=1)
+        assert not wrong, (kind, places, wrong)
+        assert places
+
+
+def test_interrupted_at_any_save(tmp_path, monkeypatch):
+    """Stopped before or after a save is under way: in the stages, at their boundary, at the end."""
+    jaxfer.run(two_stages(), tmp_path / "whole", quiet=True)
+    reference, save, saves = kill.ending(tmp_path / "whole"), Checkpoints.save, []
+    for number, before in [(1, True), (1, False), (4, True), (4, False), (5, False), (8, False)]:
+        calls = itertools.count(1)
+
+        def stopping(self, *args, number=number, before=before, calls=calls):
+            stops = next(calls) == number
+            if not (stops and before):
+                save(self, *args)
+            saves.append(args[0])
+            if stops:
+                raise Stop
+
+        folder = tmp_path / f"{number}_{before}"
+        monkeypatch.setattr(Checkpoints, "save", stopping)
+        with pytest.raises(Stop):
+            jaxfer.run(two_stages(), folder, quiet=True)
+        monkeypatch.undo()
+        assert not reference.differences(run_again(folder, two_stages())), (number, before)
+    assert set(saves) == {2, 4, 5, 6, 8, 10, 12, 13}
+
+
+class Asked:
+    """A notice that comes at a given question."""
+
+    def __init__(self, at):
+        self.questions = itertools.count(1)
+        self.at = at
+
+    def __bool__(self):
+        return next(self.questions) >= self.at
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+
+def test_sigterm_between_any_two_questions(tmp_path, whole, monkeypatch):
+    """A notice that came between a step's fetch and its save would lose the losses in between."""
+    reference = kill.ending(whole)
+    for at in range(1, 7):
+        monkeypatch.setattr(loop, "preemption_notice", lambda at=at: Asked(at))
+        with pytest.raises(SystemExit) as stopped:
+            jaxfer.run(one_stage(), tmp_path / str(at), quiet=True)
+        assert stopped.value.code == 75
+        assert stopped.value.message == f"SIGTERM: saved at step {at} of 7; run the same command again"
+        monkeypatch.undo()
+        assert not reference.differences(run_again(tmp_path / str(at))), at
+
+
+def test_sigterm_before_the_first_step(tmp_path, whole, monkeypatch):
+    """While the data is read, while a program compiles: noticed after the first step, saved."""
+    for name, real in [("build", loop.build), ("train_program", loop.train_program)]:
+
+        def during(*args, real=real, **options):
+            signal.raise_signal(signal.SIGTERM)
+            return real(*args, **options)
+
+        monkeypatch.setattr(loop, name, during)
+        with pytest.raises(SystemExit) as stopped:
+            jaxfer.run(one_stage(), tmp_path / name, quiet=True)
+        assert stopped.value.code == 75
+        monkeypatch.undo()
+        assert not kill.ending(whole).differences(run_again(tmp_path / name)), name
+
+
+def test_sigterm_after_the_last_step_finishes(tmp_path, whole, monkeypatch):
+    real = loop._Session._finish
+
+    def during(self, state):
+        signal.raise_signal(signal.SIGTERM)
+        return real(self, state)
+
+    monkeypatch.setattr(loop._Session, "_finish", during)
+    assert not kill.ending(whole).differences(run_again(tmp_path))
+
+
+def test_a_truncated_newest_checkpoint(tmp_path, whole, capsys):
+    """Each of its files in turn; one deleted, one zeroed, one with a flipped bit: the run says so and ends the same."""
+    reference, newest = kill.ending(whole), whole / "checkpoints" / "7"
+    files = sorted((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    harm = [(path, "cut") for path in files] + [(files[-1], how) for how in ("deleted", "zeroed", "flipped")]
+    told = []
+    for i, (path, how) in enumerate(harm):
+        folder = unfinished(whole, tmp_path / str(i))
+        damage(folder / path.relative_to(whole), how)
+        assert not reference.differences(run_again(folder)), (path, how)
+        said = " ".join(capsys.readouterr().err.split())
+        if said:
+            assert said.startswith("warning: checkpoint of step 7 can't be read"), said
+            assert said.endswith("falling back to step 6"), said
+            told.append((path.relative_to(newest).parts[0], how))
+    assert {("record", "cut"), ("state", "cut")} <= set(told) and told[-3:] == [
+        ("state", "deleted"),
+        ("state", "zeroed"),
+        ("state", "flipped"),
+    ]
+
+
+def test_no_checkpoint_left(tmp_path, whole):
+    folder = unfinished(whole, tmp_path / "run")
+    for path in folder.glob("checkpoints/*/record/metadata"):
+        damage(path, "cut")
+    with pytest.raises(InputError, match=r"none of the checkpoints \[7, 6.*delete it to start over"):
+        run_again(folder)
+    shutil.rmtree(folder / "checkpoints")
+    assert not kill.ending(whole).differences(run_again(folder))
+
+
+def test_the_best_of_equals_is_the_earliest(tmp_path, capsys):
+    """At rate 0 all evaluations are equal; the first stays the best, on disk too, and after a fallback."""
+    config = one_stage(method="probe", lr=0.0, select="best", eval_every=2, save_every=1)
+    assert jaxfer.run(config, tmp_path, quiet=True)["checkpoint_step"] == 2
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "6", "7"]
+    assert int(open_run(tmp_path, "best").state.step) == 2
+    reference = kill.ending(tmp_path)
+    (tmp_path / "result.json").unlink()
+    damage(tmp_path / "checkpoints" / "7" / "record" / "metadata", "cut")
+    assert not reference.differences(run_again(tmp_path, config))
+
+
+def test_a_fallback_keeps_the_best_of_then(tmp_path, monkeypatch):
+    """The newest is the best so far; when it is torn, the best before it must still be there."""
+    values = iter([0.5, 0.25, 0.75])
+    real = loop.evaluate_split
+
+    def planted(*args):
+        found = real(*args)
+        return type(found)(metrics={**found.metrics, "accuracy": next(values)}, compile_seconds=0.0)
+
+    monkeypatch.setattr(loop, "evaluate_split", planted)
+    config = one_stage(select="best", steps=3, eval_every=1)
+    assert jaxfer.run(config, tmp_path, quiet=True)["checkpoint_step"] == 3
+    (tmp_path / "result.json").unlink()
+    damage(tmp_path / "checkpoints" / "3" / "record" / "metadata", "cut")
+    values = iter([0.25])
+    assert jaxfer.run(config, tmp_path, quiet=True)["checkpoint_step"] == 1
+
+
+def test_a_torn_best_checkpoint_is_one_clear_line(tmp_path):
+    config = one_stage(method="probe", lr=0.0, select="best", eval_every=2, save_every=1)
+    jaxfer.run(config, tmp_path, quiet=True)
+    damage(tmp_path / "checkpoints" / "2" / "record" / "metadata", "cut")
+    with pytest.raises(InputError, match="checkpoint of step 2 can't be read"):
+        open_run(tmp_path)
+    (tmp_path / "result.json").unlink()
+    with pytest.raises(InputError, match="checkpoint of step 2 can't be read"):
+        jaxfer.run(config, tmp_path, quiet=True)
+
+
+def test_a_finished_run_is_returned_without_work(whole, monkeypatch):
+    def work(*args, **options):
+        raise AssertionError("worked")
+
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    monkeypatch.setattr(loop, "build", work)
+    assert jaxfer.run(one_stage(), whole, quiet=True) == rundir.read_json(whole / "result.json")
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_extended_it_equals_the_long_run(tmp_path, whole):
+    """At a constant rate; every leaf bitwise, though the short run evaluated and logged at its end."""
+    shutil.copytree(whole, tmp_path / "extended")
+    jaxfer.run(one_stage(steps=11), tmp_path / "extended", quiet=True)
+    jaxfer.run(one_stage(steps=11), tmp_path / "long", quiet=True)
+    extended, long = kill.ending(tmp_path / "extended"), kill.ending(tmp_path / "long")
+    assert extended.found["last checkpoint"] == long.found["last checkpoint"]
+    assert open_run(tmp_path / "extended").result["steps"] == 11
+    with pytest.raises(InputError, match="was trained for 11 steps already, the config says 7"):
+        jaxfer.run(one_stage(), tmp_path / "extended", quiet=True)
+
+
+def test_while_it_is_extended_it_is_not_finished(tmp_path, whole, monkeypatch):
+    """Its old result describes a checkpoint that will go; and it can't be made shorter again than it is."""
+    shutil.copytree(whole, tmp_path / "run")
+    monkeypatch.setattr(loop, "preemption_notice", lambda: Asked(2))
+    with pytest.raises(SystemExit):
+        jaxfer.run(one_stage(steps=11), tmp_path / "run", quiet=True)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="is not finished; run the same"):
+        open_run(tmp_path / "run")
+    with pytest.raises(InputError, match="was trained for 9 steps already, the config says 7"):
+        jaxfer.run(one_stage(), tmp_path / "run", quiet=True)
+    jaxfer.run(one_stage(steps=11), tmp_path / "run", quiet=True)
+    jaxfer.run(one_stage(steps=11), tmp_path / "long", quiet=True)
+    found = [kill.ending(tmp_path / name).found["last checkpoint"] for name in ("run", "long")]
+    assert found[0] == found[1]
+
+
+def test_the_test_split_may_be_asked_for_later(tmp_path, whole):
+    shutil.copytree(whole, tmp_path / "later")
+    later = jaxfer.run(one_stage(test=True), tmp_path / "later", quiet=True)
+    at_once = jaxfer.run(one_stage(test=True), tmp_path / "at_once", quiet=True)
+    assert later["metrics"] == at_once["metrics"] and set(later["metrics"]) == {"val", "test"}
+    assert later["lineage"] == at_once["lineage"]
+
+
+def test_another_logging_goes_on(tmp_path, whole, monkeypatch):
+    monkeypatch.setattr(loop, "preemption_notice", lambda: Asked(3))
+    with pytest.raises(SystemExit):
+        jaxfer.run(one_stage(), tmp_path, quiet=True)
+    monkeypatch.undo()
+    found = run_again(tmp_path, one_stage(log_every=1, save_every=0, eval_batch_size=4))
+    assert found.found["last checkpoint"] == kill.ending(whole).found["last checkpoint"]
+    steps = [line["step"] for line in rundir.read_metrics(tmp_path / "metrics.jsonl") if line["split"] == "train"]
+    assert steps == [4, 5, 6, 7]  # the first mean has the losses of the sitting before in it
+
+
+def test_another_experiment_is_refused(tmp_path, whole):
+    folder = unfinished(whole, tmp_path / "run")
+    before = sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file())
+    with pytest.raises(
+        InputError, match=r"seed: 0 there, 3 here; stage\.train\.lr: None there, 0\.5 here\); use another"
+    ):
+        jaxfer.run(one_stage(seed=3, lr=0.5), folder, quiet=True)
+    assert sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file()) == before
+
+
+def test_a_folder_in_use_is_refused(tmp_path, whole):
+    folder = unfinished(whole, tmp_path / "run")
+    with rundir.locked(rundir.epath.Path(folder)), pytest.raises(InputError, match="is in use by another process"):
+        run_again(folder)
+    assert not kill.ending(whole).differences(run_again(folder))

@@ -1,0 +1,154 @@
+"""The files of a run: whole or absent whatever happens, and owned by one experiment and one process."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from etils import epath
+
+from jaxfer import rundir
+from jaxfer.config import resolve
+from jaxfer.errors import InputError
+from tests.experiments import tiny_config
+
+LINES = [
+    {"step": 1, "split": "train", "loss": 0.1 + 0.2, "seconds": 1.5},
+    {"step": 2, "split": "train", "loss": 1e-45, "seconds": 2.5},
+    {"step": 2, "split": "val", "loss": 2 / 3, "seconds": 2.75},
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return epath.Path(tmp_path)
+
+
+def write_lines(folder):
+    log = rundir.MetricsLog(folder)
+    for line in LINES:
+        log.write(line)
+    log.sync()
+    return log
+
+
+def test_metrics_are_read_as_written(folder):
+    assert rundir.read_metrics(folder / "metrics.jsonl") == []
+    write_lines(folder)
+    assert rundir.read_metrics(folder / "metrics.jsonl") == LINES
+
+
+def test_a_torn_last_line_is_left_out(folder):
+    """Cut at every byte of the last line, the others are read; with its last brace it is whole."""
+    write_lines(folder)
+    path = folder / "metrics.jsonl"
+    text = path.read_text()
+    before = text.index("\n", text.index("\n") + 1) + 1
+    for cut in range(before, len(text) + 1):
+        path.write_text(text[:cut])
+        assert rundir.read_metrics(path) == (LINES if cut >= len(text) - 1 else LINES[:2]), cut
+
+
+@pytest.mark.parametrize(("step", "kept"), [(0, 0), (1, 1), (2, 3), (3, 3)])
+def test_rewind_drops_what_came_after_the_checkpoint(folder, step, kept):
+    log = write_lines(folder)
+    path = folder / "metrics.jsonl"
+    text = path.read_text()
+    path.write_text(text + '{"step": 3, "split": "tr')
+    log.rewind(step)
+    assert path.read_text() == "".join(text.splitlines(keepends=True)[:kept])
+    log.write({"step": 9})
+    assert rundir.read_metrics(path) == [*LINES[:kept], {"step": 9}]
+
+
+def test_rewind_begins_an_empty_log(folder):
+    rundir.MetricsLog(folder).rewind(0)
+    assert (folder / "metrics.jsonl").read_text() == ""
+
+
+def test_a_write_that_breaks_off_leaves_the_old_file(folder, monkeypatch):
+    path, whole = folder / "result.json", type(folder).write_text
+    rundir.write_json(path, {"steps": 1})
+
+    def half(self, text):
+        whole(self, text[: len(text) // 2])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(type(folder), "write_text", half)
+    with pytest.raises(OSError, match="disk full"):
+        rundir.write_json(path, {"steps": 2})
+    monkeypatch.undo()
+    assert rundir.read_json(path) == {"steps": 1}
+    rundir.write_json(path, {"steps": 3})
+    assert json.loads(path.read_text()) == {"steps": 3}
+    assert [entry.name for entry in folder.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("text", ["", '{"steps": 1', "\x00\x00"])
+def test_a_file_that_is_no_json(folder, text):
+    (folder / "result.json").write_text(text)
+    with pytest.raises(InputError, match=r"result\.json: expected a JSON file of a run"):
+        rundir.read_json(folder / "result.json")
+    with pytest.raises(InputError, match=r"absent\.json: expected a JSON file of a run"):
+        rundir.read_json(folder / "absent.json")
+
+
+def own(folder, **fields):
+    rundir.write_json(folder / "config.json", resolve(two_stages(**fields)).to_dict())
+
+
+def two_stages(first=3, last=3, **fields):
+    config = tiny_config("resnet_basic", stages=("first", "last"), **fields)
+    config.stage.first = dict(method="probe", steps=first)
+    config.stage.last = dict(method="full", steps=last)
+    return config
+
+
+def test_an_experiment_owns_its_folder(folder):
+    rundir.check_owner(folder, resolve(two_stages()))  # nobody's yet
+    own(folder)
+    rundir.check_owner(folder, resolve(two_stages()))
+    assert rundir.stored_experiment(folder) == resolve(two_stages())
+
+
+@pytest.mark.parametrize(
+    "changed", [{"last": 5}, {"log_every": 9}, {"save_every": 9}, {"eval_batch_size": 9}, {"test": True}], ids=str
+)
+def test_what_may_change(folder, changed):
+    own(folder)
+    rundir.check_owner(folder, resolve(two_stages(**changed)))
+
+
+def test_devices_may_change(folder):
+    own(folder)
+    config = two_stages()
+    config.parallel.update(mode="pmap", devices=2)
+    rundir.check_owner(folder, resolve(config))
+
+
+def test_what_may_not_change_is_listed(folder):
+    own(folder)
+    with pytest.raises(InputError) as refused:
+        rundir.check_owner(folder, resolve(two_stages(first=4, seed=1, batch_size=4)))
+    assert str(refused.value) == (
+        f"{folder} holds a run of another config (seed: 0 there, 1 here; stage.first.batch_size: 8 there, 4 here; "
+        "stage.first.steps: 3 there, 4 here; stage.last.batch_size: 8 there, 4 here); use another --workdir"
+    )
+
+
+def test_a_long_list_of_differences_is_cut(folder):
+    own(folder)
+    other = two_stages(lr=0.5, weight_decay=0.5, momentum=0.5, b2=0.5, clip=0.5)
+    with pytest.raises(InputError, match=r"stage\.last\.b2: 0\.999 there, 0\.5 here;.*; and 2 more\)"):
+        rundir.check_owner(folder, resolve(other))
+
+
+def test_a_folder_is_for_one_process_at_a_time(folder):
+    inner = folder / "run"
+    with rundir.locked(inner):
+        with pytest.raises(InputError, match="is in use by another process"), rundir.locked(inner):
+            pass
+        with rundir.locked(folder / "other"):
+            pass
+    with rundir.locked(inner):
+        pass

@@ -1,0 +1,52 @@
+"""`show`: numbers by hand, and nothing allocated."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+
+import jaxfer
+from jaxfer.summary import summary
+from tests.experiments import tiny_config, tiny_stage
+
+
+def test_rows_and_totals_by_hand():
+    fields = dict(lr=0.01, layer_decay=0.5, weight_decay=0.2, freeze_units=1, lr_rules=(("head/norm/.*", 3.0),))
+    (stage,) = jaxfer.show(tiny_config("vit_cls", method="full", **fields))
+    rows = {line.split()[0]: line.split()[1:] for line in str(stage).splitlines() if "/" in line.split()[0]}
+    assert rows["head/out/kernel"] == ["12x3", "head", "0.01", "0.2"]
+    assert rows["head/norm/scale"] == ["12", "backbone", "0.03", "0"]
+    assert rows["block_1/attn/query/kernel"] == ["12x3x4", "backbone", "0.005", "0.2"]
+    assert rows["block_0/mlp/fc1/bias"] == ["20", "backbone", "0.0025", "0"]
+    assert rows["stem/pos"] == ["1x7x12", "FROZEN", "-", "-"]
+    block = 2 * 24 + 4 * (12 * 12 + 12) + 12 * 20 + 20 + 20 * 12 + 12
+    stem, head = 3 * 3 * 3 * 12 + 12 + 12 + 7 * 12, 24 + 12 * 3 + 3
+    assert stage.params_total == stem + 2 * block + head
+    assert stage.params_trainable == 2 * block + head
+    assert stage.optimizer_bytes == 2 * 4 * stage.params_trainable + 4 * 2  # two moments, a count for each group
+
+
+def test_forward_flops_by_hand():
+    """ViT-B/16: 2 x inputs x outputs x tokens for each matrix product; norms, softmax and GELU are the few % beside."""
+    stage = tiny_stage("vit_cls", model=dict(name="vit", image=(224, 224, 3)), method="probe")
+    tokens, width, mlp, layers, examples = 197, 768, 3072, 12, 8
+    block = 2 * tokens * (4 * width * width + 2 * width * mlp) + 2 * 2 * tokens * tokens * width
+    products = examples * (2 * 196 * 768 * width + layers * block + 2 * width * 3)
+    assert products <= summary(stage).forward_flops <= 1.05 * products
+
+
+def test_a_large_model_is_shown_without_allocating_it():
+    config = tiny_config("vit_cls", model=dict(name="vit", image=(224, 224, 3), layers=24, width=1024, heads=16,
+                                               mlp_width=4096), method="lora")  # fmt: skip
+    before = sum(a.nbytes for a in jax.live_arrays())
+    (stage,) = jaxfer.show(config)
+    assert sum(a.nbytes for a in jax.live_arrays()) - before < 1e6
+    assert stage.params_total > 300e6
+
+
+@pytest.mark.parametrize("method", ["full", "probe"])
+def test_every_stage_is_shown(method):
+    config = tiny_config("resnet_basic", stages=("one", "two"))
+    config.stage.one = dict(method="probe")
+    config.stage.two = dict(method=method)
+    assert [stage.stage.config.method for stage in jaxfer.show(config)] == ["probe", method]

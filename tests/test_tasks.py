@@ -1,0 +1,130 @@
+"""Losses and metrics by hand."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxfer.errors import InputError
+from jaxfer.registry import TASKS
+
+# Softmax of these: (1/2, 1/4, 1/4), (1/6, 1/3, 1/2).
+LOGITS = jnp.log(jnp.asarray([[2.0, 1.0, 1.0], [1.0, 2.0, 3.0]]))
+LABELS = jnp.asarray([0, 1], jnp.int32)
+
+
+def smoothing(value: float):
+    return {"label_smoothing": jnp.float32(value)}
+
+
+@pytest.mark.parametrize("name", TASKS.names())
+def test_every_task_is_complete(name):
+    task = TASKS.make(name)
+    outputs = np.zeros((6, task.outputs(3 if task.label_dtype == "int32" else 0)), np.float32)
+    labels = np.asarray([0, 1, 2, 2, 1, 0], task.label_dtype)
+    hparams = {key: jnp.float32(value) for key, value in (task.hparams or {}).items()}
+    scores = task.scores(jnp.asarray(outputs), {"label": jnp.asarray(labels)})
+    assert task.loss(jnp.asarray(outputs), {"label": jnp.asarray(labels)}, hparams).shape == (6,)
+    assert all(values.shape == (6,) for values in scores.values())
+    gathered = {} if task.gathered is None else task.gathered(outputs, labels)
+    assert task.monitor in {*scores, *gathered} and "loss" in scores
+    assert set(task.limits or {}) <= set(task.hparams or {})
+
+
+def test_cross_entropy():
+    task = TASKS.make("classification")
+    found = task.loss(LOGITS, {"label": LABELS}, smoothing(0.0))
+    np.testing.assert_allclose(found, [math.log(2), math.log(3)], rtol=1e-6)
+
+
+def test_label_smoothing_by_the_formula():
+    # (1 - e) * nll + e / K * the nll of every class: targets 1 - e + e / K and e / K.
+    found = TASKS.make("classification").loss(LOGITS, {"label": LABELS}, smoothing(0.3))
+    wanted = [
+        0.7 * math.log(2) + 0.1 * (math.log(2) + math.log(4) + math.log(4)),
+        0.7 * math.log(3) + 0.1 * (math.log(6) + math.log(3) + math.log(2)),
+    ]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    targets = optax.smooth_labels(jnp.eye(3)[LABELS], 0.3)
+    np.testing.assert_allclose(found, optax.softmax_cross_entropy(LOGITS, targets), rtol=1e-6)
+
+
+def test_label_smoothing_is_no_part_of_the_metrics():
+    scores = TASKS.make("classification").scores(LOGITS, {"label": LABELS})
+    np.testing.assert_allclose(scores["loss"], [math.log(2), math.log(3)], rtol=1e-6)
+    np.testing.assert_array_equal(scores["accuracy"], [1.0, 0.0])
+
+
+def test_low_precision_outputs_are_scored_in_float32():
+    task, outputs = TASKS.make("classification"), LOGITS.astype(jnp.bfloat16)
+    assert task.loss(outputs, {"label": LABELS}, smoothing(0.1)).dtype == jnp.float32
+    assert task.scores(outputs, {"label": LABELS})["loss"].dtype == jnp.float32
+
+
+def test_balanced_accuracy():
+    # Class 0: 3 of 4; class 1: 1 of 2; class 2 does not occur. Plain accuracy would be 4 of 6.
+    labels = np.asarray([0, 0, 0, 0, 1, 1])
+    predicted = np.asarray([0, 0, 0, 1, 1, 2])
+    found = TASKS.make("classification").gathered(np.eye(3)[predicted], labels)
+    assert found == {"balanced_accuracy": pytest.approx((3 / 4 + 1 / 2) / 2)}
+
+
+def test_balanced_accuracy_of_a_majority_guess_is_chance():
+    found = TASKS.make("classification").gathered(np.eye(2)[np.zeros(100, int)], np.asarray([0] * 99 + [1]))
+    assert found == {"balanced_accuracy": 0.5}
+
+
+def test_squared_error():
+    task, batch = TASKS.make("regression"), {"label": jnp.asarray([1.0, -2.0, 0.5])}
+    outputs = jnp.asarray([[1.5], [1.0], [0.5]])
+    np.testing.assert_allclose(task.loss(outputs, batch, {}), [0.25, 9.0, 0.0])
+    scores = task.scores(outputs, batch)
+    np.testing.assert_allclose(scores["mse"], [0.25, 9.0, 0.0])
+    np.testing.assert_allclose(scores["mae"], [0.5, 3.0, 0.0])
+    np.testing.assert_allclose(scores["loss"], scores["mse"])
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "r2"),
+    [
+        ([1, 2, 3], [1, 2, 3], 1.0),
+        ([2, 2, 2], [1, 2, 3], 0.0),  # the mean
+        ([1, 2, 2], [1, 2, 3], 0.5),  # residual 1 of a total of 2
+        ([3, 2, 1], [1, 2, 3], -3.0),  # residual 8
+        ([1, 1, 1], [5, 5, 5], 0.0),  # nothing to explain
+    ],
+)
+def test_r2(predicted, labels, r2):
+    outputs = np.asarray(predicted, np.float32)[:, None]
+    found = TASKS.make("regression").gathered(outputs, np.asarray(labels, np.float32))
+    assert found == {"r2": pytest.approx(r2)}
+
+
+def test_r2_keeps_its_digits_far_from_zero():
+    labels = np.asarray([1e4, 1e4 + 1, 1e4 + 2], np.float32)
+    found = TASKS.make("regression").gathered(np.asarray([[1e4], [1e4 + 1], [1e4 + 1]], np.float32), labels)
+    assert found == {"r2": pytest.approx(0.5)}
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "outputs"), [("classification", 2, 2), ("classification", 10, 10), ("regression", 0, 1)]
+)
+def test_width_of_the_head(name, classes, outputs):
+    assert TASKS.make(name).outputs(classes) == outputs
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "message"),
+    [
+        ("classification", 0, "needs at least 2 classes, the data has 0.*task.name=regression"),
+        ("classification", 1, "needs at least 2 classes, the data has 1"),
+        ("regression", 3, "needs real targets, the data has 3 classes.*task.name=classification"),
+    ],
+)
+def test_data_of_another_kind(name, classes, message):
+    with pytest.raises(InputError, match=message):
+        TASKS.make(name).outputs(classes)
