@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="train, resume or extend a run")
     run.add_argument("config", help=config_help)
-    run.add_argument("--workdir", help="the run's folder; default runs/CONFIG[-ARG]")
+    run.add_argument("--workdir", help="the run's folder; default runs/CONFIG/ARG")
     run.set_defaults(command=_run)
 
     show = commands.add_parser("show", help="parameters, groups, rates and cost, before anything is allocated")
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sweep = commands.add_parser("sweep", help="run every cell of the config's sweep() and draw up the table")
     sweep.add_argument("config", help=config_help)
-    sweep.add_argument("--workdir", help="the sweep's folder; default runs/CONFIG[-ARG]")
+    sweep.add_argument("--workdir", help="the sweep's folder; default runs/CONFIG")
     sweep.set_defaults(command=_sweep)
     return parser
 
@@ -122,7 +122,7 @@ def _run(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     _resumable()
     import jaxfer
 
-    workdir = _workdir(arguments)
+    workdir = _workdir(arguments, arguments.config.partition(":")[2].replace(",", "-") or "main")
     result = jaxfer.run(jaxfer.load(arguments.config, overrides), workdir)
     for split, metrics in result["metrics"].items():
         print(f"{split}: {_numbers(metrics)}")
@@ -153,13 +153,12 @@ def _sweep(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     jaxfer.sweep(arguments.config, _workdir(arguments), overrides=overrides)
 
 
-def _workdir(arguments: argparse.Namespace) -> str:
+def _workdir(arguments: argparse.Namespace, name: str = "") -> str:
     if arguments.workdir == "":  # an unset shell variable would otherwise train in the default folder
         raise InputError("--workdir: expected a folder, found ''; name one, or leave --workdir out")
     if arguments.workdir is not None:
         return os.path.expanduser(arguments.workdir)  # `--workdir=~/x` reaches us unexpanded
-    name, _, arg = arguments.config.partition(":")
-    return str(Path("runs") / (Path(name).stem + (f"-{arg.replace(',', '-')}" if arg else "")))
+    return str(Path("runs", Path(arguments.config.partition(":")[0]).stem, name))  # siblings, for `init=sibling:NAME`
 
 
 def _numbers(metrics: dict[str, float]) -> str:

@@ -34,8 +34,13 @@ class Evaluation:
     compile_seconds: float
 
 
-def evaluate_split(spec: StepSpec, state: State, split: Split, where: Placement, batch_size: int) -> Evaluation:
-    """Runs the whole split once; per-example values are summed in float64 under the padding mask."""
+def evaluate_split(
+    spec: StepSpec, state: State, split: Split, where: Placement, batch_size: int, *, stop: object = False
+) -> Evaluation | None:
+    """Runs the whole split once; per-example values are summed in float64 under the padding mask.
+
+    Returns None where `stop` became true between two batches: an evaluation must not keep a preempted process.
+    """
     size = where.rounded(min(batch_size, len(split.labels)))
     compile_seconds, rows, outputs, labels = 0.0, {}, [], []
     masks: list[np.ndarray] = []
@@ -46,6 +51,8 @@ def evaluate_split(spec: StepSpec, state: State, split: Split, where: Placement,
             yield batch
 
     for batch in where.feed(unmasked(), train=False):
+        if stop:
+            return None
         program, fresh = eval_program(spec, state, batch, where)
         compile_seconds += program.compile_seconds if fresh else 0.0
         values = jax.device_get(program.call(*eval_arguments(state), batch))

@@ -82,7 +82,7 @@ class ParallelConfig:
 
     Attributes:
       mode: `jit` (arrays sharded over a mesh) or `pmap` (single process).
-      devices: how many devices; 0 takes all.
+      devices: how many devices; 0 takes as many as divide the batch size.
     """
 
     mode: str = _free("jit")
@@ -96,7 +96,9 @@ class RunConfig:
     Attributes:
       seed: of the fresh parameters, the few-label draw, the batch order, augmentation and dropout.
       init: `scratch`, `run:FOLDER` (a finished run) or `sibling:NAME` (the run NAME beside this one's folder).
-      head: `auto` keeps the source's head where its classes are this data's, else makes a new one; `keep`, `reset`.
+      head: `auto` keeps the source's head on the source's own data and classes, makes a new one for other classes, and
+        stops where other data has classes of the same names; `keep`, `reset`.
+      differs: model options that may differ from the source's, besides dropout rates (`image`: another resolution).
       stages: names of the stages in order, each with its overrides in `config.stage.NAME`; empty: one stage, `train`.
       eval_every: steps between evaluations on val; 0 evaluates at the end of each stage.
       eval_batch_size: examples an evaluation step.
@@ -109,6 +111,7 @@ class RunConfig:
     seed: int = 0
     init: str = "scratch"
     head: str = "auto"
+    differs: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
     eval_every: int = 0
     eval_batch_size: int = _free(256)

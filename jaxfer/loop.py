@@ -7,7 +7,7 @@ import importlib.metadata
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -16,17 +16,17 @@ from ml_collections import ConfigDict
 
 from jaxfer import pretrained, rundir
 from jaxfer.checkpoint import Checkpoints
-from jaxfer.config import resolve
-from jaxfer.data.dataset import Dataset, build
+from jaxfer.data.dataset import Dataset
 from jaxfer.data.loader import train_batches
 from jaxfer.errors import InputError, NonFiniteLoss, Preempted
-from jaxfer.evaluation import evaluate_split
+from jaxfer.evaluation import Evaluation, evaluate_split
 from jaxfer.experiment import Experiment
 from jaxfer.finished import fingerprint, placed
-from jaxfer.parallel import Placement, lowered_flops, placement, train_program
+from jaxfer.parallel import Placement, lowered_flops, train_program
 from jaxfer.preemption import Notice, preemption_notice
+from jaxfer.preflight import Preflight, preflight
 from jaxfer.progress import Reporter
-from jaxfer.stages import Stage, example_batch, make_port, plan
+from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
 from jaxfer.step import make_eval_step
 from jaxfer.summary import parameter_table
@@ -49,47 +49,54 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
       The contents of result.json.
 
     Raises:
-      InputError: something in the config, the data or the folder is wrong; nothing has been trained or written.
+      InputError: something in the config, the data or the folder is wrong; nothing has been trained or changed.
       NonFiniteLoss: the loss became NaN or infinite.
       Preempted: SIGTERM came; the run is saved.
     """
     with preemption_notice() as notice:
-        return _run(resolve(config), epath.Path(workdir), notice, Reporter(quiet=quiet))
+        return _run(preflight(config), epath.Path(workdir), notice, Reporter(quiet=quiet))
 
 
-def _run(experiment: Experiment, folder: epath.Path, notice: Notice, reporter: Reporter) -> dict[str, Any]:
-    where = placement(experiment.parallel, [stage.batch_size for _, stage in experiment.stages])
+def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter) -> dict[str, Any]:
+    experiment = plan.experiment
     rundir.check_owner(folder, experiment)
-    total = sum(stage.steps for _, stage in experiment.stages)
-    finished = rundir.read_json(folder / "result.json") if (folder / "result.json").exists() else None
-    if finished is not None:
-        if finished["steps"] > total:
-            raise InputError(f"{folder} was trained for {finished['steps']} steps already, the config says {total}")
-        if finished["steps"] == total and ("test" in finished["metrics"] or not experiment.run.test):
+    if (folder / "result.json").exists():
+        finished = rundir.read_json(folder / "result.json")
+        _check_ancestry(finished["lineage"], plan.data, folder)
+        if finished["steps"] > plan.steps:
+            raise InputError(
+                f"{folder} was trained for {finished['steps']} steps already, the config says {plan.steps}"
+            )
+        if finished["steps"] == plan.steps and ("test" in finished["metrics"] or not experiment.run.test):
             return finished
-    data = build(
-        experiment.data, dict(experiment.source.options), seed=experiment.run.seed, with_test=experiment.run.test
-    )
-    if experiment.run.test and "test" not in data.splits:
-        raise InputError(
-            f"config.test: data source {experiment.source.name!r} has no test split here; set config.test=false"
-        )
-    port, task = make_port(experiment, len(data.classes))
-    stages = plan(experiment, port, task)
-    first = (
-        None if (folder / "checkpoints").exists() else pretrained.start(experiment, port, task, data.classes, folder)
-    )
+    # In a list, so that the session can let go of them: a second copy of the weights would stay for the whole run.
+    first = [] if (folder / "checkpoints").exists() else [pretrained.start(plan, folder)]
+    for note in plan.notes():
+        reporter.say(f"note: {note}")
     with rundir.locked(folder):
         rundir.check_owner(folder, experiment)  # another process may have come first
-        rundir.write_json(folder / "config.json", experiment.to_dict())
-        rundir.write_text(folder / "params.txt", "\n".join(parameter_table(stage) for stage in stages))
         checkpoints = Checkpoints(folder / "checkpoints")
-        session = _Session(experiment, folder, data, stages, where, checkpoints, notice, reporter)
+        session = _Session(experiment, folder, plan.data, plan.stages, plan.where, checkpoints, notice, reporter)
         try:
             return session.train(first)
         finally:
             reporter.close()
             checkpoints.close()
+
+
+def _check_ancestry(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None:
+    """`InputError` where the data, or the run that `init` names, is not what this run began with."""
+    source = None if lineage["init"] == "scratch" else pretrained.locate(lineage["init"], folder) / "result.json"
+    there = {"data": lineage["data_sha256"], "source": lineage.get("source_sha256")}
+    here = {"data": data.fingerprint, "source": there["source"]}
+    if source is not None and source.exists():  # one that has been cleared away can't have changed
+        here["source"] = rundir.read_json(source)["lineage"]["sha256"]
+    for what, sha256 in there.items():
+        if sha256 != here[what]:
+            raise InputError(
+                f"{folder} was begun with another {what} (sha256 {sha256[:12]} there, {here[what][:12]} now); "
+                "restore it, or use another --workdir"
+            )
 
 
 @dataclasses.dataclass
@@ -105,25 +112,31 @@ class _Session:
     notice: Notice
     reporter: Reporter
 
-    def train(self, first: pretrained.Start | None) -> dict[str, Any]:
+    def train(self, first: list[pretrained.Start]) -> dict[str, Any]:
         self.log = rundir.MetricsLog(self.folder)
         self.begun = time.perf_counter()
         restored = self.checkpoints.restore(self._blank, say=self.reporter.warn)
+        stop = self.stages[-1].stop
         if restored is None:
             stage, state = self.stages[0], self._start(first)
         else:
             state, self.record = self._adopt(*restored)
             stage = self.stages[self.record["stage"]]
-        step, stop = stage.start + int(state.step), self.stages[-1].stop
+            _check_ancestry(self.record["lineage"], self.data, self.folder)
+        step = stage.start + int(state.step)
         if step > stop:
             raise InputError(f"{self.folder} was trained for {step} steps already, the config says {stop}")
+        rundir.write_json(self.folder / "config.json", self.experiment.to_dict())
+        rundir.write_text(self.folder / "params.txt", "\n".join(parameter_table(stage) for stage in self.stages))
         if step < stop:  # a finished run goes on: what its result describes will be gone
             (self.folder / "result.json").unlink(missing_ok=True)
         self.checkpoints.discard_after(step)
-        self.log.rewind(step)
+        self.log.rewind(step, unevaluated=self.record["unevaluated"])
         self.reporter.begin(stop, step)
-        if restored is not None:
+        if restored is not None and step < stop:
             self.reporter.say(f"resumed at step {step} of {stop}, stage {stage.name!r}")
+        if stop != self.record["stop"]:
+            self._extend(step, stop)
         while True:
             state = self._train_stage(stage, state)
             if stage is self.stages[-1]:
@@ -134,20 +147,31 @@ class _Session:
             self.record["stage"] = stage.index
             state = self._place(stage.enter(params, model_state, self.experiment.run.seed))
 
-    def _start(self, first: pretrained.Start | None) -> State:
-        if first is None:  # a kill came before the first checkpoint
-            stage = self.stages[0]
-            first = pretrained.start(self.experiment, stage.spec.port, stage.spec.task, self.data.classes, self.folder)
-        rundir.write_json(self.folder / "ledger.json", {"lineage": first.lineage, "leaves": first.ledger})
+    def _start(self, first: list[pretrained.Start]) -> State:
+        if not first:  # a kill came before the first checkpoint
+            plan = Preflight(experiment=self.experiment, data=self.data, stages=self.stages, where=self.where)
+            first.append(pretrained.start(plan, self.folder))
+        start = first.pop()
+        rundir.write_json(self.folder / "ledger.json", {"lineage": start.lineage, "leaves": start.ledger})
         self.record = {
             "stage": 0,
+            "stop": self.stages[-1].stop,
             "window": [],
             "cost": {"seconds": 0.0, "compile_seconds": 0.0, "train_seconds": 0.0, "examples": 0},
-            "lineage": {**first.lineage, "stages": []},
+            "lineage": {**start.lineage, "stages": []},
             "val": None,
             "best": None,
+            "unevaluated": False,
         }
-        return self._place(self.stages[0].enter(first.params, first.model_state, self.experiment.run.seed))
+        return self._place(self.stages[0].enter(start.params, start.model_state, self.experiment.run.seed))
+
+    def _extend(self, step: int, stop: int) -> None:
+        """Goes on to another length, which the lineage keeps: it is not the run that had it from the start."""
+        before, self.record["stop"] = self.record["stop"], stop
+        self.record["lineage"].setdefault("extended", []).append({"at": step, "from": before, "to": stop})
+        schedule = self.stages[-1].config.schedule
+        bend = "" if schedule == "constant" else f"; from here on its {schedule} schedule is that of {stop} steps"
+        self.reporter.say(f"extended at step {step} from {before} to {stop} steps{bend}")
 
     def _adopt(self, state: State, record: dict[str, Any]) -> tuple[State, dict[str, Any]]:
         """A checkpoint holds what training changed; key and hparams follow from the config, lengthened or not."""
@@ -164,6 +188,8 @@ class _Session:
 
     def _train_stage(self, stage: Stage, state: State) -> State:
         run, done = self.experiment.run, int(state.step)
+        if self.record["unevaluated"]:  # SIGTERM came while it was being evaluated
+            self._evaluate(stage, state, stage.start + done)
         if done == stage.config.steps:  # resumed at its end
             return state
         shapes = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
@@ -196,10 +222,13 @@ class _Session:
                 self._evaluate(stage, state, step)
             if ends or evaluates or saves or asked:
                 self._save(stage, state, step)
-            if asked and not (ends and stage is self.stages[-1]):
-                self.checkpoints.wait()
-                raise Preempted(f"SIGTERM: saved at step {step} of {self.stages[-1].stop}; run the same command again")
+            if (asked and not (ends and stage is self.stages[-1])) or self.record["unevaluated"]:
+                self._leave(step)
         return state
+
+    def _leave(self, step: int) -> NoReturn:
+        self.checkpoints.wait()
+        raise Preempted(f"SIGTERM: saved at step {step} of {self.stages[-1].stop}; run the same command again")
 
     def _fetch(self, stage: Stage, step: int) -> None:
         """Brings the metrics since the last fetch to the host; stops the run at the first that is not finite."""
@@ -209,7 +238,7 @@ class _Session:
                 at = step - len(self.losses) + i + 1
                 raise NonFiniteLoss(
                     f"non-finite loss at step {at}, stage {stage.name!r}: loss {line['loss']}, grad_norm "
-                    f"{line['grad_norm']}; lower the rate or set config.clip; nothing after the last checkpoint is kept"
+                    f"{line['grad_norm']}; lower the rate or set config.clip, and use another --workdir"
                 )
             self.record["window"].append(line)
         cost, now = self.record["cost"], time.perf_counter()
@@ -223,8 +252,16 @@ class _Session:
         self._write(stage, step, "train", means)
 
     def _evaluate(self, stage: Stage, state: State, step: int) -> None:
-        task, run = stage.spec.task, self.experiment.run
-        found = evaluate_split(stage.spec, state, self.data.splits["val"], self.where, run.eval_batch_size)
+        task = stage.spec.task
+        found = self._measure(stage, state, "val")
+        self.record["unevaluated"] = found is None
+        if found is None:
+            return
+        if not math.isfinite(found.metrics["loss"]):
+            raise NonFiniteLoss(
+                f"non-finite loss on val after step {step}, stage {stage.name!r}: {found.metrics['loss']}; lower the "
+                "rate or set config.clip, and use another --workdir"
+            )
         self.record["cost"]["compile_seconds"] += found.compile_seconds
         self.record["val"] = {"step": step, **found.metrics}
         self._write(stage, step, "val", found.metrics)
@@ -233,6 +270,11 @@ class _Session:
         if math.isnan(former) or sign * found.metrics[task.monitor] > sign * former:
             self.record["best"] = self.record["val"]
         self.sync = time.perf_counter()
+
+    def _measure(self, stage: Stage, state: State, split: str) -> Evaluation | None:
+        """None where SIGTERM came meanwhile: what is saved now is evaluated by the next sitting."""
+        size = self.experiment.run.eval_batch_size
+        return evaluate_split(stage.spec, state, self.data.splits[split], self.where, size, stop=self.notice)
 
     def _write(self, stage: Stage, step: int, split: str, metrics: Mapping[str, float]) -> None:
         seconds = round(self._seconds(), 3)
@@ -264,7 +306,9 @@ class _Session:
             "val": {k: v for k, v in (record["best"] if run.select == "best" else record["val"]).items() if k != "step"}
         }
         if run.test:
-            found = evaluate_split(stage.spec, state, self.data.splits["test"], self.where, run.eval_batch_size)
+            found = self._measure(stage, state, "test")
+            if found is None:
+                self._leave(self.stages[-1].stop)
             metrics["test"] = found.metrics
         result = {
             "metrics": metrics,
@@ -276,7 +320,6 @@ class _Session:
             "examples": {name: len(split.labels) for name, split in self.data.splits.items()},
             "lineage": {
                 **record["lineage"],
-                "data_sha256": self.data.fingerprint,
                 "sha256": fingerprint(*stage.leave(state)),
             },
             "versions": {name: _version(name) for name in PACKAGES},

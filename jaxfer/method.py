@@ -24,7 +24,7 @@ class Context:
     """What a method's `loss` and `update` may look at.
 
     Attributes:
-      apply: backbone params -> outputs of this batch in evaluation mode (teachers, SAM).
+      apply: backbone params -> outputs of this batch in evaluation mode, under the current running statistics.
       task: the task; `task.loss(outputs, batch, hparams)` is [batch].
       batch: this step's examples.
       params: the method's parameters, trainable and frozen (in `update`: after the step).
@@ -61,9 +61,11 @@ class Method:
       view: (params, extra) -> backbone params as the forward pass uses them.
       intercept: (params, extra) -> a `flax.linen` interceptor or None: changes in activation space.
       loss: (ctx, outputs) -> (scalar, {name: scalar} to log).
-      update: (ctx, extra) -> extra after the step (averages and kin).
+      update: (ctx, extra) -> extra of the same shapes after the step (queues, averages for the loss); under pmap its
+        float leaves are averaged over the devices, each of which sees its own examples.
       merge: (params, extra) -> backbone params that alone give the adapted outputs, for export and the next stage.
-      hparams: {name: (default, tuning grid)}; `lr` is the rate where the config names none.
+      hparams: {name: (default, tuning grid)}, scalars that `loss` and `update` read; `lr` is the rate where the config
+        names none. What `view` and `intercept` need is an option of the factory.
     """
 
     rules: Rules[str]

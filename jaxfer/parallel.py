@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -66,10 +67,15 @@ class Placement:
         return -(-batch_size // self.size) * self.size
 
 
-def placement(config: ParallelConfig, batch_sizes: Iterable[int] = ()) -> Placement:
-    """The devices a config asks for; `InputError` where they are not there or do not divide a batch."""
-    available = jax.devices()
-    count = config.devices or len(available)
+def placement(config: ParallelConfig, batch_sizes: Sequence[int] = ()) -> Placement:
+    """The devices a config asks for, or as many of those here as divide every batch size.
+
+    Raises:
+      InputError: a given number of devices is not there, or does not divide a batch size.
+    """
+    available, together = jax.devices(), math.gcd(*batch_sizes)
+    most = max(n for n in range(1, len(available) + 1) if together % n == 0)
+    count = config.devices or most
     if count > len(available):
         raise InputError(f"config.parallel.devices: expected at most the {len(available)} here, found {count}")
     for batch_size in batch_sizes:

@@ -49,12 +49,16 @@ def stored_experiment(folder: epath.Path) -> Experiment:
 
 
 def check_owner(folder: epath.Path, experiment: Experiment) -> None:
-    """`InputError` with the differing fields where the folder holds a run of another experiment."""
+    """`InputError` with the differing fields where the folder holds a run of another experiment.
+
+    An unfinished run keeps its length unless its rate is constant: another length would be another schedule midway.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"expected a folder to run in, found the file {folder}; use another --workdir")
     if not (folder / "config.json").exists():
         return
-    theirs, ours = stored_experiment(folder).identity(), experiment.identity()
+    stored = stored_experiment(folder)
+    theirs, ours = stored.identity(), experiment.identity()
     differing = [
         f"{name}: {theirs.get(name, 'absent')!r} there, {ours.get(name, 'absent')!r} here"
         for name in sorted({*theirs, *ours})
@@ -63,6 +67,12 @@ def check_owner(folder: epath.Path, experiment: Experiment) -> None:
     if differing:
         shown = "; ".join(differing[:8]) + (f"; and {len(differing) - 8} more" if len(differing) > 8 else "")
         raise InputError(f"{folder} holds a run of another config ({shown}); use another --workdir")
+    (_, before), (_, now) = stored.stages[-1], experiment.stages[-1]
+    if before.steps != now.steps and now.schedule != "constant" and not (folder / "result.json").exists():
+        raise InputError(
+            f"{folder} holds an unfinished run whose last stage has {before.steps} steps, here {now.steps}: that would "
+            f"bend its {now.schedule} schedule midway; finish it first, or use another --workdir"
+        )
 
 
 @contextlib.contextmanager
@@ -88,9 +98,10 @@ class MetricsLog:
     def __init__(self, folder: epath.Path):
         self._path = folder / "metrics.jsonl"
 
-    def rewind(self, step: int) -> None:
-        """Drops what was logged after `step`, and a line that a kill left torn."""
-        kept = [json.dumps(line) + "\n" for line in read_metrics(self._path) if line["step"] <= step]
+    def rewind(self, step: int, *, unevaluated: bool = False) -> None:
+        """Drops what was logged after `step`, or by its evaluation too, and a line that a kill left torn."""
+        last = (step, "train") if unevaluated else (step, "val")  # a step's evaluation is logged after its training
+        kept = [json.dumps(line) + "\n" for line in read_metrics(self._path) if (line["step"], line["split"]) <= last]
         write_text(self._path, "".join(kept))
 
     def write(self, line: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +22,9 @@ from jaxfer.state import State
 from jaxfer.step import StepSpec, make_state
 from jaxfer.task import Task
 
+# What `_hparams` gives every stage besides a rate for each group: no method or task may use these names.
+STAGE_HPARAMS = frozenset({"layer_decay", "weight_decay", "momentum", "b2", "clip", "warmup", "total_steps"})
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -35,6 +38,7 @@ class Stage:
       spec: the static part of its steps.
       hparams: the traced part: {name: value}.
       shapes: (params with the method's leaves, model_state, extra) as ShapeDtypeStructs.
+      notes: rules of the config that change nothing here, a line each.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Stage:
     spec: StepSpec
     hparams: Mapping[str, float]
     shapes: tuple[Any, Any, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def stop(self) -> int:
@@ -101,22 +106,23 @@ def example_batch(port: Port, task: Task, batch_size: int) -> dict[str, jax.Shap
 
 
 def plan(experiment: Experiment, port: Port, task: Task) -> tuple[Stage, ...]:
-    """Every stage, checked: groups, rates, what is frozen. Allocates nothing.
+    """Every stage, checked: groups, rates, what is frozen; its config complete with the method's defaults.
 
     Raises:
       InputError: a rule that matches nothing, an unknown option, rates that do not name the method's groups, or a
         stage that trains nothing.
     """
-    params, model_state = jax.eval_shape(port.init, jax.random.key(0), example_batch(port, task, 2))
+    _, model_state = _port_shapes(port, task)
     stages, start = [], 0
     for index, (name, config) in enumerate(experiment.stages):
         where = f"config.stage.{name}" if experiment.run.stages else "config"
         method = make_method(config, port, where)
-        full, extra = jax.eval_shape(method.init, params, jax.random.key(0))
+        full, extra = _method_shapes(method, port, task)
         for path, leaf in rules.flatten(full).items():
             if math.prod(leaf.shape) > LARGEST:  # XLA ends with a check of its own, and no word about which
                 raise InputError(f"{path} would have shape {leaf.shape}; make config.model or {where}.options smaller")
         groups = _groups(config, method, port, full, where)
+        config = _completed(config, method, where)
         stages.append(
             Stage(
                 name=name,
@@ -124,19 +130,33 @@ def plan(experiment: Experiment, port: Port, task: Task) -> tuple[Stage, ...]:
                 start=start,
                 config=config,
                 spec=_spec(config, port, task, method, groups, model_state, where),
-                hparams=_hparams(config, method, task, experiment.task_hparams, where),
+                hparams=_hparams(config, method, experiment.task_hparams, where),
                 shapes=(full, model_state, extra),
+                notes=tuple(_notes(config, method, groups, where)),
             )
         )
         start += config.steps
     return tuple(stages)
 
 
+@functools.lru_cache(maxsize=64)
+def _port_shapes(port: Port, task: Task) -> tuple[Any, Any]:
+    return jax.eval_shape(port.init, jax.random.key(0), example_batch(port, task, 2))
+
+
+@functools.lru_cache(maxsize=64)
+def _method_shapes(method: Method, port: Port, task: Task) -> tuple[Any, Any]:
+    return jax.eval_shape(method.init, _port_shapes(port, task)[0], jax.random.key(0))
+
+
 def make_method(config: StageConfig, port: Port, where: str = "config") -> Method:
-    """The stage's method with its structural options; its hparams are checked to be known."""
+    """The stage's method with its structural options; its hparams are checked to be known and its own."""
     schema = METHODS.schema(config.method)
     structural = {k: v for k, v in config.options.items() if k in schema}
     method = METHODS.make(config.method, port, **structural)
+    for name in method.hparams:
+        if name in STAGE_HPARAMS or name in schema or "/" in name:
+            raise InputError(f"method {config.method!r}: the name of its hparam {name!r} is taken; rename it")
     known = {*schema, *method.hparams} - {"lr"}
     for option, value in config.options.items():
         if option not in known:
@@ -144,6 +164,22 @@ def make_method(config: StageConfig, port: Port, where: str = "config") -> Metho
         if option in method.hparams and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise InputError(f"{where}.options.{option}: expected float, found {value!r}")
     return method
+
+
+def _completed(config: StageConfig, method: Method, where: str) -> StageConfig:
+    """The config with the method's own defaults filled in, so that a default written out is the same experiment."""
+    options = {name: default for name, (_, default) in METHODS.schema(config.method).items()}
+    options |= {name: value for name, (value, _) in method.hparams.items() if name != "lr"}
+    for name, value in config.options.items():
+        if name in method.hparams and not math.isfinite(value):
+            raise InputError(f"{where}.options.{name}: expected a finite number, found {value}")
+        options[name] = float(value) if name in method.hparams else value
+    lr = config.lr
+    if lr is None and not config.rates:
+        if "lr" not in method.hparams:
+            raise InputError(f"{where}.lr: method {config.method!r} has no rate of its own; set one")
+        lr = method.hparams["lr"][0]
+    return dataclasses.replace(config, options=options, lr=lr)
 
 
 def _groups(config: StageConfig, method: Method, port: Port, params: Any, where: str) -> dict[str, str]:
@@ -199,23 +235,30 @@ def _spec(
     )
 
 
-def _hparams(
-    config: StageConfig, method: Method, task: Task, task_hparams: Mapping[str, float], where: str
-) -> dict[str, float]:
-    lr = method.hparams.get("lr", (None,))[0] if config.lr is None else config.lr
-    if lr is None and not config.rates:
-        raise InputError(f"{where}.lr: method {config.method!r} has no rate of its own; set one")
-    groups = {group for _, group in method.rules} - {FROZEN}
-    own = {name: float(config.options.get(name, value[0])) for name, value in method.hparams.items() if name != "lr"}
-    for name, value in own.items():
-        if not math.isfinite(value):
-            raise InputError(f"{where}.options.{name}: expected a finite number, found {value}")
-    return {
-        **{f"lr/{group}": config.rates.get(group, lr) for group in sorted(groups)},
+def _hparams(config: StageConfig, method: Method, task_hparams: Mapping[str, float], where: str) -> dict[str, float]:
+    groups = sorted({group for _, group in method.rules} - {FROZEN})
+    own = {
+        **{f"lr/{group}": config.rates.get(group, config.lr) for group in groups},
         **{name: getattr(config, name) for name in ("layer_decay", "weight_decay", "momentum", "b2")},
         "clip": config.clip or math.inf,
         "warmup": float(config.warmup),
         "total_steps": float(config.steps),
-        **task_hparams,
-        **own,
+        **{name: config.options[name] for name in method.hparams if name != "lr"},
     }
+    for name in task_hparams:
+        if name in own:
+            raise InputError(f"{where}: the task's hparam {name!r} is also the stage's or its method's; rename it")
+    return {**own, **task_hparams}
+
+
+def _notes(config: StageConfig, method: Method, groups: Mapping[str, str], where: str) -> Iterator[str]:
+    """Rules that claim something and change nothing: no error, since a sweep gives one rule to many methods."""
+    before = rules.resolve((), groups, defaults=method.rules)
+    for pattern in config.freeze:
+        hits = rules.select((pattern,), groups)
+        if all(before[path] == FROZEN for path in hits):
+            yield f"{where}.freeze: {pattern!r} claims only what method {config.method!r} freezes anyway"
+    for field in ("lr_rules", "decay_rules"):
+        for pattern, _ in getattr(config, field):
+            if all(groups[path] == FROZEN for path in rules.select((pattern,), groups)):
+                yield f"{where}.{field}: {pattern!r} claims only frozen parameters"

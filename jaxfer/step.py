@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -107,6 +108,8 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
         updates, opt_state = spec.tx(state.hparams, state.step).update(grads, state.opt_state, trainable)
         params = unflatten({**frozen, **optax.apply_updates(trainable, updates)})
         extra = method.update(context(params), state.extra)
+        if axis is not None:  # what was made of this device's examples is averaged, what was kept is left alone
+            extra = jax.tree.map(functools.partial(_averaged, axis), extra, state.extra)
         state = state.replace(
             step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state, extra=extra
         )
@@ -130,6 +133,10 @@ def make_eval_step(spec: StepSpec) -> Callable[[Any, Any, Any, Batch], dict[str,
         return {**task.scores(outputs, batch), "outputs": outputs}
 
     return eval_step
+
+
+def _averaged(axis: str, new: jax.Array, old: jax.Array) -> jax.Array:
+    return new if new is old or not jnp.issubdtype(new.dtype, jnp.floating) else jax.lax.pmean(new, axis)
 
 
 def split(params: Any, trainable: Mapping[str, Any]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:

@@ -10,10 +10,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxfer.config import resolve
-from jaxfer.data.dataset import build
 from jaxfer.parallel import lowered_flops
-from jaxfer.stages import Stage, example_batch, make_port, plan
+from jaxfer.preflight import preflight
+from jaxfer.stages import Stage, example_batch
 from jaxfer.step import make_eval_step, make_train_step
 
 
@@ -41,7 +40,7 @@ class StageSummary:
         config = self.stage.config
         return (
             f"stage {self.stage.name!r}: method {config.method}, {config.steps} steps of {config.batch_size} examples\n"
-            f"{parameter_table(self.stage)}\n"
+            f"{parameter_table(self.stage)}\n{''.join(f'note: {note}{chr(10)}' for note in self.stage.notes)}"
             f"trainable {self.params_trainable:,} of {self.params_total:,} parameters · optimizer "
             f"{self.optimizer_bytes:,} bytes · step {self.step_flops / 1e6:,.1f} MFLOP = "
             f"{self.step_flops / max(self.forward_flops, 1):.2f} x forward ({self.forward_flops / 1e6:,.1f})"
@@ -50,10 +49,7 @@ class StageSummary:
 
 def show(config: ConfigDict) -> tuple[StageSummary, ...]:
     """A summary of each stage of `config`; `InputError` for whatever `run` would refuse of the config or the data."""
-    experiment = resolve(config)
-    data = build(experiment.data, dict(experiment.source.options), seed=experiment.run.seed, with_test=False)
-    port, task = make_port(experiment, len(data.classes))
-    return tuple(summary(stage) for stage in plan(experiment, port, task))
+    return tuple(summary(stage) for stage in preflight(config).stages)
 
 
 def summary(stage: Stage) -> StageSummary:

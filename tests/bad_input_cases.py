@@ -239,7 +239,7 @@ COMMANDS = {
     "unknown word of a config": ("show c.py:lroa", ["unknown config argument 'lroa'", "nearest: 'lora'"]),
     # where it runs
     "batch not divisible": (
-        f"run c.py {NEW} --config.batch_size=6",
+        f"run c.py {NEW} --config.batch_size=6 --config.parallel.devices=4",
         ["config.batch_size: 6 examples can't be split over 4 devices", "use 4 or --config.parallel.devices=1"],
     ),
     "too many devices": (f"run c.py {NEW} --config.parallel.devices=5", ["expected at most the 4 here, found 5"]),
@@ -251,7 +251,7 @@ COMMANDS = {
         [
             "runs/done holds a run of another config",
             "model.width: 4 there, 8 here",
-            "lr: None there, 0.5 here",
+            "lr: 0.001 there, 0.5 here",
             "another",
         ],
     ),
@@ -269,11 +269,27 @@ COMMANDS = {
     ),
     "init of another width": (
         f"run c.py {NEW} --config.init=sibling:done --config.model.width=3",
+        ["the source's model is another (width is 4 there, 3 here)", "set config.model to the source's"],
+    ),
+    "init of another width, announced": (
+        f"run c.py {NEW} --config.init=sibling:done --config.model.width=3 --config.differs=width",
         ["is (3, 3, 3, 3) here, (3, 3, 4, 4) there", "config.model must be the source's"],
+    ),
+    "init of other preprocessing": (
+        f"run c.py {NEW} --config.init=sibling:done --config.model.mean=0.3",
+        ["mean is () there, (0.3,) here", "announce what may differ in config.differs"],
+    ),
+    "announced difference in no option": (
+        f"run c.py {NEW} --config.init=sibling:done --config.differs=imag",
+        ["config.differs: model 'resnet' has no option 'imag'", "nearest: 'image'"],
+    ),
+    "same names, other data": (
+        f"run c.py {NEW} --config.init=sibling:done --config.data.noise=0.5",
+        ["other data whose classes have the same names", "set config.head=keep, else reset"],
     ),
     "init of another family": (
         f"run c.py:vit {NEW} --config.init=sibling:done",
-        ["here, nothing there", "config.model must be the source's"],
+        ["name is 'resnet' there, 'vit' here"],
     ),
     "kept head of other classes": (
         f"run c.py {NEW} --config.init=sibling:done --config.head=keep --config.data.classes_count=3",

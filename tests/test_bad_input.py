@@ -102,7 +102,10 @@ def test_config_file(refused, place, case):
     ("command", "fragments"),
     [
         ("show c.py --config.freeze=blok_0/.*", ["nearest: 'block_0/.*' (6 leaves)"]),
-        ("run c.py --workdir=runs/new --config.batch_size=6", ["6 examples can't be split over 4 devices"]),
+        (
+            "run c.py --workdir=runs/new --config.batch_size=6 --config.parallel.devices=4",
+            ["6 examples can't be split over 4 devices"],
+        ),
         ("show whole.py", ["cannot be read as a config file"]),
     ],
 )

@@ -69,7 +69,7 @@ def test_help(argv, capsys):
 def test_help_names_every_command_and_how_to_override(capsys):
     for argv, fragments in [
         (["--help"], ("run", "show", "eval", "sweep", "COMMAND", "train, resume or extend a run")),
-        (["run", "--help"], ("--workdir", "default runs/CONFIG[-ARG]", "FILE.py:ARG", "--config.field=value")),
+        (["run", "--help"], ("--workdir", "default runs/CONFIG/ARG", "FILE.py:ARG", "--config.field=value")),
         (["eval", "--help"], ("--split", "--checkpoint", "result (default), last or best")),
     ]:
         with pytest.raises(SystemExit):
@@ -93,15 +93,18 @@ def test_help_does_not_wait_for_jax():
 @pytest.mark.parametrize(
     ("spec", "workdir"),
     [
-        ("configs/digits.py", "runs/digits"),
-        ("configs/digits.py:lora", "runs/digits-lora"),
-        ("digits.py:lora,tiny", "runs/digits-lora-tiny"),
-        ("digits.py:", "runs/digits"),
+        ("configs/digits.py", "runs/digits/main"),
+        ("configs/digits.py:lora", "runs/digits/lora"),
+        ("digits.py:lora,tiny", "runs/digits/lora-tiny"),
+        ("digits.py:", "runs/digits/main"),
     ],
 )
-def test_default_workdir(spec, workdir):
-    arguments = cli._parser().parse_args(["run", spec])
-    assert cli._workdir(arguments) == workdir
+def test_default_workdirs_are_siblings(spec, workdir, monkeypatch):
+    """`init=sibling:NAME` finds the run of another argument of the same file."""
+    monkeypatch.setattr(jaxfer, "load", lambda *_: None)
+    monkeypatch.setattr(jaxfer, "run", lambda _, folder: pytest.fail(folder))
+    with pytest.raises(pytest.fail.Exception, match=f"^{workdir}$"):
+        cli.main(["run", spec])
 
 
 def test_workdir_as_given(monkeypatch):
@@ -113,12 +116,12 @@ def test_workdir_as_given(monkeypatch):
 def test_run_calls_run_and_prints_the_result(config, calls, capsys):
     assert cli.main(["run", f"{config}:word", "--config.steps=3", "--config.model.width=8"]) == 0
     ((name, (given, workdir), keywords),) = calls
-    assert (name, workdir, keywords) == ("run", "runs/mine-word", {})
+    assert (name, workdir, keywords) == ("run", "runs/mine/word", {})
     assert (given.steps, given.model.width) == (3, 8)
     assert capsys.readouterr().out.splitlines() == [
         "val: accuracy 0.5000  loss 1.2500",
         "test: accuracy 1.0000  loss 0.1250",
-        "1,234 of 56,789 parameters trained, 60 steps, 3.2 s; everything is in runs/mine-word",
+        "1,234 of 56,789 parameters trained, 60 steps, 3.2 s; everything is in runs/mine/word",
     ]
 
 

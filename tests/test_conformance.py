@@ -157,6 +157,25 @@ def test_jit_on_1_equals_jit_on_4_equals_pmap_on_4_under_adam(method, case):
         np.testing.assert_allclose(outputs, logits[0], rtol=0, atol=2e-5)
 
 
+def test_what_update_makes_of_a_batch_is_the_same_under_pmap(monkeypatch):
+    """A method that keeps a mean of its labels: pmap's devices see a quarter of them each."""
+
+    def mean_label(ctx, extra):
+        return {"label": ctx.batch["label"].astype("float32").mean(), "kept": extra["kept"]}
+
+    stage = tiny_stage("resnet_basic", optimizer="sgd")
+    method = dataclasses.replace(
+        stage.spec.method,
+        init=lambda params, key: (params, {"label": np.float32(0), "kept": np.float32(1 / 3)}),
+        update=mean_label,
+    )
+    stage = dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, method=method))
+    wanted = batches(stage, 2)[-1]["label"].mean()
+    for mode, devices in PLACES:
+        state, _ = train(stage, 2, mode=mode, devices=devices)
+        assert float(state.extra["label"]) == np.float32(wanted) and float(state.extra["kept"]) == np.float32(1 / 3)
+
+
 @every
 def test_merged_parameters_alone_give_the_adapted_outputs(method, case):
     stage = tiny_stage(case, method=method, optimizer="sgd", lr=0.1)

@@ -12,12 +12,13 @@ from jaxfer.errors import InputError
 from jaxfer.evaluation import evaluate_split
 from jaxfer.experiment import ParallelConfig
 from jaxfer.finished import open_run
-from jaxfer.parallel import placement
+from jaxfer.parallel import _train_program, placement
 from tests.experiments import tiny_config
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+    _train_program.cache_clear()  # so that this run compiles, whatever ran before it in this process
     folder = tmp_path_factory.mktemp("evaluation") / "run"
     result = jaxfer.run(tiny_config("resnet_basic", method="lora", test=True, lr=1e-2), folder, quiet=True)
     return folder, result

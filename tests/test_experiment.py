@@ -28,6 +28,7 @@ OTHER = {
     "eval_every": 7,
     "eval_batch_size": 7,
     "select": "best",
+    "differs": ("image",),
     "test": True,
     "log_every": 7,
     "save_every": 7,

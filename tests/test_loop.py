@@ -6,10 +6,13 @@ import json
 import math
 
 import pytest
+from ml_collections import ConfigDict
 
 import jaxfer
 from jaxfer import loop
+from jaxfer.config import resolve
 from jaxfer.errors import NonFiniteLoss
+from jaxfer.preflight import preflight
 from jaxfer.rundir import read_metrics
 from tests.experiments import tiny_config
 
@@ -76,4 +79,35 @@ def test_the_config_on_disk_is_complete(tmp_path):
     jaxfer.run(config, tmp_path, quiet=True)
     stored = json.loads((tmp_path / "config.json").read_text())
     assert stored["b2"] == 0.999 and stored["model"]["block"] == "basic"
-    assert loop.resolve(loop.ConfigDict(stored)).identity() == loop.resolve(config).identity()
+    assert stored["lr"] == 1e-3
+    assert resolve(ConfigDict(stored)) == preflight(config).experiment
+
+
+def test_a_default_written_out_is_the_same_experiment(tmp_path):
+    """The method's own rate and options, as `jaxfer show` prints them."""
+    given = tiny_config("resnet_basic", method="lora")
+    written = tiny_config("resnet_basic", method="lora", lr=3e-3, options=dict(rank=8, alpha=16, targets=()))
+    assert preflight(given).experiment.identity() == preflight(written).experiment.identity()
+    assert preflight(given).experiment.identity()["stage.train.options"]["rank"] == 8
+
+
+def test_rules_that_change_nothing_are_said(tmp_path, capsys):
+    config = tiny_config("resnet_basic", method="probe", freeze=("stem/.*",), lr_rules=(("block_0/.*", 0.5),))
+    jaxfer.run(config, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert "note: config.freeze: 'stem/.*' claims only what method 'probe' freezes anyway" in lines
+    assert "note: config.lr_rules: 'block_0/.*' claims only frozen parameters" in lines
+    assert "note: config.lr_rules" in str(jaxfer.show(config)[0])
+
+
+def test_non_finite_validation_stops_the_run(tmp_path, monkeypatch):
+    real = loop.evaluate_split
+
+    def planted(*args, **options):
+        found = real(*args, **options)
+        return type(found)(metrics={**found.metrics, "loss": math.nan}, compile_seconds=0.0)
+
+    monkeypatch.setattr(loop, "evaluate_split", planted)
+    with pytest.raises(NonFiniteLoss, match="non-finite loss on val after step 4, stage 'train': nan"):
+        jaxfer.run(tiny_config("resnet_basic"), tmp_path, quiet=True)
+    assert not list((tmp_path / "checkpoints").iterdir())

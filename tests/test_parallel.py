@@ -42,6 +42,7 @@ def test_devices_are_checked():
         placement(ParallelConfig(devices=5))
     with pytest.raises(InputError, match="30 examples can't be split over 4 devices; use 28"):
         placement(ParallelConfig(devices=4), [30])
+    assert [placement(ParallelConfig(), sizes).size for sizes in ([], [8], [30], [8, 30], [7])] == [4, 4, 3, 2, 1]
 
 
 @pytest.mark.parametrize("case", ["resnet_basic", "vit_cls"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import pytest
@@ -62,6 +63,64 @@ def test_shared_code_is_no_member(room):
     assert not {"chain", "layers", "port"} & set(MODELS.names())
 
 
+def test_listing_imports_nothing(room, tmp_path):
+    (tmp_path / "a_room" / "loud.py").write_text("raise SystemExit('imported')\n\n\ndef thing():\n    return 1\n")
+    assert room.names() == ("loud", "one", "two")
+    assert not [name for name in sys.modules if name.startswith("a_room.")]
+
+
+def test_only_a_def_at_the_top_of_a_file_makes_a_member(room, tmp_path):
+    folder = tmp_path / "a_room"
+    (folder / "nested.py").write_text("class A:\n    def thing(self):\n        pass\n")
+    (folder / "longer.py").write_text("def things():\n    pass\n\n\nthing = things\n")
+    (folder / "not-a-name.py").write_text("def thing():\n    pass\n")
+    (folder / "folder.py").mkdir()
+    (folder / "gone.py").symlink_to("nowhere.py")
+    (folder / "wrapped.py").write_text("import functools\n\n\n@functools.cache\ndef thing():\n    return 7\n")
+    assert room.names() == ("one", "two", "wrapped")
+    assert room.make("wrapped") == 7
+
+
+THING = "\n\n\ndef thing():\n    return 1\n"
+
+# {what is wrong: (a file's text, what the error says of it)}
+BROKEN = {
+    "syntax": ("def thing(:\n    return 1\n", r"SyntaxError \(invalid syntax\) in .*/broken\.py, line 1"),
+    "indentation": (THING + "   x = 1\n", r"IndentationError \(unindent does not .*\) in .*/broken\.py, line 6"),
+    "absent module": (
+        "import os\n\nimport no_such_module" + THING,
+        r"ModuleNotFoundError \(No module named 'no_such_module'\) in .*/broken\.py, line 3",
+    ),
+    "absent name": (
+        "from a_room.one import nothing" + THING,
+        r"ImportError \(cannot import name 'nothing' from 'a_room\.one' .*\) in .*/broken\.py, line 1",
+    ),
+    "any exception": (THING + "\n\nassert False\n", r"AssertionError \(no message\) in .*/broken\.py, line 8"),
+    "shared code": (
+        "from a_room import _wrong" + THING,
+        r"ZeroDivisionError \(division by zero\) in .*/_wrong\.py, line 2",
+    ),
+    "a def in a string": (
+        f'"""{THING}"""\n',
+        r"AttributeError \(module 'a_room\.broken' has no attribute 'thing'\) in broken\.py",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_one_line_when_asked_for_and_stops_no_other(room, tmp_path, case):
+    text, message = BROKEN[case]
+    (tmp_path / "a_room" / "_wrong.py").write_text("x = 0\n1 / x\n")
+    (tmp_path / "a_room" / "broken.py").write_text(text)
+    assert room.names() == ("broken", "one", "two")
+    assert room.make("one") == [0, 1, 2.0]
+    with pytest.raises(InputError, match="unknown thing 'oen'; nearest: 'one'"):
+        room.get("oen")
+    for ask in (room.get, room.schema, room.make):
+        with pytest.raises(InputError, match=f"^expected thing 'broken' to import, found {message}; correct it$"):
+            ask("broken")
+
+
 def test_schema_is_the_keyword_only_parameters_with_a_default(room):
     assert room.schema("one") == {"a": (int, 1), "b": (float, 2.0)}
     assert list(room.schema("two")) == ["c"]
@@ -71,6 +130,13 @@ def test_the_same_arguments_give_the_same_object(room):
     assert room.make("one", 5, b=3.0, a=2) == [5, 2, 3.0]
     assert room.make("one", 5, b=3.0, a=2) is room.make("one", 5, a=2, b=3.0)
     assert room.make("one", 5, a=2) is not room.make("one", 5, a=3)
+
+
+def test_a_room_that_is_not_shared_makes_its_products_anew(room):
+    anew = dataclasses.replace(room, shared=False)
+    assert anew.make("one", 5, b=3.0) == anew.make("one", 5, b=3.0) == [5, 1, 3.0]
+    assert anew.make("one", 5) is not anew.make("one", 5)
+    assert [room.shared for room in (METHODS, MODELS, TASKS, SOURCES)] == [True, True, True, False]
 
 
 @pytest.mark.parametrize("name", ["three", "shared", "_private", "", "../one", "one.thing", "ONE", None, 3])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import re
 import shutil
 import signal
 
 import pytest
 
 import jaxfer
-from jaxfer import loop, rundir
+from jaxfer import loop, preflight, rundir
 from jaxfer.checkpoint import Checkpoints
 from jaxfer.errors import InputError
 from jaxfer.finished import open_run
@@ -109,21 +111,25 @@ class Asked:
 
 
 def test_sigterm_between_any_two_questions(tmp_path, whole, monkeypatch):
-    """A notice that came between a step's fetch and its save would lose the losses in between."""
-    reference = kill.ending(whole)
-    for at in range(1, 7):
+    """After any step, and between the batches of an evaluation, which the next sitting makes up for."""
+    reference, saved = kill.ending(whole), []
+    for at in itertools.count(1):
         monkeypatch.setattr(loop, "preemption_notice", lambda at=at: Asked(at))
-        with pytest.raises(SystemExit) as stopped:
+        try:
             jaxfer.run(one_stage(), tmp_path / str(at), quiet=True)
-        assert stopped.value.code == 75
-        assert stopped.value.message == f"SIGTERM: saved at step {at} of 7; run the same command again"
+            break
+        except SystemExit as stopped:
+            assert stopped.code == 75
+            text = re.fullmatch(r"SIGTERM: saved at step (\d+) of 7; run the same command again", stopped.message)
+            saved.append(int(text[1]))
         monkeypatch.undo()
         assert not reference.differences(run_again(tmp_path / str(at))), at
+    assert set(saved) == set(range(1, 8)) and len(saved) > 7, "no evaluation was interrupted"
 
 
 def test_sigterm_before_the_first_step(tmp_path, whole, monkeypatch):
     """While the data is read, while a program compiles: noticed after the first step, saved."""
-    for name, real in [("build", loop.build), ("train_program", loop.train_program)]:
+    for name, real in [("preflight", loop.preflight), ("train_program", loop.train_program)]:
 
         def during(*args, real=real, **options):
             signal.raise_signal(signal.SIGTERM)
@@ -197,8 +203,8 @@ def test_a_fallback_keeps_the_best_of_then(tmp_path, monkeypatch):
     values = iter([0.5, 0.25, 0.75])
     real = loop.evaluate_split
 
-    def planted(*args):
-        found = real(*args)
+    def planted(*args, **options):
+        found = real(*args, **options)
         return type(found)(metrics={**found.metrics, "accuracy": next(values)}, compile_seconds=0.0)
 
     monkeypatch.setattr(loop, "evaluate_split", planted)
@@ -226,7 +232,7 @@ def test_a_finished_run_is_returned_without_work(whole, monkeypatch):
         raise AssertionError("worked")
 
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
-    monkeypatch.setattr(loop, "build", work)
+    monkeypatch.setattr(loop, "Checkpoints", work)
     assert jaxfer.run(one_stage(), whole, quiet=True) == rundir.read_json(whole / "result.json")
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
@@ -241,6 +247,32 @@ def test_extended_it_equals_the_long_run(tmp_path, whole):
     assert open_run(tmp_path / "extended").result["steps"] == 11
     with pytest.raises(InputError, match="was trained for 11 steps already, the config says 7"):
         jaxfer.run(one_stage(), tmp_path / "extended", quiet=True)
+
+
+def test_another_length_midway_through_a_schedule_is_refused(tmp_path, monkeypatch):
+    """A cosine of other length is another run, silently; at its end it may go on, and the lineage says so."""
+    config = one_stage(schedule="cosine")
+    monkeypatch.setattr(loop, "preemption_notice", lambda: Asked(2))
+    with pytest.raises(SystemExit):
+        jaxfer.run(config, tmp_path / "run", quiet=True)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="an unfinished run whose last stage has 7 steps, here 11: .* cosine schedule"):
+        jaxfer.run(one_stage(schedule="cosine", steps=11), tmp_path / "run", quiet=True)
+    assert "extended" not in jaxfer.run(config, tmp_path / "run", quiet=True)["lineage"]
+    result = jaxfer.run(one_stage(schedule="cosine", steps=11), tmp_path / "run", quiet=True)
+    assert result["lineage"]["extended"] == [{"at": 7, "from": 7, "to": 11}]
+
+
+def test_other_data_is_refused(tmp_path, whole, monkeypatch):
+    """The same path, another content: unfinished or finished."""
+    real = preflight.build
+    other = lambda *args, **options: dataclasses.replace(real(*args, **options), fingerprint="0" * 64)  # noqa: E731
+    for folder in (shutil.copytree(whole, tmp_path / "finished"), unfinished(whole, tmp_path / "unfinished")):
+        monkeypatch.setattr(preflight, "build", other)
+        with pytest.raises(InputError, match="begun with another data .*000000000000 now.; restore it"):
+            run_again(folder)
+        monkeypatch.undo()
+        assert not kill.ending(whole).differences(run_again(folder))
 
 
 def test_while_it_is_extended_it_is_not_finished(tmp_path, whole, monkeypatch):
@@ -283,7 +315,7 @@ def test_another_experiment_is_refused(tmp_path, whole):
     folder = unfinished(whole, tmp_path / "run")
     before = sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file())
     with pytest.raises(
-        InputError, match=r"seed: 0 there, 3 here; stage\.train\.lr: None there, 0\.5 here\); use another"
+        InputError, match=r"seed: 0 there, 3 here; stage\.train\.lr: 0\.001 there, 0\.5 here\); use another"
     ):
         jaxfer.run(one_stage(seed=3, lr=0.5), folder, quiet=True)
     assert sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file()) == before

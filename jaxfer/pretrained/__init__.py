@@ -8,13 +8,13 @@ from typing import Any
 import jax
 from etils import epath
 
-from jaxfer.errors import InputError
+from jaxfer.data.dataset import Dataset
+from jaxfer.errors import InputError, nearest
 from jaxfer.experiment import Experiment
-from jaxfer.finished import fingerprint, open_run
-from jaxfer.models.port import Port
+from jaxfer.finished import FinishedRun, fingerprint, open_run
+from jaxfer.preflight import Preflight
 from jaxfer.rules import flatten, unflatten
 from jaxfer.stages import compiled_port_init, example_batch
-from jaxfer.task import Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Start:
       params: nested backbone params, head included.
       model_state: running statistics.
       ledger: {path: `loaded`, `initialised` or `re-initialised: why`}.
-      lineage: source, its sha256 and its own lineage; the ancestry of these weights.
+      lineage: source, its sha256 and its own lineage, the data's sha256; the ancestry of these weights.
     """
 
     params: Any
@@ -34,22 +34,29 @@ class Start:
     lineage: dict[str, Any]
 
 
-def start(experiment: Experiment, port: Port, task: Task, classes: tuple[str, ...], folder: epath.Path) -> Start:
-    """Fresh or loaded parameters, as `config.init` and `config.head` say.
+# Model options that only training sees: a run may set them as it likes.
+TRAINING_OPTIONS = ("dropout", "stochastic_depth")
+
+
+def start(plan: Preflight, folder: epath.Path) -> Start:
+    """Fresh or loaded parameters, as `config.init`, `config.head` and `config.differs` say.
 
     Raises:
-      InputError: an unknown source, an unfinished run, or leaves that do not fit and were not announced.
+      InputError: an unknown source, an unfinished run, or a model or leaves that differ and were not announced.
     """
-    init = experiment.run.init
+    experiment, data = plan.experiment, plan.data
+    port, task = plan.stages[0].spec.port, plan.stages[0].spec.task
+    init, lineage = experiment.run.init, {"init": experiment.run.init, "data_sha256": data.fingerprint}
     source = None if init == "scratch" else open_run(source_folder(init, folder))
     shapes = example_batch(port, task, 2)
     zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)
     params, model_state = compiled_port_init(port)(jax.random.fold_in(jax.random.key(experiment.run.seed), 0), zeros)
     if source is None:
         ledger = dict.fromkeys(_leaves(params, model_state), "initialised")
-        return Start(params=params, model_state=model_state, ledger=ledger, lineage={"init": "scratch"})
+        return Start(params=params, model_state=model_state, ledger=ledger, lineage=lineage)
+    _check_model(experiment, source.experiment)
     loaded = source.stage.leave(source.state)
-    keep = _keeps_head(experiment.run.head, source.classes, classes)
+    keep = _keeps_head(experiment.run.head, source, data)
     ledger, filled = {}, {}
     theirs = _leaves(*loaded)
     for path, leaf in _leaves(params, model_state).items():
@@ -71,23 +78,55 @@ def start(experiment: Experiment, port: Port, task: Task, classes: tuple[str, ..
         params=tree.pop("params"),
         model_state=tree,
         ledger=ledger,
-        lineage={"init": init, "source_sha256": fingerprint(*loaded), "source": source.result["lineage"]},
+        lineage={**lineage, "source_sha256": fingerprint(*loaded), "source": source.result["lineage"]},
     )
 
 
 def source_folder(init: str, folder: epath.Path) -> epath.Path:
-    """The run folder that `run:FOLDER` or `sibling:NAME` names."""
-    kind, _, name = init.partition(":")
-    if kind not in ("run", "sibling") or not name:
-        raise InputError(f"config.init: expected scratch, run:FOLDER or sibling:NAME, found {init!r}")
-    source = epath.Path(name) if kind == "run" else folder.parent / name
+    """The run folder that `run:FOLDER` or `sibling:NAME` names; `InputError` where there is no run."""
+    source = locate(init, folder)
     if not (source / "config.json").exists():
         raise InputError(f"config.init={init}: no run at {source}; train it first with `jaxfer run`")
     return source
 
 
-def _keeps_head(head: str, source_classes: tuple[str, ...], classes: tuple[str, ...]) -> bool:
-    return head == "keep" or (head == "auto" and source_classes == classes)
+def locate(init: str, folder: epath.Path) -> epath.Path:
+    """Where that run is or would be."""
+    kind, _, name = init.partition(":")
+    if kind not in ("run", "sibling") or not name:
+        raise InputError(f"config.init: expected scratch, run:FOLDER or sibling:NAME, found {init!r}")
+    return epath.Path(name) if kind == "run" else folder.parent / name
+
+
+def _check_model(ours: Experiment, theirs: Experiment) -> None:
+    """Equal shapes do not make the same model: another mean, image size or stride would load and mean nothing."""
+    here, there = ({"name": e.model.name, **dict(e.model.options)} for e in (ours, theirs))
+    for option in ours.run.differs:
+        if option not in here:
+            raise InputError(
+                f"config.differs: model {ours.model.name!r} has no option {option!r}{nearest(option, here)}"
+            )
+    differing = [
+        f"{option} is {there.get(option)!r} there, {value!r} here"
+        for option, value in here.items()
+        if there.get(option) != value and option not in (*TRAINING_OPTIONS, *ours.run.differs)
+    ]
+    if differing:
+        raise InputError(
+            f"config.init={ours.run.init}: the source's model is another ({'; '.join(differing)}); set config.model to "
+            "the source's, or announce what may differ in config.differs"
+        )
+
+
+def _keeps_head(head: str, source: FinishedRun, data: Dataset) -> bool:
+    if head != "auto" or source.classes != data.classes:
+        return head == "keep"
+    if source.result["lineage"]["data_sha256"] != data.fingerprint:
+        raise InputError(
+            "config.head=auto: the source was trained on other data whose classes have the same names; if they mean "
+            "the same set config.head=keep, else reset"
+        )
+    return True
 
 
 def _why(head: str) -> str:

@@ -73,9 +73,42 @@ def test_a_head_that_does_not_fit_stops_the_run(source, tmp_path):
 
 def test_another_architecture_stops_the_run(source, tmp_path):
     config = tiny_config("resnet_basic", init=f"run:{source}", steps=1)
-    config.model.stage_sizes = (1, 1)
+    config.model.stage_sizes, config.differs = (1, 1), ("stage_sizes",)
     with pytest.raises(InputError, match="source leaves have no place here"):
         jaxfer.run(config, tmp_path / "run", quiet=True)
+
+
+def test_what_only_training_sees_may_differ_and_the_rest_if_announced(source, tmp_path):
+    config = tiny_config("resnet_basic", init=f"run:{source}", steps=1)
+    config.model.stochastic_depth = 0.1
+    jaxfer.run(config, tmp_path / "dropping", quiet=True)
+    config.model.mean, config.differs = (0.25,), ("mean",)
+    jaxfer.run(config, tmp_path / "announced", quiet=True)
+    config.differs = ()
+    with pytest.raises(InputError, match=r"mean is .* there, \(0.25,\) here"):
+        jaxfer.run(config, tmp_path / "silent", quiet=True)
+
+
+def test_equal_class_names_of_other_data_do_not_keep_the_head_by_themselves(source, tmp_path, monkeypatch):
+    config = tiny_config("resnet_basic", init=f"run:{source}", steps=1)
+    config.data.noise = 0.123
+    with pytest.raises(InputError, match="config.head=auto: .* other data"):
+        jaxfer.run(config, tmp_path / "auto", quiet=True)
+    config.head = "keep"
+    _, ledger = begin(config, tmp_path / "kept", monkeypatch)
+    assert set(ledger["leaves"].values()) == {"loaded"}
+
+
+def test_a_run_whose_source_was_trained_again_is_refused(tmp_path):
+    """Resuming would mix two sources; a finished run would be taken for one of the new source."""
+    jaxfer.run(tiny_config("resnet_basic", steps=1), tmp_path / "source", quiet=True)
+    config = tiny_config("resnet_basic", init="sibling:source", steps=1)
+    jaxfer.run(config, tmp_path / "run", quiet=True)
+    jaxfer.run(tiny_config("resnet_basic", steps=3), tmp_path / "source", quiet=True)
+    for _ in range(2):
+        with pytest.raises(InputError, match="begun with another source .sha256 .*; restore it"):
+            jaxfer.run(config, tmp_path / "run", quiet=True)
+        (tmp_path / "run" / "result.json").unlink(missing_ok=True)
 
 
 def test_sibling_is_the_run_beside_this_one(source, tmp_path, monkeypatch):
@@ -86,4 +119,4 @@ def test_sibling_is_the_run_beside_this_one(source, tmp_path, monkeypatch):
 
 def test_scratch_initialises_everything(tmp_path, monkeypatch):
     _, ledger = begin(tiny_config("resnet_basic", steps=1), tmp_path / "run", monkeypatch)
-    assert set(ledger["leaves"].values()) == {"initialised"} and ledger["lineage"] == {"init": "scratch"}
+    assert set(ledger["leaves"].values()) == {"initialised"} and ledger["lineage"]["init"] == "scratch"

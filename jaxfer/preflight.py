@@ -1,0 +1,61 @@
+"""Preflight: a config checked against its data, its model and this machine, before anything is allocated or written."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxfer.config import resolve
+from jaxfer.data.dataset import Dataset, build
+from jaxfer.errors import InputError
+from jaxfer.experiment import Experiment
+from jaxfer.parallel import Placement, placement
+from jaxfer.stages import Stage, make_port, plan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """What `run`, `show` and `sweep` go by.
+
+    Attributes:
+      experiment: the config with every default filled in, the methods' among them.
+      data: its splits; `test` only where the config opens it.
+      stages: what each stage does to which parameter.
+      where: the devices.
+    """
+
+    experiment: Experiment
+    data: Dataset
+    stages: tuple[Stage, ...]
+    where: Placement
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.stages[-1].stop
+
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know and need not change, a line each."""
+        idle = len(jax.devices()) - self.where.size
+        spare = f"{idle} of {len(jax.devices())} devices stay idle: the batch size is no multiple of more"
+        said = (spare,) if idle and not self.experiment.parallel.devices else ()
+        return (*said, *(note for stage in self.stages for note in stage.notes))
+
+
+def preflight(config: ConfigDict) -> Preflight:
+    """Everything that can be refused before the first step but the folder and the source to start from.
+
+    Raises:
+      InputError: the first thing that is wrong in the config, the data or for these devices.
+    """
+    experiment = resolve(config)
+    run, source = experiment.run, experiment.source
+    where = placement(experiment.parallel, [stage.batch_size for _, stage in experiment.stages])
+    data = build(experiment.data, dict(source.options), seed=run.seed, with_test=run.test)
+    if run.test and "test" not in data.splits:
+        raise InputError(f"config.test: data source {source.name!r} has no test split here; set config.test=false")
+    stages = plan(experiment, *make_port(experiment, len(data.classes)))
+    complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
+    return Preflight(experiment=complete, data=data, stages=stages, where=where)
