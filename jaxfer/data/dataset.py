@@ -96,8 +96,8 @@ class DataConfig:
       classes: keep only these, in this order, relabelled 0..k-1; `()` keeps all.
       labels_per_class: that many training examples a class, drawn by the run's seed; 0 for all. Draws of one seed are
         nested: a smaller one is part of a larger one.
-      val_per_class: validation examples a class, taken from train where the source has no `val`; the same ones for
-        every seed and every choice of classes.
+      val_per_class: validation examples a class, taken from train; the same ones for every seed and every choice of
+        classes. Refused, as `val_fraction` is, where the source has a `val` split of its own.
       val_fraction: the share of each class taken instead where `val_per_class` is 0 (rounded, at least one).
       augment: names in `image.AUGMENTATIONS`, applied in this order to training images.
       workers: Grain worker processes; 0 for threads of this process.
@@ -113,7 +113,7 @@ class DataConfig:
 
 
 def build(config: DataConfig, options: Mapping[str, Any], *, seed: int, with_test: bool) -> Dataset:
-    """The source called `config.source` with its own `options`, prepared; a source is made once in a process."""
+    """The source called `config.source` with its own `options`, prepared; each source says when it reads again."""
     known = SOURCES.schema(config.source)
     for name in options:
         if name not in known:
@@ -131,9 +131,10 @@ def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool)
       with_test: False removes `test`, so that nothing can be selected on it; True keeps it where there is one.
 
     Raises:
-      InputError: the config asks for classes or counts that are not there, or the source's labels are out of range.
+      InputError: the config asks for classes or counts that are not there or for another `val` than the source's, or
+        the source's labels are out of range.
     """
-    _check_config(config, regression=not dataset.classes)
+    _check_config(config, dataset)
     names = _chosen(dataset, config)
     splits = {name: _keep(dataset, name, names) for name in dataset.splits if name != "test" or with_test}
     train = splits["train"]
@@ -154,8 +155,8 @@ def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool)
     return dataclasses.replace(dataset, classes=names, splits=splits)
 
 
-def fingerprint(parts: Iterable[str | np.ndarray]) -> str:
-    """sha256 (hex) over strings and arrays with their types and shapes."""
+def fingerprint(parts: Iterable[str | bytes | np.ndarray]) -> str:
+    """sha256 (hex) over strings, bytes, and arrays with their types and shapes."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -180,7 +181,7 @@ def locate(path: str, source: str) -> Path:
     raise InputError(f"data.path does not exist: expected {where}; correct it or set JAXFER_DATA to the data's folder")
 
 
-def _check_config(config: DataConfig, *, regression: bool) -> None:
+def _check_config(config: DataConfig, dataset: Dataset) -> None:
     image.augmentations(config.augment)
     for name in ("labels_per_class", "val_per_class", "workers"):
         if getattr(config, name) < 0:
@@ -188,8 +189,12 @@ def _check_config(config: DataConfig, *, regression: bool) -> None:
     if not config.val_per_class and not 0 < config.val_fraction < 1:
         raise InputError(f"expected data.val_fraction between 0 and 1, found {config.val_fraction}; 0.1 is the default")
     for name in ("classes", "labels_per_class", "val_per_class"):
-        if regression and getattr(config, name):
+        if getattr(config, name) and not dataset.classes:
             raise InputError(f"data.{name}={getattr(config, name)} needs classes, this data has none; remove it")
+    for name in ("val_per_class", "val_fraction"):
+        found, default = getattr(config, name), getattr(DataConfig, name)
+        if found != default and "val" in dataset.splits:
+            raise InputError(f"data.{name}={found} has no effect: the source has a val split; set it to {default}")
 
 
 def _chosen(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:

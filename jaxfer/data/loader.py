@@ -9,10 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import grain
-import jax
 import numpy as np
 from absl import flags
 
@@ -76,14 +74,6 @@ def eval_batches(
     """
     rows = _rows(batch_size, host)
     return _iterate(_EvalBatch(split, preprocessing, batch_size, rows), 0, -(-len(split) // batch_size), 0)
-
-
-def example_batch(preprocessing: Preprocessing, batch_size: int, label_dtype: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a training batch, for compiling ahead of time."""
-    return {
-        "image": jax.ShapeDtypeStruct((batch_size, *preprocessing.size), np.float32),
-        "label": jax.ShapeDtypeStruct((batch_size,), label_dtype),
-    }
 
 
 @dataclass(frozen=True, eq=False, repr=False)

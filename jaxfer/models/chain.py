@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from jaxfer.data.image import INTERPOLATIONS
 from jaxfer.errors import InputError, nearest
 from jaxfer.models.port import Preprocessing
 
@@ -93,5 +94,5 @@ def image_preprocessing(
             raise InputError(f"{option} must be a tuple of {counts} value(s) for image={image}, found {values!r}")
     if not all(value > 0 for value in std):
         raise InputError(f"std must be positive, found {std!r}")
-    check_choice("interpolation", interpolation, ("nearest", "bilinear", "bicubic"))
+    check_choice("interpolation", interpolation, tuple(INTERPOLATIONS))
     return Preprocessing(size=image, mean=mean, std=std, interpolation=interpolation)

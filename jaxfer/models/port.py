@@ -15,7 +15,6 @@ import flax.linen as nn
 import jax
 
 from jaxfer import rules
-from jaxfer.models.layers import BatchNorm
 from jaxfer.rules import Rules
 
 Params = Mapping[str, Any]
@@ -46,7 +45,8 @@ class Training:
     Attributes:
       key: typed PRNG key of this step; dropout draws from it.
       live: units with a trainable leaf or an adapter; dropout and stochastic depth act only there.
-      eval_norms: paths of normalisation modules that use, and keep, their running statistics.
+      eval_norms: paths of normalisation modules that use, and keep, their running statistics; of any class that is
+        called with `use_running_average`, a port's own or flax's.
     """
 
     key: jax.Array
@@ -150,7 +150,7 @@ def _policy(training: Training | None) -> Interceptor:
             path = context.module.path
             if isinstance(context.module, nn.Dropout) and path[0] not in training.live:
                 kwargs = {**kwargs, "deterministic": True}
-            if isinstance(context.module, BatchNorm) and "/".join(path) in training.eval_norms:
+            if "/".join(path) in training.eval_norms:
                 kwargs = {**kwargs, "use_running_average": True}
         return next_fun(*args, **kwargs)
 

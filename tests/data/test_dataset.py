@@ -49,9 +49,18 @@ def test_validation_by_fraction():
 
 def test_a_sources_own_validation_split_is_kept():
     own = split(np.array([0, 1, 2, 2], np.int32))
-    data = made(DataConfig(val_per_class=5), dataset=animals(val=own))
+    data = made(DataConfig(), dataset=animals(val=own))
     assert data.splits["val"].labels.tolist() == [0, 1, 2, 2]
     assert len(data.splits["train"]) == 62
+
+
+@pytest.mark.parametrize(("option", "value", "default"), [("val_per_class", 5, "0"), ("val_fraction", 0.2, "0.1")])
+def test_validation_options_are_refused_where_the_source_has_a_val_split(option, value, default):
+    own = split(np.array([0, 1, 2, 2], np.int32))
+    with pytest.raises(InputError) as caught:
+        made(DataConfig(**{option: value}), dataset=animals(val=own))
+    found = f"data.{option}={value} has no effect: the source has a val split; set it to {default}"
+    assert str(caught.value) == found
 
 
 def test_classes_are_selected_in_order_and_relabelled_in_every_split():
@@ -181,11 +190,21 @@ def test_a_validation_split_without_the_chosen_classes():
         made(DataConfig(classes=("emu",)), dataset=broken)
 
 
-def test_build_makes_a_source_once():
-    config = DataConfig(source="synthetic", val_per_class=1)
+def test_build_makes_synthetic_data_once():
+    config = DataConfig(source="synthetic")
     first, second = (build(config, {"examples": 12}, seed=seed, with_test=False) for seed in (0, 1))
     assert first.splits["train"].origin()[0] is second.splits["train"].origin()[0]
     assert (len(first.splits["train"]), set(first.splits)) == (12, {"train", "val"})
+
+
+def test_build_reads_changed_data_again(tmp_path):
+    def saved(value):
+        np.savez(tmp_path / "a.npz", train_image=np.full((20, 2, 2), value, np.uint8), train_label=np.arange(20) % 2)
+        return build(DataConfig(source="npz"), {"path": str(tmp_path / "a.npz")}, seed=0, with_test=False)
+
+    first, second = saved(3), saved(4)
+    assert [int(data.splits["train"].fetch(0)[0, 0, 0]) for data in (first, second)] == [3, 4]
+    assert first.fingerprint != second.fingerprint
 
 
 def test_build_names_unknown_sources_and_options():
@@ -200,6 +219,7 @@ def test_fingerprint_sees_content_type_and_shape():
     variants = [[base], [base + 1], [base.astype(np.int64)], [base.reshape(2, 3)], ["a", base], ["ab"], ["a", "b"]]
     assert len({fingerprint(parts) for parts in variants}) == len(variants)
     assert fingerprint([base]) == fingerprint([base.copy()])
+    assert fingerprint([b"a"]) == fingerprint(["a"])
     assert len(fingerprint([])) == 64
 
 

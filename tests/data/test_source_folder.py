@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 from jaxfer.data import image
 from jaxfer.data.sources import folder
 from jaxfer.errors import InputError
+from jaxfer.registry import SOURCES
 
 from . import shared
 
@@ -59,14 +62,58 @@ def test_folder_test_fraction_is_a_fixed_stratified_draw(tmp_path):
     assert first.fingerprint == second.fingerprint != folder.source(path=path).fingerprint
 
 
-def test_folder_fingerprint_is_of_names_and_sizes(tmp_path):
-    one, same, named = (write(tmp_path / name, "a/0.png", "b/0.png") for name in ("one", "same", "named"))
+def test_folder_fingerprint_is_of_names_and_content_and_survives_copying(tmp_path):
+    one, named = (write(tmp_path / name, "a/0.png", "b/0.png") for name in ("one", "named"))
     (tmp_path / "named" / "a" / "0.png").rename(tmp_path / "named" / "a" / "1.png")
+    same = str(shutil.copytree(one, tmp_path / "same", copy_function=shutil.copyfile))
+    os.utime(tmp_path / "same" / "a" / "0.png", (1e9, 1e9))
     prints = [folder.source(path=path).fingerprint for path in (one, same, named)]
     assert prints[0] == prints[1] != prints[2]
-    with open(tmp_path / "same" / "a" / "0.png", "ab") as file:
-        file.write(b"0")
-    assert folder.source(path=same).fingerprint != prints[1]
+
+
+def padded(root, size, at=None):
+    """The fingerprint of a folder whose one image, black, is a file of that size, the byte `at` changed."""
+    (root / "a").mkdir(parents=True)
+    file = root / "a" / "0.bmp"
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(file)
+    content = bytearray(file.read_bytes().ljust(size, b"\0"))
+    if at is not None:
+        content[at] = 1
+    file.write_bytes(content)
+    return folder.source(path=str(root)).fingerprint
+
+
+@pytest.mark.parametrize("size", [100, 4096, 4097, 8192])
+def test_folder_fingerprint_sees_every_byte_of_a_small_file(tmp_path, size):
+    prints = [padded(tmp_path / str(byte), size, byte) for byte in (54, 69, size // 2 + 20, size - 2, size - 1)]
+    prints += [padded(tmp_path / "same", size), padded(tmp_path / "longer", size + 1)]
+    assert len(set(prints)) == 7
+
+
+def test_folder_fingerprint_sees_the_first_and_last_4_kib_of_a_large_file(tmp_path):
+    size = 20_000
+    same = padded(tmp_path / "same", size)
+    assert len({same, *(padded(tmp_path / str(at), size, at) for at in (54, 4095, size - 4096, size - 1))}) == 5
+    # What the docstring says is not covered.
+    assert {padded(tmp_path / str(at), size, at) for at in (4096, size - 4097)} == {same}
+
+
+def test_a_changed_folder_is_listed_again(tmp_path):
+    path = write(tmp_path, "a/0.png", "b/0.png")
+    before = SOURCES.make("folder", path=path)
+    write(tmp_path, "c/9.png", "c/0.png")
+    after = SOURCES.make("folder", path=path)
+    assert [len(data.splits["train"]) for data in (before, after)] == [2, 4]
+    assert before.fingerprint != after.fingerprint
+
+
+def test_images_replaced_by_others_of_the_same_size_are_seen(tmp_path):
+    path = write(tmp_path, "a/0.bmp", "a/1.bmp")
+    before = SOURCES.make("folder", path=path)
+    (tmp_path / "a" / "1.bmp").write_bytes((tmp_path / "a" / "0.bmp").read_bytes())
+    after = SOURCES.make("folder", path=path)
+    assert after.splits["train"].fetch(1).max() == 0
+    assert before.fingerprint != after.fingerprint
 
 
 BAD_FOLDERS = [

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import os
+import time
+
 import numpy as np
 import pytest
 
 from jaxfer.data.sources import npz
 from jaxfer.errors import InputError
+from jaxfer.registry import SOURCES
 
 from . import shared
 
@@ -73,9 +77,64 @@ def test_npz_regression(tmp_path):
 def test_npz_fingerprint_is_of_the_content(tmp_path):
     first = npz.source(path=saved(tmp_path, **arrays())).fingerprint
     assert npz.source(path=saved(tmp_path, **arrays())).fingerprint == first
+    assert npz.source(path=saved(tmp_path, **other_arrays())).fingerprint != first
+
+
+def aged(path, seconds=100):
+    """The path, its file that old: no longer one that may change within a step of the clock."""
+    now = time.time_ns()
+    os.utime(path, ns=(now, now - seconds * 10**9))
+    return path
+
+
+def other_arrays():
+    """The same shapes, one pixel another."""
     other = arrays()
     other["train_image"][0, 0, 0] ^= 1
-    assert npz.source(path=saved(tmp_path, **other)).fingerprint != first
+    return other
+
+
+def test_an_unchanged_npz_is_read_once(tmp_path):
+    path = aged(saved(tmp_path, **arrays()))
+    first = SOURCES.make("npz", path=path)
+    assert SOURCES.make("npz", path=path) is first
+    assert SOURCES.make("npz", path=path, target="value").classes == ()
+
+
+def test_a_changed_npz_of_the_same_size_is_read_again(tmp_path):
+    path = saved(tmp_path, **arrays())
+    before, size = SOURCES.make("npz", path=aged(path)), os.path.getsize(path)
+    saved(tmp_path, **other_arrays())
+    after = SOURCES.make("npz", path=aged(path, seconds=50))
+    assert os.path.getsize(path) == size
+    assert after.splits["train"].fetch(0)[0, 0, 0] == before.splits["train"].fetch(0)[0, 0, 0] ^ 1
+    assert after.fingerprint != before.fingerprint
+
+
+def test_an_npz_replaced_by_one_of_the_same_size_and_time_is_read_again(tmp_path):
+    path = aged(saved(tmp_path, **arrays()))
+    before, was = SOURCES.make("npz", path=path), os.stat(path)
+    saved(tmp_path, **other_arrays())
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    while os.stat(path).st_ctime_ns == was.st_ctime_ns:  # within one step of the file system's clock
+        os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert (os.stat(path).st_size, os.stat(path).st_mtime_ns) == (was.st_size, was.st_mtime_ns)
+    assert SOURCES.make("npz", path=path).fingerprint != before.fingerprint
+
+
+def test_an_npz_of_this_instant_is_not_kept(tmp_path):
+    path = saved(tmp_path, **arrays())
+    assert SOURCES.make("npz", path=path) is not SOURCES.make("npz", path=path)
+
+
+def test_one_relative_path_in_two_folders_is_two_npz_files(tmp_path, monkeypatch):
+    made = []
+    for name, labels in (("one", [0, 1, 2]), ("two", [2, 1, 1])):
+        (tmp_path / name).mkdir()
+        aged(saved(tmp_path / name, **arrays(test_label=np.array(labels))))
+        monkeypatch.chdir(tmp_path / name)
+        made.append(SOURCES.make("npz", path="data.npz").splits["test"].labels.tolist())
+    assert made == [[0, 1, 2], [2, 1, 1]]
 
 
 def test_npz_paths_are_looked_up_in_the_data_folder(tmp_path, monkeypatch):

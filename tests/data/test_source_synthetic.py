@@ -30,7 +30,9 @@ def test_synthetic_shapes_counts_and_determinism():
     assert data.classes == ("class_0", "class_1", "class_2", "class_3", "class_4")
     assert np.bincount(data.splits["train"].labels).tolist() == [3, 3, 3, 2, 2]
     assert (data.splits["val"].fetch(0).shape, data.splits["val"].fetch(0).dtype) == ((4, 6, 3), np.uint8)
-    assert synthetic.source(image=(4, 6, 3), classes_count=5, examples=13).fingerprint == data.fingerprint
+    assert synthetic.source(image=(4, 6, 3), classes_count=5, examples=13) is data, "made once in a process"
+    again = synthetic.source.__wrapped__(image=(4, 6, 3), classes_count=5, examples=13)
+    assert again.fingerprint == data.fingerprint
     assert synthetic.source(image=(4, 6, 3), classes_count=5, examples=14).fingerprint != data.fingerprint
     assert (everything(data.splits["val"]) != everything(data.splits["test"])).any()
     silent = synthetic.source(classes_count=2, examples=4, noise=0.0).splits["train"]

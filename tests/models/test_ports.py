@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxfer import rules
+from jaxfer.data import image
 from jaxfer.errors import InputError
-from jaxfer.models.port import Port, Training
+from jaxfer.models.chain import Chain, image_preprocessing
+from jaxfer.models.layers import Dense
+from jaxfer.models.port import Port, Preprocessing, Training
 from jaxfer.registry import MODELS
 
 from .tiny import TINY, batch, draw
@@ -213,3 +217,48 @@ def test_gradients_reach_every_leaf(case):
         assert bool(jnp.isfinite(leaf).all()), path
         # A key's bias shifts all scores of a query alike, which the softmax ignores.
         assert path.endswith("/key/bias") or float(jnp.abs(leaf).max()) > 1e-7, path
+
+
+class ForeignUnit(nn.Module):
+    """A product and flax's own batch normalisation, a class that the policy has never heard of."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.BatchNorm(momentum=0.75, name="norm")(Dense((2,), name="product")(x), use_running_average=not train)
+
+
+class ForeignChain(Chain):
+    @nn.nowrap
+    def units(self):
+        return {"stem": ForeignUnit, "block_0": ForeignUnit}
+
+
+def test_a_norm_of_a_foreign_class_keeps_its_statistics_when_frozen():
+    port = Port(
+        module=ForeignChain(),
+        units=("stem", "block_0"),
+        head="block_0/product",
+        input_axes=((".*/kernel", 1),),
+        preprocessing=Preprocessing(size=(1, 1, 3)),
+    )
+    inputs = {"image": jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)}
+    params, model_state = port.init(jax.random.key(0), inputs)
+    norms = port.norms(model_state)
+    assert norms == {"stem/norm", "block_0/norm"}
+    evaluated, _ = port.apply(params, model_state, inputs)
+    frozen, state = port.apply(params, model_state, inputs, training=training(port, eval_norms=norms))
+    np.testing.assert_array_equal(frozen, evaluated)
+    assert_same(state, model_state)
+    # The stem's moves alone: a quarter of the way from 0 to the batch's mean.
+    _, state = port.apply(params, model_state, inputs, training=training(port, eval_norms={"block_0/norm"}))
+    assert_same(state["batch_stats"]["block_0"], model_state["batch_stats"]["block_0"])
+    mean = np.mean(inputs["image"] @ params["stem"]["product"]["kernel"], axis=0)
+    np.testing.assert_allclose(state["batch_stats"]["stem"]["norm"]["mean"], mean / 4, rtol=1e-5)
+
+
+def test_a_model_takes_the_interpolations_that_images_are_resized_by(monkeypatch):
+    monkeypatch.setitem(image.INTERPOLATIONS, "box", image.Image.Resampling.BOX)
+    for name in ("nearest", "bilinear", "bicubic", "box"):
+        assert image_preprocessing((2, 2, 1), (), (), name).interpolation == name
+    with pytest.raises(InputError, match="must be one of 'nearest', 'bilinear', 'bicubic', 'box', found 'lanczos'"):
+        image_preprocessing((2, 2, 1), (), (), "lanczos")

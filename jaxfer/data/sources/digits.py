@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from sklearn.datasets import load_digits
 
@@ -11,6 +13,7 @@ from jaxfer.data.order import Stream, draw
 TEST_PER_CLASS = 50
 
 
+@functools.lru_cache(maxsize=1)
 def source() -> Dataset:
     """uint8 [8, 8, 1], classes `0` to `9`; `test` is a fixed draw of 50 a class, the other 1,297 are `train`.
 

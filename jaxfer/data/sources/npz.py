@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,9 +17,13 @@ from jaxfer.errors import InputError, nearest
 LAYOUTS = (("{split}_image", "{split}_label"), ("{split}_images", "{split}_labels"), ("x_{split}", "y_{split}"))
 TARGETS = ("class", "value")
 
+# A file younger than this is read every time: file systems stamp in steps of up to two seconds, so that a second change
+# within a step would leave the stamp as it is.
+SETTLED = 2e9  # nanoseconds
+
 
 def source(*, path: str = "", image_key: str = "", label_key: str = "", target: str = "class") -> Dataset:
-    """Reads `train` and, where present, `val` and `test`.
+    """Reads `train` and, where present, `val` and `test`; the last few files are kept in memory until they change.
 
     Args:
       path: the file; a relative one that is absent is looked up in the folder that JAXFER_DATA names.
@@ -37,8 +43,17 @@ def source(*, path: str = "", image_key: str = "", label_key: str = "", target: 
         if pattern and "{split}" not in pattern:
             raise InputError(f"expected data.{name} to contain '{{split}}', found {pattern!r}")
     file = locate(path, "npz")
+    stat = file.stat()
+    version = (file.resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # ctime: a copy may keep mtime
+    load = _load if time.time_ns() - stat.st_mtime_ns > SETTLED else _load.__wrapped__
+    return load(file, version, ((image_key, label_key),) if image_key else LAYOUTS, target)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(file: Path, version: tuple, layouts: tuple[tuple[str, str], ...], target: str) -> Dataset:
+    """The dataset in `file`; `version` says for how long it stays true."""
     arrays = _read(file)
-    layout = _layout(arrays, file, ((image_key, label_key),) if image_key else LAYOUTS)
+    layout = _layout(arrays, file, layouts)
     pairs = {split: _pair(arrays, file, split, layout) for split in ("train", "val", "test")}
     pairs = {split: pair for split, pair in pairs.items() if pair is not None}
     classes, labels = _classes(pairs, file) if target == "class" else ((), _values(pairs, file))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from jaxfer.data.dataset import Dataset, InMemory, Split, fingerprint
@@ -11,6 +13,7 @@ from jaxfer.errors import InputError, nearest
 TASKS = ("classification", "regression")
 
 
+@functools.lru_cache(maxsize=8)
 def source(
     *,
     image: tuple[int, int, int] = (8, 8, 3),
