@@ -1,0 +1,215 @@
+"""Verdicts: what the paired scores of a method allow to say, as one sentence each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from jaxfer.errors import InputError
+from jaxfer.evals.intervals import Interval, paired_interval
+
+HELPS, NO_EVIDENCE, NEGATIVE = "helps", "no evidence", "negative transfer"
+
+# Programs of two methods round float32 losses differently: an effect of that size is no effect.
+_ROUNDING = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a method's seeds say against training from scratch.
+
+    Attributes:
+      method: its name.
+      outcome: `helps`, `no evidence` or `negative transfer`.
+      effect: 95 % interval of the gain over scratch; positive is better, for a minimised metric too.
+      sentence: the same in words, in the metric's own sign.
+    """
+
+    method: str
+    outcome: str
+    effect: Interval
+    sentence: str
+
+
+def verdict(
+    name: str,
+    ours: Sequence[float],
+    scratch: Sequence[float],
+    *,
+    metric: str,
+    maximize: bool,
+    pairs: str = "seeds",
+    kind: str = "t",
+) -> Verdict:
+    """`helps` if the paired 95 % interval lies above 0, `negative transfer` if below, else `no evidence`.
+
+    One pair has no spread to judge by, nor have two of exactly equal differences: on a small test split the latter
+    is a common coincidence (50 examples, no true effect: 11 % of draws), so both are `no evidence`.
+
+    Args:
+      name: the method's.
+      ours: [n] its scores.
+      scratch: [n] scratch's scores of the same seeds and splits, in the same order.
+      metric: what the scores are, with their split (`test accuracy`).
+      maximize: whether more of it is better.
+      pairs: what the pairs are, plural.
+      kind: of the interval, as in `paired_interval`.
+
+    Raises:
+      InputError: as `paired_interval`.
+    """
+    effect = _gain(ours, scratch, maximize, pairs, kind, (name, "scratch"))
+    sign = _sign(effect, [*ours, *scratch], len(ours))
+    outcome = {1: HELPS, 0: NO_EVIDENCE, -1: NEGATIVE}[sign]
+    opening = {1: f"{name} helps", 0: f"{name}: no evidence either way", -1: f"{name} shows negative transfer"}[sign]
+    evidence = _evidence(effect, metric, maximize, "scratch", len(ours), pairs)
+    return Verdict(name, outcome, effect, f"{opening}: {evidence}.")
+
+
+def against_baseline(
+    name: str,
+    ours: Sequence[float],
+    baseline_name: str,
+    baseline: Sequence[float],
+    *,
+    metric: str,
+    maximize: bool,
+    pairs: str = "seeds",
+    kind: str = "t",
+) -> str:
+    """A sentence where the method does not beat a simple baseline by `verdict`'s rule, else the empty string.
+
+    Args and errors as those of `verdict`, with the baseline's name and paired scores [n].
+    """
+    effect = _gain(ours, baseline, maximize, pairs, kind, (name, baseline_name))
+    sign = _sign(effect, [*ours, *baseline], len(ours))
+    if sign > 0:
+        return ""
+    opening = "does worse than" if sign < 0 else "does not beat"
+    evidence = _evidence(effect, metric, maximize, "it", len(ours), pairs)
+    return f"{name} {opening} {baseline_name}: {evidence}."
+
+
+@dataclass(frozen=True)
+class LabelsSaved:
+    """How many labels a class scratch needs to match a score.
+
+    Attributes:
+      needed: labels a class; `inf` where scratch never matches.
+      low: the largest count below it that was run and does not match; 0 where the smallest one run matches already.
+      high: the smallest count run that matches; `inf` where none does. `needed` is interpolated unless it is `high`.
+    """
+
+    needed: float
+    low: float
+    high: float
+
+    def factor(self, at: float) -> float:
+        """`needed` as a multiple of the method's own `at` labels a class, at least 1; `inf` where it is open."""
+        return max(1.0, self.needed / at)
+
+    def sentence(self, method: str, at: float) -> str:
+        """In words, for a method that had `at` labels a class."""
+        if not at > 0:
+            raise InputError(f"expected a positive number of labels a class, found {at}; give the method's own")
+        opening = f"At {_count(at)} labels a class,"
+        if math.isinf(self.needed):
+            # Of a method with more labels than scratch was ever given, nothing is known.
+            times = f": more than {self.low / at:.1f} x the labels" if self.low >= at else ""
+            return f"{opening} scratch needs more than {_count(self.low)} to match {method}{times}."
+        if self.needed <= at:
+            return f"{opening} {method} saves no labels: scratch matches it with {_count(at)} or fewer."
+        times = f"{self.needed / at:.1f} x the labels"
+        if self.needed < self.high:
+            between = f"interpolated between {_count(self.low)} and {_count(self.high)}"
+            return f"{opening} scratch needs about {self.needed:.0f} to match {method} ({between}): {times}."
+        most = "at most " if not self.low else ""
+        return f"{opening} scratch needs {most}{_count(self.needed)} to match {method}: {most}{times}."
+
+
+def labels_saved(
+    labels: Sequence[float], scratch: Sequence[float], method_score: float, *, maximize: bool = True
+) -> LabelsSaved:
+    """The smallest number of labels a class at which scratch reaches a method's score.
+
+    Scratch's score is taken as linear in log(labels) between the counts that were run. Where its curve is not
+    monotone, the first crossing counts: that is the cheapest way for scratch to have matched.
+
+    Args:
+      labels: [n] labels a class, increasing.
+      scratch: [n] scratch's mean score at each.
+      method_score: the method's mean score, on the same metric.
+      maximize: whether more of it is better.
+
+    Raises:
+      InputError: counts that do not increase, unpaired scores, or a score that is not finite.
+    """
+    counts, curve = [float(count) for count in labels], [float(score) for score in scratch]
+    if not counts or counts[0] <= 0 or any(b <= a for a, b in zip(counts, counts[1:], strict=False)):
+        raise InputError(f"expected increasing positive label counts, found {list(labels)}; sort them")
+    if len(counts) != len(curve):
+        raise InputError(f"expected one score of scratch a label count, found {len(curve)} for {len(counts)} counts")
+    if not all(math.isfinite(score) for score in (*curve, method_score)):
+        raise InputError(f"expected finite scores, found scratch {curve} and {method_score}; rerun what diverged")
+    slack = _ROUNDING * max(abs(score) for score in (*curve, method_score))
+    gaps = [(score - method_score) * (1 if maximize else -1) for score in curve]
+    first = next((i for i, gap in enumerate(gaps) if gap >= -slack), None)
+    if first is None:
+        return LabelsSaved(math.inf, counts[-1], math.inf)
+    if first == 0:
+        return LabelsSaved(counts[0], 0.0, counts[0])
+    low, high = counts[first - 1], counts[first]
+    if gaps[first] <= slack:  # matched by a count that was run
+        return LabelsSaved(high, low, high)
+    share = gaps[first - 1] / (gaps[first - 1] - gaps[first])
+    return LabelsSaved(low * (high / low) ** share, low, high)
+
+
+def _gain(ours, theirs, maximize: bool, pairs: str, kind: str, names: tuple[str, str]) -> Interval:
+    """The paired interval with positive as better."""
+    effect = paired_interval(ours, theirs, kind=kind, pairs=pairs, names=names)
+    return effect if maximize else _flipped(effect)
+
+
+def _flipped(effect: Interval) -> Interval:
+    return replace(effect, mean=0.0 - effect.mean, low=0.0 - effect.high, high=0.0 - effect.low)
+
+
+def _sign(effect: Interval, scores: Sequence[float], n: int) -> int:
+    """1 where the interval lies above 0, -1 below, 0 where it holds 0 or can't tell."""
+    rounding = _ROUNDING * max(abs(float(score)) for score in scores)
+    if n == 2 and effect.low == effect.high:
+        return 0
+    return int(effect.low > rounding) - int(effect.high < -rounding)
+
+
+def _evidence(effect: Interval, metric: str, maximize: bool, over: str, n: int, pairs: str) -> str:
+    """`test accuracy +0.041 over scratch, 95 % interval [+0.012, +0.070] (paired t over 5 seeds)`."""
+    shown = effect if maximize else _flipped(effect)  # the metric's own sign, as in the tables
+    digits = _digits(shown)
+    direction = "" if maximize else " (lower is better)"
+    gain = f"{metric} {_signed(shown.mean, digits)} {'over' if shown.mean >= 0 else 'against'} {over}{direction}"
+    one = pairs.removesuffix("s")
+    if n == 1:
+        return f"{gain}, but one {one} can't tell"
+    if n == 2 and effect.low == effect.high != 0:
+        return f"{gain} for both {pairs}, and two without spread can't tell"
+    interval = f"[{_signed(shown.low, digits)}, {_signed(shown.high, digits)}]"
+    return f"{gain}, 95 % interval {interval} ({effect.name})"
+
+
+def _digits(effect: Interval) -> int:
+    """Three decimals, or as many as keep an end that is not 0 from reading as 0."""
+    ends = [abs(end) for end in (effect.low, effect.high) if end]
+    return next((digits for digits in range(3, 10) if all(round(end, digits) for end in ends)), 3)
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:+.{digits}f}"  # adding 0.0 turns -0.0 into 0.0
+
+
+def _count(labels: float) -> str:
+    return f"{labels:g}"

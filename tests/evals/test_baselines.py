@@ -1,0 +1,184 @@
+"""Baselines against hand computation and a NumPy reference; their score is the models' own."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from jaxfer.data.dataset import DataConfig, InMemory, Split, build
+from jaxfer.data.image import preprocess
+from jaxfer.data.sources import digits
+from jaxfer.errors import InputError
+from jaxfer.evals.baselines import baselines, pixels, score
+from jaxfer.evaluation import evaluate_split
+from jaxfer.experiment import ParallelConfig
+from jaxfer.models.port import Preprocessing
+from jaxfer.parallel import placement
+from jaxfer.registry import TASKS
+from tests.experiments import CLASSES, backbone, tiny_stage
+
+SIZE_8 = Preprocessing(size=(8, 8, 1))
+
+
+def images(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def split(pictures: np.ndarray, labels=None) -> Split:
+    labels = np.zeros(len(pictures), np.int32) if labels is None else labels
+    return Split(labels=labels, fetch=InMemory(pictures))
+
+
+def test_pixels_are_the_models_input_in_order():
+    pictures = images(70, 10, 6, 3)  # more than two batches, the last one padded
+    preprocessing = Preprocessing(size=(8, 8, 3), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    found = pixels(split(pictures), preprocessing)
+    assert (found.shape, found.dtype) == ((70, 192), np.float32)
+    np.testing.assert_array_equal(found, [preprocess(picture, preprocessing).reshape(-1) for picture in pictures])
+
+
+def test_large_images_are_averaged_down():
+    """3,072 values are left alone; beyond, each new pixel is the mean over its area."""
+    assert pixels(split(images(2, 32, 32, 3)), Preprocessing(size=(32, 32, 3))).shape == (2, 3072)
+    assert pixels(split(images(2, 8, 100, 3)), Preprocessing(size=(8, 100, 3))).shape == (2, 2400)
+    picture = images(1, 64, 96, 3)
+    found = pixels(split(picture), Preprocessing(size=(64, 96, 3))).reshape(32, 32, 3)
+    normalised = (picture[0] / 255.0 - 0.5) / 0.5
+    np.testing.assert_allclose(found, normalised.reshape(32, 2, 32, 3, 3).mean((1, 3)), atol=1e-6)
+    # 48 -> 32: the first new pixel of a row covers one and a half old ones, the second the other half and the next.
+    picture = images(1, 48, 48, 3)
+    found = pixels(split(picture), Preprocessing(size=(48, 48, 3))).reshape(32, 32, 3)
+    row = ((picture[0] / 255.0 - 0.5) / 0.5)[:3]
+    columns = np.stack([row[:, 0] + row[:, 1] / 2, row[:, 1] / 2 + row[:, 2]], axis=1) / 1.5
+    expected = np.stack([columns[0] + columns[1] / 2, columns[1] / 2 + columns[2]]) / 1.5
+    np.testing.assert_allclose(found[:2, :2], expected, atol=1e-6)
+
+
+def test_logistic_regression_on_digits():
+    data = digits.source()
+    train, test = data.splits["train"], data.splits["test"]
+    baseline = baselines("classification", 10)[1]
+    assert baseline.name == "logistic regression on pixels" and baseline.settings[0] == 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predict = baseline.fit(pixels(train, SIZE_8), train.labels, baseline.settings[0])
+    found = score(TASKS.make("classification"), predict(pixels(test, SIZE_8)), test.labels)
+    assert found["accuracy"] > 0.93 and found["loss"] < 0.3
+    # 50 of each class: recall weighs every class alike already.
+    assert found["balanced_accuracy"] == pytest.approx(found["accuracy"], abs=1e-6)
+
+
+def test_logistic_regression_with_two_classes_is_at_its_optimum():
+    """One feature, -1 and 1 once standardised: w^2 / 2 + 2 log(1 + exp(-w)) is least where w = 2 / (1 + exp(w))."""
+    x, labels = np.array([[2.0], [6.0]], np.float32), np.array([0, 1], np.int32)
+    outputs = baselines("classification", 2)[1].fit(x, labels, 1.0)(x)
+    assert outputs.dtype == np.float32 and outputs.shape == (2, 2)
+    w = outputs[1, 1] - outputs[1, 0]
+    assert w == pytest.approx(2 / (1 + math.exp(w)), abs=1e-3)
+    assert outputs[0, 1] - outputs[0, 0] == pytest.approx(-w, abs=1e-3)
+
+
+def test_a_certain_prediction_has_a_finite_loss():
+    x, labels = np.array([[-1.0], [1.0]] * 3, np.float32), np.array([0, 1] * 3, np.int32)
+    third = np.concatenate([x, [[0.0]]]), np.concatenate([labels, [2]])
+    for classes, train in ((2, (x, labels)), (3, third)):
+        fitted = baselines("classification", classes)[1].fit(*train, 10.0)
+        outputs = fitted(np.array([[1e6]], np.float32))
+        assert math.isfinite(score(TASKS.make("classification"), outputs, np.array([0]))["loss"])
+
+
+def test_majority_is_the_share_of_the_largest_class():
+    majority, task = baselines("classification", 3)[0], TASKS.make("classification")
+    assert majority.name == "majority class" and len(majority.settings) == 1
+    predict = majority.fit(np.zeros((5, 2)), np.array([0, 1, 1, 2, 1]), 0.0)
+    labels = np.array([1, 0, 1, 1, 2, 1, 1, 0])
+    found = score(task, predict(np.zeros((8, 2))), labels)
+    assert found["accuracy"] == 5 / 8 and found["balanced_accuracy"] == pytest.approx(1 / 3)
+    assert found["loss"] == pytest.approx(-(5 * math.log(3 / 5) + 3 * math.log(1 / 5)) / 8, rel=1e-6)
+    tied = majority.fit(np.zeros((5, 2)), np.array([2, 1, 2, 1, 0]), 0.0)
+    assert tied(np.zeros((1, 2))).argmax() == 1
+
+
+def test_majority_of_a_prepared_dataset():
+    data = build(DataConfig(source="synthetic"), {"examples": 50, "classes_count": 4}, seed=0, with_test=False)
+    train, val = data.splits["train"], data.splits["val"]
+    assert np.bincount(train.labels).tolist() == [13, 13, 12, 12]  # a tie, so label 0
+    predict = baselines("classification", len(data.classes))[0].fit(np.zeros((50, 1)), train.labels, 0.0)
+    found = score(TASKS.make("classification"), predict(np.zeros((len(val), 1))), val.labels)
+    assert found["accuracy"] == np.mean(val.labels == 0)
+
+
+def test_ridge_is_the_normal_equations():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(3, 2, (12, 4)).astype(np.float32), rng.normal(5, 1, 12).astype(np.float32)
+    fresh = rng.normal(3, 2, (6, 4)).astype(np.float32)
+    ridge = baselines("regression", 0)[1]
+    assert ridge.name == "ridge on pixels"
+    for alpha in ridge.settings:
+        mean, std = x.astype(np.float64).mean(0), x.astype(np.float64).std(0)
+        z, target = (x - mean) / std, y.astype(np.float64)
+        weights = np.linalg.solve(z.T @ z + alpha * np.eye(4), z.T @ (target - target.mean()))
+        found = ridge.fit(x, y, alpha)(fresh)
+        assert (found.shape, found.dtype) == ((6, 1), np.float32)
+        np.testing.assert_allclose(found[:, 0], (fresh - mean) / std @ weights + target.mean(), rtol=1e-6)
+        reference = Ridge(alpha=alpha).fit(z, target).predict((fresh - mean) / std)
+        np.testing.assert_allclose(found[:, 0], reference, rtol=1e-6)
+
+
+def test_training_mean_has_no_r2():
+    mean = baselines("regression", 0)[0]
+    predict = mean.fit(np.zeros((4, 1)), np.array([1, 2, 3, 6], np.float32), 0.0)
+    found = score(TASKS.make("regression"), predict(np.zeros((2, 1))), np.array([1.0, 5.0], np.float32))
+    # Predicts 3: errors 2 and 2; the targets' own mean is 3 too.
+    assert found == {"loss": 4.0, "mse": 4.0, "mae": 2.0, "r2": 0.0}
+
+
+def test_score_of_classification_by_hand():
+    """Probabilities of the labels 1/2, 1/4, 1/2, 3/8; hits 1, 0, 1, 1; recall 2/3 of label 2, 1 of label 0."""
+    p = np.array([[1 / 4, 1 / 4, 1 / 2], [1 / 4, 1 / 2, 1 / 4], [1 / 4, 1 / 4, 1 / 2], [6 / 16, 5 / 16, 5 / 16]])
+    found = score(TASKS.make("classification"), np.log(p) + 7, np.array([2, 2, 2, 0]))  # logits, not yet logs of p
+    assert found["loss"] == pytest.approx((2 * math.log(2) + math.log(4) + math.log(8 / 3)) / 4, rel=1e-6)
+    assert found["accuracy"] == 0.75 and found["balanced_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_score_is_what_evaluation_gives():
+    """The outputs of a real model over real batches, judged here and by `evaluate_split`."""
+    stage = tiny_stage("resnet_basic")
+    params, model_state = backbone(stage)
+    spec, labels = stage.spec, np.random.default_rng(0).integers(0, CLASSES, 21).astype(np.int32)
+    height, width, channels = spec.port.preprocessing.size
+    held_out = split(images(21, height, width, channels), labels)
+    inputs = pixels(held_out, spec.port.preprocessing).reshape(21, height, width, channels)
+    where = placement(ParallelConfig(devices=1))
+    state = jax.device_put(stage.enter(params, model_state, 0), where.replicated)
+    expected = evaluate_split(spec, state, held_out, where, 8).metrics
+    outputs = spec.port.apply(*stage.leave(state), {"image": inputs})[0]
+    assert score(spec.task, outputs, labels) == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_baseline_fits_with_every_setting_and_repeats_itself():
+    rng = np.random.default_rng(0)
+    x, fresh = rng.normal(size=(9, 5)).astype(np.float32), rng.normal(size=(4, 5)).astype(np.float32)
+    x[:, 0] = 1.0  # a pixel that never varies
+    for task, classes, labels in (
+        ("classification", 3, np.arange(9, dtype=np.int32) % 3),
+        ("regression", 0, rng.normal(size=9).astype(np.float32)),
+    ):
+        for baseline in baselines(task, classes):
+            for setting in baseline.settings:
+                outputs = baseline.fit(x, labels, setting)(fresh)
+                assert outputs.shape == (4, classes or 1) and np.isfinite(outputs).all()
+                np.testing.assert_array_equal(outputs, baseline.fit(x, labels, setting)(fresh))
+
+
+def test_what_is_refused():
+    with pytest.raises(InputError, match="no simple baseline for task 'tagging'; known: classification, regression"):
+        baselines("tagging", 3)
+    for baseline in baselines("classification", 3):
+        with pytest.raises(InputError, match=r"training examples of labels 0..2, found \[0, 2\]"):
+            baseline.fit(np.zeros((2, 1)), np.array([0, 2]), 1.0)
