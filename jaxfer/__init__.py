@@ -3,8 +3,9 @@
 import jaxfer
 config = jaxfer.load("configs/digits.py:lora", {"data.labels_per_class": 20})
 for stage in jaxfer.show(config): print(stage)
-result = jaxfer.run(config, "runs/mine")
-jaxfer.evaluate("runs/mine", split="test")
+result = jaxfer.run(config, "runs/digits/mine")  # beside runs/digits/pretrain
+jaxfer.evaluate("runs/digits/mine", split="test")
+jaxfer.compare("configs/digits.py", "runs/digits-compared")
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _API = {
     "show": "jaxfer.summary",
     "evaluate": "jaxfer.evaluation",
     "sweep": "jaxfer.sweeps",
+    "compare": "jaxfer.comparison",
 }
 __all__ = list(_API)
 

@@ -10,11 +10,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxfer.errors import InputError, NonFiniteLoss, Preempted
+from jaxfer.errors import CellsFailed, InputError, NonFiniteLoss, Preempted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0 done, 2 bad input, 3 diverged, 75 saved on SIGTERM, run me again."""
+    """Runs one command; returns the exit code: 0 done, 1 a cell failed, 2 bad input, 3 diverged, 75 run me again."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         overrides, rest = _overrides(argv)
@@ -25,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from absl import flags
 
         flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which no absl.app has parsed here
-        arguments.command(arguments, overrides)
+        exit_code = arguments.command(arguments, overrides)
         sys.stdout.flush()  # so that a closed pipe shows here and not at exit
-    except (InputError, NonFiniteLoss) as error:
+    except (InputError, NonFiniteLoss, CellsFailed) as error:
         return _fail(str(error), error.exit_code)
     except Preempted as notice:
         print(notice.message, file=sys.stderr)
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if found is None:
             raise  # a bug of ours or of a plugged-in file: its author needs the traceback
         return _fail(found, InputError.exit_code)
-    return 0
+    return exit_code or 0
 
 
 def _fail(message: str, exit_code: int) -> int:
@@ -108,8 +108,21 @@ def _parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="run every cell of the config's sweep() and draw up the table")
     sweep.add_argument("config", help=config_help)
     sweep.add_argument("--workdir", help="the sweep's folder; default runs/CONFIG")
+    _processes(sweep)
     sweep.set_defaults(command=_sweep)
+
+    compare = commands.add_parser(
+        "compare", help="tune every method alike, read test once, say whether transfer helped"
+    )
+    compare.add_argument("config", help=config_help)
+    compare.add_argument("--workdir", help="the comparison's folder; default runs/CONFIG")
+    _processes(compare)
+    compare.set_defaults(command=_compare)
     return parser
+
+
+def _processes(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--processes", type=int, default=1, help="how many cells run side by side (default 1)")
 
 
 def _resumable() -> None:
@@ -146,11 +159,19 @@ def _eval(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     print(f"{arguments.split}: {_numbers(found)}")
 
 
-def _sweep(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
+def _sweep(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     _resumable()
     import jaxfer
 
-    jaxfer.sweep(arguments.config, _workdir(arguments), overrides=overrides)
+    found = jaxfer.sweep(arguments.config, _workdir(arguments), overrides=overrides, processes=arguments.processes)
+    return found.exit_code
+
+
+def _compare(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
+    _resumable()
+    import jaxfer
+
+    jaxfer.compare(arguments.config, _workdir(arguments), overrides=overrides, processes=arguments.processes)
 
 
 def _workdir(arguments: argparse.Namespace, name: str = "") -> str:

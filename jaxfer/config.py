@@ -22,7 +22,16 @@ from ml_collections import ConfigDict, config_dict
 from jaxfer import schema
 from jaxfer.data.dataset import DataConfig
 from jaxfer.errors import InputError, nearest
-from jaxfer.experiment import Choice, Experiment, ParallelConfig, RunConfig, StageConfig, check_ranges
+from jaxfer.experiment import (
+    Choice,
+    CompareConfig,
+    Experiment,
+    ParallelConfig,
+    RunConfig,
+    StageConfig,
+    check_comparison,
+    check_ranges,
+)
 from jaxfer.fields import SECTIONS, annotation_of, fields_of, hints, section_schema, stage_fields
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
@@ -32,12 +41,14 @@ def base() -> ConfigDict:
     config = ConfigDict({**_defaults(RunConfig), **_defaults(StageConfig)})
     config.lr = config_dict.placeholder(float)
     config.parallel = _defaults(ParallelConfig)
+    config.compare = _defaults(CompareConfig)
     config.model = {"name": "resnet"}
     config.data = _defaults(DataConfig)
     config.task = {"name": "classification"}
     config.stage = {}
     config.lock()
-    for section in (config.model, config.data, config.task, config.stage, config.options, config.rates):
+    free = (config.model, config.data, config.task, config.stage, config.options, config.rates)
+    for section in (*free, config.compare.stage, config.compare.grid):
         section.unlock()
     return config
 
@@ -163,7 +174,8 @@ def _shadowed(config: ConfigDict, field: str) -> bool:
 
 def _check_sections(config: ConfigDict) -> None:
     """`InputError` where something else stands in a section's place: `config.model = 'vit'`, `config.data = None`."""
-    sections = {name: config[name] for name in (*SECTIONS, "parallel", "stage", "options", "rates") if name in config}
+    names = (*SECTIONS, "parallel", "stage", "compare", "options", "rates")
+    sections = {name: config[name] for name in names if name in config}
     stages = sections.get("stage")
     if isinstance(stages, ConfigDict):
         sections |= {f"stage.{name}": stages[name] for name in stages}
@@ -177,7 +189,7 @@ def resolve(config: ConfigDict) -> Experiment:
     _check_sections(config)
     plain = config.copy_and_resolve_references().to_dict()
     common_fields, run_fields = stage_fields(), hints(RunConfig)
-    known = {*common_fields, *run_fields, *SECTIONS, "parallel", "stage"}
+    known = {*common_fields, *run_fields, *SECTIONS, "parallel", "stage", "compare"}
     for name in plain:
         if name not in known:
             raise InputError(f"unknown field config.{name}{nearest(name, known)}")
@@ -216,6 +228,14 @@ def resolve(config: ConfigDict) -> Experiment:
     )
     check_ranges(experiment)
     return experiment
+
+
+def comparison(config: ConfigDict) -> CompareConfig:
+    """The checked section `config.compare`."""
+    plain = config.copy_and_resolve_references().to_dict()
+    found = CompareConfig(**_checked(plain.get("compare", {}), hints(CompareConfig), "config.compare"))
+    check_comparison(found)
+    return found
 
 
 def _stage(name: str, common: Mapping[str, Any], given: Mapping[str, Any]) -> StageConfig:

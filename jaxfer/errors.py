@@ -22,6 +22,12 @@ class NonFiniteLoss(ArithmeticError):
     exit_code = 3
 
 
+class CellsFailed(RuntimeError):
+    """Some runs of a comparison ended with an error; the others are done. Exit code 1."""
+
+    exit_code = 1
+
+
 class Preempted(SystemExit):
     """SIGTERM: the run is saved and can be resumed by the same command. Exit code 75 (EX_TEMPFAIL)."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import config, rundir
+from jaxfer import config, rundir, seal
 from jaxfer.data.dataset import Split, build
 from jaxfer.data.loader import eval_batches
 from jaxfer.errors import InputError
@@ -86,8 +86,11 @@ def evaluate(
       {metric: value}.
 
     Raises:
-      InputError: an unfinished run, a split that the data lacks, or data of other classes.
+      InputError: an unfinished run, a split that the data lacks, data of other classes, or the test split of a
+        comparison's run before its selection is made.
     """
+    if split == "test":
+        seal.check(epath.Path(run))
     finished = open_run(run, checkpoint)
     for name in overrides or {}:
         if not name.startswith(("data.", "parallel.")) and name != "eval_batch_size":

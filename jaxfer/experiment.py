@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxfer.data.dataset import DataConfig
-from jaxfer.errors import InputError
+from jaxfer.errors import InputError, nearest
 from jaxfer.optim import OPTIMIZERS, SCHEDULES
 from jaxfer.schema import LARGEST
 
@@ -122,6 +122,28 @@ class RunConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """What `jaxfer compare` compares; a single run reads none of it.
+
+    Attributes:
+      methods: arms beside `scratch`: names of files in `jaxfer/methods/`; `probe+full` is one after the other, in half
+        of the steps each.
+      seeds: 0 to this minus one; a seed draws the labels, the fresh parameters and the batches, alike for every arm.
+      trials: settings of each arm that are tried: the default, then draws from its tuning grid.
+      labels: labels a class, one comparison each; empty: what `config.data.labels_per_class` says.
+      stage: {method: stage fields} that a method gets wherever it stands (`config.compare.stage.lora.options.rank`).
+      grid: {method or scratch: {hparam: values}} in place of the method's own grid.
+    """
+
+    methods: tuple[str, ...] = ("probe", "full", "probe+full", "lora")
+    seeds: int = 5
+    trials: int = 4
+    labels: tuple[int, ...] = ()
+    stage: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    grid: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A checked config: what the code runs on. Every section resolved, every stage complete."""
 
@@ -201,6 +223,22 @@ def check_ranges(experiment: Experiment) -> None:
             raise InputError(f"{where}.lr and {where}.rates are both set: rates give each group its own; remove one")
     if sum(stage.steps for _, stage in experiment.stages) > LARGEST:
         raise InputError(f"config.stages: expected at most {LARGEST} steps together; lower their steps")
+
+
+def check_comparison(found: CompareConfig) -> None:
+    """`InputError` for the first field of `config.compare` that makes no sense."""
+    for name in ("seeds", "trials"):
+        if getattr(found, name) < 1:
+            raise InputError(f"config.compare.{name}: expected at least 1, found {getattr(found, name)}")
+    if not found.methods or len(set(found.methods)) < len(found.methods) or "scratch" in found.methods:
+        raise InputError(f"config.compare.methods: expected distinct methods beside scratch, found {found.methods!r}")
+    if len(set(found.labels)) < len(found.labels) or any(count < 1 for count in found.labels):
+        raise InputError(f"config.compare.labels: expected distinct positive counts, found {found.labels!r}")
+    known = {"scratch", *(stage for method in found.methods for stage in method.split("+"))}
+    for field in ("stage", "grid"):
+        for name in getattr(found, field):
+            if name not in known:
+                raise InputError(f"config.compare.{field}.{name}: not compared{nearest(name, known)}")
 
 
 def _check_fields(where: str, section: Any) -> None:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxfer.data.dataset import DataConfig
 from jaxfer.errors import InputError, nearest
-from jaxfer.experiment import ParallelConfig, RunConfig, StageConfig
+from jaxfer.experiment import CompareConfig, ParallelConfig, RunConfig, StageConfig
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
 # The field of each section that names a file of the room; the others follow from it.
@@ -45,6 +45,7 @@ def fields_of(config: ConfigDict) -> dict[str, Any]:
     """{dotted field: annotation} of what this config may set beside its stages and a method's options."""
     fields = {**hints(RunConfig), **stage_fields()}
     fields |= {f"parallel.{name}": annotation for name, annotation in hints(ParallelConfig).items()}
+    fields |= {f"compare.{name}": annotation for name, annotation in hints(CompareConfig).items()}
     for section in SECTIONS:
         chosen = section_schema(section, config[section])
         fields |= {f"{section}.{name}": annotation for name, annotation in chosen.items()}
@@ -68,6 +69,13 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
             own = config.get("stage", {}).get(name, {})
             return _option_annotation(own.get("method", config.get("method", StageConfig.method)), rest)
         fields = {f"stage.{name}.{field}": annotation for field, annotation in stage_fields().items()}
+    if path.startswith("compare.grid.") and path.count(".") == 3:
+        return tuple[float, ...]
+    if path.startswith("compare.stage.") and path.count(".") >= 3:
+        _, _, name, rest = path.split(".", 3)
+        if rest.startswith(("options.", "rates.")):
+            return _option_annotation(name, rest)
+        fields = {f"compare.stage.{name}.{field}": annotation for field, annotation in stage_fields().items()}
     if path in fields:
         return fields[path]
     inside = sorted(f"config.{name}" for name in fields if name.startswith(f"{path}."))

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import pretrained, rundir
+from jaxfer import pretrained, rundir, seal
 from jaxfer.checkpoint import Checkpoints
 from jaxfer.data.dataset import Dataset
 from jaxfer.data.loader import train_batches
@@ -22,13 +22,12 @@ from jaxfer.errors import InputError, NonFiniteLoss, Preempted
 from jaxfer.evaluation import Evaluation, evaluate_split
 from jaxfer.experiment import Experiment
 from jaxfer.finished import fingerprint, placed
-from jaxfer.parallel import Placement, lowered_flops, train_program
+from jaxfer.parallel import Placement, forward_flops, train_program
 from jaxfer.preemption import Notice, preemption_notice
 from jaxfer.preflight import Preflight, preflight
 from jaxfer.progress import Reporter
 from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
-from jaxfer.step import make_eval_step
 from jaxfer.summary import parameter_table
 
 PACKAGES = ("jaxfer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -59,6 +58,8 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
 
 def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter) -> dict[str, Any]:
     experiment = plan.experiment
+    if experiment.run.test:
+        seal.check(folder)
     rundir.check_owner(folder, experiment)
     if (folder / "result.json").exists():
         finished = rundir.read_json(folder / "result.json")
@@ -338,7 +339,7 @@ class _Session:
             "compile_seconds": round(spent["compile_seconds"], 3),
             "examples_per_second": round(spent["examples"] / max(spent["train_seconds"], 1e-9), 1),
             "step_flops": program.flops,
-            "forward_flops": lowered_flops(make_eval_step(spec), state.params, state.model_state, state.extra, batch),
+            "forward_flops": forward_flops(spec, state, batch),
             "params_trainable": sum(sizes[path] for path in spec.trainable),
             "params_total": sum(sizes.values()),
             "optimizer_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)),

@@ -122,9 +122,24 @@ def eval_arguments(state: State) -> tuple[Any, Any, Any]:
     return state.params, state.model_state, state.extra
 
 
+def compiles() -> int:
+    """Training programs compiled in this process so far."""
+    return _train_program.cache_info().misses
+
+
 def lowered_flops(function: Callable[..., Any], *shapes: Any) -> float:
     """FLOPs of one call over these shapes; nothing is allocated or compiled."""
     return _flops(jax.jit(function).lower(*shapes))
+
+
+def forward_flops(spec: StepSpec, state: State, batch: Mapping[str, Any]) -> float:
+    """FLOPs of an evaluation pass over such a batch."""
+    return _forward_flops(spec, _static(eval_arguments(state)), _static(dict(batch)))
+
+
+@functools.lru_cache(maxsize=64)
+def _forward_flops(spec: StepSpec, variables: _Static, batch: _Static) -> float:
+    return lowered_flops(make_eval_step(spec), *_tree(variables), _tree(batch))
 
 
 @functools.lru_cache(maxsize=64)

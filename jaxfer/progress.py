@@ -24,7 +24,8 @@ class Reporter:
         self._task: Any = None
 
     def begin(self, total: int, done: int) -> None:
-        """A run of `total` steps starts at `done`."""
+        """A run of `total` steps, or a sweep of as many cells, starts at `done`."""
+        self._total = total
         if self._quiet or not self._console.is_terminal:
             return
         columns = (
@@ -50,6 +51,16 @@ class Reporter:
             self._bar.update(self._task, note=numbers)
         elif not self._quiet:
             self._print(f"{record['stage']} {record['split']} step {record['step']}: {numbers}")
+
+    def cell(self, done: int, name: str, what: str, note: str, *, plain: bool = True) -> None:
+        """A cell of a sweep has ended: as the `done`-th, with what, and how the sweep stands.
+
+        Where there is no bar it gets a line, if `plain`.
+        """
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, description=name, note=note)
+        elif plain and not self._quiet:
+            self._print(f"[{done}/{self._total}] {name}: {what}" + (f" · {note}" if note else ""))
 
     def say(self, text: str) -> None:
         """One plain line, unless silenced."""

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxfer.parallel import lowered_flops
+from jaxfer.parallel import forward_flops, lowered_flops
 from jaxfer.preflight import preflight
 from jaxfer.stages import Stage, example_batch
-from jaxfer.step import make_eval_step, make_train_step
+from jaxfer.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def summary(stage: Stage) -> StageSummary:
         params_total=sum(sizes.values()),
         optimizer_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.opt_state)),
         step_flops=lowered_flops(make_train_step(spec), state, batch),
-        forward_flops=lowered_flops(make_eval_step(spec), state.params, state.model_state, state.extra, batch),
+        forward_flops=forward_flops(spec, state, batch),
     )
 
 

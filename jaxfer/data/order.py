@@ -22,6 +22,7 @@ class Stream(enum.IntEnum):
     VAL = 3
     TEST = 4
     SYNTHETIC = 5
+    TRIALS = 6
 
 
 def bits(seed: int, stream: Stream, *key: int) -> np.random.Philox:

@@ -43,6 +43,7 @@ def verdict(
     maximize: bool,
     pairs: str = "seeds",
     kind: str = "t",
+    against: str = "scratch",
 ) -> Verdict:
     """`helps` if the paired 95 % interval lies above 0, `negative transfer` if below, else `no evidence`.
 
@@ -57,40 +58,17 @@ def verdict(
       maximize: whether more of it is better.
       pairs: what the pairs are, plural.
       kind: of the interval, as in `paired_interval`.
+      against: whose scores `scratch` really are (a simple baseline's).
 
     Raises:
       InputError: as `paired_interval`.
     """
-    effect = _gain(ours, scratch, maximize, pairs, kind, (name, "scratch"))
+    effect = _gain(ours, scratch, maximize, pairs, kind, (name, against))
     sign = _sign(effect, [*ours, *scratch], len(ours))
     outcome = {1: HELPS, 0: NO_EVIDENCE, -1: NEGATIVE}[sign]
     opening = {1: f"{name} helps", 0: f"{name}: no evidence either way", -1: f"{name} shows negative transfer"}[sign]
-    evidence = _evidence(effect, metric, maximize, "scratch", len(ours), pairs)
+    evidence = _evidence(effect, metric, maximize, against, len(ours), pairs)
     return Verdict(name, outcome, effect, f"{opening}: {evidence}.")
-
-
-def against_baseline(
-    name: str,
-    ours: Sequence[float],
-    baseline_name: str,
-    baseline: Sequence[float],
-    *,
-    metric: str,
-    maximize: bool,
-    pairs: str = "seeds",
-    kind: str = "t",
-) -> str:
-    """A sentence where the method does not beat a simple baseline by `verdict`'s rule, else the empty string.
-
-    Args and errors as those of `verdict`, with the baseline's name and paired scores [n].
-    """
-    effect = _gain(ours, baseline, maximize, pairs, kind, (name, baseline_name))
-    sign = _sign(effect, [*ours, *baseline], len(ours))
-    if sign > 0:
-        return ""
-    opening = "does worse than" if sign < 0 else "does not beat"
-    evidence = _evidence(effect, metric, maximize, "it", len(ours), pairs)
-    return f"{name} {opening} {baseline_name}: {evidence}."
 
 
 @dataclass(frozen=True)

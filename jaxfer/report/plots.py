@@ -1,57 +1,580 @@
-"""Pictures of results: colour-blind safe (Okabe and Ito, 2008), readable at half size, one colour a method."""
+"""Pictures of results: one colour and one marker a method, names beside the data, the same bytes when drawn again.
+
+Each function writes PATH.png and PATH.svg (PATH with or without one of these suffixes), atomically. The SVG's text
+stays text. A score that isn't finite is a diverged run: left out of the drawing, counted beside the method's name.
+"""
 
 from __future__ import annotations
 
+import colorsys
 import io
+import itertools
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, TypedDict
 
+import numpy as np
 from etils import epath
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from scipy.optimize import isotonic_regression
 
-if TYPE_CHECKING:
-    from jaxfer.sweeps import Row
+from jaxfer.errors import InputError, nearest
+from jaxfer.evals.intervals import mean_interval
 
-# A method keeps its colour in every picture; a method of one's own takes the next free one by its name.
+# Okabe and Ito's colours for the methods that come along; two names of one method share theirs.
 COLOURS = {
     "scratch": "#7F7F7F",
     "probe": "#56B4E9",
     "full": "#D55E00",
     "lp_ft": "#CC79A7",
+    "probe+full": "#CC79A7",
     "lora": "#009E73",
     "l2sp": "#E69F00",
 }
-SPARE = ("#0072B2", "#882255", "#44AA99", "#AA4499", "#999933")
+# The others': Okabe and Ito's blue, Tol's muted colours, and dark ones, since a pale dot is lost on white.
+SPARE = (
+    *("#0072B2", "#882255", "#999933", "#332288", "#8C510A", "#AA4499"),
+    *("#117733", "#CC6677", "#44AA99", "#5E4FA2", "#B2182B", "#2F6F7E"),
+)
+# Shapes tell apart what a colour-blind eye or a grey printer doesn't.
+MARKERS = dict(zip(dict.fromkeys((*COLOURS.values(), *SPARE)), "XsoD^vPds<p>hXpov^", strict=True))
+INK, DASHES = "#222222", ("--", ":", "-.")
+_STYLE = style.context(
+    [
+        "default",  # not what a matplotlibrc says
+        {
+            **{"font.size": 13, "axes.labelsize": 13, "xtick.labelsize": 12, "ytick.labelsize": 12},
+            **{"text.color": INK, "axes.labelcolor": INK, "xtick.labelcolor": INK, "ytick.labelcolor": INK},
+            **{"axes.edgecolor": "#999999", "xtick.color": "#999999", "ytick.color": "#999999"},
+            **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True},
+            **{"grid.color": "#E4E4E4", "axes.formatter.useoffset": False, "text.parse_math": False},
+            **{"svg.fonttype": "none", "svg.hashsalt": "jaxfer"},
+        },
+    ]
+)
+
+
+class Style(NamedTuple):
+    """How a method is drawn: a colour `#RRGGBB` and a matplotlib marker."""
+
+    colour: str
+    marker: str
+
+
+class Point(TypedDict):
+    """What a method reached and what that took: one score a seed, trainable parameters, seconds of one run."""
+
+    scores: Sequence[float]
+    params_trainable: int
+    seconds: float
+
+
+def styles(names: Iterable[str]) -> dict[str, Style]:
+    """{method: its style}, no colour twice: the known ones', else by a hash of the name, the next free one if taken."""
+    taken: dict[str, Style] = {}
+    for name in sorted(set(names), key=lambda name: (name not in COLOURS, name)):
+        first = zlib.crc32(name.encode()) % len(SPARE)
+        wanted = itertools.chain([COLOURS.get(name)], SPARE[first:], SPARE[:first], _more_colours())
+        colour = next(c for c in wanted if c and all(c != used.colour for used in taken.values()))
+        taken[name] = Style(colour, MARKERS.get(colour, "o"))
+    return taken
 
 
 def colour(method: str) -> str:
-    """The colour of a method."""
-    return COLOURS.get(method) or SPARE[sum(method.encode()) % len(SPARE)]
+    """The colour of a method, `#RRGGBB`, where no other one claims it."""
+    return styles([method])[method].colour
 
 
-def methods(rows: Sequence[Row], path: epath.Path, label: str) -> None:
-    """A score by method: every seed a dot, the mean a bar, its 95 % interval a line. Written as PNG to `path`."""
-    figure = Figure(figsize=(7, 0.8 + 0.62 * len(rows)), dpi=160, layout="constrained")
+@_STYLE
+def methods(
+    scores: Mapping[str, Sequence[float]],
+    path: epath.Path,
+    label: str,
+    reference: str | None = None,
+    baselines: Mapping[str, float] | None = None,
+    best: Literal["max", "min"] = "max",
+) -> None:
+    """A score by method, best first: the mean, its 95 % t interval and every seed. The means are written out.
+
+    Args:
+      scores: {method: one score a seed}.
+      path: of the pictures.
+      label: of the score, e.g. `test accuracy`.
+      reference: the method to compare with; a line at its mean runs through all rows.
+      baselines: {name: score} of what needs no network; a row each. One too far off for the scale is an arrow.
+      best: whether a score should be large (`max`) or small (`min`).
+    """
+    _check(scores)
+    if reference is not None and reference not in scores:
+        raise InputError(
+            f"expected a method of the picture as the reference, found {reference!r}{nearest(reference, scores)}"
+        )
+    if best not in ("max", "min"):
+        raise InputError(f"expected best='max' or best='min', found {best!r}")
+    baselines, looks = baselines or {}, styles(scores)
+    means = {name: _interval(values) for name, values in scores.items()}
+    sign = -1 if best == "max" else 1
+    order = sorted(scores, key=lambda name: (math.isnan(means[name][0]), sign * means[name][0]))
+    names = [_name(name, scores[name]) + (" (reference)" if name == reference else "") for name in order]
+    low, high = _window(scores.values(), baselines.values())
+    figure = _figure(max(7, 3.6 + 1.5 + _width([*names, *baselines])), 1 + 0.5 * len(order) + 0.34 * len(baselines))
     axes = figure.add_subplot()
-    for i, row in enumerate(rows):
-        paint = colour(row.group)
-        spread = [i + 0.28 * (2 * (k % 3) / 2 - 1) * 0.6 for k in range(len(row.scores))]
-        axes.scatter(row.scores, spread, s=34, color=paint, alpha=0.45, linewidth=0, zorder=2)
-        if not math.isnan(row.interval):
-            axes.plot([row.mean - row.interval, row.mean + row.interval], [i, i], color=paint, linewidth=3, zorder=3)
-        axes.plot([row.mean] * 2, [i - 0.3, i + 0.3], color=paint, linewidth=3, zorder=4)
-        reach = max(row.mean + (0 if math.isnan(row.interval) else row.interval), *row.scores)
-        axes.annotate(f"{row.mean:.3f}", (reach, i), (8, 0), textcoords="offset points", va="center", fontsize=13)
-    axes.set_yticks(range(len(rows)), [row.group for row in rows], fontsize=13)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    left, right = axes.get_xlim()
-    axes.set_xlim(left, right + 0.1 * (right - left))
-    axes.set_xlabel(f"{label} (dots: seeds; bars: mean and its 95 % interval)", fontsize=12)
-    axes.tick_params(axis="x", labelsize=12)
-    axes.grid(axis="x", color="#DDDDDD", zorder=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    path.write_bytes(buffer.getvalue())
+    rows = [float(i) for i in range(len(order))] + [len(order) - 0.1 + 0.7 * i for i in range(len(baselines))]
+    digits = _digits([*_finite(itertools.chain(*scores.values())), *baselines.values()])
+    across, beside = axes.get_yaxis_transform(), dict(va="center_baseline", fontsize=13)
+    if reference is not None:
+        axes.axvline(means[reference][0], color=looks[reference].colour, linewidth=1.2, zorder=1)
+    for row, name in zip(rows, order, strict=False):
+        (mean, half), look = means[name], looks[name]
+        seeds = _finite(scores[name])
+        axes.scatter(
+            seeds,
+            [row + 0.25 + 0.09 * (k % 3) for k in range(len(seeds))],
+            s=18,
+            color=look.colour,
+            linewidth=0,
+            zorder=2,
+        )
+        if seeds:
+            _bar(axes, row, mean, half, (low, high), look.colour, upright=False)
+            axes.plot(mean, row, look.marker, color=look.colour, markersize=10, markeredgecolor="white", zorder=4)
+        error = "" if math.isnan(half) else f" ± {half:.{digits}f}"
+        axes.text(1.035, row, f"{mean:.{digits}f}{error}" if seeds else "–", transform=across, **beside)
+    for row, value, dash in zip(rows[len(order) :], baselines.values(), itertools.cycle(DASHES), strict=False):
+        if low <= value <= high:
+            axes.plot(value, row, "|", color=INK, markersize=15, markeredgewidth=2.5)
+            axes.plot([value] * 2, [row, -0.5], color=INK, linestyle=dash, linewidth=1.2, zorder=1)
+        else:
+            edge, arrow = (0.012, "<") if value < low else (0.988, ">")
+            axes.plot(edge, row, arrow, color=INK, markersize=7, clip_on=False, transform=across)
+        axes.text(1.035, row, f"{value:.{digits}f}", transform=across, **beside)
+    axes.set_yticks(rows, [*names, *baselines], fontsize=13)
+    axes.set(xlim=(low, high), ylim=(rows[-1] + 0.5, -0.5))
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0, pad=10)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(
+        f"{label} ({'higher' if best == 'max' else 'lower'} is better)\nmean, its 95 % interval, dots: seeds"
+    )
+    _save(figure, path)
+
+
+@_STYLE
+def learning_curves(
+    curves: Mapping[str, Sequence[tuple[Sequence[int], Sequence[float]]]], path: epath.Path, label: str
+) -> None:
+    """A score by step: the mean over a method's seeds bold, every seed faint.
+
+    Args:
+      curves: {method: (steps, values) of each seed}. Seeds may have different steps: the mean is over all seeds,
+        linear between their steps, and ends where the first seed does. A diverged seed is drawn as far as it was
+        finite and has no part in the mean.
+      path: of the pictures.
+      label: of the score.
+    """
+    _check(curves)
+    looks = styles(curves)
+    finals = {name: [_last(values) for _, values in seeds] for name, seeds in curves.items()}
+    names = {name: _name(name, finals[name]) for name in curves}
+    figure = _figure(max(7, 5.1 + _width(names.values())), max(4.4, 0.8 + 0.27 * len(curves)))
+    axes, ends = figure.add_subplot(), []
+    for name, seeds in curves.items():
+        whole, look = [], looks[name]
+        for steps, values in seeds:
+            if len(steps) != len(values):
+                raise InputError(f"{name}: expected one value a step, found {len(steps)} steps, {len(values)} values")
+            count = next((i for i, v in enumerate(values) if not math.isfinite(v)), len(values))
+            if len(seeds) > 1 or count < len(values):
+                axes.plot(steps[:count], values[:count], color=look.colour, linewidth=1, alpha=0.35)
+            if 0 < count < len(values):
+                axes.plot(steps[count - 1], values[count - 1], "x", color=look.colour, markersize=8)
+            if 0 < count == len(values):
+                whole.append((steps, values))
+        grid, mean = _mean_curve(whole)
+        if grid.size:
+            axes.plot(grid, mean, color=look.colour, linewidth=2.4, zorder=3)
+        ends.append((grid[-1], mean[-1], names[name], look) if grid.size else (None, 0, names[name], look))
+    axes.set(xlabel="step", ylabel=label)
+    axes.margins(x=0.02)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    _end_labels(axes, ends)
+    _save(figure, path)
+
+
+@_STYLE
+def labels(
+    scores: Mapping[str, Mapping[int, Sequence[float]]],
+    path: epath.Path,
+    label: str,
+    baselines: Mapping[str, float | Mapping[int, float]] | None = None,
+) -> None:
+    """A score by labels a class: each method's mean with its 95 % t interval, beside each other to stay visible.
+
+    Args:
+      scores: {method: {labels a class: one score a seed}}.
+      path: of the pictures.
+      label: of the score.
+      baselines: {name: score, or {labels a class: score}} of what needs no network, dashed.
+    """
+    _check(scores)
+    baselines, looks = baselines or {}, styles(scores)
+    counts = sorted({count for by_count in scores.values() for count in by_count})
+    if not counts or counts[0] < 1:
+        raise InputError(f"expected scores at 1 or more labels a class, found the counts {counts}")
+    # Side by side around the count, in decades: apart enough to see, never half way to the next count.
+    decades = math.log10(counts[-1] / counts[0])
+    nearby = min((math.log10(b / a) for a, b in itertools.pairwise(counts)), default=0.3)
+    pitch = min(0.026 * (decades or 1), 0.5 * nearby / max(1, len(scores) - 1))
+    edge = 10 ** (0.05 * (decades or 6) + pitch * (len(scores) - 1) / 2)
+    window = (counts[0] / edge, counts[-1] * edge)
+    dashed = {
+        name: dict(value) if isinstance(value, Mapping) else dict.fromkeys(window, value)
+        for name, value in baselines.items()
+    }
+    names = {name: _name(name, itertools.chain(*by_count.values())) for name, by_count in scores.items()}
+    groups = [seeds for by_count in scores.values() for seeds in by_count.values()]
+    low, high = _window(groups, [value for by_count in dashed.values() for value in by_count.values()])
+    digits = _digits(_finite(itertools.chain(*groups)))
+    lines = len(scores) + len(dashed)
+    figure = _figure(max(7, 5.1 + _width([*names.values(), *dashed])), max(4.6, 1 + 0.27 * lines))
+    axes, ends = figure.add_subplot(), []
+    for i, (name, by_count) in enumerate(scores.items()):
+        look, shift = looks[name], 10 ** (pitch * (i - (len(scores) - 1) / 2))
+        points = [(count * shift, *_interval(by_count[count])) for count in sorted(by_count)]
+        points = [point for point in points if not math.isnan(point[1])]
+        for x, mean, half in points:
+            _bar(axes, x, mean, half, (low, high), look.colour)
+        x, y = [point[0] for point in points], [point[1] for point in points]
+        axes.plot(x, y, color=look.colour, linewidth=1.2, alpha=0.6)
+        axes.plot(
+            x, y, look.marker, color=look.colour, markersize=7.5, markeredgecolor="white", markeredgewidth=0.8, zorder=4
+        )
+        ends.append((x[-1], y[-1], names[name], look) if points else (None, 0, names[name], look))
+    for (name, by_count), dash in zip(dashed.items(), itertools.cycle(DASHES), strict=False):
+        x = sorted(by_count)
+        look = {"color": INK, "linestyle": dash, "linewidth": 1.4, "marker": "_" if len(x) == 1 else ""}
+        axes.plot(x, [by_count[count] for count in x], zorder=1.5, **look)
+        last = by_count[x[-1]]
+        if low <= last <= high:
+            ends.append((x[-1], last, name, Style(INK, "_")))
+        else:
+            side = (0, "below") if last < low else (1, "above")
+            ends.append((None, side[0], f"{name} ({last:.{digits}f}, {side[1]})", Style(INK, "_")))
+    axes.set(
+        xscale="log",
+        xlim=window,
+        ylim=(low, high),
+        xlabel="labels a class",
+        ylabel=f"{label}\nmean and its 95 % interval",
+    )
+    axes.set_xticks(counts, _stagger(counts, 4.2))
+    axes.set_xticks([], minor=True)
+    _end_labels(axes, ends)
+    _save(figure, path)
+
+
+@_STYLE
+def cost(points: Mapping[str, Point], path: epath.Path, label: str) -> None:
+    """A score against what it takes: trainable parameters, and seconds (on a log axis beyond a range of 30).
+
+    Args:
+      points: {method: its scores and cost}.
+      path: of the pictures.
+      label: of the score.
+    """
+    _check(points)
+    looks = styles(points)
+    names = {name: _name(name, point["scores"]) for name, point in points.items()}
+    means = {name: _interval(point["scores"]) for name, point in points.items()}
+    drawn = [name for name in points if not math.isnan(means[name][0])]
+    window = _window([point["scores"] for point in points.values()], [])
+    panel = max(4.4, 2.4 + 1.4 * _width(names.values()))
+    figure = _figure(0.8 + 2 * panel, max(4.6, 1.6 + 0.45 * len(points)))
+    left, right = figure.subplots(1, 2, sharey=True)
+    places: list[dict[str, float]] = []
+    for axes, key, title in (
+        (left, "params_trainable", "trainable parameters"),
+        (right, "seconds", "training seconds"),
+    ):
+        at = {name: float(points[name][key]) for name in drawn}
+        if not all(0 <= value < math.inf for value in at.values()):
+            raise InputError(f"expected {title} of 0 or more, found {at}; leave the method out")
+        zero = _cost_axis(axes, at.values(), log=key == "params_trainable")
+        places.append(at := {name: value or zero for name, value in at.items()})
+        for name in drawn:
+            _bar(axes, at[name], *means[name], window, looks[name].colour)
+            axes.plot(at[name], means[name][0], looks[name].marker, color=looks[name].colour, markersize=10, zorder=4)
+        axes.set(xlabel=title, ylim=window)
+    left.set_ylabel(f"{label}\nmean and its 95 % interval")
+    if len(drawn) < len(points):
+        figure.supxlabel("not drawn: " + ", ".join(names[n] for n in points if n not in drawn), fontsize=12)
+    for axes, at in zip((left, right), places, strict=True):
+        _beside(axes, [(at[name], *means[name], names[name], looks[name].colour) for name in drawn])
+    _save(figure, path)
+
+
+def _check(values: Mapping) -> None:
+    if not values:
+        raise InputError("expected scores of at least one method to draw, found none; finish a run first")
+
+
+def _more_colours() -> Iterator[str]:
+    """Without end: hues the golden angle apart, dark and medium by turns."""
+    for i in itertools.count():
+        red, green, blue = colorsys.hls_to_rgb(0.05 + 0.618034 * i % 1, 0.32 + 0.2 * (i % 2), 0.6)
+        yield f"#{round(255 * red):02X}{round(255 * green):02X}{round(255 * blue):02X}"
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    return [float(value) for value in values if math.isfinite(value)]
+
+
+def _interval(values: Iterable[float]) -> tuple[float, float]:
+    """(mean, half-width of the 95 % interval) of the finite ones; NaN where there are too few."""
+    finite = _finite(values)
+    return mean_interval(finite) if finite else (math.nan, math.nan)
+
+
+def _name(name: str, values: Iterable[float]) -> str:
+    lost = sum(not math.isfinite(value) for value in values)
+    return f"{name} ({lost} diverged)" if lost else name
+
+
+def _last(values: Sequence[float]) -> float:
+    """0 for a whole curve, NaN for a diverged one."""
+    return 0.0 if all(math.isfinite(value) for value in values) else math.nan
+
+
+def _digits(values: Sequence[float]) -> int:
+    """Decimals that show three figures of the largest value: 0.953, 95.3."""
+    top = max((abs(value) for value in values), default=1) or 1
+    return min(max(3 - math.ceil(math.log10(top)), 0), 8)
+
+
+def _window(groups: Iterable[Sequence[float]], baselines: Iterable[float], far: float = 1.0) -> tuple[float, float]:
+    """The axis: every seed; intervals and baselines as long as they don't squeeze the seeds to less than a third."""
+    groups = [_finite(group) for group in groups]
+    seeds = list(itertools.chain(*groups)) or _finite(baselines) or [0.0]
+    low, high = min(seeds), max(seeds)
+    span = high - low or 0.05 * abs(high) or 1.0
+    ends = [mean + s * half for mean, half in map(_interval, groups) if not math.isnan(half) for s in (-1, 1)]
+    ends = [min(max(end, low - span), high + span) for end in ends]
+    ends += [value for value in _finite(baselines) if low - far * span <= value <= high + far * span]
+    low, high = min([low, *ends]), max([high, *ends])
+    margin = 0.06 * (high - low) or span
+    return low - margin, high + margin
+
+
+def _stagger(counts: Sequence[int], inches: float) -> list[str]:
+    """Labels of the ticks of a log axis that long; one too near to its left neighbour goes a line lower."""
+    texts, decade, end = [], inches / (math.log10(counts[-1] / counts[0]) or 1), -math.inf
+    for count in counts:
+        text, at = f"{count:,}", decade * math.log10(count)
+        low = at - 0.055 * len(text) < end + 0.06
+        texts.append("\n" * low + text)
+        end = end if low else at + 0.055 * len(text)
+    return texts
+
+
+def _mean_curve(seeds: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, mean): over the steps that every seed spans; empty where there are none."""
+    if not seeds:
+        return np.empty(0), np.empty(0)
+    grid = np.unique(np.concatenate([steps for steps, _ in seeds]))
+    grid = grid[(grid >= max(steps[0] for steps, _ in seeds)) & (grid <= min(steps[-1] for steps, _ in seeds))]
+    return grid, np.mean([np.interp(grid, steps, values) for steps, values in seeds], axis=0)
+
+
+def _width(texts: Iterable[str]) -> float:
+    """Inches of the widest one."""
+    font = FontProperties(size=13)
+    return max(TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] for text in texts) / 72
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _bar(
+    axes: Axes, at: float, mean: float, half: float, window: tuple[float, float], paint: str, upright: bool = True
+) -> None:
+    """mean ± half as a line; one that leaves the window ends in an arrow."""
+    if math.isnan(half):
+        return
+    ends = [min(max(end, window[0]), window[1]) for end in (mean - half, mean + half)]
+    axes.plot(
+        *(([at, at], ends) if upright else (ends, [at, at])), color=paint, linewidth=3, solid_capstyle="butt", zorder=3
+    )
+    for end, whole, arrow in zip(ends, (mean - half, mean + half), "v^" if upright else "<>", strict=True):
+        if end != whole:
+            place = (at, end) if upright else (end, at)
+            axes.plot(*place, arrow, color=paint, markersize=9, markeredgewidth=0, clip_on=False, zorder=3)
+
+
+def _end_labels(axes: Axes, ends: Sequence[tuple[float | None, float, str, Style]]) -> None:
+    """Names in the right margin, level with (x, y) where there is room; (None, 0) is the bottom, (None, 1) the top."""
+    margin = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center_baseline"}
+    texts = [axes.annotate(name, (1, 0.5), (31, 0), annotation_clip=False, **margin) for *_, name, _ in ends]
+    axes.figure.draw_without_rendering()
+    axes.figure.set_layout_engine("none")
+    to_axes, frame = axes.transData + axes.transAxes.inverted(), axes.get_window_extent()
+    starts = np.array([(math.nan, y) if x is None else to_axes.transform((x, y)) for x, y, *_ in ends])
+    levels = _spread(starts[:, 1], 1.05 * max(text.get_window_extent().height for text in texts) / frame.height)
+    point = axes.figure.dpi / 72 / frame.width
+    for text, (x, y), level, (*_, look) in zip(texts, starts, levels, ends, strict=True):
+        text.xy = (1, level)
+        if not math.isnan(x):
+            # A line from beside the end, and beside the ends next to it, which it would cross.
+            near = starts[(np.abs(starts[:, 1] - y) < 0.05) & (np.abs(starts[:, 0] - x) < 0.15), 0].max()
+            free = {"transform": axes.transAxes, "clip_on": False, "color": look.colour}
+            knots = [near + 8 * point, max(1, near + 8 * point) + 6 * point, 1 + 16 * point]
+            axes.plot(
+                knots,
+                [y, level, level],
+                linewidth=0.9,
+                alpha=0.7,
+                zorder=1,
+                linestyle=":" if near < 0.8 else "-",
+                **free,
+            )
+            axes.plot(1 + 21 * point, level, look.marker, markersize=8, **free)
+
+
+def _spread(wanted: Sequence[float], gap: float) -> np.ndarray:
+    """The levels within [0, 1] nearest to the wanted ones that are `gap` apart, in their order: isotonic regression."""
+    order = np.argsort(wanted, kind="stable")
+    stairs = gap * np.arange(len(order))
+    fitted = isotonic_regression(np.asarray(wanted, np.float64)[order] - stairs).x
+    levels = np.empty(len(order))
+    levels[order] = np.clip(fitted, gap / 2, max(gap / 2, 1 - gap / 2 - stairs[-1])) + stairs
+    return levels
+
+
+def _cost_axis(axes: Axes, values: Iterable[float], log: bool) -> float:
+    """Log axes are labelled at 1, 2, 5 or at powers of 10, linear ones begin at 0. Returns where 0 is drawn."""
+    values = list(values)
+    positive = [value for value in values if value > 0] or [1.0]
+    low, high = min(positive), max(positive)
+    if not (log or high > 30 * low):
+        axes.set_xlim(0, 1.15 * high)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+        return 0.0
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+    zero, edge = low / 10, 1.3 * (high / low) ** 0.12
+    window = (low / edge, high * edge)
+    for steps, stride in (((1, 2, 5), 1), ((1,), 1), ((1,), 2), ((1,), 3)):
+        ticks = [step * 10.0**decade for decade in decades if decade % stride == 0 for step in steps]
+        ticks = [tick for tick in ticks if window[0] <= tick <= window[1]]
+        if len(ticks) <= 6:
+            break
+    labelled = {tick: _short(tick) for tick in ticks}
+    if min(values, default=1) == 0:  # a place of its own, left of the scale
+        labelled = {zero: "0"} | {tick: text for tick, text in labelled.items() if tick >= 0.5 * low}
+        window = (zero / edge, window[1])
+    axes.set(xscale="log", xlim=window)
+    axes.set_xticks(list(labelled), list(labelled.values()))
+    axes.set_xticks([], minor=True)
+    return zero
+
+
+def _short(value: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def _beside(axes: Axes, spots: Sequence[tuple[float, float, float, str, str]]) -> None:
+    """Names near the points (x, mean, half, name, colour): where each covers least, in rounds; far ones get a line."""
+    axes.figure.draw_without_rendering()
+    axes.figure.set_layout_engine("none")
+    point, frame, to_pixels = axes.figure.dpi / 72, axes.get_window_extent(), axes.transData.transform
+    dots, bars, texts, boxes, lines = [], [], [], [], []
+    for x, mean, half, name, _ in spots:
+        dot = to_pixels((x, mean))
+        reach = to_pixels((x, mean + half))[1] - dot[1] if half > 0 else 0
+        text = axes.annotate(name, (x, mean), (0, 0), textcoords="offset points", va="center", zorder=5)
+        text.set_bbox({"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1})
+        size = text.get_window_extent()
+        places = _places(dot, (size.width, size.height), point)
+        inside = (places[:, :2] >= frame.min).all(1) & (places[:, 2:] <= frame.max).all(1)
+        dots.append(dot)
+        bars.append(_around(dot, 2 * point, reach))
+        texts.append(text)
+        boxes.append(places[inside] if inside.any() else places)
+        lines.append(_lines(dot, bars[-1], boxes[-1], point))
+    marks = [_around(dot, 8 * point, 8 * point) for dot in dots]
+    chosen: dict[int, int] = {}
+    for _, i in itertools.product(range(4), sorted(range(len(spots)), key=lambda i: tuple(dots[i][::-1]))):
+        others = [j for j in chosen if j != i]
+        solid = [*(boxes[j][chosen[j]] for j in others), *(mark for j, mark in enumerate(marks) if j != i)]
+        thin = [marks[i], *bars, *(box for j in others for box in lines[j][chosen[j]])]
+        hidden = _overlaps(boxes[i] + _around(np.zeros(2), 3 * point, 3 * point), [*solid, *thin])
+        crossed = _overlaps(lines[i].reshape(-1, 4), solid).reshape(len(boxes[i]), -1).sum(1)
+        chosen[i] = int((hidden + 5 * crossed).argmin())
+    for i, (x, mean, _, _, paint) in enumerate(spots):
+        x0, y0, x1, y1 = boxes[i][chosen[i]]
+        dark = [0.65 * part for part in to_rgb(paint)]  # readable on white, and still the method's hue
+        texts[i].set(position=(np.array([x0, (y0 + y1) / 2]) - dots[i]) / point, color=dark)
+        if lines[i][chosen[i]].any():
+            end = (np.clip(dots[i], (x0, y0), (x1, y1)) - dots[i]) / point
+            look = {"arrowstyle": "-", "color": dark, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 6}
+            axes.annotate("", (x, mean), end, textcoords="offset points", arrowprops=look, zorder=2)
+
+
+def _around(centre: np.ndarray, width: float, height: float) -> np.ndarray:
+    """The box [x0, y0, x1, y1] that far around a point."""
+    return np.concatenate([centre - (width, height), centre + (width, height)])
+
+
+def _places(dot: np.ndarray, size: tuple[float, float], point: float) -> np.ndarray:
+    """[places, 4]: boxes for a name of that size around a dot, near ones first; all in pixels, `point` of them a pt."""
+    places = []
+    for radius, turn in itertools.product((12, 18, 26, 38, 52, 68, 86, 106, 130), range(16)):
+        way = np.array([math.cos(math.pi * turn / 8), math.sin(math.pi * turn / 8)])
+        corner = dot + radius * point * way + size * np.where(way > 0.3, 0, np.where(way < -0.3, -1, -0.5))
+        places.append([*corner, *(corner + size)])
+    return np.array(places)
+
+
+def _lines(dot: np.ndarray, bar: np.ndarray, boxes: np.ndarray, point: float) -> np.ndarray:
+    """[places, 12, 4]: small boxes along the line from a dot to each place of its name; zeros where it needs none."""
+    apart = np.maximum(0, np.maximum(boxes[:, :2] - bar[2:], bar[:2] - boxes[:, 2:]))
+    far = np.hypot(*apart.T) > 16 * point
+    steps = np.linspace(0.1, 1, 12)[:, None]
+    along = dot + steps * (np.clip(dot, boxes[:, :2], boxes[:, 2:]) - dot)[:, None]
+    return np.concatenate([along - point, along + point], -1) * far[:, None, None]
+
+
+def _overlaps(boxes: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+    """[boxes]: the area that each shares with the others."""
+    others = np.reshape(others, (-1, 4))
+    low, high = np.maximum(boxes[:, None, :2], others[:, :2]), np.minimum(boxes[:, None, 2:], others[:, 2:])
+    return np.maximum(0, high - low).prod(-1).sum(-1)
+
+
+def _save(figure: Figure, path: epath.Path) -> None:
+    """PATH.png and PATH.svg, atomically; without a date or a version, so that the bytes are the same again."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    path = epath.Path(path)
+    stem = path.stem if path.suffix in (".png", ".svg") else path.name
+    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, metadata=metadata)
+        temporary = path.parent / f".{stem}.{suffix}.tmp"
+        temporary.write_bytes(buffer.getvalue())
+        temporary.replace(path.parent / f"{stem}.{suffix}")

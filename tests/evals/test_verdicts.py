@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxfer.errors import InputError
-from jaxfer.evals.verdicts import LabelsSaved, against_baseline, labels_saved, verdict
+from jaxfer.evals.verdicts import LabelsSaved, labels_saved, verdict
 
 ACCURACY = dict(metric="test accuracy", maximize=True)
 MSE = dict(metric="test mse", maximize=False)
@@ -103,17 +103,11 @@ def test_small_effects_keep_their_digits():
 
 def test_against_a_baseline():
     name = "logistic regression on pixels"
-    assert against_baseline("full", HIGHER, name, LOWER, **ACCURACY) == ""
-    assert against_baseline("full", LOWER, name, HIGHER, **MSE) == ""
-    assert against_baseline("full", LOWER, name, HIGHER, **ACCURACY) == (
-        "full does worse than logistic regression on pixels: test accuracy -0.030 against it, 95 % interval "
+    assert verdict("full", LOWER, HIGHER, against=name, **ACCURACY).sentence == (
+        "full shows negative transfer: test accuracy -0.030 against logistic regression on pixels, 95 % interval "
         "[-0.055, -0.005] (paired t over 3 seeds)."
     )
-    assert against_baseline("lora", (0.51, 0.52, 0.53, 0.50), name, (0.5,) * 4, **ACCURACY) == (
-        "lora does not beat logistic regression on pixels: test accuracy +0.015 over it, 95 % interval "
-        "[-0.006, +0.036] (paired t over 4 seeds)."
-    )
-    assert "but one seed can't tell." in against_baseline("full", (0.9,), name, (0.5,), **ACCURACY)
+    assert verdict("lora", (0.51, 0.52, 0.53, 0.50), (0.5,) * 4, against=name, **ACCURACY).outcome == "no evidence"
 
 
 def test_bad_scores_name_the_method():
@@ -122,7 +116,7 @@ def test_bad_scores_name_the_method():
     with pytest.raises(InputError, match="found inf for scratch"):
         verdict("lora", (0.5, 0.5), (0.5, math.inf), **MSE)
     with pytest.raises(InputError, match=r"found 2 \(lora\) and 1 \(majority class\)"):
-        against_baseline("lora", (0.5, 0.5), "majority class", (0.5,), **ACCURACY)
+        verdict("lora", (0.5, 0.5), (0.5,), against="majority class", **ACCURACY)
 
 
 def test_labels_saved_by_hand():

@@ -1,0 +1,106 @@
+"""`jaxfer compare`: which way of transferring works, by how much, at what cost; with a verdict that can be trusted.
+
+The protocol is in `protocol.py`, what is compared in `arms.py`, verdicts in `findings.py`, tables in `report.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from jaxfer import rundir, seal
+from jaxfer.comparison import report
+from jaxfer.comparison.findings import BaselineScores, Finding, findings, test_baselines, tune_baselines
+from jaxfer.comparison.protocol import Plan, claim, plan, select, selection_record
+from jaxfer.errors import CellsFailed
+from jaxfer.sweeps import run_cells, table
+from jaxfer.sweeps.executor import FAILED, Outcome
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A finished comparison.
+
+    Attributes:
+      findings: of every label count and arm, scratch first.
+      baselines: the simple ones, with their test scores.
+      sentences: the verdict in words.
+    """
+
+    findings: tuple[Finding, ...]
+    baselines: tuple[BaselineScores, ...]
+    sentences: str
+
+
+def compare(
+    spec: str,
+    workdir: str | epath.Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    processes: int = 1,
+    quiet: bool = False,
+) -> Comparison:
+    """Tunes every arm on val, then reads test once and says whether transfer helped.
+
+    Writes protocol.json, selection.json, comparison.json, table.{csv,md}, verdict.md and the pictures methods, curves,
+    cost and, for several label counts, labels (PNG and SVG). A killed comparison started again goes on.
+
+    Args:
+      spec: `FILE` or `FILE:ARG` of a config that transfers (`config.init` names a source); what is compared is in
+        `config.compare`. Sources are the cells without a group that its `sweep()` yields.
+      workdir: holds the runs too, under cells/.
+      overrides: applied to every arm.
+      processes: how many runs go on side by side.
+      quiet: print warnings and the findings only.
+
+    Raises:
+      InputError: something in the config is wrong, or the folder holds another comparison; nothing has been run.
+      CellsFailed: some run ended with an error: nothing was selected, and test stays sealed.
+      Preempted: SIGTERM came; every run under way is saved.
+    """
+    from jaxfer.evals.baselines import baselines as simple  # scikit-learn is slow to import
+
+    planned, folder = plan(spec, overrides or {}), epath.Path(workdir)
+    task, classes = planned.ready.experiment.task.name, len(planned.ready.data.classes)
+    kinds, tuning = simple(task, classes), [*planned.sources, *planned.tuning.values()]
+    with rundir.locked(folder):
+        claim(folder, planned)
+        outcomes = run_cells(tuning, folder, processes=processes, quiet=quiet)
+        _all_ended(outcomes, folder)
+        selected, tuned = select(planned, outcomes), tune_baselines(planned, kinds)
+        record, opened = selection_record(planned, selected, [dataclasses.asdict(b) for b in tuned])
+        seal.write_selection(folder, record, opened)
+        outcomes |= _read_test(planned, opened, folder, outcomes, processes=processes, quiet=quiet)
+        simplest = test_baselines(planned, kinds, tuned)
+        found = findings(planned, selected, outcomes, simplest, folder)
+        rundir.write_json(folder / "comparison.json", report.as_json(planned, found, simplest))
+        said = report.write(folder, spec, planned, found, simplest)
+    table.show(report.as_rich(planned, found, simplest))
+    print(said + "\n")
+    print(f"verdict.md, table.csv, the pictures, protocol.json, selection.json and every run are in {folder}")
+    return Comparison(findings=tuple(found), baselines=tuple(simplest), sentences=said)
+
+
+def _read_test(
+    planned: Plan, opened: Sequence[str], folder: epath.Path, outcomes: Mapping[str, Outcome], **options: Any
+) -> dict[str, Outcome]:
+    cells = [planned.opened(p) for p in planned.tuning.values() if p.key in set(opened)]
+    # Their sources are done: what is opened here needs no training.
+    cells = [dataclasses.replace(p, source=None) for p in cells if outcomes[p.key].result is not None]
+    found = run_cells(cells, folder, again="selection.json is written: reading the test split", **options)
+    _all_ended(found, folder)
+    return found
+
+
+def _all_ended(outcomes: Mapping[str, Outcome], folder: epath.Path) -> None:
+    failed = table.counts(outcomes)[FAILED]
+    if failed:
+        raise CellsFailed(
+            f"{failed} of {len(outcomes)} runs failed, see cells.json in {folder} and the error.txt of each; "
+            "test stays sealed; run the same command again"
+        )

@@ -1,0 +1,124 @@
+"""Arms: what a comparison compares. A method, or several in turn (`probe+full`), with its settings to try."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxfer.config import override
+from jaxfer.data.order import Stream, permutation
+from jaxfer.errors import InputError
+from jaxfer.experiment import CompareConfig, StageConfig
+from jaxfer.models.port import Port
+from jaxfer.schema import check
+from jaxfer.stages import make_method
+
+SCRATCH = "scratch"
+# Fresh weights want larger rates than pretrained ones; tuned on the grid for fine-tuning, scratch would be a straw man.
+SCRATCH_LR = (1e-3, (3e-4, 1e-3, 3e-3, 1e-2))
+
+Setting = Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way of training.
+
+    Attributes:
+      name: as the config has it; `scratch` is full training of fresh parameters.
+      stages: its methods, in order.
+      trials: the settings to try, the default first: {hparam: value}, `stage.hparam` where there are several stages.
+    """
+
+    name: str
+    stages: tuple[str, ...]
+    trials: tuple[Setting, ...]
+
+
+def arms(config: CompareConfig, port: Port) -> tuple[Arm, ...]:
+    """Scratch, then the methods as the config lists them, each with as many trials.
+
+    Raises:
+      InputError: an unknown method or hparam, a grid of the wrong type, or one with fewer settings than trials.
+    """
+    return tuple(_arm(name, config, port) for name in (SCRATCH, *config.methods))
+
+
+def _arm(name: str, config: CompareConfig, port: Port) -> Arm:
+    stages = ("full",) if name == SCRATCH else tuple(name.split("+"))
+    if len(set(stages)) < len(stages):
+        raise InputError(f"config.compare.methods: {name!r} has a stage twice; name each once")
+    spaces = {}
+    for stage in stages:
+        for hparam, space in _space(SCRATCH if name == SCRATCH else stage, stage, config, port).items():
+            spaces[hparam if len(stages) == 1 else f"{stage}.{hparam}"] = space
+    return Arm(name=name, stages=stages, trials=_trials(name, spaces, config.trials))
+
+
+def _space(owner: str, stage: str, config: CompareConfig, port: Port) -> dict[str, tuple[float, ...]]:
+    """{hparam: values, the default first} of one method; the config's words come before the method's own."""
+    given = config.stage.get(owner, {})
+    options, where = dict(given.get("options", {})), f"config.compare.stage.{owner}"
+    method = make_method(StageConfig(method=stage, options=options), port, where)
+    hparams = dict(method.hparams) | ({"lr": SCRATCH_LR} if owner == SCRATCH else {})
+    chosen = {**options, **({"lr": given["lr"]} if given.get("lr") is not None else {})}
+    grids = config.grid.get(owner, {})
+    for hparam in grids:
+        if hparam not in hparams:
+            raise InputError(f"config.compare.grid.{owner}.{hparam}: {owner} tunes {', '.join(hparams)}")
+    spaces = {}
+    for hparam, (default, grid) in hparams.items():
+        default = float(chosen.get(hparam, default))
+        where = f"config.compare.grid.{owner}.{hparam}"
+        spaces[hparam] = tuple(dict.fromkeys((default, *check(grids.get(hparam, grid), tuple[float, ...], where))))
+    return spaces
+
+
+def _trials(name: str, spaces: Mapping[str, tuple[float, ...]], count: int) -> tuple[Setting, ...]:
+    """The default and count - 1 others, drawn without replacement from the product of the spaces (random search).
+
+    The draw depends on nothing but the size of the product, so that a comparison can be repeated.
+    """
+    settings = [dict(zip(spaces, values, strict=True)) for values in itertools.product(*spaces.values())]
+    if len(settings) < count:
+        raise InputError(
+            f"config.compare.trials: {name} has {len(settings)} settings, expected at least {count} since every arm "
+            f"gets as many; lower it to {len(settings)}, or widen config.compare.grid"
+        )
+    others = permutation(len(settings) - 1, 0, Stream.TRIALS) + 1
+    return tuple(settings[i] for i in (0, *sorted(others[: count - 1].tolist())))
+
+
+def arm_config(
+    base: ConfigDict, given: CompareConfig, arm: Arm, setting: Setting, seed: int, labels: int
+) -> ConfigDict:
+    """The base config as this arm runs it: same data, model, batch, schedule and number of steps for every arm."""
+    changes: dict[str, Any] = {"seed": seed, "lr": None, "rates": {}, "data.labels_per_class": labels}
+    if arm.name == SCRATCH:
+        changes["init"] = "scratch"
+    for at, stage in enumerate(arm.stages):
+        owner, count = SCRATCH if arm.name == SCRATCH else stage, len(arm.stages)
+        prefix, hparam = (f"stage.{stage}.", f"{stage}.") if count > 1 else ("", "")
+        changes[f"{prefix}method"] = stage
+        if count > 1:
+            changes[f"{prefix}steps"] = base.steps * (at + 1) // count - base.steps * at // count
+        changes |= {f"{prefix}{field}": value for field, value in _fields(owner, given)}
+        own = {name.removeprefix(hparam): value for name, value in setting.items() if name.startswith(hparam)}
+        changes |= {f"{prefix}lr" if name == "lr" else f"{prefix}options.{name}": value for name, value in own.items()}
+    if len(arm.stages) > 1:
+        changes["stages"] = arm.stages
+    return override(base, changes)
+
+
+def _fields(owner: str, given: CompareConfig) -> list[tuple[str, Any]]:
+    """The fields that the config gives a method, an option as `options.NAME`."""
+    fields = dict(given.stage.get(owner, {}))
+    for field in ("steps", "batch_size", "method"):
+        if field in fields:
+            raise InputError(f"config.compare.stage.{owner}.{field}: alike for every arm; set config.{field}")
+    options = fields.pop("options", {})
+    return [*fields.items(), *((f"options.{name}", value) for name, value in options.items())]

@@ -1,0 +1,182 @@
+"""What a comparison found: the scores of the selected runs on test, and the verdicts they allow."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from jaxfer.comparison.arms import SCRATCH, Setting
+from jaxfer.comparison.protocol import Plan, Selected
+from jaxfer.evals.baselines import Baseline, pixels, score
+from jaxfer.evals.verdicts import LabelsSaved, Verdict, labels_saved, verdict
+from jaxfer.preflight import preflight
+from jaxfer.rundir import read_metrics
+from jaxfer.sweeps.cells import FOLDER, Planned
+from jaxfer.sweeps.executor import Outcome
+
+Curve = tuple[list[int], list[float]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaselineScores:
+    """A simple baseline at one label count.
+
+    Attributes:
+      labels: labels a class.
+      name: as sentences call it.
+      setting: the one that is best on val, the earlier of equals.
+      val: mean val score of each setting tried.
+      test: by seed; empty while the split is sealed.
+    """
+
+    labels: int
+    name: str
+    setting: float
+    val: tuple[float, ...]
+    test: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One arm at one label count.
+
+    Attributes:
+      labels: labels a class; 0: all there are.
+      arm: its name.
+      setting: the selected one; None where every trial diverged.
+      val: its mean val score.
+      test: by seed, tuned; NaN for a run that diverged.
+      default: by seed, at the default setting.
+      seconds: median seconds of a tuned run, compiling left out.
+      params_trainable: of its last stage.
+      curves: learning curve of each tuned run; their score is `curve_label`.
+      curve_label: `val accuracy`, or `train accuracy` where val was evaluated at the end alone.
+      verdict: against scratch; None for scratch, and where one of the two diverged.
+      simple: the same against the simple baseline that is best on val, and `simple_name` is that baseline.
+      saved: how many labels scratch needs to match it; None for scratch, or at a single label count.
+    """
+
+    labels: int
+    arm: str
+    setting: Setting | None
+    val: float
+    test: tuple[float, ...]
+    default: tuple[float, ...]
+    seconds: float
+    params_trainable: int
+    curves: tuple[Curve, ...]
+    curve_label: str
+    verdict: Verdict | None = None
+    simple: Verdict | None = None
+    simple_name: str = ""
+    saved: LabelsSaved | None = None
+
+
+def tune_baselines(plan: Plan, kinds: Sequence[Baseline]) -> list[BaselineScores]:
+    """Every simple baseline with as many settings as an arm has trials, on train and val alone."""
+    task, port, found = plan.ready.stages[0].spec.task, plan.ready.stages[0].spec.port, []
+    for labels in plan.labels:
+        splits = [
+            preflight(plan.cells(labels, SCRATCH, 0)[seed].config).data.splits for seed in range(plan.given.seeds)
+        ]
+        train = [(pixels(split["train"], port.preprocessing), split["train"].labels) for split in splits]
+        val = [(pixels(split["val"], port.preprocessing), split["val"].labels) for split in splits]
+        for kind in kinds:
+            means = []
+            for setting in kind.settings[: plan.given.trials]:
+                scores = [
+                    score(task, kind.fit(*fitted, setting)(x), y)[task.monitor]
+                    for fitted, (x, y) in zip(train, val, strict=True)
+                ]
+                means.append(statistics.fmean(scores))
+            best = (max if task.maximize else min)(means)
+            chosen = kind.settings[means.index(best)]
+            found.append(BaselineScores(labels=labels, name=kind.name, setting=chosen, val=tuple(means)))
+    return found
+
+
+def test_baselines(plan: Plan, kinds: Sequence[Baseline], tuned: Sequence[BaselineScores]) -> list[BaselineScores]:
+    """Their test scores at the selected settings: called once the selection is on disk."""
+    task, port = plan.ready.stages[0].spec.task, plan.ready.stages[0].spec.port
+    by_name, found, features = {kind.name: kind for kind in kinds}, [], {}
+    for chosen in tuned:
+        scores = []
+        for cell in plan.cells(chosen.labels, SCRATCH, 0):
+            if cell.key not in features:
+                splits = preflight(plan.opened(cell).config).data.splits
+                features[cell.key] = [
+                    (pixels(splits[s], port.preprocessing), splits[s].labels) for s in ("train", "test")
+                ]
+            fitted, (x, y) = features[cell.key]
+            scores.append(score(task, by_name[chosen.name].fit(*fitted, chosen.setting)(x), y)[task.monitor])
+        found.append(dataclasses.replace(chosen, test=tuple(scores)))
+    return found
+
+
+def findings(
+    plan: Plan,
+    selected: Sequence[Selected],
+    outcomes: Mapping[str, Outcome],
+    baselines: Sequence[BaselineScores],
+    folder: epath.Path,
+) -> list[Finding]:
+    """Every arm at every label count, scratch first, with its verdict."""
+    bare = [_finding(plan, choice, outcomes, folder) for choice in selected]
+    scratch = {found.labels: found for found in bare if found.arm == SCRATCH}
+    return [_judged(plan, found, scratch, baselines) for found in bare]
+
+
+def _finding(plan: Plan, choice: Selected, outcomes: Mapping[str, Outcome], folder: epath.Path) -> Finding:
+    trial = 0 if choice.trial is None else choice.trial
+    tuned = plan.cells(choice.labels, choice.arm, trial)
+    costs = [outcomes[p.key].result["cost"] for p in tuned if outcomes[p.key].result is not None]
+    curves = [_curve(p, folder) for p in tuned]
+    return Finding(
+        labels=choice.labels,
+        arm=choice.arm,
+        setting=None if choice.trial is None else next(a for a in plan.arms if a.name == choice.arm).trials[trial],
+        val=choice.val[trial],
+        test=_test(tuned, outcomes),
+        default=_test(plan.cells(choice.labels, choice.arm, 0), outcomes),
+        seconds=statistics.median(c["seconds"] - c["compile_seconds"] for c in costs) if costs else math.nan,
+        params_trainable=costs[0]["params_trainable"] if costs else 0,
+        curves=tuple(curve for curve, _ in curves),
+        curve_label=curves[0][1],
+    )
+
+
+def _test(members: Sequence[Planned], outcomes: Mapping[str, Outcome]) -> tuple[float, ...]:
+    results = [(p.metric, outcomes[p.key].result) for p in members]
+    return tuple(math.nan if result is None else result["metrics"]["test"][metric] for metric, result in results)
+
+
+def _curve(planned: Planned, folder: epath.Path) -> tuple[Curve, str]:
+    lines = read_metrics(folder / FOLDER / planned.key / "metrics.jsonl")
+    val = [line for line in lines if line["split"] == "val"]
+    split, shown = ("val", val) if len(val) > 2 else ("train", [line for line in lines if line["split"] == "train"])
+    metric = planned.metric if all(planned.metric in line for line in shown) else "loss"
+    return ([line["step"] for line in shown], [line[metric] for line in shown]), f"{split} {metric}"
+
+
+def _judged(plan: Plan, found: Finding, scratch: Mapping[int, Finding], baselines: Sequence[BaselineScores]) -> Finding:
+    task, theirs = plan.ready.stages[0].spec.task, scratch[found.labels]
+    words: dict[str, Any] = {"metric": f"test {task.monitor}", "maximize": task.maximize}
+    if not all(map(math.isfinite, found.test)):
+        return found
+    rivals = [rival for rival in baselines if rival.labels == found.labels]
+    if rivals:
+        best = max(rivals, key=lambda rival: max(rival.val) if task.maximize else -min(rival.val))
+        simple = verdict(found.arm, found.test, best.test, against=best.name, **words)
+        found = dataclasses.replace(found, simple=simple, simple_name=best.name)
+    if found.arm == SCRATCH or not all(map(math.isfinite, theirs.test)):
+        return found
+    saved, counts = None, [count for count in plan.labels if count]
+    curve = [statistics.fmean(scratch[count].test) for count in counts]
+    if len(counts) > 1 and all(map(math.isfinite, curve)):
+        saved = labels_saved(counts, curve, statistics.fmean(found.test), maximize=task.maximize)
+    return dataclasses.replace(found, verdict=verdict(found.arm, found.test, theirs.test, **words), saved=saved)

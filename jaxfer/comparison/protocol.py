@@ -1,0 +1,211 @@
+"""The protocol of a comparison: what is run, in which order, what is chosen on what. Fixed before anything is run.
+
+1. Every arm gets the same number of trials, on the same seeds: the same labels, validation examples and batches.
+2. The tuning runs hold train and val; the test split is sealed (`jaxfer/seal.py`).
+3. Of each arm the trial with the best mean on val is selected, the earlier of equals, and selection.json written.
+4. The test split is read once, for the selected and the default trials.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxfer import config as configs
+from jaxfer import rundir, seal
+from jaxfer.comparison.arms import Arm, arm_config, arms
+from jaxfer.errors import InputError
+from jaxfer.experiment import CompareConfig
+from jaxfer.preflight import Preflight, preflight
+from jaxfer.sweeps import cells
+from jaxfer.sweeps.cells import Cell, Planned
+from jaxfer.sweeps.executor import Outcome
+
+RULE = "best mean val score over the seeds, the earlier trial of equals; a trial with a diverged seed is out"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A comparison, checked and addressed.
+
+    Attributes:
+      given: the section `config.compare`.
+      arms: scratch first.
+      labels: labels a class, increasing; 0: all there are.
+      sources: what is run before.
+      tuning: {(labels, arm, trial, seed): cell}.
+      ready: the base config's preflight: the task and the model.
+      record: what protocol.json holds.
+    """
+
+    given: CompareConfig
+    arms: tuple[Arm, ...]
+    labels: tuple[int, ...]
+    sources: tuple[Planned, ...]
+    tuning: Mapping[tuple[int, str, int, int], Planned]
+    ready: Preflight
+    record: Mapping[str, Any]
+
+    def cells(self, labels: int, arm: str, trial: int) -> list[Planned]:
+        """One trial's cells, by seed."""
+        return [self.tuning[labels, arm, trial, seed] for seed in range(self.given.seeds)]
+
+    def opened(self, planned: Planned) -> Planned:
+        """The same cell with its test split: the same run, asked for one thing more."""
+        return dataclasses.replace(planned, config=configs.override(planned.config, {"test": True}), split="test")
+
+
+def plan(spec: str, overrides: Mapping[str, Any]) -> Plan:
+    """Everything a comparison will run.
+
+    Raises:
+      InputError: whatever `run` would refuse of any of its cells; a base config that is not one transfer, or that opens
+        the test split.
+    """
+    base = configs.load(spec, overrides)
+    given = configs.comparison(base)
+    _check_base(base, given)
+    before = {}
+    file = spec.partition(":")[0]
+    for cell in cells.preparations(file, overrides):
+        before[cell.name] = cells.checked(file, cell, before)
+    preflight(configs.override(base, {"test": True}))  # that there is a test split, and no more of it
+    ready = preflight(base)
+    compared = arms(given, ready.stages[0].spec.port)
+    labels = tuple(sorted(given.labels)) or (base.data.labels_per_class,)
+    tuning = {}
+    for count, arm, trial, seed in _members(given, compared, labels):
+        cell = Cell(name=f"{arm.name} {_at(count)}trial {trial} seed {seed}", group=arm.name)
+        config = arm_config(base, given, arm, arm.trials[trial], seed, count)
+        try:
+            tuning[count, arm.name, trial, seed] = cells.address(cell, config, before)
+        except InputError as error:
+            raise InputError(f"{cell.name}: {error}") from None
+    record = {
+        "rule": RULE,
+        "arms": {arm.name: [dict(setting) for setting in arm.trials] for arm in compared},
+        "labels": list(labels),
+        "seeds": list(range(given.seeds)),
+        "metric": next(iter(tuning.values())).metric,
+        "sources": {name: planned.key for name, planned in before.items()},
+        "cells": sorted(planned.key for planned in tuning.values()),
+    }
+    return Plan(
+        given=given,
+        arms=compared,
+        labels=labels,
+        sources=tuple(before.values()),
+        tuning=tuning,
+        ready=ready,
+        record=record,
+    )
+
+
+def _members(
+    given: CompareConfig, compared: tuple[Arm, ...], labels: tuple[int, ...]
+) -> Iterator[tuple[int, Arm, int, int]]:
+    for count in labels:
+        for arm in compared:
+            for trial in range(given.trials):
+                for seed in range(given.seeds):
+                    yield count, arm, trial, seed
+
+
+def _at(labels: int) -> str:
+    return f"{labels} labels " if labels else ""
+
+
+def _check_base(base: ConfigDict, given: CompareConfig) -> None:
+    if base.test:
+        raise InputError("config.test: a comparison opens the test split itself, after its selection; leave it false")
+    if base.init == "scratch":
+        raise InputError(
+            "config.init: nothing to transfer from; set run:FOLDER or sibling:NAME (scratch is compared too)"
+        )
+    if base.stages:
+        raise InputError(f"config.stages={base.stages!r}: name arms in config.compare.methods ('probe+full') instead")
+
+
+def claim(folder: epath.Path, plan: Plan) -> None:
+    """Writes protocol.json; `InputError` where the folder's selection was made under another protocol."""
+    path = folder / seal.PROTOCOL
+    record = json.loads(json.dumps(plan.record))
+    if path.exists() and (folder / seal.SELECTION).exists():
+        before = rundir.read_json(path)
+        differing = [name for name in sorted({*before, *record}) if before.get(name) != record.get(name)]
+        if differing:
+            raise InputError(
+                f"{folder} holds a finished selection of another protocol (differing: {', '.join(differing)}); its "
+                "test split may have been read, so use another --workdir"
+            )
+        return
+    rundir.write_json(path, record)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selected:
+    """What was chosen of an arm at one label count.
+
+    Attributes:
+      labels: labels a class.
+      arm: its name.
+      trial: the chosen one's number; None where every trial diverged.
+      val: mean val score of each trial over the seeds; NaN where one diverged.
+    """
+
+    labels: int
+    arm: str
+    trial: int | None
+    val: tuple[float, ...]
+
+
+def select(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Selected]:
+    """The trial of each arm that is best on val."""
+    found = []
+    for labels in plan.labels:
+        for arm in plan.arms:
+            means = tuple(_val(plan.cells(labels, arm.name, trial), outcomes) for trial in range(len(arm.trials)))
+            found.append(Selected(labels=labels, arm=arm.name, trial=_best(means, plan), val=means))
+    return found
+
+
+def _best(means: tuple[float, ...], plan: Plan) -> int | None:
+    sign = 1 if next(iter(plan.tuning.values())).maximize else -1
+    finite = [trial for trial, mean in enumerate(means) if not math.isnan(mean)]
+    return max(finite, key=lambda trial: (sign * means[trial], -trial), default=None)
+
+
+def _val(members: list[Planned], outcomes: Mapping[str, Outcome]) -> float:
+    results = [outcomes[p.key].result for p in members]
+    if any(result is None for result in results):
+        return math.nan
+    return math.fsum(result["metrics"]["val"][p.metric] for p, result in zip(members, results, strict=True)) / len(
+        members
+    )
+
+
+def selection_record(plan: Plan, selected: list[Selected], baselines: list[dict[str, Any]]) -> tuple[dict, list[str]]:
+    """(what selection.json says, the runs that it opens): the chosen and the default trial of each arm."""
+    opened, chosen = [], []
+    for choice in selected:
+        trials = {0} if choice.trial is None else {0, choice.trial}
+        opened += [p.key for trial in sorted(trials) for p in plan.cells(choice.labels, choice.arm, trial)]
+        settings = next(arm for arm in plan.arms if arm.name == choice.arm).trials
+        chosen.append(
+            {
+                "labels": choice.labels,
+                "arm": choice.arm,
+                "trial": choice.trial,
+                "setting": None if choice.trial is None else dict(settings[choice.trial]),
+                "val": [None if math.isnan(mean) else mean for mean in choice.val],
+            }
+        )
+    protocol = hashlib.sha256(json.dumps(plan.record, sort_keys=True).encode()).hexdigest()
+    return {"protocol_sha256": protocol, "rule": RULE, "selected": chosen, "baselines": baselines}, opened

@@ -1,0 +1,229 @@
+"""A comparison as a reader gets it: table, sentences, pictures. All but `seconds` is reproducible."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+from rich.table import Table
+
+from jaxfer import rundir
+from jaxfer.comparison.arms import SCRATCH
+from jaxfer.comparison.findings import BaselineScores, Finding
+from jaxfer.comparison.protocol import RULE, Plan
+from jaxfer.evals.intervals import mean_interval
+from jaxfer.evals.verdicts import HELPS, NEGATIVE, NO_EVIDENCE
+from jaxfer.report import plots
+from jaxfer.sweeps.table import number
+
+COLUMNS = (
+    *("labels", "method", "test_mean", "test_interval95", "default_mean", "effect", "effect_low", "effect_high"),
+    *("verdict", "val_mean", "seconds", "params_trainable", "setting", "test_scores", "default_scores"),
+)
+
+
+def write(
+    folder: epath.Path, title: str, plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]
+) -> str:
+    """table.csv, table.md, verdict.md and the pictures into `folder`; returns the verdict's sentences."""
+    said = sentences(plan, found)
+    rundir.write_text(folder / "table.csv", as_csv(found, baselines))
+    rundir.write_text(folder / "table.md", as_markdown(plan, found, baselines))
+    rundir.write_text(folder / "verdict.md", _verdict_page(title, plan, found, baselines, said))
+    _draw(folder, plan, found, baselines)
+    return said
+
+
+def sentences(plan: Plan, found: Sequence[Finding]) -> str:
+    """For each label count a line an arm, the one that is best on val first, and one about the simple baseline."""
+    return "\n\n".join(f"{_heading(labels)}\n\n{_lines(plan, found, labels)}" for labels in plan.labels)
+
+
+def _heading(labels: int) -> str:
+    return f"{labels} labels a class:" if labels else "All labels:"
+
+
+def _lines(plan: Plan, found: Sequence[Finding], labels: int) -> str:
+    here = [f for f in found if f.labels == labels and f.arm != SCRATCH]
+    sign = 1 if plan.ready.stages[0].spec.task.maximize else -1
+    order = sorted((f for f in here if f.verdict is not None), key=lambda f: -sign * f.val)
+    lines = [" ".join([f.verdict.sentence, *([f.saved.sentence(f.arm, labels)] if f.saved else [])]) for f in order]
+    if lines:
+        lines[0] = f"best on val, {lines[0]}"
+    lines += [f"{f.arm}: a run diverged, its own or scratch's, so there is no verdict." for f in here if not f.verdict]
+    judged = [f for f in order if f.simple is not None]
+    if judged:
+        lines.append(f"against {judged[0].simple_name}: {_standing(judged)}.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _standing(judged: Sequence[Finding]) -> str:
+    words = {HELPS: "better", NO_EVIDENCE: "no evidence either way for", NEGATIVE: "worse"}
+    named = {word: [f.arm for f in judged if f.simple.outcome == outcome] for outcome, word in words.items()}
+    return "; ".join(f"{word} {', '.join(arms)}" for word, arms in named.items() if arms)
+
+
+def _verdict_page(
+    title: str, plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores], said: str
+) -> str:
+    trials, seeds, arms = plan.given.trials, plan.given.seeds, len(plan.arms)
+    return (
+        f"# {title}: does the transfer help?\n\n{said}\n\n{as_markdown(plan, found, baselines)}\n"
+        f"{arms} arms x {trials} trials x {seeds} seeds, paired over the same seeds and splits. Selected on val: "
+        f"{RULE}. `default` is the first trial, at the method's own settings. The test split was read once, after "
+        "`selection.json` was written, for the selected and the default trials; `protocol.json` says what was tried.\n"
+    )
+
+
+def as_csv(found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> str:
+    """A line an arm and label count, then the simple baselines."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for f in found:
+        mean, interval = mean_interval(f.test)
+        effect = (
+            ("", "", "") if f.verdict is None else (f.verdict.effect.mean, f.verdict.effect.low, f.verdict.effect.high)
+        )
+        writer.writerow(
+            (f.labels, f.arm, *_six(mean, interval, statistics.fmean(f.default)), *_six(*effect))
+            + (f.verdict.outcome if f.verdict else "", *_six(f.val), f"{f.seconds:.3f}", f.params_trainable)
+            + (_setting(f), " ".join(_six(*f.test)), " ".join(_six(*f.default)))
+        )
+    for b in baselines:
+        mean, interval = mean_interval(b.test)
+        best = _six(b.val[0] if len(b.val) == 1 else max(b.val, key=lambda v, b=b: v))
+        writer.writerow(
+            (b.labels, b.name, *_six(mean, interval), "", "", "", "", "", *best, "", "", f"{b.setting:g}")
+            + (" ".join(_six(*b.test)), "")
+        )
+    return text.getvalue()
+
+
+def _six(*values: Any) -> tuple[str, ...]:
+    return tuple(value if isinstance(value, str) else f"{value:.6f}" for value in values)
+
+
+def _setting(f: Finding) -> str:
+    return "diverged" if f.setting is None else " ".join(f"{name}={value:g}" for name, value in f.setting.items())
+
+
+def as_markdown(plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> str:
+    """The table of a README."""
+    headers, body = _cells(plan, found, baselines)
+    right = {"test", "default", "over scratch", "seconds", "trainable parameters", "labels"}
+    rule = ["---:" if any(header.startswith(word) for word in right) else "---" for header in headers]
+    return "".join("| " + " | ".join(line) + " |\n" for line in (headers, rule, *body))
+
+
+def as_rich(plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> Table:
+    """The same for the terminal."""
+    headers, body = _cells(plan, found, baselines)
+    pretty = Table()
+    for header in headers:
+        pretty.add_column(header)
+    for line in body:
+        pretty.add_row(*line)
+    return pretty
+
+
+def _cells(
+    plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]
+) -> tuple[list[str], list[list[str]]]:
+    metric = plan.ready.stages[0].spec.task.monitor
+    headers = ["method", f"test {metric}, tuned", "default", "over scratch, 95 %", "verdict", "seconds"]
+    headers += ["trainable parameters", "setting"]
+    many, body = len(plan.labels) > 1, []
+    for labels in plan.labels:
+        for f in (f for f in found if f.labels == labels):
+            verdict, effect = "", ""
+            if f.verdict is not None:
+                verdict = f.verdict.outcome
+                effect = f"{f.verdict.effect.mean:+.3f} [{f.verdict.effect.low:+.3f}, {f.verdict.effect.high:+.3f}]"
+            scores = [f.arm, _mean(f.test), number(statistics.fmean(f.default)), effect, verdict]
+            body.append(
+                [*([str(labels)] if many else []), *scores, number(f.seconds, digits=1), f"{f.params_trainable:,}"]
+            )
+        for b in (b for b in baselines if b.labels == labels):
+            body.append([*([str(labels)] if many else []), b.name, _mean(b.test), "", "", "", "", "", f"{b.setting:g}"])
+    return [*(["labels"] if many else []), *headers], body
+
+
+def _mean(values: Sequence[float]) -> str:
+    mean, interval = mean_interval(values)
+    return number(mean) if math.isnan(interval) else f"{mean:.3f} ± {interval:.3f}"
+
+
+def _draw(folder: epath.Path, plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> None:
+    """Four pictures; those of one label count show the smallest, where transfer matters most."""
+    task = plan.ready.stages[0].spec.task
+    label, first = f"test {task.monitor}", plan.labels[0]
+    at = f" at {first} labels a class" if first else ""
+    here = {f.arm: f for f in found if f.labels == first}
+    simple: dict[str, Mapping[int, float]] = {}
+    for b in baselines:
+        simple.setdefault(b.name, {})[b.labels] = statistics.fmean(b.test)
+    plots.methods(
+        {name: f.test for name, f in here.items()},
+        folder / "methods",
+        label + at,
+        reference=SCRATCH if any(map(math.isfinite, here[SCRATCH].test)) else None,
+        baselines={name: by_count[first] for name, by_count in simple.items()},
+        best="max" if task.maximize else "min",
+    )
+    plots.learning_curves(
+        {name: f.curves for name, f in here.items()}, folder / "curves", here[SCRATCH].curve_label + at
+    )
+    if len(plan.labels) > 1:
+        scores = {name: {f.labels: f.test for f in found if f.arm == name} for name in here}
+        plots.labels(scores, folder / "labels", label, baselines=simple)
+    points = {
+        name: {"scores": f.test, "params_trainable": f.params_trainable, "seconds": f.seconds}
+        for name, f in here.items()
+        if any(map(math.isfinite, f.test))
+    }
+    plots.cost(points, folder / "cost", label + at)
+
+
+def as_json(plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> dict[str, Any]:
+    """comparison.json: everything above for a program to read."""
+    return {
+        "metric": plan.ready.stages[0].spec.task.monitor,
+        "findings": [
+            {
+                "labels": f.labels,
+                "arm": f.arm,
+                "setting": f.setting,
+                "val": _null(f.val),
+                "test": [_null(value) for value in f.test],
+                "default": [_null(value) for value in f.default],
+                "seconds": _null(f.seconds),
+                "params_trainable": f.params_trainable,
+                "verdict": None
+                if f.verdict is None
+                else {
+                    "outcome": f.verdict.outcome,
+                    "effect": f.verdict.effect.mean,
+                    "interval95": [_null(f.verdict.effect.low), _null(f.verdict.effect.high)],
+                    "interval": f.verdict.effect.name,
+                    "sentence": f.verdict.sentence,
+                },
+                "simple_baseline": None if f.simple is None else {"name": f.simple_name, "outcome": f.simple.outcome},
+                "labels_to_match": None if f.saved is None else _null(f.saved.needed),
+            }
+            for f in found
+        ],
+        "baselines": [
+            {"labels": b.labels, "name": b.name, "setting": b.setting, "val": list(b.val), "test": list(b.test)}
+            for b in baselines
+        ],
+    }
+
+
+def _null(value: float) -> float | None:
+    return value if math.isfinite(value) else None

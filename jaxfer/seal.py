@@ -1,0 +1,46 @@
+"""The seal: inside a comparison nobody reads the test split of a run before the selection that names it is on disk.
+
+A comparison's folder holds protocol.json, later selection.json, and its runs under cells/. `run` and `evaluate`, the
+only ways to a test score, both ask here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from etils import epath
+
+from jaxfer import rundir
+from jaxfer.errors import InputError
+
+PROTOCOL, SELECTION = "protocol.json", "selection.json"
+
+
+def check(run: epath.Path) -> None:
+    """`InputError` where the folder is a comparison's run that no selection names (yet)."""
+    whole = run.resolve() if "://" not in str(run) else run
+    comparison = whole.parent.parent
+    if not (comparison / PROTOCOL).exists():
+        return
+    selection = comparison / SELECTION
+    if not selection.exists():
+        raise InputError(f"{run}: its test split is sealed until {comparison} has a {SELECTION}; let compare finish")
+    if whole.name not in rundir.read_json(selection)["opened"]:
+        raise InputError(f"{run}: its test split is sealed: {selection} selected other runs; evaluate it on val")
+
+
+def write_selection(comparison: epath.Path, record: Mapping[str, Any], opened: Iterable[str]) -> None:
+    """Names the runs whose test split may be read from now on. A selection is made once.
+
+    Raises:
+      InputError: another selection is there already.
+    """
+    record = json.loads(json.dumps({**record, "opened": sorted(opened)}))  # as it will be read
+    path = comparison / SELECTION
+    if path.exists():
+        if rundir.read_json(path) != record:
+            raise InputError(f"{path} records another selection, and test may have been read; use another --workdir")
+        return
+    rundir.write_json(path, record)

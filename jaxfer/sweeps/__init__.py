@@ -1,0 +1,168 @@
+"""`jaxfer sweep`: a config's `sweep()` as a table. Cells in `cells.py`, running them in `executor.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from jaxfer import rundir
+from jaxfer.errors import InputError
+from jaxfer.progress import Reporter
+from jaxfer.report import plots
+from jaxfer.sweeps import cells, table
+from jaxfer.sweeps.cells import Cell, Planned
+from jaxfer.sweeps.executor import DIVERGED, FAILED, Outcome, execute
+from jaxfer.sweeps.table import Row
+
+__all__ = ["Cell", "Row", "SweepResult", "run_cells", "sweep"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """A finished sweep.
+
+    Attributes:
+      rows: of its table.
+      failed: cells that ended with an error; their tracebacks are in their folders.
+      diverged: cells whose loss became non-finite.
+    """
+
+    rows: tuple[Row, ...]
+    failed: int
+    diverged: int
+
+    @property
+    def exit_code(self) -> int:
+        """1 where a cell failed, else 3 where one diverged, else 0."""
+        return 1 if self.failed else 3 if self.diverged else 0
+
+
+def sweep(
+    spec: str,
+    workdir: str | epath.Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    processes: int = 1,
+    quiet: bool = False,
+) -> SweepResult:
+    """Runs the missing cells of the config file's `sweep()`; writes table.csv, table.md and methods.{png,svg}.
+
+    Args:
+      spec: `FILE` of a config with `sweep() -> iterable of Cell or of dicts of overrides`.
+      workdir: holds cells/KEY, a run folder for each cell, and cells.json, which says what they are.
+      overrides: applied to every cell of the table.
+      processes: how many cells run side by side.
+      quiet: print warnings and the table only.
+
+    Raises:
+      InputError: a cell's config is wrong; nothing has been run.
+      Preempted: SIGTERM came; every cell under way is saved.
+    """
+    planned = cells.plan(spec, cells.expand(spec, overrides))
+    folder = epath.Path(workdir)
+    with rundir.locked(folder):
+        outcomes = run_cells(planned, folder, processes=processes, quiet=quiet)
+    rows = table.rows(planned, outcomes)
+    shown = next(p for p in planned if p.cell.group)
+    label = f"{shown.split} {shown.metric}"
+    rundir.write_text(folder / "table.csv", table.as_csv(rows))
+    rundir.write_text(folder / "table.md", table.as_markdown(rows, label))
+    scores = {row.group: row.scores for row in rows if row.scores}
+    if scores:
+        plots.methods(scores, folder / "methods", label, best="max" if shown.maximize else "min")
+    table.show(table.as_rich(rows, label))
+    found = table.counts(outcomes)
+    if found[FAILED] or found[DIVERGED]:
+        print(f"{found[FAILED]} cells failed, {found[DIVERGED]} diverged: see cells.json and the error.txt of each")
+    print(f"table.csv, table.md, methods.png, cells.json and every run are in {folder}")
+    return SweepResult(rows=tuple(rows), failed=found[FAILED], diverged=found[DIVERGED])
+
+
+def run_cells(
+    planned: Sequence[Planned], folder: epath.Path, *, processes: int = 1, quiet: bool = False, again: str = ""
+) -> dict[str, Outcome]:
+    """Runs what is missing, showing how it goes, and keeps cells.json.
+
+    Args:
+      planned: each after the cell it starts from.
+      folder: of the sweep.
+      processes: how many run side by side.
+      quiet: print warnings only.
+      again: said in place of a line for each cell where cells that cells.json knows are asked for something more.
+    """
+    _check_processes(processes)
+    reporter = Reporter(quiet=quiet)
+    standing = _Standing({p.key: p.cell.name for p in reversed(planned)}, reporter, plain=not again)
+
+    def keep_index() -> None:
+        if not again:
+            statuses = {key: outcome.status for key, outcome in standing.ended.items()}
+            rundir.write_json(folder / "cells.json", cells.index(planned, statuses))
+
+    keep_index()
+    with contextlib.closing(reporter):
+        if again:
+            reporter.say(again)
+        reporter.begin(len(standing.names), 0)
+        try:
+            outcomes = execute(planned, folder, processes=processes, told=standing.told)
+        finally:
+            keep_index()
+    if not again:
+        reporter.say(f"{standing.compiled} training programs compiled in this sitting")
+        others = {path.name for path in (folder / cells.FOLDER).iterdir()} - set(standing.names)
+        if others:
+            reporter.say(
+                f"{len(others)} cells of other configs, data or code are left alone in {folder / cells.FOLDER}"
+            )
+    return outcomes
+
+
+class _Standing:
+    """How a sweep stands, told after every cell: what failed, the best so far, the time left."""
+
+    def __init__(self, names: Mapping[str, str], reporter: Reporter, *, plain: bool):
+        self.names, self.ended, self.compiled = names, dict[str, Outcome](), 0
+        self._reporter, self._plain = reporter, plain
+        self._best: tuple[float, str] | None = None
+        self._begun = time.perf_counter()
+
+    def told(self, cell: Planned, outcome: Outcome) -> None:
+        self.ended[cell.key] = outcome
+        self.compiled += outcome.compiles
+        what = f"{outcome.status}: {outcome.message}"
+        if outcome.result is not None:
+            score = outcome.result["metrics"][cell.split][cell.metric]
+            what = f"{cell.split} {cell.metric} {score:.3f}"
+            if cell.cell.group and (self._best is None or (score - self._best[0]) * (1 if cell.maximize else -1) > 0):
+                self._best = score, self.names[cell.key]
+        self._reporter.cell(len(self.ended), self.names[cell.key], what, self._note(), plain=self._plain)
+
+    def _note(self) -> str:
+        count, waiting = table.counts(self.ended), len(self.names) - len(self.ended)
+        left = (time.perf_counter() - self._begun) / len(self.ended) * waiting
+        notes = [f"{count[status]} {status}" for status in (FAILED, DIVERGED) if count[status]]
+        if self._best is not None and self._plain:
+            notes.append(f"best {self._best[1]} {self._best[0]:.3f}")
+        return " · ".join([*notes, *([f"about {math.ceil(left)} s left"] if waiting else [])])
+
+
+def _check_processes(processes: int) -> None:
+    if processes < 1:
+        raise InputError(f"--processes: expected at least 1, found {processes}")
+    if processes > 1:
+        import jax
+
+        if jax.default_backend() == "tpu":
+            raise InputError("--processes: a TPU belongs to one process; use 1")
+    if processes > 4 * (os.cpu_count() or 1):
+        raise InputError(
+            f"--processes: {processes} on {os.cpu_count()} cores would only wait for each other; use fewer"
+        )

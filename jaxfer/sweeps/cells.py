@@ -1,0 +1,230 @@
+"""Cells: the runs of a sweep, each addressed by what it is: its config, its data, the code that computes it.
+
+A cell's folder is the hash of its identity. So a sweep that grew, was reordered or killed finds what is done; cells of
+another config, data set or code never stand in for it; and two cells that are the same run are run once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxfer import config as configs
+from jaxfer import pretrained, rundir
+from jaxfer.errors import InputError, nearest
+from jaxfer.experiment import Experiment
+from jaxfer.preflight import Preflight, preflight
+from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
+
+# What presents results or arranges runs; a change there leaves finished cells valid. Everything else is their code.
+PRESENTATION = ("__main__.py", "cli.py", "comparison", "evals", "progress.py", "report", "summary.py", "sweeps")
+FOLDER = "cells"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of a sweep, as a config's `sweep()` yields it (a plain dict is a cell with these overrides).
+
+    Attributes:
+      name: what `init=sibling:NAME` and messages call it; empty: from its overrides.
+      arg: what `get_config` is called with.
+      overrides: {"a.b": value} on top.
+      group: the row of the table it counts for (seeds of one method); empty for a preparation (a source to start
+        from), which is run before and left out of the table. Of the command line's overrides it gets those of
+        `model`, `parallel` and logging alone.
+    """
+
+    name: str = ""
+    arg: str = ""
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    group: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A cell, checked and addressed.
+
+    Attributes:
+      cell: as it was asked for; its name is filled in.
+      key: its address, 16 hexadecimal digits.
+      config: what is run, complete.
+      source: key of the cell it starts from, or None.
+      programs: hashable, one for each compiled training step it needs.
+      split: `test` where its config opens it, else `val`.
+      metric: the task's own.
+      maximize: whether more of it is better.
+      params_trainable: values its last stage trains.
+    """
+
+    cell: Cell
+    key: str
+    config: ConfigDict
+    source: str | None
+    programs: tuple[Any, ...]
+    split: str
+    metric: str
+    maximize: bool
+
+
+def expand(spec: str, overrides: Mapping[str, Any] | None = None) -> tuple[Cell, ...]:
+    """The cells of a config file's `sweep()`, named and with the command line's overrides applied.
+
+    Raises:
+      InputError: no `sweep()`, no cells, or two of one name.
+    """
+    module, arg = configs.load_module(spec)
+    if arg or not hasattr(module, "sweep"):
+        raise InputError(f"{spec}: expected a config file with sweep(), and no argument; `jaxfer run` takes one")
+    cells = _cells(module, spec, overrides or {})
+    if not any(cell.group for cell in cells):
+        raise InputError(f"{spec}: sweep() yields no cell with a group, so there would be no table; yield some")
+    return cells
+
+
+def preparations(spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
+    """Those cells of `sweep()` that others start from; none where the file has no sweep."""
+    module, _ = configs.load_module(spec)
+    return tuple(cell for cell in _cells(module, spec, overrides) if not cell.group)
+
+
+def _cells(module: ModuleType, spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
+    cells = [_named(cell, spec) for cell in getattr(module, "sweep", tuple)()]
+    names = [cell.name for cell in cells]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{spec}: sweep() yields two cells called {name!r}; name each once")
+    return tuple(dataclasses.replace(cell, overrides={**cell.overrides, **_for(cell, overrides)}) for cell in cells)
+
+
+def _named(cell: Cell | Mapping[str, Any], spec: str) -> Cell:
+    if isinstance(cell, Mapping):
+        cell = Cell(overrides=dict(cell), group=_label({k: v for k, v in cell.items() if k != "seed"}) or "all")
+    if not isinstance(cell, Cell):
+        raise InputError(f"{spec}: sweep() must yield jaxfer.sweeps.Cell or dicts of overrides, found {cell!r}")
+    label = ",".join(part for part in (cell.arg, _label(cell.overrides)) if part)
+    return dataclasses.replace(cell, name=cell.name or label or "base")
+
+
+def _label(overrides: Mapping[str, Any]) -> str:
+    return ",".join(f"{name}={value}" for name, value in overrides.items())
+
+
+def _for(cell: Cell, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    common = ("model.", "parallel.", "log_every", "save_every")
+    return {name: value for name, value in overrides.items() if cell.group or name.startswith(common)}
+
+
+def plan(spec: str, cells: Iterable[Cell]) -> tuple[Planned, ...]:
+    """Every cell checked before any is run, and addressed.
+
+    Raises:
+      InputError: a cell's config is wrong (the message names the cell), or one starts from a cell that is not before
+        it, or cells differ in what the table would show.
+    """
+    planned: dict[str, Planned] = {}
+    for cell in cells:
+        planned[cell.name] = checked(spec, cell, planned)
+    shown = {(p.split, p.metric) for p in planned.values() if p.cell.group}
+    if len(shown) > 1:
+        found = ", ".join(sorted(f"{split} {metric}" for split, metric in shown))
+        raise InputError(f"the cells of one table must share task and test, found {found}; make them two sweeps")
+    return tuple(planned.values())
+
+
+def checked(spec: str, cell: Cell, before: Mapping[str, Planned]) -> Planned:
+    """The cell of that config file, addressed; an `InputError` names the cell."""
+    try:
+        return address(cell, configs.load(f"{spec}:{cell.arg}" if cell.arg else spec, cell.overrides), before)
+    except InputError as error:
+        raise InputError(f"cell {cell.name!r}: {error}") from None
+
+
+def address(cell: Cell, config: ConfigDict, before: Mapping[str, Planned]) -> Planned:
+    """One cell, checked; `init=sibling:NAME` becomes the address of the cell NAME, so it is part of this one's."""
+    kind, _, name = str(config.init).partition(":")
+    if kind == "sibling":
+        if name not in before:
+            raise InputError(f"config.init={config.init}: no cell of that name before it{nearest(name, before)}")
+        config = configs.override(config, {"init": f"sibling:{before[name].key}"})
+    ready = preflight(config)
+    task = ready.stages[0].spec.task
+    return Planned(
+        cell=cell,
+        key=identity_hash(ready),
+        config=ConfigDict(ready.experiment.to_dict()),
+        source=before[name].key if kind == "sibling" else None,
+        programs=tuple((stage.spec, stage.config.batch_size) for stage in ready.stages),
+        split="test" if ready.experiment.run.test else "val",
+        metric=task.monitor,
+        maximize=task.maximize,
+    )
+
+
+def identity_hash(ready: Preflight) -> str:
+    """16 hexadecimal digits of the sha256 of (complete config, data, source run, code)."""
+    experiment, init = ready.experiment, ready.experiment.run.init
+    source = pretrained.locate(init, epath.Path(".")) / "result.json" if init.startswith("run:") else None
+    identity = {
+        "config": experiment.identity(),
+        "steps": experiment.stages[-1][1].steps,  # no part of a run's own identity: a run may be extended, a cell not
+        "data": ready.data.fingerprint,
+        "source": rundir.read_json(source)["lineage"]["sha256"] if source is not None and source.exists() else None,
+        "code": code_version(experiment),
+    }
+    text = json.dumps(identity, sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def code_version(experiment: Experiment) -> str:
+    """sha256 over the package's source as far as this experiment's numbers can depend on it.
+
+    Of the rooms it counts the files that the experiment names: a new method leaves the cells of the others valid.
+    """
+    used = {
+        METHODS: {stage.method for _, stage in experiment.stages},
+        MODELS: {experiment.model.name},
+        TASKS: {experiment.task.name},
+        SOURCES: {experiment.source.name},
+    }
+    return _code_version(frozenset((room, name) for room, names in used.items() for name in names))
+
+
+@functools.lru_cache(maxsize=64)
+def _code_version(used: frozenset[tuple[Any, str]]) -> str:
+    root = Path(configs.__file__).parent
+    members = {(room, name) for room in (METHODS, MODELS, TASKS, SOURCES) for name in room.names()}
+    unused = {_file(room, name) for room, name in members - used}
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        if relative.parts[0] not in PRESENTATION and relative.as_posix() not in unused:
+            digest.update(f"{relative.as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _file(room: Any, name: str) -> str:
+    return "/".join((*room.package.split(".")[1:], f"{name}.py"))
+
+
+def index(planned: Sequence[Planned], statuses: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What cells.json holds: for each cell its name, row, address, arguments and how it stands."""
+    return [
+        {
+            "name": p.cell.name,
+            "group": p.cell.group,
+            "folder": f"{FOLDER}/{p.key}",
+            "arg": p.cell.arg,
+            "overrides": dict(p.cell.overrides),
+            "status": statuses.get(p.key, "waiting"),
+        }
+        for p in planned
+    ]

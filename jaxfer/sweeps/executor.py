@@ -1,0 +1,223 @@
+"""Running cells: the missing ones, in this process or in several, whatever becomes of each.
+
+A cell that fails keeps its traceback (error.txt) and one that diverges its reason (diverged.json); the others go on.
+What is finished or diverged is not run again, what failed is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxfer import rundir
+from jaxfer.errors import NonFiniteLoss, Preempted
+from jaxfer.loop import run
+from jaxfer.parallel import compiles
+from jaxfer.preemption import Notice, preemption_notice
+from jaxfer.sweeps.cells import FOLDER, Planned
+
+DONE, FAILED, DIVERGED = "done", "failed", "diverged"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a cell.
+
+    Attributes:
+      status: DONE, FAILED or DIVERGED.
+      result: its result.json, where it is done.
+      message: why it is not, in one line.
+      compiles: training programs compiled for it in this sitting.
+    """
+
+    status: str
+    result: Mapping[str, Any] | None = None
+    message: str = ""
+    compiles: int = 0
+
+
+Told = Callable[[Planned, Outcome], None]
+
+
+def execute(planned: Sequence[Planned], folder: epath.Path, *, processes: int = 1, told: Told) -> dict[str, Outcome]:
+    """Runs every cell that is not finished under `folder`.
+
+    Args:
+      planned: each after the cell it starts from.
+      folder: of the sweep.
+      processes: 1 runs here, one cell after another; more run side by side, each compiling for itself.
+      told: of every outcome, as it comes.
+
+    Returns:
+      {key: outcome} of every cell.
+
+    Raises:
+      Preempted: SIGTERM came; every cell under way is saved.
+    """
+    cells = list({p.key: p for p in planned}.values())
+    queue = _Queue(cells, told)
+    with preemption_notice() as notice:
+        if processes == 1:
+            while cell := queue.next(frozenset()):
+                queue.finished(cell, _attempt(cell, folder))
+                if notice and not queue.done:
+                    raise _preempted(queue)
+        else:
+            _side_by_side(queue, folder, min(processes, len(cells)), notice)
+    return queue.outcomes
+
+
+class _Queue:
+    """Which cell comes next, in the cells' order: none before its source, none whose source came to nothing."""
+
+    def __init__(self, cells: Sequence[Planned], told: Told):
+        self.waiting = list(cells)
+        self.total = len(cells)
+        self.outcomes: dict[str, Outcome] = {}
+        self._told = told
+
+    @property
+    def done(self) -> bool:
+        return len(self.outcomes) == self.total
+
+    def next(self, compiled: frozenset[Any], elsewhere: frozenset[Any] = frozenset()) -> Planned | None:
+        """The first ready cell whose programs are `compiled` already, else one that no other process has compiled."""
+        ready = [cell for cell in self.waiting if cell.source is None or cell.source in self.outcomes]
+        for cell in ready:
+            if cell.source is not None and self.outcomes[cell.source].status != DONE:
+                self.waiting.remove(cell)
+                self.finished(
+                    cell, Outcome(status=FAILED, message=f"the cell it starts from is not done ({cell.source})")
+                )
+                return self.next(compiled, elsewhere)
+        orders = (lambda c: compiled.issuperset(c.programs), lambda c: elsewhere.isdisjoint(c.programs), lambda c: True)
+        for fits in orders:
+            for cell in filter(fits, ready):
+                self.waiting.remove(cell)
+                return cell
+        return None
+
+    def finished(self, cell: Planned, outcome: Outcome) -> None:
+        self.outcomes[cell.key] = outcome
+        self._told(cell, outcome)
+
+
+def _attempt(cell: Planned, folder: epath.Path) -> Outcome:
+    """Runs one cell here; only SIGTERM and an interrupt get through."""
+    place = folder / FOLDER / cell.key
+    if (place / "diverged.json").exists():
+        return Outcome(status=DIVERGED, message=rundir.read_json(place / "diverged.json")["message"])
+    before = compiles()
+    try:
+        result = run(cell.config, place, quiet=True)
+    except NonFiniteLoss as error:
+        rundir.write_json(place / "diverged.json", {"message": str(error)})
+        return Outcome(status=DIVERGED, message=str(error), compiles=compiles() - before)
+    except Exception as error:  # whatever it is, the other cells go on
+        place.mkdir(parents=True, exist_ok=True)
+        rundir.write_text(place / "error.txt", traceback.format_exc())
+        line = " ".join(str(error).split())[:200] or "no message"
+        return Outcome(status=FAILED, message=f"{type(error).__name__}: {line}", compiles=compiles() - before)
+    (place / "error.txt").unlink(missing_ok=True)
+    return Outcome(status=DONE, result=result, compiles=compiles() - before)
+
+
+def _preempted(queue: _Queue) -> Preempted:
+    return Preempted(f"SIGTERM: {len(queue.outcomes)} of {queue.total} cells are done; run the same command again")
+
+
+@dataclasses.dataclass(eq=False)
+class _Worker:
+    """A process that runs the cells it is sent, one at a time."""
+
+    process: Any
+    pipe: multiprocessing.connection.Connection
+    cell: Planned | None = None
+    compiled: frozenset[Any] = frozenset()
+
+
+def _side_by_side(queue: _Queue, folder: epath.Path, count: int, notice: Notice) -> None:
+    with _workers(count, folder) as (workers, start):
+        while not queue.done:
+            for worker in [w for w in workers if w.cell is None]:
+                others = frozenset().union(*(w.compiled for w in workers if w is not worker))
+                worker.cell = queue.next(worker.compiled, others)
+                if worker.cell is not None:
+                    worker.compiled |= frozenset(worker.cell.programs)
+                    worker.pipe.send((worker.cell.key, worker.cell.config.to_dict()))
+            for pipe in multiprocessing.connection.wait([w.pipe for w in workers if w.cell is not None], timeout=0.2):
+                worker = next(w for w in workers if w.pipe is pipe)
+                try:
+                    outcome = pipe.recv()
+                except EOFError:
+                    worker.process.join()
+                    if notice:
+                        break
+                    code = worker.process.exitcode
+                    outcome = Outcome(status=FAILED, message=f"its process died (exit code {code}); out of memory?")
+                    workers[workers.index(worker)] = start()
+                queue.finished(worker.cell, outcome)
+                worker.cell = None
+            if notice and not queue.done:
+                for worker in workers:
+                    worker.process.terminate()
+                for worker in workers:
+                    worker.process.join()
+                raise _preempted(queue)
+
+
+@contextlib.contextmanager
+def _workers(count: int, folder: epath.Path) -> Iterator[tuple[list[_Worker], Callable[[], _Worker]]]:
+    context = multiprocessing.get_context("spawn")  # a fork of a process with JAX's threads hangs
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / count:.2f}")  # a GPU is shared
+
+    def start() -> _Worker:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, str(folder)), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    workers = [start() for _ in range(count)]
+    try:
+        yield workers, start
+    finally:
+        for worker in workers:
+            worker.pipe.close()
+        for worker in workers:
+            worker.process.join(timeout=5)
+            worker.process.kill()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sent:
+    """What of a planned cell reaches another process."""
+
+    key: str
+    config: ConfigDict
+
+
+def _serve(pipe: multiprocessing.connection.Connection, folder: str) -> None:
+    """A worker: it ends with its pipe, at SIGTERM once its cell is saved, and at once when its parent is gone."""
+
+    def orphaned() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(Preempted.exit_code)
+
+    threading.Thread(target=orphaned, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's Ctrl-C reaches the whole group; the parent decides
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            key, config = pipe.recv()
+            pipe.send(_attempt(_Sent(key, ConfigDict(config)), epath.Path(folder)))

@@ -1,0 +1,143 @@
+"""The table of a sweep: a row a group, as CSV, as Markdown and on the terminal. All but `seconds` is reproducible."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jaxfer.evals.intervals import mean_interval
+from jaxfer.sweeps.cells import Planned
+from jaxfer.sweeps.executor import DIVERGED, DONE, FAILED, Outcome
+
+COLUMNS = ("method", "mean", "interval95", "seconds", "params_trainable", "compiles", "failed", "diverged", "scores")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One group of cells.
+
+    Attributes:
+      group: its name.
+      scores: the task's metric of each finished cell, in cell order.
+      mean: of the scores; NaN where there are none.
+      interval: half-width of the 95 % t interval of the mean; NaN for fewer than two cells.
+      seconds: median seconds of a run, its compiling left out; NaN where there are none.
+      params_trainable: trainable values of the last stage; 0 where there are none.
+      compiles: training programs that its cells need and no earlier row does.
+      failed: cells that ended with an error.
+      diverged: cells whose loss became non-finite.
+    """
+
+    group: str
+    scores: tuple[float, ...]
+    mean: float
+    interval: float
+    seconds: float
+    params_trainable: int
+    compiles: int
+    failed: int
+    diverged: int
+
+
+def rows(planned: Sequence[Planned], outcomes: Mapping[str, Outcome]) -> list[Row]:
+    """The rows in the order in which their groups appear; cells without a group are in none."""
+    groups, seen = dict.fromkeys(p.cell.group for p in planned if p.cell.group), set()
+    for p in planned:
+        if not p.cell.group:
+            seen.update(p.programs)
+    found = []
+    for group in groups:
+        members = [p for p in planned if p.cell.group == group]
+        programs = {program for p in members for program in p.programs}
+        found.append(_row(group, members, outcomes, len(programs - seen)))
+        seen |= programs
+    return found
+
+
+def _row(group: str, members: Sequence[Planned], outcomes: Mapping[str, Outcome], compiles: int) -> Row:
+    ended = [(p, outcomes[p.key]) for p in members if p.key in outcomes]
+    done: list[tuple[Planned, Mapping[str, Any]]] = [(p, o.result) for p, o in ended if o.result is not None]
+    scores = tuple(result["metrics"][p.split][p.metric] for p, result in done)
+    mean, interval = mean_interval(scores) if scores else (math.nan, math.nan)
+    costs = [result["cost"] for _, result in done]
+    return Row(
+        group=group,
+        scores=scores,
+        mean=mean,
+        interval=interval,
+        seconds=statistics.median(c["seconds"] - c["compile_seconds"] for c in costs) if costs else math.nan,
+        params_trainable=costs[-1]["params_trainable"] if costs else 0,
+        compiles=compiles,
+        failed=sum(o.status == FAILED for _, o in ended),
+        diverged=sum(o.status == DIVERGED for _, o in ended),
+    )
+
+
+def as_csv(table: Sequence[Row]) -> str:
+    """One line a row; the scores of its cells are in the last column, separated by blanks."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in table:
+        numbers = (f"{row.mean:.6f}", f"{row.interval:.6f}", f"{row.seconds:.3f}")
+        counts = (row.params_trainable, row.compiles, row.failed, row.diverged)
+        writer.writerow((row.group, *numbers, *counts, " ".join(f"{score:.6f}" for score in row.scores)))
+    return text.getvalue()
+
+
+def as_markdown(table: Sequence[Row], label: str) -> str:
+    """A table for a README; columns of counts that are all zero are left out."""
+    headers, body = _cells(table, label)
+    lines = [headers, ["---", *["---:"] * (len(headers) - 1)], *body]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def as_rich(table: Sequence[Row], label: str) -> Table:
+    """The same for the terminal."""
+    headers, body = _cells(table, label)
+    pretty = Table()
+    for i, header in enumerate(headers):
+        pretty.add_column(header, justify="left" if i == 0 else "right")
+    for line in body:
+        pretty.add_row(*line)
+    return pretty
+
+
+def _cells(table: Sequence[Row], label: str) -> tuple[list[str], list[list[str]]]:
+    columns: dict[str, list[str]] = {
+        "method": [row.group for row in table],
+        label: [number(row.mean) for row in table],
+        "95 % interval": [number(row.interval, "± ") for row in table],
+        "seconds": [number(row.seconds, digits=1) for row in table],
+        "trainable parameters": [f"{row.params_trainable:,}" for row in table],
+        "compiles": [str(row.compiles) for row in table],
+    }
+    for status in (FAILED, DIVERGED):
+        counts = [getattr(row, status) for row in table]
+        if any(counts):
+            columns[status] = [str(count) for count in counts]
+    return list(columns), [list(line) for line in zip(*columns.values(), strict=True)]
+
+
+def show(pretty: Table) -> None:
+    """Prints it; as wide as it is where that is no terminal, whose width would be a guess."""
+    console = Console()
+    (console if console.is_terminal else Console(width=200)).print(pretty)
+
+
+def number(value: float, sign: str = "", digits: int = 3) -> str:
+    """`± 0.021`; a dash for NaN."""
+    return "-" if math.isnan(value) else f"{sign}{value:.{digits}f}"
+
+
+def counts(outcomes: Mapping[str, Outcome]) -> dict[str, int]:
+    """{status: cells} of what has ended."""
+    return {status: sum(o.status == status for o in outcomes.values()) for status in (DONE, FAILED, DIVERGED)}

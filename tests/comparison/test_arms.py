@@ -1,0 +1,64 @@
+"""Arms and their trials: as many for each, the default first, the same every time."""
+
+from __future__ import annotations
+
+import pytest
+
+import jaxfer.config
+from jaxfer.comparison.arms import arm_config, arms
+from jaxfer.experiment import CompareConfig
+from jaxfer.registry import MODELS
+from tests.experiments import tiny_config
+from tests.models.tiny import TINY
+
+
+def port(case):
+    model, options = TINY[case]
+    return MODELS.make(model, **options)
+
+
+def found(**fields):
+    return {arm.name: arm for arm in arms(CompareConfig(**fields), port("resnet_basic"))}
+
+
+def test_every_arm_has_as_many_trials_and_its_default_first():
+    compared = found(methods=("probe", "full", "probe+full", "lora", "l2sp"), trials=4)
+    assert list(compared) == ["scratch", "probe", "full", "probe+full", "lora", "l2sp"]
+    for arm in compared.values():
+        assert len(arm.trials) == 4 == len({tuple(sorted(trial.items())) for trial in arm.trials})
+    assert [trial["lr"] for trial in compared["probe"].trials] == [1e-2, 1e-3, 3e-3, 3e-2]
+    assert compared["scratch"].trials == ({"lr": 1e-3}, {"lr": 3e-4}, {"lr": 3e-3}, {"lr": 1e-2})
+    assert compared["probe+full"].trials[0] == {"probe.lr": 1e-2, "full.lr": 1e-3}
+    assert compared["l2sp"].trials[0] == {"lr": 1e-3, "alpha": 0.1, "beta": 0.01}
+    assert compared == found(methods=("probe", "full", "probe+full", "lora", "l2sp"), trials=4)
+
+
+def test_the_configs_words_come_before_the_methods_own():
+    stage = {"probe": {"lr": 0.5}, "l2sp": {"options": {"alpha": 7}}}
+    compared = found(methods=("probe", "l2sp"), trials=1, stage=stage)
+    assert compared["probe"].trials == ({"lr": 0.5},) and compared["l2sp"].trials[0]["alpha"] == 7.0
+    compared = found(methods=("probe",), trials=3, grid={"probe": {"lr": [1e-2, 2.0, 3.0]}})
+    assert compared["probe"].trials == ({"lr": 1e-2}, {"lr": 2.0}, {"lr": 3.0})
+
+
+@pytest.mark.parametrize("steps", [6, 7])
+def test_an_arms_config(steps):
+    stage = {"full": {"layer_decay": 0.5}, "lora": {"options": {"rank": 2}}}
+    given = CompareConfig(methods=("probe+full", "full", "lora"), trials=2, stage=stage)
+    compared = {arm.name: arm for arm in arms(given, port("resnet_basic"))}
+    base = tiny_config("resnet_basic", steps=steps, lr=0.123, method="lora", init="run:x", options=dict(rank=3))
+    made = {
+        name: jaxfer.config.resolve(arm_config(base, given, arm, arm.trials[1], 3, 2)) for name, arm in compared.items()
+    }
+    for name, experiment in made.items():
+        assert experiment.run.init == ("scratch" if name == "scratch" else "run:x")
+        assert (experiment.run.seed, experiment.data.labels_per_class) == (3, 2)
+        assert sum(stage.steps for _, stage in experiment.stages) == steps
+    (_, probe), (_, full) = made["probe+full"].stages
+    assert (probe.method, probe.steps, full.method, full.steps) == ("probe", steps // 2, "full", steps - steps // 2)
+    assert (probe.layer_decay, full.layer_decay) == (1.0, 0.5)
+    trial = compared["probe+full"].trials[1]
+    assert (probe.lr, full.lr) == (trial["probe.lr"], trial["full.lr"])
+    assert made["lora"].stages[0][1].options == {"rank": 2}
+    assert made["scratch"].stages[0][1].layer_decay == 1.0, "what helps fine-tuning is not put on scratch"
+    assert made["full"].stages[0][1].options == {} and made["full"].stages[0][1].layer_decay == 0.5

@@ -1,0 +1,92 @@
+"""Addresses of cells: what makes two runs the same run."""
+
+from __future__ import annotations
+
+import pytest
+from etils import epath
+
+from jaxfer import config as configs
+from jaxfer.preflight import preflight
+from jaxfer.sweeps import cells
+from jaxfer.sweeps.cells import Cell
+from tests.experiments import tiny_config
+
+
+def key(**fields):
+    return cells.identity_hash(preflight(tiny_config("resnet_basic", **fields)))
+
+
+def test_what_is_part_of_an_address_and_what_is_not():
+    assert key() == key() and len(key()) == 16
+    assert key() == key(log_every=7) == key(test=True) == key(save_every=3), "what does not change the run"
+    assert key() == key(lr=1e-3), "the method's own rate, written out"
+    different = [key(), key(steps=5), key(seed=1), key(lr=1e-2), key(method="probe"), key(freeze=("stem/.*",))]
+    assert len(set(different)) == len(different)
+
+
+def test_other_data_is_another_address(monkeypatch):
+    config = tiny_config("resnet_basic")
+    before = cells.identity_hash(preflight(config))
+    config.data.noise = 0.123
+    assert cells.identity_hash(preflight(config)) != before
+
+
+def test_a_source_is_part_of_the_address_of_what_starts_from_it():
+    config = tiny_config("resnet_basic", init="sibling:source", head="reset")
+    addresses = set()
+    for steps in (2, 3):
+        source = cells.address(Cell(name="source"), tiny_config("resnet_basic", steps=steps), {})
+        found = cells.address(Cell(name="x", group="x"), config, {"source": source})
+        assert found.source == source.key and found.config.init == f"sibling:{source.key}"
+        addresses.add(found.key)
+    assert len(addresses) == 2
+
+
+def test_a_run_that_was_trained_again_is_another_source(tmp_path):
+    config = tiny_config("resnet_basic", init=f"run:{tmp_path}", head="reset")
+    before = cells.identity_hash(preflight(config))
+    for sha256 in ("a", "b"):
+        (tmp_path / "result.json").write_text(f'{{"lineage": {{"sha256": "{sha256}"}}}}')
+        after = cells.identity_hash(preflight(config))
+        assert after != before
+        before = after
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of the package, whose files may be changed."""
+    import shutil
+
+    root = tmp_path / "jaxfer"
+    shutil.copytree(epath.Path(configs.__file__).parent, root)
+    monkeypatch.setattr(configs, "__file__", str(root / "config.py"))
+    cells._code_version.cache_clear()
+    yield root
+    cells._code_version.cache_clear()
+
+
+def test_the_code_that_computes_a_cell_is_part_of_its_address_and_no_other(package):
+    experiment = preflight(tiny_config("resnet_basic", method="probe")).experiment
+
+    def version():
+        cells._code_version.cache_clear()
+        return cells.code_version(experiment)
+
+    before = version()
+    for unrelated in ("methods/lora.py", "models/vit.py", "data/sources/npz.py", "report/plots.py", "cli.py"):
+        (package / unrelated).write_text((package / unrelated).read_text() + "\n# changed\n")
+        assert version() == before, unrelated
+    (package / "methods" / "mine.py").write_text("def method(port):\n    pass\n")
+    for related in ("methods/probe.py", "models/resnet.py", "models/layers.py", "step.py", "data/order.py"):
+        (package / related).write_text((package / related).read_text() + "\n# changed\n")
+        assert version() != before, related
+        before = version()
+
+
+def test_names_and_rows_of_plain_dicts():
+    found = [cells._named(cell, "x.py") for cell in ({"seed": 1, "lr": 0.1}, {"seed": 2}, {})]
+    assert [(cell.name, cell.group) for cell in found] == [
+        ("seed=1,lr=0.1", "lr=0.1"),
+        ("seed=2", "all"),
+        ("base", "all"),
+    ]
