@@ -6,67 +6,29 @@ stays text. A score that isn't finite is a diverged run: left out of the drawing
 
 from __future__ import annotations
 
-import colorsys
-import io
 import itertools
 import math
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, TypedDict
 
 import numpy as np
 from etils import epath
-from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextToPath
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
-from scipy.optimize import isotonic_regression
 
 from jaxfer.errors import InputError, nearest
 from jaxfer.evals.intervals import mean_interval
-
-# Okabe and Ito's colours for the methods that come along; two names of one method share theirs.
-COLOURS = {
-    "scratch": "#7F7F7F",
-    "probe": "#56B4E9",
-    "full": "#D55E00",
-    "lp_ft": "#CC79A7",
-    "probe+full": "#CC79A7",
-    "lora": "#009E73",
-    "l2sp": "#E69F00",
-}
-# The others': Okabe and Ito's blue, Tol's muted colours, and dark ones, since a pale dot is lost on white.
-SPARE = (
-    *("#0072B2", "#882255", "#999933", "#332288", "#8C510A", "#AA4499"),
-    *("#117733", "#CC6677", "#44AA99", "#5E4FA2", "#B2182B", "#2F6F7E"),
+from jaxfer.report.look import (
+    DASHES,
+    INK,
+    Style,
+    drawn,
+    new_figure,
+    save,
+    styles,
+    text_width,
 )
-# Shapes tell apart what a colour-blind eye or a grey printer doesn't.
-MARKERS = dict(zip(dict.fromkeys((*COLOURS.values(), *SPARE)), "XsoD^vPds<p>hXpov^", strict=True))
-INK, DASHES = "#222222", ("--", ":", "-.")
-_STYLE = style.context(
-    [
-        "default",  # not what a matplotlibrc says
-        {
-            **{"font.size": 13, "axes.labelsize": 13, "xtick.labelsize": 12, "ytick.labelsize": 12},
-            **{"text.color": INK, "axes.labelcolor": INK, "xtick.labelcolor": INK, "ytick.labelcolor": INK},
-            **{"axes.edgecolor": "#999999", "xtick.color": "#999999", "ytick.color": "#999999"},
-            **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True},
-            **{"grid.color": "#E4E4E4", "axes.formatter.useoffset": False, "text.parse_math": False},
-            **{"svg.fonttype": "none", "svg.hashsalt": "jaxfer"},
-        },
-    ]
-)
-
-
-class Style(NamedTuple):
-    """How a method is drawn: a colour `#RRGGBB` and a matplotlib marker."""
-
-    colour: str
-    marker: str
+from jaxfer.report.placing import beside, end_labels
 
 
 class Point(TypedDict):
@@ -77,23 +39,7 @@ class Point(TypedDict):
     seconds: float
 
 
-def styles(names: Iterable[str]) -> dict[str, Style]:
-    """{method: its style}, no colour twice: the known ones', else by a hash of the name, the next free one if taken."""
-    taken: dict[str, Style] = {}
-    for name in sorted(set(names), key=lambda name: (name not in COLOURS, name)):
-        first = zlib.crc32(name.encode()) % len(SPARE)
-        wanted = itertools.chain([COLOURS.get(name)], SPARE[first:], SPARE[:first], _more_colours())
-        colour = next(c for c in wanted if c and all(c != used.colour for used in taken.values()))
-        taken[name] = Style(colour, MARKERS.get(colour, "o"))
-    return taken
-
-
-def colour(method: str) -> str:
-    """The colour of a method, `#RRGGBB`, where no other one claims it."""
-    return styles([method])[method].colour
-
-
-@_STYLE
+@drawn
 def methods(
     scores: Mapping[str, Sequence[float]],
     path: epath.Path,
@@ -125,7 +71,9 @@ def methods(
     order = sorted(scores, key=lambda name: (math.isnan(means[name][0]), sign * means[name][0]))
     names = [_name(name, scores[name]) + (" (reference)" if name == reference else "") for name in order]
     low, high = _window(scores.values(), baselines.values())
-    figure = _figure(max(7, 3.6 + 1.5 + _width([*names, *baselines])), 1 + 0.5 * len(order) + 0.34 * len(baselines))
+    figure = new_figure(
+        max(7, 3.6 + 1.5 + text_width([*names, *baselines])), 1 + 0.5 * len(order) + 0.34 * len(baselines)
+    )
     axes = figure.add_subplot()
     rows = [float(i) for i in range(len(order))] + [len(order) - 0.1 + 0.7 * i for i in range(len(baselines))]
     digits = _digits([*_finite(itertools.chain(*scores.values())), *baselines.values()])
@@ -164,10 +112,10 @@ def methods(
     axes.set_xlabel(
         f"{label} ({'higher' if best == 'max' else 'lower'} is better)\nmean, its 95 % interval, dots: seeds"
     )
-    _save(figure, path)
+    save(figure, path)
 
 
-@_STYLE
+@drawn
 def learning_curves(
     curves: Mapping[str, Sequence[tuple[Sequence[int], Sequence[float]]]], path: epath.Path, label: str
 ) -> None:
@@ -184,7 +132,7 @@ def learning_curves(
     looks = styles(curves)
     finals = {name: [_last(values) for _, values in seeds] for name, seeds in curves.items()}
     names = {name: _name(name, finals[name]) for name in curves}
-    figure = _figure(max(7, 5.1 + _width(names.values())), max(4.4, 0.8 + 0.27 * len(curves)))
+    figure = new_figure(max(7, 5.1 + text_width(names.values())), max(4.4, 0.8 + 0.27 * len(curves)))
     axes, ends = figure.add_subplot(), []
     for name, seeds in curves.items():
         whole, look = [], looks[name]
@@ -206,11 +154,11 @@ def learning_curves(
     axes.margins(x=0.02)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    _end_labels(axes, ends)
-    _save(figure, path)
+    end_labels(axes, ends)
+    save(figure, path)
 
 
-@_STYLE
+@drawn
 def labels(
     scores: Mapping[str, Mapping[int, Sequence[float]]],
     path: epath.Path,
@@ -245,7 +193,7 @@ def labels(
     low, high = _window(groups, [value for by_count in dashed.values() for value in by_count.values()])
     digits = _digits(_finite(itertools.chain(*groups)))
     lines = len(scores) + len(dashed)
-    figure = _figure(max(7, 5.1 + _width([*names.values(), *dashed])), max(4.6, 1 + 0.27 * lines))
+    figure = new_figure(max(7, 5.1 + text_width([*names.values(), *dashed])), max(4.6, 1 + 0.27 * lines))
     axes, ends = figure.add_subplot(), []
     for i, (name, by_count) in enumerate(scores.items()):
         look, shift = looks[name], 10 ** (pitch * (i - (len(scores) - 1) / 2))
@@ -278,11 +226,11 @@ def labels(
     )
     axes.set_xticks(counts, _stagger(counts, 4.2))
     axes.set_xticks([], minor=True)
-    _end_labels(axes, ends)
-    _save(figure, path)
+    end_labels(axes, ends)
+    save(figure, path)
 
 
-@_STYLE
+@drawn
 def cost(points: Mapping[str, Point], path: epath.Path, label: str) -> None:
     """A score against what it takes: trainable parameters, and seconds (on a log axis beyond a range of 30).
 
@@ -297,8 +245,8 @@ def cost(points: Mapping[str, Point], path: epath.Path, label: str) -> None:
     means = {name: _interval(point["scores"]) for name, point in points.items()}
     drawn = [name for name in points if not math.isnan(means[name][0])]
     window = _window([point["scores"] for point in points.values()], [])
-    panel = max(4.4, 2.4 + 1.4 * _width(names.values()))
-    figure = _figure(0.8 + 2 * panel, max(4.6, 1.6 + 0.45 * len(points)))
+    panel = max(4.4, 2.4 + 1.4 * text_width(names.values()))
+    figure = new_figure(0.8 + 2 * panel, max(4.6, 1.6 + 0.45 * len(points)))
     left, right = figure.subplots(1, 2, sharey=True)
     places: list[dict[str, float]] = []
     for axes, key, title in (
@@ -318,20 +266,13 @@ def cost(points: Mapping[str, Point], path: epath.Path, label: str) -> None:
     if len(drawn) < len(points):
         figure.supxlabel("not drawn: " + ", ".join(names[n] for n in points if n not in drawn), fontsize=12)
     for axes, at in zip((left, right), places, strict=True):
-        _beside(axes, [(at[name], *means[name], names[name], looks[name].colour) for name in drawn])
-    _save(figure, path)
+        beside(axes, [(at[name], *means[name], names[name], looks[name].colour) for name in drawn])
+    save(figure, path)
 
 
 def _check(values: Mapping) -> None:
     if not values:
         raise InputError("expected scores of at least one method to draw, found none; finish a run first")
-
-
-def _more_colours() -> Iterator[str]:
-    """Without end: hues the golden angle apart, dark and medium by turns."""
-    for i in itertools.count():
-        red, green, blue = colorsys.hls_to_rgb(0.05 + 0.618034 * i % 1, 0.32 + 0.2 * (i % 2), 0.6)
-        yield f"#{round(255 * red):02X}{round(255 * green):02X}{round(255 * blue):02X}"
 
 
 def _finite(values: Iterable[float]) -> list[float]:
@@ -394,19 +335,6 @@ def _mean_curve(seeds: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple
     return grid, np.mean([np.interp(grid, steps, values) for steps, values in seeds], axis=0)
 
 
-def _width(texts: Iterable[str]) -> float:
-    """Inches of the widest one."""
-    font = FontProperties(size=13)
-    return max(TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] for text in texts) / 72
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _bar(
     axes: Axes, at: float, mean: float, half: float, window: tuple[float, float], paint: str, upright: bool = True
 ) -> None:
@@ -421,45 +349,6 @@ def _bar(
         if end != whole:
             place = (at, end) if upright else (end, at)
             axes.plot(*place, arrow, color=paint, markersize=9, markeredgewidth=0, clip_on=False, zorder=3)
-
-
-def _end_labels(axes: Axes, ends: Sequence[tuple[float | None, float, str, Style]]) -> None:
-    """Names in the right margin, level with (x, y) where there is room; (None, 0) is the bottom, (None, 1) the top."""
-    margin = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center_baseline"}
-    texts = [axes.annotate(name, (1, 0.5), (31, 0), annotation_clip=False, **margin) for *_, name, _ in ends]
-    axes.figure.draw_without_rendering()
-    axes.figure.set_layout_engine("none")
-    to_axes, frame = axes.transData + axes.transAxes.inverted(), axes.get_window_extent()
-    starts = np.array([(math.nan, y) if x is None else to_axes.transform((x, y)) for x, y, *_ in ends])
-    levels = _spread(starts[:, 1], 1.05 * max(text.get_window_extent().height for text in texts) / frame.height)
-    point = axes.figure.dpi / 72 / frame.width
-    for text, (x, y), level, (*_, look) in zip(texts, starts, levels, ends, strict=True):
-        text.xy = (1, level)
-        if not math.isnan(x):
-            # A line from beside the end, and beside the ends next to it, which it would cross.
-            near = starts[(np.abs(starts[:, 1] - y) < 0.05) & (np.abs(starts[:, 0] - x) < 0.15), 0].max()
-            free = {"transform": axes.transAxes, "clip_on": False, "color": look.colour}
-            knots = [near + 8 * point, max(1, near + 8 * point) + 6 * point, 1 + 16 * point]
-            axes.plot(
-                knots,
-                [y, level, level],
-                linewidth=0.9,
-                alpha=0.7,
-                zorder=1,
-                linestyle=":" if near < 0.8 else "-",
-                **free,
-            )
-            axes.plot(1 + 21 * point, level, look.marker, markersize=8, **free)
-
-
-def _spread(wanted: Sequence[float], gap: float) -> np.ndarray:
-    """The levels within [0, 1] nearest to the wanted ones that are `gap` apart, in their order: isotonic regression."""
-    order = np.argsort(wanted, kind="stable")
-    stairs = gap * np.arange(len(order))
-    fitted = isotonic_regression(np.asarray(wanted, np.float64)[order] - stairs).x
-    levels = np.empty(len(order))
-    levels[order] = np.clip(fitted, gap / 2, max(gap / 2, 1 - gap / 2 - stairs[-1])) + stairs
-    return levels
 
 
 def _cost_axis(axes: Axes, values: Iterable[float], log: bool) -> float:
@@ -495,86 +384,3 @@ def _short(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:g}{unit}"
     return f"{value:g}"
-
-
-def _beside(axes: Axes, spots: Sequence[tuple[float, float, float, str, str]]) -> None:
-    """Names near the points (x, mean, half, name, colour): where each covers least, in rounds; far ones get a line."""
-    axes.figure.draw_without_rendering()
-    axes.figure.set_layout_engine("none")
-    point, frame, to_pixels = axes.figure.dpi / 72, axes.get_window_extent(), axes.transData.transform
-    dots, bars, texts, boxes, lines = [], [], [], [], []
-    for x, mean, half, name, _ in spots:
-        dot = to_pixels((x, mean))
-        reach = to_pixels((x, mean + half))[1] - dot[1] if half > 0 else 0
-        text = axes.annotate(name, (x, mean), (0, 0), textcoords="offset points", va="center", zorder=5)
-        text.set_bbox({"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1})
-        size = text.get_window_extent()
-        places = _places(dot, (size.width, size.height), point)
-        inside = (places[:, :2] >= frame.min).all(1) & (places[:, 2:] <= frame.max).all(1)
-        dots.append(dot)
-        bars.append(_around(dot, 2 * point, reach))
-        texts.append(text)
-        boxes.append(places[inside] if inside.any() else places)
-        lines.append(_lines(dot, bars[-1], boxes[-1], point))
-    marks = [_around(dot, 8 * point, 8 * point) for dot in dots]
-    chosen: dict[int, int] = {}
-    for _, i in itertools.product(range(4), sorted(range(len(spots)), key=lambda i: tuple(dots[i][::-1]))):
-        others = [j for j in chosen if j != i]
-        solid = [*(boxes[j][chosen[j]] for j in others), *(mark for j, mark in enumerate(marks) if j != i)]
-        thin = [marks[i], *bars, *(box for j in others for box in lines[j][chosen[j]])]
-        hidden = _overlaps(boxes[i] + _around(np.zeros(2), 3 * point, 3 * point), [*solid, *thin])
-        crossed = _overlaps(lines[i].reshape(-1, 4), solid).reshape(len(boxes[i]), -1).sum(1)
-        chosen[i] = int((hidden + 5 * crossed).argmin())
-    for i, (x, mean, _, _, paint) in enumerate(spots):
-        x0, y0, x1, y1 = boxes[i][chosen[i]]
-        dark = [0.65 * part for part in to_rgb(paint)]  # readable on white, and still the method's hue
-        texts[i].set(position=(np.array([x0, (y0 + y1) / 2]) - dots[i]) / point, color=dark)
-        if lines[i][chosen[i]].any():
-            end = (np.clip(dots[i], (x0, y0), (x1, y1)) - dots[i]) / point
-            look = {"arrowstyle": "-", "color": dark, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 6}
-            axes.annotate("", (x, mean), end, textcoords="offset points", arrowprops=look, zorder=2)
-
-
-def _around(centre: np.ndarray, width: float, height: float) -> np.ndarray:
-    """The box [x0, y0, x1, y1] that far around a point."""
-    return np.concatenate([centre - (width, height), centre + (width, height)])
-
-
-def _places(dot: np.ndarray, size: tuple[float, float], point: float) -> np.ndarray:
-    """[places, 4]: boxes for a name of that size around a dot, near ones first; all in pixels, `point` of them a pt."""
-    places = []
-    for radius, turn in itertools.product((12, 18, 26, 38, 52, 68, 86, 106, 130), range(16)):
-        way = np.array([math.cos(math.pi * turn / 8), math.sin(math.pi * turn / 8)])
-        corner = dot + radius * point * way + size * np.where(way > 0.3, 0, np.where(way < -0.3, -1, -0.5))
-        places.append([*corner, *(corner + size)])
-    return np.array(places)
-
-
-def _lines(dot: np.ndarray, bar: np.ndarray, boxes: np.ndarray, point: float) -> np.ndarray:
-    """[places, 12, 4]: small boxes along the line from a dot to each place of its name; zeros where it needs none."""
-    apart = np.maximum(0, np.maximum(boxes[:, :2] - bar[2:], bar[:2] - boxes[:, 2:]))
-    far = np.hypot(*apart.T) > 16 * point
-    steps = np.linspace(0.1, 1, 12)[:, None]
-    along = dot + steps * (np.clip(dot, boxes[:, :2], boxes[:, 2:]) - dot)[:, None]
-    return np.concatenate([along - point, along + point], -1) * far[:, None, None]
-
-
-def _overlaps(boxes: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
-    """[boxes]: the area that each shares with the others."""
-    others = np.reshape(others, (-1, 4))
-    low, high = np.maximum(boxes[:, None, :2], others[:, :2]), np.minimum(boxes[:, None, 2:], others[:, 2:])
-    return np.maximum(0, high - low).prod(-1).sum(-1)
-
-
-def _save(figure: Figure, path: epath.Path) -> None:
-    """PATH.png and PATH.svg, atomically; without a date or a version, so that the bytes are the same again."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    path = epath.Path(path)
-    stem = path.stem if path.suffix in (".png", ".svg") else path.name
-    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, metadata=metadata)
-        temporary = path.parent / f".{stem}.{suffix}.tmp"
-        temporary.write_bytes(buffer.getvalue())
-        temporary.replace(path.parent / f"{stem}.{suffix}")

@@ -17,7 +17,7 @@ import pytest
 from etils import epath
 
 from jaxfer.errors import InputError
-from jaxfer.report import plots
+from jaxfer.report import look, placing, plots
 
 NAMES = ("scratch", "probe", "full", "probe+full", "lora")
 TWELVE = tuple(f"method-{i:02d}-of-thirty-characters" for i in range(12))
@@ -99,7 +99,7 @@ def test_same_bytes_in_another_process_without_pyplot(tmp_path):
 def test_every_method_is_seen_and_named_and_nothing_is_cut_off(draw, names, tmp_path):
     draw(names, tmp_path / "a.png")
     pixels, texts = pixels_of(tmp_path / "a.png"), texts_of(tmp_path / "a.svg")
-    for name, style in plots.styles(names).items():
+    for name, style in look.styles(names).items():
         assert count_of(pixels, style.colour) > 60, name
         assert name in texts
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -117,21 +117,21 @@ def test_one_seed_equal_scores_and_diverged_runs(draw, tmp_path):
         assert name in texts_of(tmp_path / "one.svg") and name in texts_of(tmp_path / "equal.svg")
         assert f"{name} ({2 * runs} diverged)" in texts_of(tmp_path / "some.svg")
         assert f"{name} ({3 * runs} diverged)" in " ".join(texts_of(tmp_path / "all.svg"))
-        assert count_of(pixels_of(tmp_path / "some.png"), plots.colour(name)) > 60
+        assert count_of(pixels_of(tmp_path / "some.png"), look.colour(name)) > 60
         if draw is not draw_learning_curves and name != "scratch":  # the edges of letters are grey too
-            assert count_of(pixels_of(tmp_path / "all.png"), plots.colour(name)) == 0
+            assert count_of(pixels_of(tmp_path / "all.png"), look.colour(name)) == 0
 
 
 def test_styles():
-    assert plots.colour("full") == "#D55E00" and plots.colour("probe+full") == plots.colour("lp_ft") == "#CC79A7"
-    assert plots.colour("mine") == plots.SPARE[7], "crc32 0x69a8d393, the same on every machine"
-    for names in (TWELVE, [*plots.COLOURS, *TWELVE], [f"arm {i}" for i in range(60)]):
-        assert len({style.colour for style in plots.styles(names).values()}) == len(names)
-        assert plots.styles(names) == plots.styles(names[::-1])
+    assert look.colour("full") == "#D55E00" and look.colour("probe+full") == look.colour("lp_ft") == "#CC79A7"
+    assert look.colour("mine") == look.SPARE[7], "crc32 0x69a8d393, the same on every machine"
+    for names in (TWELVE, [*look.COLOURS, *TWELVE], [f"arm {i}" for i in range(60)]):
+        assert len({style.colour for style in look.styles(names).values()}) == len(names)
+        assert look.styles(names) == look.styles(names[::-1])
     assert all(
-        plots.styles([*plots.COLOURS, "mine"])[n].colour == c for n, c in plots.COLOURS.items() if n != "probe+full"
+        look.styles([*look.COLOURS, "mine"])[n].colour == c for n, c in look.COLOURS.items() if n != "probe+full"
     )
-    assert plots.styles(["full"])["full"].marker == "o" != plots.styles(["lora"])["lora"].marker
+    assert look.styles(["full"])["full"].marker == "o" != look.styles(["lora"])["lora"].marker
 
 
 def test_methods_are_ordered_and_written_out(tmp_path):
@@ -180,9 +180,9 @@ def test_window_by_hand():
 
 
 def test_names_at_the_ends_are_apart_and_nearest_to_their_lines():
-    assert plots._spread([0.5, 0.9, 0.52], 0.1) == pytest.approx([0.46, 0.9, 0.56])
-    assert plots._spread([1.0, 1.0], 0.2) == pytest.approx([0.7, 0.9])
-    assert plots._spread([0.3], 0.1) == pytest.approx([0.3])
+    assert placing.spread([0.5, 0.9, 0.52], 0.1) == pytest.approx([0.46, 0.9, 0.56])
+    assert placing.spread([1.0, 1.0], 0.2) == pytest.approx([0.7, 0.9])
+    assert placing.spread([0.3], 0.1) == pytest.approx([0.3])
 
 
 def test_names_in_the_margin_do_not_overlap(tmp_path):
