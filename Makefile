@@ -2,12 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-WORKDIR ?= runs/digits
+WORKDIR ?= runs/quickstart
 
 .PHONY: quickstart test lint clean
 
 quickstart: $(VENV)/.installed
-	$(VENV)/bin/jaxfer sweep configs/digits.py --workdir $(WORKDIR) $(ARGS)
+	$(VENV)/bin/jaxfer compare configs/digits.py --processes 2 --workdir $(WORKDIR) $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n 2 $(ARGS)

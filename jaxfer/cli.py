@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sweep = commands.add_parser("sweep", help="run every cell of the config's sweep() and draw up the table")
     sweep.add_argument("config", help=config_help)
-    sweep.add_argument("--workdir", help="the sweep's folder; default runs/CONFIG")
+    sweep.add_argument("--workdir", help="the sweep's folder; default runs/CONFIG/sweep")
     _processes(sweep)
     sweep.set_defaults(command=_sweep)
 
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "compare", help="tune every method alike, read test once, say whether transfer helped"
     )
     compare.add_argument("config", help=config_help)
-    compare.add_argument("--workdir", help="the comparison's folder; default runs/CONFIG")
+    compare.add_argument("--workdir", help="the comparison's folder; default runs/CONFIG/compare")
     _processes(compare)
     compare.set_defaults(command=_compare)
     return parser
@@ -163,18 +163,19 @@ def _sweep(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     _resumable()
     import jaxfer
 
-    found = jaxfer.sweep(arguments.config, _workdir(arguments), overrides=overrides, processes=arguments.processes)
-    return found.exit_code
+    workdir = _workdir(arguments, "sweep")
+    return jaxfer.sweep(arguments.config, workdir, overrides=overrides, processes=arguments.processes).exit_code
 
 
 def _compare(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     _resumable()
     import jaxfer
 
-    jaxfer.compare(arguments.config, _workdir(arguments), overrides=overrides, processes=arguments.processes)
+    workdir = _workdir(arguments, "compare")
+    jaxfer.compare(arguments.config, workdir, overrides=overrides, processes=arguments.processes)
 
 
-def _workdir(arguments: argparse.Namespace, name: str = "") -> str:
+def _workdir(arguments: argparse.Namespace, name: str) -> str:
     if arguments.workdir == "":  # an unset shell variable would otherwise train in the default folder
         raise InputError("--workdir: expected a folder, found ''; name one, or leave --workdir out")
     if arguments.workdir is not None:

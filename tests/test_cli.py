@@ -110,7 +110,7 @@ def test_default_workdirs_are_siblings(spec, workdir, monkeypatch):
 def test_workdir_as_given(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     for given, wanted in [("x/y", "x/y"), ("~/x", "/home/somebody/x"), ("gs://bucket/x", "gs://bucket/x")]:
-        assert cli._workdir(cli._parser().parse_args(["run", "a.py", f"--workdir={given}"])) == wanted
+        assert cli._workdir(cli._parser().parse_args(["run", "a.py", f"--workdir={given}"]), "main") == wanted
 
 
 def test_run_calls_run_and_prints_the_result(config, calls, capsys):

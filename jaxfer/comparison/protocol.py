@@ -136,6 +136,8 @@ def _check_base(base: ConfigDict, given: CompareConfig) -> None:
 def claim(folder: epath.Path, plan: Plan) -> None:
     """Writes protocol.json; `InputError` where the folder's selection was made under another protocol."""
     path = folder / seal.PROTOCOL
+    if (folder / "cells.json").exists() and not path.exists():
+        raise InputError(f"{folder} holds a sweep, whose runs may have read test; use another --workdir")
     record = json.loads(json.dumps(plan.record))
     if path.exists() and (folder / seal.SELECTION).exists():
         before = rundir.read_json(path)

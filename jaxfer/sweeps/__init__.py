@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer import rundir
+from jaxfer import rundir, seal
 from jaxfer.errors import InputError
 from jaxfer.progress import Reporter
 from jaxfer.report import plots
@@ -67,6 +67,8 @@ def sweep(
     """
     planned = cells.plan(spec, cells.expand(spec, overrides))
     folder = epath.Path(workdir)
+    if (folder / seal.PROTOCOL).exists():
+        raise InputError(f"{folder} holds a comparison, whose runs are sealed; use another --workdir")
     with rundir.locked(folder):
         outcomes = run_cells(planned, folder, processes=processes, quiet=quiet)
     rows = table.rows(planned, outcomes)

@@ -266,5 +266,12 @@ def test_bad_comparisons_are_refused_before_anything_runs(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_sweeps_folder_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/cells.json").write_text("[]")
+    with pytest.raises(InputError, match="holds a sweep, whose runs may have read test"):
+        jaxfer.compare(example.write(tmp_path), tmp_path / "run")
+
+
 def test_cells_failed_is_not_bad_input():
     assert CellsFailed.exit_code == 1 and not issubclass(CellsFailed, InputError)

@@ -255,3 +255,10 @@ def test_columns_of_counts_appear_where_there_are_any():
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         "| lora | 0.600 | ± 0.100 | 1.2 | 1,234 | 1 | 2 |\n"
     )
+
+
+def test_a_comparisons_folder_is_refused(config, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep/protocol.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a comparison, whose runs are sealed"):
+        jaxfer.sweep(config, tmp_path / "sweep")
