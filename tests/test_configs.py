@@ -9,6 +9,7 @@ import pytest
 import jaxfer
 from jaxfer import config
 from jaxfer.cli import main
+from jaxfer.sweeps import cells
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -32,8 +33,8 @@ def test_docstring_holds_the_command(path):
 
 def test_every_variant_of_the_quickstart_resolves():
     module, _ = config.load_module("configs/digits.py")
-    cells = list(module.sweep())
-    assert len(cells) == 1 + 5 * 5 and len({cell.name for cell in cells}) == len(cells)
+    planned = cells.plan("configs/digits.py", cells.expand("configs/digits.py"))
+    assert len({p.key for p in planned}) == len(planned) == 1 + 8 * 3
     for arg in ("pretrain", *module.METHODS):
         config.resolve(config.load(f"configs/digits.py:{arg}"))
         config.resolve(config.load(f"configs/digits.py:{arg},tiny"))

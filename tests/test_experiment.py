@@ -128,7 +128,7 @@ def test_identity_tells_stages_apart():
     assert experiment().identity()["stages"] == ("train",)
 
 
-@pytest.mark.parametrize("arg", ["", "pretrain", "scratch", "probe", "lora", "lp_ft", "lora,tiny", "lp_ft,tiny"])
+@pytest.mark.parametrize("arg", ["", "pretrain", "full", "probe", "lora", "lp_ft", "lora,tiny", "lp_ft,tiny"])
 def test_round_trip_of_the_digits_configs(arg):
     before = resolve(jaxfer.config.load(f"{DIGITS}:{arg}"))
     assert resolve(ConfigDict(json.loads(json.dumps(before.to_dict())))) == before
