@@ -45,21 +45,26 @@ def sentences(plan: Plan, found: Sequence[Finding]) -> str:
 
 
 def _heading(labels: int) -> str:
-    return f"{labels} labels a class:" if labels else "All labels:"
+    return f"{labels} {'label' if labels == 1 else 'labels'} a class:" if labels else "All labels:"
 
 
 def _lines(plan: Plan, found: Sequence[Finding], labels: int) -> str:
     here = [f for f in found if f.labels == labels and f.arm != SCRATCH]
     sign = 1 if plan.ready.stages[0].spec.task.maximize else -1
     order = sorted((f for f in here if f.verdict is not None), key=lambda f: -sign * f.val)
-    lines = [" ".join([f.verdict.sentence, *([f.saved.sentence(f.arm, labels)] if f.saved else [])]) for f in order]
-    if lines:
-        lines[0] = f"best on val, {lines[0]}"
+    lines = [_line(f, first=f is order[0]) for f in order]
     lines += [f"{f.arm}: a run diverged, its own or scratch's, so there is no verdict." for f in here if not f.verdict]
     judged = [f for f in order if f.simple is not None]
     if judged:
         lines.append(f"against {judged[0].simple_name}: {_standing(judged)}.")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _line(f: Finding, *, first: bool) -> str:
+    """What labels it saves is worth saying of the best arm, and of others that help."""
+    telling = f.saved is not None and (first or f.verdict.outcome == HELPS)
+    saved = f" {f.saved.sentence(f.arm, f.labels)}" if telling else ""
+    return ("best on val, " if first else "") + f.verdict.sentence + saved
 
 
 def _standing(judged: Sequence[Finding]) -> str:
@@ -146,9 +151,8 @@ def _cells(
                 verdict = f.verdict.outcome
                 effect = f"{f.verdict.effect.mean:+.3f} [{f.verdict.effect.low:+.3f}, {f.verdict.effect.high:+.3f}]"
             scores = [f.arm, _mean(f.test), number(statistics.fmean(f.default)), effect, verdict]
-            body.append(
-                [*([str(labels)] if many else []), *scores, number(f.seconds, digits=1), f"{f.params_trainable:,}"]
-            )
+            cost = [number(f.seconds, digits=1), f"{f.params_trainable:,}", _setting(f)]
+            body.append([*([str(labels)] if many else []), *scores, *cost])
         for b in (b for b in baselines if b.labels == labels):
             body.append([*([str(labels)] if many else []), b.name, _mean(b.test), "", "", "", "", "", f"{b.setting:g}"])
     return [*(["labels"] if many else []), *headers], body
@@ -163,7 +167,7 @@ def _draw(folder: epath.Path, plan: Plan, found: Sequence[Finding], baselines: S
     """Four pictures; those of one label count show the smallest, where transfer matters most."""
     task = plan.ready.stages[0].spec.task
     label, first = f"test {task.monitor}", plan.labels[0]
-    at = f" at {first} labels a class" if first else ""
+    at = f" at {first} {'label' if first == 1 else 'labels'} a class" if first else ""
     here = {f.arm: f for f in found if f.labels == first}
     simple: dict[str, Mapping[int, float]] = {}
     for b in baselines:

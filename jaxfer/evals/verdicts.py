@@ -93,7 +93,7 @@ class LabelsSaved:
         """In words, for a method that had `at` labels a class."""
         if not at > 0:
             raise InputError(f"expected a positive number of labels a class, found {at}; give the method's own")
-        opening = f"At {_count(at)} labels a class,"
+        opening = f"At {_count(at)} {'label' if at == 1 else 'labels'} a class,"
         if math.isinf(self.needed):
             # Of a method with more labels than scratch was ever given, nothing is known.
             times = f": more than {self.low / at:.1f} x the labels" if self.low >= at else ""
@@ -103,7 +103,8 @@ class LabelsSaved:
         times = f"{self.needed / at:.1f} x the labels"
         if self.needed < self.high:
             between = f"interpolated between {_count(self.low)} and {_count(self.high)}"
-            return f"{opening} scratch needs about {self.needed:.0f} to match {method} ({between}): {times}."
+            needed = f"{self.needed:.{1 if self.needed < 10 else 0}f}"
+            return f"{opening} scratch needs about {needed} to match {method} ({between}): {times}."
         most = "at most " if not self.low else ""
         return f"{opening} scratch needs {most}{_count(self.needed)} to match {method}: {most}{times}."
 

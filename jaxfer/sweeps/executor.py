@@ -195,8 +195,10 @@ def _workers(count: int, folder: epath.Path) -> Iterator[tuple[list[_Worker], Ca
     finally:
         for worker in workers:
             worker.pipe.close()
+            if worker.cell is not None:  # an interrupt: it saves what it is at
+                worker.process.terminate()
         for worker in workers:
-            worker.process.join(timeout=5)
+            worker.process.join(timeout=10)
             worker.process.kill()
 
 

@@ -159,7 +159,7 @@ def test_no_labels_saved():
     # A method with fewer labels than scratch was ever given.
     assert labels_saved((5, 20), (0.5, 0.7), 0.4) == LabelsSaved(5, 0, 5)
     assert labels_saved((5, 20), (0.5, 0.7), 0.4).sentence("full", 1) == (
-        "At 1 labels a class, scratch needs at most 5 to match full: at most 5.0 x the labels."
+        "At 1 label a class, scratch needs at most 5 to match full: at most 5.0 x the labels."
     )
 
 
