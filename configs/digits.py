@@ -1,8 +1,8 @@
 """Handwritten digits: pretrain a small ResNet on 0-4, transfer it to 5-9 with few labels. The quickstart.
 
-jaxfer compare configs/digits.py --processes 2                    # scratch and four transfers, with a verdict
-jaxfer compare configs/digits.py --config.compare.labels=1,5,20,100 --config.compare.seeds=10 --workdir runs/digits_labels
-jaxfer sweep configs/digits.py                                 # the probe's accuracy over eight rates
+jaxfer compare configs/digits.py --processes 2     # scratch and four transfers at 5 labels a class, with a verdict
+jaxfer compare configs/digits.py --config.compare.labels=1,5,20,100 --config.compare.seeds=10 --workdir runs/labels
+jaxfer sweep configs/digits.py                     # the probe's accuracy over eight rates
 jaxfer run configs/digits.py:pretrain && jaxfer run configs/digits.py:lora
 """
 
