@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxfer.data.dataset import DataConfig
-from jaxfer.errors import InputError, nearest
+from jaxfer.errors import InputError
 from jaxfer.optim import OPTIMIZERS, SCHEDULES
 from jaxfer.schema import LARGEST
 
@@ -234,11 +234,6 @@ def check_comparison(found: CompareConfig) -> None:
         raise InputError(f"config.compare.methods: expected distinct methods beside scratch, found {found.methods!r}")
     if len(set(found.labels)) < len(found.labels) or any(count < 1 for count in found.labels):
         raise InputError(f"config.compare.labels: expected distinct positive counts, found {found.labels!r}")
-    known = {"scratch", *(stage for method in found.methods for stage in method.split("+"))}
-    for field in ("stage", "grid"):
-        for name in getattr(found, field):
-            if name not in known:
-                raise InputError(f"config.compare.{field}.{name}: not compared{nearest(name, known)}")
 
 
 def _check_fields(where: str, section: Any) -> None:

@@ -52,15 +52,15 @@ class Reporter:
         elif not self._quiet:
             self._print(f"{record['stage']} {record['split']} step {record['step']}: {numbers}")
 
-    def cell(self, done: int, name: str, what: str, note: str, *, plain: bool = True) -> None:
-        """A cell of a sweep has ended: as the `done`-th, with what, and how the sweep stands.
+    def cell(self, done: int, name: str, what: str, note: str, left: str, *, plain: bool = True) -> None:
+        """A cell of a sweep has ended: as the `done`-th, with what, how the sweep stands and how long it will take.
 
-        Where there is no bar it gets a line, if `plain`.
+        Where there is no bar, which has a clock of its own, it gets a line, if `plain`.
         """
         if self._bar is not None:
             self._bar.update(self._task, completed=done, description=name, note=note)
         elif plain and not self._quiet:
-            self._print(f"[{done}/{self._total}] {name}: {what}" + (f" · {note}" if note else ""))
+            self._print(f"[{done}/{self._total}] {name}: " + " · ".join(filter(None, (what, note, left))))
 
     def say(self, text: str) -> None:
         """One plain line, unless silenced."""

@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 
 from jaxfer.config import override
 from jaxfer.data.order import Stream, permutation
-from jaxfer.errors import InputError
+from jaxfer.errors import InputError, nearest
 from jaxfer.experiment import CompareConfig, StageConfig
 from jaxfer.models.port import Port
+from jaxfer.registry import METHODS
 from jaxfer.schema import check
 from jaxfer.stages import make_method
 
@@ -45,6 +46,14 @@ def arms(config: CompareConfig, port: Port) -> tuple[Arm, ...]:
     Raises:
       InputError: an unknown method or hparam, a grid of the wrong type, or one with fewer settings than trials.
     """
+    known = {
+        SCRATCH,
+        *METHODS.names(),
+    }  # also methods that are not compared: a config may list more than a command asks
+    for field in ("stage", "grid"):
+        for name in getattr(config, field):
+            if name not in known:
+                raise InputError(f"config.compare.{field}.{name}: no such method{nearest(name, known)}")
     return tuple(_arm(name, config, port) for name in (SCRATCH, *config.methods))
 
 

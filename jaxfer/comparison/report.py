@@ -131,7 +131,7 @@ def as_rich(plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineSc
     headers, body = _cells(plan, found, baselines)
     pretty = Table()
     for header in headers:
-        pretty.add_column(header)
+        pretty.add_column(header, overflow="fold")
     for line in body:
         pretty.add_row(*line)
     return pretty

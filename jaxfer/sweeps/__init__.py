@@ -145,15 +145,17 @@ class _Standing:
             what = f"{cell.split} {cell.metric} {score:.3f}"
             if cell.cell.group and (self._best is None or (score - self._best[0]) * (1 if cell.maximize else -1) > 0):
                 self._best = score, self.names[cell.key]
-        self._reporter.cell(len(self.ended), self.names[cell.key], what, self._note(), plain=self._plain)
+        waiting = len(self.names) - len(self.ended)
+        seconds = math.ceil((time.perf_counter() - self._begun) / len(self.ended) * waiting)
+        left = f"about {seconds} s left" if waiting else ""
+        self._reporter.cell(len(self.ended), self.names[cell.key], what, self._note(), left, plain=self._plain)
 
     def _note(self) -> str:
-        count, waiting = table.counts(self.ended), len(self.names) - len(self.ended)
-        left = (time.perf_counter() - self._begun) / len(self.ended) * waiting
+        count = table.counts(self.ended)
         notes = [f"{count[status]} {status}" for status in (FAILED, DIVERGED) if count[status]]
         if self._best is not None and self._plain:
             notes.append(f"best {self._best[1]} {self._best[0]:.3f}")
-        return " · ".join([*notes, *([f"about {math.ceil(left)} s left"] if waiting else [])])
+        return " · ".join(notes)
 
 
 def _check_processes(processes: int) -> None:

@@ -105,7 +105,7 @@ def as_rich(table: Sequence[Row], label: str) -> Table:
     headers, body = _cells(table, label)
     pretty = Table()
     for i, header in enumerate(headers):
-        pretty.add_column(header, justify="left" if i == 0 else "right")
+        pretty.add_column(header, justify="left" if i == 0 else "right", overflow="fold")
     for line in body:
         pretty.add_row(*line)
     return pretty

@@ -37,6 +37,8 @@ def test_the_configs_words_come_before_the_methods_own():
     stage = {"probe": {"lr": 0.5}, "l2sp": {"options": {"alpha": 7}}}
     compared = found(methods=("probe", "l2sp"), trials=1, stage=stage)
     assert compared["probe"].trials == ({"lr": 0.5},) and compared["l2sp"].trials[0]["alpha"] == 7.0
+    compared = found(methods=("probe",), trials=1, stage={"lora": {"options": {"rank": 2}}})
+    assert list(compared) == ["scratch", "probe"], "what is said of a method that is not compared does no harm"
     compared = found(methods=("probe",), trials=3, grid={"probe": {"lr": [1e-2, 2.0, 3.0]}})
     assert compared["probe"].trials == ({"lr": 1e-2}, {"lr": 2.0}, {"lr": 3.0})
 
