@@ -31,6 +31,7 @@ class BaselineScores:
       name: as sentences call it.
       setting: the one that is best on val, the earlier of equals.
       val: mean val score of each setting tried.
+      best: that of the chosen one.
       test: by seed; empty while the split is sealed.
     """
 
@@ -38,6 +39,7 @@ class BaselineScores:
     name: str
     setting: float
     val: tuple[float, ...]
+    best: float
     test: tuple[float, ...] = ()
 
 
@@ -96,7 +98,7 @@ def tune_baselines(plan: Plan, kinds: Sequence[Baseline]) -> list[BaselineScores
                 means.append(statistics.fmean(scores))
             best = (max if task.maximize else min)(means)
             chosen = kind.settings[means.index(best)]
-            found.append(BaselineScores(labels=labels, name=kind.name, setting=chosen, val=tuple(means)))
+            found.append(BaselineScores(labels=labels, name=kind.name, setting=chosen, val=tuple(means), best=best))
     return found
 
 
@@ -170,7 +172,7 @@ def _judged(plan: Plan, found: Finding, scratch: Mapping[int, Finding], baseline
         return found
     rivals = [rival for rival in baselines if rival.labels == found.labels]
     if rivals:
-        best = max(rivals, key=lambda rival: max(rival.val) if task.maximize else -min(rival.val))
+        best = max(rivals, key=lambda rival: rival.best if task.maximize else -rival.best)
         simple = verdict(found.arm, found.test, best.test, against=best.name, **words)
         found = dataclasses.replace(found, simple=simple, simple_name=best.name)
     if found.arm == SCRATCH or not all(map(math.isfinite, theirs.test)):

@@ -79,7 +79,7 @@ def plan(spec: str, overrides: Mapping[str, Any]) -> Plan:
     preflight(configs.override(base, {"test": True}))  # that there is a test split, and no more of it
     ready = preflight(base)
     compared = arms(given, ready.stages[0].spec.port)
-    labels = tuple(sorted(given.labels)) or (base.data.labels_per_class,)
+    labels = tuple(sorted(given.labels)) or (base.data.get("labels_per_class", 0),)
     tuning = {}
     for count, arm, trial, seed in _members(given, compared, labels):
         cell = Cell(name=f"{arm.name} {_at(count)}trial {trial} seed {seed}", group=arm.name)

@@ -102,9 +102,8 @@ def as_csv(found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> str
         )
     for b in baselines:
         mean, interval = mean_interval(b.test)
-        best = _six(b.val[0] if len(b.val) == 1 else max(b.val, key=lambda v, b=b: v))
         writer.writerow(
-            (b.labels, b.name, *_six(mean, interval), "", "", "", "", "", *best, "", "", f"{b.setting:g}")
+            (b.labels, b.name, *_six(mean, interval), "", "", "", "", "", *_six(b.best), "", "", f"{b.setting:g}")
             + (" ".join(_six(*b.test)), "")
         )
     return text.getvalue()

@@ -266,6 +266,36 @@ def test_bad_comparisons_are_refused_before_anything_runs(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_regression_is_compared_where_less_is_better(tmp_path):
+    """The pixels' ridge and the training mean are its baselines; the best setting is the smallest error."""
+    spec = tmp_path / "mine.py"
+    spec.write_text(REGRESSION)
+    found = jaxfer.compare(str(spec), tmp_path / "run", quiet=True)
+    assert [b.name for b in found.baselines] == ["training mean", "ridge on pixels"]
+    assert all(b.best == min(b.val) for b in found.baselines)
+    chosen = json.loads((tmp_path / "run/selection.json").read_text())["selected"]
+    assert all(c["val"][c["trial"]] == min(c["val"]) for c in chosen)
+
+
+REGRESSION = """
+import jaxfer.config
+from jaxfer.sweeps import Cell
+
+def get_config(arg=""):
+    config = jaxfer.config.base()
+    config.model = dict(name="resnet", stage_sizes=(1,), width=4, stem="cifar", image=(4, 4, 1))
+    config.data = dict(source="synthetic", image=(4, 4, 1), examples=40, task="regression")
+    config.task = dict(name="regression")
+    config.parallel.devices = 1
+    config.update(batch_size=4, steps=4, head="reset", init="scratch" if arg else "sibling:source")
+    config.compare.update(methods=("probe",), seeds=2, trials=2)
+    return config
+
+def sweep():
+    yield Cell(name="source", arg="source")
+"""
+
+
 def test_a_sweeps_folder_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/cells.json").write_text("[]")
