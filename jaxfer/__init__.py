@@ -5,6 +5,8 @@ config = jaxfer.load("configs/digits.py:lora", {"data.labels_per_class": 20})
 for stage in jaxfer.show(config): print(stage)
 result = jaxfer.run(config, "runs/digits/mine")  # beside runs/digits/pretrain
 jaxfer.evaluate("runs/digits/mine", split="test")
+jaxfer.export("runs/digits/mine", format="hf")
+jaxfer.predict("runs/digits/mine", ["a.png", "b.png"])
 jaxfer.compare("configs/digits.py", "runs/digits-compared")
 """
 
@@ -20,6 +22,9 @@ _API = {
     "run": "jaxfer.loop",
     "show": "jaxfer.summary",
     "evaluate": "jaxfer.evaluation",
+    "export": "jaxfer.pretrained.export",
+    "predict": "jaxfer.prediction",
+    "load_export": "jaxfer.prediction",
     "sweep": "jaxfer.sweeps",
     "compare": "jaxfer.comparison",
 }

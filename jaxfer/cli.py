@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxfer.errors import CellsFailed, InputError, NonFiniteLoss, Preempted
 
@@ -105,6 +107,19 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--checkpoint", default="result", help="result (default), last or best")
     evaluate.set_defaults(command=_eval)
 
+    export = commands.add_parser("export", help="write a finished run for transformers or peft")
+    export.add_argument("run", help="the run's folder")
+    export.add_argument("--format", default="hf", help="hf (default), peft (a LoRA run's adapter) or torchvision")
+    export.add_argument("--out", help="the folder to write; default RUN/export-FORMAT")
+    export.set_defaults(command=_export)
+
+    predict = commands.add_parser("predict", help="labels and probabilities for files")
+    predict.add_argument("source", metavar="RUN_OR_EXPORT", help="the folder of a finished run or of an export")
+    predict.add_argument("inputs", nargs="+", metavar="FILE", help="images; for a model of texts files of lines")
+    predict.add_argument("--text", action="store_true", help="the FILEs are texts themselves")
+    predict.add_argument("--json", action="store_true", help="a JSON object a line, with every class")
+    predict.set_defaults(command=_predict)
+
     sweep = commands.add_parser("sweep", help="run every cell of the config's sweep() and draw up the table")
     sweep.add_argument("config", help=config_help)
     sweep.add_argument("--workdir", help="the sweep's folder; default runs/CONFIG/sweep")
@@ -157,6 +172,46 @@ def _eval(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 
     found = jaxfer.evaluate(arguments.run, split=arguments.split, checkpoint=arguments.checkpoint, overrides=overrides)
     print(f"{arguments.split}: {_numbers(found)}")
+
+
+def _export(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
+    _no_overrides(overrides)
+    import jaxfer
+
+    if arguments.out == "":
+        raise InputError("--out: expected a folder, found ''; name one, or leave --out out")
+    print(jaxfer.export(arguments.run, format=arguments.format, out=arguments.out))
+
+
+def _predict(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    _no_overrides(overrides)
+    import jaxfer
+
+    answers = jaxfer.predict(arguments.source, arguments.inputs, text=arguments.text)
+    if arguments.json:
+        print("\n".join(json.dumps(answer.to_dict()) for answer in answers))
+    else:
+        rows = [(a.input, *_said(a)) for a in answers if a.error is None]
+        widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
+        for name, label, number in rows:
+            print(f"{name.ljust(widths[0])}  {label.ljust(widths[1])}  {number}".rstrip())
+    failed = [answer.error for answer in answers if answer.error is not None]
+    for error in failed:
+        _fail(error, InputError.exit_code)
+    return InputError.exit_code if failed else 0
+
+
+def _said(answer: Any) -> tuple[str, str]:
+    """(labels, their probabilities) as the table has them; of a regression ("", value)."""
+    if answer.value is not None:
+        return "", f"{answer.value:.4f}"
+    chances = " ".join(f"{answer.probabilities[label]:.4f}" for label in answer.labels)
+    return ";".join(answer.labels) or "-", chances
+
+
+def _no_overrides(overrides: dict[str, str]) -> None:
+    for name in overrides:
+        raise InputError(f"--config.{name}: a finished run's config is what it is; leave it out")
 
 
 def _sweep(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -32,7 +32,7 @@ from jaxfer.experiment import (
     check_comparison,
     check_ranges,
 )
-from jaxfer.fields import SECTIONS, annotation_of, fields_of, hints, section_schema, stage_fields
+from jaxfer.fields import AUTO, SECTIONS, annotation_of, fields_of, hints, section_schema, stage_fields
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
 
@@ -145,7 +145,8 @@ def _set(config: ConfigDict, path: str, value: Any) -> None:
     *parents, field = path.split(".")
     section, (chooser, room) = config, SECTIONS.get(parents[0] if parents else "", ("", None))
     if field == chooser and room is not None:
-        room.get(value)  # an unknown name is an error here, with the nearest ones
+        if (parents[0], value) != ("model", AUTO):
+            room.get(value)  # an unknown name is an error here, with the nearest ones
         if value != config[parents[0]].get(chooser):
             generic = {f.name for f in dataclasses.fields(DataConfig)} if parents[0] == "data" else set()
             with config[parents[0]].unlocked():
@@ -262,6 +263,11 @@ def _section(section: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any
     chooser, room = SECTIONS[section]
     fields = section_schema(section, given)
     name = given[chooser]
+    if section == "model" and name == AUTO:  # `preflight` has put the checkpoint's own model in its place
+        raise InputError(
+            "config.model.name=auto takes the model of the checkpoint that config.init names (a Hub name, folder or "
+            f"file); init names none, so name one of {', '.join(room.names())}"
+        )
     options = {key: default for key, (_, default) in room.schema(name).items()}
     options |= _checked(given, fields, f"config.{section}")
     options.pop(chooser)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,9 @@ from jaxfer.data.dataset import DataConfig
 from jaxfer.errors import InputError, nearest
 from jaxfer.experiment import CompareConfig, ParallelConfig, RunConfig, StageConfig
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
+
+# The model that is whatever the checkpoint is which `config.init` names.
+AUTO = "auto"
 
 # The field of each section that names a file of the room; the others follow from it.
 SECTIONS = {"model": ("name", MODELS), "data": ("source", SOURCES), "task": ("name", TASKS)}
@@ -33,12 +37,23 @@ def section_schema(section: str, config: Mapping[str, Any]) -> dict[str, Any]:
     name = config.get(chooser)
     if name is None:
         raise InputError(f"config.{section}.{chooser}: expected one of {', '.join(room.names())}, found nothing")
+    if section == "model" and name == AUTO:
+        return {chooser: str, **_any_model()}
     fields = {option: annotation for option, (annotation, _) in room.schema(name).items()}
     if section == "data":
         fields |= hints(DataConfig)
     if section == "task":
         fields |= dict.fromkeys(room.make(name).hparams or {}, float)
     return {chooser: str, **fields}
+
+
+def _any_model() -> dict[str, Any]:
+    """{option: annotation} of every model; those of one name are of one type."""
+    fields: dict[str, Any] = {}
+    for name in MODELS.names():
+        with contextlib.suppress(InputError):  # a file with a mistake stops no other
+            fields = {option: annotation for option, (annotation, _) in MODELS.schema(name).items()} | fields
+    return fields
 
 
 def fields_of(config: ConfigDict) -> dict[str, Any]:

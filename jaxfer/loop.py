@@ -22,9 +22,10 @@ from jaxfer.errors import InputError, NonFiniteLoss, Preempted
 from jaxfer.evaluation import Evaluation, evaluate_split
 from jaxfer.experiment import Experiment
 from jaxfer.finished import fingerprint, placed
-from jaxfer.parallel import Placement, forward_flops, train_program
+from jaxfer.parallel import Placement, Program, forward_flops, train_program
 from jaxfer.preemption import Notice, preemption_notice
 from jaxfer.preflight import Preflight, preflight
+from jaxfer.pretrained import tokenizer
 from jaxfer.progress import Reporter
 from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
@@ -87,11 +88,9 @@ def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter
 
 def _check_ancestry(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None:
     """`InputError` where the data, or the run that `init` names, is not what this run began with."""
-    source = None if lineage["init"] == "scratch" else pretrained.locate(lineage["init"], folder) / "result.json"
     there = {"data": lineage["data_sha256"], "source": lineage.get("source_sha256")}
-    here = {"data": data.fingerprint, "source": there["source"]}
-    if source is not None and source.exists():  # one that has been cleared away can't have changed
-        here["source"] = rundir.read_json(source)["lineage"]["sha256"]
+    # A source that has been cleared away can't have changed.
+    here = {"data": data.fingerprint, "source": pretrained.source_sha256(lineage["init"], folder) or there["source"]}
     for what, sha256 in there.items():
         if sha256 != here[what]:
             raise InputError(
@@ -153,7 +152,10 @@ class _Session:
             plan = Preflight(experiment=self.experiment, data=self.data, stages=self.stages, where=self.where)
             first.append(pretrained.start(plan, self.folder))
         start = first.pop()
-        rundir.write_json(self.folder / "ledger.json", {"lineage": start.lineage, "leaves": start.ledger})
+        rundir.write_json(self.folder / "ledger.json", start.to_dict())
+        tokenizer.keep(self.stages[0].spec.port, self.folder / tokenizer.FOLDER)
+        if self.experiment.run.init != "scratch":
+            self.reporter.say(start.table())
         self.record = {
             "stage": 0,
             "stop": self.stages[-1].stop,
@@ -193,9 +195,7 @@ class _Session:
             self._evaluate(stage, state, stage.start + done)
         if done == stage.config.steps:  # resumed at its end
             return state
-        shapes = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
-        program, fresh = train_program(stage.spec, state, shapes, self.where)
-        self.record["cost"]["compile_seconds"] += program.compile_seconds if fresh else 0.0
+        programs: dict[tuple[int, ...], Program] = {}
         batches = train_batches(
             self.data.splits["train"],
             seed=run.seed,
@@ -209,7 +209,7 @@ class _Session:
         self.losses: list[dict[str, jax.Array]] = []
         self.sync = time.perf_counter()
         for step, batch in enumerate(self.where.feed(batches, train=True), start=stage.start + done + 1):
-            state, metrics = program.call(state, batch)
+            state, metrics = self._program(programs, stage, state, batch).call(state, batch)
             self.losses.append(metrics)
             self.reporter.step(step, stage.name)
             asked = bool(self.notice)  # once: it may come between two questions, and a save needs its fetch
@@ -226,6 +226,18 @@ class _Session:
             if (asked and not (ends and stage is self.stages[-1])) or self.record["unevaluated"]:
                 self._leave(step)
         return state
+
+    def _program(
+        self, programs: dict[tuple[int, ...], Program], stage: Stage, state: State, batch: Mapping[str, jax.Array]
+    ) -> Program:
+        """The step for a batch of this shape: images have one, texts one for each bucket that occurs."""
+        shape = batch[stage.spec.port.inputs[0]].shape
+        if shape not in programs:
+            begun = time.perf_counter()
+            programs[shape], fresh = train_program(stage.spec, state, self.where.whole(batch), self.where)
+            self.record["cost"]["compile_seconds"] += programs[shape].compile_seconds if fresh else 0.0
+            self.sync += time.perf_counter() - begun
+        return programs[shape]
 
     def _leave(self, step: int) -> NoReturn:
         self.checkpoints.wait()

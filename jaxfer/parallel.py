@@ -62,6 +62,13 @@ class Placement:
         if ahead is not None:
             yield ahead
 
+    def whole(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch as `feed` was given it; pmap's has the devices as a first axis."""
+        axes = 2 if self.mode == "pmap" else 1
+        return {
+            k: jax.ShapeDtypeStruct((math.prod(v.shape[:axes]), *v.shape[axes:]), v.dtype) for k, v in batch.items()
+        }
+
     def rounded(self, batch_size: int) -> int:
         """The next batch size that the devices divide: evaluation pads up to it."""
         return -(-batch_size // self.size) * self.size

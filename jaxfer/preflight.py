@@ -9,9 +9,13 @@ from ml_collections import ConfigDict
 
 from jaxfer.config import resolve
 from jaxfer.data.dataset import Dataset, build
+from jaxfer.data.loader import check_kind
+from jaxfer.data.text import load_tokenizer
 from jaxfer.errors import InputError
 from jaxfer.experiment import Experiment
+from jaxfer.models.port import TextPreprocessing
 from jaxfer.parallel import Placement, placement
+from jaxfer.pretrained.foreign import completed
 from jaxfer.stages import Stage, make_port, plan
 
 
@@ -41,21 +45,27 @@ class Preflight:
         idle = len(jax.devices()) - self.where.size
         spare = f"{idle} of {len(jax.devices())} devices stay idle: the batch size is no multiple of more"
         said = (spare,) if idle and not self.experiment.parallel.devices else ()
-        return (*said, *(note for stage in self.stages for note in stage.notes))
+        return (*said, *self.data.notes, *(note for stage in self.stages for note in stage.notes))
 
 
 def preflight(config: ConfigDict) -> Preflight:
-    """Everything that can be refused before the first step but the folder and the source to start from.
+    """Everything that can be refused before the first step but the folder and the weights to start from.
+
+    Where `config.init` names a checkpoint of somebody else's, the model is the one that its files describe.
 
     Raises:
-      InputError: the first thing that is wrong in the config, the data or for these devices.
+      InputError: the first thing that is wrong in the config, the checkpoint's files, the data or for these devices.
     """
-    experiment = resolve(config)
+    experiment = resolve(completed(config))
     run, source = experiment.run, experiment.source
     where = placement(experiment.parallel, [stage.batch_size for _, stage in experiment.stages])
     data = build(experiment.data, dict(source.options), seed=run.seed, with_test=run.test)
     if run.test and "test" not in data.splits:
         raise InputError(f"config.test: data source {source.name!r} has no test split here; set config.test=false")
-    stages = plan(experiment, *make_port(experiment, len(data.classes)))
+    port, task = make_port(experiment, len(data.classes))
+    check_kind(data.splits["train"], port.preprocessing, experiment.data.augment)
+    if isinstance(port.preprocessing, TextPreprocessing):
+        load_tokenizer(port.preprocessing)
+    stages = plan(experiment, port, task)
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
     return Preflight(experiment=complete, data=data, stages=stages, where=where)

@@ -100,9 +100,10 @@ def make_port(experiment: Experiment, classes: int) -> tuple[Port, Task]:
 
 
 def example_batch(port: Port, task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of one training batch: the port's input fields and `label`."""
-    image = jax.ShapeDtypeStruct((batch_size, *port.preprocessing.size), "float32")
-    return {"image": image, "label": jax.ShapeDtypeStruct((batch_size,), task.label_dtype)}
+    """Shapes of one training batch: the port's input fields (of texts: in the longest bucket) and `label`."""
+    # Sets of labels come as a row of booleans, one for each output.
+    label = (batch_size, port.outputs) if task.label_dtype == "bool" else (batch_size,)
+    return {**port.preprocessing.example(batch_size), "label": jax.ShapeDtypeStruct(label, task.label_dtype)}
 
 
 def plan(experiment: Experiment, port: Port, task: Task) -> tuple[Stage, ...]:

@@ -330,7 +330,10 @@ LINES = {
         "config.stages = ('a',); config.stage.a = 'probe'",
         ["config.stage.a: expected its fields as dict(...), found 'probe'"],
     ),
-    "file leaves out the model": ("config.model = dict(width=3)", ["config.model.name: expected one of resnet, vit"]),
+    "file leaves out the model": (
+        "config.model = dict(width=3)",
+        ["config.model.name: expected one of bert, mobilenet_v1, resnet, vit"],
+    ),
     "file sets an unknown model field": ("config.model.widht = 3", ["config.model.widht", "nearest: 'width'"]),
     "file sets a wrong option": (
         "config.method = 'lora'; config.options.rank = '4'",

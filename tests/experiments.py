@@ -1,7 +1,8 @@
-"""Tiny whole experiments for the tests: one synthetic data set, every model at its smallest."""
+"""Tiny whole experiments for the tests: one set of synthetic images, one of phrases, every model at its smallest."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,17 +15,23 @@ from jaxfer.experiment import ParallelConfig
 from jaxfer.parallel import Placement, placement, train_program
 from jaxfer.stages import Stage, example_batch, make_port, plan
 from jaxfer.state import State
-from tests.models.tiny import TINY, draw
+from tests.models.tiny import FIELDS, TINY, draw
 
 CLASSES = 3
+DATA = Path(__file__).parent / "data"
+PHRASES, TOKENIZER = str(DATA / "phrases"), str(DATA / "tokenizer")  # 48 of three classes; 23 tokens
 
 
 def tiny_config(case: str, **fields: Any) -> ConfigDict:
-    """A config of one tiny model (a key of TINY) on synthetic data, 8 examples a step; `fields` override."""
+    """A config of one tiny model (a key of TINY) on 48 images or phrases, 8 a step; `fields` override."""
     model, options = TINY[case]
     config = jaxfer.config.base()
     config.model = dict(name=model, **{k: v for k, v in options.items() if k != "outputs"})
-    config.data = dict(source="synthetic", image=options["image"], classes_count=CLASSES, examples=48)
+    if "image" in options:
+        config.data = dict(source="synthetic", image=options["image"], classes_count=CLASSES, examples=48)
+    else:
+        config.data = dict(source="table", path=PHRASES)
+        config.model.tokenizer = TOKENIZER
     config.update(batch_size=8, steps=4, log_every=2, eval_every=0, save_every=0, schedule="constant")
     for name, value in fields.items():
         config[name] = value
@@ -44,16 +51,15 @@ def backbone(stage: Stage, seed: int = 0) -> tuple[Any, Any]:
 
 def batches(stage: Stage, steps: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
     """Random training batches of the stage's size."""
-    rng, found = np.random.default_rng(seed), []
-    for _ in range(steps):
-        shapes = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
-        found.append(
-            {
-                "image": rng.normal(size=shapes["image"].shape).astype(np.float32),
-                "label": rng.integers(0, CLASSES, shapes["label"].shape).astype(np.int32),
-            }
-        )
-    return found
+    rng, port, size = np.random.default_rng(seed), stage.spec.port, stage.config.batch_size
+    label = example_batch(port, stage.spec.task, size)["label"]
+    return [
+        {
+            **{name: np.asarray(FIELDS[name](rng, port, size)) for name in port.inputs},
+            "label": rng.integers(0, 2 if label.dtype == bool else CLASSES, label.shape).astype(label.dtype),
+        }
+        for _ in range(steps)
+    ]
 
 
 def train(stage: Stage, steps: int, *, mode: str = "jit", devices: int = 1, seed: int = 0) -> tuple[State, list[float]]:

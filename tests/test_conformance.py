@@ -21,7 +21,7 @@ from jaxfer.step import make_eval_step, make_train_step
 from tests.experiments import backbone, batches, continue_training, tiny_config, tiny_stage, train
 from tests.models.tiny import TINY
 
-CASES = ("resnet_basic", "vit_cls")
+CASES = ("resnet_basic", "vit_cls", "mobilenet_v1", "bert_pooler")
 EVERY = [(method, case) for method in METHODS.names() for case in CASES]
 every = pytest.mark.parametrize("method,case", EVERY, ids=[f"{m}-{c}" for m, c in EVERY])
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn import metrics
 
 from jaxfer.errors import InputError
 from jaxfer.registry import TASKS
@@ -24,8 +25,9 @@ def smoothing(value: float):
 @pytest.mark.parametrize("name", TASKS.names())
 def test_every_task_is_complete(name):
     task = TASKS.make(name)
-    outputs = np.zeros((6, task.outputs(3 if task.label_dtype == "int32" else 0)), np.float32)
-    labels = np.asarray([0, 1, 2, 2, 1, 0], task.label_dtype)
+    outputs = np.zeros((6, task.outputs(0 if task.label_dtype == "float32" else 3)), np.float32)
+    labels = np.asarray([0, 1, 2, 2, 1, 0])
+    labels = labels[:, None] == np.arange(3) if task.label_dtype == "bool" else labels.astype(task.label_dtype)
     hparams = {key: jnp.float32(value) for key, value in (task.hparams or {}).items()}
     scores = task.scores(jnp.asarray(outputs), {"label": jnp.asarray(labels)})
     assert task.loss(jnp.asarray(outputs), {"label": jnp.asarray(labels)}, hparams).shape == (6,)
@@ -70,12 +72,22 @@ def test_balanced_accuracy():
     labels = np.asarray([0, 0, 0, 0, 1, 1])
     predicted = np.asarray([0, 0, 0, 1, 1, 2])
     found = TASKS.make("classification").gathered(np.eye(3)[predicted], labels)
-    assert found == {"balanced_accuracy": pytest.approx((3 / 4 + 1 / 2) / 2)}
+    assert found["balanced_accuracy"] == pytest.approx((3 / 4 + 1 / 2) / 2)
+    # F1 is 2 TP / (2 TP + FP + FN): 6 / 7, 2 / 4 and, of a class only predicted, 0.
+    assert found["macro_f1"] == pytest.approx((6 / 7 + 1 / 2 + 0) / 3)
 
 
-def test_balanced_accuracy_of_a_majority_guess_is_chance():
+def test_mcc():
+    # TP 3, FN 1, FP 1, TN 1: (3 * 1 - 1 * 1) / sqrt(4 * 4 * 2 * 2).
+    labels, predicted = np.asarray([1, 1, 1, 1, 0, 0]), np.asarray([1, 1, 1, 0, 1, 0])
+    found = TASKS.make("classification").gathered(np.eye(2)[predicted], labels)
+    assert found["mcc"] == pytest.approx(2 / 8)
+
+
+def test_a_majority_guess_is_chance():
     found = TASKS.make("classification").gathered(np.eye(2)[np.zeros(100, int)], np.asarray([0] * 99 + [1]))
-    assert found == {"balanced_accuracy": 0.5}
+    f1 = 2 * 99 / (2 * 99 + 1)
+    assert found == {"balanced_accuracy": 0.5, "macro_f1": pytest.approx(f1 / 2), "mcc": 0.0}
 
 
 def test_squared_error():
@@ -101,17 +113,78 @@ def test_squared_error():
 def test_r2(predicted, labels, r2):
     outputs = np.asarray(predicted, np.float32)[:, None]
     found = TASKS.make("regression").gathered(outputs, np.asarray(labels, np.float32))
-    assert found == {"r2": pytest.approx(r2)}
+    assert found["r2"] == pytest.approx(r2)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "pearson", "spearman"),
+    [
+        ([1, 2, 3, 4], 1.0, 1.0),
+        # Deviations (-3, -3, -3, 9) and (-1.5, -0.5, 0.5, 1.5): 18 / sqrt(108 * 5); ranks 2, 2, 2, 4: 3 / sqrt(3 * 5).
+        ([0, 0, 0, 12], 18 / 540**0.5, 3 / 15**0.5),
+        ([4, 3, 2, 1], -1.0, -1.0),
+        ([1, 3, 2, 4], 0.8, 0.8),  # 1 - 6 * (1 + 1) / (4 * 15)
+        ([2, 2, 2, 2], 0.0, 0.0),
+    ],
+)
+def test_correlations(predicted, pearson, spearman):
+    found = TASKS.make("regression").gathered(np.asarray(predicted, np.float32)[:, None], np.arange(4.0))
+    assert found["pearson"] == pytest.approx(pearson)
+    assert found["spearman"] == pytest.approx(spearman)
 
 
 def test_r2_keeps_its_digits_far_from_zero():
     labels = np.asarray([1e4, 1e4 + 1, 1e4 + 2], np.float32)
     found = TASKS.make("regression").gathered(np.asarray([[1e4], [1e4 + 1], [1e4 + 1]], np.float32), labels)
-    assert found == {"r2": pytest.approx(0.5)}
+    assert found["r2"] == pytest.approx(0.5)
+
+
+def test_sigmoid_cross_entropy_is_a_mean_over_labels():
+    # Probabilities 1/2, 3/4, 1/5 of labels 1, 1, 0.
+    outputs, label = jnp.log(jnp.asarray([[1.0, 3.0, 0.25]])), jnp.asarray([[True, True, False]])
+    wanted = (math.log(2) + math.log(4 / 3) + math.log(5 / 4)) / 3
+    task = TASKS.make("multilabel")
+    np.testing.assert_allclose(task.loss(outputs, {"label": label}, {}), [wanted], rtol=1e-6)
+    scores = task.scores(outputs, {"label": label})
+    np.testing.assert_allclose(scores["loss"], [wanted], rtol=1e-6)
+    np.testing.assert_allclose(scores["label_accuracy"], [2 / 3], rtol=1e-6)  # a logit of 0 is no label
+
+
+def test_areas_under_the_curves_by_hand():
+    # Label 0: positives ranked 1 and 3 of 4: precisions 1 and 2/3; of 4 pairs one is the wrong way round.
+    # Label 1: every example has it: precision 1, and no pair to rank. Label 2: none has it.
+    outputs = np.asarray([[4.0, 1, 0], [3, 2, 1], [2, 3, 2], [1, 4, -3]])
+    labels = np.asarray([[1, 1, 0], [0, 1, 0], [1, 1, 0], [0, 1, 0]], bool)
+    found = TASKS.make("multilabel").gathered(outputs, labels)
+    assert found["macro_auprc"] == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
+    assert found["macro_auroc"] == pytest.approx(3 / 4)
+    # Label 0: all four chosen, F1 4 / 6; label 1: all right. Over all: TP 6, FP 2 + 2, no FN.
+    assert found["macro_f1"] == pytest.approx((4 / 6 + 1) / 2)
+    assert found["micro_f1"] == pytest.approx(12 / 16)
+    assert found["labels_left_out"] == 1
+
+
+def test_multilabel_metrics_equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    outputs, labels = rng.normal(size=(200, 5)), rng.random((200, 5)) < 0.3
+    found = TASKS.make("multilabel").gathered(outputs, labels)
+    assert found == {
+        "macro_auprc": pytest.approx(metrics.average_precision_score(labels, outputs, average="macro")),
+        "macro_auroc": pytest.approx(metrics.roc_auc_score(labels, outputs, average="macro")),
+        "macro_f1": pytest.approx(metrics.f1_score(labels, outputs > 0, average="macro")),
+        "micro_f1": pytest.approx(metrics.f1_score(labels, outputs > 0, average="micro")),
+        "labels_left_out": 0.0,
+    }
+
+
+def test_multilabel_metrics_of_a_split_without_labels():
+    found = TASKS.make("multilabel").gathered(np.ones((3, 2)), np.zeros((3, 2), bool))
+    assert found == dict(macro_auprc=0.0, macro_auroc=0.0, macro_f1=0.0, micro_f1=0.0, labels_left_out=2.0)
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "outputs"), [("classification", 2, 2), ("classification", 10, 10), ("regression", 0, 1)]
+    ("name", "classes", "outputs"),
+    [("classification", 2, 2), ("classification", 10, 10), ("regression", 0, 1), ("multilabel", 1, 1)],
 )
 def test_width_of_the_head(name, classes, outputs):
     assert TASKS.make(name).outputs(classes) == outputs
@@ -122,6 +195,7 @@ def test_width_of_the_head(name, classes, outputs):
     [
         ("classification", 0, "needs at least 2 classes, the data has 0.*task.name=regression"),
         ("classification", 1, "needs at least 2 classes, the data has 1"),
+        ("multilabel", 0, "needs sets of labels, the data has real targets.*task.name=regression"),
         ("regression", 3, "needs real targets, the data has 3 classes.*task.name=classification"),
     ],
 )

@@ -16,6 +16,7 @@ from jaxfer.comparison import report
 from jaxfer.comparison.findings import BaselineScores, Finding, findings, test_baselines, tune_baselines
 from jaxfer.comparison.protocol import Plan, claim, plan, select, selection_record
 from jaxfer.errors import CellsFailed
+from jaxfer.models.port import TextPreprocessing
 from jaxfer.sweeps import run_cells, table
 from jaxfer.sweeps.executor import FAILED, Outcome
 
@@ -67,7 +68,8 @@ def compare(
 
     planned, folder = plan(spec, overrides or {}), epath.Path(workdir)
     task, classes = planned.ready.experiment.task.name, len(planned.ready.data.classes)
-    kinds, tuning = simple(task, classes), [*planned.sources, *planned.tuning.values()]
+    text = isinstance(planned.ready.stages[0].spec.port.preprocessing, TextPreprocessing)
+    kinds, tuning = simple(task, classes, text=text), [*planned.sources, *planned.tuning.values()]
     with rundir.locked(folder):
         claim(folder, planned)
         outcomes = run_cells(tuning, folder, processes=processes, quiet=quiet)

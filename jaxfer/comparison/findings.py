@@ -12,7 +12,7 @@ from etils import epath
 
 from jaxfer.comparison.arms import SCRATCH, Setting
 from jaxfer.comparison.protocol import Plan, Selected
-from jaxfer.evals.baselines import Baseline, pixels, score
+from jaxfer.evals.baselines import Baseline, features, score
 from jaxfer.evals.verdicts import LabelsSaved, Verdict, labels_saved, verdict
 from jaxfer.preflight import preflight
 from jaxfer.rundir import read_metrics
@@ -86,8 +86,8 @@ def tune_baselines(plan: Plan, kinds: Sequence[Baseline]) -> list[BaselineScores
         splits = [
             preflight(plan.cells(labels, SCRATCH, 0)[seed].config).data.splits for seed in range(plan.given.seeds)
         ]
-        train = [(pixels(split["train"], port.preprocessing), split["train"].labels) for split in splits]
-        val = [(pixels(split["val"], port.preprocessing), split["val"].labels) for split in splits]
+        train = [(features(split["train"], port.preprocessing), split["train"].labels) for split in splits]
+        val = [(features(split["val"], port.preprocessing), split["val"].labels) for split in splits]
         for kind in kinds:
             means = []
             for setting in kind.settings[: plan.given.trials]:
@@ -105,16 +105,16 @@ def tune_baselines(plan: Plan, kinds: Sequence[Baseline]) -> list[BaselineScores
 def test_baselines(plan: Plan, kinds: Sequence[Baseline], tuned: Sequence[BaselineScores]) -> list[BaselineScores]:
     """Their test scores at the selected settings: called once the selection is on disk."""
     task, port = plan.ready.stages[0].spec.task, plan.ready.stages[0].spec.port
-    by_name, found, features = {kind.name: kind for kind in kinds}, [], {}
+    by_name, found, inputs = {kind.name: kind for kind in kinds}, [], {}
     for chosen in tuned:
         scores = []
         for cell in plan.cells(chosen.labels, SCRATCH, 0):
-            if cell.key not in features:
+            if cell.key not in inputs:
                 splits = preflight(plan.opened(cell).config).data.splits
-                features[cell.key] = [
-                    (pixels(splits[s], port.preprocessing), splits[s].labels) for s in ("train", "test")
+                inputs[cell.key] = [
+                    (features(splits[s], port.preprocessing), splits[s].labels) for s in ("train", "test")
                 ]
-            fitted, (x, y) = features[cell.key]
+            fitted, (x, y) = inputs[cell.key]
             scores.append(score(task, by_name[chosen.name].fit(*fitted, chosen.setting)(x), y)[task.monitor])
         found.append(dataclasses.replace(chosen, test=tuple(scores)))
     return found

@@ -24,6 +24,7 @@ from jaxfer.comparison.arms import Arm, arm_config, arms
 from jaxfer.errors import InputError
 from jaxfer.experiment import CompareConfig
 from jaxfer.preflight import Preflight, preflight
+from jaxfer.pretrained.foreign import completed
 from jaxfer.sweeps import cells
 from jaxfer.sweeps.cells import Cell, Planned
 from jaxfer.sweeps.executor import Outcome
@@ -69,7 +70,7 @@ def plan(spec: str, overrides: Mapping[str, Any]) -> Plan:
       InputError: whatever `run` would refuse of any of its cells; a base config that is not one transfer, or that opens
         the test split.
     """
-    base = configs.load(spec, overrides)
+    base = completed(configs.load(spec, overrides))
     given = configs.comparison(base)
     _check_base(base, given)
     before = {}
@@ -126,9 +127,7 @@ def _check_base(base: ConfigDict, given: CompareConfig) -> None:
     if base.test:
         raise InputError("config.test: a comparison opens the test split itself, after its selection; leave it false")
     if base.init == "scratch":
-        raise InputError(
-            "config.init: nothing to transfer from; set run:FOLDER or sibling:NAME (scratch is compared too)"
-        )
+        raise InputError("config.init: nothing to transfer from; set a checkpoint, run:FOLDER or sibling:NAME")
     if base.stages:
         raise InputError(f"config.stages={base.stages!r}: name arms in config.compare.methods ('probe+full') instead")
 

@@ -1,7 +1,7 @@
 """Dataset: splits with random access, and the choices a config makes among them as index lists.
 
-Classes, validation and few-label draws only ever choose rows. The images stay with the source, so runs of different
-seeds and label counts share one source and one feature cache (`Split.origin`).
+Classes, validation and few-label draws only ever choose rows. The images or texts stay with the source, so runs of
+different seeds and label counts share one source and one feature cache (`Split.origin`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jaxfer.data.order import Stream, draw
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import SOURCES
 
-Fetch = Callable[[int], np.ndarray]
+Fetch = Callable[[int], Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -29,8 +29,9 @@ class Split:
     """Examples with random access, decoded when asked for.
 
     Attributes:
-      labels: [n] int32 class indices, or float32 targets for regression.
-      fetch: row -> image, uint8 [h, w, c]; picklable, because loader processes get a copy.
+      labels: [n] int32 class indices, or float32 targets for regression; [n, classes] bool where an example has a set
+        of labels.
+      fetch: row -> image, uint8 [h, w, c], or text, a str or a pair; picklable, because loader processes get a copy.
     """
 
     labels: np.ndarray
@@ -58,7 +59,7 @@ class Subset:
     fetch: Fetch
     rows: np.ndarray
 
-    def __call__(self, row: int) -> np.ndarray:
+    def __call__(self, row: int) -> Any:
         return self.fetch(int(self.rows[row]))
 
 
@@ -80,11 +81,18 @@ class Dataset:
       splits: `train` always; `val` and `test` where there are such.
       classes: names in label order; `()` for regression.
       fingerprint: sha256 (hex) of the source's content, kept by `prepare`: `Split.origin` says which rows are in use.
+      notes: what a user should know of the files, such as rows left out, a line each.
     """
 
     splits: Mapping[str, Split]
     classes: tuple[str, ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an example has a set of labels, not one."""
+        return self.splits["train"].labels.ndim == 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +199,8 @@ def _check_config(config: DataConfig, dataset: Dataset) -> None:
     for name in ("classes", "labels_per_class", "val_per_class"):
         if getattr(config, name) and not dataset.classes:
             raise InputError(f"data.{name}={getattr(config, name)} needs classes, this data has none; remove it")
+        if getattr(config, name) and name != "classes" and dataset.multilabel:
+            raise InputError(f"data.{name}={getattr(config, name)} needs one class an example, not a set; remove it")
     for name in ("val_per_class", "val_fraction"):
         found, default = getattr(config, name), getattr(DataConfig, name)
         if found != default and "val" in dataset.splits:
@@ -209,6 +219,8 @@ def _chosen(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
 def _keep(dataset: Dataset, name: str, names: tuple[str, ...]) -> Split:
     """The rows of one split that belong to the chosen classes, still with the source's labels."""
     split, top = dataset.splits[name], len(dataset.classes) - 1
+    if dataset.multilabel:  # an example with none of the chosen is a negative of each
+        return split
     if dataset.classes:
         wrong = split.labels[(split.labels < 0) | (split.labels > top)]
         if len(wrong):
@@ -237,6 +249,9 @@ def _take_val(train: Split, config: DataConfig, dataset: Dataset, names: tuple[s
 def _relabel(split: Split, dataset: Dataset, names: tuple[str, ...]) -> Split:
     if not names:
         return split
+    if dataset.multilabel:
+        columns = [dataset.classes.index(name) for name in names]
+        return dataclasses.replace(split, labels=split.labels[:, columns])
     table = np.full(len(dataset.classes), -1, np.int32)
     table[[dataset.classes.index(name) for name in names]] = np.arange(len(names))
     return dataclasses.replace(split, labels=table[split.labels])
@@ -244,5 +259,7 @@ def _relabel(split: Split, dataset: Dataset, names: tuple[str, ...]) -> Split:
 
 def _counts(split: Split, dataset: Dataset, names: tuple[str, ...]) -> dict[str, int]:
     """{what to call a stratum in an error: how many examples it has}."""
+    if dataset.multilabel:
+        return {"the data": len(split)}
     counts = {f"class {name!r}": int(np.sum(split.labels == dataset.classes.index(name))) for name in names}
     return counts or {"the data": len(split)}

@@ -98,12 +98,23 @@ def resize(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.n
 
 
 def fit(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """[h, w, c] -> the model's [height, width, channels], still on 0..255; an image of that size is left untouched."""
+    """[h, w, c] -> the model's [height, width, channels], still on 0..255: resized as `preprocessing.resize` says, and
+    the centre cut out of that; an image that has its size already is not resampled."""
     height, width, channels = preprocessing.size
     image = to_channels(image, channels)
-    if image.shape[:2] == (height, width):
-        return image
-    return resize(image, (height, width), preprocessing.interpolation)
+    to = _resized(image.shape[:2], preprocessing)
+    image = image if image.shape[:2] == to else resize(image, to, preprocessing.interpolation)
+    top, left = (to[0] - height) // 2, (to[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def _resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """What an image of this (height, width) is resized to; the longer edge is rounded down, as transformers does."""
+    rule = preprocessing.resize
+    if len(rule) != 1:
+        return rule or preprocessing.size[:2]
+    short = min(size)
+    return tuple(rule[0] if side == short else int(rule[0] * side / short) for side in size)
 
 
 def normalize(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:

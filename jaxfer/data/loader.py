@@ -16,9 +16,10 @@ from absl import flags
 
 from jaxfer.data import image
 from jaxfer.data.dataset import Split
-from jaxfer.data.order import batch_indices, example_rng
+from jaxfer.data.order import batch_indices, bucket_of, bucketed_indices, example_rng
+from jaxfer.data.text import Texts, Tokens, tokenize
 from jaxfer.errors import InputError
-from jaxfer.models.port import Preprocessing
+from jaxfer.models.port import Preprocessing, TextPreprocessing
 
 Batch = dict[str, np.ndarray]
 
@@ -33,7 +34,7 @@ def train_batches(
     batch_size: int,
     start: int,
     stop: int,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | TextPreprocessing,
     augment: tuple[str, ...] = (),
     workers: int = 0,
     host: tuple[int, int] = (0, 1),
@@ -47,33 +48,60 @@ def train_batches(
       start: first step.
       stop: one after the last step.
       preprocessing: the model's; augmentation comes after its resize and before its normalisation.
-      augment: names in `image.AUGMENTATIONS`.
+      augment: names in `image.AUGMENTATIONS`; for images.
       workers: processes; 0 for threads. A script that sets it needs the `if __name__ == "__main__"` guard of `spawn`.
       host: (index, count) of this process; it yields rows `index * b .. (index + 1) * b`, b = batch_size / count.
 
     Yields:
-      {"image": float32 [b, h, w, c], "label": int32 or float32 [b]}.
+      {"image": float32 [b, h, w, c], "label": int32 or float32 [b], or bool [b, classes]}; of texts, instead of
+      the image, `TEXT_INPUTS`, each int32 [b, length], where the length is one of the model's buckets.
 
     Raises:
       InputError: a bad argument at once; an unreadable image when its batch is due.
     """
     if not len(split):
         raise InputError("expected training examples, found none; check the data's train split")
-    image.augmentations(augment)
+    check_kind(split, preprocessing, augment)
     rows = _rows(batch_size, host)
-    return _iterate(_TrainBatch(split, preprocessing, batch_size, rows, seed, tuple(augment)), start, stop, workers)
+    if isinstance(preprocessing, TextPreprocessing):
+        tokens = tokenize(split, preprocessing)
+        batch = _TrainTextBatch(tokens, split.labels, preprocessing.buckets, batch_size, rows, seed)
+    else:
+        batch = _TrainBatch(split, preprocessing, batch_size, rows, seed, tuple(augment))
+    return _iterate(batch, start, stop, workers)
 
 
 def eval_batches(
-    split: Split, *, batch_size: int, preprocessing: Preprocessing, host: tuple[int, int] = (0, 1)
+    split: Split,
+    *,
+    batch_size: int,
+    preprocessing: Preprocessing | TextPreprocessing,
+    host: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """The split once, in order, in batches of one static shape: the last is padded with copies of the first example.
+    """The split once, in order, in batches of one static size: the last is padded with copies of the first example.
 
     Yields:
-      {"image": float32 [b, h, w, c], "label": [b], "mask": float32 [b], 1 for an example and 0 for padding}.
+      {"image": float32 [b, h, w, c], "label": [b, ...], "mask": float32 [b], 1 for an example and 0 for padding}; of
+      texts, instead of the image, `TEXT_INPUTS`, padded to the smallest bucket that holds the batch's longest.
     """
+    check_kind(split, preprocessing)
     rows = _rows(batch_size, host)
-    return _iterate(_EvalBatch(split, preprocessing, batch_size, rows), 0, -(-len(split) // batch_size), 0)
+    if isinstance(preprocessing, TextPreprocessing):
+        batch = _EvalTextBatch(tokenize(split, preprocessing), split.labels, preprocessing.buckets, batch_size, rows)
+    else:
+        batch = _EvalBatch(split, preprocessing, batch_size, rows)
+    return _iterate(batch, 0, -(-len(split) // batch_size), 0)
+
+
+def check_kind(split: Split, preprocessing: Preprocessing | TextPreprocessing, augment: tuple[str, ...] = ()) -> None:
+    """`InputError` where a model of images is given texts or the reverse, or texts are to be augmented as images."""
+    image.augmentations(augment)
+    wants, has = isinstance(preprocessing, TextPreprocessing), isinstance(split.origin()[0], Texts)
+    kinds = {False: "images", True: "texts"}
+    if wants != has:
+        raise InputError(f"the model reads {kinds[wants]}, the data source has {kinds[has]}; choose another of the two")
+    if wants and augment:
+        raise InputError(f"data.augment={tuple(augment)} is of images, the data source has texts; remove it")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -121,6 +149,46 @@ class _EvalBatch(grain.transforms.Map):
             images += [image.fit(self.split.fetch(0), self.preprocessing)] * int((~real).sum())
         pixels = image.normalize(np.stack(images), self.preprocessing)
         return {"image": pixels, "label": self.split.labels[chosen], "mask": real.astype(np.float32)}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _TrainTextBatch(grain.transforms.Map):
+    """Step -> batch; pickled into the worker processes."""
+
+    tokens: Tokens
+    labels: np.ndarray
+    buckets: tuple[int, ...]
+    batch_size: int
+    rows: range
+    seed: int
+
+    def map(self, step: int) -> Batch:
+        chosen, length = bucketed_indices(
+            self.seed, int(step), lengths=self.tokens.lengths, buckets=self.buckets, batch_size=self.batch_size
+        )
+        chosen = chosen[self.rows.start : self.rows.stop]
+        return {**self.tokens.padded(chosen, length), "label": self.labels[chosen]}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _EvalTextBatch(grain.transforms.Map):
+    """Number of the batch -> batch."""
+
+    tokens: Tokens
+    labels: np.ndarray
+    buckets: tuple[int, ...]
+    batch_size: int
+    rows: range
+
+    def map(self, number: int) -> Batch:
+        together = int(number) * self.batch_size + np.arange(self.batch_size)
+        together = np.where(together < len(self.labels), together, -1)
+        # Of the whole batch: every host pads to the same length.
+        length = bucket_of(self.tokens.lengths[np.maximum(together, 0)], self.buckets)
+        chosen = together[self.rows.start : self.rows.stop]
+        real, chosen = chosen >= 0, np.maximum(chosen, 0)
+        inputs = self.tokens.padded(chosen, length)
+        return {**inputs, "label": self.labels[chosen], "mask": real.astype(np.float32)}
 
 
 def _rows(batch_size: int, host: tuple[int, int]) -> range:

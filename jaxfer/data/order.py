@@ -2,7 +2,8 @@
 
 The loader, the samplers and the feature cache all call `batch_indices`, so a run resumes from its step number alone and
 every host computes the same order. Only the raw bits of Philox are used (whose streams NumPy guarantees across
-versions, unlike those of `Generator.permutation`), so an order outlives an upgrade.
+versions, unlike those of `Generator.permutation`), so an order outlives an upgrade. Texts have `bucketed_indices`: the
+same order, regrouped a little, so that batches hold texts of like lengths.
 """
 
 from __future__ import annotations
@@ -23,12 +24,17 @@ class Stream(enum.IntEnum):
     TEST = 4
     SYNTHETIC = 5
     TRIALS = 6
+    BUCKET = 7
 
 
 def bits(seed: int, stream: Stream, *key: int) -> np.random.Philox:
     """The bit generator of one (seed, stream, key)."""
     # As spawn key and not as entropy: entropy is padded with zeros, so (seed, 1) and (seed, 1, 0) would be one stream.
     return np.random.Philox(np.random.SeedSequence(seed, spawn_key=(int(stream), *key)))
+
+
+# Steps among which texts are regrouped by length: enough for batches of one bucket, few enough to stay random.
+WINDOW = 32
 
 
 # 64 entries: two epochs each for a group of sweep members that train in lockstep under their own seeds.
@@ -63,6 +69,49 @@ def batch_indices(seed: int, step: int, *, size: int, batch_size: int) -> np.nda
         inside = epochs == epoch
         indices[inside] = permutation(size, seed, Stream.EPOCH, epoch)[offsets[inside]]
     return indices
+
+
+def bucketed_indices(
+    seed: int, step: int, *, lengths: np.ndarray, buckets: tuple[int, ...], batch_size: int
+) -> tuple[np.ndarray, int]:
+    """The examples of one training step on texts, and the length they are padded to.
+
+    The steps that lie wholly inside an epoch are taken in windows of up to `WINDOW`. The examples that
+    `batch_indices` gives the steps of a window are sorted by bucket (stably, so at random within one), cut into batches
+    again, and the batches shuffled. So a window holds exactly the examples of the plain order, and in each epoch every
+    example occurs exactly once. A batch that spans epochs is the plain one; so are all where there is one bucket.
+
+    Args:
+      seed: the run's seed, >= 0.
+      step: counted from 0.
+      lengths: tokens of each training example, int [n]; the same table on every host.
+      buckets: rising lengths; no example is longer than the last.
+      batch_size: over all hosts.
+
+    Returns:
+      (indices, int64 [batch_size]; the smallest bucket that holds the longest of them).
+    """
+    size = len(lengths)
+    epoch = step * batch_size // size
+    # The steps inside this epoch: from the first that begins in it to the last that ends in it.
+    first, stop = -(-epoch * size // batch_size), (epoch + 1) * size // batch_size
+    inside = first <= step < stop
+    if len(buckets) == 1 or not inside:
+        chosen = batch_indices(seed, step, size=size, batch_size=batch_size)
+    else:
+        begin = first + (step - first) // WINDOW * WINDOW
+        count = min(begin + WINDOW, stop) - begin
+        offset = begin * batch_size - epoch * size
+        together = permutation(size, seed, Stream.EPOCH, epoch)[offset : offset + count * batch_size]
+        order = np.argsort(np.searchsorted(buckets, lengths[together]), kind="stable")
+        place = permutation(count, seed, Stream.BUCKET, begin)[step - begin]
+        chosen = together[order].reshape(count, batch_size)[place]
+    return chosen, bucket_of(lengths[chosen], buckets)
+
+
+def bucket_of(lengths: np.ndarray, buckets: tuple[int, ...]) -> int:
+    """The smallest bucket that holds the longest."""
+    return buckets[int(np.searchsorted(buckets, lengths.max()))]
 
 
 def example_rng(seed: int, step: int, position: int) -> np.random.Generator:

@@ -77,7 +77,11 @@ def check_rate(**rates: Any) -> None:
 
 
 def image_preprocessing(
-    image: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...], interpolation: str
+    image: tuple[int, int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    interpolation: str,
+    resize: tuple[int, ...] = (),
 ) -> Preprocessing:
     """The checked preprocessing of an image family; `image` is (height, width, channels).
 
@@ -95,4 +99,9 @@ def image_preprocessing(
     if not all(value > 0 for value in std):
         raise InputError(f"std must be positive, found {std!r}")
     check_choice("interpolation", interpolation, tuple(INTERPOLATIONS))
-    return Preprocessing(size=image, mean=mean, std=std, interpolation=interpolation)
+    if not isinstance(resize, tuple) or len(resize) > 2:
+        raise InputError(f"resize must be (), (shorter edge,) or (height, width), found {resize!r}")
+    check_positive(**{f"resize[{i}]": side for i, side in enumerate(resize)})
+    if resize and any(side < least for side, least in zip(resize * 2, image[:2], strict=False)):
+        raise InputError(f"resize={resize} is smaller than image={image}, which is cut out of it; make it larger")
+    return Preprocessing(size=image, mean=mean, std=std, interpolation=interpolation, resize=resize)

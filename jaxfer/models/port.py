@@ -20,22 +20,58 @@ from jaxfer.rules import Rules
 Params = Mapping[str, Any]
 Interceptor = Callable[..., Any]
 
+# The input fields of a text model, int32 [batch, length]: token ids, 1 for a token and 0 for padding, segments.
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How a file's pixels become the model's input: `(resize(pixels) / 255 - mean) / std`.
+    """How a file's pixels become the model's input: `(crop(resize(pixels)) / 255 - mean) / std`.
 
     Attributes:
       size: (height, width, channels) of the input.
       mean: one value a channel, or a single one for all.
       std: likewise.
       interpolation: `nearest`, `bilinear` or `bicubic`, with anti-aliasing (Pillow's).
+      resize: what an image is resized to before its centre of `size` is cut out: () to `size` itself, (n,) its shorter
+        edge to n, (h, w) to that.
     """
 
     size: tuple[int, int, int]
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
     interpolation: str = "bilinear"
+    resize: tuple[int, ...] = ()
+
+    def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a batch's input fields."""
+        return {"image": jax.ShapeDtypeStruct((batch_size, *self.size), "float32")}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextPreprocessing:
+    """How a text, or a pair of texts, becomes the model's input: the checkpoint's tokenizer, cut at `max_length`.
+
+    Attributes:
+      tokenizer: folder of a Hugging Face tokenizer; empty where none has been named yet.
+      tokenizer_sha256: sha256 (hex) of its files, which is what it is known by; empty takes the folder as it is.
+      vocab: rows of the model's token embedding.
+      types: token types the model tells apart.
+      max_length: longest input in tokens, special ones included.
+      buckets: lengths that batches are padded to, rising; the last is `max_length`. One program is compiled for each.
+    """
+
+    tokenizer: str
+    tokenizer_sha256: str
+    vocab: int
+    types: int
+    max_length: int
+    buckets: tuple[int, ...]
+
+    def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of the input fields of a batch of the longest bucket."""
+        shape = jax.ShapeDtypeStruct((batch_size, self.max_length), "int32")
+        return dict.fromkeys(TEXT_INPUTS, shape)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,11 +95,11 @@ class Port:
     """One model family at one size: a linen module and the facts that transfer needs.
 
     Attributes:
-      module: the chain of units; hashable, holds no arrays.
+      module: the chain of units; hashable, holds no arrays; its `outputs` is the width of the head.
       units: names of the units, from the input to the head.
       head: path of the module that a new task replaces (`head/out`).
       input_axes: rules, kernel path -> how many leading axes of the kernel are summed over.
-      preprocessing: what the model expects of an image.
+      preprocessing: what the model expects of an image, or of a text; its `example` has the shapes of all `inputs`.
       inputs: batch fields the module is called with; the first is `x`, the others are passed by name to every unit.
       no_decay: parameters that weight decay leaves alone.
     """
@@ -72,7 +108,7 @@ class Port:
     units: tuple[str, ...]
     head: str
     input_axes: Rules[int]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | TextPreprocessing
     inputs: tuple[str, ...] = ("image",)
     no_decay: Rules[float] = ((r".*/(bias|scale)", 0.0), (".*", 1.0))
 
@@ -116,6 +152,11 @@ class Port:
                 variables, x, **call, rngs={"dropout": training.key}, mutable=list(model_state)
             )
         return outputs, {**model_state, **updated}
+
+    @property
+    def outputs(self) -> int:
+        """Width of the head."""
+        return self.module.outputs
 
     def unit(self, path: str) -> str | None:
         """The unit a parameter belongs to; a leaf that a method adds names its unit anywhere in its path."""

@@ -162,6 +162,7 @@ def port(
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
     interpolation: str = "bilinear",
+    resize: tuple[int, ...] = (),
 ) -> Port:
     """A ResNet; the module's table has the published sizes.
 
@@ -179,6 +180,7 @@ def port(
       mean: per channel, of pixels in [0, 1]; empty: ImageNet's for three channels, else 0.5.
       std: likewise.
       interpolation: `nearest`, `bilinear` or `bicubic`.
+      resize: before the centre is cut out: () to the image's size, (shorter edge,) or (height, width).
 
     Raises:
       InputError: an option has no such value, or two don't go together.
@@ -208,5 +210,5 @@ def port(
         units=tuple(module.units()),
         head="head/out",
         input_axes=((r".*/conv(_\d)?/kernel", 3), (r"head/out/kernel", 1)),
-        preprocessing=image_preprocessing(image, mean, std, interpolation),
+        preprocessing=image_preprocessing(image, mean, std, interpolation, resize),
     )

@@ -1,4 +1,4 @@
-"""ViT: the pre-norm vision transformer (Dosovitskiy et al., 2020, arXiv:2010.11929).
+"""ViT: the vision transformer (Dosovitskiy et al., 2020, arXiv:2010.11929), and DeiT (arXiv:2012.12877).
 
 | network  | width | layers | heads | mlp_width |
 |----------|-------|--------|-------|-----------|
@@ -7,6 +7,8 @@
 | ViT-B    | 768   | 12     | 12    | 3072      |
 | ViT-L    | 1024  | 24     | 16    | 4096      |
 | ViT-H/14 | 1280  | 32     | 16    | 5120      |
+
+DeiT has the sizes of ViT-Ti, S and B; the distilled ones take `distillation="head"`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from jaxfer.models.chain import (
 from jaxfer.models.layers import Conv, Dense, kernel_init
 from jaxfer.models.port import Port
 
-POOLS = ("cls", "mean")
+POOLS = ("cls", "mean", "pooler")
+NORMS = ("pre", "post")
+DISTILLATIONS = ("none", "token", "head")
 
 
 def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
@@ -39,11 +43,11 @@ def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
 
 
 class Stem(nn.Module):
-    """Patches to tokens: [batch, h, w, c] -> [batch, tokens, width], row-major, the class token (if any) first."""
+    """Patches to tokens: [batch, h, w, c] -> [batch, tokens, width]; `special` tokens first, then patches by row."""
 
     patch: int
     width: int
-    class_token: bool
+    special: tuple[str, ...]
     dropout: float
 
     @nn.compact
@@ -51,9 +55,8 @@ class Stem(nn.Module):
         size = (self.patch, self.patch)
         x = Conv(self.width, size, self.patch, use_bias=True, kernel_init=kernel_init, name="patch")(x)
         x = x.reshape(x.shape[0], -1, self.width)
-        if self.class_token:
-            cls = self.param("cls", nn.initializers.zeros, (1, 1, self.width))
-            x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, self.width)), x], 1)
+        tokens = [self.param(name, nn.initializers.zeros, (1, 1, self.width)) for name in self.special]
+        x = jnp.concatenate([*(jnp.broadcast_to(token, (x.shape[0], 1, self.width)) for token in tokens), x], 1)
         x = x + self.param("pos", nn.initializers.normal(0.02), (1, *x.shape[1:]))
         return nn.Dropout(self.dropout, name="drop")(x, deterministic=not train)
 
@@ -62,12 +65,13 @@ class Attention(nn.Module):
     """Multi-head self-attention: [batch, tokens, width] -> the same; the softmax is in float32."""
 
     heads: int
+    qkv_bias: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         shape = (self.heads, width // self.heads)
-        query, key, value = (Dense(shape, name=name)(x) for name in ("query", "key", "value"))
+        query, key, value = (Dense(shape, use_bias=self.qkv_bias, name=name)(x) for name in ("query", "key", "value"))
         return Dense((width,), inputs=2, name="out")(jax.nn.dot_product_attention(query, key, value))
 
 
@@ -85,20 +89,33 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """`x + attn(norm_1(x))`, then `x + mlp(norm_2(x))`; in training each branch is dropped for some samples."""
+    """`x + attn(norm_1(x))`, then `x + mlp(norm_2(x))`; in training each branch is dropped for some samples.
+
+    With `norm="post"` each sum is normed instead: `norm_1(x + attn(x))`, then `norm_2(x + mlp(x))`.
+    """
 
     heads: int
     mlp_width: int
     epsilon: float
     dropout: float
     drop_rate: float
+    norm: str
+    qkv_bias: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        y = Attention(self.heads, name="attn")(layer_norm(self.epsilon, "norm_1")(x))
-        x = x + self._drop(y, "1", train)
-        y = Mlp(self.mlp_width, self.dropout, name="mlp")(layer_norm(self.epsilon, "norm_2")(x), train=train)
-        return x + self._drop(y, "2", train)
+        def attn(x):
+            return self._drop(Attention(self.heads, self.qkv_bias, name="attn")(x), "1", train)
+
+        def mlp(x):
+            return self._drop(Mlp(self.mlp_width, self.dropout, name="mlp")(x, train=train), "2", train)
+
+        norm_1, norm_2 = (layer_norm(self.epsilon, name) for name in ("norm_1", "norm_2"))
+        if self.norm == "post":
+            x = norm_1(x + attn(x))
+            return norm_2(x + mlp(x))
+        x = x + attn(norm_1(x))
+        return x + mlp(norm_2(x))
 
     @nn.nowrap
     def _drop(self, y: jax.Array, branch: str, train: bool) -> jax.Array:
@@ -107,17 +124,33 @@ class Block(nn.Module):
         return skip(y, deterministic=not train)
 
 
+class TwoOutputs(nn.Module):
+    """The mean of two output layers, one for each token: [batch, 2, width] -> [batch, outputs]."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return (Dense((self.outputs,), name="cls")(x[:, 0]) + Dense((self.outputs,), name="dist")(x[:, 1])) / 2
+
+
 class Head(nn.Module):
-    """The final norm, the class token or the mean of the normed tokens, and the output layer."""
+    """The final norm (post-norm blocks have had theirs), the pool and the output layer."""
 
     outputs: int
     pool: str
     epsilon: float
+    norm: str
+    distillation: str
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        norm = layer_norm(self.epsilon, "norm")
-        pooled = norm(x[:, 0]) if self.pool == "cls" else norm(x).mean(1)
+        norm = layer_norm(self.epsilon, "norm") if self.norm == "pre" else lambda x: x
+        if self.distillation == "head":
+            return TwoOutputs(self.outputs, name="out")(norm(x[:, :2]))
+        pooled = norm(x).mean(1) if self.pool == "mean" else norm(x[:, 0])
+        if self.pool == "pooler":
+            pooled = jnp.tanh(Dense(pooled.shape[-1:], name="pooler")(pooled))
         return Dense((self.outputs,), name="out")(pooled)
 
 
@@ -131,19 +164,30 @@ class ViT(Chain, kw_only=True):
     heads: int
     mlp_width: int
     pool: str
+    norm: str
+    distillation: str
+    qkv_bias: bool
     dropout: float
     stochastic_depth: float
     epsilon: float
 
     @nn.nowrap
+    def special(self) -> tuple[str, ...]:
+        """The learned tokens before the patches."""
+        return () if self.pool == "mean" else ("cls",) if self.distillation == "none" else ("cls", "dist")
+
+    @nn.nowrap
     def units(self) -> dict[str, Callable[..., nn.Module]]:
         """{unit name: constructor}."""
         blocks = {
-            f"block_{i}": functools.partial(Block, self.heads, self.mlp_width, self.epsilon, self.dropout, rate)
+            f"block_{i}": functools.partial(
+                Block, self.heads, self.mlp_width, self.epsilon, self.dropout, rate, self.norm, self.qkv_bias
+            )
             for i, rate in enumerate(linear_rates(self.stochastic_depth, self.layers))
         }
-        stem = functools.partial(Stem, self.patch, self.width, self.pool == "cls", self.dropout)
-        return {"stem": stem, **blocks, "head": functools.partial(Head, self.outputs, self.pool, self.epsilon)}
+        stem = functools.partial(Stem, self.patch, self.width, self.special(), self.dropout)
+        head = functools.partial(Head, self.outputs, self.pool, self.epsilon, self.norm, self.distillation)
+        return {"stem": stem, **blocks, "head": head}
 
 
 def port(
@@ -155,6 +199,9 @@ def port(
     heads: int = 12,
     mlp_width: int = 3072,
     pool: str = "cls",
+    norm: str = "pre",
+    distillation: str = "none",
+    qkv_bias: bool = True,
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
     epsilon: float = 1e-6,
@@ -162,6 +209,7 @@ def port(
     mean: tuple[float, ...] = (0.5,),
     std: tuple[float, ...] = (0.5,),
     interpolation: str = "bilinear",
+    resize: tuple[int, ...] = (),
 ) -> Port:
     """A vision transformer with learned position embeddings; the module's table has the published sizes.
 
@@ -172,7 +220,12 @@ def port(
       layers: transformer blocks.
       heads: attention heads; must divide the width.
       mlp_width: hidden channels of the MLP.
-      pool: `cls` (a class token is prepended) or `mean` (no class token; the mean of the normed patch tokens).
+      pool: `cls` (a class token is prepended), `mean` (no class token; the mean of the normed patch tokens) or `pooler`
+        (the class token through a dense layer and tanh, as transformers' `ViTModel` has it).
+      norm: `pre`: each branch is normed before it, and the last block after it; `post`: each sum is normed.
+      distillation: DeiT's. `none`; `token`: a second learned token follows the class token; `head`: and the outputs are
+        the mean of two output layers, one for each of these tokens.
+      qkv_bias: whether query, key and value have biases.
       dropout: rate after the position embeddings, the attention output, the GELU and the MLP.
       stochastic_depth: drop rate of the last block's branches, linear in depth (arXiv:1603.09382).
       epsilon: of every LayerNorm; checkpoints of Hugging Face transformers say 1e-12.
@@ -180,18 +233,23 @@ def port(
       mean: one for all channels or one each, of pixels in [0, 1].
       std: likewise.
       interpolation: `nearest`, `bilinear` or `bicubic`.
+      resize: before the centre is cut out: () to the image's size, (shorter edge,) or (height, width).
 
     Raises:
       InputError: an option has no such value, or two don't go together.
     """
     check_positive(outputs=outputs, patch=patch, width=width, layers=layers, heads=heads, mlp_width=mlp_width)
     check_choice("pool", pool, POOLS)
+    check_choice("norm", norm, NORMS)
+    check_choice("distillation", distillation, DISTILLATIONS)
     check_rate(dropout=dropout, stochastic_depth=stochastic_depth)
-    preprocessing = image_preprocessing(image, mean, std, interpolation)
+    preprocessing = image_preprocessing(image, mean, std, interpolation, resize)
     if width % heads:
         raise InputError(f"heads must divide the width, found width={width} and heads={heads}")
     if image[0] % patch or image[1] % patch:
         raise InputError(f"patch must divide the image's height and width, found patch={patch} and image={image}")
+    if distillation != "none" and pool == "mean" or distillation == "head" and pool != "cls":
+        raise InputError(f"distillation={distillation!r} needs pool='cls', found {pool!r}")
     if not epsilon > 0:
         raise InputError(f"epsilon must be positive, found {epsilon!r}")
     module = ViT(
@@ -202,6 +260,9 @@ def port(
         heads=heads,
         mlp_width=mlp_width,
         pool=pool,
+        norm=norm,
+        distillation=distillation,
+        qkv_bias=qkv_bias,
         dropout=dropout,
         stochastic_depth=stochastic_depth,
         epsilon=epsilon,
@@ -212,5 +273,5 @@ def port(
         head="head/out",
         input_axes=((r"stem/patch/kernel", 3), (r".*/attn/out/kernel", 2), (r".*/kernel", 1)),
         preprocessing=preprocessing,
-        no_decay=((r".*/(bias|scale|cls|pos)", 0.0), (".*", 1.0)),
+        no_decay=((r".*/(bias|scale|cls|dist|pos)", 0.0), (".*", 1.0)),
     )

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 from etils import epath
 
+from jaxfer import rundir
 from jaxfer.data.dataset import Dataset
 from jaxfer.errors import InputError, nearest
 from jaxfer.experiment import Experiment
 from jaxfer.finished import FinishedRun, fingerprint, open_run
-from jaxfer.preflight import Preflight
+from jaxfer.pretrained import foreign
+from jaxfer.pretrained.foreign import TRAINING_OPTIONS, completed, is_foreign
+from jaxfer.pretrained.ledger import Start
 from jaxfer.rules import flatten, unflatten
 from jaxfer.stages import compiled_port_init, example_batch
 
+if TYPE_CHECKING:  # it completes configs with what is here
+    from jaxfer.preflight import Preflight
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Start:
-    """Where a run starts from.
-
-    Attributes:
-      params: nested backbone params, head included.
-      model_state: running statistics.
-      ledger: {path: `loaded`, `initialised` or `re-initialised: why`}.
-      lineage: source, its sha256 and its own lineage, the data's sha256; the ancestry of these weights.
-    """
-
-    params: Any
-    model_state: Any
-    ledger: dict[str, str]
-    lineage: dict[str, Any]
-
-
-# Model options that only training sees: a run may set them as it likes.
-TRAINING_OPTIONS = ("dropout", "stochastic_depth")
+__all__ = ["Start", "completed", "is_foreign", "locate", "source_folder", "source_sha256", "start"]
 
 
 def start(plan: Preflight, folder: epath.Path) -> Start:
@@ -44,42 +32,20 @@ def start(plan: Preflight, folder: epath.Path) -> Start:
     Raises:
       InputError: an unknown source, an unfinished run, or a model or leaves that differ and were not announced.
     """
-    experiment, data = plan.experiment, plan.data
-    port, task = plan.stages[0].spec.port, plan.stages[0].spec.task
-    init, lineage = experiment.run.init, {"init": experiment.run.init, "data_sha256": data.fingerprint}
-    source = None if init == "scratch" else open_run(source_folder(init, folder))
-    shapes = example_batch(port, task, 2)
-    zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)
-    params, model_state = compiled_port_init(port)(jax.random.fold_in(jax.random.key(experiment.run.seed), 0), zeros)
-    if source is None:
-        ledger = dict.fromkeys(_leaves(params, model_state), "initialised")
-        return Start(params=params, model_state=model_state, ledger=ledger, lineage=lineage)
-    _check_model(experiment, source.experiment)
-    loaded = source.stage.leave(source.state)
-    keep = _keeps_head(experiment.run.head, source, data)
-    ledger, filled = {}, {}
-    theirs = _leaves(*loaded)
-    for path, leaf in _leaves(params, model_state).items():
-        if path.startswith(f"params/{port.head}/") and not keep:
-            filled[path], ledger[path] = leaf, "re-initialised: " + _why(experiment.run.head)
-        elif path not in theirs or theirs[path].shape != leaf.shape:
-            found = tuple(theirs[path].shape) if path in theirs else "nothing"
-            raise InputError(
-                f"config.init={init}: {path} is {tuple(leaf.shape)} here, {found} there; "
-                "config.model must be the source's (its config.json has it)"
-            )
-        else:
-            filled[path], ledger[path] = theirs[path], "loaded"
-    unused = sorted(set(theirs) - set(filled))
-    if unused:
-        raise InputError(f"config.init={init}: {len(unused)} source leaves have no place here: {', '.join(unused[:3])}")
-    tree = unflatten(filled)
-    return Start(
-        params=tree.pop("params"),
-        model_state=tree,
-        ledger=ledger,
-        lineage={**lineage, "source_sha256": fingerprint(*loaded), "source": source.result["lineage"]},
-    )
+    init = plan.experiment.run.init
+    if init == "scratch":
+        return _scratch(plan)
+    return _from_checkpoint(plan) if is_foreign(init) else _from_run(plan, source_folder(init, folder))
+
+
+def source_sha256(init: str, folder: epath.Path) -> str | None:
+    """Of the weights that `config.init` names, as they are now; None for scratch and a run that is gone."""
+    if init == "scratch":
+        return None
+    if is_foreign(init):
+        return foreign.files(init)[0].sha256
+    result = locate(init, folder) / "result.json"
+    return rundir.read_json(result)["lineage"]["sha256"] if result.exists() else None
 
 
 def source_folder(init: str, folder: epath.Path) -> epath.Path:
@@ -93,9 +59,94 @@ def source_folder(init: str, folder: epath.Path) -> epath.Path:
 def locate(init: str, folder: epath.Path) -> epath.Path:
     """Where that run is or would be."""
     kind, _, name = init.partition(":")
-    if kind not in ("run", "sibling") or not name:
-        raise InputError(f"config.init: expected scratch, run:FOLDER or sibling:NAME, found {init!r}")
+    if not name:
+        raise InputError(f"config.init: expected run:FOLDER or sibling:NAME, found {init!r}")
     return epath.Path(name) if kind == "run" else folder.parent / name
+
+
+def _lineage(plan: Preflight) -> dict[str, Any]:
+    return {"init": plan.experiment.run.init, "data_sha256": plan.data.fingerprint}
+
+
+def _fresh(plan: Preflight) -> tuple[Any, Any]:
+    port, task = plan.stages[0].spec.port, plan.stages[0].spec.task
+    zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), example_batch(port, task, 2))
+    return compiled_port_init(port)(_key(plan), zeros)
+
+
+def _key(plan: Preflight) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(plan.experiment.run.seed), 0)
+
+
+def _scratch(plan: Preflight) -> Start:
+    params, model_state = _fresh(plan)
+    ledger = {leaf: _entry("initialised", None, x) for leaf, x in _leaves(params, model_state).items()}
+    return Start(params=params, model_state=model_state, ledger=ledger, lineage=_lineage(plan))
+
+
+def _from_checkpoint(plan: Preflight) -> Start:
+    """From a checkpoint of somebody else's; the head and what is missing are drawn, the rest must fit."""
+    run, port = plan.experiment.run, plan.stages[0].spec.port
+    batch = example_batch(port, plan.stages[0].spec.task, 2)
+    checkpoint = foreign.opened(run.init, plan.experiment.model.name, dict(plan.experiment.model.options))
+    shapes = _leaves(*jax.eval_shape(port.init, jax.random.key(0), batch))
+    head = [leaf for leaf in shapes if leaf.startswith(f"params/{port.head}/")]
+    keep = foreign.keeps_head(run.head, checkpoint, plan.data.classes)
+    found = foreign.carry(checkpoint, port, shapes, reset=[] if keep else head, differs=run.differs)
+    for leaf in found.fresh:
+        entry = found.ledger[leaf]
+        entry["why"] = "announced in config.differs"
+        if leaf in head:
+            entry["why"] = _why(run.head, checkpoint.labels) if entry["from"] else "the source has none"
+        if run.head == "keep" and leaf in head:
+            raise InputError(f"config.head=keep: {run.init} has no head ({leaf} is not there); set config.head=reset")
+        if leaf not in head and "pool" not in run.differs:
+            raise InputError(
+                f"config.init={run.init}: the checkpoint has no {leaf}; set config.model.pool to what it has, or "
+                "announce it with config.differs=pool"
+            )
+    drawn = foreign.fresh_leaves(port, found.fresh, _key(plan), batch)
+    tree = unflatten({**_leaves(found.params, found.model_state), **drawn})
+    source = {
+        "sha256": checkpoint.found.sha256,
+        "weights": checkpoint.found.weights.name,
+        "layout": f"{checkpoint.layout.family}/{checkpoint.layout.name}",
+        "commit": checkpoint.found.commit,
+    }
+    lineage = {**_lineage(plan), "source_sha256": checkpoint.found.sha256, "source": source}
+    params = jax.tree.map(jax.numpy.asarray, tree.pop("params"))
+    state = jax.tree.map(jax.numpy.asarray, tree)
+    unused = tuple(sorted(found.unused))
+    return Start(params=params, model_state=state, ledger=found.ledger, lineage=lineage, unused=unused)
+
+
+def _from_run(plan: Preflight, folder: epath.Path) -> Start:
+    """From a finished run of ours."""
+    experiment, port = plan.experiment, plan.stages[0].spec.port
+    init, source = experiment.run.init, open_run(folder)
+    _check_model(experiment, source.experiment)
+    loaded = source.stage.leave(source.state)
+    keep = _keeps_head(experiment.run.head, source, plan.data)
+    ledger, filled = {}, {}
+    theirs = _leaves(*loaded)
+    for path, leaf in _leaves(*_fresh(plan)).items():
+        if path.startswith(f"params/{port.head}/") and not keep:
+            filled[path], ledger[path] = leaf, _entry("re-initialised", path if path in theirs else None, leaf)
+            ledger[path]["why"] = _why(experiment.run.head, source.classes)
+        elif path not in theirs or theirs[path].shape != leaf.shape:
+            found = tuple(theirs[path].shape) if path in theirs else "nothing"
+            raise InputError(
+                f"config.init={init}: {path} is {tuple(leaf.shape)} here, {found} there; "
+                "config.model must be the source's (its config.json has it)"
+            )
+        else:
+            filled[path], ledger[path] = theirs[path], _entry("loaded", path, leaf)
+    unused = sorted(set(theirs) - set(filled))
+    if unused:
+        raise InputError(f"config.init={init}: {len(unused)} source leaves have no place here: {', '.join(unused[:3])}")
+    tree = unflatten(filled)
+    lineage = {**_lineage(plan), "source_sha256": fingerprint(*loaded), "source": source.result["lineage"]}
+    return Start(params=tree.pop("params"), model_state=tree, ledger=ledger, lineage=lineage)
 
 
 def _check_model(ours: Experiment, theirs: Experiment) -> None:
@@ -106,10 +157,12 @@ def _check_model(ours: Experiment, theirs: Experiment) -> None:
             raise InputError(
                 f"config.differs: model {ours.model.name!r} has no option {option!r}{nearest(option, here)}"
             )
+    # A tokenizer is known by its content, wherever it lies.
+    free = (*TRAINING_OPTIONS, *ours.run.differs, *(("tokenizer",) if here.get("tokenizer_sha256") else ()))
     differing = [
         f"{option} is {there.get(option)!r} there, {value!r} here"
         for option, value in here.items()
-        if there.get(option) != value and option not in (*TRAINING_OPTIONS, *ours.run.differs)
+        if there.get(option) != value and option not in free
     ]
     if differing:
         raise InputError(
@@ -129,9 +182,15 @@ def _keeps_head(head: str, source: FinishedRun, data: Dataset) -> bool:
     return True
 
 
-def _why(head: str) -> str:
-    return "config.head=reset" if head == "reset" else "other classes than the source's"
+def _why(head: str, classes: tuple[str, ...]) -> str:
+    if head == "reset":
+        return "config.head=reset"
+    return "other classes than the source's" if classes else "the source's classes have no names"
 
 
-def _leaves(params: Any, model_state: Any) -> dict[str, Any]:
+def _entry(what: str, origin: str | None, leaf: Any) -> dict[str, Any]:
+    return {"what": what, "from": origin, "shape": list(np.shape(leaf))}
+
+
+def _leaves(params: Any, model_state: Any) -> Mapping[str, Any]:
     return flatten({"params": params, **model_state})

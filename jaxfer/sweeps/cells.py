@@ -19,7 +19,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer import config as configs
-from jaxfer import pretrained, rundir
+from jaxfer import pretrained
 from jaxfer.errors import InputError, nearest
 from jaxfer.experiment import Experiment
 from jaxfer.preflight import Preflight, preflight
@@ -170,14 +170,14 @@ def address(cell: Cell, config: ConfigDict, before: Mapping[str, Planned]) -> Pl
 
 
 def identity_hash(ready: Preflight) -> str:
-    """16 hexadecimal digits of the sha256 of (complete config, data, source run, code)."""
+    """16 hexadecimal digits of the sha256 of (complete config, data, source's weights, code)."""
     experiment, init = ready.experiment, ready.experiment.run.init
-    source = pretrained.locate(init, epath.Path(".")) / "result.json" if init.startswith("run:") else None
     identity = {
         "config": experiment.identity(),
         "steps": experiment.stages[-1][1].steps,  # no part of a run's own identity: a run may be extended, a cell not
         "data": ready.data.fingerprint,
-        "source": rundir.read_json(source)["lineage"]["sha256"] if source is not None and source.exists() else None,
+        # A sibling's identity is in its name.
+        "source": None if init.startswith("sibling:") else pretrained.source_sha256(init, epath.Path(".")),
         "code": code_version(experiment),
     }
     text = json.dumps(identity, sort_keys=True, default=list)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from sklearn.metrics import f1_score, matthews_corrcoef
 
 from jaxfer.errors import InputError
 from jaxfer.task import Task
@@ -17,7 +18,7 @@ def task() -> Task:
         outputs=_outputs,
         loss=_loss,
         scores=_scores,
-        gathered=_balanced_accuracy,
+        gathered=_gathered,
         monitor="accuracy",
         maximize=True,
         hparams={"label_smoothing": 0.0},
@@ -46,7 +47,16 @@ def _scores(outputs, batch):
     return {"loss": nll, "accuracy": (outputs.argmax(-1) == label).astype(jnp.float32)}
 
 
-def _balanced_accuracy(outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Mean recall over the classes that occur: accuracy that an imbalanced split can't flatter."""
-    hit = outputs.argmax(-1) == labels
-    return {"balanced_accuracy": float(np.mean([hit[labels == c].mean() for c in np.unique(labels)]))}
+def _gathered(outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Three numbers that an imbalanced split can't flatter.
+
+    Balanced accuracy is the mean recall over the classes that occur. F1's mean is over the classes that occur or are
+    predicted; the MCC is Gorodkin's for k classes (2004, doi:10.1016/j.compbiolchem.2004.09.006).
+    """
+    predicted = outputs.argmax(-1)
+    hit = predicted == labels
+    return {
+        "balanced_accuracy": float(np.mean([hit[labels == c].mean() for c in np.unique(labels)])),
+        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "mcc": float(matthews_corrcoef(labels, predicted)),
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from jaxfer.errors import InputError
 from jaxfer.task import Task
@@ -15,7 +16,7 @@ def task() -> Task:
         outputs=_outputs,
         loss=lambda outputs, batch, hparams: _squared_error(outputs, batch),
         scores=_scores,
-        gathered=_r2,
+        gathered=_gathered,
         monitor="mse",
         label_dtype="float32",
     )
@@ -39,9 +40,13 @@ def _scores(outputs, batch):
     return {"loss": square, "mse": square, "mae": jnp.sqrt(square)}
 
 
-def _r2(outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Coefficient of determination: 1 - residual / total sum of squares (0 where the targets are all equal)."""
-    labels = labels.astype(np.float64)
+def _gathered(outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """R2 (1 - residual / total sum of squares) and both correlations; 0 where the targets or outputs are all equal."""
+    outputs, labels = outputs[:, 0].astype(np.float64), labels.astype(np.float64)
     total = np.square(labels - labels.mean()).sum()
-    residual = np.square(labels - outputs[:, 0].astype(np.float64)).sum()
-    return {"r2": float(1 - residual / total) if total > 0 else 0.0}
+    vary = total > 0 and np.ptp(outputs) > 0
+    return {
+        "r2": float(1 - np.square(labels - outputs).sum() / total) if total > 0 else 0.0,
+        "pearson": float(stats.pearsonr(outputs, labels).statistic) if vary else 0.0,
+        "spearman": float(stats.spearmanr(outputs, labels).statistic) if vary else 0.0,
+    }

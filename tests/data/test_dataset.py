@@ -236,3 +236,28 @@ def test_locate_looks_as_given_and_then_in_the_data_folder(tmp_path, monkeypatch
     assert locate("a.npz", "npz").resolve() == tmp_path / "a.npz"
     with pytest.raises(InputError, match="data source 'npz' needs a path; set data.path"):
         locate("", "npz")
+
+
+SETS = np.random.default_rng(1).random((40, 3)) < 0.3
+
+
+def sets_of_labels(**more):
+    names = ("cat", "dog", "emu")
+    return Dataset(splits={"train": split(SETS), **more}, classes=names, fingerprint="s")
+
+
+def test_sets_of_labels_keep_every_row_and_choose_columns():
+    assert (~SETS[:, [2, 0]].any(1)).any()  # an example with none of the chosen is a negative of each
+    data = made(DataConfig(classes=("emu", "cat"), val_fraction=0.25), dataset=sets_of_labels())
+    assert data.classes == ("emu", "cat")
+    assert (len(data.splits["train"]), len(data.splits["val"])) == (30, 10)
+    for part in data.splits.values():
+        np.testing.assert_array_equal(part.labels, SETS[rows(part)][:, [2, 0]])
+        assert part.labels.dtype == bool
+    assert sorted(rows(data.splits["train"]) + rows(data.splits["val"])) == list(range(40))
+
+
+@pytest.mark.parametrize("option", ["labels_per_class", "val_per_class"])
+def test_sets_of_labels_have_no_examples_of_one_class(option):
+    with pytest.raises(InputError, match=f"data.{option}=2 needs one class an example, not a set; remove it"):
+        made(DataConfig(**{option: 2}), dataset=sets_of_labels())

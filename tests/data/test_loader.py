@@ -12,10 +12,12 @@ from PIL import Image
 from jaxfer.data import image
 from jaxfer.data.dataset import InMemory, Split
 from jaxfer.data.loader import eval_batches, train_batches
-from jaxfer.data.order import batch_indices, example_rng
+from jaxfer.data.order import batch_indices, bucketed_indices, example_rng
 from jaxfer.data.sources.folder import Files
+from jaxfer.data.text import texts, tokenize
 from jaxfer.errors import InputError
-from jaxfer.models.port import Preprocessing
+from jaxfer.models.port import TEXT_INPUTS, Preprocessing, TextPreprocessing
+from tests.experiments import TOKENIZER
 
 SIZE = 11
 PREPROCESSING = Preprocessing(size=(8, 8, 3), mean=(0.4,), std=(0.2,))
@@ -171,3 +173,71 @@ def test_bad_arguments_are_refused_at_once():
         start(host=(0, 3))
     with pytest.raises(InputError, match="expected training examples, found none"):
         start(split=SPLIT.take(np.arange(0)))
+
+
+BUCKETS = (4, 6, 9)
+TEXT = TextPreprocessing(tokenizer=TOKENIZER, tokenizer_sha256="", vocab=23, types=2, max_length=9, buckets=BUCKETS)
+WORDS = ("good", "bad", "plain", "film", "plot", "song", "the", "a", "was", "very")
+PHRASES = Split(
+    labels=np.arange(30, dtype=np.int32) % 3,
+    fetch=texts(tuple(" ".join(WORDS[: 1 + i % 10]) for i in range(30))),
+)
+
+
+def text_batches(start=0, stop=24, **options):
+    options = {"seed": 5, "batch_size": 4, "preprocessing": TEXT, **options}
+    return list(train_batches(PHRASES, start=start, stop=stop, **options))
+
+
+def test_a_batch_of_texts_is_what_order_and_tokenizer_say():
+    tokens, lengths = tokenize(PHRASES, TEXT), set()
+    for step, batch in enumerate(text_batches()):
+        chosen, length = bucketed_indices(5, step, lengths=tokens.lengths, buckets=BUCKETS, batch_size=4)
+        expected = {**tokens.padded(chosen, length), "label": PHRASES.labels[chosen]}
+        assert_same([batch], [expected])
+        lengths.add(length)
+    assert lengths == set(BUCKETS)
+
+
+def test_texts_resume_and_go_through_worker_processes():
+    assert_same(text_batches(9, 12), text_batches(9, 24)[:3])
+    assert_same(text_batches(1, 6, workers=2), text_batches(1, 6))
+
+
+def test_hosts_pad_texts_to_one_length():
+    hosts = zip(*(text_batches(host=(i, 4)) for i in range(4)), strict=True)
+    joined = [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in hosts]
+    assert_same(joined, text_batches())
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_evaluation_of_texts_is_in_order_and_padded_to_a_bucket(hosts):
+    split = PHRASES.take(np.array([0, 1, 2, 3, 9, 1, 0]))  # 3, 4, 5, 6; 9 (cut), 4, 3 tokens
+    parts = [list(eval_batches(split, batch_size=4, preprocessing=TEXT, host=(i, hosts))) for i in range(hosts)]
+    result = [{k: np.concatenate([part[k] for part in each]) for k in each[0]} for each in zip(*parts, strict=True)]
+    assert [batch["input_ids"].shape for batch in result] == [(4, 6), (4, 9)]
+    assert [batch["mask"].tolist() for batch in result] == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert [batch["label"].tolist() for batch in result] == [[0, 1, 2, 0], [0, 1, 0, 0]]
+    assert [batch["attention_mask"].sum(1).tolist() for batch in result] == [[3, 4, 5, 6], [9, 4, 3, 3]]
+
+
+def test_labels_of_a_set_come_as_rows():
+    sets = np.eye(30, 3, dtype=bool)
+    (batch,) = train_batches(
+        Split(labels=sets, fetch=PHRASES.fetch), seed=5, batch_size=4, start=0, stop=1, preprocessing=TEXT
+    )
+    assert (batch["label"].shape, batch["label"].dtype) == ((4, 3), bool)
+    assert {*batch} == {*TEXT_INPUTS, "label"}
+
+
+def test_models_of_one_kind_refuse_data_of_the_other():
+    for make in (train_batches, eval_batches):
+        options = {"batch_size": 4} | ({"seed": 0, "start": 0, "stop": 1} if make is train_batches else {})
+        with pytest.raises(InputError, match="the model reads texts, the data source has images; choose another"):
+            list(make(SPLIT, preprocessing=TEXT, **options))
+        with pytest.raises(InputError, match="the model reads images, the data source has texts; choose another"):
+            list(make(PHRASES, preprocessing=PREPROCESSING, **options))
+    with pytest.raises(
+        InputError, match=r"data.augment=\('flip',\) is of images, the data source has texts; remove it"
+    ):
+        text_batches(augment=("flip",))

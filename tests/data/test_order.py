@@ -3,7 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxfer.data.order import Stream, batch_indices, bits, draw, example_rng, permutation
+from jaxfer.data.order import (
+    Stream,
+    batch_indices,
+    bits,
+    bucket_of,
+    bucketed_indices,
+    draw,
+    example_rng,
+    permutation,
+)
 
 
 def slow_order(seed, size, count):
@@ -78,3 +87,72 @@ def test_draw_of_a_fraction_rounds_and_takes_at_least_one():
     assert np.bincount(labels[drawn]).tolist() == [1, 1, 3]
     drawn, rest = draw(np.linspace(0, 1, 30, dtype=np.float32), seed=0, stream=Stream.VAL, fraction=0.2)
     assert (len(drawn), len(rest)) == (6, 24)
+
+
+LENGTHS = np.random.default_rng(0).integers(1, 17, 103)
+BUCKETS = (4, 8, 16)
+
+
+def bucketed(step, seed=3, lengths=LENGTHS, buckets=BUCKETS, batch_size=4):
+    return bucketed_indices(seed, step, lengths=lengths, buckets=buckets, batch_size=batch_size)
+
+
+def slow_buckets(seed, step, lengths, buckets, batch_size):
+    """The same, one window after the other in plain Python."""
+    size, at = len(lengths), 0
+    while True:
+        epoch = at * batch_size // size
+        count, inside = 1, ((at + 1) * batch_size - 1) // size == epoch
+        if inside:
+            while count < 32 and ((at + count + 1) * batch_size - 1) // size == epoch:
+                count += 1
+        if step < at + count:
+            break
+        at += count
+    rows = slow_order(seed, size, (at + count) * batch_size)[at * batch_size :]
+    if inside:
+        rows = sorted(rows, key=lambda row: min(b for b in buckets if b >= lengths[row]))
+    place = permutation(count, seed, Stream.BUCKET, at)[step - at]
+    chosen = rows[place * batch_size : (place + 1) * batch_size]
+    return chosen, min(b for b in buckets if b >= max(lengths[row] for row in chosen))
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(103, 4), (103, 1), (100, 10), (9, 4), (5, 13), (1, 3)])
+def test_bucketed_order_equals_a_slow_implementation(size, batch_size):
+    for step in range(90):
+        chosen, length = bucketed(step, lengths=LENGTHS[:size], batch_size=batch_size)
+        expected = slow_buckets(3, step, LENGTHS[:size].tolist(), BUCKETS, batch_size)
+        assert (chosen.tolist(), length) == expected
+        assert chosen.dtype == np.int64
+
+
+def test_every_epoch_of_buckets_has_every_example_once():
+    flat = np.concatenate([bucketed(step)[0] for step in range(103)])
+    assert (np.sort(flat.reshape(4, 103), axis=1) == np.arange(103)).all()
+    assert sorted(flat[:103]) == sorted(batch_indices(3, 0, size=103, batch_size=103))
+
+
+def test_batches_hold_texts_of_like_lengths():
+    lengths = np.random.default_rng(0).integers(1, 17, 4096)
+    padded = sum(bucketed(step, lengths=lengths, batch_size=32)[1] for step in range(128))
+    plain = sum(bucket_of(lengths[batch_indices(3, step, size=4096, batch_size=32)], BUCKETS) for step in range(128))
+    # At best: a quarter each of 4 and 8, a half of 16, and a few batches in between.
+    assert plain == 128 * 16
+    assert 128 * 11 <= padded <= 128 * 12
+
+
+def test_one_bucket_is_the_plain_order():
+    for step in range(60):
+        chosen, length = bucketed(step, buckets=(16,))
+        np.testing.assert_array_equal(chosen, batch_indices(3, step, size=103, batch_size=4))
+        assert length == 16
+
+
+def test_bucketed_orders_never_change():
+    # Written down from the first version, as above.
+    assert [bucketed(step)[0].tolist() for step in (0, 7, 25)] == [
+        [54, 14, 84, 78],
+        [34, 76, 43, 87],
+        [86, 67, 19, 39],
+    ]
+    assert [bucketed(step)[1] for step in range(8)] == [16, 4, 8, 8, 16, 16, 4, 8]

@@ -8,25 +8,32 @@ import warnings
 import jax
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from sklearn.linear_model import Ridge
 
 from jaxfer.data.dataset import DataConfig, InMemory, Split, build
 from jaxfer.data.image import preprocess
 from jaxfer.data.sources import digits
+from jaxfer.data.text import texts
 from jaxfer.errors import InputError
-from jaxfer.evals.baselines import baselines, pixels, score
+from jaxfer.evals.baselines import baselines, features, pixels, score
 from jaxfer.evaluation import evaluate_split
 from jaxfer.experiment import ParallelConfig
-from jaxfer.models.port import Preprocessing
+from jaxfer.models.port import Preprocessing, TextPreprocessing
 from jaxfer.parallel import placement
 from jaxfer.registry import TASKS
 from tests.experiments import CLASSES, backbone, tiny_stage
 
 SIZE_8 = Preprocessing(size=(8, 8, 1))
+TWO_TOKENS = TextPreprocessing(tokenizer="", tokenizer_sha256="", vocab=9, types=2, max_length=2, buckets=(2,))
 
 
 def images(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def strings(*found: str) -> np.ndarray:
+    return np.array(found, object)
 
 
 def split(pictures: np.ndarray, labels=None) -> Split:
@@ -57,6 +64,20 @@ def test_large_images_are_averaged_down():
     columns = np.stack([row[:, 0] + row[:, 1] / 2, row[:, 1] / 2 + row[:, 2]], axis=1) / 1.5
     expected = np.stack([columns[0] + columns[1] / 2, columns[1] / 2 + columns[2]]) / 1.5
     np.testing.assert_allclose(found[:2, :2], expected, atol=1e-6)
+
+
+def test_texts_are_whole_and_pairs_joined_in_order():
+    labels = np.zeros(3, np.int32)
+    single = Split(labels=labels, fetch=texts(("a film, and more", "b", "a film, and more")))
+    found = features(single.take(np.array([1, 0])), TWO_TOKENS)  # no tokenizer is read, nothing is cut at two tokens
+    assert found.dtype == object and found.tolist() == ["b", "a film, and more"]
+    pairs = Split(labels=labels, fetch=texts(("a", "b", "c"), ("x", "y", "z")))
+    assert features(pairs, TWO_TOKENS).tolist() == ["a ||| x", "b ||| y", "c ||| z"]
+
+
+def test_features_of_images_are_pixels():
+    held_out = split(images(3, 8, 8, 1))
+    np.testing.assert_array_equal(features(held_out, SIZE_8), pixels(held_out, SIZE_8))
 
 
 def test_logistic_regression_on_digits():
@@ -130,12 +151,89 @@ def test_ridge_is_the_normal_equations():
         np.testing.assert_allclose(found[:, 0], reference, rtol=1e-6)
 
 
+def test_ridge_on_tf_idf_is_the_normal_equations():
+    """Vocabulary and document frequencies of train alone; `new` and `old new` are no column."""
+    train = strings("old film", "Old old plot!", "film ||| plot", "a film")
+    counts = {  # of each text; last the held-out one, `film film new old`
+        "old": (1, 2, 0, 0, 1), "film": (1, 0, 1, 1, 2), "plot": (0, 1, 1, 0, 0), "!": (0, 1, 0, 0, 0),
+        "|||": (0, 0, 1, 0, 0), "a": (0, 0, 0, 1, 0), "old film": (1, 0, 0, 0, 0), "old old": (0, 1, 0, 0, 0),
+        "old plot": (0, 1, 0, 0, 0), "plot !": (0, 1, 0, 0, 0), "film |||": (0, 0, 1, 0, 0),
+        "||| plot": (0, 0, 1, 0, 0), "a film": (0, 0, 0, 1, 0),
+    }  # fmt: skip
+    count = np.array(list(counts.values()), np.float64).T
+    idf = 1 + np.log(5 / (1 + (count[:4] > 0).sum(0)))
+    rows = np.where(count > 0, 1 + np.log(np.maximum(count, 1)), 0) * idf
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    y = np.array([1, 4, 2, 9], np.float32)
+    centred = rows[:4] - rows[:4].mean(0)
+    ridge = baselines("regression", 0, text=True)[1]
+    assert ridge.name == "ridge on TF-IDF"
+    for alpha in ridge.settings:
+        weights = np.linalg.solve(centred.T @ centred + alpha * np.eye(13), centred.T @ (y - y.mean()))
+        expected = (rows - rows[:4].mean(0)) @ weights + y.mean()
+        found = ridge.fit(train, y, alpha)(np.append(train, "film film new old"))
+        np.testing.assert_allclose(found[:, 0], expected, rtol=1e-5)
+
+
+def test_logistic_regression_on_tf_idf_is_at_its_optimum():
+    """Unit rows (1, 0) and (0, 1), weights (-w, w): w^2 + 2 C log(1 + exp(-w)) is least where w = C / (1 + exp(w))."""
+    x, labels = strings("one", "two"), np.array([0, 1], np.int32)
+    baseline = baselines("classification", 2, text=True)[1]
+    assert baseline.name == "logistic regression on TF-IDF"
+    for c in baseline.settings:
+        outputs = baseline.fit(x, labels, c)(np.append(x, "unheard of"))
+        w = outputs[1, 1] - outputs[1, 0]
+        assert w == pytest.approx(brentq(lambda w, c=c: w - c / (1 + math.exp(w)), 0, 20), rel=2e-3)
+        np.testing.assert_allclose(outputs[:, 1] - outputs[:, 0], [-w, w, 0], atol=1e-3)
+
+
+def test_label_prevalence_by_hand():
+    """Labels that 1, 4 and 0 of four examples have; a constant's AUPRC is the share of positives where it is judged."""
+    train = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]], bool)
+    prevalence, task = baselines("multilabel", 3)[0], TASKS.make("multilabel")
+    assert prevalence.name == "label prevalence" and len(prevalence.settings) == 1
+    outputs = prevalence.fit(np.zeros((4, 1)), train, 0.0)(np.zeros((4, 1)))
+    np.testing.assert_allclose(outputs, [np.log([1.5 / 3.5, 4.5 / 0.5, 0.5 / 4.5])] * 4, rtol=1e-6)
+    found = score(task, outputs, np.array([[1, 1, 0], [1, 1, 1], [0, 1, 0], [0, 0, 0]], bool))
+    assert found["macro_auprc"] == pytest.approx((2 / 4 + 3 / 4 + 1 / 4) / 3)
+    assert found["label_accuracy"] == pytest.approx((2 + 3 + 3) / 12) and found["macro_auroc"] == 0.5
+    odds = np.array([1.5 / 3.5, 4.5 / 0.5, 0.5 / 4.5])
+    # A label's cross-entropy is log(1 + odds), less the log odds where it is there.
+    loss = (4 * np.log1p(odds).sum() - (np.array([2, 3, 1]) * np.log(odds)).sum()) / 12
+    assert found["loss"] == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_each_label_has_its_own_logistic_regression(text):
+    rng = np.random.default_rng(0)
+    words = [" ".join(rng.choice(["good", "bad", "film", "plot", "!"], 4)) for _ in range(12)]
+    x = strings(*words) if text else rng.normal(size=(12, 3)).astype(np.float32)
+    labels = np.stack([np.arange(12) % 3 == 0, np.ones(12, bool), np.zeros(12, bool), np.arange(12) < 5], axis=1)
+    constant, logistic = baselines("multilabel", 4, text=text)
+    assert logistic.name == f"logistic regression on {'TF-IDF' if text else 'pixels'}"
+    binary = baselines("classification", 2, text=text)[1]
+    for strength in logistic.settings:
+        found = logistic.fit(x, labels, strength)(x[:5])
+        assert (found.shape, found.dtype) == ((5, 4), np.float32)
+        for c in (0, 3):
+            expected = binary.fit(x, labels[:, c].astype(np.int32), strength)(x[:5])
+            np.testing.assert_array_equal(found[:, c], expected[:, 1])
+        np.testing.assert_array_equal(found[:, 1:3], constant.fit(x, labels, 0.0)(x[:5])[:, 1:3])
+    np.testing.assert_allclose(found[0, 1:3], np.log([12.5 / 0.5, 0.5 / 12.5]), rtol=1e-6)
+
+
+def test_texts_without_a_word_of_two_letters():
+    x, labels = strings("a", "?!", "b", "?"), np.array([0, 1, 0, 1], np.int32)
+    for baseline in baselines("classification", 2, text=True):
+        assert np.isfinite(baseline.fit(x, labels, 1.0)(strings("¿", "a"))).all()
+
+
 def test_training_mean_has_no_r2():
     mean = baselines("regression", 0)[0]
     predict = mean.fit(np.zeros((4, 1)), np.array([1, 2, 3, 6], np.float32), 0.0)
     found = score(TASKS.make("regression"), predict(np.zeros((2, 1))), np.array([1.0, 5.0], np.float32))
-    # Predicts 3: errors 2 and 2; the targets' own mean is 3 too.
-    assert found == {"loss": 4.0, "mse": 4.0, "mae": 2.0, "r2": 0.0}
+    # Predicts 3: errors 2 and 2; the targets' own mean is 3 too. A constant correlates with nothing.
+    assert found == {"loss": 4.0, "mse": 4.0, "mae": 2.0, "r2": 0.0, "pearson": 0.0, "spearman": 0.0}
 
 
 def test_score_of_classification_by_hand():
@@ -146,11 +244,16 @@ def test_score_of_classification_by_hand():
     assert found["accuracy"] == 0.75 and found["balanced_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
 
 
-def test_score_is_what_evaluation_gives():
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+def test_score_is_what_evaluation_gives(task):
     """The outputs of a real model over real batches, judged here and by `evaluate_split`."""
-    stage = tiny_stage("resnet_basic")
+    stage = tiny_stage("resnet_basic", task={"name": task})
     params, model_state = backbone(stage)
-    spec, labels = stage.spec, np.random.default_rng(0).integers(0, CLASSES, 21).astype(np.int32)
+    spec, rng = stage.spec, np.random.default_rng(0)
+    labels = {
+        "classification": rng.integers(0, CLASSES, 21).astype(np.int32),
+        "multilabel": rng.integers(0, 2, (21, CLASSES)).astype(bool),
+    }[task]
     height, width, channels = spec.port.preprocessing.size
     held_out = split(images(21, height, width, channels), labels)
     inputs = pixels(held_out, spec.port.preprocessing).reshape(21, height, width, channels)
@@ -161,23 +264,31 @@ def test_score_is_what_evaluation_gives():
     assert score(spec.task, outputs, labels) == pytest.approx(expected, rel=1e-5)
 
 
-def test_every_baseline_fits_with_every_setting_and_repeats_itself():
+@pytest.mark.parametrize("text", [False, True])
+def test_every_baseline_fits_with_every_setting_and_repeats_itself(text):
     rng = np.random.default_rng(0)
     x, fresh = rng.normal(size=(9, 5)).astype(np.float32), rng.normal(size=(4, 5)).astype(np.float32)
     x[:, 0] = 1.0  # a pixel that never varies
+    if text:
+        x, fresh = (strings(*(" ".join(f"w{round(value)}" for value in row) for row in rows)) for rows in (x, fresh))
     for task, classes, labels in (
         ("classification", 3, np.arange(9, dtype=np.int32) % 3),
+        ("multilabel", 3, np.eye(3, dtype=bool)[np.arange(9) % 3]),
         ("regression", 0, rng.normal(size=9).astype(np.float32)),
     ):
-        for baseline in baselines(task, classes):
+        for baseline in baselines(task, classes, text=text):
             for setting in baseline.settings:
-                outputs = baseline.fit(x, labels, setting)(fresh)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")
+                    outputs = baseline.fit(x, labels, setting)(fresh)
                 assert outputs.shape == (4, classes or 1) and np.isfinite(outputs).all()
                 np.testing.assert_array_equal(outputs, baseline.fit(x, labels, setting)(fresh))
 
 
 def test_what_is_refused():
-    with pytest.raises(InputError, match="no simple baseline for task 'tagging'; known: classification, regression"):
+    with pytest.raises(
+        InputError, match="no simple baseline for task 'tagging'; known: classification, multilabel, regression"
+    ):
         baselines("tagging", 3)
     for baseline in baselines("classification", 3):
         with pytest.raises(InputError, match=r"training examples of labels 0..2, found \[0, 2\]"):

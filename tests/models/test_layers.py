@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfer.models.layers import BatchNorm, Conv, Dense
+from jaxfer.models.layers import BatchNorm, Conv, Dense, Depthwise, zeros
 
 from . import reference
 
@@ -81,6 +81,35 @@ def test_conv_1x1_with_padding_pads():
     x, kernel = normal(1, 3, 3, 2), normal(1, 1, 2, 2)
     y = Conv(2, (1, 1), 1, 1).product(x, kernel)
     np.testing.assert_allclose(y, reference.conv(x, kernel, 1, 1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("image", "stride", "expected"),
+    [((5, 4), 1, ((1, 1), (1, 1))), ((5, 4), 2, ((1, 1), (0, 1))), ((1, 7), 3, ((1, 1), (1, 1)))],
+)
+def test_same_padding_by_hand(image, stride, expected):
+    assert zeros(image, (3, 3), stride, "same") == expected
+    assert zeros(image, (3, 3), stride, 2) == ((2, 2), (2, 2))
+
+
+@pytest.mark.parametrize("padding", [0, 1, "same"])
+@pytest.mark.parametrize(("size", "stride"), [((3, 3), 1), ((3, 3), 2), ((2, 5), 3)])
+def test_depthwise_is_a_convolution_of_each_channel(size, stride, padding):
+    x, window = normal(2, 9, 8, 3), normal(*size, 1, 3)
+    layer = Depthwise(size, stride, padding)
+    y = layer.apply({"params": {"window": window}}, x)
+    padded = np.pad(x, ((0, 0), *zeros((9, 8), size, stride, padding), (0, 0)))
+    planes = [reference.conv(padded[..., c : c + 1], window[..., c : c + 1], stride) for c in range(3)]
+    np.testing.assert_allclose(y, np.concatenate(planes, -1), rtol=1e-5, atol=1e-5)
+    grouped = jax.lax.conv_general_dilated(
+        padded, window, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=3
+    )
+    np.testing.assert_allclose(y, grouped, rtol=1e-5, atol=1e-5)
+
+
+def test_depthwise_initial_variance_is_he_of_one_channel():
+    window = Depthwise((3, 3)).init(jax.random.key(0), jnp.zeros((1, 4, 4, 2000)))["params"]["window"]
+    assert float(window.std()) == pytest.approx((2 / 9) ** 0.5, rel=0.02)
 
 
 def test_trap_batchnorm_momentum_and_unbiased_variance():

@@ -103,7 +103,7 @@ def test_input_axes_claim_every_kernel(case):
 def test_no_decay_spares_biases_and_norms(case):
     port, (params, _) = make(case), variables(case)
     for path, decay in rules.resolve((), rules.flatten(params), defaults=port.no_decay).items():
-        assert decay == (0.0 if path.rsplit("/", 1)[1] in ("bias", "scale", "cls", "pos") else 1.0)
+        assert decay == (0.0 if path.rsplit("/", 1)[1] in ("bias", "scale", "cls", "dist", "pos") else 1.0)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -147,9 +147,8 @@ def test_live_units_draw_and_live_norms_move(case):
     port, (params, model_state) = stochastic(case), variables(case)
     inputs, norms = batch(port), port.norms(model_state)
     evaluated, _ = port.apply(params, model_state, inputs)
-    # Dropout acts in the live unit and nowhere before it.
-    last = port.units[-2]
-    live = training(port, live={last}, eval_norms=norms)
+    # Dropout acts in the live units and nowhere before them.
+    live = training(port, live=port.units[-2:], eval_norms=norms)
     before, _ = port.apply(params, model_state, inputs, end=port.units[-3])
     frozen, _ = port.apply(params, model_state, inputs, training=live, end=port.units[-3])
     np.testing.assert_array_equal(frozen, before)

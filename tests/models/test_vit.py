@@ -144,7 +144,11 @@ def test_rates_rise_linearly():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(pool="max"), "pool must be one of 'cls', 'mean', found 'max'"),
+        (dict(pool="max"), "pool must be one of 'cls', 'mean', 'pooler', found 'max'"),
+        (dict(norm="none"), "norm must be one of 'pre', 'post', found 'none'"),
+        (dict(distillation="yes"), "distillation must be one of 'none', 'token', 'head', found 'yes'"),
+        (dict(distillation="token", pool="mean"), "distillation='token' needs pool='cls', found 'mean'"),
+        (dict(distillation="head", pool="pooler"), "distillation='head' needs pool='cls', found 'pooler'"),
         (dict(heads=5), "heads must divide the width, found width=768 and heads=5"),
         (dict(image=(224, 230, 3)), "patch must divide the image's height and width, found patch=16"),
         (dict(patch=0), "patch must be a positive integer, found 0"),

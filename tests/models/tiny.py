@@ -26,11 +26,69 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         "vit",
         dict(outputs=3, patch=3, width=12, layers=2, heads=2, mlp_width=20, pool="mean", image=(6, 9, 3)),
     ),
+    "vit_distilled": (
+        "vit",
+        dict(outputs=3, patch=3, width=12, layers=2, heads=3, mlp_width=20, distillation="token", image=(6, 9, 3)),
+    ),
+    "vit_post": (
+        "vit",
+        dict(
+            outputs=3,
+            patch=3,
+            width=12,
+            layers=2,
+            heads=3,
+            mlp_width=20,
+            pool="pooler",
+            norm="post",
+            qkv_bias=False,
+            image=(6, 9, 3),
+        ),
+    ),
+    "mobilenet_v1": (
+        "mobilenet_v1",
+        dict(outputs=3, depth_multiplier=0.1, min_depth=5, strides=(1, 2, 1), image=(11, 14, 3)),
+    ),
+    "bert_pooler": (
+        "bert",
+        dict(outputs=3, vocab=23, width=12, layers=2, heads=3, mlp_width=20, positions=9, types=2, max_length=7),
+    ),
+    "bert_mean": (
+        "bert",
+        dict(
+            outputs=3,
+            vocab=23,
+            width=12,
+            layers=2,
+            heads=2,
+            mlp_width=20,
+            positions=9,
+            types=2,
+            max_length=7,
+            pool="mean",
+        ),
+    ),
 }
+
+
+def _mask(rng: np.random.Generator, port: Port, n: int) -> jax.Array:
+    """Tokens first, then padding; the first text has none."""
+    length = port.preprocessing.max_length
+    kept = rng.integers(2, length + 1, size=n)
+    kept[0] = length
+    return jnp.asarray(np.arange(length) < kept[:, None], jnp.int32)
+
+
+def _ids(rng: np.random.Generator, port: Port, n: int, rows: int) -> jax.Array:
+    return jnp.asarray(rng.integers(rows, size=(n, port.preprocessing.max_length)), jnp.int32)
+
 
 # {batch field: (generator, port, examples) -> [examples, ...]}
 FIELDS = {
     "image": lambda rng, port, n: jnp.asarray(rng.normal(size=(n, *port.preprocessing.size)), jnp.float32),
+    "input_ids": lambda rng, port, n: _ids(rng, port, n, port.preprocessing.vocab),
+    "token_type_ids": lambda rng, port, n: _ids(rng, port, n, port.preprocessing.types),
+    "attention_mask": _mask,
 }
 
 
@@ -50,7 +108,9 @@ def draw(port: Port, seed: int = 0) -> tuple[Any, Any]:
         if name in ("scale", "var"):
             value = rng.uniform(0.5, 1.5, like.shape)
         else:
-            value = rng.normal(size=like.shape) * (math.prod(like.shape[:-1]) ** -0.5 if name == "kernel" else 0.2)
+            # A window is one sum a channel; at the smallest sizes zeros surround its middle.
+            scale = {"kernel": math.prod(like.shape[:-1]) ** -0.5, "window": 1.0}.get(name, 0.2)
+            value = rng.normal(size=like.shape) * scale
         return jnp.asarray(value, like.dtype)
 
     shapes = jax.eval_shape(port.init, jax.random.key(0), batch(port))

@@ -22,6 +22,10 @@ def source(tmp_path_factory):
     return folder
 
 
+def kinds(ledger):
+    return {entry["what"] for entry in ledger["leaves"].values()}
+
+
 def begin(config, folder, monkeypatch):
     """The Start of a run that is then trained."""
     starts, real = [], pretrained.start
@@ -39,7 +43,7 @@ def test_trap_reinitialising_the_head_of_a_fine_tuned_model(source, tmp_path, mo
     """The same classes: the head stays, and the first evaluation is the source's own."""
     config = tiny_config("resnet_basic", init=f"run:{source}", method="probe", lr=0.0, steps=1)
     start, ledger = begin(config, tmp_path / "run", monkeypatch)
-    assert set(ledger["leaves"].values()) == {"loaded"}
+    assert kinds(ledger) == {"loaded"}
     theirs = flatten(open_run(source).state.params)
     assert all(np.array_equal(leaf, theirs[path]) for path, leaf in flatten(start.params).items())
     ours, source_result = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "run", source))
@@ -51,16 +55,17 @@ def test_other_classes_get_a_new_head_and_the_ledger_says_why(source, tmp_path, 
     config = tiny_config("resnet_basic", init=f"run:{source}", steps=1)
     config.data.classes_count = 4
     start, ledger = begin(config, tmp_path / "run", monkeypatch)
-    anew = {path for path, what in ledger["leaves"].items() if what != "loaded"}
+    anew = {path for path, entry in ledger["leaves"].items() if entry["what"] != "loaded"}
     assert anew == {"params/head/out/kernel", "params/head/out/bias"}
-    assert ledger["leaves"]["params/head/out/bias"] == "re-initialised: other classes than the source's"
+    expected = {"what": "re-initialised", "from": "params/head/out/bias", "shape": [4]}
+    assert ledger["leaves"]["params/head/out/bias"] == {**expected, "why": "other classes than the source's"}
     assert start.params["head"]["out"]["kernel"].shape[-1] == 4
 
 
 def test_head_reset_is_announced(source, tmp_path, monkeypatch):
     config = tiny_config("resnet_basic", init=f"run:{source}", head="reset", steps=1)
     _, ledger = begin(config, tmp_path / "run", monkeypatch)
-    assert ledger["leaves"]["params/head/out/kernel"] == "re-initialised: config.head=reset"
+    assert ledger["leaves"]["params/head/out/kernel"]["why"] == "config.head=reset"
 
 
 def test_a_head_that_does_not_fit_stops_the_run(source, tmp_path):
@@ -96,7 +101,7 @@ def test_equal_class_names_of_other_data_do_not_keep_the_head_by_themselves(sour
         jaxfer.run(config, tmp_path / "auto", quiet=True)
     config.head = "keep"
     _, ledger = begin(config, tmp_path / "kept", monkeypatch)
-    assert set(ledger["leaves"].values()) == {"loaded"}
+    assert kinds(ledger) == {"loaded"}
 
 
 def test_a_run_whose_source_was_trained_again_is_refused(tmp_path):
@@ -114,9 +119,9 @@ def test_a_run_whose_source_was_trained_again_is_refused(tmp_path):
 def test_sibling_is_the_run_beside_this_one(source, tmp_path, monkeypatch):
     config = tiny_config("resnet_basic", init="sibling:run", steps=1)
     _, ledger = begin(config, source.parent / "other", monkeypatch)
-    assert ledger["lineage"]["init"] == "sibling:run" and set(ledger["leaves"].values()) == {"loaded"}
+    assert ledger["lineage"]["init"] == "sibling:run" and kinds(ledger) == {"loaded"}
 
 
 def test_scratch_initialises_everything(tmp_path, monkeypatch):
     _, ledger = begin(tiny_config("resnet_basic", steps=1), tmp_path / "run", monkeypatch)
-    assert set(ledger["leaves"].values()) == {"initialised"} and ledger["lineage"]["init"] == "scratch"
+    assert kinds(ledger) == {"initialised"} and ledger["lineage"]["init"] == "scratch"

@@ -1,0 +1,261 @@
+"""BERT: the post-norm transformer encoder of text (Devlin et al., 2018, arXiv:1810.04805).
+
+| network           | vocab   | width | layers | heads | mlp_width |
+|-------------------|---------|-------|--------|-------|-----------|
+| MiniLM-L6         | 30,522  | 384   | 6      | 12    | 1536      |
+| BERT-base uncased | 30,522  | 768   | 12     | 12    | 3072      |
+| BERT-large        | 30,522  | 1024  | 24     | 16    | 4096      |
+| mBERT cased       | 119,547 | 768   | 12     | 12    | 3072      |
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxfer.errors import InputError
+from jaxfer.models.chain import Chain, check_choice, check_positive, check_rate
+from jaxfer.models.layers import Dense
+from jaxfer.models.port import TEXT_INPUTS, Port, TextPreprocessing
+
+POOLS = ("pooler", "mean")
+
+# By Hugging Face's `hidden_act`.
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_new": functools.partial(nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "swish": nn.silu,
+    "tanh": jnp.tanh,
+}
+
+SHORTEST = 32  # tokens in the first default bucket
+
+
+def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
+    """Layer normalisation over the last axis; the two-pass variance is PyTorch's and does not cancel."""
+    return nn.LayerNorm(epsilon, use_fast_variance=False, name=name)
+
+
+class Stem(nn.Module):
+    """Token ids to embeddings: [batch, length] int32 -> [batch, length, width]; token, type and position, normed."""
+
+    vocab: int
+    width: int
+    positions: int
+    types: int
+    epsilon: float
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, token_type_ids: jax.Array, train: bool, **side: Any) -> jax.Array:
+        init = nn.initializers.normal(0.02)
+        y = nn.Embed(self.vocab, self.width, embedding_init=init, name="word")(x)
+        y = y + nn.Embed(self.types, self.width, embedding_init=init, name="type")(token_type_ids)
+        y = y + nn.Embed(self.positions, self.width, embedding_init=init, name="position")(jnp.arange(x.shape[1]))
+        y = layer_norm(self.epsilon, "norm")(y)
+        return nn.Dropout(self.dropout, name="drop")(y, deterministic=not train)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the tokens that the mask keeps: [batch, length, width] -> the same."""
+
+    heads: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, attention_mask: jax.Array, train: bool) -> jax.Array:
+        width = x.shape[-1]
+        shape = (self.heads, width // self.heads)
+        query, key, value = (Dense(shape, name=name)(x) for name in ("query", "key", "value"))
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(jnp.float32) * shape[1] ** -0.5
+        # The lowest float, not minus infinity: a row of padding alone stays finite.
+        scores = jnp.where(attention_mask[:, None, None, :] > 0, scores, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(scores).astype(x.dtype)
+        weights = nn.Dropout(self.dropout, name="drop")(weights, deterministic=not train)
+        return Dense((width,), inputs=2, name="out")(jnp.einsum("bhqk,bkhd->bqhd", weights, value))
+
+
+class Mlp(nn.Module):
+    """Two dense layers with an activation between them: [..., width] -> the same."""
+
+    width: int
+    activation: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = ACTIVATIONS[self.activation](Dense((self.width,), name="fc1")(x))
+        return Dense((x.shape[-1],), name="fc2")(y)
+
+
+class Block(nn.Module):
+    """`norm_1(x + attn(x))`, then `norm_2(x + mlp(x))`, each branch under dropout."""
+
+    heads: int
+    mlp_width: int
+    activation: str
+    epsilon: float
+    dropout: float
+    attention_dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, attention_mask: jax.Array, train: bool, **side: Any) -> jax.Array:
+        y = Attention(self.heads, self.attention_dropout, name="attn")(x, attention_mask=attention_mask, train=train)
+        x = layer_norm(self.epsilon, "norm_1")(x + self._drop(y, "1", train))
+        y = Mlp(self.mlp_width, self.activation, name="mlp")(x)
+        return layer_norm(self.epsilon, "norm_2")(x + self._drop(y, "2", train))
+
+    @nn.nowrap
+    def _drop(self, y: jax.Array, branch: str, train: bool) -> jax.Array:
+        return nn.Dropout(self.dropout, name=f"drop_{branch}")(y, deterministic=not train)
+
+
+class Head(nn.Module):
+    """The pooler (tanh of a dense layer on the first token) or the mean of the tokens, and the output layer."""
+
+    outputs: int
+    pool: str
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, attention_mask: jax.Array, train: bool, **side: Any) -> jax.Array:
+        if self.pool == "pooler":
+            pooled = jnp.tanh(Dense((x.shape[-1],), name="pooler")(x[:, 0]))
+        else:
+            mask = attention_mask[:, :, None].astype(x.dtype)
+            pooled = (x * mask).sum(1) / jnp.maximum(mask.sum(1), 1e-9)  # as sentence-transformers
+        pooled = nn.Dropout(self.dropout, name="drop")(pooled, deterministic=not train)
+        return Dense((self.outputs,), name="out")(pooled)
+
+
+class Bert(Chain, kw_only=True):
+    """The chain stem, block_0 ... block_{layers-1}, head; fields as the options of `port`."""
+
+    outputs: int
+    vocab: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    positions: int
+    types: int
+    pool: str
+    activation: str
+    epsilon: float
+    dropout: float
+    attention_dropout: float
+
+    @nn.nowrap
+    def units(self) -> dict[str, Callable[..., nn.Module]]:
+        """{unit name: constructor}."""
+        stem = functools.partial(Stem, self.vocab, self.width, self.positions, self.types, self.epsilon, self.dropout)
+        block = functools.partial(
+            Block, self.heads, self.mlp_width, self.activation, self.epsilon, self.dropout, self.attention_dropout
+        )
+        blocks = {f"block_{i}": block for i in range(self.layers)}
+        return {"stem": stem, **blocks, "head": functools.partial(Head, self.outputs, self.pool, self.dropout)}
+
+
+def port(
+    *,
+    outputs: int,
+    vocab: int = 30522,
+    width: int = 768,
+    layers: int = 12,
+    heads: int = 12,
+    mlp_width: int = 3072,
+    positions: int = 512,
+    types: int = 2,
+    pool: str = "pooler",
+    activation: str = "gelu",
+    epsilon: float = 1e-12,
+    dropout: float = 0.0,
+    attention_dropout: float | None = None,
+    max_length: int = 128,
+    buckets: tuple[int, ...] = (),
+    tokenizer: str = "",
+    tokenizer_sha256: str = "",
+) -> Port:
+    """BERT with a classifier; the module's table has the published sizes.
+
+    Args:
+      outputs: outputs of the head.
+      vocab: rows of the token embedding.
+      width: channels of a token.
+      layers: transformer blocks.
+      heads: attention heads; must divide the width.
+      mlp_width: hidden channels of the MLP.
+      positions: rows of the position embedding, the longest input there can be.
+      types: rows of the token type embedding.
+      pool: `pooler` (BERT's own, on the first token) or `mean` (over the tokens, as sentence-transformers does).
+      activation: of the MLP: `gelu` (the exact one) or another of `ACTIVATIONS`.
+      epsilon: of every LayerNorm.
+      dropout: rate after the embeddings, the attention output, the MLP and the pooling.
+      attention_dropout: rate on the attention weights; None takes `dropout`.
+      max_length: tokens at which inputs are cut, special ones included.
+      buckets: lengths that batches are padded to, the last being `max_length`; () doubles from 32 up to it.
+      tokenizer: folder of the checkpoint's tokenizer.
+      tokenizer_sha256: what its files must hash to; empty takes them as they are.
+
+    Raises:
+      InputError: an option has no such value, or two don't go together.
+    """
+    check_positive(outputs=outputs, vocab=vocab, width=width, layers=layers, heads=heads, mlp_width=mlp_width)
+    check_positive(positions=positions, types=types, max_length=max_length)
+    check_choice("pool", pool, POOLS)
+    check_choice("activation", activation, tuple(ACTIVATIONS))
+    attention_dropout = dropout if attention_dropout is None else attention_dropout
+    check_rate(dropout=dropout, attention_dropout=attention_dropout)
+    if width % heads:
+        raise InputError(f"heads must divide the width, found width={width} and heads={heads}")
+    if not epsilon > 0:
+        raise InputError(f"epsilon must be positive, found {epsilon!r}")
+    if max_length > positions:
+        raise InputError(f"max_length must be at most the {positions} positions of the model, found {max_length}")
+    module = Bert(
+        outputs=outputs,
+        vocab=vocab,
+        width=width,
+        layers=layers,
+        heads=heads,
+        mlp_width=mlp_width,
+        positions=positions,
+        types=types,
+        pool=pool,
+        activation=activation,
+        epsilon=epsilon,
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+    )
+    return Port(
+        module=module,
+        units=tuple(module.units()),
+        head="head/out",
+        input_axes=((r".*/attn/out/kernel", 2), (r".*/kernel", 1)),
+        preprocessing=TextPreprocessing(
+            tokenizer=tokenizer,
+            tokenizer_sha256=tokenizer_sha256,
+            vocab=vocab,
+            types=types,
+            max_length=max_length,
+            buckets=_buckets(buckets, max_length),
+        ),
+        inputs=TEXT_INPUTS,
+    )
+
+
+def _buckets(buckets: tuple[int, ...], max_length: int) -> tuple[int, ...]:
+    if not buckets:
+        doubled = (SHORTEST << i for i in range(max_length.bit_length()))
+        return (*(length for length in doubled if length < max_length), max_length)
+    rising = isinstance(buckets, tuple) and all(isinstance(length, int) for length in buckets)
+    if not rising or list(buckets) != sorted(set(buckets)) or buckets[0] < 1 or buckets[-1] != max_length:
+        raise InputError(f"buckets must be rising lengths that end with max_length={max_length}, found {buckets!r}")
+    return buckets

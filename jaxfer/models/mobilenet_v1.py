@@ -1,0 +1,172 @@
+"""MobileNetV1: depthwise separable convolutions (Howard et al., 2017, arXiv:1704.04861), as transformers has it.
+
+`depth_multiplier` (the paper's width multiplier) thins every layer: 1.0, 0.75, 0.5 and 0.25 are published, at images of
+224, 192, 160 and 128 pixels. The network runs at any size.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxfer.errors import InputError
+from jaxfer.models.chain import Chain, check_positive, check_rate, image_preprocessing
+from jaxfer.models.layers import BatchNorm, Conv, Dense, Depthwise
+from jaxfer.models.port import Port
+
+STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # of each block's depthwise convolution
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """min(max(x, 0), 6); at 0 and at 6 the gradient is 0 as PyTorch's is, where `jax.nn.relu6` halves it."""
+    return jnp.where(x < 6, nn.relu(x), 6.0)
+
+
+class Stem(nn.Module):
+    """3x3 convolution of stride 2, norm, ReLU6: [batch, h, w, c] -> [batch, h/2, w/2, features]."""
+
+    features: int
+    padding: int | str
+    norm: Callable[..., BatchNorm]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = Conv(self.features, (3, 3), 2, self.padding, name="conv")(x)
+        return relu6(self.norm(name="norm")(x, use_running_average=not train))
+
+
+class Block(nn.Module):
+    """A 3x3 window a channel, then a 1x1 convolution across them, each with norm and ReLU6; the window may stride."""
+
+    features: int
+    stride: int
+    padding: int | str
+    norm: Callable[..., BatchNorm]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = Depthwise((3, 3), self.stride, self.padding, name="depthwise")(x)
+        x = relu6(self.norm(name="norm_1")(x, use_running_average=not train))
+        x = Conv(self.features, (1, 1), name="pointwise")(x)
+        return relu6(self.norm(name="norm_2")(x, use_running_average=not train))
+
+
+class Head(nn.Module):
+    """Global average pool and the output layer: [batch, h, w, c] -> [batch, outputs]."""
+
+    outputs: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = nn.Dropout(self.dropout, name="drop")(x.mean((1, 2)), deterministic=not train)
+        return Dense((self.outputs,), name="out")(x)
+
+
+class MobileNetV1(Chain, kw_only=True):
+    """The chain stem, block_0 ... block_{n-1} (n is 13), head; fields as the options of `port`."""
+
+    outputs: int
+    depth_multiplier: float
+    min_depth: int
+    strides: tuple[int, ...]
+    tf_padding: bool
+    dropout: float
+    epsilon: float
+    norm_momentum: float
+
+    @nn.nowrap
+    def widths(self) -> tuple[int, ...]:
+        """Channels after the stem and after each block; they double where a block strides, and in the first."""
+        depths = [32]
+        for i, stride in enumerate(self.strides):
+            depths.append(depths[-1] * 2 if stride > 1 or i == 0 else depths[-1])
+        return tuple(max(int(depth * self.depth_multiplier), self.min_depth) for depth in depths)
+
+    @nn.nowrap
+    def units(self) -> dict[str, Callable[..., nn.Module]]:
+        """{unit name: constructor}."""
+        norm = functools.partial(BatchNorm, self.norm_momentum, self.epsilon, self.axis_name)
+        padding = "same" if self.tf_padding else 1
+        first, *widths = self.widths()
+        blocks = {
+            f"block_{i}": functools.partial(Block, width, stride, padding, norm)
+            for i, (width, stride) in enumerate(zip(widths, self.strides, strict=True))
+        }
+        stem = functools.partial(Stem, first, padding, norm)
+        return {"stem": stem, **blocks, "head": functools.partial(Head, self.outputs, self.dropout)}
+
+
+def port(
+    *,
+    outputs: int,
+    depth_multiplier: float = 1.0,
+    min_depth: int = 8,
+    strides: tuple[int, ...] = STRIDES,
+    tf_padding: bool = True,
+    dropout: float = 0.0,
+    epsilon: float = 1e-3,
+    norm_momentum: float = 0.1,
+    image: tuple[int, int, int] = (224, 224, 3),
+    mean: tuple[float, ...] = (0.5,),
+    std: tuple[float, ...] = (0.5,),
+    interpolation: str = "bilinear",
+    resize: tuple[int, ...] = (),
+) -> Port:
+    """A MobileNetV1.
+
+    LoRA adapts the pointwise kernels. A depthwise convolution multiplies no channels, so there is no product whose rank
+    could be low; its leaf is called `window`, not `kernel`, and adapters pass it by.
+
+    Args:
+      outputs: outputs of the head.
+      depth_multiplier: thins every layer: int(channels * depth_multiplier), at least `min_depth`.
+      min_depth: the fewest channels of a layer.
+      strides: of each block's depthwise convolution; channels double where a block strides, and in the first. Others
+        than the published ones are for small images.
+      tf_padding: TensorFlow's `same` padding, which depends on the size and may differ by side, as all published
+        checkpoints have it; False: one zero on each side.
+      dropout: rate before the output layer.
+      epsilon: of every BatchNorm.
+      norm_momentum: weight of a new batch in the running statistics. transformers hard-codes 0.9997 here, which was
+        TensorFlow's weight of the old ones: its statistics are those of the last batch.
+      image: (height, width, channels).
+      mean: one for all channels or one each, of pixels in [0, 1].
+      std: likewise.
+      interpolation: `nearest`, `bilinear` or `bicubic`.
+      resize: before the centre is cut out: () to the image's size, (shorter edge,) or (height, width).
+
+    Raises:
+      InputError: an option has no such value, or two don't go together.
+    """
+    check_positive(outputs=outputs, min_depth=min_depth)
+    if not isinstance(strides, tuple) or not strides:
+        raise InputError(f"strides must be a tuple of at least one stride, found {strides!r}; give e.g. (1, 2)")
+    check_positive(**{f"strides[{i}]": stride for i, stride in enumerate(strides)})
+    check_rate(dropout=dropout)
+    for name, value in dict(depth_multiplier=depth_multiplier, epsilon=epsilon, norm_momentum=norm_momentum).items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+            raise InputError(f"{name} must be a positive number, found {value!r}")
+    if norm_momentum > 1:
+        raise InputError(f"norm_momentum must be at most 1, the weight of a new batch, found {norm_momentum!r}")
+    module = MobileNetV1(
+        outputs=outputs,
+        depth_multiplier=depth_multiplier,
+        min_depth=min_depth,
+        strides=strides,
+        tf_padding=tf_padding,
+        dropout=dropout,
+        epsilon=epsilon,
+        norm_momentum=norm_momentum,
+    )
+    return Port(
+        module=module,
+        units=tuple(module.units()),
+        head="head/out",
+        input_axes=((r".*/(conv|pointwise)/kernel", 3), (r"head/out/kernel", 1)),
+        preprocessing=image_preprocessing(image, mean, std, interpolation, resize),
+    )

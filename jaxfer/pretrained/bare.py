@@ -1,0 +1,112 @@
+"""Weights without a config.json: what their shapes tell of the model. The rest is for the config to say."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxfer.errors import InputError
+from jaxfer.pretrained.layout import Layout
+
+Shapes = Mapping[str, tuple[int, ...]]
+Facts = tuple[dict[str, Any], tuple[str, ...]]
+
+
+def facts(layout: Layout, shapes: Shapes, given: Mapping[str, Any]) -> Facts:
+    """(the fields of config.json that shapes tell, options of the port that they don't).
+
+    Args:
+      layout: how the checkpoint calls things.
+      shapes: {their key: shape}.
+      given: options that the config sets.
+
+    Raises:
+      InputError: keys of another layout, or a fact that nobody tells.
+    """
+    plain = {_without(key, layout.prefixes): shape for key, shape in shapes.items()}
+    if layout.family not in _READERS:
+        raise InputError(f"no config.json, which a {layout.family} needs; give the checkpoint's whole folder")
+    try:
+        return _READERS[layout.family](plain, given)
+    except KeyError as error:
+        raise InputError(f"a {layout.family} of layout {layout.name!r} has {error.args[0]}; there is none") from None
+
+
+def _vit(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
+    width, channels, patch, _ = shapes["embeddings.patch_embeddings.projection.weight"]
+    distilled = "embeddings.distillation_token" in shapes
+    side = math.isqrt(shapes["embeddings.position_embeddings"][1] - 1 - distilled) * patch
+    config = {
+        "model_type": "deit" if distilled else "vit",
+        "hidden_size": width,
+        "patch_size": patch,
+        "num_channels": channels,
+        "image_size": side,
+        "num_hidden_layers": _count(shapes, r"encoder\.layer\.(\d+)\..*"),
+        "intermediate_size": shapes["encoder.layer.0.intermediate.dense.weight"][0],
+        "num_attention_heads": _asked(given, "heads"),
+        "qkv_bias": "encoder.layer.0.attention.attention.query.bias" in shapes,
+    }
+    square = shapes["embeddings.position_embeddings"][1] - 1 - distilled == (side // patch) ** 2
+    return config, ("heads", "epsilon", *(() if square else ("image",)))
+
+
+def _bert(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
+    vocab, width = shapes["embeddings.word_embeddings.weight"]
+    config = {
+        "vocab_size": vocab,
+        "hidden_size": width,
+        "num_hidden_layers": _count(shapes, r"encoder\.layer\.(\d+)\..*"),
+        "num_attention_heads": _asked(given, "heads"),
+        "intermediate_size": shapes["encoder.layer.0.intermediate.dense.weight"][0],
+        "max_position_embeddings": shapes["embeddings.position_embeddings.weight"][0],
+        "type_vocab_size": shapes["embeddings.token_type_embeddings.weight"][0],
+    }
+    return config, ("heads", "epsilon", "activation", "pool")
+
+
+def _resnet(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
+    width, channels = shapes["embedder.embedder.convolution.weight"][:2]
+    stages = range(_count(shapes, r"encoder\.stages\.(\d+)\..*"))
+    bottleneck = "encoder.stages.0.layers.0.layer.2.convolution.weight" in shapes
+    last = 2 if bottleneck else 1
+    config = {
+        "embedding_size": width,
+        "num_channels": channels,
+        "depths": [_count(shapes, rf"encoder\.stages\.{i}\.layers\.(\d+)\..*") for i in stages],
+        "hidden_sizes": [shapes[f"encoder.stages.{i}.layers.0.layer.{last}.convolution.weight"][0] for i in stages],
+        "layer_type": "bottleneck" if bottleneck else "basic",
+    }
+    return config, ("stride_in_1x1", "image")
+
+
+def _mobilenet_v1(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
+    config = {
+        "depth_multiplier": shapes["layer.25.convolution.weight"][0] / 1024,
+        "num_channels": shapes["conv_stem.convolution.weight"][1],
+    }
+    return config, ("depth_multiplier", "min_depth", "tf_padding", "epsilon", "image")
+
+
+_READERS: dict[str, Callable[[Shapes, Mapping[str, Any]], Facts]] = {
+    "vit": _vit,
+    "bert": _bert,
+    "resnet": _resnet,
+    "mobilenet_v1": _mobilenet_v1,
+}
+
+
+def _asked(given: Mapping[str, Any], option: str) -> Any:
+    if option not in given:
+        raise InputError(f"no config.json, and shapes don't tell the {option}; set config.model.{option}")
+    return given[option]
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    return 1 + max((int(hit[1]) for key in shapes if (hit := re.fullmatch(pattern, key))), default=-1)
+
+
+def _without(key: str, prefixes: tuple[str, ...]) -> str:
+    return next((key[len(prefix) :] for prefix in prefixes if key.startswith(prefix)), key)

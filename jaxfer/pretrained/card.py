@@ -1,0 +1,95 @@
+"""The model card of an export: what it is, where its weights come from, what it scored, how to load it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from jaxfer.finished import FinishedRun
+from jaxfer.pretrained import hub
+from jaxfer.pretrained.foreign import is_foreign
+
+AUTO_CLASSES = {
+    "image": ("AutoModelForImageClassification", "AutoImageProcessor"),
+    "text": ("AutoModelForSequenceClassification", "AutoTokenizer"),
+}
+
+
+def card(finished: FinishedRun, format: str) -> str:
+    """README.md of an export, Markdown with the Hub's header."""
+    experiment, result = finished.experiment, finished.result
+    base, last = base_model(experiment.run.init), finished.stage.config
+    header = ["---", f"library_name: {'peft' if format == 'peft' else 'transformers'}", "tags:", "- jaxfer"]
+    if base is not None and re.fullmatch(hub.HUB_NAME, base):
+        header.append(f"base_model: {base}")
+    rows = [
+        f"| {split} | {name} | {value:.4f} |"
+        for split, metrics in result["metrics"].items()
+        for name, value in metrics.items()
+    ]
+    stages = " -> ".join(f"{name} ({stage.method}, {stage.steps} steps)" for name, stage in experiment.stages)
+    lineage, source = result["lineage"], result["lineage"].get("source_sha256")
+    facts = {
+        "Model": f"{experiment.model.name}, {result['cost']['params_total']:,} parameters",
+        "Starts from": experiment.run.init + (f" (sha256 {_short(source)})" if source else ""),
+        "Trained by": f"{stages}; the parameters are of step {result['checkpoint_step']} of {result['steps']}",
+        "Last stage": f"{last.method} {json.dumps(dict(last.options))}, batch size {last.batch_size}",
+        "Task": f"{experiment.task.name}" + (f": {', '.join(finished.classes[:20])}" if finished.classes else ""),
+        "Data": f"source {experiment.source.name}, sha256 {_short(lineage['data_sha256'])}; {_counts(result)}",
+        "Weights": f"sha256 {_short(lineage['sha256'])} (jaxfer's fingerprint of the merged parameters)",
+        "Seed": str(result["seed"]),
+        "Versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+    }
+    lines = [
+        *header,
+        "---",
+        "",
+        f"# {finished.folder.name}",
+        "",
+        f"Trained with jaxfer, written by `jaxfer export {finished.folder} --format={format}`.",
+        "",
+        *(f"- **{name}**: {value}" for name, value in facts.items()),
+        "",
+        "| split | metric | value |",
+        "| --- | --- | --- |",
+        *rows,
+        "",
+        "```python",
+        *_loading(finished, format, base),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def base_model(init: str) -> str | None:
+    """The checkpoint of somebody else's that a run started from."""
+    return init if is_foreign(init) else None
+
+
+def _loading(finished: FinishedRun, format: str, base: str | None) -> list[str]:
+    model, processor = AUTO_CLASSES["image" if "image" in finished.stage.spec.port.inputs else "text"]
+    if format == "peft":
+        return [
+            "from peft import PeftModel",
+            f"from transformers import {model}",
+            "",
+            f"base = {model}.from_pretrained({base!r}, num_labels={finished.stage.spec.port.outputs}, "
+            "ignore_mismatched_sizes=True)",
+            'model = PeftModel.from_pretrained(base, ".")',
+        ]
+    if format != "hf":
+        return ["import safetensors.torch", "", 'state_dict = safetensors.torch.load_file("model.safetensors")']
+    return [
+        f"from transformers import {processor}, {model}",
+        "",
+        f'processor, model = {processor}.from_pretrained("."), {model}.from_pretrained(".")',
+    ]
+
+
+def _counts(result: dict[str, Any]) -> str:
+    return ", ".join(f"{count} {split}" for split, count in result["examples"].items())
+
+
+def _short(sha256: str) -> str:
+    return sha256[:16]

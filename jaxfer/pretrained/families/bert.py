@@ -1,0 +1,133 @@
+"""BERT as Hugging Face has it: `BertModel`, `BertForSequenceClassification`, sentence-transformers' encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxfer.errors import InputError
+from jaxfer.models.port import Port
+from jaxfer.pretrained.layout import DENSE, IDENTITY, Key, Layout, Transform, heads_in, heads_out
+
+NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+LONGEST = 128  # tokens of an input where the config does not ask for more: attention's cost grows with the square
+
+
+def _keys(port: Port, scale: str, bias: str) -> dict[str, Key]:
+    module = port.module
+    split, joined = heads_out(module.heads), heads_in(module.heads)
+    table: dict[str, Key] = {}
+
+    def norm(ours: str, theirs: str) -> None:
+        table[f"params/{ours}/scale"] = Key(f"bert.{theirs}.{scale}")
+        table[f"params/{ours}/bias"] = Key(f"bert.{theirs}.{bias}")
+
+    def dense(ours: str, theirs: str, kernel: Transform = DENSE, bias: Transform = IDENTITY) -> None:
+        table[f"params/{ours}/kernel"] = Key(f"{theirs}.weight", kernel)
+        table[f"params/{ours}/bias"] = Key(f"{theirs}.bias", bias)
+
+    for ours, theirs in (("word", "word"), ("position", "position"), ("type", "token_type")):
+        table[f"params/stem/{ours}/embedding"] = Key(f"bert.embeddings.{theirs}_embeddings.weight")
+    norm("stem/norm", "embeddings.LayerNorm")
+    for i in range(module.layers):
+        block, layer = f"block_{i}", f"encoder.layer.{i}"
+        for name in ("query", "key", "value"):
+            dense(f"{block}/attn/{name}", f"bert.{layer}.attention.self.{name}", split, split)
+        dense(f"{block}/attn/out", f"bert.{layer}.attention.output.dense", joined)
+        norm(f"{block}/norm_1", f"{layer}.attention.output.LayerNorm")
+        dense(f"{block}/mlp/fc1", f"bert.{layer}.intermediate.dense")
+        dense(f"{block}/mlp/fc2", f"bert.{layer}.output.dense")
+        norm(f"{block}/norm_2", f"{layer}.output.LayerNorm")
+    if module.pool == "pooler":
+        dense("head/pooler", "bert.pooler.dense")
+    dense("head/out", "classifier")
+    return table
+
+
+def _options(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """Everything but the tokenizer; dropout before the classifier is that of the hidden states.
+
+    The pooling is BERT's own where the checkpoint has a pooler, else the mean; `pooling_mode_mean_tokens`, which
+    sentence-transformers keeps in 1_Pooling/config.json, asks for the mean whatever there is.
+    """
+    for name in NEEDED:
+        if name not in config:
+            raise InputError(f"config.json of a BERT needs {', '.join(NEEDED)}; {name} is missing")
+    kind = config.get("position_embedding_type", "absolute")
+    if kind != "absolute":
+        raise InputError(f"config.json: expected position_embedding_type 'absolute', found {kind!r}, which is not read")
+    for name in ("is_decoder", "add_cross_attention"):
+        if config.get(name):
+            raise InputError(f"config.json: {name} is true; BERT is read as an encoder only")
+    pooler = any(key.endswith("pooler.dense.weight") for key in shapes)
+    dropout = float(config.get("hidden_dropout_prob", 0.1))
+    attention_dropout = float(config.get("attention_probs_dropout_prob", 0.1))
+    positions = config.get("max_position_embeddings", 512)
+    return {
+        "vocab": config["vocab_size"],
+        "width": config["hidden_size"],
+        "layers": config["num_hidden_layers"],
+        "heads": config["num_attention_heads"],
+        "mlp_width": config["intermediate_size"],
+        "positions": positions,
+        "types": config.get("type_vocab_size", 2),
+        "pool": "pooler" if pooler and not config.get("pooling_mode_mean_tokens") else "mean",
+        "activation": config.get("hidden_act", "gelu"),
+        "epsilon": float(config.get("layer_norm_eps", 1e-12)),
+        "dropout": dropout,
+        "attention_dropout": None if attention_dropout == dropout else attention_dropout,
+        "max_length": min(LONGEST, positions),
+    }
+
+
+def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    """config.json of a `BertForSequenceClassification`; without labels (regression) they are called LABEL_0, ..."""
+    module = port.module
+    if module.pool != "pooler":
+        raise InputError(
+            f"transformers has no BERT classifier with pool={module.pool!r}, so it can't be exported as one; "
+            "train with --config.model.pool=pooler, or use `jaxfer predict` on the run"
+        )
+    names = list(labels) or [f"LABEL_{i}" for i in range(module.outputs)]
+    return {
+        "architectures": ["BertForSequenceClassification"],
+        "model_type": "bert",
+        "vocab_size": module.vocab,
+        "hidden_size": module.width,
+        "num_hidden_layers": module.layers,
+        "num_attention_heads": module.heads,
+        "intermediate_size": module.mlp_width,
+        "hidden_act": module.activation,
+        "hidden_dropout_prob": module.dropout,
+        "attention_probs_dropout_prob": module.attention_dropout,
+        "max_position_embeddings": module.positions,
+        "type_vocab_size": module.types,
+        "layer_norm_eps": module.epsilon,
+        "pad_token_id": 0,
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+        "dtype": "float32",
+        **({} if labels else {"problem_type": "regression"}),
+    }
+
+
+def _layout(name: str, scale: str, bias: str) -> Layout:
+    return Layout(
+        name=name,
+        family="bert",
+        model_types=("bert",),
+        keys=lambda port: _keys(port, scale, bias),
+        options=_options,
+        config=_config,
+        preprocessor=lambda port: {},
+        optional=(r"classifier\..*", r"bert\.pooler\..*"),
+        # The heads of pretraining (masked words, next sentence) are of no use to another task.
+        ignored=(r"bert\.embeddings\.(position_ids|token_type_ids)", r"cls\..*"),
+        prefixes=("bert.",),
+    )
+
+
+# The first checkpoints of 2018, google-bert/bert-base-uncased among them, keep TensorFlow's names of the norms' leaves.
+LAYOUTS = (_layout("hf", "weight", "bias"), _layout("hf_gamma", "gamma", "beta"))

@@ -1,0 +1,90 @@
+"""MobileNetV1 as Hugging Face has it: `MobileNetV1ForImageClassification` and the bare `MobileNetV1Model`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxfer.errors import InputError
+from jaxfer.models.mobilenet_v1 import STRIDES
+from jaxfer.models.port import Port
+from jaxfer.pretrained.families._image import BILINEAR, expect, image_options, image_processor, labelled, pair
+from jaxfer.pretrained.layout import CONV, DENSE, DEPTHWISE, Key, Layout
+
+PREFIX = "mobilenet_v1."
+
+
+def _layers() -> dict[str, tuple[str, str]]:
+    """{their layer: (our leaf that convolves, our norm)}; each block is two layers of theirs."""
+    layers = {"conv_stem": ("stem/conv/kernel", "stem/norm")}
+    for i in range(len(STRIDES)):
+        layers[f"layer.{2 * i}"] = (f"block_{i}/depthwise/window", f"block_{i}/norm_1")
+        layers[f"layer.{2 * i + 1}"] = (f"block_{i}/pointwise/kernel", f"block_{i}/norm_2")
+    return layers
+
+
+def _keys(port: Port) -> dict[str, Key]:
+    if port.module.strides != STRIDES:
+        raise InputError(f"transformers' MobileNetV1 has strides={STRIDES}, found {port.module.strides}; keep its own")
+    table = {"params/head/out/kernel": Key("classifier.weight", DENSE), "params/head/out/bias": Key("classifier.bias")}
+    for theirs, (leaf, norm) in _layers().items():
+        turn = DEPTHWISE if leaf.endswith("window") else CONV
+        table[f"params/{leaf}"] = Key(f"{PREFIX}{theirs}.convolution.weight", turn)
+        normed = f"{PREFIX}{theirs}.normalization"
+        table[f"params/{norm}/scale"], table[f"params/{norm}/bias"] = Key(f"{normed}.weight"), Key(f"{normed}.bias")
+        for name in ("mean", "var"):
+            table[f"batch_stats/{norm}/{name}"] = Key(f"{normed}.running_{name}")
+    return table
+
+
+def _options(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """Not the dropout: published configs hold TensorFlow's probability to keep, 0.999, where transformers drops."""
+    expect(config, hidden_act="relu6")
+    size = pair(config.get("image_size", 224), "config.json: image_size")
+    return {
+        "depth_multiplier": float(config.get("depth_multiplier", 1.0)),
+        "min_depth": config.get("min_depth", 8),
+        "tf_padding": config.get("tf_padding", True),
+        "epsilon": float(config.get("layer_norm_eps", 1e-3)),
+        **image_options(preprocessor, config.get("num_channels", 3), size, resample=BILINEAR, fixed=False),
+    }
+
+
+def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    module, (height, width, channels) = port.module, port.preprocessing.size
+    return {
+        "architectures": ["MobileNetV1ForImageClassification"],
+        "model_type": "mobilenet_v1",
+        "num_channels": channels,
+        "image_size": height if height == width else [height, width],
+        "depth_multiplier": module.depth_multiplier,
+        "min_depth": module.min_depth,
+        "hidden_act": "relu6",
+        "tf_padding": module.tf_padding,
+        "classifier_dropout_prob": module.dropout,
+        "layer_norm_eps": module.epsilon,
+        **labelled(port, labels),
+    }
+
+
+LAYOUTS = (
+    Layout(
+        name="hf",
+        family="mobilenet_v1",
+        model_types=("mobilenet_v1",),
+        keys=_keys,
+        options=_options,
+        config=_config,
+        preprocessor=image_processor,
+        optional=(r"classifier\..*",),
+        ignored=(r".*\.num_batches_tracked",),
+        prefixes=(PREFIX,),
+        constants=lambda port: {
+            f"{PREFIX}{theirs}.normalization.num_batches_tracked": np.int64(0) for theirs in _layers()
+        },
+    ),
+)

@@ -1,0 +1,192 @@
+"""ResNet as Hugging Face has it, and under torchvision's names, which most PyTorch code of CIFAR ResNets uses too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxfer.errors import InputError
+from jaxfer.models.port import Port
+from jaxfer.models.resnet import EXPANSION
+from jaxfer.pretrained.families._image import BICUBIC, expect, image_options, image_processor, labelled, pair
+from jaxfer.pretrained.layout import CONV, DENSE, Key, Layout
+
+PREFIX = "resnet."
+
+
+def _blocks(port: Port) -> Iterator[tuple[str, int, int, int, bool]]:
+    """(our unit, its stage, its place there, convolutions of its branch, has a projection) of every block."""
+    module, unit = port.module, 0
+    for stage, blocks in enumerate(module.stage_sizes):
+        for i in range(blocks):
+            convs, width = module._convs(module.width, 1), module.width
+            changes = i == 0 and (stage > 0 or convs[-1][0] != width)
+            yield f"block_{unit}", stage, i, len(convs), changes and module.shortcut_kind == "projection"
+            unit += 1
+
+
+def _normed(ours_conv: str, ours_norm: str, theirs_conv: str, theirs_norm: str) -> dict[str, Key]:
+    """A convolution and its norm."""
+    return {
+        f"params/{ours_conv}/kernel": Key(f"{theirs_conv}.weight", CONV),
+        f"params/{ours_norm}/scale": Key(f"{theirs_norm}.weight"),
+        f"params/{ours_norm}/bias": Key(f"{theirs_norm}.bias"),
+        f"batch_stats/{ours_norm}/mean": Key(f"{theirs_norm}.running_mean"),
+        f"batch_stats/{ours_norm}/var": Key(f"{theirs_norm}.running_var"),
+    }
+
+
+def _head(theirs: str) -> dict[str, Key]:
+    return {"params/head/out/kernel": Key(f"{theirs}.weight", DENSE), "params/head/out/bias": Key(f"{theirs}.bias")}
+
+
+def _counters(table: Mapping[str, Key]) -> dict[str, np.ndarray]:
+    """PyTorch's count of batches for every norm of a table; nothing reads it, but its loaders want it."""
+    means = (key.name for key in table.values() if key.name.endswith("running_mean"))
+    return {name.replace("running_mean", "num_batches_tracked"): np.int64(0) for name in means}
+
+
+def _hf_keys(port: Port) -> dict[str, Key]:
+    module = port.module
+    if module.stem_kind != "imagenet" or module.shortcut_kind != "projection":
+        raise InputError(
+            f"transformers has no ResNet with stem={module.stem_kind!r} and shortcut={module.shortcut_kind!r}; "
+            "use the layout 'torchvision'"
+        )
+
+    def layer(ours_conv: str, ours_norm: str, theirs: str) -> dict[str, Key]:
+        return _normed(ours_conv, ours_norm, f"{PREFIX}{theirs}.convolution", f"{PREFIX}{theirs}.normalization")
+
+    table = {**layer("stem/conv", "stem/norm", "embedder.embedder"), **_head("classifier.1")}
+    for unit, stage, i, convs, projects in _blocks(port):
+        theirs = f"encoder.stages.{stage}.layers.{i}"
+        for j in range(convs):
+            table |= layer(f"{unit}/conv_{j + 1}", f"{unit}/norm_{j + 1}", f"{theirs}.layer.{j}")
+        if projects:
+            table |= layer(f"{unit}/shortcut/conv", f"{unit}/shortcut/norm", f"{theirs}.shortcut")
+    return table
+
+
+def _hf_options(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """Absent fields have `ResNetConfig`'s defaults; sizes double from stage to stage, as in every published one."""
+    expect(config, hidden_act="relu", downsample_in_first_stage=False)
+    block, width = config.get("layer_type", "bottleneck"), config.get("embedding_size", 64)
+    depths = tuple(config.get("depths", (3, 4, 6, 3)))
+    sizes = list(config.get("hidden_sizes", (256, 512, 1024, 2048)))
+    expected = [width * 2**stage * (EXPANSION if block == "bottleneck" else 1) for stage in range(len(depths))]
+    if sizes != expected:
+        raise InputError(
+            f"config.json: expected hidden_sizes={expected} after embedding_size={width}, found {sizes}; "
+            "jaxfer reads ResNets whose width doubles with each stage"
+        )
+    return {
+        "stage_sizes": depths,
+        "width": width,
+        "block": block,
+        "stride_in_1x1": block == "bottleneck" and config.get("downsample_in_bottleneck", False),
+        **image_options(preprocessor, config.get("num_channels", 3), (224, 224), resample=BICUBIC, fixed=False),
+    }
+
+
+def _hf_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    module = port.module
+    expansion = EXPANSION if module.block == "bottleneck" else 1
+    return {
+        "architectures": ["ResNetForImageClassification"],
+        "model_type": "resnet",
+        "num_channels": port.preprocessing.size[2],
+        "embedding_size": module.width,
+        "hidden_sizes": [module.width * 2**stage * expansion for stage in range(len(module.stage_sizes))],
+        "depths": list(module.stage_sizes),
+        "layer_type": module.block,
+        "hidden_act": "relu",
+        "downsample_in_first_stage": False,
+        "downsample_in_bottleneck": module.stride_in_1x1,
+        **labelled(port, labels),
+    }
+
+
+def _torchvision_keys(port: Port) -> dict[str, Key]:
+    """CIFAR code calls the head `linear` and a projection `shortcut`, torchvision `fc` and `downsample`."""
+    head, shortcut = ("linear", "shortcut") if port.module.stem_kind == "cifar" else ("fc", "downsample")
+    table = {**_normed("stem/conv", "stem/norm", "conv1", "bn1"), **_head(head)}
+    for unit, stage, i, convs, projects in _blocks(port):
+        theirs = f"layer{stage + 1}.{i}"
+        for j in range(1, convs + 1):
+            table |= _normed(f"{unit}/conv_{j}", f"{unit}/norm_{j}", f"{theirs}.conv{j}", f"{theirs}.bn{j}")
+        if projects:
+            names = (f"{theirs}.{shortcut}.0", f"{theirs}.{shortcut}.1")
+            table |= _normed(f"{unit}/shortcut/conv", f"{unit}/shortcut/norm", *names)
+    return table
+
+
+def _torchvision_options(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """From the shapes; the image's size and statistics from `input` of a config.json where there is one.
+
+    Shapes can't tell a bottleneck that strides in its 1x1 (v1) from torchvision's own (v1.5), which is assumed.
+    """
+    if len(shapes.get("conv1.weight", ())) != 4 or "layer1.0.conv1.weight" not in shapes:
+        raise InputError(
+            f"expected a ResNet under torchvision's names (conv1.weight, layer1.0.conv1.weight), found "
+            f"{', '.join(sorted(shapes)[:3]) or 'no tensor'}; name another layout"
+        )
+    width, channels, kernel, _ = shapes["conv1.weight"]
+    stem, size = ("cifar", (32, 32)) if kernel == 3 else ("imagenet", (224, 224))
+    places = {tuple(map(int, hit.groups())) for key in shapes if (hit := re.match(r"layer(\d+)\.(\d+)\.", key))}
+    stages = range(1, max(stage for stage, _ in places) + 1)
+    projects = any(re.search(r"\.(downsample|shortcut)\.0\.", key) for key in shapes)
+    given = config.get("input", {})
+    statistics = {name: tuple(map(float, given[name])) for name in ("mean", "std") if name in given}
+    size = pair(given["size"], "config.json: input.size") if "size" in given else size
+    return {
+        "stage_sizes": tuple(sum(place[0] == stage for place in places) for stage in stages),
+        "width": width,
+        "block": "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic",
+        "stem": stem,
+        "shortcut": "projection" if projects else "padding",
+        **statistics,
+        **image_options(preprocessor, channels, size, resample=BICUBIC, fixed=False),
+    }
+
+
+def _torchvision_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    """No library's own format; what `_torchvision_options` reads back, and the labels."""
+    spec = port.preprocessing
+    given = {"size": list(spec.size[:2]), "mean": list(spec.mean), "std": list(spec.std)}
+    return {"family": "resnet", "key_layout": "torchvision", "input": given, **labelled(port, labels)}
+
+
+LAYOUTS = (
+    Layout(
+        name="hf",
+        family="resnet",
+        model_types=("resnet",),
+        keys=_hf_keys,
+        options=_hf_options,
+        config=_hf_config,
+        preprocessor=image_processor,
+        optional=(r"classifier\.1\..*",),
+        ignored=(r".*\.num_batches_tracked",),
+        prefixes=(PREFIX,),
+        constants=lambda port: _counters(_hf_keys(port)),
+    ),
+    Layout(
+        name="torchvision",
+        family="resnet",
+        model_types=(),
+        keys=_torchvision_keys,
+        options=_torchvision_options,
+        config=_torchvision_config,
+        preprocessor=image_processor,
+        optional=(r"(fc|linear)\..*",),
+        ignored=(r"(.*\.)?num_batches_tracked",),
+        constants=lambda port: _counters(_torchvision_keys(port)),
+    ),
+)

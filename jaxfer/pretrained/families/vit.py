@@ -1,0 +1,143 @@
+"""ViT and DeiT as Hugging Face has them: the bare models, `...ForImageClassification` and `...WithTeacher`.
+
+These are the Hub's names; transformers 5 has others in memory, and writes the Hub's again when it saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxfer.errors import InputError
+from jaxfer.models.port import Port
+from jaxfer.pretrained.families._image import BICUBIC, BILINEAR, expect, image_options, image_processor, labelled, pair
+from jaxfer.pretrained.layout import CONV, DENSE, IDENTITY, Key, Layout, Transform, heads_in, heads_out
+
+ARCHITECTURES = {
+    "none": "ViTForImageClassification",
+    "token": "DeiTForImageClassification",
+    "head": "DeiTForImageClassificationWithTeacher",
+}
+TEACHER = "distillation_classifier.weight"
+
+
+def _keys(port: Port) -> dict[str, Key]:
+    module = port.module
+    if module.pool == "mean" or module.norm != "pre":
+        raise InputError(
+            f"transformers has no ViT with pool={module.pool!r} and norm={module.norm!r}; "
+            "its ViT is pre-norm and has a class token"
+        )
+    split, joined = heads_out(module.heads), heads_in(module.heads)
+    prefix = _prefix(port)
+    table: dict[str, Key] = {}
+
+    def norm(ours: str, theirs: str) -> None:
+        table[f"params/{ours}/scale"] = Key(f"{prefix}{theirs}.weight")
+        table[f"params/{ours}/bias"] = Key(f"{prefix}{theirs}.bias")
+
+    def dense(ours: str, theirs: str, kernel: Transform = DENSE, bias: Transform | None = IDENTITY) -> None:
+        table[f"params/{ours}/kernel"] = Key(f"{theirs}.weight", kernel)
+        if bias is not None:
+            table[f"params/{ours}/bias"] = Key(f"{theirs}.bias", bias)
+
+    dense("stem/patch", f"{prefix}embeddings.patch_embeddings.projection", CONV)
+    table["params/stem/pos"] = Key(f"{prefix}embeddings.position_embeddings")
+    for ours, theirs in zip(module.special(), ("cls_token", "distillation_token"), strict=False):
+        table[f"params/stem/{ours}"] = Key(f"{prefix}embeddings.{theirs}")
+    for i in range(module.layers):
+        block, layer = f"block_{i}", f"encoder.layer.{i}"
+        norm(f"{block}/norm_1", f"{layer}.layernorm_before")
+        norm(f"{block}/norm_2", f"{layer}.layernorm_after")
+        for name in ("query", "key", "value"):
+            theirs = f"{prefix}{layer}.attention.attention.{name}"
+            dense(f"{block}/attn/{name}", theirs, split, split if module.qkv_bias else None)
+        dense(f"{block}/attn/out", f"{prefix}{layer}.attention.output.dense", joined)
+        dense(f"{block}/mlp/fc1", f"{prefix}{layer}.intermediate.dense")
+        dense(f"{block}/mlp/fc2", f"{prefix}{layer}.output.dense")
+    norm("head/norm", "layernorm")
+    if module.pool == "pooler":
+        dense("head/pooler", f"{prefix}pooler.dense")
+    if module.distillation == "head":
+        dense("head/out/cls", "cls_classifier")
+        dense("head/out/dist", "distillation_classifier")
+    else:
+        dense("head/out", "classifier")
+    return table
+
+
+def _prefix(port: Port) -> str:
+    return "vit." if port.module.distillation == "none" else "deit."
+
+
+def _options(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """Absent fields have `ViTConfig`'s defaults.
+
+    The class token is read as transformers' classifiers read it; a pooler that a bare `ViTModel` brings is used only
+    where the run asks for `pool="pooler"`.
+    """
+    expect(config, hidden_act="gelu")
+    patch = pair(config.get("patch_size", 16), "config.json: patch_size")
+    if patch[0] != patch[1]:
+        raise InputError(f"config.json: expected square patches, found patch_size={list(patch)}")
+    size = pair(config.get("image_size", 224), "config.json: image_size")
+    deit = config.get("model_type") == "deit"
+    resample = BICUBIC if deit else BILINEAR
+    return {
+        "patch": patch[0],
+        "width": config.get("hidden_size", 768),
+        "layers": config.get("num_hidden_layers", 12),
+        "heads": config.get("num_attention_heads", 12),
+        "mlp_width": config.get("intermediate_size", 3072),
+        "distillation": "none" if not deit else "head" if TEACHER in shapes else "token",
+        "qkv_bias": config.get("qkv_bias", True),
+        "dropout": float(config.get("hidden_dropout_prob", 0.0)),
+        "epsilon": float(config.get("layer_norm_eps", 1e-12)),
+        **image_options(preprocessor, config.get("num_channels", 3), size, resample=resample, fixed=True),
+    }
+
+
+def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    module, (height, width, channels) = port.module, port.preprocessing.size
+    if module.pool != "cls":
+        raise InputError(
+            f"transformers' ViT classifiers read the class token, this model has pool={module.pool!r}; train it with "
+            "--config.model.pool=cls to export it"
+        )
+    return {
+        "architectures": [ARCHITECTURES[module.distillation]],
+        "model_type": "vit" if module.distillation == "none" else "deit",
+        "image_size": height if height == width else [height, width],
+        "patch_size": module.patch,
+        "num_channels": channels,
+        "hidden_size": module.width,
+        "num_hidden_layers": module.layers,
+        "num_attention_heads": module.heads,
+        "intermediate_size": module.mlp_width,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": module.dropout,
+        "attention_probs_dropout_prob": 0.0,
+        "layer_norm_eps": module.epsilon,
+        "qkv_bias": module.qkv_bias,
+        "encoder_stride": module.patch,
+        **labelled(port, labels),
+    }
+
+
+LAYOUTS = (
+    Layout(
+        name="hf",
+        family="vit",
+        model_types=("vit", "deit"),
+        keys=_keys,
+        options=_options,
+        config=_config,
+        preprocessor=image_processor,
+        optional=(r"(cls_|distillation_)?classifier\..*", r"(vit|deit)\.pooler\..*"),
+        # A classifier reads the class token, not the pooler; the others belong to masked image modelling.
+        ignored=(r"(vit|deit)\.pooler\..*", r"(vit|deit)\.embeddings\.mask_token", r"decoder\..*"),
+        prefixes=("vit.", "deit."),
+    ),
+)

@@ -1,0 +1,252 @@
+"""Layouts: how a family's leaves are called and turned in other people's checkpoints. One key table serves both ways.
+
+A key table maps each of our leaves (`params/stem/conv/kernel`, `batch_stats/stem/norm/mean`) to their key and the
+transform between the two; every transform permutes or reshapes only, so `convert` then `store` is bitwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfer.errors import InputError, nearest
+from jaxfer.models.port import Port
+from jaxfer.rules import flatten, unflatten
+
+Array = np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """A reordering of one tensor, and its exact inverse.
+
+    Attributes:
+      name: the word a ledger uses; `identity` leaves the tensor as it is.
+      load: theirs -> ours.
+      store: ours -> theirs.
+    """
+
+    name: str
+    load: Callable[[Array], Array]
+    store: Callable[[Array], Array]
+
+
+def permute(name: str, *axes: int) -> Transform:
+    """Our axis i is their axis `axes[i]`."""
+    inverse = tuple(axes.index(i) for i in range(len(axes)))
+    return Transform(name, lambda x: np.transpose(x, axes), lambda x: np.transpose(x, inverse))
+
+
+IDENTITY = Transform("identity", lambda x: x, lambda x: x)
+CONV = permute("conv", 2, 3, 1, 0)  # [out, in, h, w] <-> [h, w, in, out]
+DEPTHWISE = permute("depthwise", 2, 3, 1, 0)  # [channels, 1, h, w] <-> [h, w, 1, channels]
+DENSE = permute("dense", 1, 0)  # [out, in] <-> [in, out]
+
+
+def heads_out(heads: int) -> Transform:
+    """Query, key, value: weight [heads * d, in] <-> kernel [in, heads, d], bias [heads * d] <-> [heads, d]."""
+
+    def load(x: Array) -> Array:
+        return x.reshape(heads, -1) if x.ndim == 1 else x.T.reshape(x.shape[1], heads, -1)
+
+    def store(x: Array) -> Array:
+        return x.reshape(-1) if x.ndim == 2 else x.reshape(x.shape[0], -1).T
+
+    return Transform("heads_out", load, store)
+
+
+def heads_in(heads: int) -> Transform:
+    """Attention's output projection: weight [out, heads * d] <-> kernel [heads, d, out]."""
+    return Transform("heads_in", lambda x: x.T.reshape(heads, -1, x.shape[0]), lambda x: x.reshape(-1, x.shape[-1]).T)
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """Where one of our leaves lies in their checkpoint.
+
+    Attributes:
+      name: their key.
+      transform: between their tensor and our leaf.
+    """
+
+    name: str
+    transform: Transform = IDENTITY
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One family in one naming of its checkpoints.
+
+    Attributes:
+      name: of the naming (`hf`, `torchvision`).
+      family: name of the file in `jaxfer/models`.
+      model_types: values of `model_type` in config.json that this reads; () where there is no config.json.
+      keys: port -> {our leaf: their key}, for every leaf of the port.
+      options: (config, preprocessor config or {}, {their key: shape}) -> options of the port, all but `outputs`.
+      config: (port, its options, labels) -> config.json for export: architectures, id2label, ...
+      preprocessor: port -> preprocessor_config.json for export; {} for text.
+      optional: regexes of their keys that may be absent (head, pooler): re-initialised where that is announced.
+      ignored: regexes of their keys that carry nothing (num_batches_tracked, position_ids).
+      prefixes: what a bare backbone's keys lack (or have) before them (`resnet.`), tried in order.
+      constants: port -> {their key: value} that export adds though we hold no such leaf (num_batches_tracked).
+    """
+
+    name: str
+    family: str
+    model_types: tuple[str, ...]
+    keys: Callable[[Port], Mapping[str, Key]]
+    options: Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, tuple[int, ...]]], dict[str, Any]]
+    config: Callable[[Port, Mapping[str, Any], Sequence[str]], dict[str, Any]]
+    preprocessor: Callable[[Port], dict[str, Any]]
+    optional: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    constants: Callable[[Port], Mapping[str, Array]] = lambda port: {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """A checkpoint in our leaves.
+
+    Attributes:
+      params: nested params without those in `fresh`.
+      model_state: nested running statistics, `{}` where the family has none.
+      ledger: {leaf: {what, from, shape}} for every leaf of the port; `what` is loaded (same name), renamed, transposed
+        (or reshaped), resized (surgery), re-initialised (asked for) or missing (optional, and not in the checkpoint);
+        `from` their key or None; `shape` ours.
+      fresh: leaves that are re-initialised or missing: the caller makes them.
+      unused: their keys that have no place here, all of them ignored, optional, reset or announced.
+    """
+
+    params: dict[str, Any]
+    model_state: dict[str, Any]
+    ledger: dict[str, dict[str, Any]]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def convert(
+    tensors: Mapping[str, Array],
+    layout: Layout,
+    port: Port,
+    shapes: Mapping[str, Any],
+    *,
+    reset: Sequence[str] = (),
+    surgery: Mapping[str, Callable[[Array], Array]] | None = None,
+    unused: Sequence[str] = (),
+    source: str = "the checkpoint",
+) -> Conversion:
+    """Moves a checkpoint into the port's leaves; whatever does not fit and was not announced is an error.
+
+    Args:
+      tensors: {their key: tensor}, with or without one of the layout's prefixes.
+      layout: how they call things.
+      port: the model to fill.
+      shapes: {our leaf: anything with a shape and a dtype}, every leaf of the port.
+      reset: regexes of our leaves that are made anew though the checkpoint has them.
+      surgery: {our leaf: change of a tensor (in our axes) whose shape differs}, e.g. another resolution.
+      unused: regexes of their keys, besides the layout's, that may have no place here.
+      source: what errors call the checkpoint.
+
+    Raises:
+      InputError: keys missing or without a place, shapes that differ, tensors that are no floats.
+    """
+    table = _table(layout, port, shapes)
+    theirs = _named(tensors, {key.name for key in table.values()}, layout.prefixes, source)
+    anew = {leaf for leaf in table if _matches(leaf, reset)}
+    absent = {leaf for leaf in table if table[leaf].name not in theirs} - anew
+    lost = [table[leaf].name for leaf in table if leaf in absent and not _matches(table[leaf].name, layout.optional)]
+    if lost:
+        raise InputError(f"{source} lacks {_some(lost)} of layout {layout.name!r}{nearest(lost[0], tensors)}")
+    leaves, ledger, unfit = {}, {}, []
+    for leaf, key in table.items():
+        want = tuple(shapes[leaf].shape)
+        origin = None if leaf in absent else theirs.get(key.name)
+        what = "missing" if leaf in absent else "re-initialised"
+        if leaf not in absent | anew:
+            value, what = _moved(tensors[origin], key.transform, want, (surgery or {}).get(leaf))
+            if value is None:
+                unfit.append(f"{origin} {tuple(tensors[origin].shape)} for {leaf} {want}")
+                continue
+            if not jnp.issubdtype(value.dtype, jnp.floating):
+                raise InputError(f"{source}: {origin} is {value.dtype}, expected floats; give weights not quantised")
+            leaves[leaf] = np.asarray(value, shapes[leaf].dtype)
+            what = "loaded" if what == "renamed" and leaf == origin else what
+        ledger[leaf] = {"what": what, "from": origin, "shape": list(want)}
+    if unfit:
+        raise InputError(f"{source} has another shape (theirs, ours): {_some(unfit)}; announce what differs")
+    used = {entry["from"] for leaf, entry in ledger.items() if leaf in leaves}
+    rest = tuple(key for key in tensors if key not in used)
+    allowed = (*layout.ignored, *layout.optional, *unused)
+    known = {theirs[key.name] for key in table.values() if key.name in theirs}
+    odd = [k for k in rest if k not in known and not any(_matches(n, allowed) for n in _names(k, layout.prefixes))]
+    if odd:
+        names = [key.name for key in table.values()]
+        raise InputError(
+            f"{source} holds {_some(odd)} that layout {layout.name!r} has no place for{nearest(odd[0], names)}"
+        )
+    tree = {"params": {}, **unflatten(leaves)}
+    fresh = tuple(leaf for leaf in table if leaf not in leaves)
+    return Conversion(params=tree.pop("params"), model_state=tree, ledger=ledger, fresh=fresh, unused=rest)
+
+
+def store(params: Any, model_state: Any, layout: Layout, port: Port) -> dict[str, Array]:
+    """The port's leaves as their checkpoint: the inverse of `convert`, bitwise, plus the layout's constants.
+
+    Raises:
+      InputError: leaves that the layout has no key for (a method's own, not yet merged), or too few.
+    """
+    leaves = flatten({"params": params, **model_state})
+    table = _table(layout, port, leaves).items()
+    stored = {key.name: np.array(key.transform.store(np.asarray(leaves[leaf])), order="C") for leaf, key in table}
+    return {**stored, **layout.constants(port)}
+
+
+def _table(layout: Layout, port: Port, leaves: Mapping[str, Any]) -> dict[str, Key]:
+    keys = layout.keys(port)
+    if odd := sorted(set(leaves) ^ set(keys)):
+        raise InputError(f"layout {layout.name!r} and the model differ in {_some(odd)}; merge what a method added")
+    return {leaf: keys[leaf] for leaf in leaves}
+
+
+def _moved(x: Array, transform: Transform, want: tuple[int, ...], change: Any) -> tuple[Array | None, str]:
+    """(the tensor in our axes and shape, what was done), or None where it does not fit."""
+    try:
+        value = transform.load(x)
+    except (ValueError, IndexError):  # too few axes, or no multiple of the heads
+        return None, ""
+    if value.shape == want:
+        return value, "renamed" if transform is IDENTITY else "transposed"
+    value = change(value) if change is not None else value
+    return (value, "resized") if value.shape == want else (None, "")
+
+
+def _named(tensors: Mapping[str, Array], names: set[str], prefixes: Sequence[str], source: str) -> dict[str, str]:
+    """{key as the table calls it: key as the checkpoint does}."""
+    found: dict[str, str] = {}
+    for key in tensors:
+        name = next((name for name in _names(key, prefixes) if name in names), None)
+        if name in found:
+            raise InputError(f"{source} has both {found[name]!r} and {key!r}; expected one of them")
+        if name is not None:
+            found[name] = key
+    return found
+
+
+def _names(key: str, prefixes: Sequence[str]) -> list[str]:
+    """What the table may call this key: as it is, with a prefix, or without."""
+    without = [key[len(prefix) :] for prefix in prefixes if key.startswith(prefix)]
+    return [key, *(prefix + key for prefix in prefixes), *without]
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,63 @@
+"""The load ledger: what became of every leaf of a model, and from where it came."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+# In the order of the table: as it was, turned, made to fit, made anew.
+KINDS = ("loaded", "renamed", "transposed", "resized", "inflated", "re-initialised", "missing", "initialised")
+TOLD = ("resized", "inflated", "re-initialised", "missing")  # the table names their leaves
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a run starts from.
+
+    Attributes:
+      params: nested backbone params, head included.
+      model_state: running statistics.
+      ledger: {leaf: {`what`: one of KINDS, `from`: its key in the source or None, `shape`, and `why` it is made anew}}.
+      lineage: source, its sha256 and its own lineage, the data's sha256; the ancestry of these weights.
+      unused: keys of the source that have no place here.
+    """
+
+    params: Any
+    model_state: Any
+    ledger: dict[str, dict[str, Any]]
+    lineage: dict[str, Any]
+    unused: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ledger.json holds."""
+        sha256 = self.lineage.get("source_sha256")
+        return {
+            "lineage": self.lineage,
+            "source_sha256": sha256,
+            "leaves": self.ledger,
+            "unused": list(self.unused),
+        }
+
+    def table(self) -> str:
+        """The ledger in a few lines: how many leaves of each kind, and the names of those that changed."""
+        counts = collections.Counter(entry["what"] for entry in self.ledger.values())
+        found = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+        lines = [f"{self.lineage['init']}: {len(self.ledger)} leaves: {found}"]
+        for kind in TOLD:
+            group = {leaf: entry for leaf, entry in self.ledger.items() if entry["what"] == kind}
+            reasons = dict.fromkeys(entry["why"] for entry in group.values() if entry.get("why"))
+            why = f" ({'; '.join(reasons)})" if reasons else ""
+            lines += [f"  {kind}{why}: {_some([_shown(leaf, entry) for leaf, entry in group.items()])}"] * bool(group)
+        if self.unused:
+            lines.append(f"  {len(self.unused)} unused keys of the source: {_some(list(self.unused))}")
+        return "\n".join(lines)
+
+
+def _shown(leaf: str, entry: Mapping[str, Any]) -> str:
+    return f"{leaf.removeprefix('params/')} {'x'.join(map(str, entry['shape'])) or 'scalar'}"
+
+
+def _some(names: list[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,0 +1,85 @@
+"""Surgery: weights made to fit another image. Pure functions on NumPy arrays, in our axes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from jaxfer.errors import InputError
+
+CUBIC = -0.75  # the free parameter of Keys' kernel (1981, doi:10.1109/TASSP.1981.1163711, eq. 15) that PyTorch takes
+
+
+def resize_positions(
+    positions: np.ndarray, old: tuple[int, int] | None, new: tuple[int, int], *, extra: int
+) -> np.ndarray:
+    """Position embeddings for another grid of patches (Dosovitskiy et al., 2020, arXiv:2010.11929, section 3.2).
+
+    Bicubic, as `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`, without anti-aliasing.
+
+    Args:
+      positions: [1, extra + height * width, channels], patches row-major after the extra tokens.
+      old: (height, width) of the grid they are for; None: a square one.
+      new: (height, width) of the grid wanted.
+      extra: leading tokens that are kept as they are: 1 for a class token, 2 with a distillation token, 0 for none.
+
+    Returns:
+      [1, extra + new height * new width, channels] in the dtype of `positions`.
+
+    Raises:
+      InputError: the tokens are no such grid.
+    """
+    patches = positions.shape[1] - extra
+    old = old or (math.isqrt(max(patches, 0)),) * 2
+    if positions.shape[0] != 1 or patches < 1 or old[0] * old[1] != patches:
+        raise InputError(
+            f"expected position embeddings [1, {extra} + {old[0]} * {old[1]}, channels], found "
+            f"{list(positions.shape)}; give the checkpoint's image size and patch"
+        )
+    if tuple(old) == tuple(new):
+        return positions
+    grid = positions[0, extra:].reshape(*old, -1).astype(np.float64)
+    rows, columns = cubic_weights(old[0], new[0]), cubic_weights(old[1], new[1])
+    resized = np.einsum("yh,xw,hwc->yxc", rows, columns, grid, optimize=True).reshape(1, -1, grid.shape[-1])
+    return np.concatenate([positions[:, :extra], resized.astype(positions.dtype)], axis=1)
+
+
+def cubic_weights(old: int, new: int) -> np.ndarray:
+    """[new, old] float64: the weight of each old sample in each new one; samples beyond the edge repeat it."""
+    weights = np.zeros((new, old))
+    for i in range(new):
+        centre = (i + 0.5) * old / new - 0.5  # half-pixel centres: align_corners=False
+        first = math.floor(centre)
+        for tap in range(first - 1, first + 3):
+            weights[i, min(max(tap, 0), old - 1)] += _cubic(abs(centre - tap))
+    return weights
+
+
+def _cubic(x: float) -> float:
+    if x <= 1:
+        return ((CUBIC + 2) * x - (CUBIC + 3)) * x * x + 1
+    return ((CUBIC * x - 5 * CUBIC) * x + 8 * CUBIC) * x - 4 * CUBIC if x < 2 else 0.0
+
+
+def inflate_input(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """A first convolution for another number of input channels, as timm does (`timm/models/_manipulate.py`).
+
+    To one channel the kernel is summed over its inputs: a grey image then gives what it gave as an RGB one of three
+    equal channels. To n channels the c of the kernel are repeated in turn (R, G, B, R, ...) and scaled by c / n: inputs
+    that are all equal give what they gave before where n is a multiple of c.
+
+    Args:
+      kernel: [kh, kw, c, out].
+      channels: n, at least 1.
+
+    Returns:
+      [kh, kw, n, out] in the dtype of `kernel`.
+    """
+    found = kernel.shape[2]
+    if channels == found:
+        return kernel
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True, dtype=np.float64).astype(kernel.dtype)
+    repeated = kernel[:, :, np.arange(channels) % found].astype(np.float64)
+    return (repeated * (found / channels)).astype(kernel.dtype)

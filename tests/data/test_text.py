@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxfer.data import text
+from jaxfer.data.dataset import Split
+from jaxfer.data.text import Tokens, load_tokenizer, texts, tokenize, tokenizer_sha256
+from jaxfer.errors import InputError
+from jaxfer.models.port import TextPreprocessing
+
+# [PAD] [UNK] [CLS] [SEP] [MASK] good bad plain film plot song the a was very not and it ##s ##ly . ! ?
+TOKENIZER = Path(__file__).parent / "tokenizer"
+CLS, SEP, UNK = 2, 3, 1
+
+
+def preprocessing(folder=TOKENIZER, **changes):
+    options = dict(tokenizer=str(folder), tokenizer_sha256="", vocab=23, types=2, max_length=7, buckets=(4, 7))
+    return TextPreprocessing(**{**options, **changes})
+
+
+def split(first, second=None):
+    return Split(labels=np.arange(len(first), dtype=np.int32), fetch=texts(first, second))
+
+
+def rows(tokens):
+    pairs = zip(tokens.starts[:-1], tokens.starts[1:], strict=True)
+    return [(tokens.ids[a:b].tolist(), tokens.types[a:b].tolist()) for a, b in pairs]
+
+
+def test_words_pieces_case_and_unknown_words():
+    tokens = tokenize(split(("Good film!", "the PLOTS", "a Xylophone")), preprocessing())
+    assert [ids for ids, _ in rows(tokens)] == [[CLS, 5, 8, 21, SEP], [CLS, 11, 9, 18, SEP], [CLS, 12, UNK, SEP]]
+    assert tokens.lengths.tolist() == [5, 5, 4]
+    assert (tokens.pad, tokens.ids.dtype) == (0, np.int32)
+
+
+def test_long_texts_are_cut_and_keep_their_end_token():
+    tokens = tokenize(split(("it was a very very very bad film",)), preprocessing())
+    assert rows(tokens)[0][0] == [CLS, 17, 13, 12, 14, 14, SEP]
+
+
+def test_pairs_have_two_types_and_lose_the_longer_ones_end():
+    tokens = tokenize(split(("good film", "a"), ("bad", "it was a very bad film")), preprocessing())
+    assert rows(tokens) == [
+        ([CLS, 5, 8, SEP, 6, SEP], [0, 0, 0, 0, 1, 1]),
+        ([CLS, 12, SEP, 17, 13, 12, SEP], [0, 0, 0, 1, 1, 1, 1]),
+    ]
+
+
+def test_a_batch_is_padded_and_masked():
+    tokens = tokenize(split(("good", "good film", "a"), ("bad", "bad", "a")), preprocessing())
+    batch = tokens.padded(np.array([1, 0]), 7)
+    assert batch["input_ids"].tolist() == [[CLS, 5, 8, SEP, 6, SEP, 0], [CLS, 5, SEP, 6, SEP, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0, 0]]
+    assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 0, 0]]
+    assert {leaf.dtype for leaf in batch.values()} == {np.dtype(np.int32)}
+
+
+def test_texts_are_fetched_as_they_are():
+    assert texts(("a", "b"))(1) == "b"
+    assert texts(("a", "b"), ("c", "d"))(0) == ("a", "c")
+
+
+def test_texts_are_known_by_their_content():
+    different = [texts(("a", "b")), texts(("ab",)), texts(("a",), ("b",)), texts(("b", "a")), texts(("a", "b", ""))]
+    assert len({each.sha256 for each in different}) == len(different)
+    assert texts(("a", "b")).sha256 == texts(("a", "b")).sha256
+
+
+def test_each_text_is_tokenized_once_and_only_when_asked_for(monkeypatch):
+    read, encode = [], text._encode
+
+    def counted(tokenizer, source, chosen, options):
+        read.extend(chosen)
+        return encode(tokenizer, source, chosen, options)
+
+    monkeypatch.setattr(text, "_encode", counted)
+    whole = split(tuple(f"good film number {i}" for i in range(6)))
+    first = tokenize(whole.take(np.array([4, 1])), preprocessing())
+    assert sorted(read) == [1, 4]
+    same = split(whole.fetch.first)  # another object of the same content, as another run reads it
+    second = tokenize(same.take(np.array([1, 2, 4, 4])), preprocessing())
+    assert sorted(read) == [1, 2, 4]
+    assert rows(first) == [rows(second)[2], rows(second)[0]]
+    tokenize(whole.take(np.array([1])), preprocessing(max_length=6, buckets=(6,)))
+    assert sorted(read) == [1, 1, 2, 4]
+
+
+def test_an_empty_split_and_pickling():
+    tokens = tokenize(split(("good", "bad")).take(np.arange(0)), preprocessing())
+    assert tokens.lengths.tolist() == [] and isinstance(pickle.loads(pickle.dumps(tokens)), Tokens)
+
+
+def copied(tmp_path):
+    return Path(shutil.copytree(TOKENIZER, tmp_path / "tokenizer"))
+
+
+def test_a_tokenizer_is_known_by_its_files(tmp_path):
+    folder = copied(tmp_path)
+    sha256 = tokenizer_sha256(TOKENIZER)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    assert tokenizer_sha256(folder) == sha256
+    assert load_tokenizer(preprocessing(folder, tokenizer_sha256=sha256))[1] == sha256
+    (folder / "vocab.txt").write_text((folder / "vocab.txt").read_text().replace("film", "tale"))
+    assert tokenizer_sha256(folder) != sha256
+    with pytest.raises(InputError, match=f"sha256 .* the model was made with {sha256[:12]}; restore it"):
+        load_tokenizer(preprocessing(folder, tokenizer_sha256=sha256))
+
+
+def test_a_changed_tokenizer_is_read_again(tmp_path):
+    folder = copied(tmp_path)
+    data = split(("a film",))
+    assert rows(tokenize(data, preprocessing(folder)))[0][0] == [CLS, 12, 8, SEP]
+    (folder / "vocab.txt").write_text((folder / "vocab.txt").read_text().replace("film", "tale"))
+    assert rows(tokenize(data, preprocessing(folder)))[0][0] == [CLS, 12, UNK, SEP]
+
+
+def test_a_relative_folder_is_looked_up_in_the_data_folder(monkeypatch):
+    monkeypatch.setenv("JAXFER_DATA", str(TOKENIZER.parent))
+    assert load_tokenizer(preprocessing("tokenizer"))[1] == tokenizer_sha256(TOKENIZER)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(tokenizer=""), "the model has no tokenizer; set config.model.tokenizer to a folder"),
+        (dict(tokenizer="no/such"), "config.model.tokenizer: expected a folder, found nothing at 'no/such'"),
+        (dict(vocab=22), "does not belong to the model: expected 22 tokens, found 23 tokens; set config.model.tokeni"),
+        (dict(vocab=30522), "does not belong to the model: expected 30522 tokens, found 23 tokens"),
+    ],
+)
+def test_tokenizers_that_are_not_the_models(changes, message):
+    with pytest.raises(InputError) as error:
+        tokenize(split(("good",)), preprocessing(**changes))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_without_a_tokenizer_or_with_a_broken_one(tmp_path):
+    with pytest.raises(
+        InputError, match=r"expected a tokenizer \(tokenizer.json or vocab.txt, ...\) in .*, found none"
+    ):
+        load_tokenizer(preprocessing(tmp_path))
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
+    with pytest.raises(InputError, match="expected a tokenizer in .*; restore its files") as error:
+        load_tokenizer(preprocessing(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_types_that_the_model_does_not_have():
+    with pytest.raises(InputError, match="gave token .* of type 1, the model has 23 tokens and 1 types"):
+        tokenize(split(("good",), ("bad",)), preprocessing(types=1))

@@ -1,0 +1,58 @@
+"""Logits and every unit's output against transformers' PyTorch models, from files that `golden/make.py` wrote."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxfer.pretrained.families import by_family, by_model_type
+from jaxfer.pretrained.layout import convert
+from jaxfer.registry import MODELS
+from jaxfer.rules import flatten
+
+FILES = sorted((Path(__file__).parent / "golden").glob("*.npz"))
+IMAGES = [file for file in FILES if not file.stem.startswith("bert")]
+BOUND = 1e-4  # x max(1, max |reference|)
+
+
+def test_the_files_are_there_and_small():
+    names = ["deit", "mobilenet_v1", "resnet", "resnet_basic", "resnet_cifar", "vit"]
+    assert {file.stem for file in FILES} >= set(names)
+    assert sum(file.stat().st_size for file in FILES) < 200_000
+
+
+def unpack(vector, shapes):
+    """{name: array} of arrays laid end to end."""
+    parts = np.split(vector.astype(np.float32), np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1])
+    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+@pytest.mark.parametrize("file", IMAGES, ids=lambda file: file.stem)
+def test_every_unit_equals_pytorch(file):
+    golden = np.load(file)
+    index, x = json.loads(golden["index"].tobytes()), golden["x"].astype(np.float32)
+    config = index["config"]
+    theirs, expected = (unpack(golden[what], index[what]) for what in ("weights", "expected"))
+
+    layout = by_model_type(config["model_type"]) if config else by_family("resnet", "torchvision")
+    options = layout.options(config, {}, {name: value.shape for name, value in theirs.items()})
+    port = MODELS.make(layout.family, outputs=expected["logits"].shape[1], **{**options, "image": tuple(x.shape[1:])})
+    params, state = jax.eval_shape(port.init, jax.random.key(0), {"image": x})
+    conversion = convert(theirs, layout, port, flatten({"params": params, **state}))
+    params, state = jax.tree.map(jnp.asarray, (conversion.params, conversion.model_state))
+
+    hidden = x
+    for unit in port.units:
+        hidden, _ = port.apply(params, state, {"image": hidden}, begin=unit, end=unit)
+        reference = expected.pop("logits" if unit == port.units[-1] else unit, None)
+        if reference is not None:
+            top = np.abs(reference).max()
+            assert 0.1 <= top <= 10, unit
+            np.testing.assert_allclose(hidden, reference, rtol=0, atol=BOUND * max(1, top), err_msg=unit)
+    assert not expected, f"no unit of ours answers {', '.join(expected)}"

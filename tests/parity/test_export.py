@@ -1,0 +1,159 @@
+"""What we write, transformers and peft load: no key missing or left over, and the same logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import peft
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    MobileNetV1Config,
+    MobileNetV1ForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+import jaxfer
+from jaxfer.data import image
+from jaxfer.errors import InputError
+from jaxfer.prediction import load_model
+from tests.experiments import TOKENIZER, tiny_config
+from tests.pretrained.checkpoints import config_of
+
+from .reference import channels_first, compare, images, settle
+
+VIT = dict(hidden_size=12, num_attention_heads=3, num_hidden_layers=2, intermediate_size=20, patch_size=4)
+CASES = {
+    "resnet": (
+        ResNetForImageClassification,
+        ResNetConfig(embedding_size=4, hidden_sizes=[16, 32], depths=[1, 2], layer_type="bottleneck"),
+        (224, 224, 3),
+    ),
+    "mobilenet_v1": (
+        MobileNetV1ForImageClassification,
+        MobileNetV1Config(depth_multiplier=0.25, image_size=32),
+        (32, 32, 3),
+    ),
+    "vit": (ViTForImageClassification, ViTConfig(**VIT, image_size=[8, 12]), (8, 12, 3)),
+    "deit": (DeiTForImageClassificationWithTeacher, DeiTConfig(**VIT, image_size=8), (8, 8, 3)),
+}
+BERT = dict(vocab_size=23, hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=20)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """(family, method) -> the folder of a run that began with their model, saved by them."""
+
+    def train(case, method, **fields):
+        make, config, size = CASES[case]
+        config.num_labels = 5
+        x = images(size)
+        settle(make(config), channels_first(x), last=r".*\.(o_proj|fc2)", gain=0.5).save_pretrained(tmp_path / "theirs")
+        jaxfer.run(
+            config_of(tmp_path / "theirs", size, method=method, steps=2, lr=1e-2, **fields),
+            tmp_path / "run",
+            quiet=True,
+        )
+        return tmp_path / "run", size
+
+    return train
+
+
+def ours(run, batch):
+    model = load_model(run)
+    return np.asarray(model.port.apply(model.params, model.model_state, batch)[0])
+
+
+def theirs(model, x):
+    with torch.no_grad():
+        return model.eval()(channels_first(x)).logits.numpy()
+
+
+def loaded(auto, folder):
+    model, report = auto.from_pretrained(folder, output_loading_info=True)
+    assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")), (
+        report
+    )
+    return model
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("case", CASES)
+def test_transformers_loads_an_export(case, method, trained):
+    run, size = trained(case, method)
+    out, x = jaxfer.export(run), images(size, seed=1)
+    model = loaded(AutoModelForImageClassification, out)
+    assert model.config.id2label == {0: "class_0", 1: "class_1", 2: "class_2"}
+    compare({"logits": ours(run, {"image": x})}, {"logits": theirs(model, x)}, scaled=False)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_their_processor_prepares_what_ours_does(case, trained):
+    run, size = trained(case, "probe")
+    processor = AutoImageProcessor.from_pretrained(jaxfer.export(run), use_fast=False)
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 29, 3)).astype(np.uint8)
+    spec = load_model(run).port.preprocessing
+    expected = processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0]
+    found = image.normalize(image.fit(pixels, spec), spec)
+    assert np.abs(found - expected.transpose(1, 2, 0)).max() <= 1 / 255 / min(spec.std)
+
+
+def test_peft_has_no_word_for_padding_that_asks_a_convolution(trained):
+    run, _ = trained("mobilenet_v1", "lora")
+    with pytest.raises(InputError, match="peft can't wrap the convolutions of a padded mobilenet_v1"):
+        jaxfer.export(run, format="peft")
+
+
+@pytest.mark.parametrize("case", ["resnet", "vit", "deit"])
+def test_peft_loads_an_adapter(case, trained):
+    run, size = trained(case, "lora", options=dict(rank=2, alpha=6.0))
+    out, x = jaxfer.export(run, format="peft"), images(size, seed=1)
+    base = AutoModelForImageClassification.from_pretrained(
+        run.parent / "theirs", num_labels=3, ignore_mismatched_sizes=True
+    )
+    model = peft.PeftModel.from_pretrained(base, str(out))
+    expected = ours(run, {"image": x})
+    compare({"logits": expected}, {"logits": theirs(model, x)}, scaled=False)
+    merged = theirs(model.merge_and_unload(), x)
+    compare({"logits": expected}, {"logits": merged}, scaled=False)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_text_model_and_its_tokenizer(method, tmp_path):
+    torch.manual_seed(0)
+    config = BertConfig(**BERT, max_position_embeddings=9, num_labels=5, initializer_range=0.5)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "theirs")
+    AutoTokenizer.from_pretrained(TOKENIZER).save_pretrained(tmp_path / "theirs")
+    run = tiny_config("bert_pooler", steps=2, init=str(tmp_path / "theirs"), method=method, lr=1e-2)
+    run.model = dict(name="auto")
+    jaxfer.run(run, tmp_path / "run", quiet=True)
+    out = jaxfer.export(tmp_path / "run")
+    model, tokenizer = loaded(AutoModelForSequenceClassification, out), AutoTokenizer.from_pretrained(out)
+    phrases = ["very film a good.", "was bad films"]
+    batch = tokenizer(phrases, padding=True, truncation=True, max_length=9, return_tensors="pt")
+    with torch.no_grad():
+        expected = model.eval()(**batch).logits
+    found = ours(tmp_path / "run", {name: value.numpy() for name, value in batch.items()})
+    compare({"logits": found}, {"logits": expected.numpy()}, scaled=False)
+    for answer, row in zip(jaxfer.predict(out, phrases, text=True), expected.softmax(-1), strict=True):
+        named = {model.config.id2label[i]: float(chance) for i, chance in enumerate(row)}
+        assert answer.probabilities == pytest.approx(named, abs=1e-4)
+    if method == "lora":
+        base = AutoModelForSequenceClassification.from_pretrained(
+            tmp_path / "theirs", num_labels=3, ignore_mismatched_sizes=True
+        )
+        adapter = jaxfer.export(tmp_path / "run", format="peft")
+        with torch.no_grad():
+            adapted = peft.PeftModel.from_pretrained(base, str(adapter)).eval()(**batch).logits.numpy()
+        compare({"logits": found}, {"logits": adapted}, scaled=False)

@@ -1,0 +1,56 @@
+"""Tiny checkpoints as other people would have saved them, made by our own layouts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from ml_collections import ConfigDict
+
+import jaxfer.config
+from jaxfer.models.port import Port
+from jaxfer.pretrained.families import by_family
+from jaxfer.pretrained.layout import store
+from jaxfer.registry import MODELS
+from tests.models.tiny import draw
+
+RESNET = dict(stage_sizes=(1, 1), width=4, image=(16, 12, 3), mean=(0.5, 0.25, 0.125), std=(0.5, 0.25, 1.0))
+VIT = dict(patch=4, width=12, layers=2, heads=3, mlp_width=20, image=(8, 12, 3), epsilon=1e-12)
+MOBILENET = dict(depth_multiplier=0.1, min_depth=4, image=(16, 16, 3))
+CIFAR = dict(stage_sizes=(1, 1), width=4, stem="cifar", shortcut="padding", image=(8, 8, 3))
+CLASSES = ("class_0", "class_1", "class_2")  # the names that the synthetic source gives three
+
+
+def checkpoint(
+    folder: Path, family: str, options: dict[str, Any], *, layout: str = "hf", labels: tuple[str, ...] = CLASSES
+) -> tuple[Port, Any, Any]:
+    """Writes one with random weights; returns (port, params, model_state)."""
+    port = MODELS.make(family, outputs=len(labels) or 1, **options)
+    params, state = draw(port)
+    names = by_family(family, layout)
+    tensors = {key: np.asarray(value) for key, value in store(params, state, names, port).items()}
+    folder.mkdir(parents=True)
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(names.config(port, options, labels)))
+    (folder / "preprocessor_config.json").write_text(json.dumps(names.preprocessor(port)))
+    return port, params, state
+
+
+def config_of(init: Path | str, image: tuple[int, int, int] = (16, 12, 3), **fields: Any) -> ConfigDict:
+    """A short run from a checkpoint on 48 synthetic images of three classes."""
+    config = jaxfer.config.base()
+    config.model = dict(name="auto", **fields.pop("model", {}))
+    config.data = dict(source="synthetic", image=image, classes_count=3, examples=48)
+    config.update(init=str(init), batch_size=8, steps=1, eval_every=0, save_every=0, schedule="constant")
+    for name, value in fields.items():
+        config[name] = value
+    return config
+
+
+def edit(path: Path, **changed: Any) -> None:
+    """Changes fields of a JSON file; None removes one."""
+    content = {**json.loads(path.read_text()), **changed}
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))

@@ -1,0 +1,217 @@
+"""ResNet, ViT, DeiT and MobileNetV1: key tables, options from the files' own facts, and what export writes."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from jaxfer import rules
+from jaxfer.errors import InputError
+from jaxfer.pretrained.families import by_family, by_model_type
+from jaxfer.pretrained.families._image import image_processor, pair, statistics
+from jaxfer.pretrained.layout import convert, store
+from jaxfer.registry import MODELS
+from tests.models.tiny import draw
+
+RESNET, VIT, MOBILENET = (by_model_type(name) for name in ("resnet", "vit", "mobilenet_v1"))
+TORCHVISION = by_family("resnet", "torchvision")
+SIZES = dict(patch=3, width=12, layers=2, heads=3, mlp_width=20, image=(6, 9, 3))
+SMALL = dict(depth_multiplier=0.05, min_depth=3, image=(11, 14, 3))
+BOTTLENECK = dict(stage_sizes=(1, 2), width=4, block="bottleneck", image=(18, 14, 3))
+
+# {case: (layout, options)}
+CASES = {
+    "resnet_basic": (RESNET, dict(stage_sizes=(2, 1), width=5, image=(18, 14, 1))),
+    "resnet_bottleneck": (RESNET, BOTTLENECK),
+    "resnet_v1": (RESNET, dict(BOTTLENECK, stride_in_1x1=True)),
+    "torchvision": (TORCHVISION, BOTTLENECK),
+    "cifar_padding": (
+        TORCHVISION,
+        dict(stage_sizes=(1, 1, 1), width=4, stem="cifar", shortcut="padding", image=(9, 7, 3)),
+    ),
+    "cifar_projection": (TORCHVISION, dict(stage_sizes=(1, 2), width=4, stem="cifar", image=(9, 7, 3))),
+    "vit": (VIT, SIZES),
+    "vit_without_qkv_bias": (VIT, dict(SIZES, qkv_bias=False, epsilon=1e-12)),
+    "vit_pooler": (VIT, dict(SIZES, pool="pooler")),
+    "deit": (VIT, dict(SIZES, distillation="token")),
+    "deit_teacher": (VIT, dict(SIZES, distillation="head")),
+    "mobilenet_v1": (MOBILENET, dict(SMALL, resize=(16,))),
+    "vit_cropped": (VIT, dict(SIZES, resize=(7, 12))),
+}
+
+
+def make(case):
+    layout, options = CASES[case]
+    return layout, MODELS.make(layout.family, outputs=3, **options)
+
+
+def shapes(port):
+    params, state = jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(1))
+    return rules.flatten({"params": params, **state})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stored_and_read_again_is_bitwise_the_same(case):
+    layout, port = make(case)
+    params, state = draw(port)
+    stored = store(params, state, layout, port)
+    found = convert(stored, layout, port, shapes(port))
+    assert not found.fresh and all(key.endswith("num_batches_tracked") for key in found.unused)
+    for part, original in ((found.params, params), (found.model_state, state)):
+        jax.tree.map(np.testing.assert_array_equal, part, original)
+
+
+@pytest.mark.parametrize("case", [case for case, (layout, _) in CASES.items() if layout.prefixes])
+def test_a_bare_backbone_lacks_the_head_alone(case):
+    layout, port = make(case)
+    stored = store(*draw(port), layout, port)
+    prefix = next(prefix for prefix in layout.prefixes if any(key.startswith(prefix) for key in stored))
+    bare = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
+    found = convert(bare, layout, port, shapes(port))
+    assert found.fresh and all(leaf.startswith(f"params/{port.head}/") for leaf in found.fresh)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "vit_pooler"])
+def test_what_export_writes_reads_as_the_same_model(case):
+    layout, port = make(case)
+    theirs = {key: np.shape(value) for key, value in store(*draw(port), layout, port).items()}
+    config = layout.config(port, {}, ["cat", "dog", "eel"])
+    assert config["id2label"] == {"0": "cat", "1": "dog", "2": "eel"} and config["label2id"]["eel"] == 2
+    options = layout.options(config, layout.preprocessor(port), theirs)
+    assert MODELS.make(layout.family, outputs=3, **options) == port
+
+
+def test_regression_has_no_labels():
+    config = MOBILENET.config(make("mobilenet_v1")[1], {}, [])
+    assert config["problem_type"] == "regression" and config["id2label"]["2"] == "LABEL_2"
+
+
+def test_the_hubs_names():
+    names = {key.name for key in VIT.keys(make("deit_teacher")[1]).values()}
+    assert {
+        "deit.embeddings.distillation_token",
+        "deit.encoder.layer.1.attention.attention.query.bias",
+        "deit.encoder.layer.1.attention.output.dense.weight",
+        "deit.encoder.layer.0.output.dense.bias",
+        "deit.layernorm.weight",
+        "distillation_classifier.bias",
+    } <= names
+    names = {key.name for key in RESNET.keys(make("resnet_bottleneck")[1]).values()}
+    assert {
+        "resnet.embedder.embedder.normalization.running_var",
+        "resnet.encoder.stages.1.layers.0.shortcut.convolution.weight",
+        "resnet.encoder.stages.1.layers.1.layer.2.normalization.bias",
+        "classifier.1.weight",
+    } <= names
+    assert "resnet.encoder.stages.1.layers.1.shortcut.convolution.weight" not in names
+    names = {key.name for key in MOBILENET.keys(make("mobilenet_v1")[1]).values()}
+    assert {"mobilenet_v1.conv_stem.convolution.weight", "mobilenet_v1.layer.25.normalization.weight"} <= names
+    names = {key.name for key in TORCHVISION.keys(make("cifar_projection")[1]).values()}
+    assert {"layer2.0.shortcut.0.weight", "layer2.0.shortcut.1.running_mean", "linear.weight"} <= names
+    names = {key.name for key in TORCHVISION.keys(make("torchvision")[1]).values()}
+    assert {"layer1.0.downsample.0.weight", "layer2.1.conv3.weight", "fc.bias"} <= names
+
+
+def test_absent_fields_have_the_librarys_defaults():
+    fifty = RESNET.options({"model_type": "resnet"}, {}, {})
+    assert fifty["stage_sizes"] == (3, 4, 6, 3) and fifty["block"] == "bottleneck" and not fifty["stride_in_1x1"]
+    base = VIT.options({"model_type": "vit"}, {}, {})
+    assert (base["width"], base["layers"], base["patch"], base["epsilon"]) == (768, 12, 16, 1e-12)
+    assert base["image"] == (224, 224, 3) and base["distillation"] == "none" and "mean" not in base
+    assert VIT.options({"model_type": "deit"}, {}, {})["distillation"] == "token"
+    assert "dropout" not in MOBILENET.options({"classifier_dropout_prob": 0.999}, {}, {})
+
+
+def test_torchvision_shapes_decide():
+    layout, port = make("cifar_padding")
+    theirs = {key: np.shape(value) for key, value in store(*draw(port), layout, port).items()}
+    given = {"input": {"size": [9, 7], "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}}
+    options = layout.options(given, {}, theirs)
+    assert options == {
+        "stage_sizes": (1, 1, 1),
+        "width": 4,
+        "block": "basic",
+        "stem": "cifar",
+        "shortcut": "padding",
+        "mean": (0.1, 0.2, 0.3),
+        "std": (1.0, 1.0, 1.0),
+        "image": (9, 7, 3),
+    }
+    assert layout.options({}, {}, theirs)["image"] == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("preprocessor", "expected"),
+    [
+        ({"size": {"height": 6, "width": 9}}, ()),
+        ({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}, (256,)),
+        ({"size": 256, "do_center_crop": True, "crop_size": 224}, (256, 256)),
+        ({"size": 224, "crop_pct": 0.875, "feature_extractor_type": "ConvNextFeatureExtractor"}, (256,)),
+        ({"size": {"shortest_edge": 384}, "image_processor_type": "ConvNextImageProcessor"}, ()),
+        ({"do_resize": False, "size": 224}, ()),
+    ],
+)
+def test_resize_before_the_crop(preprocessor, expected):
+    assert RESNET.options({}, preprocessor, {})["resize"] == expected
+
+
+PROCESSOR = {"size": {"height": 6, "width": 9}, "resample": 3, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5] * 3}
+
+
+def test_the_processor_is_read():
+    options = VIT.options({"image_size": [6, 9]}, PROCESSOR, {})
+    assert options["image"] == (6, 9, 3) and options["interpolation"] == "bicubic"
+    assert options["mean"] == (0.1, 0.2, 0.3) and options["std"] == (0.5,)
+    crop = {"do_center_crop": True, "crop_size": 224, "size": {"shortest_edge": 256}}
+    options = MOBILENET.options({"image_size": 192}, crop, {})
+    assert options["image"] == (224, 224, 3) and options["interpolation"] == "bilinear"
+    assert RESNET.options({}, {"size": 224}, {})["interpolation"] == "bicubic"
+
+
+def test_pixels_of_another_scale_are_the_same_statistics():
+    # x / 127.5 - 1 = (x / 255 - 0.5) / 0.5
+    mean, std = statistics({"rescale_factor": 1 / 127.5, "image_mean": [1.0], "image_std": [1.0]}, 3)
+    np.testing.assert_allclose((mean, std), ((0.5,), (0.5,)))
+    assert statistics({"do_normalize": False}, 3) == ((0.0,), (1.0,))
+    mean, std = statistics({"do_rescale": False, "image_mean": [127.5], "image_std": [127.5]}, 1)
+    np.testing.assert_allclose((mean, std), ((0.5,), (0.5,)))
+
+
+@pytest.mark.parametrize(
+    "value", [224, [224, 224], {"height": 224, "width": 224}, {"shortest_edge": 224}], ids=["int", "list", "hw", "edge"]
+)
+def test_sizes_come_in_many_shapes(value):
+    assert pair(value, "size") == (224, 224)
+
+
+def test_a_single_statistic_is_written_for_every_channel():
+    port = MODELS.make("vit", outputs=2, **SIZES, mean=(0.4,), std=(0.2,), interpolation="nearest")
+    written = image_processor(port)
+    assert written["image_mean"] == [0.4] * 3 and written["image_std"] == [0.2] * 3 and written["resample"] == 0
+    assert written["size"] == {"height": 6, "width": 9}
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: RESNET.options({"hidden_sizes": [64, 100]}, {}, {}), "expected hidden_sizes=[256, 512, 1024, 2048]"),
+        (lambda: RESNET.options({"downsample_in_first_stage": True}, {}, {}), "downsample_in_first_stage is True"),
+        (lambda: RESNET.options({"hidden_act": "gelu"}, {}, {}), "with hidden_act='relu' only"),
+        (lambda: VIT.options({"patch_size": [16, 8]}, {}, {}), "expected square patches, found patch_size=[16, 8]"),
+        (lambda: VIT.options({"image_size": 384}, PROCESSOR, {}), "yields images of (6, 9), config.json expects (384"),
+        (lambda: VIT.options({}, {"size": 224, "resample": 9}, {}), "expected resample from 0 to 5"),
+        (lambda: VIT.options({"image_size": "big"}, {}, {}), "image_size must be a side or a height and a width"),
+        (lambda: MOBILENET.options({}, {"image_mean": [0.5] * 2}, {}), "expected 3 values of image_mean"),
+        (lambda: TORCHVISION.options({}, {}, {"w": (1,)}), "a ResNet under torchvision's names"),
+        (lambda: RESNET.keys(make("cifar_padding")[1]), "use the layout 'torchvision'"),
+        (lambda: VIT.keys(MODELS.make("vit", outputs=2, **SIZES, pool="mean")), "no ViT with pool='mean'"),
+        (lambda: VIT.keys(MODELS.make("vit", outputs=2, **SIZES, norm="post")), "and norm='post'"),
+        (lambda: VIT.config(make("vit_pooler")[1], {}, []), "read the class token, this model has pool='pooler'"),
+        (lambda: MOBILENET.keys(MODELS.make("mobilenet_v1", outputs=2, **SMALL, strides=(1,))), "has strides="),
+    ],
+)
+def test_what_there_is_no_place_for_is_refused(act, message):
+    with pytest.raises(InputError) as error:
+        act()
+    assert message in str(error.value) and "\n" not in str(error.value)
