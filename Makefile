@@ -10,7 +10,7 @@ quickstart: $(VENV)/.installed
 	$(VENV)/bin/jaxfer compare configs/digits.py --processes 2 --workdir $(WORKDIR) $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest -n 2 $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -231,6 +232,9 @@ def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str]) -> boo
 def files(init: str) -> tuple[Found, dict[str, tuple[int, ...]]]:
     """(the files, {their key: shape}), kept until they change; of the Hub, as long as this process lives."""
     path, revision = epath.Path(init).expanduser(), None
+    beside = epath.Path(os.environ.get("JAXFER_DATA") or ".") / init  # where relative data paths are looked up too
+    if not path.exists() and beside.exists():
+        path, init = beside, str(beside)
     if not path.exists():
         name, _, tail = init.partition("@")
         if tail and re.fullmatch(hub.HUB_NAME, name):
