@@ -104,4 +104,5 @@ def image_preprocessing(
     check_positive(**{f"resize[{i}]": side for i, side in enumerate(resize)})
     if resize and any(side < least for side, least in zip(resize * 2, image[:2], strict=False)):
         raise InputError(f"resize={resize} is smaller than image={image}, which is cut out of it; make it larger")
+    resize = () if resize == image[:2] else resize  # nothing is cut out then
     return Preprocessing(size=image, mean=mean, std=std, interpolation=interpolation, resize=resize)

@@ -32,7 +32,7 @@ class Preprocessing:
       size: (height, width, channels) of the input.
       mean: one value a channel, or a single one for all.
       std: likewise.
-      interpolation: `nearest`, `bilinear` or `bicubic`, with anti-aliasing (Pillow's).
+      interpolation: `nearest`, `bilinear`, `bicubic`, `lanczos`, `box` or `hamming`, as Pillow has them.
       resize: what an image is resized to before its centre of `size` is cut out: () to `size` itself, (n,) its shorter
         edge to n, (h, w) to that.
     """

@@ -232,7 +232,7 @@ def port(
       image: (height, width, channels).
       mean: one for all channels or one each, of pixels in [0, 1].
       std: likewise.
-      interpolation: `nearest`, `bilinear` or `bicubic`.
+      interpolation: `nearest`, `bilinear`, `bicubic`, `lanczos`, `box` or `hamming`.
       resize: before the centre is cut out: () to the image's size, (shorter edge,) or (height, width).
 
     Raises:

@@ -32,7 +32,7 @@ from jaxfer.registry import MODELS
 from jaxfer.rules import flatten
 
 # Model options that only training sees: a run may set them as it likes.
-TRAINING_OPTIONS = ("dropout", "attention_dropout", "stochastic_depth", "norm_momentum")
+TRAINING_OPTIONS = ("dropout", "attention_dropout", "classifier_dropout", "stochastic_depth", "norm_momentum")
 # And what is no part of the weights' meaning: how long an input may be is a matter of cost.
 FREE = (*TRAINING_OPTIONS, "max_length", "buckets")
 SETTLED = 2e9  # nanoseconds: file systems stamp in steps of up to two seconds

@@ -72,10 +72,12 @@ class Key:
     Attributes:
       name: their key.
       transform: between their tensor and our leaf.
+      others: what some checkpoints call it instead; read, never written.
     """
 
     name: str
     transform: Transform = IDENTITY
+    others: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,7 +159,7 @@ def convert(
       InputError: keys missing or without a place, shapes that differ, tensors that are no floats.
     """
     table = _table(layout, port, shapes)
-    theirs = _named(tensors, {key.name for key in table.values()}, layout.prefixes, source)
+    theirs = _named(tensors, table, layout.prefixes, source)
     anew = {leaf for leaf in table if _matches(leaf, reset)}
     absent = {leaf for leaf in table if table[leaf].name not in theirs} - anew
     lost = [table[leaf].name for leaf in table if leaf in absent and not _matches(table[leaf].name, layout.optional)]
@@ -226,11 +228,14 @@ def _moved(x: Array, transform: Transform, want: tuple[int, ...], change: Any) -
     return (value, "resized") if value.shape == want else (None, "")
 
 
-def _named(tensors: Mapping[str, Array], names: set[str], prefixes: Sequence[str], source: str) -> dict[str, str]:
+def _named(
+    tensors: Mapping[str, Array], table: Mapping[str, Key], prefixes: Sequence[str], source: str
+) -> dict[str, str]:
     """{key as the table calls it: key as the checkpoint does}."""
+    names = {name: key.name for key in table.values() for name in (key.name, *key.others)}
     found: dict[str, str] = {}
     for key in tensors:
-        name = next((name for name in _names(key, prefixes) if name in names), None)
+        name = next((names[name] for name in _names(key, prefixes) if name in names), None)
         if name in found:
             raise InputError(f"{source} has both {found[name]!r} and {key!r}; expected one of them")
         if name is not None:

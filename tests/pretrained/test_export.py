@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from etils import epath
+from PIL import Image
 
 import jaxfer
 from jaxfer import pretrained
 from jaxfer.errors import InputError
 from jaxfer.finished import open_run
+from jaxfer.prediction import load_model
 from jaxfer.preflight import preflight
 from jaxfer.pretrained import export as exporting
 from jaxfer.rules import flatten
@@ -22,18 +24,20 @@ from tests.pretrained.checkpoints import CIFAR, CLASSES, RESNET, VIT, checkpoint
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
-    """A probe of a ResNet whose classes are others."""
+    """A probe of a ResNet whose classes are others, and whose images are cut out of larger ones."""
     folder = tmp_path_factory.mktemp("probed")
-    checkpoint(folder / "source", "resnet", RESNET, labels=("cat", "dog", "cow"))
+    cut = dict(RESNET, resize=(20,), interpolation="lanczos")
+    checkpoint(folder / "source", "resnet", cut, labels=("cat", "dog", "cow"))
     jaxfer.run(config_of(folder / "source", method="probe"), folder / "run", quiet=True)
     return folder
 
 
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory):
-    """LoRA on a ViT, two steps at a rate that moves everything."""
+    """LoRA on a ViT, two steps at a rate that moves everything; its images too are cut out."""
     folder = tmp_path_factory.mktemp("adapted")
-    checkpoint(folder / "source", "vit", VIT, labels=("cat", "dog", "cow"))
+    cut = dict(VIT, resize=(11, 15), interpolation="hamming")
+    checkpoint(folder / "source", "vit", cut, labels=("cat", "dog", "cow"))
     config = config_of(folder / "source", (8, 12, 3), method="lora", options=dict(rank=2, alpha=3.0), lr=0.05, steps=2)
     jaxfer.run(config, folder / "run", quiet=True)
     return folder
@@ -70,7 +74,8 @@ def test_the_files_say_what_the_model_is(probed):
     assert config["id2label"] == {str(i): name for i, name in enumerate(CLASSES)}
     assert (config["model_type"], config["problem_type"]) == ("resnet", "single_label_classification")
     processor = json.loads((out / "preprocessor_config.json").read_text())
-    assert processor["size"] == {"height": 16, "width": 12} and processor["image_mean"] == [0.5, 0.25, 0.125]
+    assert processor["size"] == {"shortest_edge": 20} and processor["crop_size"] == {"height": 16, "width": 12}
+    assert processor["resample"] == 1 and processor["image_mean"] == [0.5, 0.25, 0.125]  # Pillow's LANCZOS
     card, result = (out / "README.md").read_text(), json.loads((probed / "run" / "result.json").read_text())
     assert f"| val | accuracy | {result['metrics']['val']['accuracy']:.4f} |" in card
     for said in (result["lineage"]["source_sha256"][:16], result["lineage"]["data_sha256"][:16], "jaxfer export"):
@@ -86,6 +91,21 @@ def test_an_export_starts_a_run_with_the_same_parameters(which, image, request):
     assert_same(start.params, params)
     assert_same(start.model_state, state)
     assert not any(entry["what"] in ("re-initialised", "missing") for entry in start.ledger.values())
+
+
+@pytest.mark.parametrize("which, resize", [("probed", (20,)), ("adapted", (11, 15))])
+def test_an_export_prepares_and_answers_as_the_run_does(which, resize, request, tmp_path):
+    folder = request.getfixturevalue(which)
+    out, port = jaxfer.export(folder / "run"), open_run(folder / "run").stage.spec.port
+    assert port.preprocessing.resize == resize and load_model(out).port.preprocessing == port.preprocessing
+    source, ours = (json.loads((at / "preprocessor_config.json").read_text()) for at in (folder / "source", out))
+    assert ours == source
+    files, rng = [], np.random.default_rng(0)
+    for height, width in ((9, 31), (40, 18)):  # one is enlarged, one reduced
+        files.append(str(tmp_path / f"{height}.png"))
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(files[-1])
+    answers = jaxfer.predict(folder / "run", files)
+    assert answers == jaxfer.predict(out, files) and answers[0].probabilities != answers[1].probabilities
 
 
 def test_a_merged_lora_leaves_the_rest_alone(adapted):

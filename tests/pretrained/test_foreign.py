@@ -21,8 +21,10 @@ from jaxfer.pretrained.layout import store
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten
 from jaxfer.sweeps.cells import identity_hash
-from tests.models.tiny import draw
+from tests.experiments import TOKENIZER, tiny_config
+from tests.models.tiny import TINY, draw
 from tests.pretrained.checkpoints import CIFAR, CLASSES, MOBILENET, RESNET, VIT, checkpoint, config_of, edit
+from tests.pretrained.torch_archives import new_archive, tensor
 
 
 @pytest.fixture
@@ -254,6 +256,38 @@ def test_bare_weights_take_from_the_config_what_shapes_do_not_tell(tmp_path, fam
         config.model.min_depth = 4
         config.model.depth_multiplier = 0.1
     assert_same(begin(config).params, params)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_bare_weights_of_a_bert_lack_the_heads_alone(tmp_path, suffix):
+    """As `BertModel` saves them; the .bin has the norms' names of 2018 and the buffer that was saved then."""
+    port = MODELS.make("bert", **TINY["bert_pooler"][1])
+    params, _ = draw(port)
+    theirs = {key.removeprefix("bert."): x for key, x in store(params, {}, by_family("bert", "hf"), port).items()}
+    theirs = {key: np.asarray(x) for key, x in theirs.items() if not key.startswith("classifier")}
+    file = tmp_path / f"weights.{suffix}"
+    if suffix == "bin":
+        norms = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+        for ours, old in norms.items():
+            theirs = {key.replace(ours, old): x for key, x in theirs.items()}
+        state = {key: tensor(x) for key, x in {**theirs, "embeddings.position_ids": np.arange(9)[None]}.items()}
+        file.write_bytes(new_archive(state))
+    else:
+        safetensors.numpy.save_file(theirs, file)
+    config = tiny_config("bert_pooler", init=str(file))
+    config.model = dict(name="bert", tokenizer=TOKENIZER)
+    with pytest.raises(InputError) as error:
+        preflight(config)
+    asked = "no config.json, and shapes don't tell the heads; set config.model.heads, a divisor of the width 12"
+    assert str(error.value) == f"config.init={file}: {asked}"
+    config.model.heads = 3
+    start = begin(config)
+    fresh = [leaf for leaf, entry in start.ledger.items() if entry["what"] in ("missing", "re-initialised")]
+    assert sorted(fresh) == ["params/head/out/bias", "params/head/out/kernel"]
+    found, expected = leaves(start), {f"params/{path}": leaf for path, leaf in flatten(params).items()}
+    for leaf in found.keys() - set(fresh):
+        np.testing.assert_array_equal(found[leaf], expected[leaf], err_msg=leaf)
+    assert (start.ledger["params/stem/norm/scale"]["from"]).endswith("gamma" if suffix == "bin" else "weight")
 
 
 def test_torchvision_names_alone(tmp_path):

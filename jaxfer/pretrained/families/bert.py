@@ -13,14 +13,15 @@ NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads
 LONGEST = 128  # tokens of an input where the config does not ask for more: attention's cost grows with the square
 
 
-def _keys(port: Port, scale: str, bias: str) -> dict[str, Key]:
+def _keys(port: Port) -> dict[str, Key]:
+    """google-bert/bert-base-uncased and the others of 2018 keep TensorFlow's names of the norms' leaves."""
     module = port.module
     split, joined = heads_out(module.heads), heads_in(module.heads)
     table: dict[str, Key] = {}
 
     def norm(ours: str, theirs: str) -> None:
-        table[f"params/{ours}/scale"] = Key(f"bert.{theirs}.{scale}")
-        table[f"params/{ours}/bias"] = Key(f"bert.{theirs}.{bias}")
+        table[f"params/{ours}/scale"] = Key(f"bert.{theirs}.weight", others=(f"bert.{theirs}.gamma",))
+        table[f"params/{ours}/bias"] = Key(f"bert.{theirs}.bias", others=(f"bert.{theirs}.beta",))
 
     def dense(ours: str, theirs: str, kernel: Transform = DENSE, bias: Transform = IDENTITY) -> None:
         table[f"params/{ours}/kernel"] = Key(f"{theirs}.weight", kernel)
@@ -47,7 +48,7 @@ def _keys(port: Port, scale: str, bias: str) -> dict[str, Key]:
 def _options(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """Everything but the tokenizer; dropout before the classifier is that of the hidden states.
+    """Everything but the tokenizer.
 
     The pooling is BERT's own where the checkpoint has a pooler, else the mean; `pooling_mode_mean_tokens`, which
     sentence-transformers keeps in 1_Pooling/config.json, asks for the mean whatever there is.
@@ -64,6 +65,7 @@ def _options(
     pooler = any(key.endswith("pooler.dense.weight") for key in shapes)
     dropout = float(config.get("hidden_dropout_prob", 0.1))
     attention_dropout = float(config.get("attention_probs_dropout_prob", 0.1))
+    classifier_dropout = config.get("classifier_dropout")
     positions = config.get("max_position_embeddings", 512)
     return {
         "vocab": config["vocab_size"],
@@ -78,6 +80,7 @@ def _options(
         "epsilon": float(config.get("layer_norm_eps", 1e-12)),
         "dropout": dropout,
         "attention_dropout": None if attention_dropout == dropout else attention_dropout,
+        "classifier_dropout": None if classifier_dropout in (None, dropout) else float(classifier_dropout),
         "max_length": min(LONGEST, positions),
     }
 
@@ -102,6 +105,7 @@ def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> di
         "hidden_act": module.activation,
         "hidden_dropout_prob": module.dropout,
         "attention_probs_dropout_prob": module.attention_dropout,
+        "classifier_dropout": module.classifier_dropout,
         "max_position_embeddings": module.positions,
         "type_vocab_size": module.types,
         "layer_norm_eps": module.epsilon,
@@ -113,12 +117,12 @@ def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> di
     }
 
 
-def _layout(name: str, scale: str, bias: str) -> Layout:
-    return Layout(
-        name=name,
+LAYOUTS = (
+    Layout(
+        name="hf",
         family="bert",
         model_types=("bert",),
-        keys=lambda port: _keys(port, scale, bias),
+        keys=_keys,
         options=_options,
         config=_config,
         preprocessor=lambda port: {},
@@ -126,8 +130,5 @@ def _layout(name: str, scale: str, bias: str) -> Layout:
         # The heads of pretraining (masked words, next sentence) are of no use to another task.
         ignored=(r"bert\.embeddings\.(position_ids|token_type_ids)", r"cls\..*"),
         prefixes=("bert.",),
-    )
-
-
-# The first checkpoints of 2018, google-bert/bert-base-uncased among them, keep TensorFlow's names of the norms' leaves.
-LAYOUTS = (_layout("hf", "weight", "bias"), _layout("hf_gamma", "gamma", "beta"))
+    ),
+)
