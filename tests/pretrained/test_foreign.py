@@ -22,7 +22,17 @@ from jaxfer.registry import MODELS
 from jaxfer.rules import flatten
 from jaxfer.sweeps.cells import identity_hash
 from tests.models.tiny import draw
-from tests.pretrained.checkpoints import CIFAR, CLASSES, MOBILENET, RESNET, VIT, checkpoint, config_of, edit
+from tests.pretrained.checkpoints import (
+    CIFAR,
+    CLASSES,
+    MOBILENET,
+    RESNET,
+    VIT,
+    assert_same,
+    checkpoint,
+    config_of,
+    edit,
+)
 
 
 @pytest.fixture
@@ -41,13 +51,6 @@ def begin(config):
 
 def leaves(start):
     return {f"params/{path}": np.asarray(leaf) for path, leaf in flatten(start.params).items()}
-
-
-def assert_same(found, expected):
-    found, expected = flatten(found), flatten(expected)
-    assert found.keys() == expected.keys()
-    for path in expected:
-        np.testing.assert_array_equal(found[path], expected[path], err_msg=path)
 
 
 @pytest.mark.parametrize("family, options", [("resnet", RESNET), ("vit", VIT), ("mobilenet_v1", MOBILENET)])
