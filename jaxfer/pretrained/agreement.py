@@ -47,6 +47,8 @@ def completed(config: ConfigDict, folder: epath.Path | None = None) -> ConfigDic
     config = config.copy_and_resolve_references()
     given, stored = dict(model.items()), _stored(folder, init)
     name = given.pop("name", None)
+    if given.get("tokenizer") and not given.get("tokenizer_sha256"):  # its content is part of what the run is
+        given["tokenizer_sha256"] = _sha256(given["tokenizer"], stored)
     if is_foreign(init):
         try:
             checkpoint = opened(init, name, given)
@@ -59,8 +61,6 @@ def completed(config: ConfigDict, folder: epath.Path | None = None) -> ConfigDic
         name, given = _of_run(epath.Path(init[4:]), given)
     elif name == AUTO and stored:
         name, given = _again(stored, name, given)
-    if given.get("tokenizer") and not given.get("tokenizer_sha256"):  # its content is part of what the run is
-        given["tokenizer_sha256"] = _sha256(given["tokenizer"], stored)
     with config.unlocked(), config.ignore_type():
         config.model = ConfigDict({**given, "name": name} if name is not None else given)
     return config
@@ -77,10 +77,7 @@ def _again(stored: Mapping[str, Any], name: str | None, given: Mapping[str, Any]
     """(name, options) of a run that goes on; what the config says besides is for the folder's owner to judge."""
     if name not in (AUTO, stored["name"]):
         return name, dict(given)
-    kept = {option: value for option, value in stored.items() if option != "name"}
-    if "tokenizer" in given:
-        kept.pop("tokenizer_sha256", None)
-    return stored["name"], {**kept, **given}
+    return stored["name"], {option: value for option, value in {**stored, **given}.items() if option != "name"}
 
 
 def _of_run(source: epath.Path, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -122,8 +119,10 @@ def agreed(checkpoint: Checkpoint, given: Mapping[str, Any], differs: Sequence[s
         there = options.get(name)
         if name in differs or name in FREE or name in checkpoint.soft or name not in options:
             options[name] = value
-        elif not _same(name, value, there, checkpoint):
+        elif not _same(name, ours, there, checkpoint):
             contradicting.append(f"{name} is {there!r} there, {value!r} here")
+        elif name == "tokenizer" and value:  # the same one, where the config has it
+            options[name] = value
     if contradicting:
         raise InputError(
             f"config.init={init}: the checkpoint's model is another ({'; '.join(contradicting)}); take them out of "
@@ -132,13 +131,14 @@ def agreed(checkpoint: Checkpoint, given: Mapping[str, Any], differs: Sequence[s
     return options
 
 
-def _same(name: str, ours: Any, theirs: Any, checkpoint: Checkpoint) -> bool:
+def _same(name: str, given: Mapping[str, Any], theirs: Any, checkpoint: Checkpoint) -> bool:
+    ours = given[name]
     if name in ("mean", "std"):  # one value stands for all channels
         longest = max(len(ours), len(theirs), 1)
         return ours * (longest if len(ours) == 1 else 1) == theirs * (longest if len(theirs) == 1 else 1)
     if name == "tokenizer":  # known by its content
-        return not ours or tokenizer_sha256(located(ours)) == checkpoint.options["tokenizer_sha256"]
-    return ours == theirs or (name == "tokenizer_sha256" and not ours)
+        return not ours or given["tokenizer_sha256"] == checkpoint.options["tokenizer_sha256"]
+    return ours == theirs or (name == "tokenizer_sha256" and (not ours or bool(given.get("tokenizer"))))
 
 
 def _statistics(options: Mapping[str, Any], channels: int) -> dict[str, tuple[float, ...]]:

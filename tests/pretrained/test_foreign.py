@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from etils import epath
+from huggingface_hub import constants
 from ml_collections import ConfigDict
 
 import jaxfer
 from jaxfer import pretrained
 from jaxfer.errors import InputError
 from jaxfer.preflight import preflight
-from jaxfer.pretrained import surgery
+from jaxfer.pretrained import foreign, surgery
 from jaxfer.pretrained.families import by_family
+from jaxfer.pretrained.hub import find
 from jaxfer.pretrained.layout import store
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten
@@ -281,6 +283,63 @@ def test_another_checkpoint_under_the_same_name_is_another_run(resnet, tmp_path)
     assert identity_hash(preflight(config)) != before
     with pytest.raises(InputError, match="begun with another source .sha256 .*; restore it"):
         jaxfer.run(config, tmp_path / "run", quiet=True)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """(name, commit, refs) -> the folder of that snapshot in a Hub cache without a network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def snapshot(name, commit, *refs):
+        folder = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True, exist_ok=True)
+        (folder / "snapshots").mkdir(exist_ok=True)
+        for ref in refs:
+            (folder / "refs" / ref).write_text(commit)
+        return folder / "snapshots" / commit
+
+    return snapshot
+
+
+def test_a_name_on_the_hub_at_a_revision(hub, tmp_path, monkeypatch):
+    first, second, name = "1" * 40, "2" * 40, "tests/two-commits"
+    _, params, _ = checkpoint(hub(name, first, "v1"), "resnet", RESNET)
+    checkpoint(hub(name, second, "main"), "resnet", {**RESNET, "width": 6})
+    for revision, commit, width in [("@v1", first, 4), (f"@{first}", first, 4), ("", second, 6), ("@main", second, 6)]:
+        found = foreign.opened(f"{name}{revision}", "auto", {})
+        assert (found.found.commit, found.found.init, found.options["width"]) == (commit, name, width)
+    start = begin(config_of(f"{name}@v1"))
+    assert_same(start.params, params)
+    assert start.lineage["init"] == f"{name}@v1" and start.lineage["source"]["commit"] == first
+    sha256 = [pretrained.source_sha256(f"{name}{revision}", tmp_path) for revision in ("@v1", "", "@v3")]
+    assert sha256[0] == start.lineage["source_sha256"] != sha256[1] and sha256[2] is None
+    with pytest.raises(InputError, match=f"{name}: .* can't be reached at revision 'v3'") as caught:
+        preflight(config_of(f"{name}@v3"))
+    assert "\n" not in str(caught.value)
+    monkeypatch.chdir(tmp_path)
+    checkpoint(tmp_path / "tests" / "two-commits@v1", "resnet", {**RESNET, "width": 5})
+    assert foreign.opened(f"{name}@v1", "auto", {}).options["width"] == 5  # what is here wins
+
+
+def test_an_adapter_on_the_hub_and_its_base_there(hub):
+    checkpoint(hub("tests/base", "3" * 40, "v1"), "vit", VIT)
+    folder = hub("tests/adapter", "4" * 40, "main")
+    folder.mkdir()
+    query = "base_model.model.vit.layers.0.attention.q_proj.lora_"
+    low = {f"{query}A.weight": np.ones((1, 12), np.float32), f"{query}B.weight": np.ones((12, 1), np.float32)}
+    safetensors.numpy.save_file(low, folder / "adapter_model.safetensors")
+    base = {"base_model_name_or_path": "tests/base", "revision": "v1"}
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 2, **base}))
+    start = begin(config_of("tests/adapter", (8, 12, 3)))
+    source = start.lineage["source"]
+    assert (source["commit"], source["adapter_base"]["commit"]) == ("4" * 40, "3" * 40)
+    assert [leaf for leaf, entry in start.ledger.items() if entry["what"] == "merged"] == [
+        "params/block_0/attn/query/kernel"
+    ]
+    edit(folder / "adapter_config.json", revision="v2")
+    with pytest.raises(InputError, match="tests/adapter: the adapter's base model 'tests/base': .* at revision 'v2'"):
+        find("tests/adapter")
 
 
 def test_unknown_things_are_named(tmp_path, resnet):
