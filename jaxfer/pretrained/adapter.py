@@ -46,6 +46,7 @@ OF_TRAINING = {
 }
 # Other initialisations (PiSSA, OLoRA, LoftQ, ...) change the base model's own weights when peft loads them.
 PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+MERGE = "merge it with peft (`merge_and_unload`) and give the merged model"
 
 
 def in_memory(family: str, name: str) -> str:
@@ -91,17 +92,14 @@ def merged(found: Found, base: Weights) -> Weights:
 
 def _check_config(init: str, config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
-        raise InputError(f"{init}: a peft adapter of type {config.get('peft_type')!r}; expected 'LORA', {_MERGE}")
+        raise InputError(f"{init}: a peft adapter of type {config.get('peft_type')!r}; expected 'LORA', {MERGE}")
     odd = {name: value for name, value in config.items() if name not in READ | OF_TRAINING and value}
     odd |= {"bias": config["bias"]} if config.get("bias", "none") != "none" else {}
     start = config.get("init_lora_weights", True)
     odd |= {"init_lora_weights": start} if start not in PLAIN_STARTS else {}
     if odd:
         said = ", ".join(f"{name}={value!r}" for name, value in sorted(odd.items()))
-        raise InputError(f"{init}: adapter_config.json says {said}, which is not read; {_MERGE}")
-
-
-_MERGE = "merge it with peft (`merge_and_unload`) and give the merged model"
+        raise InputError(f"{init}: adapter_config.json says {said}, which is not read; {MERGE}")
 
 
 def _sorted(
@@ -122,7 +120,7 @@ def _sorted(
     if odd:
         raise InputError(
             f"{found.init}: {found.adapter.weights.name} holds {odd[0]} ({len(odd)} such), which is neither a pair of "
-            f"LoRA nor of the modules to save ({', '.join(modules) or 'none'}); {_MERGE}"
+            f"LoRA nor of the modules to save ({', '.join(modules) or 'none'}); {MERGE}"
         )
     return {module: (pair["A"], pair["B"]) for module, pair in pairs.items()}, saved
 

@@ -41,6 +41,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         raise InputError(f"--format=peft: {init} is an adapter itself, and peft puts none on another; use --format=hf")
     backbone = {path: leaf for path, leaf in finished.state.params.items() if path != "lora"}
     _check_base(checkpoint, port, backbone, finished)
+    layout.config(port, dict(experiment.model.options), finished.classes)  # it refuses what no class of theirs computes
     keys = layout.keys(port)
     low, tensors, targets = flatten(finished.state.params["lora"]), {}, []
     for site in sorted({path.rsplit("/", 1)[0] for path in low}):

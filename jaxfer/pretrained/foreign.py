@@ -67,7 +67,7 @@ def opened(init: str, name: str, given: Mapping[str, Any]) -> Checkpoint:
       InputError: an unknown architecture or another than `name`, or files that are damaged.
     """
     found, shapes, moved = files(init)
-    config = {**(found.config or {}), **_pooling(found)}
+    config = {**(found.config or {}), **_pooling(found, moved)}
     candidates = _candidates(init, name, config)
     tried, errors = [], []
     for layout in candidates:
@@ -89,6 +89,10 @@ def opened(init: str, name: str, given: Mapping[str, Any]) -> Checkpoint:
         options |= {"tokenizer": str(folder), "tokenizer_sha256": tokenizer_sha256(folder)}
     if "max_length" in known and "max_length" in found.marker:
         options["max_length"] = schema.check(found.marker["max_length"], int, f"{hub.MARKER} of {init}: max_length")
+    if found.adapter is not None and head & moved and options.get("pool") == "mean":
+        raise InputError(
+            f"{init}: the adapter's head reads a pooler, which its base model does not have; {adapter.MERGE}"
+        )
     # config.json is of the weights beside it: of a head that comes from elsewhere it says nothing.
     stated = _stated(found) if head & moved else config
     return Checkpoint(
@@ -205,8 +209,13 @@ def _structure(layout: Layout, options: Mapping[str, Any], given: Mapping[str, A
     }
 
 
-def _pooling(found: Found) -> dict[str, Any]:
-    """What sentence-transformers says of the pooling, which lies in a folder of its own; 6 has one field for many."""
+def _pooling(found: Found, moved: frozenset[str]) -> dict[str, Any]:
+    """What sentence-transformers says of the pooling, which lies in a folder of its own; 6 has one field for many.
+
+    A head that an adapter brings is of a classifier of transformers, which pools in its own way.
+    """
+    if found.adapter is not None and (moved or found.adapter.config.get("task_type") == "SEQ_CLS"):
+        return {}
     path = found.weights.parent / hub.POOLING
     stated = reading.read_json(path) if found.config is not None and path.exists() else {}
     if "pooling_mode" in stated:

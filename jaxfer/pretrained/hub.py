@@ -188,9 +188,11 @@ def _adapted(init: str, folder: epath.Path, commit: str | None) -> Found:
     config = reading.read_json(folder / ADAPTER_CONFIG)
     name, revision = base_of(folder, config)
     try:
-        if name == init or (epath.Path(name).expanduser() / ADAPTER_CONFIG).exists():
-            raise InputError("an adapter too; merge that one, and name the merged model")
+        if name == init or folder == epath.Path(name).expanduser():
+            raise InputError("the adapter itself; name the model that it was trained on")
         base = find(name, revision=revision)
+        if base.adapter is not None:
+            raise InputError("an adapter too; merge that one, and name the merged model")
     except InputError as error:
         raise type(error)(f"{init}: the adapter's base model {name!r}: {error}") from None
     if base.config is None:

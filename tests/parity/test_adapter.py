@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import peft
 import pytest
@@ -76,11 +78,16 @@ def reply(model, x):
 
 @pytest.mark.parametrize("archive", [False, True], ids=["safetensors", "bin"])
 def test_texts_on_a_base_without_a_head(archive, tmp_path):
-    """As people do it: a bare encoder, a new head, SEQ_CLS; peft names the head itself. The base lies beside it."""
+    """As people do it: a bare encoder, a new head, SEQ_CLS; peft names the head itself.
+
+    That the encoder is one of sentence-transformers', which pools the mean, is nothing to the classifier.
+    """
     torch.manual_seed(0)
     config = BertConfig(**BERT, max_position_embeddings=9, initializer_range=0.5)
     BertForSequenceClassification(config).bert.save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(TOKENIZER).save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "1_Pooling").mkdir()
+    (tmp_path / "base" / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
     base = BertForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
     lora = dict(task_type="SEQ_CLS", r=4, lora_alpha=8, target_modules=["query", "value", "dense"], lora_dropout=0.3)
     reference = adapted(base, tmp_path / "adapter", **lora)

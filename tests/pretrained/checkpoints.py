@@ -71,9 +71,14 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(folder / "model.safetensors")
 
 
+def begin(config: ConfigDict) -> pretrained.Start:
+    """Where a run would start."""
+    return pretrained.start(preflight(config), epath.Path("unused"))
+
+
 def back(folder: Path, image: tuple[int, int, int]) -> pretrained.Start:
     """Where a run from an export would start."""
-    return pretrained.start(preflight(config_of(folder, image)), epath.Path("unused"))
+    return begin(config_of(folder, image))
 
 
 def assert_same(found: Any, expected: Any) -> None:

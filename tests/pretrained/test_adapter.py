@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from jaxfer.errors import InputError
 from jaxfer.pretrained import foreign
 from jaxfer.pretrained.hub import Absent, find
-from tests.pretrained.checkpoints import RESNET, VIT, checkpoint, edit, weights
+from tests.pretrained.checkpoints import RESNET, VIT, checkpoint, edit, text_config, weights
 
 CONV = "resnet.encoder.stages.1.layers.0.layer.0.convolution"  # [8, 4, 3, 3]
 POINT = "resnet.encoder.stages.1.layers.0.shortcut.convolution"  # [8, 4, 1, 1]
@@ -101,6 +101,25 @@ def test_stabilised_rank_under_the_names_of_transformers_4_and_5(vit, name):
     assert foreign.opened(str(folder), "auto", {}).labels == ("class_0", "class_1", "class_2")  # the base's own head
 
 
+def test_a_classifiers_adapter_pools_as_transformers_does(tmp_path):
+    """Its base may be one of sentence-transformers', which says otherwise."""
+    base, query = tmp_path / "base", "bert.encoder.layer.0.attention.self.query"
+    text_config(base)
+    (base / "1_Pooling").mkdir()
+    (base / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    low = pair(query, normal(2, 12), normal(12, 2))
+    encoder = write(tmp_path / "encoder", low, task_type="FEATURE_EXTRACTION")
+    head = {f"base_model.model.classifier.{name}": x for name, x in (("weight", normal(4, 12)), ("bias", normal(4)))}
+    classifier = write(tmp_path / "classifier", {**low, **head}, modules_to_save=["classifier"])
+    found = [foreign.opened(str(folder), "auto", {}) for folder in (base, encoder, classifier)]
+    assert [entry.options["pool"] for entry in found] == ["mean", "mean", "pooler"]
+    assert [entry.outputs for entry in found] == [3, 3, 4]
+    bare = {key: x for key, x in weights(base).items() if "pooler" not in key}
+    save_file(bare, base / "model.safetensors")
+    with pytest.raises(InputError, match="the adapter's head reads a pooler, which its base model does not have"):
+        foreign.opened(str(classifier), "auto", {})
+
+
 REFUSED = {
     "another kind": ({"peft_type": "IA3"}, "a peft adapter of type 'IA3'; expected 'LORA', merge it with peft"),
     "dora": ({"use_dora": True}, "says use_dora=True, which is not read; merge it with peft"),
@@ -155,6 +174,10 @@ def test_where_its_base_may_lie(vit, monkeypatch):
     edit(folder / "adapter_config.json", base_model_name_or_path="../elsewhere")
     with pytest.raises(Absent, match="the adapter's base model '../elsewhere': .*no such folder or file"):
         find("adapter")
+    edit(folder / "adapter_config.json", base_model_name_or_path=str(folder))
+    with pytest.raises(InputError, match="the adapter's base model .*: the adapter itself; name the model that"):
+        find(str(folder))
+    edit(folder / "adapter_config.json", base_model_name_or_path="../base")
     second = write(vit / "second", tensors, base_model_name_or_path=str(folder))
     with pytest.raises(InputError, match="the adapter's base model .*: an adapter too; merge that one"):
         find(str(second))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,7 +15,8 @@ from jaxfer import pretrained
 from jaxfer.errors import InputError
 from jaxfer.finished import open_run
 from jaxfer.preflight import preflight
-from jaxfer.pretrained import foreign
+from jaxfer.pretrained import export_peft, foreign
+from jaxfer.pretrained.families import by_family
 from tests.pretrained.checkpoints import assert_same, edit, text_config, weights
 
 LABELS = ("bad", "good", "plain")
@@ -80,6 +82,15 @@ def test_transformers_has_no_class_for_it(exported):
     with pytest.raises(InputError, match="no BERT classifier with pool='mean'; use --format=sentence-transformers"):
         jaxfer.export(exported[0])
     assert not (exported[0] / "export-hf").exists()
+
+
+def test_nor_for_an_adapter_of_it(exported):
+    finished = open_run(exported[0])
+    config = dataclasses.replace(finished.stage.config, method="lora")  # as if LoRA had trained it
+    finished = dataclasses.replace(finished, stage=dataclasses.replace(finished.stage, config=config))
+    with pytest.raises(InputError, match="no BERT classifier with pool='mean'; use --format=sentence-transformers"):
+        export_peft.write(finished, by_family("bert", "hf"), exported[0])
+    assert not (exported[0] / "adapter_config.json").exists()
 
 
 def test_the_pooling_as_sentence_transformers_6_writes_it(exported, tmp_path):
