@@ -107,14 +107,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--checkpoint", default="result", help="result (default), last or best")
     evaluate.set_defaults(command=_eval)
 
-    export = commands.add_parser("export", help="write a finished run for transformers or peft")
+    export = commands.add_parser("export", help="write a finished run for other people's tools")
     export.add_argument("run", help="the run's folder")
-    export.add_argument("--format", default="hf", help="hf (default), peft (a LoRA run's adapter) or torchvision")
+    formats = "hf (default), sentence-transformers (mean-pooled texts), peft (a LoRA run's adapter) or torchvision"
+    export.add_argument("--format", default="hf", help=formats)
     export.add_argument("--out", help="the folder to write; default RUN/export-FORMAT")
     export.set_defaults(command=_export)
 
     predict = commands.add_parser("predict", help="labels and probabilities for files")
-    predict.add_argument("source", metavar="RUN_OR_EXPORT", help="the folder of a finished run or of an export")
+    predict.add_argument("source", metavar="RUN_OR_EXPORT", help="folder of a finished run, an export or an adapter")
     predict.add_argument("inputs", nargs="+", metavar="FILE", help="images; for a model of texts files of lines")
     predict.add_argument("--text", action="store_true", help="the FILEs are texts themselves")
     predict.add_argument("--json", action="store_true", help="a JSON object a line, with every class")

@@ -168,6 +168,8 @@ class Experiment:
         fields["stages"] = tuple(name for name, _ in self.stages)
         fields["model.name"], fields["task.name"] = self.model.name, self.task.name
         fields |= {f"model.{k}": v for k, v in self.model.options}
+        if fields.get("model.tokenizer_sha256"):  # it is known by its content, wherever it lies
+            del fields["model.tokenizer"]
         fields |= {f"task.{k}": v for k, v in (*self.task.options, *self.task_hparams.items())}
         fields |= {f"data.{k}": v for k, v in self.source.options}
         for i, (name, stage) in enumerate(self.stages):

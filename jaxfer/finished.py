@@ -12,6 +12,7 @@ from etils import epath
 
 from jaxfer import rules, rundir
 from jaxfer.checkpoint import Checkpoints
+from jaxfer.data import tokenizer
 from jaxfer.errors import InputError
 from jaxfer.experiment import Experiment
 from jaxfer.stages import Stage, make_port, plan
@@ -27,7 +28,7 @@ class FinishedRun:
       experiment: its config.
       result: its result.json.
       classes: names of its labels, in order.
-      stage: the stage its parameters are of.
+      stage: the stage its parameters are of; a model of texts has the tokenizer that lies in the folder.
       state: that stage's State.
     """
 
@@ -56,7 +57,8 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
         raise InputError(f"the run at {folder} is not finished; run the same `jaxfer run` command again to finish it")
     experiment, result = rundir.stored_experiment(folder), rundir.read_json(folder / "result.json")
     classes = tuple(result["classes"])
-    stages = plan(experiment, *make_port(experiment, len(classes)))
+    port, task = make_port(experiment, len(classes))
+    stages = plan(experiment, tokenizer.at_home(port, folder), task)
     known = ("result", "last", "best")
     if checkpoint not in known:
         raise InputError(f"unknown checkpoint {checkpoint!r}; known: {', '.join(known)}")

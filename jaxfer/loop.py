@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from jaxfer import pretrained, rundir, seal
 from jaxfer.checkpoint import Checkpoints
+from jaxfer.data import tokenizer
 from jaxfer.data.dataset import Dataset
 from jaxfer.data.loader import train_batches
 from jaxfer.errors import InputError, NonFiniteLoss, Preempted
@@ -25,7 +26,6 @@ from jaxfer.finished import fingerprint, placed
 from jaxfer.parallel import Placement, Program, forward_flops, train_program
 from jaxfer.preemption import Notice, preemption_notice
 from jaxfer.preflight import Preflight, preflight
-from jaxfer.pretrained import tokenizer
 from jaxfer.progress import Reporter
 from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
@@ -54,7 +54,8 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
       Preempted: SIGTERM came; the run is saved.
     """
     with preemption_notice() as notice:
-        return _run(preflight(config), epath.Path(workdir), notice, Reporter(quiet=quiet))
+        folder = epath.Path(workdir)
+        return _run(preflight(config, folder), folder, notice, Reporter(quiet=quiet))
 
 
 def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter) -> dict[str, Any]:

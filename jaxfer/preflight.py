@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer.config import resolve
+from jaxfer.data import tokenizer
 from jaxfer.data.dataset import Dataset, build
 from jaxfer.data.loader import check_kind
 from jaxfer.data.text import load_tokenizer
@@ -15,7 +17,7 @@ from jaxfer.errors import InputError
 from jaxfer.experiment import Experiment
 from jaxfer.models.port import TextPreprocessing
 from jaxfer.parallel import Placement, placement
-from jaxfer.pretrained.foreign import completed
+from jaxfer.pretrained.agreement import completed
 from jaxfer.stages import Stage, make_port, plan
 
 
@@ -48,21 +50,26 @@ class Preflight:
         return (*said, *self.data.notes, *(note for stage in self.stages for note in stage.notes))
 
 
-def preflight(config: ConfigDict) -> Preflight:
+def preflight(config: ConfigDict, folder: epath.Path | None = None) -> Preflight:
     """Everything that can be refused before the first step but the folder and the weights to start from.
 
     Where `config.init` names a checkpoint of somebody else's, the model is the one that its files describe.
 
+    Args:
+      config: as `jaxfer.load` returns it.
+      folder: of the run, where there is one: what it holds needs no checkpoint to be still there.
+
     Raises:
       InputError: the first thing that is wrong in the config, the checkpoint's files, the data or for these devices.
     """
-    experiment = resolve(completed(config))
+    experiment = resolve(completed(config, folder))
     run, source = experiment.run, experiment.source
     where = placement(experiment.parallel, [stage.batch_size for _, stage in experiment.stages])
     data = build(experiment.data, dict(source.options), seed=run.seed, with_test=run.test)
     if run.test and "test" not in data.splits:
         raise InputError(f"config.test: data source {source.name!r} has no test split here; set config.test=false")
     port, task = make_port(experiment, len(data.classes))
+    port = port if folder is None else tokenizer.at_home(port, folder)
     check_kind(data.splits["train"], port.preprocessing, experiment.data.augment)
     if isinstance(port.preprocessing, TextPreprocessing):
         load_tokenizer(port.preprocessing)

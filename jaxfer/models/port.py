@@ -53,7 +53,8 @@ class TextPreprocessing:
     """How a text, or a pair of texts, becomes the model's input: the checkpoint's tokenizer, cut at `max_length`.
 
     Attributes:
-      tokenizer: folder of a Hugging Face tokenizer; empty where none has been named yet.
+      tokenizer: folder of a Hugging Face tokenizer; empty where none has been named yet. Not compared: copies of one
+        tokenizer make no two models, and no two compiled programs.
       tokenizer_sha256: sha256 (hex) of its files, which is what it is known by; empty takes the folder as it is.
       vocab: rows of the model's token embedding.
       types: token types the model tells apart.
@@ -61,7 +62,7 @@ class TextPreprocessing:
       buckets: lengths that batches are padded to, rising; the last is `max_length`. One program is compiled for each.
     """
 
-    tokenizer: str
+    tokenizer: str = dataclasses.field(compare=False)
     tokenizer_sha256: str
     vocab: int
     types: int

@@ -96,6 +96,8 @@ class Layout:
       ignored: regexes of their keys that carry nothing (num_batches_tracked, position_ids).
       prefixes: what a bare backbone's keys lack (or have) before them (`resnet.`), tried in order.
       constants: port -> {their key: value} that export adds though we hold no such leaf (num_batches_tracked).
+      encoder: port -> (config.json, constants) of the model without its head, whose keys lack the first prefix: what
+        lies at the root of a sentence-transformers folder; None where there is none.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Layout:
     ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     constants: Callable[[Port], Mapping[str, Array]] = lambda port: {}
+    encoder: Callable[[Port], tuple[dict[str, Any], Mapping[str, Array]]] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

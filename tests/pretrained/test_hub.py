@@ -98,7 +98,7 @@ def test_folders_without_one_set_of_weights(tmp_path):
         InputError, match=r"no weights that are read; expected model\.safetensors, .*found config\.json"
     ):
         find(str(fill(tmp_path / "none", "config.json")))
-    with pytest.raises(InputError, match="an adapter without its base model"):
+    with pytest.raises(InputError, match="names no base model; write it as base_model_name_or_path"):
         find(str(fill(tmp_path / "peft", "adapter_config.json", "adapter_model.safetensors")))
     with pytest.raises(InputError, match="found nothing"):
         find(str(fill(tmp_path / "empty")))

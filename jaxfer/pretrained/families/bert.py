@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.pretrained.layout import DENSE, IDENTITY, Key, Layout, Transform, heads_in, heads_out
@@ -90,12 +92,31 @@ def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> di
     module = port.module
     if module.pool != "pooler":
         raise InputError(
-            f"transformers has no BERT classifier with pool={module.pool!r}, so it can't be exported as one; "
-            "train with --config.model.pool=pooler, or use `jaxfer predict` on the run"
+            f"transformers has no BERT classifier with pool={module.pool!r}; "
+            "use --format=sentence-transformers, which pools so"
         )
     names = list(labels) or [f"LABEL_{i}" for i in range(module.outputs)]
     return {
+        **_architecture(port),
         "architectures": ["BertForSequenceClassification"],
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+        **({} if labels else {"problem_type": "regression"}),
+    }
+
+
+def _encoder(port: Port) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Of a `BertModel` whose tokens are pooled by their mean: the pooler, which it must have though unread, is zero."""
+    width = port.module.width
+    pooler = {"weight": np.zeros((width, width), np.float32), "bias": np.zeros(width, np.float32)}
+    config = {**_architecture(port), "architectures": ["BertModel"]}
+    return config, {f"pooler.dense.{name}": value for name, value in pooler.items()}
+
+
+def _architecture(port: Port) -> dict[str, Any]:
+    """config.json without the head."""
+    module = port.module
+    return {
         "model_type": "bert",
         "vocab_size": module.vocab,
         "hidden_size": module.width,
@@ -110,10 +131,7 @@ def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> di
         "type_vocab_size": module.types,
         "layer_norm_eps": module.epsilon,
         "pad_token_id": 0,
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
         "dtype": "float32",
-        **({} if labels else {"problem_type": "regression"}),
     }
 
 
@@ -130,5 +148,6 @@ LAYOUTS = (
         # The heads of pretraining (masked words, next sentence) are of no use to another task.
         ignored=(r"bert\.embeddings\.(position_ids|token_type_ids)", r"cls\..*"),
         prefixes=("bert.",),
+        encoder=_encoder,
     ),
 )
