@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train, resume or extend a run")
     run.add_argument("config", help=config_help)
     run.add_argument("--workdir", help="the run's folder; default runs/CONFIG/ARG")
+    _cached(run)
     run.set_defaults(command=_run)
 
     show = commands.add_parser("show", help="parameters, groups, rates and cost, before anything is allocated")
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run", help="the run's folder")
     evaluate.add_argument("--split", default="val", help="val (default), test or train")
     evaluate.add_argument("--checkpoint", default="result", help="result (default), last or best")
+    _cached(evaluate)
     evaluate.set_defaults(command=_eval)
 
     export = commands.add_parser("export", help="write a finished run for other people's tools")
@@ -119,12 +121,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("inputs", nargs="+", metavar="FILE", help="images; for a model of texts files of lines")
     predict.add_argument("--text", action="store_true", help="the FILEs are texts themselves")
     predict.add_argument("--json", action="store_true", help="a JSON object a line, with every class")
+    _cached(predict)
     predict.set_defaults(command=_predict)
 
     sweep = commands.add_parser("sweep", help="run every cell of the config's sweep() and draw up the table")
     sweep.add_argument("config", help=config_help)
     sweep.add_argument("--workdir", help="the sweep's folder; default runs/CONFIG/sweep")
     _processes(sweep)
+    _cached(sweep)
     sweep.set_defaults(command=_sweep)
 
     compare = commands.add_parser(
@@ -133,12 +137,25 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("config", help=config_help)
     compare.add_argument("--workdir", help="the comparison's folder; default runs/CONFIG/compare")
     _processes(compare)
+    _cached(compare)
     compare.set_defaults(command=_compare)
     return parser
 
 
 def _processes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--processes", type=int, default=1, help="how many cells run side by side (default 1)")
+
+
+def _cached(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--nocache", action="store_true", help="keep no compiled programs, and read none")
+
+
+def _keep_programs(arguments: argparse.Namespace, *, say: bool = False) -> None:
+    from jaxfer import compilation_cache
+
+    compilation_cache.enable(None if arguments.nocache else compilation_cache.default())
+    if say and compilation_cache.in_use():
+        print(f"compiled programs are kept in {compilation_cache.in_use()} (--nocache keeps none)", file=sys.stderr)
 
 
 def _resumable() -> None:
@@ -151,6 +168,7 @@ def _run(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     _resumable()
     import jaxfer
 
+    _keep_programs(arguments, say=True)
     workdir = _workdir(arguments, arguments.config.partition(":")[2].replace(",", "-") or "main")
     result = jaxfer.run(jaxfer.load(arguments.config, overrides), workdir)
     for split, metrics in result["metrics"].items():
@@ -171,6 +189,7 @@ def _show(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 def _eval(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     import jaxfer
 
+    _keep_programs(arguments)
     found = jaxfer.evaluate(arguments.run, split=arguments.split, checkpoint=arguments.checkpoint, overrides=overrides)
     print(f"{arguments.split}: {_numbers(found)}")
 
@@ -188,6 +207,7 @@ def _predict(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     _no_overrides(overrides)
     import jaxfer
 
+    _keep_programs(arguments)
     answers = jaxfer.predict(arguments.source, arguments.inputs, text=arguments.text)
     if arguments.json:
         print("\n".join(json.dumps(answer.to_dict()) for answer in answers))
@@ -219,6 +239,7 @@ def _sweep(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     _resumable()
     import jaxfer
 
+    _keep_programs(arguments, say=True)
     workdir = _workdir(arguments, "sweep")
     return jaxfer.sweep(arguments.config, workdir, overrides=overrides, processes=arguments.processes).exit_code
 
@@ -227,6 +248,7 @@ def _compare(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     _resumable()
     import jaxfer
 
+    _keep_programs(arguments, say=True)
     workdir = _workdir(arguments, "compare")
     jaxfer.compare(arguments.config, workdir, overrides=overrides, processes=arguments.processes)
 

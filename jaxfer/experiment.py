@@ -107,6 +107,7 @@ class RunConfig:
       test: evaluate the test split at the end; without it the split is never opened.
       log_every: steps between lines in metrics.jsonl (each the mean since the line before).
       save_every: steps between checkpoints; 0 saves at the end of each stage.
+      profile: (first, last) step of the run to trace into its folder, `profile/`; empty: none.
     """
 
     seed: int = 0
@@ -120,6 +121,7 @@ class RunConfig:
     test: bool = _free(False)
     log_every: int = _free(10)
     save_every: int = _free(200)
+    profile: tuple[int, ...] = _free(())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,6 +213,9 @@ def check_ranges(experiment: Experiment) -> None:
     """`InputError` for the first field that holds a value of its type which makes no sense."""
     run = experiment.run
     _check_fields("config", run)
+    steps = sum(stage.steps for _, stage in experiment.stages)
+    if run.profile and not (len(run.profile) == 2 and 1 <= run.profile[0] <= run.profile[1] <= steps):
+        raise InputError(f"config.profile: expected a first and a last step in 1..{steps}, found {run.profile!r}")
     _check_fields("config.parallel", experiment.parallel)
     for name, stage in experiment.stages:
         where = f"config.stage.{name}" if run.stages else "config"
@@ -224,7 +229,7 @@ def check_ranges(experiment: Experiment) -> None:
             raise InputError(f"{where}.warmup: expected at most the {stage.steps} steps, found {stage.warmup}")
         if stage.rates and stage.lr is not None:
             raise InputError(f"{where}.lr and {where}.rates are both set: rates give each group its own; remove one")
-    if sum(stage.steps for _, stage in experiment.stages) > LARGEST:
+    if steps > LARGEST:
         raise InputError(f"config.stages: expected at most {LARGEST} steps together; lower their steps")
 
 

@@ -26,6 +26,7 @@ from jaxfer.finished import fingerprint, placed
 from jaxfer.parallel import Placement, Program, forward_flops, train_program
 from jaxfer.preemption import Notice, preemption_notice
 from jaxfer.preflight import Preflight, preflight
+from jaxfer.profile import Trace, Waited
 from jaxfer.progress import Reporter
 from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
@@ -83,6 +84,7 @@ def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter
         try:
             return session.train(first)
         finally:
+            session.trace.close()
             reporter.close()
             checkpoints.close()
 
@@ -112,6 +114,9 @@ class _Session:
     checkpoints: Checkpoints
     notice: Notice
     reporter: Reporter
+
+    def __post_init__(self) -> None:
+        self.trace = Trace(self.experiment.run.profile, self.folder / "profile")
 
     def train(self, first: list[pretrained.Start]) -> dict[str, Any]:
         self.log = rundir.MetricsLog(self.folder)
@@ -161,7 +166,7 @@ class _Session:
             "stage": 0,
             "stop": self.stages[-1].stop,
             "window": [],
-            "cost": {"seconds": 0.0, "compile_seconds": 0.0, "train_seconds": 0.0, "examples": 0},
+            "cost": {"seconds": 0.0, "compile_seconds": 0.0, "input_seconds": 0.0, "train_seconds": 0.0, "examples": 0},
             "lineage": {**start.lineage, "stages": []},
             "val": None,
             "best": None,
@@ -207,10 +212,14 @@ class _Session:
             augment=self.experiment.data.augment,
             workers=self.experiment.data.workers,
         )
+        self.input = Waited(batches)
         self.losses: list[dict[str, jax.Array]] = []
         self.sync = time.perf_counter()
-        for step, batch in enumerate(self.where.feed(batches, train=True), start=stage.start + done + 1):
-            state, metrics = self._program(programs, stage, state, batch).call(state, batch)
+        for step, batch in enumerate(self.where.feed(self.input, train=True), start=stage.start + done + 1):
+            program = self._program(programs, stage, state, batch)
+            self.trace.begin(step, state)
+            state, metrics = program.call(state, batch)
+            self.trace.end(step, metrics)
             self.losses.append(metrics)
             self.reporter.step(step, stage.name)
             asked = bool(self.notice)  # once: it may come between two questions, and a save needs its fetch
@@ -257,6 +266,7 @@ class _Session:
             self.record["window"].append(line)
         cost, now = self.record["cost"], time.perf_counter()
         cost["train_seconds"] += now - self.sync
+        cost["input_seconds"] += self.input.take()
         cost["examples"] += len(self.losses) * stage.config.batch_size
         self.losses, self.sync = [], now
 
@@ -350,6 +360,7 @@ class _Session:
         sizes = {path: math.prod(shape.shape) for path, shape in stage.leaves().items()}
         return {
             "compile_seconds": round(spent["compile_seconds"], 3),
+            "input_seconds": round(spent["input_seconds"], 3),
             "examples_per_second": round(spent["examples"] / max(spent["train_seconds"], 1e-9), 1),
             "step_flops": program.flops,
             "forward_flops": forward_flops(spec, state, batch),

@@ -48,7 +48,7 @@ class Room:
         files = (file for folder in self._folders() for file in folder.glob("[!_]*.py"))
         return tuple(sorted({file.stem for file in files if file.stem.isidentifier() and self._defines(file)}))
 
-    def make(self, name: str, *args: Any, **options: Any) -> Any:
+    def make(self, name: str, /, *args: Any, **options: Any) -> Any:
         """The factory's product; where the room is `shared`, the same arguments give the same object."""
         if not self.shared:
             return self.get(name)(*args, **options)

@@ -19,7 +19,7 @@ from jaxfer.errors import InputError
 from jaxfer.experiment import Experiment
 
 # Fields that hold times: two runs of one experiment agree on everything else.
-TIMES = frozenset({"seconds", "compile_seconds", "examples_per_second"})
+TIMES = frozenset({"seconds", "compile_seconds", "input_seconds", "examples_per_second"})
 
 
 def write_json(path: epath.Path, value: Any) -> None:

@@ -8,7 +8,7 @@ itself, and compares with an uninterrupted run, bit for bit and times aside: eve
 checkpoint, metrics.jsonl, result.json, ledger.json, params.txt, config.json. Most kills are SIGKILLs: anywhere in the
 training, in a save, between the stages, in the start; some are SIGTERMs. The exit code is 1 where anything differs.
 
-To be quick the tries share JAX's persistent compilation cache; the uninterrupted run does without, so that a program
+To be quick the tries share a cache of compiled programs; the uninterrupted run does without, so that a program
 out of the cache that computed anything else would show.
 """
 
@@ -84,10 +84,7 @@ class Sitting:
     def __init__(self, folder: Path, cache: Path | None = None, python: Sequence[str] = ("-m", "jaxfer")):
         self.folder, self.begun = folder, time.time_ns()
         self._said = folder.with_name(f"{folder.name}.{self.begun}.stderr")  # a pipe could fill up and hold the run
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-        if cache is not None:
-            environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache)}
-            environment |= {"JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAXFER_CACHE": str(cache or "off")}
         command = [sys.executable, *python, "run", __file__, "--workdir", str(folder)]
         with self._said.open("w") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment)

@@ -83,7 +83,7 @@ def test_result_json_holds_everything(run):
     _, result = run
     assert set(result["metrics"]) == {"val", "test"}
     assert set(result["cost"]) == {
-        *("seconds", "compile_seconds", "examples_per_second", "step_flops", "forward_flops"),
+        *("seconds", "compile_seconds", "input_seconds", "examples_per_second", "step_flops", "forward_flops"),
         *("params_trainable", "params_total", "optimizer_bytes", "peak_bytes"),
     }
     assert all(value > 0 for value in result["cost"].values())

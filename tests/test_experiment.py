@@ -18,7 +18,7 @@ from jaxfer.experiment import Experiment, ParallelConfig, RunConfig, StageConfig
 DIGITS = str(Path(__file__).parents[1] / "configs/digits.py")
 
 # Every field that a run may change when it goes on in its folder.
-FREE = {"eval_batch_size", "test", "log_every", "save_every", "parallel.mode", "parallel.devices"}
+FREE = {"eval_batch_size", "test", "log_every", "save_every", "profile", "parallel.mode", "parallel.devices"}
 
 # Another value for every field; the test fails when a field is added without one.
 OTHER = {
@@ -32,6 +32,7 @@ OTHER = {
     "test": True,
     "log_every": 7,
     "save_every": 7,
+    "profile": (1, 2),
     "parallel.mode": "pmap",
     "parallel.devices": 2,
     "data.classes": ("1", "2"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,10 +176,23 @@ def fingerprint(parts: Iterable[str | bytes | np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def locate(path: str, source: str) -> Path:
+# A file younger than this is read every time: file systems stamp in steps of up to two seconds, so that a second change
+# within a step would leave the stamp as it is.
+SETTLED = 2e9  # nanoseconds
+
+
+def stamp(files: Iterable[Path]) -> tuple[tuple[Any, ...], bool]:
+    """(what changes when a file does, whether all are old enough for that to hold): a key for what was read of them."""
+    stats = [(file.resolve(), file.stat()) for file in files]
+    # ctime: a copy may keep mtime
+    found = tuple((path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats)
+    return found, all(time.time_ns() - stat.st_mtime_ns > SETTLED for _, stat in stats)
+
+
+def locate(path: str, source: str, option: str = "path") -> Path:
     """`data.path` as given, else under the folder that the environment variable JAXFER_DATA names."""
     if not path:
-        raise InputError(f"data source {source!r} needs a path; set data.path")
+        raise InputError(f"data source {source!r} needs a {option}; set data.{option}")
     tried = [Path(path).expanduser()]
     if os.environ.get("JAXFER_DATA"):
         tried.append(Path(os.environ["JAXFER_DATA"]) / path)
@@ -186,7 +200,8 @@ def locate(path: str, source: str) -> Path:
         if candidate.exists():
             return candidate
     where = " or ".join(repr(str(candidate)) for candidate in tried)
-    raise InputError(f"data.path does not exist: expected {where}; correct it or set JAXFER_DATA to the data's folder")
+    fix = "correct it or set JAXFER_DATA to the data's folder"
+    raise InputError(f"data.{option} does not exist: expected {where}; {fix}")
 
 
 def _check_config(config: DataConfig, dataset: Dataset) -> None:

@@ -6,6 +6,7 @@ the same 0..255 scale); only `normalize` turns to the model's float32.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from jaxfer.errors import InputError, nearest
 from jaxfer.models.port import Preprocessing
@@ -40,40 +41,50 @@ _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.Deco
 _CLOSING = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
 
-def verify(path: str | Path) -> None:
-    """Reads a file's header and its end only; `InputError` naming the file if it is no image or was cut short."""
+def verify(file: str | Path | bytes, name: str = "") -> None:
+    """Reads an image's header and end only; `InputError` naming it if it is no image or was cut short."""
     try:
-        with Image.open(path) as image:
+        with Image.open(_readable(file)) as image:
             closing = _CLOSING.get(image.format)
         if closing is not None:
-            with open(path, "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 1024))  # some cameras write a little after the end
-                if closing not in file.read():
+            with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as content:
+                content.seek(max(0, content.seek(0, os.SEEK_END) - 1024))  # some cameras write a little after the end
+                if closing not in content.read():
                     raise EOFError("the file is cut short")
     except _DAMAGED as error:
-        raise InputError(_unreadable(path, error)) from None
+        raise InputError(_unreadable(file, name, error)) from None
 
 
-def decode(path: str | Path) -> np.ndarray:
+def decode(file: str | Path | bytes, name: str = "") -> np.ndarray:
     """An image file -> uint8 [h, w, 1] (grey) or [h, w, 3]; alpha dropped, 16-bit grey scaled, EXIF rotation ignored.
+
+    Args:
+      file: a path, or what such a file holds.
+      name: what errors call it; default: the path.
 
     Raises:
       InputError: the file is missing, truncated or no image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(_readable(file)) as image:
             if image.mode.startswith("I"):  # Pillow's own conversion would clip 16 bits at 255
                 return np.rint(np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8)[..., None]
             grey = image.mode in ("1", "L", "LA", "La")
             pixels = np.asarray(image.convert("L" if grey else "RGB"))
     except _DAMAGED as error:
-        raise InputError(_unreadable(path, error)) from None
+        raise InputError(_unreadable(file, name, error)) from None
     return pixels[..., None] if grey else pixels
 
 
-def _unreadable(path: str | Path, error: Exception) -> str:
+def _readable(file: str | Path | bytes) -> str | Path | io.BytesIO:
+    return io.BytesIO(file) if isinstance(file, bytes) else file
+
+
+def _unreadable(file: str | Path | bytes, name: str, error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"expected a readable image, found {str(path)!r} ({reason}); replace or remove the file"
+    if isinstance(file, bytes) and isinstance(error, UnidentifiedImageError):
+        reason = "no format that Pillow knows"  # it would give the stream's address in memory
+    return f"expected a readable image, found {name or str(file)!r} ({reason}); replace or remove the file"
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:

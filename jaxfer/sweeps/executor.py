@@ -15,12 +15,13 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import rundir
+from jaxfer import compilation_cache, rundir
 from jaxfer.errors import NonFiniteLoss, Preempted
 from jaxfer.loop import run
 from jaxfer.parallel import compiles
@@ -184,7 +185,7 @@ def _workers(count: int, folder: epath.Path) -> Iterator[tuple[list[_Worker], Ca
 
     def start() -> _Worker:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, str(folder)), daemon=True)
+        process = context.Process(target=_serve, args=(theirs, str(folder), compilation_cache.in_use()), daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -210,7 +211,7 @@ class _Sent:
     config: ConfigDict
 
 
-def _serve(pipe: multiprocessing.connection.Connection, folder: str) -> None:
+def _serve(pipe: multiprocessing.connection.Connection, folder: str, cache: str | None) -> None:
     """A worker: it ends with its pipe, at SIGTERM once its cell is saved, and at once when its parent is gone."""
 
     def orphaned() -> None:
@@ -219,6 +220,7 @@ def _serve(pipe: multiprocessing.connection.Connection, folder: str) -> None:
 
     threading.Thread(target=orphaned, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's Ctrl-C reaches the whole group; the parent decides
+    compilation_cache.enable(cache and Path(cache))
     with contextlib.suppress(EOFError, OSError):
         while True:
             key, config = pipe.recv()

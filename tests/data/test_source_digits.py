@@ -13,7 +13,7 @@ def origins(split):
 
 
 def test_every_source_is_found_by_its_file():
-    assert {"digits", "folder", "npz", "synthetic"} <= set(SOURCES.names())
+    assert {"digits", "folder", "npz", "synthetic", "table", "tfds"} <= set(SOURCES.names())
     assert SOURCES.schema("folder") == {"path": (str, ""), "test_fraction": (float, 0.0)}
 
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import functools
-import time
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from jaxfer.data.dataset import Dataset, InMemory, Split, fingerprint, locate
+from jaxfer.data.dataset import Dataset, InMemory, Split, fingerprint, locate, stamp
 from jaxfer.errors import InputError, nearest
 
 # Ours, MedMNIST's and Keras'.
 LAYOUTS = (("{split}_image", "{split}_label"), ("{split}_images", "{split}_labels"), ("x_{split}", "y_{split}"))
 TARGETS = ("class", "value")
-
-# A file younger than this is read every time: file systems stamp in steps of up to two seconds, so that a second change
-# within a step would leave the stamp as it is.
-SETTLED = 2e9  # nanoseconds
 
 
 def source(*, path: str = "", image_key: str = "", label_key: str = "", target: str = "class") -> Dataset:
@@ -43,9 +38,8 @@ def source(*, path: str = "", image_key: str = "", label_key: str = "", target: 
         if pattern and "{split}" not in pattern:
             raise InputError(f"expected data.{name} to contain '{{split}}', found {pattern!r}")
     file = locate(path, "npz")
-    stat = file.stat()
-    version = (file.resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # ctime: a copy may keep mtime
-    load = _load if time.time_ns() - stat.st_mtime_ns > SETTLED else _load.__wrapped__
+    version, settled = stamp([file])
+    load = _load if settled else _load.__wrapped__
     return load(file, version, ((image_key, label_key),) if image_key else LAYOUTS, target)
 
 

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# sbatch --nodes=2 experiments/launch/slurm.sh configs/image_folder.py --workdir=/shared/runs/photos
+#
+# One process for each GPU (not --gpus-per-task: every process sees the node's GPUs and takes the one of its number); they
+# find each other by SLURM's own variables. Two minutes before the time is up SLURM sends SIGTERM to the processes; they
+# save together and end with 75, and the job goes back into the queue.
+#SBATCH --job-name=jaxfer
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=04:00:00
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+set -uo pipefail
+
+again=75    # jaxfer's exit code for: saved, run me again
+enough=600  # seconds that are worth another start
+
+while true; do
+  # A process that ends first must not take the others out of their save.
+  srun --kill-on-bad-exit=0 --wait=300 "${JAXFER:-.venv/bin/jaxfer}" run "$@"
+  code=$?
+  [ "$code" -eq "$again" ] || exit "$code"
+  left=$((${SLURM_JOB_END_TIME:-0} - $(date +%s)))
+  if [ "$left" -lt "$enough" ]; then
+    exec scontrol requeue "$SLURM_JOB_ID"
+  fi
+  echo "saved; starting again with $left s left"
+done

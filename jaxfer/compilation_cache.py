@@ -1,0 +1,102 @@
+"""Compiled programs kept on disk between processes: the second start of a run reads what the first one compiled.
+
+JAX decides what a program's key is (its code, the versions, flags and the kind of device); here is where entries lie,
+how they are written, and how much of the disk they may take. A program that is read is the one that was compiled, so
+results stay bitwise what they are without the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+VARIABLE, OFF = "JAXFER_CACHE", "off"
+LIMIT = 4 * 2**30  # bytes
+
+
+def default() -> Path | None:
+    """`$JAXFER_CACHE/xla/...`, else `~/.cache/jaxfer/xla/...`; None where JAXFER_CACHE is `off`."""
+    given = os.environ.get(VARIABLE)
+    if given == OFF:
+        return None
+    root = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxfer")
+    # XLA splits a CPU program over the cores that it finds when it compiles, which JAX's key does not know.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return root.expanduser().absolute() / "xla" / f"{cores}-cores"
+
+
+def enable(folder: Path | None) -> None:
+    """Keeps the programs that this process compiles from here on in `folder`; None keeps none.
+
+    A folder that the user gave JAX itself (JAX_COMPILATION_CACHE_DIR) stays in use as JAX uses it. One that can't be
+    made costs a line on stderr and nothing else.
+    """
+    import jax
+    from jax._src import compilation_cache
+
+    if folder is None or in_use() is not None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # whoever writes here runs code in our processes
+        _make_room(folder, LIMIT)
+    except OSError as error:
+        print(f"warning: compiled programs are not kept: {folder}: {error.strerror}", file=sys.stderr)
+        return
+    # JAX's own files are written in place, and an entry that a kill tears stays torn for good.
+    compilation_cache.get_file_cache = lambda path: (Entries(Path(path)), path)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # All of them: a start compiles some fifty small programs besides the step.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    compilation_cache.reset_cache()  # whatever has been compiled before this was compiled without
+
+
+def in_use() -> str | None:
+    """The folder of this process; None where programs are not kept."""
+    import jax
+
+    return jax.config.jax_compilation_cache_dir
+
+
+class Entries:
+    """JAX's interface to a cache: bytes by key, one file each, whole or absent; the time of a file is its last use."""
+
+    def __init__(self, folder: Path):
+        self._path = folder
+
+    def get(self, key: str) -> bytes | None:
+        """The entry, None where there is none."""
+        try:
+            value = (self._path / key).read_bytes()
+        except FileNotFoundError:
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(self._path / key)
+        return value
+
+    def put(self, key: str, value: bytes) -> None:
+        """Writes the entry; one that was there and could not be read is replaced."""
+        handle, temporary = tempfile.mkstemp(dir=self._path, prefix=".new-")
+        try:
+            with open(handle, "wb") as file:
+                file.write(value)
+            os.replace(temporary, self._path / key)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def _make_room(folder: Path, limit: int) -> None:
+    """Removes the entries that have not been used for longest, until the others take at most `limit` bytes."""
+    stats = []
+    for file in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process makes room too
+            stats.append((file.stat().st_mtime, file.stat().st_size, file))
+    excess = sum(size for _, size, _ in stats) - limit
+    for _, size, file in sorted(stats):
+        if excess <= 0:
+            break
+        file.unlink(missing_ok=True)
+        excess -= size

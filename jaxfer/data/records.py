@@ -1,0 +1,89 @@
+"""Examples of a data set that TensorFlow Datasets has prepared, by row, from ArrayRecord files; no TensorFlow."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxfer.data import image
+from jaxfer.errors import InputError
+
+FORMAT = "array_record"
+
+
+def datasets() -> Any:
+    """The package `tensorflow_datasets`, an extra; `InputError` where it is not installed."""
+    try:
+        import tensorflow_datasets  # late: only those who read its data sets need it
+    except ImportError as error:
+        fix = "pip install 'jaxfer[tfds]'"
+        raise InputError(f"data source 'tfds' needs the package tensorflow-datasets ({error}); {fix}") from None
+    return tensorflow_datasets
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Records:
+    """Random access to the examples of a split; each process opens its own.
+
+    Attributes:
+      folder: the prepared data set's.
+      split: as TFDS writes it.
+      features: those to read.
+    """
+
+    folder: str
+    split: str
+    features: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self._open[0])
+
+    def read(self, rows: Sequence[int]) -> list[bytes]:
+        """Serialized examples; `InputError` where the files are damaged."""
+        try:
+            # Many at once go through a pool of threads, which would cost one alone more than its reading.
+            return self._open[0].__getitems__(rows) if len(rows) > 1 else [self._open[0][row] for row in rows]
+        except (OSError, RuntimeError, ValueError, IndexError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"the records of {self.split!r} in {self.folder!r} can't be read ({reason}); "
+                "remove the folder and prepare the data set again"
+            ) from None
+
+    def name(self, row: int) -> str:
+        """What errors call an example."""
+        return f"record {row} of {self.split!r} in {self.folder!r}"
+
+    def parse(self, example: bytes) -> dict[str, Any]:
+        """{feature: its value}, an image still encoded."""
+        return self._open[1].deserialize_example_np(example, decoders=self._open[2])
+
+    @functools.cached_property
+    def _open(self) -> tuple[Any, Any, Any]:
+        tfds = datasets()
+        builder = tfds.builder_from_directory(self.folder)
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        examples = builder.as_data_source(self.split, deserialize_method=raw, file_format=FORMAT)
+        features = {name: builder.info.features[name] for name in self.features}
+        encoded = (name for name, feature in features.items() if isinstance(feature, tfds.features.Image))
+        # Not TFDS' PartialDecoding, which compares types by way of TensorFlow.
+        return examples, tfds.features.FeaturesDict(features), {name: tfds.decode.SkipDecoding() for name in encoded}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_open"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Images:
+    """Fetches by decoding the image of a record."""
+
+    records: Records
+
+    def __call__(self, row: int) -> np.ndarray:
+        (example,) = self.records.read([row])
+        (feature,) = self.records.features
+        return image.decode(self.records.parse(example)[feature], self.records.name(row))
