@@ -209,7 +209,7 @@ def _structure(layout: Layout, options: Mapping[str, Any], given: Mapping[str, A
     return {
         name: schema.check(value, known[name][0], f"config.model.{name}")
         for name, value in given.items()
-        if name in known and name not in options and name not in ("mean", "std")
+        if name in known and name not in options and name not in ("mean", "std", "buckets")
     }
 
 

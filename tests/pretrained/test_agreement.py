@@ -8,10 +8,7 @@ from ml_collections import ConfigDict
 import jaxfer
 from jaxfer.errors import InputError
 from jaxfer.preflight import preflight
-from tests.pretrained.checkpoints import (
-    config_of,
-    edit,
-)
+from tests.pretrained.checkpoints import config_of, edit, text_config
 
 
 def test_a_contradiction_is_refused_with_both_values(resnet):
@@ -68,3 +65,10 @@ def test_auto_is_also_the_model_of_a_run(resnet, tmp_path):
     jaxfer.run(config_of(resnet[0]), tmp_path / "run", quiet=True)
     plan = preflight(config_of(f"run:{tmp_path / 'run'}"))
     assert dict(plan.experiment.model.options)["stage_sizes"] == (1, 1)
+
+
+def test_how_long_texts_may_be_is_free(tmp_path):
+    config = text_config(tmp_path / "source")
+    config.model = dict(name="auto", max_length=6, buckets=(4, 6))
+    found = preflight(config).stages[0].spec.port.preprocessing
+    assert (found.max_length, found.buckets) == (6, (4, 6))
