@@ -16,9 +16,9 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-# Against PyTorch, transformers, peft and sentence-transformers, in an environment of its own.
+# Against PyTorch, transformers, peft and sentence-transformers, in an environment of its own and fully optimised.
 parity: $(VENV)-parity/.installed
-	$(VENV)-parity/bin/python -m pytest -n 2 --dist loadgroup tests/parity $(ARGS)
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(VENV)-parity/bin/python -m pytest -n 2 tests/parity $(ARGS)
 
 $(VENV)-parity/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-parity
