@@ -184,7 +184,7 @@ def test_default_statistics_follow_the_channels():
         (dict(std=(0.0,)), "std must be positive, found (0.0,)"),
         (
             dict(interpolation="lanczos3"),
-            "interpolation must be one of 'nearest', 'bilinear', 'bicubic', 'lanczos', 'hamming', 'box'",
+            "interpolation must be one of 'nearest', 'bilinear', 'bicubic', 'lanczos', 'box', 'hamming'",
         ),
         (dict(widths=(8, 16)), "widths must be () or a width for each of the 4 stages, found (8, 16)"),
         (dict(widths=(8, 16, 0, 8)), "widths[2] must be a positive integer, found 0"),
