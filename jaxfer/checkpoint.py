@@ -1,6 +1,7 @@
 """Resume a run of ours, exactly: the only file that imports orbax. Foreign weights are `pretrained/`'s business.
 
-A checkpoint is a flat {name: array} and a JSON record, every byte of both under a checksum. Restoring is strict: the
+A checkpoint is a flat {name: array} and a JSON record, every byte of both under a checksum. Each device's part is
+written as it lies, and read as the run that resumes lays it out, on however many devices. Restoring is strict: the
 names, shapes and types must be the expected ones. A checkpoint that can't be read is reported and removed, and the one
 before it takes its place.
 """
@@ -24,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from jaxfer.checksum import array_sum
 from jaxfer.errors import InputError
 from jaxfer.state import State
 
@@ -146,7 +148,8 @@ class Checkpoints:
         restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
         args = ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args)
         arrays = self._manager.restore(step, args=ocp.args.Composite(state=args)).state
-        for name, found in _leaves(arrays).items():
+        kind = "crc32" if any("crc32" in leaf for leaf in leaves.values()) else "sum64"
+        for name, found in _leaves(arrays, kind).items():
             if found != leaves[name]:
                 raise ValueError(f"{name} is not what was saved")
         return arrays
@@ -209,14 +212,17 @@ def _unflat(state: State, arrays: Mapping[str, Any]) -> State:
     return state.replace(**filled)
 
 
-def _leaves(arrays: Mapping[str, jax.Array]) -> dict[str, dict[str, Any]]:
-    """{name: type, shape and CRC-32 of the bytes}: orbax notices neither a flipped byte nor a leaf it had to fill."""
+# What a leaf's bytes are known by. Checkpoints from before arrays were split have the first.
+_SUMS = {"crc32": lambda leaf: zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)), "sum64": array_sum}
+
+
+def _leaves(arrays: Mapping[str, jax.Array], kind: str = "sum64") -> dict[str, dict[str, Any]]:
+    """{name: type, shape and checksum}: orbax notices neither a flipped byte nor a leaf it had to fill."""
 
     def describe(leaf: jax.Array) -> dict[str, Any]:
-        data = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
-        return {"dtype": str(leaf.dtype), "shape": list(leaf.shape), "crc32": zlib.crc32(data)}
+        return {"dtype": str(leaf.dtype), "shape": list(leaf.shape), kind: _SUMS[kind](leaf)}
 
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # zlib lets go of the GIL
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # both let go of the GIL
         return dict(zip(arrays, pool.map(describe, arrays.values()), strict=True))
 
 

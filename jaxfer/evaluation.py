@@ -16,7 +16,8 @@ from jaxfer.data.dataset import Split, build
 from jaxfer.data.loader import eval_batches
 from jaxfer.errors import InputError
 from jaxfer.finished import open_run
-from jaxfer.parallel import Placement, eval_arguments, eval_program, placement
+from jaxfer.parallel import Placement, placement
+from jaxfer.programs import eval_arguments, eval_program
 from jaxfer.state import State
 from jaxfer.step import StepSpec
 
@@ -109,6 +110,6 @@ def evaluate(
     if split not in data.splits:
         raise InputError(f"split {split!r} is not in this data; it has {', '.join(data.splits)}")
     where = placement(experiment.parallel)
-    state = jax.device_put(finished.state.replace(hparams={}, key=None, opt_state=()), where.replicated)
-    found = evaluate_split(finished.stage.spec, state, data.splits[split], where, experiment.run.eval_batch_size)
+    spec, state = finished.stage.spec, finished.state.replace(hparams={}, key=None, opt_state=())
+    found = evaluate_split(spec, where.place(spec, state), data.splits[split], where, experiment.run.eval_batch_size)
     return found.metrics

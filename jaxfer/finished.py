@@ -66,7 +66,8 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def blank(record):
-        return placed(stages[record["stage"]].blank(experiment.run.seed), one_device)
+        shapes = stages[record["stage"]].blank(experiment.run.seed)
+        return placed(shapes, jax.tree.map(lambda _: one_device, shapes))
 
     try:
         step = {"result": result["checkpoint_step"], "last": result["steps"]}.get(checkpoint)
@@ -78,9 +79,9 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
     )
 
 
-def placed(blank: State, sharding: Any) -> State:
+def placed(blank: State, shardings: Any) -> State:
     """Shapes with a sharding each: where a restored leaf goes."""
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), blank)
+    return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), blank, shardings)
 
 
 def fingerprint(*trees: Any) -> str:

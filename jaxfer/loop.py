@@ -23,10 +23,11 @@ from jaxfer.errors import InputError, NonFiniteLoss, Preempted
 from jaxfer.evaluation import Evaluation, evaluate_split
 from jaxfer.experiment import Experiment
 from jaxfer.finished import fingerprint, placed
-from jaxfer.parallel import Placement, Program, forward_flops, train_program
+from jaxfer.parallel import Placement
 from jaxfer.preemption import Notice, preemption_notice
 from jaxfer.preflight import Preflight, preflight
 from jaxfer.profile import Trace, Waited
+from jaxfer.programs import Program, forward_flops, train_program
 from jaxfer.progress import Reporter
 from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
@@ -133,7 +134,9 @@ class _Session:
         if step > stop:
             raise InputError(f"{self.folder} was trained for {step} steps already, the config says {stop}")
         rundir.write_json(self.folder / "config.json", self.experiment.to_dict())
-        rundir.write_text(self.folder / "params.txt", "\n".join(parameter_table(stage) for stage in self.stages))
+        rundir.write_text(
+            self.folder / "params.txt", "\n".join(parameter_table(stage, self.where) for stage in self.stages)
+        )
         if step < stop:  # a finished run goes on: what its result describes will be gone
             (self.folder / "result.json").unlink(missing_ok=True)
         self.checkpoints.discard_after(step)
@@ -151,7 +154,7 @@ class _Session:
             self.record["lineage"]["stages"].append({"name": stage.name, "sha256": fingerprint(params, model_state)})
             stage = self.stages[stage.index + 1]
             self.record["stage"] = stage.index
-            state = self._place(stage.enter(params, model_state, self.experiment.run.seed))
+            state = self._enter(stage, params, model_state)
 
     def _start(self, first: list[pretrained.Start]) -> State:
         if not first:  # a kill came before the first checkpoint
@@ -172,7 +175,7 @@ class _Session:
             "best": None,
             "unevaluated": False,
         }
-        return self._place(self.stages[0].enter(start.params, start.model_state, self.experiment.run.seed))
+        return self._enter(self.stages[0], start.params, start.model_state)
 
     def _extend(self, step: int, stop: int) -> None:
         """Goes on to another length, which the lineage keeps: it is not the run that had it from the start."""
@@ -187,13 +190,18 @@ class _Session:
         stage = self.stages[record["stage"]]
         hparams = {name: np.float32(value) for name, value in stage.hparams.items()}
         key = stage.step_key(self.experiment.run.seed)
-        return state.replace(hparams=self._place(hparams), key=self._place(key)), record
+        return self.where.place(stage.spec, state.replace(hparams=hparams, key=key)), record
 
     def _blank(self, record: Mapping[str, Any]) -> State:
-        return placed(self.stages[record["stage"]].blank(self.experiment.run.seed), self.where.replicated)
+        stage = self.stages[record["stage"]]
+        blank = stage.blank(self.experiment.run.seed)
+        return placed(blank, self.where.shardings(stage.spec, blank.params, blank))
 
-    def _place(self, tree: Any) -> Any:
-        return jax.device_put(tree, self.where.replicated)
+    def _enter(self, stage: Stage, params: Any, model_state: Any) -> State:
+        """The stage's first State; what is split is so before the optimizer's state is made of it."""
+        if self.where.shards:
+            params = jax.device_put(params, self.where.shardings(stage.spec, params, params))
+        return self.where.place(stage.spec, stage.enter(params, model_state, self.experiment.run.seed))
 
     def _train_stage(self, stage: Stage, state: State) -> State:
         run, done = self.experiment.run, int(state.step)
@@ -348,6 +356,7 @@ class _Session:
             },
             "versions": {name: _version(name) for name in PACKAGES},
             "device": jax.devices()[0].device_kind,
+            "mesh": dict(self.where.mesh.shape),
         }
         rundir.write_json(self.folder / "result.json", result)
         return result
@@ -368,6 +377,7 @@ class _Session:
             "params_total": sum(sizes.values()),
             "optimizer_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)),
             "peak_bytes": program.peak_bytes,
+            "state_bytes": self.where.device_bytes(spec, state),
         }
 
 

@@ -12,7 +12,8 @@ import jaxfer
 from jaxfer import loop
 from jaxfer.experiment import ParallelConfig
 from jaxfer.finished import open_run
-from jaxfer.parallel import _train_program, placement, train_program
+from jaxfer.parallel import placement
+from jaxfer.programs import _train_program, train_program
 from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten
 from jaxfer.rundir import TIMES, read_metrics

@@ -75,7 +75,7 @@ class Attention(nn.Module):
         width = x.shape[-1]
         shape = (self.heads, width // self.heads)
         query, key, value = (Dense(shape, name=name)(x) for name in ("query", "key", "value"))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(jnp.float32) * shape[1] ** -0.5
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * shape[1] ** -0.5
         # The lowest float, not minus infinity: a row of padding alone stays finite.
         scores = jnp.where(attention_mask[:, None, None, :] > 0, scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores).astype(x.dtype)
@@ -129,7 +129,7 @@ class Head(nn.Module):
         if self.pool == "pooler":
             pooled = jnp.tanh(Dense((x.shape[-1],), name="pooler")(x[:, 0]))
         else:
-            mask = attention_mask[:, :, None].astype(x.dtype)
+            mask = attention_mask[:, :, None].astype(jnp.float32)
             pooled = (x * mask).sum(1) / jnp.maximum(mask.sum(1), 1e-9)  # as sentence-transformers
         pooled = nn.Dropout(self.dropout, name="drop")(pooled, deterministic=not train)
         return Dense((self.outputs,), name="out")(pooled)
@@ -254,6 +254,15 @@ def port(
             buckets=_buckets(buckets, max_length),
         ),
         inputs=TEXT_INPUTS,
+        tensor_axes=(
+            (r".*/attn/(query|key|value)/kernel", 1),
+            (r".*/attn/(query|key|value)/bias", 0),
+            (r".*/attn/out/kernel", 0),
+            (r".*/mlp/fc1/kernel", 1),
+            (r".*/mlp/(fc1/bias|fc2/kernel)", 0),
+            (r"stem/word/embedding", 0),
+            (".*", None),
+        ),
     )
 
 

@@ -169,4 +169,5 @@ def port(
         head="head/out",
         input_axes=((r".*/(conv|pointwise)/kernel", 3), (r"head/out/kernel", 1)),
         preprocessing=image_preprocessing(image, mean, std, interpolation, resize),
+        tensor_axes=((r".*/(conv/kernel|pointwise/kernel|window)", 3), (".*", None)),
     )

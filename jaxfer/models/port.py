@@ -7,6 +7,7 @@ LoRA all speak in units.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ import flax.linen as nn
 import jax
 
 from jaxfer import rules
+from jaxfer.models.execution import PLAIN, Execution
 from jaxfer.rules import Rules
 
 Params = Mapping[str, Any]
@@ -103,6 +105,9 @@ class Port:
       preprocessing: what the model expects of an image, or of a text; its `example` has the shapes of all `inputs`.
       inputs: batch fields the module is called with; the first is `x`, the others are passed by name to every unit.
       no_decay: parameters that weight decay leaves alone.
+      tensor_axes: rules, parameter path -> the axis that is split where one layer is computed by several devices
+        (attention heads, the MLP's width, the vocabulary, a convolution's output channels); None: whole on each.
+      execution: how a pass is computed; the family itself leaves it plain.
     """
 
     module: nn.Module
@@ -112,6 +117,8 @@ class Port:
     preprocessing: Preprocessing | TextPreprocessing
     inputs: tuple[str, ...] = ("image",)
     no_decay: Rules[float] = ((r".*/(bias|scale)", 0.0), (".*", 1.0))
+    tensor_axes: Rules[int | None] = ((".*", None),)
+    execution: Execution = PLAIN
 
     def init(self, key: jax.Array, batch: Mapping[str, Any]) -> tuple[Params, Params]:
         """Fresh (params, model_state), both nested dicts; `batch` gives shapes only."""
@@ -143,10 +150,14 @@ class Port:
           (outputs of the last unit, model_state after the pass).
         """
         x, side = self._inputs(batch)
-        variables = {"params": params, **model_state}
-        call = dict(side, begin=begin, end=end, train=training is not None)
-        # The method's interceptor is entered first, so it is the outer one and sees what the policy leaves.
-        with nn.intercept_methods(intercept or _passthrough), nn.intercept_methods(_policy(training)):
+        variables = {"params": self.execution.tables(params), **model_state}
+        call = dict(side, begin=begin, end=end, train=training is not None, execution=self.execution)
+        policy = () if training is None else (_policy(training),)
+        # What is entered first is the outer one: the method's sees what the policy leaves.
+        with contextlib.ExitStack() as entered:
+            between = () if intercept is None else (intercept,)
+            for interceptor in (*self.execution.interceptors(self.head, between), *policy):
+                entered.enter_context(nn.intercept_methods(interceptor))
             if training is None:
                 return self.module.apply(variables, x, **call), model_state
             outputs, updated = self.module.apply(
@@ -176,19 +187,19 @@ class Port:
         """The same port with batch statistics averaged over a mapped axis (pmap); jit on a mesh needs none."""
         return dataclasses.replace(self, module=self.module.clone(axis_name=axis_name))
 
+    def computed(self, execution: Execution) -> Port:
+        """The same port, computed so."""
+        return dataclasses.replace(self, execution=execution)
+
     def _inputs(self, batch: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         return batch[self.inputs[0]], {name: batch[name] for name in self.inputs[1:]}
 
 
-def _passthrough(next_fun, args, kwargs, context):
-    return next_fun(*args, **kwargs)
-
-
-def _policy(training: Training | None) -> Interceptor:
+def _policy(training: Training) -> Interceptor:
     """Frozen means frozen: no dropout in dead units, running statistics in frozen norms."""
 
     def intercept(next_fun, args, kwargs, context):
-        if training is not None and context.method_name == "__call__":
+        if context.method_name == "__call__":
             path = context.module.path
             if isinstance(context.module, nn.Dropout) and path[0] not in training.live:
                 kwargs = {**kwargs, "deterministic": True}

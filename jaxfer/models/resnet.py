@@ -226,4 +226,5 @@ def port(
         head="head/out",
         input_axes=((r".*/conv(_\d)?/kernel", 3), (r"head/out/kernel", 1)),
         preprocessing=image_preprocessing(image, mean, std, interpolation, resize),
+        tensor_axes=((r".*/conv(_\d)?/kernel", 3), (".*", None)),
     )
