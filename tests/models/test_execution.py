@@ -23,7 +23,6 @@ from .test_ports import make
 from .tiny import TINY, batch, draw
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
-LOW = ("bfloat16", "bfloat16")
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
@@ -38,47 +37,47 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 @functools.cache
-def found(case: str, **fields: Any) -> collections.Counter:
-    """{(primitive, types of its operands): how often} in a training step; and of what type the gradients are."""
+def found(case: str, *, training: bool = True, **fields: Any) -> collections.Counter:
+    """{(primitive, types of its operands): how often} in a training step, or in an evaluation pass."""
     stage = tiny_stage(case, **fields)
-    batch = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
-    traced = jax.make_jaxpr(make_train_step(stage.spec))(stage.blank(0), batch)
+    state, batch = stage.blank(0), example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
+    if training:
+        traced = jax.make_jaxpr(make_train_step(stage.spec))(state, batch)
+    else:
+        traced = jax.make_jaxpr(make_eval_step(stage.spec))(state.params, state.model_state, state.extra, batch)
     return collections.Counter(
         (equation.primitive.name, tuple(str(operand.aval.dtype) for operand in equation.invars))
         for equation in equations(traced.jaxpr)
     )
 
 
-def low_and_high(case: str, **fields: Any) -> tuple[int, int]:
-    """How many products of a training step run in bfloat16, and how many in another type."""
-    kinds = {types: 0 for _, types in found(case, **fields)}
+def products(case: str, **fields: Any) -> tuple[int, int]:
+    """How many of a training step's products have an operand in bfloat16, and how many have none."""
+    counts = {True: 0, False: 0}
     for (name, types), count in found(case, **fields).items():
-        kinds[types] += count if name in PRODUCTS else 0
-    return kinds.pop(LOW, 0), sum(kinds.values())
+        counts["bfloat16" in types] += count if name in PRODUCTS else 0
+    return counts[True], counts[False]
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("case", sorted(TINY))
 def test_every_product_is_low_but_the_output_layers(case, method):
     """Forward and backward; the output layer's own products stay float32, as norms and softmax do."""
-    if TINY[case][0] == "mobilenet_v1" and method == "lora":
-        method = "probe"
-    low, high = low_and_high(case, method=method, compute_dtype="bfloat16")
-    plain, all_of_them = low_and_high(case, method=method)
-    assert plain == 0 and low + high == all_of_them
-    assert low > 0 and high <= 3
-    islands = ("exp", "rsqrt", "log")
-    assert {types for name, types in found(case, method=method, compute_dtype="bfloat16") if name in islands} <= {
-        ("float32",)
-    }
+    low, high = products(case, method=method, compute_dtype="bfloat16")
+    plain, every = products(case, method=method)
+    assert plain == 0 and low + high == every and 2 <= high <= 3
+    forward = found(case, training=False, method=method, compute_dtype="bfloat16")
+    islands = {types for name, types in forward if name in ("exp", "rsqrt", "log")}  # softmax, norms, the loss
+    assert islands == {("float32",)}
+    assert not [types for name, types in forward if name in PRODUCTS and len(set(types)) > 1]
 
 
 def test_types_by_rule():
     """One block alone: four projections, two products of the MLP, two of attention; twice as many backward."""
-    low, high = low_and_high("bert_mean", dtype_rules=(("block_1", "bfloat16"),))
-    every, _ = low_and_high("bert_mean", dtype_rules=(("block_.", "bfloat16"),))
-    assert low == 3 * (6 + 2) and every == 2 * low
-    assert low_and_high("bert_mean", compute_dtype="bfloat16", dtype_rules=((".*", "float32"),)) == (0, low + high)
+    low, high = products("bert_mean", dtype_rules=(("block_1", "bfloat16"),))
+    both, _ = products("bert_mean", dtype_rules=(("block_.", "bfloat16"),))
+    assert low == 3 * (4 + 2 + 2) and both == 2 * low
+    assert products("bert_mean", compute_dtype="bfloat16", dtype_rules=((".*", "float32"),)) == (0, low + high)
 
 
 @pytest.mark.parametrize("case", ["resnet_bottleneck", "vit_cls", "bert_mean", "mobilenet_v1"])
