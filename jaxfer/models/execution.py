@@ -43,19 +43,21 @@ class Execution:
         return y if self.boundary is None else jax.lax.with_sharding_constraint(y, self.boundary)
 
     def tables(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The parameters with flax's embedding tables whole in width: what is looked up lies as the table does, and XLA
-        would replicate the batch to change that."""
+        """The parameters, flax's embedding tables whole in width.
+
+        What is looked up lies as its table does: of a table split by width, XLA would replicate the batch to go on.
+        """
         if self.boundary is None:
             return params
         whole = NamedSharding(self.boundary.mesh, PartitionSpec(PartitionSpec.UNCONSTRAINED, None))
-        return {
-            name: self.tables(leaf)
-            if isinstance(leaf, Mapping)
-            else jax.lax.with_sharding_constraint(leaf, whole)
-            if name == "embedding"
-            else leaf
-            for name, leaf in params.items()
-        }
+
+        def held(name: str, leaf: Any) -> Any:
+            if isinstance(leaf, Mapping):
+                return self.tables(leaf)
+            table = name == "embedding" and leaf.ndim == 2
+            return jax.lax.with_sharding_constraint(leaf, whole) if table else leaf
+
+        return {name: held(name, leaf) for name, leaf in params.items()}
 
     def interceptors(self, head: str, between: Iterable[Callable[..., Any]]) -> Iterator[Callable[..., Any]]:
         """This pass's own around and inside those of a method, the outermost first."""
@@ -66,18 +68,19 @@ class Execution:
             yield self._islands(head)
 
     def _types(self, head: str) -> Callable[..., Any]:
-        """Every module of a unit takes and gives the unit's type."""
+        """A unit takes, and each module of it gives, the unit's type; what a method adds to a layer is cast too."""
         dtypes = dict(self.dtypes)
 
         def intercept(next_fun, args, kwargs, context):
             path = context.module.path
-            dtype = dtypes.get(path[0]) if path and context.method_name == "__call__" else None
-            if dtype is None:
+            if not path or context.method_name != "__call__":
                 return next_fun(*args, **kwargs)
+            dtype = dtypes.get(path[0], "float32")
             if len(path) == 1:
                 args = (_cast(args[0], dtype), *args[1:])
             y = next_fun(*args, **kwargs)
-            return y if f"{head}/".startswith("/".join(path) + "/") or _within(path, head) else _cast(y, dtype)
+            gives_outputs = f"{head}/".startswith("/".join(path) + "/") or _within(path, head)
+            return y if gives_outputs else _cast(y, dtype)
 
         return intercept
 
