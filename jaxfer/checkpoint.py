@@ -25,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from jaxfer import cluster
 from jaxfer.checksum import array_sum
 from jaxfer.errors import InputError
 from jaxfer.state import State
@@ -219,18 +220,20 @@ def _unflat(state: State, arrays: Mapping[str, Any]) -> State:
     return state.replace(**filled)
 
 
-# What a leaf's bytes are known by. Checkpoints from before arrays were split have the first.
-_SUMS = {"crc32": lambda leaf: zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)), "sum64": array_sum}
-
-
 def _leaves(arrays: Mapping[str, jax.Array], kind: str = "sum64") -> dict[str, dict[str, Any]]:
-    """{name: type, shape and checksum}: orbax notices neither a flipped byte nor a leaf it had to fill."""
+    """{name: type, shape and checksum}: orbax notices neither a flipped byte nor a leaf it had to fill.
 
-    def describe(leaf: jax.Array) -> dict[str, Any]:
-        return {"dtype": str(leaf.dtype), "shape": list(leaf.shape), kind: _SUMS[kind](leaf)}
-
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # both let go of the GIL
-        return dict(zip(arrays, pool.map(describe, arrays.values()), strict=True))
+    Checkpoints from before arrays were split over devices have a `crc32` in place of the `sum64`.
+    """
+    if kind == "crc32":
+        sums = {name: zlib.crc32(cluster.fetched(leaf).reshape(-1).view(np.uint8)) for name, leaf in arrays.items()}
+    else:
+        with concurrent.futures.ThreadPoolExecutor() as pool:  # numpy lets go of the GIL
+            parts = dict(zip(arrays, pool.map(array_sum, arrays.values()), strict=True))
+        sums = cluster.added(parts)
+    return {
+        name: {"dtype": str(leaf.dtype), "shape": list(leaf.shape), kind: sums[name]} for name, leaf in arrays.items()
+    }
 
 
 def _checksum(content: Mapping[str, Any]) -> int:

@@ -95,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train, resume or extend a run")
     run.add_argument("config", help=config_help)
     run.add_argument("--workdir", help="the run's folder; default runs/CONFIG/ARG")
+    run.add_argument("--coordinator", metavar="HOST:PORT", help="of several processes: where process 0 listens")
+    run.add_argument("--num_processes", type=int, help="how many; SLURM, Open MPI and TPU pods tell it themselves")
+    run.add_argument("--process_id", type=int, help="which of them this is, from 0")
     _cached(run)
     run.set_defaults(command=_run)
 
@@ -166,11 +169,17 @@ def _resumable() -> None:
 
 def _run(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     _resumable()
+    from jaxfer import cluster
+
+    cluster.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
     import jaxfer
 
     _keep_programs(arguments, say=True)
     workdir = _workdir(arguments, arguments.config.partition(":")[2].replace(",", "-") or "main")
-    result = jaxfer.run(jaxfer.load(arguments.config, overrides), workdir)
+    with cluster.leaving():
+        result = jaxfer.run(jaxfer.load(arguments.config, overrides), workdir)
+    if not cluster.leader():
+        return
     for split, metrics in result["metrics"].items():
         print(f"{split}: {_numbers(metrics)}")
     cost = result["cost"]

@@ -43,12 +43,12 @@ def evaluate_split(
     Returns None where `stop` became true between two batches: an evaluation must not keep a preempted process.
     """
     size = where.rounded(min(batch_size, len(split.labels)))
-    compile_seconds, rows, outputs, labels = 0.0, {}, [], []
-    masks: list[np.ndarray] = []
+    compile_seconds, rows, outputs, done = 0.0, {}, [], 0
 
     def unmasked() -> Iterator[dict[str, np.ndarray]]:
-        for batch in eval_batches(split, batch_size=size, preprocessing=spec.port.preprocessing):
-            masks.append(batch.pop("mask").astype(bool))
+        preprocessing, host = spec.port.preprocessing, where.host(size)
+        for batch in eval_batches(split, batch_size=size, preprocessing=preprocessing, host=host):
+            del batch["mask"]  # of this process's rows; the outputs are those of all, and padding comes last
             yield batch
 
     for batch in where.feed(unmasked(), train=False):
@@ -57,14 +57,14 @@ def evaluate_split(
         program, fresh = eval_program(spec, state, batch, where)
         compile_seconds += program.compile_seconds if fresh else 0.0
         values = jax.device_get(program.call(*eval_arguments(state), batch))
-        mask = masks.pop(0)
-        outputs.append(values.pop("outputs")[mask])
-        labels.append(jax.device_get(batch["label"])[mask])
+        real = min(size, len(split.labels) - done)
+        done += real
+        outputs.append(values.pop("outputs")[:real])
         for name, value in values.items():
-            rows.setdefault(name, []).append(value[mask])
+            rows.setdefault(name, []).append(value[:real])
     metrics = {name: float(np.concatenate(value).astype(np.float64).mean()) for name, value in rows.items()}
     if spec.task.gathered is not None:
-        metrics |= spec.task.gathered(np.concatenate(outputs), np.concatenate(labels))
+        metrics |= spec.task.gathered(np.concatenate(outputs), split.labels)
     return Evaluation(metrics=metrics, compile_seconds=compile_seconds)
 
 

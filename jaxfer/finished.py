@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxfer import rules, rundir
+from jaxfer import cluster, rules, rundir
 from jaxfer.checkpoint import Checkpoints
 from jaxfer.data import tokenizer
 from jaxfer.errors import InputError
@@ -89,7 +89,7 @@ def fingerprint(*trees: Any) -> str:
     digest = hashlib.sha256()
     for tree in trees:
         for path, leaf in sorted(rules.flatten(tree).items()):
-            array = np.asarray(leaf)
+            array = cluster.fetched(leaf)
             digest.update(f"{path} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import math
@@ -14,7 +15,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import pretrained, rundir, seal
+from jaxfer import cluster, pretrained, rundir, seal
 from jaxfer.checkpoint import Checkpoints
 from jaxfer.data import tokenizer
 from jaxfer.data.dataset import Dataset
@@ -23,7 +24,7 @@ from jaxfer.errors import InputError, NonFiniteLoss, Preempted
 from jaxfer.evaluation import Evaluation, evaluate_split
 from jaxfer.experiment import Experiment
 from jaxfer.finished import fingerprint, placed
-from jaxfer.parallel import Placement
+from jaxfer.parallel import Placement, spread
 from jaxfer.preemption import Notice, preemption_notice
 from jaxfer.preflight import Preflight, preflight
 from jaxfer.profile import Trace, Waited
@@ -57,29 +58,30 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
     """
     with preemption_notice() as notice:
         folder = epath.Path(workdir)
-        return _run(preflight(config, folder), folder, notice, Reporter(quiet=quiet))
+        plan = cluster.together(lambda: preflight(config, folder))
+        cluster.agree(
+            {"config": plan.experiment.to_dict(), "data sha256": plan.data.fingerprint, "workdir": str(folder)}
+        )
+        return _run(plan, folder, notice, Reporter(quiet=quiet or not cluster.leader()))
 
 
 def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter) -> dict[str, Any]:
     experiment = plan.experiment
-    if experiment.run.test:
-        seal.check(folder)
-    rundir.check_owner(folder, experiment)
-    if (folder / "result.json").exists():
-        finished = rundir.read_json(folder / "result.json")
-        _check_ancestry(finished["lineage"], plan.data, folder)
-        if finished["steps"] > plan.steps:
-            raise InputError(
-                f"{folder} was trained for {finished['steps']} steps already, the config says {plan.steps}"
-            )
-        if finished["steps"] == plan.steps and ("test" in finished["metrics"] or not experiment.run.test):
-            return finished
+    finished = cluster.together(lambda: _finished(plan, folder))
+    if finished is not None:
+        return finished
     # In a list, so that the session can let go of them: a second copy of the weights would stay for the whole run.
-    first = [] if (folder / "checkpoints").exists() else [pretrained.start(plan, folder)]
+    begun = (folder / "checkpoints").exists()
+    first = [] if begun else [cluster.together(lambda: pretrained.start(plan, folder))]
     for note in plan.notes():
         reporter.say(f"note: {note}")
-    with rundir.locked(folder):
-        rundir.check_owner(folder, experiment)  # another process may have come first
+    with contextlib.ExitStack() as held:
+
+        def claim() -> None:
+            held.enter_context(rundir.locked(folder))
+            rundir.check_owner(folder, experiment)  # another run may have come first
+
+        cluster.together(claim)
         checkpoints = Checkpoints(folder / "checkpoints")
         session = _Session(experiment, folder, plan.data, plan.stages, plan.where, checkpoints, notice, reporter)
         try:
@@ -88,6 +90,21 @@ def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter
             session.trace.close()
             reporter.close()
             checkpoints.close()
+
+
+def _finished(plan: Preflight, folder: epath.Path) -> dict[str, Any] | None:
+    """The result of a run that has nothing left to do; `InputError` where the folder is another's."""
+    test = plan.experiment.run.test
+    if test:
+        seal.check(folder)
+    rundir.check_owner(folder, plan.experiment)
+    if not (folder / "result.json").exists():
+        return None
+    finished = rundir.read_json(folder / "result.json")
+    _check_ancestry(finished["lineage"], plan.data, folder)
+    if finished["steps"] > plan.steps:
+        raise InputError(f"{folder} was trained for {finished['steps']} steps already, the config says {plan.steps}")
+    return finished if finished["steps"] == plan.steps and ("test" in finished["metrics"] or not test) else None
 
 
 def _check_ancestry(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None:
@@ -117,7 +134,7 @@ class _Session:
     reporter: Reporter
 
     def __post_init__(self) -> None:
-        self.trace = Trace(self.experiment.run.profile, self.folder / "profile")
+        self.trace = Trace(self.experiment.run.profile if cluster.leader() else (), self.folder / "profile")
 
     def train(self, first: list[pretrained.Start]) -> dict[str, Any]:
         self.log = rundir.MetricsLog(self.folder)
@@ -138,7 +155,7 @@ class _Session:
             self.folder / "params.txt", "\n".join(parameter_table(stage, self.where) for stage in self.stages)
         )
         if step < stop:  # a finished run goes on: what its result describes will be gone
-            (self.folder / "result.json").unlink(missing_ok=True)
+            rundir.remove(self.folder / "result.json")
         self.checkpoints.discard_after(step)
         self.log.rewind(step, unevaluated=self.record["unevaluated"])
         self.reporter.begin(stop, step)
@@ -162,7 +179,8 @@ class _Session:
             first.append(pretrained.start(plan, self.folder))
         start = first.pop()
         rundir.write_json(self.folder / "ledger.json", start.to_dict())
-        tokenizer.keep(self.stages[0].spec.port, self.folder / tokenizer.FOLDER)
+        if cluster.leader():
+            tokenizer.keep(self.stages[0].spec.port, self.folder / tokenizer.FOLDER)
         if self.experiment.run.init != "scratch":
             self.reporter.say(start.table())
         self.record = {
@@ -200,7 +218,7 @@ class _Session:
     def _enter(self, stage: Stage, params: Any, model_state: Any) -> State:
         """The stage's first State; what is split is so before the optimizer's state is made of it."""
         if self.where.shards:
-            params = jax.device_put(params, self.where.shardings(stage.spec, params, params))
+            params = spread(params, self.where.shardings(stage.spec, params, params))
         return self.where.place(stage.spec, stage.enter(params, model_state, self.experiment.run.seed))
 
     def _train_stage(self, stage: Stage, state: State) -> State:
@@ -219,6 +237,7 @@ class _Session:
             preprocessing=stage.spec.port.preprocessing,
             augment=self.experiment.data.augment,
             workers=self.experiment.data.workers,
+            host=self.where.host(stage.config.batch_size),
         )
         self.input = Waited(batches)
         self.losses: list[dict[str, jax.Array]] = []
@@ -230,7 +249,7 @@ class _Session:
             self.trace.end(step, metrics)
             self.losses.append(metrics)
             self.reporter.step(step, stage.name)
-            asked = bool(self.notice)  # once: it may come between two questions, and a save needs its fetch
+            asked = self.notice.at(step)  # once: it may come between two questions, and a save needs its fetch
             ends, evaluates = step == stage.stop, bool(run.eval_every) and step % run.eval_every == 0
             saves = bool(run.save_every) and step % run.save_every == 0
             if step % run.log_every == 0 or ends or evaluates or saves or asked:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxfer import rules, sharding
+from jaxfer import cluster, rules, sharding
 from jaxfer.errors import InputError
 from jaxfer.experiment import ParallelConfig
 from jaxfer.rules import Rules
@@ -73,7 +73,7 @@ class Placement:
 
     def place(self, spec: StepSpec, state: State) -> State:
         """The State, every leaf where the compiled step wants it."""
-        return jax.device_put(state, self.shardings(spec, state.params, state))
+        return spread(state, self.shardings(spec, state.params, state))
 
     def device_bytes(self, spec: StepSpec, state: State) -> int:
         """Bytes of such a State on one device."""
@@ -106,12 +106,15 @@ class Placement:
         return f"{self.size} devices ({axes})" if axes else "1 device"
 
     def feed(self, batches: Iterable[Mapping[str, np.ndarray]], *, train: bool) -> Iterator[dict[str, jax.Array]]:
-        """Host batches -> device batches, one ahead of the step that uses it."""
+        """Host batches (of this process's rows) -> device batches, one ahead of the step that uses it."""
         ahead = None
         for batch in batches:
             if train and self.mode == "pmap":
                 batch = {k: v.reshape(self.size, -1, *v.shape[1:]) for k, v in batch.items()}
-            placed = jax.device_put(dict(batch), self.batched)
+            if cluster.alone():
+                placed = jax.device_put(dict(batch), self.batched)
+            else:
+                placed = {k: jax.make_array_from_process_local_data(self.batched, v) for k, v in batch.items()}
             if ahead is not None:
                 yield ahead
             ahead = placed
@@ -124,6 +127,22 @@ class Placement:
         return {
             k: jax.ShapeDtypeStruct((math.prod(v.shape[:axes]), *v.shape[axes:]), v.dtype) for k, v in batch.items()
         }
+
+    def host(self, batch_size: int) -> tuple[int, int]:
+        """(index, count) of this process's block of a batch's rows; several may share one where layers are split."""
+        if cluster.alone():
+            return 0, 1
+        held = self.batched.addressable_devices_indices_map((batch_size,)).values()
+        begins, ends = zip(
+            *((rows.start or 0, batch_size if rows.stop is None else rows.stop) for (rows,) in held), strict=True
+        )
+        share = max(ends) - min(begins)
+        if batch_size % share or min(begins) % share or len(set(begins)) * (ends[0] - begins[0]) != share:
+            raise InputError(
+                f"{self} over {jax.process_count()} processes give process {jax.process_index()} scattered rows of a "
+                "batch; use tensor and fsdp that divide the devices of a process, or are multiples of them"
+            )
+        return min(begins) // share, batch_size // share
 
     def rounded(self, batch_size: int) -> int:
         """The next batch size that can be split; evaluation pads up to it."""
@@ -154,6 +173,9 @@ def placement(
             "config.parallel.mode=pmap keeps all parameters on each device, found "
             f"fsdp={config.fsdp}, tensor={config.tensor}; use mode=jit"
         )
+    processes = 1 if cluster.alone() or devices is not None else jax.process_count()
+    if config.mode == "pmap" and processes > 1:
+        raise InputError(f"config.parallel.mode=pmap is of one process, found {processes}; use mode=jit")
     rest = config.mode if config.mode in (FSDP, TENSOR) else DATA
     fixed = {FSDP: config.fsdp, TENSOR: config.tensor}
     if fixed.get(rest, 1) > 1:
@@ -164,6 +186,7 @@ def placement(
     available, unit = list(jax.devices() if devices is None else devices), math.prod(fixed.values())
     split = [size // parts for size, parts in itertools.zip_longest(batch_sizes, accumulate, fillvalue=1)]
     sizes = {n * unit: {DATA: 1, **fixed, rest: n} for n in range(1, len(available) // unit + 1)}
+    sizes = {count: axes for count, axes in sizes.items() if count % processes == 0}  # as many of every process
     parts = {count: axes[DATA] * axes[FSDP] for count, axes in sizes.items()}
     together = math.gcd(*split)
     count = config.devices or max((n for n in sizes if together % parts[n] == 0), default=unit)
@@ -173,7 +196,7 @@ def placement(
     if count not in sizes:
         raise InputError(
             f"config.parallel.devices: {count} can't be a mesh with fsdp={config.fsdp} x tensor={config.tensor}; "
-            f"use a multiple of {unit}"
+            f"use a multiple of {math.lcm(unit, processes)}"
         )
     for batch_size, slices in itertools.zip_longest(batch_sizes, accumulate, fillvalue=1):
         least = parts[count] * slices
@@ -187,5 +210,16 @@ def placement(
     if count == len(available):  # as the chips are wired
         mesh = jax.make_mesh(shape, AXES, axis_types=auto, devices=available)
     else:
-        mesh = Mesh(np.asarray(available[:count]).reshape(shape), AXES, axis_types=auto)
+        ours = itertools.groupby(sorted(available, key=_process), key=_process) if processes > 1 else [(0, available)]
+        taken = [device for _, group in ours for device in itertools.islice(group, count // processes)]
+        mesh = Mesh(np.asarray(taken).reshape(shape), AXES, axis_types=auto)
     return Placement("pmap" if config.mode == "pmap" else "jit", mesh, sharding.parse_rules(config.rules))
+
+
+def spread(tree: Any, shardings: Any) -> Any:
+    """A tree that every process holds whole, each leaf as its sharding says."""
+    return jax.device_put(tree, shardings) if cluster.alone() else jax.tree.map(cluster.put, tree, shardings)
+
+
+def _process(device: Any) -> int:
+    return device.process_index

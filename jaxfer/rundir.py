@@ -14,7 +14,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import config
+from jaxfer import cluster, config
 from jaxfer.errors import InputError
 from jaxfer.experiment import Experiment
 
@@ -28,11 +28,19 @@ def write_json(path: epath.Path, value: Any) -> None:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Atomically, through a temporary file beside it."""
+    """Atomically, through a temporary file beside it; of several processes the first does."""
+    if not cluster.leader():
+        return
     path = epath.Path(path)
     temporary = path.parent / f".{path.name}.tmp"
     temporary.write_text(text)
     temporary.replace(path)
+
+
+def remove(path: epath.Path) -> None:
+    """A file of the run that no longer holds; gone already is fine."""
+    if cluster.leader():
+        epath.Path(path).unlink(missing_ok=True)
 
 
 def read_json(path: epath.Path) -> Any:
@@ -77,7 +85,10 @@ def check_owner(folder: epath.Path, experiment: Experiment) -> None:
 
 @contextlib.contextmanager
 def locked(folder: epath.Path) -> Iterator[None]:
-    """Holds the folder against a second process; the lock of a killed process is gone with it."""
+    """Holds the folder against a second run; the lock of a killed process is gone with it."""
+    if not cluster.leader():
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     if "://" in str(folder):  # object stores have no locks
         yield
@@ -106,12 +117,14 @@ class MetricsLog:
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Appends a line."""
+        if not cluster.leader():
+            return
         with self._path.open("a") as file:
             file.write(json.dumps(dict(line)) + "\n")
 
     def sync(self) -> None:
         """To the disk itself: a checkpoint must not outlive the lines before it."""
-        if self._path.exists() and "://" not in str(self._path):
+        if cluster.leader() and self._path.exists() and "://" not in str(self._path):
             with open(os.fspath(self._path), "rb") as file:
                 os.fsync(file.fileno())
 
