@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -22,6 +23,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxfer.errors import InputError, NonFiniteLoss, Preempted
 
 T = TypeVar("T")
+
+_LOST = "jaxfer/lost"
 
 JOIN_SECONDS = 300  # to wait for the others at the start: a pod's hosts boot minutes apart
 HEARTBEAT_SECONDS = 30  # of silence, after which a process counts as dead and the others end
@@ -88,20 +91,51 @@ def leaving() -> Iterator[None]:
 
     A lost process ends the others with exit code 75, run me again: they are as good as killed between two checkpoints.
     """
+    if alone():
+        yield
+        return
+    client, over = _client(), threading.Event()
+    threading.Thread(target=_watch, args=(client, over), name="cluster", daemon=True).start()
     try:
         yield
+    except (InputError, NonFiniteLoss):  # every process has it, at the same place
+        raise
     except Exception as error:
-        if alone() or isinstance(error, (InputError, NonFiniteLoss)):  # every process has it, at the same place
-            raise
         lost = isinstance(error, jax.errors.JaxRuntimeError)
-        if lost:
-            reason = (str(error).splitlines() or [""])[0][:200]
-            print(f"another process of this run is gone ({reason}); start all of them again to resume", file=sys.stderr)
-        else:
+        if not lost:
             traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(Preempted.exit_code if lost else 1)
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the first to notice tells the others
+            client.key_value_set(_LOST, f"process {jax.process_index()}: {reason}")
+        _end(reason, Preempted.exit_code if lost else 1)
+    finally:
+        over.set()
+
+
+def _watch(client: Any, over: threading.Event) -> None:
+    """Ends this process when another says that one is lost, or when process 0, which keeps the word, is gone."""
+    while not over.is_set():
+        try:
+            reason = client.blocking_key_value_get(_LOST, 5000)
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" in str(error):
+                continue
+            reason = f"process 0: {(str(error).splitlines() or [''])[0][:200]}"
+        if not over.is_set():
+            _end(reason, Preempted.exit_code)
+
+
+def _end(reason: str, exit_code: int) -> None:
+    what = "another process of this run is gone" if exit_code == Preempted.exit_code else "this process failed"
+    sys.stdout.flush()
+    os.write(2, f"{what} ({reason}); start all of them again to resume\n".encode())
+    os._exit(exit_code)
+
+
+def _client() -> Any:
+    from jax._src import distributed  # JAX has no public name for the client of its coordination service
+
+    return distributed.global_state.client
 
 
 def alone() -> bool:
