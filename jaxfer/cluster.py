@@ -33,7 +33,8 @@ LAUNCHERS = {
     "SLURM_NTASKS": int,
     "OMPI_COMM_WORLD_SIZE": int,
     "JAX_NUM_PROCESSES": int,
-    "TPU_WORKER_HOSTNAMES": lambda value: len(value.split(",")),
+    # Off a TPU, JAX itself puts a warning there, commas and all.
+    "TPU_WORKER_HOSTNAMES": lambda value: 1 if "WARNING" in value else len(value.split(",")),
     "MEGASCALE_NUM_SLICES": int,
 }
 
@@ -95,7 +96,8 @@ def leaving() -> Iterator[None]:
         yield
         return
     client, over = _client(), threading.Event()
-    threading.Thread(target=_watch, args=(client, over), name="cluster", daemon=True).start()
+    watcher = threading.Thread(target=_watch, args=(client, over), name="cluster", daemon=True)
+    watcher.start()
     try:
         yield
     except (InputError, NonFiniteLoss):  # every process has it, at the same place
@@ -110,15 +112,16 @@ def leaving() -> Iterator[None]:
         _end(reason, Preempted.exit_code if lost else 1)
     finally:
         over.set()
+        watcher.join()
 
 
 def _watch(client: Any, over: threading.Event) -> None:
     """Ends this process when another says that one is lost, or when process 0, which keeps the word, is gone."""
-    while not over.is_set():
+    while not over.wait(0.5):  # asks and sleeps: a thread that waits inside of the client can't be ended at exit
         try:
-            reason = client.blocking_key_value_get(_LOST, 5000)
+            reason = client.key_value_try_get(_LOST)
         except jax.errors.JaxRuntimeError as error:
-            if "DEADLINE_EXCEEDED" in str(error):
+            if "NOT_FOUND" in str(error):
                 continue
             reason = f"process 0: {(str(error).splitlines() or [''])[0][:200]}"
         if not over.is_set():
