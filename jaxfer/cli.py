@@ -105,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("config", help=config_help)
     show.set_defaults(command=_show)
 
+    plan = commands.add_parser("plan", help="what a TPU slice that is not here would need, compiled for it")
+    plan.add_argument("config", help=config_help)
+    plan.add_argument("--topology", required=True, help="KIND:SHAPE of v4, v5e, v5p, v6e: v5e:4x4, v5p:2x2x2, ...")
+    _cached(plan)
+    plan.set_defaults(command=_plan)
+
     evaluate = commands.add_parser("eval", help="evaluate a finished run, also on another data set")
     evaluate.add_argument("run", help="the run's folder")
     evaluate.add_argument("--split", default="val", help="val (default), test or train")
@@ -193,6 +199,16 @@ def _show(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     import jaxfer
 
     print("\n\n".join(map(str, jaxfer.show(jaxfer.load(arguments.config, overrides)))))
+
+
+def _plan(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    import jaxfer
+    from jaxfer import forecast
+
+    _keep_programs(arguments)
+    found = forecast.plan(jaxfer.load(arguments.config, overrides), arguments.topology)
+    print(found)
+    return 0 if found.fits else 1
 
 
 def _eval(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:

@@ -1,6 +1,6 @@
 """`jaxfer plan`: what a config would take on a TPU slice that is not here, compiled by the TPU's own compiler.
 
-Needs the extra `tpu` (libtpu runs on any CPU) and no TPU. Memory, operations and collectives are the compiled program's;
+Needs the extra `tpu` (libtpu runs on any CPU) and no TPU. Memory, operations, collectives are of the compiled program;
 seconds are an estimate from published peaks, not a measurement.
 """
 
@@ -27,7 +27,7 @@ class Chip:
 
     Attributes:
       memory: bytes of HBM a chip.
-      flops: peak floating-point operations a second of a chip in bfloat16, which float32 products run at half of or less.
+      flops: peak operations a second of a chip in bfloat16; products of float32 run at half of that or less.
       bandwidth: bytes a second between the chip and its HBM.
       links: bytes a second between the chip and the others, all links together.
       axes: of a slice's shape.
@@ -138,26 +138,31 @@ class Plan:
         return compiled.model_flops / (self.chips * self.chip.flops * best) if best else math.nan
 
     def __str__(self) -> str:
-        return "\n\n".join(line for stage in self.stages for line in ["\n".join(self._lines(stage))])
+        return "\n\n".join("\n".join(self._lines(stage)) for stage in self.stages)
 
     def _lines(self, stage: StagePlan) -> Iterator[str]:
-        step, seconds = stage.compiled, self.seconds(stage.compiled)
+        step, seconds, where = stage.compiled, self.seconds(stage.compiled), f"{self.topology}, {self.chips} chips"
         longest = max(seconds, key=lambda name: seconds[name])
-        kinds = (
-            f"State {_gib(step.state)}, batch {_gib(step.arguments - step.state)}, temporary {_gib(step.temporaries)}, "
+        kinds = {
+            "State": step.state,
+            "batch": step.arguments - step.state,
+            "temporary": step.temporaries,
+            "outputs": step.outputs,
+            "program": step.program,
+        }
+        moved = {kind: f"{size / 1e6:.1f}" for kind, size in step.collectives.items()}
+        spent = {name: f"{value * 1e3:.2f}" for name, value in seconds.items()}
+        yield f"stage {stage.stage!r} on {where} ({stage.mesh}): {stage.batch_size} examples a step"
+        yield (
+            f"  memory a chip  {_gib(step.total)} of {_gib(self.chip.memory)} GiB: "
+            f"{'fits' if self.room(step.total) else 'DOES NOT FIT'} ({_list({k: _gib(v) for k, v in kinds.items()})})"
         )
-        kinds += f"outputs {_gib(step.outputs)}, program {_gib(step.program)}"
-        verdict = "fits" if self.room(step.total) else "DOES NOT FIT"
-        yield f"stage {stage.stage!r} on {self.topology}: {self.chips} chips ({stage.mesh}), {stage.batch_size} examples a step"
-        yield f"  memory a chip   {_gib(step.total)} of {_gib(self.chip.memory)} GiB: {verdict} ({kinds})"
-        yield f"  operations      {step.flops / 1e12:.3f} TFLOP a chip and step, {step.model_flops / 1e12:.2f} the model's on all"
-        moved = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in step.collectives.items()) or "none"
-        yield f"  collectives     {moved} MB a chip and step"
-        spent = ", ".join(f"{name} {value * 1e3:.2f}" for name, value in seconds.items())
-        yield f"  estimate        {seconds[longest] * 1e3:.2f} ms a step at best, bound by {longest} (ms: {spent});"
-        yield f"                  MFU at most {self.mfu(step):.0%} of the published {self.chip.flops / 1e12:.0f} TFLOP/s bf16"
+        yield f"  operations     {step.flops / 1e12:.3f} TFLOP a chip; the model's {step.model_flops / 1e12:.2f} on all"
+        yield f"  collectives    {_list(moved) or 'none'} MB a chip"
+        yield f"  estimate       {seconds[longest] * 1e3:.2f} ms a step at best: {longest} (ms: {_list(spent)})"
+        yield f"                 MFU at most {self.mfu(step):.0%} of the published {self.chip.flops / 1e12:.0f} TFLOP/s"
         for what, needed in stage.remedies.items():
-            yield f"  {'then it fits' if self.room(needed) else 'not enough':15s} {what}: {_gib(needed)} GiB a chip"
+            yield f"  {'then it fits' if self.room(needed) else 'not enough'}: {what} ({_gib(needed)} GiB)"
 
 
 def plan(config: ConfigDict, topology: str) -> Plan:
@@ -251,10 +256,12 @@ def _slice(topology: str) -> tuple[Chip, list[Any]]:
 
 
 def _compiled(lowered: Any, stage: Any, where: Any) -> Compiled:
-    from jaxfer.programs import step_flops
+    from jaxfer.programs import lowered_flops
     from jaxfer.stages import example_batch
+    from jaxfer.step import make_train_step
 
     spec, state = stage.spec, stage.blank(0)
+    plain = dataclasses.replace(spec, accumulate=1, execution=dataclasses.replace(spec.execution, remat=()))
     program = lowered.compile()
     memory, cost = program.memory_analysis(), program.cost_analysis()
     batch = example_batch(spec.port, spec.task, stage.config.batch_size)
@@ -268,7 +275,7 @@ def _compiled(lowered: Any, stage: Any, where: Any) -> Compiled:
         flops=float(cost.get("flops", 0.0)),
         accessed=float(cost.get("bytes accessed", 0.0)),
         collectives=collectives(program.as_text()),
-        model_flops=step_flops(spec, state, batch, where),
+        model_flops=lowered_flops(make_train_step(plain), state, batch),
     )
 
 
@@ -282,6 +289,10 @@ def collectives(hlo: str) -> dict[str, int]:
 
 def _bytes(kind: str, sizes: str) -> int:
     return _WIDTHS.get(kind, 4) * int(np.prod([int(size) for size in sizes.split(",") if size], dtype=np.int64))
+
+
+def _list(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _gib(size: float) -> str:
