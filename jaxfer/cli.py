@@ -108,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="what a TPU slice that is not here would need, compiled for it")
     plan.add_argument("config", help=config_help)
     plan.add_argument("--topology", required=True, help="KIND:SHAPE of v4, v5e, v5p, v6e: v5e:4x4, v5p:2x2x2, ...")
+    plan.add_argument("--json", action="store_true", help="every number, as one JSON object")
     _cached(plan)
     plan.set_defaults(command=_plan)
 
@@ -207,7 +208,7 @@ def _plan(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     _keep_programs(arguments)
     found = forecast.plan(jaxfer.load(arguments.config, overrides), arguments.topology)
-    print(found)
+    print(json.dumps(found.to_dict(), indent=1) if arguments.json else found)
     return 0 if found.fits else 1
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import threading
 import traceback
@@ -53,9 +54,12 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     given = {"--coordinator": coordinator, "--num_processes": processes, "--process_id": process}
     missing = [flag for flag, value in given.items() if value is None]
     if missing and len(missing) < len(given):
-        raise InputError(f"{', '.join(missing)}: expected with {', '.join(set(given) - set(missing))}; give all three")
-    if missing and not _launched():
+        present = [flag for flag in given if flag not in missing]
+        raise InputError(f"{', '.join(missing)}: expected with {', '.join(present)}; give all three")
+    if missing and not launched():
         return
+    if not missing and not re.fullmatch(r".+:\d+", coordinator):
+        raise InputError(f"--coordinator: expected HOST:PORT, found {coordinator!r}")
     if not missing and not 0 <= process < processes:
         raise InputError(f"--process_id: expected 0 to {processes - 1}, found {process}")
     try:
@@ -75,7 +79,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         ) from None
 
 
-def _launched() -> bool:
+def launched() -> bool:
     """Whether a launcher that JAX knows has started more than one process."""
     for variable, count in LAUNCHERS.items():
         try:

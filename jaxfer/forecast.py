@@ -137,6 +137,20 @@ class Plan:
         best = max(self.seconds(compiled).values())
         return compiled.model_flops / (self.chips * self.chip.flops * best) if best else math.nan
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it: numbers in bytes, operations and seconds."""
+        stages = [
+            {
+                **dataclasses.asdict(stage),
+                "compiled": {**dataclasses.asdict(stage.compiled), "total": stage.compiled.total},
+                "seconds": self.seconds(stage.compiled),
+                "mfu": self.mfu(stage.compiled),
+                "fits": self.room(stage.compiled.total),
+            }
+            for stage in self.stages
+        ]
+        return {"topology": self.topology, "chips": self.chips, "stages": stages}
+
     def __str__(self) -> str:
         return "\n\n".join("\n".join(self._lines(stage)) for stage in self.stages)
 
@@ -282,8 +296,10 @@ def _compiled(lowered: Any, stage: Any, where: Any) -> Compiled:
 def collectives(hlo: str) -> dict[str, int]:
     """{kind: bytes that its instructions give out on one device}, of a compiled program's text."""
     found: dict[str, int] = {}
-    for shapes, kind in re.findall(rf"= (\(?[^=]*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", hlo):
-        found[kind] = found.get(kind, 0) + sum(_bytes(*shape) for shape in re.findall(r"(\w+)\[([\d,]*)\]", shapes))
+    for shapes, kind, start in re.findall(rf"= (\(?[^=]*?) ({'|'.join(COLLECTIVES)})(-start)?\(", hlo):
+        sizes = [_bytes(*shape) for shape in re.findall(r"(\w+)\[([\d,]*)\]", shapes)]
+        # Started asynchronously, it gives out its operand too: the result is the larger of the two.
+        found[kind] = found.get(kind, 0) + (max(sizes) if start else sum(sizes))
     return found
 
 
