@@ -1,0 +1,26 @@
+"""Five flowers from a small ImageNet network: MobileNetV1-0.75 -> 1,000 photos.
+
+jaxfer compare configs/flowers5.py --processes 2
+jaxfer run configs/flowers5.py --config.seed=1
+"""
+
+import jaxfer.config
+
+
+def get_config(arg=""):
+    """arg: `full` (default) or `probe`, and `tiny` for two steps on synthetic data."""
+    words = jaxfer.config.words(arg, ("full", "probe", "tiny"))
+    config = jaxfer.config.base()
+    config.model.name = "auto"
+    config.init = "weights/mobilenet_v1_0.75_224"
+    config.data = dict(source="folder", path="vision/flowers5")
+    config.update(batch_size=32, steps=150, warmup=15, eval_every=50, select="best", lr=1e-3)
+    config.compare.update(methods=("probe", "full"), seeds=3, trials=1)
+    if "probe" in words:
+        config.update(method="probe", lr=1e-2)
+    if "tiny" in words:
+        config.init = "scratch"
+        config.model = dict(name="mobilenet_v1", image=(32, 32, 3), depth_multiplier=0.25)
+        config.data = dict(source="synthetic", image=(32, 32, 3), examples=40)
+        config.update(batch_size=4, steps=2, warmup=1)
+    return config

