@@ -172,13 +172,20 @@ def _hushed() -> Iterator[None]:
     asyncio_log, hook = logging.getLogger("asyncio"), sys.unraisablehook
     level = asyncio_log.level
     asyncio_log.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda _: None
+    sys.unraisablehook = _silent
     try:
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
             yield
     finally:
         asyncio_log.setLevel(level)
         sys.unraisablehook = hook
+
+
+def _silent(_: Any) -> None:
+    """A function of the module, which lives for ever: CPython does not hold the hook that a thread is in.
+
+    A `lambda` was freed under tensorstore's late threads, and that was a segmentation fault (Python 3.12.1).
+    """
 
 
 class _Preserve:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import shutil
+import sys
 import types
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from jaxfer.checkpoint import SAVED, Checkpoints, UnreadableCheckpoint
+from jaxfer.checkpoint import SAVED, Checkpoints, UnreadableCheckpoint, _hushed
 from jaxfer.errors import InputError
 from jaxfer.state import State
 
@@ -216,6 +219,17 @@ def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path, monkeypatch):
             assert (step, said) == (2, [])
         shutil.rmtree(tmp_path / "run")
     assert fell == set(itertools.product(("record", "state"), HARM))
+
+
+def test_late_threads_find_the_hook_alive():
+    """CPython borrows the hook it calls; one that is freed in the meantime was a segmentation fault in 3.12."""
+    before = sys.unraisablehook
+    with _hushed():
+        inside = weakref.ref(sys.unraisablehook)
+        assert inside() is not before
+    gc.collect()
+    assert sys.unraisablehook is before
+    assert inside() is not None
 
 
 def test_none_left(tmp_path):
