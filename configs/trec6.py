@@ -23,7 +23,7 @@ def get_config(arg=""):
     if package is not None:
         config.init = f"{package.submodule_search_locations[0]}/model"
     config.data = dict(source="table", path="text/trec6")
-    config.update(batch_size=16, steps=900, warmup=90, eval_every=300, select="best", weight_decay=0.01)
+    config.update(batch_size=16, steps=600, warmup=60, eval_every=200, select="best", weight_decay=0.01)
     if "probe" in words:
         config.update(method="probe", lr=3e-2, batch_size=64, steps=300, warmup=0, eval_every=100)
     else:  # half of the weights are word vectors, which stay
