@@ -2,6 +2,9 @@
 
 jaxfer compare configs/fashion_mnist.py --processes 2
 jaxfer run configs/fashion_mnist.py --config.seed=1
+
+Test accuracy, 3 seeds (experiments/first_transfers): scratch 0.797 ± 0.008, probe 0.601 ± 0.004, full 0.857 ± 0.020;
+131, 30 and 132 s a run.
 """
 
 import jaxfer.config
@@ -15,7 +18,7 @@ def get_config(arg=""):
     config.init = "weights/cifar10_resnet20"
     config.data = dict(source="npz", path="vision/fashion_mnist.npz", labels_per_class=100)
     config.update(batch_size=50, steps=200, warmup=20, eval_every=50, select="best", lr=1e-3)
-    config.compare.update(methods=("probe", "full"), seeds=3, trials=2)
+    config.compare.update(methods=("probe", "full"), seeds=3, trials=1)
     if "probe" in words:
         config.update(method="probe", lr=1e-2)
     if "tiny" in words:

@@ -2,6 +2,9 @@
 
 jaxfer compare configs/pneumonia_mnist.py --processes 2
 jaxfer run configs/pneumonia_mnist.py --config.seed=1
+
+Test accuracy, 3 seeds (experiments/first_transfers): scratch 0.845 ± 0.018, probe 0.798 ± 0.051, full 0.881 ± 0.046;
+82, 21 and 190 s a run.
 """
 
 import jaxfer.config

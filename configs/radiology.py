@@ -5,6 +5,9 @@ sentence-transformers/all-MiniLM-L6-v2 of the Hub.
 
 jaxfer sweep configs/radiology.py --processes 2
 jaxfer run configs/radiology.py:probe
+
+Test macro AUPRC, 3 seeds (experiments/first_transfers): probe 0.844 ± 0.014, probe then full 0.959 ± 0.015, TF-IDF
+0.875; 580 and 1,396 s a run.
 """
 
 import importlib.util

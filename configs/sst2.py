@@ -5,6 +5,9 @@ sentence-transformers/all-MiniLM-L6-v2 of the Hub.
 
 jaxfer compare configs/sst2.py --processes 2
 jaxfer run configs/sst2.py --config.seed=1
+
+Test accuracy, 3 seeds (experiments/first_transfers): scratch 0.503 ± 0.026, probe 0.772 ± 0.015, full 0.826 ± 0.028;
+178, 105 and 202 s a run.
 """
 
 import importlib.util

@@ -24,9 +24,9 @@ def get_config(arg=""):
         config.init = f"{package.submodule_search_locations[0]}/model"
     config.task.name = "regression"
     config.data = dict(source="table", path="text/stsb", text_pair="text_pair", label="score", target="value")
-    config.update(batch_size=16, steps=300, warmup=30, eval_every=150, select="best", weight_decay=0.01)
+    config.update(batch_size=16, steps=240, warmup=24, eval_every=120, select="best", weight_decay=0.01)
     if "probe" in words:
-        config.update(method="probe", lr=0.1, steps=450, warmup=0)
+        config.update(method="probe", lr=0.1, steps=360, warmup=0)
     else:  # half of the weights are word vectors, which stay
         config.update(lr=2e-4, freeze=("stem/.*",), lr_rules=(("head/.*", 10.0),))
     if "tiny" in words:

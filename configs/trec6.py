@@ -5,6 +5,8 @@ sentence-transformers/all-MiniLM-L6-v2 of the Hub.
 
 jaxfer sweep configs/trec6.py --processes 2
 jaxfer run configs/trec6.py:probe
+
+Test accuracy, 3 seeds (experiments/first_transfers): probe 0.899 ± 0.006, full 0.963 ± 0.010; 180 and 336 s a run.
 """
 
 import importlib.util
