@@ -1,11 +1,14 @@
 """The table and the picture of the README, from the tables that the sweeps and comparisons wrote.
 
 python experiments/first_transfers/draw.py
+python experiments/first_transfers/draw.py runs/stsb/sweep    # takes Spearman's correlation from its runs first
 """
 
 from __future__ import annotations
 
 import csv
+import json
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,13 +43,24 @@ TRANSFERS = {
 
 
 def rows(name: str) -> dict[str, dict[str, str]]:
-    """{arm: its row}, of a comparison's table or of a sweep's; a sweep beside a comparison has the later word."""
-    found = {}
-    for path in (HERE / name / "table.csv", HERE / name / "sweep" / "table.csv"):
+    """{arm: its row}, of a comparison's table or of a sweep's; a later file adds to the ones before."""
+    found: dict[str, dict[str, str]] = {}
+    for path in (HERE / name / "table.csv", HERE / name / "sweep" / "table.csv", HERE / name / "spearman.csv"):
         if path.exists():
             with path.open() as lines:
-                found |= {row["method"]: row for row in csv.DictReader(lines)}
+                for row in csv.DictReader(lines):
+                    found[row["method"]] = {**found.get(row["method"], {}), **row}
     return found
+
+
+def take_spearman(sweep: Path) -> None:
+    """Writes stsb/spearman.csv: a sweep's table has the task's own metric, the mean squared error."""
+    scores: dict[str, list[str]] = {}
+    for cell in json.loads((sweep / "cells.json").read_text()):
+        result = json.loads((sweep / cell["folder"] / "result.json").read_text())
+        scores.setdefault(cell["group"], []).append(f"{result['metrics']['test']['spearman']:.6f}")
+    lines = ["method,scores", *(f"{method},{' '.join(values)}" for method, values in scores.items())]
+    (HERE / "stsb" / "spearman.csv").write_text("\n".join(lines) + "\n")
 
 
 def seeds(row: dict[str, str]) -> list[float]:
@@ -108,5 +122,7 @@ def picture() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        take_spearman(Path(sys.argv[1]))
     picture()
     print(table())
