@@ -10,7 +10,7 @@ from jaxfer.sweeps import Cell
 
 
 def get_config(arg=""):
-    """arg: `full` (default) or `probe`, and `tiny` for two steps on synthetic data."""
+    """arg: `full` or `probe` as `sweep` has them, else as `compare` has; `tiny` for two steps on synthetic data."""
     words = jaxfer.config.words(arg, ("full", "probe", "tiny"))
     config = jaxfer.config.base()
     config.model = dict(name="auto", resize=())  # whole: cutting the centre out is for photos that are not yet square
@@ -22,6 +22,9 @@ def get_config(arg=""):
     config.compare.stage.probe = dict(lr=3e-2)
     if "probe" in words:
         config.update(method="probe", lr=1e-2, steps=300, warmup=0, eval_every=100)
+    if "full" in words:
+        config.data.augment = ("flip",)
+        config.update(steps=200, warmup=20, eval_every=100)
     if "tiny" in words:
         config.init = "scratch"
         config.model = dict(name="mobilenet_v1", image=(32, 32, 3), depth_multiplier=0.25)

@@ -5,6 +5,8 @@ sentence-transformers/all-MiniLM-L6-v2 of the Hub.
 
 jaxfer sweep configs/stsb.py --processes 2
 jaxfer run configs/stsb.py:probe
+
+Test Spearman, 3 seeds (experiments/first_transfers): probe 0.424 ± 0.058, full 0.787 ± 0.022; 317 and 426 s a run.
 """
 
 import importlib.util
