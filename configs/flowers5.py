@@ -1,8 +1,10 @@
 """Five flowers from a small ImageNet network: MobileNetV1-0.75 -> 1,000 photos.
 
-jaxfer compare configs/flowers5.py --processes 2     # scratch, probe and fine-tuning in 100 steps each
-jaxfer sweep configs/flowers5.py --processes 2       # the probe in 300
+jaxfer sweep configs/flowers5.py --processes 2       # the probe in 300 steps, fine-tuning in 200
+jaxfer compare configs/flowers5.py --processes 2     # scratch, probe and fine-tuning in 100 each
 jaxfer run configs/flowers5.py --config.seed=1
+
+Test accuracy, 3 seeds (experiments/first_transfers): probe 0.681 ± 0.039, full 0.724 ± 0.042; 116 and 579 s a run.
 """
 
 import jaxfer.config

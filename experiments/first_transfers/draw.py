@@ -111,7 +111,8 @@ def picture() -> None:
             )
         for what, value in transfer.others.items():
             axes.plot([value] * 2, [at - 0.22, at + 0.36], color=INK, linewidth=1.4, zorder=1)
-            axes.text(value, at - 0.24, what, ha="center", va="bottom", fontsize=10)
+            side = "right" if what.startswith("reference") else "left"
+            axes.text(value, at - 0.24, f" {what} ", ha=side, va="bottom", fontsize=10)
     titles = [f"{transfer.title}\n{transfer.metric}" for transfer in TRANSFERS.values()]
     axes.set_yticks(range(len(titles)), titles)
     axes.set(ylim=(len(titles) - 0.4, -0.7), xlabel="test score (higher is better); marks: means, dots: seeds")
