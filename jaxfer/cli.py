@@ -203,13 +203,14 @@ def _show(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def _plan(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """0: every stage fits; `forecast.DOES_NOT_FIT`: one does not, and how it would is among what was printed."""
     import jaxfer
     from jaxfer import forecast
 
     _keep_programs(arguments)
     found = forecast.plan(jaxfer.load(arguments.config, overrides), arguments.topology)
     print(json.dumps(found.to_dict(), indent=1) if arguments.json else found)
-    return 0 if found.fits else 1
+    return 0 if found.fits else forecast.DOES_NOT_FIT
 
 
 def _eval(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:

@@ -1,7 +1,10 @@
-"""What `run.py` plans: full fine-tuning or LoRA of five networks in bfloat16, 512 examples a step, parameters split.
+"""What `run.py` plans: fine-tuning of five networks in bfloat16, 512 examples a step, parameters split over all chips.
 
 jaxfer plan experiments/pod_plans/config.py:vit_b --topology v5e:16x16
 """
+
+import tempfile
+from pathlib import Path
 
 import jaxfer.config
 
@@ -15,8 +18,8 @@ MODELS = {
 
 
 def get_config(arg=""):
-    """arg: one of MODELS (default `vit_b`), and `lora`."""
-    words = jaxfer.config.words(arg, (*MODELS, "lora"))
+    """arg: one of MODELS (default `vit_b`), `lora`, `remat`, and `data` for whole parameters on each chip."""
+    words = jaxfer.config.words(arg, (*MODELS, "lora", "remat", "data"))
     name = next((word for word in words if word in MODELS), "vit_b")
     config = jaxfer.config.base()
     config.model = MODELS[name]
@@ -24,9 +27,23 @@ def get_config(arg=""):
     config.data = dict(source="synthetic", image=(224, 224, 3), classes_count=10, examples=10)
     if config.model.name == "bert":
         config.data = dict(source="table", path="tests/data/phrases")
-        config.model.tokenizer = "tests/data/tokenizer"
+        config.model.tokenizer = _tokenizer()
     config.update(batch_size=512, steps=1000, compute_dtype="bfloat16")
-    config.parallel.mode = "fsdp"
+    if "data" not in words:
+        config.parallel.mode = "fsdp"
+    if "remat" in words:
+        config.remat = (".*",)
     if "lora" in words:
         config.update(method="lora", options=dict(rank=8))
     return config
+
+
+def _tokenizer():
+    """A folder with the tests' tokenizer made as large as BERT's, 30522 tokens: embeddings are part of the memory."""
+    source, folder = Path("tests/data/tokenizer"), Path(tempfile.gettempdir(), "jaxfer-pod-plans-tokenizer")
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer_config.json").write_text((source / "tokenizer_config.json").read_text())
+    words = (source / "vocab.txt").read_text().split()
+    words += [f"[unused{i}]" for i in range(30522 - len(words))]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    return str(folder)

@@ -1,4 +1,4 @@
-"""Plans every network, method and slice, and writes the README's table and picture; started again, it does the rest.
+"""Plans every network, method and slice and prints the README's table; started again, it does the rest.
 
 JAX_PLATFORMS=cpu python experiments/pod_plans/run.py
 """
@@ -12,47 +12,72 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-MODELS = ("vit_b", "vit_l", "resnet50", "bert_base", "bert_large")
-METHODS = ("full", "lora")
-SLICES = ("v5e:4x4", "v6e:8x8", "v5e:16x16")  # 16, 64 and 256 chips
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]  # the config names the tests' data from there
+MODELS = ("vit_b", "bert_base", "resnet50", "bert_large", "vit_l")
+SLICES = ("v5e:4x4", "v5e:16x16", "v6e:8x8")  # 16, 256 and 64 chips
+# (words of the config, slice), what is compared first done first.
+CASES = (
+    *((model, SLICES[0]) for model in MODELS),
+    *((f"{model},{word}", SLICES[0]) for word in ("data", "remat") for model in ("vit_b", "bert_base")),
+    *((model, SLICES[1]) for model in MODELS),
+    *((f"{model},lora", SLICES[0]) for model in MODELS),
+    *((model, SLICES[2]) for model in MODELS),
+    *((f"{model},lora", topology) for topology, model in itertools.product(SLICES[1:], MODELS)),
+)
 GIB = 2**30
 
 
-def results() -> list[tuple[str, str, str, dict]]:
-    """(model, method, slice, plan), each in a process of its own: a compile can leave gigabytes behind."""
-    found = []
-    for model, method, topology in itertools.product(MODELS, METHODS, SLICES):
-        path = HERE / "plans" / f"{model}-{method}-{topology.replace(':', '-')}.json"
-        if not path.exists():
-            config = f"{HERE / 'config.py'}:{model}" + (",lora" if method == "lora" else "")
-            command = [sys.executable, "-m", "jaxfer", "plan", config, f"--topology={topology}", "--json"]
-            done = subprocess.run(command, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
-            if done.returncode not in (0, 1):  # 1: it does not fit
-                raise SystemExit(f"{model}, {method}, {topology}: {done.stderr[-2000:]}")
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(done.stdout)
-            print(f"{model}, {method}, {topology}: planned", file=sys.stderr, flush=True)
-        found.append((model, method, topology, json.loads(path.read_text())))
-    return found
+def path(words: str, topology: str) -> Path:
+    """Where a plan lies."""
+    return HERE / "plans" / f"{words}-{topology}.json".replace(",", "-").replace(":", "-")
 
 
-def table(found: list[tuple[str, str, str, dict]]) -> str:
+def plan(words: str, topology: str) -> str:
+    """One plan in a process of its own, since a compile can leave gigabytes behind; returns how it went."""
+    config = f"{HERE.relative_to(ROOT) / 'config.py'}:{words}"
+    command = [sys.executable, "-m", "jaxfer", "plan", config, f"--topology={topology}", "--json"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode not in (0, 4):  # 4: it does not fit
+        return f"exit code {done.returncode}: {done.stderr[-500:]}"
+    found, target = json.loads(done.stdout), path(words, topology)
+    target.parent.mkdir(exist_ok=True)
+    part = target.with_suffix(".part")
+    part.write_text(json.dumps(found, indent=1) + "\n")
+    part.replace(target)
+    return "planned"
+
+
+def table(cases: list[tuple[str, str]]) -> str:
     """Markdown: memory by kind, operations, collectives and the estimate of each."""
-    lines = [
-        "| network | method | slice | GiB a chip | State | temporary | collectives, MB a chip | at best, ms | MFU |"
-    ]
-    lines += ["| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
-    for model, method, topology, planned in found:
+    lines = ["| config | slice | chips | GiB a chip | of | state | temporary | sent, MB a chip | ms a step | MFU |"]
+    lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    for words, topology in cases:
+        planned = json.loads(path(words, topology).read_text())
         (stage,) = planned["stages"]
-        step = stage["compiled"]
-        moved = sum(step["collectives"].values()) / 1e6
-        cells = [model, method, topology, f"{step['total'] / GIB:.2f}" + ("" if stage["fits"] else " (too much)")]
-        cells += [f"{step['state'] / GIB:.3f}", f"{step['temporaries'] / GIB:.2f}", f"{moved:.0f}"]
-        cells += [f"{1e3 * max(stage['seconds'].values()):.2f}", f"{stage['mfu']:.0%}"]
-        lines.append(f"| {' | '.join(cells)} |")
+        step, needed = stage["compiled"], f"{stage['needed'] / GIB:.2f}"
+        cells = [words.replace(",", ", "), topology, str(planned["chips"])]
+        cells += [needed if stage["fits"] else f"> {needed}, too much", f"{planned['memory'] / GIB:.2f}"]
+        if step:
+            low, high = (1e3 * seconds for seconds in stage["estimate"])
+            least, most = stage["mfu"]
+            cells += [f"{step['state'] / GIB:.3f}", f"{step['temporaries'] / GIB:.2f}"]
+            cells += [f"{sum(step['collectives'].values()) / 1e6:.0f}"]
+            cells += [f"{low:.1f} to {high:.1f}", f"{least:.0%} to {most:.0%}"]
+        lines.append(f"| {' | '.join(cells + ['?'] * (10 - len(cells)))} |")
     return "\n".join(lines)
 
 
+def main() -> None:
+    """Plans what is missing, then prints the table of all that is there."""
+    for words, topology in CASES:
+        if not path(words, topology).exists():
+            print(f"{words}, {topology}: {plan(words, topology)}", file=sys.stderr, flush=True)
+    done = [case for case in CASES if path(*case).exists()]
+    print(table(done))
+    print(f"{len(done)} of {len(CASES)} planned", file=sys.stderr)
+
+
 if __name__ == "__main__":
-    print(table(results()))
+    main()
