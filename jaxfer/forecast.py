@@ -281,7 +281,7 @@ def _changes(stage: Any, where: Any) -> Iterator[list[dict[str, Any]]]:
     """Kinds of changes that are not in force, gentle ones first: the same gradient, then a smaller batch."""
     split = {"parallel.mode": "fsdp", "parallel.fsdp": 1}
     again = {"remat": (".*",)}
-    whole = [] if where.shards else [split]
+    whole = [] if where.shards or where.size == 1 else [split]
     kept = [] if set(stage.spec.port.units) <= stage.spec.execution.remat else [again]
     yield [*whole, *kept, *([{**split, **again}] if whole and kept else [])]
     size, slices = stage.config.batch_size, stage.config.accumulate
@@ -299,7 +299,9 @@ def _slice(topology: str) -> tuple[Chip, list[Any]]:
     if not re.fullmatch(r"\d+(x\d+)+", shape) or shape.count("x") != chip.axes - 1:
         example = "4x4" if chip.axes == 2 else "2x2x2"
         raise InputError(f"--topology: a {kind} slice has {chip.axes} axes, found {shape!r}; e.g. {kind}:{example}")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no TPU here to ask about itself
+    # No TPU here to ask about itself, and none that several plans, or a run and a plan, could want at once.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
     options: dict[str, Any] = {"chip_config_name": chip.cores} if chip.cores else {}
@@ -308,7 +310,7 @@ def _slice(topology: str) -> tuple[Chip, list[Any]]:
     try:
         described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
     except Exception as error:
-        if isinstance(error, ImportError) or "not installed" in str(error) or "libtpu" in str(error).lower():
+        if isinstance(error, ImportError) or "not installed" in str(error):
             raise InputError("jaxfer plan needs libtpu, which runs without a TPU; pip install 'jaxfer[tpu]'") from None
         raise InputError(f"--topology={topology}: {str(error).splitlines()[0]}") from None
     return chip, list(described.devices)
