@@ -13,7 +13,7 @@ from run import CASES, GIB, MODELS, path
 from jaxfer.report import look
 
 NAMES = dict(vit_b="ViT-B/16", bert_base="BERT-base", resnet50="ResNet-50", bert_large="BERT-large", vit_l="ViT-L/16")
-WAYS = {"": "full", "data": "full, whole on each chip", "remat": "full, remat", "lora": "LoRA"}
+WAYS = {"": "full", "data": "full, data parallel", "remat": "full, remat", "lora": "LoRA"}
 KINDS = {
     "temporaries": ("activations, gradients, buffers", "#56B4E9"),
     "state": ("State", "#D55E00"),
@@ -57,8 +57,8 @@ def draw(target: Path) -> None:
         text = f"{end:.2f} GiB, {share:.0%} of a {planned['topology'].partition(':')[0]} chip's"
         axes.annotate(text, (end, y), (5, 0), textcoords="offset points", va="center", fontsize=11)
     axes.set_yticks(levels, [f"{NAMES[model]}, {WAYS[way]}, {chips} chips" for model, way, chips, _ in found])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.42 * max(left))
+    axes.set_ylim(levels[-1] + 0.8, levels[0] - 0.8)
+    axes.set_xlim(0, 1.6 * max(left))
     axes.set_xlabel("GiB a chip, in a step of 512 examples over all chips")
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
