@@ -140,6 +140,18 @@ def test_remedies_leave_out_what_is_in_force(monkeypatch):
     monkeypatch.setattr(forecast, "_compiled", lambda *_: TooLarge(total=GIB, limit=1))
     found = on_cpu({"batch_size": 16, "accumulate": 2, "parallel.mode": "fsdp", "remat": (".*",)})
     assert list(found.stages[0].remedies) == ["--config.accumulate=4", "--config.batch_size=8"]
+    alone = on_cpu({"batch_size": 2}, devices=1)  # nothing to split over
+    assert list(alone.stages[0].remedies) == ["--config.remat='.*'", "--config.accumulate=2", "--config.batch_size=1"]
+
+
+def test_a_stage_of_several_is_named(monkeypatch):
+    """Where each has its own size, the change is that stage's; the mesh is everyone's."""
+    monkeypatch.setattr(forecast, "_compiled", lambda *_: TooLarge(total=GIB, limit=1))
+    devices = jax.devices()[:4]
+    found = plan_for(jaxfer.load("configs/digits.py:tiny,lp_ft", {"batch_size": 8}), "cpu:4", CHIPS["v5e"], devices)
+    whats = [list(stage.remedies) for stage in found.stages]
+    assert whats[1][:2] == ["--config.parallel.mode=fsdp --config.parallel.fsdp=1", "--config.stage.full.remat='.*'"]
+    assert whats[0][-1] == "--config.stage.probe.batch_size=4"
 
 
 def test_a_remedy_that_the_config_refuses_is_none(monkeypatch):
