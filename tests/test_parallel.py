@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 
 import jax
 import numpy as np
@@ -206,3 +207,32 @@ def test_a_program_refuses_other_shapes():
     other = {name: np.zeros((4, *shape.shape[1:]), shape.dtype) for name, shape in shapes.items()}
     with pytest.raises(TypeError):
         program.call(state, other)
+
+
+@pytest.mark.parametrize(
+    ("order", "axes", "expected"),
+    [
+        # Hosts in the order in which JAX lays a v5e 4x4 along its wires.
+        ("0011110233332220", (16, 1, 1), {0: [0, 1, 6, 15], 1: [2, 3, 4, 5], 2: [7, 12, 13, 14], 3: [8, 9, 10, 11]}),
+        ("0011110233332220", (2, 4, 2), {0: [0, 3, 7], 1: [1, 2], 2: [3, 6, 7], 3: [4, 5]}),
+        ("01", (1, 1, 2), {0: [0], 1: [0]}),
+    ],
+)
+def test_rows_of_a_process_are_those_of_its_devices(order, axes, expected):
+    devices = np.array([types.SimpleNamespace(process_index=int(host)) for host in order]).reshape(axes)
+    mesh = types.SimpleNamespace(devices=devices, shape=dict(zip(("data", "fsdp", "tensor"), axes, strict=True)))
+    where = Placement("jit", mesh)
+    assert {host: where.rows(where.parts, host).tolist() for host in expected} == expected
+    for host, parts in expected.items():
+        assert where.rows(3 * where.parts, host).tolist() == [3 * part + i for part in parts for i in range(3)]
+
+
+def test_devices_of_several_processes():
+    """As many devices of each, whether they are here or a topology's; pmap is of one process."""
+    devices = [types.SimpleNamespace(process_index=i // 2) for i in range(4)]
+    with pytest.raises(InputError, match="mode=pmap is of one process, found 2; use mode=jit"):
+        placement(ParallelConfig(mode="pmap"), [8], devices=devices)
+    with pytest.raises(InputError, match=r"config.batch_size: 3 examples can't be split over 2 devices; use 2$"):
+        placement(ParallelConfig(), [3], devices=devices)
+    with pytest.raises(InputError, match="devices: 3 can't be a mesh .* use a multiple of 2"):
+        placement(ParallelConfig(devices=3), [6], devices=devices)
