@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -28,11 +29,12 @@ from jaxfer.errors import InputError, NonFiniteLoss, Preempted, refused
 
 T = TypeVar("T")
 
-_LOST = "jaxfer/lost"
-_ASK_SECONDS = 0.5
+_LOST, _ALIVE, _LEFT = "jaxfer/lost", "jaxfer/alive", "left"
+_ASK_SECONDS, _LINGER_SECONDS = 0.5, 5.0
 
 JOIN_SECONDS = 300  # to wait for the others at the start: a pod's hosts boot minutes apart
-HEARTBEAT_SECONDS = 30  # of silence, after which a process counts as dead and the others end
+SILENT_SECONDS = 30  # of a process, after which it counts as lost and the others end
+HEARTBEAT_SECONDS = 100  # the same for JAX, which ends them by abort: it must come second
 SEEN_SECONDS = 30  # for a file to be seen by the other hosts: NFS remembers what was not there
 ASSENT_SECONDS = 5  # in which every process must have met the same error; else it is one's own
 # What a runtime says of a program or a machine, not of a lost peer: starting again would not help.
@@ -68,7 +70,6 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
             process,
             initialization_timeout=JOIN_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -123,12 +124,12 @@ def leaving() -> Iterator[None]:
             raise
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the first to notice tells the others
             client.key_value_set(_LOST, json.dumps([code, f"process {jax.process_index()}: {line}"]))
-            if jax.process_index() == 0:  # which keeps the word
-                time.sleep(3 * _ASK_SECONDS)
         _end(code, line)
     finally:
         over.set()
         watcher.join()
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            client.key_value_set(f"{_ALIVE}/{jax.process_index()}", _LEFT, allow_overwrite=True)
 
 
 def _described(error: Exception) -> tuple[int, str]:
@@ -154,22 +155,50 @@ def _everyones(client: Any) -> bool:
 
 
 def _watch(client: Any, over: threading.Event) -> None:
-    """Ends this process when another says that one has failed, or when process 0, which keeps the word, is gone."""
-    while not over.wait(_ASK_SECONDS):  # asks and sleeps: a thread that waits inside of the client can't be ended
+    """Ends this process when another says that one has failed, or when process 0, which keeps the word, is gone.
+
+    A process that is killed while all wait for each other in a save is missed by nobody: each says that it lives.
+    """
+    alive, heard = f"{_ALIVE}/{jax.process_index()}", _Heard()
+    for count in itertools.count():
+        if over.wait(_ASK_SECONDS):  # asks and sleeps: a thread that waits inside of the client can't be ended at exit
+            return
         try:
+            client.key_value_set(alive, str(count), allow_overwrite=True)
+            if leader() and (silent := heard.silent(client.key_value_dir_get(_ALIVE), time.monotonic())):
+                client.key_value_set(_LOST, json.dumps([Preempted.exit_code, silent]))
             code, line = json.loads(client.key_value_try_get(_LOST))
         except jax.errors.JaxRuntimeError as error:
-            if "NOT_FOUND" in str(error):
+            if any(kind in str(error) for kind in ("NOT_FOUND", "ALREADY_EXISTS")):
                 continue
             code, line = Preempted.exit_code, f"process 0: {(str(error).splitlines() or [''])[0][:200]}"
         if not over.is_set():
             _end(code, line)
 
 
+class _Heard:
+    """When each process last said something new."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[str, float]] = {}
+
+    def silent(self, said: Iterable[tuple[str, str]], now: float) -> str | None:
+        """A process that has said nothing new for `SILENT_SECONDS` and has not left, in words."""
+        for key, word in said:
+            before, since = self._last.setdefault(key, (word, now))
+            if word != before:
+                self._last[key] = word, now
+            elif word != _LEFT and now - since > SILENT_SECONDS:
+                return f"process {key.rpartition('/')[2]}: silent for {now - since:.0f} s"
+        return None
+
+
 def _end(code: int, line: str) -> None:
     gone = f"another process of this run is gone ({line}); start all of them again to resume"
     sys.stdout.flush()
     os.write(2, f"{gone if code == Preempted.exit_code else f'error: {line}'}\n".encode())
+    if leader():  # it keeps the word: without it JAX ends the others by abort, before they have read it
+        time.sleep(_LINGER_SECONDS)
     os._exit(code)
 
 

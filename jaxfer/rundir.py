@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import fsspec
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -184,6 +185,8 @@ def opened(folder: str | epath.Path) -> epath.Path:
     scheme, _, _ = str(folder).rpartition("://")
     if scheme and scheme not in STORES:
         raise InputError(f"{folder}: expected a folder, gs:// or s3://")
+    if scheme:
+        fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False  # another host may have written since
     try:
         path = epath.Path(folder)
         path.exists()

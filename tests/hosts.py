@@ -1,7 +1,7 @@
 """Several processes on this machine against one: `python tests/hosts.py`, about two minutes on two cores.
 
 2 and 4 processes of two devices each, joined over the loopback, must train what one process trains, as `fsdp` too, and
-from another run's weights: losses and metrics within 1e-5. A run stopped on 4 processes goes on with 2, and then with 1.
+from another run's weights: losses and metrics within 1e-5. A run stopped on 4 goes on with 2, and then with 1.
 Configs that differ stop all processes with the same line; what one of them can't read stops all, with that line and
 exit code 2. The exit code is 1 where anything is otherwise.
 """

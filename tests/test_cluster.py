@@ -113,6 +113,14 @@ def test_a_folder_that_another_host_does_not_see(processes, monkeypatch, tmp_pat
         cluster.visible(tmp_path)
 
 
+def test_a_silent_process_is_lost_and_one_that_left_is_not():
+    heard, steps = cluster._Heard(), []
+    for now in range(0, 90, 10):
+        said = [("jaxfer/alive/0", str(now)), ("jaxfer/alive/1", str(min(now, 20))), ("jaxfer/alive/2", "left")]
+        steps.append(heard.silent(said, float(now)))
+    assert steps == [None] * 6 + [f"process 1: silent for {n} s" for n in (40, 50, 60)]
+
+
 def test_an_error_of_all_is_said_as_it_is(processes):
     processes(lambda i: "no such file")
     with pytest.raises(InputError, match="^no such file$"):

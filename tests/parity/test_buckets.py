@@ -1,0 +1,114 @@
+"""Work directories in buckets: `gs://` and `s3://` on servers that speak the stores' own protocols, on this machine."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from etils import epath
+
+import jaxfer
+from jaxfer import rundir
+from tests import kill
+from tests.experiments import tiny_config
+
+SERVERS = {
+    "gs": "from gcp_storage_emulator.server import create_server as new; new('127.0.0.1', {}, in_memory=True).run()",
+    "s3": "from moto.server import main; main(['-H', '127.0.0.1', '-p', '{}'])",
+}
+
+
+@pytest.fixture(scope="module", params=["gs", "s3"])
+def bucket(request, tmp_path_factory):
+    """A bucket, which this process and those it starts can reach."""
+    kind = request.param
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url, log = f"http://127.0.0.1:{port}", tmp_path_factory.mktemp(kind) / "log"
+    environment = {  # nobody to ask for credentials
+        "gs": {"NO_GCE_CHECK": "true", "STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url},
+        "s3": {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+        | {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"},
+    }[kind]
+    with log.open("w") as file, pytest.MonkeyPatch.context() as patch:
+        server = subprocess.Popen([sys.executable, "-c", SERVERS[kind].format(port)], stdout=file, stderr=file)
+        for name, value in {**environment, "JAXFER_CACHE": "off"}.items():
+            patch.setenv(name, value)
+        try:
+            wait(lambda: answers(url), 60)
+            make(kind, url)
+            yield rundir.opened(f"{kind}://bucket")
+        finally:
+            server.kill()
+            server.wait()
+
+
+def wait(event, seconds):
+    until = time.monotonic() + seconds
+    while not event():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def answers(url):
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def make(kind, url):
+    """An empty bucket named `bucket`."""
+    path, data, method = {
+        "gs": ("storage/v1/b?project=p", b'{"name": "bucket"}', "POST"),
+        "s3": ("bucket", b"", "PUT"),
+    }[kind]
+    request = urllib.request.Request(f"{url}/{path}", data, {"Content-Type": "application/json"}, method=method)
+    urllib.request.urlopen(request, timeout=30).close()
+
+
+def start(folder):
+    command = [sys.executable, "-m", "jaxfer", "run", kill.__file__, f"--workdir={folder}"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def parts(folder):
+    """How many objects of metrics there are: one a save."""
+    return len(list((folder / "metrics").glob("*"))) if (folder / "metrics").exists() else 0
+
+
+def test_a_run_in_a_bucket_is_killed_and_ends_as_on_a_disk(bucket, tmp_path):
+    """kill -9 after some saves, SIGTERM in the next sitting: all lines, numbers and weights are a disk's."""
+    assert start(tmp_path / "disk").wait(300) == 0
+    folder, codes = bucket / "runs" / "killed", []
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        run = start(folder)
+        wait(lambda run=run: run.poll() is not None or parts(folder) > 3, 300)
+        run.send_signal(number)
+        codes.append(run.wait(60))
+    assert codes == [-signal.SIGKILL, 75]
+    run = start(folder)
+    said, _ = run.communicate(timeout=300)
+    assert run.returncode == 0 and "resumed at step" in said, said[-2000:]
+    assert not kill.ending(epath.Path(tmp_path / "disk")).differences(kill.ending(folder))
+
+
+def test_a_model_of_texts_in_a_bucket(bucket):
+    """Its tokenizer lies there too: it is resumed, evaluated and begun from, as on a disk."""
+    folder = bucket / "runs" / "texts"
+    first = jaxfer.run(tiny_config("bert_pooler", steps=2), folder, quiet=True)
+    longer = jaxfer.run(tiny_config("bert_pooler", steps=4), folder, quiet=True)
+    assert (first["steps"], longer["steps"]) == (2, 4)
+    assert jaxfer.evaluate(folder) == longer["metrics"]["val"]
+    config = tiny_config("bert_pooler", steps=1, init=f"run:{folder}")
+    assert jaxfer.run(config, bucket / "runs" / "next", quiet=True)["lineage"]["source_sha256"]
