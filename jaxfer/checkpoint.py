@@ -210,7 +210,9 @@ def _teach_s3() -> None:
     def name(path: str) -> dict[str, str]:
         scheme, _, place = path.partition("://")
         bucket, _, key = place.partition("/")
-        return {"driver": "s3", "bucket": bucket, "path": key} if scheme == "s3" else named(path)
+        if scheme != "s3":
+            return named(path)
+        return {"driver": "s3", "bucket": bucket, "path": key, **_s3_server()}
 
     gcs_utils._GCS_PATH_PREFIX += ("s3://",)
     gcs_utils.get_kvstore_for_gcs = name
@@ -240,6 +242,13 @@ def _silent(_: Any) -> None:
 
     A `lambda` was freed under tensorstore's late threads, and that was a segmentation fault (Python 3.12.1).
     """
+
+
+def _s3_server() -> dict[str, str]:
+    """Another server than Amazon's, where AWS's own variables name one: tensorstore does not read them."""
+    variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), ("AWS_REGION", "AWS_DEFAULT_REGION")
+    endpoint, region = (next(filter(None, map(os.environ.get, names)), "") for names in variables)
+    return {"endpoint": endpoint, "aws_region": region or "us-east-1"} if endpoint else {}
 
 
 class _Preserve:

@@ -192,6 +192,11 @@ def opened(folder: str | epath.Path) -> epath.Path:
         path.exists()
     except ImportError:
         raise InputError(f"{folder} needs the package {STORES[scheme]}; pip install 'jaxfer[{scheme}]'") from None
+    except Exception as error:
+        if not scheme:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{folder} can't be reached ({reason}); correct the bucket or your credentials") from None
     return path
 
 

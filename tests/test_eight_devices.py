@@ -1,4 +1,4 @@
-"""What takes eight devices, in a process that has them: a mesh of three axes, a run that moves between 1, 2, 4 and 8."""
+"""What takes eight devices, in a process that has them: a mesh of three axes, and a run that moves among 1, 2, 4, 8."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from etils import epath
@@ -18,10 +19,7 @@ from jaxfer import rundir
 from tests import kill
 from tests.experiments import tiny_config
 
-SERVERS = {
-    "gs": "from gcp_storage_emulator.server import create_server as new; new('127.0.0.1', {}, in_memory=True).run()",
-    "s3": "from moto.server import main; main(['-H', '127.0.0.1', '-p', '{}'])",
-}
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", params=["gs", "s3"])
@@ -38,7 +36,9 @@ def bucket(request, tmp_path_factory):
         | {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"},
     }[kind]
     with log.open("w") as file, pytest.MonkeyPatch.context() as patch:
-        server = subprocess.Popen([sys.executable, "-c", SERVERS[kind].format(port)], stdout=file, stderr=file)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.parity.servers", kind, str(port)], stdout=file, stderr=file, cwd=ROOT
+        )
         for name, value in {**environment, "JAXFER_CACHE": "off"}.items():
             patch.setenv(name, value)
         try:
@@ -69,12 +69,8 @@ def answers(url):
 
 def make(kind, url):
     """An empty bucket named `bucket`."""
-    path, data, method = {
-        "gs": ("storage/v1/b?project=p", b'{"name": "bucket"}', "POST"),
-        "s3": ("bucket", b"", "PUT"),
-    }[kind]
-    request = urllib.request.Request(f"{url}/{path}", data, {"Content-Type": "application/json"}, method=method)
-    urllib.request.urlopen(request, timeout=30).close()
+    if kind == "s3":  # the other has one
+        urllib.request.urlopen(urllib.request.Request(f"{url}/bucket", b"", method="PUT"), timeout=30).close()
 
 
 def start(folder):
