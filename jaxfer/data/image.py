@@ -31,6 +31,8 @@ INTERPOLATIONS = {
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 
+CHUNK = 256  # rows of pixels
+
 # What the last bytes of a whole file hold, by Pillow's format.
 _CLOSING = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
@@ -49,8 +51,8 @@ def verify(file: str | Path | bytes, name: str = "") -> None:
         raise InputError(_unreadable(file, name, error)) from None
 
 
-def decode(file: str | Path | bytes, name: str = "") -> np.ndarray:
-    """An image file -> uint8 [h, w, 1] (grey) or [h, w, 3]; alpha dropped, 16-bit grey scaled, EXIF rotation ignored.
+def opened(file: str | Path | bytes, name: str = "") -> Image.Image:
+    """An image file, decoded: of mode L (grey) or RGB; alpha dropped, 16-bit grey scaled, EXIF rotation ignored.
 
     Args:
       file: a path, or what such a file holds.
@@ -62,12 +64,25 @@ def decode(file: str | Path | bytes, name: str = "") -> np.ndarray:
     try:
         with Image.open(_readable(file)) as image:
             if image.mode.startswith("I"):  # Pillow's own conversion would clip 16 bits at 255
-                return np.rint(np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8)[..., None]
-            grey = image.mode in ("1", "L", "LA", "La")
-            pixels = np.asarray(image.convert("L" if grey else "RGB"))
+                return Image.fromarray(np.rint(np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8))
+            mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+            if image.mode != mode:
+                return image.convert(mode)
+            image.load()
+            return image
     except _DAMAGED as error:
         raise InputError(_unreadable(file, name, error)) from None
-    return pixels[..., None] if grey else pixels
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    """An opened image -> uint8 [h, w, 1] (grey) or [h, w, 3]."""
+    array = np.asarray(picture)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def decode(file: str | Path | bytes, name: str = "") -> np.ndarray:
+    """`pixels` of `opened`."""
+    return pixels(opened(file, name))
 
 
 def _readable(file: str | Path | bytes) -> str | Path | io.BytesIO:
@@ -133,8 +148,17 @@ def normalize(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
         if len(values) not in (1, image.shape[-1]):
             raise InputError(f"expected 1 or {image.shape[-1]} values of {name}, one a channel, found {len(values)}")
-    mean, std = np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)
-    return (image.astype(np.float32) / np.float32(255) - mean) / std
+    # Rows of all channels, some at a time: an axis of 3 alone is slow, and so is a batch that leaves the cache.
+    width = image.shape[-2] if image.ndim > 1 else 1
+    rows = image.reshape(-1, width * image.shape[-1])
+    mean, std = (np.resize(np.asarray(v, np.float32), rows.shape[1]) for v in (preprocessing.mean, preprocessing.std))
+    result = np.empty(rows.shape, np.float32)
+    for begin in range(0, len(rows), CHUNK):
+        part = result[begin : begin + CHUNK]
+        np.divide(rows[begin : begin + CHUNK], np.float32(255), out=part, dtype=np.float32)
+        part -= mean
+        part /= std
+    return result.reshape(image.shape)
 
 
 def preprocess(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
@@ -156,19 +180,25 @@ def shift(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return padded[top : top + height, left : left + width]
 
 
-def crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random rectangle resized back, bilinear (Szegedy et al., 2014, arXiv:1409.4842, 6).
+def crop(image: np.ndarray, rng: np.random.Generator, size: tuple[int, int] | None = None) -> np.ndarray:
+    """A random rectangle resized to `size` (default: the image's), bilinear (Szegedy et al., 2014, arXiv:1409.4842, 6).
 
     Area 35-100 % of the image, not the paper's 8-100 %: transfer sets are small and their runs short. The aspect ratio
     is log-uniform in 3/4..4/3, and sides longer than the image's are cut to it.
     """
-    height, width, _ = image.shape
+    top, left, height, width = _rectangle(image.shape[:2], rng)
+    return resize(image[top : top + height, left : left + width], size or image.shape[:2], "bilinear")
+
+
+def _rectangle(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of what `crop` cuts out of an image of this (height, width)."""
+    height, width = size
     area = rng.uniform(0.35, 1.0) * height * width
     ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
     crop_w = min(width, max(1, round(math.sqrt(area * ratio))))
     crop_h = min(height, max(1, round(math.sqrt(area / ratio))))
     top, left = rng.integers(height - crop_h + 1), rng.integers(width - crop_w + 1)
-    return resize(image[top : top + crop_h, left : left + crop_w], (height, width), "bilinear")
+    return int(top), int(left), crop_h, crop_w
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "shift": shift, "crop": crop}
@@ -180,3 +210,25 @@ def augmentations(names: Iterable[str]) -> tuple[Augmentation, ...]:
         if name not in AUGMENTATIONS:
             raise InputError(f"unknown augmentation {name!r}{nearest(str(name), AUGMENTATIONS)}")
     return tuple(AUGMENTATIONS[name] for name in names)
+
+
+def augmented(
+    image: np.ndarray | Image.Image, names: tuple[str, ...], rng: np.random.Generator, preprocessing: Preprocessing
+) -> np.ndarray:
+    """[h, w, c] or an opened image -> the model's [height, width, channels] on 0..255: `fit`, then the augmentations.
+
+    Where `crop` comes first, its rectangle is cut out of the image as it is and resized once, not after `fit` again.
+    """
+    functions, (*size, channels) = augmentations(names), preprocessing.size
+    if names[:1] != ("crop",):
+        image = fit(image if isinstance(image, np.ndarray) else pixels(image), preprocessing)
+    elif isinstance(image, np.ndarray) or (image.mode, channels) != ("RGB", 3):
+        image = image if isinstance(image, np.ndarray) else pixels(image)
+        image = crop(to_channels(image, channels), rng, tuple(size))
+    else:  # the same without a copy of the whole image there and back
+        top, left, height, width = _rectangle(image.size[::-1], rng)
+        part = image.crop((left, top, left + width, top + height))
+        image = np.asarray(part.resize(size[::-1], Image.Resampling.BILINEAR))
+    for function in functions[names[:1] == ("crop",) :]:
+        image = function(image, rng)
+    return image

@@ -47,7 +47,8 @@ def train_batches(
       batch_size: over all hosts.
       start: first step.
       stop: one after the last step.
-      preprocessing: the model's; augmentation comes after its resize and before its normalisation.
+      preprocessing: the model's; augmentation comes before its normalisation, and after its resize, which a `crop` that
+        comes first takes the place of.
       augment: names in `image.AUGMENTATIONS`; for images.
       workers: processes; 0 for threads. A script that sets it needs the `if __name__ == "__main__"` guard of `spawn`.
       host: (index, count) of this process; it yields rows `index * b .. (index + 1) * b`, b = batch_size / count.
@@ -123,12 +124,10 @@ class _TrainBatch(grain.transforms.Map):
         return {"image": image.normalize(np.stack(images), self.preprocessing), "label": labels}
 
     def _image(self, step: int, position: int, row: int) -> np.ndarray:
-        pixels = image.fit(self.split.fetch(row), self.preprocessing)
-        if self.augment:
-            rng = example_rng(self.seed, step, position)
-            for function in image.augmentations(self.augment):
-                pixels = function(pixels, rng)
-        return pixels
+        if not self.augment:
+            return image.fit(self.split.fetch(row), self.preprocessing)
+        rng = example_rng(self.seed, step, position)
+        return image.augmented(self.split.picture(row), self.augment, rng, self.preprocessing)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

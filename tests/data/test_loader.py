@@ -56,6 +56,13 @@ def test_a_batch_is_what_order_image_and_rng_say():
         assert (batch["image"].dtype, batch["label"].dtype) == (np.float32, np.float32)
 
 
+def test_a_crop_that_comes_first_is_cut_out_of_the_source():
+    (batch,) = batches(2, 3, augment=("crop",))
+    for position, row in enumerate(batch_indices(5, 2, size=SIZE, batch_size=4)):
+        pixels = image.crop(np.repeat(PIXELS[row], 3, axis=2), example_rng(5, 2, position), (8, 8))
+        np.testing.assert_array_equal(batch["image"][position], image.normalize(pixels, PREPROCESSING))
+
+
 def test_without_augmentation_images_are_the_preprocessed_ones():
     (batch,) = batches(2, 3, augment=())
     chosen = batch_indices(5, 2, size=SIZE, batch_size=4)
