@@ -31,8 +31,6 @@ INTERPOLATIONS = {
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-CHUNK = 256  # rows of pixels
-
 # What the last bytes of a whole file hold, by Pillow's format.
 _CLOSING = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
@@ -143,22 +141,20 @@ def _resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, 
     return tuple(rule[0] if side == short else int(rule[0] * side / short) for side in size)
 
 
-def normalize(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """`(x / 255 - mean) / std`, float32, over the last axis of [..., channels]."""
+def normalize(image: np.ndarray, preprocessing: Preprocessing, out: np.ndarray | None = None) -> np.ndarray:
+    """`(x / 255 - mean) / std`, float32, over the last axis of [..., channels]; into `out`, where one is given."""
     for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
         if len(values) not in (1, image.shape[-1]):
             raise InputError(f"expected 1 or {image.shape[-1]} values of {name}, one a channel, found {len(values)}")
-    # Rows of all channels, some at a time: an axis of 3 alone is slow, and so is a batch that leaves the cache.
-    width = image.shape[-2] if image.ndim > 1 else 1
-    rows = image.reshape(-1, width * image.shape[-1])
-    mean, std = (np.resize(np.asarray(v, np.float32), rows.shape[1]) for v in (preprocessing.mean, preprocessing.std))
-    result = np.empty(rows.shape, np.float32)
-    for begin in range(0, len(rows), CHUNK):
-        part = result[begin : begin + CHUNK]
-        np.divide(rows[begin : begin + CHUNK], np.float32(255), out=part, dtype=np.float32)
-        part -= mean
-        part /= std
-    return result.reshape(image.shape)
+    out = np.empty(image.shape, np.float32) if out is None else out
+    # Whole rows of pixels against as many means: an inner loop over the channels alone is slow.
+    width = image.shape[-1] * (image.shape[-2] if image.ndim > 1 else 1)
+    mean, std = (np.resize(np.asarray(v, np.float32), width) for v in (preprocessing.mean, preprocessing.std))
+    rows = out.reshape(-1, width)
+    np.divide(image.reshape(-1, width), np.float32(255), out=rows, dtype=np.float32)
+    rows -= mean
+    rows /= std
+    return out
 
 
 def preprocess(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:

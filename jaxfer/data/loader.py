@@ -119,9 +119,10 @@ class _TrainBatch(grain.transforms.Map):
     def map(self, step: int) -> Batch:
         step = int(step)
         chosen = batch_indices(self.seed, step, size=len(self.split), batch_size=self.batch_size)
-        images = [self._image(step, position, int(chosen[position])) for position in self.rows]
-        labels = self.split.labels[chosen[self.rows.start : self.rows.stop]]
-        return {"image": image.normalize(np.stack(images), self.preprocessing), "label": labels}
+        images = np.empty((len(self.rows), *self.preprocessing.size), np.float32)
+        for place, position in zip(images, self.rows, strict=True):  # each while it is still in the cache
+            image.normalize(self._image(step, position, int(chosen[position])), self.preprocessing, out=place)
+        return {"image": images, "label": self.split.labels[chosen[self.rows.start : self.rows.stop]]}
 
     def _image(self, step: int, position: int, row: int) -> np.ndarray:
         if not self.augment:
