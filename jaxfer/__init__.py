@@ -27,6 +27,7 @@ _API = {
     "load_export": "jaxfer.prediction",
     "sweep": "jaxfer.sweeps",
     "compare": "jaxfer.comparison",
+    "plan": "jaxfer.forecast",
 }
 __all__ = list(_API)
 

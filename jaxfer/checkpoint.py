@@ -1,6 +1,7 @@
 """Resume a run of ours, exactly: the only file that imports orbax. Foreign weights are `pretrained/`'s business.
 
-A checkpoint is a flat {name: array} and a JSON record, every byte of both under a checksum. Restoring is strict: the
+A checkpoint is a flat {name: array} and a JSON record, every byte of both under a checksum. Each device's part is
+written as it lies, and read as the run that resumes lays it out, on however many devices. Restoring is strict: the
 names, shapes and types must be the expected ones. A checkpoint that can't be read is reported and removed, and the one
 before it takes its place.
 """
@@ -24,6 +25,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from jaxfer import cluster
+from jaxfer.checksum import array_sum
 from jaxfer.errors import InputError
 from jaxfer.state import State
 
@@ -146,7 +149,8 @@ class Checkpoints:
         restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
         args = ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args)
         arrays = self._manager.restore(step, args=ocp.args.Composite(state=args)).state
-        for name, found in _leaves(arrays).items():
+        kind = "crc32" if any("crc32" in leaf for leaf in leaves.values()) else "sum64"
+        for name, found in _leaves(arrays, kind).items():
             if found != leaves[name]:
                 raise ValueError(f"{name} is not what was saved")
         return arrays
@@ -172,13 +176,20 @@ def _hushed() -> Iterator[None]:
     asyncio_log, hook = logging.getLogger("asyncio"), sys.unraisablehook
     level = asyncio_log.level
     asyncio_log.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda _: None
+    sys.unraisablehook = _silent
     try:
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
             yield
     finally:
         asyncio_log.setLevel(level)
         sys.unraisablehook = hook
+
+
+def _silent(_: Any) -> None:
+    """A function of the module, which lives for ever: CPython does not hold the hook that a thread is in.
+
+    A `lambda` was freed under tensorstore's late threads, and that was a segmentation fault (Python 3.12.1).
+    """
 
 
 class _Preserve:
@@ -209,15 +220,20 @@ def _unflat(state: State, arrays: Mapping[str, Any]) -> State:
     return state.replace(**filled)
 
 
-def _leaves(arrays: Mapping[str, jax.Array]) -> dict[str, dict[str, Any]]:
-    """{name: type, shape and CRC-32 of the bytes}: orbax notices neither a flipped byte nor a leaf it had to fill."""
+def _leaves(arrays: Mapping[str, jax.Array], kind: str = "sum64") -> dict[str, dict[str, Any]]:
+    """{name: type, shape and checksum}: orbax notices neither a flipped byte nor a leaf it had to fill.
 
-    def describe(leaf: jax.Array) -> dict[str, Any]:
-        data = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
-        return {"dtype": str(leaf.dtype), "shape": list(leaf.shape), "crc32": zlib.crc32(data)}
-
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # zlib lets go of the GIL
-        return dict(zip(arrays, pool.map(describe, arrays.values()), strict=True))
+    Checkpoints from before arrays were split over devices have a `crc32` in place of the `sum64`.
+    """
+    if kind == "crc32":
+        sums = {name: zlib.crc32(cluster.fetched(leaf).reshape(-1).view(np.uint8)) for name, leaf in arrays.items()}
+    else:
+        with concurrent.futures.ThreadPoolExecutor() as pool:  # numpy lets go of the GIL
+            parts = dict(zip(arrays, pool.map(array_sum, arrays.values()), strict=True))
+        sums = cluster.added(parts)
+    return {
+        name: {"dtype": str(leaf.dtype), "shape": list(leaf.shape), kind: sums[name]} for name, leaf in arrays.items()
+    }
 
 
 def _checksum(content: Mapping[str, Any]) -> int:

@@ -95,12 +95,22 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train, resume or extend a run")
     run.add_argument("config", help=config_help)
     run.add_argument("--workdir", help="the run's folder; default runs/CONFIG/ARG")
+    run.add_argument("--coordinator", metavar="HOST:PORT", help="of several processes: where process 0 listens")
+    run.add_argument("--num_processes", type=int, help="how many; SLURM, Open MPI and TPU pods tell it themselves")
+    run.add_argument("--process_id", type=int, help="which of them this is, from 0")
     _cached(run)
     run.set_defaults(command=_run)
 
     show = commands.add_parser("show", help="parameters, groups, rates and cost, before anything is allocated")
     show.add_argument("config", help=config_help)
     show.set_defaults(command=_show)
+
+    plan = commands.add_parser("plan", help="what a TPU slice that is not here would need, compiled for it")
+    plan.add_argument("config", help=config_help)
+    plan.add_argument("--topology", required=True, help="KIND:SHAPE of v4, v5e, v5p, v6e: v5e:4x4, v5p:2x2x2, ...")
+    plan.add_argument("--json", action="store_true", help="every number, as one JSON object")
+    _cached(plan)
+    plan.set_defaults(command=_plan)
 
     evaluate = commands.add_parser("eval", help="evaluate a finished run, also on another data set")
     evaluate.add_argument("run", help="the run's folder")
@@ -109,14 +119,15 @@ def _parser() -> argparse.ArgumentParser:
     _cached(evaluate)
     evaluate.set_defaults(command=_eval)
 
-    export = commands.add_parser("export", help="write a finished run for transformers or peft")
+    export = commands.add_parser("export", help="write a finished run for other people's tools")
     export.add_argument("run", help="the run's folder")
-    export.add_argument("--format", default="hf", help="hf (default), peft (a LoRA run's adapter) or torchvision")
+    formats = "hf (default), sentence-transformers (mean-pooled texts), peft (a LoRA run's adapter) or torchvision"
+    export.add_argument("--format", default="hf", help=formats)
     export.add_argument("--out", help="the folder to write; default RUN/export-FORMAT")
     export.set_defaults(command=_export)
 
     predict = commands.add_parser("predict", help="labels and probabilities for files")
-    predict.add_argument("source", metavar="RUN_OR_EXPORT", help="the folder of a finished run or of an export")
+    predict.add_argument("source", metavar="RUN_OR_EXPORT", help="folder of a finished run, an export or an adapter")
     predict.add_argument("inputs", nargs="+", metavar="FILE", help="images; for a model of texts files of lines")
     predict.add_argument("--text", action="store_true", help="the FILEs are texts themselves")
     predict.add_argument("--json", action="store_true", help="a JSON object a line, with every class")
@@ -165,11 +176,17 @@ def _resumable() -> None:
 
 def _run(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     _resumable()
+    from jaxfer import cluster
+
+    cluster.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
     import jaxfer
 
     _keep_programs(arguments, say=True)
     workdir = _workdir(arguments, arguments.config.partition(":")[2].replace(",", "-") or "main")
-    result = jaxfer.run(jaxfer.load(arguments.config, overrides), workdir)
+    with cluster.leaving():
+        result = jaxfer.run(jaxfer.load(arguments.config, overrides), workdir)
+    if not cluster.leader():
+        return
     for split, metrics in result["metrics"].items():
         print(f"{split}: {_numbers(metrics)}")
     cost = result["cost"]
@@ -183,6 +200,16 @@ def _show(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     import jaxfer
 
     print("\n\n".join(map(str, jaxfer.show(jaxfer.load(arguments.config, overrides)))))
+
+
+def _plan(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    import jaxfer
+    from jaxfer import forecast
+
+    _keep_programs(arguments)
+    found = forecast.plan(jaxfer.load(arguments.config, overrides), arguments.topology)
+    print(json.dumps(found.to_dict(), indent=1) if arguments.json else found)
+    return 0 if found.fits else 1
 
 
 def _eval(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:

@@ -114,6 +114,13 @@ def words(arg: str, known: Iterable[str]) -> frozenset[str]:
     return given
 
 
+def packaged(folder: str, otherwise: str) -> str:
+    """The path of `PACKAGE/folder` where that package is installed, for `config.init`; else `otherwise`, a Hub name."""
+    package, _, inside = folder.partition("/")
+    found = importlib.util.find_spec(package)
+    return otherwise if found is None else f"{found.submodule_search_locations[0]}/{inside}"
+
+
 def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     """A copy with each `{"a.b": value}` set; text is read by the field's type.
 

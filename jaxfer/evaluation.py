@@ -16,7 +16,8 @@ from jaxfer.data.dataset import Split, build
 from jaxfer.data.loader import eval_batches
 from jaxfer.errors import InputError
 from jaxfer.finished import open_run
-from jaxfer.parallel import Placement, eval_arguments, eval_program, placement
+from jaxfer.parallel import Placement, placement
+from jaxfer.programs import eval_arguments, eval_program
 from jaxfer.state import State
 from jaxfer.step import StepSpec
 
@@ -42,12 +43,12 @@ def evaluate_split(
     Returns None where `stop` became true between two batches: an evaluation must not keep a preempted process.
     """
     size = where.rounded(min(batch_size, len(split.labels)))
-    compile_seconds, rows, outputs, labels = 0.0, {}, [], []
-    masks: list[np.ndarray] = []
+    compile_seconds, rows, outputs, done = 0.0, {}, [], 0
 
     def unmasked() -> Iterator[dict[str, np.ndarray]]:
-        for batch in eval_batches(split, batch_size=size, preprocessing=spec.port.preprocessing):
-            masks.append(batch.pop("mask").astype(bool))
+        preprocessing, host = spec.port.preprocessing, where.host(size)
+        for batch in eval_batches(split, batch_size=size, preprocessing=preprocessing, host=host):
+            del batch["mask"]  # of this process's rows; the outputs are those of all, and padding comes last
             yield batch
 
     for batch in where.feed(unmasked(), train=False):
@@ -56,14 +57,14 @@ def evaluate_split(
         program, fresh = eval_program(spec, state, batch, where)
         compile_seconds += program.compile_seconds if fresh else 0.0
         values = jax.device_get(program.call(*eval_arguments(state), batch))
-        mask = masks.pop(0)
-        outputs.append(values.pop("outputs")[mask])
-        labels.append(jax.device_get(batch["label"])[mask])
+        real = min(size, len(split.labels) - done)
+        done += real
+        outputs.append(values.pop("outputs")[:real])
         for name, value in values.items():
-            rows.setdefault(name, []).append(value[mask])
+            rows.setdefault(name, []).append(value[:real])
     metrics = {name: float(np.concatenate(value).astype(np.float64).mean()) for name, value in rows.items()}
     if spec.task.gathered is not None:
-        metrics |= spec.task.gathered(np.concatenate(outputs), np.concatenate(labels))
+        metrics |= spec.task.gathered(np.concatenate(outputs), split.labels)
     return Evaluation(metrics=metrics, compile_seconds=compile_seconds)
 
 
@@ -109,6 +110,6 @@ def evaluate(
     if split not in data.splits:
         raise InputError(f"split {split!r} is not in this data; it has {', '.join(data.splits)}")
     where = placement(experiment.parallel)
-    state = jax.device_put(finished.state.replace(hparams={}, key=None, opt_state=()), where.replicated)
-    found = evaluate_split(finished.stage.spec, state, data.splits[split], where, experiment.run.eval_batch_size)
+    spec, state = finished.stage.spec, finished.state.replace(hparams={}, key=None, opt_state=())
+    found = evaluate_split(spec, where.place(spec, state), data.splits[split], where, experiment.run.eval_batch_size)
     return found.metrics

@@ -53,6 +53,13 @@ class StageConfig:
       clip: largest global norm of the trainable gradients; 0 does not clip.
       momentum: SGD's momentum, AdamW's b1.
       b2: AdamW's b2.
+      momentum_dtype: `float32` or `bfloat16`: in which the first moment, or SGD's momentum, is kept.
+      compute_dtype: `float32` or `bfloat16`: in which units compute; parameters, norms, softmax, the output layer and
+        the loss stay in float32.
+      dtype_rules: ((unit pattern, type), ...) before `compute_dtype`.
+      remat: patterns of units that keep their input alone for the backward pass and compute the rest again.
+      accumulate: slices that a batch is computed in, one after the other; the gradient is that of the whole batch.
+        Batch statistics are each slice's own, and running ones are updated by each in turn.
     """
 
     method: str = "full"
@@ -74,6 +81,11 @@ class StageConfig:
     clip: float = 0.0
     momentum: float = 0.9
     b2: float = 0.999
+    momentum_dtype: str = "float32"
+    compute_dtype: str = "float32"
+    dtype_rules: tuple[tuple[str, str], ...] = ()
+    remat: tuple[str, ...] = ()
+    accumulate: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,12 +93,20 @@ class ParallelConfig:
     """Placement: it changes where a run computes, not what.
 
     Attributes:
-      mode: `jit` (arrays sharded over a mesh) or `pmap` (single process).
+      mode: what the devices are for that `fsdp` and `tensor` leave: `jit` splits the examples over them, `fsdp` and
+        `tensor` take them themselves. `pmap` (single process) is another engine, for examples alone.
       devices: how many devices; 0 takes as many as divide the batch size.
+      fsdp: devices over which examples and each parameter (with its optimizer state) are split, by its largest axis.
+      tensor: devices over which layers are split as the model says: heads, the MLP's width, vocabulary, channels.
+      rules: ((path pattern, "fsdp -"), ...): which axes of a parameter are split over what, before the above; a word
+        for each axis: `-`, `fsdp`, `tensor` or `fsdp+tensor`.
     """
 
     mode: str = _free("jit")
     devices: int = _free(0)
+    fsdp: int = _free(1)
+    tensor: int = _free(1)
+    rules: tuple[tuple[str, str], ...] = _free(())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,6 +190,8 @@ class Experiment:
         fields["stages"] = tuple(name for name, _ in self.stages)
         fields["model.name"], fields["task.name"] = self.model.name, self.task.name
         fields |= {f"model.{k}": v for k, v in self.model.options}
+        if fields.get("model.tokenizer_sha256"):  # it is known by its content, wherever it lies
+            del fields["model.tokenizer"]
         fields |= {f"task.{k}": v for k, v in (*self.task.options, *self.task_hparams.items())}
         fields |= {f"data.{k}": v for k, v in self.source.options}
         for i, (name, stage) in enumerate(self.stages):
@@ -191,16 +213,20 @@ class Experiment:
         }
 
 
+DTYPES = ("float32", "bfloat16")
+
 # What `check_ranges` knows of a field, wherever it stands: its choices, its least value, a value it stays below.
 _CHOICES = {
     "head": ("auto", "keep", "reset"),
     "select": ("last", "best"),
-    "mode": ("jit", "pmap"),
+    "mode": ("jit", "fsdp", "tensor", "pmap"),
+    "compute_dtype": DTYPES,
+    "momentum_dtype": DTYPES,
     "optimizer": OPTIMIZERS,
     "schedule": tuple(SCHEDULES),
 }
 _LEAST = {
-    **dict.fromkeys(("steps", "batch_size", "eval_batch_size", "log_every"), 1),
+    **dict.fromkeys(("steps", "batch_size", "eval_batch_size", "log_every", "accumulate", "fsdp", "tensor"), 1),
     **dict.fromkeys(("seed", "eval_every", "save_every", "devices", "warmup", "freeze_units"), 0),
     **dict.fromkeys(("lr", "clip", "weight_decay", "layer_decay", "momentum", "b2"), 0),
 }
@@ -225,6 +251,13 @@ def check_ranges(experiment: Experiment) -> None:
                     raise InputError(f"{where}.{field}: expected at least 0 for {key!r}, found {value}")
         if stage.warmup > stage.steps:
             raise InputError(f"{where}.warmup: expected at most the {stage.steps} steps, found {stage.warmup}")
+        if stage.batch_size % stage.accumulate:
+            found = f"{stage.accumulate} for a batch of {stage.batch_size}"
+            raise InputError(f"{where}.accumulate: expected a number that divides batch_size, found {found}")
+        for pattern, dtype in stage.dtype_rules:
+            if dtype not in DTYPES:
+                expected = f"one of {', '.join(DTYPES)} for {pattern!r}"
+                raise InputError(f"{where}.dtype_rules: expected {expected}, found {dtype!r}")
         if stage.rates and stage.lr is not None:
             raise InputError(f"{where}.lr and {where}.rates are both set: rates give each group its own; remove one")
     if steps > LARGEST:

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxfer import rules, rundir
+from jaxfer import cluster, rules, rundir
 from jaxfer.checkpoint import Checkpoints
+from jaxfer.data import tokenizer
 from jaxfer.errors import InputError
 from jaxfer.experiment import Experiment
 from jaxfer.stages import Stage, make_port, plan
@@ -27,7 +28,7 @@ class FinishedRun:
       experiment: its config.
       result: its result.json.
       classes: names of its labels, in order.
-      stage: the stage its parameters are of.
+      stage: the stage its parameters are of; a model of texts has the tokenizer that lies in the folder.
       state: that stage's State.
     """
 
@@ -56,7 +57,8 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
         raise InputError(f"the run at {folder} is not finished; run the same `jaxfer run` command again to finish it")
     experiment, result = rundir.stored_experiment(folder), rundir.read_json(folder / "result.json")
     classes = tuple(result["classes"])
-    stages = plan(experiment, *make_port(experiment, len(classes)))
+    port, task = make_port(experiment, len(classes))
+    stages = plan(experiment, tokenizer.at_home(port, folder), task)
     known = ("result", "last", "best")
     if checkpoint not in known:
         raise InputError(f"unknown checkpoint {checkpoint!r}; known: {', '.join(known)}")
@@ -64,7 +66,8 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def blank(record):
-        return placed(stages[record["stage"]].blank(experiment.run.seed), one_device)
+        shapes = stages[record["stage"]].blank(experiment.run.seed)
+        return placed(shapes, jax.tree.map(lambda _: one_device, shapes))
 
     try:
         step = {"result": result["checkpoint_step"], "last": result["steps"]}.get(checkpoint)
@@ -76,9 +79,9 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
     )
 
 
-def placed(blank: State, sharding: Any) -> State:
+def placed(blank: State, shardings: Any) -> State:
     """Shapes with a sharding each: where a restored leaf goes."""
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), blank)
+    return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), blank, shardings)
 
 
 def fingerprint(*trees: Any) -> str:
@@ -86,7 +89,7 @@ def fingerprint(*trees: Any) -> str:
     digest = hashlib.sha256()
     for tree in trees:
         for path, leaf in sorted(rules.flatten(tree).items()):
-            array = np.asarray(leaf)
+            array = cluster.fetched(leaf)
             digest.update(f"{path} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

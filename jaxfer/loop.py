@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import math
@@ -14,19 +15,20 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import pretrained, rundir, seal
+from jaxfer import cluster, pretrained, rundir, seal
 from jaxfer.checkpoint import Checkpoints
+from jaxfer.data import tokenizer
 from jaxfer.data.dataset import Dataset
 from jaxfer.data.loader import train_batches
 from jaxfer.errors import InputError, NonFiniteLoss, Preempted
 from jaxfer.evaluation import Evaluation, evaluate_split
 from jaxfer.experiment import Experiment
 from jaxfer.finished import fingerprint, placed
-from jaxfer.parallel import Placement, Program, forward_flops, train_program
+from jaxfer.parallel import Placement, spread
 from jaxfer.preemption import Notice, preemption_notice
 from jaxfer.preflight import Preflight, preflight
-from jaxfer.pretrained import tokenizer
 from jaxfer.profile import Trace, Waited
+from jaxfer.programs import Program, forward_flops, train_program
 from jaxfer.progress import Reporter
 from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
@@ -55,29 +57,31 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
       Preempted: SIGTERM came; the run is saved.
     """
     with preemption_notice() as notice:
-        return _run(preflight(config), epath.Path(workdir), notice, Reporter(quiet=quiet))
+        folder = epath.Path(workdir)
+        plan = cluster.together(lambda: preflight(config, folder))
+        cluster.agree(
+            {"config": plan.experiment.to_dict(), "data sha256": plan.data.fingerprint, "workdir": str(folder)}
+        )
+        return _run(plan, folder, notice, Reporter(quiet=quiet or not cluster.leader()))
 
 
 def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter) -> dict[str, Any]:
     experiment = plan.experiment
-    if experiment.run.test:
-        seal.check(folder)
-    rundir.check_owner(folder, experiment)
-    if (folder / "result.json").exists():
-        finished = rundir.read_json(folder / "result.json")
-        _check_ancestry(finished["lineage"], plan.data, folder)
-        if finished["steps"] > plan.steps:
-            raise InputError(
-                f"{folder} was trained for {finished['steps']} steps already, the config says {plan.steps}"
-            )
-        if finished["steps"] == plan.steps and ("test" in finished["metrics"] or not experiment.run.test):
-            return finished
+    finished = cluster.together(lambda: _finished(plan, folder))
+    if finished is not None:
+        return finished
     # In a list, so that the session can let go of them: a second copy of the weights would stay for the whole run.
-    first = [] if (folder / "checkpoints").exists() else [pretrained.start(plan, folder)]
+    begun = (folder / "checkpoints").exists()
+    first = [] if begun else [cluster.together(lambda: pretrained.start(plan, folder))]
     for note in plan.notes():
         reporter.say(f"note: {note}")
-    with rundir.locked(folder):
-        rundir.check_owner(folder, experiment)  # another process may have come first
+    with contextlib.ExitStack() as held:
+
+        def claim() -> None:
+            held.enter_context(rundir.locked(folder))
+            rundir.check_owner(folder, experiment)  # another run may have come first
+
+        cluster.together(claim)
         checkpoints = Checkpoints(folder / "checkpoints")
         session = _Session(experiment, folder, plan.data, plan.stages, plan.where, checkpoints, notice, reporter)
         try:
@@ -86,6 +90,21 @@ def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter
             session.trace.close()
             reporter.close()
             checkpoints.close()
+
+
+def _finished(plan: Preflight, folder: epath.Path) -> dict[str, Any] | None:
+    """The result of a run that has nothing left to do; `InputError` where the folder is another's."""
+    test = plan.experiment.run.test
+    if test:
+        seal.check(folder)
+    rundir.check_owner(folder, plan.experiment)
+    if not (folder / "result.json").exists():
+        return None
+    finished = rundir.read_json(folder / "result.json")
+    _check_ancestry(finished["lineage"], plan.data, folder)
+    if finished["steps"] > plan.steps:
+        raise InputError(f"{folder} was trained for {finished['steps']} steps already, the config says {plan.steps}")
+    return finished if finished["steps"] == plan.steps and ("test" in finished["metrics"] or not test) else None
 
 
 def _check_ancestry(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None:
@@ -115,7 +134,7 @@ class _Session:
     reporter: Reporter
 
     def __post_init__(self) -> None:
-        self.trace = Trace(self.experiment.run.profile, self.folder / "profile")
+        self.trace = Trace(self.experiment.run.profile if cluster.leader() else (), self.folder / "profile")
 
     def train(self, first: list[pretrained.Start]) -> dict[str, Any]:
         self.log = rundir.MetricsLog(self.folder)
@@ -132,9 +151,11 @@ class _Session:
         if step > stop:
             raise InputError(f"{self.folder} was trained for {step} steps already, the config says {stop}")
         rundir.write_json(self.folder / "config.json", self.experiment.to_dict())
-        rundir.write_text(self.folder / "params.txt", "\n".join(parameter_table(stage) for stage in self.stages))
+        rundir.write_text(
+            self.folder / "params.txt", "\n".join(parameter_table(stage, self.where) for stage in self.stages)
+        )
         if step < stop:  # a finished run goes on: what its result describes will be gone
-            (self.folder / "result.json").unlink(missing_ok=True)
+            rundir.remove(self.folder / "result.json")
         self.checkpoints.discard_after(step)
         self.log.rewind(step, unevaluated=self.record["unevaluated"])
         self.reporter.begin(stop, step)
@@ -150,7 +171,7 @@ class _Session:
             self.record["lineage"]["stages"].append({"name": stage.name, "sha256": fingerprint(params, model_state)})
             stage = self.stages[stage.index + 1]
             self.record["stage"] = stage.index
-            state = self._place(stage.enter(params, model_state, self.experiment.run.seed))
+            state = self._enter(stage, params, model_state)
 
     def _start(self, first: list[pretrained.Start]) -> State:
         if not first:  # a kill came before the first checkpoint
@@ -158,7 +179,8 @@ class _Session:
             first.append(pretrained.start(plan, self.folder))
         start = first.pop()
         rundir.write_json(self.folder / "ledger.json", start.to_dict())
-        tokenizer.keep(self.stages[0].spec.port, self.folder / tokenizer.FOLDER)
+        if cluster.leader():
+            tokenizer.keep(self.stages[0].spec.port, self.folder / tokenizer.FOLDER)
         if self.experiment.run.init != "scratch":
             self.reporter.say(start.table())
         self.record = {
@@ -171,7 +193,7 @@ class _Session:
             "best": None,
             "unevaluated": False,
         }
-        return self._place(self.stages[0].enter(start.params, start.model_state, self.experiment.run.seed))
+        return self._enter(self.stages[0], start.params, start.model_state)
 
     def _extend(self, step: int, stop: int) -> None:
         """Goes on to another length, which the lineage keeps: it is not the run that had it from the start."""
@@ -186,13 +208,18 @@ class _Session:
         stage = self.stages[record["stage"]]
         hparams = {name: np.float32(value) for name, value in stage.hparams.items()}
         key = stage.step_key(self.experiment.run.seed)
-        return state.replace(hparams=self._place(hparams), key=self._place(key)), record
+        return self.where.place(stage.spec, state.replace(hparams=hparams, key=key)), record
 
     def _blank(self, record: Mapping[str, Any]) -> State:
-        return placed(self.stages[record["stage"]].blank(self.experiment.run.seed), self.where.replicated)
+        stage = self.stages[record["stage"]]
+        blank = stage.blank(self.experiment.run.seed)
+        return placed(blank, self.where.shardings(stage.spec, blank.params, blank))
 
-    def _place(self, tree: Any) -> Any:
-        return jax.device_put(tree, self.where.replicated)
+    def _enter(self, stage: Stage, params: Any, model_state: Any) -> State:
+        """The stage's first State; what is split is so before the optimizer's state is made of it."""
+        if self.where.shards:
+            params = spread(params, self.where.shardings(stage.spec, params, params))
+        return self.where.place(stage.spec, stage.enter(params, model_state, self.experiment.run.seed))
 
     def _train_stage(self, stage: Stage, state: State) -> State:
         run, done = self.experiment.run, int(state.step)
@@ -210,6 +237,7 @@ class _Session:
             preprocessing=stage.spec.port.preprocessing,
             augment=self.experiment.data.augment,
             workers=self.experiment.data.workers,
+            host=self.where.host(stage.config.batch_size),
         )
         self.input = Waited(batches)
         self.losses: list[dict[str, jax.Array]] = []
@@ -221,7 +249,7 @@ class _Session:
             self.trace.end(step, metrics)
             self.losses.append(metrics)
             self.reporter.step(step, stage.name)
-            asked = bool(self.notice)  # once: it may come between two questions, and a save needs its fetch
+            asked = self.notice.at(step)  # once: it may come between two questions, and a save needs its fetch
             ends, evaluates = step == stage.stop, bool(run.eval_every) and step % run.eval_every == 0
             saves = bool(run.save_every) and step % run.save_every == 0
             if step % run.log_every == 0 or ends or evaluates or saves or asked:
@@ -347,6 +375,7 @@ class _Session:
             },
             "versions": {name: _version(name) for name in PACKAGES},
             "device": jax.devices()[0].device_kind,
+            "mesh": dict(self.where.mesh.shape),
         }
         rundir.write_json(self.folder / "result.json", result)
         return result
@@ -367,6 +396,7 @@ class _Session:
             "params_total": sum(sizes.values()),
             "optimizer_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)),
             "peak_bytes": program.peak_bytes,
+            "state_bytes": self.where.device_bytes(spec, state),
         }
 
 

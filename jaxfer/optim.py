@@ -56,19 +56,28 @@ def schedule(name: str, hparams: Hparams, step: jax.Array) -> jax.Array:
 
 
 def make_tx(
-    leaves: Mapping[str, Leaf], hparams: Hparams, step: jax.Array, *, optimizer: str, schedule_name: str
+    leaves: Mapping[str, Leaf],
+    hparams: Hparams,
+    step: jax.Array,
+    *,
+    optimizer: str,
+    schedule_name: str,
+    momentum_dtype: str = "float32",
 ) -> optax.GradientTransformation:
     """One global clip over the trainable gradients, then each group's own optimizer.
 
     The clip stands outside the partition but sees trainable leaves only, since frozen ones are never differentiated.
+    `momentum_dtype` is the type in which the first moment is kept between steps, not computed; the second stays
+    float32: what b2 = 0.999 adds to it in a step is less than bfloat16 can tell.
     """
     factor = schedule(schedule_name, hparams, step)
     decay = _leafwise(lambda path, u, p: u + hparams["weight_decay"] * leaves[path].decay_scale * p)
     rate = _leafwise(lambda path, u, p: -factor * leaves[path].rate(hparams) * u)
     if optimizer == "adamw":  # decoupled decay: after the moments (Loshchilov & Hutter, 2017, arXiv:1711.05101)
-        chain = optax.chain(optax.scale_by_adam(b1=hparams["momentum"], b2=hparams["b2"]), decay, rate)
+        moments = optax.scale_by_adam(b1=hparams["momentum"], b2=hparams["b2"], mu_dtype=momentum_dtype)
+        chain = optax.chain(moments, decay, rate)
     else:  # SGD's decay is the gradient of an L2 penalty: before the momentum
-        chain = optax.chain(decay, optax.trace(decay=hparams["momentum"]), rate)
+        chain = optax.chain(decay, optax.trace(decay=hparams["momentum"], accumulator_dtype=momentum_dtype), rate)
     groups = {path: leaf.group for path, leaf in leaves.items()}
     return optax.chain(
         optax.clip_by_global_norm(hparams["clip"]),

@@ -1,43 +1,56 @@
-"""Where a step runs: devices, shardings, and ahead-of-time compilation shared between runs of one process."""
+"""Where a step runs: the mesh that a config asks for, and how State and batches lie on it."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+import itertools
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxfer import cluster, rules, sharding
 from jaxfer.errors import InputError
 from jaxfer.experiment import ParallelConfig
+from jaxfer.rules import Rules
+from jaxfer.sharding import AXES, DATA, FSDP, TENSOR
+from jaxfer.stages import Stage
 from jaxfer.state import State
-from jaxfer.step import StepSpec, make_eval_step, make_train_step
-
-AXIS = "data"
+from jaxfer.step import StepSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """A mode on a mesh: parameters replicated, examples split along the axis `data`.
+    """Devices by what they are for: examples split over `data` and `fsdp`, parameters over `fsdp` and `tensor`.
 
     Attributes:
-      mode: `jit` or `pmap`.
-      mesh: one axis, `data`; of Auto type, since the default Explicit one refuses integer cross-entropy after a
-        convolution.
+      mode: `jit` or `pmap`, which has the axis `data` alone.
+      mesh: `data` x `fsdp` x `tensor`; of Auto type, since the default Explicit one refuses integer cross-entropy after
+        a convolution.
+      rules: how parameters lie, before the port's rules and the largest axis.
     """
 
     mode: str
     mesh: Mesh
+    rules: Rules[sharding.Split] = ()
 
     @property
     def size(self) -> int:
         """How many devices."""
         return self.mesh.size
+
+    @property
+    def parts(self) -> int:
+        """Over how many of them the examples of a batch are split."""
+        return self.mesh.shape[DATA] * self.mesh.shape[FSDP]
+
+    @property
+    def shards(self) -> bool:
+        """Whether parameters are split."""
+        return self.mesh.shape[FSDP] * self.mesh.shape[TENSOR] > 1
 
     @property
     def replicated(self) -> NamedSharding:
@@ -47,15 +60,61 @@ class Placement:
     @property
     def batched(self) -> NamedSharding:
         """Every device holds its examples."""
-        return NamedSharding(self.mesh, PartitionSpec(AXIS))
+        return NamedSharding(self.mesh, PartitionSpec((DATA, FSDP)))
+
+    def shardings(self, spec: StepSpec, params: Any, tree: Any) -> Any:
+        """How a State with these (shapes of) parameters, or a part of one, lies: a sharding for each leaf of `tree`."""
+        specs = sharding.parameter_specs(spec.port, rules.flatten(params), self.mesh.shape, self.rules)
+        return jax.tree.map(
+            lambda where: NamedSharding(self.mesh, where),
+            sharding.tree_specs(specs, params, tree),
+            is_leaf=lambda node: isinstance(node, PartitionSpec),
+        )
+
+    def place(self, spec: StepSpec, state: State) -> State:
+        """The State, every leaf where the compiled step wants it."""
+        return spread(state, self.shardings(spec, state.params, state))
+
+    def device_bytes(self, spec: StepSpec, state: State) -> int:
+        """Bytes of such a State on one device."""
+        shardings = jax.tree.leaves(self.shardings(spec, state.params, state))
+        pairs = zip(jax.tree.leaves(state), shardings, strict=True)
+        return sum(math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, where in pairs)
+
+    def applied(self, spec: StepSpec) -> StepSpec:
+        """The steps as these devices run them: where parameters are split, activations are held by their examples."""
+        if not self.shards:
+            return spec
+        return dataclasses.replace(spec, execution=dataclasses.replace(spec.execution, boundary=self.batched))
+
+    def check(self, stages: Sequence[Stage]) -> None:
+        """`InputError` where a rule claims no parameter of any stage, or does not fit one."""
+        leaves = {path: leaf for stage in stages for path, leaf in stage.leaves().items()}
+        sharding.check_rules(self.rules, leaves, self.mesh.shape)
+
+    def notes(self, stage: Stage) -> Iterator[str]:
+        """What the config asks for and this model or mesh does not give."""
+        if self.rules and not self.shards:
+            yield "config.parallel.rules change nothing here: neither fsdp nor tensor has more than one device"
+        whole = sharding.left_whole(stage.spec.port, stage.leaves(), self.mesh.shape)
+        if whole:
+            ways, first = self.mesh.shape[TENSOR], whole[0]
+            yield f"{len(whole)} parameters have no axis that tensor={ways} divides and stay whole there: {first}, ..."
+
+    def __str__(self) -> str:
+        axes = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items() if size > 1)
+        return f"{self.size} devices ({axes})" if axes else "1 device"
 
     def feed(self, batches: Iterable[Mapping[str, np.ndarray]], *, train: bool) -> Iterator[dict[str, jax.Array]]:
-        """Host batches -> device batches, one ahead of the step that uses it."""
+        """Host batches (of this process's rows) -> device batches, one ahead of the step that uses it."""
         ahead = None
         for batch in batches:
             if train and self.mode == "pmap":
                 batch = {k: v.reshape(self.size, -1, *v.shape[1:]) for k, v in batch.items()}
-            placed = jax.device_put(dict(batch), self.batched)
+            if cluster.alone():
+                placed = jax.device_put(dict(batch), self.batched)
+            else:
+                placed = {k: jax.make_array_from_process_local_data(self.batched, v) for k, v in batch.items()}
             if ahead is not None:
                 yield ahead
             ahead = placed
@@ -69,148 +128,98 @@ class Placement:
             k: jax.ShapeDtypeStruct((math.prod(v.shape[:axes]), *v.shape[axes:]), v.dtype) for k, v in batch.items()
         }
 
+    def host(self, batch_size: int) -> tuple[int, int]:
+        """(index, count) of this process's block of a batch's rows; several may share one where layers are split."""
+        if cluster.alone():
+            return 0, 1
+        held = self.batched.addressable_devices_indices_map((batch_size,)).values()
+        begins, ends = zip(
+            *((rows.start or 0, batch_size if rows.stop is None else rows.stop) for (rows,) in held), strict=True
+        )
+        share = max(ends) - min(begins)
+        if batch_size % share or min(begins) % share or len(set(begins)) * (ends[0] - begins[0]) != share:
+            raise InputError(
+                f"{self} over {jax.process_count()} processes give process {jax.process_index()} scattered rows of a "
+                "batch; use tensor and fsdp that divide the devices of a process, or are multiples of them"
+            )
+        return min(begins) // share, batch_size // share
+
     def rounded(self, batch_size: int) -> int:
-        """The next batch size that the devices divide: evaluation pads up to it."""
-        return -(-batch_size // self.size) * self.size
+        """The next batch size that can be split; evaluation pads up to it."""
+        return -(-batch_size // self.parts) * self.parts
 
 
-def placement(config: ParallelConfig, batch_sizes: Sequence[int] = ()) -> Placement:
+def placement(
+    config: ParallelConfig,
+    batch_sizes: Sequence[int] = (),
+    *,
+    accumulate: Sequence[int] = (),
+    devices: Sequence[Any] | None = None,
+) -> Placement:
     """The devices a config asks for, or as many of those here as divide every batch size.
 
+    Args:
+      config: axes and mode.
+      batch_sizes: of the stages.
+      accumulate: slices of each stage's batch; what is not said is 1.
+      devices: to choose from, in place of those here: a topology's, for compiling without any.
+
     Raises:
-      InputError: a given number of devices is not there, or does not divide a batch size.
+      InputError: axes that don't go together, a number of devices that is not there, or one that does not divide a
+        batch size.
     """
-    available, together = jax.devices(), math.gcd(*batch_sizes)
-    most = max(n for n in range(1, len(available) + 1) if together % n == 0)
-    count = config.devices or most
+    if config.mode == "pmap" and (config.fsdp > 1 or config.tensor > 1):
+        raise InputError(
+            "config.parallel.mode=pmap keeps all parameters on each device, found "
+            f"fsdp={config.fsdp}, tensor={config.tensor}; use mode=jit"
+        )
+    processes = 1 if cluster.alone() or devices is not None else jax.process_count()
+    if config.mode == "pmap" and processes > 1:
+        raise InputError(f"config.parallel.mode=pmap is of one process, found {processes}; use mode=jit")
+    rest = config.mode if config.mode in (FSDP, TENSOR) else DATA
+    fixed = {FSDP: config.fsdp, TENSOR: config.tensor}
+    if fixed.get(rest, 1) > 1:
+        raise InputError(
+            f"config.parallel.mode={rest} gives {rest} the devices that are left, found {rest}={fixed[rest]} too; "
+            f"set one of the two"
+        )
+    available, unit = list(jax.devices() if devices is None else devices), math.prod(fixed.values())
+    split = [size // parts for size, parts in itertools.zip_longest(batch_sizes, accumulate, fillvalue=1)]
+    sizes = {n * unit: {DATA: 1, **fixed, rest: n} for n in range(1, len(available) // unit + 1)}
+    sizes = {count: axes for count, axes in sizes.items() if count % processes == 0}  # as many of every process
+    parts = {count: axes[DATA] * axes[FSDP] for count, axes in sizes.items()}
+    together = math.gcd(*split)
+    count = config.devices or max((n for n in sizes if together % parts[n] == 0), default=unit)
     if count > len(available):
-        raise InputError(f"config.parallel.devices: expected at most the {len(available)} here, found {count}")
-    for batch_size in batch_sizes:
-        if batch_size % count:
+        what = "devices" if config.devices else f"fsdp={config.fsdp} x tensor={config.tensor}"
+        raise InputError(f"config.parallel.{what}: expected at most the {len(available)} here, found {count}")
+    if count not in sizes:
+        raise InputError(
+            f"config.parallel.devices: {count} can't be a mesh with fsdp={config.fsdp} x tensor={config.tensor}; "
+            f"use a multiple of {math.lcm(unit, processes)}"
+        )
+    for batch_size, slices in itertools.zip_longest(batch_sizes, accumulate, fillvalue=1):
+        least = parts[count] * slices
+        if batch_size % least:
+            over = f"{parts[count]} devices" + (f" in {slices} slices" if slices > 1 else "")
             raise InputError(
-                f"config.batch_size: {batch_size} examples can't be split over {count} devices; "
-                f"use {max(count, batch_size // count * count)} or --config.parallel.devices=1"
+                f"config.batch_size: {batch_size} examples can't be split over {over}; "
+                f"use {max(least, batch_size // least * least)} or --config.parallel.devices=1"
             )
-    mesh = Mesh(np.asarray(available[:count]), (AXIS,), axis_types=(AxisType.Auto,))
-    return Placement(config.mode, mesh)
+    shape, auto = tuple(sizes[count].values()), (AxisType.Auto,) * len(AXES)
+    if count == len(available):  # as the chips are wired
+        mesh = jax.make_mesh(shape, AXES, axis_types=auto, devices=available)
+    else:
+        ours = itertools.groupby(sorted(available, key=_process), key=_process) if processes > 1 else [(0, available)]
+        taken = [device for _, group in ours for device in itertools.islice(group, count // processes)]
+        mesh = Mesh(np.asarray(taken).reshape(shape), AXES, axis_types=auto)
+    return Placement("pmap" if config.mode == "pmap" else "jit", mesh, sharding.parse_rules(config.rules))
 
 
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """One compiled step and what its compiler knows.
-
-    Attributes:
-      call: the executable; other shapes than the compiled ones raise, so nothing ever compiles twice unseen.
-      compile_seconds: seconds spent tracing and compiling.
-      flops: floating-point operations of one call over all devices, as lowered (no backend's private kernels hidden).
-      peak_bytes: arguments, outputs and temporaries of one device at once, aliases counted once.
-      alias_bytes: bytes of the State that are updated in place.
-    """
-
-    call: Callable[..., Any]
-    compile_seconds: float
-    flops: float
-    peak_bytes: int
-    alias_bytes: int
+def spread(tree: Any, shardings: Any) -> Any:
+    """A tree that every process holds whole, each leaf as its sharding says."""
+    return jax.device_put(tree, shardings) if cluster.alone() else jax.tree.map(cluster.put, tree, shardings)
 
 
-def train_program(spec: StepSpec, state: State, batch: Mapping[str, Any], where: Placement) -> tuple[Program, bool]:
-    """The compiled training step for these shapes, and whether this call compiled it (else it was shared)."""
-    return _shared(_train_program, spec, _static(state), _static(dict(batch)), where)
-
-
-def eval_program(spec: StepSpec, state: State, batch: Mapping[str, Any], where: Placement) -> tuple[Program, bool]:
-    """The compiled evaluation step, likewise."""
-    return _shared(_eval_program, spec, _static(eval_arguments(state)), _static(dict(batch)), where)
-
-
-def eval_arguments(state: State) -> tuple[Any, Any, Any]:
-    """What of a State an evaluation step reads."""
-    return state.params, state.model_state, state.extra
-
-
-def compiles() -> int:
-    """Training programs compiled in this process so far."""
-    return _train_program.cache_info().misses
-
-
-def lowered_flops(function: Callable[..., Any], *shapes: Any) -> float:
-    """FLOPs of one call over these shapes; nothing is allocated or compiled."""
-    return _flops(jax.jit(function).lower(*shapes))
-
-
-def forward_flops(spec: StepSpec, state: State, batch: Mapping[str, Any]) -> float:
-    """FLOPs of an evaluation pass over such a batch."""
-    return _forward_flops(spec, _static(eval_arguments(state)), _static(dict(batch)))
-
-
-@functools.lru_cache(maxsize=64)
-def _forward_flops(spec: StepSpec, variables: _Static, batch: _Static) -> float:
-    return lowered_flops(make_eval_step(spec), *_tree(variables), _tree(batch))
-
-
-@functools.lru_cache(maxsize=64)
-def _train_program(spec: StepSpec, state: _Static, batch: _Static, where: Placement) -> Program:
-    shapes, both = (_tree(state), _tree(batch)), (where.replicated, where.batched)
-    step = jax.jit(make_train_step(spec), in_shardings=both, out_shardings=where.replicated, donate_argnums=0)
-    if where.mode == "jit":
-        return _compile(step, shapes)
-    # One copy of the State for all devices: in_axes None on the way in, None on the way out.
-    mapped = jax.pmap(
-        make_train_step(dataclasses.replace(spec, axis_name=AXIS)),
-        AXIS,
-        in_axes=(None, 0),
-        out_axes=(None, None),
-        donate_argnums=0,
-        devices=list(where.mesh.devices.flat),
-    )
-    rows = where.size
-    split = jax.tree.map(lambda s: jax.ShapeDtypeStruct((rows, s.shape[0] // rows, *s.shape[1:]), s.dtype), shapes[1])
-    return _compile(mapped, (shapes[0], split), flops=_flops(step.lower(*shapes)))
-
-
-@functools.lru_cache(maxsize=64)
-def _eval_program(spec: StepSpec, variables: _Static, batch: _Static, where: Placement) -> Program:
-    one = where.replicated
-    step = jax.jit(make_eval_step(spec), in_shardings=(one, one, one, where.batched), out_shardings=one)
-    return _compile(step, (*_tree(variables), _tree(batch)))
-
-
-def _compile(step: Any, shapes: tuple[Any, ...], flops: float | None = None) -> Program:
-    begin = time.perf_counter()
-    lowered = step.lower(*shapes)
-    compiled = lowered.compile()
-    seconds = time.perf_counter() - begin
-    memory = compiled.memory_analysis()
-    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    return Program(
-        call=compiled,
-        compile_seconds=seconds,
-        flops=_flops(lowered) if flops is None else flops,
-        peak_bytes=peak - memory.alias_size_in_bytes,
-        alias_bytes=memory.alias_size_in_bytes,
-    )
-
-
-def _flops(lowered: Any) -> float:
-    return float(lowered.cost_analysis().get("flops", 0.0))
-
-
-def _shared(build: Any, *key: Any) -> tuple[Program, bool]:
-    misses = build.cache_info().misses
-    program = build(*key)
-    return program, build.cache_info().misses > misses
-
-
-# A tree's structure, shapes and types, hashable.
-_Static = tuple[Any, tuple[tuple[tuple[int, ...], Any], ...]]
-
-
-def _static(tree: Any) -> _Static:
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves)
-
-
-def _tree(static: _Static) -> Any:
-    structure, leaves = static
-    return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
+def _process(device: Any) -> int:
+    return device.process_index

@@ -16,19 +16,16 @@ from jaxfer.data.dataset import Split
 from jaxfer.data.loader import eval_batches
 from jaxfer.data.text import texts
 from jaxfer.errors import InputError
+from jaxfer.fields import AUTO
 from jaxfer.finished import open_run
 from jaxfer.models.port import Port, TextPreprocessing
-from jaxfer.pretrained import foreign, reading, tokenizer
-from jaxfer.pretrained.export import label_names
+from jaxfer.pretrained import carrying, foreign, reading
+from jaxfer.pretrained.export import PROBLEMS, label_names
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten, unflatten
 
 # By `problem_type`; transformers takes one output without any for a regression.
-KINDS = {
-    "regression": "regression",
-    "single_label_classification": "classification",
-    "multi_label_classification": "multilabel",
-}
+KINDS = {problem: task for task, problem in PROBLEMS.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,36 +75,37 @@ class Prediction:
 
 
 def load_export(folder: str | epath.Path) -> Model:
-    """The model in an exported folder, or in any checkpoint with a head: a folder, or a name on the Hub.
+    """The model in an exported folder, or in any checkpoint or adapter with a head: a folder, or a name on the Hub.
 
     Raises:
       InputError: no checkpoint there, one that is not read, or one without a head.
     """
-    checkpoint = foreign.opened(str(folder), foreign.AUTO, {})
-    config, family = checkpoint.found.config or {}, checkpoint.layout.family
-    outputs = len(config.get("id2label") or ())
+    checkpoint = foreign.opened(str(folder), AUTO, {})
+    outputs = checkpoint.outputs
     if not outputs:
-        raise InputError(f"{folder}: config.json names no labels (id2label), so there is nothing to predict")
-    port = MODELS.make(family, outputs=outputs, **checkpoint.options)
+        raise InputError(f"{folder}: the checkpoint has no head, so nothing to predict with; `jaxfer run` trains one")
+    if len(checkpoint.labels) not in (0, outputs):
+        raise InputError(f"{folder}: expected {outputs} labels, one an output, found {len(checkpoint.labels)}")
+    port = MODELS.make(checkpoint.layout.family, outputs=outputs, **checkpoint.options)
     shapes = jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(2))
     leaves = flatten({"params": shapes[0], **shapes[1]})
-    found = foreign.carry(checkpoint, port, leaves, reset=[], differs=[])
+    found = carrying.carry(checkpoint, port, leaves, reset=[], differs=[])
     if found.fresh:
         raise InputError(f"{folder}: the checkpoint has no head ({found.fresh[0]} is missing); `jaxfer run` trains one")
-    kind = KINDS.get(config.get("problem_type"), "regression" if outputs == 1 else "classification")
+    kind = KINDS.get(checkpoint.problem_type, "regression" if outputs == 1 else "classification")
     tree = unflatten(flatten({"params": found.params, **found.model_state}))
     labels = checkpoint.labels or label_names((), outputs)
     return Model(port=port, params=tree.pop("params"), model_state=tree, labels=labels, task=kind)
 
 
 def load_model(source: str | epath.Path) -> Model:
-    """The model of a finished run, merged, or of an export."""
+    """The model of a finished run, merged, or of an export or an adapter."""
     folder = epath.Path(source).expanduser()
     if not (folder / "config.json").exists() or "stages" not in reading.read_json(folder / "config.json"):
         return load_export(source)  # it says what is wrong where there is nothing at all
     finished = open_run(folder)
     params, model_state = finished.stage.leave(finished.state)
-    port = tokenizer.at_home(finished.stage.spec.port, folder)
+    port = finished.stage.spec.port
     labels = label_names(finished.classes, port.outputs)
     return Model(port=port, params=params, model_state=model_state, labels=labels, task=finished.experiment.task.name)
 

@@ -9,6 +9,9 @@ import socket
 import threading
 from collections.abc import Iterator
 
+from jax.experimental import multihost_utils
+
+from jaxfer import cluster
 from jaxfer.errors import Preempted
 
 GRACE_SECONDS = 8.0
@@ -22,6 +25,10 @@ class Notice:
     def __bool__(self) -> bool:
         return self.received
 
+    def at(self, step: int) -> bool:
+        """Whether to stop after this step; several processes ask at every step, and all get the same answer."""
+        return bool(self) if cluster.alone() else multihost_utils.reached_preemption_sync_point(step)
+
 
 _active: Notice | None = None
 
@@ -33,7 +40,8 @@ def preemption_notice() -> Iterator[Notice]:
     Outside the main thread (a notebook's executor) signals can't be had, and it is never set.
     """
     global _active
-    if threading.current_thread() is not threading.main_thread():
+    # Of several processes, SIGTERM to any is jax.distributed's: it tells the others and finds a step to stop after.
+    if threading.current_thread() is not threading.main_thread() or not cluster.alone():
         yield Notice()
         return
     if _active is not None:

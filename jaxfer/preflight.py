@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer.config import resolve
+from jaxfer.data import tokenizer
 from jaxfer.data.dataset import Dataset, build
 from jaxfer.data.loader import check_kind
 from jaxfer.data.text import load_tokenizer
@@ -15,7 +19,7 @@ from jaxfer.errors import InputError
 from jaxfer.experiment import Experiment
 from jaxfer.models.port import TextPreprocessing
 from jaxfer.parallel import Placement, placement
-from jaxfer.pretrained.foreign import completed
+from jaxfer.pretrained.agreement import completed
 from jaxfer.stages import Stage, make_port, plan
 
 
@@ -28,12 +32,14 @@ class Preflight:
       data: its splits; `test` only where the config opens it.
       stages: what each stage does to which parameter.
       where: the devices.
+      spare: how many more there are.
     """
 
     experiment: Experiment
     data: Dataset
     stages: tuple[Stage, ...]
     where: Placement
+    spare: int = 0
 
     @property
     def steps(self) -> int:
@@ -42,30 +48,44 @@ class Preflight:
 
     def notes(self) -> tuple[str, ...]:
         """What a user should know and need not change, a line each."""
-        idle = len(jax.devices()) - self.where.size
-        spare = f"{idle} of {len(jax.devices())} devices stay idle: the batch size is no multiple of more"
-        said = (spare,) if idle and not self.experiment.parallel.devices else ()
-        return (*said, *self.data.notes, *(note for stage in self.stages for note in stage.notes))
+        idle = (
+            f"{self.spare} of {self.spare + self.where.size} devices stay idle: the batch size is no multiple of more"
+        )
+        said = (idle,) if self.spare and not self.experiment.parallel.devices else ()
+        notes = (note for stage in self.stages for note in (*stage.notes, *self.where.notes(stage)))
+        return (*said, *self.data.notes, *dict.fromkeys(notes))
 
 
-def preflight(config: ConfigDict) -> Preflight:
+def preflight(
+    config: ConfigDict, folder: epath.Path | None = None, *, devices: Sequence[Any] | None = None
+) -> Preflight:
     """Everything that can be refused before the first step but the folder and the weights to start from.
 
     Where `config.init` names a checkpoint of somebody else's, the model is the one that its files describe.
 
+    Args:
+      config: as `jaxfer.load` returns it.
+      folder: of the run, where there is one: what it holds needs no checkpoint to be still there.
+      devices: those to choose from in place of the ones here: a topology's, for planning.
+
     Raises:
       InputError: the first thing that is wrong in the config, the checkpoint's files, the data or for these devices.
     """
-    experiment = resolve(completed(config))
+    experiment = resolve(completed(config, folder))
     run, source = experiment.run, experiment.source
-    where = placement(experiment.parallel, [stage.batch_size for _, stage in experiment.stages])
+    devices = jax.devices() if devices is None else devices
+    sizes, slices = ([getattr(s, name) for _, s in experiment.stages] for name in ("batch_size", "accumulate"))
+    where = placement(experiment.parallel, sizes, accumulate=slices, devices=devices)
     data = build(experiment.data, dict(source.options), seed=run.seed, with_test=run.test)
     if run.test and "test" not in data.splits:
         raise InputError(f"config.test: data source {source.name!r} has no test split here; set config.test=false")
     port, task = make_port(experiment, len(data.classes))
+    port = port if folder is None else tokenizer.at_home(port, folder)
     check_kind(data.splits["train"], port.preprocessing, experiment.data.augment)
     if isinstance(port.preprocessing, TextPreprocessing):
         load_tokenizer(port.preprocessing)
     stages = plan(experiment, port, task)
+    where.check(stages)
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
-    return Preflight(experiment=complete, data=data, stages=stages, where=where)
+    spare = len(devices) - where.size
+    return Preflight(experiment=complete, data=data, stages=stages, where=where, spare=spare)

@@ -14,7 +14,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import config
+from jaxfer import cluster, config
 from jaxfer.errors import InputError
 from jaxfer.experiment import Experiment
 
@@ -28,11 +28,22 @@ def write_json(path: epath.Path, value: Any) -> None:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Atomically, through a temporary file beside it."""
+    """Atomically, on a disk through a temporary file beside it; of several processes the first does."""
+    if not cluster.leader():
+        return
     path = epath.Path(path)
+    if _remote(path):
+        path.write_text(text)
+        return
     temporary = path.parent / f".{path.name}.tmp"
     temporary.write_text(text)
     temporary.replace(path)
+
+
+def remove(path: epath.Path) -> None:
+    """A file of the run that no longer holds; gone already is fine."""
+    if cluster.leader():
+        epath.Path(path).unlink(missing_ok=True)
 
 
 def read_json(path: epath.Path) -> Any:
@@ -77,9 +88,12 @@ def check_owner(folder: epath.Path, experiment: Experiment) -> None:
 
 @contextlib.contextmanager
 def locked(folder: epath.Path) -> Iterator[None]:
-    """Holds the folder against a second process; the lock of a killed process is gone with it."""
+    """Holds the folder against a second run; the lock of a killed process is gone with it."""
+    if not cluster.leader():
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    if "://" in str(folder):  # object stores have no locks
+    if _remote(folder):  # stores have no locks
         yield
         return
     import fcntl
@@ -93,35 +107,66 @@ def locked(folder: epath.Path) -> Iterator[None]:
 
 
 class MetricsLog:
-    """metrics.jsonl: one JSON object a line, in step order."""
+    """metrics.jsonl: one JSON object a line, in step order.
+
+    An object of a store can't be appended to: there, what was logged between two `sync` is a numbered object of its own
+    in `metrics/`, and `read_metrics` puts them together.
+    """
 
     def __init__(self, folder: epath.Path):
         self._path = folder / "metrics.jsonl"
+        self._unwritten: list[str] = []
 
     def rewind(self, step: int, *, unevaluated: bool = False) -> None:
         """Drops what was logged after `step`, or by its evaluation too, and a line that a kill left torn."""
         last = (step, "train") if unevaluated else (step, "val")  # a step's evaluation is logged after its training
         kept = [json.dumps(line) + "\n" for line in read_metrics(self._path) if (line["step"], line["split"]) <= last]
         write_text(self._path, "".join(kept))
+        for part in _parts(self._path):  # a kill before this: they say once more what the file says
+            remove(part)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Appends a line."""
+        if not cluster.leader():
+            return
+        text = json.dumps(dict(line)) + "\n"
+        if _remote(self._path):
+            self._unwritten.append(text)
+            return
         with self._path.open("a") as file:
-            file.write(json.dumps(dict(line)) + "\n")
+            file.write(text)
 
     def sync(self) -> None:
-        """To the disk itself: a checkpoint must not outlive the lines before it."""
-        if self._path.exists() and "://" not in str(self._path):
+        """To the disk itself, or the store: a checkpoint must not outlive the lines before it."""
+        if not cluster.leader():
+            return
+        if self._unwritten:
+            number = 1 + max((int(part.stem) for part in _parts(self._path)), default=-1)
+            write_text(self._path.parent / "metrics" / f"{number:06d}.jsonl", "".join(self._unwritten))
+            self._unwritten = []
+        elif not _remote(self._path) and self._path.exists():
             with open(os.fspath(self._path), "rb") as file:
                 os.fsync(file.fileno())
 
 
 def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl; a torn last one is left out."""
-    path, lines = epath.Path(path), []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines
+    """The whole lines of a metrics.jsonl and of its parts; a torn last one is left out."""
+    path, lines = epath.Path(path), {}
+    for part in (path, *_parts(path)):
+        for text in part.read_text().splitlines() if part.exists() else []:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                break
+            lines[text] = line
+    return list(lines.values())
+
+
+def _parts(path: epath.Path) -> list[epath.Path]:
+    folder = path.parent / "metrics"
+    return sorted(folder.glob("*.jsonl")) if _remote(path) and folder.exists() else []
+
+
+def _remote(path: epath.Path) -> bool:
+    """Whether it is an object of a store, `gs://` or `s3://`: written whole or not at all, and never appended to."""
+    return "://" in str(path)

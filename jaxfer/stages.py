@@ -14,6 +14,7 @@ from jaxfer import rules
 from jaxfer.errors import InputError, RuleError, nearest
 from jaxfer.experiment import Experiment, StageConfig
 from jaxfer.method import FROZEN, Method
+from jaxfer.models.execution import Execution
 from jaxfer.models.port import Port
 from jaxfer.optim import Leaf
 from jaxfer.registry import METHODS, MODELS, TASKS
@@ -124,16 +125,17 @@ def plan(experiment: Experiment, port: Port, task: Task) -> tuple[Stage, ...]:
                 raise InputError(f"{path} would have shape {leaf.shape}; make config.model or {where}.options smaller")
         groups = _groups(config, method, port, full, where)
         config = _completed(config, method, where)
+        spec = _spec(config, port, task, method, groups, model_state, where)
         stages.append(
             Stage(
                 name=name,
                 index=index,
                 start=start,
                 config=config,
-                spec=_spec(config, port, task, method, groups, model_state, where),
+                spec=spec,
                 hparams=_hparams(config, method, experiment.task_hparams, where),
                 shapes=(full, model_state, extra),
-                notes=tuple(_notes(config, method, groups, where)),
+                notes=tuple(_notes(config, method, groups, len(port.norms(model_state) - spec.eval_norms), where)),
             )
         )
         start += config.steps
@@ -233,6 +235,18 @@ def _spec(
         eval_norms=(norms - moving) | forced,
         optimizer=config.optimizer,
         schedule=config.schedule,
+        momentum_dtype=config.momentum_dtype,
+        execution=_execution(config, port, where),
+        accumulate=config.accumulate,
+    )
+
+
+def _execution(config: StageConfig, port: Port, where: str) -> Execution:
+    everywhere = ((".*", config.compute_dtype),)
+    dtypes = rules.resolve(config.dtype_rules, port.units, defaults=everywhere, what=f"{where}.dtype_rules pattern")
+    return Execution(
+        dtypes=tuple((unit, dtype) for unit, dtype in dtypes.items() if dtype != "float32"),
+        remat=rules.select(config.remat, port.units, what=f"{where}.remat pattern"),
     )
 
 
@@ -252,13 +266,18 @@ def _hparams(config: StageConfig, method: Method, task_hparams: Mapping[str, flo
     return {**own, **task_hparams}
 
 
-def _notes(config: StageConfig, method: Method, groups: Mapping[str, str], where: str) -> Iterator[str]:
+def _notes(config: StageConfig, method: Method, groups: Mapping[str, str], moving: int, where: str) -> Iterator[str]:
     """Rules that claim something and change nothing: no error, since a sweep gives one rule to many methods."""
     before = rules.resolve((), groups, defaults=method.rules)
     for pattern in config.freeze:
         hits = rules.select((pattern,), groups)
         if all(before[path] == FROZEN for path in hits):
             yield f"{where}.freeze: {pattern!r} claims only what method {config.method!r} freezes anyway"
+    if config.accumulate > 1 and moving:
+        yield (
+            f"{where}.accumulate: {moving} norms take their batch statistics from {config.accumulate} slices of "
+            f"{config.batch_size // config.accumulate} examples, not from the {config.batch_size} of the batch"
+        )
     for field in ("lr_rules", "decay_rules"):
         for pattern, _ in getattr(config, field):
             if all(groups[path] == FROZEN for path in rules.select((pattern,), groups)):

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxfer.parallel import forward_flops, lowered_flops
+from jaxfer.parallel import Placement
 from jaxfer.preflight import preflight
+from jaxfer.programs import forward_flops, step_flops
+from jaxfer.rules import flatten
 from jaxfer.stages import Stage, example_batch
-from jaxfer.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,58 +23,71 @@ class StageSummary:
 
     Attributes:
       stage: the plan.
+      where: the devices.
       params_trainable: trainable values.
       params_total: all values.
-      optimizer_bytes: of its optimizer state.
+      optimizer_bytes: of its optimizer state, over all devices once.
+      state_bytes: of its whole State on one device.
       step_flops: floating-point operations of one training step of the whole batch.
       forward_flops: of one evaluation pass over as many examples.
     """
 
     stage: Stage
+    where: Placement
     params_trainable: int
     params_total: int
     optimizer_bytes: int
+    state_bytes: int
     step_flops: float
     forward_flops: float
 
     def __str__(self) -> str:
         config = self.stage.config
+        notes = "".join(f"note: {note}\n" for note in (*self.stage.notes, *self.where.notes(self.stage)))
         return (
             f"stage {self.stage.name!r}: method {config.method}, {config.steps} steps of {config.batch_size} examples\n"
-            f"{parameter_table(self.stage)}\n{''.join(f'note: {note}{chr(10)}' for note in self.stage.notes)}"
+            f"{parameter_table(self.stage, self.where)}\n{notes}"
             f"trainable {self.params_trainable:,} of {self.params_total:,} parameters · optimizer "
             f"{self.optimizer_bytes:,} bytes · step {self.step_flops / 1e6:,.1f} MFLOP = "
-            f"{self.step_flops / max(self.forward_flops, 1):.2f} x forward ({self.forward_flops / 1e6:,.1f})"
+            f"{self.step_flops / max(self.forward_flops, 1):.2f} x forward ({self.forward_flops / 1e6:,.1f}) · "
+            f"{self.where}, {self.state_bytes:,} bytes of State on each"
         )
 
 
 def show(config: ConfigDict) -> tuple[StageSummary, ...]:
     """A summary of each stage of `config`; `InputError` for whatever `run` would refuse of the config or the data."""
-    return tuple(summary(stage) for stage in preflight(config).stages)
+    plan = preflight(config)
+    return tuple(summary(stage, plan.where) for stage in plan.stages)
 
 
-def summary(stage: Stage) -> StageSummary:
+def summary(stage: Stage, where: Placement) -> StageSummary:
     """The numbers of one planned stage, from shapes alone."""
     spec, state = stage.spec, stage.blank(0)
     batch = example_batch(spec.port, spec.task, stage.config.batch_size)
     sizes = {path: math.prod(leaf.shape) for path, leaf in stage.leaves().items()}
     return StageSummary(
         stage=stage,
+        where=where,
         params_trainable=sum(sizes[path] for path in spec.trainable),
         params_total=sum(sizes.values()),
         optimizer_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.opt_state)),
-        step_flops=lowered_flops(make_train_step(spec), state, batch),
+        state_bytes=where.device_bytes(spec, state),
+        step_flops=step_flops(spec, state, batch, where),
         forward_flops=forward_flops(spec, state, batch),
     )
 
 
-def parameter_table(stage: Stage) -> str:
-    """A line for each parameter: path, shape, group, peak rate, weight decay (`-` where frozen)."""
+def parameter_table(stage: Stage, where: Placement) -> str:
+    """A line for each parameter: path, shape, group, peak rate, weight decay (`-` where frozen).
+
+    Where parameters are split over devices, the shape is followed by that of one device's part: `768x3072 (768x768)`.
+    """
     hparams: dict[str, Any] = {name: np.float64(value) for name, value in stage.hparams.items()}
     rows = [("parameter", "shape", "group", "lr", "weight decay")]
-    shapes = stage.leaves()
+    shapes, parts = stage.leaves(), flatten(where.shardings(stage.spec, stage.shapes[0], stage.shapes[0]))
     for path, leaf in stage.spec.leaves:
-        shape = "x".join(map(str, shapes[path].shape)) or "scalar"
+        part = parts[path].shard_shape(shapes[path].shape)
+        shape = _shape(shapes[path].shape) + (f" ({_shape(part)})" if part != shapes[path].shape else "")
         if leaf is None:
             rows.append((path, shape, "FROZEN", "-", "-"))
         else:
@@ -83,3 +97,7 @@ def parameter_table(stage: Stage) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"

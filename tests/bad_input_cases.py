@@ -154,7 +154,27 @@ COMMANDS = {
     "unknown schedule": ("show c.py --config.schedule=cos", ["expected one of constant, linear, cosine, found 'cos'"]),
     "unknown head": ("show c.py --config.head=new", ["config.head: expected one of auto, keep, reset, found 'new'"]),
     "unknown select": ("show c.py --config.select=max", ["config.select: expected one of last, best, found 'max'"]),
-    "unknown mode": ("show c.py --config.parallel.mode=tpu", ["parallel.mode: expected one of jit, pmap, found 'tpu'"]),
+    "unknown mode": (
+        "show c.py --config.parallel.mode=tpu",
+        ["parallel.mode: expected one of jit, fsdp, tensor, pmap, found 'tpu'"],
+    ),
+    "unknown type": (
+        "show c.py --config.compute_dtype=float16",
+        ["expected one of float32, bfloat16, found 'float16'"],
+    ),
+    "unknown type in a rule": (
+        "show c.py --config.dtype_rules=(('head','fp8'),)",
+        ["config.dtype_rules: expected one of float32, bfloat16 for 'head', found 'fp8'"],
+    ),
+    "types of no unit": (
+        "show c.py --config.dtype_rules=(('blok_0','bfloat16'),)",
+        ["config.dtype_rules pattern 'blok_0' matches no parameter", "nearest: 'block_0'"],
+    ),
+    "recomputation of no unit": ("show c.py --config.remat=blok_0", ["config.remat pattern 'blok_0' matches no"]),
+    "slices that do not divide the batch": (
+        "show c.py --config.accumulate=3",
+        ["config.accumulate: expected a number that divides batch_size, found 3 for a batch of 4"],
+    ),
     # models and tasks
     "unknown model": ("show c.py --config.model.name=resnett", ["unknown model 'resnett'", "nearest: 'resnet'"]),
     "unknown task": ("show c.py --config.task.name=regresion", ["unknown task 'regresion'", "nearest: 'regression'"]),
@@ -241,6 +261,42 @@ COMMANDS = {
     "batch not divisible": (
         f"run c.py {NEW} --config.batch_size=6 --config.parallel.devices=4",
         ["config.batch_size: 6 examples can't be split over 4 devices", "use 4 or --config.parallel.devices=1"],
+    ),
+    "slices too small for the devices": (
+        f"run c.py {NEW} --config.accumulate=4 --config.parallel.devices=4",
+        ["config.batch_size: 4 examples can't be split over 4 devices in 4 slices", "use 16 or"],
+    ),
+    "more parts than devices": (
+        "show c.py --config.parallel.fsdp=4 --config.parallel.tensor=2",
+        ["config.parallel.fsdp=4 x tensor=2: expected at most the 4 here, found 8"],
+    ),
+    "devices that are no mesh": (
+        "show c.py --config.parallel.fsdp=2 --config.parallel.devices=3",
+        ["config.parallel.devices: 3 can't be a mesh with fsdp=2 x tensor=1", "use a multiple of 2"],
+    ),
+    "fsdp twice": (
+        "show c.py --config.parallel.mode=fsdp --config.parallel.fsdp=2",
+        ["mode=fsdp gives fsdp the devices that are left, found fsdp=2 too", "set one of the two"],
+    ),
+    "pmap of parts": (
+        "show c.py --config.parallel.mode=pmap --config.parallel.tensor=2",
+        ["mode=pmap keeps all parameters on each device, found fsdp=1, tensor=2", "use mode=jit"],
+    ),
+    "sharding rule of another word": (
+        "show c.py --config.parallel.rules=(('.*/kernel','data'),)",
+        ["config.parallel.rules: expected for '.*/kernel' a word an axis", "found 'data'", "write e.g. 'fsdp -'"],
+    ),
+    "sharding rule of no parameter": (
+        "show c.py --config.parallel.rules=(('blok_0/.*','fsdp'),)",
+        ["config.parallel rule 'blok_0/.*' matches no parameter", "nearest: 'block_0/.*'"],
+    ),
+    "sharding rule with too few words": (
+        "show c.py --config.parallel.rules=(('head/out/kernel','fsdp'),)",
+        ["head/out/kernel has shape (8, 4); its rule has 1 words, write 2"],
+    ),
+    "sharding rule that does not divide": (
+        "show c.py --config.batch_size=3 --config.parallel.fsdp=3 --config.parallel.rules=(('head/out/bias','fsdp'),)",
+        ["axis 0 of head/out/bias (4,) can't be split over fsdp=3", "use a number that divides it"],
     ),
     "too many devices": (f"run c.py {NEW} --config.parallel.devices=5", ["expected at most the 4 here, found 5"]),
     "empty workdir": ("run c.py --workdir=", ["--workdir: expected a folder, found ''", "leave --workdir out"]),

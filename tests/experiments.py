@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 import jaxfer.config
 from jaxfer.config import resolve
 from jaxfer.experiment import ParallelConfig
-from jaxfer.parallel import Placement, placement, train_program
+from jaxfer.parallel import Placement, placement
+from jaxfer.programs import train_program
 from jaxfer.stages import Stage, example_batch, make_port, plan
 from jaxfer.state import State
 from tests.models.tiny import FIELDS, TINY, draw
@@ -62,10 +62,10 @@ def batches(stage: Stage, steps: int, seed: int = 0) -> list[dict[str, np.ndarra
     ]
 
 
-def train(stage: Stage, steps: int, *, mode: str = "jit", devices: int = 1, seed: int = 0) -> tuple[State, list[float]]:
-    """(State after so many steps, loss of each) from the perturbed backbone."""
-    where = placement(ParallelConfig(mode=mode, devices=devices), [stage.config.batch_size])
-    state = jax.device_put(stage.enter(*backbone(stage, seed), seed), where.replicated)
+def train(stage: Stage, steps: int, *, seed: int = 0, **parallel: Any) -> tuple[State, list[float]]:
+    """(State after so many steps, loss of each) from the perturbed backbone, on one device or as `parallel` says."""
+    where = placement(ParallelConfig(**{"devices": 1, **parallel}), [stage.config.batch_size])
+    state = where.place(stage.spec, stage.enter(*backbone(stage, seed), seed))
     return continue_training(stage, state, where, batches(stage, steps, seed))
 
 

@@ -1,12 +1,16 @@
 """Kill a run at random moments: resumed, it must end as if nothing had happened.
 
     python tests/kill.py --tries 50 --seed 0
+    python tests/kill.py --tries 5 --processes 4
 
 Every try starts `jaxfer run` on this file's config (linear probe, then L2-SP; BatchNorm, stochastic depth,
 augmentation, a log window open at most saves), kills it up to three times, runs the same command until it ends by
 itself, and compares with an uninterrupted run, bit for bit and times aside: every leaf of the result's and of the last
 checkpoint, metrics.jsonl, result.json, ledger.json, params.txt, config.json. Most kills are SIGKILLs: anywhere in the
 training, in a save, between the stages, in the start; some are SIGTERMs. The exit code is 1 where anything differs.
+
+With several processes (of two devices each) one of them is killed, and the others must end by themselves within a
+minute; then all are started again. Of the kinds of kills, those before they have found each other are left out.
 
 To be quick the tries share a cache of compiled programs; the uninterrupted run does without, so that a program
 out of the cache that computed anything else would show.
@@ -21,6 +25,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -73,30 +78,53 @@ class Ending:
 
 
 class Sitting:
-    """One process of a run.
+    """The processes of a run, from a start to its end.
 
     Args:
       folder: the run's.
       cache: of compiled programs; None for none.
       python: what follows `python` to start it; default: this file's config.
+      processes: how many.
+      arguments: more of the command line.
     """
 
-    def __init__(self, folder: Path, cache: Path | None = None, python: Sequence[str] = ("-m", "jaxfer")):
+    def __init__(
+        self,
+        folder: Path,
+        cache: Path | None = None,
+        python: Sequence[str] = ("-m", "jaxfer"),
+        processes: int = 1,
+        arguments: Sequence[str] = (),
+    ):
         self.folder, self.begun = folder, time.time_ns()
         self._said = folder.with_name(f"{folder.name}.{self.begun}.stderr")  # a pipe could fill up and hold the run
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAXFER_CACHE": str(cache or "off")}
-        command = [sys.executable, *python, "run", __file__, "--workdir", str(folder)]
+        devices = "--xla_force_host_platform_device_count=2" if processes > 1 else ""
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices, "JAXFER_CACHE": str(cache or "off")}
+        command = [sys.executable, *python, "run", __file__, "--workdir", str(folder), *arguments]
+        if processes > 1:
+            command += [f"--coordinator=127.0.0.1:{_free_port()}", f"--num_processes={processes}"]
+        self.processes = []
         with self._said.open("w") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment)
+            for i in range(processes):
+                ours = [*command, f"--process_id={i}"] if processes > 1 else command
+                self.processes.append(subprocess.Popen(ours, stdout=subprocess.DEVNULL, stderr=log, env=environment))
+        self.process = self.processes[0]
 
     def wait(self) -> int:
-        """The exit code, once it has ended."""
-        return self.process.wait(300)
+        """The exit code, once all have ended; of several the first that is not 0."""
+        return next(filter(None, [process.wait(300) for process in self.processes]), 0)
 
-    def signal(self, number: int) -> int:
-        """Sends a signal; the exit code. A SIGTERM must have worked within 10 seconds, a SIGKILL does at once."""
-        self.process.send_signal(number)
-        return self.process.wait(10)
+    def signal(self, number: int, victim: int = 0) -> int:
+        """Sends a signal to one; its exit code, or that of another which it should not have had.
+
+        A SIGTERM must have worked within 10 seconds, a SIGKILL does at once; others may take a minute to learn of it.
+        """
+        self.processes[victim].send_signal(number)
+        codes = [process.wait(60 if len(self.processes) > 1 else 10) for process in self.processes]
+        # 0: it was done. -6: JAX itself ends a process that learns of process 0's death before we do.
+        fitting = (0, 75, -signal.SIGABRT) if number == signal.SIGKILL else (codes[victim],)
+        others = codes[:victim] + codes[victim + 1 :]
+        return next((code for code in others if code not in fitting), codes[victim])
 
     @property
     def said(self) -> str:
@@ -137,9 +165,9 @@ class Uninterrupted:
     boundary: float
 
 
-def uninterrupted(folder: Path) -> Uninterrupted:
+def uninterrupted(folder: Path, processes: int = 1) -> Uninterrupted:
     """Runs it once, undisturbed."""
-    times, sitting = [time.monotonic()], Sitting(folder)
+    times, sitting = [time.monotonic()], Sitting(folder, processes=processes)
     for event in (sitting.training, sitting.past(STAGES[0] - 1), sitting.past(STAGES[0])):
         sitting.until(event)
         times.append(time.monotonic())
@@ -149,16 +177,16 @@ def uninterrupted(folder: Path) -> Uninterrupted:
 
 
 def attempt(
-    kind: str, folder: Path, cache: Path, reference: Uninterrupted, *, seed: int, kills: int = 3
+    kind: str, folder: Path, cache: Path, reference: Uninterrupted, *, seed: int, kills: int = 3, processes: int = 1
 ) -> tuple[list[str], list[str]]:
     """One try with at most so many kills: (where it was killed, what is wrong with how it ended)."""
     rng, places, wrong = random.Random(f"{kind} {seed}"), [], []
     kills, kill = min(kills, rng.choice((1, 1, 2, 3))), signal.SIGTERM if kind == "sigterm" else signal.SIGKILL
     while True:
-        sitting = Sitting(folder, cache)
+        sitting = Sitting(folder, cache, processes=processes)
         if len(places) < kills and _moment(kind, sitting, reference, rng):
             saving = sitting.training() and sitting.saving()
-            code = sitting.signal(kill)
+            code = sitting.signal(kill, rng.randrange(processes))
             places.append(_place(folder) + (", in a save" if saving else ""))
         else:
             code = sitting.wait()
@@ -231,6 +259,12 @@ def _timeless(value: Any) -> Any:
     return {k: _timeless(v) for k, v in value.items() if k not in TIMES} if isinstance(value, dict) else value
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def _short(value: Any) -> str:
     text = value[2].hex() if isinstance(value, tuple) else str(value)
     return text if len(text) < 60 else text[:57] + "..."
@@ -241,14 +275,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tries", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
     failed, kills, begun = 0, 0, time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
-        reference = uninterrupted(Path(directory) / "uninterrupted")
+        reference = uninterrupted(Path(directory) / "uninterrupted", arguments.processes)
+        kinds = KINDS if arguments.processes == 1 else [kind for kind in KINDS if kind != "start"]
         for i in range(arguments.tries):
-            kind, folder = KINDS[i % len(KINDS)], Path(directory) / f"try_{i}"
+            kind, folder = kinds[i % len(kinds)], Path(directory) / f"try_{i}"
             cache = Path(directory) / "cache"
-            places, wrong = attempt(kind, folder, cache, reference, seed=arguments.seed * 1_000_003 + i)
+            seed = arguments.seed * 1_000_003 + i
+            places, wrong = attempt(kind, folder, cache, reference, seed=seed, processes=arguments.processes)
             kills, failed = kills + len(places), failed + bool(wrong)
             print(
                 f"try {i} ({kind}): killed {'; '.join(places) or 'never'}: {'DIFFERS' if wrong else 'same'}", flush=True

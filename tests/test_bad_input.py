@@ -61,7 +61,7 @@ def refused(place, monkeypatch, capsys):
 
     monkeypatch.chdir(place)
     monkeypatch.delenv("JAXFER_DATA", raising=False)
-    monkeypatch.setattr(jaxfer.parallel, "_train_program", training)
+    monkeypatch.setattr(jaxfer.programs, "_train_program", training)
     return check
 
 

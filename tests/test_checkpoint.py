@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import itertools
 import shutil
+import sys
 import types
+import weakref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxfer.checkpoint import SAVED, Checkpoints, UnreadableCheckpoint
+from jaxfer.checkpoint import SAVED, Checkpoints, UnreadableCheckpoint, _hushed, _leaves
 from jaxfer.errors import InputError
 from jaxfer.state import State
 
@@ -74,6 +79,51 @@ def test_the_newest_is_restored_bitwise(tmp_path):
     assert_is(state, 2)
     assert record == {"stage": 0, "window": [{"loss": 2 / 3}]}
     assert_is(restore(tmp_path / "run", step=1)[0], 1)
+
+
+def on_mesh(axes: dict[str, int], shape: tuple[int, ...]) -> NamedSharding:
+    """Split by the last axis over `tensor` and by the first over `fsdp`, where they divide it."""
+    sizes = {"fsdp": 1, "tensor": 1, **axes}
+    devices = np.asarray(jax.devices()[: sizes["fsdp"] * sizes["tensor"]]).reshape(tuple(sizes.values()))
+    spec = ["fsdp" if shape[0] % sizes["fsdp"] == 0 else None, "tensor"] if len(shape) == 2 else []
+    return NamedSharding(Mesh(devices, tuple(sizes), axis_types=(AxisType.Auto,) * 2), PartitionSpec(*spec))
+
+
+def laid_out(state: State, axes: dict[str, int], placed) -> State:
+    return jax.tree.map(lambda leaf: placed(leaf, on_mesh(axes, leaf.shape)), state)
+
+
+def test_saved_on_some_devices_it_is_restored_on_others(tmp_path):
+    """Bitwise, and each leaf as the run that resumes lays it out."""
+    layouts = ({}, {"fsdp": 2}, {"fsdp": 4}, {"fsdp": 2, "tensor": 2}, {"tensor": 4}, {})
+    for saved, restored in itertools.pairwise(layouts):
+        folder = tmp_path / f"{saved}_{restored}"
+        checkpoints = Checkpoints(epath.Path(folder))
+        checkpoints.save(1, laid_out(make_state(1), saved, jax.device_put), {}, None)
+        wanted = laid_out(
+            jax.eval_shape(lambda: make_state(0)),
+            restored,
+            lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w),
+        )
+        state, _ = checkpoints.restore(lambda record, wanted=wanted: wanted)
+        checkpoints.close()
+        assert_is(state, 1)
+        for name in SAVED:
+            pairs = zip(jax.tree.leaves(getattr(state, name)), jax.tree.leaves(getattr(wanted, name)), strict=True)
+            assert all(leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim) for leaf, like in pairs)
+
+
+def test_a_checkpoint_from_before_is_read_and_its_damage_noticed(tmp_path, monkeypatch):
+    """Its leaves have a CRC-32 each."""
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxfer.checkpoint._leaves", functools.partial(_leaves, kind="crc32"))
+        save(tmp_path / "run", 1, 2)
+    assert_is(restore(tmp_path / "run")[0], 2)
+    (data,) = sorted((tmp_path / "run" / "2" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)[-1:]
+    damage(data, "flipped")
+    said = []
+    assert_is(restore(tmp_path / "run", say=said.append)[0], 1)
+    assert len(said) == 1
 
 
 def test_a_step_that_is_not_there(tmp_path):
@@ -216,6 +266,17 @@ def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path, monkeypatch):
             assert (step, said) == (2, [])
         shutil.rmtree(tmp_path / "run")
     assert fell == set(itertools.product(("record", "state"), HARM))
+
+
+def test_late_threads_find_the_hook_alive():
+    """CPython borrows the hook it calls; one that is freed in the meantime was a segmentation fault in 3.12."""
+    before = sys.unraisablehook
+    with _hushed():
+        inside = weakref.ref(sys.unraisablehook)
+        assert inside() is not before
+    gc.collect()
+    assert sys.unraisablehook is before
+    assert inside() is not None
 
 
 def test_none_left(tmp_path):

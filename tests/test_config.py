@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from ml_collections import ConfigDict
 
 import jaxfer.config
-from jaxfer.config import base, load, override, resolve, words
+from jaxfer.config import base, load, override, packaged, resolve, words
 from jaxfer.errors import InputError
 
 
@@ -223,6 +225,11 @@ def test_load_calls_get_config_with_the_argument(tmp_path):
     assert load(str(file)).init == "run:"
     assert load(f"{file}:a,b:c", {"steps": "3"}).init == "run:a,b:c"
     assert load(str(file), {"steps": "3"}).steps == 3
+
+
+def test_a_packages_folder_or_else_a_name():
+    assert packaged("pytest/data", "hub/name") == f"{Path(pytest.__file__).parent}/data"
+    assert packaged("no_such_package/model", "hub/name") == "hub/name"
 
 
 def test_words():

@@ -12,7 +12,8 @@ from jaxfer.errors import InputError
 from jaxfer.evaluation import evaluate_split
 from jaxfer.experiment import ParallelConfig
 from jaxfer.finished import open_run
-from jaxfer.parallel import _train_program, placement
+from jaxfer.parallel import placement
+from jaxfer.programs import _train_program
 from tests.experiments import tiny_config
 
 
@@ -39,12 +40,15 @@ def test_padding_and_devices_change_no_metric(run):
     logp = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     loss = -logp[np.arange(len(split.labels)), split.labels].mean()
     accuracy = (logits.argmax(-1) == split.labels).mean()
-    for devices, batch_size in [(1, 1), (1, 5), (4, 7), (4, 256)]:
-        where = placement(ParallelConfig(devices=devices))
-        state = jax.device_put(finished.state.replace(hparams={}, key=None, opt_state=()), where.replicated)
-        found = evaluate_split(spec, state, split, where, batch_size).metrics
+    state = finished.state.replace(hparams={}, key=None, opt_state=())
+    for devices, batch_size, axes in [
+        *((1, 1, {}), (1, 5, {}), (4, 7, {}), (4, 256, {})),
+        *((4, 5, {"fsdp": 4}), (4, 5, {"fsdp": 2, "tensor": 2})),
+    ]:
+        where = placement(ParallelConfig(devices=devices, **axes))
+        found = evaluate_split(spec, where.place(spec, state), split, where, batch_size).metrics
         assert found["accuracy"] == pytest.approx(accuracy, abs=1e-12)
-        assert found["loss"] == pytest.approx(loss, abs=2e-6)
+        assert found["loss"] == pytest.approx(loss, abs=1e-6)
 
 
 def test_evaluate_repeats_the_result(run):
@@ -84,7 +88,7 @@ def test_result_json_holds_everything(run):
     assert set(result["metrics"]) == {"val", "test"}
     assert set(result["cost"]) == {
         *("seconds", "compile_seconds", "input_seconds", "examples_per_second", "step_flops", "forward_flops"),
-        *("params_trainable", "params_total", "optimizer_bytes", "peak_bytes"),
+        *("params_trainable", "params_total", "optimizer_bytes", "peak_bytes", "state_bytes"),
     }
     assert all(value > 0 for value in result["cost"].values())
     assert {"seed", "lineage", "versions", "classes", "examples", "steps"} <= set(result)

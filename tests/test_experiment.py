@@ -18,7 +18,10 @@ from jaxfer.experiment import Experiment, ParallelConfig, RunConfig, StageConfig
 DIGITS = str(Path(__file__).parents[1] / "configs/digits.py")
 
 # Every field that a run may change when it goes on in its folder.
-FREE = {"eval_batch_size", "test", "log_every", "save_every", "profile", "parallel.mode", "parallel.devices"}
+FREE = {
+    *("eval_batch_size", "test", "log_every", "save_every", "profile"),
+    *("parallel.mode", "parallel.devices", "parallel.fsdp", "parallel.tensor", "parallel.rules"),
+}
 
 # Another value for every field; the test fails when a field is added without one.
 OTHER = {
@@ -35,6 +38,9 @@ OTHER = {
     "profile": (1, 2),
     "parallel.mode": "pmap",
     "parallel.devices": 2,
+    "parallel.fsdp": 2,
+    "parallel.tensor": 2,
+    "parallel.rules": ((".*/kernel", "- fsdp"),),
     "data.classes": ("1", "2"),
     "data.labels_per_class": 3,
     "data.val_per_class": 3,
@@ -44,7 +50,7 @@ OTHER = {
     "method": "probe",
     "options": {"alpha": 1.0},
     "steps": 7,
-    "batch_size": 7,
+    "batch_size": 8,
     "optimizer": "sgd",
     "lr": 0.5,
     "rates": {"head": 0.5, "backbone": 0.25},
@@ -60,6 +66,11 @@ OTHER = {
     "clip": 0.5,
     "momentum": 0.5,
     "b2": 0.5,
+    "momentum_dtype": "bfloat16",
+    "compute_dtype": "bfloat16",
+    "dtype_rules": (("head", "bfloat16"),),
+    "remat": ("block_.*",),
+    "accumulate": 2,
 }
 
 

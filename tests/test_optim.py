@@ -199,3 +199,29 @@ def test_one_compile_for_all_hparams(optimizer):
         results.append(step(hps, jnp.int32(i), state, params, trees(1))[0]["head/kernel"])
     assert step._cache_size() == 1
     assert len({array.tobytes() for array in map(np.asarray, results)}) == 4
+
+
+def test_momentum_in_bfloat16_is_used_as_computed_and_kept_rounded():
+    """SGD's second step adds 0.9 of the rounded first gradient; AdamW keeps the second moment in float32."""
+    first, second = 0.1234567, -0.7654321
+    rounded = float(jnp.bfloat16(first))
+    leaves, hps, params = {"head/kernel": LEAVES["head/kernel"]}, hparams(lr=1.0), {"head/kernel": jnp.zeros(())}
+
+    def updates(optimizer):
+        tx = make_tx(
+            leaves, hps, jnp.int32(0), optimizer=optimizer, schedule_name="constant", momentum_dtype="bfloat16"
+        )
+        state, found = tx.init(params), []
+        for gradient in (first, second):
+            update, state = tx.update({"head/kernel": jnp.float32(gradient)}, state, params)
+            found.append(float(update["head/kernel"]))
+        return found, [leaf.dtype.name for leaf in jax.tree.leaves(state)]
+
+    found, kinds = updates("sgd")
+    assert found == pytest.approx([-first, -(second + 0.9 * rounded)], rel=1e-6) and kinds == ["bfloat16"]
+    found, kinds = updates("adamw")
+    mu = 0.1 * second + 0.9 * float(jnp.bfloat16(0.1 * first))
+    nu = 0.01 * second**2 + 0.99 * 0.01 * first**2
+    assert found[0] == pytest.approx(-1, rel=1e-4)  # the sign of the gradient
+    assert found[1] == pytest.approx(-(mu / (1 - 0.9**2)) / math.sqrt(nu / (1 - 0.99**2)), rel=1e-4)
+    assert sorted(kinds) == ["bfloat16", "float32", "int32"]

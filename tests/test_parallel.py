@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from jaxfer.errors import InputError
 from jaxfer.experiment import ParallelConfig
-from jaxfer.parallel import placement, train_program
+from jaxfer.parallel import Placement, placement
+from jaxfer.programs import lower_step, train_program
+from jaxfer.rules import flatten
 from jaxfer.stages import example_batch
-from tests.experiments import backbone, tiny_stage
+from jaxfer.step import make_eval_step
+from tests.experiments import backbone, batches, tiny_stage, train
 
 
 def test_batches_are_split_over_the_devices_in_order():
@@ -43,6 +50,141 @@ def test_devices_are_checked():
     with pytest.raises(InputError, match="30 examples can't be split over 4 devices; use 28"):
         placement(ParallelConfig(devices=4), [30])
     assert [placement(ParallelConfig(), sizes).size for sizes in ([], [8], [30], [8, 30], [7])] == [4, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "mesh"),
+    [
+        ({}, (4, 1, 1)),
+        ({"mode": "fsdp"}, (1, 4, 1)),
+        ({"mode": "tensor"}, (1, 1, 4)),
+        ({"fsdp": 2}, (2, 2, 1)),
+        ({"tensor": 2}, (2, 1, 2)),
+        ({"fsdp": 2, "tensor": 2}, (1, 2, 2)),
+        ({"mode": "fsdp", "tensor": 2}, (1, 2, 2)),
+        ({"fsdp": 2, "devices": 2}, (1, 2, 1)),
+        ({"mode": "tensor", "devices": 3}, (1, 1, 3)),
+    ],
+    ids=str,
+)
+def test_the_mesh_by_its_axes(fields, mesh):
+    where = placement(ParallelConfig(**fields), [12])
+    assert tuple(where.mesh.shape.values()) == mesh and where.mesh.axis_names == ("data", "fsdp", "tensor")
+    assert where.parts == mesh[0] * mesh[1] and where.shards == (mesh[1] * mesh[2] > 1)
+
+
+def test_devices_are_as_many_as_split_every_slice():
+    """Examples are split over data and fsdp; what tensor holds sees them all."""
+    for fields, sizes, accumulate, count in [
+        ({}, [8], [4], 2),
+        ({"fsdp": 2}, [6], [1], 2),
+        ({"tensor": 2}, [6], [1], 4),
+        ({"mode": "tensor"}, [7], [1], 4),
+    ]:
+        assert placement(ParallelConfig(**fields), sizes, accumulate=accumulate).size == count
+    with pytest.raises(InputError, match="8 examples can't be split over 2 devices in 8 slices; use 16"):
+        placement(ParallelConfig(fsdp=2), [8], accumulate=[8])
+
+
+# Two heads, so that `tensor` has some to split; a norm of batch statistics and anchors; adapters and a table.
+ATTENTION = dict(name="vit", patch=3, width=12, layers=2, heads=2, mlp_width=20, image=(6, 9, 3))
+CASES = {
+    "vit-full": ("vit_cls", dict(method="full", model=ATTENTION)),
+    "resnet-l2sp": ("resnet_basic", dict(method="l2sp")),
+    "bert-lora": ("bert_mean", dict(method="lora")),
+}
+MESHES = ({"devices": 4, "mode": "fsdp"}, {"devices": 4, "fsdp": 2, "tensor": 2})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parameters_under_sgd_are_those_of_one_device(name):
+    case, fields = CASES[name]
+    stage = tiny_stage(case, optimizer="sgd", lr=1e-2, **fields)
+    one, losses = train(stage, 10)
+    for mesh in MESHES if name == "vit-full" else MESHES[1:]:
+        state, found = train(stage, 10, **mesh)
+        np.testing.assert_allclose(found, losses, rtol=0, atol=2e-5)
+        for part in ("params", "model_state"):
+            ours, theirs = flatten(getattr(one, part)), flatten(getattr(state, part))
+            for path, leaf in ours.items():
+                np.testing.assert_allclose(leaf, theirs[path], rtol=0, atol=2e-5, err_msg=f"{mesh} {path}")
+        where = placement(ParallelConfig(**mesh), [8])
+        assert_lies(where, stage, state)
+
+
+def assert_lies(where: Placement, stage, state):
+    """Every leaf where its rule says, a moment or an anchor beside its parameter; updated in place, all of it."""
+    shardings = where.shardings(stage.spec, state.params, state)
+    held = 0
+    for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
+        assert leaf.sharding.is_equivalent_to(wanted, leaf.ndim)
+        held += math.prod(leaf.addressable_shards[0].data.shape) * leaf.dtype.itemsize
+    assert held == where.device_bytes(stage.spec, state)
+    parameters = flatten(state.params)
+    for part in (state.opt_state, state.extra):
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(part):
+            path = getattr(keys[-1], "key", None)
+            assert path not in parameters or leaf.sharding.is_equivalent_to(parameters[path].sharding, leaf.ndim)
+    batch = example_batch(stage.spec.port, stage.spec.task, 8)
+    program, fresh = train_program(stage.spec, state, batch, where)
+    assert not fresh and program.alias_bytes >= held
+
+
+def test_losses_and_logits_under_adam_are_those_of_one_device():
+    # Parameters can't be compared under Adam: it turns the rounding of a zero gradient into steps of size lr.
+    case, fields = CASES["vit-full"]
+    stage = tiny_stage(case, lr=1e-3, clip=1.0, weight_decay=0.1, layer_decay=0.7, **fields)
+    (batch,) = batches(stage, 1, seed=9)
+    evaluate = jax.jit(make_eval_step(stage.spec))
+    found = []
+    for mesh in ({}, MESHES[1]):
+        state, losses = train(stage, 10, **mesh)
+        found.append((losses, evaluate(*jax.device_get((state.params, state.model_state, state.extra)), batch)))
+    (losses, scores), (others, theirs) = found
+    np.testing.assert_allclose(losses, others, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(scores["outputs"], theirs["outputs"], rtol=0, atol=2e-5)
+
+
+def test_a_rule_of_the_users_moves_a_parameter():
+    stage = tiny_stage("resnet_basic", optimizer="sgd")
+    rules = (("head/out/kernel", "-  -"), ("stem/conv/kernel", "- - - fsdp"))
+    where = placement(ParallelConfig(devices=2, fsdp=2, rules=rules))
+    where.check([stage])
+    found = flatten(where.shardings(stage.spec, stage.shapes[0], stage.shapes[0]))
+    assert found["head/out/kernel"].spec == P()
+    assert found["stem/conv/kernel"].spec == P(None, None, None, ("fsdp",))
+    assert found["block_2/conv_2/kernel"].spec == P(None, None, ("fsdp",))
+    assert list(where.notes(stage)) == []
+    assert "change nothing here" in next(placement(ParallelConfig(devices=1, rules=rules)).notes(stage))
+    (note,) = placement(ParallelConfig(devices=4, mode="tensor")).notes(stage)
+    assert note.startswith("3 parameters have no axis that tensor=4 divides and stay whole there: ")
+
+
+def test_trap_sharding_parameters_alone_replicates_the_activations():
+    """Temporary memory a device of a small BERT: at most 1.5 x data parallel's, and more without the constraint."""
+    model = dict(name="bert", vocab=98, width=64, layers=1, heads=2, mlp_width=256, positions=64, max_length=64)
+    stage = tiny_stage("bert_mean", model=model, batch_size=64)
+
+    class Bare(Placement):
+        def applied(self, spec):
+            return spec
+
+    data, fsdp = (placement(ParallelConfig(mode=mode, devices=4)) for mode in ("jit", "fsdp"))
+    bare = Bare(**{field.name: getattr(fsdp, field.name) for field in dataclasses.fields(fsdp)})
+    temporary = [
+        lower_step(stage, where).compile().memory_analysis().temp_size_in_bytes for where in (data, fsdp, bare)
+    ]
+    assert temporary[1] <= 1.5 * temporary[0]
+    assert temporary[2] > 1.3 * temporary[1]
+
+
+def test_a_step_is_lowered_without_allocating_anything():
+    stage = tiny_stage("vit_cls", model=dict(name="vit", image=(224, 224, 3), layers=2))
+    before = {id(a) for a in jax.live_arrays()}
+    lowered = lower_step(stage, placement(ParallelConfig(fsdp=2, tensor=2)))
+    assert sum(a.nbytes for a in jax.live_arrays() if id(a) not in before) < 1e5
+    state, _ = lowered.args_info[0]
+    assert all(leaf.donated for leaf in jax.tree.leaves(state))
 
 
 @pytest.mark.parametrize("case", ["resnet_basic", "vit_cls"])

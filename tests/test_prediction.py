@@ -17,7 +17,8 @@ from jaxfer.cli import main
 from jaxfer.errors import InputError
 from jaxfer.finished import open_run
 from jaxfer.prediction import Model, load_model
-from tests.experiments import PHRASES, tiny_config
+from tests.experiments import PHRASES
+from tests.pretrained.checkpoints import text_config
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +82,9 @@ def test_the_command_prints_a_table_and_names_what_it_cannot_read(digits, capsys
     assert second["input"] == str(torn) and "readable image" in second["error"]
 
 
-@pytest.mark.parametrize("case", ["bert_pooler", "bert_mean"])
-def test_texts_from_the_command_line_and_from_files(case, tmp_path):
-    jaxfer.run(tiny_config(case, steps=1), tmp_path / "run", quiet=True)
+@pytest.mark.parametrize("pool", ["pooler", "mean"])
+def test_texts_from_the_command_line_and_from_files(pool, tmp_path):
+    jaxfer.run(text_config(tmp_path / "source", pool), tmp_path / "run", quiet=True)
     phrases = [line.split("\t")[0] for line in Path(PHRASES, "train.tsv").read_text().splitlines()[1:5]]
     file = tmp_path / "phrases.txt"
     file.write_text("\n".join(phrases) + "\n\n")

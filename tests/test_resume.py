@@ -127,6 +127,31 @@ def test_sigterm_between_any_two_questions(tmp_path, whole, monkeypatch):
     assert set(saved) == set(range(1, 8)) and len(saved) > 7, "no evaluation was interrupted"
 
 
+def test_resumed_on_other_devices_the_losses_are_the_same(tmp_path, monkeypatch):
+    """A sitting a step, each on another mesh: 1, 2, 4 devices and back, data parallel, fsdp, tensor; with dropout."""
+    model = dict(name="vit", patch=3, width=12, layers=1, heads=2, mlp_width=20, image=(6, 9, 3), dropout=0.2)
+    sittings = (
+        *(dict(devices=1), dict(devices=2), dict(devices=4, mode="fsdp"), dict(devices=2, mode="fsdp")),
+        *(dict(devices=4, fsdp=2, tensor=2), dict(devices=1)),
+    )
+    for name, meshes in (("whole", sittings[:1]), ("parts", sittings)):
+        for mesh in meshes:
+            config = tiny_config("vit_cls", model=model, steps=len(sittings), log_every=1)
+            config.parallel.update(mesh)
+            if mesh is not meshes[-1]:
+                monkeypatch.setattr(loop, "preemption_notice", lambda: Asked(1))
+                with pytest.raises(SystemExit):
+                    jaxfer.run(config, tmp_path / name, quiet=True)
+                monkeypatch.undo()
+            else:
+                jaxfer.run(config, tmp_path / name, quiet=True)
+    whole, parts = (rundir.read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
+    assert [(line["step"], line["split"]) for line in parts] == [(line["step"], line["split"]) for line in whole]
+    for ours, theirs in zip(whole, parts, strict=True):
+        assert theirs["loss"] == pytest.approx(ours["loss"], abs=1e-5)
+    assert rundir.read_json(tmp_path / "parts" / "result.json")["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1}
+
+
 def test_sigterm_before_the_first_step(tmp_path, whole, monkeypatch):
     """While the data is read, while a program compiles: noticed after the first step, saved."""
     for name, real in [("preflight", loop.preflight), ("train_program", loop.train_program)]:

@@ -10,6 +10,7 @@ from etils import epath
 from jaxfer import rundir
 from jaxfer.config import resolve
 from jaxfer.errors import InputError
+from tests import store
 from tests.experiments import tiny_config
 
 LINES = [
@@ -20,8 +21,19 @@ LINES = [
 
 
 @pytest.fixture
-def folder(tmp_path):
+def disk(tmp_path):
     return epath.Path(tmp_path)
+
+
+@pytest.fixture(params=["disk", "store"])
+def folder(request, tmp_path):
+    """A run's folder on a disk, and in an object store."""
+    if request.param == "disk":
+        return epath.Path(tmp_path)
+    store.register(tmp_path)
+    found = epath.Path("s3://bucket/run")
+    found.mkdir(parents=True, exist_ok=True)
+    return found
 
 
 def write_lines(folder):
@@ -38,10 +50,10 @@ def test_metrics_are_read_as_written(folder):
     assert rundir.read_metrics(folder / "metrics.jsonl") == LINES
 
 
-def test_a_torn_last_line_is_left_out(folder):
+def test_a_torn_last_line_is_left_out(disk):
     """Cut at every byte of the last line, the others are read; with its last brace it is whole."""
-    write_lines(folder)
-    path = folder / "metrics.jsonl"
+    write_lines(disk)
+    path = disk / "metrics.jsonl"
     text = path.read_text()
     before = text.index("\n", text.index("\n") + 1) + 1
     for cut in range(before, len(text) + 1):
@@ -50,9 +62,9 @@ def test_a_torn_last_line_is_left_out(folder):
 
 
 @pytest.mark.parametrize(("step", "kept"), [(0, 0), (1, 1), (2, 3), (3, 3)])
-def test_rewind_drops_what_came_after_the_checkpoint(folder, step, kept):
-    log = write_lines(folder)
-    path = folder / "metrics.jsonl"
+def test_rewind_drops_what_came_after_the_checkpoint(disk, step, kept):
+    log = write_lines(disk)
+    path = disk / "metrics.jsonl"
     text = path.read_text()
     path.write_text(text + '{"step": 3, "split": "tr')
     log.rewind(step)
@@ -61,27 +73,49 @@ def test_rewind_drops_what_came_after_the_checkpoint(folder, step, kept):
     assert rundir.read_metrics(path) == [*LINES[:kept], {"step": 9}]
 
 
+def test_in_a_store_every_save_is_an_object_of_its_own(tmp_path):
+    store.register(tmp_path)
+    folder = epath.Path("s3://bucket/run")
+    for line in LINES:
+        log = rundir.MetricsLog(folder)
+        log.write(line)
+        assert rundir.read_metrics(folder / "metrics.jsonl") == LINES[: LINES.index(line)]
+        log.sync()
+    assert sorted(p.name for p in (tmp_path / "bucket" / "run" / "metrics").iterdir()) == [
+        "000000.jsonl",
+        "000001.jsonl",
+        "000002.jsonl",
+    ]
+    before = [p.read_bytes() for p in sorted((tmp_path / "bucket" / "run" / "metrics").iterdir())]
+    rundir.MetricsLog(folder).rewind(2)
+    assert not list((tmp_path / "bucket" / "run" / "metrics").iterdir())
+    assert rundir.read_metrics(folder / "metrics.jsonl") == LINES
+    for i, content in enumerate(before):  # as a kill between the two leaves it
+        (tmp_path / "bucket" / "run" / "metrics" / f"{i:06d}.jsonl").write_bytes(content)
+    assert rundir.read_metrics(folder / "metrics.jsonl") == LINES
+
+
 def test_rewind_begins_an_empty_log(folder):
     rundir.MetricsLog(folder).rewind(0)
     assert (folder / "metrics.jsonl").read_text() == ""
 
 
-def test_a_write_that_breaks_off_leaves_the_old_file(folder, monkeypatch):
-    path, whole = folder / "result.json", type(folder).write_text
+def test_a_write_that_breaks_off_leaves_the_old_file(disk, monkeypatch):
+    path, whole = disk / "result.json", type(disk).write_text
     rundir.write_json(path, {"steps": 1})
 
     def half(self, text):
         whole(self, text[: len(text) // 2])
         raise OSError("disk full")
 
-    monkeypatch.setattr(type(folder), "write_text", half)
+    monkeypatch.setattr(type(disk), "write_text", half)
     with pytest.raises(OSError, match="disk full"):
         rundir.write_json(path, {"steps": 2})
     monkeypatch.undo()
     assert rundir.read_json(path) == {"steps": 1}
     rundir.write_json(path, {"steps": 3})
     assert json.loads(path.read_text()) == {"steps": 3}
-    assert [entry.name for entry in folder.iterdir()] == ["result.json"]
+    assert [entry.name for entry in disk.iterdir()] == ["result.json"]
 
 
 @pytest.mark.parametrize("text", ["", '{"steps": 1', "\x00\x00"])
@@ -143,12 +177,12 @@ def test_a_long_list_of_differences_is_cut(folder):
         rundir.check_owner(folder, resolve(other))
 
 
-def test_a_folder_is_for_one_process_at_a_time(folder):
-    inner = folder / "run"
+def test_a_folder_is_for_one_process_at_a_time(disk):
+    inner = disk / "run"
     with rundir.locked(inner):
         with pytest.raises(InputError, match="is in use by another process"), rundir.locked(inner):
             pass
-        with rundir.locked(folder / "other"):
+        with rundir.locked(disk / "other"):
             pass
     with rundir.locked(inner):
         pass

@@ -23,7 +23,8 @@ from jaxfer.errors import RuleError
 from jaxfer.experiment import ParallelConfig
 from jaxfer.models.port import Training
 from jaxfer.optim import Leaf, make_tx, schedule
-from jaxfer.parallel import lowered_flops, placement, train_program
+from jaxfer.parallel import placement
+from jaxfer.programs import lowered_flops, train_program
 from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten, unflatten
 from jaxfer.stages import example_batch

@@ -24,7 +24,7 @@ from jaxfer.comparison.arms import Arm, arm_config, arms
 from jaxfer.errors import InputError
 from jaxfer.experiment import CompareConfig
 from jaxfer.preflight import Preflight, preflight
-from jaxfer.pretrained.foreign import completed
+from jaxfer.pretrained.agreement import completed
 from jaxfer.sweeps import cells
 from jaxfer.sweeps.cells import Cell, Planned
 from jaxfer.sweeps.executor import Outcome

@@ -167,7 +167,7 @@ def load_tokenizer(preprocessing: TextPreprocessing) -> tuple[Any, str]:
     """
     if not preprocessing.tokenizer:
         raise InputError("the model has no tokenizer; set config.model.tokenizer to a folder, or init to a checkpoint")
-    folder = _located(preprocessing.tokenizer)
+    folder = located(preprocessing.tokenizer)
     sha256, expected = tokenizer_sha256(folder), preprocessing.tokenizer_sha256
     if expected and sha256 != expected:
         raise InputError(
@@ -186,8 +186,8 @@ def load_tokenizer(preprocessing: TextPreprocessing) -> tuple[Any, str]:
     return tokenizer, sha256
 
 
-def _located(folder: str) -> Path:
-    """As given, else under the folder that the environment variable JAXFER_DATA names."""
+def located(folder: str) -> Path:
+    """As given, else under the folder that the environment variable JAXFER_DATA names; `InputError` if in neither."""
     given = Path(folder).expanduser()
     tried = [given, *([Path(os.environ["JAXFER_DATA"]) / folder] if os.environ.get("JAXFER_DATA") else [])]
     for candidate in tried:

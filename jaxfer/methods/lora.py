@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxfer import rules
 from jaxfer.errors import InputError
 from jaxfer.method import FROZEN, Method
+from jaxfer.models.layers import like
 from jaxfer.models.port import Port
 
 
@@ -60,7 +61,7 @@ def method(port: Port, *, rank: int = 8, alpha: float = 16.0, targets: tuple[str
             if context.method_name != "__call__" or f"{site}/a" not in leaves:
                 return outputs
             narrow = context.module.product(args[0], leaves[f"{site}/a"])
-            return outputs + scale * jnp.tensordot(narrow, leaves[f"{site}/b"], 1)
+            return outputs + scale * jnp.tensordot(narrow, like(leaves[f"{site}/b"], narrow), 1)
 
         return add_low_rank
 

@@ -75,7 +75,7 @@ class Attention(nn.Module):
         width = x.shape[-1]
         shape = (self.heads, width // self.heads)
         query, key, value = (Dense(shape, name=name)(x) for name in ("query", "key", "value"))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(jnp.float32) * shape[1] ** -0.5
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * shape[1] ** -0.5
         # The lowest float, not minus infinity: a row of padding alone stays finite.
         scores = jnp.where(attention_mask[:, None, None, :] > 0, scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores).astype(x.dtype)
@@ -129,7 +129,7 @@ class Head(nn.Module):
         if self.pool == "pooler":
             pooled = jnp.tanh(Dense((x.shape[-1],), name="pooler")(x[:, 0]))
         else:
-            mask = attention_mask[:, :, None].astype(x.dtype)
+            mask = attention_mask[:, :, None].astype(jnp.float32)
             pooled = (x * mask).sum(1) / jnp.maximum(mask.sum(1), 1e-9)  # as sentence-transformers
         pooled = nn.Dropout(self.dropout, name="drop")(pooled, deterministic=not train)
         return Dense((self.outputs,), name="out")(pooled)
@@ -151,6 +151,7 @@ class Bert(Chain, kw_only=True):
     epsilon: float
     dropout: float
     attention_dropout: float
+    classifier_dropout: float
 
     @nn.nowrap
     def units(self) -> dict[str, Callable[..., nn.Module]]:
@@ -160,7 +161,8 @@ class Bert(Chain, kw_only=True):
             Block, self.heads, self.mlp_width, self.activation, self.epsilon, self.dropout, self.attention_dropout
         )
         blocks = {f"block_{i}": block for i in range(self.layers)}
-        return {"stem": stem, **blocks, "head": functools.partial(Head, self.outputs, self.pool, self.dropout)}
+        head = functools.partial(Head, self.outputs, self.pool, self.classifier_dropout)
+        return {"stem": stem, **blocks, "head": head}
 
 
 def port(
@@ -178,6 +180,7 @@ def port(
     epsilon: float = 1e-12,
     dropout: float = 0.0,
     attention_dropout: float | None = None,
+    classifier_dropout: float | None = None,
     max_length: int = 128,
     buckets: tuple[int, ...] = (),
     tokenizer: str = "",
@@ -197,8 +200,9 @@ def port(
       pool: `pooler` (BERT's own, on the first token) or `mean` (over the tokens, as sentence-transformers does).
       activation: of the MLP: `gelu` (the exact one) or another of `ACTIVATIONS`.
       epsilon: of every LayerNorm.
-      dropout: rate after the embeddings, the attention output, the MLP and the pooling.
+      dropout: rate after the embeddings, the attention output and the MLP.
       attention_dropout: rate on the attention weights; None takes `dropout`.
+      classifier_dropout: rate after the pooling; None takes `dropout`.
       max_length: tokens at which inputs are cut, special ones included.
       buckets: lengths that batches are padded to, the last being `max_length`; () doubles from 32 up to it.
       tokenizer: folder of the checkpoint's tokenizer.
@@ -212,7 +216,8 @@ def port(
     check_choice("pool", pool, POOLS)
     check_choice("activation", activation, tuple(ACTIVATIONS))
     attention_dropout = dropout if attention_dropout is None else attention_dropout
-    check_rate(dropout=dropout, attention_dropout=attention_dropout)
+    classifier_dropout = dropout if classifier_dropout is None else classifier_dropout
+    check_rate(dropout=dropout, attention_dropout=attention_dropout, classifier_dropout=classifier_dropout)
     if width % heads:
         raise InputError(f"heads must divide the width, found width={width} and heads={heads}")
     if not epsilon > 0:
@@ -233,6 +238,7 @@ def port(
         epsilon=epsilon,
         dropout=dropout,
         attention_dropout=attention_dropout,
+        classifier_dropout=classifier_dropout,
     )
     return Port(
         module=module,
@@ -248,6 +254,15 @@ def port(
             buckets=_buckets(buckets, max_length),
         ),
         inputs=TEXT_INPUTS,
+        tensor_axes=(
+            (r".*/attn/(query|key|value)/kernel", 1),
+            (r".*/attn/(query|key|value)/bias", 0),
+            (r".*/attn/out/kernel", 0),
+            (r".*/mlp/fc1/kernel", 1),
+            (r".*/mlp/(fc1/bias|fc2/kernel)", 0),
+            (r"stem/word/embedding", 0),
+            (".*", None),
+        ),
     )
 
 

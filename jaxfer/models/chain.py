@@ -9,6 +9,7 @@ import flax.linen as nn
 
 from jaxfer.data.image import INTERPOLATIONS
 from jaxfer.errors import InputError, nearest
+from jaxfer.models.execution import PLAIN, Execution
 from jaxfer.models.port import Preprocessing
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -33,7 +34,14 @@ class Chain(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Any, *, begin: str | None = None, end: str | None = None, train: bool = False, **side: Any
+        self,
+        x: Any,
+        *,
+        begin: str | None = None,
+        end: str | None = None,
+        train: bool = False,
+        execution: Execution = PLAIN,
+        **side: Any,
     ) -> Any:
         """Runs units `begin` to `end` (both included; default all) on x, the input of `begin`."""
         units = self.units()
@@ -47,7 +55,7 @@ class Chain(nn.Module):
             raise InputError(f"begin={begin!r} comes after end={end!r}; the units are {', '.join(names)}")
         # Units are named here, not by order of creation, so a cut never moves a parameter.
         for name in names[first : last + 1]:
-            x = units[name](name=name)(x, train=train, **side)
+            x = execution.run(units[name](name=name), x, train=train, side=side)
         return x
 
 
@@ -104,4 +112,5 @@ def image_preprocessing(
     check_positive(**{f"resize[{i}]": side for i, side in enumerate(resize)})
     if resize and any(side < least for side, least in zip(resize * 2, image[:2], strict=False)):
         raise InputError(f"resize={resize} is smaller than image={image}, which is cut out of it; make it larger")
+    resize = () if resize == image[:2] else resize  # nothing is cut out then
     return Preprocessing(size=image, mean=mean, std=std, interpolation=interpolation, resize=resize)

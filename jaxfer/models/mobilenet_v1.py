@@ -137,7 +137,7 @@ def port(
       image: (height, width, channels).
       mean: one for all channels or one each, of pixels in [0, 1].
       std: likewise.
-      interpolation: `nearest`, `bilinear` or `bicubic`.
+      interpolation: `nearest`, `bilinear`, `bicubic`, `lanczos`, `box` or `hamming`.
       resize: before the centre is cut out: () to the image's size, (shorter edge,) or (height, width).
 
     Raises:
@@ -169,4 +169,5 @@ def port(
         head="head/out",
         input_axes=((r".*/(conv|pointwise)/kernel", 3), (r"head/out/kernel", 1)),
         preprocessing=image_preprocessing(image, mean, std, interpolation, resize),
+        tensor_axes=((r".*/(conv/kernel|pointwise/kernel|window)", 3), (".*", None)),
     )

@@ -7,6 +7,7 @@ LoRA all speak in units.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ import flax.linen as nn
 import jax
 
 from jaxfer import rules
+from jaxfer.models.execution import PLAIN, Execution
 from jaxfer.rules import Rules
 
 Params = Mapping[str, Any]
@@ -32,7 +34,7 @@ class Preprocessing:
       size: (height, width, channels) of the input.
       mean: one value a channel, or a single one for all.
       std: likewise.
-      interpolation: `nearest`, `bilinear` or `bicubic`, with anti-aliasing (Pillow's).
+      interpolation: `nearest`, `bilinear`, `bicubic`, `lanczos`, `box` or `hamming`, as Pillow has them.
       resize: what an image is resized to before its centre of `size` is cut out: () to `size` itself, (n,) its shorter
         edge to n, (h, w) to that.
     """
@@ -53,7 +55,8 @@ class TextPreprocessing:
     """How a text, or a pair of texts, becomes the model's input: the checkpoint's tokenizer, cut at `max_length`.
 
     Attributes:
-      tokenizer: folder of a Hugging Face tokenizer; empty where none has been named yet.
+      tokenizer: folder of a Hugging Face tokenizer; empty where none has been named yet. Not compared: copies of one
+        tokenizer make no two models, and no two compiled programs.
       tokenizer_sha256: sha256 (hex) of its files, which is what it is known by; empty takes the folder as it is.
       vocab: rows of the model's token embedding.
       types: token types the model tells apart.
@@ -61,7 +64,7 @@ class TextPreprocessing:
       buckets: lengths that batches are padded to, rising; the last is `max_length`. One program is compiled for each.
     """
 
-    tokenizer: str
+    tokenizer: str = dataclasses.field(compare=False)
     tokenizer_sha256: str
     vocab: int
     types: int
@@ -102,6 +105,9 @@ class Port:
       preprocessing: what the model expects of an image, or of a text; its `example` has the shapes of all `inputs`.
       inputs: batch fields the module is called with; the first is `x`, the others are passed by name to every unit.
       no_decay: parameters that weight decay leaves alone.
+      tensor_axes: rules, parameter path -> the axis that is split where one layer is computed by several devices
+        (attention heads, the MLP's width, the vocabulary, a convolution's output channels); None: whole on each.
+      execution: how a pass is computed; the family itself leaves it plain.
     """
 
     module: nn.Module
@@ -111,6 +117,8 @@ class Port:
     preprocessing: Preprocessing | TextPreprocessing
     inputs: tuple[str, ...] = ("image",)
     no_decay: Rules[float] = ((r".*/(bias|scale)", 0.0), (".*", 1.0))
+    tensor_axes: Rules[int | None] = ((".*", None),)
+    execution: Execution = PLAIN
 
     def init(self, key: jax.Array, batch: Mapping[str, Any]) -> tuple[Params, Params]:
         """Fresh (params, model_state), both nested dicts; `batch` gives shapes only."""
@@ -142,10 +150,14 @@ class Port:
           (outputs of the last unit, model_state after the pass).
         """
         x, side = self._inputs(batch)
-        variables = {"params": params, **model_state}
-        call = dict(side, begin=begin, end=end, train=training is not None)
-        # The method's interceptor is entered first, so it is the outer one and sees what the policy leaves.
-        with nn.intercept_methods(intercept or _passthrough), nn.intercept_methods(_policy(training)):
+        variables = {"params": self.execution.tables(params), **model_state}
+        call = dict(side, begin=begin, end=end, train=training is not None, execution=self.execution)
+        policy = () if training is None else (_policy(training),)
+        # What is entered first is the outer one: the method's sees what the policy leaves.
+        with contextlib.ExitStack() as entered:
+            between = () if intercept is None else (intercept,)
+            for interceptor in (*self.execution.interceptors(self.head, between), *policy):
+                entered.enter_context(nn.intercept_methods(interceptor))
             if training is None:
                 return self.module.apply(variables, x, **call), model_state
             outputs, updated = self.module.apply(
@@ -175,19 +187,19 @@ class Port:
         """The same port with batch statistics averaged over a mapped axis (pmap); jit on a mesh needs none."""
         return dataclasses.replace(self, module=self.module.clone(axis_name=axis_name))
 
+    def computed(self, execution: Execution) -> Port:
+        """The same port, computed so."""
+        return dataclasses.replace(self, execution=execution)
+
     def _inputs(self, batch: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         return batch[self.inputs[0]], {name: batch[name] for name in self.inputs[1:]}
 
 
-def _passthrough(next_fun, args, kwargs, context):
-    return next_fun(*args, **kwargs)
-
-
-def _policy(training: Training | None) -> Interceptor:
+def _policy(training: Training) -> Interceptor:
     """Frozen means frozen: no dropout in dead units, running statistics in frozen norms."""
 
     def intercept(next_fun, args, kwargs, context):
-        if training is not None and context.method_name == "__call__":
+        if context.method_name == "__call__":
             path = context.module.path
             if isinstance(context.module, nn.Dropout) and path[0] not in training.live:
                 kwargs = {**kwargs, "deterministic": True}

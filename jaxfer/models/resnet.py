@@ -121,6 +121,7 @@ class ResNet(Chain, kw_only=True):
     outputs: int
     stage_sizes: tuple[int, ...]
     width: int
+    widths: tuple[int, ...]
     block: str
     stem_kind: str
     shortcut_kind: str
@@ -134,11 +135,16 @@ class ResNet(Chain, kw_only=True):
         rates = iter(linear_rates(self.stochastic_depth, sum(self.stage_sizes)))
         for stage, blocks in enumerate(self.stage_sizes):
             for i in range(blocks):
-                convs = self._convs(self.width * 2**stage, 2 if stage > 0 and i == 0 else 1)
+                convs = self._convs(self.widths[stage], 2 if stage > 0 and i == 0 else 1)
                 units[f"block_{len(units) - 1}"] = functools.partial(
                     Block, convs, self.shortcut_kind, next(rates), self.axis_name
                 )
         return {**units, "head": functools.partial(Head, self.outputs)}
+
+    @nn.nowrap
+    def features(self) -> tuple[int, ...]:
+        """Channels after the stem and after each stage."""
+        return (self.width, *(self._convs(width, 1)[-1][0] for width in self.widths))
 
     @nn.nowrap
     def _convs(self, width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
@@ -153,6 +159,7 @@ def port(
     outputs: int,
     stage_sizes: tuple[int, ...] = (2, 2, 2, 2),
     width: int = 64,
+    widths: tuple[int, ...] = (),
     block: str = "basic",
     stem: str = "imagenet",
     shortcut: str = "projection",
@@ -168,8 +175,9 @@ def port(
 
     Args:
       outputs: outputs of the head.
-      stage_sizes: residual blocks of each stage; every stage after the first halves the size and doubles the width.
-      width: channels of the stem and of the first stage's 3x3 convolutions.
+      stage_sizes: residual blocks of each stage; every stage after the first halves the size.
+      width: channels of the stem and, unless `widths` says otherwise, of the first stage's 3x3 convolutions.
+      widths: channels of each stage's 3x3 convolutions; () doubles `width` with each stage.
       block: `basic` (two 3x3) or `bottleneck` (1x1, 3x3, 1x1 with 4 times the width).
       stem: `imagenet` (7x7 of stride 2 and a 3x3 max-pool of stride 2) or `cifar` (3x3 of stride 1).
       shortcut: where the shape changes, `projection` (1x1 convolution and norm) or `padding` (subsampling and zero
@@ -179,7 +187,7 @@ def port(
       image: (height, width, channels).
       mean: per channel, of pixels in [0, 1]; empty: ImageNet's for three channels, else 0.5.
       std: likewise.
-      interpolation: `nearest`, `bilinear` or `bicubic`.
+      interpolation: `nearest`, `bilinear`, `bicubic`, `lanczos`, `box` or `hamming`.
       resize: before the centre is cut out: () to the image's size, (shorter edge,) or (height, width).
 
     Raises:
@@ -189,6 +197,10 @@ def port(
     if not isinstance(stage_sizes, tuple) or not stage_sizes:
         raise InputError(f"stage_sizes must be a tuple of at least one stage, found {stage_sizes!r}; give e.g. (2, 2)")
     check_positive(**{f"stage_sizes[{i}]": blocks for i, blocks in enumerate(stage_sizes)})
+    if widths and (not isinstance(widths, tuple) or len(widths) != len(stage_sizes)):
+        raise InputError(f"widths must be () or a width for each of the {len(stage_sizes)} stages, found {widths!r}")
+    widths = widths or tuple(width * 2**stage for stage in range(len(stage_sizes)))
+    check_positive(**{f"widths[{i}]": size for i, size in enumerate(widths)})
     check_choice("block", block, BLOCKS)
     check_choice("stem", stem, STEMS)
     check_choice("shortcut", shortcut, SHORTCUTS)
@@ -199,16 +211,20 @@ def port(
         outputs=outputs,
         stage_sizes=stage_sizes,
         width=width,
+        widths=widths,
         block=block,
         stem_kind=stem,
         shortcut_kind=shortcut,
         stride_in_1x1=stride_in_1x1,
         stochastic_depth=stochastic_depth,
     )
+    if shortcut == "padding" and list(module.features()) != sorted(module.features()):
+        raise InputError(f"shortcut='padding' adds channels, found stages of {module.features()}; use 'projection'")
     return Port(
         module=module,
         units=tuple(module.units()),
         head="head/out",
         input_axes=((r".*/conv(_\d)?/kernel", 3), (r"head/out/kernel", 1)),
         preprocessing=image_preprocessing(image, mean, std, interpolation, resize),
+        tensor_axes=((r".*/conv(_\d)?/kernel", 3), (".*", None)),
     )

@@ -232,7 +232,7 @@ def port(
       image: (height, width, channels).
       mean: one for all channels or one each, of pixels in [0, 1].
       std: likewise.
-      interpolation: `nearest`, `bilinear` or `bicubic`.
+      interpolation: `nearest`, `bilinear`, `bicubic`, `lanczos`, `box` or `hamming`.
       resize: before the centre is cut out: () to the image's size, (shorter edge,) or (height, width).
 
     Raises:
@@ -274,4 +274,12 @@ def port(
         input_axes=((r"stem/patch/kernel", 3), (r".*/attn/out/kernel", 2), (r".*/kernel", 1)),
         preprocessing=preprocessing,
         no_decay=((r".*/(bias|scale|cls|dist|pos)", 0.0), (".*", 1.0)),
+        tensor_axes=(
+            (r".*/attn/(query|key|value)/kernel", 1),
+            (r".*/attn/(query|key|value)/bias", 0),
+            (r".*/attn/out/kernel", 0),
+            (r".*/mlp/fc1/kernel", 1),
+            (r".*/mlp/(fc1/bias|fc2/kernel)", 0),
+            (".*", None),
+        ),
     )

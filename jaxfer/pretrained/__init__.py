@@ -14,8 +14,10 @@ from jaxfer.data.dataset import Dataset
 from jaxfer.errors import InputError, nearest
 from jaxfer.experiment import Experiment
 from jaxfer.finished import FinishedRun, fingerprint, open_run
-from jaxfer.pretrained import foreign
-from jaxfer.pretrained.foreign import TRAINING_OPTIONS, completed, is_foreign
+from jaxfer.pretrained import carrying, foreign
+from jaxfer.pretrained.agreement import TRAINING_OPTIONS, completed
+from jaxfer.pretrained.foreign import is_foreign
+from jaxfer.pretrained.hub import Absent
 from jaxfer.pretrained.ledger import Start
 from jaxfer.rules import flatten, unflatten
 from jaxfer.stages import compiled_port_init, example_batch
@@ -39,11 +41,14 @@ def start(plan: Preflight, folder: epath.Path) -> Start:
 
 
 def source_sha256(init: str, folder: epath.Path) -> str | None:
-    """Of the weights that `config.init` names, as they are now; None for scratch and a run that is gone."""
+    """Of the weights that `config.init` names, as they are now; None for scratch and a source that is gone."""
     if init == "scratch":
         return None
     if is_foreign(init):
-        return foreign.files(init)[0].sha256
+        try:
+            return foreign.files(init)[0].sha256
+        except Absent:
+            return None
     result = locate(init, folder) / "result.json"
     return rundir.read_json(result)["lineage"]["sha256"] if result.exists() else None
 
@@ -91,8 +96,8 @@ def _from_checkpoint(plan: Preflight) -> Start:
     checkpoint = foreign.opened(run.init, plan.experiment.model.name, dict(plan.experiment.model.options))
     shapes = _leaves(*jax.eval_shape(port.init, jax.random.key(0), batch))
     head = [leaf for leaf in shapes if leaf.startswith(f"params/{port.head}/")]
-    keep = foreign.keeps_head(run.head, checkpoint, plan.data.classes)
-    found = foreign.carry(checkpoint, port, shapes, reset=[] if keep else head, differs=run.differs)
+    keep = carrying.keeps_head(run.head, checkpoint, plan.data.classes)
+    found = carrying.carry(checkpoint, port, shapes, reset=[] if keep else head, differs=run.differs)
     for leaf in found.fresh:
         entry = found.ledger[leaf]
         entry["why"] = "announced in config.differs"
@@ -105,15 +110,19 @@ def _from_checkpoint(plan: Preflight) -> Start:
                 f"config.init={run.init}: the checkpoint has no {leaf}; set config.model.pool to what it has, or "
                 "announce it with config.differs=pool"
             )
-    drawn = foreign.fresh_leaves(port, found.fresh, _key(plan), batch)
+    drawn = carrying.fresh_leaves(port, found.fresh, _key(plan), batch)
     tree = unflatten({**_leaves(found.params, found.model_state), **drawn})
+    files = checkpoint.found
     source = {
-        "sha256": checkpoint.found.sha256,
-        "weights": checkpoint.found.weights.name,
+        "sha256": files.sha256,
+        "weights": files.weights.name,
         "layout": f"{checkpoint.layout.family}/{checkpoint.layout.name}",
-        "commit": checkpoint.found.commit,
+        "commit": files.commit,
     }
-    lineage = {**_lineage(plan), "source_sha256": checkpoint.found.sha256, "source": source}
+    if files.adapter is not None:
+        base = files.adapter.base
+        source["adapter_base"] = {"init": base.init, "sha256": base.sha256, "commit": base.commit}
+    lineage = {**_lineage(plan), "source_sha256": files.sha256, "source": source}
     params = jax.tree.map(jax.numpy.asarray, tree.pop("params"))
     state = jax.tree.map(jax.numpy.asarray, tree)
     unused = tuple(sorted(found.unused))
@@ -128,10 +137,12 @@ def _from_run(plan: Preflight, folder: epath.Path) -> Start:
     loaded = source.stage.leave(source.state)
     keep = _keeps_head(experiment.run.head, source, plan.data)
     ledger, filled = {}, {}
-    theirs = _leaves(*loaded)
-    for path, leaf in _leaves(*_fresh(plan)).items():
-        if path.startswith(f"params/{port.head}/") and not keep:
-            filled[path], ledger[path] = leaf, _entry("re-initialised", path if path in theirs else None, leaf)
+    theirs, batch = _leaves(*loaded), example_batch(port, plan.stages[0].spec.task, 2)
+    shapes = _leaves(*jax.eval_shape(port.init, jax.random.key(0), batch))
+    anew = [] if keep else [path for path in shapes if path.startswith(f"params/{port.head}/")]
+    for path, leaf in shapes.items():
+        if path in anew:
+            ledger[path] = _entry("re-initialised", path if path in theirs else None, leaf)
             ledger[path]["why"] = _why(experiment.run.head, source.classes)
         elif path not in theirs or theirs[path].shape != leaf.shape:
             found = tuple(theirs[path].shape) if path in theirs else "nothing"
@@ -141,10 +152,10 @@ def _from_run(plan: Preflight, folder: epath.Path) -> Start:
             )
         else:
             filled[path], ledger[path] = theirs[path], _entry("loaded", path, leaf)
-    unused = sorted(set(theirs) - set(filled))
+    unused = sorted(set(theirs) - set(ledger))
     if unused:
         raise InputError(f"config.init={init}: {len(unused)} source leaves have no place here: {', '.join(unused[:3])}")
-    tree = unflatten(filled)
+    tree = unflatten({**filled, **carrying.fresh_leaves(port, anew, _key(plan), batch)})
     lineage = {**_lineage(plan), "source_sha256": fingerprint(*loaded), "source": source.result["lineage"]}
     return Start(params=tree.pop("params"), model_state=tree, ledger=ledger, lineage=lineage)
 

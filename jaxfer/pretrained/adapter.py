@@ -1,27 +1,27 @@
-"""A LoRA run as a `peft` adapter: the low-rank matrices and the head alone, to be put on the checkpoint it began with.
+"""A `peft` adapter in: its low-rank updates merged into the checkpoint it is put on, its saved modules put in place.
 
-peft's layers compute what ours do: `B(A(x))` scaled by `lora_alpha / r`, where A of a convolution runs with its window
-and stride and B is a 1x1 one.
+Hu et al., 2021, arXiv:2106.09685, eq. 3: W + scale * B A, where scale is `lora_alpha / r`, or `lora_alpha / sqrt(r)`
+for rank-stabilised LoRA (Kalajdzievski, 2023, arXiv:2312.03732). peft's layers compute what ours do: A of a
+convolution runs with its window and stride, and B is a 1x1 one.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
-from jaxfer import rundir
 from jaxfer.errors import InputError
-from jaxfer.finished import FinishedRun
-from jaxfer.models.port import Port
-from jaxfer.pretrained import export, foreign
-from jaxfer.pretrained.families import by_family
-from jaxfer.pretrained.layout import CONV
-from jaxfer.rules import flatten
+from jaxfer.pretrained import reading
+from jaxfer.pretrained.families import by_model_type
+from jaxfer.pretrained.hub import Found
+from jaxfer.pretrained.layout import Layout
+from jaxfer.pretrained.reading import Weights
 
 PREFIX = "base_model.model."
 # peft speaks of modules in memory. Those of transformers 5 differ from the Hub's keys where these patterns match.
@@ -34,83 +34,125 @@ IN_MEMORY = {
         (r"\.output\.dense\b", ".mlp.fc2"),
     )
 }
+# Fields of adapter_config.json that `merged` goes by, and those that only told peft how to train or where to look.
+READ = {
+    *("peft_type", "base_model_name_or_path", "revision", "r", "lora_alpha", "rank_pattern", "alpha_pattern"),
+    *("use_rslora", "modules_to_save", "bias", "init_lora_weights"),
+}
+OF_TRAINING = {
+    *("task_type", "auto_mapping", "peft_version", "inference_mode", "lora_dropout", "target_modules"),
+    *("exclude_modules", "layers_to_transform", "layers_pattern", "megatron_config", "megatron_core", "eva_config"),
+    *("loftq_config", "corda_config", "lora_ga_config", "qalora_group_size"),
+}
+# Other initialisations (PiSSA, OLoRA, LoftQ, ...) change the base model's own weights when peft loads them.
+PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+MERGE = "merge it with peft (`merge_and_unload`) and give the merged model"
 
 
-def write(finished: FinishedRun, port: Port, folder: epath.Path) -> None:
-    """adapter_config.json and adapter_model.safetensors of a run whose one stage is LoRA on a checkpoint.
+def in_memory(family: str, name: str) -> str:
+    """What transformers 5 calls a module or tensor that a checkpoint on the Hub calls `name`, prefix included."""
+    for pattern, replacement in IN_MEMORY.get(family, ()):
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def merged(found: Found, base: Weights) -> Weights:
+    """The base's tensors with the adapter's updates added, in float32 where they touch one, and its modules in place.
+
+    Args:
+      found: an adapter's files.
+      base: the tensors it is put on.
 
     Raises:
-      InputError: another method, a source that peft can't name, or a backbone that training changed.
+      InputError: whatever of the adapter is not understood, or has no place in the base.
     """
-    experiment, config = finished.experiment, finished.stage.config
-    init, family = experiment.run.init, experiment.model.name
-    if config.method != "lora":
-        raise InputError(f"--format=peft is of LoRA runs, this one ends with {config.method!r}; use --format=hf")
-    if not foreign.is_foreign(init):
-        raise InputError(f"--format=peft needs a checkpoint to adapt, this run began with {init}; use --format=hf")
-    checkpoint = foreign.opened(init, family, dict(experiment.model.options))
-    if not checkpoint.layout.model_types:
-        raise InputError(f"--format=peft adapts transformers' models, {init} has another layout; merge the run instead")
-    if getattr(port.module, "tf_padding", False):  # it asks each convolution for its stride, and peft's have none
-        raise InputError(f"--format=peft: peft can't wrap the convolutions of a padded {family}; use --format=hf")
-    backbone = {path: leaf for path, leaf in finished.state.params.items() if path != "lora"}
-    _check_base(checkpoint, port, backbone, finished)
-    keys = by_family(family, "hf").keys(port)
-    low, tensors, targets = flatten(finished.state.params["lora"]), {}, []
-    for site in sorted({path.rsplit("/", 1)[0] for path in low}):
-        key = keys[f"params/{site}/kernel"]
-        module = _in_memory(family, key.name.removesuffix(".weight"))
-        a, b = (np.asarray(low[f"{site}/{name}"]) for name in "ab")
-        targets.append(module)
-        tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = _theirs(
-            a, b, conv=key.transform is CONV
-        )
-    head = {leaf: key for leaf, key in keys.items() if leaf.startswith(f"params/{port.head}/")}
-    leaves = {f"params/{path}": np.asarray(leaf) for path, leaf in flatten(backbone).items()}
-    tensors |= {PREFIX + key.name: key.transform.store(leaves[leaf]) for leaf, key in head.items()}
-    export.write_tensors(folder / "adapter_model.safetensors", tensors)
-    content = {
-        "peft_type": "LORA",
-        "task_type": None if "image" in port.inputs else "SEQ_CLS",
-        "base_model_name_or_path": init,
-        "revision": checkpoint.found.commit,
-        "r": config.options["rank"],
-        "lora_alpha": config.options["alpha"],
-        "lora_dropout": 0.0,
-        "target_modules": targets,
-        "modules_to_save": sorted({key.name.split(".")[0] for key in head.values()}),
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-    }
-    rundir.write_json(folder / "adapter_config.json", content)
+    config, layout = found.adapter.config, by_model_type(found.config.get("model_type"))
+    _check_config(found.init, config)
+    updates, saved = _sorted(found, config)
+    theirs = {_canonical(layout, key): key for key in base}
+    tensors, touched, moved = dict(base), {}, {}
+    for module, (a, b) in updates.items():
+        key = theirs.get(_canonical(layout, f"{module}.weight"))
+        if key is None:
+            raise InputError(f"{found.init}: the adapter changes {module}, which its base model does not have")
+        product, weight = _product(a, b), base[key]
+        if product is None or product.shape != weight.shape or not jnp.issubdtype(weight.dtype, jnp.floating):
+            shapes = f"A {list(a.shape)} and B {list(b.shape)}"
+            raise InputError(
+                f"{found.init}: {shapes} of {module} make no update of {key} {list(weight.shape)} {weight.dtype}"
+            )
+        scale = _scale(found.init, config, module, rank=a.shape[0])
+        tensors[key] = (weight.astype(np.float64) + scale * product).astype(np.float32)
+        touched[key] = module
+    for name, tensor in saved.items():
+        key = theirs.get(_canonical(layout, name), name)
+        tensors[key], moved[key] = tensor, PREFIX + name
+    return dataclasses.replace(base, tensors=tensors, merged=touched, moved=moved)
 
 
-def _theirs(a: np.ndarray, b: np.ndarray, *, conv: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(A, B) of torch layers: linear [r, in] and [out, r], of convolutions [r, in, h, w] and [out, r, 1, 1]."""
-    if conv:
-        return CONV.store(a), b.T[:, :, None, None]
-    rank = b.shape[0]
-    return a.reshape(-1, rank).T, b.reshape(rank, -1).T
+def _check_config(init: str, config: Mapping[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{init}: a peft adapter of type {config.get('peft_type')!r}; expected 'LORA', {MERGE}")
+    odd = {name: value for name, value in config.items() if name not in READ | OF_TRAINING and value}
+    odd |= {"bias": config["bias"]} if config.get("bias", "none") != "none" else {}
+    start = config.get("init_lora_weights", True)
+    odd |= {"init_lora_weights": start} if start not in PLAIN_STARTS else {}
+    if odd:
+        said = ", ".join(f"{name}={value!r}" for name, value in sorted(odd.items()))
+        raise InputError(f"{init}: adapter_config.json says {said}, which is not read; {MERGE}")
 
 
-def _check_base(checkpoint: foreign.Checkpoint, port: Port, backbone: Mapping[str, Any], finished: FinishedRun) -> None:
-    """The adapter is put on the checkpoint itself: outside the head nothing else may have changed."""
-    leaves = flatten({"params": backbone, **finished.state.model_state})
-    head = [leaf for leaf in leaves if leaf.startswith(f"params/{port.head}/")]
-    source = foreign.carry(checkpoint, port, leaves, reset=head, differs=finished.experiment.run.differs)
-    theirs = flatten({"params": source.params, **source.model_state})
-    resized = [leaf for leaf, entry in source.ledger.items() if entry["what"] in ("resized", "inflated")]
-    moved = [leaf for leaf in theirs if not np.array_equal(theirs[leaf], jax.device_get(leaves[leaf]))]
-    fresh = [leaf for leaf in source.fresh if leaf not in head]
-    if changed := sorted({*resized, *moved, *fresh}):
+def _sorted(
+    found: Found, config: Mapping[str, Any]
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, np.ndarray]]:
+    """({module: (A, B)}, {key: tensor} of the saved modules), both without peft's prefix."""
+    pairs: dict[str, dict[str, np.ndarray]] = {}
+    saved, odd, modules = {}, [], config.get("modules_to_save") or ()
+    for key, tensor in reading.read(found.adapter.weights).items():
+        name = key.removeprefix(PREFIX)
+        if hit := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
+            pairs.setdefault(hit[1], {})[hit[2]] = tensor
+        elif key != name and any(re.fullmatch(rf"(.*\.)?{re.escape(module)}\..*", name) for module in modules):
+            saved[name] = tensor
+        else:
+            odd.append(key)
+    odd += [f"{module} without its other half" for module, pair in pairs.items() if len(pair) < 2]
+    if odd:
         raise InputError(
-            f"--format=peft: {len(changed)} leaves of the backbone are not the checkpoint's own ({changed[0]}), which "
-            "an adapter can't carry; use --format=hf"
+            f"{found.init}: {found.adapter.weights.name} holds {odd[0]} ({len(odd)} such), which is neither a pair of "
+            f"LoRA nor of the modules to save ({', '.join(modules) or 'none'}); {MERGE}"
         )
+    return {module: (pair["A"], pair["B"]) for module, pair in pairs.items()}, saved
 
 
-def _in_memory(family: str, module: str) -> str:
-    for pattern, name in IN_MEMORY.get(family, ()):
-        module = re.sub(pattern, name, module)
-    return module
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+    """B A in float64: of linear layers [out, in], of convolutions [out, in, h, w]; None where the two don't fit."""
+    if a.ndim == b.ndim == 4 and b.shape[2:] == (1, 1):
+        b = b[:, :, 0, 0]
+    if a.ndim not in (2, 4) or b.ndim != 2 or a.shape[0] != b.shape[1]:
+        return None
+    return np.tensordot(b.astype(np.float64), a.astype(np.float64), 1)
+
+
+def _scale(init: str, config: Mapping[str, Any], module: str, *, rank: int) -> float:
+    """What the product of one module is scaled by, as its own rank and alpha or the common ones say."""
+    try:
+        r = _by_module(config.get("rank_pattern"), module, config.get("r"))
+        alpha = float(_by_module(config.get("alpha_pattern"), module, config.get("lora_alpha")))
+    except (TypeError, ValueError, AttributeError, re.error) as error:
+        raise InputError(f"{init}: adapter_config.json has no rank and alpha for {module} ({error})") from None
+    if r != rank:
+        raise InputError(f"{init}: adapter_config.json gives {module} rank {r!r}, its tensors have {rank}")
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _by_module(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+    """As peft looks it up: the first pattern that the module's name ends with counts."""
+    found = (value for pattern, value in (patterns or {}).items() if re.match(rf"(.*\.)?({pattern})$", module))
+    return next(found, default)
+
+
+def _canonical(layout: Layout, name: str) -> str:
+    """One name for a tensor, whether with the family's prefix or without, as on the Hub or as in memory."""
+    bare = next((name[len(prefix) :] for prefix in layout.prefixes if name.startswith(prefix)), name)
+    return in_memory(layout.family, f".{bare}")

@@ -46,7 +46,7 @@ def _vit(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
         "image_size": side,
         "num_hidden_layers": _count(shapes, r"encoder\.layer\.(\d+)\..*"),
         "intermediate_size": shapes["encoder.layer.0.intermediate.dense.weight"][0],
-        "num_attention_heads": _asked(given, "heads"),
+        "num_attention_heads": _asked(given, "heads", f"a divisor of the width {width}"),
         "qkv_bias": "encoder.layer.0.attention.attention.query.bias" in shapes,
     }
     square = shapes["embeddings.position_embeddings"][1] - 1 - distilled == (side // patch) ** 2
@@ -59,7 +59,7 @@ def _bert(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
         "vocab_size": vocab,
         "hidden_size": width,
         "num_hidden_layers": _count(shapes, r"encoder\.layer\.(\d+)\..*"),
-        "num_attention_heads": _asked(given, "heads"),
+        "num_attention_heads": _asked(given, "heads", f"a divisor of the width {width}"),
         "intermediate_size": shapes["encoder.layer.0.intermediate.dense.weight"][0],
         "max_position_embeddings": shapes["embeddings.position_embeddings.weight"][0],
         "type_vocab_size": shapes["embeddings.token_type_embeddings.weight"][0],
@@ -98,9 +98,9 @@ _READERS: dict[str, Callable[[Shapes, Mapping[str, Any]], Facts]] = {
 }
 
 
-def _asked(given: Mapping[str, Any], option: str) -> Any:
+def _asked(given: Mapping[str, Any], option: str, what: str) -> Any:
     if option not in given:
-        raise InputError(f"no config.json, and shapes don't tell the {option}; set config.model.{option}")
+        raise InputError(f"no config.json, and shapes don't tell the {option}; set config.model.{option}, {what}")
     return given[option]
 
 

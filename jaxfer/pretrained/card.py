@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from jaxfer.finished import FinishedRun
-from jaxfer.pretrained import hub
 from jaxfer.pretrained.foreign import is_foreign
+from jaxfer.pretrained.hub import SENTENCE
 
 AUTO_CLASSES = {
     "image": ("AutoModelForImageClassification", "AutoImageProcessor"),
@@ -19,10 +18,11 @@ AUTO_CLASSES = {
 def card(finished: FinishedRun, format: str) -> str:
     """README.md of an export, Markdown with the Hub's header."""
     experiment, result = finished.experiment, finished.result
-    base, last = base_model(experiment.run.init), finished.stage.config
-    header = ["---", f"library_name: {'peft' if format == 'peft' else 'transformers'}", "tags:", "- jaxfer"]
-    if base is not None and re.fullmatch(hub.HUB_NAME, base):
-        header.append(f"base_model: {base}")
+    last, commit = finished.stage.config, _commit(finished)
+    library = format if format in ("peft", SENTENCE) else "transformers"
+    header = ["---", f"library_name: {library}", "tags:", "- jaxfer"]
+    if commit is not None:
+        header.append(f"base_model: {experiment.run.init.partition('@')[0]}")
     rows = [
         f"| {split} | {name} | {value:.4f} |"
         for split, metrics in result["metrics"].items()
@@ -56,26 +56,37 @@ def card(finished: FinishedRun, format: str) -> str:
         *rows,
         "",
         "```python",
-        *_loading(finished, format, base),
+        *_loading(finished, format),
         "```",
     ]
     return "\n".join(lines) + "\n"
 
 
-def base_model(init: str) -> str | None:
-    """The checkpoint of somebody else's that a run started from."""
-    return init if is_foreign(init) else None
+def _commit(finished: FinishedRun) -> str | None:
+    """The Hub's, of the checkpoint that a run started from; None where it was none of the Hub."""
+    foreign = is_foreign(finished.experiment.run.init)
+    return finished.result["lineage"]["source"]["commit"] if foreign else None
 
 
-def _loading(finished: FinishedRun, format: str, base: str | None) -> list[str]:
+def _loading(finished: FinishedRun, format: str) -> list[str]:
+    if format == SENTENCE:
+        return [
+            "from sentence_transformers import SentenceTransformer",
+            "",
+            'logits = SentenceTransformer(".").encode(["a text"])  # [texts, outputs], in the order of the labels',
+        ]
     model, processor = AUTO_CLASSES["image" if "image" in finished.stage.spec.port.inputs else "text"]
     if format == "peft":
+        commit = _commit(finished)
+        base = finished.experiment.run.init if commit is None else finished.experiment.run.init.partition("@")[0]
+        revision = "" if commit is None else f"revision={commit!r}, "
         return [
             "from peft import PeftModel",
             f"from transformers import {model}",
             "",
-            f"base = {model}.from_pretrained({base!r}, num_labels={finished.stage.spec.port.outputs}, "
-            "ignore_mismatched_sizes=True)",
+            f"base = {model}.from_pretrained(",
+            f"    {base!r}, {revision}num_labels={finished.stage.spec.port.outputs}, ignore_mismatched_sizes=True",
+            ")",
             'model = PeftModel.from_pretrained(base, ".")',
         ]
     if format != "hf":

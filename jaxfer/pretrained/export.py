@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,28 +11,37 @@ import safetensors.numpy
 from etils import epath
 
 from jaxfer import rundir
+from jaxfer.data import tokenizer
 from jaxfer.errors import InputError, nearest
 from jaxfer.finished import FinishedRun, open_run
-from jaxfer.models.port import Port, Preprocessing
-from jaxfer.pretrained import adapter, card, foreign, tokenizer
+from jaxfer.models.port import Port, Preprocessing, TextPreprocessing
+from jaxfer.pretrained import card, export_peft, export_sentence, foreign
+from jaxfer.pretrained.agreement import FREE
 from jaxfer.pretrained.families import by_family, layouts
+from jaxfer.pretrained.hub import MARKER, SENTENCE
 from jaxfer.pretrained.layout import Layout, store
 from jaxfer.registry import MODELS
 
-MARKER = "jaxfer.json"  # what makes a folder an export: it may be replaced
 PEFT = "peft"
-PROBLEMS = {"classification": "single_label_classification", "multilabel": "multi_label_classification"}
+# What transformers calls our tasks, in `problem_type`.
+PROBLEMS = {
+    "classification": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+}
 
 
 def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path | None = None) -> epath.Path:
-    """Writes a finished run's model as a folder for `transformers` or `peft`, or under another layout's names.
+    """Writes a finished run's model as a folder for `transformers`, `peft` or `sentence-transformers`, or under another
+    layout's names.
 
     The weights are those that result.json describes, merged where a method added to them (LoRA); what training left
     alone is bitwise the source's.
 
     Args:
       run: its folder.
-      format: `hf`, another layout of the family (`torchvision`), or `peft`: the adapter of a LoRA run alone.
+      format: `hf`, another layout of the family (`torchvision`), `sentence-transformers` for a model that pools the
+        mean of its tokens, or `peft`: the adapter of a LoRA run alone.
       out: the folder to write; None: `export-FORMAT` in the run's. An export that is there is replaced.
 
     Returns:
@@ -45,24 +53,26 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
     finished = open_run(run)
     target = epath.Path(os.path.expanduser(out) if out else finished.folder / f"export-{format}")
     family = finished.experiment.model.name
-    known = [layout.name for layout in layouts() if layout.family == family]
-    if format not in (PEFT, *known):
-        raise InputError(f"--format={format}: model {family!r} can't be exported so{nearest(format, (PEFT, *known))}")
+    ours = [layout for layout in layouts() if layout.family == family]
+    known = [PEFT, *([SENTENCE] if any(layout.encoder for layout in ours) else []), *(layout.name for layout in ours)]
+    if format not in known:
+        raise InputError(f"--format={format}: model {family!r} can't be exported so{nearest(format, known)}")
     _check_target(target)
-    port = tokenizer.at_home(finished.stage.spec.port, finished.folder)
+    layout = by_family(family, "hf" if format in (PEFT, SENTENCE) else format)
     temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
     if temporary.exists():
         temporary.rmtree()
     temporary.mkdir(parents=True)
     try:
-        if format == PEFT:
-            adapter.write(finished, port, temporary)
-        else:
-            _write_model(finished, port, by_family(family, format), temporary)
+        write = {PEFT: export_peft.write, SENTENCE: export_sentence.write}.get(format, _write_model)
+        write(finished, layout, temporary)
+        port = finished.stage.spec.port
+        if preprocessor := layout.preprocessor(port):
+            rundir.write_json(temporary / "preprocessor_config.json", preprocessor)
+        tokenizer.keep(port, temporary)
         rundir.write_text(temporary / "README.md", card.card(finished, format))
-        lineage = finished.result["lineage"]
-        marker = {"format": format, "run": str(finished.folder), "task": finished.experiment.task.name}
-        rundir.write_json(temporary / MARKER, {**marker, "lineage": lineage, "versions": finished.result["versions"]})
+        rundir.write_json(temporary / MARKER, _marker(finished, format))
+        _check_meaning(finished, layout, format, temporary)
         _move(temporary, target)
     finally:
         if temporary.exists():
@@ -76,34 +86,43 @@ def write_tensors(path: epath.Path, tensors: Mapping[str, Any]) -> None:
     path.write_bytes(safetensors.numpy.save(arrays, metadata={"format": "pt"}))
 
 
-def _write_model(finished: FinishedRun, port: Port, layout: Layout, folder: epath.Path) -> None:
-    experiment = finished.experiment
-    params, model_state = finished.stage.leave(finished.state)
+def _write_model(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
+    experiment, port = finished.experiment, finished.stage.spec.port
     config = layout.config(port, dict(experiment.model.options), finished.classes)
     if experiment.task.name in PROBLEMS:
         config["problem_type"] = PROBLEMS[experiment.task.name]
-    tensors = store(params, model_state, layout, port)
-    write_tensors(folder / "model.safetensors", {name: np.asarray(value) for name, value in tensors.items()})
+    tensors = store(*finished.stage.leave(finished.state), layout, port)
+    write_tensors(folder / "model.safetensors", tensors)
     rundir.write_json(folder / "config.json", config)
-    preprocessor = layout.preprocessor(port)
-    if preprocessor:
-        rundir.write_json(folder / "preprocessor_config.json", preprocessor)
-    tokenizer.keep(port, folder)
-    _check_meaning(finished, layout, folder)
 
 
-def _check_meaning(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
+def _marker(finished: FinishedRun, format: str) -> dict[str, Any]:
+    """jaxfer.json: what makes a folder an export, and what not every format has a word for."""
+    task, spec = finished.experiment.task.name, finished.stage.spec.port.preprocessing
+    return {
+        "format": format,
+        "run": str(finished.folder),
+        "task": task,
+        "problem_type": PROBLEMS.get(task),
+        "labels": list(finished.classes),
+        **({"max_length": spec.max_length} if isinstance(spec, TextPreprocessing) else {}),
+        "lineage": finished.result["lineage"],
+        "versions": finished.result["versions"],
+    }
+
+
+def _check_meaning(finished: FinishedRun, layout: Layout, format: str, folder: epath.Path) -> None:
     """`InputError` where the folder, read again, would be another model: the format has no word for an option."""
     family, ours = layout.family, dict(finished.experiment.model.options)
     theirs = foreign.opened(str(folder), family, {} if layout.model_types else ours).options
-    free = {name: ours[name] for name in foreign.FREE if name in ours}
+    free = {name: ours[name] for name in FREE if name in ours}
     here = finished.stage.spec.port
     there = MODELS.make(family, outputs=here.outputs, **{**theirs, **free})
     facts = [{**vars(port.module), **vars(port.preprocessing), **_per_channel(port)} for port in (here, there)]
     skip = ("parent", "name", "scope", "tokenizer", "tokenizer_sha256")
     lost = [f"{k}={v!r}" for k, v in facts[0].items() if k not in skip and not k.startswith("_") and facts[1][k] != v]
     if lost:
-        raise InputError(f"--format={layout.name} has no word for {', '.join(lost)}; the export would be another model")
+        raise InputError(f"--format={format} has no word for {', '.join(lost)}; the export would be another model")
 
 
 def _per_channel(port: Port) -> dict[str, Any]:
@@ -136,12 +155,6 @@ def _move(folder: epath.Path, target: epath.Path) -> None:
         raise
     if former.exists():
         former.rmtree()
-
-
-def read_marker(folder: epath.Path) -> dict[str, Any]:
-    """What an export says of itself; {} for another folder."""
-    path = folder / MARKER
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def label_names(labels: Sequence[str], outputs: int) -> tuple[str, ...]:

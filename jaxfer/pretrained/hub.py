@@ -1,9 +1,13 @@
-"""Where a checkpoint lies: a local folder or file, or a name on the Hugging Face Hub, and which of its files matter."""
+"""Where a checkpoint lies: a local folder or file, or a name on the Hugging Face Hub, and which of its files matter.
+
+A `peft` adapter is found together with the checkpoint that it is put on.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import huggingface_hub
@@ -17,6 +21,11 @@ from jaxfer.pretrained import reading
 # By preference; a pickle only where there is nothing better.
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 ARCHIVES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+ADAPTER_CONFIG, ADAPTERS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+POOLING, DENSE = "1_Pooling/config.json", "2_Dense/model.safetensors"  # sentence-transformers'
+MARKER = "jaxfer.json"  # an export's: what it is, and what its own files have no word for
+SENTENCE = "sentence-transformers"  # the format of an export whose head lies in DENSE, under these keys
+DENSE_KEYS = {"linear.weight": "classifier.weight", "linear.bias": "classifier.bias"}
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # What trainers leave beside a model, and adapters, which are no model.
 NOT_WEIGHTS = r"(optimizer|scheduler|scaler|rng_state.*|training_args|adapter_model.*)\.\w+|.*-\d+-of-\d+\.\w+"
@@ -33,10 +42,32 @@ TOKENIZERS = (
     "sentencepiece.bpe.model",
 )
 DOWNLOADS = (
-    ("config.json", "1_Pooling/config.json", *PREPROCESSORS, *TOKENIZERS, *SAFETENSORS, "model-*-of-*.safetensors"),
-    (*ARCHIVES, "pytorch_model-*-of-*.bin"),
+    (
+        *("config.json", ADAPTER_CONFIG, ADAPTERS[0], POOLING, DENSE, MARKER),
+        *(*PREPROCESSORS, *TOKENIZERS, *SAFETENSORS, "model-*-of-*.safetensors"),
+    ),
+    (*ARCHIVES, ADAPTERS[1], "pytorch_model-*-of-*.bin"),
 )
 HUB_NAME = r"[\w][\w.-]*(/[\w][\w.-]*)?"
+
+
+class Absent(InputError):
+    """Nothing there: a checkpoint never was there, has been moved or deleted, or the Hub can't be reached."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A `peft` adapter's own files.
+
+    Attributes:
+      weights: its tensors.
+      config: its adapter_config.json.
+      base: the checkpoint that it is put on.
+    """
+
+    weights: epath.Path
+    config: dict[str, Any]
+    base: Found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,12 +76,15 @@ class Found:
 
     Attributes:
       init: what the user called it.
-      weights: what `reading.read` takes: a file, or the index of its shards.
-      sha256: of the weights; the source's name in ledgers and lineage.
-      config: its config.json, None where a bare file has none.
+      weights: what `reading.read` takes: a file, or the index of its shards; of an adapter the base's.
+      sha256: of all weights; the source's name in ledgers and lineage.
+      config: its config.json, None where a bare file has none; of an adapter the base's.
       preprocessor: its preprocessor_config.json (or the image processor in processor_config.json), None likewise.
       tokenizer: its tokenizer files, () where it has none.
       commit: the Hub's commit, None for local files.
+      marker: its jaxfer.json, {} where it is no export of ours.
+      adapter: what is put on the weights.
+      dense: sentence-transformers' last layer, where ours put the head; None elsewhere.
     """
 
     init: str
@@ -60,6 +94,9 @@ class Found:
     preprocessor: dict[str, Any] | None = None
     tokenizer: tuple[epath.Path, ...] = ()
     commit: str | None = None
+    marker: dict[str, Any] = dataclasses.field(default_factory=dict)
+    adapter: Adapter | None = None
+    dense: epath.Path | None = None
 
 
 def find(init: str, *, revision: str | None = None) -> Found:
@@ -70,7 +107,8 @@ def find(init: str, *, revision: str | None = None) -> Found:
       revision: branch, tag or commit on the Hub; None: main.
 
     Raises:
-      InputError: nothing there, no weights or several, a damaged JSON, or a Hub that can't be reached.
+      Absent: nothing there, no weights, or a Hub that can't be reached.
+      InputError: several weights, a damaged JSON, or an adapter whose base is none.
     """
     if "://" in init and not init.startswith(("gs://", "s3://")):
         raise InputError(f"{init}: an address; expected a folder, a file or a Hub name: download it and give the file")
@@ -83,8 +121,23 @@ def find(init: str, *, revision: str | None = None) -> Found:
         parent = path.parent
         known = [str(parent / entry.name) for entry in parent.iterdir()] if parent.is_dir() else []
         tail = nearest(init, known) if known else f"; there is no folder {parent} either"
-        raise InputError(f"{init}: no such folder or file{tail}")
+        raise Absent(f"{init}: no such folder or file{tail}")
     return _hub(init, revision)
+
+
+def base_of(folder: epath.Path, config: Mapping[str, Any]) -> tuple[str, str | None]:
+    """(what an adapter calls its base, revision): as it stands, or relative to the adapter's own folder.
+
+    Raises:
+      InputError: it names none.
+    """
+    name = config.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{folder / ADAPTER_CONFIG} names no base model; write it as base_model_name_or_path")
+    beside = folder / name
+    if not epath.Path(name).expanduser().exists() and beside.exists():
+        return str(beside), None
+    return name, None if epath.Path(name).expanduser().exists() else config.get("revision")
 
 
 def _looks_like_path(init: str) -> bool:
@@ -92,6 +145,8 @@ def _looks_like_path(init: str) -> bool:
 
 
 def _file(init: str, path: epath.Path) -> Found:
+    if path.name in (*ADAPTERS, ADAPTER_CONFIG):
+        raise InputError(f"{init}: a part of a peft adapter; give its folder")
     if re.fullmatch(r".*-\d+-of-\d+\.\w+", path.name):
         raise InputError(f"{init}: one shard of several; give its folder or its .index.json")
     if path.suffix == ".json" and not path.name.endswith(reading.INDEX):
@@ -101,20 +156,58 @@ def _file(init: str, path: epath.Path) -> Found:
 
 
 def _folder(init: str, folder: epath.Path, commit: str | None = None) -> Found:
-    for name in (*SAFETENSORS, *ARCHIVES):
-        if (folder / name).exists():
-            return _found(init, folder / name, folder, commit)
     names = sorted(entry.name for entry in folder.iterdir())
+    standard = [name for name in (*SAFETENSORS, *ARCHIVES) if name in names]
+    if ADAPTER_CONFIG in names:
+        if standard:
+            raise InputError(
+                f"{init}: both an adapter and a model ({standard[0]}); give that file, or move {ADAPTER_CONFIG} and "
+                "the adapter's weights to a folder of their own"
+            )
+        return _adapted(init, folder, commit)
+    if standard:
+        return _found(init, folder / standard[0], folder, commit)
     others = [name for name in names if name.endswith(SUFFIXES) and not re.fullmatch(NOT_WEIGHTS, name)]
     chosen = [name for name in others if name.endswith(".safetensors")] or others
     if len(chosen) > 1:
         raise InputError(f"{init}: {len(chosen)} files of weights ({', '.join(chosen[:4])}); give one of them")
     if not chosen:
-        what = "an adapter without its base model" if "adapter_config.json" in names else "no weights that are read"
+        what = f"an adapter without {ADAPTER_CONFIG}" if set(ADAPTERS) & set(names) else "no weights that are read"
         found = ", ".join(names[:8]) or "nothing"
         expected = "model.safetensors, pytorch_model.bin or an index of shards"
-        raise InputError(f"{init}: {what}; expected {expected}, found {found}")
+        raise Absent(f"{init}: {what}; expected {expected}, found {found}")
     return _found(init, folder / chosen[0], folder, commit)
+
+
+def _adapted(init: str, folder: epath.Path, commit: str | None) -> Found:
+    """An adapter over its base; a tokenizer or preprocessor of its own is what it was trained with."""
+    weights = next((folder / name for name in ADAPTERS if (folder / name).exists()), None)
+    if weights is None:
+        raise Absent(f"{init}: an adapter without weights; expected {' or '.join(ADAPTERS)} beside {ADAPTER_CONFIG}")
+    own = _found(init, weights, folder, commit)
+    config = reading.read_json(folder / ADAPTER_CONFIG)
+    name, revision = base_of(folder, config)
+    try:
+        if name == init or folder == epath.Path(name).expanduser():
+            raise InputError("the adapter itself; name the model that it was trained on")
+        base = find(name, revision=revision)
+        if base.adapter is not None:
+            raise InputError("an adapter too; merge that one, and name the merged model")
+    except InputError as error:
+        raise type(error)(f"{init}: the adapter's base model {name!r}: {error}") from None
+    if base.config is None:
+        raise InputError(f"{init}: the adapter's base model {name!r} has no config.json; give it one")
+    sums = [(base.sha256, "base"), (own.sha256, weights.name)]
+    sums.append((reading.sha256(folder / ADAPTER_CONFIG), ADAPTER_CONFIG))
+    return dataclasses.replace(
+        own,
+        weights=base.weights,
+        sha256=reading.sha256_of(sums),
+        config=base.config,
+        preprocessor=base.preprocessor if own.preprocessor is None else own.preprocessor,
+        tokenizer=own.tokenizer or base.tokenizer,
+        adapter=Adapter(weights=weights, config=config, base=base),
+    )
 
 
 def _found(init: str, weights: epath.Path, folder: epath.Path | None, commit: str | None = None) -> Found:
@@ -125,14 +218,19 @@ def _found(init: str, weights: epath.Path, folder: epath.Path | None, commit: st
     preprocessor = content(PREPROCESSORS[0])
     if preprocessor is None and (processor := content(PREPROCESSORS[1])) is not None:
         preprocessor = processor.get("image_processor", processor)
+    marker = content(MARKER) or {}
+    dense = folder / DENSE if marker.get("format") == SENTENCE and (folder / DENSE).exists() else None
+    sha256 = reading.sha256(weights)
     return Found(
         init=init,
         weights=weights,
-        sha256=reading.sha256(weights),
+        sha256=sha256 if dense is None else reading.sha256_of([(sha256, weights.name), (reading.sha256(dense), DENSE)]),
         config=content("config.json"),
         preprocessor=preprocessor,
         tokenizer=tuple(folder / name for name in TOKENIZERS if (folder / name).exists()) if folder else (),
         commit=commit,
+        marker=marker,
+        dense=dense,
     )
 
 
@@ -140,7 +238,7 @@ def _hub(name: str, revision: str | None) -> Found:
     """Downloads what is needed into the Hub's cache; pickles only of a repository without safetensors."""
     for patterns in DOWNLOADS:
         folder = epath.Path(_download(name, revision, patterns))
-        if any((folder / weights).exists() for weights in (*SAFETENSORS, *ARCHIVES)):
+        if any((folder / weights).exists() for weights in (*SAFETENSORS, *ARCHIVES, *ADAPTERS)):
             break
     return _folder(name, folder, commit=folder.name)
 
@@ -154,14 +252,14 @@ def _download(name: str, revision: str | None, patterns: tuple[str, ...]) -> str
             name, revision=revision, allow_patterns=list(patterns), cache_dir=cache
         )
     except hub_errors.GatedRepoError:
-        raise InputError(f"{here} gated on the Hub; accept its terms there and run `hf auth login`") from None
+        raise Absent(f"{here} gated on the Hub; accept its terms there and run `hf auth login`") from None
     except hub_errors.RepositoryNotFoundError:
-        raise InputError(f"{here} not on the Hub; check the name, or run `hf auth login` if it is private") from None
+        raise Absent(f"{here} not on the Hub; check the name, or run `hf auth login` if it is private") from None
     except hub_errors.RevisionNotFoundError:
-        raise InputError(f"{name}: on the Hub, but not{at}; give a branch, tag or commit of it") from None
+        raise Absent(f"{name}: on the Hub, but not{at}; give a branch, tag or commit of it") from None
     except (hub_errors.HTTPError, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise InputError(
+        raise Absent(
             f"{here} the Hub can't be reached{at} ({reason}) nor is it whole in the cache {cache}; run "
             f"`hf download {name}` where there is a network and copy the cache, or give its folder"
         ) from None

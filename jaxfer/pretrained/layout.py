@@ -72,10 +72,12 @@ class Key:
     Attributes:
       name: their key.
       transform: between their tensor and our leaf.
+      others: what some checkpoints call it instead; read, never written.
     """
 
     name: str
     transform: Transform = IDENTITY
+    others: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,8 @@ class Layout:
       ignored: regexes of their keys that carry nothing (num_batches_tracked, position_ids).
       prefixes: what a bare backbone's keys lack (or have) before them (`resnet.`), tried in order.
       constants: port -> {their key: value} that export adds though we hold no such leaf (num_batches_tracked).
+      encoder: port -> (config.json, constants) of the model without its head, whose keys lack the first prefix: what
+        lies at the root of a sentence-transformers folder; None where there is none.
     """
 
     name: str
@@ -107,6 +111,7 @@ class Layout:
     ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     constants: Callable[[Port], Mapping[str, Array]] = lambda port: {}
+    encoder: Callable[[Port], tuple[dict[str, Any], Mapping[str, Array]]] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,7 +162,7 @@ def convert(
       InputError: keys missing or without a place, shapes that differ, tensors that are no floats.
     """
     table = _table(layout, port, shapes)
-    theirs = _named(tensors, {key.name for key in table.values()}, layout.prefixes, source)
+    theirs = _named(tensors, table, layout.prefixes, source)
     anew = {leaf for leaf in table if _matches(leaf, reset)}
     absent = {leaf for leaf in table if table[leaf].name not in theirs} - anew
     lost = [table[leaf].name for leaf in table if leaf in absent and not _matches(table[leaf].name, layout.optional)]
@@ -226,11 +231,14 @@ def _moved(x: Array, transform: Transform, want: tuple[int, ...], change: Any) -
     return (value, "resized") if value.shape == want else (None, "")
 
 
-def _named(tensors: Mapping[str, Array], names: set[str], prefixes: Sequence[str], source: str) -> dict[str, str]:
+def _named(
+    tensors: Mapping[str, Array], table: Mapping[str, Key], prefixes: Sequence[str], source: str
+) -> dict[str, str]:
     """{key as the table calls it: key as the checkpoint does}."""
+    names = {name: key.name for key in table.values() for name in (key.name, *key.others)}
     found: dict[str, str] = {}
     for key in tensors:
-        name = next((name for name in _names(key, prefixes) if name in names), None)
+        name = next((names[name] for name in _names(key, prefixes) if name in names), None)
         if name in found:
             raise InputError(f"{source} has both {found[name]!r} and {key!r}; expected one of them")
         if name is not None:

@@ -7,8 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-# In the order of the table: as it was, turned, made to fit, made anew.
-KINDS = ("loaded", "renamed", "transposed", "resized", "inflated", "re-initialised", "missing", "initialised")
+# In the order of the table: as it was, turned, with an adapter's update added, made to fit, made anew.
+KINDS = ("loaded", "renamed", "transposed", "merged", "resized", "inflated", "re-initialised", "missing", "initialised")
 TOLD = ("resized", "inflated", "re-initialised", "missing")  # the table names their leaves
 
 
@@ -19,7 +19,8 @@ class Start:
     Attributes:
       params: nested backbone params, head included.
       model_state: running statistics.
-      ledger: {leaf: {`what`: one of KINDS, `from`: its key in the source or None, `shape`, and `why` it is made anew}}.
+      ledger: {leaf: {`what`: one of KINDS, `from`: its key in the source or None, `shape`, `why` it is made anew, and
+        which module of the `adapter` is merged into it}}.
       lineage: source, its sha256 and its own lineage, the data's sha256; the ancestry of these weights.
       unused: keys of the source that have no place here.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -48,11 +48,15 @@ class Weights(Mapping[str, np.ndarray]):
       tensors: {key: array}.
       unwrapped: what was taken off to get at them, outermost first (`state_dict`, `module.`).
       dropped: what else the file holds: an epoch, an optimizer.
+      merged: {key: module of an adapter} where its update was added.
+      moved: {key: key elsewhere} of those that come from another file than the checkpoint's own.
     """
 
     tensors: Mapping[str, np.ndarray]
     unwrapped: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    merged: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    moved: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, key: str) -> np.ndarray:
         return self.tensors[key]
@@ -102,8 +106,11 @@ def files(path: str | epath.Path) -> tuple[epath.Path, ...]:
 def sha256(path: str | epath.Path) -> str:
     """What a source is called by: the sha256 of its file, or of the lines `sha256  name` of its index and shards."""
     sums = [(_sha256(file), file.name) for file in files(path)]
-    if len(sums) == 1:
-        return sums[0][0]
+    return sums[0][0] if len(sums) == 1 else sha256_of(sums)
+
+
+def sha256_of(sums: Iterable[tuple[str, str]]) -> str:
+    """The sha256 of several files together: of the lines `sha256  name`, as sha256sum prints them."""
     return hashlib.sha256("".join(f"{digest}  {name}\n" for digest, name in sums).encode()).hexdigest()
 
 

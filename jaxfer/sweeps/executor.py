@@ -24,8 +24,8 @@ from ml_collections import ConfigDict
 from jaxfer import compilation_cache, rundir
 from jaxfer.errors import NonFiniteLoss, Preempted
 from jaxfer.loop import run
-from jaxfer.parallel import compiles
 from jaxfer.preemption import Notice, preemption_notice
+from jaxfer.programs import compiles
 from jaxfer.sweeps.cells import FOLDER, Planned
 
 DONE, FAILED, DIVERGED = "done", "failed", "diverged"

@@ -96,10 +96,10 @@ def test_channels_that_cannot_be_made():
         image.to_channels(pixels(2, 2, 3), 5)
 
 
-@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
 @pytest.mark.parametrize("size", [(5, 9), (30, 20)])
 def test_resize_is_pillows(interpolation, size):
-    how, to = image.INTERPOLATIONS[interpolation], size[::-1]
+    how, to = Image.Resampling[interpolation.upper()], size[::-1]
     rgb = pixels(16, 12, 3)
     expected = np.asarray(Image.fromarray(rgb).resize(to, how))
     np.testing.assert_array_equal(image.resize(rgb, size, interpolation), expected)

@@ -167,15 +167,21 @@ def test_a_text_of_padding_alone_stays_finite():
 
 
 def test_dropout_acts_on_embeddings_attention_branches_and_pooling():
-    everything = {}
-    for options in (dict(dropout=0.5, attention_dropout=0.0), dict(attention_dropout=0.5), dict(dropout=0.5)):
+    port = bert.port(outputs=2, **TINY)
+    (params, _), inputs, everything = draw(port), batch(port), {}
+    still = port.apply(params, {}, inputs)[0]  # rates are of training alone
+    for options in (
+        dict(dropout=0.5, attention_dropout=0.0),
+        dict(attention_dropout=0.5),
+        dict(dropout=0.5),
+        dict(classifier_dropout=0.5),
+    ):
         port = bert.port(outputs=2, **TINY, **options)
-        params, _ = draw(port)
-        inputs = batch(port)
         for unit in ("stem", "block_0", "head"):
             training = Training(key=jax.random.key(0), live=frozenset({unit}), eval_norms=frozenset())
-            changed = (port.apply(params, {}, inputs, training=training)[0] != port.apply(params, {}, inputs)[0]).any()
-            everything[tuple(options), unit] = bool(changed)
+            everything[tuple(options), unit] = bool(
+                (port.apply(params, {}, inputs, training=training)[0] != still).any()
+            )
     assert everything == {
         (("dropout", "attention_dropout"), "stem"): True,
         (("dropout", "attention_dropout"), "block_0"): True,
@@ -186,8 +192,12 @@ def test_dropout_acts_on_embeddings_attention_branches_and_pooling():
         (("dropout",), "stem"): True,
         (("dropout",), "block_0"): True,
         (("dropout",), "head"): True,
+        (("classifier_dropout",), "stem"): False,
+        (("classifier_dropout",), "block_0"): False,
+        (("classifier_dropout",), "head"): True,
     }
-    assert bert.port(outputs=2, dropout=0.3).module.attention_dropout == 0.3
+    module = bert.port(outputs=2, dropout=0.3).module
+    assert (module.attention_dropout, module.classifier_dropout) == (0.3, 0.3)
 
 
 def test_initial_values():

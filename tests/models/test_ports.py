@@ -13,6 +13,7 @@ import pytest
 from jaxfer import rules
 from jaxfer.data import image
 from jaxfer.errors import InputError
+from jaxfer.models import chain
 from jaxfer.models.chain import Chain, image_preprocessing
 from jaxfer.models.layers import Dense
 from jaxfer.models.port import Port, Preprocessing, Training
@@ -256,8 +257,13 @@ def test_a_norm_of_a_foreign_class_keeps_its_statistics_when_frozen():
 
 
 def test_a_model_takes_the_interpolations_that_images_are_resized_by(monkeypatch):
-    monkeypatch.setitem(image.INTERPOLATIONS, "box", image.Image.Resampling.BOX)
-    for name in ("nearest", "bilinear", "bicubic", "box"):
+    monkeypatch.setattr(chain, "INTERPOLATIONS", {k: v for k, v in image.INTERPOLATIONS.items() if k != "box"})
+    for name in ("nearest", "bilinear", "bicubic", "lanczos", "hamming"):
         assert image_preprocessing((2, 2, 1), (), (), name).interpolation == name
-    with pytest.raises(InputError, match="must be one of 'nearest', 'bilinear', 'bicubic', 'box', found 'lanczos'"):
-        image_preprocessing((2, 2, 1), (), (), "lanczos")
+    with pytest.raises(InputError, match="must be one of 'nearest', .*, 'lanczos', 'hamming', found 'box'"):
+        image_preprocessing((2, 2, 1), (), (), "box")
+
+
+def test_a_resize_to_the_image_itself_cuts_nothing_out():
+    assert image_preprocessing((4, 6, 1), (), (), "box", (4, 6)).resize == ()
+    assert image_preprocessing((4, 4, 1), (), (), "box", (4,)).resize == (4,)

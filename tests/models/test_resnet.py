@@ -182,7 +182,16 @@ def test_default_statistics_follow_the_channels():
         (dict(image=(28, 28, 1), mean=(0.4, 0.5, 0.6)), "mean must be a tuple of 1 value(s) for image=(28, 28, 1)"),
         (dict(image=(28, 28, 4), std=(0.4, 0.5, 0.6)), "std must be a tuple of 1 or 4 value(s)"),
         (dict(std=(0.0,)), "std must be positive, found (0.0,)"),
-        (dict(interpolation="lanczos"), "interpolation must be one of 'nearest', 'bilinear', 'bicubic'"),
+        (
+            dict(interpolation="lanczos3"),
+            "interpolation must be one of 'nearest', 'bilinear', 'bicubic', 'lanczos', 'box', 'hamming'",
+        ),
+        (dict(widths=(8, 16)), "widths must be () or a width for each of the 4 stages, found (8, 16)"),
+        (dict(widths=(8, 16, 0, 8)), "widths[2] must be a positive integer, found 0"),
+        (
+            dict(shortcut="padding", widths=(64, 96, 80, 80)),
+            "'padding' adds channels, found stages of (64, 64, 96, 80, 80)",
+        ),
     ],
 )
 def test_bad_options_are_refused(options, message):

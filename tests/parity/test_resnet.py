@@ -35,6 +35,13 @@ CASES = {
         (31, 45, 4),
         2,
     ),
+    # No stage twice as wide as the one before; the second is narrower than the first.
+    "uneven": (dict(embedding_size=5, hidden_sizes=[12, 8, 28], depths=[1, 2, 1]), (33, 45, 3), 2),
+    "basic_uneven": (
+        dict(layer_type="basic", embedding_size=5, hidden_sizes=[7, 6, 9], depths=[1, 1, 1]),
+        (38, 33, 3),
+        3,
+    ),
     "resnet_50": ({}, (224, 224, 3), 1000),
 }
 

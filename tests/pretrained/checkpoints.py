@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from etils import epath
 from ml_collections import ConfigDict
 
 import jaxfer.config
+from jaxfer import pretrained
 from jaxfer.models.port import Port
+from jaxfer.preflight import preflight
 from jaxfer.pretrained.families import by_family
 from jaxfer.pretrained.layout import store
 from jaxfer.registry import MODELS
-from tests.models.tiny import draw
+from jaxfer.rules import flatten
+from tests.experiments import TOKENIZER, tiny_config
+from tests.models.tiny import TINY, draw
 
 RESNET = dict(stage_sizes=(1, 1), width=4, image=(16, 12, 3), mean=(0.5, 0.25, 0.125), std=(0.5, 0.25, 1.0))
 VIT = dict(patch=4, width=12, layers=2, heads=3, mlp_width=20, image=(8, 12, 3), epsilon=1e-12)
@@ -32,7 +38,7 @@ def checkpoint(
     params, state = draw(port)
     names = by_family(family, layout)
     tensors = {key: np.asarray(value) for key, value in store(params, state, names, port).items()}
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(names.config(port, options, labels)))
     (folder / "preprocessor_config.json").write_text(json.dumps(names.preprocessor(port)))
@@ -48,6 +54,39 @@ def config_of(init: Path | str, image: tuple[int, int, int] = (16, 12, 3), **fie
     for name, value in fields.items():
         config[name] = value
     return config
+
+
+def text_config(folder: Path, pool: str = "pooler", **fields: Any) -> ConfigDict:
+    """A step of a probe on phrases, from a tiny BERT that is written to `folder` with its tokenizer."""
+    options = {name: value for name, value in TINY["bert_pooler"][1].items() if name != "outputs"}
+    shutil.copytree(TOKENIZER, folder)
+    checkpoint(folder, "bert", options, labels=("bad", "good", "plain"))
+    config = tiny_config("bert_pooler", init=str(folder), method="probe", differs=("pool",), **{"steps": 1, **fields})
+    config.model = dict(name="auto", pool=pool, max_length=7)
+    return config
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    """{key: tensor} of a folder's model.safetensors."""
+    return safetensors.numpy.load_file(folder / "model.safetensors")
+
+
+def begin(config: ConfigDict) -> pretrained.Start:
+    """Where a run would start."""
+    return pretrained.start(preflight(config), epath.Path("unused"))
+
+
+def back(folder: Path, image: tuple[int, int, int]) -> pretrained.Start:
+    """Where a run from an export would start."""
+    return begin(config_of(folder, image))
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Two trees of parameters, leaf by leaf and bit by bit."""
+    found, expected = flatten(found), flatten(expected)
+    assert found.keys() == expected.keys()
+    for path in expected:
+        np.testing.assert_array_equal(found[path], expected[path], err_msg=path)
 
 
 def edit(path: Path, **changed: Any) -> None:

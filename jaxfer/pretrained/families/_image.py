@@ -1,24 +1,35 @@
 """What the image families' config.json and preprocessor_config.json have in common, read and written.
 
 transformers' processors resize, crop the centre, scale by `rescale_factor` and normalise. A port does the same from its
-`image`, `mean`, `std` and `interpolation`.
+`image`, `mean`, `std`, `interpolation` and `resize`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxfer.data.image import INTERPOLATIONS
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 
-# By Pillow's number, which is what `resample` holds.
-INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+RESAMPLES = {int(how): name for name, how in INTERPOLATIONS.items()}  # Pillow's numbers
 BILINEAR, BICUBIC = 2, 3
+
+# What a processor of transformers takes where its file has no field, by its class (`ViTImageProcessor`, ...).
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "ViT": {"size": [224, 224], "resample": BILINEAR},
+    "DeiT": {"size": [256, 256], "resample": BICUBIC, "do_center_crop": True, "crop_size": 224},
+    "ConvNext": {"size": {"shortest_edge": 384}, "resample": BICUBIC, "crop_pct": 224 / 256},
+    "MobileNetV1": {"size": {"shortest_edge": 256}, "resample": BILINEAR, "do_center_crop": True, "crop_size": 224},
+}
+BY_EDGE = ("ConvNext", "MobileNetV1")  # which take a single number for the shorter edge, not for both sides
+WARPED = 384  # the edge from which ConvNext's processor cuts nothing off
 
 
 def image_options(
-    preprocessor: Mapping[str, Any], channels: int, size: tuple[int, int], *, resample: int, fixed: bool
+    preprocessor: Mapping[str, Any], channels: int, size: tuple[int, int], *, processor: str, fixed: bool
 ) -> dict[str, Any]:
     """`image`, and where there is a preprocessor `mean`, `std`, `interpolation` and `resize`.
 
@@ -26,64 +37,81 @@ def image_options(
       preprocessor: preprocessor_config.json, or {}: then the port's own defaults stand.
       channels: of the model's input.
       size: (height, width) that config.json names, or the family's own.
-      resample: the interpolation of the family's processor where the file names none.
+      processor: the family's own, for a file that does not say whose it is.
       fixed: the model takes `size` and no other, so the processor must yield it; else the processor decides.
 
     Raises:
-      InputError: a size or an interpolation that there isn't, or a processor that yields another than the model takes.
+      InputError: a processor, a size or an interpolation that is not read, or a processor that yields another size than
+        the model takes.
     """
     if not preprocessor:
         return {"image": (*size, channels)}
-    found = target(preprocessor, size)
+    name = preprocessor.get("image_processor_type") or preprocessor.get("feature_extractor_type") or processor
+    kind = re.sub(r"(ImageProcessor(Fast|Pil)?|FeatureExtractor)$", "", str(name))
+    if kind not in PROCESSORS:
+        raise InputError(
+            f"preprocessor_config.json is of {name}; jaxfer reads those of {', '.join(sorted(PROCESSORS))}: if one of "
+            "them does the same, write its name as image_processor_type"
+        )
+    stated = {**PROCESSORS[kind], **{field: value for field, value in preprocessor.items() if value is not None}}
+    found, resize = geometry(stated, kind, size)
     if fixed and found != size:
         raise InputError(
             f"preprocessor_config.json yields images of {found}, config.json expects {size}; correct one of them"
         )
-    number = preprocessor.get("resample", resample)
-    if number not in range(len(INTERPOLATIONS)):
-        raise InputError(f"preprocessor_config.json: expected resample from 0 to 5, Pillow's numbers, found {number!r}")
-    mean, std = statistics(preprocessor, channels)
+    resample = stated["resample"]
+    if not isinstance(resample, int) or resample not in RESAMPLES:
+        raise InputError(
+            f"preprocessor_config.json: expected resample from 0 to 5, Pillow's numbers, found {resample!r}"
+        )
+    mean, std = statistics(stated, channels)
     return {
         "image": (*found, channels),
         "mean": mean,
         "std": std,
-        "interpolation": INTERPOLATIONS[number],
-        "resize": resized(preprocessor, found),
+        "interpolation": RESAMPLES[resample],
+        "resize": resize,
     }
 
 
-def resized(preprocessor: Mapping[str, Any], crop: tuple[int, int]) -> tuple[int, ...]:
-    """What is resized to before the centre is cut out: () for the size itself, (shorter edge,) or (height, width).
+def geometry(stated: Mapping[str, Any], kind: str, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, ...]]:
+    """(what comes out, what is resized to before the centre is cut out of it): a port's `image` and its `resize`.
 
-    ConvNext's processor, which ResNets use too, cuts `crop_pct` of the shorter edge, and from 384 on nothing.
+    ConvNext's processor, which ResNets use too, cuts `crop_pct` of the shorter edge, and from 384 on nothing. One that
+    does not resize takes images of the model's own `size`, as which it is read.
     """
-    size = preprocessor.get("size")
-    if size is None or not preprocessor.get("do_resize", True):
-        return ()
-    kind = preprocessor.get("image_processor_type", preprocessor.get("feature_extractor_type", ""))
-    if "crop_pct" in preprocessor or kind.startswith("ConvNext"):
-        edge = pair(size, "size")[0]
-        return (int(edge / (preprocessor.get("crop_pct") or 224 / 256)),) if edge < 384 else ()
-    if isinstance(size, Mapping) and "shortest_edge" in size:
-        return (size["shortest_edge"],)
-    return () if pair(size, "size") == crop else pair(size, "size")
-
-
-def target(preprocessor: Mapping[str, Any], size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of what a processor yields; where it keeps an image's own size, `size`."""
-    if preprocessor.get("do_center_crop") and "crop_size" in preprocessor:
-        return pair(preprocessor["crop_size"], "crop_size")
-    if preprocessor.get("do_resize", True) and "size" in preprocessor:
-        return pair(preprocessor["size"], "size")
-    return size
+    file, cuts, edge = "preprocessor_config.json", stated.get("do_center_crop", False), stated["size"]
+    if not stated.get("do_resize", True):
+        if cuts:
+            raise InputError(f"{file} cuts the centre out of images as they come (do_resize=false), which is not read")
+        return size, ()
+    edge = {"shortest_edge": edge} if isinstance(edge, int) and kind in BY_EDGE else edge
+    by_edge, sides = isinstance(edge, Mapping) and "shortest_edge" in edge, pair(edge, f"{file}: size")
+    if kind == "ConvNext":
+        share = stated["crop_pct"]
+        if cuts or not by_edge or not 0 < share <= 1:
+            raise InputError(
+                f"{file}: expected size={{'shortest_edge': N}}, crop_pct in (0, 1] and no do_center_crop of a ConvNext "
+                f"processor, found size={edge!r}, crop_pct={share!r}, do_center_crop={cuts!r}"
+            )
+        return sides, (int(sides[0] / share),) if sides[0] < WARPED else ()
+    if cuts:
+        crop, resize = pair(stated.get("crop_size"), f"{file}: crop_size"), sides[:1] if by_edge else sides
+        return crop, () if resize == crop else resize
+    if by_edge:
+        raise InputError(
+            f"{file} gives images of many shapes (size={edge!r}, no centre crop); add do_center_crop and crop_size"
+        )
+    return sides, ()
 
 
 def pair(value: Any, name: str) -> tuple[int, int]:
     """(height, width) from 224, [224, 224], {"height": 224, "width": 224} or {"shortest_edge": 224}."""
+    sides = value
     if isinstance(value, Mapping):
-        edge = value.get("shortest_edge")
-        value = [value.get("height", edge), value.get("width", edge)]
-    sides = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else ()
+        keys = ("shortest_edge",) * 2 if set(value) == {"shortest_edge"} else ("height", "width")
+        sides = [value[key] for key in keys] if set(value) == set(keys) else ()
+    sides = (sides, sides) if isinstance(sides, int) else tuple(sides) if isinstance(sides, list | tuple) else ()
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise InputError(f"{name} must be a side or a height and a width in pixels, found {value!r}")
     return sides
@@ -113,13 +141,15 @@ def image_processor(port: Port) -> dict[str, Any]:
     rule = spec.resize or (height, width)
     size = {"shortest_edge": rule[0]} if len(rule) == 1 else {"height": rule[0], "width": rule[1]}
     mean, std = (list(values) * (1 if len(values) == channels else channels) for values in (spec.mean, spec.std))
+    # The class whose own way it is: transformers 4 has no crop in ViT's, and no shorter edge in DeiT's.
+    kind = ("ViT", "MobileNetV1", "DeiT")[len(spec.resize)]
     return {
-        "image_processor_type": "ViTImageProcessor",  # the plain one: resize, rescale, normalise
+        "image_processor_type": f"{kind}ImageProcessor",
         "do_resize": True,
         "size": size,
         "do_center_crop": bool(spec.resize),
         "crop_size": {"height": height, "width": width},
-        "resample": INTERPOLATIONS.index(spec.interpolation),
+        "resample": int(INTERPOLATIONS[spec.interpolation]),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

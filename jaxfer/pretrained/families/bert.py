@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.pretrained.layout import DENSE, IDENTITY, Key, Layout, Transform, heads_in, heads_out
@@ -13,14 +15,15 @@ NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads
 LONGEST = 128  # tokens of an input where the config does not ask for more: attention's cost grows with the square
 
 
-def _keys(port: Port, scale: str, bias: str) -> dict[str, Key]:
+def _keys(port: Port) -> dict[str, Key]:
+    """google-bert/bert-base-uncased and the others of 2018 keep TensorFlow's names of the norms' leaves."""
     module = port.module
     split, joined = heads_out(module.heads), heads_in(module.heads)
     table: dict[str, Key] = {}
 
     def norm(ours: str, theirs: str) -> None:
-        table[f"params/{ours}/scale"] = Key(f"bert.{theirs}.{scale}")
-        table[f"params/{ours}/bias"] = Key(f"bert.{theirs}.{bias}")
+        table[f"params/{ours}/scale"] = Key(f"bert.{theirs}.weight", others=(f"bert.{theirs}.gamma",))
+        table[f"params/{ours}/bias"] = Key(f"bert.{theirs}.bias", others=(f"bert.{theirs}.beta",))
 
     def dense(ours: str, theirs: str, kernel: Transform = DENSE, bias: Transform = IDENTITY) -> None:
         table[f"params/{ours}/kernel"] = Key(f"{theirs}.weight", kernel)
@@ -47,7 +50,7 @@ def _keys(port: Port, scale: str, bias: str) -> dict[str, Key]:
 def _options(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """Everything but the tokenizer; dropout before the classifier is that of the hidden states.
+    """Everything but the tokenizer.
 
     The pooling is BERT's own where the checkpoint has a pooler, else the mean; `pooling_mode_mean_tokens`, which
     sentence-transformers keeps in 1_Pooling/config.json, asks for the mean whatever there is.
@@ -64,6 +67,7 @@ def _options(
     pooler = any(key.endswith("pooler.dense.weight") for key in shapes)
     dropout = float(config.get("hidden_dropout_prob", 0.1))
     attention_dropout = float(config.get("attention_probs_dropout_prob", 0.1))
+    classifier_dropout = config.get("classifier_dropout")
     positions = config.get("max_position_embeddings", 512)
     return {
         "vocab": config["vocab_size"],
@@ -78,6 +82,7 @@ def _options(
         "epsilon": float(config.get("layer_norm_eps", 1e-12)),
         "dropout": dropout,
         "attention_dropout": None if attention_dropout == dropout else attention_dropout,
+        "classifier_dropout": None if classifier_dropout in (None, dropout) else float(classifier_dropout),
         "max_length": min(LONGEST, positions),
     }
 
@@ -87,12 +92,31 @@ def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> di
     module = port.module
     if module.pool != "pooler":
         raise InputError(
-            f"transformers has no BERT classifier with pool={module.pool!r}, so it can't be exported as one; "
-            "train with --config.model.pool=pooler, or use `jaxfer predict` on the run"
+            f"transformers has no BERT classifier with pool={module.pool!r}; "
+            "use --format=sentence-transformers, which pools so"
         )
     names = list(labels) or [f"LABEL_{i}" for i in range(module.outputs)]
     return {
+        **_architecture(port),
         "architectures": ["BertForSequenceClassification"],
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+        **({} if labels else {"problem_type": "regression"}),
+    }
+
+
+def _encoder(port: Port) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Of a `BertModel` whose tokens are pooled by their mean: the pooler, which it must have though unread, is zero."""
+    width = port.module.width
+    pooler = {"weight": np.zeros((width, width), np.float32), "bias": np.zeros(width, np.float32)}
+    config = {**_architecture(port), "architectures": ["BertModel"]}
+    return config, {f"pooler.dense.{name}": value for name, value in pooler.items()}
+
+
+def _architecture(port: Port) -> dict[str, Any]:
+    """config.json without the head."""
+    module = port.module
+    return {
         "model_type": "bert",
         "vocab_size": module.vocab,
         "hidden_size": module.width,
@@ -102,23 +126,21 @@ def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> di
         "hidden_act": module.activation,
         "hidden_dropout_prob": module.dropout,
         "attention_probs_dropout_prob": module.attention_dropout,
+        "classifier_dropout": module.classifier_dropout,
         "max_position_embeddings": module.positions,
         "type_vocab_size": module.types,
         "layer_norm_eps": module.epsilon,
         "pad_token_id": 0,
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
         "dtype": "float32",
-        **({} if labels else {"problem_type": "regression"}),
     }
 
 
-def _layout(name: str, scale: str, bias: str) -> Layout:
-    return Layout(
-        name=name,
+LAYOUTS = (
+    Layout(
+        name="hf",
         family="bert",
         model_types=("bert",),
-        keys=lambda port: _keys(port, scale, bias),
+        keys=_keys,
         options=_options,
         config=_config,
         preprocessor=lambda port: {},
@@ -126,8 +148,6 @@ def _layout(name: str, scale: str, bias: str) -> Layout:
         # The heads of pretraining (masked words, next sentence) are of no use to another task.
         ignored=(r"bert\.embeddings\.(position_ids|token_type_ids)", r"cls\..*"),
         prefixes=("bert.",),
-    )
-
-
-# The first checkpoints of 2018, google-bert/bert-base-uncased among them, keep TensorFlow's names of the norms' leaves.
-LAYOUTS = (_layout("hf", "weight", "bias"), _layout("hf_gamma", "gamma", "beta"))
+        encoder=_encoder,
+    ),
+)

@@ -10,10 +10,13 @@ import numpy as np
 from jaxfer.errors import InputError
 from jaxfer.models.mobilenet_v1 import STRIDES
 from jaxfer.models.port import Port
-from jaxfer.pretrained.families._image import BILINEAR, expect, image_options, image_processor, labelled, pair
+from jaxfer.pretrained.families._image import expect, image_options, image_processor, labelled, pair
 from jaxfer.pretrained.layout import CONV, DENSE, DEPTHWISE, Key, Layout
 
 PREFIX = "mobilenet_v1."
+# transformers' default, and so what most configs hold, is TensorFlow's probability to keep; taken for one to drop, as
+# transformers takes it, next to nothing would reach the classifier in training.
+TF_KEPT, TF_DROPPED = 0.999, 0.001
 
 
 def _layers() -> dict[str, tuple[str, str]]:
@@ -42,16 +45,22 @@ def _keys(port: Port) -> dict[str, Key]:
 def _options(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """Not the dropout: published configs hold TensorFlow's probability to keep, 0.999, where transformers drops."""
+    """No file states the norms' momentum, so it is the port's own; transformers' 0.9997 is in its code."""
     expect(config, hidden_act="relu6")
     size = pair(config.get("image_size", 224), "config.json: image_size")
     return {
         "depth_multiplier": float(config.get("depth_multiplier", 1.0)),
         "min_depth": config.get("min_depth", 8),
         "tf_padding": config.get("tf_padding", True),
+        "dropout": _dropped(float(config.get("classifier_dropout_prob", TF_KEPT))),
         "epsilon": float(config.get("layer_norm_eps", 1e-3)),
-        **image_options(preprocessor, config.get("num_channels", 3), size, resample=BILINEAR, fixed=False),
+        **image_options(preprocessor, config.get("num_channels", 3), size, processor="MobileNetV1", fixed=False),
     }
+
+
+def _dropped(rate: float) -> float:
+    """The drop rate: what the file says, unless that is TensorFlow's probability to keep."""
+    return TF_DROPPED if rate == TF_KEPT else rate
 
 
 def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:

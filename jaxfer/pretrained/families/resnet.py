@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.models.resnet import EXPANSION
-from jaxfer.pretrained.families._image import BICUBIC, expect, image_options, image_processor, labelled, pair
+from jaxfer.pretrained.families._image import expect, image_options, image_processor, labelled, pair
 from jaxfer.pretrained.layout import CONV, DENSE, Key, Layout
 
 PREFIX = "resnet."
@@ -20,11 +21,12 @@ PREFIX = "resnet."
 def _blocks(port: Port) -> Iterator[tuple[str, int, int, int, bool]]:
     """(our unit, its stage, its place there, convolutions of its branch, has a projection) of every block."""
     module, unit = port.module, 0
+    convs = 3 if module.block == "bottleneck" else 2
     for stage, blocks in enumerate(module.stage_sizes):
         for i in range(blocks):
-            convs, width = module._convs(module.width, 1), module.width
-            changes = i == 0 and (stage > 0 or convs[-1][0] != width)
-            yield f"block_{unit}", stage, i, len(convs), changes and module.shortcut_kind == "projection"
+            before, after = module.features()[stage : stage + 2]
+            changes = i == 0 and (stage > 0 or before != after)
+            yield f"block_{unit}", stage, i, convs, changes and module.shortcut_kind == "projection"
             unit += 1
 
 
@@ -41,6 +43,11 @@ def _normed(ours_conv: str, ours_norm: str, theirs_conv: str, theirs_norm: str) 
 
 def _head(theirs: str) -> dict[str, Key]:
     return {"params/head/out/kernel": Key(f"{theirs}.weight", DENSE), "params/head/out/bias": Key(f"{theirs}.bias")}
+
+
+def _also(table: Mapping[str, Key], name: str, other: str) -> dict[str, Key]:
+    """The same keys, also read where they say `other` for `name`."""
+    return {leaf: dataclasses.replace(key, others=(key.name.replace(name, other),)) for leaf, key in table.items()}
 
 
 def _counters(table: Mapping[str, Key]) -> dict[str, np.ndarray]:
@@ -73,35 +80,39 @@ def _hf_keys(port: Port) -> dict[str, Key]:
 def _hf_options(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """Absent fields have `ResNetConfig`'s defaults; sizes double from stage to stage, as in every published one."""
+    """Absent fields have `ResNetConfig`'s defaults."""
     expect(config, hidden_act="relu", downsample_in_first_stage=False)
     block, width = config.get("layer_type", "bottleneck"), config.get("embedding_size", 64)
     depths = tuple(config.get("depths", (3, 4, 6, 3)))
-    sizes = list(config.get("hidden_sizes", (256, 512, 1024, 2048)))
-    expected = [width * 2**stage * (EXPANSION if block == "bottleneck" else 1) for stage in range(len(depths))]
-    if sizes != expected:
+    sizes, share = config.get("hidden_sizes", (256, 512, 1024, 2048)), EXPANSION if block == "bottleneck" else 1
+    if len(sizes) != len(depths) or any(size % share for size in sizes):
         raise InputError(
-            f"config.json: expected hidden_sizes={expected} after embedding_size={width}, found {sizes}; "
-            "jaxfer reads ResNets whose width doubles with each stage"
+            f"config.json: expected hidden_sizes of the {len(depths)} stages of depths, multiples of {share} for "
+            f"layer_type={block!r}, found {sizes!r}"
         )
     return {
         "stage_sizes": depths,
         "width": width,
+        "widths": _widths(width, tuple(size // share for size in sizes)),
         "block": block,
         "stride_in_1x1": block == "bottleneck" and config.get("downsample_in_bottleneck", False),
-        **image_options(preprocessor, config.get("num_channels", 3), (224, 224), resample=BICUBIC, fixed=False),
+        **image_options(preprocessor, config.get("num_channels", 3), (224, 224), processor="ConvNext", fixed=False),
     }
+
+
+def _widths(width: int, widths: tuple[int, ...]) -> tuple[int, ...]:
+    """The port's `widths`: () where they double from the stem's, as in every network of the paper."""
+    return () if widths == tuple(width * 2**stage for stage in range(len(widths))) else widths
 
 
 def _hf_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     module = port.module
-    expansion = EXPANSION if module.block == "bottleneck" else 1
     return {
         "architectures": ["ResNetForImageClassification"],
         "model_type": "resnet",
         "num_channels": port.preprocessing.size[2],
         "embedding_size": module.width,
-        "hidden_sizes": [module.width * 2**stage * expansion for stage in range(len(module.stage_sizes))],
+        "hidden_sizes": list(module.features()[1:]),
         "depths": list(module.stage_sizes),
         "layer_type": module.block,
         "hidden_act": "relu",
@@ -112,16 +123,19 @@ def _hf_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) ->
 
 
 def _torchvision_keys(port: Port) -> dict[str, Key]:
-    """CIFAR code calls the head `linear` and a projection `shortcut`, torchvision `fc` and `downsample`."""
-    head, shortcut = ("linear", "shortcut") if port.module.stem_kind == "cifar" else ("fc", "downsample")
-    table = {**_normed("stem/conv", "stem/norm", "conv1", "bn1"), **_head(head)}
+    """CIFAR code calls the head `linear` and a projection `shortcut`, torchvision `fc` and `downsample`; each is also
+    read under the other's name, and written under its own."""
+    heads, shortcuts = ("fc", "linear"), ("downsample", "shortcut")
+    if port.module.stem_kind == "cifar":
+        heads, shortcuts = heads[::-1], shortcuts[::-1]
+    table = {**_normed("stem/conv", "stem/norm", "conv1", "bn1"), **_also(_head(heads[0]), *heads)}
     for unit, stage, i, convs, projects in _blocks(port):
         theirs = f"layer{stage + 1}.{i}"
         for j in range(1, convs + 1):
             table |= _normed(f"{unit}/conv_{j}", f"{unit}/norm_{j}", f"{theirs}.conv{j}", f"{theirs}.bn{j}")
         if projects:
-            names = (f"{theirs}.{shortcut}.0", f"{theirs}.{shortcut}.1")
-            table |= _normed(f"{unit}/shortcut/conv", f"{unit}/shortcut/norm", *names)
+            names = (f"{theirs}.{shortcuts[0]}.0", f"{theirs}.{shortcuts[0]}.1")
+            table |= _also(_normed(f"{unit}/shortcut/conv", f"{unit}/shortcut/norm", *names), *shortcuts)
     return table
 
 
@@ -148,11 +162,12 @@ def _torchvision_options(
     return {
         "stage_sizes": tuple(sum(place[0] == stage for place in places) for stage in stages),
         "width": width,
+        "widths": _widths(width, tuple(shapes.get(f"layer{stage}.0.conv1.weight", (0,))[0] for stage in stages)),
         "block": "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic",
         "stem": stem,
         "shortcut": "projection" if projects else "padding",
         **statistics,
-        **image_options(preprocessor, channels, size, resample=BICUBIC, fixed=False),
+        **image_options(preprocessor, channels, size, processor="ViT", fixed=False),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
-from jaxfer.pretrained.families._image import BICUBIC, BILINEAR, expect, image_options, image_processor, labelled, pair
+from jaxfer.pretrained.families._image import expect, image_options, image_processor, labelled, pair
 from jaxfer.pretrained.layout import CONV, DENSE, IDENTITY, Key, Layout, Transform, heads_in, heads_out
 
 ARCHITECTURES = {
@@ -84,7 +84,7 @@ def _options(
         raise InputError(f"config.json: expected square patches, found patch_size={list(patch)}")
     size = pair(config.get("image_size", 224), "config.json: image_size")
     deit = config.get("model_type") == "deit"
-    resample = BICUBIC if deit else BILINEAR
+    processor = "DeiT" if deit else "ViT"
     return {
         "patch": patch[0],
         "width": config.get("hidden_size", 768),
@@ -95,7 +95,7 @@ def _options(
         "qkv_bias": config.get("qkv_bias", True),
         "dropout": float(config.get("hidden_dropout_prob", 0.0)),
         "epsilon": float(config.get("layer_norm_eps", 1e-12)),
-        **image_options(preprocessor, config.get("num_channels", 3), size, resample=resample, fixed=True),
+        **image_options(preprocessor, config.get("num_channels", 3), size, processor=processor, fixed=True),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -25,7 +27,10 @@ CASES = {
     "resnet_basic": (RESNET, dict(stage_sizes=(2, 1), width=5, image=(18, 14, 1))),
     "resnet_bottleneck": (RESNET, BOTTLENECK),
     "resnet_v1": (RESNET, dict(BOTTLENECK, stride_in_1x1=True)),
+    "resnet_uneven": (RESNET, dict(BOTTLENECK, widths=(3, 5))),
+    "resnet_basic_uneven": (RESNET, dict(stage_sizes=(1, 1), width=4, widths=(7, 5), image=(18, 14, 3))),
     "torchvision": (TORCHVISION, BOTTLENECK),
+    "torchvision_uneven": (TORCHVISION, dict(BOTTLENECK, widths=(4, 3))),
     "cifar_padding": (
         TORCHVISION,
         dict(stage_sizes=(1, 1, 1), width=4, stem="cifar", shortcut="padding", image=(9, 7, 3)),
@@ -82,6 +87,27 @@ def test_what_export_writes_reads_as_the_same_model(case):
     assert MODELS.make(layout.family, outputs=3, **options) == port
 
 
+@pytest.mark.parametrize("case", ["torchvision", "cifar_projection", "cifar_padding"])
+@pytest.mark.parametrize("head", ["fc", "linear"])
+@pytest.mark.parametrize("shortcut", ["downsample", "shortcut"])
+def test_the_names_of_head_and_shortcut_are_free(case, head, shortcut):
+    layout, port = make(case)
+    params, state = draw(port)
+    stored = store(params, state, layout, port)
+    theirs = {
+        re.sub(r"\.(downsample|shortcut)\.", f".{shortcut}.", re.sub("^(fc|linear)", head, key)): value
+        for key, value in stored.items()
+    }
+    assert f"{head}.weight" in theirs and len(theirs) == len(stored)
+    options = layout.options({}, {}, {key: np.shape(value) for key, value in theirs.items()})
+    assert MODELS.make("resnet", outputs=3, **{**options, "image": port.preprocessing.size}).module == port.module
+    found = convert(theirs, layout, port, shapes(port))
+    assert not found.fresh and found.ledger["params/head/out/bias"]["from"] == f"{head}.bias"
+    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+    with pytest.raises(InputError, match="the checkpoint has both '(fc|linear).weight' and '(fc|linear).weight'"):
+        convert({**theirs, "fc.weight": 0, "linear.weight": 0}, layout, port, shapes(port))
+
+
 def test_regression_has_no_labels():
     config = MOBILENET.config(make("mobilenet_v1")[1], {}, [])
     assert config["problem_type"] == "regression" and config["id2label"]["2"] == "LABEL_2"
@@ -120,7 +146,9 @@ def test_absent_fields_have_the_librarys_defaults():
     assert (base["width"], base["layers"], base["patch"], base["epsilon"]) == (768, 12, 16, 1e-12)
     assert base["image"] == (224, 224, 3) and base["distillation"] == "none" and "mean" not in base
     assert VIT.options({"model_type": "deit"}, {}, {})["distillation"] == "token"
-    assert "dropout" not in MOBILENET.options({"classifier_dropout_prob": 0.999}, {}, {})
+    # TensorFlow's probability to keep, which is transformers' default; anything else is what to drop.
+    assert [MOBILENET.options(c, {}, {})["dropout"] for c in ({}, {"classifier_dropout_prob": 0.999})] == [0.001] * 2
+    assert MOBILENET.options({"classifier_dropout_prob": 0.25}, {}, {})["dropout"] == 0.25
 
 
 def test_torchvision_shapes_decide():
@@ -131,6 +159,7 @@ def test_torchvision_shapes_decide():
     assert options == {
         "stage_sizes": (1, 1, 1),
         "width": 4,
+        "widths": (),
         "block": "basic",
         "stem": "cifar",
         "shortcut": "padding",
@@ -142,18 +171,40 @@ def test_torchvision_shapes_decide():
 
 
 @pytest.mark.parametrize(
-    ("preprocessor", "expected"),
+    ("processor", "fields", "size", "resize"),
     [
-        ({"size": {"height": 6, "width": 9}}, ()),
-        ({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}, (256,)),
-        ({"size": 256, "do_center_crop": True, "crop_size": 224}, (256, 256)),
-        ({"size": 224, "crop_pct": 0.875, "feature_extractor_type": "ConvNextFeatureExtractor"}, (256,)),
-        ({"size": {"shortest_edge": 384}, "image_processor_type": "ConvNextImageProcessor"}, ()),
-        ({"do_resize": False, "size": 224}, ()),
+        ("ViT", {"size": {"height": 6, "width": 9}}, (6, 9), ()),
+        ("ViT", {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}, (224, 224), (256,)),
+        ("ViT", {"size": 256, "do_center_crop": True, "crop_size": 224}, (224, 224), (256, 256)),
+        ("ViT", {"size": 224, "do_center_crop": True, "crop_size": 224}, (224, 224), ()),
+        ("ViT", {"do_resize": False, "size": 160}, (224, 224), ()),
+        ("DeiT", {"size": 64, "crop_size": [48, 56]}, (48, 56), (64, 64)),
+        ("ConvNext", {"size": 224}, (224, 224), (256,)),
+        ("ConvNext", {"size": {"shortest_edge": 224}, "crop_pct": 0.95}, (224, 224), (235,)),
+        ("ConvNext", {}, (384, 384), ()),
+        ("MobileNetV1", {"size": 192, "crop_size": 160}, (160, 160), (192,)),
+        ("MobileNetV1", {"do_center_crop": False, "size": [40, 30]}, (40, 30), ()),
     ],
 )
-def test_resize_before_the_crop(preprocessor, expected):
-    assert RESNET.options({}, preprocessor, {})["resize"] == expected
+@pytest.mark.parametrize(
+    "name", ["image_processor_type={}ImageProcessorFast", "feature_extractor_type={}FeatureExtractor"]
+)
+def test_resize_before_the_crop(name, processor, fields, size, resize):
+    field, value = name.format(processor).split("=")
+    options = RESNET.options({}, {field: value, **fields}, {})
+    assert (options["image"][:2], options["resize"]) == (size, resize)
+
+
+def test_a_file_that_does_not_say_whose_it_is_is_its_familys():
+    fields = {"crop_size": None, "do_resize": True}
+    found = [layout.options({}, fields, {}) for layout in (RESNET, VIT, MOBILENET)]
+    assert [(f["image"][0], f["resize"], f["interpolation"]) for f in found] == [
+        (384, (), "bicubic"),
+        (224, (), "bilinear"),
+        (224, (256,), "bilinear"),
+    ]
+    deit = VIT.options({"model_type": "deit"}, fields, {})
+    assert (deit["image"][0], deit["resize"], deit["interpolation"]) == (224, (256, 256), "bicubic")
 
 
 PROCESSOR = {"size": {"height": 6, "width": 9}, "resample": 3, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5] * 3}
@@ -166,7 +217,6 @@ def test_the_processor_is_read():
     crop = {"do_center_crop": True, "crop_size": 224, "size": {"shortest_edge": 256}}
     options = MOBILENET.options({"image_size": 192}, crop, {})
     assert options["image"] == (224, 224, 3) and options["interpolation"] == "bilinear"
-    assert RESNET.options({}, {"size": 224}, {})["interpolation"] == "bicubic"
 
 
 def test_pixels_of_another_scale_are_the_same_statistics():
@@ -185,22 +235,50 @@ def test_sizes_come_in_many_shapes(value):
     assert pair(value, "size") == (224, 224)
 
 
+@pytest.mark.parametrize("value", [0, [1, 2, 3], {"longest_edge": 9}, {"shortest_edge": 8, "longest_edge": 9}, None])
+def test_sizes_that_are_none(value):
+    with pytest.raises(InputError, match="size must be a side or a height and a width in pixels, found"):
+        pair(value, "size")
+
+
 def test_a_single_statistic_is_written_for_every_channel():
     port = MODELS.make("vit", outputs=2, **SIZES, mean=(0.4,), std=(0.2,), interpolation="nearest")
     written = image_processor(port)
     assert written["image_mean"] == [0.4] * 3 and written["image_std"] == [0.2] * 3 and written["resample"] == 0
-    assert written["size"] == {"height": 6, "width": 9}
+    assert written["size"] == {"height": 6, "width": 9} and written["image_processor_type"] == "ViTImageProcessor"
+    for resize, kind, size in (
+        ((7,), "MobileNetV1", {"shortest_edge": 7}),
+        ((7, 12), "DeiT", {"height": 7, "width": 12}),
+    ):
+        written = image_processor(MODELS.make("vit", outputs=2, **{**SIZES, "image": (6, 6, 3)}, resize=resize))
+        assert (written["image_processor_type"], written["size"]) == (f"{kind}ImageProcessor", size)
+        assert written["do_center_crop"] and written["crop_size"] == {"height": 6, "width": 6}
 
 
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: RESNET.options({"hidden_sizes": [64, 100]}, {}, {}), "expected hidden_sizes=[256, 512, 1024, 2048]"),
+        (
+            lambda: RESNET.options({"hidden_sizes": [64, 100]}, {}, {}),
+            "expected hidden_sizes of the 4 stages of depths",
+        ),
+        (lambda: RESNET.options({"hidden_sizes": [4, 8, 10, 8]}, {}, {}), "multiples of 4 for layer_type='bottleneck'"),
         (lambda: RESNET.options({"downsample_in_first_stage": True}, {}, {}), "downsample_in_first_stage is True"),
         (lambda: RESNET.options({"hidden_act": "gelu"}, {}, {}), "with hidden_act='relu' only"),
         (lambda: VIT.options({"patch_size": [16, 8]}, {}, {}), "expected square patches, found patch_size=[16, 8]"),
         (lambda: VIT.options({"image_size": 384}, PROCESSOR, {}), "yields images of (6, 9), config.json expects (384"),
         (lambda: VIT.options({}, {"size": 224, "resample": 9}, {}), "expected resample from 0 to 5"),
+        (
+            lambda: VIT.options({}, {"image_processor_type": "BeitImageProcessor"}, {}),
+            "is of BeitImageProcessor; jaxfer",
+        ),
+        (lambda: VIT.options({}, {"size": {"shortest_edge": 224}}, {}), "gives images of many shapes"),
+        (lambda: MOBILENET.options({}, {"do_resize": False}, {}), "cuts the centre out of images as they come"),
+        (
+            lambda: RESNET.options({}, {"do_center_crop": True, "crop_size": 9}, {}),
+            "and no do_center_crop of a ConvNext",
+        ),
+        (lambda: RESNET.options({}, {"size": {"height": 9, "width": 9}}, {}), "expected size={'shortest_edge': N}"),
         (lambda: VIT.options({"image_size": "big"}, {}, {}), "image_size must be a side or a height and a width"),
         (lambda: MOBILENET.options({}, {"image_mean": [0.5] * 2}, {}), "expected 3 values of image_mean"),
         (lambda: TORCHVISION.options({}, {}, {"w": (1,)}), "a ResNet under torchvision's names"),

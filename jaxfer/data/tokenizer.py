@@ -6,7 +6,7 @@ import dataclasses
 
 from etils import epath
 
-from jaxfer.data.text import TOKENIZER_FILES, load_tokenizer
+from jaxfer.data.text import TOKENIZER_FILES, load_tokenizer, tokenizer_sha256
 from jaxfer.models.port import Port, TextPreprocessing
 
 FOLDER = "tokenizer"
@@ -30,8 +30,10 @@ def keep(port: Port, folder: epath.Path) -> None:
 
 
 def at_home(port: Port, run: epath.Path) -> Port:
-    """The port with the tokenizer that lies in the run's folder, where there is one."""
-    folder = epath.Path(run) / FOLDER
-    if not isinstance(port.preprocessing, TextPreprocessing) or not folder.exists():
+    """The port with the copy in the run's folder, where that is whole: the checkpoint may have been moved since."""
+    spec, copy = port.preprocessing, epath.Path(run) / FOLDER
+    if not isinstance(spec, TextPreprocessing) or not any((copy / name).exists() for name in TOKENIZER_FILES):
         return port
-    return dataclasses.replace(port, preprocessing=dataclasses.replace(port.preprocessing, tokenizer=str(folder)))
+    if spec.tokenizer_sha256 and tokenizer_sha256(copy) != spec.tokenizer_sha256:  # of another run, or torn by a kill
+        return port
+    return dataclasses.replace(port, preprocessing=dataclasses.replace(spec, tokenizer=str(copy)))

@@ -1,0 +1,32 @@
+"""What `run.py` plans: full fine-tuning or LoRA of five networks in bfloat16, 512 examples a step, parameters split.
+
+jaxfer plan experiments/pod_plans/config.py:vit_b --topology v5e:16x16
+"""
+
+import jaxfer.config
+
+MODELS = {
+    "vit_b": dict(name="vit"),
+    "vit_l": dict(name="vit", width=1024, layers=24, heads=16, mlp_width=4096),
+    "resnet50": dict(name="resnet", stage_sizes=(3, 4, 6, 3), block="bottleneck"),
+    "bert_base": dict(name="bert", max_length=128),
+    "bert_large": dict(name="bert", width=1024, layers=24, heads=16, mlp_width=4096, max_length=128),
+}
+
+
+def get_config(arg=""):
+    """arg: one of MODELS (default `vit_b`), and `lora`."""
+    words = jaxfer.config.words(arg, (*MODELS, "lora"))
+    name = next((word for word in words if word in MODELS), "vit_b")
+    config = jaxfer.config.base()
+    config.model = MODELS[name]
+    # The data's values play no part in a plan; its classes do.
+    config.data = dict(source="synthetic", image=(224, 224, 3), classes_count=10, examples=10)
+    if config.model.name == "bert":
+        config.data = dict(source="table", path="tests/data/phrases")
+        config.model.tokenizer = "tests/data/tokenizer"
+    config.update(batch_size=512, steps=1000, compute_dtype="bfloat16")
+    config.parallel.mode = "fsdp"
+    if "lora" in words:
+        config.update(method="lora", options=dict(rank=8))
+    return config

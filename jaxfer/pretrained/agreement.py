@@ -1,0 +1,162 @@
+"""What a config may say of a checkpoint's model, and what its own files decide.
+
+Architecture and preprocessing are the checkpoint's. Whatever the config says against them is refused unless
+`config.differs` announces it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxfer import rundir, schema
+from jaxfer.data import tokenizer
+from jaxfer.data.text import located, tokenizer_sha256
+from jaxfer.errors import InputError, nearest
+from jaxfer.fields import AUTO
+from jaxfer.pretrained.foreign import Checkpoint, is_foreign, opened
+from jaxfer.pretrained.hub import Absent
+from jaxfer.registry import MODELS
+
+# Model options that only training sees: a run may set them as it likes.
+TRAINING_OPTIONS = ("dropout", "attention_dropout", "classifier_dropout", "stochastic_depth", "norm_momentum")
+# And what is no part of the weights' meaning: how long an input may be is a matter of cost.
+FREE = (*TRAINING_OPTIONS, "max_length", "buckets")
+
+
+def completed(config: ConfigDict, folder: epath.Path | None = None) -> ConfigDict:
+    """The config with `config.model` filled in from the checkpoint that `config.init` names.
+
+    `config.model.name=auto` is also the model of the run in `run:FOLDER`. A tokenizer gets its sha256.
+
+    Args:
+      config: as `jaxfer.load` returns it.
+      folder: of the run. Where it holds one that began so, that run's own config.json stands in for a checkpoint, a
+        source or a tokenizer that is no longer there.
+
+    Raises:
+      InputError: no such checkpoint, one that is not read, or a model option that contradicts it and is not announced.
+    """
+    init, model = config.get("init"), config.get("model")
+    if not isinstance(init, str) or not isinstance(model, ConfigDict):
+        return config
+    config = config.copy_and_resolve_references()
+    given, stored = dict(model.items()), _stored(folder, init)
+    name = given.pop("name", None)
+    if given.get("tokenizer") and not given.get("tokenizer_sha256"):  # its content is part of what the run is
+        given["tokenizer_sha256"] = _sha256(given["tokenizer"], stored)
+    if is_foreign(init):
+        try:
+            checkpoint = opened(init, name, given)
+            name, given = checkpoint.layout.family, agreed(checkpoint, given, tuple(config.get("differs") or ()))
+        except Absent:
+            if not stored:
+                raise
+            name, given = _again(stored, name, given)
+    elif name == AUTO and init.startswith("run:") and (epath.Path(init[4:]) / "config.json").exists():
+        name, given = _of_run(epath.Path(init[4:]), given)
+    elif name == AUTO and stored:
+        name, given = _again(stored, name, given)
+    with config.unlocked(), config.ignore_type():
+        config.model = ConfigDict({**given, "name": name} if name is not None else given)
+    return config
+
+
+def _stored(folder: epath.Path | None, init: str) -> dict[str, Any]:
+    """`config.model` of the run in the folder, {} where there is none or one that began elsewhere."""
+    path = None if folder is None else folder / "config.json"
+    content = rundir.read_json(path) if path is not None and path.exists() else {}
+    return content["model"] if content.get("init") == init else {}
+
+
+def _again(stored: Mapping[str, Any], name: str | None, given: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """(name, options) of a run that goes on; what the config says besides is for the folder's owner to judge."""
+    if name not in (AUTO, stored["name"]):
+        return name, dict(given)
+    return stored["name"], {option: value for option, value in {**stored, **given}.items() if option != "name"}
+
+
+def _of_run(source: epath.Path, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(name, options) of the model in a run's folder, with the tokenizer that lies there."""
+    theirs = dict(rundir.read_json(source / "config.json")["model"])
+    if theirs.get("tokenizer") and (source / tokenizer.FOLDER).exists():
+        theirs["tokenizer"] = str(source / tokenizer.FOLDER)
+    return theirs.pop("name"), {**theirs, **given}
+
+
+def _sha256(folder: str, stored: Mapping[str, Any]) -> str:
+    try:
+        return tokenizer_sha256(located(folder))
+    except InputError:
+        if stored.get("tokenizer") != folder or not stored.get("tokenizer_sha256"):
+            raise
+        return stored["tokenizer_sha256"]
+
+
+def agreed(checkpoint: Checkpoint, given: Mapping[str, Any], differs: Sequence[str]) -> dict[str, Any]:
+    """The checkpoint's options with those given in their place: training's, announced ones, and such as it leaves open.
+
+    Raises:
+      InputError: an option that there isn't, or one that contradicts the checkpoint.
+    """
+    family, init = checkpoint.layout.family, checkpoint.found.init
+    known = MODELS.schema(family)
+    for name in differs:
+        if name not in known:
+            raise InputError(f"config.differs: model {family!r} has no option {name!r}{nearest(name, known)}")
+    for name in given:
+        if name not in known:
+            raise InputError(f"unknown field config.model.{name}{nearest(name, known)}")
+    ours = {name: schema.check(value, known[name][0], f"config.model.{name}") for name, value in given.items()}
+    options, contradicting = dict(checkpoint.options), []
+    if "image" in ours and ("image" in differs or "image" in checkpoint.soft):
+        options |= _statistics(options, ours["image"][2]) | _resize(options, ours["image"][:2])
+    for name, value in ours.items():
+        there = options.get(name)
+        if name in differs or name in FREE or name in checkpoint.soft or name not in options:
+            options[name] = value
+        elif not _same(name, ours, there, checkpoint):
+            contradicting.append(f"{name} is {there!r} there, {value!r} here")
+        elif name == "tokenizer" and value:  # the same one, where the config has it
+            options[name] = value
+    if contradicting:
+        raise InputError(
+            f"config.init={init}: the checkpoint's model is another ({'; '.join(contradicting)}); take them out of "
+            "config.model, or announce what may differ in config.differs"
+        )
+    return options
+
+
+def _same(name: str, given: Mapping[str, Any], theirs: Any, checkpoint: Checkpoint) -> bool:
+    ours = given[name]
+    if name in ("mean", "std"):  # one value stands for all channels
+        longest = max(len(ours), len(theirs), 1)
+        return ours * (longest if len(ours) == 1 else 1) == theirs * (longest if len(theirs) == 1 else 1)
+    if name == "tokenizer":  # known by its content
+        return not ours or given["tokenizer_sha256"] == checkpoint.options["tokenizer_sha256"]
+    return ours == theirs or (name == "tokenizer_sha256" and (not ours or bool(given.get("tokenizer"))))
+
+
+def _statistics(options: Mapping[str, Any], channels: int) -> dict[str, tuple[float, ...]]:
+    """`mean` and `std` for so many channels: their own mean for one, in turn for more, as kernels are inflated."""
+    found = {name: options[name] for name in ("mean", "std") if len(options.get(name, ())) not in (0, 1, channels)}
+    if channels == 1:
+        return {name: (float(np.mean(values)),) for name, values in found.items()}
+    return {name: tuple(values[i % len(values)] for i in range(channels)) for name, values in found.items()}
+
+
+def _resize(options: Mapping[str, Any], size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """`resize` for another image size: the same share of the image is cut out."""
+    before, found = options.get("image", (0, 0))[:2], options.get("resize", ())
+    if not found or tuple(before) == tuple(size):
+        return {}
+    shares = (
+        (min(size) / min(before),)
+        if len(found) == 1
+        else tuple(new / old for new, old in zip(size, before, strict=True))
+    )
+    return {"resize": tuple(round(side * share) for side, share in zip(found, shares, strict=True))}

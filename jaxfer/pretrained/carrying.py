@@ -1,0 +1,105 @@
+"""A checkpoint's weights into a port's leaves: what fits as it is, what is made to fit, what is made anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxfer.errors import InputError
+from jaxfer.models.port import Port
+from jaxfer.pretrained import foreign, surgery
+from jaxfer.pretrained.foreign import Checkpoint
+from jaxfer.pretrained.layout import Conversion, convert
+from jaxfer.rules import flatten
+
+
+def carry(
+    checkpoint: Checkpoint, port: Port, shapes: Mapping[str, Any], *, reset: Sequence[str], differs: Sequence[str]
+) -> Conversion:
+    """The checkpoint's weights in the port's leaves, `shapes`, made to fit where that is announced.
+
+    Args:
+      checkpoint: where they come from.
+      port: the model.
+      shapes: {leaf: shape} of the port.
+      reset: leaves that are made anew whatever the checkpoint has.
+      differs: what `config.differs` announces.
+
+    Raises:
+      InputError: whatever does not fit and was not announced.
+    """
+    tensors = foreign.weights(checkpoint.found)
+    stem = port.units[0]
+    changes: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {}
+    if "image" in differs:
+        channels = port.preprocessing.size[2]
+        for conv in ("conv", "patch"):
+            changes[f"params/{stem}/{conv}/kernel"] = ("inflated", lambda x: surgery.inflate_input(x, channels))
+        if f"params/{stem}/pos" in shapes:
+            changes[f"params/{stem}/pos"] = ("resized", _resizing(checkpoint, port, shapes[f"params/{stem}/pos"].shape))
+    found = convert(
+        tensors,
+        checkpoint.layout,
+        port,
+        shapes,
+        reset=[re.escape(leaf) for leaf in reset],
+        surgery={leaf: change for leaf, (_, change) in changes.items()},
+        source=f"config.init={checkpoint.found.init}",
+    )
+    for leaf, entry in found.ledger.items():
+        key = entry["from"]
+        if entry["what"] == "resized":
+            entry["what"] = changes[leaf][0]
+        elif key in tensors.merged and leaf not in found.fresh:
+            entry["what"] = "merged"
+        entry |= {"adapter": tensors.merged[key]} if key in tensors.merged else {}
+        entry["from"] = tensors.moved.get(key, key)
+    return dataclasses.replace(found, unused=tuple(tensors.moved.get(key, key) for key in found.unused))
+
+
+def fresh_leaves(port: Port, leaves: Sequence[str], key: jax.Array, shapes: Any) -> dict[str, jax.Array]:
+    """{leaf: fresh value} of those leaves alone, as `port.init` draws them; nothing else is computed or kept."""
+    if not leaves:
+        return {}
+    zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)
+    return _compiled_fresh(port, tuple(leaves))(key, zeros)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_fresh(port: Port, leaves: tuple[str, ...]) -> Any:
+    def draw(key, batch):
+        params, model_state = port.init(key, batch)
+        everything = flatten({"params": params, **model_state})
+        return {leaf: everything[leaf] for leaf in leaves}
+
+    return jax.jit(draw)
+
+
+def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str]) -> bool:
+    """Whether the checkpoint's head stays: it is asked for, or its classes are the data's, by name and order.
+
+    Raises:
+      InputError: the same classes in another order, which is no reason to lose the head and none to keep it.
+    """
+    if head != "auto":
+        return head == "keep"
+    theirs = checkpoint.labels
+    if theirs and theirs != tuple(classes) and set(theirs) == set(classes):
+        raise InputError(
+            f"config.head=auto: the checkpoint has the data's classes in another order ({', '.join(theirs)}); set "
+            "config.data.classes to its order, or config.head=reset"
+        )
+    return bool(theirs) and theirs == tuple(classes)
+
+
+def _resizing(checkpoint: Checkpoint, port: Port, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
+    patch, image = checkpoint.options["patch"], checkpoint.options.get("image")
+    new = tuple(side // port.module.patch for side in port.preprocessing.size[:2])
+    old = None if image is None or "image" in checkpoint.soft else tuple(side // patch for side in image[:2])
+    return lambda x: surgery.resize_positions(x, old, new, extra=shape[1] - new[0] * new[1])

@@ -1,0 +1,97 @@
+"""A LoRA run as a `peft` adapter: its low-rank matrices and its head, to be put on the checkpoint it began with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from jaxfer import rundir
+from jaxfer.errors import InputError
+from jaxfer.finished import FinishedRun
+from jaxfer.models.port import Port
+from jaxfer.pretrained import carrying, export, foreign
+from jaxfer.pretrained.adapter import PREFIX, in_memory
+from jaxfer.pretrained.hub import ADAPTER_CONFIG, ADAPTERS
+from jaxfer.pretrained.layout import CONV, Layout
+from jaxfer.rules import flatten
+
+
+def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
+    """adapter_config.json and adapter_model.safetensors of a run whose one stage is LoRA on a checkpoint.
+
+    Raises:
+      InputError: another method, a source that peft can't name, or a backbone that training changed.
+    """
+    experiment, config, port = finished.experiment, finished.stage.config, finished.stage.spec.port
+    init, family = experiment.run.init, experiment.model.name
+    if config.method != "lora":
+        raise InputError(f"--format=peft is of LoRA runs, this one ends with {config.method!r}; use --format=hf")
+    if not foreign.is_foreign(init):
+        raise InputError(f"--format=peft needs a checkpoint to adapt, this run began with {init}; use --format=hf")
+    checkpoint = foreign.opened(init, family, dict(experiment.model.options))
+    if not checkpoint.layout.model_types:
+        raise InputError(f"--format=peft adapts transformers' models, {init} has another layout; merge the run instead")
+    if getattr(port.module, "tf_padding", False):  # it asks each convolution for its stride, and peft's have none
+        raise InputError(f"--format=peft: peft can't wrap the convolutions of a padded {family}; use --format=hf")
+    if checkpoint.found.adapter is not None:
+        raise InputError(f"--format=peft: {init} is an adapter itself, and peft puts none on another; use --format=hf")
+    backbone = {path: leaf for path, leaf in finished.state.params.items() if path != "lora"}
+    _check_base(checkpoint, port, backbone, finished)
+    layout.config(port, dict(experiment.model.options), finished.classes)  # it refuses what no class of theirs computes
+    keys = layout.keys(port)
+    low, tensors, targets = flatten(finished.state.params["lora"]), {}, []
+    for site in sorted({path.rsplit("/", 1)[0] for path in low}):
+        key = keys[f"params/{site}/kernel"]
+        module = in_memory(family, key.name.removesuffix(".weight"))
+        a, b = (np.asarray(low[f"{site}/{name}"]) for name in "ab")
+        targets.append(module)
+        tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = _theirs(
+            a, b, conv=key.transform is CONV
+        )
+    head = {leaf: key for leaf, key in keys.items() if leaf.startswith(f"params/{port.head}/")}
+    leaves = {f"params/{path}": np.asarray(leaf) for path, leaf in flatten(backbone).items()}
+    tensors |= {PREFIX + key.name: key.transform.store(leaves[leaf]) for leaf, key in head.items()}
+    export.write_tensors(folder / ADAPTERS[0], tensors)
+    content = {
+        "peft_type": "LORA",
+        "task_type": None if "image" in port.inputs else "SEQ_CLS",
+        "base_model_name_or_path": checkpoint.found.init,
+        "revision": checkpoint.found.commit,
+        "r": config.options["rank"],
+        "lora_alpha": config.options["alpha"],
+        "lora_dropout": 0.0,
+        "target_modules": targets,
+        "modules_to_save": sorted({key.name.split(".")[0] for key in head.values()}),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    rundir.write_json(folder / ADAPTER_CONFIG, content)
+
+
+def _theirs(a: np.ndarray, b: np.ndarray, *, conv: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(A, B) of torch layers: linear [r, in] and [out, r], of convolutions [r, in, h, w] and [out, r, 1, 1]."""
+    if conv:
+        return CONV.store(a), b.T[:, :, None, None]
+    rank = b.shape[0]
+    return a.reshape(-1, rank).T, b.reshape(rank, -1).T
+
+
+def _check_base(checkpoint: foreign.Checkpoint, port: Port, backbone: Mapping[str, Any], finished: FinishedRun) -> None:
+    """The adapter is put on the checkpoint itself: outside the head nothing else may have changed."""
+    leaves = flatten({"params": backbone, **finished.state.model_state})
+    head = [leaf for leaf in leaves if leaf.startswith(f"params/{port.head}/")]
+    source = carrying.carry(checkpoint, port, leaves, reset=head, differs=finished.experiment.run.differs)
+    theirs = flatten({"params": source.params, **source.model_state})
+    resized = [leaf for leaf, entry in source.ledger.items() if entry["what"] in ("resized", "inflated")]
+    moved = [leaf for leaf in theirs if not np.array_equal(theirs[leaf], jax.device_get(leaves[leaf]))]
+    fresh = [leaf for leaf in source.fresh if leaf not in head]
+    if changed := sorted({*resized, *moved, *fresh}):
+        raise InputError(
+            f"--format=peft: {len(changed)} leaves of the backbone are not the checkpoint's own ({changed[0]}), which "
+            "an adapter can't carry; use --format=hf"
+        )

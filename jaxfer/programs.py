@@ -1,0 +1,164 @@
+"""Compiled steps: lowered for a placement, compiled ahead of time, shared between the runs of one process."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from jaxfer.parallel import Placement
+from jaxfer.sharding import DATA
+from jaxfer.stages import Stage, example_batch
+from jaxfer.state import State
+from jaxfer.step import StepSpec, make_eval_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One compiled step and what its compiler knows.
+
+    Attributes:
+      call: the executable; other shapes than the compiled ones raise, so nothing ever compiles twice unseen.
+      compile_seconds: seconds spent tracing and compiling.
+      flops: floating-point operations of one call over all devices, as lowered (no backend's private kernels hidden).
+      peak_bytes: arguments, outputs and temporaries of one device at once, aliases counted once.
+      alias_bytes: bytes of the State that are updated in place.
+    """
+
+    call: Callable[..., Any]
+    compile_seconds: float
+    flops: float
+    peak_bytes: int
+    alias_bytes: int
+
+
+def train_program(spec: StepSpec, state: State, batch: Mapping[str, Any], where: Placement) -> tuple[Program, bool]:
+    """The compiled training step for these shapes, and whether this call compiled it (else it was shared)."""
+    return _shared(_train_program, spec, _static(state), _static(dict(batch)), where)
+
+
+def eval_program(spec: StepSpec, state: State, batch: Mapping[str, Any], where: Placement) -> tuple[Program, bool]:
+    """The compiled evaluation step, likewise."""
+    return _shared(_eval_program, spec, _static(eval_arguments(state)), _static(dict(batch)), where)
+
+
+def eval_arguments(state: State) -> tuple[Any, Any, Any]:
+    """What of a State an evaluation step reads."""
+    return state.params, state.model_state, state.extra
+
+
+def compiles() -> int:
+    """Training programs compiled in this process so far."""
+    return _train_program.cache_info().misses
+
+
+def lower_step(stage: Stage, where: Placement) -> Any:
+    """A stage's training step for these devices, lowered (`jax.stages.Lowered`); nothing is allocated or compiled.
+
+    `where` may be of devices that are not here: a topology's. `.compile()` then compiles for them.
+    """
+    batch = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
+    return _lower_train(stage.spec, stage.blank(0), batch, where)
+
+
+def lowered_flops(function: Callable[..., Any], *shapes: Any) -> float:
+    """FLOPs of one call over these shapes; nothing is allocated or compiled."""
+    return _flops(jax.jit(function).lower(*shapes))
+
+
+def step_flops(spec: StepSpec, state: State, batch: Mapping[str, Any], where: Placement) -> float:
+    """FLOPs of a training step over such a batch on all devices, what is computed twice counted twice."""
+    # XLA counts the body of a loop once: the slices of an accumulated gradient are lowered as one.
+    return _flops(_lower_train(dataclasses.replace(spec, accumulate=1), state, batch, where))
+
+
+def forward_flops(spec: StepSpec, state: State, batch: Mapping[str, Any]) -> float:
+    """FLOPs of an evaluation pass over such a batch."""
+    return _forward_flops(spec, _static(eval_arguments(state)), _static(dict(batch)))
+
+
+@functools.lru_cache(maxsize=64)
+def _forward_flops(spec: StepSpec, variables: _Static, batch: _Static) -> float:
+    return lowered_flops(make_eval_step(spec), *_tree(variables), _tree(batch))
+
+
+@functools.lru_cache(maxsize=64)
+def _train_program(spec: StepSpec, state: _Static, batch: _Static, where: Placement) -> Program:
+    shapes = _tree(state), _tree(batch)
+    if where.mode == "jit":
+        flops = step_flops(spec, *shapes, where) if spec.accumulate > 1 else None
+        return _compile(lambda: _lower_train(spec, *shapes, where), flops)
+    # One copy of the State for all devices: in_axes None on the way in, None on the way out.
+    mapped = jax.pmap(
+        make_train_step(dataclasses.replace(spec, axis_name=DATA)),
+        DATA,
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        donate_argnums=0,
+        devices=list(where.mesh.devices.flat),
+    )
+    rows = where.size
+    split = jax.tree.map(lambda s: jax.ShapeDtypeStruct((rows, s.shape[0] // rows, *s.shape[1:]), s.dtype), shapes[1])
+    return _compile(lambda: mapped.lower(shapes[0], split), step_flops(spec, *shapes, where))
+
+
+def _lower_train(spec: StepSpec, state: Any, batch: Any, where: Placement) -> Any:
+    states = where.shardings(spec, state.params, state)
+    return jax.jit(
+        make_train_step(where.applied(spec)),
+        in_shardings=(states, where.batched),
+        out_shardings=(states, where.replicated),
+        donate_argnums=0,
+    ).lower(state, batch)
+
+
+@functools.lru_cache(maxsize=64)
+def _eval_program(spec: StepSpec, variables: _Static, batch: _Static, where: Placement) -> Program:
+    arguments = _tree(variables)
+    shardings = (*where.shardings(spec, arguments[0], arguments), where.batched)
+    step = jax.jit(make_eval_step(where.applied(spec)), in_shardings=shardings, out_shardings=where.replicated)
+    return _compile(lambda: step.lower(*arguments, _tree(batch)))
+
+
+def _compile(lower: Callable[[], Any], flops: float | None = None) -> Program:
+    begin = time.perf_counter()
+    lowered = lower()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - begin
+    memory = compiled.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return Program(
+        call=compiled,
+        compile_seconds=seconds,
+        flops=_flops(lowered) if flops is None else flops,
+        peak_bytes=peak - memory.alias_size_in_bytes,
+        alias_bytes=memory.alias_size_in_bytes,
+    )
+
+
+def _flops(lowered: Any) -> float:
+    return float(lowered.cost_analysis().get("flops", 0.0))
+
+
+def _shared(build: Any, *key: Any) -> tuple[Program, bool]:
+    misses = build.cache_info().misses
+    program = build(*key)
+    return program, build.cache_info().misses > misses
+
+
+# A tree's structure, shapes and types, hashable.
+_Static = tuple[Any, tuple[tuple[tuple[int, ...], Any], ...]]
+
+
+def _static(tree: Any) -> _Static:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves)
+
+
+def _tree(static: _Static) -> Any:
+    structure, leaves = static
+    return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])

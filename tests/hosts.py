@@ -1,0 +1,96 @@
+"""Several processes on this machine against one: `python tests/hosts.py`, about two minutes on two cores.
+
+2 and 4 processes of two devices each, joined over the loopback, must train what one process trains: losses and metrics
+within 1e-5, as `fsdp` too. A run stopped on 4 processes goes on with 2, and then with 1. Configs that differ stop all
+processes with the same line. The exit code is 1 where anything is otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from kill import Sitting, _free_port
+
+from jaxfer.rundir import read_json, read_metrics
+
+TOLERANCE = 1e-5
+
+
+def run(folder: Path, processes: int, *arguments: str) -> Path:
+    """Until it ends, well."""
+    sitting = Sitting(folder, folder.parent / "cache", processes=processes, arguments=arguments)
+    if code := sitting.wait():
+        raise SystemExit(f"{processes} processes ended with {code}:\n{sitting.said[-2000:]}")
+    return folder
+
+
+def worst(ours: Path, theirs: Path) -> float:
+    """The largest relative difference between the logged metrics of two runs of as many lines."""
+    lines, others = read_metrics(ours / "metrics.jsonl"), read_metrics(theirs / "metrics.jsonl")
+    assert [(line["step"], line["split"]) for line in lines] == [(line["step"], line["split"]) for line in others]
+    numbers = [
+        (line[name], other[name])
+        for line, other in zip(lines, others, strict=True)
+        for name in line
+        if isinstance(line[name], float) and name != "seconds"
+    ]
+    return max(abs(a - b) / max(1, abs(a)) for a, b in numbers)
+
+
+def main() -> int:
+    """One line for each thing shown."""
+    wrong = 0
+
+    def show(what: str, fine: bool, found: object) -> None:
+        nonlocal wrong
+        wrong += not fine
+        print(f"{what}: {found}{'' if fine else '  WRONG'}", flush=True)
+
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        one = run(root / "one", 1)
+        for processes, mode in ((2, "jit"), (4, "jit"), (4, "fsdp")):
+            found = worst(one, run(root / f"{mode}{processes}", processes, f"--config.parallel.mode={mode}"))
+            show(f"{processes} processes, {mode}: worst relative difference to one", found < TOLERANCE, found)
+        moved = root / "moved"
+        for processes, past in ((4, 10), (2, 40)):
+            sitting = Sitting(moved, root / "cache", processes=processes, arguments=["--config.parallel.mode=fsdp"])
+            sitting.until(sitting.past(past))
+            code = sitting.signal(signal.SIGTERM, victim=processes - 1)
+            show(f"SIGTERM to one of {processes}, all end with", code == 75, code)
+        found = worst(one, run(moved, 1))
+        show("stopped on 4, on 2, ended on 1: worst relative difference", found < TOLERANCE, found)
+        show("steps", read_json(moved / "result.json")["steps"] == read_json(one / "result.json")["steps"], "as one")
+        said = differing(root / "differing")
+        show("differing configs", len(set(said)) == 1 and "lr" in said[0] and "Traceback" not in said[0], said[0])
+    return 1 if wrong else 0
+
+
+def differing(folder: Path) -> list[str]:
+    """What two processes with different rates say, after their exit code 2."""
+    flags = dict(JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=2", JAXFER_CACHE="off")
+    shared = [sys.executable, "-m", "jaxfer", "run", str(Path(__file__).with_name("kill.py")), f"--workdir={folder}"]
+    shared += [f"--coordinator=127.0.0.1:{_free_port()}", "--num_processes=2"]
+    both = [
+        subprocess.Popen(
+            [*shared, f"--process_id={i}", f"--config.stage.tune.lr=0.0{i + 1}"],
+            env={**os.environ, **flags},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    said = [process.communicate(timeout=300)[1].strip().splitlines()[-1] for process in both]
+    return [*said, *(f"exit code {process.returncode}" for process in both if process.returncode != 2)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Adapters that peft itself wrote: our logits on them are those of peft's own model."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import peft
+import pytest
+import torch
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+import jaxfer
+from jaxfer.prediction import load_export
+from tests.experiments import TOKENIZER
+
+from .reference import channels_first, compare, images, settle
+from .test_export import BERT, CASES
+
+# Field by field what peft offers and we read; ranks and alphas of one module differ from the others'.
+LORA = {
+    "resnet": dict(
+        r=3,
+        lora_alpha=4,
+        target_modules=["0.convolution", "1.convolution", "2.convolution", "shortcut.convolution"],
+        rank_pattern={"shortcut.convolution": 2},
+        alpha_pattern={r"stages\.1\.layers\.0\.layer\.1\.convolution": 7},
+        modules_to_save=["classifier"],
+    ),
+    "vit": dict(
+        r=4,
+        lora_alpha=6,
+        use_rslora=True,
+        target_modules=["q_proj", "v_proj", "o_proj", "fc1"],
+        rank_pattern={r"layers\.0\.mlp\.fc1": 1},
+        alpha_pattern={"fc1": 3, "o_proj": 5},
+        modules_to_save=["classifier"],
+        bias="none",
+        init_lora_weights="gaussian",
+    ),
+    "deit": dict(r=2, lora_alpha=2, target_modules=["k_proj", "fc2"], modules_to_save=["cls_classifier"]),
+}
+
+
+def adapted(model, folder, seed=0, **config):
+    """peft's model, nothing of it zero, saved; a head of three outputs where it is one of the modules to save."""
+    torch.manual_seed(seed)
+    model = peft.get_peft_model(model, peft.LoraConfig(**config)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.copy_(torch.randn(parameter.shape) * parameter[0].numel() ** -0.5)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("case", LORA)
+def test_images(case, tmp_path):
+    make, config, size = CASES[case]
+    config.num_labels = 3
+    x = images(size)
+    base = settle(make(config), channels_first(x), last=r".*\.(o_proj|fc2)", gain=0.5)
+    base.save_pretrained(tmp_path / "base")
+    plain = reply(base, x)
+    reference = adapted(make.from_pretrained(tmp_path / "base"), tmp_path / "adapter", **LORA[case])
+    assert reference.peft_config["default"].base_model_name_or_path == str(tmp_path / "base")
+    expected = reply(reference, x)
+    assert np.abs(expected - plain).max() > 0.1
+    ours = load_export(tmp_path / "adapter")
+    found = np.asarray(ours.port.apply(ours.params, ours.model_state, {"image": x})[0])
+    compare({"logits": found}, {"logits": expected}, scaled=False)
+
+
+def reply(model, x):
+    with torch.no_grad():
+        return model.eval()(channels_first(x)).logits.numpy()
+
+
+@pytest.mark.parametrize("archive", [False, True], ids=["safetensors", "bin"])
+def test_texts_on_a_base_without_a_head(archive, tmp_path):
+    """As people do it: a bare encoder, a new head, SEQ_CLS; peft names the head itself.
+
+    That the encoder is one of sentence-transformers', which pools the mean, is nothing to the classifier.
+    """
+    torch.manual_seed(0)
+    config = BertConfig(**BERT, max_position_embeddings=9, initializer_range=0.5)
+    BertForSequenceClassification(config).bert.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(TOKENIZER).save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "1_Pooling").mkdir()
+    (tmp_path / "base" / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    base = BertForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
+    lora = dict(task_type="SEQ_CLS", r=4, lora_alpha=8, target_modules=["query", "value", "dense"], lora_dropout=0.3)
+    reference = adapted(base, tmp_path / "adapter", **lora)
+    if archive:
+        tensors = peft.get_peft_model_state_dict(reference)
+        torch.save(tensors, tmp_path / "adapter" / "adapter_model.bin")
+        (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    phrases = ["very film a good.", "was bad films"]
+    batch = AutoTokenizer.from_pretrained(TOKENIZER)(phrases, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = reference(**batch).logits
+    answers = jaxfer.predict(tmp_path / "adapter", phrases, text=True)
+    for answer, row in zip(answers, expected.softmax(-1), strict=True):
+        named = {f"LABEL_{i}": float(chance) for i, chance in enumerate(row)}
+        assert answer.probabilities == pytest.approx(named, abs=1e-4)
+    model = load_export(tmp_path / "adapter")
+    found = np.asarray(model.port.apply(model.params, {}, {name: x.numpy() for name, x in batch.items()})[0])
+    compare({"logits": found}, {"logits": expected.numpy()}, scaled=False)

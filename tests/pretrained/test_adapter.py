@@ -1,0 +1,222 @@
+"""`peft` adapters read: sums by hand, names of either transformers, and everything that is not understood."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from jaxfer.errors import InputError
+from jaxfer.pretrained import foreign
+from jaxfer.pretrained.hub import Absent, find
+from tests.pretrained.checkpoints import RESNET, VIT, checkpoint, edit, text_config, weights
+
+CONV = "resnet.encoder.stages.1.layers.0.layer.0.convolution"  # [8, 4, 3, 3]
+POINT = "resnet.encoder.stages.1.layers.0.shortcut.convolution"  # [8, 4, 1, 1]
+QUERY = "vit.encoder.layer.0.attention.attention.query"  # [12, 12]
+DRAW = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return DRAW.normal(size=shape).astype(np.float32)
+
+
+def pair(module, a, b):
+    return {f"base_model.model.{module}.lora_A.weight": a, f"base_model.model.{module}.lora_B.weight": b}
+
+
+def write(folder, tensors, **config):
+    """An adapter in `folder`, on the checkpoint `base` beside it; rank 2 and alpha 3 but for `config`."""
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    fields = {"peft_type": "LORA", "base_model_name_or_path": "../base", "r": 2, "lora_alpha": 3, **config}
+    (folder / "adapter_config.json").write_text(json.dumps(fields))
+    return folder
+
+
+@pytest.fixture
+def resnet(tmp_path):
+    checkpoint(tmp_path / "base", "resnet", RESNET)
+    return tmp_path
+
+
+@pytest.fixture
+def vit(tmp_path):
+    checkpoint(tmp_path / "base", "vit", VIT)
+    return tmp_path
+
+
+def merged(folder):
+    return foreign.weights(find(str(folder)))
+
+
+def convolved(b, a):
+    """(B A)[o, i, y, x] = sum over r of B[o, r] A[r, i, y, x]."""
+    return sum(b[:, r, 0, 0][:, None, None, None] * a[r][None] for r in range(a.shape[0]))
+
+
+def test_updates_by_hand_with_ranks_and_alphas_of_their_own(resnet):
+    a, b, c, d = normal(2, 4, 3, 3), normal(8, 2, 1, 1), normal(3, 4, 1, 1), normal(8, 3, 1, 1)
+    head = {"base_model.model.classifier.1.weight": normal(5, 8), "base_model.model.classifier.1.bias": normal(5)}
+    # The first pattern that the name ends with counts; one that only begins it is of another module.
+    ranks = {"encoder.stages.1": 7, r"shortcut\.convolution": 3, "convolution": 2}
+    folder = write(
+        resnet / "adapter",
+        {**pair(CONV, a, b), **pair(POINT, c, d), **head},
+        rank_pattern=ranks,
+        alpha_pattern={"layers.0.shortcut.convolution": 6},
+        modules_to_save=["classifier"],
+        task_type=None,
+        target_modules=["convolution"],
+        lora_dropout=0.1,
+        peft_version="0.21.2",
+    )
+    base, found = weights(resnet / "base"), merged(folder)
+    np.testing.assert_allclose(found[f"{CONV}.weight"], base[f"{CONV}.weight"] + 3 / 2 * convolved(b, a), atol=1e-6)
+    np.testing.assert_allclose(found[f"{POINT}.weight"], base[f"{POINT}.weight"] + 6 / 3 * convolved(d, c), atol=1e-6)
+    assert found.merged == {f"{CONV}.weight": CONV, f"{POINT}.weight": POINT}
+    for name in ("weight", "bias"):
+        key = f"classifier.1.{name}"
+        np.testing.assert_array_equal(found[key], head[f"base_model.model.{key}"])
+        assert found.moved[key] == f"base_model.model.{key}"
+    rest = base.keys() - found.merged.keys() - found.moved.keys()
+    assert len(rest) == len(base) - 4 and all(np.array_equal(found[key], base[key]) for key in rest)
+    checked = foreign.opened(str(folder), "auto", {})
+    assert (checked.outputs, checked.labels) == (5, ())  # the base's names are of the base's head
+
+
+@pytest.mark.parametrize("name", [QUERY, "vit.layers.0.attention.q_proj", "layers.0.attention.q_proj"])
+def test_stabilised_rank_under_the_names_of_transformers_4_and_5(vit, name):
+    """arXiv:2312.03732: alpha / sqrt(r). A bare `ViTModel` has no prefix."""
+    a, b = normal(2, 12), normal(12, 2)
+    folder = write(vit / "adapter", pair(name, a, b), use_rslora=True)
+    base, found = weights(vit / "base"), merged(folder)
+    expected = base[f"{QUERY}.weight"] + 3 / math.sqrt(2) * b @ a
+    np.testing.assert_allclose(found[f"{QUERY}.weight"], expected, atol=1e-6)
+    assert foreign.opened(str(folder), "auto", {}).labels == ("class_0", "class_1", "class_2")  # the base's own head
+
+
+def test_a_classifiers_adapter_pools_as_transformers_does(tmp_path):
+    """Its base may be one of sentence-transformers', which says otherwise."""
+    base, query = tmp_path / "base", "bert.encoder.layer.0.attention.self.query"
+    text_config(base)
+    (base / "1_Pooling").mkdir()
+    (base / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    low = pair(query, normal(2, 12), normal(12, 2))
+    encoder = write(tmp_path / "encoder", low, task_type="FEATURE_EXTRACTION")
+    head = {f"base_model.model.classifier.{name}": x for name, x in (("weight", normal(4, 12)), ("bias", normal(4)))}
+    classifier = write(tmp_path / "classifier", {**low, **head}, modules_to_save=["classifier"])
+    found = [foreign.opened(str(folder), "auto", {}) for folder in (base, encoder, classifier)]
+    assert [entry.options["pool"] for entry in found] == ["mean", "mean", "pooler"]
+    assert [entry.outputs for entry in found] == [3, 3, 4]
+    bare = {key: x for key, x in weights(base).items() if "pooler" not in key}
+    save_file(bare, base / "model.safetensors")
+    with pytest.raises(InputError, match="the adapter's head reads a pooler, which its base model does not have"):
+        foreign.opened(str(classifier), "auto", {})
+
+
+REFUSED = {
+    "another kind": ({"peft_type": "IA3"}, "a peft adapter of type 'IA3'; expected 'LORA', merge it with peft"),
+    "dora": ({"use_dora": True}, "says use_dora=True, which is not read; merge it with peft"),
+    "biases": ({"bias": "lora_only"}, "says bias='lora_only', which is not read"),
+    "turned": ({"fan_in_fan_out": True}, "says fan_in_fan_out=True"),
+    "a base that peft changes": ({"init_lora_weights": "pissa"}, "says init_lora_weights='pissa'"),
+    "the future": ({"use_something": {"new": 1}}, "says use_something={'new': 1}"),
+    "another rank": ({"r": 4}, "gives vit.layers.0.attention.q_proj rank 4, its tensors have 2"),
+    "no alpha": ({"lora_alpha": None}, "has no rank and alpha for vit.layers.0.attention.q_proj"),
+    "no pattern": ({"rank_pattern": {"[": 2}}, "has no rank and alpha for vit.layers.0.attention.q_proj"),
+    "no base": ({"base_model_name_or_path": None}, "names no base model; write it as base_model_name_or_path"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_config_says_and_is_not_understood(case, vit):
+    changed, message = REFUSED[case]
+    folder = write(vit / "adapter", pair("vit.layers.0.attention.q_proj", normal(2, 12), normal(12, 2)), **changed)
+    with pytest.raises(InputError) as caught:
+        merged(folder)
+    assert message in str(caught.value) and str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+Q = "base_model.model.vit.layers.0.attention.q_proj"
+TENSORS = {
+    "a key of dora": ({f"{Q}.lora_magnitude_vector.weight": normal(12)}, "lora_magnitude_vector.weight (1 such)"),
+    "a saved module that is not named": ({"base_model.model.classifier.weight": normal(3, 12)}, "classifier.weight"),
+    "half a pair": ({f"{Q}.lora_A.weight": normal(2, 12)}, "q_proj without its other half"),
+    "a module that is not there": (pair("vit.layers.7.q_proj", normal(2, 12), normal(12, 2)), "changes vit.layers.7"),
+    "another width": (pair(Q[17:], normal(2, 8), normal(12, 2)), "A [2, 8] and B [12, 2] of vit.layers.0"),
+    "a convolution": (pair(Q[17:], normal(2, 12, 1, 1), normal(12, 2, 1, 1)), "make no update of vit.encoder.layer.0"),
+}
+
+
+@pytest.mark.parametrize("case", TENSORS)
+def test_tensors_without_a_place(case, vit):
+    tensors, message = TENSORS[case]
+    with pytest.raises(InputError) as caught:
+        merged(write(vit / "adapter", tensors))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_where_its_base_may_lie(vit, monkeypatch):
+    tensors = pair(QUERY, normal(2, 12), normal(12, 2))
+    folder = write(vit / "adapter", tensors)
+    beside = merged(folder)[f"{QUERY}.weight"]
+    edit(folder / "adapter_config.json", base_model_name_or_path=str(vit / "base"))
+    np.testing.assert_array_equal(merged(folder)[f"{QUERY}.weight"], beside)
+    monkeypatch.chdir(vit)
+    edit(folder / "adapter_config.json", base_model_name_or_path="base")
+    np.testing.assert_array_equal(merged("adapter")[f"{QUERY}.weight"], beside)
+    edit(folder / "adapter_config.json", base_model_name_or_path="../elsewhere")
+    with pytest.raises(Absent, match="the adapter's base model '../elsewhere': .*no such folder or file"):
+        find("adapter")
+    edit(folder / "adapter_config.json", base_model_name_or_path=str(folder))
+    with pytest.raises(InputError, match="the adapter's base model .*: the adapter itself; name the model that"):
+        find(str(folder))
+    edit(folder / "adapter_config.json", base_model_name_or_path="../base")
+    second = write(vit / "second", tensors, base_model_name_or_path=str(folder))
+    with pytest.raises(InputError, match="the adapter's base model .*: an adapter too; merge that one"):
+        find(str(second))
+    (vit / "base" / "config.json").unlink()
+    edit(folder / "adapter_config.json", base_model_name_or_path="../base")
+    with pytest.raises(InputError, match="the adapter's base model '.*base' has no config.json"):
+        find(str(folder))
+
+
+def test_folders_that_are_half_an_adapter_or_two_things(vit):
+    folder = write(vit / "adapter", pair(QUERY, normal(2, 12), normal(12, 2)))
+    with pytest.raises(InputError, match="a part of a peft adapter; give its folder"):
+        find(str(folder / "adapter_model.safetensors"))
+    save_file({"w": normal(1)}, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"both an adapter and a model \(model.safetensors\); give that file, or move"):
+        find(str(folder))
+    (folder / "model.safetensors").unlink()
+    (folder / "adapter_config.json").rename(vit / "adapter_config.json")
+    with pytest.raises(Absent, match="an adapter without adapter_config.json"):
+        find(str(folder))
+    (vit / "adapter_config.json").rename(folder / "adapter_config.json")
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(Absent, match="an adapter without weights; expected adapter_model.safetensors"):
+        find(str(folder))
+
+
+def test_it_is_another_source_when_any_of_its_files_or_its_base_changes(vit):
+    folder = write(vit / "adapter", pair(QUERY, normal(2, 12), normal(12, 2)))
+    places = [folder / "adapter_model.safetensors", folder / "adapter_config.json", vit / "base" / "model.safetensors"]
+    changes = [
+        lambda: None,
+        lambda: save_file(pair(QUERY, normal(2, 12), normal(12, 2)), places[0]),
+        lambda: edit(places[1], lora_alpha=5),
+        lambda: save_file({**weights(vit / "base"), "classifier.bias": normal(3)}, places[2]),
+    ]
+    found = []
+    for change in changes:
+        change()
+        for place in places:  # long settled, so that what is kept is asked for
+            os.utime(place, (time.time() - 100 + len(found),) * 2)
+        found.append(foreign.files(str(folder))[0].sha256)
+    assert len(set(found)) == 4

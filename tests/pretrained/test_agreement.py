@@ -1,0 +1,74 @@
+"""What a config may say of a checkpoint's model: announced, free, or refused with both values."""
+
+from __future__ import annotations
+
+import pytest
+from ml_collections import ConfigDict
+
+import jaxfer
+from jaxfer.errors import InputError
+from jaxfer.preflight import preflight
+from tests.pretrained.checkpoints import config_of, edit, text_config
+
+
+def test_a_contradiction_is_refused_with_both_values(resnet):
+    folder, _ = resnet
+    with pytest.raises(InputError, match=r"width is 4 there, 8 here.*announce what may differ"):
+        preflight(config_of(folder, model=dict(width=8)))
+    with pytest.raises(InputError, match=r"mean is \(0.5, 0.25, 0.125\) there, \(0.5,\) here"):
+        preflight(config_of(folder, model=dict(mean=(0.5,))))
+    with pytest.raises(InputError, match="config.model.name is 'vit' here, config.json .* 'resnet'"):
+        config = config_of(folder)
+        config.model.name = "vit"
+        preflight(config)
+    with pytest.raises(InputError, match="unknown field config.model.widht; nearest: 'width'"):
+        preflight(config_of(folder, model=dict(widht=8)))
+    with pytest.raises(InputError, match="config.differs: .* no option 'imgae'; nearest: 'image'"):
+        preflight(config_of(folder, differs=("imgae",)))
+
+
+def test_what_only_training_sees_is_free_and_announced_statistics_are_taken(resnet):
+    folder, _ = resnet
+    config = config_of(folder, model=dict(stochastic_depth=0.1, mean=(0.5,)), differs=("mean",))
+    found = dict(preflight(config).experiment.model.options)
+    assert (found["stochastic_depth"], found["mean"], found["std"]) == (0.1, (0.5,), (0.5, 0.25, 1.0))
+
+
+def test_auto_needs_a_checkpoint():
+    config = config_of("scratch")
+    with pytest.raises(InputError, match="config.model.name=auto takes the model of the checkpoint"):
+        preflight(config)
+
+
+def test_overrides_reach_the_model_that_is_not_known_yet(resnet, tmp_path):
+    folder, _ = resnet
+    file = tmp_path / "c.py"
+    file.write_text("import jaxfer.config\n\n\ndef get_config(arg=''):\n    return jaxfer.config.base()\n")
+    config = jaxfer.load(
+        str(file), {"model.name": "auto", "model.image": "8,8,3", "init": str(folder), "differs": "image"}
+    )
+    assert dict(preflight(config).experiment.model.options)["image"] == (8, 8, 3)
+
+
+@pytest.mark.parametrize("stated, expected", [({"shortest_edge": 32}, (16,)), ({"height": 32, "width": 20}, (16, 10))])
+def test_another_resolution_cuts_out_the_same_share(resnet, stated, expected):
+    folder, _ = resnet
+    crop = {"height": 16, "width": 16}
+    edit(folder / "preprocessor_config.json", size=stated, do_center_crop=True, crop_size=crop)
+    config = config_of(folder, model=dict(image=(8, 8, 3)), differs=("image",))
+    plan = preflight(config)
+    assert dict(plan.experiment.model.options)["resize"] == expected
+    assert preflight(ConfigDict(plan.experiment.to_dict())).experiment == plan.experiment
+
+
+def test_auto_is_also_the_model_of_a_run(resnet, tmp_path):
+    jaxfer.run(config_of(resnet[0]), tmp_path / "run", quiet=True)
+    plan = preflight(config_of(f"run:{tmp_path / 'run'}"))
+    assert dict(plan.experiment.model.options)["stage_sizes"] == (1, 1)
+
+
+def test_how_long_texts_may_be_is_free(tmp_path):
+    config = text_config(tmp_path / "source")
+    config.model = dict(name="auto", max_length=6, buckets=(4, 6))
+    found = preflight(config).stages[0].spec.port.preprocessing
+    assert (found.max_length, found.buckets) == (6, (4, 6))

@@ -1,0 +1,158 @@
+"""LoRA runs carried out as `peft` adapters, and back in."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from huggingface_hub import constants
+from PIL import Image
+from safetensors.numpy import load_file
+
+import jaxfer
+from jaxfer.cli import main
+from jaxfer.errors import InputError
+from jaxfer.finished import open_run
+from jaxfer.prediction import load_model
+from tests.models.tiny import batch
+from tests.pretrained.checkpoints import CLASSES, VIT, assert_same, back, checkpoint, config_of, weights
+
+IMAGE = (8, 12, 3)
+# The runs announce another mean than their checkpoint's. One program serves them all.
+LORA = dict(method="lora", options=dict(rank=2, alpha=3.0), lr=0.05, steps=2)
+LORA |= dict(model=dict(mean=(0.25,)), differs=("mean",))
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """LoRA on a ViT, two steps at a rate that moves everything; its images are cut out of larger ones."""
+    folder = tmp_path_factory.mktemp("adapted")
+    cut = dict(VIT, resize=(11, 15), interpolation="hamming")
+    checkpoint(folder / "source", "vit", cut, labels=("cat", "dog", "cow"))
+    jaxfer.run(config_of(folder / "source", IMAGE, **LORA), folder / "run", quiet=True)
+    return folder
+
+
+def test_a_merged_lora_starts_a_run_with_the_same_parameters(adapted):
+    finished = open_run(adapted / "run")
+    params, state = finished.stage.leave(finished.state)
+    out = jaxfer.export(adapted / "run")
+    assert finished.stage.spec.port.preprocessing.resize == (11, 15)
+    assert load_model(out).port.preprocessing == finished.stage.spec.port.preprocessing
+    start = back(out, IMAGE)
+    assert_same(start.params, params)
+    assert_same(start.model_state, state)
+    assert not any(entry["what"] in ("re-initialised", "missing") for entry in start.ledger.values())
+
+
+def test_a_merged_lora_leaves_the_rest_alone(adapted):
+    theirs, ours = weights(adapted / "source"), weights(jaxfer.export(adapted / "run"))
+    changed = {key for key in theirs if not np.array_equal(theirs[key], ours[key])}
+    layers = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
+    kernels = (*layers, "attention.output.dense", "intermediate.dense", "output.dense")
+    expected = {f"vit.encoder.layer.{i}.{name}.weight" for i in range(2) for name in kernels}
+    assert changed == expected | {"classifier.weight", "classifier.bias"}
+
+
+def test_a_peft_adapter_adds_up_to_the_merged_weights(adapted):
+    """W + alpha / r * B A, under the names that transformers 5 has in memory."""
+    out = jaxfer.export(adapted / "run", format="peft")
+    low, base = load_file(out / "adapter_model.safetensors"), weights(adapted / "source")
+    merged = weights(jaxfer.export(adapted / "run"))
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["modules_to_save"]) == (2, 3.0, ["classifier"])
+    assert config["base_model_name_or_path"] == str(adapted / "source") and len(config["target_modules"]) == 12
+    pairs = {
+        "vit.layers.1.attention.k_proj": "vit.encoder.layer.1.attention.attention.key",
+        "vit.layers.0.attention.o_proj": "vit.encoder.layer.0.attention.output.dense",
+        "vit.layers.1.mlp.fc1": "vit.encoder.layer.1.intermediate.dense",
+        "vit.layers.0.mlp.fc2": "vit.encoder.layer.0.output.dense",
+    }
+    assert set(pairs) <= set(config["target_modules"])
+    for ours, theirs in pairs.items():
+        a, b = (low[f"base_model.model.{ours}.lora_{name}.weight"] for name in "AB")
+        assert a.shape[0] == b.shape[1] == 2
+        moved = merged[f"{theirs}.weight"] - base[f"{theirs}.weight"]
+        assert np.abs(moved).max() > 1e-3
+        np.testing.assert_allclose(1.5 * b @ a, moved, atol=1e-6)
+    np.testing.assert_array_equal(low["base_model.model.classifier.weight"], merged["classifier.weight"])
+
+
+def test_an_adapter_starts_a_run_that_answers_as_the_one_that_wrote_it(adapted, capsys):
+    out, run = jaxfer.export(adapted / "run", format="peft"), load_model(adapted / "run")
+    start = back(out, IMAGE)
+    x = batch(run.port, examples=4)
+    apply = jax.jit(lambda params: run.port.apply(params, {}, x)[0])
+    found, expected = apply(start.params), apply(run.params)
+    assert np.abs(np.asarray(expected)).max() > 0.5
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert_same(start.params["head"], run.params["head"])
+    merged = {leaf: entry for leaf, entry in start.ledger.items() if entry["what"] == "merged"}
+    assert len(merged) == 12 and all(leaf.startswith("params/block_") for leaf in merged)
+    assert merged["params/block_1/attn/key/kernel"] == {
+        "what": "merged",
+        "from": "vit.encoder.layer.1.attention.attention.key.weight",
+        "shape": [12, 3, 4],
+        "adapter": "vit.layers.1.attention.k_proj",
+    }
+    head = start.ledger["params/head/out/kernel"]
+    assert (head["what"], head["from"]) == ("transposed", "base_model.model.classifier.weight")
+    assert start.table().splitlines()[0].endswith("12 merged") and start.table().startswith(f"{out}: ")
+    assert start.lineage["source"]["adapter_base"]["init"] == str(adapted / "source")
+
+
+def test_an_adapter_predicts(adapted, tmp_path, capsys):
+    out, files = jaxfer.export(adapted / "run", format="peft"), []
+    spec = load_model(out).port.preprocessing  # with the run's mean: without it the weights would be another model's
+    assert spec.mean == (0.25,) and spec == load_model(adapted / "run").port.preprocessing
+    for seed in range(3):
+        files.append(str(tmp_path / f"{seed}.png"))
+        pixels = np.random.default_rng(seed).integers(0, 256, IMAGE).astype(np.uint8)
+        Image.fromarray(pixels).save(files[-1])
+    expected = jaxfer.predict(adapted / "run", files)
+    for answer, wanted in zip(jaxfer.predict(out, files), expected, strict=True):
+        assert answer.labels == wanted.labels and set(answer.probabilities) == set(CLASSES)
+        assert answer.probabilities == pytest.approx(wanted.probabilities, abs=1e-5)
+    assert main(["predict", str(out), files[0]]) == 0
+    assert capsys.readouterr().out.split()[:2] == [files[0], expected[0].labels[0]]
+
+
+def test_what_peft_cannot_carry(adapted, tmp_path):
+    jaxfer.run(config_of(f"run:{adapted / 'run'}", IMAGE, **LORA), tmp_path / "second", quiet=True)
+    with pytest.raises(InputError, match="needs a checkpoint to adapt, this run began with run:"):
+        jaxfer.export(tmp_path / "second", format="peft")
+    out = jaxfer.export(adapted / "run", format="peft")
+    jaxfer.run(config_of(out, IMAGE, **LORA), tmp_path / "third", quiet=True)
+    with pytest.raises(InputError, match="is an adapter itself, and peft puts none on another; use --format=hf"):
+        jaxfer.export(tmp_path / "third", format="peft")
+    config = config_of(adapted / "source", IMAGE, stages=("first", "then"), **LORA)
+    jaxfer.run(config, tmp_path / "tuned", quiet=True)  # what the first stage learnt is merged into the backbone
+    with pytest.raises(InputError, match="leaves of the backbone are not the checkpoint's own"):
+        jaxfer.export(tmp_path / "tuned", format="peft")
+
+
+def test_a_base_on_the_hub_goes_by_name_and_commit(tmp_path, monkeypatch):
+    """As the Hub's own cache has it, without a network: a tag that names a commit."""
+    commit, cache = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--tests--vit-of-adapters"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (cache / "snapshots").mkdir(parents=True)
+    _, params, _ = checkpoint(cache / "snapshots" / commit, "vit", VIT)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "v1").write_text(commit)
+    config = config_of("tests/vit-of-adapters@v1", IMAGE, **LORA)
+    result = jaxfer.run(config, tmp_path / "run", quiet=True)
+    assert result["lineage"]["source"]["commit"] == commit
+    out = jaxfer.export(tmp_path / "run", format="peft")
+    written = json.loads((out / "adapter_config.json").read_text())
+    assert (written["base_model_name_or_path"], written["revision"]) == ("tests/vit-of-adapters", commit)
+    card = (out / "README.md").read_text()
+    assert "base_model: tests/vit-of-adapters\n" in card and f"'tests/vit-of-adapters', revision='{commit}'" in card
+    start = back(out, IMAGE)
+    assert_same(start.params["stem"], params["stem"])
+    assert start.lineage["source"]["adapter_base"]["commit"] == commit
+    config.init = "tests/vit-of-adapters@v2"
+    with pytest.raises(InputError, match="tests/vit-of-adapters: .* can't be reached at revision 'v2'"):
+        jaxfer.run(config, tmp_path / "other", quiet=True)
