@@ -135,7 +135,7 @@ def test_normalize_by_hand():
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 3), (300, 5, 3), (3, 130, 7, 1)])
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (300, 5, 3), (3, 130, 7, 1), (0, 4, 4, 3)])
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
 def test_normalize_is_the_formula_bit_for_bit(shape, kind):
     values = (np.random.default_rng(0).random(shape) * 255).astype(kind)
@@ -194,6 +194,11 @@ def test_a_crop_that_comes_first_is_of_the_image_itself_and_resized_once():
     expected = np.asarray(Image.fromarray(grey[3:13, 1:11, 0]).resize((6, 8), Image.Resampling.BILINEAR))
     result = image.augmented(grey, ("crop", "flip"), rng, Preprocessing(size=(8, 6, 3), resize=(9,)))
     np.testing.assert_array_equal(result, np.repeat(expected[..., None], 3, axis=2))
+    # By the model's filter; its resize to 9 px and the cut of the centre are for evaluation.
+    rng = Scripted(0.5, 0.0, 3, 1)
+    nearest = np.asarray(Image.fromarray(grey[3:13, 1:11, 0]).resize((6, 8), Image.Resampling.NEAREST))
+    preprocessing = Preprocessing(size=(8, 6, 1), resize=(9,), interpolation="nearest")
+    np.testing.assert_array_equal(image.augmented(grey, ("crop",), rng, preprocessing)[..., 0], nearest)
     # Of the model's size there is nothing to fit: the order is all the same.
     preprocessing, seeds = Preprocessing(size=(16, 12, 1)), (7, 7)
     first, after = (np.random.default_rng(seed) for seed in seeds)
