@@ -24,6 +24,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from jaxfer.forecast import CHIPS
+
 IMAGES = dict(source="synthetic", image=(224, 224, 3))
 MODELS = {
     "BERT-base": (dict(name="bert", max_length=128), dict(source="table"), 2),
@@ -37,18 +39,18 @@ TINY = {
     "ResNet-50": dict(stage_sizes=(1, 1), width=4, image=(16, 16, 3)),
 }
 
-# (pattern of the device's kind, dense bf16 TFLOP/s as its maker publishes them; T4: fp16, it has no bf16).
+# (pattern of the device's kind, dense bf16 operations a second as its maker publishes them; T4: fp16, it has no bf16).
 PEAKS = (
-    (r"\bH200\b", 989),
-    (r"\bH100 PCIe\b", 756),
-    (r"\bH100\b", 989),
-    (r"\bA100\b", 312),
-    (r"\bL4\b", 121),
-    (r"\bT4\b", 65),
-    (r"TPU v6( lite|e)", 918),
-    (r"TPU v5( lite|e)", 197),
-    (r"TPU v5p?$", 459),
-    (r"TPU v4$", 275),
+    (r"\bH200\b", 989e12),
+    (r"\bH100 PCIe\b", 756e12),
+    (r"\bH100\b", 989e12),
+    (r"\bA100\b", 312e12),
+    (r"\bL4\b", 121e12),
+    (r"\bT4\b", 65e12),
+    (r"TPU v6( lite|e)", CHIPS["v6e"].flops),
+    (r"TPU v5( lite|e)", CHIPS["v5e"].flops),
+    (r"TPU v5p?$", CHIPS["v5p"].flops),
+    (r"TPU v4$", CHIPS["v4"].flops),
 )
 
 
@@ -74,7 +76,7 @@ class Measured:
 
 def peak(kind: str) -> float | None:
     """FLOP/s of a device of this kind, None where it is not in the table."""
-    return next((tera * 1e12 for pattern, tera in PEAKS if re.search(pattern, kind)), None)
+    return next((flops for pattern, flops in PEAKS if re.search(pattern, kind)), None)
 
 
 def search(measure: Callable[[int], Measured], smallest: int, largest: int) -> Measured | None:
@@ -114,35 +116,27 @@ def ours(name: str, options: argparse.Namespace) -> dict[str, Any]:
     import jax
 
     device = jax.devices()[0]
-    compute = "bfloat16" if "compute_dtype" in _stage_fields() else "float32"
-    best = search(lambda batch: _step_of_jaxfer(name, batch, compute, options), options.smallest, options.largest)
+    best = search(lambda batch: _step_of_jaxfer(name, batch, options), options.smallest, options.largest)
     top = peak(device.device_kind)
     mfu = best.flops / best.seconds / top if best and top else None
-    return {"device": device.device_kind, "compute": compute, "best": best and dataclasses.asdict(best), "mfu": mfu}
+    return {"device": device.device_kind, "best": best and dataclasses.asdict(best), "mfu": mfu}
 
 
-def _stage_fields() -> set[str]:
-    from jaxfer.experiment import StageConfig
-
-    return {field.name for field in dataclasses.fields(StageConfig)}
-
-
-def _step_of_jaxfer(name: str, batch_size: int, compute: str, options: argparse.Namespace) -> Measured:
+def _step_of_jaxfer(name: str, batch_size: int, options: argparse.Namespace) -> Measured:
     import jax
     import numpy as np
 
     from jaxfer.config import base, resolve
     from jaxfer.experiment import ParallelConfig
-    from jaxfer.parallel import placement, train_program
+    from jaxfer.parallel import placement
+    from jaxfer.programs import train_program
     from jaxfer.stages import compiled_port_init, example_batch, make_port, plan
 
     model, data, classes = MODELS[name]
     config = base()
     config.model = {**model, **(TINY[name] if options.tiny else {})}
     config.data = data
-    config.update(batch_size=batch_size, steps=1000)
-    if "compute_dtype" in _stage_fields():
-        config.compute_dtype = compute
+    config.update(batch_size=batch_size, steps=1000, compute_dtype="bfloat16")
     experiment = resolve(config)
     (stage,) = plan(experiment, *make_port(experiment, classes))
     port, task = stage.spec.port, stage.spec.task
@@ -234,20 +228,20 @@ def row(name: str, found: dict[str, Any], other: dict[str, Any]) -> str:
     """A line of the table."""
     best, beside = found["best"], other.get("best")
     if best is None:
-        return f"| {name} | {found['compute']} | not even the smallest batch fits | | | | | |"
+        return f"| {name} | not even the smallest fits | | | | | | |"
     rate = best["batch"] / best["seconds"]
     mfu = "" if found["mfu"] is None else f"{found['mfu']:.1%}"
     torch = ("", "")
     if beside:
         torch_rate = beside["batch"] / beside["seconds"]
         torch = (f"{torch_rate:.0f} at {beside['batch']}", f"{rate / torch_rate:.2f}")
-    cells = (name, found["compute"], best["batch"], f"{best['seconds'] * 1e3:.1f}", f"{rate:.0f}")
+    cells = (name, best["batch"], f"{best['seconds'] * 1e3:.1f}", f"{rate:.0f}")
     cells += (f"{best['flops'] / best['seconds'] / 1e12:.1f}", mfu, *torch)
     return f"| {' | '.join(map(str, cells))} |"
 
 
-HEAD = """| model | compute | batch | ms a step | examples/s | TFLOP/s | MFU | torch.compile, ex./s | ours / theirs |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+HEAD = """| model | batch | ms a step | examples/s | TFLOP/s | MFU | torch.compile, ex./s | ours / theirs |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -281,8 +275,6 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{first['device']} ({known})\n\n{HEAD}")
     for name in options.models:
         print(row(name, found["jaxfer"][name], found.get("torch", {}).get(name, {})))
-    if first["compute"] == "float32":
-        print("\nComputed in float32: this version has no `config.compute_dtype`. Peaks are those of bf16.")
 
 
 def _process(arguments: list[str]) -> dict[str, Any]:

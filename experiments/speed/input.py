@@ -5,8 +5,8 @@
 The files are made here: mosaics of the photographs in `vision/flowers5` of the data folder, 256 to 512 px a side, JPEG
 of quality 90. Both sides decode with Pillow, cut out a random rectangle (35-100 % of the area, 3:4 to 4:3), resize it
 to 224 px, flip half of them and normalise. A second here is one of processor time over all threads, so that neighbours
-on the machine do not count for much, and the two take turns in one process: medians, and the median of the repeats' own
-ratios. Where PyTorch is not installed, ours alone is printed.
+on the machine do not count for much; the process keeps to one core, where it can, and the two sides take turns in it:
+medians, and the median of the repeats' own ratios. Where PyTorch is not installed, ours alone is printed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from jaxfer.data.dataset import locate
@@ -142,11 +143,13 @@ def main(argv: list[str] | None = None) -> None:
         ratios = [one / other for one, other in zip(rates["jaxfer"], rates["PyTorch"], strict=True)]
         print(f"jaxfer / PyTorch: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     print(
-        f"{os.cpu_count()} cores, {options.images} images, batches of {options.batch_size}, {options.repeats} repeats"
+        f"{options.images} images, batches of {options.batch_size}, {options.repeats} repeats, Pillow {PIL.__version__}"
     )
 
 
 if __name__ == "__main__":
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     try:
         main()
     except InputError as error:
