@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxfer.config import resolve
+from jaxfer.stages import make_port, plan
+
 SPEED = Path(__file__).parents[1] / "experiments" / "speed"
 
 
@@ -95,3 +98,29 @@ def test_the_input_script_on_a_few_files(tmp_path, monkeypatch, capsys):
     assert first.startswith("jaxfer ") and "images/s a core" in first
     assert math.isfinite(float(first.split()[1]))
     assert last.startswith("4 images, batches of 2, 1 repeats")
+
+
+@pytest.mark.parametrize(("arg", "published"), [("vit", 86_567_656), ("resnet", 25_557_032)])
+def test_the_models_of_the_startup_script_are_those_of_their_papers(arg, published):
+    config = script("startup").get_config(arg)
+    (stage,) = plan(resolve(config), *make_port(resolve(config), classes=4))
+    width = {"vit": 768, "resnet": 2048}[arg]  # published with 1000 classes
+    assert sum(math.prod(leaf.shape) for leaf in stage.leaves().values()) == published - (1000 - 4) * (width + 1)
+
+
+def test_the_startup_script_starts_each_config_twice_on_a_cache_of_its_own(monkeypatch, capsys):
+    startup, asked = script("startup"), []
+
+    def start(config, overrides, cache):
+        first = cache not in [before for *_, before in asked]
+        asked.append((config, overrides, cache))
+        return {"compile_seconds": 8.0 if first else 2.0, "input_seconds": 0.5, "processor_seconds": 10.0}
+
+    monkeypatch.setattr(startup, "start", start)
+    startup.main(["a.py", "b.py:x", "--config.steps=3"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "| b.py:x | 8.00 s | 2.00 s | 0.25 | 10.0 s | 10.0 s |" in lines
+    assert lines[-1].endswith("a.py 0.500 and 0.500 s; b.py:x 0.500 and 0.500 s.")
+    assert [(config, overrides) for config, overrides, _ in asked] == [
+        (config, ["--config.steps=3"]) for config in ("a.py", "a.py", "b.py:x", "b.py:x")
+    ]
