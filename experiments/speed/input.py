@@ -1,19 +1,18 @@
 """Images a second and core: JPEG files to augmented, normalised batches of 224 px, beside the PyTorch DataLoader.
 
-    JAXFER_DATA=... python experiments/speed/input.py
+    JAXFER_DATA=... taskset -c 0 python experiments/speed/input.py
 
 The files are made here: mosaics of the photographs in `vision/flowers5` of the data folder, 256 to 512 px a side, JPEG
 of quality 90. Both sides decode with Pillow, cut out a random rectangle (35-100 % of the area, 3:4 to 4:3), resize it
 to 224 px, flip half of them and normalise. A second here is one of processor time over all threads, so that neighbours
-on the machine do not count for much; the process keeps to one core, where it can, and the two sides take turns in it:
-medians, and the median of the repeats' own ratios. Where PyTorch is not installed, ours alone is printed.
+on the machine do not count for much; on one core (`taskset`) neither side's threads wait for each other. The two take
+turns in one process: medians, and the median of the repeats' own ratios. Without PyTorch ours alone is printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
 import random
 import statistics
 import sys
@@ -148,8 +147,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     try:
         main()
     except InputError as error:
