@@ -56,6 +56,26 @@ def test_a_batch_is_what_order_image_and_rng_say():
         assert (batch["image"].dtype, batch["label"].dtype) == (np.float32, np.float32)
 
 
+def test_a_crop_that_comes_first_is_cut_out_of_the_source():
+    (batch,) = batches(2, 3, augment=("crop",))
+    for position, row in enumerate(batch_indices(5, 2, size=SIZE, batch_size=4)):
+        pixels = image.crop(np.repeat(PIXELS[row], 3, axis=2), example_rng(5, 2, position), (8, 8))
+        np.testing.assert_array_equal(batch["image"][position], image.normalize(pixels, PREPROCESSING))
+
+
+def test_files_make_the_batches_that_their_pixels_make(tmp_path):
+    rng = np.random.default_rng(1)
+    arrays = [rng.integers(0, 256, (7 + i, 12 - i, 3), np.uint8) for i in range(3)]
+    arrays[1] = arrays[1][..., :1]  # grey
+    for i, array in enumerate(arrays):
+        Image.fromarray(array if array.shape[2] == 3 else array[..., 0]).save(tmp_path / f"{i}.png")
+    labels, names = np.arange(3, dtype=np.int32), tuple(f"{i}.png" for i in range(3))
+    files = Split(labels=labels, fetch=Files(tmp_path, names)).take(np.array([2, 0, 1]))
+    memory = Split(labels=labels, fetch=arrays.__getitem__).take(np.array([2, 0, 1]))
+    for augment in (("crop", "flip"), AUGMENT, ()):
+        assert_same(batches(split=files, augment=augment), batches(split=memory, augment=augment))
+
+
 def test_without_augmentation_images_are_the_preprocessed_ones():
     (batch,) = batches(2, 3, augment=())
     chosen = batch_indices(5, 2, size=SIZE, batch_size=4)
@@ -105,14 +125,16 @@ def test_trap_grain_mp_prefetch_before_flags_parsed():
             flags.FLAGS.mark_as_parsed()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_is_one_line_to_the_user(tmp_path, workers):
+@pytest.mark.parametrize(("workers", "augment"), [(0, AUGMENT), (1, ("crop",)), (0, ("crop", "flip")), (0, ())])
+def test_an_unreadable_image_is_one_line_to_the_user(tmp_path, workers, augment):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "cut.jpg")
     content = (tmp_path / "cut.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
-    broken = Split(labels=np.zeros(1, np.int32), fetch=Files(tmp_path, ("cut.jpg",)))
+    files = Split(labels=np.zeros(2, np.int32), fetch=Files(tmp_path, ("absent.jpg", "cut.jpg")))
+    broken = files.take(np.array([1]))
     with pytest.raises(InputError, match=r"expected a readable image, found '.*cut\.jpg'") as caught:
-        batches(split=broken, workers=workers)
+        batches(split=broken, workers=workers, augment=augment)
+    assert "\n" not in str(caught.value)
     assert type(caught.value) is InputError
     assert not getattr(caught.value, "__notes__", [])
     assert caught.value.__suppress_context__
