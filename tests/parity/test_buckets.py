@@ -39,7 +39,7 @@ def bucket(request, tmp_path_factory):
         server = subprocess.Popen(
             [sys.executable, "-m", "tests.parity.servers", kind, str(port)], stdout=file, stderr=file, cwd=ROOT
         )
-        for name, value in {**environment, "JAXFER_CACHE": "off"}.items():
+        for name, value in {**environment, "JAXFER_CACHE": str(log.with_name("cache"))}.items():
             patch.setenv(name, value)
         try:
             wait(lambda: answers(url), 60)
@@ -73,9 +73,10 @@ def make(kind, url):
         urllib.request.urlopen(urllib.request.Request(f"{url}/bucket", b"", method="PUT"), timeout=30).close()
 
 
-def start(folder):
+def start(folder, log):
     command = [sys.executable, "-m", "jaxfer", "run", kill.__file__, f"--workdir={folder}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with log.open("w") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file)
 
 
 def parts(folder):
@@ -85,17 +86,18 @@ def parts(folder):
 
 def test_a_run_in_a_bucket_is_killed_and_ends_as_on_a_disk(bucket, tmp_path):
     """kill -9 after some saves, SIGTERM in the next sitting: all lines, numbers and weights are a disk's."""
-    assert start(tmp_path / "disk").wait(300) == 0
+    log = tmp_path / "log"
+    assert start(tmp_path / "disk", log).wait(300) == 0, log.read_text()[-2000:]
     folder, codes = bucket / "runs" / "killed", []
-    for number in (signal.SIGKILL, signal.SIGTERM):
-        run = start(folder)
-        wait(lambda run=run: run.poll() is not None or parts(folder) > 3, 300)
+    for number, said in ((signal.SIGKILL, "compiled programs"), (signal.SIGTERM, "resumed at step")):
+        run = start(folder, log)
+        wait(lambda said=said: said in log.read_text(), 120)
+        wait(lambda: parts(folder) > 2, 120)
         run.send_signal(number)
         codes.append(run.wait(60))
-    assert codes == [-signal.SIGKILL, 75]
-    run = start(folder)
-    said, _ = run.communicate(timeout=300)
-    assert run.returncode == 0 and "resumed at step" in said, said[-2000:]
+    assert codes == [-signal.SIGKILL, 75], log.read_text()[-2000:]
+    run = start(folder, log)
+    assert run.wait(300) == 0 and "resumed at step" in log.read_text(), log.read_text()[-2000:]
     assert not kill.ending(epath.Path(tmp_path / "disk")).differences(kill.ending(folder))
 
 
