@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import gc
 import json
 import logging
+import os
 import sys
 import time
 import warnings
@@ -25,7 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxfer import cluster
+from jaxfer import cluster, rundir
 from jaxfer.checksum import array_sum
 from jaxfer.errors import InputError
 from jaxfer.state import State
@@ -43,11 +45,24 @@ class Checkpoints:
 
     def __init__(self, folder: epath.Path, *, read_only: bool = False):
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save at INFO and WARNING
+        if str(folder).startswith("s3://"):
+            _teach_s3()
         self._best: dict[int, int | None] = {}
+        # A run that is opened is read whole by each process for itself.
+        self._alone = read_only or cluster.alone()
+        this, processes = jax.process_index(), ocp.options.MultiprocessingOptions()
+        if read_only:
+            processes = dataclasses.replace(
+                processes, primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
+            )
         self._manager = ocp.CheckpointManager(
-            folder if "://" in str(folder) else folder.resolve(),  # orbax saves under a relative path but can't restore
-            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "record": ocp.JsonCheckpointHandler()},
+            folder if rundir.remote(folder) else folder.resolve(),  # orbax can't restore from a relative path
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(multiprocessing_options=processes),
+                "record": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
+            },
             options=ocp.CheckpointManagerOptions(
+                multiprocessing_options=processes,
                 preservation_policy=_Preserve(self._best),
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
@@ -131,11 +146,12 @@ class Checkpoints:
         state = blank(content["record"])
         wanted = _flat(state)
         _same(wanted, content["leaves"], step)
-        arrays = _attempt(step, lambda: self._read_arrays(step, wanted, content["leaves"]))
+        arrays = self._attempt(step, lambda: self._read_arrays(step, wanted))
+        self._attempt(step, lambda: _verify(arrays, content["leaves"]))
         return _unflat(state, arrays), content["record"]
 
     def _content(self, step: int) -> dict[str, Any]:
-        content = _attempt(step, lambda: self._read_content(step))
+        content = self._attempt(step, lambda: self._read_content(step))
         self._best[step] = content["best"]
         return content
 
@@ -145,29 +161,65 @@ class Checkpoints:
             raise ValueError("its record is not what was saved")
         return content
 
-    def _read_arrays(self, step: int, wanted: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, jax.Array]:
+    def _read_arrays(self, step: int, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
         restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
         args = ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args)
-        arrays = self._manager.restore(step, args=ocp.args.Composite(state=args)).state
-        kind = "crc32" if any("crc32" in leaf for leaf in leaves.values()) else "sum64"
-        for name, found in _leaves(arrays, kind).items():
-            if found != leaves[name]:
-                raise ValueError(f"{name} is not what was saved")
-        return arrays
+        return self._manager.restore(step, args=ocp.args.Composite(state=args)).state
+
+    def _attempt(self, step: int, read: Callable[[], Any]) -> Any:
+        """What `read` gives; `UnreadableCheckpoint` with the first line of whatever a torn file makes it raise.
+
+        What one process can't read is unreadable for all that share the checkpoint: they fall back together.
+        """
+        found, reason = None, None
+        with _hushed():
+            try:
+                found = read()
+            except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):  # no fault of the checkpoint's
+                raise
+            except Exception as error:
+                reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+            if reason:
+                gc.collect()  # the other tasks report when they are collected, or when their reads come in
+                time.sleep(0.2)
+        reasons = [reason] if self._alone else cluster.gathered(reason)
+        if any(reasons):
+            raise UnreadableCheckpoint(f"checkpoint of step {step} can't be read ({next(filter(None, reasons))})")
+        return found
 
 
-def _attempt(step: int, read: Callable[[], Any]) -> Any:
-    """What `read` gives; `UnreadableCheckpoint` with the first line of whatever a torn file makes it raise."""
-    with _hushed():
-        try:
-            return read()
-        except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):  # no fault of the checkpoint's
-            raise
-        except Exception as error:
-            reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
-        gc.collect()  # the other tasks report when they are collected, or when their reads come in
-        time.sleep(0.2)
-    raise UnreadableCheckpoint(f"checkpoint of step {step} can't be read ({reason})")
+def _verify(arrays: Mapping[str, jax.Array], leaves: Mapping[str, Any]) -> None:
+    kind = "crc32" if any("crc32" in leaf for leaf in leaves.values()) else "sum64"
+    for name, found in _leaves(arrays, kind).items():
+        if found != leaves[name]:
+            raise ValueError(f"{name} is not what was saved")
+
+
+def _teach_s3() -> None:
+    """Tells orbax, which writes arrays to `gs://` paths by itself, that `s3://` is a store like it (orbax 0.12).
+
+    What it asks of a store is private to it: whether a path is in one, and how tensorstore names it.
+    """
+    from orbax.checkpoint._src.path import gcs_utils
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    if "s3://" in gcs_utils._GCS_PATH_PREFIX:
+        return
+    named, normalized = gcs_utils.get_kvstore_for_gcs, tensorstore_utils._normalize_path
+
+    def name(path: str) -> dict[str, str]:
+        scheme, _, place = path.partition("://")
+        bucket, _, key = place.partition("/")
+        if scheme != "s3":
+            return named(path)
+        return {"driver": "s3", "bucket": bucket, "path": key, **_s3_server()}
+
+    gcs_utils._GCS_PATH_PREFIX += ("s3://",)
+    gcs_utils.get_kvstore_for_gcs = name
+    tensorstore_utils._use_gcs_driver = lambda path: path.startswith(("gs://", "s3://"))
+    tensorstore_utils._normalize_path = lambda path: (
+        f"s3://{os.path.normpath(path[5:])}" if path.startswith("s3://") else normalized(path)
+    )
 
 
 @contextlib.contextmanager
@@ -190,6 +242,13 @@ def _silent(_: Any) -> None:
 
     A `lambda` was freed under tensorstore's late threads, and that was a segmentation fault (Python 3.12.1).
     """
+
+
+def _s3_server() -> dict[str, str]:
+    """Another server than Amazon's, where AWS's own variables name one: tensorstore does not read them."""
+    variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), ("AWS_REGION", "AWS_DEFAULT_REGION")
+    endpoint, region = (next(filter(None, map(os.environ.get, names)), "") for names in variables)
+    return {"endpoint": endpoint, "aws_region": region or "us-east-1"} if endpoint else {}
 
 
 class _Preserve:
@@ -229,8 +288,8 @@ def _leaves(arrays: Mapping[str, jax.Array], kind: str = "sum64") -> dict[str, d
         sums = {name: zlib.crc32(cluster.fetched(leaf).reshape(-1).view(np.uint8)) for name, leaf in arrays.items()}
     else:
         with concurrent.futures.ThreadPoolExecutor() as pool:  # numpy lets go of the GIL
-            parts = dict(zip(arrays, pool.map(array_sum, arrays.values()), strict=True))
-        sums = cluster.added(parts)
+            sums = dict(zip(arrays, pool.map(array_sum, arrays.values()), strict=True))
+        sums |= cluster.added({name: sums[name] for name, leaf in arrays.items() if not leaf.is_fully_addressable})
     return {
         name: {"dtype": str(leaf.dtype), "shape": list(leaf.shape), kind: sums[name]} for name, leaf in arrays.items()
     }

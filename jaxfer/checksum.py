@@ -14,8 +14,8 @@ def array_sum(array: jax.Array) -> int:
     """`sum of word[i, j, ...] * w0[i] * w1[j] * ...` modulo 2^64, over the array's bits as unsigned integers.
 
     The weights are fixed, pseudo-random and odd: no flipped bit leaves the sum as it was, and what else may happen to
-    bytes (zeroed, swapped, cut) does so with a probability of 2^-64. Every part is summed where it lies, once of those
-    that several devices hold, so that nothing is gathered; the bytes on the host at a time are those of one part.
+    bytes (zeroed, swapped, cut) does so by chance alone. Every part is summed where it lies, once of those
+    that several devices hold, so that nothing is gathered.
     """
     parts = [shard for shard in array.addressable_shards if shard.replica_id == 0]
     return sum(_part_sum(np.asarray(part.data), part.index, array.shape) for part in parts) % 2**64

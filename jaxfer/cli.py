@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxfer.errors import CellsFailed, InputError, NonFiniteLoss, Preempted
+from jaxfer.errors import CellsFailed, InputError, NonFiniteLoss, Preempted, refused
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0 done, 1 a cell failed, 2 bad input, 3 diverged, 75 run me again."""
+    """Runs one command; returns the exit code: 0 done, 1 a cell failed, 2 bad input, 3 diverged, 4 a plan that
+    does not fit, 75 run me again."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         overrides, rest = _overrides(argv)
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        found = _outside(error)
+        found = refused(error)
         if found is None:
             raise  # a bug of ours or of a plugged-in file: its author needs the traceback
         return _fail(found, InputError.exit_code)
@@ -51,16 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(message: str, exit_code: int) -> int:
     print("error: " + " ".join(message.split()), file=sys.stderr)
     return exit_code
-
-
-def _outside(error: Exception) -> str | None:
-    """What the machine refused, in one line: a path that can't be used, or memory; None for any other error."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{str(error.filename)!r} can't be used ({error.strerror}); correct the path or its permissions"
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        reason = (str(error).splitlines() or ["the allocation failed"])[0]
-        return f"out of memory ({reason}); lower config.batch_size, or make the model or the data smaller"
-    return None
 
 
 def _overrides(argv: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -265,6 +256,9 @@ def _no_overrides(overrides: dict[str, str]) -> None:
 def _sweep(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     _resumable()
     import jaxfer
+    from jaxfer import cluster
+
+    cluster.refuse("sweep")
 
     _keep_programs(arguments, say=True)
     workdir = _workdir(arguments, "sweep")
@@ -274,6 +268,9 @@ def _sweep(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _compare(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     _resumable()
     import jaxfer
+    from jaxfer import cluster
+
+    cluster.refuse("compare")
 
     _keep_programs(arguments, say=True)
     workdir = _workdir(arguments, "compare")

@@ -7,37 +7,38 @@ the run's files, all of them save its checkpoints. The folder is one that every 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
 import os
 import re
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxfer.errors import InputError, NonFiniteLoss, Preempted
+from jaxfer.errors import InputError, NonFiniteLoss, Preempted, refused
 
 T = TypeVar("T")
 
-_LOST = "jaxfer/lost"
+_LOST, _ALIVE, _LEFT = "jaxfer/lost", "jaxfer/alive", "left"
+_ASK_SECONDS, _LINGER_SECONDS = 0.5, 5.0
 
 JOIN_SECONDS = 300  # to wait for the others at the start: a pod's hosts boot minutes apart
-HEARTBEAT_SECONDS = 30  # of silence, after which a process counts as dead and the others end
-# What launchers tell each of their processes: {variable: how many processes its value speaks of}.
-LAUNCHERS = {
-    "SLURM_NTASKS": int,
-    "OMPI_COMM_WORLD_SIZE": int,
-    "JAX_NUM_PROCESSES": int,
-    # Off a TPU, JAX itself puts a warning there, commas and all.
-    "TPU_WORKER_HOSTNAMES": lambda value: 1 if "WARNING" in value else len(value.split(",")),
-    "MEGASCALE_NUM_SLICES": int,
-}
+SILENT_SECONDS = 30  # of a process, after which it counts as lost and the others end
+HEARTBEAT_SECONDS = 100  # the same for JAX, which ends them by abort: it must come second
+SEEN_SECONDS = 30  # for a file to be seen by the other hosts: NFS remembers what was not there
+ASSENT_SECONDS = 5  # in which every process must have met the same error; else it is one's own
+# What a runtime says of a program or a machine, not of a lost peer: starting again would not help.
+OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -69,7 +70,6 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
             process,
             initialization_timeout=JOIN_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -80,20 +80,34 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
 
 
 def launched() -> bool:
-    """Whether a launcher that JAX knows has started more than one process."""
-    for variable, count in LAUNCHERS.items():
-        try:
-            if count(os.environ.get(variable, "1")) > 1:
-                return True
-        except ValueError:
-            continue
-    return False
+    """Whether a launcher that JAX knows has started more than one process: SLURM, Open MPI, GKE, Cloud TPU, ..."""
+    from jax._src import clusters  # what jax.distributed.initialize asks; it has no public name
+
+    if os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        return True
+    kinds = (kind for kind in clusters.ClusterEnv._cluster_types if not kind.opt_in_only_method)
+    kind = next((kind for kind in kinds if kind.is_env_present()), None)
+    try:
+        return kind is not None and kind.get_process_count() > 1
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"this is a process of {kind.name}, which does not say of how many ({reason}); give --coordinator, "
+            "--num_processes and --process_id"
+        ) from None
+
+
+def refuse(command: str) -> None:
+    """`InputError` where a launcher has started several processes of a command that is of one."""
+    if launched():
+        raise InputError(f"jaxfer {command} is of one process; start it on one host, or `jaxfer run` on all")
 
 
 @contextlib.contextmanager
 def leaving() -> Iterator[None]:
     """Ends this process at once where one of several fails: at its exit JAX would wait for the others, and they for it.
 
+    What all have met ends each as if it were alone; what one has met ends the others with its exit code, and its line.
     A lost process ends the others with exit code 75, run me again: they are as good as killed between two checkpoints.
     """
     if alone():
@@ -104,39 +118,88 @@ def leaving() -> Iterator[None]:
     watcher.start()
     try:
         yield
-    except (InputError, NonFiniteLoss):  # every process has it, at the same place
-        raise
     except Exception as error:
-        lost = isinstance(error, jax.errors.JaxRuntimeError)
-        if not lost:
-            traceback.print_exc()
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        code, line = _described(error)
+        if code != Preempted.exit_code and _everyones(client):
+            raise
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the first to notice tells the others
-            client.key_value_set(_LOST, f"process {jax.process_index()}: {reason}")
-        _end(reason, Preempted.exit_code if lost else 1)
+            client.key_value_set(_LOST, json.dumps([code, f"process {jax.process_index()}: {line}"]))
+        _end(code, line)
     finally:
         over.set()
         watcher.join()
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            client.key_value_set(f"{_ALIVE}/{jax.process_index()}", _LEFT, allow_overwrite=True)
+
+
+def _described(error: Exception) -> tuple[int, str]:
+    """(exit code, one line) of what ended this process; prints the traceback of a bug."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, (InputError, NonFiniteLoss)):
+        return error.exit_code, reason
+    if outside := refused(error):
+        return InputError.exit_code, outside
+    if isinstance(error, jax.errors.JaxRuntimeError) and not any(kind in reason for kind in OWN):
+        return Preempted.exit_code, reason[:200]
+    traceback.print_exception(error)
+    return 1, f"{type(error).__name__}: {reason}"
+
+
+def _everyones(client: Any) -> bool:
+    """Whether all processes come here: the error is in what they share, and each can end by itself."""
+    try:
+        client.wait_at_barrier("jaxfer/failed", ASSENT_SECONDS * 1000)
+        return True
+    except jax.errors.JaxRuntimeError:
+        return False
 
 
 def _watch(client: Any, over: threading.Event) -> None:
-    """Ends this process when another says that one is lost, or when process 0, which keeps the word, is gone."""
-    while not over.wait(0.5):  # asks and sleeps: a thread that waits inside of the client can't be ended at exit
+    """Ends this process when another says that one has failed, or when process 0, which keeps the word, is gone.
+
+    A process that is killed while all wait for each other in a save is missed by nobody: each says that it lives.
+    """
+    alive, heard = f"{_ALIVE}/{jax.process_index()}", _Heard()
+    for count in itertools.count():
+        if over.wait(_ASK_SECONDS):  # asks and sleeps: a thread that waits inside of the client can't be ended at exit
+            return
         try:
-            reason = client.key_value_try_get(_LOST)
+            client.key_value_set(alive, str(count), allow_overwrite=True)
+            if leader() and (silent := heard.silent(client.key_value_dir_get(_ALIVE), time.monotonic())):
+                client.key_value_set(_LOST, json.dumps([Preempted.exit_code, silent]))
+            code, line = json.loads(client.key_value_try_get(_LOST))
         except jax.errors.JaxRuntimeError as error:
-            if "NOT_FOUND" in str(error):
+            if any(kind in str(error) for kind in ("NOT_FOUND", "ALREADY_EXISTS")):
                 continue
-            reason = f"process 0: {(str(error).splitlines() or [''])[0][:200]}"
+            code, line = Preempted.exit_code, f"process 0: {(str(error).splitlines() or [''])[0][:200]}"
         if not over.is_set():
-            _end(reason, Preempted.exit_code)
+            _end(code, line)
 
 
-def _end(reason: str, exit_code: int) -> None:
-    what = "another process of this run is gone" if exit_code == Preempted.exit_code else "this process failed"
+class _Heard:
+    """When each process last said something new."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[str, float]] = {}
+
+    def silent(self, said: Iterable[tuple[str, str]], now: float) -> str | None:
+        """A process that has said nothing new for `SILENT_SECONDS` and has not left, in words."""
+        for key, word in said:
+            before, since = self._last.setdefault(key, (word, now))
+            if word != before:
+                self._last[key] = word, now
+            elif word != _LEFT and now - since > SILENT_SECONDS:
+                return f"process {key.rpartition('/')[2]}: silent for {now - since:.0f} s"
+        return None
+
+
+def _end(code: int, line: str) -> None:
+    gone = f"another process of this run is gone ({line}); start all of them again to resume"
     sys.stdout.flush()
-    os.write(2, f"{what} ({reason}); start all of them again to resume\n".encode())
-    os._exit(exit_code)
+    os.write(2, f"{gone if code == Preempted.exit_code else f'error: {line}'}\n".encode())
+    if leader():  # it keeps the word: without it JAX ends the others by abort, before they have read it
+        time.sleep(_LINGER_SECONDS)
+    os._exit(code)
 
 
 def _client() -> Any:
@@ -185,6 +248,11 @@ def together(step: Callable[[], T]) -> T:
 
 def agree(value: dict[str, Any]) -> None:
     """`InputError`, in every process, with the first fields of a nested {name: JSON value} that differ between them."""
+    if alone() and jax.process_count() > 1:
+        raise InputError(
+            f"this is one of {jax.process_count()} hosts of a slice, and has not joined the others; start it by "
+            "`jaxfer run` on all of them, or give --coordinator, --num_processes and --process_id"
+        )
     first, *others = map(_dotted, gathered(value))
     for process, theirs in enumerate(others, start=1):
         differing = [
@@ -220,13 +288,38 @@ def fetched(leaf: Any) -> np.ndarray:
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
         return np.asarray(leaf)
     if not leaf.is_fully_replicated:
-        leaf = jax.jit(lambda x: x, out_shardings=NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
+        leaf = _whole(NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
     return np.asarray(leaf.addressable_data(0))
+
+
+@functools.lru_cache(maxsize=8)
+def _whole(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=sharding)
+
+
+def visible(folder: epath.Path) -> None:
+    """`InputError` where not every process sees the same folder: what the first writes there, the others must read."""
+    if alone():
+        return
+    file = folder / ".together"
+    (token,) = gathered(f"{time.time_ns()}")[:1]
+    if leader():
+        file.write_text(token)
+    gathered(None)  # it is there now
+    until = time.monotonic() + SEEN_SECONDS
+    while not (seen := file.exists() and file.read_text() == token) and time.monotonic() < until:
+        time.sleep(1)
+    blind = [process for process, sees in enumerate(gathered(seen)) if not sees]
+    if blind:
+        raise InputError(
+            f"--workdir={folder} is not one folder: process {blind[0]} does not see there what process 0 writes; use a "
+            "shared file system or a bucket"
+        )
 
 
 def added(values: dict[str, int]) -> dict[str, int]:
     """{name: sum over the processes modulo 2^64}; the names are the same in all."""
-    if alone():
+    if alone() or not values:
         return values
     words = np.array([[value >> 32, value & 0xFFFFFFFF] for value in values.values()], np.uint32).reshape(-1, 2)
     uppers, lowers = np.moveaxis(multihost_utils.process_allgather(words).astype(object).sum(0), -1, 0)

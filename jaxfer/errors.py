@@ -38,6 +38,16 @@ class Preempted(SystemExit):
         self.message = message
 
 
+def refused(error: Exception) -> str | None:
+    """What the machine refused, in one line: a path that can't be used, or memory; None for any other error."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{str(error.filename)!r} can't be used ({error.strerror}); correct the path or its permissions"
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        reason = (str(error).splitlines() or ["the allocation failed"])[0]
+        return f"out of memory ({reason}); lower config.batch_size, or make the model or the data smaller"
+    return None
+
+
 def nearest(word: str, known: Iterable[str], limit: int = 3) -> str:
     """`; nearest: 'a', 'b'`, or `; known: ...` where nothing is close: the tail of an error about a wrong name."""
     known = sorted(known)

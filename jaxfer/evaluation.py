@@ -46,8 +46,8 @@ def evaluate_split(
     compile_seconds, rows, outputs, done = 0.0, {}, [], 0
 
     def unmasked() -> Iterator[dict[str, np.ndarray]]:
-        preprocessing, host = spec.port.preprocessing, where.host(size)
-        for batch in eval_batches(split, batch_size=size, preprocessing=preprocessing, host=host):
+        held = where.rows(size)
+        for batch in eval_batches(split, batch_size=size, preprocessing=spec.port.preprocessing, rows=held):
             del batch["mask"]  # of this process's rows; the outputs are those of all, and padding comes last
             yield batch
 

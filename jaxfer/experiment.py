@@ -116,7 +116,7 @@ class RunConfig:
     Attributes:
       seed: of the fresh parameters, the few-label draw, the batch order, augmentation and dropout.
       init: `scratch`, `run:FOLDER` (a finished run), `sibling:NAME` (the run NAME beside this one's folder), or a
-        checkpoint: a name on the Hub, a folder or a file.
+        checkpoint: a name on the Hub, a folder (a peft adapter's too) or a file.
       head: `auto` keeps the source's head on the source's own data and classes, makes a new one for other classes, and
         stops where other data has classes of the same names; `keep`, `reset`.
       differs: model options that may differ from the source's, besides dropout rates (`image`: another resolution).

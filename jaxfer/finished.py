@@ -50,7 +50,7 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
     Raises:
       InputError: no run there, an unfinished one, or checkpoints that can't be read.
     """
-    folder = epath.Path(folder)
+    folder = rundir.opened(folder)
     if not (folder / "config.json").exists():
         raise InputError(f"no run at {folder}: expected a folder that `jaxfer run` wrote")
     if not (folder / "result.json").exists():

@@ -57,7 +57,7 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
       Preempted: SIGTERM came; the run is saved.
     """
     with preemption_notice() as notice:
-        folder = epath.Path(workdir)
+        folder = cluster.together(lambda: rundir.opened(workdir))
         plan = cluster.together(lambda: preflight(config, folder))
         cluster.agree(
             {"config": plan.experiment.to_dict(), "data sha256": plan.data.fingerprint, "workdir": str(folder)}
@@ -71,8 +71,8 @@ def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter
     if finished is not None:
         return finished
     # In a list, so that the session can let go of them: a second copy of the weights would stay for the whole run.
-    begun = (folder / "checkpoints").exists()
-    first = [] if begun else [cluster.together(lambda: pretrained.start(plan, folder))]
+    begun, *_ = cluster.gathered((folder / "checkpoints").exists())
+    first = [] if begun else [_begin(plan, folder)]
     for note in plan.notes():
         reporter.say(f"note: {note}")
     with contextlib.ExitStack() as held:
@@ -82,14 +82,24 @@ def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter
             rundir.check_owner(folder, experiment)  # another run may have come first
 
         cluster.together(claim)
+        cluster.visible(folder)
         checkpoints = Checkpoints(folder / "checkpoints")
         session = _Session(experiment, folder, plan.data, plan.stages, plan.where, checkpoints, notice, reporter)
         try:
             return session.train(first)
         finally:
+            session.log.sync()  # of a loss that became non-finite, what led there
             session.trace.close()
             reporter.close()
             checkpoints.close()
+
+
+def _begin(plan: Preflight, folder: epath.Path) -> pretrained.Start:
+    """What the run starts from, the same in every process."""
+    start = cluster.together(lambda: pretrained.start(plan, folder))
+    if not cluster.alone():  # each reads its own files: a folder of this host alone may hold others
+        cluster.agree({"weights that config.init reads": fingerprint(start.params, start.model_state)})
+    return start
 
 
 def _finished(plan: Preflight, folder: epath.Path) -> dict[str, Any] | None:
@@ -135,9 +145,9 @@ class _Session:
 
     def __post_init__(self) -> None:
         self.trace = Trace(self.experiment.run.profile if cluster.leader() else (), self.folder / "profile")
+        self.log = rundir.MetricsLog(self.folder)
 
     def train(self, first: list[pretrained.Start]) -> dict[str, Any]:
-        self.log = rundir.MetricsLog(self.folder)
         self.begun = time.perf_counter()
         restored = self.checkpoints.restore(self._blank, say=self.reporter.warn)
         stop = self.stages[-1].stop
@@ -176,7 +186,7 @@ class _Session:
     def _start(self, first: list[pretrained.Start]) -> State:
         if not first:  # a kill came before the first checkpoint
             plan = Preflight(experiment=self.experiment, data=self.data, stages=self.stages, where=self.where)
-            first.append(pretrained.start(plan, self.folder))
+            first.append(_begin(plan, self.folder))
         start = first.pop()
         rundir.write_json(self.folder / "ledger.json", start.to_dict())
         if cluster.leader():
@@ -237,7 +247,7 @@ class _Session:
             preprocessing=stage.spec.port.preprocessing,
             augment=self.experiment.data.augment,
             workers=self.experiment.data.workers,
-            host=self.where.host(stage.config.batch_size),
+            rows=self.where.rows(stage.config.batch_size),
         )
         self.input = Waited(batches)
         self.losses: list[dict[str, jax.Array]] = []
@@ -377,6 +387,7 @@ class _Session:
             "device": jax.devices()[0].device_kind,
             "mesh": dict(self.where.mesh.shape),
         }
+        self.log.sync()  # a result must not outlive them either
         rundir.write_json(self.folder / "result.json", result)
         return result
 

@@ -111,10 +111,7 @@ class Placement:
         for batch in batches:
             if train and self.mode == "pmap":
                 batch = {k: v.reshape(self.size, -1, *v.shape[1:]) for k, v in batch.items()}
-            if cluster.alone():
-                placed = jax.device_put(dict(batch), self.batched)
-            else:
-                placed = {k: jax.make_array_from_process_local_data(self.batched, v) for k, v in batch.items()}
+            placed = jax.device_put(dict(batch), self.batched) if cluster.alone() else self._joined(batch)
             if ahead is not None:
                 yield ahead
             ahead = placed
@@ -128,21 +125,33 @@ class Placement:
             k: jax.ShapeDtypeStruct((math.prod(v.shape[:axes]), *v.shape[axes:]), v.dtype) for k, v in batch.items()
         }
 
-    def host(self, batch_size: int) -> tuple[int, int]:
-        """(index, count) of this process's block of a batch's rows; several may share one where layers are split."""
-        if cluster.alone():
-            return 0, 1
-        held = self.batched.addressable_devices_indices_map((batch_size,)).values()
-        begins, ends = zip(
-            *((rows.start or 0, batch_size if rows.stop is None else rows.stop) for (rows,) in held), strict=True
-        )
-        share = max(ends) - min(begins)
-        if batch_size % share or min(begins) % share or len(set(begins)) * (ends[0] - begins[0]) != share:
-            raise InputError(
-                f"{self} over {jax.process_count()} processes give process {jax.process_index()} scattered rows of a "
-                "batch; use tensor and fsdp that divide the devices of a process, or are multiples of them"
-            )
-        return min(begins) // share, batch_size // share
+    def rows(self, batch_size: int, process: int | None = None) -> np.ndarray:
+        """Which rows of a batch the devices of a process hold, ascending: int [b]; by default of this process.
+
+        A slice's chips are ordered as they are wired, so that a host's rows need not follow each other; where layers
+        are split over hosts, several hold the same rows.
+        """
+        process, fsdp = jax.process_index() if process is None else process, self.mesh.shape[FSDP]
+        devices = np.ndenumerate(self.mesh.devices)
+        held = sorted({data * fsdp + part for (data, part, _), device in devices if device.process_index == process})
+        share = batch_size // self.parts
+        return (np.array(held)[:, None] * share + np.arange(share)).reshape(-1)
+
+    def _joined(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This process's rows of a batch -> its part of arrays over the devices of all."""
+        rows = next(iter(batch.values())).shape[0]
+        size = rows // len(self.rows(self.parts)) * self.parts
+        held = self.rows(size)
+
+        def array(value: np.ndarray) -> jax.Array:
+            def part(index: tuple[slice, ...]) -> np.ndarray:
+                begin, end, _ = index[0].indices(size)
+                first = int(np.searchsorted(held, begin))
+                return value[first : first + end - begin]
+
+            return jax.make_array_from_callback((size, *value.shape[1:]), self.batched, part)
+
+        return {name: array(value) for name, value in batch.items()}
 
     def rounded(self, batch_size: int) -> int:
         """The next batch size that can be split; evaluation pads up to it."""
@@ -173,7 +182,8 @@ def placement(
             "config.parallel.mode=pmap keeps all parameters on each device, found "
             f"fsdp={config.fsdp}, tensor={config.tensor}; use mode=jit"
         )
-    processes = 1 if cluster.alone() or devices is not None else jax.process_count()
+    available, unit = list(jax.devices() if devices is None else devices), math.prod((config.fsdp, config.tensor))
+    processes = len({device.process_index for device in available})
     if config.mode == "pmap" and processes > 1:
         raise InputError(f"config.parallel.mode=pmap is of one process, found {processes}; use mode=jit")
     rest = config.mode if config.mode in (FSDP, TENSOR) else DATA
@@ -183,13 +193,12 @@ def placement(
             f"config.parallel.mode={rest} gives {rest} the devices that are left, found {rest}={fixed[rest]} too; "
             f"set one of the two"
         )
-    available, unit = list(jax.devices() if devices is None else devices), math.prod(fixed.values())
     split = [size // parts for size, parts in itertools.zip_longest(batch_sizes, accumulate, fillvalue=1)]
     sizes = {n * unit: {DATA: 1, **fixed, rest: n} for n in range(1, len(available) // unit + 1)}
     sizes = {count: axes for count, axes in sizes.items() if count % processes == 0}  # as many of every process
     parts = {count: axes[DATA] * axes[FSDP] for count, axes in sizes.items()}
     together = math.gcd(*split)
-    count = config.devices or max((n for n in sizes if together % parts[n] == 0), default=unit)
+    count = config.devices or max((n for n in sizes if together % parts[n] == 0), default=min(sizes, default=unit))
     if count > len(available):
         what = "devices" if config.devices else f"fsdp={config.fsdp} x tensor={config.tensor}"
         raise InputError(f"config.parallel.{what}: expected at most the {len(available)} here, found {count}")
@@ -204,7 +213,8 @@ def placement(
             over = f"{parts[count]} devices" + (f" in {slices} slices" if slices > 1 else "")
             raise InputError(
                 f"config.batch_size: {batch_size} examples can't be split over {over}; "
-                f"use {max(least, batch_size // least * least)} or --config.parallel.devices=1"
+                f"use {max(least, batch_size // least * least)}"
+                + (" or --config.parallel.devices=1" if processes == 1 else "")
             )
     shape, auto = tuple(sizes[count].values()), (AxisType.Auto,) * len(AXES)
     if count == len(available):  # as the chips are wired

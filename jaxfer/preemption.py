@@ -1,4 +1,7 @@
-"""SIGTERM: the loop learns of it between two steps; a process stuck inside a compile still leaves within 10 s."""
+"""SIGTERM: the loop learns of it between two steps; a process stuck inside a compile still leaves within 10 s.
+
+Several processes agree on a step to stop after: a SIGTERM to any of them, or a notice that JAX has of its platform.
+"""
 
 from __future__ import annotations
 

@@ -73,7 +73,6 @@ def preflight(
     """
     experiment = resolve(completed(config, folder))
     run, source = experiment.run, experiment.source
-    devices = jax.devices() if devices is None else devices
     sizes, slices = ([getattr(s, name) for _, s in experiment.stages] for name in ("batch_size", "accumulate"))
     where = placement(experiment.parallel, sizes, accumulate=slices, devices=devices)
     data = build(experiment.data, dict(source.options), seed=run.seed, with_test=run.test)
@@ -87,5 +86,5 @@ def preflight(
     stages = plan(experiment, port, task)
     where.check(stages)
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
-    spare = len(devices) - where.size
+    spare = len(jax.devices() if devices is None else devices) - where.size
     return Preflight(experiment=complete, data=data, stages=stages, where=where, spare=spare)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,8 @@ from typing import Any
 
 import jax
 from etils import epath
+
+from jaxfer import rundir
 
 
 class Waited:
@@ -54,7 +57,7 @@ class Trace:
             return
         if self._place is None:
             jax.block_until_ready(state)  # the steps before are not in it
-            remote = "://" in str(self._folder)  # the profiler knows this machine's files alone
+            remote = rundir.remote(self._folder)  # the profiler knows this machine's files alone
             self._place = Path(tempfile.mkdtemp()) if remote else Path(self._folder)
             jax.profiler.start_trace(str(self._place))
         self._step = jax.profiler.StepTraceAnnotation("train", step_num=step)
@@ -79,3 +82,5 @@ class Trace:
             copy = self._folder / file.relative_to(place).as_posix()
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(file.read_bytes())
+        if place != Path(self._folder):
+            shutil.rmtree(place)

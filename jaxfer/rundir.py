@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import fsspec
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -18,6 +19,8 @@ from jaxfer import cluster, config
 from jaxfer.errors import InputError
 from jaxfer.experiment import Experiment
 
+# Object stores, and what epath reads them with.
+STORES = {"gs": "gcsfs", "s3": "s3fs"}
 # Fields that hold times: two runs of one experiment agree on everything else.
 TIMES = frozenset({"seconds", "compile_seconds", "input_seconds", "examples_per_second"})
 
@@ -28,15 +31,20 @@ def write_json(path: epath.Path, value: Any) -> None:
 
 
 def write_text(path: epath.Path, text: str) -> None:
+    """Atomically, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.Path, data: bytes) -> None:
     """Atomically, on a disk through a temporary file beside it; of several processes the first does."""
     if not cluster.leader():
         return
     path = epath.Path(path)
-    if _remote(path):
-        path.write_text(text)
+    if remote(path):
+        path.write_bytes(data)
         return
     temporary = path.parent / f".{path.name}.tmp"
-    temporary.write_text(text)
+    temporary.write_bytes(data)
     temporary.replace(path)
 
 
@@ -88,12 +96,15 @@ def check_owner(folder: epath.Path, experiment: Experiment) -> None:
 
 @contextlib.contextmanager
 def locked(folder: epath.Path) -> Iterator[None]:
-    """Holds the folder against a second run; the lock of a killed process is gone with it."""
+    """Holds the folder against a second run; the lock of a killed process is gone with it.
+
+    A store has no locks: nothing keeps a second run out of a folder there.
+    """
     if not cluster.leader():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if _remote(folder):  # stores have no locks
+    if remote(folder):
         yield
         return
     import fcntl
@@ -119,6 +130,8 @@ class MetricsLog:
 
     def rewind(self, step: int, *, unevaluated: bool = False) -> None:
         """Drops what was logged after `step`, or by its evaluation too, and a line that a kill left torn."""
+        if not cluster.leader():
+            return
         last = (step, "train") if unevaluated else (step, "val")  # a step's evaluation is logged after its training
         kept = [json.dumps(line) + "\n" for line in read_metrics(self._path) if (line["step"], line["split"]) <= last]
         write_text(self._path, "".join(kept))
@@ -130,7 +143,7 @@ class MetricsLog:
         if not cluster.leader():
             return
         text = json.dumps(dict(line)) + "\n"
-        if _remote(self._path):
+        if remote(self._path):
             self._unwritten.append(text)
             return
         with self._path.open("a") as file:
@@ -144,7 +157,7 @@ class MetricsLog:
             number = 1 + max((int(part.stem) for part in _parts(self._path)), default=-1)
             write_text(self._path.parent / "metrics" / f"{number:06d}.jsonl", "".join(self._unwritten))
             self._unwritten = []
-        elif not _remote(self._path) and self._path.exists():
+        elif not remote(self._path) and self._path.exists():
             with open(os.fspath(self._path), "rb") as file:
                 os.fsync(file.fileno())
 
@@ -164,9 +177,29 @@ def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
 
 def _parts(path: epath.Path) -> list[epath.Path]:
     folder = path.parent / "metrics"
-    return sorted(folder.glob("*.jsonl")) if _remote(path) and folder.exists() else []
+    return sorted(folder.glob("*.jsonl")) if remote(path) and folder.exists() else []
 
 
-def _remote(path: epath.Path) -> bool:
+def opened(folder: str | epath.Path) -> epath.Path:
+    """A path that can be a run's, on a disk or in a store; `InputError` for another, or where a package is missing."""
+    scheme, _, _ = str(folder).rpartition("://")
+    if scheme and scheme not in STORES:
+        raise InputError(f"{folder}: expected a folder, gs:// or s3://")
+    if scheme:
+        fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False  # another host may have written since
+    try:
+        path = epath.Path(folder)
+        path.exists()
+    except ImportError:
+        raise InputError(f"{folder} needs the package {STORES[scheme]}; pip install 'jaxfer[{scheme}]'") from None
+    except Exception as error:
+        if not scheme:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{folder} can't be reached ({reason}); correct the bucket or your credentials") from None
+    return path
+
+
+def remote(path: epath.Path) -> bool:
     """Whether it is an object of a store, `gs://` or `s3://`: written whole or not at all, and never appended to."""
     return "://" in str(path)

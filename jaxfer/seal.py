@@ -20,7 +20,7 @@ PROTOCOL, SELECTION = "protocol.json", "selection.json"
 
 def check(run: epath.Path) -> None:
     """`InputError` where the folder is a comparison's run that no selection names (yet)."""
-    whole = run.resolve() if "://" not in str(run) else run
+    whole = run if rundir.remote(run) else run.resolve()
     comparison = whole.parent.parent
     if not (comparison / PROTOCOL).exists():
         return

@@ -122,7 +122,8 @@ class Sitting:
         self.processes[victim].send_signal(number)
         codes = [process.wait(60 if len(self.processes) > 1 else 10) for process in self.processes]
         # 0: it was done. -6: JAX itself ends a process that learns of process 0's death before we do.
-        fitting = (0, 75, -signal.SIGABRT) if number == signal.SIGKILL else (codes[victim],)
+        aborted = (-signal.SIGABRT,) if victim == 0 else ()
+        fitting = (0, 75, *aborted) if number == signal.SIGKILL else (codes[victim],)
         others = codes[:victim] + codes[victim + 1 :]
         return next((code for code in others if code not in fitting), codes[victim])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxfer import cluster
-from jaxfer.errors import InputError
+from jaxfer.errors import InputError, NonFiniteLoss
 
 
 @pytest.fixture
@@ -48,30 +48,77 @@ def test_flags_that_do_not_fit(given, message):
     assert str(caught.value) == message
 
 
+SLURM = dict(SLURM_JOB_ID="7", SLURM_STEP_NODELIST="n[1-2]", SLURM_PROCID="0", SLURM_LOCALID="0")
+
+
 @pytest.mark.parametrize(
-    ("variable", "value", "several"),
+    ("variables", "several"),
     [
-        ("SLURM_NTASKS", "1", False),
-        ("SLURM_NTASKS", "16", True),
-        ("OMPI_COMM_WORLD_SIZE", "2", True),
-        ("TPU_WORKER_HOSTNAMES", "t1k-0", False),
-        ("TPU_WORKER_HOSTNAMES", "t1k-0,t1k-1", True),
-        ("TPU_WORKER_HOSTNAMES", "WARNING: could not determine TPU worker hostnames, please set env var", False),
-        ("MEGASCALE_NUM_SLICES", "4", True),
-        ("JAX_NUM_PROCESSES", "x", False),
+        ({}, False),
+        ({**SLURM, "SLURM_NTASKS": "16"}, True),
+        ({**SLURM, "SLURM_NTASKS": "1"}, False),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, False),  # an allocation's shell, without srun
+        (dict(OMPI_MCA_orte_hnp_uri="1.0;tcp://10.0.0.1:1", OMPI_COMM_WORLD_SIZE="2"), True),
+        ({"JAX_COORDINATOR_ADDRESS": "h:1"}, True),
     ],
 )
-def test_launchers(monkeypatch, variable, value, several):
-    for name in cluster.LAUNCHERS:
+def test_launchers(monkeypatch, variables, several):
+    for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "OMPI_MCA_orte_hnp_uri", "JAX_COORDINATOR_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(variable, value)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     assert cluster.launched() == several
+    if several:
+        with pytest.raises(InputError, match="jaxfer sweep is of one process"):
+            cluster.refuse("sweep")
+
+
+def test_a_launcher_that_does_not_say_how_many(monkeypatch):
+    for name, value in {**SLURM, "SLURM_NTASKS": "many"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="a process of slurm, which does not say of how many .* give --coordinator"):
+        cluster.launched()
+
+
+def test_what_ended_a_process(capsys):
+    """Exit codes: the input's 2, a divergence's 3, out of memory 2, a bug's 1; a peer that was lost 75, start again."""
+    runtime = cluster.jax.errors.JaxRuntimeError
+    found = {
+        str(error): cluster._described(error)[0]
+        for error in (
+            InputError("bad"),
+            NonFiniteLoss("nan"),
+            runtime("RESOURCE_EXHAUSTED: Out of memory"),
+            runtime("UNAVAILABLE: Connection reset by peer"),
+            runtime("INTERNAL: Gloo all-reduce failed: Connection closed by peer"),
+            FileNotFoundError(2, "No such file", "a.jpg"),
+            KeyError("x"),
+        )
+    }
+    assert list(found.values()) == [2, 3, 2, 75, 75, 2, 1]
+    assert capsys.readouterr().err.endswith("KeyError: 'x'\n")
 
 
 def test_an_error_of_one_is_everyones(processes):
     processes(lambda i: "no such file" if i == 2 else None)
     with pytest.raises(InputError, match="^process 2: no such file$"):
         cluster.together(lambda: 1)
+
+
+def test_a_folder_that_another_host_does_not_see(processes, monkeypatch, tmp_path):
+    processes(lambda i: i != 1)
+    monkeypatch.setattr(cluster, "leader", lambda: False)
+    monkeypatch.setattr(cluster, "SEEN_SECONDS", 0)
+    with pytest.raises(InputError, match="is not one folder: process 1 does not see there"):
+        cluster.visible(tmp_path)
+
+
+def test_a_silent_process_is_lost_and_one_that_left_is_not():
+    heard, steps = cluster._Heard(), []
+    for now in range(0, 90, 10):
+        said = [("jaxfer/alive/0", str(now)), ("jaxfer/alive/1", str(min(now, 20))), ("jaxfer/alive/2", "left")]
+        steps.append(heard.silent(said, float(now)))
+    assert steps == [None] * 6 + [f"process 1: silent for {n} s" for n in (40, 50, 60)]
 
 
 def test_an_error_of_all_is_said_as_it_is(processes):

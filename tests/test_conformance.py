@@ -13,6 +13,7 @@ from jaxfer import loop
 from jaxfer.experiment import ParallelConfig
 from jaxfer.finished import open_run
 from jaxfer.parallel import placement
+from jaxfer.preemption import Notice
 from jaxfer.programs import _train_program, train_program
 from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten
@@ -102,7 +103,7 @@ def test_resume_equals_uninterrupted_bitwise(method, case, tmp_path, monkeypatch
 def stop_after(monkeypatch, steps):
     """SIGTERM's notice, given after so many steps of the loop."""
 
-    class Countdown:
+    class Countdown(Notice):
         asked = 0
 
         def __bool__(self):

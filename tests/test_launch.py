@@ -52,6 +52,7 @@ LATER = "4000000000"  # in 2096
         ((0,), LATER, 0, 1, False),
         ((75, 75, 0), LATER, 0, 3, False),
         ((75, 3), LATER, 3, 2, False),
+        ((134, 0), LATER, 0, 2, False),
         ((2,), LATER, 2, 1, False),
         ((75,), "0", 0, 1, True),
     ],
@@ -135,7 +136,7 @@ def test_jobset():
     (group,) = found["spec"]["replicatedJobs"]
     job = group["template"]["spec"]
     again, taken = job["podFailurePolicy"]["rules"]
-    assert again["onExitCodes"] == {"containerName": "jaxfer", "operator": "In", "values": [75]}
+    assert again["onExitCodes"] == {"containerName": "jaxfer", "operator": "In", "values": [75, 134]}
     assert taken["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     assert again["action"] == taken["action"] == "FailJob"
     pod = job["template"]["spec"]

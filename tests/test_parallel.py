@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 
 import jax
 import numpy as np
@@ -92,8 +93,14 @@ CASES = {
     "vit-full": ("vit_cls", dict(method="full", model=ATTENTION)),
     "resnet-l2sp": ("resnet_basic", dict(method="l2sp")),
     "bert-lora": ("bert_mean", dict(method="lora")),
+    "vit-accumulated": ("vit_cls", dict(method="full", model=ATTENTION, accumulate=2)),
 }
-MESHES = ({"devices": 4, "mode": "fsdp"}, {"devices": 4, "fsdp": 2, "tensor": 2})
+MIXED = {"devices": 4, "fsdp": 2, "tensor": 2}
+RULES = (("block_.*/mlp/.*/kernel", "tensor -"), ("block_.*/attn/.*/kernel", "- fsdp -"))
+MESHES = (
+    *({"devices": 4, "mode": "fsdp"}, {"devices": 4, "fsdp": 2}, {"devices": 4, "tensor": 2}),
+    *({"devices": 2, "mode": "tensor"}, {**MIXED, "rules": RULES}, MIXED),
+)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -101,7 +108,7 @@ def test_parameters_under_sgd_are_those_of_one_device(name):
     case, fields = CASES[name]
     stage = tiny_stage(case, optimizer="sgd", lr=1e-2, **fields)
     one, losses = train(stage, 10)
-    for mesh in MESHES if name == "vit-full" else MESHES[1:]:
+    for mesh in MESHES if name == "vit-full" else (MIXED,):
         state, found = train(stage, 10, **mesh)
         np.testing.assert_allclose(found, losses, rtol=0, atol=2e-5)
         for part in ("params", "model_state"):
@@ -130,19 +137,28 @@ def assert_lies(where: Placement, stage, state):
     assert not fresh and program.alias_bytes >= held
 
 
-def test_losses_and_logits_under_adam_are_those_of_one_device():
+@pytest.mark.parametrize(("name", "mesh"), [("vit-full", MIXED), ("vit-full", MESHES[2]), ("bert-lora", MESHES[0])])
+def test_losses_and_logits_under_adam_are_those_of_one_device(name, mesh):
     # Parameters can't be compared under Adam: it turns the rounding of a zero gradient into steps of size lr.
-    case, fields = CASES["vit-full"]
+    case, fields = CASES[name]
     stage = tiny_stage(case, lr=1e-3, clip=1.0, weight_decay=0.1, layer_decay=0.7, **fields)
     (batch,) = batches(stage, 1, seed=9)
     evaluate = jax.jit(make_eval_step(stage.spec))
     found = []
-    for mesh in ({}, MESHES[1]):
-        state, losses = train(stage, 10, **mesh)
+    for parallel in ({}, mesh):
+        state, losses = train(stage, 10, **parallel)
         found.append((losses, evaluate(*jax.device_get((state.params, state.model_state, state.extra)), batch)))
     (losses, scores), (others, theirs) = found
     np.testing.assert_allclose(losses, others, rtol=0, atol=2e-5)
     np.testing.assert_allclose(scores["outputs"], theirs["outputs"], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("mesh", [{"devices": 4}, {"devices": 4, "mode": "pmap"}, MESHES[0], MIXED], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"momentum_dtype": "bfloat16", "accumulate": 2}], ids=str)
+def test_the_whole_state_is_updated_in_place(mesh, fields):
+    stage, where = tiny_stage("vit_cls", model=ATTENTION, **fields), placement(ParallelConfig(**mesh), [8])
+    program, _ = train_program(stage.spec, stage.blank(0), example_batch(stage.spec.port, stage.spec.task, 8), where)
+    assert program.alias_bytes >= where.device_bytes(stage.spec, stage.blank(0)) > 0
 
 
 def test_a_rule_of_the_users_moves_a_parameter():
@@ -206,3 +222,32 @@ def test_a_program_refuses_other_shapes():
     other = {name: np.zeros((4, *shape.shape[1:]), shape.dtype) for name, shape in shapes.items()}
     with pytest.raises(TypeError):
         program.call(state, other)
+
+
+@pytest.mark.parametrize(
+    ("order", "axes", "expected"),
+    [
+        # Hosts in the order in which JAX lays a v5e 4x4 along its wires.
+        ("0011110233332220", (16, 1, 1), {0: [0, 1, 6, 15], 1: [2, 3, 4, 5], 2: [7, 12, 13, 14], 3: [8, 9, 10, 11]}),
+        ("0011110233332220", (2, 4, 2), {0: [0, 3, 7], 1: [1, 2], 2: [3, 6, 7], 3: [4, 5]}),
+        ("01", (1, 1, 2), {0: [0], 1: [0]}),
+    ],
+)
+def test_rows_of_a_process_are_those_of_its_devices(order, axes, expected):
+    devices = np.array([types.SimpleNamespace(process_index=int(host)) for host in order]).reshape(axes)
+    mesh = types.SimpleNamespace(devices=devices, shape=dict(zip(("data", "fsdp", "tensor"), axes, strict=True)))
+    where = Placement("jit", mesh)
+    assert {host: where.rows(where.parts, host).tolist() for host in expected} == expected
+    for host, parts in expected.items():
+        assert where.rows(3 * where.parts, host).tolist() == [3 * part + i for part in parts for i in range(3)]
+
+
+def test_devices_of_several_processes():
+    """As many devices of each, whether they are here or a topology's; pmap is of one process."""
+    devices = [types.SimpleNamespace(process_index=i // 2) for i in range(4)]
+    with pytest.raises(InputError, match="mode=pmap is of one process, found 2; use mode=jit"):
+        placement(ParallelConfig(mode="pmap"), [8], devices=devices)
+    with pytest.raises(InputError, match=r"config.batch_size: 3 examples can't be split over 2 devices; use 2$"):
+        placement(ParallelConfig(), [3], devices=devices)
+    with pytest.raises(InputError, match="devices: 3 can't be a mesh .* use a multiple of 2"):
+        placement(ParallelConfig(devices=3), [6], devices=devices)

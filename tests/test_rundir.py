@@ -101,14 +101,14 @@ def test_rewind_begins_an_empty_log(folder):
 
 
 def test_a_write_that_breaks_off_leaves_the_old_file(disk, monkeypatch):
-    path, whole = disk / "result.json", type(disk).write_text
+    path, whole = disk / "result.json", type(disk).write_bytes
     rundir.write_json(path, {"steps": 1})
 
-    def half(self, text):
-        whole(self, text[: len(text) // 2])
+    def half(self, data):
+        whole(self, data[: len(data) // 2])
         raise OSError("disk full")
 
-    monkeypatch.setattr(type(disk), "write_text", half)
+    monkeypatch.setattr(type(disk), "write_bytes", half)
     with pytest.raises(OSError, match="disk full"):
         rundir.write_json(path, {"steps": 2})
     monkeypatch.undo()

@@ -16,17 +16,18 @@
 #SBATCH --output=%x-%j.log
 set -uo pipefail
 
-again=75    # jaxfer's exit code for: saved, run me again
+again=75    # jaxfer's exit code for: saved, or another process is lost; run me again
+lost=134    # JAX's own, where the process that is lost is the first
 enough=600  # seconds that are worth another start
 
 while true; do
   # A process that ends first must not take the others out of their save.
   srun --kill-on-bad-exit=0 --wait=300 "${JAXFER:-.venv/bin/jaxfer}" run "$@"
   code=$?
-  [ "$code" -eq "$again" ] || exit "$code"
+  [ "$code" -eq "$again" ] || [ "$code" -eq "$lost" ] || exit "$code"
   left=$((${SLURM_JOB_END_TIME:-0} - $(date +%s)))
   if [ "$left" -lt "$enough" ]; then
     exec scontrol requeue "$SLURM_JOB_ID"
   fi
-  echo "saved; starting again with $left s left"
+  echo "exit code $code; starting again with $left s left"
 done

@@ -12,6 +12,7 @@ TYPE=${TYPE:-v5litepod-16}
 VERSION=${VERSION:-v2-alpha-tpuv5-lite}
 SPOT=${SPOT---spot}
 again=75
+lost=134 # JAX's own, where another worker is lost
 
 tpu() { gcloud compute tpus tpu-vm "$@" --zone="$ZONE" --quiet; }
 everywhere() { tpu ssh "$NAME" --worker=all --command="$1"; }
@@ -37,6 +38,6 @@ while true; do
   # gcloud's own exit code is not the command's; worker 0 keeps that in a file. Without the file the slice is gone.
   everywhere "cd jaxfer && rm -f exit_code; ../.venv/bin/jaxfer run$arguments; echo \$? > exit_code" || true
   code=$(tpu ssh "$NAME" --worker=0 --command='cat jaxfer/exit_code' | grep -E '^[0-9]+$') || code=$again
-  [ "$code" -eq "$again" ] || break
+  [ "$code" -eq "$again" ] || [ "$code" -eq "$lost" ] || break
 done
 exit "$code"

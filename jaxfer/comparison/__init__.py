@@ -66,7 +66,7 @@ def compare(
     """
     from jaxfer.evals.baselines import baselines as simple  # scikit-learn is slow to import
 
-    planned, folder = plan(spec, overrides or {}), epath.Path(workdir)
+    planned, folder = plan(spec, overrides or {}), rundir.opened(workdir)
     task, classes = planned.ready.experiment.task.name, len(planned.ready.data.classes)
     text = isinstance(planned.ready.stages[0].spec.port.preprocessing, TextPreprocessing)
     kinds, tuning = simple(task, classes, text=text), [*planned.sources, *planned.tuning.values()]

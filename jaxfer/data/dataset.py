@@ -46,6 +46,12 @@ class Split:
         fetch, origin = self.origin()
         return Split(labels=self.labels[rows], fetch=Subset(fetch, origin[rows]))
 
+    def picture(self, row: int) -> Any:
+        """An image before it becomes an array, where the source decodes files (`fetch.picture`); else as fetched."""
+        inside = isinstance(self.fetch, Subset)
+        fetch, row = (self.fetch.fetch, int(self.fetch.rows[row])) if inside else (self.fetch, row)
+        return fetch.picture(row) if hasattr(fetch, "picture") else fetch(row)
+
     def origin(self) -> tuple[Fetch, np.ndarray]:
         """The source's own fetch and, for each row here, its row there (int64 [n]): the key of a feature cache."""
         if isinstance(self.fetch, Subset):
@@ -108,7 +114,8 @@ class DataConfig:
       val_per_class: validation examples a class, taken from train; the same ones for every seed and every choice of
         classes. Refused, as `val_fraction` is, where the source has a `val` split of its own.
       val_fraction: the share of each class taken instead where `val_per_class` is 0 (rounded, at least one).
-      augment: names in `image.AUGMENTATIONS`, applied in this order to training images.
+      augment: names in `image.AUGMENTATIONS`, applied in this order to training images; a `crop` that comes first is
+        cut out of the images themselves, a later one out of what they were resized to.
       workers: Grain worker processes; 0 for threads of this process.
     """
 

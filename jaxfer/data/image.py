@@ -37,6 +37,8 @@ INTERPOLATIONS = {
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 
+ROWS = 32  # that `normalize` takes at a time: 86 kB of float32 at 224 px
+
 # What the last bytes of a whole file hold, by Pillow's format.
 _CLOSING = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
@@ -55,8 +57,8 @@ def verify(file: str | Path | bytes, name: str = "") -> None:
         raise InputError(_unreadable(file, name, error)) from None
 
 
-def decode(file: str | Path | bytes, name: str = "") -> np.ndarray:
-    """An image file -> uint8 [h, w, 1] (grey) or [h, w, 3]; alpha dropped, 16-bit grey scaled, EXIF rotation ignored.
+def opened(file: str | Path | bytes, name: str = "") -> Image.Image:
+    """An image file, decoded: of mode L (grey) or RGB; alpha dropped, 16-bit grey scaled, EXIF rotation ignored.
 
     Args:
       file: a path, or what such a file holds.
@@ -68,12 +70,25 @@ def decode(file: str | Path | bytes, name: str = "") -> np.ndarray:
     try:
         with Image.open(_readable(file)) as image:
             if image.mode.startswith("I"):  # Pillow's own conversion would clip 16 bits at 255
-                return np.rint(np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8)[..., None]
-            grey = image.mode in ("1", "L", "LA", "La")
-            pixels = np.asarray(image.convert("L" if grey else "RGB"))
+                return Image.fromarray(np.rint(np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8))
+            mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+            if image.mode != mode:
+                return image.convert(mode)
+            image.load()
+            return image
     except _DAMAGED as error:
         raise InputError(_unreadable(file, name, error)) from None
-    return pixels[..., None] if grey else pixels
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    """An opened image -> uint8 [h, w, 1] (grey) or [h, w, 3]."""
+    array = np.asarray(picture)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def decode(file: str | Path | bytes, name: str = "") -> np.ndarray:
+    """`pixels` of `opened`."""
+    return pixels(opened(file, name))
 
 
 def _readable(file: str | Path | bytes) -> str | Path | io.BytesIO:
@@ -103,11 +118,14 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
     raise InputError(f"expected images of {channels} channels, found {image.shape[2]}; convert the images")
 
 
-def resize(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
-    """[h, w, c] uint8 or float32 -> [*size, c] of the same type, by Pillow: anti-aliased (but for `nearest`)."""
+def resize(image: np.ndarray | Image.Image, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """[h, w, c] uint8 or float32, or an opened image -> [*size, c] of the same type, by Pillow: anti-aliased (but for
+    `nearest`)."""
     if interpolation not in INTERPOLATIONS:
         raise InputError(f"unknown interpolation {interpolation!r}{nearest(interpolation, INTERPOLATIONS)}")
     how, to = INTERPOLATIONS[interpolation], (size[1], size[0])
+    if isinstance(image, Image.Image):
+        return pixels(image.resize(to, how))
     if image.dtype == np.uint8 and image.shape[2] == 3:
         return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(to, how))
     bands = (Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2]))
@@ -134,13 +152,23 @@ def _resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, 
     return tuple(rule[0] if side == short else int(rule[0] * side / short) for side in size)
 
 
-def normalize(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """`(x / 255 - mean) / std`, float32, over the last axis of [..., channels]."""
+def normalize(image: np.ndarray, preprocessing: Preprocessing, out: np.ndarray | None = None) -> np.ndarray:
+    """`(x / 255 - mean) / std`, float32, over the last axis of [..., channels]; into `out`, where one is given."""
     for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
         if len(values) not in (1, image.shape[-1]):
             raise InputError(f"expected 1 or {image.shape[-1]} values of {name}, one a channel, found {len(values)}")
-    mean, std = np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)
-    return (image.astype(np.float32) / np.float32(255) - mean) / std
+    out = np.empty(image.shape, np.float32) if out is None else out
+    # Whole rows of pixels against as many means: an inner loop over the channels alone is slow. Some rows at a time,
+    # so that the three passes find them in the cache.
+    width = image.shape[-1] * (image.shape[-2] if image.ndim > 1 else 1)
+    mean, std = (np.resize(np.asarray(v, np.float32), width) for v in (preprocessing.mean, preprocessing.std))
+    rows, values = out.reshape(-1, width), image.reshape(-1, width)
+    for begin in range(0, len(rows), ROWS):
+        block = rows[begin : begin + ROWS]
+        np.divide(values[begin : begin + ROWS], np.float32(255), out=block, dtype=np.float32)
+        block -= mean
+        block /= std
+    return out
 
 
 def preprocess(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
@@ -150,7 +178,13 @@ def preprocess(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
 
 def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mirrored left to right with probability 1/2."""
-    return image[:, ::-1] if rng.random() < 0.5 else image
+    if rng.random() >= 0.5:
+        return image
+    # Laid out anew, a channel at a time: whatever reads a view that runs backwards takes 3 bytes at a time.
+    mirrored = np.empty(image.shape, image.dtype)
+    for c in range(image.shape[2]):
+        mirrored[..., c] = image[:, ::-1, c]
+    return mirrored
 
 
 def shift(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -162,19 +196,34 @@ def shift(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return padded[top : top + height, left : left + width]
 
 
-def crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random rectangle resized back, bilinear (Szegedy et al., 2014, arXiv:1409.4842, 6).
+def crop(
+    image: np.ndarray | Image.Image,
+    rng: np.random.Generator,
+    size: tuple[int, int] | None = None,
+    interpolation: str = "bilinear",
+) -> np.ndarray:
+    """A random rectangle resized to `size`, by default the image's own (Szegedy et al., 2014, arXiv:1409.4842, 6).
 
     Area 35-100 % of the image, not the paper's 8-100 %: transfer sets are small and their runs short. The aspect ratio
     is log-uniform in 3/4..4/3, and sides longer than the image's are cut to it.
     """
-    height, width, _ = image.shape
+    array = isinstance(image, np.ndarray)
+    whole = image.shape[:2] if array else image.size[::-1]
+    top, left, height, width = _rectangle(whole, rng)
+    bottom, right = top + height, left + width
+    part = image[top:bottom, left:right] if array else image.crop((left, top, right, bottom))
+    return resize(part, size or whole, interpolation)
+
+
+def _rectangle(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of what `crop` cuts out of an image of this (height, width)."""
+    height, width = size
     area = rng.uniform(0.35, 1.0) * height * width
     ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
     crop_w = min(width, max(1, round(math.sqrt(area * ratio))))
     crop_h = min(height, max(1, round(math.sqrt(area / ratio))))
     top, left = rng.integers(height - crop_h + 1), rng.integers(width - crop_w + 1)
-    return resize(image[top : top + crop_h, left : left + crop_w], (height, width), "bilinear")
+    return int(top), int(left), crop_h, crop_w
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "shift": shift, "crop": crop}
@@ -186,3 +235,22 @@ def augmentations(names: Iterable[str]) -> tuple[Augmentation, ...]:
         if name not in AUGMENTATIONS:
             raise InputError(f"unknown augmentation {name!r}{nearest(str(name), AUGMENTATIONS)}")
     return tuple(AUGMENTATIONS[name] for name in names)
+
+
+def augmented(
+    image: np.ndarray | Image.Image, names: tuple[str, ...], rng: np.random.Generator, preprocessing: Preprocessing
+) -> np.ndarray:
+    """[h, w, c] or an opened image -> the model's [height, width, channels] on 0..255: `fit`, then the augmentations.
+
+    A `crop` that comes first takes the place of `fit`: its rectangle is cut out of the image as it is, and resized to
+    the model's size once, by the model's own filter.
+    """
+    functions, (height, width, channels) = augmentations(names), preprocessing.size
+    if names[:1] == ("crop",):
+        part = crop(image, rng, (height, width), preprocessing.interpolation)
+        image, functions = to_channels(part, channels), functions[1:]
+    else:
+        image = fit(image if isinstance(image, np.ndarray) else pixels(image), preprocessing)
+    for function in functions:
+        image = function(image, rng)
+    return image

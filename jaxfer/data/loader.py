@@ -1,13 +1,13 @@
 """Batches for training and evaluation, made by Grain in threads or worker processes.
 
 Every batch is a pure function of its step: nothing of an iterator needs saving, and neither threads, worker processes
-nor hosts change a value.
+nor other hosts change a value.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import grain
@@ -23,8 +23,9 @@ from jaxfer.models.port import Preprocessing, TextPreprocessing
 
 Batch = dict[str, np.ndarray]
 
-# A thread makes whole batches, and as many batches as threads wait in memory; Pillow and NumPy release the GIL.
-THREADS = min(8, os.cpu_count() or 1)
+# A thread makes whole batches, and as many batches as threads wait in memory; Pillow and NumPy release the GIL. One for
+# each core that this process may use: more only take turns, which costs (two on one core: 7 % of the images a second).
+THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def train_batches(
@@ -37,20 +38,21 @@ def train_batches(
     preprocessing: Preprocessing | TextPreprocessing,
     augment: tuple[str, ...] = (),
     workers: int = 0,
-    host: tuple[int, int] = (0, 1),
+    rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """The batches of steps `start` to `stop - 1`; a run resumes by its next `start`.
 
     Args:
       split: the training examples.
       seed: orders and augments.
-      batch_size: over all hosts.
+      batch_size: over all processes.
       start: first step.
       stop: one after the last step.
-      preprocessing: the model's; augmentation comes after its resize and before its normalisation.
+      preprocessing: the model's; augmentation comes before its normalisation, and after its resize, which a `crop` that
+        comes first takes the place of.
       augment: names in `image.AUGMENTATIONS`; for images.
       workers: processes; 0 for threads. A script that sets it needs the `if __name__ == "__main__"` guard of `spawn`.
-      host: (index, count) of this process; it yields rows `index * b .. (index + 1) * b`, b = batch_size / count.
+      rows: the b positions in a batch that this process reads, in their order; None: all of them.
 
     Yields:
       {"image": float32 [b, h, w, c], "label": int32 or float32 [b], or bool [b, classes]}; of texts, instead of
@@ -62,7 +64,7 @@ def train_batches(
     if not len(split):
         raise InputError("expected training examples, found none; check the data's train split")
     check_kind(split, preprocessing, augment)
-    rows = _rows(batch_size, host)
+    rows = _rows(batch_size, rows)
     if isinstance(preprocessing, TextPreprocessing):
         tokens = tokenize(split, preprocessing)
         batch = _TrainTextBatch(tokens, split.labels, preprocessing.buckets, batch_size, rows, seed)
@@ -76,7 +78,7 @@ def eval_batches(
     *,
     batch_size: int,
     preprocessing: Preprocessing | TextPreprocessing,
-    host: tuple[int, int] = (0, 1),
+    rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """The split once, in order, in batches of one static size: the last is padded with copies of the first example.
 
@@ -85,7 +87,7 @@ def eval_batches(
       texts, instead of the image, `TEXT_INPUTS`, padded to the smallest bucket that holds the batch's longest.
     """
     check_kind(split, preprocessing)
-    rows = _rows(batch_size, host)
+    rows = _rows(batch_size, rows)
     if isinstance(preprocessing, TextPreprocessing):
         batch = _EvalTextBatch(tokenize(split, preprocessing), split.labels, preprocessing.buckets, batch_size, rows)
     else:
@@ -111,24 +113,23 @@ class _TrainBatch(grain.transforms.Map):
     split: Split
     preprocessing: Preprocessing
     batch_size: int
-    rows: range
+    rows: np.ndarray
     seed: int
     augment: tuple[str, ...]
 
     def map(self, step: int) -> Batch:
         step = int(step)
         chosen = batch_indices(self.seed, step, size=len(self.split), batch_size=self.batch_size)
-        images = [self._image(step, position, int(chosen[position])) for position in self.rows]
-        labels = self.split.labels[chosen[self.rows.start : self.rows.stop]]
-        return {"image": image.normalize(np.stack(images), self.preprocessing), "label": labels}
+        images = np.empty((len(self.rows), *self.preprocessing.size), np.float32)
+        for place, position in zip(images, map(int, self.rows), strict=True):  # each while it is still in the cache
+            image.normalize(self._image(step, position, int(chosen[position])), self.preprocessing, out=place)
+        return {"image": images, "label": self.split.labels[chosen[self.rows]]}
 
     def _image(self, step: int, position: int, row: int) -> np.ndarray:
-        pixels = image.fit(self.split.fetch(row), self.preprocessing)
-        if self.augment:
-            rng = example_rng(self.seed, step, position)
-            for function in image.augmentations(self.augment):
-                pixels = function(pixels, rng)
-        return pixels
+        if not self.augment:
+            return image.fit(self.split.fetch(row), self.preprocessing)
+        rng = example_rng(self.seed, step, position)
+        return image.augmented(self.split.picture(row), self.augment, rng, self.preprocessing)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -138,10 +139,10 @@ class _EvalBatch(grain.transforms.Map):
     split: Split
     preprocessing: Preprocessing
     batch_size: int
-    rows: range
+    rows: np.ndarray
 
     def map(self, number: int) -> Batch:
-        chosen = int(number) * self.batch_size + np.arange(self.rows.start, self.rows.stop)
+        chosen = int(number) * self.batch_size + self.rows
         real = chosen < len(self.split)
         chosen = np.where(real, chosen, 0)
         images = [image.fit(self.split.fetch(int(row)), self.preprocessing) for row in chosen[real]]
@@ -159,14 +160,14 @@ class _TrainTextBatch(grain.transforms.Map):
     labels: np.ndarray
     buckets: tuple[int, ...]
     batch_size: int
-    rows: range
+    rows: np.ndarray
     seed: int
 
     def map(self, step: int) -> Batch:
         chosen, length = bucketed_indices(
             self.seed, int(step), lengths=self.tokens.lengths, buckets=self.buckets, batch_size=self.batch_size
         )
-        chosen = chosen[self.rows.start : self.rows.stop]
+        chosen = chosen[self.rows]
         return {**self.tokens.padded(chosen, length), "label": self.labels[chosen]}
 
 
@@ -178,25 +179,23 @@ class _EvalTextBatch(grain.transforms.Map):
     labels: np.ndarray
     buckets: tuple[int, ...]
     batch_size: int
-    rows: range
+    rows: np.ndarray
 
     def map(self, number: int) -> Batch:
         together = int(number) * self.batch_size + np.arange(self.batch_size)
         together = np.where(together < len(self.labels), together, -1)
         # Of the whole batch: every host pads to the same length.
         length = bucket_of(self.tokens.lengths[np.maximum(together, 0)], self.buckets)
-        chosen = together[self.rows.start : self.rows.stop]
+        chosen = together[self.rows]
         real, chosen = chosen >= 0, np.maximum(chosen, 0)
         inputs = self.tokens.padded(chosen, length)
         return {**inputs, "label": self.labels[chosen], "mask": real.astype(np.float32)}
 
 
-def _rows(batch_size: int, host: tuple[int, int]) -> range:
-    index, count = host
-    if batch_size < 1 or batch_size % count:
-        raise InputError(f"expected batch_size to be a positive multiple of the {count} hosts, found {batch_size}")
-    share = batch_size // count
-    return range(index * share, (index + 1) * share)
+def _rows(batch_size: int, rows: Sequence[int] | None) -> np.ndarray:
+    if batch_size < 1:
+        raise InputError(f"expected batch_size to be positive, found {batch_size}")
+    return np.arange(batch_size) if rows is None else np.asarray(rows)
 
 
 def _iterate(transform: grain.transforms.Map, start: int, stop: int, workers: int) -> Iterator[Batch]:

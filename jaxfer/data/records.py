@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from jaxfer.data import image
 from jaxfer.errors import InputError
@@ -83,7 +84,10 @@ class Images:
 
     records: Records
 
-    def __call__(self, row: int) -> np.ndarray:
+    def picture(self, row: int) -> Image.Image:
         (example,) = self.records.read([row])
         (feature,) = self.records.features
-        return image.decode(self.records.parse(example)[feature], self.records.name(row))
+        return image.opened(self.records.parse(example)[feature], self.records.name(row))
+
+    def __call__(self, row: int) -> np.ndarray:
+        return image.pixels(self.picture(row))

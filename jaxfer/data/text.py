@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from jaxfer.data.dataset import Split, fingerprint
 from jaxfer.errors import InputError
@@ -146,9 +147,9 @@ def _encode(tokenizer: Callable[..., Any], source: Texts, rows: list[int], prepr
         yield np.asarray(ids, np.int32), np.asarray(types, np.int8)
 
 
-def tokenizer_sha256(folder: str | Path) -> str:
+def tokenizer_sha256(folder: str | epath.Path) -> str:
     """sha256 (hex) over the tokenizer files in a folder, names and content; `InputError` where there is none."""
-    folder = Path(folder)
+    folder = epath.Path(folder)
     files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not files:
         raise InputError(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import tempfile
 
 from etils import epath
 
+from jaxfer import rundir
 from jaxfer.data.text import TOKENIZER_FILES, load_tokenizer, tokenizer_sha256
 from jaxfer.models.port import Port, TextPreprocessing
 
@@ -34,6 +37,18 @@ def at_home(port: Port, run: epath.Path) -> Port:
     spec, copy = port.preprocessing, epath.Path(run) / FOLDER
     if not isinstance(spec, TextPreprocessing) or not any((copy / name).exists() for name in TOKENIZER_FILES):
         return port
-    if spec.tokenizer_sha256 and tokenizer_sha256(copy) != spec.tokenizer_sha256:  # of another run, or torn by a kill
+    sha256 = tokenizer_sha256(copy)
+    if spec.tokenizer_sha256 and sha256 != spec.tokenizer_sha256:  # of another run, or torn by a kill
         return port
-    return dataclasses.replace(port, preprocessing=dataclasses.replace(spec, tokenizer=str(copy)))
+    place = _fetched(copy, sha256).name if rundir.remote(copy) else str(copy)
+    return dataclasses.replace(port, preprocessing=dataclasses.replace(spec, tokenizer=place))
+
+
+@functools.lru_cache(maxsize=8)
+def _fetched(folder: epath.Path, sha256: str) -> tempfile.TemporaryDirectory[str]:
+    """A copy on this machine, as long as the process lives: tokenizers are read from files."""
+    place = tempfile.TemporaryDirectory(prefix="jaxfer-tokenizer-")
+    for name in TOKENIZER_FILES:
+        if (folder / name).exists():
+            (epath.Path(place.name) / name).write_bytes((folder / name).read_bytes())
+    return place

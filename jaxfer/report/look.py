@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
+from jaxfer import rundir
+
 # Okabe and Ito's colours for the methods that come along; two names of one method share theirs.
 COLOURS = {
     "scratch": "#7F7F7F",
@@ -101,6 +103,4 @@ def save(figure: Figure, path: epath.Path) -> None:
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, metadata=metadata)
-        temporary = path.parent / f".{stem}.{suffix}.tmp"
-        temporary.write_bytes(buffer.getvalue())
-        temporary.replace(path.parent / f"{stem}.{suffix}")
+        rundir.write_bytes(path.parent / f"{stem}.{suffix}", buffer.getvalue())

@@ -66,7 +66,7 @@ def sweep(
       Preempted: SIGTERM came; every cell under way is saved.
     """
     planned = cells.plan(spec, cells.expand(spec, overrides))
-    folder = epath.Path(workdir)
+    folder = rundir.opened(workdir)
     if (folder / seal.PROTOCOL).exists():
         raise InputError(f"{folder} holds a comparison, whose runs are sealed; use another --workdir")
     with rundir.locked(folder):

@@ -135,6 +135,18 @@ def test_normalize_by_hand():
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (300, 5, 3), (3, 130, 7, 1), (0, 4, 4, 3)])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_normalize_is_the_formula_bit_for_bit(shape, kind):
+    values = (np.random.default_rng(0).random(shape) * 255).astype(kind)
+    mean, std = (0.485, 0.456, 0.406)[: shape[-1]], (0.229, 0.224, 0.225)[: shape[-1]]
+    for view in (values, values[::-1]):
+        expected = (view.astype(np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
+        result = image.normalize(view, Preprocessing(size=(1, 1, shape[-1]), mean=mean, std=std))
+        np.testing.assert_array_equal(result, expected)
+        assert result.dtype == np.float32
+
+
 def test_normalize_wants_a_value_a_channel():
     with pytest.raises(InputError, match="expected 1 or 1 values of mean"):
         image.normalize(pixels(2, 2, 1), Preprocessing(size=(2, 2, 1), mean=(0.1, 0.2, 0.3)))
@@ -174,6 +186,35 @@ def test_crop_by_hand():
     expected = np.asarray(Image.fromarray(rgb[2:6, 1:5]).resize((8, 8), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(image.crop(rgb, rng), expected)
     assert rng.asked == [(0.35, 1.0), (math.log(3 / 4), math.log(4 / 3)), (5,), (5,)]
+
+
+def test_a_crop_that_comes_first_is_of_the_image_itself_and_resized_once():
+    grey = pixels(16, 12, 1)
+    rng = Scripted(0.5, 0.0, 3, 1, 0.6)  # half of the area, square: 10 x 10 at row 3, column 1; no flip
+    expected = np.asarray(Image.fromarray(grey[3:13, 1:11, 0]).resize((6, 8), Image.Resampling.BILINEAR))
+    result = image.augmented(grey, ("crop", "flip"), rng, Preprocessing(size=(8, 6, 3), resize=(9,)))
+    np.testing.assert_array_equal(result, np.repeat(expected[..., None], 3, axis=2))
+    # By the model's filter; its resize to 9 px and the cut of the centre are for evaluation.
+    rng = Scripted(0.5, 0.0, 3, 1)
+    nearest = np.asarray(Image.fromarray(grey[3:13, 1:11, 0]).resize((6, 8), Image.Resampling.NEAREST))
+    preprocessing = Preprocessing(size=(8, 6, 1), resize=(9,), interpolation="nearest")
+    np.testing.assert_array_equal(image.augmented(grey, ("crop",), rng, preprocessing)[..., 0], nearest)
+    # Of the model's size there is nothing to fit: the order is all the same.
+    preprocessing, seeds = Preprocessing(size=(16, 12, 1)), (7, 7)
+    first, after = (np.random.default_rng(seed) for seed in seeds)
+    np.testing.assert_array_equal(image.augmented(grey, ("crop",), first, preprocessing), image.crop(grey, after))
+
+
+@pytest.mark.parametrize("names", [("crop", "flip"), ("flip", "crop")])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(31, 20, 3), (31, 20, 1)])
+def test_an_opened_image_is_augmented_as_its_array_is(shape, channels, names):
+    array, preprocessing = pixels(*shape), Preprocessing(size=(9, 12, channels))
+    picture = Image.fromarray(array if shape[2] == 3 else array[..., 0])
+    for seed in range(5):
+        results = [image.augmented(x, names, np.random.default_rng(seed), preprocessing) for x in (array, picture)]
+        np.testing.assert_array_equal(*results)
+        assert results[0].shape == preprocessing.size
 
 
 def test_crop_cuts_a_rectangle_that_is_too_wide():

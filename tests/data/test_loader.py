@@ -56,6 +56,26 @@ def test_a_batch_is_what_order_image_and_rng_say():
         assert (batch["image"].dtype, batch["label"].dtype) == (np.float32, np.float32)
 
 
+def test_a_crop_that_comes_first_is_cut_out_of_the_source():
+    (batch,) = batches(2, 3, augment=("crop",))
+    for position, row in enumerate(batch_indices(5, 2, size=SIZE, batch_size=4)):
+        pixels = image.crop(np.repeat(PIXELS[row], 3, axis=2), example_rng(5, 2, position), (8, 8))
+        np.testing.assert_array_equal(batch["image"][position], image.normalize(pixels, PREPROCESSING))
+
+
+def test_files_make_the_batches_that_their_pixels_make(tmp_path):
+    rng = np.random.default_rng(1)
+    arrays = [rng.integers(0, 256, (7 + i, 12 - i, 3), np.uint8) for i in range(3)]
+    arrays[1] = arrays[1][..., :1]  # grey
+    for i, array in enumerate(arrays):
+        Image.fromarray(array if array.shape[2] == 3 else array[..., 0]).save(tmp_path / f"{i}.png")
+    labels, names = np.arange(3, dtype=np.int32), tuple(f"{i}.png" for i in range(3))
+    files = Split(labels=labels, fetch=Files(tmp_path, names)).take(np.array([2, 0, 1]))
+    memory = Split(labels=labels, fetch=arrays.__getitem__).take(np.array([2, 0, 1]))
+    for augment in (("crop", "flip"), AUGMENT, ()):
+        assert_same(batches(split=files, augment=augment), batches(split=memory, augment=augment))
+
+
 def test_without_augmentation_images_are_the_preprocessed_ones():
     (batch,) = batches(2, 3, augment=())
     chosen = batch_indices(5, 2, size=SIZE, batch_size=4)
@@ -85,8 +105,8 @@ def test_trap_grain_randomness_does_not_depend_on_host_count():
 
     assert sorted(grains(0, 2) + grains(1, 2)) != grains(0, 1)
     whole = batches()
-    halves = [batches(host=(index, 2)) for index in range(2)]
-    joined = [{name: np.concatenate([a[name], b[name]]) for name in a} for a, b in zip(*halves, strict=True)]
+    halves = [batches(rows=rows) for rows in ([0, 3], [1, 2])]  # as a slice's chips may be wired
+    joined = [{k: np.concatenate([a[k], b[k]])[[0, 2, 3, 1]] for k in a} for a, b in zip(*halves, strict=True)]
     assert_same(joined, whole)
 
 
@@ -105,14 +125,16 @@ def test_trap_grain_mp_prefetch_before_flags_parsed():
             flags.FLAGS.mark_as_parsed()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_is_one_line_to_the_user(tmp_path, workers):
+@pytest.mark.parametrize(("workers", "augment"), [(0, AUGMENT), (1, ("crop",)), (0, ("crop", "flip")), (0, ())])
+def test_an_unreadable_image_is_one_line_to_the_user(tmp_path, workers, augment):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "cut.jpg")
     content = (tmp_path / "cut.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
-    broken = Split(labels=np.zeros(1, np.int32), fetch=Files(tmp_path, ("cut.jpg",)))
+    files = Split(labels=np.zeros(2, np.int32), fetch=Files(tmp_path, ("absent.jpg", "cut.jpg")))
+    broken = files.take(np.array([1]))
     with pytest.raises(InputError, match=r"expected a readable image, found '.*cut\.jpg'") as caught:
-        batches(split=broken, workers=workers)
+        batches(split=broken, workers=workers, augment=augment)
+    assert "\n" not in str(caught.value)
     assert type(caught.value) is InputError
     assert not getattr(caught.value, "__notes__", [])
     assert caught.value.__suppress_context__
@@ -155,7 +177,7 @@ def test_evaluation_of_an_exact_multiple_has_no_padding():
 
 def test_evaluation_on_hosts_is_evaluation_cut_in_rows():
     whole = list(eval_batches(SPLIT, batch_size=4, preprocessing=PREPROCESSING))
-    quarters = [list(eval_batches(SPLIT, batch_size=4, preprocessing=PREPROCESSING, host=(i, 4))) for i in range(4)]
+    quarters = [list(eval_batches(SPLIT, batch_size=4, preprocessing=PREPROCESSING, rows=[i])) for i in range(4)]
     hosts = zip(*quarters, strict=True)
     joined = [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in hosts]
     assert_same(joined, whole)
@@ -167,10 +189,8 @@ def test_bad_arguments_are_refused_at_once():
 
     with pytest.raises(InputError, match="unknown augmentation 'shfit'; nearest: 'shift'"):
         start(augment=("shfit",))
-    with pytest.raises(InputError, match="positive multiple of the 1 hosts, found 0"):
+    with pytest.raises(InputError, match="expected batch_size to be positive, found 0"):
         start(batch_size=0)
-    with pytest.raises(InputError, match="positive multiple of the 3 hosts, found 4"):
-        start(host=(0, 3))
     with pytest.raises(InputError, match="expected training examples, found none"):
         start(split=SPLIT.take(np.arange(0)))
 
@@ -205,15 +225,15 @@ def test_texts_resume_and_go_through_worker_processes():
 
 
 def test_hosts_pad_texts_to_one_length():
-    hosts = zip(*(text_batches(host=(i, 4)) for i in range(4)), strict=True)
+    hosts = zip(*(text_batches(rows=[i]) for i in range(4)), strict=True)
     joined = [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in hosts]
     assert_same(joined, text_batches())
 
 
-@pytest.mark.parametrize("hosts", [1, 2])
+@pytest.mark.parametrize("hosts", [[None], [[0, 1], [2, 3]]])
 def test_evaluation_of_texts_is_in_order_and_padded_to_a_bucket(hosts):
     split = PHRASES.take(np.array([0, 1, 2, 3, 9, 1, 0]))  # 3, 4, 5, 6; 9 (cut), 4, 3 tokens
-    parts = [list(eval_batches(split, batch_size=4, preprocessing=TEXT, host=(i, hosts))) for i in range(hosts)]
+    parts = [list(eval_batches(split, batch_size=4, preprocessing=TEXT, rows=rows)) for rows in hosts]
     result = [{k: np.concatenate([part[k] for part in each]) for k in each[0]} for each in zip(*parts, strict=True)]
     assert [batch["input_ids"].shape for batch in result] == [(4, 6), (4, 9)]
     assert [batch["mask"].tolist() for batch in result] == [[1, 1, 1, 1], [1, 1, 1, 0]]

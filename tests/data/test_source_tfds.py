@@ -223,6 +223,14 @@ def test_workers_get_a_copy_and_open_their_own_files(folder):
     assert sorted(np.rint(batch["image"].mean(axis=(1, 2, 3)) * 255 / 20)) == sorted(expected)
 
 
+def test_an_image_before_it_becomes_an_array(folder, monkeypatch):
+    split = photos(folder).splits["train"].take(np.array([7, 2]))
+    np.testing.assert_array_equal(np.asarray(split.picture(1)), split.fetch(1))
+    monkeypatch.setattr(type(split.origin()[0].records), "parse", lambda *_: {"photo": b"oops"})
+    with pytest.raises(InputError, match=r"found \"record 2 of 'train' in '.*'\" \(no format that Pillow knows\)"):
+        split.picture(1)
+
+
 def test_a_relative_folder_is_looked_up_among_the_data(folder, monkeypatch):
     monkeypatch.setenv("JAXFER_DATA", str(folder.parent))
     config = base()

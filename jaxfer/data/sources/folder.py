@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from jaxfer.data import image
 from jaxfer.data.dataset import Dataset, Split, fingerprint, locate
@@ -61,8 +62,11 @@ class Files:
     root: Path
     names: tuple[str, ...]
 
+    def picture(self, row: int) -> Image.Image:
+        return image.opened(self.root / self.names[row])
+
     def __call__(self, row: int) -> np.ndarray:
-        return image.decode(self.root / self.names[row])
+        return image.pixels(self.picture(row))
 
 
 def _folders(root: Path) -> list[str]:

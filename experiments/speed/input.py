@@ -1,0 +1,153 @@
+"""Images a second and core: JPEG files to augmented, normalised batches of 224 px, beside the PyTorch DataLoader.
+
+    JAXFER_DATA=... taskset -c 0 python experiments/speed/input.py
+
+The files are made here: mosaics of the photographs in `vision/flowers5` of the data folder, 256 to 512 px a side, JPEG
+of quality 90. Both sides decode with Pillow, cut out a random rectangle (35-100 % of the area, 3:4 to 4:3), resize it
+to 224 px, flip half of them and normalise. A second here is one of processor time over all threads, so that neighbours
+on the machine do not count for much; on one core (`taskset`) neither side's threads wait for each other. The two take
+turns in one process: medians, and the median of the repeats' own ratios. Without PyTorch ours alone is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from jaxfer.data.dataset import locate
+from jaxfer.data.loader import train_batches
+from jaxfer.data.sources import folder
+from jaxfer.errors import InputError
+from jaxfer.models.port import Preprocessing
+
+SIZE, MEAN, STD = 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+AREA, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)
+
+
+def photographs(place: Path, count: int) -> None:
+    """`count` files in two class folders."""
+    rng = random.Random(0)
+    tiles = [
+        Image.open(file).convert("RGB") for file in sorted(locate("vision/flowers5/train", "folder").rglob("*.jpg"))
+    ]
+    for i in range(count):
+        mosaic = Image.new("RGB", (512, 512))
+        for corner in range(16):
+            mosaic.paste(rng.choice(tiles).resize((128, 128)), (corner % 4 * 128, corner // 4 * 128))
+        file = place / f"class_{i % 2}" / f"{i:05}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        mosaic.crop((0, 0, rng.randint(256, 512), rng.randint(256, 512))).save(file, quality=90)
+
+
+def ours(place: Path, batch_size: int) -> Callable[[int], Iterator[np.ndarray]]:
+    """steps -> batches of jaxfer's loader, in its threads."""
+    train = folder.source(path=str(place)).splits["train"]
+    preprocessing = Preprocessing(size=(SIZE, SIZE, 3), mean=MEAN, std=STD)
+
+    def batches(steps: int) -> Iterator[np.ndarray]:
+        options = {"preprocessing": preprocessing, "augment": ("crop", "flip")}
+        for batch in train_batches(train, seed=0, batch_size=batch_size, start=0, stop=steps, **options):
+            yield batch["image"]
+
+    return batches
+
+
+def theirs(place: Path, batch_size: int) -> Callable[[int], Iterator[np.ndarray]] | None:
+    """The same of torch.utils.data.DataLoader with torchvision's transforms of Pillow images, written out."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    torch.set_num_threads(1)  # as its worker processes do
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    files = sorted(place.rglob("*.jpg"))
+
+    class Photographs(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(files)
+
+        def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+            with open(files[i], "rb") as file:
+                image = Image.open(file).convert("RGB")
+            left, top, width, height = self._rectangle(*image.size)
+            image = image.crop((left, top, left + width, top + height))
+            image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            if torch.rand(1) < 0.5:
+                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            tensor = torch.from_numpy(np.array(image, np.uint8)).permute(2, 0, 1).contiguous()
+            return tensor.to(torch.float32).div(255).sub_(mean).div_(std), i % 2
+
+        @staticmethod
+        def _rectangle(width: int, height: int) -> tuple[int, int, int, int]:
+            for _ in range(10):
+                area = width * height * torch.empty(1).uniform_(*AREA).item()
+                ratio = math.exp(torch.empty(1).uniform_(*map(math.log, RATIO)).item())
+                w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+                if 0 < w <= width and 0 < h <= height:
+                    top = torch.randint(0, height - h + 1, (1,)).item()
+                    return torch.randint(0, width - w + 1, (1,)).item(), top, w, h
+            return 0, 0, width, height
+
+    def batches(steps: int) -> Iterator[np.ndarray]:
+        loader = torch.utils.data.DataLoader(Photographs(), batch_size, shuffle=True, drop_last=True)
+        for done, (images, _) in enumerate(loader, start=1):
+            yield images.numpy()
+            if done == steps:
+                return
+
+    return batches
+
+
+def rate(batches: Callable[[int], Iterator[np.ndarray]], steps: int) -> float:
+    """Images a second of processor time."""
+    begun, count = time.process_time(), 0
+    for images in batches(steps):
+        assert (images[0].size, images.dtype) == (SIZE * SIZE * 3, np.float32)
+        count += len(images)
+    return count / (time.process_time() - begun)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=9)
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as name:
+        photographs(Path(name), options.images)
+        sides = {"jaxfer": ours(Path(name), options.batch_size), "PyTorch": theirs(Path(name), options.batch_size)}
+        sides = {side: batches for side, batches in sides.items() if batches is not None}
+        steps = options.images // options.batch_size
+        for batches in sides.values():
+            rate(batches, steps)  # the files come into memory, threads and tables are made
+        rates = {side: [] for side in sides}
+        for _ in range(options.repeats):
+            for side, batches in sides.items():
+                rates[side].append(rate(batches, steps))
+    for side, found in rates.items():
+        print(f"{side:8} {statistics.median(found):7.1f} images/s a core ({min(found):.1f} to {max(found):.1f})")
+    if "PyTorch" in rates:
+        ratios = [one / other for one, other in zip(rates["jaxfer"], rates["PyTorch"], strict=True)]
+        print(f"jaxfer / PyTorch: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(
+        f"{options.images} images, batches of {options.batch_size}, {options.repeats} repeats, Pillow {PIL.__version__}"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
