@@ -128,7 +128,7 @@ def leaving() -> Iterator[None]:
     finally:
         over.set()
         watcher.join()
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0, which keeps the word, may be gone already
             client.key_value_set(f"{_ALIVE}/{jax.process_index()}", _LEFT, allow_overwrite=True)
 
 
@@ -302,7 +302,7 @@ def visible(folder: epath.Path) -> None:
     if alone():
         return
     file = folder / ".together"
-    (token,) = gathered(f"{time.time_ns()}")[:1]
+    token, *_ = gathered(str(time.time_ns()))
     if leader():
         file.write_text(token)
     gathered(None)  # it is there now

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 from jaxfer.models.chain import Chain, check_choice, check_positive, check_rate
-from jaxfer.models.layers import Dense
+from jaxfer.models.layers import BLOCK_TENSOR_AXES, Dense
 from jaxfer.models.port import TEXT_INPUTS, Port, TextPreprocessing
 
 POOLS = ("pooler", "mean")
@@ -255,11 +255,7 @@ def port(
         ),
         inputs=TEXT_INPUTS,
         tensor_axes=(
-            (r".*/attn/(query|key|value)/kernel", 1),
-            (r".*/attn/(query|key|value)/bias", 0),
-            (r".*/attn/out/kernel", 0),
-            (r".*/mlp/fc1/kernel", 1),
-            (r".*/mlp/(fc1/bias|fc2/kernel)", 0),
+            *BLOCK_TENSOR_AXES,
             (r"stem/word/embedding", 0),
             (".*", None),
         ),

@@ -18,6 +18,15 @@ kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 window_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # fan-out would count channels it never sums
 
+# What `tensor` splits of a transformer's block, by the names that ports give its layers: heads, then the MLP's width.
+BLOCK_TENSOR_AXES = (
+    (r".*/attn/(query|key|value)/kernel", 1),
+    (r".*/attn/(query|key|value)/bias", 0),
+    (r".*/attn/out/kernel", 0),
+    (r".*/mlp/fc1/kernel", 1),
+    (r".*/mlp/(fc1/bias|fc2/kernel)", 0),
+)
+
 
 def like(parameter: jax.Array, x: jax.Array) -> jax.Array:
     """The parameter in the floating type of x."""

@@ -29,7 +29,7 @@ from jaxfer.models.chain import (
     image_preprocessing,
     linear_rates,
 )
-from jaxfer.models.layers import Conv, Dense, kernel_init
+from jaxfer.models.layers import BLOCK_TENSOR_AXES, Conv, Dense, kernel_init
 from jaxfer.models.port import Port
 
 POOLS = ("cls", "mean", "pooler")
@@ -275,11 +275,7 @@ def port(
         preprocessing=preprocessing,
         no_decay=((r".*/(bias|scale|cls|dist|pos)", 0.0), (".*", 1.0)),
         tensor_axes=(
-            (r".*/attn/(query|key|value)/kernel", 1),
-            (r".*/attn/(query|key|value)/bias", 0),
-            (r".*/attn/out/kernel", 0),
-            (r".*/mlp/fc1/kernel", 1),
-            (r".*/mlp/(fc1/bias|fc2/kernel)", 0),
+            *BLOCK_TENSOR_AXES,
             (".*", None),
         ),
     )
