@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -30,6 +31,13 @@ from jaxfer.errors import InputError, NonFiniteLoss, Preempted, refused
 T = TypeVar("T")
 
 _LOST, _ALIVE, _LEFT = "jaxfer/lost", "jaxfer/alive", "left"
+_SPEAKER = """
+import signal, sys
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+if not sys.stdin.buffer.read():
+    sys.exit(sys.argv[1])
+"""
 _ASK_SECONDS, _LINGER_SECONDS = 0.5, 5.0
 
 JOIN_SECONDS = 300  # to wait for the others at the start: a pod's hosts boot minutes apart
@@ -113,8 +121,8 @@ def leaving() -> Iterator[None]:
     if alone():
         yield
         return
-    client, over = _client(), threading.Event()
-    watcher = threading.Thread(target=_watch, args=(client, over), name="cluster", daemon=True)
+    client, over, speaker = _client(), threading.Event(), _Speaker()
+    watcher = threading.Thread(target=_watch, args=(client, over, speaker), name="cluster", daemon=True)
     watcher.start()
     try:
         yield
@@ -124,10 +132,11 @@ def leaving() -> Iterator[None]:
             raise
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the first to notice tells the others
             client.key_value_set(_LOST, json.dumps([code, f"process {jax.process_index()}: {line}"]))
-        _end(code, line)
+        _end(code, line, speaker)
     finally:
         over.set()
         watcher.join()
+        speaker.dismiss()
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0, which keeps the word, may be gone already
             client.key_value_set(f"{_ALIVE}/{jax.process_index()}", _LEFT, allow_overwrite=True)
 
@@ -154,7 +163,28 @@ def _everyones(client: Any) -> bool:
         return False
 
 
-def _watch(client: Any, over: threading.Event) -> None:
+class _Speaker:
+    """Says on standard error that this process has ended, unless it is dismissed before.
+
+    A process that is killed can't say it, nor one that JAX aborts: it does that, with a stack of C++ and before Python
+    could know, to all who have lost process 0. So another one waits for this one's end of a pipe.
+    """
+
+    def __init__(self) -> None:
+        line = (
+            f"process {jax.process_index()} of this run was killed, or ended because process 0 is gone; start all of "
+            "them again to resume"
+        )
+        # The launcher's signals are meant for this process; the speaker ends with it.
+        command = [sys.executable, "-I", "-S", "-c", _SPEAKER, line]
+        self._other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+    def dismiss(self) -> None:
+        with contextlib.suppress(OSError):
+            self._other.communicate(b"dismissed")
+
+
+def _watch(client: Any, over: threading.Event, speaker: _Speaker) -> None:
     """Ends this process when another says that one has failed, or when process 0, which keeps the word, is gone.
 
     A process that is killed while all wait for each other in a save is missed by nobody: each says that it lives.
@@ -173,7 +203,7 @@ def _watch(client: Any, over: threading.Event) -> None:
                 continue
             code, line = Preempted.exit_code, f"process 0: {(str(error).splitlines() or [''])[0][:200]}"
         if not over.is_set():
-            _end(code, line)
+            _end(code, line, speaker)
 
 
 class _Heard:
@@ -193,10 +223,11 @@ class _Heard:
         return None
 
 
-def _end(code: int, line: str) -> None:
+def _end(code: int, line: str, speaker: _Speaker) -> None:
     gone = f"another process of this run is gone ({line}); start all of them again to resume"
     sys.stdout.flush()
     os.write(2, f"{gone if code == Preempted.exit_code else f'error: {line}'}\n".encode())
+    speaker.dismiss()
     if leader():  # it keeps the word: without it JAX ends the others by abort, before they have read it
         time.sleep(_LINGER_SECONDS)
     os._exit(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 
 from jaxfer.parallel import Placement
-from jaxfer.sharding import DATA
+from jaxfer.sharding import DATA, FSDP, TENSOR
 from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
 from jaxfer.step import StepSpec, make_eval_step, make_train_step
@@ -113,7 +114,21 @@ def _lower_train(spec: StepSpec, state: Any, batch: Any, where: Placement) -> An
         in_shardings=(states, where.batched),
         out_shardings=(states, where.replicated),
         donate_argnums=0,
+        compiler_options=_options(where),
     ).lower(state, batch)
+
+
+# Split gradients as loops of a product and a step of their sum: no product in a loop is fused with what follows, so that
+# more activations are kept. experiments/pod_plans has what that takes.
+_LOOPS = "xla_tpu_enable_windowed_einsum_for_reduce_scatter"
+
+
+def _options(where: Placement) -> dict[str, str] | None:
+    """What a TPU's compiler is told; a word of the user's own in LIBTPU_INIT_ARGS holds."""
+    tpu = where.mesh.devices.flat[0].platform == "tpu"
+    split = where.mesh.shape[FSDP] > 1 and where.mesh.shape[TENSOR] == 1
+    own = _LOOPS in os.environ.get("LIBTPU_INIT_ARGS", "")
+    return {_LOOPS: "false"} if tpu and split and not own else None
 
 
 @functools.lru_cache(maxsize=64)

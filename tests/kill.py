@@ -132,6 +132,14 @@ class Sitting:
         """Its standard error."""
         return self._said.read_text()
 
+    def explained(self) -> bool:
+        """Whether each of several processes that did not end well has left a line that says so."""
+        failed = sum(process.returncode != 0 for process in self.processes)
+        until = time.monotonic() + 10  # some are spoken for, by a process that must first see them end
+        while (told := self.said.count(" of this run ")) < failed and time.monotonic() < until:
+            time.sleep(0.1)
+        return told >= failed
+
     def until(self, event: Callable[[], bool]) -> bool:
         """Waits for an event; False if the process ended before."""
         while self.process.poll() is None:
@@ -194,6 +202,8 @@ def attempt(
         # No kill tears a checkpoint: it has its name only once it is whole.
         if "Traceback" in sitting.said or "warning:" in sitting.said:
             wrong.append(f"a sitting said: {sitting.said.strip()[-600:]}")
+        if code == -signal.SIGKILL and processes > 1 and not sitting.explained():
+            wrong.append(f"not every process said why it ended: {sitting.said.strip()[-600:]}")
         if code == 0:
             return places, wrong + reference.ending.differences(ending(folder))
         if code not in (-signal.SIGKILL, 75 if kill == signal.SIGTERM else None):

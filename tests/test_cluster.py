@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -97,6 +100,20 @@ def test_what_ended_a_process(capsys):
     }
     assert list(found.values()) == [2, 3, 2, 75, 75, 2, 1]
     assert capsys.readouterr().err.endswith("KeyError: 'x'\n")
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "process 0 of this run was killed, or ended because process 0 is gone"),
+        ("os.abort()", "process 0 of this run was killed, or ended because process 0 is gone"),
+        ("speaker.dismiss()", ""),
+    ],
+)
+def test_who_can_not_speak_any_more_is_spoken_for(end, said):
+    script = f"import os, signal; from jaxfer.cluster import _Speaker; speaker = _Speaker(); {end}"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert found.stderr.partition(";")[0] == said
 
 
 def test_an_error_of_one_is_everyones(processes):
