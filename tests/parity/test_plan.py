@@ -7,9 +7,11 @@ import math
 import pytest
 
 import jaxfer
-from jaxfer import forecast
+from jaxfer import forecast, programs
 from jaxfer.errors import InputError
+from jaxfer.experiment import ParallelConfig
 from jaxfer.forecast import CHIPS, TooLarge, plan
+from jaxfer.parallel import placement
 
 DIGITS = "configs/digits.py:tiny,full"
 WIDTH, LAYERS, MLP, PATCH, TOKENS, BATCH = 128, 2, 512, 16, 17, 8192
@@ -67,7 +69,24 @@ def test_split_parameters_need_no_more_activations(whole):
     split = planned(DIGITS, VIT | {"parallel.mode": "fsdp"})
     assert split.compiled.state < 0.3 * whole.compiled.state
     assert split.compiled.temporaries <= 1.5 * whole.compiled.temporaries
-    assert "all-gather" in split.compiled.collectives
+    sent = split.compiled.collectives
+    assert "all-gather" in sent
+    assert sent["all-reduce"] == pytest.approx(whole.compiled.collectives["all-reduce"], rel=0.01)  # and not in loops
+
+
+def test_how_a_split_step_is_compiled_is_the_users_to_say(monkeypatch):
+    """Loops are off where parameters are split by `fsdp` alone; LIBTPU_INIT_ARGS has the last word."""
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    devices = forecast._slice("v5e:2x2")[1]
+
+    def options(**axes):
+        return programs._options(placement(ParallelConfig(**axes), devices=devices))
+
+    (flag,) = options(mode="fsdp")
+    assert options(mode="fsdp") == {flag: "false"}
+    assert options() is options(mode="tensor") is options(fsdp=2, tensor=2) is None
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", f"--{flag}=true")
+    assert options(mode="fsdp") is None
 
 
 def test_the_compiler_refuses_what_is_too_large():
