@@ -225,16 +225,18 @@ def _teach_s3() -> None:
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
     """Where one of orbax's tasks fails, many do: one is reported, the tracebacks of the others would bury it."""
-    asyncio_log, hook = logging.getLogger("asyncio"), sys.unraisablehook
-    level = asyncio_log.level
-    asyncio_log.setLevel(logging.CRITICAL)
+    hook = sys.unraisablehook
+    logging.getLogger("asyncio").addFilter(_not_orbaxs)  # for good: some are collected long after
     sys.unraisablehook = _silent
     try:
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
             yield
     finally:
-        asyncio_log.setLevel(level)
         sys.unraisablehook = hook
+
+
+def _not_orbaxs(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.getMessage()
 
 
 def _silent(_: Any) -> None:

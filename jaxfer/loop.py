@@ -149,7 +149,8 @@ class _Session:
 
     def train(self, first: list[pretrained.Start]) -> dict[str, Any]:
         self.begun = time.perf_counter()
-        restored = self.checkpoints.restore(self._blank, say=self.reporter.warn)
+        say = self.reporter.warn if cluster.leader() else self.reporter.say  # all fall back together, and one says so
+        restored = self.checkpoints.restore(self._blank, say=say)
         stop = self.stages[-1].stop
         if restored is None:
             stage, state = self.stages[0], self._start(first)

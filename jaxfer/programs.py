@@ -118,8 +118,8 @@ def _lower_train(spec: StepSpec, state: Any, batch: Any, where: Placement) -> An
     ).lower(state, batch)
 
 
-# Gradients summed in parts, by loops of a product and a step of the sum: what is in a loop is not fused with what follows
-# it, so that more activations are kept. experiments/pod_plans has what that takes.
+# Gradients summed in parts, by loops of a product and a step of the sum. What is in a loop is not fused with what comes
+# after it, and more activations are kept: experiments/pod_plans has how many.
 _LOOPS = "xla_tpu_enable_windowed_einsum_for_reduce_scatter"
 
 

@@ -1,9 +1,9 @@
 """Several processes on this machine against one: `python tests/hosts.py`, about two minutes on two cores.
 
 2 and 4 processes of two devices each, joined over the loopback, must train what one process trains, as `fsdp` too, and
-from another run's weights: losses and metrics within 1e-5. A run stopped on 4 goes on with 2, and then with 1.
-Configs that differ stop all processes with the same line; what one of them can't read stops all, with that line and
-exit code 2. The exit code is 1 where anything is otherwise.
+from another run's weights: losses and metrics within 1e-5. A run stopped on 4 goes on with 2, which fall back together
+where a checkpoint is torn, and then with 1. Configs or weights that differ stop all processes with the same line; what
+one of them can't read stops all, with that line and exit code 2. The exit code is 1 where anything is otherwise.
 """
 
 from __future__ import annotations
@@ -69,6 +69,10 @@ def main() -> int:
             sitting.until(sitting.past(past))
             code = sitting.signal(signal.SIGTERM, victim=processes - 1)
             show(f"SIGTERM to one of {processes}, all end with", code == 75, code)
+            if processes == 4:
+                cut(moved)
+            else:
+                show("torn, all fall back and one says so", sitting.said.count("; falling back to step ") == 1, "once")
         found = worst(one, run(moved, 1))
         show("stopped on 4, on 2, ended on 1: worst difference", found < TOLERANCE, found)
         show("steps", read_json(moved / "result.json")["steps"] == read_json(one / "result.json")["steps"], "as one")
@@ -79,22 +83,40 @@ def main() -> int:
         show("2 processes from another run: worst difference to one", found < TOLERANCE, found)
         said = together(root / "differing", *(f"--config.stage.tune.lr=0.0{i}" for i in (1, 2)))
         show("differing configs", len(set(said)) == 1 and "lr" in said[0] and "Traceback" not in said[0], said[0])
+        for folder, weights in (("a", one), ("b", started[1])):
+            (root / folder).mkdir()
+            (root / folder / "weights").symlink_to(weights)
+        said = together(root / "other", *["--config.init=run:weights"] * 2, within=(root / "a", root / "b"))
+        show("weights of the same name", len(set(said)) == 1 and "weights that config.init reads" in said[0], said[0])
         script = Path(__file__).with_name("kill.py")
         said = together(root / "absent", configs=(script, root / "absent.py"))
         show("one has no config", len(set(said)) == 2 and "absent.py" in said[0] and "absent.py" in said[1], said)
     return 1 if wrong else 0
 
 
+def cut(folder: Path) -> None:
+    """Halves the values of a run's newest checkpoint."""
+    newest = max(
+        (path for path in (folder / "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
+    )
+    values = max((path for path in newest.glob("state/**/d/*")), key=lambda path: path.stat().st_size)
+    values.write_bytes(values.read_bytes()[: values.stat().st_size // 2])
+
+
 def together(
-    folder: Path, *flags: str, configs: Sequence[Path] = (Path(__file__).with_name("kill.py"),) * 2
+    folder: Path,
+    *flags: str,
+    configs: Sequence[Path] = (Path(__file__).resolve().with_name("kill.py"),) * 2,
+    within: Sequence[Path] = (Path(), Path()),
 ) -> list[str]:
-    """What two processes say last that are given a flag or a config each; and their exit codes, if not 2."""
+    """What two processes say last that are given a flag, a config or a place each; and their exit codes, if not 2."""
     environment = dict(JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=2", JAXFER_CACHE="off")
     shared = [f"--workdir={folder}", f"--coordinator=127.0.0.1:{_free_port()}", "--num_processes=2"]
     both = [
         subprocess.Popen(
             [sys.executable, "-m", "jaxfer", "run", str(config), *shared, f"--process_id={i}", *flags[i : i + 1]],
             env={**os.environ, **environment},
+            cwd=within[i],
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,

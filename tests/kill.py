@@ -1,16 +1,17 @@
 """Kill a run at random moments: resumed, it must end as if nothing had happened.
 
     python tests/kill.py --tries 50 --seed 0
-    python tests/kill.py --tries 5 --processes 4
+    python tests/kill.py --tries 5 --processes 4 --kills 1
 
 Every try starts `jaxfer run` on this file's config (linear probe, then L2-SP; BatchNorm, stochastic depth,
-augmentation, a log window open at most saves), kills it up to three times, runs the same command until it ends by
+augmentation, a log window open at most saves), kills it up to `--kills` times, runs the same command until it ends by
 itself, and compares with an uninterrupted run, bit for bit and times aside: every leaf of the result's and of the last
 checkpoint, metrics.jsonl, result.json, ledger.json, params.txt, config.json. Most kills are SIGKILLs: anywhere in the
 training, in a save, between the stages, in the start; some are SIGTERMs. The exit code is 1 where anything differs.
 
 With several processes (of two devices each) one of them is killed, and the others must end by themselves within a
-minute; then all are started again. Of the kinds of kills, those before they have found each other are left out.
+minute, each with a line that says why; then all are started again. Of the kinds of kills, those before they have found
+each other are left out.
 
 To be quick the tries share a cache of compiled programs; the uninterrupted run does without, so that a program
 out of the cache that computed anything else would show.
@@ -287,6 +288,7 @@ def main() -> int:
     parser.add_argument("--tries", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=3)
     arguments = parser.parse_args()
     failed, kills, begun = 0, 0, time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
@@ -296,7 +298,8 @@ def main() -> int:
             kind, folder = kinds[i % len(kinds)], Path(directory) / f"try_{i}"
             cache = Path(directory) / "cache"
             seed = arguments.seed * 1_000_003 + i
-            places, wrong = attempt(kind, folder, cache, reference, seed=seed, processes=arguments.processes)
+            several = dict(processes=arguments.processes, kills=arguments.kills)
+            places, wrong = attempt(kind, folder, cache, reference, seed=seed, **several)
             kills, failed = kills + len(places), failed + bool(wrong)
             print(
                 f"try {i} ({kind}): killed {'; '.join(places) or 'never'}: {'DIFFERS' if wrong else 'same'}", flush=True
