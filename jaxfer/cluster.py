@@ -31,6 +31,7 @@ from jaxfer.errors import InputError, NonFiniteLoss, Preempted, refused
 T = TypeVar("T")
 
 _LOST, _ALIVE, _LEFT = "jaxfer/lost", "jaxfer/alive", "left"
+# The launcher's signals are meant for the process that it speaks for.
 _SPEAKER = """
 import signal, sys
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -175,13 +176,14 @@ class _Speaker:
             f"process {jax.process_index()} of this run was killed, or ended because process 0 is gone; start all of "
             "them again to resume"
         )
-        # The launcher's signals are meant for this process; the speaker ends with it.
+        self._one = threading.Lock()  # the watcher and the run can end at the same time
         command = [sys.executable, "-I", "-S", "-c", _SPEAKER, line]
         self._other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
     def dismiss(self) -> None:
-        with contextlib.suppress(OSError):
-            self._other.communicate(b"dismissed")
+        with self._one, contextlib.suppress(OSError):
+            if not self._other.stdin.closed:
+                self._other.communicate(b"dismissed")
 
 
 def _watch(client: Any, over: threading.Event, speaker: _Speaker) -> None:

@@ -102,12 +102,15 @@ def test_what_ended_a_process(capsys):
     assert capsys.readouterr().err.endswith("KeyError: 'x'\n")
 
 
-@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "os.abort()", "speaker.dismiss()"])
+DISMISSED = "speaker.dismiss(); speaker.dismiss()"
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "os.abort()", DISMISSED])
 def test_who_can_not_speak_any_more_is_spoken_for(end):
     script = f"import os, signal; from jaxfer.cluster import _Speaker; speaker = _Speaker(); {end}"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     said, _, fix = found.stderr.strip().partition("; ")
-    if end == "speaker.dismiss()":
+    if end == DISMISSED:
         assert not said
     else:
         assert said == "process 0 of this run was killed, or ended because process 0 is gone"
