@@ -89,8 +89,7 @@ class Placement:
 
     def check(self, stages: Sequence[Stage]) -> None:
         """`InputError` where a rule claims no parameter of any stage, or does not fit one."""
-        leaves = {path: leaf for stage in stages for path, leaf in stage.leaves().items()}
-        sharding.check_rules(self.rules, leaves, self.mesh.shape)
+        sharding.check_rules(self.rules, [stage.leaves() for stage in stages], self.mesh.shape)
 
     def notes(self, stage: Stage) -> Iterator[str]:
         """What the config asks for and this model or mesh does not give."""

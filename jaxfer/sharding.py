@@ -8,7 +8,7 @@ arXiv:1909.08053) as the port's rules say.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,11 +48,12 @@ def _parse(pattern: str, text: str) -> Split:
     return found
 
 
-def check_rules(rules: Rules[Split], leaves: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-    """`InputError` unless every rule claims a parameter of the run and fits all that it claims."""
-    whole = ((".*", None),)
-    for path, split in selection.resolve(rules, leaves, defaults=whole, what="config.parallel rule").items():
-        shape = leaves[path].shape
+def check_rules(rules: Rules[Split], stages: Sequence[Mapping[str, Any]], sizes: Mapping[str, int]) -> None:
+    """`InputError` unless every rule claims a parameter of the run and fits all that it claims, in each stage."""
+    everything = {path: leaf for leaves in stages for path, leaf in leaves.items()}
+    splits = selection.resolve(rules, everything, defaults=((".*", None),), what="config.parallel rule")
+    for path, leaf in (item for leaves in stages for item in leaves.items()):
+        split, shape = splits[path], leaf.shape
         if split is None:
             continue
         if len(split) != len(shape):

@@ -68,8 +68,8 @@ def test_words_are_checked(text):
 
 
 def test_rules_are_checked_against_the_parameters():
-    def check(*rules, **sizes):
-        check_rules(parse_rules(rules), LEAVES, {"data": 1, "fsdp": 1, "tensor": 1, **sizes})
+    def check(*rules, stages=(LEAVES,), **sizes):
+        check_rules(parse_rules(rules), stages, {"data": 1, "fsdp": 1, "tensor": 1, **sizes})
 
     check((".*/kernel", "fsdp -"), fsdp=2)
     with pytest.raises(RuleError, match="'blok_0/.*' matches no parameter; nearest: 'block_0/"):
@@ -80,6 +80,10 @@ def test_rules_are_checked_against_the_parameters():
         check((".*/bias", "fsdp -"))
     with pytest.raises(InputError, match=r"axis 0 of block_0/fc1/kernel \(6, 8\) can't be split over fsdp\+tensor=4"):
         check((".*/fc1/kernel", "fsdp+tensor -"), fsdp=2, tensor=2)
+    ranks = [{"block_0/fc1/lora_a": np.zeros((6, rank))} for rank in (3, 4)]  # of two stages
+    check((".*/lora_a", "- fsdp"), stages=ranks[1:], fsdp=2)
+    with pytest.raises(InputError, match=r"axis 1 of block_0/fc1/lora_a \(6, 3\) can't be split over fsdp=2"):
+        check((".*/lora_a", "- fsdp"), stages=ranks, fsdp=2)
 
 
 def test_what_is_made_of_a_parameter_lies_as_it_does():
