@@ -167,14 +167,14 @@ def _resumable() -> None:
 
 def _run(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     _resumable()
-    from jaxfer import cluster
+    from jaxfer import cluster, liveness
 
     cluster.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
     import jaxfer
 
     _keep_programs(arguments, say=True)
     workdir = _workdir(arguments, arguments.config.partition(":")[2].replace(",", "-") or "main")
-    with cluster.leaving():
+    with liveness.leaving():
         result = jaxfer.run(jaxfer.load(arguments.config, overrides), workdir)
     if not cluster.leader():
         return

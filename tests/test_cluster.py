@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxfer import cluster
+from jaxfer import cluster, liveness
 from jaxfer.errors import InputError, NonFiniteLoss
 
 
@@ -31,7 +31,7 @@ def test_alone_nothing_is_asked():
     assert cluster.added({"a": 2**64 - 1}) == {"a": 2**64 - 1}
     cluster.agree({"config": {"lr": 0.1}})
     cluster.join()
-    with cluster.leaving():
+    with liveness.leaving():
         pass
 
 
@@ -87,7 +87,7 @@ def test_what_ended_a_process(capsys):
     """Exit codes: the input's 2, a divergence's 3, out of memory 2, a bug's 1; a peer that was lost 75, start again."""
     runtime = cluster.jax.errors.JaxRuntimeError
     found = {
-        str(error): cluster._described(error)[0]
+        str(error): liveness._described(error)[0]
         for error in (
             InputError("bad"),
             NonFiniteLoss("nan"),
@@ -107,7 +107,7 @@ DISMISSED = "speaker.dismiss(); speaker.dismiss()"
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "os.abort()", DISMISSED])
 def test_who_can_not_speak_any_more_is_spoken_for(end):
-    script = f"import os, signal; from jaxfer.cluster import _Speaker; speaker = _Speaker(); {end}"
+    script = f"import os, signal; from jaxfer.liveness import _Speaker; speaker = _Speaker(); {end}"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     said, _, fix = found.stderr.strip().partition("; ")
     if end == DISMISSED:
@@ -132,7 +132,7 @@ def test_a_folder_that_another_host_does_not_see(processes, monkeypatch, tmp_pat
 
 
 def test_a_silent_process_is_lost_and_one_that_left_is_not():
-    heard, steps = cluster._Heard(), []
+    heard, steps = liveness._Heard(), []
     for now in range(0, 90, 10):
         said = [("jaxfer/alive/0", str(now)), ("jaxfer/alive/1", str(min(now, 20))), ("jaxfer/alive/2", "left")]
         steps.append(heard.silent(said, float(now)))
