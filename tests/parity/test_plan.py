@@ -8,10 +8,12 @@ import pytest
 
 import jaxfer
 from jaxfer import forecast, programs
+from jaxfer.chips import CHIPS
 from jaxfer.errors import InputError
 from jaxfer.experiment import ParallelConfig
-from jaxfer.forecast import CHIPS, TooLarge, plan
+from jaxfer.forecast import plan
 from jaxfer.parallel import placement
+from jaxfer.planned import TooLarge
 
 DIGITS = "configs/digits.py:tiny,full"
 WIDTH, LAYERS, MLP, PATCH, TOKENS, BATCH = 128, 2, 512, 16, 17, 8192
