@@ -54,6 +54,7 @@ LATER = "4000000000"  # in 2096
         ((75, 3), LATER, 3, 2, False),
         ((134, 0), LATER, 0, 2, False),
         ((2,), LATER, 2, 1, False),
+        ((134,) * 9, LATER, 134, 5, False),
         ((75,), "0", 0, 1, True),
     ],
 )
@@ -101,6 +102,7 @@ esac
         ((0,), 0, "create scp install run ask delete"),
         ((75, 3), 3, "create scp install run ask run ask delete"),
         (("gone", 0), 0, "create scp install run ask delete create scp install run ask delete"),
+        ((75,) * 9, 75, f"create scp install {'run ask ' * 5}delete"),
     ],
 )
 def test_a_tpu_slice_is_made_used_until_the_end_and_deleted(tmp_path, cluster, codes, exit_code, words):

@@ -12,7 +12,9 @@ TYPE=${TYPE:-v5litepod-16}
 VERSION=${VERSION:-v2-alpha-tpuv5-lite}
 SPOT=${SPOT---spot}
 again=75
-lost=134 # JAX's own, where another worker is lost
+lost=134   # JAX's own, where another worker is lost
+enough=600 # seconds that a start should last
+hasty=0    # starts in a row that did not: a crash that comes each time also looks like a lost worker
 
 tpu() { gcloud compute tpus tpu-vm "$@" --zone="$ZONE" --quiet; }
 everywhere() { tpu ssh "$NAME" --worker=all --command="$1"; }
@@ -35,9 +37,12 @@ arguments=$(printf ' %q' "$@")
 
 while true; do
   [ "$(state)" = READY ] || create
+  begun=$SECONDS
   # gcloud's own exit code is not the command's; worker 0 keeps that in a file. Without the file the slice is gone.
   everywhere "cd jaxfer && rm -f exit_code; ../.venv/bin/jaxfer run$arguments; echo \$? > exit_code" || true
   code=$(tpu ssh "$NAME" --worker=0 --command='cat jaxfer/exit_code' | grep -E '^[0-9]+$') || code=$again
   [ "$code" -eq "$again" ] || [ "$code" -eq "$lost" ] || break
+  hasty=$((SECONDS - begun < enough ? hasty + 1 : 0))
+  [ "$hasty" -lt 5 ] || { echo "$hasty starts in a row ended within $enough s each, the last with $code" >&2; break; }
 done
 exit "$code"
