@@ -1,9 +1,10 @@
 """Several processes on this machine against one: `python tests/hosts.py`, about two minutes on two cores.
 
-2 and 4 processes of two devices each, joined over the loopback, must train what one process trains, as `fsdp` too, and
-from another run's weights: losses and metrics within 1e-5. A run stopped on 4 goes on with 2, which fall back together
-where a checkpoint is torn, and then with 1. Configs or weights that differ stop all processes with the same line; what
-one of them can't read stops all, with that line and exit code 2. The exit code is 1 where anything is otherwise.
+2 and 4 processes of two devices each, joined over the loopback, must train what one process trains, as `fsdp` too, from
+another run's weights, and with SLURM's variables in place of flags: losses and metrics within 1e-5. A run stopped on 4
+goes on with 2, which fall back together where a checkpoint is torn, and then with 1. Configs or weights that differ
+stop all processes with the same line; what one of them can't read stops all, with that line and exit code 2. The exit
+code is 1 where anything is otherwise.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -63,6 +65,8 @@ def main() -> int:
         for processes, mode in ((2, "jit"), (4, "jit"), (4, "fsdp")):
             found = worst(one, run(root / f"{mode}{processes}", processes, f"--config.parallel.mode={mode}"))
             show(f"{processes} processes, {mode}: worst difference to one", found < TOLERANCE, found)
+        found = worst(one, as_srun_does(root / "slurm"))
+        show("2 processes, joined by SLURM's variables: worst difference to one", found < TOLERANCE, found)
         moved = root / "moved"
         for processes, past in ((4, 10), (2, 40)):
             sitting = Sitting(moved, root / "cache", processes=processes, arguments=["--config.parallel.mode=fsdp"])
@@ -92,6 +96,28 @@ def main() -> int:
         said = together(root / "absent", configs=(script, root / "absent.py"))
         show("one has no config", len(set(said)) == 2 and "absent.py" in said[0] and "absent.py" in said[1], said)
     return 1 if wrong else 0
+
+
+def as_srun_does(folder: Path) -> Path:
+    """Two processes that are told of each other by what srun would tell them, until they end, well."""
+    job = next(
+        job for job in range(os.getpid(), os.getpid() + 100) if _is_free(61440 + job % 4096)
+    )  # JAX's port for it
+    shared = dict(SLURM_JOB_ID=str(job), SLURM_STEP_NODELIST="localhost", SLURM_NTASKS="2")
+    sitting = Sitting(
+        folder,
+        folder.parent / "cache",
+        arguments=["--config.parallel.mode=jit"],
+        environments=[{**shared, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)],
+    )
+    if code := sitting.wait():
+        raise SystemExit(f"2 processes under SLURM ended with {code}:\n{sitting.said[-2000:]}")
+    return folder
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def cut(folder: Path) -> None:

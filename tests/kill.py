@@ -87,6 +87,7 @@ class Sitting:
       python: what follows `python` to start it; default: this file's config.
       processes: how many.
       arguments: more of the command line.
+      environments: of each process, in place of `processes` and of the flags that say who they are.
     """
 
     def __init__(
@@ -96,19 +97,21 @@ class Sitting:
         python: Sequence[str] = ("-m", "jaxfer"),
         processes: int = 1,
         arguments: Sequence[str] = (),
+        environments: Sequence[dict[str, str]] = (),
     ):
         self.folder, self.begun = folder, time.time_ns()
         self._said = folder.with_name(f"{folder.name}.{self.begun}.stderr")  # a pipe could fill up and hold the run
-        devices = "--xla_force_host_platform_device_count=2" if processes > 1 else ""
+        devices = "--xla_force_host_platform_device_count=2" if processes > 1 or environments else ""
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices, "JAXFER_CACHE": str(cache or "off")}
         command = [sys.executable, *python, "run", __file__, "--workdir", str(folder), *arguments]
         if processes > 1:
             command += [f"--coordinator=127.0.0.1:{_free_port()}", f"--num_processes={processes}"]
         self.processes = []
         with self._said.open("w") as log:
-            for i in range(processes):
+            for i, own in enumerate(environments or [{}] * processes):
                 ours = [*command, f"--process_id={i}"] if processes > 1 else command
-                self.processes.append(subprocess.Popen(ours, stdout=subprocess.DEVNULL, stderr=log, env=environment))
+                environ = {**environment, **own}
+                self.processes.append(subprocess.Popen(ours, stdout=subprocess.DEVNULL, stderr=log, env=environ))
         self.process = self.processes[0]
 
     def wait(self) -> int:
