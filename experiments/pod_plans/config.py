@@ -18,8 +18,8 @@ MODELS = {
 
 
 def get_config(arg=""):
-    """arg: one of MODELS (default `vit_b`), `lora`, `remat`, and `data` for whole parameters on each chip."""
-    words = jaxfer.config.words(arg, (*MODELS, "lora", "remat", "data"))
+    """arg: one of MODELS (default `vit_b`), `lora`, `remat`; `data`: whole parameters; `fsdp16`: in 16 parts."""
+    words = jaxfer.config.words(arg, (*MODELS, "lora", "remat", "data", "fsdp16"))
     name = next((word for word in words if word in MODELS), "vit_b")
     config = jaxfer.config.base()
     config.model = MODELS[name]
@@ -29,7 +29,9 @@ def get_config(arg=""):
         config.data = dict(source="table", path="tests/data/phrases")
         config.model.tokenizer = _tokenizer()
     config.update(batch_size=512, steps=1000, compute_dtype="bfloat16")
-    if "data" not in words:
+    if "fsdp16" in words:
+        config.parallel.fsdp = 16
+    elif "data" not in words:
         config.parallel.mode = "fsdp"
     if "remat" in words:
         config.remat = (".*",)

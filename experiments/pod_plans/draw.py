@@ -13,7 +13,13 @@ from run import CASES, GIB, MODELS, path
 from jaxfer.report import look
 
 NAMES = dict(vit_b="ViT-B/16", bert_base="BERT-base", resnet50="ResNet-50", bert_large="BERT-large", vit_l="ViT-L/16")
-WAYS = {"": "full", "data": "full, data parallel", "remat": "full, remat", "lora": "LoRA"}
+WAYS = {
+    "": "full",
+    "data": "full, data parallel",
+    "remat": "full, remat",
+    "fsdp16": "full, in 16 parts",
+    "lora": "LoRA",
+}
 KINDS = {
     "temporaries": ("activations, gradients, buffers", "#56B4E9"),
     "state": ("State", "#D55E00"),

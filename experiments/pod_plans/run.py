@@ -24,6 +24,7 @@ CASES = (
     *((f"{model},lora", SLICES[0]) for model in MODELS),
     *((model, SLICES[2]) for model in MODELS),
     *((f"{model},lora", topology) for topology, model in itertools.product(SLICES[1:], MODELS)),
+    *((f"{model},fsdp16", SLICES[1]) for model in MODELS),
 )
 GIB = 2**30
 
