@@ -38,6 +38,13 @@ TINY = {
     "ViT-B/16": dict(SMALL, image=(32, 32, 3)),
     "ResNet-50": dict(stage_sizes=(1, 1), width=4, image=(16, 16, 3)),
 }
+# The same for the configs of `transformers`.
+THEIR_SMALL = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+THEIR_TINY = {
+    "BERT-base": dict(THEIR_SMALL, vocab_size=50, max_position_embeddings=8),
+    "ViT-B/16": dict(THEIR_SMALL, image_size=32),
+    "ResNet-50": dict(embedding_size=4, hidden_sizes=[16, 32], depths=[1, 1]),
+}
 
 # (pattern of the device's kind, dense bf16 operations a second as its maker publishes them; T4: fp16, it has no bf16).
 PEAKS = (
@@ -174,12 +181,12 @@ def drawn(shapes: dict[str, Any], classes: int) -> dict[str, Any]:
 
 
 def theirs(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The same model in PyTorch, where it sees a GPU."""
+    """The same model in PyTorch, where it sees a GPU; a tiny one on any device."""
     try:
         import torch
     except ImportError:
         return {}
-    if not torch.cuda.is_available():
+    if not (torch.cuda.is_available() or options.tiny):
         return {}
     best = search(lambda batch: _step_of_torch(name, batch, options), options.smallest, options.largest)
     return {"version": torch.__version__, "best": best and dataclasses.asdict(best)}
@@ -189,29 +196,34 @@ def _step_of_torch(name: str, batch_size: int, options: argparse.Namespace) -> M
     import torch
     import transformers as hf
 
-    torch.cuda.empty_cache()
-    classes = MODELS[name][2]
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    classes, small = MODELS[name][2], THEIR_TINY[name] if options.tiny else {}
+    if kind == "cuda":
+        torch.cuda.empty_cache()
     if name == "BERT-base":
-        model = hf.BertForSequenceClassification(hf.BertConfig(num_labels=classes))
-        ids = torch.randint(0, 50, (batch_size, 128), device="cuda")
+        config = hf.BertConfig(num_labels=classes, **small)
+        model = hf.BertForSequenceClassification(config)
+        ids = torch.randint(0, 50, (batch_size, min(128, config.max_position_embeddings)), device=kind)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     else:
-        kinds = {
-            "ViT-B/16": (hf.ViTForImageClassification, hf.ViTConfig(num_labels=classes)),
-            "ResNet-50": (hf.ResNetForImageClassification, hf.ResNetConfig(num_labels=classes)),
+        families = {
+            "ViT-B/16": (hf.ViTForImageClassification, hf.ViTConfig),
+            "ResNet-50": (hf.ResNetForImageClassification, hf.ResNetConfig),
         }
-        model = kinds[name][0](kinds[name][1])
-        inputs = {"pixel_values": torch.randn(batch_size, 3, 224, 224, device="cuda")}
-    model = model.cuda().train()
+        network, config = families[name]
+        config = config(num_labels=classes, **small)
+        model, size = network(config), getattr(config, "image_size", 16 if options.tiny else 224)
+        inputs = {"pixel_values": torch.randn(batch_size, 3, size, size, device=kind)}
+    model = model.to(kind).train()
     if name == "ResNet-50":
         model = model.to(memory_format=torch.channels_last)
         inputs = {key: value.contiguous(memory_format=torch.channels_last) for key, value in inputs.items()}
-    labels = torch.randint(0, classes, (batch_size,), device="cuda")
+    labels = torch.randint(0, classes, (batch_size,), device=kind)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     compiled = torch.compile(model)
 
     def step() -> Any:
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast(kind, torch.bfloat16):
             logits = compiled(**inputs).logits
         loss = torch.nn.functional.cross_entropy(logits.float(), labels)
         optimizer.zero_grad(set_to_none=True)
@@ -219,7 +231,9 @@ def _step_of_torch(name: str, batch_size: int, options: argparse.Namespace) -> M
         optimizer.step()
         return loss
 
-    seconds = timed(step, lambda _: torch.cuda.synchronize(), options.seconds)
+    wait = torch.cuda.synchronize if kind == "cuda" else lambda: None
+    seconds = timed(step, lambda _: wait(), options.seconds)
+    assert torch.isfinite(step())
     torch.compiler.reset()
     return Measured(batch_size, seconds, 0.0)
 
@@ -267,11 +281,11 @@ def main(argv: list[str] | None = None) -> None:
         print(json.dumps(found))
         return
     # Each side in a process of its own: either would keep the device's memory from the other.
-    sides = ["jaxfer"] if options.tiny else ["jaxfer", "torch"]
     arguments = sys.argv[1:] if argv is None else argv
-    found = {side: _process([*arguments, "--side", side]) for side in sides}
+    found = {side: _process([*arguments, "--side", side]) for side in ("jaxfer", "torch")}
     first = next(iter(found["jaxfer"].values()))
     known = "its peak is not in the table: no MFU" if peak(first["device"]) is None else "one device"
+    known = "tiny models: the script works, nothing is measured" if options.tiny else known
     print(f"{first['device']} ({known})\n\n{HEAD}")
     for name in options.models:
         print(row(name, found["jaxfer"][name], found.get("torch", {}).get(name, {})))
