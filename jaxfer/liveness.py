@@ -58,15 +58,25 @@ def leaving() -> Iterator[None]:
         code, line = _described(error)
         if code != Preempted.exit_code and _everyones(client):
             raise
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the first to notice tells the others
-            client.key_value_set(_LOST, json.dumps([code, f"process {jax.process_index()}: {line}"]))
+        _tell(client, _LOST, json.dumps([code, f"process {jax.process_index()}: {line}"]))
         _end(code, line, speaker)
     finally:
         over.set()
         watcher.join()
         speaker.dismiss()
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0, which keeps the word, may be gone already
-            client.key_value_set(f"{_ALIVE}/{jax.process_index()}", _LEFT, allow_overwrite=True)
+        _tell(client, f"{_ALIVE}/{jax.process_index()}", _LEFT, allow_overwrite=True)
+
+
+def _tell(client: Any, key: str, word: str, *, allow_overwrite: bool = False) -> None:
+    """Leaves a word for the others; says so where that fails otherwise than it may.
+
+    The first who notices a loss may have told them already, and process 0, which keeps the words, may be gone.
+    """
+    try:
+        client.key_value_set(key, word, allow_overwrite=allow_overwrite)
+    except jax.errors.JaxRuntimeError as error:
+        if not any(kind in str(error) for kind in ("ALREADY_EXISTS", "UNAVAILABLE")):
+            print(f"the other processes could not be told: {str(error).splitlines()[0][:200]}", file=sys.stderr)
 
 
 def _described(error: Exception) -> tuple[int, str]:
@@ -108,7 +118,7 @@ class _Speaker:
         self._other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
     def dismiss(self) -> None:
-        with self._one, contextlib.suppress(OSError):
+        with self._one:
             if not self._other.stdin.closed:
                 self._other.communicate(b"dismissed")
 
