@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import cluster, pretrained, rundir, seal
+from jaxfer import ancestry, cluster, pretrained, rundir
 from jaxfer.checkpoint import Checkpoints
 from jaxfer.data import tokenizer
 from jaxfer.data.dataset import Dataset
@@ -32,7 +32,7 @@ from jaxfer.programs import Program, forward_flops, train_program
 from jaxfer.progress import Reporter
 from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
-from jaxfer.summary import parameter_table
+from jaxfer.summary import parameter_table, sizes
 
 PACKAGES = ("jaxfer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -67,12 +67,12 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
 
 def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter) -> dict[str, Any]:
     experiment = plan.experiment
-    finished = cluster.together(lambda: _finished(plan, folder))
+    finished = cluster.together(lambda: ancestry.finished(plan, folder))
     if finished is not None:
         return finished
     # In a list, so that the session can let go of them: a second copy of the weights would stay for the whole run.
     begun, *_ = cluster.gathered((folder / "checkpoints").exists())
-    first = [] if begun else [_begin(plan, folder)]
+    first = [] if begun else [ancestry.begin(plan, folder)]
     for note in plan.notes():
         reporter.say(f"note: {note}")
     with contextlib.ExitStack() as held:
@@ -92,42 +92,6 @@ def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter
             session.trace.close()
             reporter.close()
             checkpoints.close()
-
-
-def _begin(plan: Preflight, folder: epath.Path) -> pretrained.Start:
-    """What the run starts from, the same in every process."""
-    start = cluster.together(lambda: pretrained.start(plan, folder))
-    if not cluster.alone():  # each reads its own files: a folder of this host alone may hold others
-        cluster.agree({"weights that config.init reads": fingerprint(start.params, start.model_state)})
-    return start
-
-
-def _finished(plan: Preflight, folder: epath.Path) -> dict[str, Any] | None:
-    """The result of a run that has nothing left to do; `InputError` where the folder is another's."""
-    test = plan.experiment.run.test
-    if test:
-        seal.check(folder)
-    rundir.check_owner(folder, plan.experiment)
-    if not (folder / "result.json").exists():
-        return None
-    finished = rundir.read_json(folder / "result.json")
-    _check_ancestry(finished["lineage"], plan.data, folder)
-    if finished["steps"] > plan.steps:
-        raise InputError(f"{folder} was trained for {finished['steps']} steps already, the config says {plan.steps}")
-    return finished if finished["steps"] == plan.steps and ("test" in finished["metrics"] or not test) else None
-
-
-def _check_ancestry(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None:
-    """`InputError` where the data, or the run that `init` names, is not what this run began with."""
-    there = {"data": lineage["data_sha256"], "source": lineage.get("source_sha256")}
-    # A source that has been cleared away can't have changed.
-    here = {"data": data.fingerprint, "source": pretrained.source_sha256(lineage["init"], folder) or there["source"]}
-    for what, sha256 in there.items():
-        if sha256 != here[what]:
-            raise InputError(
-                f"{folder} was begun with another {what} (sha256 {sha256[:12]} there, {here[what][:12]} now); "
-                "restore it, or use another --workdir"
-            )
 
 
 @dataclasses.dataclass
@@ -157,7 +121,7 @@ class _Session:
         else:
             state, self.record = self._adopt(*restored)
             stage = self.stages[self.record["stage"]]
-            _check_ancestry(self.record["lineage"], self.data, self.folder)
+            ancestry.check(self.record["lineage"], self.data, self.folder)
         step = stage.start + int(state.step)
         if step > stop:
             raise InputError(f"{self.folder} was trained for {step} steps already, the config says {stop}")
@@ -187,7 +151,7 @@ class _Session:
     def _start(self, first: list[pretrained.Start]) -> State:
         if not first:  # a kill came before the first checkpoint
             plan = Preflight(experiment=self.experiment, data=self.data, stages=self.stages, where=self.where)
-            first.append(_begin(plan, self.folder))
+            first.append(ancestry.begin(plan, self.folder))
         start = first.pop()
         rundir.write_json(self.folder / "ledger.json", start.to_dict())
         if cluster.leader():
@@ -397,18 +361,14 @@ class _Session:
         spent, spec = self.record["cost"], stage.spec
         batch = example_batch(spec.port, spec.task, stage.config.batch_size)
         program, _ = train_program(spec, state, batch, self.where)
-        sizes = {path: math.prod(shape.shape) for path, shape in stage.leaves().items()}
         return {
             "compile_seconds": round(spent["compile_seconds"], 3),
             "input_seconds": round(spent["input_seconds"], 3),
             "examples_per_second": round(spent["examples"] / max(spent["train_seconds"], 1e-9), 1),
             "step_flops": program.flops,
             "forward_flops": forward_flops(spec, state, batch),
-            "params_trainable": sum(sizes[path] for path in spec.trainable),
-            "params_total": sum(sizes.values()),
-            "optimizer_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)),
+            **sizes(stage, state, self.where),
             "peak_bytes": program.peak_bytes,
-            "state_bytes": self.where.device_bytes(spec, state),
         }
 
 

@@ -15,6 +15,7 @@ from jaxfer.preflight import preflight
 from jaxfer.programs import forward_flops, step_flops
 from jaxfer.rules import flatten
 from jaxfer.stages import Stage, example_batch
+from jaxfer.state import State
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,17 +65,24 @@ def summary(stage: Stage, where: Placement) -> StageSummary:
     """The numbers of one planned stage, from shapes alone."""
     spec, state = stage.spec, stage.blank(0)
     batch = example_batch(spec.port, spec.task, stage.config.batch_size)
-    sizes = {path: math.prod(leaf.shape) for path, leaf in stage.leaves().items()}
     return StageSummary(
         stage=stage,
         where=where,
-        params_trainable=sum(sizes[path] for path in spec.trainable),
-        params_total=sum(sizes.values()),
-        optimizer_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.opt_state)),
-        state_bytes=where.device_bytes(spec, state),
+        **sizes(stage, state, where),
         step_flops=step_flops(spec, state, batch, where),
         forward_flops=forward_flops(spec, state, batch),
     )
+
+
+def sizes(stage: Stage, state: State, where: Placement) -> dict[str, int]:
+    """What a State of the stage, or its shapes, takes, as `StageSummary` names it."""
+    parameters = {path: math.prod(leaf.shape) for path, leaf in stage.leaves().items()}
+    return {
+        "params_trainable": sum(parameters[path] for path in stage.spec.trainable),
+        "params_total": sum(parameters.values()),
+        "optimizer_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.opt_state)),
+        "state_bytes": where.device_bytes(stage.spec, state),
+    }
 
 
 def parameter_table(stage: Stage, where: Placement) -> str:

@@ -1,0 +1,50 @@
+"""What a run begins from, and whether what its folder holds was begun from the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from jaxfer import cluster, pretrained, rundir, seal
+from jaxfer.data.dataset import Dataset
+from jaxfer.errors import InputError
+from jaxfer.finished import fingerprint
+from jaxfer.preflight import Preflight
+
+
+def begin(plan: Preflight, folder: epath.Path) -> pretrained.Start:
+    """What the run starts from, the same in every process."""
+    start = cluster.together(lambda: pretrained.start(plan, folder))
+    if not cluster.alone():  # each reads its own files: a folder of this host alone may hold others
+        cluster.agree({"weights that config.init reads": fingerprint(start.params, start.model_state)})
+    return start
+
+
+def finished(plan: Preflight, folder: epath.Path) -> dict[str, Any] | None:
+    """The result of a run that has nothing left to do; `InputError` where the folder is another's."""
+    test = plan.experiment.run.test
+    if test:
+        seal.check(folder)
+    rundir.check_owner(folder, plan.experiment)
+    if not (folder / "result.json").exists():
+        return None
+    result = rundir.read_json(folder / "result.json")
+    check(result["lineage"], plan.data, folder)
+    if result["steps"] > plan.steps:
+        raise InputError(f"{folder} was trained for {result['steps']} steps already, the config says {plan.steps}")
+    return result if result["steps"] == plan.steps and ("test" in result["metrics"] or not test) else None
+
+
+def check(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None:
+    """`InputError` where the data, or the run that `init` names, is not what this run began with."""
+    there = {"data": lineage["data_sha256"], "source": lineage.get("source_sha256")}
+    # A source that has been cleared away can't have changed.
+    here = {"data": data.fingerprint, "source": pretrained.source_sha256(lineage["init"], folder) or there["source"]}
+    for what, sha256 in there.items():
+        if sha256 != here[what]:
+            raise InputError(
+                f"{folder} was begun with another {what} (sha256 {sha256[:12]} there, {here[what][:12]} now); "
+                "restore it, or use another --workdir"
+            )
