@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from jaxfer import cluster, pretrained, rundir, seal
-from jaxfer.data.dataset import Dataset
+from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
 from jaxfer.finished import fingerprint
 from jaxfer.preflight import Preflight

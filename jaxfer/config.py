@@ -20,7 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from jaxfer import schema
-from jaxfer.data.dataset import DataConfig
+from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
 from jaxfer.experiment import (
     Choice,

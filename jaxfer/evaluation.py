@@ -12,8 +12,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer import config, rundir, seal
-from jaxfer.data.dataset import Split, build
 from jaxfer.data.loader import eval_batches
+from jaxfer.data.prepare import build
+from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 from jaxfer.finished import open_run
 from jaxfer.parallel import Placement, placement

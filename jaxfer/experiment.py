@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxfer.data.dataset import DataConfig
+from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError
 from jaxfer.optim import OPTIMIZERS, SCHEDULES
 from jaxfer.schema import LARGEST

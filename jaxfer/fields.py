@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxfer.data.dataset import DataConfig
+from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
 from jaxfer.experiment import CompareConfig, ParallelConfig, RunConfig, StageConfig
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS

@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 from jaxfer import ancestry, cluster, pretrained, rundir
 from jaxfer.checkpoint import Checkpoints
 from jaxfer.data import tokenizer
-from jaxfer.data.dataset import Dataset
 from jaxfer.data.loader import train_batches
+from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, NonFiniteLoss, Preempted
 from jaxfer.evaluation import Evaluation, evaluate_split
 from jaxfer.experiment import Experiment

@@ -11,14 +11,15 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxfer.data import image
-from jaxfer.data.dataset import Split
+from jaxfer.data.encodings.image import decode, fit
+from jaxfer.data.encodings.spec import TextPreprocessing
+from jaxfer.data.encodings.text import texts
 from jaxfer.data.loader import eval_batches
-from jaxfer.data.text import texts
+from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 from jaxfer.fields import AUTO
 from jaxfer.finished import open_run
-from jaxfer.models.port import Port, TextPreprocessing
+from jaxfer.models.port import Port
 from jaxfer.pretrained import carrying, foreign, reading
 from jaxfer.pretrained.export import PROBLEMS, label_names
 from jaxfer.registry import MODELS
@@ -139,7 +140,7 @@ def predict(
         lines, failed = list(inputs), {}
         for i, name in enumerate(inputs):
             try:
-                image.fit(image.decode(name), model.port.preprocessing)
+                fit(decode(name), model.port.preprocessing)
             except InputError as error:
                 failed[i] = Prediction(input=str(name), error=str(error))
         names = [str(name) for i, name in enumerate(inputs) if i not in failed]
@@ -159,7 +160,7 @@ class Decoded:
     names: tuple[str, ...]
 
     def __call__(self, row: int) -> np.ndarray:
-        return image.decode(self.names[row])
+        return decode(self.names[row])
 
 
 def _outputs(model: Model, split: Split, batch_size: int) -> np.ndarray:

@@ -12,12 +12,13 @@ from ml_collections import ConfigDict
 
 from jaxfer.config import resolve
 from jaxfer.data import tokenizer
-from jaxfer.data.dataset import Dataset, build
+from jaxfer.data.encodings.spec import TextPreprocessing
+from jaxfer.data.encodings.text import load_tokenizer
 from jaxfer.data.loader import check_kind
-from jaxfer.data.text import load_tokenizer
+from jaxfer.data.prepare import build
+from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
 from jaxfer.experiment import Experiment
-from jaxfer.models.port import TextPreprocessing
 from jaxfer.parallel import Placement, placement
 from jaxfer.pretrained.agreement import completed
 from jaxfer.stages import Stage, make_port, plan

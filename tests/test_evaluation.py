@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxfer
-from jaxfer.data.dataset import build
+from jaxfer.data.prepare import build
 from jaxfer.errors import InputError
 from jaxfer.evaluation import evaluate_split
 from jaxfer.experiment import ParallelConfig

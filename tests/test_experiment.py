@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 import jaxfer.config
 from jaxfer.config import override, resolve
-from jaxfer.data.dataset import DataConfig
+from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError
 from jaxfer.experiment import Experiment, ParallelConfig, RunConfig, StageConfig
 

@@ -25,11 +25,11 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from jaxfer.data.dataset import locate
+from jaxfer.data.encodings.spec import Preprocessing
 from jaxfer.data.loader import train_batches
+from jaxfer.data.lookup import locate
 from jaxfer.data.sources import folder
 from jaxfer.errors import InputError
-from jaxfer.models.port import Preprocessing
 
 SIZE, MEAN, STD = 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AREA, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)

@@ -15,8 +15,8 @@ from jaxfer import rundir, seal
 from jaxfer.comparison import report
 from jaxfer.comparison.findings import BaselineScores, Finding, findings, test_baselines, tune_baselines
 from jaxfer.comparison.protocol import Plan, claim, plan, select, selection_record
+from jaxfer.data.encodings.spec import TextPreprocessing
 from jaxfer.errors import CellsFailed
-from jaxfer.models.port import TextPreprocessing
 from jaxfer.sweeps import run_cells, table
 from jaxfer.sweeps.executor import FAILED, Outcome
 

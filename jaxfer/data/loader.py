@@ -14,12 +14,13 @@ import grain
 import numpy as np
 from absl import flags
 
-from jaxfer.data import image
-from jaxfer.data.dataset import Split
+from jaxfer.data.augment import augmentations, augmented
+from jaxfer.data.encodings.image import fit, normalize
+from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
+from jaxfer.data.encodings.text import Texts, Tokens, tokenize
 from jaxfer.data.order import batch_indices, bucket_of, bucketed_indices, example_rng
-from jaxfer.data.text import Texts, Tokens, tokenize
+from jaxfer.data.split import Split
 from jaxfer.errors import InputError
-from jaxfer.models.port import Preprocessing, TextPreprocessing
 
 Batch = dict[str, np.ndarray]
 
@@ -50,7 +51,7 @@ def train_batches(
       stop: one after the last step.
       preprocessing: the model's; augmentation comes before its normalisation, and after its resize, which a `crop` that
         comes first takes the place of.
-      augment: names in `image.AUGMENTATIONS`; for images.
+      augment: names in `AUGMENTATIONS`; for images.
       workers: processes; 0 for threads. A script that sets it needs the `if __name__ == "__main__"` guard of `spawn`.
       rows: the b positions in a batch that this process reads, in their order; None: all of them.
 
@@ -97,7 +98,7 @@ def eval_batches(
 
 def check_kind(split: Split, preprocessing: Preprocessing | TextPreprocessing, augment: tuple[str, ...] = ()) -> None:
     """`InputError` where a model of images is given texts or the reverse, or texts are to be augmented as images."""
-    image.augmentations(augment)
+    augmentations(augment)
     wants, has = isinstance(preprocessing, TextPreprocessing), isinstance(split.origin()[0], Texts)
     kinds = {False: "images", True: "texts"}
     if wants != has:
@@ -122,14 +123,14 @@ class _TrainBatch(grain.transforms.Map):
         chosen = batch_indices(self.seed, step, size=len(self.split), batch_size=self.batch_size)
         images = np.empty((len(self.rows), *self.preprocessing.size), np.float32)
         for place, position in zip(images, map(int, self.rows), strict=True):  # each while it is still in the cache
-            image.normalize(self._image(step, position, int(chosen[position])), self.preprocessing, out=place)
+            normalize(self._image(step, position, int(chosen[position])), self.preprocessing, out=place)
         return {"image": images, "label": self.split.labels[chosen[self.rows]]}
 
     def _image(self, step: int, position: int, row: int) -> np.ndarray:
         if not self.augment:
-            return image.fit(self.split.fetch(row), self.preprocessing)
+            return fit(self.split.fetch(row), self.preprocessing)
         rng = example_rng(self.seed, step, position)
-        return image.augmented(self.split.picture(row), self.augment, rng, self.preprocessing)
+        return augmented(self.split.picture(row), self.augment, rng, self.preprocessing)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -145,10 +146,10 @@ class _EvalBatch(grain.transforms.Map):
         chosen = int(number) * self.batch_size + self.rows
         real = chosen < len(self.split)
         chosen = np.where(real, chosen, 0)
-        images = [image.fit(self.split.fetch(int(row)), self.preprocessing) for row in chosen[real]]
+        images = [fit(self.split.fetch(int(row)), self.preprocessing) for row in chosen[real]]
         if not real.all():
-            images += [image.fit(self.split.fetch(0), self.preprocessing)] * int((~real).sum())
-        pixels = image.normalize(np.stack(images), self.preprocessing)
+            images += [fit(self.split.fetch(0), self.preprocessing)] * int((~real).sum())
+        pixels = normalize(np.stack(images), self.preprocessing)
         return {"image": pixels, "label": self.split.labels[chosen], "mask": real.astype(np.float32)}
 
 

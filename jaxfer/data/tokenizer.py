@@ -9,8 +9,9 @@ import tempfile
 from etils import epath
 
 from jaxfer import rundir
-from jaxfer.data.text import TOKENIZER_FILES, load_tokenizer, tokenizer_sha256
-from jaxfer.models.port import Port, TextPreprocessing
+from jaxfer.data.encodings.spec import TextPreprocessing
+from jaxfer.data.encodings.text import TOKENIZER_FILES, load_tokenizer, tokenizer_sha256
+from jaxfer.models.port import Port
 
 FOLDER = "tokenizer"
 

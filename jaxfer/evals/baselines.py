@@ -25,10 +25,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from jaxfer.data.dataset import Split
+from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
 from jaxfer.data.loader import eval_batches
+from jaxfer.data.split import Split
 from jaxfer.errors import InputError, nearest
-from jaxfer.models.port import Preprocessing, TextPreprocessing
 from jaxfer.task import Task
 
 # A 32 x 32 RGB image. Beyond it a linear model of pixels gains little and costs memory and minutes.

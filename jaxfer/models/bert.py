@@ -18,10 +18,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxfer.data.encodings.spec import TEXT_INPUTS, TextPreprocessing
 from jaxfer.errors import InputError
 from jaxfer.models.chain import Chain, check_choice, check_positive, check_rate
 from jaxfer.models.layers import BLOCK_TENSOR_AXES, Dense
-from jaxfer.models.port import TEXT_INPUTS, Port, TextPreprocessing
+from jaxfer.models.port import Port
 
 POOLS = ("pooler", "mean")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxfer.data.image import INTERPOLATIONS
+from jaxfer.data.encodings.image import INTERPOLATIONS
+from jaxfer.data.encodings.spec import Preprocessing
 from jaxfer.errors import InputError, nearest
 from jaxfer.models.execution import PLAIN, Execution
-from jaxfer.models.port import Preprocessing
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

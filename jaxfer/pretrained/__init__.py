@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from jaxfer import rundir
-from jaxfer.data.dataset import Dataset
+from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
 from jaxfer.experiment import Experiment
 from jaxfer.finished import FinishedRun, fingerprint, open_run

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxfer import rundir, schema
 from jaxfer.data import tokenizer
-from jaxfer.data.text import located, tokenizer_sha256
+from jaxfer.data.encodings.text import located, tokenizer_sha256
 from jaxfer.errors import InputError, nearest
 from jaxfer.fields import AUTO
 from jaxfer.pretrained.foreign import Checkpoint, is_foreign, opened

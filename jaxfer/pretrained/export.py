@@ -12,9 +12,10 @@ from etils import epath
 
 from jaxfer import rundir
 from jaxfer.data import tokenizer
+from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
 from jaxfer.errors import InputError, nearest
 from jaxfer.finished import FinishedRun, open_run
-from jaxfer.models.port import Port, Preprocessing, TextPreprocessing
+from jaxfer.models.port import Port
 from jaxfer.pretrained import card, export_peft, export_sentence, foreign
 from jaxfer.pretrained.agreement import FREE
 from jaxfer.pretrained.families import by_family, layouts

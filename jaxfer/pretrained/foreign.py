@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from jaxfer import schema
-from jaxfer.data.text import tokenizer_sha256
+from jaxfer.data.encodings.text import tokenizer_sha256
 from jaxfer.errors import InputError
 from jaxfer.fields import AUTO
 from jaxfer.models.port import Port

@@ -9,14 +9,15 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from jaxfer.data import image
-from jaxfer.data.dataset import InMemory, Split
+from jaxfer.data.augment import AUGMENTATIONS, crop
+from jaxfer.data.encodings.image import normalize, preprocess, resize
+from jaxfer.data.encodings.spec import TEXT_INPUTS, Preprocessing, TextPreprocessing
+from jaxfer.data.encodings.text import texts, tokenize
 from jaxfer.data.loader import eval_batches, train_batches
 from jaxfer.data.order import batch_indices, bucketed_indices, example_rng
 from jaxfer.data.sources.folder import Files
-from jaxfer.data.text import texts, tokenize
+from jaxfer.data.split import InMemory, Split
 from jaxfer.errors import InputError
-from jaxfer.models.port import TEXT_INPUTS, Preprocessing, TextPreprocessing
 from tests.experiments import TOKENIZER
 
 SIZE = 11
@@ -47,9 +48,9 @@ def test_a_batch_is_what_order_image_and_rng_say():
         expected = []
         for position, row in enumerate(chosen):
             rng = example_rng(5, step, position)
-            pixels = image.resize(np.repeat(PIXELS[row], 3, axis=2), (8, 8), "bilinear")
+            pixels = resize(np.repeat(PIXELS[row], 3, axis=2), (8, 8), "bilinear")
             for name in AUGMENT:
-                pixels = image.AUGMENTATIONS[name](pixels, rng)
+                pixels = AUGMENTATIONS[name](pixels, rng)
             expected.append((pixels.astype(np.float32) / np.float32(255) - np.float32(0.4)) / np.float32(0.2))
         np.testing.assert_array_equal(batch["image"], np.stack(expected))
         np.testing.assert_array_equal(batch["label"], FLOATS.labels[chosen])
@@ -59,8 +60,8 @@ def test_a_batch_is_what_order_image_and_rng_say():
 def test_a_crop_that_comes_first_is_cut_out_of_the_source():
     (batch,) = batches(2, 3, augment=("crop",))
     for position, row in enumerate(batch_indices(5, 2, size=SIZE, batch_size=4)):
-        pixels = image.crop(np.repeat(PIXELS[row], 3, axis=2), example_rng(5, 2, position), (8, 8))
-        np.testing.assert_array_equal(batch["image"][position], image.normalize(pixels, PREPROCESSING))
+        pixels = crop(np.repeat(PIXELS[row], 3, axis=2), example_rng(5, 2, position), (8, 8))
+        np.testing.assert_array_equal(batch["image"][position], normalize(pixels, PREPROCESSING))
 
 
 def test_files_make_the_batches_that_their_pixels_make(tmp_path):
@@ -79,7 +80,7 @@ def test_files_make_the_batches_that_their_pixels_make(tmp_path):
 def test_without_augmentation_images_are_the_preprocessed_ones():
     (batch,) = batches(2, 3, augment=())
     chosen = batch_indices(5, 2, size=SIZE, batch_size=4)
-    np.testing.assert_array_equal(batch["image"], [image.preprocess(PIXELS[row], PREPROCESSING) for row in chosen])
+    np.testing.assert_array_equal(batch["image"], [preprocess(PIXELS[row], PREPROCESSING) for row in chosen])
     assert batch["label"].dtype == np.int32
 
 
@@ -163,7 +164,7 @@ def test_evaluation_is_in_order_and_pads_to_a_static_shape():
     assert [batch["image"].shape for batch in result] == [(4, 8, 8, 3)] * 3
     assert [batch["mask"].tolist() for batch in result] == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]]
     assert np.concatenate([batch["label"] for batch in result]).tolist() == [*SPLIT.labels.tolist(), 0]
-    expected = [image.preprocess(PIXELS[row], PREPROCESSING) for row in (*range(SIZE), 0)]
+    expected = [preprocess(PIXELS[row], PREPROCESSING) for row in (*range(SIZE), 0)]
     np.testing.assert_array_equal(np.concatenate([batch["image"] for batch in result]), expected)
     assert result[0]["mask"].dtype == result[0]["image"].dtype == np.float32
     assert result[0]["label"].dtype == np.int32

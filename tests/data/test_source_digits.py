@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.datasets import load_digits
 
-from jaxfer.data.dataset import DataConfig, build
+from jaxfer.data.prepare import DataConfig, build
 from jaxfer.data.sources import digits
 from jaxfer.registry import SOURCES
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxfer.data import image
+from jaxfer.data.encodings.image import decode
 from jaxfer.data.sources import folder
 from jaxfer.errors import InputError
 from jaxfer.registry import SOURCES
@@ -165,5 +165,5 @@ def test_shared_flowers5():
         "test": [60] * 5,
     }
     first = Path(shared("vision/flowers5")) / "test" / "rose"
-    np.testing.assert_array_equal(data.splits["test"].fetch(120), image.decode(min(first.iterdir())))
+    np.testing.assert_array_equal(data.splits["test"].fetch(120), decode(min(first.iterdir())))
     assert data.splits["test"].fetch(120).shape == (128, 128, 3)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxfer.data.dataset import DataConfig, build
+from jaxfer.data.prepare import DataConfig, build
 from jaxfer.data.sources.table import source
 from jaxfer.errors import InputError
 

@@ -13,12 +13,12 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxfer.config import base, resolve
-from jaxfer.data.dataset import DataConfig, build
+from jaxfer.data.encodings.spec import Preprocessing
+from jaxfer.data.encodings.text import Texts
 from jaxfer.data.loader import train_batches
+from jaxfer.data.prepare import DataConfig, build
 from jaxfer.data.sources import tfds as source_of
-from jaxfer.data.text import Texts
 from jaxfer.errors import InputError
-from jaxfer.models.port import Preprocessing
 from jaxfer.registry import SOURCES
 
 COUNT = 10  # training images

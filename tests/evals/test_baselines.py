@@ -11,15 +11,16 @@ import pytest
 from scipy.optimize import brentq
 from sklearn.linear_model import Ridge
 
-from jaxfer.data.dataset import DataConfig, InMemory, Split, build
-from jaxfer.data.image import preprocess
+from jaxfer.data.encodings.image import preprocess
+from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
+from jaxfer.data.encodings.text import texts
+from jaxfer.data.prepare import DataConfig, build
 from jaxfer.data.sources import digits
-from jaxfer.data.text import texts
+from jaxfer.data.split import InMemory, Split
 from jaxfer.errors import InputError
 from jaxfer.evals.baselines import baselines, features, pixels, score
 from jaxfer.evaluation import evaluate_split
 from jaxfer.experiment import ParallelConfig
-from jaxfer.models.port import Preprocessing, TextPreprocessing
 from jaxfer.parallel import placement
 from jaxfer.registry import TASKS
 from tests.experiments import CLASSES, backbone, tiny_stage

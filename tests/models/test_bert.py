@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from jaxfer import rules
+from jaxfer.data.encodings.spec import TEXT_INPUTS
 from jaxfer.errors import InputError
 from jaxfer.models import bert
-from jaxfer.models.port import TEXT_INPUTS, Training
+from jaxfer.models.port import Training
 from jaxfer.pretrained.families import by_model_type
 from jaxfer.pretrained.layout import convert
 

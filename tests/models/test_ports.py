@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from jaxfer import rules
-from jaxfer.data import image
+from jaxfer.data.encodings.image import INTERPOLATIONS
+from jaxfer.data.encodings.spec import Preprocessing
 from jaxfer.errors import InputError
 from jaxfer.models import chain
 from jaxfer.models.chain import Chain, image_preprocessing
 from jaxfer.models.layers import Dense
-from jaxfer.models.port import Port, Preprocessing, Training
+from jaxfer.models.port import Port, Training
 from jaxfer.registry import MODELS
 
 from .tiny import TINY, batch, draw
@@ -257,7 +258,7 @@ def test_a_norm_of_a_foreign_class_keeps_its_statistics_when_frozen():
 
 
 def test_a_model_takes_the_interpolations_that_images_are_resized_by(monkeypatch):
-    monkeypatch.setattr(chain, "INTERPOLATIONS", {k: v for k, v in image.INTERPOLATIONS.items() if k != "box"})
+    monkeypatch.setattr(chain, "INTERPOLATIONS", {k: v for k, v in INTERPOLATIONS.items() if k != "box"})
     for name in ("nearest", "bilinear", "bicubic", "lanczos", "hamming"):
         assert image_preprocessing((2, 2, 1), (), (), name).interpolation == name
     with pytest.raises(InputError, match="must be one of 'nearest', .*, 'lanczos', 'hamming', found 'box'"):

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 import jaxfer
-from jaxfer.data import image
+from jaxfer.data.encodings.image import fit, normalize
 from jaxfer.errors import InputError
 from jaxfer.prediction import load_model
 from tests.experiments import TOKENIZER, tiny_config
@@ -105,7 +105,7 @@ def test_their_processor_prepares_what_ours_does(case, trained):
     pixels = np.random.default_rng(0).integers(0, 256, (37, 29, 3)).astype(np.uint8)
     spec = load_model(run).port.preprocessing
     expected = processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0]
-    found = image.normalize(image.fit(pixels, spec), spec)
+    found = normalize(fit(pixels, spec), spec)
     assert np.abs(found - expected.transpose(1, 2, 0)).max() <= 1 / 255 / min(spec.std)
 
 

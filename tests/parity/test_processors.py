@@ -1,6 +1,6 @@
 """Image preprocessing against transformers' processors (their PIL backend): every filter, defaults, sizes, export.
 
-Their torchvision backend, where installed, is within one level of 255 of the other (see `jaxfer/data/image.py`).
+Their torchvision backend, where installed, differs by at most one level of 255 (see `jaxfer/data/encodings/image.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from transformers import AutoImageProcessor
 
-from jaxfer.data.image import preprocess
+from jaxfer.data.encodings.image import preprocess
 from jaxfer.pretrained.families import by_model_type
 from tests.pretrained.processors import CASES, FILTERS, port_of
 

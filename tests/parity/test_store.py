@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from transformers import AutoImageProcessor
 
-from jaxfer.data.image import preprocess
+from jaxfer.data.encodings.image import preprocess
 from jaxfer.pretrained.families import by_family
 from jaxfer.pretrained.layout import store
 from jaxfer.registry import MODELS

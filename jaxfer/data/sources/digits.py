@@ -7,8 +7,9 @@ import functools
 import numpy as np
 from sklearn.datasets import load_digits
 
-from jaxfer.data.dataset import Dataset, InMemory, Split, fingerprint
+from jaxfer.data.lookup import fingerprint
 from jaxfer.data.order import Stream, draw
+from jaxfer.data.split import Dataset, InMemory, Split
 
 TEST_PER_CLASS = 50
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxfer.data import image
-from jaxfer.data.dataset import Dataset, Split, fingerprint, locate
+from jaxfer.data.encodings.image import opened, pixels, verify
+from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.order import Stream, draw
+from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
 
 FORMATS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -63,10 +64,10 @@ class Files:
     names: tuple[str, ...]
 
     def picture(self, row: int) -> Image.Image:
-        return image.opened(self.root / self.names[row])
+        return opened(self.root / self.names[row])
 
     def __call__(self, row: int) -> np.ndarray:
-        return image.pixels(self.picture(row))
+        return pixels(self.picture(row))
 
 
 def _folders(root: Path) -> list[str]:
@@ -95,7 +96,7 @@ def _files(root: Path, where: Path) -> dict[str, list[str]]:
             fix = f"it has folders ({inner[0]}): set data.path one level down" if inner else "add some or remove it"
             raise InputError(f"expected images ({' '.join(FORMATS)}) in {str(where / name)!r}, found none; {fix}")
         for file in files:
-            image.verify(file)
+            verify(file)
         tree[name] = [file.relative_to(root).as_posix() for file in files]
     if not tree:
         raise InputError(f"expected class folders in {str(where)!r}, found none; put each class's images in a folder")

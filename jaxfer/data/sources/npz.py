@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxfer.data.dataset import Dataset, InMemory, Split, fingerprint, locate, stamp
+from jaxfer.data.lookup import fingerprint, locate, stamp
+from jaxfer.data.split import Dataset, InMemory, Split
 from jaxfer.errors import InputError, nearest
 
 # Ours, MedMNIST's and Keras'.

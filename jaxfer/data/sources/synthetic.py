@@ -6,8 +6,9 @@ import functools
 
 import numpy as np
 
-from jaxfer.data.dataset import Dataset, InMemory, Split, fingerprint
+from jaxfer.data.lookup import fingerprint
 from jaxfer.data.order import Stream, bits
+from jaxfer.data.split import Dataset, InMemory, Split
 from jaxfer.errors import InputError, nearest
 
 TASKS = ("classification", "regression")

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxfer.data.dataset import Dataset, Split, fingerprint, locate
+from jaxfer.data.encodings.text import texts
+from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.order import Stream, draw
-from jaxfer.data.text import texts
+from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError, nearest
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxfer.data import image as encoded
-from jaxfer.data.dataset import Dataset, Split, fingerprint, locate, stamp
-from jaxfer.data.records import FORMAT, Images, Records, datasets
-from jaxfer.data.text import texts
+from jaxfer.data.encodings.image import verify
+from jaxfer.data.encodings.text import texts
+from jaxfer.data.lookup import fingerprint, locate, stamp
+from jaxfer.data.sources.records import FORMAT, Images, Records, datasets
+from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError, nearest
 
 DEFAULTS = {"train": ("train",), "val": ("validation", "val"), "test": ("test",)}
@@ -228,7 +229,7 @@ def _split(folder: str, spec: str, fields: _Fields) -> tuple[Split, bytes]:
             values = records.parse(example)
             labels.append(values[fields.label])
             if fields.image:
-                encoded.verify(values[fields.image], records.name(row))
+                verify(values[fields.image], records.name(row))
             else:
                 first.append(_decoded(values[fields.text], records, row))
                 second += [_decoded(values[fields.pair], records, row)] if fields.pair else []

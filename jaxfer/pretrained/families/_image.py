@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxfer.data.image import INTERPOLATIONS
+from jaxfer.data.encodings.image import INTERPOLATIONS
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 

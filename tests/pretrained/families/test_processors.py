@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxfer.data.image import preprocess
+from jaxfer.data.encodings.image import preprocess
 from jaxfer.pretrained.families import by_model_type
 from tests.pretrained.processors import CASES, FILTERS, photos, port_of
 

@@ -7,99 +7,17 @@ different seeds and label counts share one source and one feature cache (`Split.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxfer.data import image
+from jaxfer.data.augment import augmentations
 from jaxfer.data.order import Stream, draw
+from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import SOURCES
-
-Fetch = Callable[[int], Any]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Split:
-    """Examples with random access, decoded when asked for.
-
-    Attributes:
-      labels: [n] int32 class indices, or float32 targets for regression; [n, classes] bool where an example has a set
-        of labels.
-      fetch: row -> image, uint8 [h, w, c], or text, a str or a pair; picklable, because loader processes get a copy.
-    """
-
-    labels: np.ndarray
-    fetch: Fetch
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: np.ndarray) -> Split:
-        """The split of these rows, in this order."""
-        fetch, origin = self.origin()
-        return Split(labels=self.labels[rows], fetch=Subset(fetch, origin[rows]))
-
-    def picture(self, row: int) -> Any:
-        """An image before it becomes an array, where the source decodes files (`fetch.picture`); else as fetched."""
-        inside = isinstance(self.fetch, Subset)
-        fetch, row = (self.fetch.fetch, int(self.fetch.rows[row])) if inside else (self.fetch, row)
-        return fetch.picture(row) if hasattr(fetch, "picture") else fetch(row)
-
-    def origin(self) -> tuple[Fetch, np.ndarray]:
-        """The source's own fetch and, for each row here, its row there (int64 [n]): the key of a feature cache."""
-        if isinstance(self.fetch, Subset):
-            return self.fetch.fetch, self.fetch.rows
-        return self.fetch, np.arange(len(self))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Subset:
-    """Fetches chosen rows of a source."""
-
-    fetch: Fetch
-    rows: np.ndarray
-
-    def __call__(self, row: int) -> Any:
-        return self.fetch(int(self.rows[row]))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class InMemory:
-    """Fetches from uint8 images [n, h, w, c]."""
-
-    images: np.ndarray
-
-    def __call__(self, row: int) -> np.ndarray:
-        return self.images[row]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Dataset:
-    """What a source yields, and what `prepare` makes of it.
-
-    Attributes:
-      splits: `train` always; `val` and `test` where there are such.
-      classes: names in label order; `()` for regression.
-      fingerprint: sha256 (hex) of the source's content, kept by `prepare`: `Split.origin` says which rows are in use.
-      notes: what a user should know of the files, such as rows left out, a line each.
-    """
-
-    splits: Mapping[str, Split]
-    classes: tuple[str, ...]
-    fingerprint: str
-    notes: tuple[str, ...] = ()
-
-    @property
-    def multilabel(self) -> bool:
-        """Whether an example has a set of labels, not one."""
-        return self.splits["train"].labels.ndim == 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +32,7 @@ class DataConfig:
       val_per_class: validation examples a class, taken from train; the same ones for every seed and every choice of
         classes. Refused, as `val_fraction` is, where the source has a `val` split of its own.
       val_fraction: the share of each class taken instead where `val_per_class` is 0 (rounded, at least one).
-      augment: names in `image.AUGMENTATIONS`, applied in this order to training images; a `crop` that comes first is
+      augment: names in `AUGMENTATIONS`, applied in this order to training images; a `crop` that comes first is
         cut out of the images themselves, a later one out of what they were resized to.
       workers: Grain worker processes; 0 for threads of this process.
     """
@@ -171,48 +89,8 @@ def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool)
     return dataclasses.replace(dataset, classes=names, splits=splits)
 
 
-def fingerprint(parts: Iterable[str | bytes | np.ndarray]) -> str:
-    """sha256 (hex) over strings, bytes, and arrays with their types and shapes."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            digest.update(f"{part.dtype.str}{part.shape}".encode())
-            part = np.ascontiguousarray(part).tobytes()
-        digest.update(part.encode() if isinstance(part, str) else part)
-        digest.update(b"\0")
-    return digest.hexdigest()
-
-
-# A file younger than this is read every time: file systems stamp in steps of up to two seconds, so that a second change
-# within a step would leave the stamp as it is.
-SETTLED = 2e9  # nanoseconds
-
-
-def stamp(files: Iterable[Path]) -> tuple[tuple[Any, ...], bool]:
-    """(what changes when a file does, whether all are old enough for that to hold): a key for what was read of them."""
-    stats = [(file.resolve(), file.stat()) for file in files]
-    # ctime: a copy may keep mtime
-    found = tuple((path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats)
-    return found, all(time.time_ns() - stat.st_mtime_ns > SETTLED for _, stat in stats)
-
-
-def locate(path: str, source: str, option: str = "path") -> Path:
-    """`data.path` as given, else under the folder that the environment variable JAXFER_DATA names."""
-    if not path:
-        raise InputError(f"data source {source!r} needs a {option}; set data.{option}")
-    tried = [Path(path).expanduser()]
-    if os.environ.get("JAXFER_DATA"):
-        tried.append(Path(os.environ["JAXFER_DATA"]) / path)
-    for candidate in tried:
-        if candidate.exists():
-            return candidate
-    where = " or ".join(repr(str(candidate)) for candidate in tried)
-    fix = "correct it or set JAXFER_DATA to the data's folder"
-    raise InputError(f"data.{option} does not exist: expected {where}; {fix}")
-
-
 def _check_config(config: DataConfig, dataset: Dataset) -> None:
-    image.augmentations(config.augment)
+    augmentations(config.augment)
     for name in ("labels_per_class", "val_per_class", "workers"):
         if getattr(config, name) < 0:
             raise InputError(f"expected data.{name} >= 0, found {getattr(config, name)}; 0 is the default")

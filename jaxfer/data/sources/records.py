@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxfer.data import image
+from jaxfer.data.encodings.image import opened, pixels
 from jaxfer.errors import InputError
 
 FORMAT = "array_record"
@@ -87,7 +87,7 @@ class Images:
     def picture(self, row: int) -> Image.Image:
         (example,) = self.records.read([row])
         (feature,) = self.records.features
-        return image.opened(self.records.parse(example)[feature], self.records.name(row))
+        return opened(self.records.parse(example)[feature], self.records.name(row))
 
     def __call__(self, row: int) -> np.ndarray:
-        return image.pixels(self.picture(row))
+        return pixels(self.picture(row))

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jaxfer.data.dataset import Split, fingerprint
+from jaxfer.data.encodings.spec import TextPreprocessing
+from jaxfer.data.lookup import fingerprint
+from jaxfer.data.split import Split
 from jaxfer.errors import InputError
-from jaxfer.models.port import TextPreprocessing
 
 # What a tokenizer's folder may hold; the sha256 covers those that are there, whatever else lies beside them.
 TOKENIZER_FILES = (

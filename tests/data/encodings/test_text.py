@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxfer.data import text
-from jaxfer.data.dataset import Split
-from jaxfer.data.text import Tokens, load_tokenizer, texts, tokenize, tokenizer_sha256
+from jaxfer.data.encodings import text
+from jaxfer.data.encodings.spec import TextPreprocessing
+from jaxfer.data.encodings.text import Tokens, load_tokenizer, texts, tokenize, tokenizer_sha256
+from jaxfer.data.split import Split
 from jaxfer.errors import InputError
-from jaxfer.models.port import TextPreprocessing
 
 # [PAD] [UNK] [CLS] [SEP] [MASK] good bad plain film plot song the a was very not and it ##s ##ly . ! ?
 TOKENIZER = Path(__file__).parent / "tokenizer"

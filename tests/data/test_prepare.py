@@ -5,7 +5,9 @@ import pickle
 import numpy as np
 import pytest
 
-from jaxfer.data.dataset import DataConfig, Dataset, InMemory, Split, build, fingerprint, locate, prepare
+from jaxfer.data.lookup import fingerprint, locate
+from jaxfer.data.prepare import DataConfig, build, prepare
+from jaxfer.data.split import Dataset, InMemory, Split
 from jaxfer.errors import InputError
 
 COUNTS = {"cat": 30, "dog": 20, "emu": 12}

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxfer.data import image
+from jaxfer.data.augment import AUGMENTATIONS, augmentations, augmented, crop, flip, shift
+from jaxfer.data.encodings.image import decode, normalize, preprocess, resize, to_channels, verify
+from jaxfer.data.encodings.spec import Preprocessing
 from jaxfer.errors import InputError
-from jaxfer.models.port import Preprocessing
 
 
 def pixels(*shape, seed=0):
@@ -31,21 +32,21 @@ class Scripted:
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("1", 1), ("LA", 1), ("RGB", 3), ("RGBA", 3), ("P", 3)])
 def test_decode_gives_grey_or_rgb(tmp_path, mode, channels):
     original = Image.fromarray(pixels(5, 7, 3)).convert(mode)
-    original.save(tmp_path / "image.png")
+    original.save(tmp_path / "png")
     expected = np.asarray(original.convert("L" if channels == 1 else "RGB")).reshape(5, 7, channels)
-    decoded = image.decode(tmp_path / "image.png")
+    decoded = decode(tmp_path / "png")
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, expected)
 
 
 def test_decode_scales_sixteen_bit_grey(tmp_path):
     Image.fromarray(np.array([[0, 257 * 100, 65535]], np.uint16)).save(tmp_path / "deep.png")
-    assert image.decode(tmp_path / "deep.png").tolist() == [[[0], [100], [255]]]
+    assert decode(tmp_path / "deep.png").tolist() == [[[0], [100], [255]]]
 
 
 def test_decode_converts_cmyk_jpeg_to_rgb(tmp_path):
     Image.fromarray(pixels(8, 8, 3)).convert("CMYK").save(tmp_path / "print.jpg")
-    assert image.decode(tmp_path / "print.jpg").shape == (8, 8, 3)
+    assert decode(tmp_path / "print.jpg").shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "text", "truncated"])
@@ -58,10 +59,10 @@ def test_unreadable_images_are_named(tmp_path, damage):
     else:
         file.write_bytes({"empty": b"", "text": b"not an image", "truncated": content[: len(content) // 2]}[damage])
     with pytest.raises(InputError, match=r"expected a readable image, found '.*cat\.jpg'") as caught:
-        image.decode(file)
+        decode(file)
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"cat\.jpg"):
-        image.verify(file)
+        verify(file)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp"])
@@ -69,23 +70,23 @@ def test_whole_images_pass_verification(tmp_path, suffix):
     Image.fromarray(pixels(64, 64, 3)).save(tmp_path / f"cat.{suffix}")
     with (tmp_path / f"cat.{suffix}").open("ab") as file:
         file.write(b"\0" * 100)  # a camera's padding
-    image.verify(tmp_path / f"cat.{suffix}")
+    verify(tmp_path / f"cat.{suffix}")
 
 
 def test_to_channels():
     grey, rgb, rgba = pixels(3, 4, 1), pixels(3, 4, 3), pixels(3, 4, 4)
-    np.testing.assert_array_equal(image.to_channels(grey, 3), np.concatenate([grey] * 3, axis=2))
-    np.testing.assert_array_equal(image.to_channels(rgba, 3), rgba[..., :3])
-    np.testing.assert_array_equal(image.to_channels(np.concatenate([grey, grey], 2), 1), grey)
-    assert image.to_channels(rgb, 3) is rgb
+    np.testing.assert_array_equal(to_channels(grey, 3), np.concatenate([grey] * 3, axis=2))
+    np.testing.assert_array_equal(to_channels(rgba, 3), rgba[..., :3])
+    np.testing.assert_array_equal(to_channels(np.concatenate([grey, grey], 2), 1), grey)
+    assert to_channels(rgb, 3) is rgb
     # 0.299, 0.587 and 0.114 of 255
-    assert image.to_channels(np.diag([255] * 3).astype(np.uint8)[None], 1).ravel().tolist() == [76, 150, 29]
+    assert to_channels(np.diag([255] * 3).astype(np.uint8)[None], 1).ravel().tolist() == [76, 150, 29]
 
 
 def test_luma_is_pillows():
     rgb = pixels(40, 50, 3)
-    np.testing.assert_array_equal(image.to_channels(rgb, 1)[..., 0], np.asarray(Image.fromarray(rgb).convert("L")))
-    floats = image.to_channels(rgb.astype(np.float32), 1)
+    np.testing.assert_array_equal(to_channels(rgb, 1)[..., 0], np.asarray(Image.fromarray(rgb).convert("L")))
+    floats = to_channels(rgb.astype(np.float32), 1)
     assert floats.dtype == np.float32
     weights = np.array([19595, 38470, 7471]) / 65536  # 0.299, 0.587 and 0.114 in 16 bits
     np.testing.assert_allclose(floats[..., 0], rgb @ weights, rtol=1e-6)
@@ -93,7 +94,7 @@ def test_luma_is_pillows():
 
 def test_channels_that_cannot_be_made():
     with pytest.raises(InputError, match="expected images of 5 channels, found 3"):
-        image.to_channels(pixels(2, 2, 3), 5)
+        to_channels(pixels(2, 2, 3), 5)
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
@@ -102,23 +103,23 @@ def test_resize_is_pillows(interpolation, size):
     how, to = Image.Resampling[interpolation.upper()], size[::-1]
     rgb = pixels(16, 12, 3)
     expected = np.asarray(Image.fromarray(rgb).resize(to, how))
-    np.testing.assert_array_equal(image.resize(rgb, size, interpolation), expected)
-    np.testing.assert_array_equal(image.resize(rgb[..., :1], size, interpolation), expected[..., :1])
+    np.testing.assert_array_equal(resize(rgb, size, interpolation), expected)
+    np.testing.assert_array_equal(resize(rgb[..., :1], size, interpolation), expected[..., :1])
     floats = rgb.astype(np.float32)
     band = np.asarray(Image.fromarray(floats[..., 1]).resize(to, how))
-    resized = image.resize(floats, size, interpolation)
+    resized = resize(floats, size, interpolation)
     assert resized.dtype == np.float32
     np.testing.assert_array_equal(resized[..., 1], band)
 
 
 def test_resize_is_anti_aliased():
     quad = np.array([[0, 100], [200, 100]], np.uint8)[..., None]
-    assert image.resize(quad, (1, 1), "bilinear").item() == 100
+    assert resize(quad, (1, 1), "bilinear").item() == 100
 
 
 def test_unknown_interpolation():
     with pytest.raises(InputError, match="unknown interpolation 'bilinaer'; nearest: 'bilinear'"):
-        image.resize(pixels(2, 2, 1), (1, 1), "bilinaer")
+        resize(pixels(2, 2, 1), (1, 1), "bilinaer")
 
 
 def test_normalize_by_hand():
@@ -130,7 +131,7 @@ def test_normalize_by_hand():
             [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (0.4 - 0.406) / 0.225],
         ]
     ]
-    result = image.normalize(image_, preprocessing)
+    result = normalize(image_, preprocessing)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
 
@@ -142,39 +143,39 @@ def test_normalize_is_the_formula_bit_for_bit(shape, kind):
     mean, std = (0.485, 0.456, 0.406)[: shape[-1]], (0.229, 0.224, 0.225)[: shape[-1]]
     for view in (values, values[::-1]):
         expected = (view.astype(np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
-        result = image.normalize(view, Preprocessing(size=(1, 1, shape[-1]), mean=mean, std=std))
+        result = normalize(view, Preprocessing(size=(1, 1, shape[-1]), mean=mean, std=std))
         np.testing.assert_array_equal(result, expected)
         assert result.dtype == np.float32
 
 
 def test_normalize_wants_a_value_a_channel():
     with pytest.raises(InputError, match="expected 1 or 1 values of mean"):
-        image.normalize(pixels(2, 2, 1), Preprocessing(size=(2, 2, 1), mean=(0.1, 0.2, 0.3)))
+        normalize(pixels(2, 2, 1), Preprocessing(size=(2, 2, 1), mean=(0.1, 0.2, 0.3)))
 
 
 def test_preprocess_skips_the_resize_where_the_size_matches():
     preprocessing = Preprocessing(size=(4, 4, 3), interpolation="none such")
     grey = pixels(4, 4, 1)
     expected = np.repeat((grey.astype(np.float32) / 255 - 0.5) / 0.5, 3, axis=2)
-    np.testing.assert_allclose(image.preprocess(grey, preprocessing), expected, rtol=1e-6)
+    np.testing.assert_allclose(preprocess(grey, preprocessing), expected, rtol=1e-6)
     with pytest.raises(InputError, match="interpolation"):
-        image.preprocess(pixels(5, 4, 1), preprocessing)
+        preprocess(pixels(5, 4, 1), preprocessing)
 
 
 def test_flip_by_hand():
     row = np.array([[[1], [2], [3]]], np.uint8)
-    assert image.flip(row, Scripted(0.49)).ravel().tolist() == [3, 2, 1]
-    assert image.flip(row, Scripted(0.5)).ravel().tolist() == [1, 2, 3]
+    assert flip(row, Scripted(0.49)).ravel().tolist() == [3, 2, 1]
+    assert flip(row, Scripted(0.5)).ravel().tolist() == [1, 2, 3]
 
 
 def test_shift_by_hand():
     square = np.arange(1, 10, dtype=np.uint8).reshape(3, 3, 1)
     rng = Scripted(0, 2)  # one row down, one column to the left
-    assert image.shift(square, rng)[..., 0].tolist() == [[0, 0, 0], [2, 3, 0], [5, 6, 0]]
+    assert shift(square, rng)[..., 0].tolist() == [[0, 0, 0], [2, 3, 0], [5, 6, 0]]
     assert rng.asked == [(3,), (3,)]
-    np.testing.assert_array_equal(image.shift(square, Scripted(1, 1)), square)
+    np.testing.assert_array_equal(shift(square, Scripted(1, 1)), square)
     rng = Scripted(0, 0)
-    shifted = image.shift(np.ones((32, 16, 2), np.uint8), rng)  # pads of 4 and 2
+    shifted = shift(np.ones((32, 16, 2), np.uint8), rng)  # pads of 4 and 2
     assert rng.asked == [(9,), (5,)]
     assert shifted.shape == (32, 16, 2)
     assert shifted.sum(axis=(0, 1)).tolist() == [28 * 14] * 2
@@ -184,7 +185,7 @@ def test_crop_by_hand():
     rgb = pixels(8, 8, 3)
     rng = Scripted(0.25, 0.0, 2, 1)  # a quarter of the area, square: 4 x 4 at row 2, column 1
     expected = np.asarray(Image.fromarray(rgb[2:6, 1:5]).resize((8, 8), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(image.crop(rgb, rng), expected)
+    np.testing.assert_array_equal(crop(rgb, rng), expected)
     assert rng.asked == [(0.35, 1.0), (math.log(3 / 4), math.log(4 / 3)), (5,), (5,)]
 
 
@@ -192,17 +193,17 @@ def test_a_crop_that_comes_first_is_of_the_image_itself_and_resized_once():
     grey = pixels(16, 12, 1)
     rng = Scripted(0.5, 0.0, 3, 1, 0.6)  # half of the area, square: 10 x 10 at row 3, column 1; no flip
     expected = np.asarray(Image.fromarray(grey[3:13, 1:11, 0]).resize((6, 8), Image.Resampling.BILINEAR))
-    result = image.augmented(grey, ("crop", "flip"), rng, Preprocessing(size=(8, 6, 3), resize=(9,)))
+    result = augmented(grey, ("crop", "flip"), rng, Preprocessing(size=(8, 6, 3), resize=(9,)))
     np.testing.assert_array_equal(result, np.repeat(expected[..., None], 3, axis=2))
     # By the model's filter; its resize to 9 px and the cut of the centre are for evaluation.
     rng = Scripted(0.5, 0.0, 3, 1)
     nearest = np.asarray(Image.fromarray(grey[3:13, 1:11, 0]).resize((6, 8), Image.Resampling.NEAREST))
     preprocessing = Preprocessing(size=(8, 6, 1), resize=(9,), interpolation="nearest")
-    np.testing.assert_array_equal(image.augmented(grey, ("crop",), rng, preprocessing)[..., 0], nearest)
+    np.testing.assert_array_equal(augmented(grey, ("crop",), rng, preprocessing)[..., 0], nearest)
     # Of the model's size there is nothing to fit: the order is all the same.
     preprocessing, seeds = Preprocessing(size=(16, 12, 1)), (7, 7)
     first, after = (np.random.default_rng(seed) for seed in seeds)
-    np.testing.assert_array_equal(image.augmented(grey, ("crop",), first, preprocessing), image.crop(grey, after))
+    np.testing.assert_array_equal(augmented(grey, ("crop",), first, preprocessing), crop(grey, after))
 
 
 @pytest.mark.parametrize("names", [("crop", "flip"), ("flip", "crop")])
@@ -212,7 +213,7 @@ def test_an_opened_image_is_augmented_as_its_array_is(shape, channels, names):
     array, preprocessing = pixels(*shape), Preprocessing(size=(9, 12, channels))
     picture = Image.fromarray(array if shape[2] == 3 else array[..., 0])
     for seed in range(5):
-        results = [image.augmented(x, names, np.random.default_rng(seed), preprocessing) for x in (array, picture)]
+        results = [augmented(x, names, np.random.default_rng(seed), preprocessing) for x in (array, picture)]
         np.testing.assert_array_equal(*results)
         assert results[0].shape == preprocessing.size
 
@@ -221,21 +222,21 @@ def test_crop_cuts_a_rectangle_that_is_too_wide():
     rgb = pixels(4, 4, 3)
     rng = Scripted(1.0, math.log(4), 1, 0)  # 8 wide and 2 high, cut to 4 wide
     expected = np.asarray(Image.fromarray(rgb[1:3]).resize((4, 4), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(image.crop(rgb, rng), expected)
+    np.testing.assert_array_equal(crop(rgb, rng), expected)
 
 
-@pytest.mark.parametrize("name", image.AUGMENTATIONS)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (8, 8, 1), (5, 9, 3)])
 def test_augmentations_keep_shape_and_type_and_leave_their_input(name, shape):
     original = pixels(*shape)
     copy = original.copy()
     for seed in range(20):
-        result = image.AUGMENTATIONS[name](original, np.random.default_rng(seed))
+        result = AUGMENTATIONS[name](original, np.random.default_rng(seed))
         assert result.shape == shape and result.dtype == np.uint8
-        np.testing.assert_array_equal(result, image.AUGMENTATIONS[name](original, np.random.default_rng(seed)))
+        np.testing.assert_array_equal(result, AUGMENTATIONS[name](original, np.random.default_rng(seed)))
     np.testing.assert_array_equal(original, copy)
 
 
 def test_unknown_augmentation():
     with pytest.raises(InputError, match="unknown augmentation 'flop'; nearest: 'flip'"):
-        image.augmentations(("crop", "flop"))
+        augmentations(("crop", "flop"))

@@ -1,0 +1,54 @@
+"""Finding data files, and telling whether they changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxfer.errors import InputError
+
+
+def fingerprint(parts: Iterable[str | bytes | np.ndarray]) -> str:
+    """sha256 (hex) over strings, bytes, and arrays with their types and shapes."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            part = np.ascontiguousarray(part).tobytes()
+        digest.update(part.encode() if isinstance(part, str) else part)
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+# A file younger than this is read every time: file systems stamp in steps of up to two seconds, so that a second change
+# within a step would leave the stamp as it is.
+SETTLED = 2e9  # nanoseconds
+
+
+def stamp(files: Iterable[Path]) -> tuple[tuple[Any, ...], bool]:
+    """(what changes when a file does, whether all are old enough for that to hold): a key for what was read of them."""
+    stats = [(file.resolve(), file.stat()) for file in files]
+    # ctime: a copy may keep mtime
+    found = tuple((path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats)
+    return found, all(time.time_ns() - stat.st_mtime_ns > SETTLED for _, stat in stats)
+
+
+def locate(path: str, source: str, option: str = "path") -> Path:
+    """`data.path` as given, else under the folder that the environment variable JAXFER_DATA names."""
+    if not path:
+        raise InputError(f"data source {source!r} needs a {option}; set data.{option}")
+    tried = [Path(path).expanduser()]
+    if os.environ.get("JAXFER_DATA"):
+        tried.append(Path(os.environ["JAXFER_DATA"]) / path)
+    for candidate in tried:
+        if candidate.exists():
+            return candidate
+    where = " or ".join(repr(str(candidate)) for candidate in tried)
+    fix = "correct it or set JAXFER_DATA to the data's folder"
+    raise InputError(f"data.{option} does not exist: expected {where}; {fix}")

@@ -1,0 +1,88 @@
+"""Splits with random access; a subset is a list of rows, and shares its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Fetch = Callable[[int], Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Split:
+    """Examples with random access, decoded when asked for.
+
+    Attributes:
+      labels: [n] int32 class indices, or float32 targets for regression; [n, classes] bool where an example has a set
+        of labels.
+      fetch: row -> image, uint8 [h, w, c], or text, a str or a pair; picklable, because loader processes get a copy.
+    """
+
+    labels: np.ndarray
+    fetch: Fetch
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> Split:
+        """The split of these rows, in this order."""
+        fetch, origin = self.origin()
+        return Split(labels=self.labels[rows], fetch=Subset(fetch, origin[rows]))
+
+    def picture(self, row: int) -> Any:
+        """An image before it becomes an array, where the source decodes files (`fetch.picture`); else as fetched."""
+        inside = isinstance(self.fetch, Subset)
+        fetch, row = (self.fetch.fetch, int(self.fetch.rows[row])) if inside else (self.fetch, row)
+        return fetch.picture(row) if hasattr(fetch, "picture") else fetch(row)
+
+    def origin(self) -> tuple[Fetch, np.ndarray]:
+        """The source's own fetch and, for each row here, its row there (int64 [n]): the key of a feature cache."""
+        if isinstance(self.fetch, Subset):
+            return self.fetch.fetch, self.fetch.rows
+        return self.fetch, np.arange(len(self))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Subset:
+    """Fetches chosen rows of a source."""
+
+    fetch: Fetch
+    rows: np.ndarray
+
+    def __call__(self, row: int) -> Any:
+        return self.fetch(int(self.rows[row]))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class InMemory:
+    """Fetches from uint8 images [n, h, w, c]."""
+
+    images: np.ndarray
+
+    def __call__(self, row: int) -> np.ndarray:
+        return self.images[row]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """What a source yields, and what `prepare` makes of it.
+
+    Attributes:
+      splits: `train` always; `val` and `test` where there are such.
+      classes: names in label order; `()` for regression.
+      fingerprint: sha256 (hex) of the source's content, kept by `prepare`: `Split.origin` says which rows are in use.
+      notes: what a user should know of the files, such as rows left out, a line each.
+    """
+
+    splits: Mapping[str, Split]
+    classes: tuple[str, ...]
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an example has a set of labels, not one."""
+        return self.splits["train"].labels.ndim == 2
