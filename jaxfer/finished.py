@@ -12,9 +12,9 @@ from etils import epath
 
 from jaxfer import cluster, rules, rundir
 from jaxfer.checkpoint import Checkpoints
+from jaxfer.config.experiment import Experiment
 from jaxfer.data import tokenizer
 from jaxfer.errors import InputError
-from jaxfer.experiment import Experiment
 from jaxfer.stages import Stage, make_port, plan
 from jaxfer.state import State
 

@@ -17,12 +17,12 @@ from ml_collections import ConfigDict
 
 from jaxfer import ancestry, cluster, pretrained, rundir
 from jaxfer.checkpoint import Checkpoints
+from jaxfer.config.experiment import Experiment
 from jaxfer.data import tokenizer
 from jaxfer.data.loader import train_batches
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, NonFiniteLoss, Preempted
 from jaxfer.evaluation import Evaluation, evaluate_split
-from jaxfer.experiment import Experiment
 from jaxfer.finished import fingerprint, placed
 from jaxfer.parallel import Placement, spread
 from jaxfer.preemption import Notice, preemption_notice

@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxfer import cluster, rules, sharding
+from jaxfer.config.experiment import ParallelConfig
 from jaxfer.errors import InputError
-from jaxfer.experiment import ParallelConfig
 from jaxfer.rules import Rules
 from jaxfer.sharding import AXES, DATA, FSDP, TENSOR
 from jaxfer.stages import Stage

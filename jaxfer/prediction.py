@@ -11,13 +11,13 @@ import jax
 import numpy as np
 from etils import epath
 
+from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.image import decode, fit
 from jaxfer.data.encodings.spec import TextPreprocessing
 from jaxfer.data.encodings.text import texts
 from jaxfer.data.loader import eval_batches
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
-from jaxfer.fields import AUTO
 from jaxfer.finished import open_run
 from jaxfer.models.port import Port
 from jaxfer.pretrained import carrying, foreign, reading

@@ -11,6 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer.config import resolve
+from jaxfer.config.experiment import Experiment
 from jaxfer.data import tokenizer
 from jaxfer.data.encodings.spec import TextPreprocessing
 from jaxfer.data.encodings.text import load_tokenizer
@@ -18,7 +19,6 @@ from jaxfer.data.loader import check_kind
 from jaxfer.data.prepare import build
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
-from jaxfer.experiment import Experiment
 from jaxfer.parallel import Placement, placement
 from jaxfer.pretrained.agreement import completed
 from jaxfer.stages import Stage, make_port, plan

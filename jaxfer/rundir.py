@@ -16,8 +16,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer import cluster, config
+from jaxfer.config.experiment import Experiment
 from jaxfer.errors import InputError
-from jaxfer.experiment import Experiment
 
 # Object stores, and what epath reads them with.
 STORES = {"gs": "gcsfs", "s3": "s3fs"}

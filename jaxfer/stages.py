@@ -11,14 +11,14 @@ from typing import Any
 import jax
 
 from jaxfer import rules
+from jaxfer.config.experiment import Experiment, StageConfig
+from jaxfer.config.schema import LARGEST
 from jaxfer.errors import InputError, RuleError, nearest
-from jaxfer.experiment import Experiment, StageConfig
 from jaxfer.method import FROZEN, Method
 from jaxfer.models.execution import Execution
 from jaxfer.models.port import Port
 from jaxfer.optim import Leaf
 from jaxfer.registry import METHODS, MODELS, TASKS
-from jaxfer.schema import LARGEST
 from jaxfer.state import State
 from jaxfer.step import StepSpec, make_state
 from jaxfer.task import Task

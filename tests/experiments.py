@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import jaxfer.config
 from jaxfer.config import resolve
-from jaxfer.experiment import ParallelConfig
+from jaxfer.config.experiment import ParallelConfig
 from jaxfer.parallel import Placement, placement
 from jaxfer.programs import train_program
 from jaxfer.stages import Stage, example_batch, make_port, plan

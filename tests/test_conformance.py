@@ -10,7 +10,7 @@ import pytest
 
 import jaxfer
 from jaxfer import loop
-from jaxfer.experiment import ParallelConfig
+from jaxfer.config.experiment import ParallelConfig
 from jaxfer.finished import open_run
 from jaxfer.parallel import placement
 from jaxfer.preemption import Notice

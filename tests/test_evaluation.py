@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import jaxfer
+from jaxfer.config.experiment import ParallelConfig
 from jaxfer.data.prepare import build
 from jaxfer.errors import InputError
 from jaxfer.evaluation import evaluate_split
-from jaxfer.experiment import ParallelConfig
 from jaxfer.finished import open_run
 from jaxfer.parallel import placement
 from jaxfer.programs import _train_program

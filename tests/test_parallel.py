@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from jaxfer.config.experiment import ParallelConfig
 from jaxfer.errors import InputError
-from jaxfer.experiment import ParallelConfig
 from jaxfer.parallel import Placement, placement
 from jaxfer.programs import lower_step, train_program
 from jaxfer.rules import flatten

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import jaxfer
-from jaxfer.experiment import ParallelConfig
+from jaxfer.config.experiment import ParallelConfig
 from jaxfer.parallel import placement
 from jaxfer.summary import summary
 from tests.experiments import tiny_config, tiny_stage

@@ -19,8 +19,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxfer import rules
+from jaxfer.config.experiment import ParallelConfig
 from jaxfer.errors import RuleError
-from jaxfer.experiment import ParallelConfig
 from jaxfer.models.port import Training
 from jaxfer.optim import Leaf, make_tx, schedule
 from jaxfer.parallel import placement

@@ -21,8 +21,8 @@ from ml_collections import ConfigDict
 from jaxfer import config as configs
 from jaxfer import rundir, seal
 from jaxfer.comparison.arms import Arm, arm_config, arms
+from jaxfer.config.experiment import CompareConfig
 from jaxfer.errors import InputError
-from jaxfer.experiment import CompareConfig
 from jaxfer.preflight import Preflight, preflight
 from jaxfer.pretrained.agreement import completed
 from jaxfer.sweeps import cells

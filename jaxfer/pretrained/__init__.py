@@ -10,9 +10,9 @@ import numpy as np
 from etils import epath
 
 from jaxfer import rundir
+from jaxfer.config.experiment import Experiment
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
-from jaxfer.experiment import Experiment
 from jaxfer.finished import FinishedRun, fingerprint, open_run
 from jaxfer.pretrained import carrying, foreign
 from jaxfer.pretrained.agreement import TRAINING_OPTIONS, completed

@@ -13,11 +13,12 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import rundir, schema
+from jaxfer import rundir
+from jaxfer.config import schema
+from jaxfer.config.fields import AUTO
 from jaxfer.data import tokenizer
 from jaxfer.data.encodings.text import located, tokenizer_sha256
 from jaxfer.errors import InputError, nearest
-from jaxfer.fields import AUTO
 from jaxfer.pretrained.foreign import Checkpoint, is_foreign, opened
 from jaxfer.pretrained.hub import Absent
 from jaxfer.registry import MODELS

@@ -12,10 +12,10 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer import schema
+from jaxfer.config import schema
+from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.text import tokenizer_sha256
 from jaxfer.errors import InputError
-from jaxfer.fields import AUTO
 from jaxfer.models.port import Port
 from jaxfer.pretrained import adapter, bare, hub, reading
 from jaxfer.pretrained.families import by_model_type, layouts

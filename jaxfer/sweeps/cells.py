@@ -20,8 +20,8 @@ from ml_collections import ConfigDict
 
 from jaxfer import config as configs
 from jaxfer import pretrained
+from jaxfer.config.experiment import Experiment
 from jaxfer.errors import InputError, nearest
-from jaxfer.experiment import Experiment
 from jaxfer.preflight import Preflight, preflight
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 

@@ -6,7 +6,7 @@ import pytest
 
 import jaxfer.config
 from jaxfer.comparison.arms import arm_config, arms
-from jaxfer.experiment import CompareConfig
+from jaxfer.config.experiment import CompareConfig
 from jaxfer.registry import MODELS
 from tests.experiments import tiny_config
 from tests.models.tiny import TINY

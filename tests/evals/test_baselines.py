@@ -11,6 +11,7 @@ import pytest
 from scipy.optimize import brentq
 from sklearn.linear_model import Ridge
 
+from jaxfer.config.experiment import ParallelConfig
 from jaxfer.data.encodings.image import preprocess
 from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
 from jaxfer.data.encodings.text import texts
@@ -20,7 +21,6 @@ from jaxfer.data.split import InMemory, Split
 from jaxfer.errors import InputError
 from jaxfer.evals.baselines import baselines, features, pixels, score
 from jaxfer.evaluation import evaluate_split
-from jaxfer.experiment import ParallelConfig
 from jaxfer.parallel import placement
 from jaxfer.registry import TASKS
 from tests.experiments import CLASSES, backbone, tiny_stage

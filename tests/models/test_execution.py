@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxfer.experiment import ParallelConfig
+from jaxfer.config.experiment import ParallelConfig
 from jaxfer.models.execution import Execution
 from jaxfer.parallel import placement
 from jaxfer.programs import forward_flops, lowered_flops, step_flops

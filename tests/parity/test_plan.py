@@ -9,8 +9,8 @@ import pytest
 import jaxfer
 from jaxfer import forecast, programs
 from jaxfer.chips import CHIPS
+from jaxfer.config.experiment import ParallelConfig
 from jaxfer.errors import InputError
-from jaxfer.experiment import ParallelConfig
 from jaxfer.forecast import plan
 from jaxfer.parallel import placement
 from jaxfer.planned import TooLarge

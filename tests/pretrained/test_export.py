@@ -13,8 +13,8 @@ from PIL import Image
 
 import jaxfer
 from jaxfer import pretrained
+from jaxfer.config.experiment import Choice
 from jaxfer.errors import InputError
-from jaxfer.experiment import Choice
 from jaxfer.finished import open_run
 from jaxfer.prediction import load_model
 from jaxfer.preflight import preflight

@@ -9,9 +9,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxfer.config.experiment import CompareConfig, ParallelConfig, RunConfig, StageConfig
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
-from jaxfer.experiment import CompareConfig, ParallelConfig, RunConfig, StageConfig
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
 # The model that is whatever the checkpoint is which `config.init` names.

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 
 import jaxfer.config
 from jaxfer.config import override, resolve
+from jaxfer.config.experiment import Experiment, ParallelConfig, RunConfig, StageConfig
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError
-from jaxfer.experiment import Experiment, ParallelConfig, RunConfig, StageConfig
 
 DIGITS = str(Path(__file__).parents[1] / "configs/digits.py")
 

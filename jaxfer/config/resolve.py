@@ -1,0 +1,145 @@
+"""A checked Experiment from a config: every field against its schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxfer.config import schema
+from jaxfer.config.experiment import (
+    Choice,
+    CompareConfig,
+    Experiment,
+    ParallelConfig,
+    RunConfig,
+    StageConfig,
+    check_comparison,
+    check_ranges,
+)
+from jaxfer.config.fields import AUTO, SECTIONS, hints, section_schema, stage_fields
+from jaxfer.data.prepare import DataConfig
+from jaxfer.errors import InputError, nearest
+from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
+
+
+def _check_sections(config: ConfigDict) -> None:
+    """`InputError` where something else stands in a section's place: `config.model = 'vit'`, `config.data = None`."""
+    names = (*SECTIONS, "parallel", "stage", "compare", "options", "rates")
+    sections = {name: config[name] for name in names if name in config}
+    stages = sections.get("stage")
+    if isinstance(stages, ConfigDict):
+        sections |= {f"stage.{name}": stages[name] for name in stages}
+    for name, section in sections.items():
+        if not isinstance(section, ConfigDict):
+            raise InputError(f"config.{name}: expected its fields as dict(...), found {section!r}")
+
+
+def resolve(config: ConfigDict) -> Experiment:
+    """A checked Experiment; `InputError` for the first field that is wrong."""
+    _check_sections(config)
+    plain = config.copy_and_resolve_references().to_dict()
+    common_fields, run_fields = stage_fields(), hints(RunConfig)
+    known = {*common_fields, *run_fields, *SECTIONS, "parallel", "stage", "compare"}
+    for name in plain:
+        if name not in known:
+            raise InputError(f"unknown field config.{name}{nearest(name, known)}")
+    run = RunConfig(**_checked(plain, run_fields, "config", only=run_fields))
+    common = _defaults(StageConfig) | {"lr": None} | _checked(plain, common_fields, "config", only=common_fields)
+    overrides = plain.get("stage", {})
+    for name in overrides:
+        if name not in run.stages:
+            raise InputError(f"config.stage.{name}: no such stage in config.stages={run.stages!r}; add it there")
+    if len(set(run.stages)) < len(run.stages) or not all(re.fullmatch(r"[\w-]+", name) for name in run.stages):
+        raise InputError(f"config.stages: expected distinct names of letters, digits, _ and -, found {run.stages!r}")
+    stages = tuple((name, _stage(name, common, overrides.get(name, {}))) for name in run.stages)
+    stages = stages or (("train", _stage("", common, {})),)
+    sections = {name: _section(name, plain.get(name, {})) for name in SECTIONS}
+    data_fields = hints(DataConfig)
+    task, task_options = sections["task"]
+    made = TASKS.make(task)
+    hparams = made.hparams or {}
+    for name, (least, below) in (made.limits or {}).items():
+        if not least <= task_options.get(name, hparams[name]) < below:
+            found = task_options[name]
+            raise InputError(f"config.task.{name}: expected at least {least:g} and less than {below:g}, found {found}")
+    experiment = Experiment(
+        run=run,
+        parallel=ParallelConfig(**_checked(plain.get("parallel", {}), hints(ParallelConfig), "config.parallel")),
+        model=_choice(MODELS, *sections["model"]),
+        task=_choice(TASKS, task, {k: v for k, v in task_options.items() if k not in hparams}),
+        task_hparams={k: task_options.get(k, default) for k, default in hparams.items()},
+        data=DataConfig(
+            **{k: v for k, v in sections["data"][1].items() if k in data_fields}, source=sections["data"][0]
+        ),
+        source=_choice(
+            SOURCES, sections["data"][0], {k: v for k, v in sections["data"][1].items() if k not in data_fields}
+        ),
+        stages=stages,
+    )
+    check_ranges(experiment)
+    return experiment
+
+
+def comparison(config: ConfigDict) -> CompareConfig:
+    """The checked section `config.compare`."""
+    plain = config.copy_and_resolve_references().to_dict()
+    found = CompareConfig(**_checked(plain.get("compare", {}), hints(CompareConfig), "config.compare"))
+    check_comparison(found)
+    return found
+
+
+def _stage(name: str, common: Mapping[str, Any], given: Mapping[str, Any]) -> StageConfig:
+    """One stage: its own fields before the common ones."""
+    where = f"config.stage.{name}" if name else "config"
+    own = _checked(given, stage_fields(), where)
+    stage = {**common, **own}
+    if stage["method"] != name and "method" not in own and name in METHODS.names():
+        found = f"a stage called {name!r} with method {stage['method']!r}"
+        raise InputError(f"{where}: {found} misleads; set {where}.method={name} or rename the stage")
+    if stage["method"] != common["method"] and "options" not in own:
+        stage["options"] = {}  # the common options are the common method's
+    if own.get("lr") is not None and "rates" not in own:  # the rate that stands closer to the stage counts
+        stage["rates"] = {}
+    if own.get("rates") and "lr" not in own:
+        stage["lr"] = None
+    types = {option: annotation for option, (annotation, _) in METHODS.schema(stage["method"]).items()}
+    structural = _checked(stage["options"], types, f"{where}.options", only=types)
+    return StageConfig(**{**stage, "options": {**stage["options"], **structural}})
+
+
+def _section(section: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(chosen name, options complete with their defaults), checked against the chosen file's signature."""
+    chooser, room = SECTIONS[section]
+    fields = section_schema(section, given)
+    name = given[chooser]
+    if section == "model" and name == AUTO:  # `preflight` has put the checkpoint's own model in its place
+        raise InputError(
+            "config.model.name=auto takes the model of the checkpoint that config.init names (a Hub name, folder or "
+            f"file); init names none, so name one of {', '.join(room.names())}"
+        )
+    options = {key: default for key, (_, default) in room.schema(name).items()}
+    options |= _checked(given, fields, f"config.{section}")
+    options.pop(chooser)
+    return name, options
+
+
+def _checked(given: Mapping[str, Any], fields: Mapping[str, Any], where: str, only: Any = None) -> dict[str, Any]:
+    given = given if only is None else {k: v for k, v in given.items() if k in only}
+    for name in given:
+        if name not in fields:
+            raise InputError(f"unknown field {where}.{name}{nearest(name, fields)}")
+    return {name: schema.check(value, fields[name], f"{where}.{name}") for name, value in given.items()}
+
+
+def _choice(room: Any, name: str, options: Mapping[str, Any]) -> Choice:
+    room.get(name)
+    return Choice(name=name, options=tuple(sorted(options.items())))
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    made = cls()
+    return {field.name: getattr(made, field.name) for field in dataclasses.fields(cls) if field.name != "lr"}
