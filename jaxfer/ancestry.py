@@ -7,10 +7,11 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer import cluster, pretrained, rundir, seal
+from jaxfer import pretrained, rundir, seal
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
 from jaxfer.finished import fingerprint
+from jaxfer.parallel import cluster
 from jaxfer.preflight import Preflight
 
 

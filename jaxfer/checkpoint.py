@@ -27,9 +27,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxfer import cluster, rundir
+from jaxfer import rundir
 from jaxfer.checksum import array_sum
 from jaxfer.errors import InputError
+from jaxfer.parallel import cluster
 from jaxfer.state import State
 
 # What a State is rebuilt from besides its config: the key and the hparams follow from the config alone.

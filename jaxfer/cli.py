@@ -167,7 +167,7 @@ def _resumable() -> None:
 
 def _run(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     _resumable()
-    from jaxfer import cluster, liveness
+    from jaxfer.parallel import cluster, liveness
 
     cluster.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
     import jaxfer
@@ -256,7 +256,7 @@ def _no_overrides(overrides: dict[str, str]) -> None:
 def _sweep(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     _resumable()
     import jaxfer
-    from jaxfer import cluster
+    from jaxfer.parallel import cluster
 
     cluster.refuse("sweep")
 
@@ -268,7 +268,7 @@ def _sweep(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _compare(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     _resumable()
     import jaxfer
-    from jaxfer import cluster
+    from jaxfer.parallel import cluster
 
     cluster.refuse("compare")
 

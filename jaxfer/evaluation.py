@@ -17,7 +17,7 @@ from jaxfer.data.prepare import build
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 from jaxfer.finished import open_run
-from jaxfer.parallel import Placement, placement
+from jaxfer.parallel.placement import Placement, placement
 from jaxfer.programs import eval_arguments, eval_program
 from jaxfer.state import State
 from jaxfer.step import StepSpec

@@ -10,11 +10,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxfer import cluster, rules, rundir
+from jaxfer import rules, rundir
 from jaxfer.checkpoint import Checkpoints
 from jaxfer.config.experiment import Experiment
 from jaxfer.data import tokenizer
 from jaxfer.errors import InputError
+from jaxfer.parallel import cluster
 from jaxfer.stages import Stage, make_port, plan
 from jaxfer.state import State
 

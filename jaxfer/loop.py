@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import ancestry, cluster, pretrained, rundir
+from jaxfer import ancestry, pretrained, rundir
 from jaxfer.checkpoint import Checkpoints
 from jaxfer.config.experiment import Experiment
 from jaxfer.data import tokenizer
@@ -24,7 +24,8 @@ from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, NonFiniteLoss, Preempted
 from jaxfer.evaluation import Evaluation, evaluate_split
 from jaxfer.finished import fingerprint, placed
-from jaxfer.parallel import Placement, spread
+from jaxfer.parallel import cluster
+from jaxfer.parallel.placement import Placement, spread
 from jaxfer.preemption import Notice, preemption_notice
 from jaxfer.preflight import Preflight, preflight
 from jaxfer.profile import Trace, Waited

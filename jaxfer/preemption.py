@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 from jax.experimental import multihost_utils
 
-from jaxfer import cluster
 from jaxfer.errors import Preempted
+from jaxfer.parallel import cluster
 
 GRACE_SECONDS = 8.0
 

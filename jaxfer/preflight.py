@@ -19,7 +19,7 @@ from jaxfer.data.loader import check_kind
 from jaxfer.data.prepare import build
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
-from jaxfer.parallel import Placement, placement
+from jaxfer.parallel.placement import Placement, placement
 from jaxfer.pretrained.agreement import completed
 from jaxfer.stages import Stage, make_port, plan
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 
-from jaxfer.parallel import Placement
-from jaxfer.sharding import DATA, FSDP, TENSOR
+from jaxfer.parallel.placement import Placement
+from jaxfer.parallel.sharding import DATA, FSDP, TENSOR
 from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
 from jaxfer.step import StepSpec, make_eval_step, make_train_step

@@ -15,9 +15,10 @@ import fsspec
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import cluster, config
+from jaxfer import config
 from jaxfer.config.experiment import Experiment
 from jaxfer.errors import InputError
+from jaxfer.parallel import cluster
 
 # Object stores, and what epath reads them with.
 STORES = {"gs": "gcsfs", "s3": "s3fs"}

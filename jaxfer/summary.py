@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxfer.parallel import Placement
+from jaxfer.parallel.placement import Placement
 from jaxfer.preflight import preflight
 from jaxfer.programs import forward_flops, step_flops
 from jaxfer.rules import flatten

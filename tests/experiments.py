@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import jaxfer.config
 from jaxfer.config import resolve
 from jaxfer.config.experiment import ParallelConfig
-from jaxfer.parallel import Placement, placement
+from jaxfer.parallel.placement import Placement, placement
 from jaxfer.programs import train_program
 from jaxfer.stages import Stage, example_batch, make_port, plan
 from jaxfer.state import State

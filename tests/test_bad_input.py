@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import jaxfer
-import jaxfer.parallel
+import jaxfer.parallel.placement
 from jaxfer.cli import main
 from tests.bad_input_cases import COMMANDS, CONFIG, FILES, LINES, NEW
 

@@ -12,7 +12,7 @@ import jaxfer
 from jaxfer import loop
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.finished import open_run
-from jaxfer.parallel import placement
+from jaxfer.parallel.placement import placement
 from jaxfer.preemption import Notice
 from jaxfer.programs import _train_program, train_program
 from jaxfer.registry import METHODS, MODELS

@@ -12,7 +12,7 @@ from jaxfer.data.prepare import build
 from jaxfer.errors import InputError
 from jaxfer.evaluation import evaluate_split
 from jaxfer.finished import open_run
-from jaxfer.parallel import placement
+from jaxfer.parallel.placement import placement
 from jaxfer.programs import _train_program
 from tests.experiments import tiny_config
 

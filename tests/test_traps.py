@@ -23,7 +23,7 @@ from jaxfer.config.experiment import ParallelConfig
 from jaxfer.errors import RuleError
 from jaxfer.models.port import Training
 from jaxfer.optim import Leaf, make_tx, schedule
-from jaxfer.parallel import placement
+from jaxfer.parallel.placement import placement
 from jaxfer.programs import lowered_flops, train_program
 from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten, unflatten

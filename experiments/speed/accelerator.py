@@ -135,7 +135,7 @@ def _step_of_jaxfer(name: str, batch_size: int, options: argparse.Namespace) -> 
 
     from jaxfer.config import base, resolve
     from jaxfer.config.experiment import ParallelConfig
-    from jaxfer.parallel import placement
+    from jaxfer.parallel.placement import placement
     from jaxfer.programs import train_program
     from jaxfer.stages import compiled_port_init, example_batch, make_port, plan
 

@@ -21,7 +21,7 @@ from jaxfer.data.split import InMemory, Split
 from jaxfer.errors import InputError
 from jaxfer.evals.baselines import baselines, features, pixels, score
 from jaxfer.evaluation import evaluate_split
-from jaxfer.parallel import placement
+from jaxfer.parallel.placement import placement
 from jaxfer.registry import TASKS
 from tests.experiments import CLASSES, backbone, tiny_stage
 

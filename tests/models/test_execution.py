@@ -13,7 +13,7 @@ import pytest
 
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.models.execution import Execution
-from jaxfer.parallel import placement
+from jaxfer.parallel.placement import placement
 from jaxfer.programs import forward_flops, lowered_flops, step_flops
 from jaxfer.stages import example_batch
 from jaxfer.step import make_eval_step, make_train_step

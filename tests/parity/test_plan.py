@@ -12,7 +12,7 @@ from jaxfer.chips import CHIPS
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.errors import InputError
 from jaxfer.forecast import plan
-from jaxfer.parallel import placement
+from jaxfer.parallel.placement import placement
 from jaxfer.planned import TooLarge
 
 DIGITS = "configs/digits.py:tiny,full"

@@ -10,9 +10,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxfer.errors import InputError, RuleError
+from jaxfer.parallel.sharding import check_rules, left_whole, parameter_specs, parse_rules, tree_specs
 from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten, resolve
-from jaxfer.sharding import check_rules, left_whole, parameter_specs, parse_rules, tree_specs
 from tests.models.tiny import TINY, batch
 
 PORT = types.SimpleNamespace(tensor_axes=((".*/fc1/kernel", 1), (".*/fc1/bias", 0), (".*", None)))

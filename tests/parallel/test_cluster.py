@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from jaxfer import cluster, liveness
 from jaxfer.errors import InputError, NonFiniteLoss
+from jaxfer.parallel import cluster, liveness
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ DISMISSED = "speaker.dismiss(); speaker.dismiss()"
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "os.abort()", DISMISSED])
 def test_who_can_not_speak_any_more_is_spoken_for(end):
-    script = f"import os, signal; from jaxfer.liveness import _Speaker; speaker = _Speaker(); {end}"
+    script = f"import os, signal; from jaxfer.parallel.liveness import _Speaker; speaker = _Speaker(); {end}"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     said, _, fix = found.stderr.strip().partition("; ")
     if end == DISMISSED:

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxfer import cluster, rules, sharding
+from jaxfer import rules
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.errors import InputError
+from jaxfer.parallel import cluster, sharding
+from jaxfer.parallel.sharding import AXES, DATA, FSDP, TENSOR
 from jaxfer.rules import Rules
-from jaxfer.sharding import AXES, DATA, FSDP, TENSOR
 from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.step import StepSpec

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.errors import InputError
-from jaxfer.parallel import Placement, placement
+from jaxfer.parallel.placement import Placement, placement
 from jaxfer.programs import lower_step, train_program
 from jaxfer.rules import flatten
 from jaxfer.stages import example_batch

@@ -19,8 +19,8 @@ from typing import Any
 
 import jax
 
-from jaxfer.cluster import alone, leader
 from jaxfer.errors import InputError, NonFiniteLoss, Preempted, refused
+from jaxfer.parallel.cluster import alone, leader
 
 _LOST, _ALIVE, _LEFT = "jaxfer/lost", "jaxfer/alive", "left"
 # The launcher's signals are meant for the process that it speaks for.
