@@ -7,12 +7,14 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer import pretrained, rundir, seal
+from jaxfer import files, pretrained
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
-from jaxfer.finished import fingerprint
 from jaxfer.parallel import cluster
 from jaxfer.preflight import Preflight
+from jaxfer.runs import seal
+from jaxfer.runs.finished import fingerprint
+from jaxfer.runs.folder import check_owner
 
 
 def begin(plan: Preflight, folder: epath.Path) -> pretrained.Start:
@@ -28,10 +30,10 @@ def finished(plan: Preflight, folder: epath.Path) -> dict[str, Any] | None:
     test = plan.experiment.run.test
     if test:
         seal.check(folder)
-    rundir.check_owner(folder, plan.experiment)
+    check_owner(folder, plan.experiment)
     if not (folder / "result.json").exists():
         return None
-    result = rundir.read_json(folder / "result.json")
+    result = files.read_json(folder / "result.json")
     check(result["lineage"], plan.data, folder)
     if result["steps"] > plan.steps:
         raise InputError(f"{folder} was trained for {result['steps']} steps already, the config says {plan.steps}")

@@ -11,14 +11,15 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import config, rundir, seal
+from jaxfer import config, files
 from jaxfer.data.loader import eval_batches
 from jaxfer.data.prepare import build
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
-from jaxfer.finished import open_run
 from jaxfer.parallel.placement import Placement, placement
 from jaxfer.programs import eval_arguments, eval_program
+from jaxfer.runs import seal
+from jaxfer.runs.finished import open_run
 from jaxfer.state import State
 from jaxfer.step import StepSpec
 
@@ -99,7 +100,7 @@ def evaluate(
             raise InputError(
                 f"config.{name} is part of the trained run; eval takes data.*, parallel.*, eval_batch_size"
             )
-    stored = ConfigDict(rundir.read_json(finished.folder / "config.json"))
+    stored = ConfigDict(files.read_json(finished.folder / "config.json"))
     experiment = config.resolve(config.override(stored, overrides or {}))
     seed, source = experiment.run.seed, dict(experiment.source.options)
     data = build(experiment.data, source, seed=seed, with_test=split == "test")

@@ -15,15 +15,12 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import ancestry, pretrained, rundir
-from jaxfer.checkpoint import Checkpoints
+from jaxfer import ancestry, files, pretrained
 from jaxfer.config.experiment import Experiment
-from jaxfer.data import tokenizer
 from jaxfer.data.loader import train_batches
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, NonFiniteLoss, Preempted
 from jaxfer.evaluation import Evaluation, evaluate_split
-from jaxfer.finished import fingerprint, placed
 from jaxfer.parallel import cluster
 from jaxfer.parallel.placement import Placement, spread
 from jaxfer.preemption import Notice, preemption_notice
@@ -31,6 +28,11 @@ from jaxfer.preflight import Preflight, preflight
 from jaxfer.profile import Trace, Waited
 from jaxfer.programs import Program, forward_flops, train_program
 from jaxfer.progress import Reporter
+from jaxfer.runs import tokenizer
+from jaxfer.runs.checkpoint import Checkpoints
+from jaxfer.runs.finished import fingerprint, placed
+from jaxfer.runs.folder import check_owner, locked
+from jaxfer.runs.metrics import MetricsLog
 from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
 from jaxfer.summary import parameter_table, sizes
@@ -58,7 +60,7 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
       Preempted: SIGTERM came; the run is saved.
     """
     with preemption_notice() as notice:
-        folder = cluster.together(lambda: rundir.opened(workdir))
+        folder = cluster.together(lambda: files.opened(workdir))
         plan = cluster.together(lambda: preflight(config, folder))
         cluster.agree(
             {"config": plan.experiment.to_dict(), "data sha256": plan.data.fingerprint, "workdir": str(folder)}
@@ -79,8 +81,8 @@ def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter
     with contextlib.ExitStack() as held:
 
         def claim() -> None:
-            held.enter_context(rundir.locked(folder))
-            rundir.check_owner(folder, experiment)  # another run may have come first
+            held.enter_context(locked(folder))
+            check_owner(folder, experiment)  # another run may have come first
 
         cluster.together(claim)
         cluster.visible(folder)
@@ -110,7 +112,7 @@ class _Session:
 
     def __post_init__(self) -> None:
         self.trace = Trace(self.experiment.run.profile if cluster.leader() else (), self.folder / "profile")
-        self.log = rundir.MetricsLog(self.folder)
+        self.log = MetricsLog(self.folder)
 
     def train(self, first: list[pretrained.Start]) -> dict[str, Any]:
         self.begun = time.perf_counter()
@@ -126,12 +128,12 @@ class _Session:
         step = stage.start + int(state.step)
         if step > stop:
             raise InputError(f"{self.folder} was trained for {step} steps already, the config says {stop}")
-        rundir.write_json(self.folder / "config.json", self.experiment.to_dict())
-        rundir.write_text(
+        files.write_json(self.folder / "config.json", self.experiment.to_dict())
+        files.write_text(
             self.folder / "params.txt", "\n".join(parameter_table(stage, self.where) for stage in self.stages)
         )
         if step < stop:  # a finished run goes on: what its result describes will be gone
-            rundir.remove(self.folder / "result.json")
+            files.remove(self.folder / "result.json")
         self.checkpoints.discard_after(step)
         self.log.rewind(step, unevaluated=self.record["unevaluated"])
         self.reporter.begin(stop, step)
@@ -154,7 +156,7 @@ class _Session:
             plan = Preflight(experiment=self.experiment, data=self.data, stages=self.stages, where=self.where)
             first.append(ancestry.begin(plan, self.folder))
         start = first.pop()
-        rundir.write_json(self.folder / "ledger.json", start.to_dict())
+        files.write_json(self.folder / "ledger.json", start.to_dict())
         if cluster.leader():
             tokenizer.keep(self.stages[0].spec.port, self.folder / tokenizer.FOLDER)
         if self.experiment.run.init != "scratch":
@@ -354,7 +356,7 @@ class _Session:
             "mesh": dict(self.where.mesh.shape),
         }
         self.log.sync()  # a result must not outlive them either
-        rundir.write_json(self.folder / "result.json", result)
+        files.write_json(self.folder / "result.json", result)
         return result
 
     def _cost(self, stage: Stage, state: State) -> dict[str, Any]:

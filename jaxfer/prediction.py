@@ -18,12 +18,12 @@ from jaxfer.data.encodings.text import texts
 from jaxfer.data.loader import eval_batches
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
-from jaxfer.finished import open_run
 from jaxfer.models.port import Port
 from jaxfer.pretrained import carrying, foreign, reading
 from jaxfer.pretrained.export import PROBLEMS, label_names
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten, unflatten
+from jaxfer.runs.finished import open_run
 
 # By `problem_type`; transformers takes one output without any for a regression.
 KINDS = {problem: task for task, problem in PROBLEMS.items()}

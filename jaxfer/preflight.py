@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from jaxfer.config import resolve
 from jaxfer.config.experiment import Experiment
-from jaxfer.data import tokenizer
 from jaxfer.data.encodings.spec import TextPreprocessing
 from jaxfer.data.encodings.text import load_tokenizer
 from jaxfer.data.loader import check_kind
@@ -21,6 +20,7 @@ from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
 from jaxfer.parallel.placement import Placement, placement
 from jaxfer.pretrained.agreement import completed
+from jaxfer.runs import tokenizer
 from jaxfer.stages import Stage, make_port, plan
 
 

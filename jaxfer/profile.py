@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from jaxfer import rundir
+from jaxfer import files
 
 
 class Waited:
@@ -57,7 +57,7 @@ class Trace:
             return
         if self._place is None:
             jax.block_until_ready(state)  # the steps before are not in it
-            remote = rundir.remote(self._folder)  # the profiler knows this machine's files alone
+            remote = files.remote(self._folder)  # the profiler knows this machine's files alone
             self._place = Path(tempfile.mkdtemp()) if remote else Path(self._folder)
             jax.profiler.start_trace(str(self._place))
         self._step = jax.profiler.StepTraceAnnotation("train", step_num=step)

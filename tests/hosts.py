@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from kill import Sitting, _free_port
 
-from jaxfer.rundir import read_json, read_metrics
+from jaxfer.files import read_json
+from jaxfer.runs.metrics import read_metrics
 
 TOLERANCE = 1e-5
 

@@ -159,7 +159,7 @@ class Sitting:
 
     def past(self, step: int) -> Callable[[], bool]:
         """Asks whether metrics.jsonl has a line later than this step."""
-        from jaxfer.rundir import read_metrics
+        from jaxfer.runs.metrics import read_metrics
 
         return lambda: any(line["step"] > step for line in read_metrics(self.folder / "metrics.jsonl"))
 
@@ -230,7 +230,7 @@ def _moment(kind: str, sitting: Sitting, reference: Uninterrupted, rng: random.R
 
 
 def _place(folder: Path) -> str:
-    from jaxfer.rundir import read_metrics
+    from jaxfer.runs.metrics import read_metrics
 
     if not (folder / "metrics.jsonl").exists():
         return "before training"
@@ -243,9 +243,9 @@ def ending(folder: Path) -> Ending:
     import jax
     import numpy as np
 
-    from jaxfer.checkpoint import SAVED
-    from jaxfer.finished import open_run
-    from jaxfer.rundir import read_metrics
+    from jaxfer.runs.checkpoint import SAVED
+    from jaxfer.runs.finished import open_run
+    from jaxfer.runs.metrics import read_metrics
 
     result = json.loads((folder / "result.json").read_text())
     found: dict[str, dict[str, Any]] = {
@@ -269,7 +269,7 @@ def _lines(lines: Iterable[Any]) -> dict[str, Any]:
 
 
 def _timeless(value: Any) -> Any:
-    from jaxfer.rundir import TIMES
+    from jaxfer.runs.metrics import TIMES
 
     return {k: _timeless(v) for k, v in value.items() if k not in TIMES} if isinstance(value, dict) else value
 

@@ -11,13 +11,13 @@ import pytest
 import jaxfer
 from jaxfer import loop
 from jaxfer.config.experiment import ParallelConfig
-from jaxfer.finished import open_run
 from jaxfer.parallel.placement import placement
 from jaxfer.preemption import Notice
 from jaxfer.programs import _train_program, train_program
 from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten
-from jaxfer.rundir import TIMES, read_metrics
+from jaxfer.runs.finished import open_run
+from jaxfer.runs.metrics import TIMES, read_metrics
 from jaxfer.stages import example_batch
 from jaxfer.step import make_eval_step
 from tests.experiments import backbone, batches, continue_training, tiny_config, tiny_stage, train

@@ -28,7 +28,8 @@ def main(folder):
     import pytest
 
     import jaxfer
-    from jaxfer import loop, rundir
+    from jaxfer import loop
+    from jaxfer.runs.metrics import read_metrics
     from tests.experiments import tiny_config
     from tests.test_resume import Asked
 
@@ -45,7 +46,7 @@ def main(folder):
                     assert mesh is meshes[-1]
                 except SystemExit as stopped:
                     assert stopped.code == 75
-    whole, parts = (rundir.read_metrics(Path(folder, name, "metrics.jsonl")) for name in ("whole", "parts"))
+    whole, parts = (read_metrics(Path(folder, name, "metrics.jsonl")) for name in ("whole", "parts"))
     assert [(line["step"], line["split"]) for line in parts] == [(line["step"], line["split"]) for line in whole]
     for ours, theirs in zip(whole, parts, strict=True):
         assert abs(theirs["loss"] - ours["loss"]) <= 1e-5, (ours, theirs)

@@ -11,9 +11,9 @@ from jaxfer.config.experiment import ParallelConfig
 from jaxfer.data.prepare import build
 from jaxfer.errors import InputError
 from jaxfer.evaluation import evaluate_split
-from jaxfer.finished import open_run
 from jaxfer.parallel.placement import placement
 from jaxfer.programs import _train_program
+from jaxfer.runs.finished import open_run
 from tests.experiments import tiny_config
 
 

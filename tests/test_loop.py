@@ -13,7 +13,7 @@ from jaxfer import loop
 from jaxfer.config import resolve
 from jaxfer.errors import NonFiniteLoss
 from jaxfer.preflight import preflight
-from jaxfer.rundir import read_metrics
+from jaxfer.runs.metrics import read_metrics
 from tests.experiments import tiny_config
 
 

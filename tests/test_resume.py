@@ -11,14 +11,16 @@ import signal
 import pytest
 
 import jaxfer
-from jaxfer import loop, preflight, rundir
-from jaxfer.checkpoint import Checkpoints
+from jaxfer import files, loop, preflight
 from jaxfer.errors import InputError
-from jaxfer.finished import open_run
 from jaxfer.preemption import Notice
+from jaxfer.runs.checkpoint import Checkpoints
+from jaxfer.runs.finished import open_run
+from jaxfer.runs.folder import epath, locked
+from jaxfer.runs.metrics import read_metrics
 from tests import kill
 from tests.experiments import tiny_config
-from tests.test_checkpoint import damage
+from tests.runs.test_checkpoint import damage
 
 
 class Stop(Exception):
@@ -146,11 +148,11 @@ def test_resumed_on_other_devices_the_losses_are_the_same(tmp_path, monkeypatch)
                 monkeypatch.undo()
             else:
                 jaxfer.run(config, tmp_path / name, quiet=True)
-    whole, parts = (rundir.read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
+    whole, parts = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
     assert [(line["step"], line["split"]) for line in parts] == [(line["step"], line["split"]) for line in whole]
     for ours, theirs in zip(whole, parts, strict=True):
         assert theirs["loss"] == pytest.approx(ours["loss"], abs=1e-5)
-    assert rundir.read_json(tmp_path / "parts" / "result.json")["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert files.read_json(tmp_path / "parts" / "result.json")["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1}
 
 
 def test_sigterm_before_the_first_step(tmp_path, whole, monkeypatch):
@@ -260,7 +262,7 @@ def test_a_finished_run_is_returned_without_work(whole, monkeypatch):
 
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     monkeypatch.setattr(loop, "Checkpoints", work)
-    assert jaxfer.run(one_stage(), whole, quiet=True) == rundir.read_json(whole / "result.json")
+    assert jaxfer.run(one_stage(), whole, quiet=True) == files.read_json(whole / "result.json")
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
@@ -334,7 +336,7 @@ def test_another_logging_goes_on(tmp_path, whole, monkeypatch):
     monkeypatch.undo()
     found = run_again(tmp_path, one_stage(log_every=1, save_every=0, eval_batch_size=4))
     assert found.found["last checkpoint"] == kill.ending(whole).found["last checkpoint"]
-    steps = [line["step"] for line in rundir.read_metrics(tmp_path / "metrics.jsonl") if line["split"] == "train"]
+    steps = [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if line["split"] == "train"]
     assert steps == [4, 5, 6, 7]  # the first mean has the losses of the sitting before in it
 
 
@@ -350,6 +352,6 @@ def test_another_experiment_is_refused(tmp_path, whole):
 
 def test_a_folder_in_use_is_refused(tmp_path, whole):
     folder = unfinished(whole, tmp_path / "run")
-    with rundir.locked(rundir.epath.Path(folder)), pytest.raises(InputError, match="is in use by another process"):
+    with locked(epath.Path(folder)), pytest.raises(InputError, match="is in use by another process"):
         run_again(folder)
     assert not kill.ending(whole).differences(run_again(folder))

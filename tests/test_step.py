@@ -8,11 +8,11 @@ import pytest
 
 import jaxfer
 from jaxfer import loop
-from jaxfer.finished import open_run
 from jaxfer.models.port import Training
 from jaxfer.programs import _train_program
 from jaxfer.rules import flatten
-from jaxfer.rundir import read_metrics
+from jaxfer.runs.finished import open_run
+from jaxfer.runs.metrics import read_metrics
 from tests.experiments import backbone, batches, tiny_config, tiny_stage, train
 from tests.test_resume import Asked
 

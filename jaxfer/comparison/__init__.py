@@ -11,12 +11,14 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer import rundir, seal
+from jaxfer import files
 from jaxfer.comparison import report
 from jaxfer.comparison.findings import BaselineScores, Finding, findings, test_baselines, tune_baselines
 from jaxfer.comparison.protocol import Plan, claim, plan, select, selection_record
 from jaxfer.data.encodings.spec import TextPreprocessing
 from jaxfer.errors import CellsFailed
+from jaxfer.runs import seal
+from jaxfer.runs.folder import locked
 from jaxfer.sweeps import run_cells, table
 from jaxfer.sweeps.executor import FAILED, Outcome
 
@@ -66,11 +68,11 @@ def compare(
     """
     from jaxfer.evals.baselines import baselines as simple  # scikit-learn is slow to import
 
-    planned, folder = plan(spec, overrides or {}), rundir.opened(workdir)
+    planned, folder = plan(spec, overrides or {}), files.opened(workdir)
     task, classes = planned.ready.experiment.task.name, len(planned.ready.data.classes)
     text = isinstance(planned.ready.stages[0].spec.port.preprocessing, TextPreprocessing)
     kinds, tuning = simple(task, classes, text=text), [*planned.sources, *planned.tuning.values()]
-    with rundir.locked(folder):
+    with locked(folder):
         claim(folder, planned)
         outcomes = run_cells(tuning, folder, processes=processes, quiet=quiet)
         _all_ended(outcomes, folder)
@@ -80,7 +82,7 @@ def compare(
         outcomes |= _read_test(planned, opened, folder, outcomes, processes=processes, quiet=quiet)
         simplest = test_baselines(planned, kinds, tuned)
         found = findings(planned, selected, outcomes, simplest, folder)
-        rundir.write_json(folder / "comparison.json", report.as_json(planned, found, simplest))
+        files.write_json(folder / "comparison.json", report.as_json(planned, found, simplest))
         said = report.write(folder, spec, planned, found, simplest)
     table.show(report.as_rich(planned, found, simplest))
     print(said + "\n")

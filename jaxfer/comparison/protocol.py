@@ -1,7 +1,7 @@
 """The protocol of a comparison: what is run, in which order, what is chosen on what. Fixed before anything is run.
 
 1. Every arm gets the same number of trials, on the same seeds: the same labels, validation examples and batches.
-2. The tuning runs hold train and val; the test split is sealed (`jaxfer/seal.py`).
+2. The tuning runs hold train and val; the test split is sealed (`jaxfer/runs/seal.py`).
 3. Of each arm the trial with the best mean on val is selected, the earlier of equals, and selection.json written.
 4. The test split is read once, for the selected and the default trials.
 """
@@ -19,12 +19,13 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer import config as configs
-from jaxfer import rundir, seal
+from jaxfer import files
 from jaxfer.comparison.arms import Arm, arm_config, arms
 from jaxfer.config.experiment import CompareConfig
 from jaxfer.errors import InputError
 from jaxfer.preflight import Preflight, preflight
 from jaxfer.pretrained.agreement import completed
+from jaxfer.runs import seal
 from jaxfer.sweeps import cells
 from jaxfer.sweeps.cells import Cell, Planned
 from jaxfer.sweeps.executor import Outcome
@@ -139,7 +140,7 @@ def claim(folder: epath.Path, plan: Plan) -> None:
         raise InputError(f"{folder} holds a sweep, whose runs may have read test; use another --workdir")
     record = json.loads(json.dumps(plan.record))
     if path.exists() and (folder / seal.SELECTION).exists():
-        before = rundir.read_json(path)
+        before = files.read_json(path)
         differing = [name for name in sorted({*before, *record}) if before.get(name) != record.get(name)]
         if differing:
             raise InputError(
@@ -147,7 +148,7 @@ def claim(folder: epath.Path, plan: Plan) -> None:
                 "test split may have been read, so use another --workdir"
             )
         return
-    rundir.write_json(path, record)
+    files.write_json(path, record)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

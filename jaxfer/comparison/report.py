@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 from rich.table import Table
 
-from jaxfer import rundir
+from jaxfer import files
 from jaxfer.comparison.arms import SCRATCH
 from jaxfer.comparison.findings import BaselineScores, Finding
 from jaxfer.comparison.protocol import RULE, Plan
@@ -32,9 +32,9 @@ def write(
 ) -> str:
     """table.csv, table.md, verdict.md and the pictures into `folder`; returns the verdict's sentences."""
     said = sentences(plan, found)
-    rundir.write_text(folder / "table.csv", as_csv(found, baselines))
-    rundir.write_text(folder / "table.md", as_markdown(plan, found, baselines))
-    rundir.write_text(folder / "verdict.md", _verdict_page(title, plan, found, baselines, said))
+    files.write_text(folder / "table.csv", as_csv(found, baselines))
+    files.write_text(folder / "table.md", as_markdown(plan, found, baselines))
+    files.write_text(folder / "verdict.md", _verdict_page(title, plan, found, baselines, said))
     _draw(folder, plan, found, baselines)
     return said
 

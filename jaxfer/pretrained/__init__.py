@@ -9,17 +9,17 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxfer import rundir
+from jaxfer import files
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
-from jaxfer.finished import FinishedRun, fingerprint, open_run
 from jaxfer.pretrained import carrying, foreign
 from jaxfer.pretrained.agreement import TRAINING_OPTIONS, completed
 from jaxfer.pretrained.foreign import is_foreign
 from jaxfer.pretrained.hub import Absent
 from jaxfer.pretrained.ledger import Start
 from jaxfer.rules import flatten, unflatten
+from jaxfer.runs.finished import FinishedRun, fingerprint, open_run
 from jaxfer.stages import compiled_port_init, example_batch
 
 if TYPE_CHECKING:  # it completes configs with what is here
@@ -50,7 +50,7 @@ def source_sha256(init: str, folder: epath.Path) -> str | None:
         except Absent:
             return None
     result = locate(init, folder) / "result.json"
-    return rundir.read_json(result)["lineage"]["sha256"] if result.exists() else None
+    return files.read_json(result)["lineage"]["sha256"] if result.exists() else None
 
 
 def source_folder(init: str, folder: epath.Path) -> epath.Path:

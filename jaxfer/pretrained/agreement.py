@@ -13,15 +13,15 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import rundir
+from jaxfer import files
 from jaxfer.config import schema
 from jaxfer.config.fields import AUTO
-from jaxfer.data import tokenizer
 from jaxfer.data.encodings.text import located, tokenizer_sha256
 from jaxfer.errors import InputError, nearest
 from jaxfer.pretrained.foreign import Checkpoint, is_foreign, opened
 from jaxfer.pretrained.hub import Absent
 from jaxfer.registry import MODELS
+from jaxfer.runs import tokenizer
 
 # Model options that only training sees: a run may set them as it likes.
 TRAINING_OPTIONS = ("dropout", "attention_dropout", "classifier_dropout", "stochastic_depth", "norm_momentum")
@@ -70,7 +70,7 @@ def completed(config: ConfigDict, folder: epath.Path | None = None) -> ConfigDic
 def _stored(folder: epath.Path | None, init: str) -> dict[str, Any]:
     """`config.model` of the run in the folder, {} where there is none or one that began elsewhere."""
     path = None if folder is None else folder / "config.json"
-    content = rundir.read_json(path) if path is not None and path.exists() else {}
+    content = files.read_json(path) if path is not None and path.exists() else {}
     return content["model"] if content.get("init") == init else {}
 
 
@@ -83,7 +83,7 @@ def _again(stored: Mapping[str, Any], name: str | None, given: Mapping[str, Any]
 
 def _of_run(source: epath.Path, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """(name, options) of the model in a run's folder, with the tokenizer that lies there."""
-    theirs = dict(rundir.read_json(source / "config.json")["model"])
+    theirs = dict(files.read_json(source / "config.json")["model"])
     if theirs.get("tokenizer") and (source / tokenizer.FOLDER).exists():
         theirs["tokenizer"] = str(source / tokenizer.FOLDER)
     return theirs.pop("name"), {**theirs, **given}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from jaxfer.finished import FinishedRun
 from jaxfer.pretrained.foreign import is_foreign
 from jaxfer.pretrained.hub import SENTENCE
+from jaxfer.runs.finished import FinishedRun
 
 AUTO_CLASSES = {
     "image": ("AutoModelForImageClassification", "AutoImageProcessor"),

@@ -10,11 +10,9 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from jaxfer import rundir
-from jaxfer.data import tokenizer
+from jaxfer import files
 from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
 from jaxfer.errors import InputError, nearest
-from jaxfer.finished import FinishedRun, open_run
 from jaxfer.models.port import Port
 from jaxfer.pretrained import card, export_peft, export_sentence, foreign
 from jaxfer.pretrained.agreement import FREE
@@ -22,6 +20,8 @@ from jaxfer.pretrained.families import by_family, layouts
 from jaxfer.pretrained.hub import MARKER, SENTENCE
 from jaxfer.pretrained.layout import Layout, store
 from jaxfer.registry import MODELS
+from jaxfer.runs import tokenizer
+from jaxfer.runs.finished import FinishedRun, open_run
 
 PEFT = "peft"
 # What transformers calls our tasks, in `problem_type`.
@@ -69,10 +69,10 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
         write(finished, layout, temporary)
         port = finished.stage.spec.port
         if preprocessor := layout.preprocessor(port):
-            rundir.write_json(temporary / "preprocessor_config.json", preprocessor)
+            files.write_json(temporary / "preprocessor_config.json", preprocessor)
         tokenizer.keep(port, temporary)
-        rundir.write_text(temporary / "README.md", card.card(finished, format))
-        rundir.write_json(temporary / MARKER, _marker(finished, format))
+        files.write_text(temporary / "README.md", card.card(finished, format))
+        files.write_json(temporary / MARKER, _marker(finished, format))
         _check_meaning(finished, layout, format, temporary)
         _move(temporary, target)
     finally:
@@ -94,7 +94,7 @@ def _write_model(finished: FinishedRun, layout: Layout, folder: epath.Path) -> N
         config["problem_type"] = PROBLEMS[experiment.task.name]
     tensors = store(*finished.stage.leave(finished.state), layout, port)
     write_tensors(folder / "model.safetensors", tensors)
-    rundir.write_json(folder / "config.json", config)
+    files.write_json(folder / "config.json", config)
 
 
 def _marker(finished: FinishedRun, format: str) -> dict[str, Any]:

@@ -9,15 +9,15 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxfer import rundir
+from jaxfer import files
 from jaxfer.errors import InputError
-from jaxfer.finished import FinishedRun
 from jaxfer.models.port import Port
 from jaxfer.pretrained import carrying, export, foreign
 from jaxfer.pretrained.adapter import PREFIX, in_memory
 from jaxfer.pretrained.hub import ADAPTER_CONFIG, ADAPTERS
 from jaxfer.pretrained.layout import CONV, Layout
 from jaxfer.rules import flatten
+from jaxfer.runs.finished import FinishedRun
 
 
 def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
@@ -70,7 +70,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    rundir.write_json(folder / ADAPTER_CONFIG, content)
+    files.write_json(folder / ADAPTER_CONFIG, content)
 
 
 def _theirs(a: np.ndarray, b: np.ndarray, *, conv: bool) -> tuple[np.ndarray, np.ndarray]:

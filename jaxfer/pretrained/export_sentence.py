@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from etils import epath
 
-from jaxfer import rundir
 from jaxfer.errors import InputError
-from jaxfer.finished import FinishedRun
 from jaxfer.pretrained import export
 from jaxfer.pretrained.hub import DENSE, DENSE_KEYS, POOLING
 from jaxfer.pretrained.layout import Layout, store
+from jaxfer.runs.finished import FinishedRun
 
 # The names of 2019, which every version of sentence-transformers reads.
 MODULES = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"))
@@ -58,6 +57,6 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     for path, _ in MODULES:
         (folder / path).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        rundir.write_json(folder / name, content)
+        files.write_json(folder / name, content)
     export.write_tensors(folder / "model.safetensors", {**root, **constants})
     export.write_tensors(folder / DENSE, head)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
-from jaxfer import rundir
+from jaxfer import files
 
 # Okabe and Ito's colours for the methods that come along; two names of one method share theirs.
 COLOURS = {
@@ -103,4 +103,4 @@ def save(figure: Figure, path: epath.Path) -> None:
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, metadata=metadata)
-        rundir.write_bytes(path.parent / f"{stem}.{suffix}", buffer.getvalue())
+        files.write_bytes(path.parent / f"{stem}.{suffix}", buffer.getvalue())

@@ -12,10 +12,12 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer import rundir, seal
+from jaxfer import files
 from jaxfer.errors import InputError
 from jaxfer.progress import Reporter
 from jaxfer.report import plots
+from jaxfer.runs import seal
+from jaxfer.runs.folder import locked
 from jaxfer.sweeps import cells, table
 from jaxfer.sweeps.cells import Cell, Planned
 from jaxfer.sweeps.executor import DIVERGED, FAILED, Outcome, execute
@@ -66,16 +68,16 @@ def sweep(
       Preempted: SIGTERM came; every cell under way is saved.
     """
     planned = cells.plan(spec, cells.expand(spec, overrides))
-    folder = rundir.opened(workdir)
+    folder = files.opened(workdir)
     if (folder / seal.PROTOCOL).exists():
         raise InputError(f"{folder} holds a comparison, whose runs are sealed; use another --workdir")
-    with rundir.locked(folder):
+    with locked(folder):
         outcomes = run_cells(planned, folder, processes=processes, quiet=quiet)
     rows = table.rows(planned, outcomes)
     shown = next(p for p in planned if p.cell.group)
     label = f"{shown.split} {shown.metric}"
-    rundir.write_text(folder / "table.csv", table.as_csv(rows))
-    rundir.write_text(folder / "table.md", table.as_markdown(rows, label))
+    files.write_text(folder / "table.csv", table.as_csv(rows))
+    files.write_text(folder / "table.md", table.as_markdown(rows, label))
     scores = {row.group: row.scores for row in rows if row.scores}
     if scores:
         plots.methods(scores, folder / "methods", label, best="max" if shown.maximize else "min")
@@ -106,7 +108,7 @@ def run_cells(
     def keep_index() -> None:
         if not again:
             statuses = {key: outcome.status for key, outcome in standing.ended.items()}
-            rundir.write_json(folder / "cells.json", cells.index(planned, statuses))
+            files.write_json(folder / "cells.json", cells.index(planned, statuses))
 
     keep_index()
     with contextlib.closing(reporter):

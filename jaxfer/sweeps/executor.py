@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import compilation_cache, rundir
+from jaxfer import compilation_cache, files
 from jaxfer.errors import NonFiniteLoss, Preempted
 from jaxfer.loop import run
 from jaxfer.preemption import Notice, preemption_notice
@@ -118,16 +118,16 @@ def _attempt(cell: Planned, folder: epath.Path) -> Outcome:
     """Runs one cell here; only SIGTERM and an interrupt get through."""
     place = folder / FOLDER / cell.key
     if (place / "diverged.json").exists():
-        return Outcome(status=DIVERGED, message=rundir.read_json(place / "diverged.json")["message"])
+        return Outcome(status=DIVERGED, message=files.read_json(place / "diverged.json")["message"])
     before = compiles()
     try:
         result = run(cell.config, place, quiet=True)
     except NonFiniteLoss as error:
-        rundir.write_json(place / "diverged.json", {"message": str(error)})
+        files.write_json(place / "diverged.json", {"message": str(error)})
         return Outcome(status=DIVERGED, message=str(error), compiles=compiles() - before)
     except Exception as error:  # whatever it is, the other cells go on
         place.mkdir(parents=True, exist_ok=True)
-        rundir.write_text(place / "error.txt", traceback.format_exc())
+        files.write_text(place / "error.txt", traceback.format_exc())
         line = " ".join(str(error).split())[:200] or "no message"
         return Outcome(status=FAILED, message=f"{type(error).__name__}: {line}", compiles=compiles() - before)
     (place / "error.txt").unlink(missing_ok=True)

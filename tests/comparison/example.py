@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 import jaxfer
-from jaxfer import rundir
-from jaxfer.checkpoint import Checkpoints
-from jaxfer.finished import epath, fingerprint, open_run
+from jaxfer import files
+from jaxfer.runs.checkpoint import Checkpoints
+from jaxfer.runs.finished import epath, fingerprint, open_run
 
 CONFIG = """
     import jaxfer.config
@@ -70,5 +70,5 @@ def shuffled(run: Path, folder: Path) -> Path:
     checkpoints.save(result["checkpoint_step"], state, {"stage": 0}, None)
     checkpoints.close()
     result["lineage"]["sha256"] = fingerprint(*finished.stage.leave(state))
-    rundir.write_json(epath.Path(folder / "result.json"), result)
+    files.write_json(epath.Path(folder / "result.json"), result)
     return folder

@@ -15,9 +15,10 @@ import pytest
 from etils import epath
 
 import jaxfer
-from jaxfer import comparison, seal
+from jaxfer import comparison
 from jaxfer.cli import main
 from jaxfer.errors import CellsFailed, InputError
+from jaxfer.runs import seal
 from jaxfer.sweeps import executor
 from tests.comparison import example
 from tests.sweeps.example import without_seconds

@@ -11,9 +11,9 @@ import pytest
 import jaxfer
 import jaxfer.config
 import jaxfer.methods
-from jaxfer.finished import open_run
 from jaxfer.registry import METHODS
 from jaxfer.rules import flatten
+from jaxfer.runs.finished import open_run
 from tests import test_conformance as conformance
 from tests.experiments import tiny_config
 from tests.test_conformance import CASES

@@ -15,7 +15,7 @@ import pytest
 from etils import epath
 
 import jaxfer
-from jaxfer import rundir
+from jaxfer import files
 from tests import kill
 from tests.experiments import tiny_config
 
@@ -44,7 +44,7 @@ def bucket(request, tmp_path_factory):
         try:
             wait(lambda: answers(url), 60)
             make(kind, url)
-            yield rundir.opened(f"{kind}://bucket")
+            yield files.opened(f"{kind}://bucket")
         finally:
             server.kill()
             server.wait()

@@ -15,10 +15,10 @@ import jaxfer
 from jaxfer import pretrained
 from jaxfer.config.experiment import Choice
 from jaxfer.errors import InputError
-from jaxfer.finished import open_run
 from jaxfer.prediction import load_model
 from jaxfer.preflight import preflight
 from jaxfer.pretrained import export as exporting
+from jaxfer.runs.finished import open_run
 from tests.experiments import TOKENIZER, tiny_config
 from tests.pretrained.checkpoints import (
     CIFAR,

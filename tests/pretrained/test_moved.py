@@ -9,8 +9,8 @@ import pytest
 
 import jaxfer
 from jaxfer.errors import InputError
-from jaxfer.finished import open_run
 from jaxfer.pretrained.hub import Absent
+from jaxfer.runs.finished import open_run
 from tests.experiments import TOKENIZER
 from tests.pretrained.checkpoints import text_config
 

@@ -10,8 +10,8 @@ import pytest
 import jaxfer
 from jaxfer import loop, pretrained
 from jaxfer.errors import InputError
-from jaxfer.finished import open_run
 from jaxfer.rules import flatten
+from jaxfer.runs.finished import open_run
 from tests.experiments import tiny_config
 
 

@@ -17,8 +17,8 @@ import pytest
 from etils import epath
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxfer.checkpoint import SAVED, Checkpoints, UnreadableCheckpoint, _hushed, _leaves
 from jaxfer.errors import InputError
+from jaxfer.runs.checkpoint import SAVED, Checkpoints, UnreadableCheckpoint, _hushed, _leaves
 from jaxfer.state import State
 
 HARM = ("emptied", "cut", "deleted", "zeroed", "flipped")
@@ -116,7 +116,7 @@ def test_saved_on_some_devices_it_is_restored_on_others(tmp_path):
 def test_a_checkpoint_from_before_is_read_and_its_damage_noticed(tmp_path, monkeypatch):
     """Its leaves have a CRC-32 each."""
     with monkeypatch.context() as patch:
-        patch.setattr("jaxfer.checkpoint._leaves", functools.partial(_leaves, kind="crc32"))
+        patch.setattr("jaxfer.runs.checkpoint._leaves", functools.partial(_leaves, kind="crc32"))
         save(tmp_path / "run", 1, 2)
     assert_is(restore(tmp_path / "run")[0], 2)
     (data,) = sorted((tmp_path / "run" / "2" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)[-1:]
@@ -246,7 +246,9 @@ def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path, monkeypatch):
 
     Some files do not matter (commit marks, orbax's own books): then the newest itself is restored.
     """
-    monkeypatch.setattr("jaxfer.checkpoint.time", types.SimpleNamespace(sleep=lambda _: None))  # for quiet's sake alone
+    monkeypatch.setattr(
+        "jaxfer.runs.checkpoint.time", types.SimpleNamespace(sleep=lambda _: None)
+    )  # for quiet's sake alone
     save(tmp_path / "whole", 1, 2)
     files = sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole" / "2").rglob("*") if p.is_file())
     fell = set()

@@ -8,7 +8,7 @@ import tempfile
 
 from etils import epath
 
-from jaxfer import rundir
+from jaxfer import files
 from jaxfer.data.encodings.spec import TextPreprocessing
 from jaxfer.data.encodings.text import TOKENIZER_FILES, load_tokenizer, tokenizer_sha256
 from jaxfer.models.port import Port
@@ -41,7 +41,7 @@ def at_home(port: Port, run: epath.Path) -> Port:
     sha256 = tokenizer_sha256(copy)
     if spec.tokenizer_sha256 and sha256 != spec.tokenizer_sha256:  # of another run, or torn by a kill
         return port
-    place = _fetched(copy, sha256).name if rundir.remote(copy) else str(copy)
+    place = _fetched(copy, sha256).name if files.remote(copy) else str(copy)
     return dataclasses.replace(port, preprocessing=dataclasses.replace(spec, tokenizer=place))
 
 

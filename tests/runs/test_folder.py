@@ -7,9 +7,11 @@ import json
 import pytest
 from etils import epath
 
-from jaxfer import rundir
+from jaxfer import files
 from jaxfer.config import resolve
 from jaxfer.errors import InputError
+from jaxfer.runs.folder import check_owner, locked, stored_experiment
+from jaxfer.runs.metrics import MetricsLog, read_metrics
 from tests import store
 from tests.experiments import tiny_config
 
@@ -37,7 +39,7 @@ def folder(request, tmp_path):
 
 
 def write_lines(folder):
-    log = rundir.MetricsLog(folder)
+    log = MetricsLog(folder)
     for line in LINES:
         log.write(line)
     log.sync()
@@ -45,9 +47,9 @@ def write_lines(folder):
 
 
 def test_metrics_are_read_as_written(folder):
-    assert rundir.read_metrics(folder / "metrics.jsonl") == []
+    assert read_metrics(folder / "metrics.jsonl") == []
     write_lines(folder)
-    assert rundir.read_metrics(folder / "metrics.jsonl") == LINES
+    assert read_metrics(folder / "metrics.jsonl") == LINES
 
 
 def test_a_torn_last_line_is_left_out(disk):
@@ -58,7 +60,7 @@ def test_a_torn_last_line_is_left_out(disk):
     before = text.index("\n", text.index("\n") + 1) + 1
     for cut in range(before, len(text) + 1):
         path.write_text(text[:cut])
-        assert rundir.read_metrics(path) == (LINES if cut >= len(text) - 1 else LINES[:2]), cut
+        assert read_metrics(path) == (LINES if cut >= len(text) - 1 else LINES[:2]), cut
 
 
 @pytest.mark.parametrize(("step", "kept"), [(0, 0), (1, 1), (2, 3), (3, 3)])
@@ -70,16 +72,16 @@ def test_rewind_drops_what_came_after_the_checkpoint(disk, step, kept):
     log.rewind(step)
     assert path.read_text() == "".join(text.splitlines(keepends=True)[:kept])
     log.write({"step": 9})
-    assert rundir.read_metrics(path) == [*LINES[:kept], {"step": 9}]
+    assert read_metrics(path) == [*LINES[:kept], {"step": 9}]
 
 
 def test_in_a_store_every_save_is_an_object_of_its_own(tmp_path):
     store.register(tmp_path)
     folder = epath.Path("s3://bucket/run")
     for line in LINES:
-        log = rundir.MetricsLog(folder)
+        log = MetricsLog(folder)
         log.write(line)
-        assert rundir.read_metrics(folder / "metrics.jsonl") == LINES[: LINES.index(line)]
+        assert read_metrics(folder / "metrics.jsonl") == LINES[: LINES.index(line)]
         log.sync()
     assert sorted(p.name for p in (tmp_path / "bucket" / "run" / "metrics").iterdir()) == [
         "000000.jsonl",
@@ -87,22 +89,22 @@ def test_in_a_store_every_save_is_an_object_of_its_own(tmp_path):
         "000002.jsonl",
     ]
     before = [p.read_bytes() for p in sorted((tmp_path / "bucket" / "run" / "metrics").iterdir())]
-    rundir.MetricsLog(folder).rewind(2)
+    MetricsLog(folder).rewind(2)
     assert not list((tmp_path / "bucket" / "run" / "metrics").iterdir())
-    assert rundir.read_metrics(folder / "metrics.jsonl") == LINES
+    assert read_metrics(folder / "metrics.jsonl") == LINES
     for i, content in enumerate(before):  # as a kill between the two leaves it
         (tmp_path / "bucket" / "run" / "metrics" / f"{i:06d}.jsonl").write_bytes(content)
-    assert rundir.read_metrics(folder / "metrics.jsonl") == LINES
+    assert read_metrics(folder / "metrics.jsonl") == LINES
 
 
 def test_rewind_begins_an_empty_log(folder):
-    rundir.MetricsLog(folder).rewind(0)
+    MetricsLog(folder).rewind(0)
     assert (folder / "metrics.jsonl").read_text() == ""
 
 
 def test_a_write_that_breaks_off_leaves_the_old_file(disk, monkeypatch):
     path, whole = disk / "result.json", type(disk).write_bytes
-    rundir.write_json(path, {"steps": 1})
+    files.write_json(path, {"steps": 1})
 
     def half(self, data):
         whole(self, data[: len(data) // 2])
@@ -110,10 +112,10 @@ def test_a_write_that_breaks_off_leaves_the_old_file(disk, monkeypatch):
 
     monkeypatch.setattr(type(disk), "write_bytes", half)
     with pytest.raises(OSError, match="disk full"):
-        rundir.write_json(path, {"steps": 2})
+        files.write_json(path, {"steps": 2})
     monkeypatch.undo()
-    assert rundir.read_json(path) == {"steps": 1}
-    rundir.write_json(path, {"steps": 3})
+    assert files.read_json(path) == {"steps": 1}
+    files.write_json(path, {"steps": 3})
     assert json.loads(path.read_text()) == {"steps": 3}
     assert [entry.name for entry in disk.iterdir()] == ["result.json"]
 
@@ -122,13 +124,13 @@ def test_a_write_that_breaks_off_leaves_the_old_file(disk, monkeypatch):
 def test_a_file_that_is_no_json(folder, text):
     (folder / "result.json").write_text(text)
     with pytest.raises(InputError, match=r"result\.json: expected a JSON file of a run"):
-        rundir.read_json(folder / "result.json")
+        files.read_json(folder / "result.json")
     with pytest.raises(InputError, match=r"absent\.json: expected a JSON file of a run"):
-        rundir.read_json(folder / "absent.json")
+        files.read_json(folder / "absent.json")
 
 
 def own(folder, **fields):
-    rundir.write_json(folder / "config.json", resolve(two_stages(**fields)).to_dict())
+    files.write_json(folder / "config.json", resolve(two_stages(**fields)).to_dict())
 
 
 def two_stages(first=3, last=3, **fields):
@@ -139,10 +141,10 @@ def two_stages(first=3, last=3, **fields):
 
 
 def test_an_experiment_owns_its_folder(folder):
-    rundir.check_owner(folder, resolve(two_stages()))  # nobody's yet
+    check_owner(folder, resolve(two_stages()))  # nobody's yet
     own(folder)
-    rundir.check_owner(folder, resolve(two_stages()))
-    assert rundir.stored_experiment(folder) == resolve(two_stages())
+    check_owner(folder, resolve(two_stages()))
+    assert stored_experiment(folder) == resolve(two_stages())
 
 
 @pytest.mark.parametrize(
@@ -150,20 +152,20 @@ def test_an_experiment_owns_its_folder(folder):
 )
 def test_what_may_change(folder, changed):
     own(folder)
-    rundir.check_owner(folder, resolve(two_stages(**changed)))
+    check_owner(folder, resolve(two_stages(**changed)))
 
 
 def test_devices_may_change(folder):
     own(folder)
     config = two_stages()
     config.parallel.update(mode="pmap", devices=2)
-    rundir.check_owner(folder, resolve(config))
+    check_owner(folder, resolve(config))
 
 
 def test_what_may_not_change_is_listed(folder):
     own(folder)
     with pytest.raises(InputError) as refused:
-        rundir.check_owner(folder, resolve(two_stages(first=4, seed=1, batch_size=4)))
+        check_owner(folder, resolve(two_stages(first=4, seed=1, batch_size=4)))
     assert str(refused.value) == (
         f"{folder} holds a run of another config (seed: 0 there, 1 here; stage.first.batch_size: 8 there, 4 here; "
         "stage.first.steps: 3 there, 4 here; stage.last.batch_size: 8 there, 4 here); use another --workdir"
@@ -174,15 +176,15 @@ def test_a_long_list_of_differences_is_cut(folder):
     own(folder)
     other = two_stages(lr=0.5, weight_decay=0.5, momentum=0.5, b2=0.5, clip=0.5)
     with pytest.raises(InputError, match=r"stage\.last\.b2: 0\.999 there, 0\.5 here;.*; and 2 more\)"):
-        rundir.check_owner(folder, resolve(other))
+        check_owner(folder, resolve(other))
 
 
 def test_a_folder_is_for_one_process_at_a_time(disk):
     inner = disk / "run"
-    with rundir.locked(inner):
-        with pytest.raises(InputError, match="is in use by another process"), rundir.locked(inner):
+    with locked(inner):
+        with pytest.raises(InputError, match="is in use by another process"), locked(inner):
             pass
-        with rundir.locked(disk / "other"):
+        with locked(disk / "other"):
             pass
-    with rundir.locked(inner):
+    with locked(inner):
         pass

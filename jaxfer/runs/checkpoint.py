@@ -27,10 +27,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxfer import rundir
-from jaxfer.checksum import array_sum
+from jaxfer import files
 from jaxfer.errors import InputError
 from jaxfer.parallel import cluster
+from jaxfer.runs.checksum import array_sum
 from jaxfer.state import State
 
 # What a State is rebuilt from besides its config: the key and the hparams follow from the config alone.
@@ -57,7 +57,7 @@ class Checkpoints:
                 processes, primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
             )
         self._manager = ocp.CheckpointManager(
-            folder if rundir.remote(folder) else folder.resolve(),  # orbax can't restore from a relative path
+            folder if files.remote(folder) else folder.resolve(),  # orbax can't restore from a relative path
             item_handlers={
                 "state": ocp.PyTreeCheckpointHandler(multiprocessing_options=processes),
                 "record": ocp.JsonCheckpointHandler(multiprocessing_options=processes),

@@ -10,12 +10,13 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxfer import rules, rundir
-from jaxfer.checkpoint import Checkpoints
+from jaxfer import files, rules
 from jaxfer.config.experiment import Experiment
-from jaxfer.data import tokenizer
 from jaxfer.errors import InputError
 from jaxfer.parallel import cluster
+from jaxfer.runs import tokenizer
+from jaxfer.runs.checkpoint import Checkpoints
+from jaxfer.runs.folder import stored_experiment
 from jaxfer.stages import Stage, make_port, plan
 from jaxfer.state import State
 
@@ -51,12 +52,12 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
     Raises:
       InputError: no run there, an unfinished one, or checkpoints that can't be read.
     """
-    folder = rundir.opened(folder)
+    folder = files.opened(folder)
     if not (folder / "config.json").exists():
         raise InputError(f"no run at {folder}: expected a folder that `jaxfer run` wrote")
     if not (folder / "result.json").exists():
         raise InputError(f"the run at {folder} is not finished; run the same `jaxfer run` command again to finish it")
-    experiment, result = rundir.stored_experiment(folder), rundir.read_json(folder / "result.json")
+    experiment, result = stored_experiment(folder), files.read_json(folder / "result.json")
     classes = tuple(result["classes"])
     port, task = make_port(experiment, len(classes))
     stages = plan(experiment, tokenizer.at_home(port, folder), task)

@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer import rundir
+from jaxfer import files
 from jaxfer.errors import InputError
 
 PROTOCOL, SELECTION = "protocol.json", "selection.json"
@@ -20,14 +20,14 @@ PROTOCOL, SELECTION = "protocol.json", "selection.json"
 
 def check(run: epath.Path) -> None:
     """`InputError` where the folder is a comparison's run that no selection names (yet)."""
-    whole = run if rundir.remote(run) else run.resolve()
+    whole = run if files.remote(run) else run.resolve()
     comparison = whole.parent.parent
     if not (comparison / PROTOCOL).exists():
         return
     selection = comparison / SELECTION
     if not selection.exists():
         raise InputError(f"{run}: its test split is sealed until {comparison} has a {SELECTION}; let compare finish")
-    if whole.name not in rundir.read_json(selection)["opened"]:
+    if whole.name not in files.read_json(selection)["opened"]:
         raise InputError(f"{run}: its test split is sealed: {selection} selected other runs; evaluate it on val")
 
 
@@ -40,7 +40,7 @@ def write_selection(comparison: epath.Path, record: Mapping[str, Any], opened: I
     record = json.loads(json.dumps({**record, "opened": sorted(opened)}))  # as it will be read
     path = comparison / SELECTION
     if path.exists():
-        if rundir.read_json(path) != record:
+        if files.read_json(path) != record:
             raise InputError(f"{path} records another selection, and test may have been read; use another --workdir")
         return
-    rundir.write_json(path, record)
+    files.write_json(path, record)

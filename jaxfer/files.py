@@ -1,0 +1,77 @@
+"""The file layer: local folders, gs:// and s3://, written so that a kill can't tear a file."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import fsspec
+from etils import epath
+
+from jaxfer.errors import InputError
+from jaxfer.parallel import cluster
+
+# Object stores, and what epath reads them with.
+STORES = {"gs": "gcsfs", "s3": "s3fs"}
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Atomically: a reader sees the old file or the new one, whole."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """Atomically, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.Path, data: bytes) -> None:
+    """Atomically, on a disk through a temporary file beside it; of several processes the first does."""
+    if not cluster.leader():
+        return
+    path = epath.Path(path)
+    if remote(path):
+        path.write_bytes(data)
+        return
+    temporary = path.parent / f".{path.name}.tmp"
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def remove(path: epath.Path) -> None:
+    """A file of the run that no longer holds; gone already is fine."""
+    if cluster.leader():
+        epath.Path(path).unlink(missing_ok=True)
+
+
+def read_json(path: epath.Path) -> Any:
+    """The JSON value of a file; `InputError` where it is none."""
+    try:
+        return json.loads(epath.Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a JSON file of a run: {error}") from None
+
+
+def opened(folder: str | epath.Path) -> epath.Path:
+    """A path that can be a run's, on a disk or in a store; `InputError` for another, or where a package is missing."""
+    scheme, _, _ = str(folder).rpartition("://")
+    if scheme and scheme not in STORES:
+        raise InputError(f"{folder}: expected a folder, gs:// or s3://")
+    if scheme:
+        fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False  # another host may have written since
+    try:
+        path = epath.Path(folder)
+        path.exists()
+    except ImportError:
+        raise InputError(f"{folder} needs the package {STORES[scheme]}; pip install 'jaxfer[{scheme}]'") from None
+    except Exception as error:
+        if not scheme:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{folder} can't be reached ({reason}); correct the bucket or your credentials") from None
+    return path
+
+
+def remote(path: epath.Path) -> bool:
+    """Whether it is an object of a store, `gs://` or `s3://`: written whole or not at all, and never appended to."""
+    return "://" in str(path)

@@ -1,0 +1,74 @@
+"""A run on disk: who owns a folder, and files that a kill can't tear.
+
+config.json · ledger.json · params.txt · metrics.jsonl · checkpoints/ · result.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxfer import config
+from jaxfer.config.experiment import Experiment
+from jaxfer.errors import InputError
+from jaxfer.files import read_json, remote
+from jaxfer.parallel import cluster
+
+
+def stored_experiment(folder: epath.Path) -> Experiment:
+    """The experiment that a folder belongs to."""
+    return config.resolve(ConfigDict(read_json(folder / "config.json")))
+
+
+def check_owner(folder: epath.Path, experiment: Experiment) -> None:
+    """`InputError` with the differing fields where the folder holds a run of another experiment.
+
+    An unfinished run keeps its length unless its rate is constant: another length would be another schedule midway.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"expected a folder to run in, found the file {folder}; use another --workdir")
+    if not (folder / "config.json").exists():
+        return
+    stored = stored_experiment(folder)
+    theirs, ours = stored.identity(), experiment.identity()
+    differing = [
+        f"{name}: {theirs.get(name, 'absent')!r} there, {ours.get(name, 'absent')!r} here"
+        for name in sorted({*theirs, *ours})
+        if theirs.get(name, "absent") != ours.get(name, "absent")
+    ]
+    if differing:
+        shown = "; ".join(differing[:8]) + (f"; and {len(differing) - 8} more" if len(differing) > 8 else "")
+        raise InputError(f"{folder} holds a run of another config ({shown}); use another --workdir")
+    (_, before), (_, now) = stored.stages[-1], experiment.stages[-1]
+    if before.steps != now.steps and now.schedule != "constant" and not (folder / "result.json").exists():
+        raise InputError(
+            f"{folder} holds an unfinished run whose last stage has {before.steps} steps, here {now.steps}: that would "
+            f"bend its {now.schedule} schedule midway; finish it first, or use another --workdir"
+        )
+
+
+@contextlib.contextmanager
+def locked(folder: epath.Path) -> Iterator[None]:
+    """Holds the folder against a second run; the lock of a killed process is gone with it.
+
+    A store has no locks: nothing keeps a second run out of a folder there.
+    """
+    if not cluster.leader():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if remote(folder):
+        yield
+        return
+    import fcntl
+
+    with open(os.fspath(folder / ".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{folder} is in use by another process; wait for it or use another --workdir") from None
+        yield

@@ -1,0 +1,79 @@
+"""metrics.jsonl: what a run logs, a JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from jaxfer.files import remote, remove, write_text
+from jaxfer.parallel import cluster
+
+# Fields that hold times: two runs of one experiment agree on everything else.
+TIMES = frozenset({"seconds", "compile_seconds", "input_seconds", "examples_per_second"})
+
+
+class MetricsLog:
+    """metrics.jsonl: one JSON object a line, in step order.
+
+    An object of a store can't be appended to: there, what was logged between two `sync` is a numbered object of its own
+    in `metrics/`, and `read_metrics` puts them together.
+    """
+
+    def __init__(self, folder: epath.Path):
+        self._path = folder / "metrics.jsonl"
+        self._unwritten: list[str] = []
+
+    def rewind(self, step: int, *, unevaluated: bool = False) -> None:
+        """Drops what was logged after `step`, or by its evaluation too, and a line that a kill left torn."""
+        if not cluster.leader():
+            return
+        last = (step, "train") if unevaluated else (step, "val")  # a step's evaluation is logged after its training
+        kept = [json.dumps(line) + "\n" for line in read_metrics(self._path) if (line["step"], line["split"]) <= last]
+        write_text(self._path, "".join(kept))
+        for part in _parts(self._path):  # a kill before this: they say once more what the file says
+            remove(part)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Appends a line."""
+        if not cluster.leader():
+            return
+        text = json.dumps(dict(line)) + "\n"
+        if remote(self._path):
+            self._unwritten.append(text)
+            return
+        with self._path.open("a") as file:
+            file.write(text)
+
+    def sync(self) -> None:
+        """To the disk itself, or the store: a checkpoint must not outlive the lines before it."""
+        if not cluster.leader():
+            return
+        if self._unwritten:
+            number = 1 + max((int(part.stem) for part in _parts(self._path)), default=-1)
+            write_text(self._path.parent / "metrics" / f"{number:06d}.jsonl", "".join(self._unwritten))
+            self._unwritten = []
+        elif not remote(self._path) and self._path.exists():
+            with open(os.fspath(self._path), "rb") as file:
+                os.fsync(file.fileno())
+
+
+def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl and of its parts; a torn last one is left out."""
+    path, lines = epath.Path(path), {}
+    for part in (path, *_parts(path)):
+        for text in part.read_text().splitlines() if part.exists() else []:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                break
+            lines[text] = line
+    return list(lines.values())
+
+
+def _parts(path: epath.Path) -> list[epath.Path]:
+    folder = path.parent / "metrics"
+    return sorted(folder.glob("*.jsonl")) if remote(path) and folder.exists() else []
