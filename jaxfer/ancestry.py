@@ -7,19 +7,20 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer import files, pretrained
+from jaxfer import files
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
 from jaxfer.parallel import cluster
 from jaxfer.preflight import Preflight
+from jaxfer.pretrained import starting
 from jaxfer.runs import seal
 from jaxfer.runs.finished import fingerprint
 from jaxfer.runs.folder import check_owner
 
 
-def begin(plan: Preflight, folder: epath.Path) -> pretrained.Start:
+def begin(plan: Preflight, folder: epath.Path) -> starting.Start:
     """What the run starts from, the same in every process."""
-    start = cluster.together(lambda: pretrained.start(plan, folder))
+    start = cluster.together(lambda: starting.start(plan, folder))
     if not cluster.alone():  # each reads its own files: a folder of this host alone may hold others
         cluster.agree({"weights that config.init reads": fingerprint(start.params, start.model_state)})
     return start
@@ -44,7 +45,7 @@ def check(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None
     """`InputError` where the data, or the run that `init` names, is not what this run began with."""
     there = {"data": lineage["data_sha256"], "source": lineage.get("source_sha256")}
     # A source that has been cleared away can't have changed.
-    here = {"data": data.fingerprint, "source": pretrained.source_sha256(lineage["init"], folder) or there["source"]}
+    here = {"data": data.fingerprint, "source": starting.source_sha256(lineage["init"], folder) or there["source"]}
     for what, sha256 in there.items():
         if sha256 != here[what]:
             raise InputError(

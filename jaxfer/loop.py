@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import ancestry, files, pretrained
+from jaxfer import ancestry, files
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.loader import train_batches
 from jaxfer.data.split import Dataset
@@ -25,6 +25,7 @@ from jaxfer.parallel import cluster
 from jaxfer.parallel.placement import Placement, spread
 from jaxfer.preemption import Notice, preemption_notice
 from jaxfer.preflight import Preflight, preflight
+from jaxfer.pretrained import starting
 from jaxfer.profile import Trace, Waited
 from jaxfer.programs import Program, forward_flops, train_program
 from jaxfer.progress import Reporter
@@ -114,7 +115,7 @@ class _Session:
         self.trace = Trace(self.experiment.run.profile if cluster.leader() else (), self.folder / "profile")
         self.log = MetricsLog(self.folder)
 
-    def train(self, first: list[pretrained.Start]) -> dict[str, Any]:
+    def train(self, first: list[starting.Start]) -> dict[str, Any]:
         self.begun = time.perf_counter()
         say = self.reporter.warn if cluster.leader() else self.reporter.say  # all fall back together, and one says so
         restored = self.checkpoints.restore(self._blank, say=say)
@@ -151,7 +152,7 @@ class _Session:
             self.record["stage"] = stage.index
             state = self._enter(stage, params, model_state)
 
-    def _start(self, first: list[pretrained.Start]) -> State:
+    def _start(self, first: list[starting.Start]) -> State:
         if not first:  # a kill came before the first checkpoint
             plan = Preflight(experiment=self.experiment, data=self.data, stages=self.stages, where=self.where)
             first.append(ancestry.begin(plan, self.folder))

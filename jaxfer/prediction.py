@@ -19,8 +19,9 @@ from jaxfer.data.loader import eval_batches
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
-from jaxfer.pretrained import carrying, foreign, reading
+from jaxfer.pretrained import carrying, foreign
 from jaxfer.pretrained.export import PROBLEMS, label_names
+from jaxfer.pretrained.formats import reading
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten, unflatten
 from jaxfer.runs.finished import open_run

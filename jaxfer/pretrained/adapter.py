@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfer.errors import InputError
-from jaxfer.pretrained import reading
 from jaxfer.pretrained.families import by_model_type
+from jaxfer.pretrained.formats import reading
+from jaxfer.pretrained.formats.reading import Weights
 from jaxfer.pretrained.hub import Found
 from jaxfer.pretrained.layout import Layout
-from jaxfer.pretrained.reading import Weights
 
 PREFIX = "base_model.model."
 # peft speaks of modules in memory. Those of transformers 5 differ from the Hub's keys where these patterns match.

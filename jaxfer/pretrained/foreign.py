@@ -17,8 +17,9 @@ from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.text import tokenizer_sha256
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
-from jaxfer.pretrained import adapter, bare, hub, reading
+from jaxfer.pretrained import adapter, bare, hub
 from jaxfer.pretrained.families import by_model_type, layouts
+from jaxfer.pretrained.formats import reading
 from jaxfer.pretrained.hub import Found
 from jaxfer.pretrained.layout import Key, Layout
 from jaxfer.registry import MODELS

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from huggingface_hub import errors as hub_errors
 
 from jaxfer.errors import InputError, nearest
-from jaxfer.pretrained import reading
+from jaxfer.pretrained.formats import reading
 
 # By preference; a pickle only where there is nothing better.
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")

@@ -19,10 +19,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer import config as configs
-from jaxfer import pretrained
 from jaxfer.config.experiment import Experiment
 from jaxfer.errors import InputError, nearest
 from jaxfer.preflight import Preflight, preflight
+from jaxfer.pretrained import starting
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
 # What presents results or arranges runs; a change there leaves finished cells valid. Everything else is their code.
@@ -177,7 +177,7 @@ def identity_hash(ready: Preflight) -> str:
         "steps": experiment.stages[-1][1].steps,  # no part of a run's own identity: a run may be extended, a cell not
         "data": ready.data.fingerprint,
         # A sibling's identity is in its name.
-        "source": None if init.startswith("sibling:") else pretrained.source_sha256(init, epath.Path(".")),
+        "source": None if init.startswith("sibling:") else starting.source_sha256(init, epath.Path(".")),
         "code": code_version(experiment),
     }
     text = json.dumps(identity, sort_keys=True, default=list)

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from transformers import MobileNetV1ForImageClassification
 
 from jaxfer.pretrained.families import by_family, by_model_type
+from jaxfer.pretrained.formats.reading import read
 from jaxfer.pretrained.hub import find
 from jaxfer.pretrained.layout import store
-from jaxfer.pretrained.reading import read
 
 from .reference import channels_first, compare, ours, unit_outputs, watch
 from .test_mobilenet_v1 import BLOCKS

@@ -13,9 +13,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 import jaxfer.config
-from jaxfer import pretrained
 from jaxfer.models.port import Port
 from jaxfer.preflight import preflight
+from jaxfer.pretrained import starting
 from jaxfer.pretrained.families import by_family
 from jaxfer.pretrained.layout import store
 from jaxfer.registry import MODELS
@@ -71,12 +71,12 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(folder / "model.safetensors")
 
 
-def begin(config: ConfigDict) -> pretrained.Start:
+def begin(config: ConfigDict) -> starting.Start:
     """Where a run would start."""
-    return pretrained.start(preflight(config), epath.Path("unused"))
+    return starting.start(preflight(config), epath.Path("unused"))
 
 
-def back(folder: Path, image: tuple[int, int, int]) -> pretrained.Start:
+def back(folder: Path, image: tuple[int, int, int]) -> starting.Start:
     """Where a run from an export would start."""
     return begin(config_of(folder, image))
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxfer import pretrained
 from jaxfer.errors import InputError
 from jaxfer.preflight import preflight
-from jaxfer.pretrained import surgery
+from jaxfer.pretrained import starting, surgery
 from jaxfer.rules import flatten
 from tests.pretrained.checkpoints import (
     CIFAR,
@@ -44,7 +43,7 @@ def test_other_channels_inflate_the_first_convolution_if_announced(tmp_path, cha
     _, params, _ = checkpoint(tmp_path / "source", family, options)
     config = config_of(tmp_path / "source", image, model=dict(image=image), differs=("image",))
     plan = preflight(config)
-    start = pretrained.start(plan, tmp_path)
+    start = starting.start(plan, tmp_path)
     expected = surgery.inflate_input(np.asarray(flatten(params)[leaf]), channels)
     np.testing.assert_array_equal(flatten(start.params)[leaf], expected)
     assert start.ledger[f"params/{leaf}"]["what"] == "inflated"

@@ -12,12 +12,12 @@ from etils import epath
 from PIL import Image
 
 import jaxfer
-from jaxfer import pretrained
 from jaxfer.config.experiment import Choice
 from jaxfer.errors import InputError
 from jaxfer.prediction import load_model
 from jaxfer.preflight import preflight
 from jaxfer.pretrained import export as exporting
+from jaxfer.pretrained import starting
 from jaxfer.runs.finished import open_run
 from tests.experiments import TOKENIZER, tiny_config
 from tests.pretrained.checkpoints import (
@@ -150,7 +150,7 @@ def test_a_text_model_takes_its_tokenizer_along(texts):
     options = dict(plan.experiment.model.options)
     assert options["tokenizer"] == str(out) and len(options["tokenizer_sha256"]) == 64
     assert options["max_length"] == 7  # jaxfer.json has it, for config.json has no word for it
-    assert_same(pretrained.start(plan, out.parent).params, finished.stage.leave(finished.state)[0])
+    assert_same(starting.start(plan, out.parent).params, finished.stage.leave(finished.state)[0])
 
 
 def test_another_models_tokenizer_is_refused_before_anything_is_written(texts, tmp_path):

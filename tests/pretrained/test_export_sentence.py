@@ -11,10 +11,9 @@ from etils import epath
 from safetensors.numpy import load_file
 
 import jaxfer
-from jaxfer import pretrained
 from jaxfer.errors import InputError
 from jaxfer.preflight import preflight
-from jaxfer.pretrained import export_peft, foreign
+from jaxfer.pretrained import export_peft, foreign, starting
 from jaxfer.pretrained.families import by_family
 from jaxfer.runs.finished import open_run
 from tests.pretrained.checkpoints import assert_same, edit, text_config, weights
@@ -70,7 +69,7 @@ def test_it_starts_a_run_with_the_same_parameters_and_predicts_alike(exported):
     plan = preflight(again)
     options = dict(plan.experiment.model.options)
     assert (options["pool"], options["max_length"], options["tokenizer"]) == ("mean", 7, str(out))
-    start = pretrained.start(plan, epath.Path("unused"))
+    start = starting.start(plan, epath.Path("unused"))
     assert_same(start.params, finished.stage.leave(finished.state)[0])
     entry = start.ledger["params/head/out/kernel"]
     assert (entry["what"], entry["from"]) == ("transposed", "2_Dense.linear.weight")
@@ -102,10 +101,10 @@ def test_the_pooling_as_sentence_transformers_6_writes_it(exported, tmp_path):
 
 def test_another_head_is_another_source(exported, tmp_path):
     out = jaxfer.export(exported[0], format="sentence-transformers", out=tmp_path / "out")
-    before = pretrained.source_sha256(str(out), tmp_path)
+    before = starting.source_sha256(str(out), tmp_path)
     dense = out / "2_Dense" / "model.safetensors"
     dense.write_bytes(dense.read_bytes()[:-1] + b"\x01")
-    assert pretrained.source_sha256(str(out), tmp_path) != before
+    assert starting.source_sha256(str(out), tmp_path) != before
     edit(out / "jaxfer.json", labels=["bad", "good"])
     with pytest.raises(InputError, match="expected 3 labels, one an output, found 2"):
         jaxfer.predict(out, ["a film"], text=True)

@@ -12,10 +12,9 @@ from huggingface_hub import constants
 from ml_collections import ConfigDict
 
 import jaxfer
-from jaxfer import pretrained
 from jaxfer.errors import InputError
 from jaxfer.preflight import preflight
-from jaxfer.pretrained import foreign
+from jaxfer.pretrained import foreign, starting
 from jaxfer.pretrained.families import by_family
 from jaxfer.pretrained.hub import find
 from jaxfer.pretrained.layout import store
@@ -45,7 +44,7 @@ def test_the_model_is_the_checkpoints_own_and_so_are_its_weights(tmp_path, famil
     assert plan.experiment.model.name == family
     found = dict(plan.experiment.model.options)
     assert {name: found[name] for name in options} == options
-    start = pretrained.start(plan, tmp_path)
+    start = starting.start(plan, tmp_path)
     assert_same(start.params, params)
     assert_same(start.model_state, state)
     assert {entry["what"] for entry in start.ledger.values()} <= {"loaded", "renamed", "transposed"}
@@ -67,7 +66,7 @@ def test_ledger_json_and_its_table(resnet, tmp_path, capsys):
     norms = [key for key in ledger["unused"] if key.endswith("num_batches_tracked")]
     assert sorted(set(ledger["unused"]) - set(norms)) == ["classifier.1.bias", "classifier.1.weight"]
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    sha256 = pretrained.source_sha256(str(folder), tmp_path)
+    sha256 = starting.source_sha256(str(folder), tmp_path)
     assert ledger["source_sha256"] == result["lineage"]["source_sha256"] == sha256
     said = capsys.readouterr().err.splitlines()
     head = next(i for i, line in enumerate(said) if line.startswith(f"{folder}: "))
@@ -192,7 +191,7 @@ def test_a_name_on_the_hub_at_a_revision(hub, tmp_path, monkeypatch):
     start = begin(config_of(f"{name}@v1"))
     assert_same(start.params, params)
     assert start.lineage["init"] == f"{name}@v1" and start.lineage["source"]["commit"] == first
-    sha256 = [pretrained.source_sha256(f"{name}{revision}", tmp_path) for revision in ("@v1", "", "@v3")]
+    sha256 = [starting.source_sha256(f"{name}{revision}", tmp_path) for revision in ("@v1", "", "@v3")]
     assert sha256[0] == start.lineage["source_sha256"] != sha256[1] and sha256[2] is None
     with pytest.raises(InputError, match=f"{name}: .* can't be reached at revision 'v3'") as caught:
         preflight(config_of(f"{name}@v3"))

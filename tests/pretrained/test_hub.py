@@ -13,8 +13,8 @@ from huggingface_hub import constants, errors
 from safetensors.numpy import save_file
 
 from jaxfer.errors import InputError
+from jaxfer.pretrained.formats.reading import read
 from jaxfer.pretrained.hub import find
-from jaxfer.pretrained.reading import read
 from tests.pretrained.torch_archives import new_archive, tensor
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

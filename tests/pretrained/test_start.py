@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import jaxfer
-from jaxfer import loop, pretrained
+from jaxfer import loop
 from jaxfer.errors import InputError
+from jaxfer.pretrained import starting
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from tests.experiments import tiny_config
@@ -28,7 +29,7 @@ def kinds(ledger):
 
 def begin(config, folder, monkeypatch):
     """The Start of a run that is then trained."""
-    starts, real = [], pretrained.start
+    starts, real = [], starting.start
 
     def spy(*args):
         starts.append(real(*args))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxfer.errors import InputError
-from jaxfer.pretrained.reading import read
+from jaxfer.pretrained.formats.reading import read
 from jaxfer.pretrained.surgery import cubic_weights, inflate_input, resize_positions
 
 BICUBIC = read(Path(__file__).parent / "golden" / "bicubic.pt")

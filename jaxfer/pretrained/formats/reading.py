@@ -17,7 +17,7 @@ import safetensors
 from etils import epath
 
 from jaxfer.errors import InputError, nearest
-from jaxfer.pretrained import archives
+from jaxfer.pretrained.formats import archives
 
 INDEX = ".index.json"
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the state dict

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from jaxfer.errors import InputError
-from jaxfer.pretrained import archives
-from jaxfer.pretrained.reading import read
+from jaxfer.pretrained.formats import archives
+from jaxfer.pretrained.formats.reading import read
 from tests.pretrained.torch_archives import Call, Tensor, new_archive, old_archive, tensor
 
 GOLDEN = Path(__file__).parent / "golden"

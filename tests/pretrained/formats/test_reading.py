@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxfer.errors import InputError
-from jaxfer.pretrained.reading import files, read, sha256
+from jaxfer.pretrained.formats.reading import files, read, sha256
 from tests.pretrained.torch_archives import new_archive, old_archive, tensor
 
 DATA = Path(os.environ.get("JAXFER_DATA") or Path(__file__).parents[3] / "shared/data")

@@ -1,0 +1,207 @@
+"""Start from a pretrained checkpoint, with a ledger of what became of every leaf. Resuming is `checkpoint.py`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from jaxfer import files
+from jaxfer.config.experiment import Experiment
+from jaxfer.data.split import Dataset
+from jaxfer.errors import InputError, nearest
+from jaxfer.pretrained import carrying, foreign
+from jaxfer.pretrained.agreement import TRAINING_OPTIONS, completed
+from jaxfer.pretrained.foreign import is_foreign
+from jaxfer.pretrained.hub import Absent
+from jaxfer.pretrained.ledger import Start
+from jaxfer.rules import flatten, unflatten
+from jaxfer.runs.finished import FinishedRun, fingerprint, open_run
+from jaxfer.stages import compiled_port_init, example_batch
+
+if TYPE_CHECKING:  # it completes configs with what is here
+    from jaxfer.preflight import Preflight
+
+__all__ = ["Start", "completed", "is_foreign", "locate", "source_folder", "source_sha256", "start"]
+
+
+def start(plan: Preflight, folder: epath.Path) -> Start:
+    """Fresh or loaded parameters, as `config.init`, `config.head` and `config.differs` say.
+
+    Raises:
+      InputError: an unknown source, an unfinished run, or a model or leaves that differ and were not announced.
+    """
+    init = plan.experiment.run.init
+    if init == "scratch":
+        return _scratch(plan)
+    return _from_checkpoint(plan) if is_foreign(init) else _from_run(plan, source_folder(init, folder))
+
+
+def source_sha256(init: str, folder: epath.Path) -> str | None:
+    """Of the weights that `config.init` names, as they are now; None for scratch and a source that is gone."""
+    if init == "scratch":
+        return None
+    if is_foreign(init):
+        try:
+            return foreign.files(init)[0].sha256
+        except Absent:
+            return None
+    result = locate(init, folder) / "result.json"
+    return files.read_json(result)["lineage"]["sha256"] if result.exists() else None
+
+
+def source_folder(init: str, folder: epath.Path) -> epath.Path:
+    """The run folder that `run:FOLDER` or `sibling:NAME` names; `InputError` where there is no run."""
+    source = locate(init, folder)
+    if not (source / "config.json").exists():
+        raise InputError(f"config.init={init}: no run at {source}; train it first with `jaxfer run`")
+    return source
+
+
+def locate(init: str, folder: epath.Path) -> epath.Path:
+    """Where that run is or would be."""
+    kind, _, name = init.partition(":")
+    if not name:
+        raise InputError(f"config.init: expected run:FOLDER or sibling:NAME, found {init!r}")
+    return epath.Path(name) if kind == "run" else folder.parent / name
+
+
+def _lineage(plan: Preflight) -> dict[str, Any]:
+    return {"init": plan.experiment.run.init, "data_sha256": plan.data.fingerprint}
+
+
+def _fresh(plan: Preflight) -> tuple[Any, Any]:
+    port, task = plan.stages[0].spec.port, plan.stages[0].spec.task
+    zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), example_batch(port, task, 2))
+    return compiled_port_init(port)(_key(plan), zeros)
+
+
+def _key(plan: Preflight) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(plan.experiment.run.seed), 0)
+
+
+def _scratch(plan: Preflight) -> Start:
+    params, model_state = _fresh(plan)
+    ledger = {leaf: _entry("initialised", None, x) for leaf, x in _leaves(params, model_state).items()}
+    return Start(params=params, model_state=model_state, ledger=ledger, lineage=_lineage(plan))
+
+
+def _from_checkpoint(plan: Preflight) -> Start:
+    """From a checkpoint of somebody else's; the head and what is missing are drawn, the rest must fit."""
+    run, port = plan.experiment.run, plan.stages[0].spec.port
+    batch = example_batch(port, plan.stages[0].spec.task, 2)
+    checkpoint = foreign.opened(run.init, plan.experiment.model.name, dict(plan.experiment.model.options))
+    shapes = _leaves(*jax.eval_shape(port.init, jax.random.key(0), batch))
+    head = [leaf for leaf in shapes if leaf.startswith(f"params/{port.head}/")]
+    keep = carrying.keeps_head(run.head, checkpoint, plan.data.classes)
+    found = carrying.carry(checkpoint, port, shapes, reset=[] if keep else head, differs=run.differs)
+    for leaf in found.fresh:
+        entry = found.ledger[leaf]
+        entry["why"] = "announced in config.differs"
+        if leaf in head:
+            entry["why"] = _why(run.head, checkpoint.labels) if entry["from"] else "the source has none"
+        if run.head == "keep" and leaf in head:
+            raise InputError(f"config.head=keep: {run.init} has no head ({leaf} is not there); set config.head=reset")
+        if leaf not in head and "pool" not in run.differs:
+            raise InputError(
+                f"config.init={run.init}: the checkpoint has no {leaf}; set config.model.pool to what it has, or "
+                "announce it with config.differs=pool"
+            )
+    drawn = carrying.fresh_leaves(port, found.fresh, _key(plan), batch)
+    tree = unflatten({**_leaves(found.params, found.model_state), **drawn})
+    files = checkpoint.found
+    source = {
+        "sha256": files.sha256,
+        "weights": files.weights.name,
+        "layout": f"{checkpoint.layout.family}/{checkpoint.layout.name}",
+        "commit": files.commit,
+    }
+    if files.adapter is not None:
+        base = files.adapter.base
+        source["adapter_base"] = {"init": base.init, "sha256": base.sha256, "commit": base.commit}
+    lineage = {**_lineage(plan), "source_sha256": files.sha256, "source": source}
+    params = jax.tree.map(jax.numpy.asarray, tree.pop("params"))
+    state = jax.tree.map(jax.numpy.asarray, tree)
+    unused = tuple(sorted(found.unused))
+    return Start(params=params, model_state=state, ledger=found.ledger, lineage=lineage, unused=unused)
+
+
+def _from_run(plan: Preflight, folder: epath.Path) -> Start:
+    """From a finished run of ours."""
+    experiment, port = plan.experiment, plan.stages[0].spec.port
+    init, source = experiment.run.init, open_run(folder)
+    _check_model(experiment, source.experiment)
+    loaded = source.stage.leave(source.state)
+    keep = _keeps_head(experiment.run.head, source, plan.data)
+    ledger, filled = {}, {}
+    theirs, batch = _leaves(*loaded), example_batch(port, plan.stages[0].spec.task, 2)
+    shapes = _leaves(*jax.eval_shape(port.init, jax.random.key(0), batch))
+    anew = [] if keep else [path for path in shapes if path.startswith(f"params/{port.head}/")]
+    for path, leaf in shapes.items():
+        if path in anew:
+            ledger[path] = _entry("re-initialised", path if path in theirs else None, leaf)
+            ledger[path]["why"] = _why(experiment.run.head, source.classes)
+        elif path not in theirs or theirs[path].shape != leaf.shape:
+            found = tuple(theirs[path].shape) if path in theirs else "nothing"
+            raise InputError(
+                f"config.init={init}: {path} is {tuple(leaf.shape)} here, {found} there; "
+                "config.model must be the source's (its config.json has it)"
+            )
+        else:
+            filled[path], ledger[path] = theirs[path], _entry("loaded", path, leaf)
+    unused = sorted(set(theirs) - set(ledger))
+    if unused:
+        raise InputError(f"config.init={init}: {len(unused)} source leaves have no place here: {', '.join(unused[:3])}")
+    tree = unflatten({**filled, **carrying.fresh_leaves(port, anew, _key(plan), batch)})
+    lineage = {**_lineage(plan), "source_sha256": fingerprint(*loaded), "source": source.result["lineage"]}
+    return Start(params=tree.pop("params"), model_state=tree, ledger=ledger, lineage=lineage)
+
+
+def _check_model(ours: Experiment, theirs: Experiment) -> None:
+    """Equal shapes do not make the same model: another mean, image size or stride would load and mean nothing."""
+    here, there = ({"name": e.model.name, **dict(e.model.options)} for e in (ours, theirs))
+    for option in ours.run.differs:
+        if option not in here:
+            raise InputError(
+                f"config.differs: model {ours.model.name!r} has no option {option!r}{nearest(option, here)}"
+            )
+    # A tokenizer is known by its content, wherever it lies.
+    free = (*TRAINING_OPTIONS, *ours.run.differs, *(("tokenizer",) if here.get("tokenizer_sha256") else ()))
+    differing = [
+        f"{option} is {there.get(option)!r} there, {value!r} here"
+        for option, value in here.items()
+        if there.get(option) != value and option not in free
+    ]
+    if differing:
+        raise InputError(
+            f"config.init={ours.run.init}: the source's model is another ({'; '.join(differing)}); set config.model to "
+            "the source's, or announce what may differ in config.differs"
+        )
+
+
+def _keeps_head(head: str, source: FinishedRun, data: Dataset) -> bool:
+    if head != "auto" or source.classes != data.classes:
+        return head == "keep"
+    if source.result["lineage"]["data_sha256"] != data.fingerprint:
+        raise InputError(
+            "config.head=auto: the source was trained on other data whose classes have the same names; if they mean "
+            "the same set config.head=keep, else reset"
+        )
+    return True
+
+
+def _why(head: str, classes: tuple[str, ...]) -> str:
+    if head == "reset":
+        return "config.head=reset"
+    return "other classes than the source's" if classes else "the source's classes have no names"
+
+
+def _entry(what: str, origin: str | None, leaf: Any) -> dict[str, Any]:
+    return {"what": what, "from": origin, "shape": list(np.shape(leaf))}
+
+
+def _leaves(params: Any, model_state: Any) -> Mapping[str, Any]:
+    return flatten({"params": params, **model_state})
