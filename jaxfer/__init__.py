@@ -19,9 +19,9 @@ __version__ = "0.1.0"
 
 _API = {
     "load": "jaxfer.config",
-    "run": "jaxfer.loop",
-    "show": "jaxfer.summary",
-    "evaluate": "jaxfer.evaluation",
+    "run": "jaxfer.training.loop",
+    "show": "jaxfer.training.summary",
+    "evaluate": "jaxfer.training.evaluation",
     "export": "jaxfer.pretrained.export",
     "predict": "jaxfer.prediction",
     "load_export": "jaxfer.prediction",

@@ -152,7 +152,7 @@ def _cached(command: argparse.ArgumentParser) -> None:
 
 
 def _keep_programs(arguments: argparse.Namespace, *, say: bool = False) -> None:
-    from jaxfer import compilation_cache
+    from jaxfer.training import compilation_cache
 
     compilation_cache.enable(None if arguments.nocache else compilation_cache.default())
     if say and compilation_cache.in_use():

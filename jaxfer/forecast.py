@@ -118,7 +118,7 @@ def _slice(topology: str) -> tuple[Chip, list[Any]]:
 
 
 def _ready(config: ConfigDict, devices: Sequence[Any]) -> Any:
-    from jaxfer.preflight import preflight
+    from jaxfer.training.preflight import preflight
 
     try:
         ready = preflight(config, devices=devices)
@@ -140,9 +140,9 @@ def _part(where: Any, devices: Sequence[Any]) -> InputError:
 
 
 def _stage(stage: Any, where: Any, compiled: Compiled | TooLarge) -> StagePlan:
-    from jaxfer.programs import lowered_flops
     from jaxfer.stages import example_batch
     from jaxfer.step import make_train_step
+    from jaxfer.training.programs import lowered_flops
 
     spec = dataclasses.replace(stage.spec, accumulate=1)  # a loop's body would be counted once
     plain = dataclasses.replace(spec, execution=dataclasses.replace(spec.execution, remat=frozenset()))
@@ -164,8 +164,8 @@ def _compiled(stage: Any, where: Any, devices: Sequence[Any]) -> Compiled | TooL
     import jax
 
     from jaxfer import hlo
-    from jaxfer.programs import lower_step
     from jaxfer.stages import example_batch
+    from jaxfer.training.programs import lower_step
 
     state = where.device_bytes(stage.spec, stage.blank(0))
     examples = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)

@@ -12,9 +12,9 @@ import jaxfer.config
 from jaxfer.config import resolve
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.parallel.placement import Placement, placement
-from jaxfer.programs import train_program
 from jaxfer.stages import Stage, example_batch, make_port, plan
 from jaxfer.state import State
+from jaxfer.training.programs import train_program
 from tests.models.tiny import FIELDS, TINY, draw
 
 CLASSES = 3

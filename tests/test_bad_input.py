@@ -61,7 +61,7 @@ def refused(place, monkeypatch, capsys):
 
     monkeypatch.chdir(place)
     monkeypatch.delenv("JAXFER_DATA", raising=False)
-    monkeypatch.setattr(jaxfer.programs, "_train_program", training)
+    monkeypatch.setattr(jaxfer.training.programs, "_train_program", training)
     return check
 
 
@@ -136,13 +136,13 @@ def test_what_the_machine_refuses(refused, monkeypatch, error, message):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("jaxfer.loop.run", fail)
+    monkeypatch.setattr("jaxfer.training.loop.run", fail)
     assert refused(["run", "c.py", NEW]) == message
 
 
 def test_a_bug_keeps_its_traceback(place, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setattr("jaxfer.summary.show", lambda config: 1 / 0)
+    monkeypatch.setattr("jaxfer.training.summary.show", lambda config: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["show", "c.py"])
 

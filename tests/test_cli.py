@@ -43,8 +43,10 @@ def config(tmp_path, monkeypatch):
 def calls(monkeypatch):
     """What the commands hand to the functions of the same names."""
     found = []
-    monkeypatch.setattr("jaxfer.loop.run", lambda *a, **k: found.append(("run", a, k)) or RESULT)
-    monkeypatch.setattr("jaxfer.evaluation.evaluate", lambda *a, **k: found.append(("eval", a, k)) or METRICS["val"])
+    monkeypatch.setattr("jaxfer.training.loop.run", lambda *a, **k: found.append(("run", a, k)) or RESULT)
+    monkeypatch.setattr(
+        "jaxfer.training.evaluation.evaluate", lambda *a, **k: found.append(("eval", a, k)) or METRICS["val"]
+    )
     return found
 
 
@@ -153,7 +155,7 @@ def test_exit_codes(config, monkeypatch, capsys, raised, exit_code, message):
     def fail(*_, **__):
         raise raised
 
-    monkeypatch.setattr("jaxfer.loop.run", fail)
+    monkeypatch.setattr("jaxfer.training.loop.run", fail)
     assert cli.main(["run", config]) == exit_code
     assert capsys.readouterr() == ("", message)
 

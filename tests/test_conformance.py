@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 import jaxfer
-from jaxfer import loop
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.parallel.placement import placement
-from jaxfer.preemption import Notice
-from jaxfer.programs import _train_program, train_program
 from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import TIMES, read_metrics
 from jaxfer.stages import example_batch
 from jaxfer.step import make_eval_step
+from jaxfer.training import loop
+from jaxfer.training.preemption import Notice
+from jaxfer.training.programs import _train_program, train_program
 from tests.experiments import backbone, batches, continue_training, tiny_config, tiny_stage, train
 from tests.models.tiny import TINY
 

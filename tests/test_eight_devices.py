@@ -28,10 +28,10 @@ def main(folder):
     import pytest
 
     import jaxfer
-    from jaxfer import loop
     from jaxfer.runs.metrics import read_metrics
+    from jaxfer.training import loop
     from tests.experiments import tiny_config
-    from tests.test_resume import Asked
+    from tests.training.test_resume import Asked
 
     assert jax.device_count() == 8
     for name, meshes in (("whole", ({"devices": 1},)), ("parts", MESHES)):

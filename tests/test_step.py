@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 import jaxfer
-from jaxfer import loop
 from jaxfer.models.port import Training
-from jaxfer.programs import _train_program
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import read_metrics
+from jaxfer.training import loop
+from jaxfer.training.programs import _train_program
 from tests.experiments import backbone, batches, tiny_config, tiny_stage, train
-from tests.test_resume import Asked
+from tests.training.test_resume import Asked
 
 
 @pytest.mark.parametrize(

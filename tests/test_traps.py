@@ -24,11 +24,11 @@ from jaxfer.errors import RuleError
 from jaxfer.models.port import Training
 from jaxfer.optim import Leaf, make_tx, schedule
 from jaxfer.parallel.placement import placement
-from jaxfer.programs import lowered_flops, train_program
 from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten, unflatten
 from jaxfer.stages import example_batch
 from jaxfer.step import make_eval_step, make_train_step, split
+from jaxfer.training.programs import lowered_flops, train_program
 from tests.experiments import backbone, batches, tiny_stage, train
 
 PARAMS = {"body": jnp.array([1.0, -2.0]), "head": jnp.array([3.0])}

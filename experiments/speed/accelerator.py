@@ -136,8 +136,8 @@ def _step_of_jaxfer(name: str, batch_size: int, options: argparse.Namespace) -> 
     from jaxfer.config import base, resolve
     from jaxfer.config.experiment import ParallelConfig
     from jaxfer.parallel.placement import placement
-    from jaxfer.programs import train_program
     from jaxfer.stages import compiled_port_init, example_batch, make_port, plan
+    from jaxfer.training.programs import train_program
 
     model, data, classes = MODELS[name]
     config = base()
@@ -269,7 +269,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--side", choices=("jaxfer", "torch"), help="one side alone, as a JSON object")
     options = parser.parse_args(argv)
     if options.side == "jaxfer":
-        from jaxfer import compilation_cache
+        from jaxfer.training import compilation_cache
 
         compilation_cache.enable(compilation_cache.default())
     if options.side:

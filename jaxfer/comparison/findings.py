@@ -14,10 +14,10 @@ from jaxfer.comparison.arms import SCRATCH, Setting
 from jaxfer.comparison.protocol import Plan, Selected
 from jaxfer.evals.baselines import Baseline, features, score
 from jaxfer.evals.verdicts import LabelsSaved, Verdict, labels_saved, verdict
-from jaxfer.preflight import preflight
 from jaxfer.runs.metrics import read_metrics
 from jaxfer.sweeps.cells import FOLDER, Planned
 from jaxfer.sweeps.executor import Outcome
+from jaxfer.training.preflight import preflight
 
 Curve = tuple[list[int], list[float]]
 

@@ -23,12 +23,12 @@ from jaxfer import files
 from jaxfer.comparison.arms import Arm, arm_config, arms
 from jaxfer.config.experiment import CompareConfig
 from jaxfer.errors import InputError
-from jaxfer.preflight import Preflight, preflight
 from jaxfer.pretrained.agreement import completed
 from jaxfer.runs import seal
 from jaxfer.sweeps import cells
 from jaxfer.sweeps.cells import Cell, Planned
 from jaxfer.sweeps.executor import Outcome
+from jaxfer.training.preflight import Preflight, preflight
 
 RULE = "best mean val score over the seeds, the earlier trial of equals; a trial with a diverged seed is out"
 

@@ -23,7 +23,7 @@ from jaxfer.runs.finished import FinishedRun, fingerprint, open_run
 from jaxfer.stages import compiled_port_init, example_batch
 
 if TYPE_CHECKING:  # it completes configs with what is here
-    from jaxfer.preflight import Preflight
+    from jaxfer.training.preflight import Preflight
 
 __all__ = ["Start", "completed", "is_foreign", "locate", "source_folder", "source_sha256", "start"]
 

@@ -14,7 +14,6 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError
-from jaxfer.progress import Reporter
 from jaxfer.report import plots
 from jaxfer.runs import seal
 from jaxfer.runs.folder import locked
@@ -22,6 +21,7 @@ from jaxfer.sweeps import cells, table
 from jaxfer.sweeps.cells import Cell, Planned
 from jaxfer.sweeps.executor import DIVERGED, FAILED, Outcome, execute
 from jaxfer.sweeps.table import Row
+from jaxfer.training.progress import Reporter
 
 __all__ = ["Cell", "Row", "SweepResult", "run_cells", "sweep"]
 

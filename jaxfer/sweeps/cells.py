@@ -21,9 +21,9 @@ from ml_collections import ConfigDict
 from jaxfer import config as configs
 from jaxfer.config.experiment import Experiment
 from jaxfer.errors import InputError, nearest
-from jaxfer.preflight import Preflight, preflight
 from jaxfer.pretrained import starting
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
+from jaxfer.training.preflight import Preflight, preflight
 
 # What presents results or arranges runs; a change there leaves finished cells valid. Everything else is their code.
 PRESENTATION = ("__main__.py", "cli.py", "comparison", "evals", "progress.py", "report", "summary.py", "sweeps")

@@ -21,12 +21,13 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import compilation_cache, files
+from jaxfer import files
 from jaxfer.errors import NonFiniteLoss, Preempted
-from jaxfer.loop import run
-from jaxfer.preemption import Notice, preemption_notice
-from jaxfer.programs import compiles
 from jaxfer.sweeps.cells import FOLDER, Planned
+from jaxfer.training import compilation_cache
+from jaxfer.training.loop import run
+from jaxfer.training.preemption import Notice, preemption_notice
+from jaxfer.training.programs import compiles
 
 DONE, FAILED, DIVERGED = "done", "failed", "diverged"
 

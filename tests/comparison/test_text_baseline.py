@@ -116,7 +116,7 @@ def test_few_labels_of_phrases(tmp_path):
     planned = plan(spec, {})
     for seed, found in enumerate(logistic.test):
         cell = planned.opened(planned.cells(6, "scratch", 0)[seed])
-        splits = jaxfer.preflight.preflight(cell.config).data.splits
+        splits = jaxfer.training.preflight.preflight(cell.config).data.splits
         (x, y), (fresh, labels) = (
             ([splits[name].fetch(row) for row in range(len(splits[name]))], splits[name].labels)
             for name in ("train", "test")

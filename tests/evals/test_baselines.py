@@ -20,9 +20,9 @@ from jaxfer.data.sources import digits
 from jaxfer.data.split import InMemory, Split
 from jaxfer.errors import InputError
 from jaxfer.evals.baselines import baselines, features, pixels, score
-from jaxfer.evaluation import evaluate_split
 from jaxfer.parallel.placement import placement
 from jaxfer.registry import TASKS
+from jaxfer.training.evaluation import evaluate_split
 from tests.experiments import CLASSES, backbone, tiny_stage
 
 SIZE_8 = Preprocessing(size=(8, 8, 1))

@@ -14,9 +14,9 @@ import pytest
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.models.execution import Execution
 from jaxfer.parallel.placement import placement
-from jaxfer.programs import forward_flops, lowered_flops, step_flops
 from jaxfer.stages import example_batch
 from jaxfer.step import make_eval_step, make_train_step
+from jaxfer.training.programs import forward_flops, lowered_flops, step_flops
 from tests.experiments import tiny_stage
 
 from .test_ports import make

@@ -14,10 +14,10 @@ from jax.sharding import PartitionSpec as P
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.errors import InputError
 from jaxfer.parallel.placement import Placement, placement
-from jaxfer.programs import lower_step, train_program
 from jaxfer.rules import flatten
 from jaxfer.stages import example_batch
 from jaxfer.step import make_eval_step
+from jaxfer.training.programs import lower_step, train_program
 from tests.experiments import backbone, batches, tiny_stage, train
 
 

@@ -7,13 +7,14 @@ import math
 import pytest
 
 import jaxfer
-from jaxfer import forecast, programs
+from jaxfer import forecast
 from jaxfer.chips import CHIPS
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.errors import InputError
 from jaxfer.forecast import plan
 from jaxfer.parallel.placement import placement
 from jaxfer.planned import TooLarge
+from jaxfer.training import programs
 
 DIGITS = "configs/digits.py:tiny,full"
 WIDTH, LAYERS, MLP, PATCH, TOKENS, BATCH = 128, 2, 512, 16, 17, 8192

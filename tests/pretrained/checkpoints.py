@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 
 import jaxfer.config
 from jaxfer.models.port import Port
-from jaxfer.preflight import preflight
 from jaxfer.pretrained import starting
 from jaxfer.pretrained.families import by_family
 from jaxfer.pretrained.layout import store
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten
+from jaxfer.training.preflight import preflight
 from tests.experiments import TOKENIZER, tiny_config
 from tests.models.tiny import TINY, draw
 

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 import jaxfer
 from jaxfer.errors import InputError
-from jaxfer.preflight import preflight
+from jaxfer.training.preflight import preflight
 from tests.pretrained.checkpoints import config_of, edit, text_config
 
 

@@ -7,9 +7,9 @@ import pytest
 import safetensors.numpy
 
 from jaxfer.errors import InputError
-from jaxfer.preflight import preflight
 from jaxfer.pretrained import starting, surgery
 from jaxfer.rules import flatten
+from jaxfer.training.preflight import preflight
 from tests.pretrained.checkpoints import (
     CIFAR,
     CLASSES,

@@ -15,10 +15,10 @@ import jaxfer
 from jaxfer.config.experiment import Choice
 from jaxfer.errors import InputError
 from jaxfer.prediction import load_model
-from jaxfer.preflight import preflight
 from jaxfer.pretrained import export as exporting
 from jaxfer.pretrained import starting
 from jaxfer.runs.finished import open_run
+from jaxfer.training.preflight import preflight
 from tests.experiments import TOKENIZER, tiny_config
 from tests.pretrained.checkpoints import (
     CIFAR,

@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 
 import jaxfer
 from jaxfer.errors import InputError
-from jaxfer.preflight import preflight
 from jaxfer.pretrained import export_peft, foreign, starting
 from jaxfer.pretrained.families import by_family
 from jaxfer.runs.finished import open_run
+from jaxfer.training.preflight import preflight
 from tests.pretrained.checkpoints import assert_same, edit, text_config, weights
 
 LABELS = ("bad", "good", "plain")

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 import jaxfer
 from jaxfer.errors import InputError
-from jaxfer.preflight import preflight
 from jaxfer.pretrained import foreign, starting
 from jaxfer.pretrained.families import by_family
 from jaxfer.pretrained.hub import find
@@ -21,6 +20,7 @@ from jaxfer.pretrained.layout import store
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten
 from jaxfer.sweeps.cells import identity_hash
+from jaxfer.training.preflight import preflight
 from tests.experiments import TOKENIZER, tiny_config
 from tests.models.tiny import TINY, draw
 from tests.pretrained.checkpoints import (

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import jaxfer
-from jaxfer import loop
 from jaxfer.errors import InputError
 from jaxfer.pretrained import starting
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
+from jaxfer.training import loop
 from tests.experiments import tiny_config
 
 

@@ -6,9 +6,9 @@ import pytest
 from etils import epath
 
 from jaxfer import config as configs
-from jaxfer.preflight import preflight
 from jaxfer.sweeps import cells
 from jaxfer.sweeps.cells import Cell
+from jaxfer.training.preflight import preflight
 from tests.experiments import tiny_config
 
 

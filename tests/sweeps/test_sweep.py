@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 import jaxfer
-from jaxfer import programs, sweeps
+from jaxfer import sweeps
 from jaxfer.cli import main
 from jaxfer.errors import InputError
 from jaxfer.sweeps import Row
+from jaxfer.training import programs
 from tests.sweeps import example
 
 FILES = ("table.csv", "table.md", "methods.png", "methods.svg", "cells.json")
@@ -66,7 +67,7 @@ def test_again_it_only_reads(undisturbed, monkeypatch):
     spec, folder = undisturbed
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*/*") if path.name != ".lock"}
     table = (folder / "table.csv").read_bytes()
-    monkeypatch.setattr("jaxfer.loop.Checkpoints", None)  # nothing is opened
+    monkeypatch.setattr("jaxfer.training.loop.Checkpoints", None)  # nothing is opened
     jaxfer.sweep(spec, folder, quiet=True)
     assert (folder / "table.csv").read_bytes() == table
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*/*") if path.name != ".lock"} == before

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 
-from jaxfer.preemption import preemption_notice
+from jaxfer.training.preemption import preemption_notice
 
 STUCK = """
 import hashlib, os, signal, threading

@@ -13,7 +13,7 @@ from etils import epath
 import jaxfer
 from jaxfer.config import resolve
 from jaxfer.errors import InputError
-from jaxfer.profile import Trace, Waited
+from jaxfer.training.profile import Trace, Waited
 from tests.experiments import tiny_config
 
 

@@ -15,20 +15,14 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import ancestry, files
+from jaxfer import files
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.loader import train_batches
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, NonFiniteLoss, Preempted
-from jaxfer.evaluation import Evaluation, evaluate_split
 from jaxfer.parallel import cluster
 from jaxfer.parallel.placement import Placement, spread
-from jaxfer.preemption import Notice, preemption_notice
-from jaxfer.preflight import Preflight, preflight
 from jaxfer.pretrained import starting
-from jaxfer.profile import Trace, Waited
-from jaxfer.programs import Program, forward_flops, train_program
-from jaxfer.progress import Reporter
 from jaxfer.runs import tokenizer
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.finished import fingerprint, placed
@@ -36,7 +30,14 @@ from jaxfer.runs.folder import check_owner, locked
 from jaxfer.runs.metrics import MetricsLog
 from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
-from jaxfer.summary import parameter_table, sizes
+from jaxfer.training import lineage
+from jaxfer.training.evaluation import Evaluation, evaluate_split
+from jaxfer.training.preemption import Notice, preemption_notice
+from jaxfer.training.preflight import Preflight, preflight
+from jaxfer.training.profile import Trace, Waited
+from jaxfer.training.programs import Program, forward_flops, train_program
+from jaxfer.training.progress import Reporter
+from jaxfer.training.summary import parameter_table, sizes
 
 PACKAGES = ("jaxfer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -71,12 +72,12 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
 
 def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter) -> dict[str, Any]:
     experiment = plan.experiment
-    finished = cluster.together(lambda: ancestry.finished(plan, folder))
+    finished = cluster.together(lambda: lineage.finished(plan, folder))
     if finished is not None:
         return finished
     # In a list, so that the session can let go of them: a second copy of the weights would stay for the whole run.
     begun, *_ = cluster.gathered((folder / "checkpoints").exists())
-    first = [] if begun else [ancestry.begin(plan, folder)]
+    first = [] if begun else [lineage.begin(plan, folder)]
     for note in plan.notes():
         reporter.say(f"note: {note}")
     with contextlib.ExitStack() as held:
@@ -125,7 +126,7 @@ class _Session:
         else:
             state, self.record = self._adopt(*restored)
             stage = self.stages[self.record["stage"]]
-            ancestry.check(self.record["lineage"], self.data, self.folder)
+            lineage.check(self.record["lineage"], self.data, self.folder)
         step = stage.start + int(state.step)
         if step > stop:
             raise InputError(f"{self.folder} was trained for {step} steps already, the config says {stop}")
@@ -155,7 +156,7 @@ class _Session:
     def _start(self, first: list[starting.Start]) -> State:
         if not first:  # a kill came before the first checkpoint
             plan = Preflight(experiment=self.experiment, data=self.data, stages=self.stages, where=self.where)
-            first.append(ancestry.begin(plan, self.folder))
+            first.append(lineage.begin(plan, self.folder))
         start = first.pop()
         files.write_json(self.folder / "ledger.json", start.to_dict())
         if cluster.leader():

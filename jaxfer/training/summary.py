@@ -11,11 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxfer.parallel.placement import Placement
-from jaxfer.preflight import preflight
-from jaxfer.programs import forward_flops, step_flops
 from jaxfer.rules import flatten
 from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
+from jaxfer.training.preflight import preflight
+from jaxfer.training.programs import forward_flops, step_flops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

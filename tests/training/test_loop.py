@@ -9,11 +9,11 @@ import pytest
 from ml_collections import ConfigDict
 
 import jaxfer
-from jaxfer import loop
 from jaxfer.config import resolve
 from jaxfer.errors import NonFiniteLoss
-from jaxfer.preflight import preflight
 from jaxfer.runs.metrics import read_metrics
+from jaxfer.training import loop
+from jaxfer.training.preflight import preflight
 from tests.experiments import tiny_config
 
 

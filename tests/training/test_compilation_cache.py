@@ -11,10 +11,11 @@ import pytest
 from jax._src import compilation_cache as of_jax
 
 import jaxfer
-from jaxfer import cli, compilation_cache
-from jaxfer.compilation_cache import Entries
+from jaxfer import cli
 from jaxfer.stages import example_batch
 from jaxfer.step import make_train_step
+from jaxfer.training import compilation_cache
+from jaxfer.training.compilation_cache import Entries
 from tests.experiments import backbone, batches, tiny_stage
 
 

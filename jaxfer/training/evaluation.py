@@ -17,11 +17,11 @@ from jaxfer.data.prepare import build
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 from jaxfer.parallel.placement import Placement, placement
-from jaxfer.programs import eval_arguments, eval_program
 from jaxfer.runs import seal
 from jaxfer.runs.finished import open_run
 from jaxfer.state import State
 from jaxfer.step import StepSpec
+from jaxfer.training.programs import eval_arguments, eval_program
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import pytest
 import jaxfer
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.parallel.placement import placement
-from jaxfer.summary import summary
+from jaxfer.training.summary import summary
 from tests.experiments import tiny_config, tiny_stage
 
 

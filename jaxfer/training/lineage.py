@@ -11,11 +11,11 @@ from jaxfer import files
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
 from jaxfer.parallel import cluster
-from jaxfer.preflight import Preflight
 from jaxfer.pretrained import starting
 from jaxfer.runs import seal
 from jaxfer.runs.finished import fingerprint
 from jaxfer.runs.folder import check_owner
+from jaxfer.training.preflight import Preflight
 
 
 def begin(plan: Preflight, folder: epath.Path) -> starting.Start:

@@ -11,13 +11,14 @@ import signal
 import pytest
 
 import jaxfer
-from jaxfer import files, loop, preflight
+from jaxfer import files
 from jaxfer.errors import InputError
-from jaxfer.preemption import Notice
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.folder import epath, locked
 from jaxfer.runs.metrics import read_metrics
+from jaxfer.training import loop, preflight
+from jaxfer.training.preemption import Notice
 from tests import kill
 from tests.experiments import tiny_config
 from tests.runs.test_checkpoint import damage

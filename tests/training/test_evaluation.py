@@ -10,10 +10,10 @@ import jaxfer
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.data.prepare import build
 from jaxfer.errors import InputError
-from jaxfer.evaluation import evaluate_split
 from jaxfer.parallel.placement import placement
-from jaxfer.programs import _train_program
 from jaxfer.runs.finished import open_run
+from jaxfer.training.evaluation import evaluate_split
+from jaxfer.training.programs import _train_program
 from tests.experiments import tiny_config
 
 
