@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 import jaxfer
-from jaxfer.prediction import load_export
+from jaxfer.exports.predict import load_export
 from tests.experiments import TOKENIZER
 
 from .reference import channels_first, compare, images, settle

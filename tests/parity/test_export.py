@@ -27,7 +27,7 @@ from transformers import (
 import jaxfer
 from jaxfer.data.encodings.image import fit, normalize
 from jaxfer.errors import InputError
-from jaxfer.prediction import load_model
+from jaxfer.exports.predict import load_model
 from tests.experiments import TOKENIZER, tiny_config
 from tests.pretrained.checkpoints import config_of
 

@@ -8,7 +8,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 import jaxfer
-from jaxfer.prediction import load_model
+from jaxfer.exports.predict import load_model
 from tests.experiments import TOKENIZER, tiny_config
 
 from .reference import compare

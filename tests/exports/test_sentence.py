@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 
 import jaxfer
 from jaxfer.errors import InputError
-from jaxfer.pretrained import export_peft, foreign, starting
+from jaxfer.exports import peft
+from jaxfer.pretrained import foreign, starting
 from jaxfer.pretrained.families import by_family
 from jaxfer.runs.finished import open_run
 from jaxfer.training.preflight import preflight
@@ -88,7 +89,7 @@ def test_nor_for_an_adapter_of_it(exported):
     config = dataclasses.replace(finished.stage.config, method="lora")  # as if LoRA had trained it
     finished = dataclasses.replace(finished, stage=dataclasses.replace(finished.stage, config=config))
     with pytest.raises(InputError, match="no BERT classifier with pool='mean'; use --format=sentence-transformers"):
-        export_peft.write(finished, by_family("bert", "hf"), exported[0])
+        peft.write(finished, by_family("bert", "hf"), exported[0])
     assert not (exported[0] / "adapter_config.json").exists()
 
 

@@ -15,7 +15,7 @@ import jaxfer
 import jaxfer.config
 from jaxfer.cli import main
 from jaxfer.errors import InputError
-from jaxfer.prediction import Model, load_model
+from jaxfer.exports.predict import Model, load_model
 from jaxfer.runs.finished import open_run
 from tests.experiments import PHRASES
 from tests.pretrained.checkpoints import text_config

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import jaxfer
 from jaxfer.cli import main
 from jaxfer.errors import InputError
-from jaxfer.prediction import load_model
+from jaxfer.exports.predict import load_model
 from jaxfer.runs.finished import open_run
 from tests.models.tiny import batch
 from tests.pretrained.checkpoints import CLASSES, VIT, assert_same, back, checkpoint, config_of, weights

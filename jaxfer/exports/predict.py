@@ -18,9 +18,9 @@ from jaxfer.data.encodings.text import texts
 from jaxfer.data.loader import eval_batches
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
+from jaxfer.exports.hf import PROBLEMS, label_names
 from jaxfer.models.port import Port
 from jaxfer.pretrained import carrying, foreign
-from jaxfer.pretrained.export import PROBLEMS, label_names
 from jaxfer.pretrained.formats import reading
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten, unflatten

@@ -9,7 +9,7 @@ from __future__ import annotations
 from etils import epath
 
 from jaxfer.errors import InputError
-from jaxfer.pretrained import export
+from jaxfer.exports import hf
 from jaxfer.pretrained.hub import DENSE, DENSE_KEYS, POOLING
 from jaxfer.pretrained.layout import Layout, store
 from jaxfer.runs.finished import FinishedRun
@@ -58,5 +58,5 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         (folder / path).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         files.write_json(folder / name, content)
-    export.write_tensors(folder / "model.safetensors", {**root, **constants})
-    export.write_tensors(folder / DENSE, head)
+    hf.write_tensors(folder / "model.safetensors", {**root, **constants})
+    hf.write_tensors(folder / DENSE, head)

@@ -13,8 +13,9 @@ from etils import epath
 from jaxfer import files
 from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
 from jaxfer.errors import InputError, nearest
+from jaxfer.exports import card, peft, sentence
 from jaxfer.models.port import Port
-from jaxfer.pretrained import card, export_peft, export_sentence, foreign
+from jaxfer.pretrained import foreign
 from jaxfer.pretrained.agreement import FREE
 from jaxfer.pretrained.families import by_family, layouts
 from jaxfer.pretrained.hub import MARKER, SENTENCE
@@ -65,7 +66,7 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
         temporary.rmtree()
     temporary.mkdir(parents=True)
     try:
-        write = {PEFT: export_peft.write, SENTENCE: export_sentence.write}.get(format, _write_model)
+        write = {PEFT: peft.write, SENTENCE: sentence.write}.get(format, _write_model)
         write(finished, layout, temporary)
         port = finished.stage.spec.port
         if preprocessor := layout.preprocessor(port):

@@ -14,8 +14,8 @@ from PIL import Image
 import jaxfer
 from jaxfer.config.experiment import Choice
 from jaxfer.errors import InputError
-from jaxfer.prediction import load_model
-from jaxfer.pretrained import export as exporting
+from jaxfer.exports import hf as exporting
+from jaxfer.exports.predict import load_model
 from jaxfer.pretrained import starting
 from jaxfer.runs.finished import open_run
 from jaxfer.training.preflight import preflight
