@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jaxfer.chips import CHIPS
+from jaxfer.forecast.chips import CHIPS
 
 IMAGES = dict(source="synthetic", image=(224, 224, 3))
 MODELS = {

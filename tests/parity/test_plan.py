@@ -8,12 +8,12 @@ import pytest
 
 import jaxfer
 from jaxfer import forecast
-from jaxfer.chips import CHIPS
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.errors import InputError
 from jaxfer.forecast import plan
+from jaxfer.forecast.chips import CHIPS
+from jaxfer.forecast.result import TooLarge
 from jaxfer.parallel.placement import placement
-from jaxfer.planned import TooLarge
 from jaxfer.training import programs
 
 DIGITS = "configs/digits.py:tiny,full"

@@ -14,9 +14,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxfer.chips import CHIPS, Chip
 from jaxfer.errors import InputError, nearest
-from jaxfer.planned import Compiled, Plan, StagePlan, TooLarge
+from jaxfer.forecast.chips import CHIPS, Chip
+from jaxfer.forecast.result import Compiled, Plan, StagePlan, TooLarge
 
 DOES_NOT_FIT = 4  # the command's exit code: 1 is also what a crash of Python gives
 
@@ -163,7 +163,7 @@ def _stage(stage: Any, where: Any, compiled: Compiled | TooLarge) -> StagePlan:
 def _compiled(stage: Any, where: Any, devices: Sequence[Any]) -> Compiled | TooLarge:
     import jax
 
-    from jaxfer import hlo
+    from jaxfer.forecast import hlo
     from jaxfer.stages import example_batch
     from jaxfer.training.programs import lower_step
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxfer.hlo import sent
+from jaxfer.forecast.hlo import sent
 
 HEAD = "HloModule jit_step, is_scheduled=true, num_partitions=4\n\nENTRY %main (x: f32[8]) -> f32[8] {\n  "
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxfer.chips import GIB, Chip
+from jaxfer.forecast.chips import GIB, Chip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Compiled:
       outputs: what of the outputs does not lie where the State lay.
       program: the code.
       alias: of the State, updated in place, with its padding.
-      collectives: {kind of collective: bytes that a chip sends in a step}, see `jaxfer.hlo.sent`.
+      collectives: {kind of collective: bytes that a chip sends in a step}, see `jaxfer.forecast.hlo.sent`.
     """
 
     state: int

@@ -11,10 +11,10 @@ import pytest
 
 import jaxfer
 from jaxfer import cli, forecast
-from jaxfer.chips import CHIPS, GIB
 from jaxfer.errors import InputError
 from jaxfer.forecast import _refused, plan, plan_for
-from jaxfer.planned import Compiled, Plan, StagePlan, TooLarge
+from jaxfer.forecast.chips import CHIPS, GIB
+from jaxfer.forecast.result import Compiled, Plan, StagePlan, TooLarge
 
 CONFIG = "configs/digits.py:tiny,full"
 
