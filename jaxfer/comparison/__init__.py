@@ -1,6 +1,6 @@
 """`jaxfer compare`: which way of transferring works, by how much, at what cost; with a verdict that can be trusted.
 
-The protocol is in `protocol.py`, what is compared in `arms.py`, verdicts in `findings.py`, tables in `report.py`.
+The protocol is in `protocol.py`, what is compared in `arms.py`, verdicts in `findings.py`, tables in `tables.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 
 from jaxfer import files
-from jaxfer.comparison import report
+from jaxfer.comparison import tables
 from jaxfer.comparison.findings import BaselineScores, Finding, findings, test_baselines, tune_baselines
 from jaxfer.comparison.protocol import Plan, claim, plan, select, selection_record
 from jaxfer.data.encodings.spec import TextPreprocessing
@@ -82,9 +82,9 @@ def compare(
         outcomes |= _read_test(planned, opened, folder, outcomes, processes=processes, quiet=quiet)
         simplest = test_baselines(planned, kinds, tuned)
         found = findings(planned, selected, outcomes, simplest, folder)
-        files.write_json(folder / "comparison.json", report.as_json(planned, found, simplest))
-        said = report.write(folder, spec, planned, found, simplest)
-    table.show(report.as_rich(planned, found, simplest))
+        files.write_json(folder / "comparison.json", tables.as_json(planned, found, simplest))
+        said = tables.write(folder, spec, planned, found, simplest)
+    table.show(tables.as_rich(planned, found, simplest))
     print(said + "\n")
     print(f"verdict.md, table.csv, the pictures, protocol.json, selection.json and every run are in {folder}")
     return Comparison(findings=tuple(found), baselines=tuple(simplest), sentences=said)
