@@ -2,6 +2,6 @@
 
 import sys
 
-from jaxfer.cli import main
+from jaxfer.commands import main
 
 sys.exit(main())

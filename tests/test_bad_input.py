@@ -14,7 +14,7 @@ from PIL import Image
 
 import jaxfer
 import jaxfer.parallel.placement
-from jaxfer.cli import main
+from jaxfer.commands import main
 from tests.bad_input_cases import COMMANDS, CONFIG, FILES, LINES, NEW
 
 

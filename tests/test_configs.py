@@ -8,7 +8,7 @@ import pytest
 
 import jaxfer
 from jaxfer import config
-from jaxfer.cli import main
+from jaxfer.commands import main
 from jaxfer.sweeps import cells
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))

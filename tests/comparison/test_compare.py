@@ -16,7 +16,7 @@ from etils import epath
 
 import jaxfer
 from jaxfer import comparison
-from jaxfer.cli import main
+from jaxfer.commands import main
 from jaxfer.errors import CellsFailed, InputError
 from jaxfer.runs import seal
 from jaxfer.sweeps import executor

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import jaxfer
-from jaxfer.cli import main
+from jaxfer.commands import main
 from jaxfer.errors import InputError
 from jaxfer.exports.predict import load_model
 from jaxfer.runs.finished import open_run

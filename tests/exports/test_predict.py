@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 import jaxfer
 import jaxfer.config
-from jaxfer.cli import main
+from jaxfer.commands import main
 from jaxfer.errors import InputError
 from jaxfer.exports.predict import Model, load_model
 from jaxfer.runs.finished import open_run

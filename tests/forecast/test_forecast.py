@@ -10,7 +10,7 @@ import jax
 import pytest
 
 import jaxfer
-from jaxfer import cli, forecast
+from jaxfer import commands, forecast
 from jaxfer.errors import InputError
 from jaxfer.forecast import _refused, plan, plan_for
 from jaxfer.forecast.chips import CHIPS, GIB
@@ -190,7 +190,7 @@ def test_a_mesh_that_the_wires_do_not_form(monkeypatch):
 @pytest.mark.parametrize(("memory", "code"), [(GIB, 0), (1, forecast.DOES_NOT_FIT)])
 def test_the_command(monkeypatch, capsys, memory, code):
     monkeypatch.setattr(forecast, "plan", lambda config, topology: on_cpu(memory=memory, devices=1))
-    assert cli.main(["plan", CONFIG, "--topology=v5e:1x1", "--json", "--nocache"]) == code
+    assert commands.main(["plan", CONFIG, "--topology=v5e:1x1", "--json", "--nocache"]) == code
     assert json.loads(capsys.readouterr().out)["fits"] is (code == 0)
 
 

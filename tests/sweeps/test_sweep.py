@@ -15,7 +15,7 @@ import pytest
 
 import jaxfer
 from jaxfer import sweeps
-from jaxfer.cli import main
+from jaxfer.commands import main
 from jaxfer.errors import InputError
 from jaxfer.sweeps import Row
 from jaxfer.training import programs

@@ -11,7 +11,7 @@ import pytest
 from jax._src import compilation_cache as of_jax
 
 import jaxfer
-from jaxfer import cli
+from jaxfer import commands
 from jaxfer.stages import example_batch
 from jaxfer.step import make_train_step
 from jaxfer.training import compilation_cache
@@ -84,7 +84,7 @@ def test_commands_keep_their_programs_unless_told_otherwise(tmp_path, monkeypatc
         "run",
         lambda *_: found.append(compilation_cache.in_use()) or {"metrics": {}, "cost": cost, "steps": 1},
     )
-    assert cli.main(["run", "c.py", *flags]) == 0
+    assert commands.main(["run", "c.py", *flags]) == 0
     folder = str(compilation_cache.default())
     assert found == [folder if kept else None]
     line = f"compiled programs are kept in {folder} (--nocache keeps none)\n"

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 import jaxfer
-from jaxfer import cli
+from jaxfer import commands
+from jaxfer.commands import shared
 from jaxfer.errors import InputError, NonFiniteLoss, Preempted
 
 CONFIG = """
@@ -52,7 +53,7 @@ def calls(monkeypatch):
 
 def test_overrides_are_split_from_the_rest():
     argv = ["run", "a.py", "--config.model.name=vit", "--workdir=x", "--config.init=run:a=b", "--config.freeze="]
-    overrides, rest = cli._overrides(argv)
+    overrides, rest = commands._overrides(argv)
     assert overrides == {"model.name": "vit", "init": "run:a=b", "freeze": ""}
     assert rest == ["run", "a.py", "--workdir=x"]
 
@@ -62,7 +63,7 @@ def test_overrides_are_split_from_the_rest():
 )
 def test_help(argv, capsys):
     with pytest.raises(SystemExit) as done:
-        cli.main(argv)
+        commands.main(argv)
     out, err = capsys.readouterr()
     assert (done.value.code, err) == (0, "")
     assert out.startswith("usage: jaxfer")
@@ -75,7 +76,7 @@ def test_help_names_every_command_and_how_to_override(capsys):
         (["eval", "--help"], ("--split", "--checkpoint", "result (default), last or best")),
     ]:
         with pytest.raises(SystemExit):
-            cli.main(argv)
+            commands.main(argv)
         out = " ".join(capsys.readouterr().out.split())
         for fragment in fragments:
             assert fragment in out
@@ -83,12 +84,12 @@ def test_help_names_every_command_and_how_to_override(capsys):
 
 def test_version(capsys):
     with pytest.raises(SystemExit) as done:
-        cli.main(["--version"])
+        commands.main(["--version"])
     assert (done.value.code, capsys.readouterr().out) == (0, f"jaxfer {jaxfer.__version__}\n")
 
 
 def test_help_does_not_wait_for_jax():
-    code = "import sys, jaxfer.cli; jaxfer.cli._parser(); sys.exit('jax' in sys.modules or 'flax' in sys.modules)"
+    code = "import sys, jaxfer.commands as c; c._parser(); sys.exit('jax' in sys.modules or 'flax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -106,17 +107,17 @@ def test_default_workdirs_are_siblings(spec, workdir, monkeypatch):
     monkeypatch.setattr(jaxfer, "load", lambda *_: None)
     monkeypatch.setattr(jaxfer, "run", lambda _, folder: pytest.fail(folder))
     with pytest.raises(pytest.fail.Exception, match=f"^{workdir}$"):
-        cli.main(["run", spec])
+        commands.main(["run", spec])
 
 
 def test_workdir_as_given(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     for given, wanted in [("x/y", "x/y"), ("~/x", "/home/somebody/x"), ("gs://bucket/x", "gs://bucket/x")]:
-        assert cli._workdir(cli._parser().parse_args(["run", "a.py", f"--workdir={given}"]), "main") == wanted
+        assert shared.workdir(commands._parser().parse_args(["run", "a.py", f"--workdir={given}"]), "main") == wanted
 
 
 def test_run_calls_run_and_prints_the_result(config, calls, capsys):
-    assert cli.main(["run", f"{config}:word", "--config.steps=3", "--config.model.width=8"]) == 0
+    assert commands.main(["run", f"{config}:word", "--config.steps=3", "--config.model.width=8"]) == 0
     ((name, (given, workdir), keywords),) = calls
     assert (name, workdir, keywords) == ("run", "runs/mine/word", {})
     assert (given.steps, given.model.width) == (3, 8)
@@ -129,14 +130,14 @@ def test_run_calls_run_and_prints_the_result(config, calls, capsys):
 
 def test_eval_calls_evaluate_and_prints_the_metrics(calls, capsys):
     argv = ["eval", "runs/a", "--split=test", "--checkpoint=best", "--config.data.source=npz"]
-    assert cli.main(argv) == 0
+    assert commands.main(argv) == 0
     keywords = {"split": "test", "checkpoint": "best", "overrides": {"data.source": "npz"}}
     assert calls == [("eval", ("runs/a",), keywords)]
     assert capsys.readouterr().out == "test: accuracy 0.5000  loss 1.2500\n"
 
 
 def test_eval_defaults(calls):
-    assert cli.main(["eval", "runs/a"]) == 0
+    assert commands.main(["eval", "runs/a"]) == 0
     assert calls == [("eval", ("runs/a",), {"split": "val", "checkpoint": "result", "overrides": {}})]
 
 
@@ -156,12 +157,12 @@ def test_exit_codes(config, monkeypatch, capsys, raised, exit_code, message):
         raise raised
 
     monkeypatch.setattr("jaxfer.training.loop.run", fail)
-    assert cli.main(["run", config]) == exit_code
+    assert commands.main(["run", config]) == exit_code
     assert capsys.readouterr() == ("", message)
 
 
 def test_show_by_hand(config, capsys):
-    assert cli.main(["show", config]) == 0
+    assert commands.main(["show", config]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines if "/" in line.split()[0]}
@@ -179,7 +180,7 @@ def test_show_by_hand(config, capsys):
 
 def test_show_marks_what_is_frozen(config, capsys):
     argv = ["show", config, "--config.method=probe", "--config.rates.head=0.5", "--config.lr=none"]
-    assert cli.main(argv) == 0
+    assert commands.main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines}
     assert rows["stem/conv/kernel"] == ["3x3x3x4", "FROZEN", "-", "-"]
@@ -190,7 +191,7 @@ def test_show_marks_what_is_frozen(config, capsys):
 
 def test_show_has_a_table_for_each_stage(config, capsys):
     argv = ["show", config, "--config.stages=a,b", "--config.stage.a.method=probe", "--config.stage.a.steps=2"]
-    assert cli.main(argv) == 0
+    assert commands.main(argv) == 0
     heads = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stage ")]
     assert heads == ["stage 'a': method probe, 2 steps of 4 examples", "stage 'b': method full, 6 steps of 4 examples"]
 

@@ -1,0 +1,26 @@
+"""`jaxfer eval`: evaluate a finished run, also on other data."""
+
+from __future__ import annotations
+
+import argparse
+
+from jaxfer.commands import shared
+
+HELP = "evaluate a finished run, also on another data set"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="the run's folder")
+    parser.add_argument("--split", default="val", help="val (default), test or train")
+    parser.add_argument("--checkpoint", default="result", help="result (default), last or best")
+    shared.add_nocache(parser)
+
+
+def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
+    import jaxfer
+
+    shared.keep_programs(arguments)
+    metrics = jaxfer.evaluate(
+        arguments.run, split=arguments.split, checkpoint=arguments.checkpoint, overrides=overrides
+    )
+    print(f"{arguments.split}: {shared.numbers(metrics)}")

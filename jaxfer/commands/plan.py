@@ -1,0 +1,28 @@
+"""`jaxfer plan`: memory, traffic and time on a TPU slice, from a compile for it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from jaxfer.commands import shared
+
+HELP = "what a TPU slice that is not at hand would need, compiled for it"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help=shared.CONFIG)
+    parser.add_argument("--topology", required=True, help="KIND:SHAPE of v4, v5e, v5p, v6e: v5e:4x4, v5p:2x2x2, ...")
+    parser.add_argument("--json", action="store_true", help="every number, as one JSON object")
+    shared.add_nocache(parser)
+
+
+def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """0: every stage fits; `forecast.DOES_NOT_FIT`: one does not, and the printed remedies would make it fit."""
+    import jaxfer
+    from jaxfer import forecast
+
+    shared.keep_programs(arguments)
+    plan = forecast.plan(jaxfer.load(arguments.config, overrides), arguments.topology)
+    print(json.dumps(plan.to_dict(), indent=1) if arguments.json else plan)
+    return 0 if plan.fits else forecast.DOES_NOT_FIT

@@ -1,0 +1,47 @@
+"""`jaxfer predict`: labels and probabilities for files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from jaxfer.commands import fail, shared
+from jaxfer.errors import InputError
+
+HELP = "labels and probabilities for files"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="RUN_OR_EXPORT", help="folder of a finished run, an export or an adapter")
+    parser.add_argument("inputs", nargs="+", metavar="FILE", help="images; for a text model, files of lines")
+    parser.add_argument("--text", action="store_true", help="the FILEs are texts themselves")
+    parser.add_argument("--json", action="store_true", help="a JSON object a line, with every class")
+    shared.add_nocache(parser)
+
+
+def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    shared.no_overrides(overrides)
+    import jaxfer
+
+    shared.keep_programs(arguments)
+    answers = jaxfer.predict(arguments.source, arguments.inputs, text=arguments.text)
+    if arguments.json:
+        print("\n".join(json.dumps(answer.to_dict()) for answer in answers))
+    else:
+        rows = [(answer.input, *_shown(answer)) for answer in answers if answer.error is None]
+        widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
+        for name, label, number in rows:
+            print(f"{name.ljust(widths[0])}  {label.ljust(widths[1])}  {number}".rstrip())
+    failed = [answer.error for answer in answers if answer.error is not None]
+    for error in failed:
+        fail(error, InputError.exit_code)
+    return InputError.exit_code if failed else 0
+
+
+def _shown(answer: Any) -> tuple[str, str]:
+    """(labels, their probabilities) of a table's row; ("", value) for regression."""
+    if answer.value is not None:
+        return "", f"{answer.value:.4f}"
+    chances = " ".join(f"{answer.probabilities[label]:.4f}" for label in answer.labels)
+    return ";".join(answer.labels) or "-", chances

@@ -1,0 +1,40 @@
+"""`jaxfer run`: train, resume or extend a run."""
+
+from __future__ import annotations
+
+import argparse
+
+from jaxfer.commands import shared
+
+HELP = "train, resume or extend a run"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help=shared.CONFIG)
+    parser.add_argument("--workdir", help="the run's folder; default runs/CONFIG/ARG")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="several processes: where process 0 listens")
+    parser.add_argument("--num_processes", type=int, help="how many; SLURM, Open MPI and TPU pods tell it themselves")
+    parser.add_argument("--process_id", type=int, help="which of them this is, from 0")
+    shared.add_nocache(parser)
+
+
+def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
+    shared.resumable()
+    from jaxfer.parallel import cluster, liveness
+
+    cluster.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    import jaxfer
+
+    shared.keep_programs(arguments, say=True)
+    folder = shared.workdir(arguments, arguments.config.partition(":")[2].replace(",", "-") or "main")
+    with liveness.leaving():
+        result = jaxfer.run(jaxfer.load(arguments.config, overrides), folder)
+    if not cluster.leader():
+        return
+    for split, metrics in result["metrics"].items():
+        print(f"{split}: {shared.numbers(metrics)}")
+    cost = result["cost"]
+    print(
+        f"{cost['params_trainable']:,} of {cost['params_total']:,} parameters trained, {result['steps']} steps, "
+        f"{cost['seconds']:.1f} s; everything is in {folder}"
+    )

@@ -1,0 +1,60 @@
+"""Arguments and habits that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxfer.errors import InputError, Preempted
+
+CONFIG = "FILE.py or FILE.py:ARG; override fields with --config.field=value"
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """`--processes`."""
+    parser.add_argument("--processes", type=int, default=1, help="how many cells run side by side (default 1)")
+
+
+def add_nocache(parser: argparse.ArgumentParser) -> None:
+    """`--nocache`."""
+    parser.add_argument("--nocache", action="store_true", help="keep no compiled programs, and read none")
+
+
+def keep_programs(arguments: argparse.Namespace, *, say: bool = False) -> None:
+    """Turns the cache of compiled programs on, unless `--nocache`; `say` prints where it is."""
+    from jaxfer.training import compilation_cache
+
+    compilation_cache.enable(None if arguments.nocache else compilation_cache.default())
+    if say and compilation_cache.in_use():
+        print(f"compiled programs are kept in {compilation_cache.in_use()} (--nocache keeps none)", file=sys.stderr)
+
+
+def resumable() -> None:
+    """SIGTERM means `run me again` from the first moment: until the run itself listens, there is nothing to save."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(Preempted.exit_code))
+
+
+def no_overrides(overrides: Mapping[str, str]) -> None:
+    """`InputError` for the first override of a command that takes none."""
+    for name in overrides:
+        raise InputError(f"--config.{name}: a finished run's config is what it is; leave it out")
+
+
+def workdir(arguments: argparse.Namespace, name: str) -> str:
+    """`--workdir`, or runs/CONFIG/NAME: siblings, for `init=sibling:NAME`."""
+    if arguments.workdir == "":  # an unset shell variable would otherwise train in the default folder
+        raise InputError("--workdir: expected a folder, found ''; name one, or leave --workdir out")
+    if arguments.workdir is not None:
+        return os.path.expanduser(arguments.workdir)  # `--workdir=~/x` reaches us unexpanded
+    return str(Path("runs", Path(arguments.config.partition(":")[0]).stem, name))
+
+
+def numbers(metrics: Mapping[str, float]) -> str:
+    """Metrics on one line, four decimals each."""
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())

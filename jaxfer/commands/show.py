@@ -1,0 +1,19 @@
+"""`jaxfer show`: what a config would train, before anything is allocated."""
+
+from __future__ import annotations
+
+import argparse
+
+from jaxfer.commands import shared
+
+HELP = "parameters, groups, rates and cost, before anything is allocated"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help=shared.CONFIG)
+
+
+def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
+    import jaxfer
+
+    print("\n\n".join(map(str, jaxfer.show(jaxfer.load(arguments.config, overrides)))))
