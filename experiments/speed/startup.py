@@ -40,14 +40,7 @@ def get_config(arg: str = "") -> Any:
 
 def start(config: str, overrides: list[str], cache: Path) -> dict[str, float]:
     """One run in a process: its `compile_seconds` and `input_seconds`, and `processor_seconds` from start to end."""
-    command = [
-        sys.executable,
-        "-c",
-        "import sys, jaxfer.commands; sys.exit(jaxfer.commands.main())",
-        "run",
-        config,
-        *overrides,
-    ]
+    command = [sys.executable, "-m", "jaxfer", "run", config, *overrides]
     with tempfile.TemporaryDirectory() as folder:
         before = _processor_seconds()
         environment = {**os.environ, "JAXFER_CACHE": str(cache)}

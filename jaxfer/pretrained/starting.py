@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,24 +20,29 @@ from jaxfer.pretrained.hub import Absent
 from jaxfer.pretrained.ledger import Start
 from jaxfer.rules import flatten, unflatten
 from jaxfer.runs.finished import FinishedRun, fingerprint, open_run
-from jaxfer.stages import compiled_port_init, example_batch
-
-if TYPE_CHECKING:  # it completes configs with what is here
-    from jaxfer.training.preflight import Preflight
+from jaxfer.stages import Stage, compiled_port_init, example_batch
 
 __all__ = ["Start", "completed", "is_foreign", "locate", "source_folder", "source_sha256", "start"]
 
 
-def start(plan: Preflight, folder: epath.Path) -> Start:
+def start(experiment: Experiment, data: Dataset, stage: Stage, folder: epath.Path) -> Start:
     """Fresh or loaded parameters, as `config.init`, `config.head` and `config.differs` say.
+
+    Args:
+      experiment: the complete config.
+      data: whose classes decide whether a source's head is kept.
+      stage: the run's first.
+      folder: the run's; `sibling:NAME` lies beside it.
 
     Raises:
       InputError: an unknown source, an unfinished run, or a model or leaves that differ and were not announced.
     """
-    init = plan.experiment.run.init
+    init = experiment.run.init
     if init == "scratch":
-        return _scratch(plan)
-    return _from_checkpoint(plan) if is_foreign(init) else _from_run(plan, source_folder(init, folder))
+        return _scratch(experiment, data, stage)
+    if is_foreign(init):
+        return _from_checkpoint(experiment, data, stage)
+    return _from_run(experiment, data, stage, source_folder(init, folder))
 
 
 def source_sha256(init: str, folder: epath.Path) -> str | None:
@@ -69,34 +74,30 @@ def locate(init: str, folder: epath.Path) -> epath.Path:
     return epath.Path(name) if kind == "run" else folder.parent / name
 
 
-def _lineage(plan: Preflight) -> dict[str, Any]:
-    return {"init": plan.experiment.run.init, "data_sha256": plan.data.fingerprint}
+def _lineage(experiment: Experiment, data: Dataset) -> dict[str, Any]:
+    return {"init": experiment.run.init, "data_sha256": data.fingerprint}
 
 
-def _fresh(plan: Preflight) -> tuple[Any, Any]:
-    port, task = plan.stages[0].spec.port, plan.stages[0].spec.task
-    zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), example_batch(port, task, 2))
-    return compiled_port_init(port)(_key(plan), zeros)
+def _key(experiment: Experiment) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(experiment.run.seed), 0)
 
 
-def _key(plan: Preflight) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(plan.experiment.run.seed), 0)
-
-
-def _scratch(plan: Preflight) -> Start:
-    params, model_state = _fresh(plan)
+def _scratch(experiment: Experiment, data: Dataset, stage: Stage) -> Start:
+    port = stage.spec.port
+    zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), example_batch(port, stage.spec.task, 2))
+    params, model_state = compiled_port_init(port)(_key(experiment), zeros)
     ledger = {leaf: _entry("initialised", None, x) for leaf, x in _leaves(params, model_state).items()}
-    return Start(params=params, model_state=model_state, ledger=ledger, lineage=_lineage(plan))
+    return Start(params=params, model_state=model_state, ledger=ledger, lineage=_lineage(experiment, data))
 
 
-def _from_checkpoint(plan: Preflight) -> Start:
+def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Start:
     """From a checkpoint of somebody else's; the head and what is missing are drawn, the rest must fit."""
-    run, port = plan.experiment.run, plan.stages[0].spec.port
-    batch = example_batch(port, plan.stages[0].spec.task, 2)
-    checkpoint = foreign.opened(run.init, plan.experiment.model.name, dict(plan.experiment.model.options))
+    run, port = experiment.run, stage.spec.port
+    batch = example_batch(port, stage.spec.task, 2)
+    checkpoint = foreign.opened(run.init, experiment.model.name, dict(experiment.model.options))
     shapes = _leaves(*jax.eval_shape(port.init, jax.random.key(0), batch))
     head = [leaf for leaf in shapes if leaf.startswith(f"params/{port.head}/")]
-    keep = carrying.keeps_head(run.head, checkpoint, plan.data.classes)
+    keep = carrying.keeps_head(run.head, checkpoint, data.classes)
     found = carrying.carry(checkpoint, port, shapes, reset=[] if keep else head, differs=run.differs)
     for leaf in found.fresh:
         entry = found.ledger[leaf]
@@ -110,7 +111,7 @@ def _from_checkpoint(plan: Preflight) -> Start:
                 f"config.init={run.init}: the checkpoint has no {leaf}; set config.model.pool to what it has, or "
                 "announce it with config.differs=pool"
             )
-    drawn = carrying.fresh_leaves(port, found.fresh, _key(plan), batch)
+    drawn = carrying.fresh_leaves(port, found.fresh, _key(experiment), batch)
     tree = unflatten({**_leaves(found.params, found.model_state), **drawn})
     files = checkpoint.found
     source = {
@@ -122,22 +123,21 @@ def _from_checkpoint(plan: Preflight) -> Start:
     if files.adapter is not None:
         base = files.adapter.base
         source["adapter_base"] = {"init": base.init, "sha256": base.sha256, "commit": base.commit}
-    lineage = {**_lineage(plan), "source_sha256": files.sha256, "source": source}
+    lineage = {**_lineage(experiment, data), "source_sha256": files.sha256, "source": source}
     params = jax.tree.map(jax.numpy.asarray, tree.pop("params"))
     state = jax.tree.map(jax.numpy.asarray, tree)
     unused = tuple(sorted(found.unused))
     return Start(params=params, model_state=state, ledger=found.ledger, lineage=lineage, unused=unused)
 
 
-def _from_run(plan: Preflight, folder: epath.Path) -> Start:
+def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath.Path) -> Start:
     """From a finished run of ours."""
-    experiment, port = plan.experiment, plan.stages[0].spec.port
-    init, source = experiment.run.init, open_run(folder)
+    port, init, source = stage.spec.port, experiment.run.init, open_run(folder)
     _check_model(experiment, source.experiment)
     loaded = source.stage.leave(source.state)
-    keep = _keeps_head(experiment.run.head, source, plan.data)
+    keep = _keeps_head(experiment.run.head, source, data)
     ledger, filled = {}, {}
-    theirs, batch = _leaves(*loaded), example_batch(port, plan.stages[0].spec.task, 2)
+    theirs, batch = _leaves(*loaded), example_batch(port, stage.spec.task, 2)
     shapes = _leaves(*jax.eval_shape(port.init, jax.random.key(0), batch))
     anew = [] if keep else [path for path in shapes if path.startswith(f"params/{port.head}/")]
     for path, leaf in shapes.items():
@@ -155,8 +155,8 @@ def _from_run(plan: Preflight, folder: epath.Path) -> Start:
     unused = sorted(set(theirs) - set(ledger))
     if unused:
         raise InputError(f"config.init={init}: {len(unused)} source leaves have no place here: {', '.join(unused[:3])}")
-    tree = unflatten({**filled, **carrying.fresh_leaves(port, anew, _key(plan), batch)})
-    lineage = {**_lineage(plan), "source_sha256": fingerprint(*loaded), "source": source.result["lineage"]}
+    tree = unflatten({**filled, **carrying.fresh_leaves(port, anew, _key(experiment), batch)})
+    lineage = {**_lineage(experiment, data), "source_sha256": fingerprint(*loaded), "source": source.result["lineage"]}
     return Start(params=tree.pop("params"), model_state=tree, ledger=ledger, lineage=lineage)
 
 

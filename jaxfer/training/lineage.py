@@ -20,7 +20,7 @@ from jaxfer.training.preflight import Preflight
 
 def begin(plan: Preflight, folder: epath.Path) -> starting.Start:
     """What the run starts from, the same in every process."""
-    start = cluster.together(lambda: starting.start(plan, folder))
+    start = cluster.together(lambda: starting.start(plan.experiment, plan.data, plan.stages[0], folder))
     if not cluster.alone():  # each reads its own files: a folder of this host alone may hold others
         cluster.agree({"weights that config.init reads": fingerprint(start.params, start.model_state)})
     return start

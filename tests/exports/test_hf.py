@@ -16,8 +16,8 @@ from jaxfer.config.experiment import Choice
 from jaxfer.errors import InputError
 from jaxfer.exports import hf as exporting
 from jaxfer.exports.predict import load_model
-from jaxfer.pretrained import starting
 from jaxfer.runs.finished import open_run
+from jaxfer.training import lineage
 from jaxfer.training.preflight import preflight
 from tests.experiments import TOKENIZER, tiny_config
 from tests.pretrained.checkpoints import (
@@ -150,7 +150,7 @@ def test_a_text_model_takes_its_tokenizer_along(texts):
     options = dict(plan.experiment.model.options)
     assert options["tokenizer"] == str(out) and len(options["tokenizer_sha256"]) == 64
     assert options["max_length"] == 7  # jaxfer.json has it, for config.json has no word for it
-    assert_same(starting.start(plan, out.parent).params, finished.stage.leave(finished.state)[0])
+    assert_same(lineage.begin(plan, out.parent).params, finished.stage.leave(finished.state)[0])
 
 
 def test_another_models_tokenizer_is_refused_before_anything_is_written(texts, tmp_path):

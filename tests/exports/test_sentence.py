@@ -16,6 +16,7 @@ from jaxfer.exports import peft
 from jaxfer.pretrained import foreign, starting
 from jaxfer.pretrained.families import by_family
 from jaxfer.runs.finished import open_run
+from jaxfer.training import lineage
 from jaxfer.training.preflight import preflight
 from tests.pretrained.checkpoints import assert_same, edit, text_config, weights
 
@@ -70,7 +71,7 @@ def test_it_starts_a_run_with_the_same_parameters_and_predicts_alike(exported):
     plan = preflight(again)
     options = dict(plan.experiment.model.options)
     assert (options["pool"], options["max_length"], options["tokenizer"]) == ("mean", 7, str(out))
-    start = starting.start(plan, epath.Path("unused"))
+    start = lineage.begin(plan, epath.Path("unused"))
     assert_same(start.params, finished.stage.leave(finished.state)[0])
     entry = start.ledger["params/head/out/kernel"]
     assert (entry["what"], entry["from"]) == ("transposed", "2_Dense.linear.weight")

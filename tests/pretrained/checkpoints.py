@@ -19,6 +19,7 @@ from jaxfer.pretrained.families import by_family
 from jaxfer.pretrained.layout import store
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten
+from jaxfer.training import lineage
 from jaxfer.training.preflight import preflight
 from tests.experiments import TOKENIZER, tiny_config
 from tests.models.tiny import TINY, draw
@@ -73,7 +74,7 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 def begin(config: ConfigDict) -> starting.Start:
     """Where a run would start."""
-    return starting.start(preflight(config), epath.Path("unused"))
+    return lineage.begin(preflight(config), epath.Path("unused"))
 
 
 def back(folder: Path, image: tuple[int, int, int]) -> starting.Start:

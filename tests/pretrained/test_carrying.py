@@ -7,8 +7,9 @@ import pytest
 import safetensors.numpy
 
 from jaxfer.errors import InputError
-from jaxfer.pretrained import starting, surgery
+from jaxfer.pretrained import surgery
 from jaxfer.rules import flatten
+from jaxfer.training import lineage
 from jaxfer.training.preflight import preflight
 from tests.pretrained.checkpoints import (
     CIFAR,
@@ -43,7 +44,7 @@ def test_other_channels_inflate_the_first_convolution_if_announced(tmp_path, cha
     _, params, _ = checkpoint(tmp_path / "source", family, options)
     config = config_of(tmp_path / "source", image, model=dict(image=image), differs=("image",))
     plan = preflight(config)
-    start = starting.start(plan, tmp_path)
+    start = lineage.begin(plan, tmp_path)
     expected = surgery.inflate_input(np.asarray(flatten(params)[leaf]), channels)
     np.testing.assert_array_equal(flatten(start.params)[leaf], expected)
     assert start.ledger[f"params/{leaf}"]["what"] == "inflated"

@@ -20,6 +20,7 @@ from jaxfer.pretrained.layout import store
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten
 from jaxfer.sweeps.cells import identity_hash
+from jaxfer.training import lineage
 from jaxfer.training.preflight import preflight
 from tests.experiments import TOKENIZER, tiny_config
 from tests.models.tiny import TINY, draw
@@ -44,7 +45,7 @@ def test_the_model_is_the_checkpoints_own_and_so_are_its_weights(tmp_path, famil
     assert plan.experiment.model.name == family
     found = dict(plan.experiment.model.options)
     assert {name: found[name] for name in options} == options
-    start = starting.start(plan, tmp_path)
+    start = lineage.begin(plan, tmp_path)
     assert_same(start.params, params)
     assert_same(start.model_state, state)
     assert {entry["what"] for entry in start.ledger.values()} <= {"loaded", "renamed", "transposed"}

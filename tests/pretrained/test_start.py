@@ -12,7 +12,6 @@ from jaxfer.errors import InputError
 from jaxfer.pretrained import starting
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
-from jaxfer.training import loop
 from tests.experiments import tiny_config
 
 
@@ -35,7 +34,7 @@ def begin(config, folder, monkeypatch):
         starts.append(real(*args))
         return starts[-1]
 
-    monkeypatch.setattr(loop.pretrained, "start", spy)
+    monkeypatch.setattr(starting, "start", spy)
     jaxfer.run(config, folder, quiet=True)
     return starts[0], json.loads((folder / "ledger.json").read_text())
 
