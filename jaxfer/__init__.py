@@ -12,6 +12,7 @@ jaxfer.compare("configs/digits.py", "runs/digits-compared")
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -37,3 +38,7 @@ def __getattr__(name: str) -> Any:
     if name not in _API:
         raise AttributeError(f"module 'jaxfer' has no attribute {name!r}")
     return getattr(import_module(_API[name]), name)
+
+
+if os.environ.get("JAXFER_ROOMS"):  # a process that another one started: it unpickles what a user's files define
+    import_module("jaxfer.registry").use(os.environ["JAXFER_ROOMS"].split(os.pathsep))

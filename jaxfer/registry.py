@@ -1,7 +1,9 @@
-"""Rooms found by file: `jaxfer/methods/x.py` is the method `x`, and its factory's signature is its schema.
+"""Rooms found by file: `methods/x.py` is the method `x`, and its factory's signature is its schema.
 
 A room is a package whose modules each define one factory of the same name: `jaxfer.methods.*.method`,
-`jaxfer.models.*.port`, `jaxfer.tasks.*.task`, `jaxfer.data.sources.*.source`. Keyword-only parameters with an
+`jaxfer.models.*.port`, `jaxfer.tasks.*.task`, `jaxfer.data.sources.*.source`. Users add to a room without editing the
+package: by a folder of the room's name next to their config (`use`), or by an entry point of an installed package in
+the group `jaxfer.methods`, `jaxfer.models`, `jaxfer.tasks` or `jaxfer.sources`. Keyword-only parameters with an
 annotation and a default are what a config may set. A module is imported when it is asked for and not before, so that
 a file with a mistake in it stops no other.
 """
@@ -10,12 +12,15 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
+import importlib.util
 import inspect
+import os
 import re
 import sys
 import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +45,43 @@ class Room:
     factory: str
     shared: bool = True
 
+    @property
+    def folder(self) -> str:
+        """What a user's folder of such files is called (`methods`), and the end of the entry points' group."""
+        return self.package.rpartition(".")[2]
+
     def names(self) -> tuple[str, ...]:
         """Every name in the room, sorted: the files whose text has the factory's `def`, read and not imported.
 
         Other modules are shared code, and names that start with `_` are private.
         """
-        files = (file for folder in self._folders() for file in folder.glob("[!_]*.py"))
-        return tuple(sorted({file.stem for file in files if file.stem.isidentifier() and self._defines(file)}))
+        here = {file.stem for folder in self._folders() for file in self._members(folder)}
+        return tuple(sorted({*here, *_entry_points(self.folder)}))
+
+    def sources(self, name: str) -> tuple[Path, ...]:
+        """The file that defines `name` and the shared code beside it: what its product can depend on in the room."""
+        for folder in self._folders():
+            members = self._members(folder)
+            for file in members:
+                if file.stem == name:
+                    return (file, *sorted(set(folder.glob("*.py")) - set(members)))
+        spec = importlib.util.find_spec(_entry_points(self.folder)[name])
+        return (Path(spec.origin),) if spec and spec.origin else ()
+
+    def use(self, folder: Path) -> None:
+        """Adds the files of a user's folder; `InputError` where one has the name of another's.
+
+        The folder joins the package's path: its modules are imported, and pickled, as `jaxfer.methods.x`.
+        """
+        added, package = self._members(folder), importlib.import_module(self.package)
+        if not added or folder in self._folders():
+            return
+        known = {file.stem: file for other in self._folders() for file in self._members(other)}
+        for file in added:
+            other = known.get(file.stem)
+            if other is not None and other.read_bytes() != file.read_bytes():
+                raise InputError(f"{file}: a {self.kind} of this name exists ({other}); rename the file")
+        package.__path__.append(str(folder))
 
     def make(self, name: str, /, *args: Any, **options: Any) -> Any:
         """The factory's product; where the room is `shared`, the same arguments give the same object."""
@@ -68,19 +103,25 @@ class Room:
     def get(self, name: str) -> Callable[..., Any]:
         """The factory called `name`; `InputError` if there is none or its file can't be imported."""
         if not isinstance(name, str) or not name.isidentifier() or name not in self.names():
-            raise InputError(f"unknown {self.kind} {name!r}{nearest(str(name), self.names())}")
+            raise InputError(f"unknown {self.kind} {name!r}{nearest(str(name), self.names())}{_searched()}")
         module = f"{self.package}.{name}"
+        if not any(file.stem == name for folder in self._folders() for file in self._members(folder)):
+            module = _entry_points(self.folder)[name]
         if module not in sys.modules:
             # Python lists a folder again when its time stamp has moved, which a file of this very instant may not do.
             importlib.invalidate_caches()
         try:
             return getattr(importlib.import_module(module), self.factory)
         except Exception as error:
-            found = self._mistake(name, error)
-            raise InputError(f"expected {self.kind} {name!r} to import, found {found}; correct it") from error
+            mistake = self._mistake(name, error)
+            raise InputError(f"expected {self.kind} {name!r} to import, found {mistake}; correct it") from error
 
     def _folders(self) -> list[Path]:
         return [Path(folder) for folder in importlib.import_module(self.package).__path__]
+
+    def _members(self, folder: Path) -> list[Path]:
+        files = sorted(folder.glob("[!_]*.py"))
+        return [file for file in files if file.stem.isidentifier() and self._defines(file)]
 
     def _defines(self, file: Path) -> bool:
         try:
@@ -105,7 +146,43 @@ def _make(room: Room, name: str, args: tuple[Any, ...], options: tuple[tuple[str
     return room.get(name)(*args, **dict(options))
 
 
+def _searched() -> str:
+    """The user's folders that were searched, for an error."""
+    folders = [folder for folder in os.environ.get(VARIABLE, "").split(os.pathsep) if folder]
+    return f" (config.rooms: {', '.join(folders)})" if folders else ""
+
+
+@functools.lru_cache(maxsize=8)
+def _entry_points(folder: str) -> dict[str, str]:
+    """{name: module} that installed packages declare: `[project.entry-points."jaxfer.methods"]`."""
+    return {point.name: point.module for point in importlib.metadata.entry_points(group=f"jaxfer.{folder}")}
+
+
 METHODS = Room("method", "jaxfer.methods", "method")
 MODELS = Room("model", "jaxfer.models", "port")
 TASKS = Room("task", "jaxfer.tasks", "task")
 SOURCES = Room("data source", "jaxfer.data.sources", "source", shared=False)  # files change
+ROOMS = (METHODS, MODELS, TASKS, SOURCES)
+
+# Tells processes that this one starts (loaders, members of a sweep) which folders are in use.
+VARIABLE = "JAXFER_ROOMS"
+
+
+def beside(config: Path) -> tuple[str, ...]:
+    """The folders with a user's own files for a config: the config's own, and the one above it."""
+    folders = dict.fromkeys((config.resolve().parent, config.resolve().parent.parent))
+    return tuple(str(folder) for folder in folders if any(room._members(folder / room.folder) for room in ROOMS))
+
+
+def use(folders: Iterable[str]) -> None:
+    """Adds every room of these folders (`FOLDER/methods/x.py`, ...), in this process and those it starts.
+
+    Raises:
+      InputError: a file has the name of another, the package's or a user's.
+    """
+    for folder in folders:
+        for room in ROOMS:
+            room.use(Path(folder, room.folder))
+        in_use = [path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
+        if folder not in in_use:
+            os.environ[VARIABLE] = os.pathsep.join([*in_use, folder])

@@ -128,6 +128,8 @@ class RunConfig:
       log_every: steps between lines in metrics.jsonl (each the mean since the line before).
       save_every: steps between checkpoints; 0 saves at the end of each stage.
       profile: (first, last) step of the run to trace into its folder, `profile/`; empty: none.
+      rooms: folders with the user's own `methods/`, `models/`, `tasks/` or `sources/`; `jaxfer.load` fills it in with
+        the config file's folder and the one above.
     """
 
     seed: int = 0
@@ -142,6 +144,7 @@ class RunConfig:
     log_every: int = _free(10)
     save_every: int = _free(200)
     profile: tuple[int, ...] = _free(())
+    rooms: tuple[str, ...] = _free(())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

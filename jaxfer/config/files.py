@@ -19,6 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from jaxfer import registry
 from jaxfer.config import schema
 from jaxfer.config.experiment import (
     CompareConfig,
@@ -65,7 +66,16 @@ def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
         raise InputError(f"{spec}: get_config({arg!r}) failed: {_reason(error, module.__file__)}") from error
     if not isinstance(config, ConfigDict):
         raise InputError(f"{spec}: get_config must return a ConfigDict (start from jaxfer.config.base())")
-    return override(config, overrides or {})
+    return override(_with_rooms(config, Path(module.__file__)), overrides or {})
+
+
+def _with_rooms(config: ConfigDict, file: Path) -> ConfigDict:
+    """The config with the folders that hold the user's own methods, models, tasks and sources, which it may name."""
+    rooms = registry.beside(file)
+    if rooms:
+        with config.unlocked():
+            config.rooms = tuple(dict.fromkeys((*config.get("rooms", ()), *rooms)))
+    return config
 
 
 def load_module(spec: str) -> tuple[ModuleType, str]:
@@ -80,6 +90,7 @@ def load_module(spec: str) -> tuple[ModuleType, str]:
     location = importlib.util.spec_from_file_location(f"jaxfer_config_{path.stem}", path)
     module = importlib.util.module_from_spec(location)
     sys.modules[location.name] = module
+    registry.use(registry.beside(path))
     try:
         location.loader.exec_module(module)
     except Exception as error:

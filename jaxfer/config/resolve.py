@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxfer import registry
 from jaxfer.config import schema
 from jaxfer.config.experiment import (
     Choice,
@@ -43,6 +44,7 @@ def resolve(config: ConfigDict) -> Experiment:
     _check_sections(config)
     plain = config.copy_and_resolve_references().to_dict()
     common_fields, run_fields = stage_fields(), hints(RunConfig)
+    registry.use(schema.check(plain.get("rooms", ()), run_fields["rooms"], "config.rooms"))
     known = {*common_fields, *run_fields, *SECTIONS, "parallel", "stage", "compare"}
     for name in plain:
         if name not in known:

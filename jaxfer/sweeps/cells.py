@@ -7,11 +7,9 @@ another config, data set or code never stand in for it; and two cells that are t
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,14 +17,11 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer import config as configs
-from jaxfer.config.experiment import Experiment
 from jaxfer.errors import InputError, nearest
 from jaxfer.pretrained import starting
-from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
+from jaxfer.sweeps.code import code_version
 from jaxfer.training.preflight import Preflight, preflight
 
-# What presents results or arranges runs; a change there leaves finished cells valid. Everything else is their code.
-PRESENTATION = ("__main__.py", "cli.py", "comparison", "evals", "progress.py", "report", "summary.py", "sweeps")
 FOLDER = "cells"
 
 
@@ -182,37 +177,6 @@ def identity_hash(ready: Preflight) -> str:
     }
     text = json.dumps(identity, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def code_version(experiment: Experiment) -> str:
-    """sha256 over the package's source as far as this experiment's numbers can depend on it.
-
-    Of the rooms it counts the files that the experiment names: a new method leaves the cells of the others valid.
-    """
-    used = {
-        METHODS: {stage.method for _, stage in experiment.stages},
-        MODELS: {experiment.model.name},
-        TASKS: {experiment.task.name},
-        SOURCES: {experiment.source.name},
-    }
-    return _code_version(frozenset((room, name) for room, names in used.items() for name in names))
-
-
-@functools.lru_cache(maxsize=64)
-def _code_version(used: frozenset[tuple[Any, str]]) -> str:
-    root = Path(configs.__file__).parent
-    members = {(room, name) for room in (METHODS, MODELS, TASKS, SOURCES) for name in room.names()}
-    unused = {_file(room, name) for room, name in members - used}
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if relative.parts[0] not in PRESENTATION and relative.as_posix() not in unused:
-            digest.update(f"{relative.as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-def _file(room: Any, name: str) -> str:
-    return "/".join((*room.package.split(".")[1:], f"{name}.py"))
 
 
 def index(planned: Sequence[Planned], statuses: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -1,0 +1,70 @@
+"""The code that a cell's numbers depend on, as one hash: part of the cell's address.
+
+Files that compute count, by an explicit list; of the rooms found by file only those that the experiment names. So a new
+plot, command, chip or model family leaves finished cells valid, and a changed step does not.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+
+import jaxfer
+from jaxfer.config.experiment import Experiment
+from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS, Room
+
+# Files and folders that compute whatever the experiment. `sources` are a room's, counted by name.
+COMPUTES = (
+    "rules.py",
+    "state.py",
+    "task.py",
+    "method.py",
+    "optim.py",
+    "stages.py",
+    "step.py",
+    "data/split.py",
+    "data/prepare.py",
+    "data/lookup.py",
+    "data/order.py",
+    "data/loader.py",
+    "data/augment.py",
+    "data/encodings",
+    "parallel/placement.py",
+    "parallel/sharding.py",
+    "training/evaluation.py",
+    "training/loop.py",
+    "training/programs.py",
+)
+# And what reads weights, where a cell starts from some.
+READS_WEIGHTS = "pretrained"
+FAMILIES = "pretrained/families"
+
+
+def code_version(experiment: Experiment) -> str:
+    """sha256 (hex) over the source files that this experiment's numbers can depend on, a user's own among them."""
+    named = {(METHODS, stage.method) for _, stage in experiment.stages}
+    named |= {(MODELS, experiment.model.name), (TASKS, experiment.task.name), (SOURCES, experiment.source.name)}
+    return _version(frozenset(named), experiment.run.init != "scratch")
+
+
+@functools.lru_cache(maxsize=64)
+def _version(named: frozenset[tuple[Room, str]], weights: bool) -> str:
+    root = Path(jaxfer.__file__).parent
+    files = {file.relative_to(root).as_posix(): file for entry in COMPUTES for file in _python(root / entry)}
+    if weights:
+        others = {f"{FAMILIES}/{name}.py" for name in MODELS.names()} - {
+            f"{FAMILIES}/{name}.py" for room, name in named if room == MODELS
+        }
+        reading = {file.relative_to(root).as_posix(): file for file in _python(root / READS_WEIGHTS)}
+        files |= {name: file for name, file in reading.items() if name not in others}
+    for room, name in named:
+        files |= {f"{room.folder}/{file.name}": file for file in room.sources(name)}
+    digest = hashlib.sha256()
+    for name, file in sorted(files.items()):
+        digest.update(f"{name}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _python(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]

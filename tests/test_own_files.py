@@ -1,0 +1,148 @@
+"""A user's own methods, models, tasks and sources, in folders next to their config."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+import jaxfer
+from jaxfer import config as configs
+from jaxfer import registry
+from jaxfer.errors import InputError
+from jaxfer.sweeps import code
+from jaxfer.training.preflight import preflight
+
+HALVED = '''"""The head and the biases, at half the rate."""
+
+from jaxfer.method import FROZEN, Method
+
+
+def method(port, *, width: int = 3):
+    return Method(rules=((f"{port.head}/.*|.*/bias", "head"), (".*", FROZEN)), hparams={"lr": (0.5, (0.5,))})
+'''
+# Its class is pickled by name into the loader's processes.
+BARS = '''"""Ten images: bright left half, or bright right half."""
+
+import dataclasses
+
+import numpy as np
+
+from jaxfer.data.lookup import fingerprint
+from jaxfer.data.split import Dataset, Split
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    size: int
+
+    def __call__(self, row):
+        image = np.zeros((self.size, self.size, 1), np.uint8)
+        image[:, (row % 2) * self.size // 2 :][:, : self.size // 2] = 255
+        return image
+
+
+def source(*, size: int = 8):
+    split = Split(labels=np.arange(10, dtype=np.int32) % 2, fetch=Bar(size))
+    return Dataset(splits={"train": split, "val": split}, classes=("left", "right"), fingerprint=fingerprint(["bars"]))
+'''
+CONFIG = """
+import jaxfer.config
+
+
+def get_config(arg=""):
+    config = jaxfer.config.base()
+    config.model = dict(name="resnet", stage_sizes=(1,), width=8, stem="cifar", image=(8, 8, 1))
+    config.data = dict(source="bars", workers=1)
+    config.update(method="halved", options=dict(width=2), steps=2, batch_size=4)
+    return config
+"""
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A user's repository; afterwards the rooms are as they were."""
+    for name, text in (
+        ("methods/halved.py", HALVED),
+        ("configs/sources/bars.py", BARS),
+        ("configs/exp.py", CONFIG),
+        ("methods/notes.py", "WIDTH = 3\n"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.delenv(registry.VARIABLE, raising=False)
+    kept = {room: list(importlib.import_module(room.package).__path__) for room in registry.ROOMS}
+    yield tmp_path
+    _forget(kept)
+
+
+def _forget(kept):
+    os.environ.pop(registry.VARIABLE, None)
+    for room, path in kept.items():
+        importlib.import_module(room.package).__path__[:] = path
+    for name in ("jaxfer.methods.halved", "jaxfer.data.sources.bars"):
+        sys.modules.pop(name, None)
+
+
+def test_files_next_to_the_config_or_its_folder_train_and_are_there_again_for_eval(repository, tmp_path):
+    kept = {room: list(importlib.import_module(room.package).__path__) for room in registry.ROOMS}
+    config = configs.load(str(repository / "configs/exp.py"), {"options.width": "5"})
+    assert config.rooms == (str(repository / "configs"), str(repository))
+    assert config.options.width == 5
+    result = jaxfer.run(config, tmp_path / "run", quiet=True)
+    _forget(kept)
+    assert "halved" not in registry.METHODS.names()
+    again = jaxfer.evaluate(tmp_path / "run")
+    assert again == result["metrics"]["val"]
+    _forget(kept)
+    (repository / "methods/halved.py").unlink()
+    with pytest.raises(InputError, match=r"unknown method 'halved'.*config\.rooms"):
+        jaxfer.evaluate(tmp_path / "run")
+
+
+def test_they_are_part_of_a_cells_address(repository):
+    experiment = preflight(configs.load(str(repository / "configs/exp.py"))).experiment
+
+    def version():
+        code._version.cache_clear()
+        return code.code_version(experiment)
+
+    before = version()
+    (repository / "methods/other.py").write_text(HALVED)
+    assert version() == before
+    for name in ("methods/halved.py", "configs/sources/bars.py", "methods/notes.py"):
+        (repository / name).write_text((repository / name).read_text() + "\n# changed\n")
+        assert version() != before, name
+        before = version()
+
+
+def test_the_name_of_another_is_refused(repository):
+    (repository / "methods/lora.py").write_text(HALVED)
+    with pytest.raises(InputError, match=r"methods/lora\.py: a method of this name exists \(.*\); rename the file"):
+        configs.load(str(repository / "configs/exp.py"))
+
+
+def test_a_process_that_a_run_starts_knows_them(repository):
+    registry.use((str(repository), str(repository / "configs")))
+    code = "import jaxfer.data.sources.bars as b; print(b.Bar(8)(1).sum())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 8 * 4 * 255
+
+
+def test_entry_points_of_installed_packages_are_members(tmp_path, monkeypatch):
+    (tmp_path / "their_package.py").write_text(HALVED)
+    info = tmp_path / "their_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[jaxfer.methods]\ntheirs = their_package:method\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._entry_points.cache_clear()
+    try:
+        assert "theirs" in registry.METHODS.names()
+        assert registry.METHODS.schema("theirs") == {"width": (int, 3)}
+        assert registry.METHODS.sources("theirs") == (tmp_path / "their_package.py",)
+    finally:
+        registry._entry_points.cache_clear()
