@@ -46,6 +46,11 @@ class Room:
     shared: bool = True
 
     @property
+    def word(self) -> str:
+        """What commands call one of them: `method`, `model`, `task`, `source`."""
+        return self.folder.removesuffix("s")
+
+    @property
     def folder(self) -> str:
         """What a user's folder of such files is called (`methods`), and the end of the entry points' group."""
         return self.package.rpartition(".")[2]

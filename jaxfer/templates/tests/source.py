@@ -1,0 +1,12 @@
+"""__NAME__ keeps the contract of a source: `jaxfer check source __NAME__`, as a test."""
+
+from pathlib import Path
+
+from jaxfer import conformance, registry
+
+registry.use([str(Path(__file__).resolve().parents[1])])
+
+
+def test_it_keeps_the_contract():
+    problems = [f"{what}: {problem}" for what, problem in conformance.check_source("__NAME__") if problem]
+    assert not problems, "\n".join(problems)
