@@ -4,13 +4,17 @@ VENV ?= .venv
 ARGS ?=
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test lint parity clean
+.PHONY: quickstart test conformance lint parity clean
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/jaxfer compare configs/digits.py --processes 2 --workdir $(WORKDIR) $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+# Every method on every model; `make test` computes numbers along the axes of that matrix.
+conformance: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m "matrix or not matrix" tests/conformance tests/methods $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
