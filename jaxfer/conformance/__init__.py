@@ -33,7 +33,8 @@ def check_method(name: str, cases: Sequence[str] = (CONVOLUTION, TRANSFORMER)) -
     applies = [case for case in cases if reasons[case] is None]
     for case, reason in reasons.items():
         if reason is not None:
-            yield f"{case}: refused ({reason})", None if applies else "no model takes this method"
+            alone = case in cases and not applies
+            yield f"{case}: refused ({reason})", "no model takes this method" if alone else None
         else:
             yield from _verdicts(methods.SHAPES, case, name, case)
     for case in applies:
