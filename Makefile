@@ -4,13 +4,18 @@ VENV ?= .venv
 ARGS ?=
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test lint parity clean
+.PHONY: quickstart test conformance lint parity clean
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/jaxfer compare configs/digits.py --processes 2 --workdir $(WORKDIR) $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup --slowest build/slowest/test.txt $(ARGS)
+
+# Every method on every model; `make test` computes numbers along the axes of that matrix.
+conformance: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup --slowest build/slowest/conformance.txt \
+	  -m "matrix or not matrix" tests/conformance tests/methods $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
@@ -18,7 +23,8 @@ lint: $(VENV)/.installed-test
 
 # Against PyTorch, transformers, peft and sentence-transformers, in an environment of its own and fully optimised.
 parity: $(VENV)-parity/.installed
-	XLA_FLAGS=--xla_backend_optimization_level=3 $(VENV)-parity/bin/python -m pytest -n 2 tests/parity $(ARGS)
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(VENV)-parity/bin/python -m pytest -n 2 --slowest build/slowest/parity.txt \
+	  tests/parity $(ARGS)
 
 $(VENV)-parity/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-parity
