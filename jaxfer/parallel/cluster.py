@@ -20,6 +20,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxfer import borrowed
 from jaxfer.errors import InputError
 
 T = TypeVar("T")
@@ -69,12 +70,9 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
 
 def launched() -> bool:
     """Whether a launcher that JAX knows has started more than one process: SLURM, Open MPI, GKE, Cloud TPU, ..."""
-    from jax._src import clusters  # what jax.distributed.initialize asks; it has no public name
-
     if os.environ.get("JAX_COORDINATOR_ADDRESS"):
         return True
-    kinds = (kind for kind in clusters.ClusterEnv._cluster_types if not kind.opt_in_only_method)
-    kind = next((kind for kind in kinds if kind.is_env_present()), None)
+    kind = borrowed.launcher()
     try:
         return kind is not None and kind.get_process_count() > 1
     except Exception as error:

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from jaxfer import borrowed
 from jaxfer.errors import InputError, NonFiniteLoss, Preempted, refused
 from jaxfer.parallel.cluster import alone, leader
 
@@ -49,7 +50,7 @@ def leaving() -> Iterator[None]:
     if alone():
         yield
         return
-    client, over, speaker = _client(), threading.Event(), _Speaker()
+    client, over, speaker = borrowed.coordination_client(), threading.Event(), _Speaker()
     watcher = threading.Thread(target=_watch, args=(client, over, speaker), name="cluster", daemon=True)
     watcher.start()
     try:
@@ -170,9 +171,3 @@ def _end(code: int, line: str, speaker: _Speaker) -> None:
     if leader():  # it keeps the word: without it JAX ends the others by abort, before they have read it
         time.sleep(_LINGER_SECONDS)
     os._exit(code)
-
-
-def _client() -> Any:
-    from jax._src import distributed  # JAX has no public name for the client of its coordination service
-
-    return distributed.global_state.client

@@ -14,7 +14,6 @@ import dataclasses
 import gc
 import json
 import logging
-import os
 import sys
 import time
 import warnings
@@ -27,7 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxfer import files
+from jaxfer import borrowed, files
 from jaxfer.errors import InputError
 from jaxfer.parallel import cluster
 from jaxfer.runs.checksum import array_sum
@@ -47,7 +46,7 @@ class Checkpoints:
     def __init__(self, folder: epath.Path, *, read_only: bool = False):
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save at INFO and WARNING
         if str(folder).startswith("s3://"):
-            _teach_s3()
+            borrowed.teach_orbax_s3()
         self._best: dict[int, int | None] = {}
         # A run that is opened is read whole by each process for itself.
         self._alone = read_only or cluster.alone()
@@ -196,33 +195,6 @@ def _verify(arrays: Mapping[str, jax.Array], leaves: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is not what was saved")
 
 
-def _teach_s3() -> None:
-    """Tells orbax, which writes arrays to `gs://` paths by itself, that `s3://` is a store like it (orbax 0.12).
-
-    What it asks of a store is private to it: whether a path is in one, and how tensorstore names it.
-    """
-    from orbax.checkpoint._src.path import gcs_utils
-    from orbax.checkpoint._src.serialization import tensorstore_utils
-
-    if "s3://" in gcs_utils._GCS_PATH_PREFIX:
-        return
-    named, normalized = gcs_utils.get_kvstore_for_gcs, tensorstore_utils._normalize_path
-
-    def name(path: str) -> dict[str, str]:
-        scheme, _, place = path.partition("://")
-        bucket, _, key = place.partition("/")
-        if scheme != "s3":
-            return named(path)
-        return {"driver": "s3", "bucket": bucket, "path": key, **_s3_server()}
-
-    gcs_utils._GCS_PATH_PREFIX += ("s3://",)
-    gcs_utils.get_kvstore_for_gcs = name
-    tensorstore_utils._use_gcs_driver = lambda path: path.startswith(("gs://", "s3://"))
-    tensorstore_utils._normalize_path = lambda path: (
-        f"s3://{os.path.normpath(path[5:])}" if path.startswith("s3://") else normalized(path)
-    )
-
-
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
     """Where one of orbax's tasks fails, many do: one is reported, the tracebacks of the others would bury it."""
@@ -245,13 +217,6 @@ def _silent(_: Any) -> None:
 
     A `lambda` was freed under tensorstore's late threads, and that was a segmentation fault (Python 3.12.1).
     """
-
-
-def _s3_server() -> dict[str, str]:
-    """Another server than Amazon's, where AWS's own variables name one: tensorstore does not read them."""
-    variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), ("AWS_REGION", "AWS_DEFAULT_REGION")
-    endpoint, region = (next(filter(None, map(os.environ.get, names)), "") for names in variables)
-    return {"endpoint": endpoint, "aws_region": region or "us-east-1"} if endpoint else {}
 
 
 class _Preserve:

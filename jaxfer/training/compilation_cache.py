@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from jaxfer import borrowed
+
 VARIABLE, OFF = "JAXFER_CACHE", "off"
 LIMIT = 4 * 2**30  # bytes
 
@@ -35,7 +37,6 @@ def enable(folder: Path | None) -> None:
     made costs a line on stderr and nothing else.
     """
     import jax
-    from jax._src import compilation_cache
 
     if folder is None or in_use() is not None:
         return
@@ -45,12 +46,11 @@ def enable(folder: Path | None) -> None:
     except OSError as error:
         print(f"warning: compiled programs are not kept: {folder}: {error.strerror}", file=sys.stderr)
         return
-    # JAX's own files are written in place, and an entry that a kill tears stays torn for good.
-    compilation_cache.get_file_cache = lambda path: (Entries(Path(path)), path)
+    borrowed.set_program_store(lambda path: Entries(Path(path)))
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # All of them: a start compiles some fifty small programs besides the step.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    compilation_cache.reset_cache()  # whatever has been compiled before this was compiled without
+    borrowed.reset_program_cache()  # whatever has been compiled before this was compiled without
 
 
 def in_use() -> str | None:
