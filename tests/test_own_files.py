@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import subprocess
@@ -62,9 +63,25 @@ def get_config(arg=""):
 """
 
 
+@contextlib.contextmanager
+def forgotten_rooms(*names):
+    """Afterwards the rooms are as they were, and these modules are imported no longer."""
+    kept = {room: list(importlib.import_module(room.package).__path__) for room in registry.ROOMS}
+    before = os.environ.pop(registry.VARIABLE, None)
+    try:
+        yield
+    finally:
+        os.environ.pop(registry.VARIABLE, None)
+        os.environ.update({} if before is None else {registry.VARIABLE: before})
+        for room, path in kept.items():
+            importlib.import_module(room.package).__path__[:] = path
+            for name in names:
+                sys.modules.pop(f"{room.package}.{name}", None)
+
+
 @pytest.fixture
-def repository(tmp_path, monkeypatch):
-    """A user's repository; afterwards the rooms are as they were."""
+def repository(tmp_path):
+    """A user's repository."""
     for name, text in (
         ("methods/halved.py", HALVED),
         ("configs/sources/bars.py", BARS),
@@ -73,31 +90,19 @@ def repository(tmp_path, monkeypatch):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.delenv(registry.VARIABLE, raising=False)
-    kept = {room: list(importlib.import_module(room.package).__path__) for room in registry.ROOMS}
-    yield tmp_path
-    _forget(kept)
-
-
-def _forget(kept):
-    os.environ.pop(registry.VARIABLE, None)
-    for room, path in kept.items():
-        importlib.import_module(room.package).__path__[:] = path
-    for name in ("jaxfer.methods.halved", "jaxfer.data.sources.bars"):
-        sys.modules.pop(name, None)
+    with forgotten_rooms("halved", "bars"):
+        yield tmp_path
 
 
 def test_files_next_to_the_config_or_its_folder_train_and_are_there_again_for_eval(repository, tmp_path):
-    kept = {room: list(importlib.import_module(room.package).__path__) for room in registry.ROOMS}
-    config = configs.load(str(repository / "configs/exp.py"), {"options.width": "5"})
-    assert config.rooms == (str(repository / "configs"), str(repository))
-    assert config.options.width == 5
-    result = jaxfer.run(config, tmp_path / "run", quiet=True)
-    _forget(kept)
+    with forgotten_rooms("halved", "bars"):
+        config = configs.load(str(repository / "configs/exp.py"), {"options.width": "5"})
+        assert config.rooms == (str(repository / "configs"), str(repository))
+        assert config.options.width == 5
+        result = jaxfer.run(config, tmp_path / "run", quiet=True)
     assert "halved" not in registry.METHODS.names()
-    again = jaxfer.evaluate(tmp_path / "run")
-    assert again == result["metrics"]["val"]
-    _forget(kept)
+    with forgotten_rooms("halved", "bars"):
+        assert jaxfer.evaluate(tmp_path / "run") == result["metrics"]["val"]
     (repository / "methods/halved.py").unlink()
     with pytest.raises(InputError, match=r"unknown method 'halved'.*config\.rooms"):
         jaxfer.evaluate(tmp_path / "run")
