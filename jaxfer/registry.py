@@ -20,12 +20,13 @@ import re
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxfer.errors import InputError, nearest
+from jaxfer.schema import check
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,28 @@ class Room:
             for p in parameters
             if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
         }
+
+    def complete(self, name: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Every option of the factory: its default, or what is given, checked.
+
+        Args:
+          name: of the file.
+          given: {option: value}.
+          where: what an error calls the section (`config.model`).
+
+        Raises:
+          InputError: there is no such option, or the value is not of the annotated type.
+        """
+        defaults = {option: default for option, (_, default) in self.schema(name).items()}
+        return defaults | self.checked(name, given, where)
+
+    def checked(self, name: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """The given options alone, as their annotations want them; raises as `complete` does."""
+        known = self.schema(name)
+        for option in given:
+            if option not in known:
+                raise InputError(f"unknown field {where}.{option}{nearest(option, known)}")
+        return {option: check(value, known[option][0], f"{where}.{option}") for option, value in given.items()}
 
     def get(self, name: str) -> Callable[..., Any]:
         """The factory called `name`; `InputError` if there is none or its file can't be imported."""

@@ -12,13 +12,13 @@ import jax
 
 from jaxfer import rules
 from jaxfer.config.experiment import Experiment, StageConfig
-from jaxfer.config.schema import LARGEST
 from jaxfer.errors import InputError, RuleError, nearest
 from jaxfer.method import FROZEN, Method
 from jaxfer.models.execution import Execution
 from jaxfer.models.port import Port
 from jaxfer.optim import Leaf
 from jaxfer.registry import METHODS, MODELS, TASKS
+from jaxfer.schema import LARGEST
 from jaxfer.state import State
 from jaxfer.step import StepSpec, make_state
 from jaxfer.task import Task
@@ -171,8 +171,7 @@ def make_method(config: StageConfig, port: Port, where: str = "config") -> Metho
 
 def _completed(config: StageConfig, method: Method, where: str) -> StageConfig:
     """The config with the method's own defaults filled in, so that a default written out is the same experiment."""
-    options = {name: default for name, (_, default) in METHODS.schema(config.method).items()}
-    options |= {name: value for name, (value, _) in method.hparams.items() if name != "lr"}
+    options = {name: value for name, (value, _) in method.hparams.items() if name != "lr"}
     for name, value in config.options.items():
         if name in method.hparams and not math.isfinite(value):
             raise InputError(f"{where}.options.{name}: expected a finite number, found {value}")

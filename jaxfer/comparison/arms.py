@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 
 from jaxfer.config import override
 from jaxfer.config.experiment import CompareConfig, StageConfig
-from jaxfer.config.schema import check
 from jaxfer.data.order import Stream, permutation
 from jaxfer.errors import InputError, nearest
 from jaxfer.models.port import Port
 from jaxfer.registry import METHODS
+from jaxfer.schema import check
 from jaxfer.stages import make_method
 
 SCRATCH = "scratch"

@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxfer.config.schema import LARGEST
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError
 from jaxfer.optim import OPTIMIZERS, SCHEDULES
+from jaxfer.schema import LARGEST
 
 
 def _free(default: Any) -> Any:

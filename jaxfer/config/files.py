@@ -19,8 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from jaxfer import registry
-from jaxfer.config import schema
+from jaxfer import registry, schema
 from jaxfer.config.experiment import (
     CompareConfig,
     ParallelConfig,

@@ -9,8 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxfer import registry
-from jaxfer.config import schema
+from jaxfer import registry, schema
 from jaxfer.config.experiment import (
     Choice,
     CompareConfig,
@@ -108,9 +107,10 @@ def _stage(name: str, common: Mapping[str, Any], given: Mapping[str, Any]) -> St
         stage["rates"] = {}
     if own.get("rates") and "lr" not in own:
         stage["lr"] = None
-    types = {option: annotation for option, (annotation, _) in METHODS.schema(stage["method"]).items()}
-    structural = _checked(stage["options"], types, f"{where}.options", only=types)
-    return StageConfig(**{**stage, "options": {**stage["options"], **structural}})
+    own_options = METHODS.schema(stage["method"])  # what is none of them is an hparam, which `stages` knows
+    structural = {option: value for option, value in stage["options"].items() if option in own_options}
+    complete = METHODS.complete(stage["method"], structural, f"{where}.options")
+    return StageConfig(**{**stage, "options": {**stage["options"], **complete}})
 
 
 def _section(section: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -123,10 +123,11 @@ def _section(section: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any
             "config.model.name=auto takes the model of the checkpoint that config.init names (a Hub name, folder or "
             f"file); init names none, so name one of {', '.join(room.names())}"
         )
-    options = {key: default for key, (_, default) in room.schema(name).items()}
-    options |= _checked(given, fields, f"config.{section}")
-    options.pop(chooser)
-    return name, options
+    own = room.schema(name)
+    shared = _checked({key: value for key, value in given.items() if key not in own}, fields, f"config.{section}")
+    del shared[chooser]
+    options = {key: value for key, value in given.items() if key in own}
+    return name, room.complete(name, options, f"config.{section}") | shared
 
 
 def _checked(given: Mapping[str, Any], fields: Mapping[str, Any], where: str, only: Any = None) -> dict[str, Any]:

@@ -48,10 +48,7 @@ class DataConfig:
 
 def build(config: DataConfig, options: Mapping[str, Any], *, seed: int, with_test: bool) -> Dataset:
     """The source called `config.source` with its own `options`, prepared; each source says when it reads again."""
-    known = SOURCES.schema(config.source)
-    for name in options:
-        if name not in known:
-            raise InputError(f"data source {config.source!r} has no option {name!r}{nearest(name, known)}")
+    options = SOURCES.complete(config.source, options, "config.data")
     return prepare(SOURCES.make(config.source, **options), config, seed=seed, with_test=with_test)
 
 

@@ -13,8 +13,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import files
-from jaxfer.config import schema
+from jaxfer import files, schema
 from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.text import located, tokenizer_sha256
 from jaxfer.errors import InputError, nearest

@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer.config import schema
+from jaxfer import schema
 from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.text import tokenizer_sha256
 from jaxfer.errors import InputError

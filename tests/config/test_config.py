@@ -92,7 +92,7 @@ def test_lists_in_a_file_become_tuples():
     config.model.stage_sizes = [1, 1]
     config.data.classes = ["1", "2"]
     experiment = resolve(config)
-    assert experiment.stages[0][1].options == {"targets": ("block_0/.*",)}
+    assert experiment.stages[0][1].options == {"targets": ("block_0/.*",), "rank": 8, "alpha": 16.0}
     assert dict(experiment.model.options)["stage_sizes"] == (1, 1)
     assert experiment.data.classes == ("1", "2")
 
@@ -139,19 +139,22 @@ def test_naming_another_method_resets_its_options():
     assert (other.method, dict(other.options)) == ("l2sp", {"alpha": 0.5})
 
 
+LORA = {"rank": 8, "alpha": 16.0, "targets": ()}  # its defaults
+
+
 def test_naming_another_method_of_a_stage_resets_its_options():
     config = staged(method="full")
     config.stage.a = {"method": "lora", "options": {"rank": 4}}
-    assert first_stage(config).options == {"rank": 4}
+    assert first_stage(config).options == {**LORA, "rank": 4}
     assert first_stage(override(config, {"stage.a.method": "probe"})).options == {}
-    assert first_stage(override(config, {"stage.a.options.alpha": "2"})).options == {"rank": 4, "alpha": 2.0}
+    assert first_stage(override(config, {"stage.a.options.alpha": "2"})).options == {**LORA, "rank": 4, "alpha": 2.0}
 
 
 def test_stages_can_be_named_and_set_at_once():
     config = override(base(), {"stage.b.options.rank": "3", "stage.b.method": "lora", "stages": "a,b", "steps": "5"})
     stages = dict(resolve(config).stages)
     assert [(stage.method, stage.steps) for stage in stages.values()] == [("full", 5), ("lora", 5)]
-    assert stages["b"].options == {"rank": 3}
+    assert stages["b"].options == {**LORA, "rank": 3}
 
 
 def test_a_stage_takes_what_it_does_not_set_from_the_config():
@@ -167,7 +170,7 @@ def test_common_options_are_the_common_methods():
     config.options.rank = 4
     config.stage.a = {"method": "probe"}
     a, b = (stage for _, stage in resolve(config).stages)
-    assert (a.options, b.options) == ({}, {"rank": 4})
+    assert (a.options, b.options) == ({}, {**LORA, "rank": 4})
 
 
 def test_the_rate_nearest_to_the_stage_counts():
@@ -200,7 +203,7 @@ def test_an_override_that_every_stage_hides_is_an_error(field, stage):
 
 def test_an_unset_field_of_the_stored_config_can_be_overridden():
     config = ConfigDict(resolve(base()).to_dict())
-    assert first_stage(override(config, {"method": "lora", "options.rank": "2"})).options == {"rank": 2}
+    assert first_stage(override(config, {"method": "lora", "options.rank": "2"})).options == {**LORA, "rank": 2}
 
 
 def test_fields_that_do_not_exist_cannot_be_set_in_a_file():

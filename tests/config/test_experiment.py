@@ -15,7 +15,7 @@ from jaxfer.config.experiment import Experiment, ParallelConfig, RunConfig, Stag
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError
 
-DIGITS = str(Path(__file__).parents[1] / "configs/digits.py")
+DIGITS = str(Path(__file__).parents[2] / "configs/digits.py")
 
 # Every field that a run may change when it goes on in its folder.
 FREE = {
@@ -36,6 +36,7 @@ OTHER = {
     "log_every": 7,
     "save_every": 7,
     "profile": (1, 2),
+    "rooms": ("elsewhere",),
     "parallel.mode": "pmap",
     "parallel.devices": 2,
     "parallel.fsdp": 2,

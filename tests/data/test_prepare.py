@@ -212,7 +212,7 @@ def test_build_reads_changed_data_again(tmp_path):
 def test_build_names_unknown_sources_and_options():
     with pytest.raises(InputError, match="unknown data source 'digit'; nearest: 'digits'"):
         build(DataConfig(source="digit"), {}, seed=0, with_test=False)
-    with pytest.raises(InputError, match="data source 'synthetic' has no option 'example'; nearest: 'examples'"):
+    with pytest.raises(InputError, match="unknown field config.data.example; nearest: 'examples'"):
         build(DataConfig(source="synthetic"), {"example": 3}, seed=0, with_test=False)
 
 

@@ -15,7 +15,7 @@ from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 
 # [PAD] [UNK] [CLS] [SEP] [MASK] good bad plain film plot song the a was very not and it ##s ##ly . ! ?
-TOKENIZER = Path(__file__).parent / "tokenizer"
+TOKENIZER = Path(__file__).parents[1] / "tokenizer"
 CLS, SEP, UNK = 2, 3, 1
 
 

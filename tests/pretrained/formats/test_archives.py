@@ -17,7 +17,7 @@ from jaxfer.pretrained.formats import archives
 from jaxfer.pretrained.formats.reading import read
 from tests.pretrained.torch_archives import Call, Tensor, new_archive, old_archive, tensor
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 WRITERS = {"new": new_archive, "old": old_archive}
 both = pytest.mark.parametrize("container", WRITERS)
 

@@ -17,7 +17,7 @@ from jaxfer.errors import InputError
 from jaxfer.pretrained.formats.reading import files, read, sha256
 from tests.pretrained.torch_archives import new_archive, old_archive, tensor
 
-DATA = Path(os.environ.get("JAXFER_DATA") or Path(__file__).parents[3] / "shared/data")
+DATA = Path(os.environ.get("JAXFER_DATA") or Path(__file__).parents[4] / "shared/data")
 
 
 def raw_safetensors(header: dict | bytes, data: bytes = b"", length: int | None = None) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import pytest
 
-from jaxfer.config import schema
+from jaxfer import schema
 from jaxfer.errors import InputError
 
 
