@@ -19,7 +19,7 @@ DIGITS = str(Path(__file__).parents[2] / "configs/digits.py")
 
 # Every field that a run may change when it goes on in its folder.
 FREE = {
-    *("eval_batch_size", "test", "log_every", "save_every", "profile"),
+    *("eval_batch_size", "test", "log_every", "save_every", "profile", "rooms"),
     *("parallel.mode", "parallel.devices", "parallel.fsdp", "parallel.tensor", "parallel.rules"),
 }
 

@@ -32,9 +32,9 @@ class Scripted:
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("1", 1), ("LA", 1), ("RGB", 3), ("RGBA", 3), ("P", 3)])
 def test_decode_gives_grey_or_rgb(tmp_path, mode, channels):
     original = Image.fromarray(pixels(5, 7, 3)).convert(mode)
-    original.save(tmp_path / "png")
+    original.save(tmp_path / "image.png")
     expected = np.asarray(original.convert("L" if channels == 1 else "RGB")).reshape(5, 7, channels)
-    decoded = decode(tmp_path / "png")
+    decoded = decode(tmp_path / "image.png")
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, expected)
 
