@@ -190,7 +190,7 @@ def _run(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 def _show(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     import jaxfer
 
-    print("\n\n".join(map(str, jaxfer.show(jaxfer.load(arguments.config, overrides)))))
+    print(jaxfer.show(jaxfer.load(arguments.config, overrides)))
 
 
 def _plan(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
