@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import fsspec
@@ -10,6 +11,7 @@ from etils import epath
 
 from jaxfer.errors import InputError
 from jaxfer.parallel import cluster
+from jaxfer.runs.folder import _check_name
 
 # Object stores, and what epath reads them with.
 STORES = {"gs": "gcsfs", "s3": "s3fs"}
@@ -69,6 +71,8 @@ def opened(folder: str | epath.Path) -> epath.Path:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{folder} can't be reached ({reason}); correct the bucket or your credentials") from None
+    if not scheme:
+        _check_name(os.path.abspath(folder))
     return path
 
 

@@ -16,4 +16,4 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     import jaxfer
 
-    print("\n\n".join(map(str, jaxfer.show(jaxfer.load(arguments.config, overrides)))))
+    print(jaxfer.show(jaxfer.load(arguments.config, overrides)))

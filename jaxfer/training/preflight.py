@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jaxfer.config.experiment import Experiment
 from jaxfer.data.encodings.spec import TextPreprocessing
 from jaxfer.data.encodings.text import load_tokenizer
 from jaxfer.data.loader import check_kind
+from jaxfer.data.overview import overview
 from jaxfer.data.prepare import build
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
@@ -48,13 +50,18 @@ class Preflight:
         return self.stages[-1].stop
 
     def notes(self) -> tuple[str, ...]:
-        """What a user should know and need not change, a line each."""
+        """What a user should know of the plan and need not change, a line each; the data's notes are in `overview`."""
         idle = (
             f"{self.spare} of {self.spare + self.where.size} devices stay idle: the batch size is no multiple of more"
         )
         said = (idle,) if self.spare and not self.experiment.parallel.devices else ()
         notes = (note for stage in self.stages for note in (*stage.notes, *self.where.notes(stage)))
-        return (*said, *self.data.notes, *dict.fromkeys(notes))
+        return (*said, *dict.fromkeys(notes))
+
+    def overview(self, *, sample: int = 0) -> str:
+        """The data in a few lines; `sample` as in `jaxfer.data.overview`."""
+        source, port = self.experiment.source, self.stages[0].spec.port
+        return overview(source.name, dict(source.options), self.data, port.preprocessing, sample=sample)
 
 
 def preflight(
@@ -77,6 +84,11 @@ def preflight(
     sizes, slices = ([getattr(s, name) for _, s in experiment.stages] for name in ("batch_size", "accumulate"))
     where = placement(experiment.parallel, sizes, accumulate=slices, devices=devices)
     data = build(experiment.data, dict(source.options), seed=run.seed, with_test=run.test)
+    if folder is not None and data.listed is not None and _inside(folder, data.listed):
+        fix = "use a --workdir beside it"
+        raise InputError(
+            f"{folder} lies in the data's folder {str(data.listed)!r}, where it would become a class; {fix}"
+        )
     if run.test and "test" not in data.splits:
         raise InputError(f"config.test: data source {source.name!r} has no test split here; set config.test=false")
     port, task = make_port(experiment, len(data.classes))
@@ -89,3 +101,8 @@ def preflight(
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
     spare = len(jax.devices() if devices is None else devices) - where.size
     return Preflight(experiment=complete, data=data, stages=stages, where=where, spare=spare)
+
+
+def _inside(folder: epath.Path, root: Path) -> bool:
+    """Whether the folder, which need not exist, is `root` or lies below it on this machine."""
+    return "://" not in str(folder) and Path(folder).resolve().is_relative_to(root.resolve())

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxfer.data.overview import SAMPLE
 from jaxfer.parallel.placement import Placement
 from jaxfer.rules import flatten
 from jaxfer.stages import Stage, example_batch
@@ -55,10 +56,25 @@ class StageSummary:
         )
 
 
-def show(config: ConfigDict) -> tuple[StageSummary, ...]:
+class Shown(tuple[StageSummary, ...]):
+    """A summary of each stage, and the data's.
+
+    Attributes:
+      data: what the run would train and be evaluated on, in a few lines.
+    """
+
+    data: str
+
+    def __str__(self) -> str:
+        return "\n\n".join((self.data, *map(str, self)))
+
+
+def show(config: ConfigDict) -> Shown:
     """A summary of each stage of `config`; `InputError` for whatever `run` would refuse of the config or the data."""
     plan = preflight(config)
-    return tuple(summary(stage, plan.where) for stage in plan.stages)
+    shown = Shown(summary(stage, plan.where) for stage in plan.stages)
+    shown.data = plan.overview(sample=SAMPLE)
+    return shown
 
 
 def summary(stage: Stage, where: Placement) -> StageSummary:

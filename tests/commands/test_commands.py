@@ -164,7 +164,12 @@ def test_exit_codes(config, monkeypatch, capsys, raised, exit_code, message):
 def test_show_by_hand(config, capsys):
     assert commands.main(["show", config]) == 0
     out, err = capsys.readouterr()
-    lines = out.splitlines()
+    data, _, stages = out.partition("\n\n")
+    assert data.splitlines()[:2] == [
+        "data: synthetic · images of 2 classes",
+        "  class     train     val    test",
+    ]
+    lines = stages.splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines if "/" in line.split()[0]}
     assert (lines[0], err) == ("stage 'train': method full, 6 steps of 4 examples", "")
     assert lines[1].split() == ["parameter", "shape", "group", "lr", "weight", "decay"]
@@ -181,7 +186,7 @@ def test_show_by_hand(config, capsys):
 def test_show_marks_what_is_frozen(config, capsys):
     argv = ["show", config, "--config.method=probe", "--config.rates.head=0.5", "--config.lr=none"]
     assert commands.main(argv) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.partition("\n\n")[2].splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines}
     assert rows["stem/conv/kernel"] == ["3x3x3x4", "FROZEN", "-", "-"]
     assert rows["head/out/kernel"] == ["4x2", "head", "0.5", "0.01"]

@@ -29,4 +29,5 @@ def source() -> Dataset:
         splits={"train": everything.take(train), "test": everything.take(test)},
         classes=tuple(str(digit) for digit in range(10)),
         fingerprint=fingerprint([images, labels, train, test]),
+        provenance={"train": "scikit-learn's digits", "test": f"drawn from the same, {TEST_PER_CLASS} a class"},
     )

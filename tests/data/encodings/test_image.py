@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -71,6 +72,17 @@ def test_whole_images_pass_verification(tmp_path, suffix):
     with (tmp_path / f"cat.{suffix}").open("ab") as file:
         file.write(b"\0" * 100)  # a camera's padding
     verify(tmp_path / f"cat.{suffix}")
+
+
+def test_a_name_without_an_image_behind_it_is_refused(tmp_path):
+    Image.fromarray(pixels(4, 4, 3)).save(tmp_path / "drawing.png", format="EPS")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    reasons = {"drawing": "PostScript, not pixels", "pipe": "not a regular file", "folder": "not a regular file"}
+    for name, reason in reasons.items():
+        for read in (verify, decode):
+            with pytest.raises(InputError, match=rf"found '.*{name}\.png' \({reason}\); replace or remove the file"):
+                read(tmp_path / f"{name}.png")
 
 
 def test_to_channels():
