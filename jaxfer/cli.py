@@ -224,9 +224,13 @@ def _export(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 def _predict(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     _no_overrides(overrides)
     import jaxfer
+    from jaxfer.exports.predict import load_model
 
     _keep_programs(arguments)
-    answers = jaxfer.predict(arguments.source, arguments.inputs, text=arguments.text)
+    model = load_model(arguments.source)
+    for note in model.notes:
+        print(f"note: {note}", file=sys.stderr)
+    answers = jaxfer.predict(model, arguments.inputs, text=arguments.text)
     if arguments.json:
         print("\n".join(json.dumps(answer.to_dict()) for answer in answers))
     else:

@@ -31,6 +31,7 @@ class StageSummary:
       state_bytes: of its whole State on one device.
       step_flops: floating-point operations of one training step of the whole batch.
       forward_flops: of one evaluation pass over as many examples.
+      assumed: of the first stage, what the plan assumes of its checkpoint, a line each.
     """
 
     stage: Stage
@@ -41,10 +42,11 @@ class StageSummary:
     state_bytes: int
     step_flops: float
     forward_flops: float
+    assumed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         config = self.stage.config
-        notes = "".join(f"note: {note}\n" for note in (*self.stage.notes, *self.where.notes(self.stage)))
+        notes = "".join(f"note: {note}\n" for note in (*self.assumed, *self.stage.notes, *self.where.notes(self.stage)))
         return (
             f"stage {self.stage.name!r}: method {config.method}, {config.steps} steps of {config.batch_size} examples\n"
             f"{parameter_table(self.stage, self.where)}\n{notes}"
@@ -58,7 +60,8 @@ class StageSummary:
 def show(config: ConfigDict) -> tuple[StageSummary, ...]:
     """A summary of each stage of `config`; `InputError` for whatever `run` would refuse of the config or the data."""
     plan = preflight(config)
-    return tuple(summary(stage, plan.where) for stage in plan.stages)
+    found = tuple(summary(stage, plan.where) for stage in plan.stages)
+    return (dataclasses.replace(found[0], assumed=plan.assumed), *found[1:])
 
 
 def summary(stage: Stage, where: Placement) -> StageSummary:
