@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from jaxfer.commands import fail, shared
@@ -23,9 +24,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     shared.no_overrides(overrides)
     import jaxfer
+    from jaxfer.exports.predict import load_model
 
     shared.keep_programs(arguments)
-    answers = jaxfer.predict(arguments.source, arguments.inputs, text=arguments.text)
+    model = load_model(arguments.source)
+    for note in model.notes:
+        print(f"note: {note}", file=sys.stderr)
+    answers = jaxfer.predict(model, arguments.inputs, text=arguments.text)
     if arguments.json:
         print("\n".join(json.dumps(answer.to_dict()) for answer in answers))
     else:

@@ -114,6 +114,8 @@ def run_cells(
     with contextlib.closing(reporter):
         if again:
             reporter.say(again)
+        for note in () if again else dict.fromkeys(note for cell in planned for note in cell.notes):
+            reporter.say(f"note: {note}")
         reporter.begin(len(standing.names), 0)
         try:
             outcomes = execute(planned, folder, processes=processes, told=standing.told)

@@ -14,14 +14,14 @@ from ml_collections import ConfigDict
 from jaxfer.config import resolve
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.encodings.spec import TextPreprocessing
-from jaxfer.data.encodings.text import load_tokenizer
+from jaxfer.data.encodings.text import fills, load_tokenizer
 from jaxfer.data.loader import check_kind
 from jaxfer.data.overview import overview
 from jaxfer.data.prepare import build
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
 from jaxfer.parallel.placement import Placement, placement
-from jaxfer.pretrained.agreement import completed
+from jaxfer.pretrained.agreement import described
 from jaxfer.runs import tokenizer
 from jaxfer.stages import Stage, make_port, plan
 
@@ -36,6 +36,7 @@ class Preflight:
       stages: what each stage does to which parameter.
       where: the devices.
       spare: how many more there are.
+      assumed: what no file of the checkpoint states, and what of it is left out, a line each.
     """
 
     experiment: Experiment
@@ -43,6 +44,7 @@ class Preflight:
     stages: tuple[Stage, ...]
     where: Placement
     spare: int = 0
+    assumed: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -56,7 +58,7 @@ class Preflight:
         )
         said = (idle,) if self.spare and not self.experiment.parallel.devices else ()
         notes = (note for stage in self.stages for note in (*stage.notes, *self.where.notes(stage)))
-        return (*said, *dict.fromkeys(notes))
+        return (*said, *self.assumed, *dict.fromkeys(notes))
 
     def overview(self, *, sample: int = 0) -> str:
         """The data in a few lines; `sample` as in `jaxfer.data.overview`."""
@@ -79,7 +81,8 @@ def preflight(
     Raises:
       InputError: the first thing that is wrong in the config, the checkpoint's files, the data or for these devices.
     """
-    experiment = resolve(completed(config, folder))
+    known = described(config, folder)
+    experiment, assumed = resolve(known.config), known.notes
     run, source = experiment.run, experiment.source
     sizes, slices = ([getattr(s, name) for _, s in experiment.stages] for name in ("batch_size", "accumulate"))
     where = placement(experiment.parallel, sizes, accumulate=slices, devices=devices)
@@ -95,14 +98,22 @@ def preflight(
     port = port if folder is None else tokenizer.at_home(port, folder)
     check_kind(data.splits["train"], port.preprocessing, experiment.data.augment)
     if isinstance(port.preprocessing, TextPreprocessing):
-        load_tokenizer(port.preprocessing)
+        assumed += _spare(port.preprocessing, len(load_tokenizer(port.preprocessing, own=known.own_tokenizer)[0]))
     stages = plan(experiment, port, task)
     where.check(stages)
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
     spare = len(jax.devices() if devices is None else devices) - where.size
-    return Preflight(experiment=complete, data=data, stages=stages, where=where, spare=spare)
+    return Preflight(experiment=complete, data=data, stages=stages, where=where, spare=spare, assumed=assumed)
 
 
 def _inside(folder: epath.Path, root: Path) -> bool:
     """Whether the folder, which need not exist, is `root` or lies below it on this machine."""
     return "://" not in str(folder) and Path(folder).resolve().is_relative_to(root.resolve())
+
+
+def _spare(preprocessing: TextPreprocessing, tokens: int) -> tuple[str, ...]:
+    """A line where the embedding has many more rows than its tokenizer has tokens."""
+    vocab = preprocessing.vocab
+    if fills(tokens, vocab):
+        return ()
+    return (f"the tokenizer has {tokens} tokens, the model's embedding {vocab} rows: the others are never read",)

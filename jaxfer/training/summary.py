@@ -32,6 +32,7 @@ class StageSummary:
       state_bytes: of its whole State on one device.
       step_flops: floating-point operations of one training step of the whole batch.
       forward_flops: of one evaluation pass over as many examples.
+      assumed: of the first stage, what the plan assumes of its checkpoint, a line each.
     """
 
     stage: Stage
@@ -42,10 +43,11 @@ class StageSummary:
     state_bytes: int
     step_flops: float
     forward_flops: float
+    assumed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         config = self.stage.config
-        notes = "".join(f"note: {note}\n" for note in (*self.stage.notes, *self.where.notes(self.stage)))
+        notes = "".join(f"note: {note}\n" for note in (*self.assumed, *self.stage.notes, *self.where.notes(self.stage)))
         return (
             f"stage {self.stage.name!r}: method {config.method}, {config.steps} steps of {config.batch_size} examples\n"
             f"{parameter_table(self.stage, self.where)}\n{notes}"
@@ -72,7 +74,8 @@ class Shown(tuple[StageSummary, ...]):
 def show(config: ConfigDict) -> Shown:
     """A summary of each stage of `config`; `InputError` for whatever `run` would refuse of the config or the data."""
     plan = preflight(config)
-    shown = Shown(summary(stage, plan.where) for stage in plan.stages)
+    first, *others = (summary(stage, plan.where) for stage in plan.stages)
+    shown = Shown((dataclasses.replace(first, assumed=plan.assumed), *others))
     shown.data = plan.overview(sample=SAMPLE)
     return shown
 

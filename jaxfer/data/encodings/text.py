@@ -197,8 +197,12 @@ def tokenizer_sha256(folder: str | epath.Path) -> str:
     return fingerprint(part for file in files for part in (file.name, file.read_bytes()))
 
 
-def load_tokenizer(preprocessing: TextPreprocessing) -> tuple[Any, str]:
+def load_tokenizer(preprocessing: TextPreprocessing, *, own: bool | None = None) -> tuple[Any, str]:
     """(the Hugging Face tokenizer, sha256 of its files) that a model names.
+
+    Args:
+      preprocessing: of the model.
+      own: whether it is stated to be the model's, which may then have many more tokens; None: where its sha256 is.
 
     Raises:
       InputError: none is named, it can't be read, or it is not the model's: other files than the sha256 says, another
@@ -215,19 +219,26 @@ def load_tokenizer(preprocessing: TextPreprocessing) -> tuple[Any, str]:
         )
     tokenizer = _read(str(folder), sha256)
     tokens, vocab = len(tokenizer), preprocessing.vocab
-    # Embeddings are often padded a little beyond the tokenizer; much beyond is another model's tokenizer.
     if tokenizer.model_max_length < 1:
         raise InputError(
             f"the tokenizer in {str(folder)!r} states model_max_length={tokenizer.model_max_length}; expected at least "
             "1: correct its tokenizer_config.json"
         )
-    if not 0.9 * vocab <= tokens <= vocab or tokenizer.pad_token_id is None:
+    own = bool(expected) if own is None else own
+    # Embeddings are often padded a little beyond the tokenizer; much beyond is another model's, unless stated.
+    if not tokens <= vocab or not (own or fills(tokens, vocab)) or tokenizer.pad_token_id is None:
         found = f"{tokens} tokens" + (" and no padding token" if tokenizer.pad_token_id is None else "")
         raise InputError(
             f"the tokenizer in {str(folder)!r} does not belong to the model: expected {vocab} tokens, found {found}; "
-            "set config.model.tokenizer to the checkpoint's own (from scratch: config.model.vocab to its size)"
+            "set config.model.tokenizer to the checkpoint's own (from scratch: config.model.vocab to its size), or "
+            "announce it with config.differs=tokenizer if it is the model's after all"
         )
     return tokenizer, sha256
+
+
+def fills(tokens: int, vocab: int) -> bool:
+    """Whether an embedding of `vocab` rows looks made for so many tokens."""
+    return 0.9 * vocab <= tokens
 
 
 def located(folder: str) -> Path:
