@@ -1,7 +1,17 @@
-"""Four fake CPU devices and quick compiles for every test, no programs of earlier ones; set before JAX is imported."""
+"""Four fake CPU devices and quick compiles for every test, no programs of earlier ones; set before JAX is imported.
 
+Also what a session reports: its slowest tests in a file, and the seconds that the tiers of the conformance suite took.
+"""
+
+import collections
+import contextlib
+import ctypes
+import gc
 import importlib.metadata
 import os
+from pathlib import Path
+
+import pytest
 
 flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 if "--xla_backend_optimization_level" not in flags:
@@ -13,3 +23,97 @@ if "--xla_backend_optimization_level" not in flags:
 os.environ["XLA_FLAGS"] = flags.strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAXFER_CACHE"] = "off"
+
+SLOWEST = 25
+METHODS, FAMILIES = 25, 19  # what the tiers are built for
+MEMORY = 1.5 * 2**30  # bytes of a worker above which compiled programs are dropped
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slowest", metavar="FILE", help=f"write the {SLOWEST} slowest tests there")
+
+
+class Times:
+    """Seconds of each test, set-up and tear-down included, and which of them are of a tier."""
+
+    def __init__(self):
+        self.seconds = collections.Counter()
+        self.pairs = {"tier_i": collections.Counter(), "tier_ii": collections.Counter()}
+
+    def pytest_runtest_logreport(self, report):
+        self.seconds[report.nodeid] += report.duration
+        for tier, pairs in self.pairs.items():
+            if tier in report.keywords:
+                test = report.nodeid.partition("@")[0]  # xdist appends the group
+                pairs["-".join(test.rstrip("]").replace("[", "-").split("-")[-2:])] += report.duration
+
+    def pytest_terminal_summary(self, terminalreporter, config):
+        for line in self.extrapolated(config):
+            terminalreporter.write_line(line)
+        if path := config.getoption("--slowest"):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            lines = (f"{seconds:7.2f} {test}" for test, seconds in self.seconds.most_common(SLOWEST))
+            Path(path).write_text("\n".join(lines) + "\n")
+            terminalreporter.write_line(f"the {SLOWEST} slowest tests: {path}")
+
+    def extrapolated(self, config):
+        """Seconds of both tiers and what they would be for 25 methods and 19 families."""
+        if not all(self.pairs.values()):
+            return
+        kinds = {
+            "tier_i": [(METHODS * FAMILIES, lambda pair: True)],
+            # Every method on two models, which `full` is not counted among, and every model under `full`.
+            "tier_ii": [
+                (2 * (METHODS - 1), lambda pair: not pair.startswith("full-")),
+                (FAMILIES, lambda pair: pair.startswith("full-")),
+            ],
+        }
+        more = 0.0
+        for tier, parts in kinds.items():
+            pairs, wanted, later = self.pairs[tier], 0, 0.0
+            for count, of_this in parts:
+                seconds = [seconds for pair, seconds in pairs.items() if of_this(pair)]
+                wanted += count
+                later += count * sum(seconds) / max(1, len(seconds))
+            more += later - pairs.total()
+            yield (
+                f"{tier}: {len(pairs)} pairs in {pairs.total():.0f} s; "
+                f"{METHODS} methods x {FAMILIES} families: {wanted} pairs, {later:.0f} s"
+            )
+        workers = getattr(config.option, "numprocesses", None) or 1
+        minutes = (self.seconds.total() + more) / workers / 60
+        yield f"all {len(self.seconds)} tests with so many pairs: {minutes:.1f} min on {workers} workers"
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Times())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory():
+    """Drops every compiled program after a module that left a worker large: it would end at 5 GB."""
+    yield
+    if _resident() > MEMORY:
+        import jax
+
+        from jaxfer import stages
+        from jaxfer.training import programs
+
+        for cached in (programs._train_program, programs._eval_program, programs._forward_flops):
+            cached.cache_clear()
+        for cached in (stages._compiled_init, stages.compiled_port_init):
+            cached.cache_clear()
+        jax.clear_caches()
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # glibc keeps what was freed until it is asked
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _resident():
+    """Bytes of this process in memory; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

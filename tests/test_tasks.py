@@ -10,6 +10,7 @@ import optax
 import pytest
 from sklearn import metrics
 
+from jaxfer.conformance import tasks
 from jaxfer.errors import InputError
 from jaxfer.registry import TASKS
 
@@ -23,18 +24,9 @@ def smoothing(value: float):
 
 
 @pytest.mark.parametrize("name", TASKS.names())
-def test_every_task_is_complete(name):
-    task = TASKS.make(name)
-    outputs = np.zeros((6, task.outputs(0 if task.label_dtype == "float32" else 3)), np.float32)
-    labels = np.asarray([0, 1, 2, 2, 1, 0])
-    labels = labels[:, None] == np.arange(3) if task.label_dtype == "bool" else labels.astype(task.label_dtype)
-    hparams = {key: jnp.float32(value) for key, value in (task.hparams or {}).items()}
-    scores = task.scores(jnp.asarray(outputs), {"label": jnp.asarray(labels)})
-    assert task.loss(jnp.asarray(outputs), {"label": jnp.asarray(labels)}, hparams).shape == (6,)
-    assert all(values.shape == (6,) for values in scores.values())
-    gathered = {} if task.gathered is None else task.gathered(outputs, labels)
-    assert task.monitor in {*scores, *gathered} and "loss" in scores
-    assert set(task.limits or {}) <= set(task.hparams or {})
+@pytest.mark.parametrize("check", tasks.PROPERTIES, ids=lambda check: check.__name__)
+def test_every_task_keeps(check, name):
+    assert check(name) is None
 
 
 def test_cross_entropy():

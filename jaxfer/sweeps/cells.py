@@ -26,7 +26,17 @@ from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 from jaxfer.training.preflight import Preflight, preflight
 
 # What presents results or arranges runs; a change there leaves finished cells valid. Everything else is their code.
-PRESENTATION = ("__main__.py", "cli.py", "comparison", "evals", "progress.py", "report", "summary.py", "sweeps")
+PRESENTATION = (
+    "__main__.py",
+    "cli.py",
+    "comparison",
+    "conformance",
+    "evals",
+    "progress.py",
+    "report",
+    "summary.py",
+    "sweeps",
+)
 FOLDER = "cells"
 
 

@@ -11,12 +11,12 @@ import pytest
 import jaxfer
 import jaxfer.config
 import jaxfer.methods
+from jaxfer import conformance
+from jaxfer.conformance import methods
 from jaxfer.registry import METHODS
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
-from tests import test_conformance as conformance
 from tests.experiments import tiny_config
-from tests.test_conformance import CASES
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 
@@ -40,15 +40,14 @@ def test_the_readmes_method_works(example, tmp_path):
     assert len(scales) == 6 and all(np.abs(scale - 1).max() > 0 for scale in scales.values())
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(
-    "check",
-    [
-        conformance.test_frozen_leaves_stay_bitwise_and_trainable_ones_move,
-        conformance.test_one_compile_for_four_rates_and_decays,
-        conformance.test_merged_parameters_alone_give_the_adapted_outputs,
-    ],
-)
-def test_the_readmes_method_conforms(check, case, example):
+AXES = (conformance.CONVOLUTION, conformance.TRANSFORMER)
+REST = tuple(case for case in conformance.families() if case not in AXES)
+
+
+@pytest.mark.parametrize("cases", [AXES, pytest.param(REST, marks=pytest.mark.matrix)], ids=["axes", "rest"])
+def test_the_readmes_method_conforms(cases, example):
     assert example in METHODS.names(), "the conformance suite is over these names"
-    check(example, case)
+    verdicts = dict(conformance.check_method(example, cases))
+    shapes = len(conformance.families()) * len(methods.SHAPES)
+    assert len(verdicts) == shapes + len(cases) * len(methods.NUMBERS) + len(methods.PLACED)
+    assert not {name: problem for name, problem in verdicts.items() if problem}

@@ -19,8 +19,7 @@ from jaxfer.step import make_eval_step, make_train_step
 from jaxfer.training.programs import forward_flops, lowered_flops, step_flops
 from tests.experiments import tiny_stage
 
-from .test_ports import make
-from .tiny import TINY, batch, draw
+from .tiny import TINY, batch, draw, make
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
 

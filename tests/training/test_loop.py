@@ -1,4 +1,4 @@
-"""What a run writes and says. Resuming is in `test_resume.py`, what every method must do in `test_conformance.py`."""
+"""What a run writes and says. Resuming is in `test_resume.py`, what every method must do in `conformance/`."""
 
 from __future__ import annotations
 

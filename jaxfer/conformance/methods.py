@@ -1,0 +1,243 @@
+"""What every method must do on every model. Each property is a function (method, case) -> None or what is wrong.
+
+`SHAPES` compile nothing and are cheap enough for every method on every model. `NUMBERS` train for a few steps on one
+device and share the pair's compiled programs. `PLACED` compares devices, which takes two more compiles each.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import tempfile
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from jaxfer.config.experiment import ParallelConfig
+from jaxfer.conformance.training import backbone, batches, continue_training, outputs, tiny_stage, train
+from jaxfer.method import FROZEN
+from jaxfer.models.port import Port
+from jaxfer.parallel.placement import placement
+from jaxfer.rules import flatten
+from jaxfer.runs.checkpoint import Checkpoints
+from jaxfer.runs.finished import placed
+from jaxfer.stages import Stage, example_batch
+from jaxfer.state import State
+from jaxfer.step import make_eval_step, make_train_step
+from jaxfer.training.programs import train_program
+
+PLACEMENTS = (("jit", 1), ("jit", 4), ("pmap", 4))
+TOLERANCE = 2e-5
+
+
+def groups_hold_parameters_and_have_rates(method: str, case: str) -> str | None:
+    stage = tiny_stage(case, method=method)
+    declared = {group for _, group in stage.spec.method.rules} - {FROZEN}
+    used = {leaf.group for leaf in stage.spec.trainable.values()}
+    if declared != used:
+        return f"groups {sorted(declared)} are declared, {sorted(used)} hold trainable parameters"
+    rates = {name.removeprefix("lr/") for name in stage.hparams if name.startswith("lr/")}
+    return None if rates == used else f"rates for {sorted(rates)}, parameters in {sorted(used)}"
+
+
+def added_parameters_name_their_unit(method: str, case: str) -> str | None:
+    stage = tiny_stage(case, method=method)
+    backbone_paths = flatten(_backbone(stage)[0]).keys()
+    lost = [path for path in stage.leaves().keys() - backbone_paths if stage.spec.port.unit(path) is None]
+    return f"{sorted(lost)[0]} names no unit of the model ({', '.join(stage.spec.port.units)})" if lost else None
+
+
+def a_training_step_maps_a_state_to_its_like(method: str, case: str) -> str | None:
+    stage = tiny_stage(case, method=method)
+    before = stage.blank(0)
+    after, metrics = jax.eval_shape(make_train_step(stage.spec), before, _batch(stage))
+    if problem := _unlike(after, before):
+        return f"the State after a step: {problem}"
+    for name in ("loss", "grad_norm"):
+        if name not in metrics:
+            return f"the step logs no {name}"
+    for name, value in metrics.items():
+        if value.shape != () or value.dtype != np.float32:
+            return f"metric {name}: expected one float32, found {value.dtype}{list(value.shape)}"
+    return None
+
+
+def an_evaluation_gives_a_row_of_outputs_per_example(method: str, case: str) -> str | None:
+    stage = tiny_stage(case, method=method)
+    batch, state = _batch(stage), stage.blank(0)
+    values = jax.eval_shape(make_eval_step(stage.spec), state.params, state.model_state, state.extra, batch)
+    size = stage.config.batch_size
+    wanted = dict.fromkeys(values, (size,)) | {"outputs": (size, stage.spec.port.outputs)}
+    wrong = [name for name, value in values.items() if value.shape != wanted[name]]
+    return f"{wrong[0]}: expected {wanted[wrong[0]]}, found {values[wrong[0]].shape}" if wrong else None
+
+
+def merging_gives_the_backbone_back(method: str, case: str) -> str | None:
+    stage = tiny_stage(case, method=method)
+    merged, _ = jax.eval_shape(stage.leave, stage.blank(0))
+    return _unlike(merged, _backbone(stage)[0])
+
+
+def frozen_leaves_stay_bitwise_and_trainable_ones_move(method: str, case: str) -> str | None:
+    stage = tiny_stage(case, method=method, lr=1e-2, weight_decay=0.1)
+    before = flatten(stage.enter(*backbone(stage), 0).params)
+    state, _ = train(stage, 3)
+    after, trainable = flatten(state.params), stage.spec.trainable
+    if not after.keys() == before.keys() == dict(stage.spec.leaves).keys():
+        return "a step changes which parameters there are"
+    for path, leaf in after.items():
+        same = np.array_equal(leaf, before[path])
+        if same != (path not in trainable):
+            return f"{path} {'stood still' if same else 'moved though frozen'}"
+    return None
+
+
+def one_compile_for_four_rates_and_decays(method: str, case: str) -> str | None:
+    stage = tiny_stage(case, method=method)
+    (batch,), where = batches(stage, 1), placement(ParallelConfig(devices=1))
+    programs, losses = set(), set()
+    for rate, decay in [(1e-3, 0.0), (1e-2, 0.01), (3e-2, 0.1), (0.1, 0.5)]:
+        member = tiny_stage(case, method=method, lr=rate, weight_decay=decay)
+        state = member.enter(*backbone(member), 0)
+        program, _ = train_program(member.spec, state, batch, where)
+        for _ in range(3):
+            state, metrics = program.call(state, batch)
+        programs.add(id(program))
+        losses.add(float(metrics["loss"]))
+    if len(programs) != 1:  # ahead of time: what is called can't compile again
+        return f"{len(programs)} programs for 4 rates"
+    return None if len(losses) == 4 else "the rate has no effect"
+
+
+def a_restored_state_continues_bitwise(method: str, case: str) -> str | None:
+    stage = tiny_stage(case, method=method, lr=1e-2)
+    where, feed = placement(ParallelConfig(devices=1)), batches(stage, 4)
+    whole, losses = train(stage, 4)
+    (state, _), blank = train(stage, 2), stage.blank(0)
+    blank = placed(blank, where.shardings(stage.spec, blank.params, blank))
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(epath.Path(folder))
+        checkpoints.save(2, state, {}, None)
+        checkpoints.wait()
+        restored, _ = checkpoints.restore(lambda record: blank)
+        checkpoints.close()
+    # A checkpoint holds what training changes; the rest follows from the config.
+    state = where.place(stage.spec, restored.replace(hparams=state.hparams, key=state.key))
+    parts, continued = continue_training(stage, state, where, feed[2:])
+    if continued != losses[2:]:
+        return f"losses {continued} after a restore, {losses[2:]} without"
+    for name in ("step", "params", "model_state", "opt_state", "extra"):
+        pairs = zip(jax.tree.leaves(getattr(whole, name)), jax.tree.leaves(getattr(parts, name)), strict=True)
+        if not all(np.array_equal(a, b) for a, b in pairs):
+            return f"{name} of the State differ after a restore"
+    return None
+
+
+def parameters_agree_on_1_and_4_devices_and_under_pmap(method: str, case: str) -> str | None:
+    stage = tiny_stage(case, method=method, optimizer="sgd", lr=1e-2)
+    (one, _), *others = [train(stage, 10, mode=mode, devices=devices) for mode, devices in PLACEMENTS]
+    for (mode, devices), (other, _) in zip(PLACEMENTS[1:], others, strict=True):
+        for name in ("params", "model_state"):
+            expected, actual = flatten(getattr(one, name)), flatten(getattr(other, name))
+            for path, leaf in expected.items():
+                if problem := _apart(leaf, actual[path], TOLERANCE):
+                    return f"{path} under {mode} on {devices}: {problem}"
+    return None
+
+
+def losses_agree_on_1_and_4_devices_and_under_pmap_with_adam(method: str, case: str) -> str | None:
+    # Parameters can't be compared under Adam: it turns the rounding of a zero gradient into steps of size lr.
+    stage = tiny_stage(case, method=method, lr=1e-3)
+    (batch,) = batches(stage, 1, seed=9)
+    (one, losses), *others = [train(stage, 10, mode=mode, devices=devices) for mode, devices in PLACEMENTS]
+    for (mode, devices), (other, others_losses) in zip(PLACEMENTS[1:], others, strict=True):
+        if problem := _apart(losses, others_losses, TOLERANCE):
+            return f"losses under {mode} on {devices}: {problem}"
+        if problem := _apart(outputs(stage, one, batch), outputs(stage, other, batch), TOLERANCE):
+            return f"outputs under {mode} on {devices}: {problem}"
+    return None
+
+
+def merged_parameters_alone_give_the_adapted_outputs(method: str, case: str) -> str | None:
+    stage = tiny_stage(case, method=method, lr=0.1)
+    state, _ = train(stage, 3)
+    (batch,) = batches(stage, 1, seed=9)
+    adapted = outputs(stage, state, batch)
+    params, model_state = stage.leave(state)
+    if flatten(params).keys() != flatten(backbone(stage)[0]).keys():
+        return "merge does not give the backbone's parameters back"
+    merged = _forward(stage.spec.port)(params, model_state, batch)
+    return _apart(adapted, merged, 1e-5 * max(1, float(np.abs(adapted).max())))
+
+
+def the_state_is_updated_in_place(method: str, case: str) -> str | None:
+    stage = tiny_stage(case, method=method)
+    state, _ = train(stage, 1)
+    where = placement(ParallelConfig(devices=1))
+    program, _ = train_program(stage.spec, state, _batch(stage), where)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    if program.alias_bytes < size:
+        return f"{program.alias_bytes} bytes are updated in place, parameters and optimizer state have {size}"
+    again, _ = continue_training(stage, state, where, batches(stage, 1))
+    if not all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params)):
+        return "the State was not donated"
+    if any(leaf.is_deleted() for leaf in jax.tree.leaves(again.params)):
+        return "the step gave back a donated buffer"
+    return None
+
+
+SHAPES = (
+    groups_hold_parameters_and_have_rates,
+    added_parameters_name_their_unit,
+    a_training_step_maps_a_state_to_its_like,
+    an_evaluation_gives_a_row_of_outputs_per_example,
+    merging_gives_the_backbone_back,
+)
+NUMBERS = (
+    frozen_leaves_stay_bitwise_and_trainable_ones_move,
+    one_compile_for_four_rates_and_decays,
+    a_restored_state_continues_bitwise,
+    merged_parameters_alone_give_the_adapted_outputs,
+    the_state_is_updated_in_place,
+)
+PLACED = (
+    parameters_agree_on_1_and_4_devices_and_under_pmap,
+    losses_agree_on_1_and_4_devices_and_under_pmap_with_adam,
+)
+
+
+def _batch(stage: Stage) -> dict[str, Any]:
+    return example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _forward(port: Port) -> Any:
+    """The plain model, compiled once for all methods."""
+    return jax.jit(lambda params, model_state, batch: port.apply(params, model_state, batch)[0])
+
+
+def _backbone(stage: Stage) -> tuple[Any, Any]:
+    return jax.eval_shape(stage.spec.port.init, jax.random.key(0), _batch(stage))
+
+
+def _unlike(tree: State | Any, like: State | Any) -> str | None:
+    """The first leaf that differs from its like in path, shape or type."""
+    actual, expected = (
+        {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(t)}
+        for t in (tree, like)
+    )
+    if missing := sorted(expected.keys() ^ actual.keys()):
+        return f"{missing[0]} is {'missing' if missing[0] in expected else 'new'}"
+    for path, leaf in actual.items():
+        if (leaf.shape, leaf.dtype) != (expected[path].shape, expected[path].dtype):
+            wanted = f"{expected[path].dtype}{list(expected[path].shape)}"
+            return f"{path}: expected {wanted}, found {leaf.dtype}{list(leaf.shape)}"
+    return None
+
+
+def _apart(expected: Any, actual: Any, tolerance: float) -> str | None:
+    """The largest difference, where it is above the tolerance or not a number."""
+    worst = float(np.max(np.abs(np.asarray(actual) - np.asarray(expected)), initial=0.0))
+    return None if math.isfinite(worst) and worst <= tolerance else f"apart by {worst:.3g}, at most {tolerance:.3g}"

@@ -1,0 +1,77 @@
+"""What every data source must keep. Each property is a function of its Dataset -> None or what is wrong."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from typing import Any
+
+import numpy as np
+
+from jaxfer.data.split import Dataset
+
+
+def it_has_a_train_split_and_known_names(dataset: Dataset) -> str | None:
+    if unknown := set(dataset.splits) - {"train", "val", "test"}:
+        return f"splits {sorted(unknown)}; expected train, and val or test"
+    return None if "train" in dataset.splits else "no train split"
+
+
+def labels_are_of_its_classes(dataset: Dataset) -> str | None:
+    for name, split in dataset.splits.items():
+        labels, classes = np.asarray(split.labels), len(dataset.classes)
+        if labels.ndim == 2:
+            fits = labels.dtype == bool and labels.shape[1] == classes
+        elif classes:
+            fits = labels.dtype == np.int32 and labels.min(initial=0) >= 0 and labels.max(initial=0) < classes
+        else:
+            fits = labels.dtype == np.float32 and labels.ndim == 1
+        if not fits:
+            return f"{name}: labels {labels.dtype}{list(labels.shape)} do not fit {classes} classes"
+    return None
+
+
+def examples_are_images_or_texts_and_stay_the_same(dataset: Dataset) -> str | None:
+    for name, split in dataset.splits.items():
+        for row in {0, len(split) - 1} if len(split) else ():
+            example = split.fetch(row)
+            if not _is_image(example) and not _is_text(example):
+                return f"{name}, row {row}: expected uint8 [height, width, channels] or text, found {_kind(example)}"
+            if not np.array_equal(example, split.fetch(row)):
+                return f"{name}, row {row}: another example when fetched again"
+    return None
+
+
+def splits_can_be_sent_to_loader_processes(dataset: Dataset) -> str | None:
+    for name, split in dataset.splits.items():
+        again = pickle.loads(pickle.dumps(split))
+        if len(split) and not np.array_equal(again.fetch(0), split.fetch(0)):
+            return f"{name}: a pickled copy fetches another example"
+    return None
+
+
+def its_fingerprint_is_a_sha256(dataset: Dataset) -> str | None:
+    valid = isinstance(dataset.fingerprint, str) and re.fullmatch("[0-9a-f]{64}", dataset.fingerprint)
+    return None if valid else f"expected 64 hex digits, found {dataset.fingerprint!r}"
+
+
+PROPERTIES = (
+    it_has_a_train_split_and_known_names,
+    labels_are_of_its_classes,
+    examples_are_images_or_texts_and_stay_the_same,
+    splits_can_be_sent_to_loader_processes,
+    its_fingerprint_is_a_sha256,
+)
+
+
+def _is_image(example: Any) -> bool:
+    return isinstance(example, np.ndarray) and example.dtype == np.uint8 and example.ndim == 3
+
+
+def _is_text(example: Any) -> bool:
+    parts = example if isinstance(example, tuple) else (example,)
+    return 1 <= len(parts) <= 2 and all(isinstance(part, str) for part in parts)
+
+
+def _kind(example: Any) -> str:
+    return f"{example.dtype}{list(example.shape)}" if isinstance(example, np.ndarray) else type(example).__name__

@@ -1,0 +1,141 @@
+"""Every model at its smallest: what the conformance suite trains. A model of the package without a case fails it.
+
+A model from elsewhere states its own options in its module, as `TINY = dict(...)`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfer.models.port import Port
+from jaxfer.registry import MODELS
+
+# {case: (model, options)}; one model may have several cases.
+TINY: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet_basic": (
+        "resnet",
+        dict(outputs=3, stage_sizes=(1, 2), width=6, stem="cifar", shortcut="padding", image=(9, 7, 3)),
+    ),
+    "resnet_bottleneck": (
+        "resnet",
+        dict(outputs=3, stage_sizes=(1, 1), width=4, block="bottleneck", image=(18, 14, 3)),
+    ),
+    "vit_cls": ("vit", dict(outputs=3, patch=3, width=12, layers=2, heads=3, mlp_width=20, image=(6, 9, 3))),
+    "vit_mean": (
+        "vit",
+        dict(outputs=3, patch=3, width=12, layers=2, heads=2, mlp_width=20, pool="mean", image=(6, 9, 3)),
+    ),
+    "vit_distilled": (
+        "vit",
+        dict(outputs=3, patch=3, width=12, layers=2, heads=3, mlp_width=20, distillation="token", image=(6, 9, 3)),
+    ),
+    "vit_post": (
+        "vit",
+        dict(
+            outputs=3,
+            patch=3,
+            width=12,
+            layers=2,
+            heads=3,
+            mlp_width=20,
+            pool="pooler",
+            norm="post",
+            qkv_bias=False,
+            image=(6, 9, 3),
+        ),
+    ),
+    "mobilenet_v1": (
+        "mobilenet_v1",
+        dict(outputs=3, depth_multiplier=0.1, min_depth=5, strides=(1, 2, 1), image=(11, 14, 3)),
+    ),
+    "bert_pooler": (
+        "bert",
+        dict(outputs=3, vocab=23, width=12, layers=2, heads=3, mlp_width=20, positions=9, types=2, max_length=7),
+    ),
+    "bert_mean": (
+        "bert",
+        dict(
+            outputs=3,
+            vocab=23,
+            width=12,
+            layers=2,
+            heads=2,
+            mlp_width=20,
+            positions=9,
+            types=2,
+            max_length=7,
+            pool="mean",
+        ),
+    ),
+}
+
+
+def options(case: str) -> tuple[str, Mapping[str, Any]]:
+    """(model, its options) of a case of TINY, or of a model that is not in TINY under its own name."""
+    if case in TINY:
+        return TINY[case]
+    return case, {"outputs": 3, **getattr(sys.modules[MODELS.get(case).__module__], "TINY", {})}
+
+
+def make(case: str, **changes: Any) -> Port:
+    """The port of a case; `changes` override its options."""
+    model, given = options(case)
+    return MODELS.make(model, **{**given, **changes})
+
+
+def cases(model: str) -> tuple[str, ...]:
+    """The cases of one model."""
+    return tuple(case for case, (name, _) in TINY.items() if name == model) or (model,)
+
+
+def _mask(rng: np.random.Generator, port: Port, n: int) -> jax.Array:
+    """Tokens first, then padding; the first text has none."""
+    length = port.preprocessing.max_length
+    kept = rng.integers(2, length + 1, size=n)
+    kept[0] = length
+    return jnp.asarray(np.arange(length) < kept[:, None], jnp.int32)
+
+
+def _ids(rng: np.random.Generator, port: Port, n: int, rows: int) -> jax.Array:
+    return jnp.asarray(rng.integers(rows, size=(n, port.preprocessing.max_length)), jnp.int32)
+
+
+# {batch field: (generator, port, examples) -> [examples, ...]}
+FIELDS = {
+    "image": lambda rng, port, n: jnp.asarray(rng.normal(size=(n, *port.preprocessing.size)), jnp.float32),
+    "input_ids": lambda rng, port, n: _ids(rng, port, n, port.preprocessing.vocab),
+    "token_type_ids": lambda rng, port, n: _ids(rng, port, n, port.preprocessing.types),
+    "attention_mask": _mask,
+}
+
+
+def batch(port: Port, examples: int = 4, seed: int = 0) -> dict[str, jax.Array]:
+    """A random batch with the port's input fields."""
+    rng = np.random.default_rng(seed)
+    return {name: FIELDS[name](rng, port, examples) for name in port.inputs}
+
+
+def draw(port: Port, seed: int = 0) -> tuple[Any, Any]:
+    """Random (params, model_state) of the port, none at its neutral initial value; drawn by numpy, because compiling
+    an initialiser takes longer than most tests."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(path: tuple[Any, ...], like: jax.ShapeDtypeStruct) -> jax.Array:
+        name = path[-1].key
+        if name in ("scale", "var"):
+            value = rng.uniform(0.5, 1.5, like.shape)
+        else:
+            # A window is one sum a channel; at the smallest sizes zeros surround its middle.
+            scale = {"kernel": math.prod(like.shape[:-1]) ** -0.5, "window": 1.0}.get(name, 0.2)
+            value = rng.normal(size=like.shape) * scale
+        return jnp.asarray(value, like.dtype)
+
+    shapes = jax.eval_shape(port.init, jax.random.key(0), batch(port))
+    return jax.tree_util.tree_map_with_path(leaf, shapes)

@@ -1,0 +1,84 @@
+"""Short training of one method on one tiny model, on random batches: what the numeric properties are computed from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import jaxfer.config
+from jaxfer.config import resolve
+from jaxfer.config.experiment import ParallelConfig
+from jaxfer.conformance import tiny
+from jaxfer.parallel.placement import Placement, placement
+from jaxfer.stages import Stage, example_batch, make_port, plan
+from jaxfer.state import State
+from jaxfer.training.programs import eval_arguments, eval_program, train_program
+
+CLASSES = 3
+
+
+def tiny_config(case: str, **fields: Any) -> ConfigDict:
+    """A config of one tiny case on synthetic images, 8 examples a step; `fields` override.
+
+    A text model's data and tokenizer are left to the caller: planning needs neither.
+    """
+    model, options = tiny.options(case)
+    config = jaxfer.config.base()
+    config.model = dict(name=model, **{name: value for name, value in options.items() if name != "outputs"})
+    if "image" in options:
+        config.data = dict(source="synthetic", image=options["image"], classes_count=CLASSES, examples=48)
+    config.update(batch_size=8, steps=4, log_every=2, eval_every=0, save_every=0, schedule="constant")
+    for name, value in fields.items():
+        config[name] = value
+    return config
+
+
+def tiny_stage(case: str, classes: int = CLASSES, **fields: Any) -> Stage:
+    """The first stage of such a config, planned for data of so many classes (0: real targets)."""
+    experiment = resolve(tiny_config(case, **fields))
+    return plan(experiment, *make_port(experiment, classes))[0]
+
+
+def backbone(stage: Stage, seed: int = 0) -> tuple[Any, Any]:
+    """(params, model_state) away from their neutral initial values, so that nothing cancels by chance."""
+    return tiny.draw(stage.spec.port, seed)
+
+
+def batches(stage: Stage, steps: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
+    """Random training batches of the stage's size."""
+    rng, port, size = np.random.default_rng(seed), stage.spec.port, stage.config.batch_size
+    label = example_batch(port, stage.spec.task, size)["label"]
+    return [
+        {
+            **{name: np.asarray(tiny.FIELDS[name](rng, port, size)) for name in port.inputs},
+            "label": rng.integers(0, 2 if label.dtype == bool else CLASSES, label.shape).astype(label.dtype),
+        }
+        for _ in range(steps)
+    ]
+
+
+def train(stage: Stage, steps: int, *, seed: int = 0, **parallel: Any) -> tuple[State, list[float]]:
+    """(State after so many steps, loss of each) from the perturbed backbone, on one device or as `parallel` says."""
+    where = placement(ParallelConfig(**{"devices": 1, **parallel}), [stage.config.batch_size])
+    state = where.place(stage.spec, stage.enter(*backbone(stage, seed), seed))
+    return continue_training(stage, state, where, batches(stage, steps, seed))
+
+
+def continue_training(stage: Stage, state: State, where: Placement, feed: list[Any]) -> tuple[State, list[float]]:
+    """The same from a given State and given batches."""
+    batch = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
+    program, _ = train_program(stage.spec, state, batch, where)
+    losses = []
+    for batch in where.feed(feed, train=True):
+        state, metrics = program.call(state, batch)
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+def outputs(stage: Stage, state: State, batch: dict[str, np.ndarray]) -> np.ndarray:
+    """The evaluation step's outputs [batch, width] on one device, wherever the State was trained."""
+    program, _ = eval_program(stage.spec, state, batch, placement(ParallelConfig(devices=1)))
+    return np.asarray(program.call(*jax.device_get(eval_arguments(state)), batch)["outputs"])

@@ -1,0 +1,174 @@
+"""The suite itself: what breaks a property is named, and what a file raises is its problem and no traceback."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxfer.methods
+import jaxfer.models
+from jaxfer import conformance
+from jaxfer.conformance import methods, models, tasks, tiny
+from jaxfer.registry import TASKS
+
+METHOD = """
+import jax.numpy as jnp
+from jaxfer import rules
+from jaxfer.method import FROZEN, Method
+
+def method(port):
+    return Method(rules=({rules}), {fields})
+"""
+HEAD = "(f'{port.head}/.*', 'head'), ('.*', FROZEN)"
+
+
+@pytest.fixture
+def plant(tmp_path, monkeypatch):
+    """A function (name, rules, fields) that adds a method to the package for one test."""
+    monkeypatch.setattr(jaxfer.methods, "__path__", [*jaxfer.methods.__path__, str(tmp_path)])
+
+    def add(name, rules=HEAD, fields=""):
+        (tmp_path / f"{name}.py").write_text(METHOD.format(rules=rules, fields=fields))
+        return name
+
+    return add
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "fields", "problem"),
+    [
+        (
+            "planted_lost",
+            methods.merging_gives_the_backbone_back,
+            "merge=lambda params, extra: {name: unit for name, unit in params.items() if name != 'stem'}",
+            "stem/conv/kernel is missing",
+        ),
+        (
+            "planted_growing",
+            methods.a_training_step_maps_a_state_to_its_like,
+            "init=lambda params, key: (params, {'seen': jnp.zeros(2)}), "
+            "update=lambda ctx, extra: {'seen': jnp.zeros(3)}",
+            "the State after a step: extra/seen: expected float32[2], found float32[3]",
+        ),
+        (
+            "planted_homeless",
+            methods.added_parameters_name_their_unit,
+            "init=lambda params, key: ({**params, 'added': {'scale': jnp.ones(2)}}, {}), "
+            "view=lambda params, extra: {name: unit for name, unit in params.items() if name != 'added'}",
+            "added/scale names no unit of the model (stem, block_0, block_1, block_2, head)",
+        ),
+        (
+            "planted_biased",
+            methods.merged_parameters_alone_give_the_adapted_outputs,
+            "view=lambda params, extra: {**params, 'head': {'out': {k: 2 * v for k, v in "
+            "params['head']['out'].items()}}}",
+            "apart by ",
+        ),
+        (
+            "planted_unused",
+            methods.frozen_leaves_stay_bitwise_and_trainable_ones_move,
+            "init=lambda params, key: ({**params, 'head_extra': {'head': {'out': jnp.zeros(2)}}}, {}), "
+            "view=lambda params, extra: {name: unit for name, unit in params.items() if name != 'head_extra'}",
+            "head_extra/head/out stood still",
+        ),
+    ],
+    ids=lambda value: value if str(value).startswith("planted") else "",
+)
+def test_a_method_that_breaks_a_property(plant, name, check, fields, problem):
+    rules = "('head_extra/.*', 'head'), " + HEAD if name == "planted_unused" else HEAD
+    assert check(plant(name, rules, fields), "resnet_basic").startswith(problem)
+
+
+def test_a_refusal_is_one_line_and_ends_the_pair(plant):
+    """A rule for attention refuses models without any; a rule that matches no model is a problem."""
+    name = plant("planted_attention", "('.*/attn/.*', 'attn'), " + HEAD)
+    some = dict(conformance.check_method(name, ("resnet_basic",)))
+    refused = "resnet_basic: refused (method 'planted_attention': group 'attn' holds no parameter of this model)"
+    assert some[refused] == "no model takes this method"
+    assert {name.partition(":")[0] for name in some} == set(conformance.families())
+    assert sum(name.startswith("vit_cls") for name in some) == len(methods.SHAPES)
+    assert sum(name.startswith(("mobilenet_v1", "resnet_basic")) for name in some) == 2
+    assert [problem for problem in some.values() if problem] == ["no model takes this method"]
+
+
+def test_what_a_method_raises_is_its_problem(plant):
+    name = plant("planted_error", fields="loss=lambda ctx, outputs: (outputs['logits'].mean(), {})")
+    verdicts = dict(conformance._verdicts(methods.SHAPES, "resnet_basic", name, "resnet_basic"))
+    (problem,) = [problem for problem in verdicts.values() if problem]
+    assert problem.startswith(("TypeError: ", "IndexError: "))
+    assert verdicts["resnet_basic: a training step maps a state to its like"] == problem
+
+
+@pytest.mark.parametrize(
+    ("check", "fields", "problem"),
+    [
+        (models.every_parameter_lies_in_a_unit, {"units": ("stem", "head")}, "units: ('stem', 'head'); parameters"),
+        (models.the_head_is_the_last_units_and_has_the_outputs, {"head": "stem/conv"}, "head 'stem/conv' is outside"),
+        (models.input_axes_claim_every_kernel, {"input_axes": ((".*", 9),)}, "block_0/conv_1/kernel: 9 input axes"),
+        (
+            models.no_decay_spares_biases_and_norms,
+            {"no_decay": ((".*", 1.0),)},
+            "block_0/norm_1/bias: weight decay",
+        ),
+    ],
+)
+def test_a_model_that_breaks_a_property(check, fields, problem, monkeypatch):
+    port = dataclasses.replace(tiny.make("resnet_basic"), **fields)
+    assert check("resnet_basic") is None
+    monkeypatch.setattr(models, "make", lambda case: port)
+    assert check("resnet_basic").startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("check", "fields", "problem"),
+    [
+        (
+            tasks.losses_and_scores_have_a_value_per_example,
+            {"loss": lambda outputs, batch, hparams: jnp.mean(outputs)},
+            "the loss: () for 6 examples",
+        ),
+        (tasks.scores_hold_the_loss_and_the_monitored_metric, {"monitor": "bleu"}, "monitor 'bleu' is none of"),
+        (tasks.limits_are_of_its_own_hparams, {"limits": {"beta": (0, 1)}}, "limits of ['beta']"),
+    ],
+)
+def test_a_task_that_breaks_a_property(check, fields, problem, monkeypatch):
+    task = dataclasses.replace(TASKS.make("classification"), **fields)
+    monkeypatch.setattr(tasks, "TASKS", types.SimpleNamespace(make=lambda name: task))
+    assert check("classification").startswith(problem)
+
+
+def test_the_checks_of_one_name_are_every_property():
+    verdicts = dict(conformance.check_task("regression"))
+    assert verdicts == {f"regression: {conformance.sentence(check)}": None for check in tasks.PROPERTIES}
+
+
+def test_the_checks_of_a_model_are_of_each_of_its_cases(monkeypatch):
+    for room, names in ((models, ("PROPERTIES",)), (methods, ("SHAPES", "NUMBERS", "PLACED"))):
+        for name in names:
+            monkeypatch.setattr(room, name, getattr(room, name)[: 0 if name == "NUMBERS" else 1])
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    placed = "parameters agree on 1 and 4 devices and under pmap"
+    assert dict(conformance.check_model("bert")) == {
+        "bert_pooler: every parameter lies in a unit": None,
+        "bert_mean: every parameter lies in a unit": None,
+        "full on bert_pooler: groups hold parameters and have rates": None,
+        f"full on bert_pooler: {placed} (not checked: it takes 4 devices, this process has 2)": None,
+    }
+
+
+def test_a_model_from_elsewhere_states_its_tiny_options(tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxfer.models, "__path__", [*jaxfer.models.__path__, str(tmp_path)])
+    (tmp_path / "planted_model.py").write_text(
+        "from jaxfer.models import resnet\n"
+        "TINY = dict(width=4, image=(5, 6, 3))\n"
+        "def port(*, outputs: int, width: int = 64, image: tuple[int, int, int] = (224, 224, 3)):\n"
+        "    return resnet.port(outputs=outputs, stage_sizes=(1, 1), width=width, stem='cifar', image=image)\n"
+    )
+    assert tiny.cases("planted_model") == ("planted_model",)
+    assert tiny.options("planted_model") == ("planted_model", {"outputs": 3, "width": 4, "image": (5, 6, 3)})
+    assert models.the_head_is_the_last_units_and_has_the_outputs("planted_model") is None
+    assert methods.merging_gives_the_backbone_back("full", "planted_model") is None

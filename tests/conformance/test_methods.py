@@ -1,0 +1,161 @@
+"""Every method on every model, in three tiers. A file in `jaxfer/methods/` or `jaxfer/models/` joins by existing.
+
+Tier i traces every pair and compiles nothing. Tier ii computes numbers along the axes: every method on one
+convolutional and one transformer case, every model under `full`. Tier iii, `make conformance`, is the whole matrix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxfer
+from jaxfer import conformance
+from jaxfer.conformance import CONVOLUTION, TRANSFORMER, methods, sentence
+from jaxfer.registry import METHODS
+from jaxfer.runs.finished import open_run
+from jaxfer.runs.metrics import TIMES, read_metrics
+from jaxfer.training import loop
+from jaxfer.training.preemption import Notice
+from jaxfer.training.programs import _train_program
+from tests.experiments import batches, tiny_config, tiny_stage, train
+
+FAMILIES = conformance.families()
+PAIRS = [(method, case) for method in METHODS.names() for case in FAMILIES]
+# {(method, case): pattern of the one line that refuses the pair}
+REFUSED: dict[tuple[str, str], str] = {}
+
+
+def on_axes(method, case):
+    return case in (CONVOLUTION, TRANSFORMER) or method == "full"
+
+
+def marks(method, case):
+    """One worker for everything asked of a pair, so that its programs are compiled once."""
+    return pytest.mark.xdist_group(f"{method}-{case}")
+
+
+@pytest.mark.tier_i
+@pytest.mark.parametrize("method,case", [pytest.param(*pair, id="-".join(pair), marks=marks(*pair)) for pair in PAIRS])
+def test_shapes(method, case):
+    refusal = conformance.refusal(method, case)
+    if (method, case) in REFUSED:
+        assert re.search(REFUSED[method, case], refusal)
+        return
+    assert refusal is None
+    problems = {sentence(check): check(method, case) for check in methods.SHAPES}
+    assert not {name: problem for name, problem in problems.items() if problem}
+
+
+def stop_after(monkeypatch, steps):
+    """SIGTERM's notice, given after so many steps of the loop."""
+
+    class Countdown(Notice):
+        asked = 0
+
+        def __bool__(self):
+            return self.asked >= steps
+
+    notice, step = Countdown(), loop.Reporter.step
+
+    def counted(self, *args):
+        notice.asked += 1
+        return step(self, *args)
+
+    monkeypatch.setattr(loop.Reporter, "step", counted)
+    monkeypatch.setattr(loop, "preemption_notice", lambda: _given(notice))
+
+
+class _given:
+    def __init__(self, value):
+        self.value = value
+
+    def __enter__(self):
+        return self.value
+
+    def __exit__(self, *error):
+        return None
+
+
+def lines(folder):
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder / "metrics.jsonl")]
+
+
+def runs_resume_bitwise_and_share_one_program(method, case):
+    """Whole runs, on one device and the pair's program; `full` on all four devices."""
+    devices = {} if method == "full" else {"devices": 1}
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        whole, parts, other = (Path(folder, name) for name in ("whole", "parts", "other"))
+        config = tiny_config(case, method=method, steps=5, eval_every=3, log_every=2, seed=1, eval_batch_size=8)
+        config.parallel.update(devices)
+        before = _train_program.cache_info().misses
+        jaxfer.run(config, whole, quiet=True)
+        compiled = _train_program.cache_info().misses
+        assert compiled - before <= 1
+        stop_after(patch, steps=3)
+        with pytest.raises(SystemExit) as stopped:
+            jaxfer.run(config, parts, quiet=True)
+        assert stopped.value.code == 75
+        patch.undo()
+        jaxfer.run(config, parts, quiet=True)
+        ends = open_run(whole).state, open_run(parts).state
+        for name in ("params", "model_state", "opt_state", "extra"):
+            leaves = zip(*(jax.tree.leaves(getattr(state, name)) for state in ends), strict=True)
+            assert all(np.array_equal(a, b) for a, b in leaves), name
+        assert lines(whole) == lines(parts)
+        config = tiny_config(case, method=method, seed=2, lr=1e-2, weight_decay=0.3, eval_batch_size=8)
+        config.parallel.update(devices)
+        jaxfer.run(config, other, quiet=True)
+        assert _train_program.cache_info().misses == compiled
+
+
+# A method's placement shows on one model, a model's under one method; Adam's arithmetic is the same for all of them.
+SGD, ADAM = methods.PLACED
+AXES = {
+    **dict.fromkeys((*methods.NUMBERS, runs_resume_bitwise_and_share_one_program), on_axes),
+    SGD: lambda method, case: method == "full" or case == CONVOLUTION,
+    ADAM: lambda method, case: method == "full" and case in (CONVOLUTION, TRANSFORMER),
+}
+
+
+@pytest.mark.tier_ii
+@pytest.mark.parametrize(
+    "check,method,case",
+    [
+        pytest.param(
+            *(check, *pair),
+            id="-".join((check.__name__, *pair)),
+            marks=(marks(*pair), *(() if axes(*pair) else (pytest.mark.matrix,))),
+        )
+        for pair in PAIRS
+        if pair not in REFUSED
+        for check, axes in AXES.items()
+    ],
+)
+def test_numbers(check, method, case):
+    assert check(method, case) is None
+
+
+def test_what_update_makes_of_a_batch_is_the_same_under_pmap():
+    """A method that keeps a mean of its labels: pmap's devices see a quarter of them each."""
+
+    def mean_label(ctx, extra):
+        return {"label": ctx.batch["label"].astype("float32").mean(), "kept": extra["kept"]}
+
+    stage = tiny_stage("resnet_basic", optimizer="sgd")
+    method = dataclasses.replace(
+        stage.spec.method,
+        init=lambda params, key: (params, {"label": np.float32(0), "kept": np.float32(1 / 3)}),
+        update=mean_label,
+    )
+    stage = dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, method=method))
+    wanted = batches(stage, 2)[-1]["label"].mean()
+    for mode, devices in methods.PLACEMENTS:
+        state, _ = train(stage, 2, mode=mode, devices=devices)
+        assert float(state.extra["label"]) == np.float32(wanted) and float(state.extra["kept"]) == np.float32(1 / 3)
