@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 
 from etils import epath
@@ -73,12 +72,3 @@ def locked(folder: epath.Path) -> Iterator[None]:
         except OSError:
             raise InputError(f"{folder} is in use by another process; wait for it or use another --workdir") from None
         yield
-
-
-def _check_name(folder: str) -> None:
-    """`InputError` for a path under which a checkpoint would be written, but not be read again: TensorStore takes a
-    backslash for a slash, Orbax `[...]` for a pattern, and both take UTF-8 alone."""
-    utf8 = folder.encode(errors="replace").decode() == folder
-    if "\\" in folder or re.search(r"\[.*\]", folder) or not utf8:
-        expected = "expected a folder without \\ or [...] in its path, in UTF-8"
-        raise InputError(f"checkpoints can't be kept in {folder!r}: {expected}; use another --workdir")
