@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    from jaxfer import terminal
+
+    terminal.say("error: " + " ".join(message.split()), sys.stderr)
     return exit_code
 
 
@@ -152,11 +154,12 @@ def _cached(command: argparse.ArgumentParser) -> None:
 
 
 def _keep_programs(arguments: argparse.Namespace, *, say: bool = False) -> None:
+    from jaxfer import terminal
     from jaxfer.training import compilation_cache
 
     compilation_cache.enable(None if arguments.nocache else compilation_cache.default())
     if say and compilation_cache.in_use():
-        print(f"compiled programs are kept in {compilation_cache.in_use()} (--nocache keeps none)", file=sys.stderr)
+        terminal.say(f"compiled programs are kept in {compilation_cache.in_use()} (--nocache keeps none)", sys.stderr)
 
 
 def _resumable() -> None:
@@ -171,6 +174,7 @@ def _run(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 
     cluster.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
     import jaxfer
+    from jaxfer import terminal
 
     _keep_programs(arguments, say=True)
     workdir = _workdir(arguments, arguments.config.partition(":")[2].replace(",", "-") or "main")
@@ -179,9 +183,9 @@ def _run(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     if not cluster.leader():
         return
     for split, metrics in result["metrics"].items():
-        print(f"{split}: {_numbers(metrics)}")
+        print(_numbers(metrics, f"{split}: "))
     cost = result["cost"]
-    print(
+    terminal.say(
         f"{cost['params_trainable']:,} of {cost['params_total']:,} parameters trained, {result['steps']} steps, "
         f"{cost['seconds']:.1f} s; everything is in {workdir}"
     )
@@ -189,18 +193,23 @@ def _run(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 def _show(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     import jaxfer
+    from jaxfer import terminal
 
-    print("\n\n".join(map(str, jaxfer.show(jaxfer.load(arguments.config, overrides)))))
+    page = terminal.page_of(sys.stdout)
+    print("\n\n".join(stage.text(page) for stage in jaxfer.show(jaxfer.load(arguments.config, overrides))))
 
 
 def _plan(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     """0: every stage fits; `forecast.DOES_NOT_FIT`: one does not, and how it would is among what was printed."""
     import jaxfer
-    from jaxfer import forecast
+    from jaxfer import forecast, terminal
 
     _keep_programs(arguments)
     found = forecast.plan(jaxfer.load(arguments.config, overrides), arguments.topology)
-    print(json.dumps(found.to_dict(), indent=1) if arguments.json else found)
+    if arguments.json:
+        print(json.dumps(found.to_dict(), indent=1))
+    else:
+        terminal.say(str(found), hang=None)
     return 0 if found.fits else forecast.DOES_NOT_FIT
 
 
@@ -209,7 +218,7 @@ def _eval(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 
     _keep_programs(arguments)
     found = jaxfer.evaluate(arguments.run, split=arguments.split, checkpoint=arguments.checkpoint, overrides=overrides)
-    print(f"{arguments.split}: {_numbers(found)}")
+    print(_numbers(found, f"{arguments.split}: "))
 
 
 def _export(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
@@ -224,6 +233,7 @@ def _export(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 def _predict(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     _no_overrides(overrides)
     import jaxfer
+    from jaxfer import terminal
 
     _keep_programs(arguments)
     answers = jaxfer.predict(arguments.source, arguments.inputs, text=arguments.text)
@@ -231,9 +241,9 @@ def _predict(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
         print("\n".join(json.dumps(answer.to_dict()) for answer in answers))
     else:
         rows = [(a.input, *_said(a)) for a in answers if a.error is None]
-        widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
-        for name, label, number in rows:
-            print(f"{name.ljust(widths[0])}  {label.ljust(widths[1])}  {number}".rstrip())
+        columns = (terminal.Column("", terminal.NAME), terminal.Column(""), terminal.Column(""))
+        if rows:
+            print(terminal.table(columns, rows, terminal.page_of(sys.stdout)))
     failed = [answer.error for answer in answers if answer.error is not None]
     for error in failed:
         _fail(error, InputError.exit_code)
@@ -285,5 +295,8 @@ def _workdir(arguments: argparse.Namespace, name: str) -> str:
     return str(Path("runs", Path(arguments.config.partition(":")[0]).stem, name))  # siblings, for `init=sibling:NAME`
 
 
-def _numbers(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+def _numbers(metrics: dict[str, float], start: str = "") -> str:
+    from jaxfer import terminal
+
+    numbers = (f"{name} {value:.4f}" for name, value in metrics.items())
+    return terminal.packed(numbers, terminal.page_of(sys.stdout).width, start=start)
