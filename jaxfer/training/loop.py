@@ -140,7 +140,7 @@ class _Session:
             files.remove(self.folder / "result.json")
         self.checkpoints.discard_after(step)
         self.log.rewind(step, unevaluated=self.record["unevaluated"])
-        self.reporter.begin(stop, step)
+        self.reporter.begin(stop, step, name=stage.name, metric=stage.spec.task.monitor)
         if restored is not None and step < stop:
             self.reporter.say(f"resumed at step {step} of {stop}, stage {stage.name!r}")
         if stop != self.record["stop"]:

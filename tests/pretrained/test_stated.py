@@ -8,9 +8,9 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.numpy
-from jaxfer.cli import main
 
 import jaxfer
+from jaxfer.commands import main
 from jaxfer.errors import InputError
 from jaxfer.pretrained import foreign, stated
 from jaxfer.pretrained.families import by_family
