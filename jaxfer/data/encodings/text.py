@@ -18,8 +18,7 @@ import numpy as np
 from etils import epath
 
 from jaxfer.data.encodings.spec import TextPreprocessing
-from jaxfer.data.lookup import fingerprint
-from jaxfer.data.prepare import expanded
+from jaxfer.data.lookup import expanded, fingerprint
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 
