@@ -103,8 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     _cached(plan)
     plan.set_defaults(command=_plan)
 
-    evaluate = commands.add_parser("eval", help="evaluate a finished run, also on another data set")
-    evaluate.add_argument("run", help="the run's folder")
+    evaluate = commands.add_parser("eval", help="evaluate a finished run or a checkpoint, also on another data set")
+    evaluate.add_argument("run", help="a run's folder, or a checkpoint with a head and --config.data.source=NAME ...")
     evaluate.add_argument("--split", default="val", help="val (default), test or train")
     evaluate.add_argument("--checkpoint", default="result", help="result (default), last or best")
     _cached(evaluate)
@@ -121,6 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("source", metavar="RUN_OR_EXPORT", help="folder of a finished run, an export or an adapter")
     predict.add_argument("inputs", nargs="+", metavar="FILE", help="images; for a model of texts files of lines")
     predict.add_argument("--text", action="store_true", help="the FILEs are texts themselves")
+    labelled = "FILE is one .csv, .tsv or .jsonl of texts (or image files) and labels; prints the metrics too"
+    predict.add_argument("--labelled", action="store_true", help=labelled)
     predict.add_argument("--json", action="store_true", help="a JSON object a line, with every class")
     _cached(predict)
     predict.set_defaults(command=_predict)
@@ -222,11 +224,15 @@ def _export(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def _predict(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
-    _no_overrides(overrides)
+    if not arguments.labelled:
+        _no_overrides(overrides)
+    elif arguments.text or len(arguments.inputs) != 1:
+        raise InputError(f"--labelled: expected one table and no --text, found {' '.join(arguments.inputs)}")
     import jaxfer
 
     _keep_programs(arguments)
-    answers = jaxfer.predict(arguments.source, arguments.inputs, text=arguments.text)
+    scored = jaxfer.score(arguments.source, *arguments.inputs, overrides=overrides) if arguments.labelled else None
+    answers = scored.predictions if scored else jaxfer.predict(arguments.source, arguments.inputs, text=arguments.text)
     if arguments.json:
         print("\n".join(json.dumps(answer.to_dict()) for answer in answers))
     else:
@@ -234,6 +240,10 @@ def _predict(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
         widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
         for name, label, number in rows:
             print(f"{name.ljust(widths[0])}  {label.ljust(widths[1])}  {number}".rstrip())
+    if scored and scored.metrics:
+        print(json.dumps({"metrics": scored.metrics}) if arguments.json else _numbers(scored.metrics))
+    for note in scored.notes if scored else ():
+        print(f"note: {note}", file=sys.stderr)
     failed = [answer.error for answer in answers if answer.error is not None]
     for error in failed:
         _fail(error, InputError.exit_code)
@@ -242,10 +252,11 @@ def _predict(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def _said(answer: Any) -> tuple[str, str]:
     """(labels, their probabilities) as the table has them; of a regression ("", value)."""
+    tail = "" if answer.expected is None else f"  expected {answer.expected or '-'}"
     if answer.value is not None:
-        return "", f"{answer.value:.4f}"
+        return "", f"{answer.value:.4f}{tail}"
     chances = " ".join(f"{answer.probabilities[label]:.4f}" for label in answer.labels)
-    return ";".join(answer.labels) or "-", chances
+    return ";".join(answer.labels) or "-", chances + tail
 
 
 def _no_overrides(overrides: dict[str, str]) -> None:

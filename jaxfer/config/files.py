@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -70,7 +71,7 @@ def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
 
 def load_module(spec: str) -> tuple[ModuleType, str]:
     """(module, argument) of `FILE[:ARG]`."""
-    name, _, arg = spec.partition(":")
+    name, _, arg = spelled(spec).partition(":")
     path = Path(name)
     if not path.is_file() or path.suffix != ".py":
         folder = path if path.is_dir() else path.parent
@@ -111,6 +112,13 @@ def words(arg: str, known: Iterable[str]) -> frozenset[str]:
     return given
 
 
+def spelled(spec: str | os.PathLike[str]) -> str:
+    """`FILE[:ARG]` as text; `InputError` where it is neither text nor a path."""
+    if not isinstance(spec, (str, os.PathLike)):
+        raise InputError(f"expected a config file FILE.py[:ARG], found {spec!r:.60}")
+    return os.fspath(spec)
+
+
 def packaged(folder: str, otherwise: str) -> str:
     """The path of `PACKAGE/folder` where that package is installed, for `config.init`; else `otherwise`, a Hub name."""
     package, _, inside = folder.partition("/")
@@ -124,11 +132,25 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     Naming another model, data source, task or method starts that section's own options afresh; other overrides are
     applied after these.
     """
+    check_kind(config)
+    check_overrides(overrides)
     config = config.copy_and_resolve_references()
     _check_sections(config)
     for path in sorted(overrides, key=lambda path: (_precedence(path), path)):
         _set(config, path, overrides[path])
     return config
+
+
+def check_overrides(overrides: Any) -> None:
+    """`InputError` where overrides are no mapping from the names of fields."""
+    if not isinstance(overrides, Mapping) or not all(isinstance(path, str) for path in overrides):
+        raise InputError(f"overrides: expected {{'a.b': value}}, such as {{'data.path': 'x'}}, found {overrides!r:.60}")
+
+
+def check_kind(config: Any) -> None:
+    """`InputError` where something else stands in a config's place: the name of its file, a dict."""
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"expected a config, found {config!r:.40}; start from jaxfer.load(FILE)")
 
 
 def _precedence(path: str) -> int:

@@ -21,6 +21,7 @@ from jaxfer.config.experiment import (
     check_ranges,
 )
 from jaxfer.config.fields import AUTO, SECTIONS, hints, section_schema, stage_fields
+from jaxfer.config.files import check_kind
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
@@ -40,6 +41,7 @@ def _check_sections(config: ConfigDict) -> None:
 
 def resolve(config: ConfigDict) -> Experiment:
     """A checked Experiment; `InputError` for the first field that is wrong."""
+    check_kind(config)
     _check_sections(config)
     plain = config.copy_and_resolve_references().to_dict()
     common_fields, run_fields = stage_fields(), hints(RunConfig)

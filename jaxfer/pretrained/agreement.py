@@ -14,7 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer import files
-from jaxfer.config import schema
+from jaxfer.config import check_kind, schema
 from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.text import located, tokenizer_sha256
 from jaxfer.errors import InputError, nearest
@@ -42,6 +42,7 @@ def completed(config: ConfigDict, folder: epath.Path | None = None) -> ConfigDic
     Raises:
       InputError: no such checkpoint, one that is not read, or a model option that contradicts it and is not announced.
     """
+    check_kind(config)
     init, model = config.get("init"), config.get("model")
     if not isinstance(init, str) or not isinstance(model, ConfigDict):
         return config

@@ -84,6 +84,7 @@ def preflight(
     check_kind(data.splits["train"], port.preprocessing, experiment.data.augment)
     if isinstance(port.preprocessing, TextPreprocessing):
         load_tokenizer(port.preprocessing)
+        tokenizer.check(port)
     stages = plan(experiment, port, task)
     where.check(stages)
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))

@@ -36,6 +36,9 @@ TOKENIZER_FILES = (
     "vocab.txt",
 )
 
+# By its `model_type`, or `tokenizer_class`, transformers tells the class of a tokenizer whose own files name none.
+CLASS_FILE = "config.json"
+
 CHUNK = 1000  # texts a call of the tokenizer
 
 
@@ -102,10 +105,10 @@ def tokenize(split: Split, preprocessing: TextPreprocessing) -> Tokens:
       InputError: there is no tokenizer, or it is not the model's.
     """
     source, rows = split.origin()
-    tokenizer, sha256 = load_tokenizer(preprocessing)
+    tokenizer, _ = load_tokenizer(preprocessing)
     limits = (source.second is not None, preprocessing.max_length, preprocessing.vocab, preprocessing.types)
     with _LOCK:
-        table = _table(source.sha256, sha256, limits)
+        table = _table(source.sha256, read_sha256(tokenizer.name_or_path), limits)
         missing = [int(row) for row in np.unique(rows) if int(row) not in table]
         for begin in range(0, len(missing), CHUNK):
             chunk = missing[begin : begin + CHUNK]
@@ -148,6 +151,13 @@ def _encode(tokenizer: Callable[..., Any], source: Texts, rows: list[int], prepr
         yield np.asarray(ids, np.int32), np.asarray(types, np.int8)
 
 
+def read_sha256(folder: str | epath.Path) -> str:
+    """sha256 (hex) of all that decides how the tokenizer in a folder reads: its files, and the config.json there."""
+    described = epath.Path(folder) / CLASS_FILE
+    content = described.read_bytes() if described.is_file() else b""
+    return fingerprint([tokenizer_sha256(folder), content])
+
+
 def tokenizer_sha256(folder: str | epath.Path) -> str:
     """sha256 (hex) over the tokenizer files in a folder, names and content; `InputError` where there is none."""
     folder = epath.Path(folder)
@@ -176,7 +186,7 @@ def load_tokenizer(preprocessing: TextPreprocessing) -> tuple[Any, str]:
             f"the tokenizer in {str(folder)!r} has sha256 {sha256[:12]}, the model was made with {expected[:12]}; "
             "restore it, or name the model's own in config.model.tokenizer"
         )
-    tokenizer = _read(str(folder), sha256)
+    tokenizer = read_tokenizer(folder)
     tokens, vocab = len(tokenizer), preprocessing.vocab
     # Embeddings are often padded a little beyond the tokenizer; much beyond is another model's tokenizer.
     if not 0.9 * vocab <= tokens <= vocab or tokenizer.pad_token_id is None:
@@ -196,6 +206,11 @@ def located(folder: str) -> Path:
         if candidate.is_dir():
             return candidate
     raise InputError(f"config.model.tokenizer: expected a folder, found nothing at {folder!r}; correct it")
+
+
+def read_tokenizer(folder: str | Path) -> Any:
+    """The Hugging Face tokenizer in a folder, whosever it is; `InputError` where it can't be read."""
+    return _read(str(folder), read_sha256(folder))
 
 
 @functools.lru_cache(maxsize=8)
