@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import fsspec
 from etils import epath
 
+from jaxfer import json_files, records
 from jaxfer.errors import InputError
 from jaxfer.parallel import cluster
 
@@ -44,17 +46,19 @@ def remove(path: epath.Path) -> None:
         epath.Path(path).unlink(missing_ok=True)
 
 
-def read_json(path: epath.Path) -> Any:
-    """The JSON value of a file; `InputError` where it is none."""
-    try:
-        return json.loads(epath.Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a JSON file of a run: {error}") from None
+def read_json(path: epath.Path, fields: type | None = None) -> dict[str, Any]:
+    """The object in a JSON file of a run, its `fields` (a TypedDict) checked; `InputError` where it is none."""
+    return json_files.read(epath.Path(path), fields, fix=records.FIX, damaged="expected a JSON file of a run")
 
 
 def opened(folder: str | epath.Path) -> epath.Path:
     """A path that can be a run's, on a disk or in a store; `InputError` for another, or where a package is missing."""
+    if not isinstance(folder, (str, os.PathLike)) or not str(folder):
+        raise InputError(f"expected the path of a folder, found {folder!r}")
     scheme, _, _ = str(folder).rpartition("://")
+    too_long = len(os.fsencode(folder)) > LONGEST_PATH or str(folder).count("/") > DEEPEST_PATH
+    if not scheme and (too_long or "\0" in str(folder)):
+        raise InputError(f"{str(folder)[:80]!r}...: no path that this machine can hold; name another folder")
     if scheme and scheme not in STORES:
         raise InputError(f"{folder}: expected a folder, gs:// or s3://")
     if scheme:

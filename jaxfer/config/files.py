@@ -22,12 +22,13 @@ from ml_collections import ConfigDict, config_dict
 from jaxfer.config import schema
 from jaxfer.config.experiment import (
     CompareConfig,
+    InitOptions,
     ParallelConfig,
     RunConfig,
     StageConfig,
 )
-from jaxfer.config.fields import AUTO, SECTIONS, annotation_of, fields_of, stage_fields
-from jaxfer.config.resolve import _check_sections, _defaults
+from jaxfer.config.fields import AUTO, SECTIONS, annotation_of, fields_of, hints, stage_fields
+from jaxfer.config.resolve import _check_sections, _checked, _defaults
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import METHODS
@@ -38,6 +39,7 @@ def base() -> ConfigDict:
     config = ConfigDict({**_defaults(RunConfig), **_defaults(StageConfig)})
     config.lr = config_dict.placeholder(float)
     config.parallel = _defaults(ParallelConfig)
+    config.init_options = _defaults(InitOptions)
     config.compare = _defaults(CompareConfig)
     config.model = {"name": "resnet"}
     config.data = _defaults(DataConfig)
@@ -175,3 +177,9 @@ def _shadowed(config: ConfigDict, field: str) -> bool:
     hiding = {"lr": ("lr", "rates"), "rates": ("lr", "rates"), "options": ("options", "method")}.get(field, (field,))
     stages = [config.get("stage", {}).get(name, {}) for name in config.get("stages", ())]
     return field in stage_fields() and bool(stages) and all(any(name in own for name in hiding) for own in stages)
+
+
+def init_options(config: ConfigDict) -> InitOptions:
+    """The checked section `config.init_options`."""
+    given = config.get("init_options", {})
+    return InitOptions(**_checked(dict(given), hints(InitOptions), "config.init_options"))

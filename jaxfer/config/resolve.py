@@ -14,6 +14,7 @@ from jaxfer.config.experiment import (
     Choice,
     CompareConfig,
     Experiment,
+    InitOptions,
     ParallelConfig,
     RunConfig,
     StageConfig,
@@ -21,6 +22,7 @@ from jaxfer.config.experiment import (
     check_ranges,
 )
 from jaxfer.config.fields import AUTO, SECTIONS, hints, section_schema, stage_fields
+from jaxfer.config.files import init_options
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
@@ -28,7 +30,7 @@ from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
 def _check_sections(config: ConfigDict) -> None:
     """`InputError` where something else stands in a section's place: `config.model = 'vit'`, `config.data = None`."""
-    names = (*SECTIONS, "parallel", "stage", "compare", "options", "rates")
+    names = (*SECTIONS, "parallel", "init_options", "stage", "compare", "options", "rates")
     sections = {name: config[name] for name in names if name in config}
     stages = sections.get("stage")
     if isinstance(stages, ConfigDict):
@@ -43,7 +45,7 @@ def resolve(config: ConfigDict) -> Experiment:
     _check_sections(config)
     plain = config.copy_and_resolve_references().to_dict()
     common_fields, run_fields = stage_fields(), hints(RunConfig)
-    known = {*common_fields, *run_fields, *SECTIONS, "parallel", "stage", "compare"}
+    known = {*common_fields, *run_fields, *SECTIONS, "parallel", "init_options", "stage", "compare"}
     for name in plain:
         if name not in known:
             raise InputError(f"unknown field config.{name}{nearest(name, known)}")
@@ -79,6 +81,7 @@ def resolve(config: ConfigDict) -> Experiment:
             SOURCES, sections["data"][0], {k: v for k, v in sections["data"][1].items() if k not in data_fields}
         ),
         stages=stages,
+        init_options=init_options(config) if run.init != "scratch" else InitOptions(),
     )
     check_ranges(experiment)
     return experiment

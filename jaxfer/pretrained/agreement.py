@@ -13,8 +13,8 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import files
-from jaxfer.config import schema
+from jaxfer import files, records
+from jaxfer.config import init_options, schema
 from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.text import located, tokenizer_sha256
 from jaxfer.errors import InputError, nearest
@@ -52,14 +52,14 @@ def completed(config: ConfigDict, folder: epath.Path | None = None) -> ConfigDic
         given["tokenizer_sha256"] = _sha256(given["tokenizer"], stored)
     if is_foreign(init):
         try:
-            checkpoint = opened(init, name, given)
+            checkpoint = opened(init, name, given, init_options(config))
             name, given = checkpoint.layout.family, agreed(checkpoint, given, tuple(config.get("differs") or ()))
         except Absent:
             if not stored:
                 raise
             name, given = _again(stored, name, given)
-    elif name == AUTO and init.startswith("run:") and (epath.Path(init[4:]) / "config.json").exists():
-        name, given = _of_run(epath.Path(init[4:]), given)
+    elif name == AUTO and init.startswith("run:") and (files.opened(init[4:]) / "config.json").exists():
+        name, given = _of_run(files.opened(init[4:]), given)
     elif name == AUTO and stored:
         name, given = _again(stored, name, given)
     with config.unlocked(), config.ignore_type():
@@ -69,9 +69,10 @@ def completed(config: ConfigDict, folder: epath.Path | None = None) -> ConfigDic
 
 def _stored(folder: epath.Path | None, init: str) -> dict[str, Any]:
     """`config.model` of the run in the folder, {} where there is none or one that began elsewhere."""
-    path = None if folder is None else folder / "config.json"
-    content = files.read_json(path) if path is not None and path.exists() else {}
-    return content["model"] if content.get("init") == init else {}
+    if folder is None or not (folder / "config.json").exists():
+        return {}
+    content = files.read_json(folder / "config.json", records.StoredConfig)
+    return content["model"] if content["init"] == init else {}
 
 
 def _again(stored: Mapping[str, Any], name: str | None, given: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -83,7 +84,7 @@ def _again(stored: Mapping[str, Any], name: str | None, given: Mapping[str, Any]
 
 def _of_run(source: epath.Path, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """(name, options) of the model in a run's folder, with the tokenizer that lies there."""
-    theirs = dict(files.read_json(source / "config.json")["model"])
+    theirs = dict(files.read_json(source / "config.json", records.StoredConfig)["model"])
     if theirs.get("tokenizer") and (source / tokenizer.FOLDER).exists():
         theirs["tokenizer"] = str(source / tokenizer.FOLDER)
     return theirs.pop("name"), {**theirs, **given}

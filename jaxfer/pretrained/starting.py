@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxfer import files
+from jaxfer import files, records
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
@@ -46,11 +46,11 @@ def source_sha256(init: str, folder: epath.Path) -> str | None:
         return None
     if is_foreign(init):
         try:
-            return foreign.files(init)[0].sha256
+            return foreign.sha256(init)
         except Absent:
             return None
     result = locate(init, folder) / "result.json"
-    return files.read_json(result)["lineage"]["sha256"] if result.exists() else None
+    return files.read_json(result, records.Source)["lineage"]["sha256"] if result.exists() else None
 
 
 def source_folder(init: str, folder: epath.Path) -> epath.Path:
@@ -66,7 +66,7 @@ def locate(init: str, folder: epath.Path) -> epath.Path:
     kind, _, name = init.partition(":")
     if not name:
         raise InputError(f"config.init: expected run:FOLDER or sibling:NAME, found {init!r}")
-    return epath.Path(name) if kind == "run" else folder.parent / name
+    return files.opened(name) if kind == "run" else folder.parent / name
 
 
 def _lineage(plan: Preflight) -> dict[str, Any]:
@@ -93,7 +93,8 @@ def _from_checkpoint(plan: Preflight) -> Start:
     """From a checkpoint of somebody else's; the head and what is missing are drawn, the rest must fit."""
     run, port = plan.experiment.run, plan.stages[0].spec.port
     batch = example_batch(port, plan.stages[0].spec.task, 2)
-    checkpoint = foreign.opened(run.init, plan.experiment.model.name, dict(plan.experiment.model.options))
+    model, options = plan.experiment.model, plan.experiment.init_options
+    checkpoint = foreign.opened(run.init, model.name, dict(model.options), options)
     shapes = _leaves(*jax.eval_shape(port.init, jax.random.key(0), batch))
     head = [leaf for leaf in shapes if leaf.startswith(f"params/{port.head}/")]
     keep = carrying.keeps_head(run.head, checkpoint, plan.data.classes)
@@ -125,8 +126,15 @@ def _from_checkpoint(plan: Preflight) -> Start:
     lineage = {**_lineage(plan), "source_sha256": files.sha256, "source": source}
     params = jax.tree.map(jax.numpy.asarray, tree.pop("params"))
     state = jax.tree.map(jax.numpy.asarray, tree)
-    unused = tuple(sorted(found.unused))
-    return Start(params=params, model_state=state, ledger=found.ledger, lineage=lineage, unused=unused)
+    return Start(
+        params=params,
+        model_state=state,
+        ledger=found.ledger,
+        lineage=lineage,
+        unused=tuple(sorted(found.unused)),
+        unwrapped=found.unwrapped,
+        dropped=found.dropped,
+    )
 
 
 def _from_run(plan: Preflight, folder: epath.Path) -> Start:

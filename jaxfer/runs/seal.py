@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer import files
+from jaxfer import files, records
 from jaxfer.errors import InputError
 
 PROTOCOL, SELECTION = "protocol.json", "selection.json"
@@ -27,7 +27,7 @@ def check(run: epath.Path) -> None:
     selection = comparison / SELECTION
     if not selection.exists():
         raise InputError(f"{run}: its test split is sealed until {comparison} has a {SELECTION}; let compare finish")
-    if whole.name not in files.read_json(selection)["opened"]:
+    if whole.name not in files.read_json(selection, records.Selection)["opened"]:
         raise InputError(f"{run}: its test split is sealed: {selection} selected other runs; evaluate it on val")
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 from jaxfer import config, files
 from jaxfer.data.loader import eval_batches
@@ -19,6 +18,7 @@ from jaxfer.errors import InputError
 from jaxfer.parallel.placement import Placement, placement
 from jaxfer.runs import seal
 from jaxfer.runs.finished import open_run
+from jaxfer.runs.folder import stored_config
 from jaxfer.state import State
 from jaxfer.step import StepSpec
 from jaxfer.training.programs import eval_arguments, eval_program
@@ -93,14 +93,14 @@ def evaluate(
         comparison's run before its selection is made.
     """
     if split == "test":
-        seal.check(epath.Path(run))
+        seal.check(files.opened(run))
     finished = open_run(run, checkpoint)
     for name in overrides or {}:
         if not name.startswith(("data.", "parallel.")) and name != "eval_batch_size":
             raise InputError(
                 f"config.{name} is part of the trained run; eval takes data.*, parallel.*, eval_batch_size"
             )
-    stored = ConfigDict(files.read_json(finished.folder / "config.json"))
+    stored = stored_config(finished.folder)
     experiment = config.resolve(config.override(stored, overrides or {}))
     seed, source = experiment.run.seed, dict(experiment.source.options)
     data = build(experiment.data, source, seed=seed, with_test=split == "test")
