@@ -23,6 +23,7 @@ from ml_collections import ConfigDict, config_dict
 from jaxfer import registry, schema
 from jaxfer.config.experiment import (
     CompareConfig,
+    InitOptions,
     ParallelConfig,
     RunConfig,
     StageConfig,
@@ -39,6 +40,7 @@ def base() -> ConfigDict:
     config = ConfigDict({**_defaults(RunConfig), **_defaults(StageConfig)})
     config.lr = config_dict.placeholder(float)
     config.parallel = _defaults(ParallelConfig)
+    config.init_options = _defaults(InitOptions)
     config.compare = _defaults(CompareConfig)
     config.model = {"name": "resnet"}
     config.data = _defaults(DataConfig)

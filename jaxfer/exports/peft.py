@@ -33,7 +33,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         raise InputError(f"--format=peft is of LoRA runs, this one ends with {config.method!r}; use --format=hf")
     if not foreign.is_foreign(init):
         raise InputError(f"--format=peft needs a checkpoint to adapt, this run began with {init}; use --format=hf")
-    checkpoint = foreign.opened(init, family, dict(experiment.model.options))
+    checkpoint = foreign.opened(init, family, dict(experiment.model.options), experiment.init_options)
     if not checkpoint.layout.model_types:
         raise InputError(f"--format=peft adapts transformers' models, {init} has another layout; merge the run instead")
     if getattr(port.module, "tf_padding", False):  # it asks each convolution for its stride, and peft's have none

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -15,8 +16,24 @@ from ml_collections import ConfigDict
 from jaxfer import config
 from jaxfer.config.experiment import Experiment
 from jaxfer.errors import InputError
-from jaxfer.files import read_json, remote
+from jaxfer.files import FIX, read_json, remote
 from jaxfer.parallel import cluster
+from jaxfer.runs import records
+
+
+def read_result(folder: epath.Path) -> dict[str, Any]:
+    """The result.json of a finished run."""
+    return read_json(folder / "result.json", records.Result)
+
+
+def stored_config(folder: epath.Path) -> ConfigDict:
+    """The config.json of a run; `config.resolve` checks its fields."""
+    path = folder / "config.json"
+    content = read_json(path, records.StoredConfig)
+    try:
+        return ConfigDict(content)
+    except (ValueError, RecursionError) as error:  # names with dots, which no field has
+        raise InputError(f"{path}: {str(error).splitlines()[0]}; {FIX}") from None
 
 
 def holds_run(folder: epath.Path) -> bool:
@@ -27,7 +44,11 @@ def holds_run(folder: epath.Path) -> bool:
 
 def stored_experiment(folder: epath.Path) -> Experiment:
     """The experiment that a folder belongs to."""
-    return config.resolve(ConfigDict(read_json(folder / "config.json")))
+    stored = stored_config(folder)
+    try:
+        return config.resolve(stored)
+    except InputError as error:
+        raise InputError(f"{folder / 'config.json'}: {error}") from None
 
 
 def check_owner(folder: epath.Path, experiment: Experiment) -> None:

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from jaxfer import files
 from jaxfer.errors import NonFiniteLoss, Preempted
+from jaxfer.runs import records
 from jaxfer.sweeps.cells import FOLDER, Planned
 from jaxfer.training import compilation_cache
 from jaxfer.training.loop import run
@@ -118,10 +119,12 @@ class _Queue:
 def _attempt(cell: Planned, folder: epath.Path) -> Outcome:
     """Runs one cell here; only SIGTERM and an interrupt get through."""
     place = folder / FOLDER / cell.key
-    if (place / "diverged.json").exists():
-        return Outcome(status=DIVERGED, message=files.read_json(place / "diverged.json")["message"])
     before = compiles()
     try:
+        if (place / "diverged.json").exists():
+            return Outcome(
+                status=DIVERGED, message=files.read_json(place / "diverged.json", records.Diverged)["message"]
+            )
         result = run(cell.config, place, quiet=True)
     except NonFiniteLoss as error:
         files.write_json(place / "diverged.json", {"message": str(error)})

@@ -7,14 +7,13 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer import files
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
 from jaxfer.parallel import cluster
 from jaxfer.pretrained import starting
 from jaxfer.runs import seal
 from jaxfer.runs.finished import fingerprint
-from jaxfer.runs.folder import check_owner
+from jaxfer.runs.folder import check_owner, read_result
 from jaxfer.training.preflight import Preflight
 
 
@@ -34,7 +33,7 @@ def finished(plan: Preflight, folder: epath.Path) -> dict[str, Any] | None:
     check_owner(folder, plan.experiment)
     if not (folder / "result.json").exists():
         return None
-    result = files.read_json(folder / "result.json")
+    result = read_result(folder)
     check(result["lineage"], plan.data, folder)
     if result["steps"] > plan.steps:
         raise InputError(f"{folder} was trained for {result['steps']} steps already, the config says {plan.steps}")
