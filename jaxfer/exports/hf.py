@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from etils import epath
 
 from jaxfer import files
 from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
 from jaxfer.errors import InputError, nearest
-from jaxfer.exports import card, peft, sentence, staging
+from jaxfer.exports import card, peft, sentence, staging, tensors
 from jaxfer.models.port import Port
 from jaxfer.pretrained import foreign
 from jaxfer.pretrained.agreement import FREE
@@ -69,19 +68,13 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
     return target
 
 
-def write_tensors(path: epath.Path, tensors: Mapping[str, Any]) -> None:
-    """A safetensors file as transformers and peft expect it."""
-    arrays = {name: np.array(value, order="C") for name, value in tensors.items()}  # which keeps a scalar one
-    path.write_bytes(safetensors.numpy.save(arrays, metadata={"format": "pt"}))
-
-
 def _write_model(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     experiment, port = finished.experiment, finished.stage.spec.port
     config = layout.config(port, dict(experiment.model.options), finished.classes)
     if experiment.task.name in PROBLEMS:
         config["problem_type"] = PROBLEMS[experiment.task.name]
-    tensors = store(*finished.stage.leave(finished.state), layout, port)
-    write_tensors(folder / "model.safetensors", tensors)
+    leaves = store(*finished.stage.leave(finished.state), layout, port)
+    tensors.write(folder / "model.safetensors", leaves)
     files.write_json(folder / "config.json", config)
 
 
