@@ -27,7 +27,7 @@ from jaxfer.registry import MODELS
 from jaxfer.runs.tokenizer import stated_length
 
 SETTLED = 2e9  # nanoseconds: file systems stamp in steps of up to two seconds
-AVERAGES = r"(?i)(^|[_.-])(ema|swa|averaged?)([_.-]|$)"  # where training scripts keep averages of the weights
+AVERAGES = r"(?i)(^|.*[_.-])(ema|swa|averaged?_model)([_.-].*|$)"  # where scripts keep averages of the weights
 UNNAMED = r"LABEL_\d+"  # transformers' names for classes that nobody named
 
 
@@ -218,7 +218,7 @@ def _kept(
     found = hub.find(init, revision=revision)
     tensors = weights(found)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    averages = tuple(name for name in tensors.dropped if re.search(AVERAGES, name))
+    averages = tuple(name for name in tensors.dropped if re.fullmatch(AVERAGES, name))
     return found, shapes, frozenset(tensors.moved), averages
 
 
