@@ -78,7 +78,11 @@ def opened(init: str, name: str, given: Mapping[str, Any]) -> Checkpoint:
     found, shapes, moved, averages = files(init)
     tail = _tail(found, moved)
     config = {**(found.config or {}), **({"pooling_mode": tail.pool} if tail.pool else {})}
-    config |= timm.fields(config) if timm.is_timm(config) else {}
+    try:
+        config |= timm.fields(config) if timm.is_timm(config) else {}
+        other = stated.other_head(config)
+    except InputError as error:
+        raise InputError(f"config.init={init}: {error}") from None
     candidates = _candidates(init, name, config)
     tried, errors = [], []
     for layout in candidates:
@@ -110,7 +114,7 @@ def opened(init: str, name: str, given: Mapping[str, Any]) -> Checkpoint:
         )
     # config.json is of the weights beside it: of a head that comes from elsewhere it says nothing.
     told = _stated(found) if head & moved else config
-    other = None if head & moved else stated.other_head(config)
+    other = None if head & moved else other
     outputs = next((shapes[key][0] for key in sorted(head) if key in shapes), 0)
     if timm.is_timm(config) and config.get("num_classes", outputs) != outputs:
         raise InputError(f"{init}: config.json states num_classes={config['num_classes']}, its head has {outputs}")
