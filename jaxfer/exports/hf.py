@@ -36,8 +36,8 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
 
     Args:
       run: its folder.
-      format: `hf`, another layout of the family (`torchvision`), `sentence-transformers` for a model that pools the
-        mean of its tokens, or `peft`: the adapter of a LoRA run alone.
+      format: `hf`, another layout of the family (`torchvision`), `sentence-transformers` for a model that pools its
+        tokens, or `peft`: the adapter of a LoRA run alone.
       out: the folder to write; None: `export-FORMAT` in the run's. An export that is there is replaced.
 
     Returns:

@@ -29,7 +29,7 @@ from jaxfer.runs.tokenizer import stated_length
 
 USUAL = InitOptions()
 SETTLED = 2e9  # nanoseconds: file systems stamp in steps of up to two seconds
-AVERAGES = r"(?i)(^|[_.-])(ema|swa|averaged?)([_.-]|$)"  # where training scripts keep averages of the weights
+AVERAGES = r"(?i)(^|.*[_.-])(ema|swa|averaged?_model)([_.-].*|$)"  # where scripts keep averages of the weights
 UNNAMED = r"LABEL_\d+"  # transformers' names for classes that nobody named
 
 
@@ -81,7 +81,11 @@ def opened(init: str, name: str, given: Mapping[str, Any], init_options: InitOpt
     found, shapes, moved, averages = located_files(init, init_options)
     tail = _tail(found, moved)
     config = {**(found.config or {}), **({"pooling_mode": tail.pool} if tail.pool else {})}
-    config |= timm.fields(config) if timm.is_timm(config) else {}
+    try:
+        config |= timm.fields(config) if timm.is_timm(config) else {}
+        other = stated.other_head(config)
+    except InputError as error:
+        raise InputError(f"config.init={init}: {error}") from None
     candidates = _candidates(init, name, config)
     _check_stated(candidates, found, config, shapes)
     tried, errors = [], []
@@ -114,7 +118,7 @@ def opened(init: str, name: str, given: Mapping[str, Any], init_options: InitOpt
         )
     # config.json is of the weights beside it: of a head that comes from elsewhere it says nothing.
     told = _stated(found) if head & moved else config
-    other = None if head & moved else stated.other_head(config)
+    other = None if head & moved else other
     outputs = next((shapes[key][0] for key in sorted(head) if key in shapes), 0)
     if timm.is_timm(config) and config.get("num_classes", outputs) != outputs:
         raise InputError(f"{init}: config.json states num_classes={config['num_classes']}, its head has {outputs}")
@@ -236,7 +240,7 @@ def _kept(
     found = dataclasses.replace(found, options=options)
     tensors = weights(found)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    averages = tuple(name for name in tensors.dropped if re.search(AVERAGES, name))
+    averages = tuple(name for name in tensors.dropped if re.fullmatch(AVERAGES, name))
     return found, shapes, frozenset(tensors.moved), averages
 
 
