@@ -48,7 +48,7 @@ def base() -> ConfigDict:
     config.stage = {}
     config.lock()
     free = (config.model, config.data, config.task, config.stage, config.options, config.rates)
-    for section in (*free, config.compare.stage, config.compare.grid):
+    for section in (*free, config.compare.stage, config.compare.grid, config.compare.sources):
         section.unlock()
     return config
 
