@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import signal
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="jaxfer", description="Transfer learning experiments in JAX.")
     parser.add_argument("--version", action="version", version=f"jaxfer {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    config_help = "FILE.py or FILE.py:ARG; override fields with --config.field=value"
+    config_help = "FILE.py or FILE.py:ARG, or a name of `jaxfer configs`; override fields with --config.field=value"
 
     run = commands.add_parser("run", help="train, resume or extend a run")
     run.add_argument("config", help=config_help)
@@ -95,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="parameters, groups, rates and cost, before anything is allocated")
     show.add_argument("config", help=config_help)
     show.set_defaults(command=_show)
+
+    configs = commands.add_parser("configs", help="the configs that come with jaxfer, to run by name or to copy")
+    configs.set_defaults(command=_configs)
 
     plan = commands.add_parser("plan", help="what a TPU slice that is not here would need, compiled for it")
     plan.add_argument("config", help=config_help)
@@ -191,6 +195,17 @@ def _show(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     import jaxfer
 
     print("\n\n".join(map(str, jaxfer.show(jaxfer.load(arguments.config, overrides)))))
+
+
+def _configs(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
+    from jaxfer.config import shipped
+
+    found = shipped()
+    width = max(map(len, found), default=0)
+    for name, path in found.items():
+        said = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        print(f"{name.ljust(width)}  {said}")
+    print(f"in {next(iter(found.values())).parent}" if found else "none: this installation has no folder of configs")
 
 
 def _plan(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:

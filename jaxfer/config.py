@@ -54,7 +54,7 @@ def base() -> ConfigDict:
 
 
 def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
-    """The config of `FILE` or `FILE:ARG`, with `{"a.b": value or text}` applied.
+    """The config of `FILE`, `FILE:ARG` or a shipped config's `NAME[:ARG]`, with `{"a.b": value or text}` applied.
 
     Raises:
       InputError: no such file, a file without `get_config`, an unknown field or a value of the wrong type.
@@ -72,12 +72,15 @@ def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
 
 
 def load_module(spec: str) -> tuple[ModuleType, str]:
-    """(module, argument) of `FILE[:ARG]`."""
+    """(module, argument) of `FILE[:ARG]`, or of `NAME[:ARG]` for a config that comes with the package."""
     name, _, arg = spec.partition(":")
     path = Path(name)
+    if not path.exists():
+        path = shipped().get(name, path)
     if not path.is_file() or path.suffix != ".py":
         folder = path if path.is_dir() else path.parent
         there = sorted(str(found) for found in folder.glob("*.py")) if folder.is_dir() else []
+        there += shipped() if "/" not in name else []
         what = "is a folder" if path.is_dir() else "is no Python file" if path.is_file() else "does not exist"
         raise InputError(f"expected a config file FILE.py[:ARG], but {name!r} {what}{nearest(name, there)}")
     location = importlib.util.spec_from_file_location(f"jaxfer_config_{path.stem}", path)
@@ -90,6 +93,13 @@ def load_module(spec: str) -> tuple[ModuleType, str]:
     if not hasattr(module, "get_config"):
         raise InputError(f"{name}: expected a function get_config(arg=''), found none")
     return module, arg
+
+
+def shipped() -> dict[str, Path]:
+    """{name: file} of the configs that come with the package: its own folder `configs`, else the repository's."""
+    package = Path(importlib.util.find_spec("jaxfer").origin).parent
+    folder = next((found for found in (package / "configs", package.parent / "configs") if found.is_dir()), package)
+    return {path.stem: path for path in sorted(folder.glob("*.py"))} if folder != package else {}
 
 
 def _reason(error: Exception, file: str) -> str:

@@ -27,6 +27,7 @@ from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
 # What presents results or arranges runs; a change there leaves finished cells valid. Everything else is their code.
 PRESENTATION = ("__main__.py", "cli.py", "comparison", "evals", "progress.py", "report", "summary.py", "sweeps")
+SHIPPED = "configs"  # the examples of an installed package: a run has its own copy, resolved
 FOLDER = "cells"
 
 
@@ -206,7 +207,7 @@ def _code_version(used: frozenset[tuple[Any, str]]) -> str:
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
-        if relative.parts[0] not in PRESENTATION and relative.as_posix() not in unused:
+        if relative.parts[0] not in (*PRESENTATION, SHIPPED) and relative.as_posix() not in unused:
             digest.update(f"{relative.as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
