@@ -1,4 +1,4 @@
-"""A whole new method is one file: the README's example is dropped into the room and used."""
+"""A whole new method is one file: the documentation's example is dropped into the room and used."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests import test_conformance as conformance
 from tests.experiments import tiny_config
 from tests.test_conformance import CASES
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+PAGE = (Path(__file__).parent.parent.parent / "docs/extending.md").read_text()
 
 
 @pytest.fixture
 def example(tmp_path, monkeypatch):
-    """The method in the README, in a folder of its own that counts as part of the room."""
-    (source,) = re.findall(r"```python\n# jaxfer/methods/(?:\w+)\.py\n(.*?)```", README, re.DOTALL)
-    (name,) = re.findall(r"# jaxfer/methods/(\w+)\.py\n", README)
+    """The method in the documentation, in a folder of its own that counts as part of the room."""
+    (source,) = re.findall(r"```python\n# jaxfer/methods/(?:\w+)\.py\n(.*?)```", PAGE, re.DOTALL)
+    (name,) = re.findall(r"# jaxfer/methods/(\w+)\.py\n", PAGE)
     assert len(source.splitlines()) < 60
     (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.setattr(jaxfer.methods, "__path__", [*jaxfer.methods.__path__, str(tmp_path)])
