@@ -21,7 +21,7 @@ def get_config(arg=""):
     config.update(init="sibling:pretrain", head="keep")  # the same ten digits, so the source's output layer fits
     config.update(batch_size=25, steps=80, eval_every=20)
     config.compare.sources.mixed = "sibling:mixed"
-    config.compare.methods = ("probe", "full", "lora", "full@mixed")
+    config.compare.methods = ("probe", "full", "lora", "lora@mixed")
     config.compare.stage.lora = dict(options=dict(rank=4))
     if words & {"pretrain", "mixed"}:
         config.update(init="scratch", head="auto")

@@ -48,8 +48,8 @@ def test_every_variant_of_the_quickstart_resolves():
 
 def test_the_quickstart_compares_a_right_source_and_a_wrong_one():
     planned = protocol.plan("configs/digits.py", {"compare.seeds": 1, "compare.trials": 1})
-    assert [arm.name for arm in planned.arms] == ["scratch", "probe", "full", "lora", "full@mixed"]
-    right, wrong = (planned.tuning[5, arm, 0, 0] for arm in ("full", "full@mixed"))
+    assert [arm.name for arm in planned.arms] == ["scratch", "probe", "full", "lora", "lora@mixed"]
+    right, wrong = (planned.tuning[5, arm, 0, 0] for arm in ("lora", "lora@mixed"))
     assert [p.key for p in planned.sources] == [right.source, wrong.source]
     assert right.key != wrong.key and right.programs == wrong.programs
     assert planned.record["sources"] == {"pretrain": right.source, "mixed": wrong.source}
