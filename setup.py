@@ -1,4 +1,4 @@
-"""What pyproject.toml can't say: a wheel holds configs/ as jaxfer/configs, so `jaxfer run digits` works anywhere."""
+"""What pyproject.toml can't say: a wheel holds configs/, as jaxfer/shipped/configs, so `jaxfer run digits` works."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ class BuildWithConfigs(build_py):
 
     def _configs(self):
         sources = sorted(Path(__file__).parent.joinpath("configs").glob("*.py"))
-        return [(source, Path(self.build_lib, "jaxfer", "configs", source.name)) for source in sources]
+        return [(source, Path(self.build_lib, "jaxfer", "shipped", "configs", source.name)) for source in sources]
 
 
 setup(cmdclass={"build_py": BuildWithConfigs})

@@ -96,10 +96,11 @@ def load_module(spec: str) -> tuple[ModuleType, str]:
 
 
 def shipped() -> dict[str, Path]:
-    """{name: file} of the configs that come with the package: its own folder `configs`, else the repository's."""
+    """{name: file} of the configs that come with jaxfer: in a wheel `shipped/configs`, else the repository's own."""
     package = Path(importlib.util.find_spec("jaxfer").origin).parent
-    folder = next((found for found in (package / "configs", package.parent / "configs") if found.is_dir()), package)
-    return {path.stem: path for path in sorted(folder.glob("*.py"))} if folder != package else {}
+    folders = (package / "shipped" / "configs", package.parent / "configs")
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.py"))}
 
 
 def _reason(error: Exception, file: str) -> str:

@@ -27,7 +27,7 @@ from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
 # What presents results or arranges runs; a change there leaves finished cells valid. Everything else is their code.
 PRESENTATION = ("__main__.py", "cli.py", "comparison", "evals", "progress.py", "report", "summary.py", "sweeps")
-SHIPPED = "configs"  # the examples of an installed package: a run has its own copy, resolved
+SHIPPED = "shipped"  # the examples of an installed package: a run has its own copy, resolved
 FOLDER = "cells"
 
 
