@@ -19,9 +19,11 @@ def get_config(arg=""):
     config.model = dict(name="resnet", stage_sizes=(1, 1, 1), width=16, stem="cifar", image=(8, 8, 1))
     config.data = dict(source="digits", noise=64.0, labels_per_class=5, val_per_class=20)
     config.update(init="sibling:pretrain", head="keep")  # the same ten digits, so the source's output layer fits
-    config.update(batch_size=25, steps=80, eval_every=20)
+    config.update(batch_size=25, steps=60, eval_every=20)
     config.compare.sources.mixed = "sibling:mixed"
     config.compare.methods = ("probe", "full", "lora", "lora@mixed")
+    config.compare.trials = 3
+    config.compare.grid.scratch = dict(lr=(3e-3, 1e-2))  # its best rates; the default is tried as well
     config.compare.stage.lora = dict(options=dict(rank=4))
     if words & {"pretrain", "mixed"}:
         config.update(init="scratch", head="auto")
@@ -34,8 +36,8 @@ def get_config(arg=""):
         config.update(method="lora", options=dict(rank=4))
     if "lp_ft" in words:  # Kumar et al., 2022, arXiv:2202.10054: the head first, so that it does not tear the features
         config.stages = ("probe", "full")
-        config.stage.probe = dict(method="probe", steps=40)
-        config.stage.full = dict(method="full", steps=40)
+        config.stage.probe = dict(method="probe", steps=30)
+        config.stage.full = dict(method="full", steps=30)
     if "tiny" in words:
         config.update(init="scratch", head="auto")
         config.data = dict(source="synthetic", image=(8, 8, 1), examples=40)
