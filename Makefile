@@ -4,7 +4,7 @@ VENV ?= .venv
 ARGS ?=
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test conformance lint parity clean
+.PHONY: quickstart test conformance lint docs parity clean
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/jaxfer compare configs/digits.py --processes 2 --workdir $(WORKDIR) $(ARGS)
@@ -20,6 +20,10 @@ conformance: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# Into site/; a broken link or a page outside the navigation fails.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 # Against PyTorch, transformers, peft and sentence-transformers, in an environment of its own and fully optimised.
 parity: $(VENV)-parity/.installed
@@ -40,6 +44,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@ $(VENV)/.installed
 
 clean:

@@ -14,6 +14,7 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError
+from jaxfer.evals.intervals import too_few
 from jaxfer.report import plots
 from jaxfer.runs import seal
 from jaxfer.runs.folder import locked
@@ -85,6 +86,9 @@ def sweep(
     found = table.counts(outcomes)
     if found[FAILED] or found[DIVERGED]:
         print(f"{found[FAILED]} cells failed, {found[DIVERGED]} diverged: see cells.json and the error.txt of each")
+    fewest = min((len(row.scores) for row in rows if len(row.scores) > 1), default=0)
+    if warning := too_few(fewest, "some rows have 2 runs"):
+        print(warning)
     print(f"table.csv, table.md, methods.png, cells.json and every run are in {folder}")
     return SweepResult(rows=tuple(rows), failed=found[FAILED], diverged=found[DIVERGED])
 
