@@ -3,19 +3,29 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 WORKDIR ?= runs/quickstart
+# A file's tests run in one worker, which makes its fixtures and compiles its programs once.
+PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: quickstart test conformance lint docs parity clean
+.PHONY: quickstart test system conformance lint docs parity clean
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/jaxfer compare configs/digits.py --processes 2 --workdir $(WORKDIR) $(ARGS)
 
+# Unit tests; every pair of method and model traced; numbers along the axes of that matrix.
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup --slowest build/slowest/test.txt $(ARGS)
+	$(PYTEST) --slowest build/slowest/test.txt $(ARGS)
 
-# Every method on every model; `make test` computes numbers along the axes of that matrix.
+# Whole comparisons, several processes, kills at random moments.
+system: $(VENV)/.installed-test
+	$(PYTEST) --slowest build/slowest/system.txt -m system $(ARGS)
+	$(VENV)/bin/python tests/kill.py --tries 5
+	$(VENV)/bin/python tests/hosts.py
+	$(VENV)/bin/python tests/kill.py --processes 4 --tries 2 --kills 1
+
+# Every method on every model; here a pair's tests are what runs in one worker.
 conformance: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup --slowest build/slowest/conformance.txt \
-	  -m "matrix or not matrix" tests/conformance tests/methods $(ARGS)
+	$(PYTEST) --dist loadgroup --slowest build/slowest/conformance.txt -m "matrix or not matrix" \
+	  tests/conformance tests/methods $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
@@ -51,4 +61,4 @@ $(VENV)/.installed-docs: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) $(VENV)-parity runs
+	rm -rf $(VENV) $(VENV)-parity build runs

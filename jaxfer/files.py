@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from typing import Any
 
 import fsspec
@@ -69,9 +71,20 @@ def opened(folder: str | epath.Path) -> epath.Path:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{folder} can't be reached ({reason}); correct the bucket or your credentials") from None
+    if not scheme:
+        _check_name(os.path.abspath(folder))
     return path
 
 
 def remote(path: epath.Path) -> bool:
     """Whether it is an object of a store, `gs://` or `s3://`: written whole or not at all, and never appended to."""
     return "://" in str(path)
+
+
+def _check_name(folder: str) -> None:
+    """`InputError` for a path under which a checkpoint would be written, but not be read again: TensorStore takes a
+    backslash for a slash, Orbax `[...]` for a pattern, and both take UTF-8 alone."""
+    utf8 = folder.encode(errors="replace").decode() == folder
+    if "\\" in folder or re.search(r"\[.*\]", folder) or not utf8:
+        expected = "expected a folder without \\ or [...] in its path, in UTF-8"
+        raise InputError(f"checkpoints can't be kept in {folder!r}: {expected}; use another --workdir")

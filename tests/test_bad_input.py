@@ -98,6 +98,7 @@ def test_config_file(refused, place, case):
     _contains(refused(["show", file]), fragments)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("command", "fragments"),
     [

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 MESHES = (
     *({"devices": 8}, {"devices": 1}, {"devices": 8, "mode": "fsdp"}, {"devices": 2}, {"devices": 4, "tensor": 2}),
     *({"devices": 8, "fsdp": 2, "tensor": 2}, {"devices": 4, "mode": "fsdp"}, {"devices": 8}),
@@ -13,6 +15,7 @@ MESHES = (
 MODEL = dict(name="vit", patch=3, width=16, layers=1, heads=2, mlp_width=24, image=(6, 9, 3), dropout=0.2)
 
 
+@pytest.mark.system
 def test_eight_devices(tmp_path):
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"  # the last one counts
     command = [sys.executable, "-c", "import sys; from tests.test_eight_devices import main; main(sys.argv[1])"]
@@ -25,7 +28,6 @@ def main(folder):
     from pathlib import Path
 
     import jax
-    import pytest
 
     import jaxfer
     from jaxfer.runs.metrics import read_metrics

@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def fail(message: str, exit_code: int) -> int:
     """Prints one line to stderr; returns the exit code."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    from jaxfer import terminal
+
+    terminal.say("error: " + " ".join(message.split()), sys.stderr)
     return exit_code
 
 

@@ -26,6 +26,10 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
             raise InputError(f"--config.{name}: only a source has options to check with, --config.data.path=...")
     folder = Path(arguments.folder).resolve()
     registry.use(str(place) for place in (folder, folder / "configs") if place.is_dir())
+    import jax
+
+    if jax.config.jax_platforms in (None, "cpu"):
+        jax.config.update("jax_num_cpu_devices", 4)  # some properties compare one device with four
     from jaxfer import conformance
 
     check = getattr(conformance, f"check_{arguments.kind}")

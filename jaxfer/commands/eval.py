@@ -23,4 +23,4 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     metrics = jaxfer.evaluate(
         arguments.run, split=arguments.split, checkpoint=arguments.checkpoint, overrides=overrides
     )
-    print(f"{arguments.split}: {shared.numbers(metrics)}")
+    print(shared.numbers(metrics, f"{arguments.split}: "))

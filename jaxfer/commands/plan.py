@@ -20,9 +20,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     """0: every stage fits; `forecast.DOES_NOT_FIT`: one does not, and the printed remedies would make it fit."""
     import jaxfer
-    from jaxfer import forecast
+    from jaxfer import forecast, terminal
 
     shared.keep_programs(arguments)
     plan = forecast.plan(jaxfer.load(arguments.config, overrides), arguments.topology)
-    print(json.dumps(plan.to_dict(), indent=1) if arguments.json else plan)
+    if arguments.json:
+        print(json.dumps(plan.to_dict(), indent=1))
+    else:
+        terminal.say(str(plan), hang=None)
     return 0 if plan.fits else forecast.DOES_NOT_FIT

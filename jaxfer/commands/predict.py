@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from jaxfer.commands import fail, shared
@@ -23,16 +24,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     shared.no_overrides(overrides)
     import jaxfer
+    from jaxfer import terminal
+    from jaxfer.exports.predict import load_model
 
     shared.keep_programs(arguments)
-    answers = jaxfer.predict(arguments.source, arguments.inputs, text=arguments.text)
+    model = load_model(arguments.source)
+    for note in model.notes:
+        print(f"note: {note}", file=sys.stderr)
+    answers = jaxfer.predict(model, arguments.inputs, text=arguments.text)
     if arguments.json:
         print("\n".join(json.dumps(answer.to_dict()) for answer in answers))
     else:
         rows = [(answer.input, *_shown(answer)) for answer in answers if answer.error is None]
-        widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
-        for name, label, number in rows:
-            print(f"{name.ljust(widths[0])}  {label.ljust(widths[1])}  {number}".rstrip())
+        columns = (terminal.Column("", terminal.NAME), terminal.Column(""), terminal.Column(""))
+        if rows:
+            print(terminal.table(columns, rows, terminal.page_of(sys.stdout)))
     failed = [answer.error for answer in answers if answer.error is not None]
     for error in failed:
         fail(error, InputError.exit_code)

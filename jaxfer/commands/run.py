@@ -24,6 +24,7 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 
     cluster.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
     import jaxfer
+    from jaxfer import terminal
 
     shared.keep_programs(arguments, say=True)
     folder = shared.workdir(arguments, arguments.config.partition(":")[2].replace(",", "-") or "main")
@@ -32,9 +33,9 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     if not cluster.leader():
         return
     for split, metrics in result["metrics"].items():
-        print(f"{split}: {shared.numbers(metrics)}")
+        print(shared.numbers(metrics, f"{split}: "))
     cost = result["cost"]
-    print(
+    terminal.say(
         f"{cost['params_trainable']:,} of {cost['params_total']:,} parameters trained, {result['steps']} steps, "
         f"{cost['seconds']:.1f} s; everything is in {folder}"
     )

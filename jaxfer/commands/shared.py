@@ -27,11 +27,12 @@ def add_nocache(parser: argparse.ArgumentParser) -> None:
 
 def keep_programs(arguments: argparse.Namespace, *, say: bool = False) -> None:
     """Turns the cache of compiled programs on, unless `--nocache`; `say` prints where it is."""
+    from jaxfer import terminal
     from jaxfer.training import compilation_cache
 
     compilation_cache.enable(None if arguments.nocache else compilation_cache.default())
     if say and compilation_cache.in_use():
-        print(f"compiled programs are kept in {compilation_cache.in_use()} (--nocache keeps none)", file=sys.stderr)
+        terminal.say(f"compiled programs are kept in {compilation_cache.in_use()} (--nocache keeps none)", sys.stderr)
 
 
 def resumable() -> None:
@@ -55,6 +56,9 @@ def workdir(arguments: argparse.Namespace, name: str) -> str:
     return str(Path("runs", Path(arguments.config.partition(":")[0]).stem, name))
 
 
-def numbers(metrics: Mapping[str, float]) -> str:
-    """Metrics on one line, four decimals each."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+def numbers(metrics: Mapping[str, float], start: str = "") -> str:
+    """Metrics with four decimals each, on one line where the terminal is wide enough."""
+    from jaxfer import terminal
+
+    parts = (f"{name} {value:.4f}" for name, value in metrics.items())
+    return terminal.packed(parts, terminal.page_of(sys.stdout).width, start=start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from jaxfer.commands import shared
 
@@ -15,5 +16,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     import jaxfer
+    from jaxfer import terminal
 
-    print("\n\n".join(map(str, jaxfer.show(jaxfer.load(arguments.config, overrides)))))
+    print(jaxfer.show(jaxfer.load(arguments.config, overrides)).text(terminal.page_of(sys.stdout)))

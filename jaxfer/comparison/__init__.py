@@ -6,6 +6,7 @@ The protocol is in `protocol.py`, what is compared in `arms.py`, verdicts in `fi
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from jaxfer.runs import seal
 from jaxfer.runs.folder import locked
 from jaxfer.sweeps import run_cells, table
 from jaxfer.sweeps.executor import FAILED, Outcome
+from jaxfer.terminal import page_of, say
 
 __all__ = ["Comparison", "compare"]
 
@@ -84,9 +86,9 @@ def compare(
         found = findings(planned, selected, outcomes, simplest, folder)
         files.write_json(folder / "comparison.json", tables.as_json(planned, found, simplest))
         said = tables.write(folder, spec, planned, found, simplest)
-    table.show(tables.as_rich(planned, found, simplest))
-    print(said + "\n")
-    print(f"verdict.md, table.csv, the pictures, protocol.json, selection.json and every run are in {folder}")
+    print(tables.as_text(planned, found, simplest, page_of(sys.stdout)) + "\n")
+    say(said + "\n")
+    say(f"verdict.md, table.csv, the pictures, protocol.json, selection.json and every run are in {folder}")
     return Comparison(findings=tuple(found), baselines=tuple(simplest), sentences=said)
 
 

@@ -23,7 +23,7 @@ from jaxfer import files
 from jaxfer.comparison.arms import Arm, arm_config, arms
 from jaxfer.config.experiment import CompareConfig
 from jaxfer.errors import InputError
-from jaxfer.pretrained.agreement import completed
+from jaxfer.pretrained.agreement import described
 from jaxfer.runs import seal
 from jaxfer.sweeps import cells
 from jaxfer.sweeps.cells import Cell, Planned
@@ -71,7 +71,7 @@ def plan(spec: str, overrides: Mapping[str, Any]) -> Plan:
       InputError: whatever `run` would refuse of any of its cells; a base config that is not one transfer, or that opens
         the test split.
     """
-    base = completed(configs.load(spec, overrides))
+    base, notes, _ = described(configs.load(spec, overrides))
     given = configs.comparison(base)
     _check_base(base, given)
     before = {}
@@ -87,7 +87,8 @@ def plan(spec: str, overrides: Mapping[str, Any]) -> Plan:
         cell = Cell(name=f"{arm.name} {_at(count)}trial {trial} seed {seed}", group=arm.name)
         config = arm_config(base, given, arm, arm.trials[trial], seed, count)
         try:
-            tuning[count, arm.name, trial, seed] = cells.address(cell, config, before)
+            # The base config is complete, so its cells have nothing left to assume.
+            tuning[count, arm.name, trial, seed] = dataclasses.replace(cells.address(cell, config, before), notes=notes)
         except InputError as error:
             raise InputError(f"{cell.name}: {error}") from None
     record = {

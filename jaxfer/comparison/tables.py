@@ -1,4 +1,4 @@
-"""A comparison as a reader gets it: table, sentences, pictures. All but `seconds` is reproducible."""
+"""The report of a comparison: table, sentences and pictures. Everything but `seconds` is reproducible."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
-from rich.table import Table
 
 from jaxfer import files
 from jaxfer.comparison.arms import SCRATCH
@@ -20,6 +19,7 @@ from jaxfer.evals.intervals import mean_interval, too_few
 from jaxfer.evals.verdicts import HELPS, NEGATIVE, NO_EVIDENCE
 from jaxfer.report import plots
 from jaxfer.sweeps.table import number
+from jaxfer.terminal import FILE, GLUE, NAME, NUMBER, TEXT, Column, Page, table
 
 COLUMNS = (
     *("labels", "method", "test_mean", "test_interval95", "default_mean", "effect", "effect_low", "effect_high"),
@@ -30,7 +30,7 @@ COLUMNS = (
 def write(
     folder: epath.Path, title: str, plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]
 ) -> str:
-    """table.csv, table.md, verdict.md and the pictures into `folder`; returns the verdict's sentences."""
+    """Writes table.csv, table.md, verdict.md and the pictures into `folder`; returns the verdict's sentences."""
     said = sentences(plan, found)
     files.write_text(folder / "table.csv", as_csv(found, baselines))
     files.write_text(folder / "table.md", as_markdown(plan, found, baselines))
@@ -64,7 +64,7 @@ def _lines(plan: Plan, found: Sequence[Finding], labels: int) -> str:
 
 
 def _line(f: Finding, *, first: bool) -> str:
-    """What labels it saves is worth saying of the best arm, and of others that help."""
+    """The verdict of one arm; the best arm, and any other that helps, also say how many labels they save."""
     telling = f.saved is not None and (first or f.verdict.outcome == HELPS)
     saved = f" {f.saved.sentence(f.arm, f.labels)}" if telling else ""
     return ("best on val, " if first else "") + f.verdict.sentence + saved
@@ -89,7 +89,7 @@ def _verdict_page(
 
 
 def as_csv(found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> str:
-    """A line an arm and label count, then the simple baselines."""
+    """One row for each label count and arm, then one for each simple baseline."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -121,22 +121,20 @@ def _setting(f: Finding) -> str:
 
 
 def as_markdown(plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> str:
-    """The table of a README."""
+    """The table in Markdown."""
     headers, body = _cells(plan, found, baselines)
     right = {"test", "default", "over scratch", "seconds", "trainable parameters", "labels"}
     rule = ["---:" if any(header.startswith(word) for word in right) else "---" for header in headers]
     return "".join("| " + " | ".join(line) + " |\n" for line in (headers, rule, *body))
 
 
-def as_rich(plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> Table:
-    """The same for the terminal."""
+def as_text(plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores], page: Page = FILE) -> str:
+    """The same table as plain text that fits `page`."""
     headers, body = _cells(plan, found, baselines)
-    pretty = Table()
-    for header in headers:
-        pretty.add_column(header, overflow="fold")
-    for line in body:
-        pretty.add_row(*line)
-    return pretty
+    kinds = {"method": NAME, "over scratch, 95 %": TEXT, "verdict": TEXT, "setting": TEXT}
+    columns = [Column(header, kinds.get(header, NUMBER)) for header in headers]
+    bounds = [[cell.replace(", ", f",{GLUE}") for cell in line] for line in body]
+    return table(columns, bounds, page)
 
 
 def _cells(
@@ -166,7 +164,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _draw(folder: epath.Path, plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> None:
-    """Four pictures; those of one label count show the smallest, where transfer matters most."""
+    """Draws up to four pictures; a picture of a single label count shows the smallest, where transfer matters most."""
     task = plan.ready.stages[0].spec.task
     label, first = f"test {task.monitor}", plan.labels[0]
     at = f" at {first} {'label' if first == 1 else 'labels'} a class" if first else ""
@@ -197,7 +195,7 @@ def _draw(folder: epath.Path, plan: Plan, found: Sequence[Finding], baselines: S
 
 
 def as_json(plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> dict[str, Any]:
-    """comparison.json: everything above for a program to read."""
+    """The contents of comparison.json: the report for programs."""
     return {
         "metric": plan.ready.stages[0].spec.task.monitor,
         "findings": [

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
+
 from jaxfer.conformance import methods, models, sources, tasks, tiny
 from jaxfer.conformance.training import tiny_stage
 from jaxfer.errors import InputError
@@ -40,7 +42,7 @@ def check_method(name: str, cases: Sequence[str] = (CONVOLUTION, TRANSFORMER)) -
     for case in applies:
         yield from _verdicts(methods.NUMBERS, case, name, case)
     for case in applies[:1]:
-        yield from _verdicts(methods.PLACED, case, name, case)
+        yield from _placed(case, name, case)
 
 
 def check_model(name: str) -> Iterator[Verdict]:
@@ -49,8 +51,8 @@ def check_model(name: str) -> Iterator[Verdict]:
     cases = tiny.cases(name)
     for case in cases:
         yield from _verdicts(models.PROPERTIES, case, case)
-    checks = (*methods.SHAPES, *methods.NUMBERS, *methods.PLACED)
-    yield from _verdicts(checks, f"full on {cases[0]}", "full", cases[0])
+    yield from _verdicts((*methods.SHAPES, *methods.NUMBERS), f"full on {cases[0]}", "full", cases[0])
+    yield from _placed(f"full on {cases[0]}", "full", cases[0])
 
 
 def check_task(name: str) -> Iterator[Verdict]:
@@ -85,6 +87,16 @@ def refusal(method: str, case: str) -> str | None:
 def sentence(check: Callable[..., Any]) -> str:
     """A property's name as words: `merging gives the backbone back`."""
     return check.__name__.replace("_", " ")
+
+
+def _placed(subject: str, method: str, case: str) -> Iterator[Verdict]:
+    """The comparison of devices, or a line for each of its properties that says why it is not made."""
+    wanted, count = max(devices for _, devices in methods.PLACEMENTS), jax.device_count()
+    if count >= wanted:
+        yield from _verdicts(methods.PLACED, subject, method, case)
+        return
+    for check in methods.PLACED:
+        yield f"{subject}: {sentence(check)} (not checked: it takes {wanted} devices, this process has {count})", None
 
 
 def _verdicts(checks: Sequence[Callable[..., str | None]], subject: str, *arguments: Any) -> Iterator[Verdict]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxfer.data.prepare import expanded
 from jaxfer.errors import InputError
 
 
@@ -43,12 +44,14 @@ def locate(path: str, source: str, option: str = "path") -> Path:
     """`data.path` as given, else under the folder that the environment variable JAXFER_DATA names."""
     if not path:
         raise InputError(f"data source {source!r} needs a {option}; set data.{option}")
-    tried = [Path(path).expanduser()]
+    tried = [expanded(path, f"data.{option}")]
     if os.environ.get("JAXFER_DATA"):
         tried.append(Path(os.environ["JAXFER_DATA"]) / path)
     for candidate in tried:
-        if candidate.exists():
+        if candidate.is_dir() or candidate.is_file():
             return candidate
+        if candidate.exists():  # to open a pipe would block
+            raise InputError(f"data.{option}: expected a file or a folder, found {str(candidate)!r}; correct it")
     where = " or ".join(repr(str(candidate)) for candidate in tried)
     fix = "correct it or set JAXFER_DATA to the data's folder"
     raise InputError(f"data.{option} does not exist: expected {where}; {fix}")

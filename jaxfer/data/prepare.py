@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,22 +69,38 @@ def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool)
     _check_config(config, dataset)
     names = _chosen(dataset, config)
     splits = {name: _keep(dataset, name, names) for name in dataset.splits if name != "test" or with_test}
-    train = splits["train"]
+    sealed = None if with_test or "test" not in dataset.splits else _blanked(dataset, names)
+    train, notes, provenance = splits["train"], dataset.notes, dict(dataset.provenance)
+    if len(names) < len(dataset.classes):
+        left = f"{len(train):,} of {len(dataset.splits['train']):,} training examples"
+        notes = (*notes, f"data.classes keeps {len(names):,} of {len(dataset.classes):,} classes, {left}")
     for who, count in _counts(train, dataset, names).items():
         if not count:
             raise InputError(f"{who} has no training example; add some or choose other data.classes")
     if "val" not in splits:
         splits["val"], train = _take_val(train, config, dataset, names)
+        option = "val_per_class" if config.val_per_class else "val_fraction"
+        provenance["val"] = f"drawn from train: data.{option}={getattr(config, option):g}"
     if config.labels_per_class:
         counts = _counts(train, dataset, names)
         who, count = min(counts.items(), key=lambda item: item[1])
         if count < config.labels_per_class:
             wanted = f"data.labels_per_class={config.labels_per_class}; lower it to {count}"
             raise InputError(f"{who} has {count} training examples besides validation, expected {wanted}")
+        drawn = f"drawn from {len(train):,}: data.labels_per_class={config.labels_per_class}, seed {seed}"
+        provenance["train"] = "; ".join(filter(None, (provenance.get("train"), drawn)))
         train = train.take(draw(train.labels, seed=seed, stream=Stream.LABELS, per_class=config.labels_per_class)[0])
     splits["train"] = train
     splits = {name: _relabel(split, dataset, names) for name, split in splits.items()}
-    return dataclasses.replace(dataset, classes=names, splits=splits)
+    return dataclasses.replace(dataset, classes=names, splits=splits, notes=notes, provenance=provenance, sealed=sealed)
+
+
+def expanded(path: str, field: str) -> Path:
+    """The path with its `~` or `~USER` replaced; `InputError` naming the field where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{field}={path!r}: {str(error).rstrip('.')}; write the folder out") from None
 
 
 def _check_config(config: DataConfig, dataset: Dataset) -> None:
@@ -122,12 +139,23 @@ def _keep(dataset: Dataset, name: str, names: tuple[str, ...]) -> Split:
         wrong = split.labels[(split.labels < 0) | (split.labels > top)]
         if len(wrong):
             raise InputError(f"expected labels 0..{top} in split {name!r}, found {wrong[0]}; correct the source")
-    if names != dataset.classes:
-        kept = [dataset.classes.index(name) for name in names]
-        split = split.take(np.flatnonzero(np.isin(split.labels, kept)))
+    split = _of_classes(split, dataset, names)
     if not len(split):
         raise InputError(f"split {name!r} has no example of the chosen classes; add some or choose other data.classes")
     return split
+
+
+def _of_classes(split: Split, dataset: Dataset, names: tuple[str, ...]) -> Split:
+    if names == dataset.classes:
+        return split
+    kept = [dataset.classes.index(name) for name in names]
+    return split.take(np.flatnonzero(np.isin(split.labels, kept)))
+
+
+def _blanked(dataset: Dataset, names: tuple[str, ...]) -> Split:
+    """The test split's examples of the chosen classes without their labels: nothing can be selected on it."""
+    test = dataset.splits["test"] if dataset.multilabel else _of_classes(dataset.splits["test"], dataset, names)
+    return dataclasses.replace(test, labels=np.zeros(len(test), bool))
 
 
 def _take_val(train: Split, config: DataConfig, dataset: Dataset, names: tuple[str, ...]) -> tuple[Split, Split]:

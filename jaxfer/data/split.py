@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ class Split:
       labels: [n] int32 class indices, or float32 targets for regression; [n, classes] bool where an example has a set
         of labels.
       fetch: row -> image, uint8 [h, w, c], or text, a str or a pair; picklable, because loader processes get a copy.
+        With `key` (row -> equal for equal examples) and `key_bytes` (what that reads) copies in two splits are found.
     """
 
     labels: np.ndarray
@@ -65,6 +68,15 @@ class InMemory:
     def __call__(self, row: int) -> np.ndarray:
         return self.images[row]
 
+    @property
+    def key_bytes(self) -> int:
+        """Bytes that a key reads."""
+        return self.images[:1].nbytes
+
+    def key(self, row: int) -> Hashable:
+        """Equal for images of the same content."""
+        return self.images.shape[1:], hashlib.blake2b(self.images[row].tobytes(), digest_size=16).digest()
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
@@ -75,12 +87,19 @@ class Dataset:
       classes: names in label order; `()` for regression.
       fingerprint: sha256 (hex) of the source's content, kept by `prepare`: `Split.origin` says which rows are in use.
       notes: what a user should know of the files, such as rows left out, a line each.
+      provenance: {split: where it comes from, in a few words}.
+      sealed: the test split where it isn't opened, its labels blanked: its examples are counted, and compared with the
+        others' for copies.
+      listed: the folder whose subfolders are data, so that no run may write into it; None for other data.
     """
 
     splits: Mapping[str, Split]
     classes: tuple[str, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    sealed: Split | None = None
+    listed: Path | None = None
 
     @property
     def multilabel(self) -> bool:

@@ -40,6 +40,7 @@ class Model:
       model_state: running statistics.
       labels: name of each output.
       task: `classification`, `multilabel` or `regression`.
+      notes: what a user should know of its files, a line each.
     """
 
     port: Port
@@ -47,6 +48,7 @@ class Model:
     model_state: Any
     labels: tuple[str, ...]
     task: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,10 @@ def load_export(folder: str | epath.Path) -> Model:
     """
     checkpoint = foreign.opened(str(folder), AUTO, {})
     outputs = checkpoint.outputs
+    if checkpoint.other_head is not None:
+        raise InputError(
+            f"{folder}: a {checkpoint.other_head}, whose head does not label whole inputs; `jaxfer run` trains one"
+        )
     if not outputs:
         raise InputError(f"{folder}: the checkpoint has no head, so nothing to predict with; `jaxfer run` trains one")
     if len(checkpoint.labels) not in (0, outputs):
@@ -94,10 +100,16 @@ def load_export(folder: str | epath.Path) -> Model:
     found = carrying.carry(checkpoint, port, leaves, reset=[], differs=[])
     if found.fresh:
         raise InputError(f"{folder}: the checkpoint has no head ({found.fresh[0]} is missing); `jaxfer run` trains one")
+    if checkpoint.problem_type not in (None, *KINDS):
+        raise InputError(
+            f"{folder}: expected a problem_type of {', '.join(KINDS)}, found {checkpoint.problem_type!r}; correct "
+            "config.json"
+        )
     kind = KINDS.get(checkpoint.problem_type, "regression" if outputs == 1 else "classification")
     tree = unflatten(flatten({"params": found.params, **found.model_state}))
     labels = checkpoint.labels or label_names((), outputs)
-    return Model(port=port, params=tree.pop("params"), model_state=tree, labels=labels, task=kind)
+    params = tree.pop("params")
+    return Model(port=port, params=params, model_state=tree, labels=labels, task=kind, notes=checkpoint.notes)
 
 
 def load_model(source: str | epath.Path) -> Model:
@@ -175,6 +187,10 @@ def _outputs(model: Model, split: Split, batch_size: int) -> np.ndarray:
 
 
 def _answer(model: Model, name: str, row: np.ndarray) -> Prediction:
+    if not np.isfinite(row).all():
+        found = ", ".join(f"{value:g}" for value in row[:4])
+        fix = "check the input, or give a checkpoint that computes finite ones"
+        return Prediction(input=name, error=f"expected finite outputs for {name!r}, found {found}; {fix}")
     if model.task == "regression":
         return Prediction(input=name, value=float(row[0]))
     row = row.astype(np.float64)

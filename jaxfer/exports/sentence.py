@@ -1,4 +1,4 @@
-"""A text model that pools the mean of its tokens, as `sentence-transformers` has it: encoder, pooling, head.
+"""A text model that pools its tokens, as `sentence-transformers` has it: encoder, pooling, dense layer, scaling, head.
 
 transformers has no class for such a classifier. The folder's root is the bare encoder, which its `AutoModel` loads;
 `SentenceTransformer(folder).encode(texts)` gives the logits.
@@ -6,57 +6,77 @@ transformers has no class for such a classifier. The folder's root is the bare e
 
 from __future__ import annotations
 
+from typing import Any
+
 from etils import epath
 
 from jaxfer.errors import InputError
 from jaxfer.exports import hf
-from jaxfer.pretrained.hub import DENSE, DENSE_KEYS, POOLING
 from jaxfer.pretrained.layout import Layout, store
+from jaxfer.pretrained.sentence import ACTIVATIONS, DENSE, DENSE_KEYS, FLAGS, MODULES, POOLING, PREFIX, WEIGHTS
 from jaxfer.runs.finished import FinishedRun
 
 # The names of 2019, which every version of sentence-transformers reads.
-MODULES = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"))
-POOLINGS = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
+KIND = "sentence_transformers.models."
+PROJECTION = "2_Projection"
+TORCH = "torch.nn.modules."
+MODES = {mode: flag for flag, mode in FLAGS.items()}
+SINCE_2019 = ("cls", "mean", "max", "mean_sqrt_len_tokens")  # the modes that the first versions' files list
 
 
 def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     """modules.json and what it names, all but the tokenizer.
 
     Raises:
-      InputError: the model pools in another way.
+      InputError: the model reads BERT's own pooler.
     """
     port = finished.stage.spec.port
     module = port.module
-    if module.pool != "mean":
+    pools, width = module.pool.split("+"), module.width * len(module.pool.split("+"))
+    if not set(pools) <= set(MODES):
         raise InputError(
-            f"--format=sentence-transformers is of models that pool the mean of their tokens, this one has "
+            f"--format=sentence-transformers is of models that pool their tokens ({', '.join(MODES)}), this one has "
             f"pool={module.pool!r}; use --format=hf"
         )
     config, constants = layout.encoder(port)
     tensors, prefix = store(*finished.stage.leave(finished.state), layout, port), layout.prefixes[0]
     head = {key: tensors.pop(name) for key, name in DENSE_KEYS.items()}
+    dense = {key.removeprefix(PREFIX): tensors.pop(key) for key in sorted(tensors) if key.startswith(PREFIX)}
     root = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    chain = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    chain += [(PROJECTION, "Dense")] * bool(module.projection) + [("2_Normalize", "Normalize")] * module.normalize
+    chain += [(epath.Path(DENSE).parent.name, "Dense")]
     modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(MODULES)
+        {"idx": i, "name": str(i), "path": path, "type": f"{KIND}{kind}"} for i, (path, kind) in enumerate(chain)
     ]
-    dense = {
-        "in_features": module.width,
-        "out_features": module.outputs,
-        "bias": True,
-        "activation_function": "torch.nn.modules.linear.Identity",
-    }
-    pooling = {f"pooling_mode_{name}": name == "mean_tokens" for name in POOLINGS}
+    pooling = {MODES[mode]: mode in pools for mode in dict.fromkeys((*SINCE_2019, *pools))}
+    head_width = module.projection or width
     files = {
-        "modules.json": modules,
+        MODULES: modules,
         "config.json": config,
         "sentence_bert_config.json": {"max_seq_length": port.preprocessing.max_length, "do_lower_case": False},
         POOLING: {"word_embedding_dimension": module.width, **pooling},
-        f"{MODULES[2][0]}/config.json": dense,
+        str(epath.Path(DENSE).parent / "config.json"): _layer(head_width, module.outputs, True, "identity"),
     }
-    for path, _ in MODULES:
+    if module.projection:
+        layer = _layer(width, module.projection, module.projection_bias, module.projection_activation)
+        files[f"{PROJECTION}/config.json"] = layer
+    for path, _ in chain:
         (folder / path).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         files.write_json(folder / name, content)
     hf.write_tensors(folder / "model.safetensors", {**root, **constants})
     hf.write_tensors(folder / DENSE, head)
+    if module.projection:
+        hf.write_tensors(folder / PROJECTION / WEIGHTS[0], dense)
+
+
+def _layer(inputs: int, outputs: int, bias: bool, activation: str) -> dict[str, Any]:
+    """config.json of a Dense module."""
+    names = {ours: f"{'linear' if ours == 'identity' else 'activation'}.{name}" for name, ours in ACTIVATIONS.items()}
+    if activation not in names:
+        raise InputError(
+            f"--format=sentence-transformers has no projection_activation {activation!r}; it has {', '.join(names)}"
+        )
+    function = f"{TORCH}{names[activation]}"
+    return {"in_features": inputs, "out_features": outputs, "bias": bias, "activation_function": function}

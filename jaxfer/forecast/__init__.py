@@ -38,7 +38,8 @@ def plan(config: ConfigDict, topology: str) -> Plan:
 def plan_for(config: ConfigDict, topology: str, chip: Chip, devices: Sequence[Any]) -> Plan:
     """The same for such devices, one a chip; `topology` is what they are called."""
     ready = _ready(config, devices)
-    found = Plan(topology=topology, chip=chip, chips=ready.where.size, stages=(), notes=ready.notes())
+    notes = (*ready.data.notes, *ready.notes())
+    found = Plan(topology=topology, chip=chip, chips=ready.where.size, stages=(), notes=notes)
     stages = (_stage(stage, ready.where, _compiled(stage, ready.where, devices)) for stage in ready.stages)
     found = dataclasses.replace(found, stages=tuple(stages))
 

@@ -24,7 +24,8 @@ from jaxfer.models.chain import Chain, check_choice, check_positive, check_rate
 from jaxfer.models.layers import BLOCK_TENSOR_AXES, Dense
 from jaxfer.models.port import Port
 
-POOLS = ("pooler", "mean")
+# BERT's own, and sentence-transformers' by its names.
+POOLS = ("pooler", "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 
 # By Hugging Face's `hidden_act`.
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
@@ -36,6 +37,8 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "swish": nn.silu,
     "tanh": jnp.tanh,
 }
+
+PROJECTION_ACTIVATIONS = {"identity": lambda x: x, **ACTIVATIONS}
 
 SHORTEST = 32  # tokens in the first default bucket
 
@@ -118,20 +121,55 @@ class Block(nn.Module):
         return nn.Dropout(self.dropout, name=f"drop_{branch}")(y, deterministic=not train)
 
 
+def pooled_tokens(x: jax.Array, attention_mask: jax.Array, pool: str) -> jax.Array:
+    """[batch, length, width] -> [batch, width], as sentence-transformers' `Pooling`; padding follows the tokens.
+
+    Several poolings, as in `cls+mean`, give [batch, width times their number], in that order.
+    """
+    if "+" in pool:
+        return jnp.concatenate([pooled_tokens(x, attention_mask, name) for name in pool.split("+")], -1)
+    if pool == "cls":
+        return x[:, 0]
+    if pool == "lasttoken":
+        last = jnp.maximum(attention_mask.sum(1) - 1, 0)
+        return jnp.take_along_axis(x * attention_mask[:, :, None].astype(x.dtype), last[:, None, None], 1)[:, 0]
+    if pool == "max":
+        # The lowest float, not minus infinity: a row of padding alone stays finite.
+        return jnp.where(attention_mask[:, :, None] > 0, x, jnp.finfo(x.dtype).min).max(1)
+    mask = attention_mask[:, :, None].astype(jnp.float32)
+    if pool == "weightedmean":  # a token's weight is its place, from 1
+        mask = mask * jnp.arange(1, x.shape[1] + 1, dtype=jnp.float32)[:, None]
+    count = jnp.maximum(mask.sum(1), 1e-9)
+    return (x * mask).sum(1) / (jnp.sqrt(count) if pool == "mean_sqrt_len_tokens" else count)
+
+
 class Head(nn.Module):
-    """The pooler (tanh of a dense layer on the first token) or the mean of the tokens, and the output layer."""
+    """The pooler (tanh of a dense layer on the first token) or another pooling of the tokens, and the output layer.
+
+    Attributes:
+      projection: width of a dense layer after the pooling; 0 for none.
+    """
 
     outputs: int
     pool: str
     dropout: float
+    projection: int = 0
+    projection_activation: str = "tanh"
+    projection_bias: bool = True
+    normalize: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, attention_mask: jax.Array, train: bool, **side: Any) -> jax.Array:
         if self.pool == "pooler":
             pooled = jnp.tanh(Dense((x.shape[-1],), name="pooler")(x[:, 0]))
         else:
-            mask = attention_mask[:, :, None].astype(jnp.float32)
-            pooled = (x * mask).sum(1) / jnp.maximum(mask.sum(1), 1e-9)  # as sentence-transformers
+            pooled = pooled_tokens(x, attention_mask, self.pool)
+        if self.projection:
+            pooled = Dense((self.projection,), use_bias=self.projection_bias, name="dense")(pooled)
+            pooled = PROJECTION_ACTIVATIONS[self.projection_activation](pooled)
+        if self.normalize:
+            square = (pooled.astype(jnp.float32) ** 2).sum(-1, keepdims=True)
+            pooled = (pooled / jnp.sqrt(jnp.maximum(square, 1e-24))).astype(pooled.dtype)
         pooled = nn.Dropout(self.dropout, name="drop")(pooled, deterministic=not train)
         return Dense((self.outputs,), name="out")(pooled)
 
@@ -148,6 +186,10 @@ class Bert(Chain, kw_only=True):
     positions: int
     types: int
     pool: str
+    projection: int
+    projection_activation: str
+    projection_bias: bool
+    normalize: bool
     activation: str
     epsilon: float
     dropout: float
@@ -162,7 +204,10 @@ class Bert(Chain, kw_only=True):
             Block, self.heads, self.mlp_width, self.activation, self.epsilon, self.dropout, self.attention_dropout
         )
         blocks = {f"block_{i}": block for i in range(self.layers)}
-        head = functools.partial(Head, self.outputs, self.pool, self.classifier_dropout)
+        projection = (self.projection, self.projection_activation, self.projection_bias)
+        head = functools.partial(
+            Head, self.outputs, self.pool, self.classifier_dropout, *projection, normalize=self.normalize
+        )
         return {"stem": stem, **blocks, "head": head}
 
 
@@ -177,6 +222,10 @@ def port(
     positions: int = 512,
     types: int = 2,
     pool: str = "pooler",
+    projection: int = 0,
+    projection_activation: str = "tanh",
+    projection_bias: bool = True,
+    normalize: bool = False,
     activation: str = "gelu",
     epsilon: float = 1e-12,
     dropout: float = 0.0,
@@ -198,7 +247,13 @@ def port(
       mlp_width: hidden channels of the MLP.
       positions: rows of the position embedding, the longest input there can be.
       types: rows of the token type embedding.
-      pool: `pooler` (BERT's own, on the first token) or `mean` (over the tokens, as sentence-transformers does).
+      pool: `pooler` (BERT's own, on the first token), or one of sentence-transformers': `mean` over the tokens, their
+        `max`, `cls` (the first), `lasttoken`, `weightedmean` (by place) or `mean_sqrt_len_tokens` (sum / sqrt(count));
+        or several of the latter side by side: `cls+mean`.
+      projection: width of a dense layer after the pooling, sentence-transformers' `Dense`; 0 for none.
+      projection_activation: after that layer: `identity`, `tanh` or another of `ACTIVATIONS`.
+      projection_bias: whether that layer has a bias.
+      normalize: whether the result is scaled to length 1 (L2), sentence-transformers' `Normalize`.
       activation: of the MLP: `gelu` (the exact one) or another of `ACTIVATIONS`.
       epsilon: of every LayerNorm.
       dropout: rate after the embeddings, the attention output and the MLP.
@@ -214,8 +269,14 @@ def port(
     """
     check_positive(outputs=outputs, vocab=vocab, width=width, layers=layers, heads=heads, mlp_width=mlp_width)
     check_positive(positions=positions, types=types, max_length=max_length)
-    check_choice("pool", pool, POOLS)
+    for name in pool.split("+") if "+" in pool else ():
+        check_choice("each part of pool", name, POOLS[1:])
+    if "+" not in pool:
+        check_choice("pool", pool, POOLS)
     check_choice("activation", activation, tuple(ACTIVATIONS))
+    check_choice("projection_activation", projection_activation, tuple(PROJECTION_ACTIVATIONS))
+    if projection:
+        check_positive(projection=projection)
     attention_dropout = dropout if attention_dropout is None else attention_dropout
     classifier_dropout = dropout if classifier_dropout is None else classifier_dropout
     check_rate(dropout=dropout, attention_dropout=attention_dropout, classifier_dropout=classifier_dropout)
@@ -235,6 +296,10 @@ def port(
         positions=positions,
         types=types,
         pool=pool,
+        projection=projection,
+        projection_activation=projection_activation,
+        projection_bias=projection_bias,
+        normalize=normalize,
         activation=activation,
         epsilon=epsilon,
         dropout=dropout,

@@ -7,7 +7,7 @@ Architecture and preprocessing are the checkpoint's. Whatever the config says ag
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -29,7 +29,27 @@ FREE = (*TRAINING_OPTIONS, "max_length", "buckets")
 
 
 def completed(config: ConfigDict, folder: epath.Path | None = None) -> ConfigDict:
-    """The config with `config.model` filled in from the checkpoint that `config.init` names.
+    """The config that `described` gives."""
+    return described(config, folder).config
+
+
+class Described(NamedTuple):
+    """What `described` gives.
+
+    Attributes:
+      config: with `config.model` complete.
+      notes: what was assumed of the checkpoint or left out, a line each.
+      own_tokenizer: whether somebody states that the tokenizer is the model's: it lies with the weights or is the
+        source run's, or `config.differs` announces it.
+    """
+
+    config: ConfigDict
+    notes: tuple[str, ...] = ()
+    own_tokenizer: bool = False
+
+
+def described(config: ConfigDict, folder: epath.Path | None = None) -> Described:
+    """The config with `config.model` filled in from the checkpoint that `config.init` names, and what is known of it.
 
     `config.model.name=auto` is also the model of the run in `run:FOLDER`. A tokenizer gets its sha256.
 
@@ -43,7 +63,9 @@ def completed(config: ConfigDict, folder: epath.Path | None = None) -> ConfigDic
     """
     init, model = config.get("init"), config.get("model")
     if not isinstance(init, str) or not isinstance(model, ConfigDict):
-        return config
+        return Described(config)
+    announced = tuple(config.get("differs") or ())
+    notes, own = (), "tokenizer" in announced or (init != "scratch" and not is_foreign(init))
     config = config.copy_and_resolve_references()
     given, stored = dict(model.items()), _stored(folder, init)
     name = given.pop("name", None)
@@ -52,18 +74,21 @@ def completed(config: ConfigDict, folder: epath.Path | None = None) -> ConfigDic
     if is_foreign(init):
         try:
             checkpoint = opened(init, name, given)
-            name, given = checkpoint.layout.family, agreed(checkpoint, given, tuple(config.get("differs") or ()))
+            notes = checkpoint.notes
+            own = own or bool(checkpoint.found.tokenizer)
+            name, given = checkpoint.layout.family, agreed(checkpoint, given, announced)
         except Absent:
             if not stored:
                 raise
             name, given = _again(stored, name, given)
+            own = True  # as it was when the run began
     elif name == AUTO and init.startswith("run:") and (epath.Path(init[4:]) / "config.json").exists():
         name, given = _of_run(epath.Path(init[4:]), given)
     elif name == AUTO and stored:
         name, given = _again(stored, name, given)
     with config.unlocked(), config.ignore_type():
         config.model = ConfigDict({**given, "name": name} if name is not None else given)
-    return config
+    return Described(config, notes, own)
 
 
 def _stored(folder: epath.Path | None, init: str) -> dict[str, Any]:

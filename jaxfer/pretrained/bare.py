@@ -1,4 +1,7 @@
-"""Weights without a config.json: what their shapes tell of the model. The rest is for the config to say."""
+"""Weights without a config.json, or with one that does not say what it is: what their shapes tell of the model.
+
+What a config.json states holds; the rest is for the config to say.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,19 @@ from jaxfer.errors import InputError
 from jaxfer.pretrained.layout import Layout
 
 Shapes = Mapping[str, tuple[int, ...]]
-Facts = tuple[dict[str, Any], tuple[str, ...]]
+Facts = tuple[dict[str, Any], dict[str, str]]
 
 
-def facts(layout: Layout, shapes: Shapes, given: Mapping[str, Any]) -> Facts:
-    """(the fields of config.json that shapes tell, options of the port that they don't).
+def facts(
+    layout: Layout, shapes: Shapes, given: Mapping[str, Any], stated: Mapping[str, Any]
+) -> tuple[dict[str, Any], set[str]]:
+    """(the fields of config.json, options of the port that neither shapes nor the file tell).
 
     Args:
       layout: how the checkpoint calls things.
       shapes: {their key: shape}.
       given: options that the config sets.
+      stated: what a config.json without a `model_type` states, {} where there is none.
 
     Raises:
       InputError: keys of another layout, or a fact that nobody tells.
@@ -29,9 +35,17 @@ def facts(layout: Layout, shapes: Shapes, given: Mapping[str, Any]) -> Facts:
     if layout.family not in _READERS:
         raise InputError(f"no config.json, which a {layout.family} needs; give the checkpoint's whole folder")
     try:
-        return _READERS[layout.family](plain, given)
+        config, left = _READERS[layout.family](plain, {**given, **_heads(stated)})
+        return {**config, **stated}, {option for option, field in left.items() if field not in stated}
     except KeyError as error:
         raise InputError(f"a {layout.family} of layout {layout.name!r} has {error.args[0]}; there is none") from None
+
+
+def _heads(stated: Mapping[str, Any]) -> dict[str, Any]:
+    return {"heads": stated["num_attention_heads"]} if "num_attention_heads" in stated else {}
+
+
+# Each gives the fields that shapes tell, and {option that they don't tell: the field that would state it}.
 
 
 def _vit(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
@@ -50,7 +64,11 @@ def _vit(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
         "qkv_bias": "encoder.layer.0.attention.attention.query.bias" in shapes,
     }
     square = shapes["embeddings.position_embeddings"][1] - 1 - distilled == (side // patch) ** 2
-    return config, ("heads", "epsilon", *(() if square else ("image",)))
+    return config, {
+        "heads": "num_attention_heads",
+        "epsilon": "layer_norm_eps",
+        **({} if square else {"image": "image_size"}),
+    }
 
 
 def _bert(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
@@ -64,7 +82,12 @@ def _bert(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
         "max_position_embeddings": shapes["embeddings.position_embeddings.weight"][0],
         "type_vocab_size": shapes["embeddings.token_type_embeddings.weight"][0],
     }
-    return config, ("heads", "epsilon", "activation", "pool")
+    return config, {
+        "heads": "num_attention_heads",
+        "epsilon": "layer_norm_eps",
+        "activation": "hidden_act",
+        "pool": "pooling_mode",
+    }
 
 
 def _resnet(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
@@ -79,7 +102,8 @@ def _resnet(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
         "hidden_sizes": [shapes[f"encoder.stages.{i}.layers.0.layer.{last}.convolution.weight"][0] for i in stages],
         "layer_type": "bottleneck" if bottleneck else "basic",
     }
-    return config, ("stride_in_1x1", "image")
+    strides = {"stride_in_1x1": "downsample_in_bottleneck"} if bottleneck else {}
+    return config, {**strides, "image": "image_size"}
 
 
 def _mobilenet_v1(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
@@ -87,7 +111,13 @@ def _mobilenet_v1(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
         "depth_multiplier": shapes["layer.25.convolution.weight"][0] / 1024,
         "num_channels": shapes["conv_stem.convolution.weight"][1],
     }
-    return config, ("depth_multiplier", "min_depth", "tf_padding", "epsilon", "image")
+    return config, {
+        "depth_multiplier": "depth_multiplier",
+        "min_depth": "min_depth",
+        "tf_padding": "tf_padding",
+        "epsilon": "layer_norm_eps",
+        "image": "image_size",
+    }
 
 
 _READERS: dict[str, Callable[[Shapes, Mapping[str, Any]], Facts]] = {

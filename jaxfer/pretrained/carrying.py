@@ -32,7 +32,7 @@ def carry(
       differs: what `config.differs` announces.
 
     Raises:
-      InputError: whatever does not fit and was not announced.
+      InputError: whatever does not fit and was not announced, and values that no network computes with.
     """
     tensors = foreign.weights(checkpoint.found)
     stem = port.units[0]
@@ -52,6 +52,7 @@ def carry(
         surgery={leaf: change for leaf, (_, change) in changes.items()},
         source=f"config.init={checkpoint.found.init}",
     )
+    _check_values(checkpoint.found.init, found)
     for leaf, entry in found.ledger.items():
         key = entry["from"]
         if entry["what"] == "resized":
@@ -61,6 +62,19 @@ def carry(
         entry |= {"adapter": tensors.merged[key]} if key in tensors.merged else {}
         entry["from"] = tensors.moved.get(key, key)
     return dataclasses.replace(found, unused=tuple(tensors.moved.get(key, key) for key in found.unused))
+
+
+def _check_values(init: str, found: Conversion) -> None:
+    """`InputError` for NaN, infinity or a negative variance: training and predictions would blame something else."""
+    for leaf, value in flatten({"params": found.params, **found.model_state}).items():
+        bad, what = ~np.isfinite(value), "NaN or infinite"
+        if not bad.any() and leaf.startswith("batch_stats/") and leaf.endswith("/var"):
+            bad, what = value < 0, "negative, and a variance"
+        if bad.any():
+            raise InputError(
+                f"config.init={init}: {np.count_nonzero(bad)} of {bad.size} values of {found.ledger[leaf]['from']} "
+                f"({leaf}) are {what}; download it again, or give a checkpoint from before its training diverged"
+            )
 
 
 def fresh_leaves(port: Port, leaves: Sequence[str], key: jax.Array, shapes: Any) -> dict[str, jax.Array]:
@@ -85,8 +99,16 @@ def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str]) -> boo
     """Whether the checkpoint's head stays: it is asked for, or its classes are the data's, by name and order.
 
     Raises:
-      InputError: the same classes in another order, which is no reason to lose the head and none to keep it.
+      InputError: the same classes in another order, which is no reason to lose the head and none to keep it; or
+        `keep` for a head of another kind of task.
     """
+    if checkpoint.other_head is not None:
+        if head == "keep":
+            found = f"{checkpoint.found.init} is a {checkpoint.other_head}"
+            raise InputError(
+                f"config.head=keep: {found}, whose head does not label whole inputs; set config.head=reset"
+            )
+        return False
     if head != "auto":
         return head == "keep"
     theirs = checkpoint.labels

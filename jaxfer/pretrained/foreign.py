@@ -7,7 +7,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -17,14 +17,16 @@ from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.text import tokenizer_sha256
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
-from jaxfer.pretrained import adapter, bare, hub
+from jaxfer.pretrained import adapter, bare, hub, sentence, stated, timm
 from jaxfer.pretrained.families import by_model_type, layouts
 from jaxfer.pretrained.formats import reading
 from jaxfer.pretrained.hub import Found
 from jaxfer.pretrained.layout import Key, Layout
+from jaxfer.pretrained.sentence import Tail
 from jaxfer.registry import MODELS
 
 SETTLED = 2e9  # nanoseconds: file systems stamp in steps of up to two seconds
+AVERAGES = r"(?i)(^|[_.-])(ema|swa|averaged?)([_.-]|$)"  # where training scripts keep averages of the weights
 UNNAMED = r"LABEL_\d+"  # transformers' names for classes that nobody named
 
 
@@ -40,6 +42,8 @@ class Checkpoint:
       outputs: width of its head, 0 where it has none.
       labels: names of its classes in order; `()` where it has no head or nobody named them.
       problem_type: what transformers calls its task; None where nothing says.
+      other_head: the class it was saved from, where its head does not label whole inputs and so is not loaded.
+      notes: what was assumed or left out, a line each.
     """
 
     found: Found
@@ -49,6 +53,8 @@ class Checkpoint:
     outputs: int
     labels: tuple[str, ...]
     problem_type: str | None
+    other_head: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def is_foreign(init: Any) -> bool:
@@ -68,23 +74,26 @@ def opened(init: str, name: str, given: Mapping[str, Any]) -> Checkpoint:
       hub.Absent: no such checkpoint.
       InputError: an unknown architecture or another than `name`, or files that are damaged.
     """
-    found, shapes, moved = files(init)
-    config = {**(found.config or {}), **_pooling(found, moved)}
+    found, shapes, moved, averages = files(init)
+    tail = _tail(found, moved)
+    config = {**(found.config or {}), **({"pooling_mode": tail.pool} if tail.pool else {})}
+    config |= timm.fields(config) if timm.is_timm(config) else {}
     candidates = _candidates(init, name, config)
     tried, errors = [], []
     for layout in candidates:
         try:
             options, soft = _options(layout, found, config, shapes, given)
+            options |= {**tail.dense, **({"normalize": True} if tail.normalize and found.dense else {})}
             port = MODELS.make(layout.family, outputs=1, **options, **_structure(layout, options, given))
             keys = layout.keys(port)
         except InputError as error:
             errors.append(f"{layout.name}: {error}" if len(candidates) > 1 else str(error))
             continue
         lacking = {key.name for key in keys.values()} - _all_names(shapes, layout.prefixes)
-        tried.append((len(lacking), layout, options, soft, _head(port, keys)))
+        tried.append((len(lacking), layout, options, soft, port, _head(port, keys)))
     if not tried:
         raise InputError(f"config.init={init}: {'; '.join(errors)}")
-    _, layout, options, soft, head = min(tried, key=lambda entry: entry[0])
+    _, layout, options, soft, port, head = min(tried, key=lambda entry: entry[0])
     known = MODELS.schema(layout.family)
     if found.tokenizer and "tokenizer" in known:
         folder = found.tokenizer[0].parent
@@ -96,16 +105,44 @@ def opened(init: str, name: str, given: Mapping[str, Any]) -> Checkpoint:
             f"{init}: the adapter's head reads a pooler, which its base model does not have; {adapter.MERGE}"
         )
     # config.json is of the weights beside it: of a head that comes from elsewhere it says nothing.
-    stated = _stated(found) if head & moved else config
+    told = _stated(found) if head & moved else config
+    other = None if head & moved else stated.other_head(config)
+    outputs = next((shapes[key][0] for key in sorted(head) if key in shapes), 0)
+    if timm.is_timm(config) and config.get("num_classes", outputs) != outputs:
+        raise InputError(f"{init}: config.json states num_classes={config['num_classes']}, its head has {outputs}")
+    notes = (
+        *_guesses(init, stated.assumed(port, options, soft, given)),
+        *_left_out(init, other, tail.normalize and not {"normalize"} & {*options, *given}, averages),
+    )
     return Checkpoint(
         found=found,
         layout=layout,
         options=options,
         soft=frozenset(soft),
-        outputs=next((shapes[key][0] for key in sorted(head) if key in shapes), 0),
-        labels=_labels(stated),
-        problem_type=stated.get("problem_type"),
+        outputs=0 if other else outputs,
+        labels=() if other else _labels(told),
+        problem_type=told.get("problem_type"),
+        other_head=other,
+        notes=notes,
     )
+
+
+def _guesses(init: str, assumed: Mapping[str, Any]) -> Iterator[str]:
+    if assumed:
+        values = ", ".join(f"{name}={value!r}" for name, value in assumed.items())
+        yield f"{init}: no file states {values}; assumed so, config.model.NAME changes one"
+
+
+def _left_out(init: str, head: str | None, normalize: bool, averages: Sequence[str]) -> Iterator[str]:
+    if head is not None:
+        yield f"{init} is a {head}: its head does not label whole inputs and is not loaded"
+    if normalize:
+        yield (
+            f"{init}: modules.json scales what was pooled to length 1 (Normalize), which the head reads unscaled; "
+            "config.model.normalize=true scales it"
+        )
+    for name in averages:
+        yield f"{init}: the file also holds {name}, which was not read; config.init_options.pick={name} reads it"
 
 
 def weights(found: Found) -> reading.Weights:
@@ -115,20 +152,25 @@ def weights(found: Found) -> reading.Weights:
       InputError: files that are damaged, or an adapter that is not understood.
     """
     own = reading.read(found.weights)
+    parts, fused = timm.parted(own)
+    own = dataclasses.replace(own, tensors=parts, moved={**own.moved, **fused}) if fused else own
     if found.adapter is not None:
-        return adapter.merged(found, own)
+        own = adapter.merged(found, own)
+    if found.tail.weights is not None:
+        layer, places = sentence.dense_weights(found.tail.weights)
+        own = dataclasses.replace(own, tensors={**own, **layer}, moved={**own.moved, **places})
     if found.dense is None:
         return own
-    dense = reading.read(found.dense)
-    if set(dense) != set(hub.DENSE_KEYS):
-        raise InputError(f"{found.dense}: expected {', '.join(hub.DENSE_KEYS)}, found {', '.join(dense)}; export again")
-    head = {name: dense[key] for key, name in hub.DENSE_KEYS.items()}
-    places = {name: f"{epath.Path(hub.DENSE).parent.name}.{key}" for key, name in hub.DENSE_KEYS.items()}
-    return dataclasses.replace(own, tensors={**own, **head}, moved=places)
+    keys, dense = sentence.DENSE_KEYS, reading.read(found.dense)
+    if set(dense) != set(keys):
+        raise InputError(f"{found.dense}: expected {', '.join(keys)}, found {', '.join(dense)}; export again")
+    head = {name: dense[key] for key, name in keys.items()}
+    places = {name: f"{epath.Path(sentence.DENSE).parent.name}.{key}" for key, name in keys.items()}
+    return dataclasses.replace(own, tensors={**own, **head}, moved={**own.moved, **places})
 
 
-def files(init: str) -> tuple[Found, dict[str, tuple[int, ...]], frozenset[str]]:
-    """(the files, {their key: shape}, keys that lie elsewhere than in the weights file).
+def files(init: str) -> tuple[Found, dict[str, tuple[int, ...]], frozenset[str], tuple[str, ...]]:
+    """(the files, {their key: shape}, keys that lie elsewhere than in the weights file, averages beside the weights).
 
     Kept until the files change; of the Hub, as long as this process lives.
     """
@@ -156,7 +198,9 @@ def _entries(path: epath.Path) -> list[epath.Path]:
     """What a checkpoint may be read from: a folder's own files, sentence-transformers' layers, an adapter's base."""
     if not path.is_dir():
         return [path]
-    found = sorted(path.iterdir()) + [path / name for name in (hub.POOLING, hub.DENSE) if (path / name).exists()]
+    inner = sentence.encoder(path)
+    found = [*path.iterdir(), *(inner.iterdir() if inner and inner.is_dir() else ()), *sentence.files(path)]
+    found = sorted(set(found))
     if (config := path / hub.ADAPTER_CONFIG).exists():
         base = epath.Path(hub.base_of(path, reading.read_json(config))[0]).expanduser()
         found += (sorted(base.iterdir()) if base.is_dir() else [base]) if base.exists() else []
@@ -166,28 +210,36 @@ def _entries(path: epath.Path) -> list[epath.Path]:
 @functools.lru_cache(maxsize=8)
 def _kept(
     init: str, revision: str | None, stamps: tuple[Any, ...]
-) -> tuple[Found, dict[str, tuple[int, ...]], frozenset[str]]:
+) -> tuple[Found, dict[str, tuple[int, ...]], frozenset[str], tuple[str, ...]]:
     found = hub.find(init, revision=revision)
     tensors = weights(found)
-    return found, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, frozenset(tensors.moved)
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    averages = tuple(name for name in tensors.dropped if re.search(AVERAGES, name))
+    return found, shapes, frozenset(tensors.moved), averages
 
 
 def _candidates(init: str, name: str, config: Mapping[str, Any]) -> tuple[Layout, ...]:
-    """The layouts that may read it: of the family that its config.json or, where there is none, `name` says."""
-    kind, families = config.get("model_type"), sorted({layout.family for layout in layouts()})
-    if kind is not None:
-        family = by_model_type(kind).family
-        if name not in (AUTO, family):
-            raise InputError(
-                f"config.model.name is {name!r} here, config.json of {init} says {family!r}; "
-                "set config.model=dict(name='auto')"
-            )
-        return tuple(layout for layout in layouts() if kind in layout.model_types)
-    family = config.get("family") if name == AUTO else name
+    """The layouts that may read it: of the family that its config.json or, where that says none, `name` says."""
+    kind = stated.model_type(config, layouts())
+    families = sorted({layout.family for layout in layouts()})
+    if kind is None and (classes := stated.architectures(config)):
+        raise InputError(
+            f"config.json of {init} states architectures={classes!r}, which jaxfer does not read; it reads those of "
+            f"{', '.join(families)}: take the field out if the tensors are such a model's"
+        )
+    family = by_model_type(kind).family if kind is not None else config.get("family")
+    if family in families and name not in (AUTO, family):
+        raise InputError(
+            f"config.model.name is {name!r} here, config.json of {init} says {family!r}; "
+            "set config.model=dict(name='auto')"
+        )
+    family = family if name == AUTO else name
     if family not in families:
         found = "no config.json that says what it is" if name == AUTO else f"config.model.name={name!r}"
         raise InputError(f"config.init={init}: {found}; set config.model.name to one of {', '.join(families)}")
-    return tuple(layout for layout in layouts() if layout.family == family)
+    found = [layout for layout in layouts() if layout.family == family]
+    named = [layout for layout in found if kind in layout.model_types or layout.name == config.get("key_layout")]
+    return tuple(named or found)
 
 
 def _options(
@@ -195,13 +247,20 @@ def _options(
 ) -> tuple[dict[str, Any], set[str]]:
     """(the port's options, those that the files leave open)."""
     known, soft = MODELS.schema(layout.family), set()
-    if layout.model_types and "model_type" not in config:
-        config, open_ = bare.facts(layout, shapes, given)
-        soft |= set(open_)
-    elif not found.preprocessor and "image_size" not in config and "size" not in config.get("input", {}):
-        soft.add("image")
+    if layout.model_types and config.get("model_type") is None:
+        config, soft = bare.facts(layout, shapes, given, config)
+        soft -= {"image"} if found.preprocessor else set()
+    else:
+        if not found.preprocessor and "image_size" not in config and "size" not in config.get("input", {}):
+            soft.add("image")
+        if not layout.model_types and config.get("key_layout") != layout.name:
+            soft |= {"heads", *layout.guessed}
+            config = {**config, **({"heads": given["heads"]} if "heads" in given else {})}
     options = layout.options(config, found.preprocessor or {}, shapes)
-    return {name: schema.check(value, known[name][0], f"{found.init}: {name}") for name, value in options.items()}, soft
+    options = {name: schema.check(value, known[name][0], f"{found.init}: {name}") for name, value in options.items()}
+    # Where there is no pooler to read, the mean is the port's choice.
+    soft |= {"pool"} if options.get("pool") == "mean" and "pooling_mode" not in config else set()
+    return options, soft & set(options)
 
 
 def _structure(layout: Layout, options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,18 +273,15 @@ def _structure(layout: Layout, options: Mapping[str, Any], given: Mapping[str, A
     }
 
 
-def _pooling(found: Found, moved: frozenset[str]) -> dict[str, Any]:
-    """What sentence-transformers says of the pooling, which lies in a folder of its own; 6 has one field for many.
+def _tail(found: Found, moved: frozenset[str]) -> Tail:
+    """What sentence-transformers says of the layers behind the encoder.
 
     A head that an adapter brings is of a classifier of transformers, which pools in its own way.
     """
-    if found.adapter is not None and (moved or found.adapter.config.get("task_type") == "SEQ_CLS"):
-        return {}
-    path = found.weights.parent / hub.POOLING
-    stated = reading.read_json(path) if found.config is not None and path.exists() else {}
-    if "pooling_mode" in stated:
-        return {"pooling_mode_mean_tokens": stated["pooling_mode"] == "mean"}
-    return {name: value for name, value in stated.items() if name.startswith("pooling_mode_")}
+    brings = any(not key.startswith(sentence.PREFIX) for key in moved)
+    if found.adapter is not None and (brings or found.adapter.config.get("task_type") == "SEQ_CLS"):
+        return Tail()
+    return found.tail
 
 
 def _head(port: Port, keys: Mapping[str, Key]) -> frozenset[str]:

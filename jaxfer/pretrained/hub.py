@@ -16,16 +16,16 @@ from huggingface_hub import constants
 from huggingface_hub import errors as hub_errors
 
 from jaxfer.errors import InputError, nearest
+from jaxfer.pretrained import sentence
 from jaxfer.pretrained.formats import reading
+from jaxfer.pretrained.sentence import DENSE, POOLING, Tail
 
 # By preference; a pickle only where there is nothing better.
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 ARCHIVES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 ADAPTER_CONFIG, ADAPTERS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
-POOLING, DENSE = "1_Pooling/config.json", "2_Dense/model.safetensors"  # sentence-transformers'
 MARKER = "jaxfer.json"  # an export's: what it is, and what its own files have no word for
-SENTENCE = "sentence-transformers"  # the format of an export whose head lies in DENSE, under these keys
-DENSE_KEYS = {"linear.weight": "classifier.weight", "linear.bias": "classifier.bias"}
+SENTENCE = "sentence-transformers"  # the format of an export whose head lies in DENSE
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # What trainers leave beside a model, and adapters, which are no model.
 NOT_WEIGHTS = r"(optimizer|scheduler|scaler|rng_state.*|training_args|adapter_model.*)\.\w+|.*-\d+-of-\d+\.\w+"
@@ -43,10 +43,17 @@ TOKENIZERS = (
 )
 DOWNLOADS = (
     (
-        *("config.json", ADAPTER_CONFIG, ADAPTERS[0], POOLING, DENSE, MARKER),
-        *(*PREPROCESSORS, *TOKENIZERS, *SAFETENSORS, "model-*-of-*.safetensors"),
+        *("config.json", ADAPTER_CONFIG, ADAPTERS[0], POOLING, DENSE, MARKER, sentence.MODULES),
+        *(
+            "*_Pooling/config.json",
+            "*_Dense/config.json",
+            "*_Dense/model.safetensors",
+            "0_Transformer/*.json",
+            "0_Transformer/*.txt",
+        ),
+        *("0_Transformer/model*.safetensors", *PREPROCESSORS, *TOKENIZERS, *SAFETENSORS, "model-*-of-*.safetensors"),
     ),
-    (*ARCHIVES, ADAPTERS[1], "pytorch_model-*-of-*.bin"),
+    (*ARCHIVES, ADAPTERS[1], "pytorch_model-*-of-*.bin", "*_Dense/pytorch_model.bin", "0_Transformer/pytorch_model*"),
 )
 HUB_NAME = r"[\w][\w.-]*(/[\w][\w.-]*)?"
 
@@ -85,6 +92,7 @@ class Found:
       marker: its jaxfer.json, {} where it is no export of ours.
       adapter: what is put on the weights.
       dense: sentence-transformers' last layer, where ours put the head; None elsewhere.
+      tail: what follows the encoder, of sentence-transformers; of an adapter the base's.
     """
 
     init: str
@@ -97,6 +105,7 @@ class Found:
     marker: dict[str, Any] = dataclasses.field(default_factory=dict)
     adapter: Adapter | None = None
     dense: epath.Path | None = None
+    tail: Tail = dataclasses.field(default_factory=Tail)
 
 
 def find(init: str, *, revision: str | None = None) -> Found:
@@ -171,6 +180,8 @@ def _folder(init: str, folder: epath.Path, commit: str | None = None) -> Found:
     chosen = [name for name in others if name.endswith(".safetensors")] or others
     if len(chosen) > 1:
         raise InputError(f"{init}: {len(chosen)} files of weights ({', '.join(chosen[:4])}); give one of them")
+    if not chosen and (inner := sentence.encoder(folder)) is not None and inner.is_dir():
+        return _folder(init, inner, commit)
     if not chosen:
         what = f"an adapter without {ADAPTER_CONFIG}" if set(ADAPTERS) & set(names) else "no weights that are read"
         found = ", ".join(names[:8]) or "nothing"
@@ -206,6 +217,7 @@ def _adapted(init: str, folder: epath.Path, commit: str | None) -> Found:
         config=base.config,
         preprocessor=base.preprocessor if own.preprocessor is None else own.preprocessor,
         tokenizer=own.tokenizer or base.tokenizer,
+        tail=base.tail,
         adapter=Adapter(weights=weights, config=config, base=base),
     )
 
@@ -220,17 +232,22 @@ def _found(init: str, weights: epath.Path, folder: epath.Path | None, commit: st
         preprocessor = processor.get("image_processor", processor)
     marker = content(MARKER) or {}
     dense = folder / DENSE if marker.get("format") == SENTENCE and (folder / DENSE).exists() else None
-    sha256 = reading.sha256(weights)
+    config = content("config.json")
+    tail = sentence.tail(folder, headed=dense is not None) if config is not None else Tail()
+    sums = [(reading.sha256(weights), weights.name)]
+    sums += [(reading.sha256(dense), DENSE)] if dense is not None else []
+    sums += [(reading.sha256(tail.weights), f"{tail.weights.parent.name}/{tail.weights.name}")] if tail.weights else []
     return Found(
         init=init,
         weights=weights,
-        sha256=sha256 if dense is None else reading.sha256_of([(sha256, weights.name), (reading.sha256(dense), DENSE)]),
-        config=content("config.json"),
+        sha256=sums[0][0] if len(sums) == 1 else reading.sha256_of(sums),
+        config=config,
         preprocessor=preprocessor,
         tokenizer=tuple(folder / name for name in TOKENIZERS if (folder / name).exists()) if folder else (),
         commit=commit,
         marker=marker,
         dense=dense,
+        tail=tail,
     )
 
 
@@ -238,7 +255,9 @@ def _hub(name: str, revision: str | None) -> Found:
     """Downloads what is needed into the Hub's cache; pickles only of a repository without safetensors."""
     for patterns in DOWNLOADS:
         folder = epath.Path(_download(name, revision, patterns))
-        if any((folder / weights).exists() for weights in (*SAFETENSORS, *ARCHIVES, *ADAPTERS)):
+        places = [folder, *folder.glob("0_Transformer")]
+        whole = any((place / name).exists() for place in places for name in (*SAFETENSORS, *ARCHIVES, *ADAPTERS))
+        if whole and all((dense / sentence.WEIGHTS[0]).exists() for dense in folder.glob("*_Dense")):
             break
     return _folder(name, folder, commit=folder.name)
 

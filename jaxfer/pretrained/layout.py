@@ -96,6 +96,7 @@ class Layout:
       ignored: regexes of their keys that carry nothing (num_batches_tracked, position_ids).
       prefixes: what a bare backbone's keys lack (or have) before them (`resnet.`), tried in order.
       constants: port -> {their key: value} that export adds though we hold no such leaf (num_batches_tracked).
+      guessed: options that nothing in such a checkpoint states, unless a config.json names this layout as `key_layout`.
       encoder: port -> (config.json, constants) of the model without its head, whose keys lack the first prefix: what
         lies at the root of a sentence-transformers folder; None where there is none.
     """
@@ -110,6 +111,7 @@ class Layout:
     optional: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    guessed: tuple[str, ...] = ()
     constants: Callable[[Port], Mapping[str, Array]] = lambda port: {}
     encoder: Callable[[Port], tuple[dict[str, Any], Mapping[str, Array]]] | None = None
 

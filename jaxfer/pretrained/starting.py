@@ -104,6 +104,8 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
         entry["why"] = "announced in config.differs"
         if leaf in head:
             entry["why"] = _why(run.head, checkpoint.labels) if entry["from"] else "the source has none"
+            if entry["from"] and checkpoint.other_head is not None:
+                entry["why"] = f"the source's is a {checkpoint.other_head}'s"
         if run.head == "keep" and leaf in head:
             raise InputError(f"config.head=keep: {run.init} has no head ({leaf} is not there); set config.head=reset")
         if leaf not in head and "pool" not in run.differs:

@@ -1,4 +1,4 @@
-"""How every picture looks: a colour and a marker a method, one style, the same bytes when drawn again."""
+"""The look of every picture: a colour and a marker for each method, one style, identical bytes when redrawn."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ drawn = style.context(
 
 
 class Style(NamedTuple):
-    """How a method is drawn: a colour `#RRGGBB` and a matplotlib marker."""
+    """The look of one method: a colour `#RRGGBB` and a matplotlib marker."""
 
     colour: str
     marker: str
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """{method: its style}, no colour twice: the known ones', else by a hash of the name, the next free one if taken."""
+    """{method: its style}, no colour twice: known methods have their own, others take a free one by their hash."""
     taken: dict[str, Style] = {}
     for name in sorted(set(names), key=lambda name: (name not in COLOURS, name)):
         first = zlib.crc32(name.encode()) % len(SPARE)
@@ -70,12 +70,12 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
 
 
 def colour(method: str) -> str:
-    """The colour of a method, `#RRGGBB`, where no other one claims it."""
+    """The colour `#RRGGBB` that a method gets when it is alone."""
     return styles([method])[method].colour
 
 
 def _more_colours() -> Iterator[str]:
-    """Without end: hues the golden angle apart, dark and medium by turns."""
+    """Endless colours: hues a golden angle apart, alternately dark and medium."""
     for i in itertools.count():
         red, green, blue = colorsys.hls_to_rgb(0.05 + 0.618034 * i % 1, 0.32 + 0.2 * (i % 2), 0.6)
         yield f"#{round(255 * red):02X}{round(255 * green):02X}{round(255 * blue):02X}"
@@ -89,13 +89,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def text_width(texts: Iterable[str]) -> float:
-    """Inches of the widest one."""
+    """Width of the widest text, in inches."""
     font = FontProperties(size=13)
     return max(TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] for text in texts) / 72
 
 
 def save(figure: Figure, path: epath.Path) -> None:
-    """PATH.png and PATH.svg, atomically; without a date or a version, so that the bytes are the same again."""
+    """Writes PATH.png and PATH.svg atomically, without date or version, so that the bytes are reproducible."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     path = epath.Path(path)

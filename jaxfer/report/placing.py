@@ -1,4 +1,4 @@
-"""Names beside the data: where each covers least, joined to its point by a line where it must go far."""
+"""Names beside the data, each where it hides least; a line joins a distant name to its point."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxfer.report.look import Style
 
 
 def end_labels(axes: Axes, ends: Sequence[tuple[float | None, float, str, Style]]) -> None:
-    """Names in the right margin, level with (x, y) where there is room; (None, 0) is the bottom, (None, 1) the top."""
+    """Puts names into the right margin, level with (x, y) if possible; (None, 0) is the bottom, (None, 1) the top."""
     margin = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center_baseline"}
     texts = [axes.annotate(name, (1, 0.5), (31, 0), annotation_clip=False, **margin) for *_, name, _ in ends]
     axes.figure.draw_without_rendering()
@@ -44,7 +44,7 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float | None, float, str, Style]
 
 
 def spread(wanted: Sequence[float], gap: float) -> np.ndarray:
-    """The levels within [0, 1] nearest to the wanted ones that are `gap` apart, in their order: isotonic regression."""
+    """The levels in [0, 1] nearest to the wanted ones, in the same order and `gap` apart, by isotonic regression."""
     order = np.argsort(wanted, kind="stable")
     stairs = gap * np.arange(len(order))
     fitted = isotonic_regression(np.asarray(wanted, np.float64)[order] - stairs).x
@@ -54,7 +54,7 @@ def spread(wanted: Sequence[float], gap: float) -> np.ndarray:
 
 
 def beside(axes: Axes, spots: Sequence[tuple[float, float, float, str, str]]) -> None:
-    """Names near the points (x, mean, half, name, colour): where each covers least, in rounds; far ones get a line."""
+    """Puts names near the points (x, mean, half, name, colour), improved in rounds; a distant name gets a line."""
     axes.figure.draw_without_rendering()
     axes.figure.set_layout_engine("none")
     point, frame, to_pixels = axes.figure.dpi / 72, axes.get_window_extent(), axes.transData.transform
@@ -92,12 +92,12 @@ def beside(axes: Axes, spots: Sequence[tuple[float, float, float, str, str]]) ->
 
 
 def _around(centre: np.ndarray, width: float, height: float) -> np.ndarray:
-    """The box [x0, y0, x1, y1] that far around a point."""
+    """The box [x0, y0, x1, y1] that extends `width` and `height` to each side of a point."""
     return np.concatenate([centre - (width, height), centre + (width, height)])
 
 
 def _places(dot: np.ndarray, size: tuple[float, float], point: float) -> np.ndarray:
-    """[places, 4]: boxes for a name of that size around a dot, near ones first; all in pixels, `point` of them a pt."""
+    """[places, 4]: boxes for a name of this size around a dot, nearest first, in pixels; `point` pixels make a pt."""
     places = []
     for radius, turn in itertools.product((12, 18, 26, 38, 52, 68, 86, 106, 130), range(16)):
         way = np.array([math.cos(math.pi * turn / 8), math.sin(math.pi * turn / 8)])
@@ -107,7 +107,7 @@ def _places(dot: np.ndarray, size: tuple[float, float], point: float) -> np.ndar
 
 
 def _lines(dot: np.ndarray, bar: np.ndarray, boxes: np.ndarray, point: float) -> np.ndarray:
-    """[places, 12, 4]: small boxes along the line from a dot to each place of its name; zeros where it needs none."""
+    """[places, 12, 4]: small boxes along the line from a dot to each place of its name; zeros where none is drawn."""
     apart = np.maximum(0, np.maximum(boxes[:, :2] - bar[2:], bar[:2] - boxes[:, 2:]))
     far = np.hypot(*apart.T) > 16 * point
     steps = np.linspace(0.1, 1, 12)[:, None]
@@ -116,7 +116,7 @@ def _lines(dot: np.ndarray, bar: np.ndarray, boxes: np.ndarray, point: float) ->
 
 
 def _overlaps(boxes: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
-    """[boxes]: the area that each shares with the others."""
+    """[boxes]: the area that each box shares with the others."""
     others = np.reshape(others, (-1, 4))
     low, high = np.maximum(boxes[:, None, :2], others[:, :2]), np.minimum(boxes[:, None, 2:], others[:, 2:])
     return np.maximum(0, high - low).prod(-1).sum(-1)

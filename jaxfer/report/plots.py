@@ -1,7 +1,7 @@
-"""Pictures of results: one colour and one marker a method, names beside the data, the same bytes when drawn again.
+"""Pictures of results: a colour and a marker for each method, names beside the data, identical bytes when redrawn.
 
-Each function writes PATH.png and PATH.svg (PATH with or without one of these suffixes), atomically. The SVG's text
-stays text. A score that isn't finite is a diverged run: left out of the drawing, counted beside the method's name.
+Each function writes PATH.png and PATH.svg atomically; PATH may end in one of these suffixes. Text in the SVG stays
+text. A non-finite score means a diverged run: it is not drawn, but counted beside the method's name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from jaxfer.report.placing import beside, end_labels
 
 
 class Point(TypedDict):
-    """What a method reached and what that took: one score a seed, trainable parameters, seconds of one run."""
+    """A method's results and cost: one score per seed, number of trainable parameters, seconds of one run."""
 
     scores: Sequence[float]
     params_trainable: int
@@ -48,14 +48,14 @@ def methods(
     baselines: Mapping[str, float] | None = None,
     best: Literal["max", "min"] = "max",
 ) -> None:
-    """A score by method, best first: the mean, its 95 % t interval and every seed. The means are written out.
+    """Draws a score by method, best first: the mean with its value, the 95 % t interval and every seed.
 
     Args:
-      scores: {method: one score a seed}.
-      path: of the pictures.
-      label: of the score, e.g. `test accuracy`.
-      reference: the method to compare with; a line at its mean runs through all rows.
-      baselines: {name: score} of what needs no network; a row each. One too far off for the scale is an arrow.
+      scores: {method: one score per seed}.
+      path: where to write the pictures.
+      label: name of the score, such as `test accuracy`.
+      reference: the method to compare with; a line at its mean crosses all rows.
+      baselines: {name: score} of methods without a network, one row each; an arrow marks a score beyond the axis.
       best: whether a score should be large (`max`) or small (`min`).
     """
     _check(scores)
@@ -119,14 +119,13 @@ def methods(
 def learning_curves(
     curves: Mapping[str, Sequence[tuple[Sequence[int], Sequence[float]]]], path: epath.Path, label: str
 ) -> None:
-    """A score by step: the mean over a method's seeds bold, every seed faint.
+    """Draws a score by step: the mean over a method's seeds as a bold line, each seed as a faint one.
 
     Args:
-      curves: {method: (steps, values) of each seed}. Seeds may have different steps: the mean is over all seeds,
-        linear between their steps, and ends where the first seed does. A diverged seed is drawn as far as it was
-        finite and has no part in the mean.
-      path: of the pictures.
-      label: of the score.
+      curves: {method: (steps, values) of each seed}. Seeds may differ in their steps: the mean interpolates linearly
+        and ends with the shortest seed. A diverged seed is drawn up to its last finite value and left out of the mean.
+      path: where to write the pictures.
+      label: name of the score.
     """
     _check(curves)
     looks = styles(curves)
@@ -165,13 +164,13 @@ def labels(
     label: str,
     baselines: Mapping[str, float | Mapping[int, float]] | None = None,
 ) -> None:
-    """A score by labels a class: each method's mean with its 95 % t interval, beside each other to stay visible.
+    """Draws a score by labels per class: each method's mean and 95 % t interval, side by side so that none is hidden.
 
     Args:
-      scores: {method: {labels a class: one score a seed}}.
-      path: of the pictures.
-      label: of the score.
-      baselines: {name: score, or {labels a class: score}} of what needs no network, dashed.
+      scores: {method: {labels per class: one score per seed}}.
+      path: where to write the pictures.
+      label: name of the score.
+      baselines: {name: score, or {labels per class: score}} of methods without a network, drawn dashed.
     """
     _check(scores)
     baselines, looks = baselines or {}, styles(scores)
@@ -232,12 +231,12 @@ def labels(
 
 @drawn
 def cost(points: Mapping[str, Point], path: epath.Path, label: str) -> None:
-    """A score against what it takes: trainable parameters, and seconds (on a log axis beyond a range of 30).
+    """Draws a score against its cost: trainable parameters, and seconds (a log axis if they span more than 30 x).
 
     Args:
       points: {method: its scores and cost}.
-      path: of the pictures.
-      label: of the score.
+      path: where to write the pictures.
+      label: name of the score.
     """
     _check(points)
     looks = styles(points)
@@ -280,7 +279,7 @@ def _finite(values: Iterable[float]) -> list[float]:
 
 
 def _interval(values: Iterable[float]) -> tuple[float, float]:
-    """(mean, half-width of the 95 % interval) of the finite ones; NaN where there are too few."""
+    """(mean, half-width of the 95 % interval) of the finite values; NaN where there are too few."""
     finite = _finite(values)
     return mean_interval(finite) if finite else (math.nan, math.nan)
 
@@ -291,18 +290,18 @@ def _name(name: str, values: Iterable[float]) -> str:
 
 
 def _last(values: Sequence[float]) -> float:
-    """0 for a whole curve, NaN for a diverged one."""
+    """0 for a finite curve, NaN for a diverged one."""
     return 0.0 if all(math.isfinite(value) for value in values) else math.nan
 
 
 def _digits(values: Sequence[float]) -> int:
-    """Decimals that show three figures of the largest value: 0.953, 95.3."""
+    """Decimals that show three digits of the largest value: 0.953, 95.3."""
     top = max((abs(value) for value in values), default=1) or 1
     return min(max(3 - math.ceil(math.log10(top)), 0), 8)
 
 
 def _window(groups: Iterable[Sequence[float]], baselines: Iterable[float], far: float = 1.0) -> tuple[float, float]:
-    """The axis: every seed; intervals and baselines as long as they don't squeeze the seeds to less than a third."""
+    """(low, high) of the axis: every seed; intervals and baselines too, unless the seeds get less than a third."""
     groups = [_finite(group) for group in groups]
     seeds = list(itertools.chain(*groups)) or _finite(baselines) or [0.0]
     low, high = min(seeds), max(seeds)
@@ -316,7 +315,7 @@ def _window(groups: Iterable[Sequence[float]], baselines: Iterable[float], far: 
 
 
 def _stagger(counts: Sequence[int], inches: float) -> list[str]:
-    """Labels of the ticks of a log axis that long; one too near to its left neighbour goes a line lower."""
+    """Tick labels of a log axis of this length; a label too close to its left neighbour moves down a line."""
     texts, decade, end = [], inches / (math.log10(counts[-1] / counts[0]) or 1), -math.inf
     for count in counts:
         text, at = f"{count:,}", decade * math.log10(count)
@@ -327,7 +326,7 @@ def _stagger(counts: Sequence[int], inches: float) -> list[str]:
 
 
 def _mean_curve(seeds: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, mean): over the steps that every seed spans; empty where there are none."""
+    """(steps, mean) over the steps that all seeds span; empty without a seed."""
     if not seeds:
         return np.empty(0), np.empty(0)
     grid = np.unique(np.concatenate([steps for steps, _ in seeds]))
@@ -338,7 +337,7 @@ def _mean_curve(seeds: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple
 def _bar(
     axes: Axes, at: float, mean: float, half: float, window: tuple[float, float], paint: str, upright: bool = True
 ) -> None:
-    """mean ± half as a line; one that leaves the window ends in an arrow."""
+    """Draws mean ± half as a line; an end beyond the window becomes an arrow."""
     if math.isnan(half):
         return
     ends = [min(max(end, window[0]), window[1]) for end in (mean - half, mean + half)]
@@ -352,7 +351,7 @@ def _bar(
 
 
 def _cost_axis(axes: Axes, values: Iterable[float], log: bool) -> float:
-    """Log axes are labelled at 1, 2, 5 or at powers of 10, linear ones begin at 0. Returns where 0 is drawn."""
+    """Labels log axes at 1, 2, 5 or at powers of 10; linear axes begin at 0. Returns where 0 is drawn."""
     values = list(values)
     positive = [value for value in values if value > 0] or [1.0]
     low, high = min(positive), max(positive)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from jaxfer.sweeps import cells, table
 from jaxfer.sweeps.cells import Cell, Planned
 from jaxfer.sweeps.executor import DIVERGED, FAILED, Outcome, execute
 from jaxfer.sweeps.table import Row
+from jaxfer.terminal import page_of, say
 from jaxfer.training.progress import Reporter
 
 __all__ = ["Cell", "Row", "SweepResult", "run_cells", "sweep"]
@@ -82,14 +84,15 @@ def sweep(
     scores = {row.group: row.scores for row in rows if row.scores}
     if scores:
         plots.methods(scores, folder / "methods", label, best="max" if shown.maximize else "min")
-    table.show(table.as_rich(rows, label))
+    print(table.as_text(rows, label, page_of(sys.stdout)))
     found = table.counts(outcomes)
     if found[FAILED] or found[DIVERGED]:
-        print(f"{found[FAILED]} cells failed, {found[DIVERGED]} diverged: see cells.json and the error.txt of each")
+        lost = f"{found[FAILED]} cells failed, {found[DIVERGED]} diverged"
+        say(f"{lost}: see cells.json and the error.txt of each")
     fewest = min((len(row.scores) for row in rows if len(row.scores) > 1), default=0)
     if warning := too_few(fewest, "some rows have 2 runs"):
-        print(warning)
-    print(f"table.csv, table.md, methods.png, cells.json and every run are in {folder}")
+        say(warning)
+    say(f"table.csv, table.md, methods.png, cells.json and every run are in {folder}")
     return SweepResult(rows=tuple(rows), failed=found[FAILED], diverged=found[DIVERGED])
 
 
@@ -118,6 +121,8 @@ def run_cells(
     with contextlib.closing(reporter):
         if again:
             reporter.say(again)
+        for note in () if again else dict.fromkeys(note for cell in planned for note in cell.notes):
+            reporter.say(f"note: {note}")
         reporter.begin(len(standing.names), 0)
         try:
             outcomes = execute(planned, folder, processes=processes, told=standing.told)
@@ -153,8 +158,7 @@ class _Standing:
                 self._best = score, self.names[cell.key]
         waiting = len(self.names) - len(self.ended)
         seconds = math.ceil((time.perf_counter() - self._begun) / len(self.ended) * waiting)
-        left = f"about {seconds} s left" if waiting else ""
-        self._reporter.cell(len(self.ended), self.names[cell.key], what, self._note(), left, plain=self._plain)
+        self._reporter.cell(len(self.ended), self.names[cell.key], what, self._note(), seconds, plain=self._plain)
 
     def _note(self) -> str:
         count = table.counts(self.ended)

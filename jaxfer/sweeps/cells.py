@@ -57,7 +57,7 @@ class Planned:
       split: `test` where its config opens it, else `val`.
       metric: the task's own.
       maximize: whether more of it is better.
-      params_trainable: values its last stage trains.
+      notes: what is assumed of its checkpoint, a line each.
     """
 
     cell: Cell
@@ -68,6 +68,7 @@ class Planned:
     split: str
     metric: str
     maximize: bool
+    notes: tuple[str, ...] = ()
 
 
 def expand(spec: str, overrides: Mapping[str, Any] | None = None) -> tuple[Cell, ...]:
@@ -161,6 +162,7 @@ def address(cell: Cell, config: ConfigDict, before: Mapping[str, Planned]) -> Pl
         split="test" if ready.experiment.run.test else "val",
         metric=task.monitor,
         maximize=task.maximize,
+        notes=ready.assumed,
     )
 
 

@@ -1,4 +1,4 @@
-"""The table of a sweep: a row a group, as CSV, as Markdown and on the terminal. All but `seconds` is reproducible."""
+"""The table of a sweep, one row for each group: CSV, Markdown, terminal. Everything but `seconds` is reproducible."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from jaxfer import terminal
 from jaxfer.evals.intervals import mean_interval
 from jaxfer.sweeps.cells import Planned
 from jaxfer.sweeps.executor import DIVERGED, DONE, FAILED, Outcome
+from jaxfer.terminal import FILE, NAME, NUMBER, Column, Page
 
 COLUMNS = ("method", "mean", "interval95", "seconds", "params_trainable", "compiles", "failed", "diverged", "scores")
 
@@ -25,15 +24,15 @@ class Row:
     """One group of cells.
 
     Attributes:
-      group: its name.
-      scores: the task's metric of each finished cell, in cell order.
-      mean: of the scores; NaN where there are none.
-      interval: half-width of the 95 % t interval of the mean; NaN for fewer than two cells.
-      seconds: median seconds of a run, its compiling left out; NaN where there are none.
-      params_trainable: trainable values of the last stage; 0 where there are none.
-      compiles: training programs that its cells need and no earlier row does.
-      failed: cells that ended with an error.
-      diverged: cells whose loss became non-finite.
+      group: name of the group.
+      scores: the task's metric for each finished cell, in cell order.
+      mean: mean of the scores; NaN without a finished cell.
+      interval: half-width of the 95 % t interval of the mean; NaN for fewer than two finished cells.
+      seconds: median wall-clock seconds of a run without its compilation; NaN without a finished cell.
+      params_trainable: number of trainable parameter values in the last stage; 0 without a finished cell.
+      compiles: number of training programs that these cells need and no earlier row needs.
+      failed: number of cells that ended with an error.
+      diverged: number of cells whose loss became non-finite.
     """
 
     group: str
@@ -48,7 +47,7 @@ class Row:
 
 
 def rows(planned: Sequence[Planned], outcomes: Mapping[str, Outcome]) -> list[Row]:
-    """The rows in the order in which their groups appear; cells without a group are in none."""
+    """One row for each group, in order of appearance; cells without a group get no row."""
     groups, seen = dict.fromkeys(p.cell.group for p in planned if p.cell.group), set()
     for p in planned:
         if not p.cell.group:
@@ -82,7 +81,7 @@ def _row(group: str, members: Sequence[Planned], outcomes: Mapping[str, Outcome]
 
 
 def as_csv(table: Sequence[Row]) -> str:
-    """One line a row; the scores of its cells are in the last column, separated by blanks."""
+    """The rows as CSV; the last column holds the scores of the cells, separated by blanks."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -94,21 +93,17 @@ def as_csv(table: Sequence[Row]) -> str:
 
 
 def as_markdown(table: Sequence[Row], label: str) -> str:
-    """A table for a README; columns of counts that are all zero are left out."""
+    """The rows as a Markdown table; `failed` and `diverged` appear only where a cell failed or diverged."""
     headers, body = _cells(table, label)
     lines = [headers, ["---", *["---:"] * (len(headers) - 1)], *body]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def as_rich(table: Sequence[Row], label: str) -> Table:
-    """The same for the terminal."""
+def as_text(table: Sequence[Row], label: str, page: Page = FILE) -> str:
+    """The same table as plain text that fits `page`."""
     headers, body = _cells(table, label)
-    pretty = Table()
-    for i, header in enumerate(headers):
-        pretty.add_column(header, justify="left" if i == 0 else "right", overflow="fold")
-    for line in body:
-        pretty.add_row(*line)
-    return pretty
+    columns = [Column(header, NUMBER if i else NAME) for i, header in enumerate(headers)]
+    return terminal.table(columns, body, page)
 
 
 def _cells(table: Sequence[Row], label: str) -> tuple[list[str], list[list[str]]]:
@@ -127,17 +122,11 @@ def _cells(table: Sequence[Row], label: str) -> tuple[list[str], list[list[str]]
     return list(columns), [list(line) for line in zip(*columns.values(), strict=True)]
 
 
-def show(pretty: Table) -> None:
-    """Prints it; as wide as it is where that is no terminal, whose width would be a guess."""
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(pretty)
-
-
 def number(value: float, sign: str = "", digits: int = 3) -> str:
     """`± 0.021`; a dash for NaN."""
     return "-" if math.isnan(value) else f"{sign}{value:.{digits}f}"
 
 
 def counts(outcomes: Mapping[str, Outcome]) -> dict[str, int]:
-    """{status: cells} of what has ended."""
+    """{status: number of cells that ended with it}."""
     return {status: sum(o.status == status for o in outcomes.values()) for status in (DONE, FAILED, DIVERGED)}

@@ -67,19 +67,17 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
         cluster.agree(
             {"config": plan.experiment.to_dict(), "data sha256": plan.data.fingerprint, "workdir": str(folder)}
         )
-        return _run(plan, folder, notice, Reporter(quiet=quiet or not cluster.leader()))
+        return _run(plan, folder, notice, quiet=quiet or not cluster.leader())
 
 
-def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter) -> dict[str, Any]:
-    experiment = plan.experiment
+def _run(plan: Preflight, folder: epath.Path, notice: Notice, *, quiet: bool) -> dict[str, Any]:
+    experiment, reporter = plan.experiment, Reporter(quiet=quiet)
     finished = cluster.together(lambda: lineage.finished(plan, folder))
     if finished is not None:
         return finished
     # In a list, so that the session can let go of them: a second copy of the weights would stay for the whole run.
     begun, *_ = cluster.gathered((folder / "checkpoints").exists())
     first = [] if begun else [lineage.begin(plan, folder)]
-    for note in plan.notes():
-        reporter.say(f"note: {note}")
     with contextlib.ExitStack() as held:
 
         def claim() -> None:
@@ -88,6 +86,10 @@ def _run(plan: Preflight, folder: epath.Path, notice: Notice, reporter: Reporter
 
         cluster.together(claim)
         cluster.visible(folder)
+        # The first thing that is said, but after what can be refused: a refusal stands alone.
+        reporter.say(cluster.together(lambda: "" if quiet else plan.overview()))
+        for note in plan.notes():
+            reporter.say(f"note: {note}")
         checkpoints = Checkpoints(folder / "checkpoints")
         session = _Session(experiment, folder, plan.data, plan.stages, plan.where, checkpoints, notice, reporter)
         try:
@@ -138,7 +140,7 @@ class _Session:
             files.remove(self.folder / "result.json")
         self.checkpoints.discard_after(step)
         self.log.rewind(step, unevaluated=self.record["unevaluated"])
-        self.reporter.begin(stop, step)
+        self.reporter.begin(stop, step, name=stage.name, metric=stage.spec.task.monitor)
         if restored is not None and step < stop:
             self.reporter.say(f"resumed at step {step} of {stop}, stage {stage.name!r}")
         if stop != self.record["stop"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,13 +14,14 @@ from ml_collections import ConfigDict
 from jaxfer.config import resolve
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.encodings.spec import TextPreprocessing
-from jaxfer.data.encodings.text import load_tokenizer
+from jaxfer.data.encodings.text import fills, load_tokenizer
 from jaxfer.data.loader import check_kind
+from jaxfer.data.overview import overview
 from jaxfer.data.prepare import build
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
 from jaxfer.parallel.placement import Placement, placement
-from jaxfer.pretrained.agreement import completed
+from jaxfer.pretrained.agreement import described
 from jaxfer.runs import tokenizer
 from jaxfer.stages import Stage, make_port, plan
 
@@ -34,6 +36,7 @@ class Preflight:
       stages: what each stage does to which parameter.
       where: the devices.
       spare: how many more there are.
+      assumed: what no file of the checkpoint states, and what of it is left out, a line each.
     """
 
     experiment: Experiment
@@ -41,6 +44,7 @@ class Preflight:
     stages: tuple[Stage, ...]
     where: Placement
     spare: int = 0
+    assumed: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -48,13 +52,18 @@ class Preflight:
         return self.stages[-1].stop
 
     def notes(self) -> tuple[str, ...]:
-        """What a user should know and need not change, a line each."""
+        """What a user should know of the plan and need not change, a line each; the data's notes are in `overview`."""
         idle = (
             f"{self.spare} of {self.spare + self.where.size} devices stay idle: the batch size is no multiple of more"
         )
         said = (idle,) if self.spare and not self.experiment.parallel.devices else ()
         notes = (note for stage in self.stages for note in (*stage.notes, *self.where.notes(stage)))
-        return (*said, *self.data.notes, *dict.fromkeys(notes))
+        return (*said, *self.assumed, *dict.fromkeys(notes))
+
+    def overview(self, *, sample: int = 0) -> str:
+        """The data in a few lines; `sample` as in `jaxfer.data.overview`."""
+        source, port = self.experiment.source, self.stages[0].spec.port
+        return overview(source.name, dict(source.options), self.data, port.preprocessing, sample=sample)
 
 
 def preflight(
@@ -72,20 +81,39 @@ def preflight(
     Raises:
       InputError: the first thing that is wrong in the config, the checkpoint's files, the data or for these devices.
     """
-    experiment = resolve(completed(config, folder))
+    known = described(config, folder)
+    experiment, assumed = resolve(known.config), known.notes
     run, source = experiment.run, experiment.source
     sizes, slices = ([getattr(s, name) for _, s in experiment.stages] for name in ("batch_size", "accumulate"))
     where = placement(experiment.parallel, sizes, accumulate=slices, devices=devices)
     data = build(experiment.data, dict(source.options), seed=run.seed, with_test=run.test)
+    if folder is not None and data.listed is not None and _inside(folder, data.listed):
+        fix = "use a --workdir beside it"
+        raise InputError(
+            f"{folder} lies in the data's folder {str(data.listed)!r}, where it would become a class; {fix}"
+        )
     if run.test and "test" not in data.splits:
         raise InputError(f"config.test: data source {source.name!r} has no test split here; set config.test=false")
     port, task = make_port(experiment, len(data.classes))
     port = port if folder is None else tokenizer.at_home(port, folder)
     check_kind(data.splits["train"], port.preprocessing, experiment.data.augment)
     if isinstance(port.preprocessing, TextPreprocessing):
-        load_tokenizer(port.preprocessing)
+        assumed += _spare(port.preprocessing, len(load_tokenizer(port.preprocessing, own=known.own_tokenizer)[0]))
     stages = plan(experiment, port, task)
     where.check(stages)
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
     spare = len(jax.devices() if devices is None else devices) - where.size
-    return Preflight(experiment=complete, data=data, stages=stages, where=where, spare=spare)
+    return Preflight(experiment=complete, data=data, stages=stages, where=where, spare=spare, assumed=assumed)
+
+
+def _inside(folder: epath.Path, root: Path) -> bool:
+    """Whether the folder, which need not exist, is `root` or lies below it on this machine."""
+    return "://" not in str(folder) and Path(folder).resolve().is_relative_to(root.resolve())
+
+
+def _spare(preprocessing: TextPreprocessing, tokens: int) -> tuple[str, ...]:
+    """A line where the embedding has many more rows than its tokenizer has tokens."""
+    vocab = preprocessing.vocab
+    if fills(tokens, vocab):
+        return ()
+    return (f"the tokenizer has {tokens} tokens, the model's embedding {vocab} rows: the others are never read",)

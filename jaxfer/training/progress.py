@@ -1,81 +1,220 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere, nothing when silenced."""
+"""The progress of a run or a sweep: a live line on a terminal, plain lines in a file or a pipe, nothing when silenced.
+
+What a person may want to read again (an evaluation, a finished cell, a note) is a line of its own above the live one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
+
+from jaxfer import terminal
+
+LOG_EVERY = 10.0  # seconds between a log's lines about training; metrics.jsonl has every one
+BAR = (8, 40)  # columns of the bar: at least, else it is left out; at most
 
 
 class Reporter:
-    """Progress of one run.
+    """Tells the person at the terminal, or the reader of a log, how a run or a sweep goes.
 
     Args:
-      quiet: print nothing but warnings.
-      console: where to; default: standard error, so that a command's result stays alone on standard output.
+      quiet: print warnings only.
+      console: where to print; default: standard error, which leaves standard output to the result.
+      clock: seconds; `time.perf_counter`, or a test's.
     """
 
-    def __init__(self, *, quiet: bool = False, console: Console | None = None):
-        self._console = console or Console(stderr=True)
-        self._quiet = quiet
-        self._bar: Progress | None = None
-        self._task: Any = None
+    _live_console: ClassVar[Console | None] = None  # shows the live line of this process: a sweep's, for its runs
 
-    def begin(self, total: int, done: int) -> None:
-        """A run of `total` steps, or a sweep of as many cells, starts at `done`."""
-        self._total = total
-        if self._quiet or not self._console.is_terminal:
-            return
-        columns = (
-            "[bold]{task.description}",
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            "{task.fields[note]}",
-        )
-        self._bar = Progress(*(TextColumn(c) if isinstance(c, str) else c for c in columns), console=self._console)
-        self._task = self._bar.add_task("training", total=total, completed=done, note="")
-        self._bar.start()
+    def __init__(
+        self, *, quiet: bool = False, console: Console | None = None, clock: Callable[[], float] = time.perf_counter
+    ):
+        # Left to itself, rich takes a pipe for a terminal where FORCE_COLOR is set: logs would fill with control codes.
+        plain = Console(stderr=True, force_terminal=terminal.is_terminal(sys.stderr))
+        self._console = console or Reporter._live_console or plain
+        self._quiet = quiet
+        self._clock = clock
+        self._live: Live | None = None
+        self._logged = -LOG_EVERY
+        self._metric = ""
+        self._status = Status()
+        self._pace: tuple[str, int, float] | None = None  # stage, step and time at which its first step was done
+
+    def begin(self, total: int, done: int, *, name: str = "", metric: str = "") -> None:
+        """Starts the live line.
+
+        Args:
+          total: steps of the run, or cells of the sweep.
+          done: how many of them an earlier attempt did.
+          name: shown until the first step says its stage.
+          metric: of the task, shown from the last evaluation.
+        """
+        self._metric, self._begun = metric, self._clock()
+        self._status = Status(name=name, done=done, total=total, left="starting" if done < total else "")
+        if not self._quiet and self._console.is_interactive:
+            # What is printed meanwhile goes above the live line, unless it is meant for a file.
+            to_screen = terminal.is_terminal(sys.stdout)
+            self._live = Live(console=self._console, get_renderable=lambda: self._status, redirect_stdout=to_screen)
+            self._live.start()
+            Reporter._live_console = self._console
 
     def step(self, step: int, stage: str) -> None:
-        """One more step is under way."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=stage)
+        """Step `step` of the run, of stage `stage`, is done."""
+        now, status = self._clock(), self._status
+        if self._pace is None or self._pace[0] != stage:  # a stage's first step compiles its program
+            self._pace = stage, step, now
+        _, first, since = self._pace
+        left, rate = status.left, ""
+        if step > first and now > since:
+            pace = (now - since) / (step - first)  # evaluations included, as the remaining steps have theirs
+            left, rate = f"{duration((status.total - step) * pace)} left", speed(pace)
+        if step == status.total:
+            left = f"in {duration(now - self._begun)}"
+        self._status = status._replace(name=stage, done=step, left=left, rate=rate)
 
     def line(self, record: Mapping[str, Any]) -> None:
-        """A line of metrics."""
-        numbers = "  ".join(f"{k} {v:.4g}" for k, v in record.items() if isinstance(v, float))
-        if self._bar is not None:
-            self._bar.update(self._task, note=numbers)
-        elif not self._quiet:
-            self._print(f"{record['stage']} {record['split']} step {record['step']}: {numbers}")
+        """A record of metrics.jsonl: evaluations are printed; training moves the live line or, at times, is logged."""
+        split, numbers = record["split"], {k: v for k, v in record.items() if isinstance(v, float)}
+        trains, status = split == "train", self._status
+        if trains and "loss" in numbers:
+            self._status = status._replace(loss=f"loss {short(numbers['loss'])}")
+        elif self._metric in numbers:
+            value = short(numbers[self._metric])
+            self._status = status._replace(scores=(f"{split} {self._metric} {value}", f"{split} {value}"))
+        if self._quiet or (trains and self._live is not None):
+            return
+        if trains:
+            now = self._clock()
+            if now - self._logged < LOG_EVERY and record["step"] < status.total:
+                return
+            self._logged = now
+        parts = [f"{name} {short(value)}" for name, value in numbers.items()]
+        if trains and status.left.endswith(" left"):
+            parts.append(f"({status.percent}, {status.left})")
+        start = f"{record['stage']} {split} step {record['step']}: "
+        self._write(terminal.packed(parts, self._width, start=start))
 
-    def cell(self, done: int, name: str, what: str, note: str, left: str, *, plain: bool = True) -> None:
-        """A cell of a sweep has ended: as the `done`-th, with what, how the sweep stands and how long it will take.
+    def cell(self, done: int, name: str, what: str, note: str, seconds: float, *, plain: bool = True) -> None:
+        """A cell of a sweep has ended, as the `done`-th.
 
-        Where there is no bar, which has a clock of its own, it gets a line, if `plain`.
+        Args:
+          done: cells that have ended, this one included.
+          name: the cell's.
+          what: its score, or why it has none.
+          note: how the sweep stands.
+          seconds: that the remaining cells will take; 0 where none remain.
+          plain: give the cell a line of its own.
         """
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, description=name, note=note)
-        elif plain and not self._quiet:
-            self._print(f"[{done}/{self._total}] {name}: " + " · ".join(filter(None, (what, note, left))))
+        left = f"about {duration(seconds)} left" if seconds else ""
+        ended = "" if seconds else f"in {duration(self._clock() - self._begun)}"
+        self._status = self._status._replace(done=done, left=left or ended, scores=(note,))
+        if plain and not self._quiet:
+            parts = filter(None, (what, *(() if self._live is not None else (note, left))))
+            self._write(
+                terminal.packed(parts, self._width, start=f"[{done}/{self._status.total}] {name}: ", between=" · ")
+            )
 
     def say(self, text: str) -> None:
-        """One plain line, unless silenced."""
+        """Prints a line, unless silenced."""
         if not self._quiet:
-            self._print(text)
+            self._write(terminal.wrapped(text, self._width))
 
     def warn(self, text: str) -> None:
-        """One line that is never silenced."""
-        self._print(f"warning: {text}")
+        """Prints a warning, silenced or not."""
+        self._write(terminal.wrapped(f"warning: {text}", self._width))
 
     def close(self) -> None:
-        """The run is over, well or badly."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Ends the live line, which stays on the screen as it is."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = Reporter._live_console = None
 
-    def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+    @property
+    def _width(self) -> int | None:
+        return max(self._console.width, terminal.NARROWEST) if self._console.is_terminal else None
+
+    def _write(self, text: str) -> None:
+        self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+class Status(NamedTuple):
+    """A live line, in at most the columns of its terminal: the less telling fields go first where it is narrow.
+
+    Attributes:
+      name: of the stage; empty in a sweep.
+      done: steps or cells that are done.
+      total: of them.
+      left: the time left, or what stands in its place.
+      rate: the speed.
+      loss: the last training loss.
+      scores: the last evaluation, from its longest to its shortest form.
+    """
+
+    name: str = ""
+    done: int = 0
+    total: int = 1
+    left: str = ""
+    rate: str = ""
+    loss: str = ""
+    scores: Sequence[str] = ("",)
+
+    @property
+    def percent(self) -> str:
+        """Rounded down, so that 100 % is the end."""
+        return f"{100 * self.done // max(self.total, 1)}%"
+
+    def fields(self, width: int, ellipsis: str = "…") -> tuple[str, str]:
+        """(what is left of the bar, what is right of it), together with a blank between them in `width` columns."""
+        count = f"{self.done}/{self.total}"
+        name = terminal.shortened(self.name, terminal.SHORTEST_NAME, ellipsis)
+        choices = [(name, count, self.percent, self.left, self.rate, self.loss, score) for score in self.scores]
+        *_, last = self.scores
+        choices += [
+            (name, count, self.percent, self.left, "", self.loss, last),
+            (name, count, self.percent, self.left, "", self.loss, ""),
+            (name, count, self.percent, self.left, "", "", ""),
+            ("", count, self.percent, self.left, "", "", ""),
+            ("", count, "", self.left, "", "", ""),
+        ]
+        for fields in choices:
+            left, right = fields[0], terminal.GAP.join(filter(None, fields[1:]))
+            if cell_len(left) + bool(left) + cell_len(right) <= width:
+                return left, right
+        return "", terminal.shortened(count, width, ellipsis)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width - 1  # some terminals start a new line at a character in the last column
+        left, right = self.fields(width, "..." if options.ascii_only else "…")
+        columns = min(width - cell_len(left) - bool(left) - cell_len(right) - 1, BAR[1])
+        yield Text(left + " " * bool(left), end="", style="bold")
+        if columns >= BAR[0]:
+            full = columns * min(self.done, self.total) // max(self.total, 1)
+            done, rest = ("#", ".") if options.ascii_only else ("━", "─")
+            yield Text.assemble((done * full, "bar.complete"), (rest * (columns - full), "bar.back"), " ", end="")
+        yield Text(right, no_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """`0:42`, `2:03:05` or `3 d 04:00:00`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02}:{minutes:02}:{rest:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def speed(pace: float) -> str:
+    """Seconds a step as `8.1 steps/s`, or as `2.4 s/step` where a step takes more than one."""
+    return f"{short(pace, 2)} s/step" if pace > 1 else f"{short(1 / pace, 2)} steps/s"
+
+
+def short(value: float, digits: int = 4) -> str:
+    """Four figures, as `0.4065`; a large number keeps its integer digits: `12346`, not `1.235e+04`."""
+    return f"{value:.0f}" if 10**digits - 0.5 <= abs(value) < 1e15 else f"{value:.{digits}g}"

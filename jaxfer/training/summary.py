@@ -1,4 +1,4 @@
-"""What a config would do, before anything is allocated: every parameter's group, rate and decay, and the cost."""
+"""A summary of a config from shapes alone, nothing allocated: each parameter's group, rate and decay, and the cost."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxfer import terminal
+from jaxfer.data.overview import SAMPLE
 from jaxfer.parallel.placement import Placement
 from jaxfer.rules import flatten
 from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
+from jaxfer.terminal import FILE, NAME, Column, Page
 from jaxfer.training.preflight import preflight
 from jaxfer.training.programs import forward_flops, step_flops
 
@@ -23,14 +26,15 @@ class StageSummary:
     """One stage in numbers.
 
     Attributes:
-      stage: the plan.
-      where: the devices.
-      params_trainable: trainable values.
-      params_total: all values.
-      optimizer_bytes: of its optimizer state, over all devices once.
-      state_bytes: of its whole State on one device.
-      step_flops: floating-point operations of one training step of the whole batch.
-      forward_flops: of one evaluation pass over as many examples.
+      stage: the planned stage.
+      where: the devices it runs on.
+      params_trainable: number of trainable parameter values.
+      params_total: number of all parameter values.
+      optimizer_bytes: size of the optimizer state, replicas counted once.
+      state_bytes: size of the whole State on one device.
+      step_flops: floating-point operations of one training step on the whole batch.
+      forward_flops: floating-point operations of one evaluation pass over as many examples.
+      assumed: of the first stage, what the plan assumes of its checkpoint, a line each.
     """
 
     stage: Stage
@@ -41,28 +45,65 @@ class StageSummary:
     state_bytes: int
     step_flops: float
     forward_flops: float
+    assumed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        config = self.stage.config
-        notes = "".join(f"note: {note}\n" for note in (*self.stage.notes, *self.where.notes(self.stage)))
-        return (
-            f"stage {self.stage.name!r}: method {config.method}, {config.steps} steps of {config.batch_size} examples\n"
-            f"{parameter_table(self.stage, self.where)}\n{notes}"
-            f"trainable {self.params_trainable:,} of {self.params_total:,} parameters · optimizer "
-            f"{self.optimizer_bytes:,} bytes · step {self.step_flops / 1e6:,.1f} MFLOP = "
-            f"{self.step_flops / max(self.forward_flops, 1):.2f} x forward ({self.forward_flops / 1e6:,.1f}) · "
-            f"{self.where}, {self.state_bytes:,} bytes of State on each"
+        return self.text()
+
+    def text(self, page: Page = FILE) -> str:
+        """The stage, its parameters and its notes; the totals come last, where a long table leaves them in sight."""
+        name, config = self.stage.name, self.stage.config
+        head = f"stage {name!r}: method {config.method}, {config.steps} steps of {config.batch_size} examples"
+        notes = [f"note: {note}" for note in (*self.assumed, *self.stage.notes, *self.where.notes(self.stage))]
+        totals = (
+            f"trainable {self.params_trainable:,} of {self.params_total:,} parameters",
+            f"optimizer {self.optimizer_bytes:,} bytes",
+            f"step {self.step_flops / 1e6:,.1f} MFLOP = {self.step_flops / max(self.forward_flops, 1):.2f} x forward "
+            f"({self.forward_flops / 1e6:,.1f})",
+            f"{self.where}, {self.state_bytes:,} bytes of State on each",
+        )
+        return "\n".join(
+            (
+                terminal.wrapped(head, page.width),
+                parameter_table(self.stage, self.where, page),
+                *(terminal.wrapped(note, page.width) for note in notes),
+                terminal.packed(totals, page.width, between=" · "),
+            )
         )
 
 
-def show(config: ConfigDict) -> tuple[StageSummary, ...]:
-    """A summary of each stage of `config`; `InputError` for whatever `run` would refuse of the config or the data."""
+class Shown(tuple[StageSummary, ...]):
+    """A summary of each stage, and the data's.
+
+    Attributes:
+      data: what the run would train and be evaluated on, in a few lines.
+    """
+
+    data: str
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, page: Page = FILE) -> str:
+        """The data, then each stage."""
+        return "\n\n".join((terminal.wrapped(self.data, page.width), *(stage.text(page) for stage in self)))
+
+
+def show(config: ConfigDict) -> Shown:
+    """Summarises the data and each stage of `config`.
+
+    Raises:
+      InputError: any config or data that `run` would refuse.
+    """
     plan = preflight(config)
-    return tuple(summary(stage, plan.where) for stage in plan.stages)
+    first, *others = (summary(stage, plan.where) for stage in plan.stages)
+    shown = Shown((dataclasses.replace(first, assumed=plan.assumed), *others))
+    shown.data = plan.overview(sample=SAMPLE)
+    return shown
 
 
 def summary(stage: Stage, where: Placement) -> StageSummary:
-    """The numbers of one planned stage, from shapes alone."""
+    """Summarises one planned stage from its shapes."""
     spec, state = stage.spec, stage.blank(0)
     batch = example_batch(spec.port, spec.task, stage.config.batch_size)
     return StageSummary(
@@ -75,7 +116,7 @@ def summary(stage: Stage, where: Placement) -> StageSummary:
 
 
 def sizes(stage: Stage, state: State, where: Placement) -> dict[str, int]:
-    """What a State of the stage, or its shapes, takes, as `StageSummary` names it."""
+    """The sizes of a State of the stage, arrays or shapes, under the names that `StageSummary` has for them."""
     parameters = {path: math.prod(leaf.shape) for path, leaf in stage.leaves().items()}
     return {
         "params_trainable": sum(parameters[path] for path in stage.spec.trainable),
@@ -85,13 +126,14 @@ def sizes(stage: Stage, state: State, where: Placement) -> dict[str, int]:
     }
 
 
-def parameter_table(stage: Stage, where: Placement) -> str:
-    """A line for each parameter: path, shape, group, peak rate, weight decay (`-` where frozen).
+def parameter_table(stage: Stage, where: Placement, page: Page = FILE) -> str:
+    """One row for each parameter: path, shape, group, peak learning rate, weight decay (`-` where frozen).
 
-    Where parameters are split over devices, the shape is followed by that of one device's part: `768x3072 (768x768)`.
+    The shape of a parameter split over devices is followed by the shape of one device's part: `768x3072 (768x768)`.
     """
     hparams: dict[str, Any] = {name: np.float64(value) for name, value in stage.hparams.items()}
-    rows = [("parameter", "shape", "group", "lr", "weight decay")]
+    columns = (Column("parameter", NAME), *map(Column, ("shape", "group", "lr", "weight decay")))
+    rows = []
     shapes, parts = stage.leaves(), flatten(where.shardings(stage.spec, stage.shapes[0], stage.shapes[0]))
     for path, leaf in stage.spec.leaves:
         part = parts[path].shard_shape(shapes[path].shape)
@@ -101,10 +143,7 @@ def parameter_table(stage: Stage, where: Placement) -> str:
         else:
             decay = stage.hparams["weight_decay"] * leaf.decay_scale
             rows.append((path, shape, leaf.group, f"{leaf.rate(hparams):.3g}", f"{decay:.3g}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return terminal.table(columns, rows, page)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -12,6 +12,8 @@ import jaxfer
 from jaxfer import commands
 from jaxfer.commands import shared
 from jaxfer.errors import InputError, NonFiniteLoss, Preempted
+from jaxfer.exports.predict import Prediction
+from jaxfer.terminal import Page
 
 CONFIG = """
 import jaxfer.config
@@ -136,6 +138,41 @@ def test_eval_calls_evaluate_and_prints_the_metrics(calls, capsys):
     assert capsys.readouterr().out == "test: accuracy 0.5000  loss 1.2500\n"
 
 
+def test_on_a_terminal_lines_break_between_words(config, calls, capsys, monkeypatch):
+    monkeypatch.setattr("jaxfer.terminal.page_of", lambda stream: Page(40))
+    assert commands.main(["run", config, "--nocache"]) == 0
+    assert commands.main(["eval", "runs/a", "--nocache"]) == 0
+    assert commands.main(["run", config, "--nonsense"]) == 2
+    assert capsys.readouterr() == (
+        "val: accuracy 0.5000  loss 1.2500\n"
+        "test: accuracy 1.0000  loss 0.1250\n"
+        "1,234 of 56,789 parameters trained, 60\n  steps, 3.2 s; everything is in\n  runs/mine/main\n"
+        "val: accuracy 0.5000  loss 1.2500\n",
+        "error: unknown argument '--nonsense';\n  overrides are written\n  --config.field=value\n",
+    )
+
+
+NAME = "an_image_in_a_folder_0001_left_eye.png"
+PREDICTED = {
+    120: f"a.png                                   effusion;pneumonia  0.9000 0.8000\n{NAME}  -\n",
+    80: f"a.png                                   effusion;pneumonia  0.9000 0.8000\n{NAME}  -\n",
+    40: "a.png                  effusion;  0.9000\n                       pneumonia  0.8000\n"
+    "an_image_i…ft_eye.png  -\n",
+}
+
+
+@pytest.mark.parametrize("columns", PREDICTED)
+def test_predictions_fit_the_terminal(columns, capsys, monkeypatch):
+    answers = [
+        Prediction(input="a.png", labels=("effusion", "pneumonia"), probabilities={"effusion": 0.9, "pneumonia": 0.8}),
+        Prediction(input=NAME, labels=(), probabilities={"effusion": 0.1, "pneumonia": 0.2}),
+    ]
+    monkeypatch.setattr("jaxfer.exports.predict.predict", lambda *a, **k: answers)
+    monkeypatch.setattr("jaxfer.terminal.page_of", lambda stream: Page(columns))
+    assert commands.main(["predict", "runs/a", "a.png", NAME, "--nocache"]) == 0
+    assert capsys.readouterr().out == PREDICTED[columns]
+
+
 def test_eval_defaults(calls):
     assert commands.main(["eval", "runs/a"]) == 0
     assert calls == [("eval", ("runs/a",), {"split": "val", "checkpoint": "result", "overrides": {}})]
@@ -164,7 +201,12 @@ def test_exit_codes(config, monkeypatch, capsys, raised, exit_code, message):
 def test_show_by_hand(config, capsys):
     assert commands.main(["show", config]) == 0
     out, err = capsys.readouterr()
-    lines = out.splitlines()
+    data, _, stages = out.partition("\n\n")
+    assert data.splitlines()[:2] == [
+        "data: synthetic · images of 2 classes",
+        "  class     train     val    test",
+    ]
+    lines = stages.splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines if "/" in line.split()[0]}
     assert (lines[0], err) == ("stage 'train': method full, 6 steps of 4 examples", "")
     assert lines[1].split() == ["parameter", "shape", "group", "lr", "weight", "decay"]
@@ -181,7 +223,7 @@ def test_show_by_hand(config, capsys):
 def test_show_marks_what_is_frozen(config, capsys):
     argv = ["show", config, "--config.method=probe", "--config.rates.head=0.5", "--config.lr=none"]
     assert commands.main(argv) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.partition("\n\n")[2].splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines}
     assert rows["stem/conv/kernel"] == ["3x3x3x4", "FROZEN", "-", "-"]
     assert rows["head/out/kernel"] == ["4x2", "head", "0.5", "0.01"]

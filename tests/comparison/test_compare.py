@@ -63,12 +63,14 @@ def compare(source, folder, **overrides):
     return jaxfer.compare(spec, folder / "run", overrides={"init": f"run:{source}", **overrides}, quiet=True)
 
 
+@pytest.mark.system
 def test_planted_a_source_that_saw_these_classes_helps(source, tmp_path):
     found = only(compare(source, tmp_path), "probe")
     assert found.verdict.outcome == "helps" and found.verdict.effect.low > 0.05
     assert found.verdict.sentence.startswith("probe helps: test accuracy +0.")
 
 
+@pytest.mark.system
 def test_planted_shuffled_weights_are_no_evidence(source, tmp_path):
     shuffled = example.shuffled(source, tmp_path / "shuffled")
     found = only(compare(shuffled, tmp_path / "b", methods=("full",), stage__full__lr=3e-3), "full")
@@ -76,6 +78,7 @@ def test_planted_shuffled_weights_are_no_evidence(source, tmp_path):
     assert found.verdict.effect.low < 0 < found.verdict.effect.high
 
 
+@pytest.mark.system
 def test_planted_a_source_that_hurts_is_negative_transfer(source, tmp_path):
     shuffled = example.shuffled(source, tmp_path / "shuffled")
     found = compare(shuffled, tmp_path / "b")
@@ -83,11 +86,13 @@ def test_planted_a_source_that_hurts_is_negative_transfer(source, tmp_path):
     assert "probe shows negative transfer" in found.sentences
 
 
+@pytest.mark.system
 def test_planted_a_rate_that_hurts_is_negative_transfer(source, tmp_path):
     found = only(compare(source, tmp_path, stage__probe__lr=1e-6, seeds=8), "probe")
     assert found.verdict.outcome == "negative transfer" and found.verdict.effect.high < -0.1
 
 
+@pytest.mark.system
 def test_what_a_comparison_leaves(undisturbed):
     spec, folder, found = undisturbed
     assert {path.name for path in folder.iterdir()} - {".lock", "cells"} == FILES
@@ -115,6 +120,7 @@ def test_what_a_comparison_leaves(undisturbed):
     assert "negative transfer" in found.sentences or "no evidence" in found.sentences or "helps" in found.sentences
 
 
+@pytest.mark.system
 def test_probe_and_full_take_half_of_the_steps_each(undisturbed):
     _, folder, _ = undisturbed
     cells = json.loads((folder / "cells.json").read_text())
@@ -128,6 +134,7 @@ def test_probe_and_full_take_half_of_the_steps_each(undisturbed):
     )
 
 
+@pytest.mark.system
 def test_all_arms_of_a_seed_see_the_same_labels_and_batches(undisturbed):
     """Paired: the first batch of full and of scratch is the same examples; losses differ by the weights alone."""
     _, folder, _ = undisturbed
@@ -139,6 +146,7 @@ def test_all_arms_of_a_seed_see_the_same_labels_and_batches(undisturbed):
     assert sorted(c["seed"] for c in transfers) == [0] * 8 + [1] * 8
 
 
+@pytest.mark.system
 def test_again_it_says_the_same_and_trains_nothing(undisturbed, monkeypatch):
     spec, folder, found = undisturbed
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
@@ -148,6 +156,7 @@ def test_again_it_says_the_same_and_trains_nothing(undisturbed, monkeypatch):
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.system
 def test_killed_and_in_two_processes_it_gives_the_same_table(undisturbed, tmp_path):
     spec, folder, _ = undisturbed
     argv = [sys.executable, "-m", "jaxfer", "compare", spec, "--workdir", str(tmp_path / "killed"), "--processes=2"]
@@ -165,6 +174,7 @@ def test_killed_and_in_two_processes_it_gives_the_same_table(undisturbed, tmp_pa
     assert (tmp_path / "killed/selection.json").read_text() == (folder / "selection.json").read_text()
 
 
+@pytest.mark.system
 def test_the_seal(undisturbed, tmp_path, monkeypatch):
     """`run` and `evaluate` read no test split before the selection, and after it the selected runs' alone."""
     spec, _, _ = undisturbed
@@ -200,6 +210,7 @@ def test_a_tuning_run_that_asks_for_test_is_refused(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.system
 def test_another_protocol_after_the_selection_is_refused(undisturbed, tmp_path):
     spec, folder, _ = undisturbed
     with pytest.raises(InputError, match=r"finished selection of another protocol \(differing: .*seeds\)"):
@@ -208,6 +219,7 @@ def test_another_protocol_after_the_selection_is_refused(undisturbed, tmp_path):
         seal.write_selection(epath.Path(folder), {"selected": []}, [])
 
 
+@pytest.mark.system
 def test_failed_runs_leave_test_sealed_and_diverged_trials_are_out(undisturbed, tmp_path, monkeypatch, capsys):
     real = executor.run
 
@@ -229,6 +241,7 @@ def test_failed_runs_leave_test_sealed_and_diverged_trials_are_out(undisturbed, 
     assert chosen[0]["arm"] == "scratch" and chosen[0]["val"][1] is None and chosen[0]["trial"] == 0
 
 
+@pytest.mark.system
 def test_several_label_counts(undisturbed, tmp_path):
     spec, _, _ = undisturbed
     overrides = {"compare.labels": "8,2", "compare.methods": "probe", "compare.trials": 1}
@@ -268,6 +281,7 @@ def test_bad_comparisons_are_refused_before_anything_runs(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.system
 def test_regression_is_compared_where_less_is_better(tmp_path):
     """The pixels' ridge and the training mean are its baselines; the best setting is the smallest error."""
     spec = tmp_path / "mine.py"

@@ -82,6 +82,7 @@ def tuned_and_tested(spec: str, task: str, classes: int):
     return on_test(planned, kinds, tune_baselines(planned, kinds))
 
 
+@pytest.mark.system
 def test_a_comparison_of_sets_of_labels(tmp_path):
     """All of `jaxfer compare`; `always` is a label of every training text, so its baseline is a constant."""
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import types
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 import jaxfer.methods
+import jaxfer.models
 from jaxfer import conformance
 from jaxfer.conformance import methods, models, tasks, tiny
 from jaxfer.registry import TASKS
@@ -142,3 +144,31 @@ def test_a_task_that_breaks_a_property(check, fields, problem, monkeypatch):
 def test_the_checks_of_one_name_are_every_property():
     verdicts = dict(conformance.check_task("regression"))
     assert verdicts == {f"regression: {conformance.sentence(check)}": None for check in tasks.PROPERTIES}
+
+
+def test_the_checks_of_a_model_are_of_each_of_its_cases(monkeypatch):
+    for room, names in ((models, ("PROPERTIES",)), (methods, ("SHAPES", "NUMBERS", "PLACED"))):
+        for name in names:
+            monkeypatch.setattr(room, name, getattr(room, name)[: 0 if name == "NUMBERS" else 1])
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    placed = "parameters agree on 1 and 4 devices and under pmap"
+    assert dict(conformance.check_model("bert")) == {
+        "bert_pooler: every parameter lies in a unit": None,
+        "bert_mean: every parameter lies in a unit": None,
+        "full on bert_pooler: groups hold parameters and have rates": None,
+        f"full on bert_pooler: {placed} (not checked: it takes 4 devices, this process has 2)": None,
+    }
+
+
+def test_a_model_from_elsewhere_states_its_tiny_options(tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxfer.models, "__path__", [*jaxfer.models.__path__, str(tmp_path)])
+    (tmp_path / "planted_model.py").write_text(
+        "from jaxfer.models import resnet\n"
+        "TINY = dict(width=4, image=(5, 6, 3))\n"
+        "def port(*, outputs: int, width: int = 64, image: tuple[int, int, int] = (224, 224, 3)):\n"
+        "    return resnet.port(outputs=outputs, stage_sizes=(1, 1), width=width, stem='cifar', image=image)\n"
+    )
+    assert tiny.cases("planted_model") == ("planted_model",)
+    assert tiny.options("planted_model") == ("planted_model", {"outputs": 3, "width": 4, "image": (5, 6, 3)})
+    assert models.the_head_is_the_last_units_and_has_the_outputs("planted_model") is None
+    assert methods.merging_gives_the_backbone_back("full", "planted_model") is None

@@ -16,7 +16,12 @@ def origins(split):
 
 def test_every_source_is_found_by_its_file():
     assert {"digits", "folder", "npz", "synthetic", "table", "tfds"} <= set(SOURCES.names())
-    assert SOURCES.schema("folder") == {"path": (str, ""), "test_fraction": (float, 0.0)}
+    assert SOURCES.schema("folder") == {
+        "path": (str, ""),
+        "test_fraction": (float, 0.0),
+        "suffixes": (tuple[str, ...], (".jpg", ".jpeg", ".png", ".bmp", ".webp")),
+        "nested": (bool, False),
+    }
 
 
 def test_digits():

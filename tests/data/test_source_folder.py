@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from jaxfer.data.encodings.image import decode
 from jaxfer.data.sources import folder
 from jaxfer.errors import InputError
 from jaxfer.registry import SOURCES
+from jaxfer.training.preflight import preflight
+from tests.experiments import tiny_config
 
 from . import shared
 
@@ -51,6 +54,62 @@ def test_folder_of_splits(tmp_path):
         "test": [0, 1],
     }
     assert data.splits["val"].fetch(0)[0, 0, 0] == 40
+
+
+LEFT_OUT = ["cat/0.jpg", "dog/0.PNG", "cat/2.tif", "cat/3.gif", "dog/4.TIF", "cat/more/5.jpg", "dog/a/b/6.png", "7.jpg",
+            "cat/.8.jpg", ".9.jpg"]  # fmt: skip
+
+
+def test_files_left_out_are_counted_with_the_option_that_reads_them(tmp_path):
+    path = write(tmp_path, *LEFT_OUT)
+    (tmp_path / "cat" / "8").write_bytes((tmp_path / "cat" / "0.jpg").read_bytes())
+    (tmp_path / "cat" / ".DS_Store").write_text("of no interest")
+    (tmp_path / "dog" / "up").symlink_to(tmp_path / "dog")
+    data = folder.source(path=path)
+    assert data.splits["train"].labels.tolist() == [0, 1]
+    assert data.notes == (
+        "4 files left out by suffix (1 without a suffix, 1 .gif, 2 .tif); data.suffixes names what is read",
+        "2 files left out in folders below a class (1 .jpg, 1 .png); data.nested=true reads them",
+        "1 file left out beside the class folders (1 .jpg); move them into one",
+        "1 file left out as hidden (1 .jpg); rename those that start with a dot to read them",
+    )
+    assert folder.source(path=write(tmp_path / "all", "train/a/0.jpg", "val/a/1.jpg")).notes == ()
+
+
+def test_other_suffixes_and_nested_folders_are_read_on_request(tmp_path):
+    path = write(tmp_path, *LEFT_OUT)
+    (tmp_path / "cat" / "8").write_bytes((tmp_path / "cat" / "0.jpg").read_bytes())
+    data = folder.source(path=path, suffixes=("", ".tif", ".jpg", ".png"), nested=True)
+    assert data.splits["train"].fetch.names == (
+        "cat/0.jpg", "cat/2.tif", "cat/8", "cat/more/5.jpg", "dog/0.PNG", "dog/4.TIF", "dog/a/b/6.png"
+    )  # fmt: skip
+    assert data.splits["train"].labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert data.splits["train"].fetch(1)[0, 0, 0] == 40
+    assert [note.split(" (")[0] for note in data.notes] == [
+        "1 file left out by suffix",
+        "1 file left out beside the class folders",
+        "1 file left out as hidden",
+    ]
+    assert data.fingerprint != folder.source(path=path).fingerprint
+
+
+def test_images_beside_the_class_folders_of_each_split_are_counted(tmp_path):
+    path = write(tmp_path, "train/a/0.jpg", "train/1.jpg", "val/a/0.jpg", "val/2.jpg", "3.png")
+    assert folder.source(path=path).notes == (
+        "3 files left out beside the class folders (2 .jpg, 1 .png); move them into one",
+    )
+
+
+def test_file_names_that_are_not_utf8(tmp_path):
+    path = write(tmp_path, "a/0.png", "a/1.png")
+    before = folder.source(path=path).fingerprint
+    os.rename(tmp_path / "a" / "1.png", os.fsencode(tmp_path / "a") + b"/caf\xe9.png")
+    data = folder.source(path=path)
+    assert [data.splits["train"].fetch(i)[0, 0, 0] for i in range(2)] == [0, 20]
+    assert data.fingerprint != before
+    os.mkdir(os.fsencode(tmp_path) + b"/caf\xe9")
+    with pytest.raises(InputError, match=r"expected class folders named in UTF-8, found '.*caf\\udce9'; rename it"):
+        folder.source(path=path)
 
 
 def test_folder_test_fraction_is_a_fixed_stratified_draw(tmp_path):
@@ -118,6 +177,8 @@ def test_images_replaced_by_others_of_the_same_size_are_seen(tmp_path):
 
 BAD_FOLDERS = [
     (["a/0.png", "b/c/0.png"], {}, r"expected images \(.jpg .*\) in '.*b', found none; it has folders \(c\): set"),
+    (["a/0.tif", "a/1.gif"], {}, r"in '.*a', found none; it has .gif .tif: name what is to be read in data.suffixes"),
+    (["a/0.png"], {"suffixes": ("png",)}, "expected data.suffixes such as '.jpg', in lower case, found 'png'"),
     (["train/a/0.png", "extra/a/0.png"], {}, "expected folders train, val and test in '.*', found also 'extra'"),
     (["test/a/0.png"], {}, "expected folders train, val and test in '.*', found no train"),
     (["train/a/0.png", "test/b/0.png"], {}, "expected the classes of train, found '.*b'"),
@@ -155,6 +216,11 @@ def test_a_path_that_is_no_folder(tmp_path):
         folder.source(path=str(tmp_path / "a" / "0.png"))
     with pytest.raises(InputError, match="data.path does not exist"):
         folder.source(path=str(tmp_path / "none"))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"data.path: expected a file or a folder, found '.*pipe'"):
+        folder.source(path=str(tmp_path / "pipe"))
+    with pytest.raises(InputError, match="data.path='~nobody-at-all/x': Could not determine home directory; write"):
+        folder.source(path="~nobody-at-all/x")
 
 
 def test_shared_flowers5():
@@ -167,3 +233,14 @@ def test_shared_flowers5():
     first = Path(shared("vision/flowers5")) / "test" / "rose"
     np.testing.assert_array_equal(data.splits["test"].fetch(120), decode(min(first.iterdir())))
     assert data.splits["test"].fetch(120).shape == (128, 128, 3)
+
+
+@pytest.mark.parametrize("inside", [".", "a", "runs/x"])
+def test_a_run_in_the_data_folder_is_refused_before_it_becomes_a_class(tmp_path, inside):
+    config = tiny_config("resnet_basic")
+    config.data = dict(source="folder", path=write(tmp_path / "data", *(f"{c}/{i}.png" for c in "abc" for i in "01")))
+    with pytest.raises(
+        InputError, match="lies in the data's folder '.*data', where it would become a class; use a --wo"
+    ):
+        preflight(config, epath.Path(tmp_path / "data" / inside))
+    assert preflight(config, epath.Path(tmp_path / "data2")).data.listed == tmp_path / "data"

@@ -39,6 +39,16 @@ def test_npz(tmp_path):
         np.testing.assert_array_equal(split.fetch(1), values[f"{name}_image"][1][..., None])
 
 
+def test_npz_arrays_that_are_not_read_are_noted(tmp_path):
+    assert npz.source(path=saved(tmp_path, **arrays())).notes == ()
+    data = npz.source(path=saved(tmp_path, **arrays(), valid_image=np.zeros(1), valid_label=np.zeros(1)))
+    (note,) = data.notes
+    assert note == (
+        "2 arrays not read (valid_image, valid_label); data.image_key and data.label_key name those that are"
+    )
+    assert data.provenance == {"train": "train_image, train_label", "test": "test_image, test_label"}
+
+
 @pytest.mark.parametrize(
     ("layout", "options"),
     [
@@ -157,6 +167,11 @@ BAD_NPZ = [
     ({"test_label": np.array([0, 1, 9])}, {}, "expected the labels of train, found 9 in test"),
     ({"train_label": np.array(["a"] * 6)}, {"target": "value"}, "expected finite targets of train in '.*', found <U1"),
     ({"train_label": np.full(6, np.nan)}, {"target": "value"}, "expected finite targets of train in '.*', found NaN"),
+    (
+        {"train_label": np.full(6, 1e300)},
+        {"target": "value"},
+        "expected finite .*, found numbers beyond float32; clean",
+    ),
     ({}, {"target": "values"}, "unknown data.target 'values'; nearest: 'value'"),
     ({}, {"image_key": "{split}_image"}, "data.image_key and data.label_key go together"),
     ({}, {"image_key": "image", "label_key": "{split}"}, "expected data.image_key to contain '{split}', found 'image'"),

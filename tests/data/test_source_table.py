@@ -80,6 +80,110 @@ def test_files_without_a_header(tmp_path):
         one(tmp_path, "b_csv", ROWS, columns=("text", "label"))
 
 
+SST2 = {
+    "train_tsv": 'sentence\tlabel\nhide new secretions \t0\n"quoted at one end\t1\n',
+    "dev_tsv": "sentence\tlabel\nit 's a charming journey . \t1\n",
+    "test_tsv": 'index\tsentence\n0\tuneasy mishmash\n1\ta "dazzling" film\n',
+}
+COLA = {
+    "train_tsv": "gj04\t1\t\tOur friends buy it.\nks08\t0\t*\tThe more friends buy.\n",
+    "dev_tsv": "gj04\t1\t\tThe sailors rode.\n",
+    "test_tsv": "index\tsentence\n0\tBill whistled past.\n",
+}
+MRPC = {
+    "train_tsv": '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\tHe said "no.\tHe denied\n0\t9\t6\tA\tB\n',
+    "dev_tsv": "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t1\t2\tC\tD\n",
+    "test_tsv": "\ufeffindex\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t3\t4\tE\tF\n",
+}
+MNLI = {
+    "train_tsv": "index\tgenre\tsentence1\tsentence2\tlabel1\tgold_label\n0\tx\tA\tB\tneutral\tneutral\n",
+    "dev_matched_tsv": "index\tsentence1\tsentence2\tlabel1\tlabel2\tgold_label\n0\tC\tD\tneutral\tneutral\tneutral\n",
+    "dev_mismatched_tsv": "index\tsentence1\tsentence2\tgold_label\n0\tE\tF\tneutral\n",
+}
+QNLI = {"train_tsv": "index\tquestion\tsentence\tlabel\n0\tWho?\tHe.\tentailment\n"}
+STSB = {
+    "train_tsv": "index\tgenre\tsentence1\tsentence2\tscore\n0\tx\tA plane\tAn air plane\t5.000\n1\tx\tB\tC\t0.5\n",
+    "test_tsv": "index\tsentence1\tsentence2\tscore\n0\tC\tD\t-1.0\n",
+}
+NO_LABEL = "test.tsv has no column '{}' ({} and is left out: no test split; data.test names another file"
+MINUS_ONE = (
+    "test.tsv has the label -1 in all of its 1 rows and is left out: no test split; data.test names another file"
+)
+PAIRS = "no column 'text': took {!r} and {!r} as pairs; data.text and data.text_pair name others"
+SENTENCE = "no column 'text': took 'sentence'; data.text and data.text_pair name others"
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "train", "val", "notes"),
+    [
+        (
+            SST2,
+            {},
+            [("hide new secretions ", 0), ('"quoted at one end', 1)],
+            ["it 's a charming journey . "],
+            [SENTENCE, NO_LABEL.format("label", "rows: 2)")],
+        ),
+        (
+            COLA,
+            dict(columns=("source", "label", "mark", "sentence")),
+            [("Our friends buy it.", 1), ("The more friends buy.", 0)],
+            ["The sailors rode."],
+            [SENTENCE, NO_LABEL.format("label", "rows: 1)")],
+        ),
+        (
+            MRPC,
+            {},
+            [(('He said "no.', "He denied"), 1), (("A", "B"), 0)],
+            [("C", "D")],
+            [
+                PAIRS.format("#1 String", "#2 String"),
+                "no column 'label': took 'Quality'; data.label names another",
+                NO_LABEL.format("Quality", "rows: 1)"),
+            ],
+        ),
+        (
+            MNLI,
+            dict(val="dev_matched.tsv"),
+            [(("A", "B"), 0)],
+            [("C", "D")],
+            [
+                "1 file not read (dev_mismatched.tsv); data.train, data.val and data.test name a split's file",
+                PAIRS.format("sentence1", "sentence2"),
+                "no column 'label': took 'gold_label'; data.label names another",
+            ],
+        ),
+        (QNLI, {}, [(("Who?", "He."), 0)], None, [PAIRS.format("question", "sentence")]),
+        (
+            STSB,
+            dict(target="value"),
+            [(("A plane", "An air plane"), 5), (("B", "C"), 0.5)],
+            None,
+            [
+                PAIRS.format("sentence1", "sentence2"),
+                "no column 'label': took 'score'; data.label names another",
+                MINUS_ONE,
+            ],
+        ),
+    ],
+    ids=["SST-2", "CoLA", "MRPC", "MNLI", "QNLI", "STS-B"],
+)
+def test_folders_of_glue(tmp_path, files, options, train, val, notes):
+    data = source(path=written(tmp_path / "glue", **files), quotes=False, **options)
+    found = data.splits["train"]
+    assert list(zip(fetched(found), found.labels.tolist(), strict=True)) == train
+    assert ("test" in data.splits, fetched(data.splits["val"]) if val else None) == (False, val)
+    assert list(data.notes) == notes
+    assert data.provenance["train"] == "train.tsv"
+
+
+def test_a_column_called_text_goes_before_others_and_an_option_before_both(tmp_path):
+    content = "text,sentence1,sentence2,label,gold_label\na,b,c,x,y\nd,e,f,x,y\n"
+    plain = one(tmp_path, "a_csv", content)
+    assert (fetched(plain.splits["train"]), plain.classes, plain.notes) == (["a", "d"], ("x",), ())
+    asked = one(tmp_path, "a_csv", content, text="sentence2", label="gold_label")
+    assert (fetched(asked.splits["train"]), asked.classes, asked.notes) == (["c", "f"], ("y",), ())
+
+
 def test_pairs_and_values(tmp_path):
     content = "score,first,second\n2.5,a,b\n-1e-1,c,d\n"
     data = one(tmp_path, "a_csv", content, text="first", text_pair="second", label="score", target="value")

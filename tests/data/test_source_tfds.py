@@ -125,6 +125,13 @@ def numbers(split):
     return [round(split.fetch(row).mean() / 20) for row in range(len(split))]
 
 
+def test_splits_that_are_not_read_are_noted(folder):
+    data = photos(folder, train="train[:2]+train[3:]", test="none")
+    assert data.provenance == {"train": "train[:2]+train[3:]"}
+    assert data.notes == ("1 split not read: test (2); data.train, data.val and data.test name those that are",)
+    assert photos(folder).notes == ()
+
+
 def test_images_and_labels_by_the_builders_own_word(folder):
     data = photos(folder)
     train, test = data.splits["train"], data.splits["test"]

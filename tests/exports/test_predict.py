@@ -113,6 +113,11 @@ def test_values_and_sets(digits):
     found = answer([-1e-3, np.log(3)], ("a", "b"), "multilabel")
     assert found.labels == ("b",) and found.probabilities == pytest.approx({"b": 0.75, "a": 0.49975})
     assert answer([2.5], ("LABEL_0",), "regression").value == 2.5
+    for logits in ([np.nan, 0], [np.inf, 0], [-np.inf, 0]):
+        for task in ("classification", "multilabel", "regression"):
+            found = answer(logits, ("a", "b"), task)
+            assert f"expected finite outputs for {files[0]!r}, found {logits[0]:g}, 0; check" in found.error
+            assert (found.labels, found.probabilities, found.value) == ((), {}, None)
 
 
 def test_what_can_not_answer(digits, tmp_path):

@@ -8,13 +8,14 @@ import json
 import numpy as np
 import pytest
 from etils import epath
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import jaxfer
 from jaxfer.errors import InputError
 from jaxfer.exports import peft
-from jaxfer.pretrained import foreign, starting
+from jaxfer.pretrained import starting
 from jaxfer.pretrained.families import by_family
+from jaxfer.pretrained.sentence import MODULES
 from jaxfer.runs.finished import open_run
 from jaxfer.training import lineage
 from jaxfer.training.preflight import preflight
@@ -94,11 +95,38 @@ def test_nor_for_an_adapter_of_it(exported):
     assert not (exported[0] / "adapter_config.json").exists()
 
 
-def test_the_pooling_as_sentence_transformers_6_writes_it(exported, tmp_path):
-    out = jaxfer.export(exported[0], format="sentence-transformers", out=tmp_path / "out")
-    for mode, expected in (("mean", "mean"), ("cls", "pooler")):
-        (out / "1_Pooling" / "config.json").write_text(json.dumps({"embedding_dimension": 12, "pooling_mode": mode}))
-        assert foreign.opened(str(out), "auto", {}).options["pool"] == expected
+def test_a_projection_and_a_scaling_come_back(tmp_path):
+    """Poolings `cls+max`, a dense layer of 5 with ReLU, length 1, head: written, listed in order, read as it was."""
+    config = text_config(tmp_path / "source", "cls+max", head="reset")
+    with config.unlocked():
+        config.model.update(projection=5, projection_activation="relu", projection_bias=False, normalize=True)
+    jaxfer.run(config, tmp_path / "run", quiet=True)
+    out = jaxfer.export(tmp_path / "run", format="sentence-transformers", out=tmp_path / "out")
+    modules = [(entry["path"], entry["type"].rpartition(".")[2]) for entry in json.loads((out / MODULES).read_text())]
+    assert modules == [
+        ("", "Transformer"),
+        ("1_Pooling", "Pooling"),
+        ("2_Projection", "Dense"),
+        ("2_Normalize", "Normalize"),
+        ("2_Dense", "Dense"),
+    ]
+    layer = json.loads((out / "2_Projection" / "config.json").read_text())
+    activation = "torch.nn.modules.activation.ReLU"
+    assert layer == {"in_features": 24, "out_features": 5, "bias": False, "activation_function": activation}
+    again = config.copy_and_resolve_references()
+    again.init, again.head, again.differs, again.model = str(out), "auto", (), dict(name="auto")
+    start = starting.start(preflight(again), epath.Path("unused"))
+    finished = open_run(tmp_path / "run")
+    assert_same(start.params, finished.stage.leave(finished.state)[0])
+    assert start.ledger["params/head/dense/kernel"]["from"] == "2_Projection.linear.weight"
+    phrases = ["very film a good. was", "bad films"]
+    assert jaxfer.predict(out, phrases, text=True) == jaxfer.predict(tmp_path / "run", phrases, text=True)
+    with pytest.raises(InputError, match="no BERT classifier with pool='cls.max', projection=5, normalize=True; use"):
+        jaxfer.export(tmp_path / "run")
+    tensors = load_file(out / "2_Projection" / "model.safetensors")
+    before = starting.source_sha256(str(out), tmp_path)
+    save_file({"linear.weight": tensors["linear.weight"] + 1}, out / "2_Projection" / "model.safetensors")
+    assert starting.source_sha256(str(out), tmp_path) != before
 
 
 def test_another_head_is_another_source(exported, tmp_path):

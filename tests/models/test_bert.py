@@ -160,6 +160,37 @@ def test_every_unit_equals_pytorch():
         np.testing.assert_allclose(found, reference, rtol=0, atol=1e-4 * max(1, top), err_msg=unit)
 
 
+@pytest.mark.parametrize(
+    ("pool", "expected"),
+    [
+        ("cls", [[1, -4], [5, 6]]),
+        ("max", [[3, 8], [5, 6]]),
+        ("mean", [[2, 2], [5, 6]]),
+        ("mean_sqrt_len_tokens", [[6 / 3**0.5, 6 / 3**0.5], [5, 6]]),
+        ("weightedmean", [[(1 + 2 * 2 + 3 * 3) / 6, (-4 + 2 * 2 + 3 * 8) / 6], [5, 6]]),
+        ("lasttoken", [[3, 8], [5, 6]]),
+        ("max+cls", [[3, 8, 1, -4], [5, 6, 5, 6]]),
+    ],
+)
+def test_poolings_by_hand(pool, expected):
+    """Three tokens and a padding, one token and three."""
+    x = jnp.asarray([[[1, -4], [2, 2], [3, 8], [99, -99]], [[5, 6], [7, 7], [8, 8], [-9, 9]]], jnp.float32)
+    mask = jnp.asarray([[1, 1, 1, 0], [1, 0, 0, 0]])
+    np.testing.assert_allclose(bert.pooled_tokens(x, mask, pool), expected, rtol=1e-6)
+    assert bert.pooled_tokens(x.astype(jnp.bfloat16), mask, pool).shape == (2, len(expected[0]))
+    assert np.isfinite(bert.pooled_tokens(x, 0 * mask, pool)).all()
+
+
+def test_normalized_pooling_has_length_one():
+    head = bert.Head(outputs=2, pool="cls", dropout=0.0, normalize=True)
+    x, mask = jnp.asarray([[[3.0, -4.0]], [[0.0, 0.0]]]), jnp.ones((2, 1), jnp.int32)
+    params = {"out": {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}}
+    found = head.apply({"params": params}, x, attention_mask=mask, train=False)
+    np.testing.assert_allclose(found, [[0.6, -0.8], [0, 0]], rtol=1e-6)
+    gradient = jax.grad(lambda x: head.apply({"params": params}, x, attention_mask=mask, train=False).sum())(x)
+    assert np.isfinite(gradient).all()
+
+
 def test_a_text_of_padding_alone_stays_finite():
     port = bert.port(outputs=2, **TINY, pool="mean")
     params, _ = draw(port)
@@ -232,7 +263,8 @@ def test_buckets(options, buckets):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(pool="max"), "pool must be one of 'pooler', 'mean', found 'max'"),
+        (dict(pool="min"), "pool must be one of 'pooler', 'mean', 'cls', 'max', "),
+        (dict(pool="cls+pooler"), "each part of pool must be one of 'mean', 'cls', "),
         (dict(activation="glue"), "activation must be one of 'gelu', "),
         (dict(heads=5), "heads must divide the width, found width=768 and heads=5"),
         (dict(vocab=0), "vocab must be a positive integer, found 0"),

@@ -1,6 +1,6 @@
 """Image preprocessing against transformers' processors (their PIL backend): every filter, defaults, sizes, export.
 
-Their torchvision backend, where installed, differs by at most one level of 255 (see `jaxfer/data/encodings/image.py`).
+How far their torchvision backend, where installed, is from the other, `jaxfer/data/encodings/image.py` says.
 """
 
 from __future__ import annotations

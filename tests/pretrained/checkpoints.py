@@ -62,7 +62,8 @@ def text_config(folder: Path, pool: str = "pooler", **fields: Any) -> ConfigDict
     options = {name: value for name, value in TINY["bert_pooler"][1].items() if name != "outputs"}
     shutil.copytree(TOKENIZER, folder)
     checkpoint(folder, "bert", options, labels=("bad", "good", "plain"))
-    config = tiny_config("bert_pooler", init=str(folder), method="probe", differs=("pool",), **{"steps": 1, **fields})
+    fields = {"steps": 1, "differs": ("pool",), **fields}
+    config = tiny_config("bert_pooler", init=str(folder), method="probe", **fields)
     config.model = dict(name="auto", pool=pool, max_length=7)
     return config
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from ml_collections import ConfigDict
 
 import jaxfer
 from jaxfer.errors import InputError
 from jaxfer.training.preflight import preflight
-from tests.pretrained.checkpoints import config_of, edit, text_config
+from tests.experiments import TOKENIZER
+from tests.models.tiny import TINY
+from tests.pretrained.checkpoints import checkpoint, config_of, edit, text_config
 
 
 def test_a_contradiction_is_refused_with_both_values(resnet):
@@ -72,3 +76,30 @@ def test_how_long_texts_may_be_is_free(tmp_path):
     config.model = dict(name="auto", max_length=6, buckets=(4, 6))
     found = preflight(config).stages[0].spec.port.preprocessing
     assert (found.max_length, found.buckets) == (6, (4, 6))
+
+
+def test_an_embedding_much_larger_than_its_own_tokenizer(tmp_path):
+    """23 tokens for 30 rows: the checkpoint's files say that they belong together; a note says so."""
+    folder = tmp_path / "padded"
+    shutil.copytree(TOKENIZER, folder)
+    options = {name: value for name, value in TINY["bert_pooler"][1].items() if name != "outputs"}
+    checkpoint(folder, "bert", {**options, "vocab": 30}, labels=("bad", "good", "plain"))
+    config = text_config(tmp_path / "source", differs=())
+    config.init, config.model = str(folder), dict(name="auto", max_length=7)
+    note = "the tokenizer has 23 tokens, the model's embedding 30 rows: the others are never read"
+    assert preflight(config).notes() == (note,)
+    assert jaxfer.predict(folder, ["a good film"], text=True)[0].error is None
+    file = folder / "model.safetensors"
+    file.rename(tmp_path / "bare.safetensors")  # nobody states whose tokenizer it is
+    config.init = str(tmp_path / "bare.safetensors")
+    config.model = dict(name="bert", heads=3, max_length=7, tokenizer=TOKENIZER)
+    with pytest.raises(InputError, match="expected 30 tokens, found 23 tokens; .* announce it with config.differs=to"):
+        preflight(config)
+    config.differs = ("tokenizer",)
+    assert note in preflight(config).notes()
+
+
+def test_an_unknown_problem_type_is_refused(resnet, tmp_path):
+    edit(resnet[0] / "config.json", problem_type="ranking")
+    with pytest.raises(InputError, match="expected a problem_type of single_label_classification, .*, found 'ranking'"):
+        jaxfer.predict(resnet[0], ["a.png"])

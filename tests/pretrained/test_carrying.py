@@ -20,6 +20,7 @@ from tests.pretrained.checkpoints import (
     checkpoint,
     config_of,
     edit,
+    weights,
 )
 
 
@@ -106,3 +107,23 @@ def test_a_bare_backbone_gets_a_head(vit):
     with pytest.raises(InputError, match="has no params/head/pooler/.*config.differs=pool"):
         begin(config_of(folder, (8, 12, 3), model=dict(pool="pooler")))
     begin(config_of(folder, (8, 12, 3), model=dict(pool="pooler"), differs=("pool",)))
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("resnet.embedder.embedder.convolution.weight", np.nan, "(params/stem/conv/kernel) are NaN or infinite"),
+        ("classifier.1.bias", -np.inf, "(params/head/out/bias) are NaN or infinite"),
+        ("resnet.embedder.embedder.normalization.running_var", -1, "(batch_stats/stem/norm/var) are negative, and a"),
+    ],
+)
+def test_values_that_no_network_computes_with_are_refused_by_name(resnet, key, value, said):
+    file = resnet[0] / "model.safetensors"
+    tensors = {name: np.array(x) for name, x in weights(resnet[0]).items()}
+    tensors[key].flat[1] = value
+    safetensors.numpy.save_file(tensors, file)
+    with pytest.raises(InputError) as error:
+        begin(config_of(resnet[0], head="keep"))
+    assert f"1 of {tensors[key].size} values of {key} {said}" in str(error.value)
+    if key.startswith("classifier"):  # a head that is not loaded may hold anything
+        begin(config_of(resnet[0], head="reset"))

@@ -188,3 +188,17 @@ def test_a_folder_is_for_one_process_at_a_time(disk):
             pass
     with locked(inner):
         pass
+
+
+@pytest.mark.parametrize("name", ["a[b]", "a\\b", "caf\udce9", "a[/x]/run"])
+def test_names_that_checkpoints_cannot_be_read_from_are_refused(disk, name):
+    with pytest.raises(
+        InputError, match=r"checkpoints can't be kept in '.*': expected a folder without .* in its path"
+    ):
+        files.opened(disk / name)
+    assert list(disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a[b", "a]b", "a{b}", "a*?", "a b", "café", "a%41#"])
+def test_other_names_are_taken(disk, name):
+    assert files.opened(str(disk / name)) == disk / name

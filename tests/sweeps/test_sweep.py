@@ -113,6 +113,7 @@ def test_a_changed_config_leaves_other_cells_alone(undisturbed, tmp_path, capsys
     jaxfer.sweep(undisturbed[0], folder, quiet=True)
 
 
+@pytest.mark.system
 def test_two_processes_give_the_same_table(undisturbed, tmp_path):
     spec, folder = undisturbed
     jaxfer.sweep(spec, tmp_path / "two", processes=2, quiet=True)
@@ -123,6 +124,7 @@ def test_two_processes_give_the_same_table(undisturbed, tmp_path):
     assert all(mine[name]["lineage"] == its[name]["lineage"] for name in its), "bitwise the same parameters"
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_twenty_times_it_gives_the_same_table(undisturbed, tmp_path, processes):
     """kill -9 of the sweep at random moments; its workers go with it."""
@@ -152,6 +154,7 @@ def test_killed_twenty_times_it_gives_the_same_table(undisturbed, tmp_path, proc
     assert all(mine[name]["lineage"]["sha256"] == its[name]["lineage"]["sha256"] for name in its)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_saves_and_says_run_me_again(config, tmp_path, processes):
     argv = [sys.executable, "-m", "jaxfer", "sweep", config, "--workdir", str(tmp_path / "sweep")]

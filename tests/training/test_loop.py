@@ -71,7 +71,11 @@ def test_stages_carry_the_parameters_over(tmp_path):
 def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     jaxfer.run(tiny_config("resnet_basic"), tmp_path)
     lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "data: synthetic · images of 3 classes"
+    lines = [line for line in lines[1:] if not line.startswith("  ")]
     assert lines[0].startswith("train train step 2: ") and lines[-1].startswith("train val step 4: ")
+    jaxfer.run(tiny_config("resnet_basic"), tmp_path)  # finished: nothing is trained
+    assert capsys.readouterr().err == ""
 
 
 def test_the_config_on_disk_is_complete(tmp_path):

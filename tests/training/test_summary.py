@@ -8,6 +8,7 @@ import pytest
 import jaxfer
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.parallel.placement import placement
+from jaxfer.terminal import Page
 from jaxfer.training.summary import summary
 from tests.experiments import tiny_config, tiny_stage
 
@@ -52,3 +53,28 @@ def test_every_stage_is_shown(method):
     config.stage.one = dict(method="probe")
     config.stage.two = dict(method=method)
     assert [stage.stage.config.method for stage in jaxfer.show(config)] == ["probe", method]
+
+
+USUAL = (
+    "stage 'train': method probe, 4 steps of 8 examples\n"
+    "parameter              shape      group   lr    weight decay\n",
+    "\nhead/out/kernel        12x3       head    0.01  0\nstem/conv/kernel       3x3x3x6    FROZEN  -     -\n",
+    "\nnote: config.freeze: 'stem/.*' claims only what method 'probe' freezes anyway\n"
+    "trainable 39 of 5,517 parameters · optimizer 316 bytes ·\n  step ",
+)
+NARROW = (
+    "stage 'train': method probe, 4 steps of\n  8 examples\nblock_0/conv_1/kernel\n"
+    "  shape: 3x3x6x6  group: FROZEN  lr: -\n",
+    "\nhead/out/kernel\n  shape: 12x3  group: head  lr: 0.01\n  weight decay: 0\nstem/conv/kernel\n",
+    "\nnote: config.freeze: 'stem/.*' claims\n  only what method 'probe' freezes\n  anyway\n"
+    "trainable 39 of 5,517 parameters ·\n  optimizer 316 bytes ·\n  step ",
+)
+
+
+@pytest.mark.parametrize(("width", "parts"), [(80, USUAL), (40, NARROW)])
+def test_on_a_terminal_the_totals_come_last(width, parts):
+    (stage,) = jaxfer.show(tiny_config("resnet_basic", method="probe", freeze=("stem/.*",)))
+    shown = stage.text(Page(width))
+    places = [shown.index(part) for part in parts]
+    assert places == sorted(places) and places[0] == 0
+    assert max(map(len, shown.splitlines())) <= width

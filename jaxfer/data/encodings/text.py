@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from etils import epath
 
 from jaxfer.data.encodings.spec import TextPreprocessing
 from jaxfer.data.lookup import fingerprint
+from jaxfer.data.prepare import expanded
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 
@@ -55,6 +56,12 @@ class Texts:
 
     def __call__(self, row: int) -> str | tuple[str, str]:
         return self.first[row] if self.second is None else (self.first[row], self.second[row])
+
+    key_bytes = 0  # nothing is read for a key
+
+    def key(self, row: int) -> Hashable:
+        """Equal for equal texts."""
+        return self(row)
 
 
 def texts(first: tuple[str, ...], second: tuple[str, ...] | None = None) -> Texts:
@@ -101,6 +108,21 @@ def tokenize(split: Split, preprocessing: TextPreprocessing) -> Tokens:
     Raises:
       InputError: there is no tokenizer, or it is not the model's.
     """
+    encoded = _encoded(split, preprocessing)
+    tokenizer, _ = load_tokenizer(preprocessing)
+    starts = np.cumsum([0, *(len(ids) for ids, _, _ in encoded)], dtype=np.int64)
+    empty = (np.zeros(0, np.int32), np.zeros(0, np.int8))
+    ids, types = (np.concatenate([empty[i], *(example[i] for example in encoded)]) for i in range(2))
+    return Tokens(ids=ids, types=types, starts=starts, pad=tokenizer.pad_token_id)
+
+
+def whole_lengths(split: Split, preprocessing: TextPreprocessing) -> np.ndarray:
+    """Tokens of each example before it is cut at `max_length`, int64 [examples]; `tokenize` reuses what was read."""
+    return np.asarray([whole for _, _, whole in _encoded(split, preprocessing)], np.int64)
+
+
+def _encoded(split: Split, preprocessing: TextPreprocessing) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    """(ids, types, tokens before the cut) of each example."""
     source, rows = split.origin()
     tokenizer, sha256 = load_tokenizer(preprocessing)
     limits = (source.second is not None, preprocessing.max_length, preprocessing.vocab, preprocessing.types)
@@ -110,42 +132,57 @@ def tokenize(split: Split, preprocessing: TextPreprocessing) -> Tokens:
         for begin in range(0, len(missing), CHUNK):
             chunk = missing[begin : begin + CHUNK]
             table.update(zip(chunk, _encode(tokenizer, source, chunk, preprocessing), strict=True))
-        found = [table[int(row)] for row in rows]
-    starts = np.cumsum([0, *(len(ids) for ids, _ in found)], dtype=np.int64)
-    empty = (np.zeros(0, np.int32), np.zeros(0, np.int8))
-    ids, types = (np.concatenate([empty[i], *(pair[i] for pair in found)]) for i in range(2))
-    return Tokens(ids=ids, types=types, starts=starts, pad=tokenizer.pad_token_id)
+        return [table[int(row)] for row in rows]
 
 
 _LOCK = threading.Lock()
 
 
 @functools.lru_cache(maxsize=8)
-def _table(data: str, tokenizer: str, limits: tuple[Any, ...]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """{row: (ids, types)} of one source's content under one tokenizer, filled as rows are asked for."""
+def _table(data: str, tokenizer: str, limits: tuple[Any, ...]) -> dict[int, tuple[np.ndarray, np.ndarray, int]]:
+    """{row: (ids, types, tokens before the cut)} of one source's content under one tokenizer, filled on demand."""
     return {}
 
 
 def _encode(tokenizer: Callable[..., Any], source: Texts, rows: list[int], preprocessing: TextPreprocessing) -> Any:
-    first = [source.first[row] for row in rows]
-    pairs = () if source.second is None else ([source.second[row] for row in rows],)
-    found = tokenizer(
-        first,
-        *pairs,
-        truncation=True,
-        max_length=preprocessing.max_length,
-        padding=False,
-        return_token_type_ids=True,
-        return_attention_mask=False,
-        verbose=False,
-    )
-    for ids, types in zip(found["input_ids"], found["token_type_ids"], strict=True):
+    longest = preprocessing.max_length
+    special = tokenizer.num_special_tokens_to_add(pair=source.second is not None)
+    if longest <= special:
+        raise InputError(
+            f"config.model.max_length={longest} has no room for a text: the tokenizer adds {special} special tokens; "
+            f"set it to at least {special + 1}"
+        )
+    cut = _read_ids(tokenizer, source, rows, truncation=True, max_length=longest)
+    # Only an example as long as the limit can have been longer.
+    full = [row for row, (ids, _) in zip(rows, cut, strict=True) if len(ids) >= longest]
+    whole = dict(zip(full, _read_ids(tokenizer, source, full, truncation=False), strict=True))
+    for row, (ids, types) in zip(rows, cut, strict=True):
         if max(ids) >= preprocessing.vocab or max(types) >= preprocessing.types:
             raise InputError(
                 f"the tokenizer gave token {max(ids)} of type {max(types)}, the model has {preprocessing.vocab} tokens "
                 f"and {preprocessing.types} types; name the model's own in config.model.tokenizer"
             )
-        yield np.asarray(ids, np.int32), np.asarray(types, np.int8)
+        yield np.asarray(ids, np.int32), np.asarray(types, np.int8), len(whole.get(row, (ids,))[0])
+
+
+def _read_ids(
+    tokenizer: Callable[..., Any], source: Texts, rows: list[int], **options: Any
+) -> list[tuple[list[int], list[int]]]:
+    """(ids, types) of these rows, as the tokenizer's `options` say."""
+    if not rows:
+        return []
+    first = [source.first[row] for row in rows]
+    pairs = () if source.second is None else ([source.second[row] for row in rows],)
+    encoded = tokenizer(
+        first,
+        *pairs,
+        padding=False,
+        return_token_type_ids=True,
+        return_attention_mask=False,
+        verbose=False,
+        **options,
+    )
+    return list(zip(encoded["input_ids"], encoded["token_type_ids"], strict=True))
 
 
 def tokenizer_sha256(folder: str | epath.Path) -> str:
@@ -160,8 +197,12 @@ def tokenizer_sha256(folder: str | epath.Path) -> str:
     return fingerprint(part for file in files for part in (file.name, file.read_bytes()))
 
 
-def load_tokenizer(preprocessing: TextPreprocessing) -> tuple[Any, str]:
+def load_tokenizer(preprocessing: TextPreprocessing, *, own: bool | None = None) -> tuple[Any, str]:
     """(the Hugging Face tokenizer, sha256 of its files) that a model names.
+
+    Args:
+      preprocessing: of the model.
+      own: whether it is stated to be the model's, which may then have many more tokens; None: where its sha256 is.
 
     Raises:
       InputError: none is named, it can't be read, or it is not the model's: other files than the sha256 says, another
@@ -178,19 +219,31 @@ def load_tokenizer(preprocessing: TextPreprocessing) -> tuple[Any, str]:
         )
     tokenizer = _read(str(folder), sha256)
     tokens, vocab = len(tokenizer), preprocessing.vocab
-    # Embeddings are often padded a little beyond the tokenizer; much beyond is another model's tokenizer.
-    if not 0.9 * vocab <= tokens <= vocab or tokenizer.pad_token_id is None:
+    if tokenizer.model_max_length < 1:
+        raise InputError(
+            f"the tokenizer in {str(folder)!r} states model_max_length={tokenizer.model_max_length}; expected at least "
+            "1: correct its tokenizer_config.json"
+        )
+    own = bool(expected) if own is None else own
+    # Embeddings are often padded a little beyond the tokenizer; much beyond is another model's, unless stated.
+    if not tokens <= vocab or not (own or fills(tokens, vocab)) or tokenizer.pad_token_id is None:
         found = f"{tokens} tokens" + (" and no padding token" if tokenizer.pad_token_id is None else "")
         raise InputError(
             f"the tokenizer in {str(folder)!r} does not belong to the model: expected {vocab} tokens, found {found}; "
-            "set config.model.tokenizer to the checkpoint's own (from scratch: config.model.vocab to its size)"
+            "set config.model.tokenizer to the checkpoint's own (from scratch: config.model.vocab to its size), or "
+            "announce it with config.differs=tokenizer if it is the model's after all"
         )
     return tokenizer, sha256
 
 
+def fills(tokens: int, vocab: int) -> bool:
+    """Whether an embedding of `vocab` rows looks made for so many tokens."""
+    return 0.9 * vocab <= tokens
+
+
 def located(folder: str) -> Path:
     """As given, else under the folder that the environment variable JAXFER_DATA names; `InputError` if in neither."""
-    given = Path(folder).expanduser()
+    given = expanded(folder, "config.model.tokenizer")
     tried = [given, *([Path(os.environ["JAXFER_DATA"]) / folder] if os.environ.get("JAXFER_DATA") else [])]
     for candidate in tried:
         if candidate.is_dir():

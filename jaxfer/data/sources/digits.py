@@ -45,4 +45,5 @@ def source(*, noise: float = 0.0, mixed_labels: bool = False) -> Dataset:
         splits={"train": everything.take(train), "test": everything.take(test)},
         classes=tuple(str(digit) for digit in range(10)),
         fingerprint=fingerprint([images, labels, train, test]),
+        provenance={"train": "scikit-learn's digits", "test": f"drawn from the same, {TEST_PER_CLASS} a class"},
     )

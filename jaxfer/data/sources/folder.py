@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
+from collections import Counter
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,18 +23,32 @@ FORMATS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 SPLITS = ("train", "val", "test")
 END = 4096  # bytes of each end of a file that the fingerprint covers
 
+# Why a file is left out, and what changes that.
+SUFFIX, NESTED, BESIDE, HIDDEN = "by suffix", "in folders below a class", "beside the class folders", "as hidden"
+REASONS = {
+    SUFFIX: "data.suffixes names what is read",
+    NESTED: "data.nested=true reads them",
+    BESIDE: "move them into one",
+    HIDDEN: "rename those that start with a dot to read them",
+}
 
-def source(*, path: str = "", test_fraction: float = 0.0) -> Dataset:
-    """PATH/{train,val,test}/CLASS/*.jpg, or PATH/CLASS/*.jpg where all is `train`; .jpg .jpeg .png .bmp .webp.
+
+def source(
+    *, path: str = "", test_fraction: float = 0.0, suffixes: tuple[str, ...] = FORMATS, nested: bool = False
+) -> Dataset:
+    """PATH/{train,val,test}/CLASS/*.jpg, or PATH/CLASS/*.jpg where all is `train`.
 
     The folder is listed, and the header of every file read, whenever the source is made: a file that is no image stops
-    the run before it starts. The fingerprint covers each file's relative name, its size, and its first and last 4 KiB,
-    not all of its content, which would take minutes for a large set: a change in the middle of a file that keeps its
-    size goes unseen. It holds no times, so a copy of the folder has the same one.
+    the run before it starts. Files that are left out are counted in the notes. The fingerprint covers each file's
+    relative name, its size, and its first and last 4 KiB, not all of its content, which would take minutes for a large
+    set: a change in the middle of a file that keeps its size goes unseen. It holds no times, so a copy of the folder
+    has the same one.
 
     Args:
       path: the folder; a relative one that is absent is looked up in the folder that JAXFER_DATA names.
       test_fraction: the share of each class taken out of `train` as a fixed `test`, where there is no test folder.
+      suffixes: the files that are read as images, by the ends of their names in lower case; "" reads those without.
+      nested: whether images in folders below a class folder are read too.
 
     Raises:
       InputError: no such folder, no classes, a class without images, an unreadable image, or classes that differ.
@@ -39,8 +56,14 @@ def source(*, path: str = "", test_fraction: float = 0.0) -> Dataset:
     root = locate(path, "folder")
     if not root.is_dir():
         raise InputError(f"expected a folder of class folders, found the file {str(root)!r}; correct data.path")
+    for suffix in suffixes:
+        if suffix and (not suffix.startswith(".") or suffix != suffix.lower()):
+            raise InputError(f"expected data.suffixes such as '.jpg', in lower case, found {suffix!r}")
     roots = _split_folders(root)
-    trees = {split: _files(root, where) for split, where in roots.items()}
+    listing = _Listing(root, tuple(suffixes), nested, Counter())
+    trees = {split: listing.classes(where) for split, where in roots.items()}
+    for beside in {root, *roots.values()}:
+        listing.beside(beside)
     classes = tuple(sorted(trees["train"]))
     for split, tree in trees.items():
         for name in tree:
@@ -51,9 +74,20 @@ def source(*, path: str = "", test_fraction: float = 0.0) -> Dataset:
     if test_fraction:
         splits |= _with_test(splits, test_fraction)
     names = sorted(name for tree in trees.values() for files in tree.values() for name in files)
-    parts = (part for name in names for part in (name, *_ends(root / name)))
+    # Linux keeps names as bytes, which need not be UTF-8.
+    parts = (part for name in names for part in (name.encode(errors="surrogateescape"), *_ends(root / name)))
     content = fingerprint(itertools.chain(parts, [f"test_fraction={test_fraction}"]))
-    return Dataset(splits=splits, classes=classes, fingerprint=content)
+    provenance = {split: f"{where.name}/" if where != root else "every class folder" for split, where in roots.items()}
+    if test_fraction:
+        provenance["test"] = f"drawn from train: data.test_fraction={test_fraction:g}"
+    return Dataset(
+        splits=splits,
+        classes=classes,
+        fingerprint=content,
+        notes=listing.notes(),
+        provenance=provenance,
+        listed=root,
+    )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,9 +103,26 @@ class Files:
     def __call__(self, row: int) -> np.ndarray:
         return pixels(self.picture(row))
 
+    key_bytes = 2 * END
+
+    def key(self, row: int) -> Hashable:
+        """Equal for files of the same size, first and last 4 KiB."""
+        return _ends(self.root / self.names[row])
+
+    def exact(self, row: int) -> Hashable:
+        """Equal for files of the same content."""
+        return hashlib.blake2b((self.root / self.names[row]).read_bytes(), digest_size=16).digest()
+
 
 def _folders(root: Path) -> list[str]:
     return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -85,22 +136,86 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return {name: root / name for name in SPLITS if name in found}
 
 
-def _files(root: Path, where: Path) -> dict[str, list[str]]:
-    """{class: image files relative to root, sorted}, every header read."""
-    tree = {}
-    for name in _folders(where):
-        entries = (where / name).iterdir()
-        files = sorted(e for e in entries if e.suffix.lower() in FORMATS and not e.name.startswith("."))
-        if not files:
-            inner = _folders(where / name)
-            fix = f"it has folders ({inner[0]}): set data.path one level down" if inner else "add some or remove it"
-            raise InputError(f"expected images ({' '.join(FORMATS)}) in {str(where / name)!r}, found none; {fix}")
-        for file in files:
-            verify(file)
-        tree[name] = [file.relative_to(root).as_posix() for file in files]
-    if not tree:
-        raise InputError(f"expected class folders in {str(where)!r}, found none; put each class's images in a folder")
-    return tree
+@dataclass(frozen=True)
+class _Listing:
+    """What lies below `root`: the images of each class, and a count of every file that is not read.
+
+    Attributes:
+      root: the data's folder.
+      suffixes: of the files to read.
+      nested: whether to read folders below class folders.
+      skipped: {(why, suffix): files}, filled while the folders are listed.
+    """
+
+    root: Path
+    suffixes: tuple[str, ...]
+    nested: bool
+    skipped: Counter[tuple[str, str]]
+
+    def classes(self, where: Path) -> dict[str, list[str]]:
+        """{class: image files relative to root, sorted}, every header read."""
+        tree = {}
+        for name in _folders(where):
+            if not _is_utf8(name):
+                raise InputError(f"expected class folders named in UTF-8, found {str(where / name)!r}; rename it")
+            files = sorted(self._images(where / name, ()))
+            if not files:
+                raise InputError(self._empty(where / name))
+            for file in files:
+                verify(file)
+            tree[name] = [file.relative_to(self.root).as_posix() for file in files]
+        if not tree:
+            raise InputError(
+                f"expected class folders in {str(where)!r}, found none; put each class's images in a folder"
+            )
+        return tree
+
+    def beside(self, where: Path) -> None:
+        """Counts the images that lie beside the class folders."""
+        for file in where.iterdir():
+            if not file.is_dir() and file.suffix.lower() in self.suffixes and not file.name.startswith("."):
+                self.skipped[BESIDE, file.suffix.lower()] += 1
+
+    def notes(self) -> tuple[str, ...]:
+        """One line on each reason why files were left out."""
+        lines = []
+        for why, fix in REASONS.items():
+            counts = {suffix: n for (reason, suffix), n in self.skipped.items() if reason == why and n}
+            if counts:
+                what = ", ".join(f"{counts[suffix]} {suffix or 'without a suffix'}" for suffix in sorted(counts))
+                total = sum(counts.values())
+                lines.append(f"{total} {'file' if total == 1 else 'files'} left out {why} ({what}); {fix}")
+        return tuple(lines)
+
+    def _empty(self, folder: Path) -> str:
+        """What is wrong with a class folder in which nothing is read."""
+        inner, other = _folders(folder), sorted({e.suffix.lower() for e in folder.iterdir() if e.is_file()} - {""})
+        if inner:
+            fix = f"it has folders ({inner[0]}): set data.path one level down, or data.nested=true"
+        elif other:
+            fix = f"it has {' '.join(other[:5])}: name what is to be read in data.suffixes"
+        else:
+            fix = "add some or remove it"
+        return f"expected images ({' '.join(self.suffixes)}) in {str(folder)!r}, found none; {fix}"
+
+    def _images(self, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+        """The image files of a class; the others are counted. `above`: the folders from the class folder down."""
+        resolved = folder.resolve()
+        if resolved in above:  # a link to a folder that is being listed
+            return
+        for entry in folder.iterdir():
+            suffix, hidden = entry.suffix.lower(), entry.name.startswith(".")
+            if entry.is_dir():
+                if not hidden:
+                    yield from self._images(entry, (*above, resolved))
+            elif suffix not in self.suffixes:
+                self.skipped[SUFFIX, suffix] += not hidden
+            elif hidden:
+                self.skipped[HIDDEN, suffix] += 1
+            elif above and not self.nested:
+                self.skipped[NESTED, suffix] += 1
+            else:
+                yield entry
 
 
 def _ends(file: Path) -> tuple[str, bytes]:

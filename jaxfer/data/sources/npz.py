@@ -54,7 +54,13 @@ def _load(file: Path, version: tuple, layouts: tuple[tuple[str, str], ...], targ
     classes, labels = _classes(pairs, file) if target == "class" else ((), _values(pairs, file))
     splits = {name: Split(labels=labels[name], fetch=InMemory(pairs[name][0])) for name in pairs}
     parts = [part for name in pairs for part in (name, pairs[name][0], labels[name])]
-    return Dataset(splits=splits, classes=classes, fingerprint=fingerprint([*classes, *parts]))
+    provenance = {name: ", ".join(key.replace("{split}", name) for key in layout) for name in pairs}
+    content, read = fingerprint([*classes, *parts]), {key.replace("{split}", name) for name in pairs for key in layout}
+    left = sorted(set(arrays) - read)
+    count = f"{len(left)} {'array' if len(left) == 1 else 'arrays'} not read"
+    shown = ", ".join(left[:6]) + (", ..." if len(left) > 6 else "")
+    notes = (f"{count} ({shown}); data.image_key and data.label_key name those that are",) if left else ()
+    return Dataset(splits=splits, classes=classes, fingerprint=content, notes=notes, provenance=provenance)
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:
@@ -117,9 +123,12 @@ def _classes(pairs: dict[str, tuple], file: Path) -> tuple[tuple[str, ...], dict
 
 
 def _values(pairs: dict[str, tuple], file: Path) -> dict[str, np.ndarray]:
+    targets = {}
     for split, (_, labels) in pairs.items():
-        numbers = labels.dtype.kind in "iuf"
-        if not numbers or not np.isfinite(labels).all():
-            found = "NaN or infinity" if numbers else labels.dtype
+        with np.errstate(over="ignore"):
+            targets[split] = labels.astype(np.float32) if labels.dtype.kind in "iuf" else None
+        if targets[split] is None or not np.isfinite(targets[split]).all():
+            found = labels.dtype if targets[split] is None else "NaN or infinity"
+            found = "numbers beyond float32" if targets[split] is not None and np.isfinite(labels).all() else found
             raise InputError(f"expected finite targets of {split} in {str(file)!r}, found {found}; clean them")
-    return {split: labels.astype(np.float32) for split, (_, labels) in pairs.items()}
+    return targets

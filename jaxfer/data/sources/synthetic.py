@@ -51,7 +51,8 @@ def source(
     }
     parts = [part for split in splits.values() for part in (split.fetch.images, split.labels)]
     classes = tuple(f"class_{i}" for i in range(classes_count)) if task == "classification" else ()
-    return Dataset(splits=splits, classes=classes, fingerprint=fingerprint(parts))
+    provenance = dict.fromkeys(splits, "made up")
+    return Dataset(splits=splits, classes=classes, fingerprint=fingerprint(parts), provenance=provenance)
 
 
 def _classification(shape: tuple[int, ...], classes: int, count: int, noise: float, number: int) -> Split:

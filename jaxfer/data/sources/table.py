@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxfer.data import labels as reading
 from jaxfer.data.encodings.text import texts
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.order import Stream, draw
+from jaxfer.data.rows import DELIMITERS, Bad, Dialect, records
 from jaxfer.data.split import Dataset, Split
+from jaxfer.data.splitfiles import split_files
 from jaxfer.errors import InputError, nearest
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-FORMATS = (*DELIMITERS, ".jsonl")
-SPLITS = {"train": ("train",), "val": ("val", "dev", "valid", "validation"), "test": ("test",)}
-TARGETS = ("class", "value", "labels")
 SHOWN = 3  # bad rows in a message
+
+# Columns by other names, of the GLUE tasks and sets like them, taken where the files lack the default ones.
+TEXTS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("#1 String", "#2 String"),
+    ("sentence", ""),
+)
+LABELS = {"class": ("gold_label", "is_duplicate", "Quality"), "value": ("score",), "labels": ("labels",)}
 
 
 def source(
     *,
     path: str = "",
+    train: str = "",
+    val: str = "",
+    test: str = "",
     text: str = "text",
     text_pair: str = "",
     label: str = "label",
     target: str = "class",
     separator: str = ";",
     columns: tuple[str, ...] = (),
+    delimiter: str = "",
+    encoding: str = "utf-8",
     quotes: bool = True,
     bad_rows: int = 0,
     test_fraction: float = 0.0,
@@ -42,17 +54,23 @@ def source(
     """A folder with train.*, val.* (or dev.*, valid.*, validation.*) and test.*, or one file that is all `train`.
 
     Read whenever the source is made. A row is bad where it has other fields than the header, no text, or a label that
-    is none; blank lines are none at all.
+    is none; blank lines are none at all. A test file without labels, as GLUE has them, is left out and noted.
 
     Args:
-      path: the folder or file, UTF-8; a relative one that is absent is looked up in the folder that JAXFER_DATA names.
-      text: column of the texts.
+      path: the folder or file; a relative one that is absent is looked up in the folder that JAXFER_DATA names.
+      train: name of the training file in that folder (`train_en.tsv`); empty: by its name, as above.
+      val: likewise (`dev_matched.tsv`); `none` leaves it out, so that val is drawn from train.
+      test: likewise; `none` leaves it out.
+      text: column of the texts. Where the files have no column `text`, that is `sentence`, or a pair such as
+        `sentence1` and `sentence2`, which is noted.
       text_pair: column of their partners (a premise's hypothesis, a question's passage); empty: single texts.
-      label: column of the labels.
+      label: column of the labels; where the files have no column `label`, one of `LABELS`, which is noted.
       target: `class` for one class a text, by name or number; `value` for regression; `labels` for a set of names,
-        which may be empty: `a;b` in a field, or a list in .jsonl.
+        which may be empty: `a;b` or `['a', 'b']` in a field, or a list in .jsonl.
       separator: between the names of a set.
       columns: names of the columns of a .csv or .tsv without a header.
+      delimiter: between the fields; empty: a comma in .csv, a tab in .tsv. With it, files of any suffix are read.
+      encoding: of the files, as Python names it: `latin-1`, `cp1252`, `utf-16`, ...
       quotes: whether `"` quotes a field of a .csv or .tsv (doubled inside, as spreadsheets and pandas write it); false
         where it is a character like any other.
       bad_rows: how many bad rows may be left out, which the run then notes.
@@ -61,180 +79,154 @@ def source(
     Raises:
       InputError: no such file or column, no rows, more bad rows than allowed, or labels that train does not have.
     """
-    if target not in TARGETS:
-        raise InputError(f"unknown data.target {target!r}{nearest(str(target), TARGETS)}")
+    if target not in reading.TARGETS:
+        raise InputError(f"unknown data.target {target!r}{nearest(str(target), reading.TARGETS)}")
     if not separator:
         raise InputError("expected data.separator to be a character between labels, found none; ';' is the default")
     if not 0 <= test_fraction < 1 or bad_rows < 0:
         found = f"test_fraction={test_fraction}, bad_rows={bad_rows}"
         raise InputError(f"expected data.test_fraction from 0 to below 1 and data.bad_rows >= 0, found {found}")
+    dialect = Dialect(columns=columns, delimiter=delimiter, encoding=encoding, quotes=quotes).check()
     root = locate(path, "table")
-    files = _files(root)
-    names = _Columns(text, text_pair, label)
-    tables = {split: _table(file, names, target, separator, columns, quotes) for split, file in files.items()}
-    notes = _judge([bad for table in tables.values() for bad in table.bad], tables, root, bad_rows)
+    files, notes = split_files(root, {"train": train, "val": val, "test": test}, dialect)
+    names, tables = _Columns(text, text_pair, label, target), {}
+    for split, file in files.items():  # train first: its columns are those of all
+        tables[split] = _table(file, names, dialect, reading.reader(target, separator), split)
+        names = tables[split].names
+    notes += names.notes(_Columns(text, text_pair, label, target))
+    if "test" in tables and (why := _unlabelled(tables["test"], tables["train"])):
+        notes += (f"{files['test'].name} has {why} and is left out: no test split; data.test names another file",)
+        del tables["test"], files["test"]
+    notes += tuple(f"{files[split].name}: {table.spans}" for split, table in tables.items() if table.spans)
+    notes += _judge([bad for table in tables.values() for bad in table.bad], tables, root, bad_rows)
     for split, file in files.items():
         if not tables[split].labels:
             raise InputError(f"expected rows in {str(file)!r}, found none; add some or remove the file")
-    classes = () if target == "value" else _classes(tables["train"].labels)
+    classes = () if target == "value" else reading.class_names(tables["train"].labels)
+    if target != "value" and not classes:
+        raise InputError("expected labels in the train file, found none; correct data.label or data.separator")
     splits = {name: _split(table, classes, target, files[name]) for name, table in tables.items()}
     parts = (part for name, split in splits.items() for part in (name, split.fetch.sha256, split.labels))
     content = fingerprint([*classes, *parts, f"test_fraction={test_fraction}"])
+    provenance = {split: file.name for split, file in files.items()}
     if test_fraction:
         splits |= _with_test(splits, test_fraction)
-    return Dataset(splits=splits, classes=classes, fingerprint=content, notes=notes)
+        provenance["test"] = f"drawn from {provenance['train']}: data.test_fraction={test_fraction:g}"
+    notes += reading.lookalikes(classes)
+    return Dataset(splits=splits, classes=classes, fingerprint=content, notes=notes, provenance=provenance)
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """Names of the columns that matter; an empty `pair` is none."""
+    """Names of the columns that matter, and what the labels are; an empty `pair` is none."""
 
     text: str
     pair: str
     label: str
+    target: str
+
+    def among(self, known: Iterable[str]) -> _Columns:
+        """The columns of a file that has these: the default names where it has them, else their known equivalents."""
+        known, changes = set(known), {}
+        if (self.text, self.pair) == ("text", "") and "text" not in known:
+            text, pair = next((names for names in TEXTS if set(filter(None, names)) <= known), ("text", ""))
+            changes |= {"text": text, "pair": pair}
+        if self.label == "label" and "label" not in known:
+            changes["label"] = next((name for name in LABELS[self.target] if name in known), "label")
+        return dataclasses.replace(self, **changes)
+
+    def notes(self, asked: _Columns) -> tuple[str, ...]:
+        """What was taken in place of the columns asked for."""
+        lines = []
+        if (self.text, self.pair) != (asked.text, asked.pair):
+            what = f"{self.text!r} and {self.pair!r} as pairs" if self.pair else repr(self.text)
+            lines.append(f"no column 'text': took {what}; data.text and data.text_pair name others")
+        if self.label != asked.label:
+            lines.append(f"no column 'label': took {self.label!r}; data.label names another")
+        return tuple(lines)
 
 
 @dataclass(frozen=True)
 class _Table:
-    """What one file holds: its usable rows, and for the others where and why not."""
+    """What one file holds.
 
+    Attributes:
+      names: its columns.
+      first: the texts of its usable rows.
+      second: their partners, "" where it has none.
+      labels: their labels; empty where the file has no column of labels.
+      bad: where the others are and why they can't be used.
+      spans: a note on quotes that may be none; empty where there is none.
+      unlabelled: rows of a file without a column of labels.
+    """
+
+    names: _Columns
     first: tuple[str, ...]
     second: tuple[str, ...]
     labels: tuple[Any, ...]
     bad: tuple[str, ...]
+    spans: str
+    unlabelled: int
 
 
-class _Bad(Exception):
-    """Why a row can't be used."""
-
-
-def _files(root: Path) -> dict[str, Path]:
-    """{split: file}."""
-    if root.is_file():
-        if root.suffix.lower() not in FORMATS:
-            raise InputError(f"expected a {', '.join(FORMATS)} file, found {str(root)!r}; rename or convert it")
-        return {"train": root}
-    there = sorted(file for file in root.iterdir() if file.suffix.lower() in FORMATS)
-    found = {}
-    for split, stems in SPLITS.items():
-        files = [file for file in there if file.stem.lower() in stems]
-        if len(files) > 1:
-            names = " and ".join(file.name for file in files)
-            raise InputError(f"expected one {split} file in {str(root)!r}, found {names}; remove one")
-        if files:
-            found[split] = files[0]
-    if "train" not in found:
-        names = ", ".join(file.name for file in there[:5]) or "none"
-        fix = "set data.path to one of the files" if there else "correct data.path"
-        raise InputError(f"expected train.csv, .tsv or .jsonl in {str(root)!r}, found {names}; {fix}")
-    return found
-
-
-def _table(file: Path, names: _Columns, target: str, separator: str, columns: tuple[str, ...], quotes: bool) -> _Table:
+def _table(file: Path, names: _Columns, dialect: Dialect, read_label: Callable[[Any], Any], split: str) -> _Table:
     """Reads one file; a row that can't be used is kept as where and why."""
-    read_label = {"class": _class, "value": _value, "labels": lambda value: _set(value, separator)}[target]
-    rows, bad, known = [], [], set()
-    for where, record in _records(file, columns, quotes):
+    rows, bad, known, spanning, count = [], [], set(), 0, 0
+    tabs = dialect.quotes and dialect.separates(file) == "\t"
+    for where, record in records(file, dialect, names.text if split == "test" else ""):
+        count += 1
         try:
-            if isinstance(record, _Bad):
+            if isinstance(record, Bad):
                 raise record
+            if not known and split == "train":
+                names = names.among(record)
             known |= record.keys()
+            spanning += tabs and any("\n" in field for field in record.values())
             rows.append(_row(record, names, read_label))
-        except _Bad as error:
+        except Bad as error:
             bad.append(f"{file.name}:{where} {error}")
     for option, column in (("text", names.text), ("text_pair", names.pair), ("label", names.label)):
-        if column and known and column not in known:
-            fix = "; name the columns of a file without a header in data.columns" if file.suffix != ".jsonl" else ""
-            raise InputError(f"data.{option}={column!r} is no column of {str(file)!r}{nearest(column, known)}{fix}")
+        if column and known and column not in known and (option, split) != ("label", "test"):
+            raise InputError(
+                f"data.{option}={column!r} is no column of {str(file)!r}{_column_fix(column, known, file)}"
+            )
     first, second, labels = zip(*rows, strict=True) if rows else ((), (), ())
-    return _Table(first, second, labels, tuple(bad))
+    spans = f"{spanning} {'row spans' if spanning == 1 else 'rows span'} lines within quotes"
+    spans += "; data.quotes=false where quotes are plain characters"
+    unlabelled = count if known and names.label not in known else 0
+    return _Table(names, first, second, labels, tuple(bad), spans if spanning else "", unlabelled)
 
 
-def _records(file: Path, columns: tuple[str, ...], quotes: bool) -> Iterator[tuple[int, Mapping[str, Any] | _Bad]]:
-    """(line, {column: field} or what is wrong with it) of each row."""
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            if file.suffix.lower() == ".jsonl":
-                yield from _json_records(lines)
-            else:
-                yield from _csv_records(lines, file, columns, quotes)
-    except UnicodeDecodeError as error:
-        raise InputError(f"expected UTF-8 text in {str(file)!r}, found byte {error.object[error.start]:#x}") from None
+def _column_fix(column: str, known: set[str], file: Path) -> str:
+    """The end of an error about a column that isn't there."""
+    if file.suffix.lower() == ".jsonl":
+        return nearest(column, known)
+    if len(known) == 1 and (other := [c for c in (*DELIMITERS.values(), ";", "|") if c in next(iter(known))]):
+        return f"{nearest(column, known)}; set data.delimiter={other[0]!r} if that is what separates them"
+    return f"{nearest(column, known)}; name the columns of a file without a header in data.columns"
 
 
-def _json_records(lines: Iterator[str]) -> Iterator[tuple[int, Mapping[str, Any] | _Bad]]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            yield number, _Bad("is no JSON")
-        else:
-            yield number, record if isinstance(record, dict) else _Bad("is no JSON object")
-
-
-def _csv_records(
-    lines: Iterator[str], file: Path, columns: tuple[str, ...], quotes: bool
-) -> Iterator[tuple[int, Mapping[str, Any] | _Bad]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # documents are longer than the 128 KiB it starts with
-    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=DELIMITERS[file.suffix.lower()], quoting=quoting, strict=True)
-    header: Sequence[str] = columns
-    try:
-        for number, fields in enumerate(filter(None, reader)):
-            if number == 0 and not columns:
-                header = [name.strip() for name in fields]
-            elif number == 0 and tuple(fields) == columns:
-                raise InputError(f"{str(file)!r} has a header, the columns themselves; remove data.columns")
-            elif len(fields) != len(header):
-                yield reader.line_num, _Bad(f"has {len(fields)} fields for {len(header)} columns")
-            else:
-                yield reader.line_num, dict(zip(header, fields, strict=True))
-            if number == 0 and len(set(header)) < len(header):
-                raise InputError(f"expected columns of different names in {str(file)!r}, found {', '.join(header)}")
-    except csv.Error as error:
-        fix = "close the quote, or set data.quotes=false where quotes are plain characters" if quotes else "correct it"
-        raise InputError(f"{file.name}:{reader.line_num} of {str(file)!r} can't be read ({error}); {fix}") from None
+def _unlabelled(test: _Table, train: _Table) -> str:
+    """How a test file has no labels; empty where it has some. GLUE's have no such column, or -1 in every row."""
+    if test.unlabelled:
+        return f"no column {test.names.label!r} (rows: {test.unlabelled:,})"
+    values = set(test.labels)
+    if len(values) == 1 and values <= {"-1", -1.0} and not values & set(train.labels):
+        return f"the label -1 in all of its {len(test.labels):,} rows"
+    return ""
 
 
 def _row(record: Mapping[str, Any], names: _Columns, read_label: Callable[[Any], Any]) -> tuple[str, str, Any]:
     """(text, partner or '', label)."""
-    found = []
+    fields = []
     for column in (names.text, *([names.pair] if names.pair else [])):
         value = record.get(column)
         if not isinstance(value, str) or not value.strip():
-            raise _Bad(f"has no text in {column!r}")
-        found.append(value)
+            raise Bad(f"has no text in {column!r}")
+        fields.append(reading.readable(value))
     if names.label not in record:
-        raise _Bad(f"has no {names.label!r}")
-    return found[0], found[1] if names.pair else "", read_label(record[names.label])
-
-
-def _class(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int) or (isinstance(value, str) and value.strip()):
-        return str(value).strip()
-    raise _Bad(f"has no class: {value!r}")
-
-
-def _value(value: Any) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise _Bad(f"has no number for a label: {value!r}")
-    return number
-
-
-def _set(value: Any, separator: str) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = value.split(separator)
-    elif not isinstance(value, list):
-        raise _Bad(f"has no list of labels: {value!r}")
-    return tuple(_class(name) for name in value if name != "" and not (isinstance(name, str) and not name.strip()))
+        raise Bad(f"has no {names.label!r}")
+    return fields[0], fields[1] if names.pair else "", read_label(record[names.label])
 
 
 def _judge(bad: list[str], tables: Mapping[str, _Table], root: Path, allowed: int) -> tuple[str, ...]:
@@ -247,15 +239,6 @@ def _judge(bad: list[str], tables: Mapping[str, _Table], root: Path, allowed: in
     if len(bad) > allowed:
         raise InputError(f"{said}; correct them, or leave them out with data.bad_rows={len(bad)}")
     return (f"{said} and left out",)
-
-
-def _classes(labels: Sequence[Any]) -> tuple[str, ...]:
-    """The names in train's labels, numbers by their value."""
-    names = {name for label in labels for name in ((label,) if isinstance(label, str) else label)}
-    if not names:
-        raise InputError("expected labels in the train file, found none; correct data.label or data.separator")
-    numbers = all(name.lstrip("-").isdecimal() for name in names)
-    return tuple(sorted(names, key=lambda name: (int(name), name) if numbers else name))
 
 
 def _split(table: _Table, classes: tuple[str, ...], target: str, file: Path) -> Split:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +70,14 @@ def source(
     files = sorted(file for file in Path(builder.data_dir).iterdir() if file.is_file())
     version, settled = stamp(files)
     read = _read if settled else _read.__wrapped__
-    return read(str(builder.data_dir), version, builder.info.full_name, tuple(specs.items()), fields)
+    dataset = read(str(builder.data_dir), version, builder.info.full_name, tuple(specs.items()), fields)
+    named = {word for spec in specs.values() for word in re.findall(r"[\w-]+", spec)}
+    left = [f"{name} ({split.num_examples:,})" for name, split in builder.info.splits.items() if name not in named]
+    fix = "data.train, data.val and data.test name those that are"
+    notes = (
+        (f"{len(left)} {'split' if len(left) == 1 else 'splits'} not read: {', '.join(left)}; {fix}",) if left else ()
+    )
+    return dataclasses.replace(dataset, notes=(*dataset.notes, *notes))
 
 
 @dataclass(frozen=True)
@@ -215,7 +224,7 @@ def _read(folder: str, version: tuple, name: str, specs: tuple[tuple[str, str], 
     for split, spec in specs:
         splits[split], content = _split(folder, spec, fields)
         parts += [split, content]
-    return Dataset(splits=splits, classes=fields.classes, fingerprint=fingerprint(parts))
+    return Dataset(splits=splits, classes=fields.classes, fingerprint=fingerprint(parts), provenance=dict(specs))
 
 
 def _split(folder: str, spec: str, fields: _Fields) -> tuple[Split, bytes]:

@@ -105,6 +105,15 @@ def geometry(stated: Mapping[str, Any], kind: str, size: tuple[int, int]) -> tup
     return sides, ()
 
 
+def input_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`mean`, `std`, `interpolation` and `resize` as `input` of a config.json states them, all but its size."""
+    given, found = config.get("input") or {}, {}
+    for name, kind in (("mean", float), ("std", float), ("resize", int)):
+        if name in given:
+            found[name] = tuple(map(kind, given[name]))
+    return {**found, **({"interpolation": given["interpolation"]} if "interpolation" in given else {})}
+
+
 def pair(value: Any, name: str) -> tuple[int, int]:
     """(height, width) from 224, [224, 224], {"height": 224, "width": 224} or {"shortest_edge": 224}."""
     sides = value

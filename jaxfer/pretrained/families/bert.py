@@ -10,6 +10,7 @@ import numpy as np
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.pretrained.layout import DENSE, IDENTITY, Key, Layout, Transform, heads_in, heads_out
+from jaxfer.pretrained.sentence import PREFIX
 
 NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 LONGEST = 128  # tokens of an input where the config does not ask for more: attention's cost grows with the square
@@ -43,6 +44,10 @@ def _keys(port: Port) -> dict[str, Key]:
         norm(f"{block}/norm_2", f"{layer}.output.LayerNorm")
     if module.pool == "pooler":
         dense("head/pooler", "bert.pooler.dense")
+    if module.projection:
+        table["params/head/dense/kernel"] = Key(f"{PREFIX}linear.weight", DENSE)
+        if module.projection_bias:
+            table["params/head/dense/bias"] = Key(f"{PREFIX}linear.bias")
     dense("head/out", "classifier")
     return table
 
@@ -52,8 +57,8 @@ def _options(
 ) -> dict[str, Any]:
     """Everything but the tokenizer.
 
-    The pooling is BERT's own where the checkpoint has a pooler, else the mean; `pooling_mode_mean_tokens`, which
-    sentence-transformers keeps in 1_Pooling/config.json, asks for the mean whatever there is.
+    The pooling is the `pooling_mode` that sentence-transformers' files state; where they state none, BERT's own if the
+    checkpoint has a pooler, else the mean.
     """
     for name in NEEDED:
         if name not in config:
@@ -77,7 +82,7 @@ def _options(
         "mlp_width": config["intermediate_size"],
         "positions": positions,
         "types": config.get("type_vocab_size", 2),
-        "pool": "pooler" if pooler and not config.get("pooling_mode_mean_tokens") else "mean",
+        "pool": config.get("pooling_mode") or ("pooler" if pooler else "mean"),
         "activation": config.get("hidden_act", "gelu"),
         "epsilon": float(config.get("layer_norm_eps", 1e-12)),
         "dropout": dropout,
@@ -90,10 +95,11 @@ def _options(
 def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     """config.json of a `BertForSequenceClassification`; without labels (regression) they are called LABEL_0, ..."""
     module = port.module
-    if module.pool != "pooler":
+    if module.pool != "pooler" or module.projection or module.normalize:
+        found = f"pool={module.pool!r}"
+        found += f", projection={module.projection}" * bool(module.projection) + ", normalize=True" * module.normalize
         raise InputError(
-            f"transformers has no BERT classifier with pool={module.pool!r}; "
-            "use --format=sentence-transformers, which pools so"
+            f"transformers has no BERT classifier with {found}; use --format=sentence-transformers, which pools so"
         )
     names = list(labels) or [f"LABEL_{i}" for i in range(module.outputs)]
     return {
@@ -144,9 +150,9 @@ LAYOUTS = (
         options=_options,
         config=_config,
         preprocessor=lambda port: {},
-        optional=(r"classifier\..*", r"bert\.pooler\..*"),
-        # The heads of pretraining (masked words, next sentence) are of no use to another task.
-        ignored=(r"bert\.embeddings\.(position_ids|token_type_ids)", r"cls\..*"),
+        optional=(r"classifier\..*", r"bert\.pooler\..*", r"dense\.linear\..*"),
+        # The heads of pretraining and of question answering are of no use to another task.
+        ignored=(r"bert\.embeddings\.(position_ids|token_type_ids)", r"cls\..*", r"qa_outputs\..*"),
         prefixes=("bert.",),
         encoder=_encoder,
     ),

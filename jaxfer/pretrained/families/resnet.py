@@ -12,7 +12,7 @@ import numpy as np
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.models.resnet import EXPANSION
-from jaxfer.pretrained.families._image import expect, image_options, image_processor, labelled, pair
+from jaxfer.pretrained.families._image import expect, image_options, image_processor, input_options, labelled, pair
 from jaxfer.pretrained.layout import CONV, DENSE, Key, Layout
 
 PREFIX = "resnet."
@@ -144,7 +144,7 @@ def _torchvision_options(
 ) -> dict[str, Any]:
     """From the shapes; the image's size and statistics from `input` of a config.json where there is one.
 
-    Shapes can't tell a bottleneck that strides in its 1x1 (v1) from torchvision's own (v1.5), which is assumed.
+    Shapes can't tell a bottleneck that strides in its 1x1 (v1) from torchvision's own (v1.5), which is `guessed`.
     """
     if len(shapes.get("conv1.weight", ())) != 4 or "layer1.0.conv1.weight" not in shapes:
         raise InputError(
@@ -157,16 +157,17 @@ def _torchvision_options(
     stages = range(1, max(stage for stage, _ in places) + 1)
     projects = any(re.search(r"\.(downsample|shortcut)\.0\.", key) for key in shapes)
     given = config.get("input", {})
-    statistics = {name: tuple(map(float, given[name])) for name in ("mean", "std") if name in given}
+    block = "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic"
     size = pair(given["size"], "config.json: input.size") if "size" in given else size
     return {
         "stage_sizes": tuple(sum(place[0] == stage for place in places) for stage in stages),
         "width": width,
         "widths": _widths(width, tuple(shapes.get(f"layer{stage}.0.conv1.weight", (0,))[0] for stage in stages)),
-        "block": "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic",
+        "block": block,
+        **({"stride_in_1x1": False} if block == "bottleneck" else {}),
         "stem": stem,
         "shortcut": "projection" if projects else "padding",
-        **statistics,
+        **input_options(config),
         **image_options(preprocessor, channels, size, processor="ViT", fixed=False),
     }
 
@@ -202,6 +203,7 @@ LAYOUTS = (
         preprocessor=image_processor,
         optional=(r"(fc|linear)\..*",),
         ignored=(r"(.*\.)?num_batches_tracked",),
+        guessed=("stride_in_1x1",),
         constants=lambda port: _counters(_torchvision_keys(port)),
     ),
 )

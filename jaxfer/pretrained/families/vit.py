@@ -1,16 +1,20 @@
-"""ViT and DeiT as Hugging Face has them: the bare models, `...ForImageClassification` and `...WithTeacher`.
+"""ViT and DeiT as Hugging Face and as timm have them.
 
-These are the Hub's names; transformers 5 has others in memory, and writes the Hub's again when it saves.
+`hf` reads the bare models, `...ForImageClassification` and `...WithTeacher` under the Hub's names; transformers 5 has
+others in memory, and writes the Hub's again when it saves.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
-from jaxfer.pretrained.families._image import expect, image_options, image_processor, labelled, pair
+from jaxfer.pretrained.families._image import expect, image_options, image_processor, input_options, labelled, pair
 from jaxfer.pretrained.layout import CONV, DENSE, IDENTITY, Key, Layout, Transform, heads_in, heads_out
 
 ARCHITECTURES = {
@@ -126,6 +130,69 @@ def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> di
     }
 
 
+# timm's names by the Hub's; its fused query, key and value come parted.
+TIMM = (
+    (r"(vit|deit)\.", ""),
+    (r"embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
+    (r"embeddings\.position_embeddings", "pos_embed"),
+    (r"embeddings\.cls_token", "cls_token"),
+    (r"embeddings\.distillation_token", "dist_token"),
+    (r"encoder\.layer\.", "blocks."),
+    (r"layernorm_before", "norm1"),
+    (r"layernorm_after", "norm2"),
+    (r"attention\.attention\.([qkv])\w+", r"attn.\1"),
+    (r"attention\.output\.dense", "attn.proj"),
+    (r"intermediate\.dense", "mlp.fc1"),
+    (r"output\.dense", "mlp.fc2"),
+    (r"layernorm", "norm"),
+    (r"distillation_classifier", "head_dist"),
+    (r"(cls_)?classifier", "head"),
+)
+
+
+def _timm_keys(port: Port) -> dict[str, Key]:
+    if port.module.pool == "pooler":
+        raise InputError("timm has no ViT with pool='pooler'; its class token goes to the head")
+    table = {}
+    for leaf, key in _keys(port).items():
+        name = key.name
+        for pattern, replacement in TIMM:
+            name = re.sub(rf"(?:^|(?<=\.)){pattern}", replacement, name)
+        table[leaf] = dataclasses.replace(key, name=name)
+    return table
+
+
+def _timm_options(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """From the shapes, and from what timm's config.json states of the heads and the preprocessing."""
+    needed = ("patch_embed.proj.weight", "pos_embed", "cls_token", "blocks.0.mlp.fc1.weight")
+    if missing := [key for key in needed if key not in shapes]:
+        raise InputError(f"expected a ViT under timm's names ({', '.join(needed)}), found no {missing[0]}")
+    if "heads" not in config:
+        raise InputError("no config.json, and shapes don't tell the heads; set config.model.heads")
+    width, channels, patch, _ = shapes["patch_embed.proj.weight"]
+    special = 1 + ("dist_token" in shapes)
+    side = math.isqrt(shapes["pos_embed"][1] - special) * patch
+    size = pair(config["input"]["size"], "config.json: input.size") if "input" in config else (side, side)
+    return {
+        "patch": patch,
+        "width": width,
+        "layers": 1 + max(int(hit[1]) for key in shapes if (hit := re.match(r"blocks\.(\d+)\.", key))),
+        "heads": config["heads"],
+        "mlp_width": shapes["blocks.0.mlp.fc1.weight"][0],
+        "distillation": "none" if special == 1 else "head" if "head_dist.weight" in shapes else "token",
+        "qkv_bias": "blocks.0.attn.q.bias" in shapes,
+        "epsilon": 1e-6,
+        **input_options(config),
+        **image_options(preprocessor, channels, size, processor="ViT", fixed=True),
+    }
+
+
+def _timm_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    raise InputError("timm's folders are read, not written; use --format=hf")
+
+
 LAYOUTS = (
     Layout(
         name="hf",
@@ -139,5 +206,15 @@ LAYOUTS = (
         # A classifier reads the class token, not the pooler; the others belong to masked image modelling.
         ignored=(r"(vit|deit)\.pooler\..*", r"(vit|deit)\.embeddings\.mask_token", r"decoder\..*"),
         prefixes=("vit.", "deit."),
+    ),
+    Layout(
+        name="timm",
+        family="vit",
+        model_types=(),
+        keys=_timm_keys,
+        options=_timm_options,
+        config=_timm_config,
+        preprocessor=image_processor,
+        optional=(r"head(_dist)?\..*",),
     ),
 )

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +73,17 @@ def test_whole_images_pass_verification(tmp_path, suffix):
     with (tmp_path / f"cat.{suffix}").open("ab") as file:
         file.write(b"\0" * 100)  # a camera's padding
     verify(tmp_path / f"cat.{suffix}")
+
+
+def test_a_name_without_an_image_behind_it_is_refused(tmp_path):
+    Image.fromarray(pixels(4, 4, 3)).save(tmp_path / "drawing.png", format="EPS")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    reasons = {"drawing": "PostScript, not pixels", "pipe": "not a regular file", "folder": "not a regular file"}
+    for name, reason in reasons.items():
+        for read in (verify, decode):
+            with pytest.raises(InputError, match=rf"found '.*{name}\.png' \({reason}\); replace or remove the file"):
+                read(tmp_path / f"{name}.png")
 
 
 def test_to_channels():
@@ -240,3 +253,13 @@ def test_augmentations_keep_shape_and_type_and_leave_their_input(name, shape):
 def test_unknown_augmentation():
     with pytest.raises(InputError, match="unknown augmentation 'flop'; nearest: 'flip'"):
         augmentations(("crop", "flop"))
+
+
+@pytest.mark.parametrize("name, largest, share", [("bilinear", 1, 0), ("bicubic", 10, 0.0129), ("lanczos", 12, 0.0273)])
+def test_how_far_torchvisions_filters_are_on_hard_edges(name, largest, share):
+    """Blocks of random colours; torchvision.npz holds what make_torchvision.py got, and py says how far it is."""
+    colours = np.random.default_rng(0).integers(0, 255, (48, 18, 3))
+    blocks = np.kron(colours, np.ones((7, 7, 1))).astype(np.uint8)
+    theirs = np.load(Path(__file__).parent / "torchvision.npz")[name].astype(int)
+    difference = np.abs(resize(blocks, (64, 64), name).astype(int) - theirs)
+    assert difference.max() == largest and (difference > 1).mean() == pytest.approx(share, abs=1e-4)

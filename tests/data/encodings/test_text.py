@@ -10,7 +10,7 @@ import pytest
 
 from jaxfer.data.encodings import text
 from jaxfer.data.encodings.spec import TextPreprocessing
-from jaxfer.data.encodings.text import Tokens, load_tokenizer, texts, tokenize, tokenizer_sha256
+from jaxfer.data.encodings.text import Tokens, load_tokenizer, texts, tokenize, tokenizer_sha256, whole_lengths
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 
@@ -43,6 +43,23 @@ def test_words_pieces_case_and_unknown_words():
 def test_long_texts_are_cut_and_keep_their_end_token():
     tokens = tokenize(split(("it was a very very very bad film",)), preprocessing())
     assert rows(tokens)[0][0] == [CLS, 17, 13, 12, 14, 14, SEP]
+
+
+def test_lengths_before_the_cut_are_counted_without_reading_a_text_twice(monkeypatch):
+    data = split(("good", "it was a very very very bad film", "it was a bad film"))
+    assert whole_lengths(data, preprocessing()).tolist() == [3, 10, 7]
+    pairs = split(("good film", "a"), ("bad", "it was a very bad film"))
+    assert whole_lengths(pairs, preprocessing()).tolist() == [6, 10]
+    monkeypatch.setattr(text, "_encode", None)
+    assert tokenize(data, preprocessing()).lengths.tolist() == [3, 7, 7]
+
+
+@pytest.mark.parametrize(("second", "longest", "special"), [(None, 2, 2), (("bad",), 3, 3)])
+def test_a_length_without_room_for_a_text(second, longest, special):
+    with pytest.raises(
+        InputError, match=f"max_length={longest} has no room .* adds {special} special .* {special + 1}"
+    ):
+        tokenize(split(("good",), second), preprocessing(max_length=longest, buckets=(longest,)))
 
 
 def test_pairs_have_two_types_and_lose_the_longer_ones_end():
@@ -146,6 +163,13 @@ def test_a_folder_without_a_tokenizer_or_with_a_broken_one(tmp_path):
         InputError, match=r"expected a tokenizer \(tokenizer.json or vocab.txt, ...\) in .*, found none"
     ):
         load_tokenizer(preprocessing(tmp_path))
+    shutil.copytree(TOKENIZER, tmp_path / "negative")
+    stated = json.loads((TOKENIZER / "tokenizer_config.json").read_text()) | {"model_max_length": -5}
+    (tmp_path / "negative" / "tokenizer_config.json").write_text(json.dumps(stated))
+    with pytest.raises(
+        InputError, match=r"states model_max_length=-5; expected at least 1: correct its tokenizer_conf"
+    ):
+        load_tokenizer(preprocessing(tmp_path / "negative"))
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
     with pytest.raises(InputError, match="expected a tokenizer in .*; restore its files") as error:
         load_tokenizer(preprocessing(tmp_path))

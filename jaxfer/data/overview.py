@@ -1,0 +1,187 @@
+"""What a run trains and is evaluated on, in a few lines: classes, counts, where each split comes from, copies, cuts."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.cells import cell_len
+
+from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
+from jaxfer.data.encodings.text import Texts, whole_lengths
+from jaxfer.data.split import Dataset, Split
+
+WIDTH = 80  # columns
+LISTED = 12  # classes; of more, the largest and the smallest are shown
+NAME = 30  # columns of a class's name
+READ = 2**30  # bytes that may be read to look for copies
+SAMPLE = 20_000  # texts of a split that are tokenized to count the cuts, where the run itself isn't to follow
+
+
+def overview(
+    source: str,
+    options: Mapping[str, Any],
+    data: Dataset,
+    preprocessing: Preprocessing | TextPreprocessing,
+    *,
+    sample: int = 0,
+) -> str:
+    """The lines that `show` and `run` print first.
+
+    Args:
+      source: name of the data source.
+      options: its own, of which `path` or `name` says what it read.
+      data: as `prepare` returns it.
+      preprocessing: the model's.
+      sample: at most so many texts of a split are tokenized to count those that are cut; 0: all.
+
+    Returns:
+      Lines of at most 80 columns, as long as no single word is longer.
+    """
+    where = options.get("path") or options.get("name") or ""
+    title = f"data: {source}{f' {where}' if where else ''} · {_kind(data)}"
+    lines = [*_wrapped(title, ""), *(f"  {row}" for row in _table(data))]
+    for name, split in _splits(data).items():
+        origin = data.provenance.get(name, "the source's own")
+        sealed = ", sealed: config.test=true opens it" if split is data.sealed else ""
+        lines += _wrapped(f"{name.ljust(5)}  {origin}{sealed}", "  ")
+    notes = [*data.notes, *copies(_splits(data))]
+    if isinstance(preprocessing, TextPreprocessing):
+        notes += cuts(data, preprocessing, sample)
+    lines += (line for note in notes for line in _wrapped(f"note: {note}", "  "))
+    # Linux keeps names as bytes: one that isn't UTF-8 can't be printed as it is.
+    return "\n".join(lines).encode(errors="backslashreplace").decode()
+
+
+def copies(splits: Mapping[str, Split]) -> tuple[str, ...]:
+    """A line for each pair of splits with examples of the same content: the same bytes, or the same texts."""
+    fetches = {name: split.origin()[0] for name, split in splits.items()}
+    if not all(hasattr(fetch, "key") for fetch in fetches.values()):
+        return ("copies of examples in two splits were not looked for: the data source has no keys",)
+    reads = sum(len(split) * fetches[name].key_bytes for name, split in splits.items())
+    if reads > READ:
+        return (f"copies of examples in two splits were not looked for: {reads / 2**30:.1f} GiB to read",)
+    keys = {name: _keys(split, None) for name, split in splits.items()}
+    shared = {key for key, count in Counter(key for k in keys.values() for key in set(k)).items() if count > 1}
+    keys = {name: _keys(split, shared) if shared else [] for name, split in splits.items()}
+    lines = []
+    for name, other in itertools.combinations(splits, 2):
+        known = set(keys[name])
+        count = sum(key in known for key in keys[other])
+        if count:
+            lines.append(f"{count:,} of {len(splits[other]):,} examples of {other} are also in {name}, exact copies")
+    return tuple(lines)
+
+
+def cuts(data: Dataset, preprocessing: TextPreprocessing, sample: int = 0) -> tuple[str, ...]:
+    """A line where texts are longer than the model's `max_length`, and so lose their ends."""
+    said, longest = [], 0
+    for name, split in data.splits.items():
+        rows = np.arange(len(split))
+        if sample and len(split) > sample:
+            rows = np.linspace(0, len(split) - 1, sample).astype(np.int64)
+        lengths = whole_lengths(split.take(rows), preprocessing)
+        if count := int(np.sum(lengths > preprocessing.max_length)):
+            longest = max(longest, int(lengths.max()))
+            said.append(f"{count:,} of {len(rows):,}{' sampled' if len(rows) < len(split) else ''} in {name}")
+    if not said:
+        return ()
+    limit = f"cut at {preprocessing.max_length} tokens, the longest has {longest:,}; config.model.max_length sets that"
+    return (f"texts are {limit} ({', '.join(said)})",)
+
+
+def _splits(data: Dataset) -> dict[str, Split]:
+    """The splits in their usual order, the sealed test split among them."""
+    splits = {**data.splits, **({"test": data.sealed} if data.sealed is not None else {})}
+    return {name: splits[name] for name in ("train", "val", "test") if name in splits}
+
+
+def _kind(data: Dataset) -> str:
+    fetch = data.splits["train"].origin()[0]
+    what = "images" if not isinstance(fetch, Texts) else "texts" if fetch.second is None else "pairs of texts"
+    if not data.classes:
+        return f"{what}, a number each"
+    count = f"{len(data.classes):,} {'class' if len(data.classes) == 1 else 'classes'}"
+    return f"{what}, any of {count} each" if data.multilabel else f"{what} of {count}"
+
+
+def _table(data: Dataset) -> list[str]:
+    """A row for each class (for targets: their mean, spread and range) and one for all; a column for each split."""
+    splits = _splits(data)
+    if data.classes:
+        columns = {name: _counts(split, data) for name, split in splits.items() if split is not data.sealed}
+        order, left = _listed(columns["train"])
+        rows = [(_short(data.classes[i]), *(_number(columns, name, i) for name in splits)) for i in order]
+        if left:
+            half = len(order) // 2
+            rows.insert(half, (f"({left:,} more)", *("" for _ in splits)))
+        if data.multilabel:
+            none = {name: int(np.sum(~splits[name].labels.any(axis=1))) for name in columns}
+            rows.append(("(none)", *(f"{none[name]:,}" if name in none else "-" for name in splits)))
+    else:
+        statistics = {"mean": np.mean, "std": np.std, "least": np.min, "most": np.max}
+        rows = [
+            (what, *("-" if split is data.sealed else f"{float(of(split.labels)):.4g}" for split in splits.values()))
+            for what, of in statistics.items()
+        ]
+    rows = [("class" if data.classes else "target", *splits), *rows]
+    rows.append(("all", *(f"{len(split):,}" for split in splits.values())))
+    widths = [max(cell_len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [_aligned(row, widths) for row in rows]
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [row[0] + " " * (widths[0] - cell_len(row[0]))]
+    cells += (cell.rjust(max(width, 6)) for cell, width in zip(row[1:], widths[1:], strict=True))
+    return "  ".join(cells).rstrip()
+
+
+def _counts(split: Split, data: Dataset) -> np.ndarray:
+    """Examples of each class, int64 [classes]."""
+    if data.multilabel:
+        return split.labels.sum(axis=0)
+    return np.bincount(split.labels, minlength=len(data.classes))
+
+
+def _listed(counts: np.ndarray) -> tuple[list[int], int]:
+    """(the classes to list, how many others there are): all, or the most and the least frequent ones."""
+    if len(counts) <= LISTED:
+        return list(range(len(counts))), 0
+    order = np.argsort(-counts, kind="stable").tolist()
+    half = LISTED // 2
+    return [*order[:half], *order[-half:]], len(counts) - 2 * half
+
+
+def _number(columns: Mapping[str, np.ndarray], name: str, row: int) -> str:
+    return f"{int(columns[name][row]):,}" if name in columns else "-"
+
+
+def _short(name: str) -> str:
+    """A class's name on one line, its middle left out where it is long."""
+    name = name if name.isprintable() else repr(name)[1:-1]
+    return name if len(name) <= NAME else f"{name[: NAME // 2]}...{name[-(NAME // 2 - 3) :]}"
+
+
+def _keys(split: Split, shared: set[Hashable] | None) -> list[Hashable]:
+    """What tells the examples apart: `fetch.key`; of those whose key is in `shared`, also `fetch.exact`, if it has one,
+    for a key that leaves something out."""
+    fetch, rows = split.origin()
+    keys = [fetch.key(int(row)) for row in rows]
+    if shared is None or not hasattr(fetch, "exact"):
+        return keys
+    return [(key, fetch.exact(int(row))) if key in shared else key for key, row in zip(keys, rows, strict=True)]
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

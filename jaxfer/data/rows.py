@@ -1,0 +1,144 @@
+"""Rows of .csv, .tsv and .jsonl files: a mapping from column to field for each, or the reason why it can't be read."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxfer.errors import InputError
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+FORMATS = (*DELIMITERS, ".jsonl")
+ESCAPES = {"\\t": "\t", "tab": "\t"}  # a tab is hard to type on a command line
+
+
+class Bad(Exception):
+    """Why a row can't be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How a file is written.
+
+    Attributes:
+      columns: names of the columns of a delimited file without a header.
+      delimiter: between two fields; empty follows the file's suffix.
+      encoding: a Python codec of texts; `utf-8` allows a byte order mark.
+      quotes: whether `"` quotes a field.
+    """
+
+    columns: tuple[str, ...] = ()
+    delimiter: str = ""
+    encoding: str = "utf-8"
+    quotes: bool = True
+
+    def check(self) -> Dialect:
+        """The dialect with `\\t` and `tab` replaced; `InputError` for an option that can't be."""
+        delimiter = ESCAPES.get(self.delimiter, self.delimiter)
+        if len(delimiter) > 1 or delimiter in ('"', "\n", "\r", "\0"):
+            raise InputError(
+                f"expected data.delimiter to be one character such as ',', ';' or '\\t', found {self.delimiter!r}"
+            )
+        try:
+            io.TextIOWrapper(io.BytesIO(), encoding=self.encoding)
+        except (LookupError, ValueError) as error:
+            reason = str(error).partition(";")[0]
+            raise InputError(
+                f"data.encoding={self.encoding!r}: {reason}; expected utf-8, utf-16, latin-1, cp1252, ..."
+            ) from None
+        encoding = "utf-8-sig" if codecs.lookup(self.encoding).name == "utf-8" else self.encoding
+        return Dialect(columns=self.columns, delimiter=delimiter, encoding=encoding, quotes=self.quotes)
+
+    def separates(self, file: Path) -> str:
+        """The delimiter in this file; empty for JSON lines."""
+        suffix = file.suffix.lower()
+        if suffix not in FORMATS and not self.delimiter:
+            fix = "rename or convert it, or set data.delimiter"
+            raise InputError(f"expected a {', '.join(FORMATS)} file, found {str(file)!r}; {fix}")
+        return "" if suffix == ".jsonl" else self.delimiter or DELIMITERS[suffix]
+
+
+def records(file: Path, dialect: Dialect, text: str) -> Iterator[tuple[int, Mapping[str, Any] | Bad]]:
+    """(line, {column: field} or why there is none) of each row; blank lines are no rows.
+
+    Args:
+      file: a file that `dialect.separates` knows.
+      dialect: as `check` returned it.
+      text: where not empty: a first row with this name among its fields, and another number of fields than
+        `dialect.columns`, is a header of the file's own (CoLA's test.tsv has one, its other files have none).
+
+    Raises:
+      InputError: the file is in another encoding, its quotes don't close, or its header doesn't name its columns.
+    """
+    delimiter = dialect.separates(file)
+    try:
+        with open(file, encoding=dialect.encoding, newline="") as lines:
+            yield from _delimited(lines, file, dialect, delimiter, text) if delimiter else _json_lines(lines)
+    except UnicodeError as error:
+        raise InputError(_undecodable(file, dialect.encoding, error)) from None
+
+
+def _json_lines(lines: Iterator[str]) -> Iterator[tuple[int, Mapping[str, Any] | Bad]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            yield number, Bad("is no JSON")
+        else:
+            yield number, record if isinstance(record, dict) else Bad("is no JSON object")
+
+
+def _delimited(
+    lines: Iterator[str], file: Path, dialect: Dialect, delimiter: str, text: str
+) -> Iterator[tuple[int, Mapping[str, Any] | Bad]]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # documents are longer than the 128 KiB it starts with
+    quoting = csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    header: Sequence[str] = dialect.columns
+    try:
+        for number, fields in enumerate(filter(None, reader)):
+            own = [name.strip() for name in fields] if number == 0 else []
+            if own and (not header or (text and text in own and len(own) != len(header))):
+                header = own
+            elif own and tuple(fields) == header:
+                raise InputError(f"{str(file)!r} has a header, the columns themselves; remove data.columns")
+            elif len(fields) != len(header):
+                yield reader.line_num, Bad(f"has {len(fields)} fields for {len(header)} columns")
+            else:
+                yield reader.line_num, dict(zip(header, fields, strict=True))
+            if number == 0 and len(set(filter(None, header))) < len(list(filter(None, header))):
+                fix = "rename them, or set data.columns where there is no header"
+                raise InputError(
+                    f"expected columns of different names in {str(file)!r}, found {', '.join(header)}; {fix}"
+                )
+    except csv.Error as error:
+        fix = "correct it"
+        if dialect.quotes:
+            fix = "close the quote, or set data.quotes=false where quotes are plain characters"
+        raise InputError(f"{file.name}:{reader.line_num} of {str(file)!r} can't be read ({error}); {fix}") from None
+
+
+def _undecodable(file: Path, encoding: str, error: UnicodeError) -> str:
+    """What to say of a file in another encoding: which, at which line, and what to set."""
+    name = "UTF-8" if encoding == "utf-8-sig" else encoding
+    content = file.read_bytes()
+    what, fix = str(error), "latin-1 or cp1252 in Western Europe"
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError as whole:  # of the whole file: readers decode in pieces and know no line
+        line = content[: whole.start].decode(encoding, "replace").count("\n") + 1
+        what = f"byte {content[whole.start]:#x} in line {line}"
+    except UnicodeError:
+        pass
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        fix = "utf-16 by its first bytes"
+    return f"expected {name} text in {str(file)!r}, found {what}; set data.encoding ({fix})"

@@ -1,0 +1,80 @@
+"""Which file of a folder holds which split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxfer.data.rows import FORMATS, Dialect
+from jaxfer.errors import InputError, nearest
+
+SPLITS = {"train": ("train",), "val": ("val", "dev", "valid", "validation"), "test": ("test",)}
+NONE = "none"
+SHOWN = 3  # file names in a note
+
+
+def split_files(root: Path, given: Mapping[str, str], dialect: Dialect) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """({split: file}, a note on the files that belong to none).
+
+    Args:
+      root: the data's folder, or one file that is all `train`.
+      given: {split: name of its file in the folder}; empty where its name tells (`SPLITS`), `none` for no such split.
+      dialect: which files can be read.
+
+    Raises:
+      InputError: no training file, a name that is no file, one file for two splits, or two for one.
+    """
+    if root.is_file():
+        if given["train"]:
+            raise InputError(f"data.train={given['train']!r} has no effect: data.path names a file; name its folder")
+        dialect.separates(root)
+        candidates, files, folder = [], {"train": root}, root.parent
+    else:
+        formats = (*FORMATS, ".txt") if dialect.delimiter else FORMATS
+        candidates = sorted(file for file in root.iterdir() if file.suffix.lower() in formats and file.is_file())
+        files, folder = _by_name(candidates, root, given), root
+    for split, name in given.items():
+        if name == NONE and split == "train":
+            raise InputError(f"data.train={NONE!r}: a run needs training rows; name a file")
+        if name == NONE:
+            files.pop(split, None)
+        elif name:
+            files[split] = folder / name
+            if not files[split].is_file():
+                known = [file.name for file in folder.iterdir() if file.is_file()]
+                raise InputError(f"data.{split}={name!r} is no file in {str(folder)!r}{nearest(name, known)}")
+            dialect.separates(files[split])
+    for split, file in files.items():
+        other = next(name for name in files if files[name].resolve() == file.resolve())
+        if other != split:
+            raise InputError(
+                f"data.{split} and data.{other} are one file, {str(file)!r}; name two, or set one to 'none'"
+            )
+    left = [file.name for file in candidates if file not in files.values()]
+    shown = ", ".join(left[:SHOWN]) + (", ..." if len(left) > SHOWN else "")
+    fix = "data.train, data.val and data.test name a split's file"
+    notes = (f"{len(left)} {'file' if len(left) == 1 else 'files'} not read ({shown}); {fix}",) if left else ()
+    return {split: files[split] for split in SPLITS if split in files}, notes
+
+
+def _by_name(candidates: list[Path], root: Path, given: Mapping[str, str]) -> dict[str, Path]:
+    """{split: file} of the splits for which no file is given."""
+    named = {}
+    for split, stems in SPLITS.items():
+        files = [file for file in candidates if file.stem.lower() in stems]
+        if given[split]:
+            continue
+        if len(files) > 1:
+            names = " and ".join(file.name for file in files)
+            raise InputError(
+                f"expected one {split} file in {str(root)!r}, found {names}; remove one, or set data.{split}"
+            )
+        if files:
+            named[split] = files[0]
+    if "train" not in named and not given["train"]:
+        others = [] if candidates else sorted(file for file in root.iterdir() if file.stem.lower() in SPLITS["train"])
+        names = ", ".join(file.name for file in candidates[:5] or others[:5]) or "none"
+        fix = "set data.path to one of the files, or data.train" if candidates else "correct data.path"
+        fix = "rename or convert it, or set data.delimiter" if others else fix
+        raise InputError(f"expected train.csv, .tsv or .jsonl in {str(root)!r}, found {names}; {fix}")
+    return named

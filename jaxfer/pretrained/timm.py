@@ -1,0 +1,100 @@
+"""A timm folder: `architecture` and `pretrained_cfg` of its config.json in the fields that the layouts read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxfer.data.encodings.image import INTERPOLATIONS
+from jaxfer.errors import InputError
+from jaxfer.pretrained.families._image import pair
+
+Array = np.ndarray
+HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}  # of a ViT, which no tensor's shape tells
+RESNET = r"resnet(18|26|34|50|101|152|200)"
+VIT = rf"(vit|deit)_({'|'.join(HEADS)})(_distilled)?_patch\d+_\d+"
+READ = "resnetN (18, 26, 34, 50, 101, 152, 200), vit_SIZE_patchN_N and deit_SIZE[_distilled]_patchN_N"
+# What a model may be built with besides its name; any other argument changes what its tensors compute.
+ARGUMENTS = ("num_classes", "in_chans", "img_size", "global_pool", "pretrained", "drop_rate", "drop_path_rate")
+POOLS = {"resnet": "avg", "vit": "token"}
+FUSED = r"(.*\.attn)\.qkv\.(weight|bias)"
+
+
+def is_timm(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is timm's."""
+    return "architecture" in config and "model_type" not in config
+
+
+def fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`family` and `key_layout` of the architecture, its `heads`, and the preprocessing as `input`, in our own fields.
+
+    An image's shorter edge is resized to `size / crop_pct`, or both edges with `crop_mode` squash, and the centre cut
+    out: as `timm.data.create_transform` does for evaluation. Absent fields have timm's defaults.
+
+    Raises:
+      InputError: an architecture, an argument or a preprocessing that is not read.
+    """
+    name = config["architecture"]
+    vit = re.fullmatch(VIT, name) if isinstance(name, str) else None
+    if vit is None and not (isinstance(name, str) and re.fullmatch(RESNET, name)):
+        raise InputError(f"config.json states timm's architecture {name!r}, which is not read; jaxfer reads {READ}")
+    family = "resnet" if vit is None else "vit"
+    arguments = _mapping(config.get("model_args"), "model_args")
+    odd = [f"{key}={value!r}" for key, value in arguments.items() if key not in ARGUMENTS and value is not None]
+    pool = config.get("global_pool") or arguments.get("global_pool") or POOLS[family]
+    odd += [f"global_pool={pool!r}"] if pool != POOLS[family] else []
+    if odd:
+        raise InputError(
+            f"config.json: timm's {name} with {', '.join(odd)}, which is not read; jaxfer reads it without"
+        )
+    found = {"family": family, "key_layout": "torchvision" if vit is None else "timm"}
+    found["input"] = _input(_mapping(config.get("pretrained_cfg", config), "pretrained_cfg"))  # flat until timm 0.8
+    if vit is not None:
+        found["heads"] = HEADS[vit[2]]
+    names = config.get("label_names")
+    names = dict(enumerate(names)) if isinstance(names, list | tuple) else names
+    return found | ({"id2label": names} if names else {})
+
+
+def parted(tensors: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, str]]:
+    """({key: tensor} with each fused `attn.qkv` as `attn.q`, `attn.k` and `attn.v`, {such a key: the fused one})."""
+    found, fused = {}, {}
+    for key, tensor in tensors.items():
+        hit = re.fullmatch(FUSED, key)
+        if hit is None or tensor.ndim == 0 or tensor.shape[0] % 3:
+            found[key] = tensor
+            continue
+        for name, part in zip("qkv", np.split(tensor, 3), strict=True):
+            found[f"{hit[1]}.{name}.{hit[2]}"], fused[f"{hit[1]}.{name}.{hit[2]}"] = part, key
+    return found, fused
+
+
+def _input(stated: Mapping[str, Any]) -> dict[str, Any]:
+    size = stated.get("input_size", [3, 224, 224])
+    sides = size[1:] if isinstance(size, list | tuple) and len(size) == 3 else size
+    height, width = pair(sides, "config.json: input_size[1:]")
+    share, mode = stated.get("crop_pct") or 0.875, stated.get("crop_mode") or "center"
+    kernel = stated.get("interpolation") or "bicubic"
+    square = height == width or share == 1
+    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
+        raise InputError(f"config.json: expected crop_pct in (0, 1], found {share!r}")
+    if mode not in ("center", "squash") or mode == "center" and not square or kernel not in INTERPOLATIONS:
+        raise InputError(
+            f"config.json: expected crop_mode center (of square images) or squash and an interpolation of "
+            f"{', '.join(INTERPOLATIONS)}, found {mode!r} at {height} x {width} and {kernel!r}"
+        )
+    edges = (math.floor(height / share), math.floor(width / share))
+    resize = [min(edges)] if mode == "center" else [] if edges == (height, width) else list(edges)
+    statistics = {name: stated[name] for name in ("mean", "std") if stated.get(name)}
+    default = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # timm's, whatever the model
+    return {"size": [height, width], "interpolation": kernel, "resize": resize, **default, **statistics}
+
+
+def _mapping(value: Any, name: str) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise InputError(f"config.json: expected {name} to be an object, found {value!r}")
+    return value or {}

@@ -1,0 +1,224 @@
+"""The live line, the lines above it and a log, as they are printed."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from jaxfer.training.progress import Reporter, Status, duration, short, speed
+
+STATUS = Status(
+    name="train",
+    done=120,
+    total=300,
+    left="0:12 left",
+    rate="15 steps/s",
+    loss="loss 0.4065",
+    scores=("val balanced_accuracy 0.99", "val 0.99"),
+)
+EVALUATION = {"step": 4, "stage": "train", "split": "val", "accuracy": 0.75, "loss": 0.5, "seconds": 3.25}
+
+
+class Clock:
+    """A second for each reading."""
+
+    def __init__(self, pace: float = 1.0):
+        self.now, self.pace = 0.0, pace
+
+    def __call__(self) -> float:
+        self.now += self.pace
+        return self.now
+
+
+def console(columns: int | None, **options) -> Console:
+    """Of a terminal of so many columns, or of a log, in memory."""
+    terminal = {"force_terminal": columns is not None, "color_system": None, "width": columns, "height": 24}
+    return Console(file=io.StringIO(), **{**terminal, **options})
+
+
+def shown(status: Status, columns: int) -> str:
+    plain = console(columns)
+    plain.print(status)
+    return plain.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        (
+            120,
+            "train ━━━━━━━━━━━━━━────────────────────── 120/300  40%  0:12 left  15 steps/s  loss 0.4065  "
+            "val balanced_accuracy 0.99",
+        ),
+        (90, "train 120/300  40%  0:12 left  15 steps/s  loss 0.4065  val balanced_accuracy 0.99"),
+        (80, "train ━━━━━───────── 120/300  40%  0:12 left  15 steps/s  loss 0.4065  val 0.99"),
+        (60, "train 120/300  40%  0:12 left  loss 0.4065  val 0.99"),
+        (46, "train 120/300  40%  0:12 left  loss 0.4065"),
+        (40, "train ━━━────── 120/300  40%  0:12 left"),
+        (28, "120/300  40%  0:12 left"),
+        (20, "120/300  0:12 left"),
+        (8, "120/300"),
+    ],
+)
+def test_the_live_line_drops_what_tells_least(columns, text):
+    assert shown(STATUS, columns) == text + "\n"
+    assert len(text) < columns, "the last column stays free"
+
+
+def test_the_live_line_of_a_long_run_fits_80_columns():
+    long = STATUS._replace(name="a_stage_with_a_long_name", done=99999, total=1000000, left="3 d 04:05:06 left")
+    assert shown(long, 80) == "a_stag…_name 99999/1000000  9%  3 d 04:05:06 left  loss 0.4065  val 0.99\n"
+
+
+def test_ascii_alone_where_the_terminal_has_no_more(monkeypatch):
+    monkeypatch.setattr(Console, "encoding", "ascii")
+    long = STATUS._replace(name="a_stage_with_a_long_name", scores=("",))
+    assert shown(long, 80).startswith("a_sta...name ######........... 120/300")
+
+
+def reported(columns: int | None, **options) -> str:
+    """What a run of four steps with an evaluation prints; its live line is drawn once, at the end."""
+    out = console(columns, **options)
+    reporter = Reporter(console=out, clock=Clock())
+    reporter.begin(4, 0, name="train", metric="accuracy")
+    if reporter._live is not None:
+        reporter._live.auto_refresh = False
+    for step in range(1, 5):
+        reporter.step(step, "train")
+        reporter.line({**EVALUATION, "step": step, "split": "train", "loss": 1 / step, "grad_norm": 12345.6})
+    reporter.line(EVALUATION)
+    reporter.say("a note that is as long as a line of forty columns")
+    reporter.warn("a warning")
+    reporter.close()
+    return out.file.getvalue()
+
+
+LOG = """\
+train train step 1: accuracy 0.75  loss 1  seconds 3.25  grad_norm 12346
+train train step 4: accuracy 0.75  loss 0.25  seconds 3.25  grad_norm 12346
+train val step 4: accuracy 0.75  loss 0.5  seconds 3.25
+a note that is as long as a line of forty columns
+warning: a warning
+"""
+
+
+def test_a_log_has_lines_about_training_at_times_and_every_evaluation(monkeypatch):
+    """Ten seconds have passed between none of the steps, so that only the first and the last are told."""
+    assert reported(None) == LOG
+    monkeypatch.setenv("TERM", "dumb")
+    assert reported(80) == LOG, "a terminal that can't go back"
+
+
+def test_a_log_tells_the_time_left_every_ten_seconds():
+    out, clock = console(None), Clock(2.0)
+    reporter = Reporter(console=out, clock=clock)
+    reporter.begin(1000, 0, metric="accuracy")
+    for step in range(1, 8):
+        reporter.step(step, "train")
+        reporter.line({"step": step, "stage": "train", "split": "train", "loss": 0.5})
+    # Two readings of two seconds a step: a line after 8 s is too early, one after 12 s is not.
+    assert out.file.getvalue().splitlines() == [
+        "train train step 1: loss 0.5",
+        "train train step 4: loss 0.5  (0%, 1:06:24 left)",
+        "train train step 7: loss 0.5  (0%, 1:06:12 left)",
+    ]
+
+
+def test_evaluations_stay_on_the_screen_above_the_live_line():
+    drawn = reported(40).removeprefix("\x1b[?25l").removesuffix("\x1b[?25h")  # hides and shows the cursor
+    cleared = "\r\x1b[2K"
+    assert [line.split(cleared)[-1] for line in drawn.rstrip("\n").split("\n")] == [
+        "train val step 4: accuracy 0.75",
+        "  loss 0.5  seconds 3.25",
+        "a note that is as long as a line of",
+        "  forty columns",
+        "warning: a warning",
+        "train 4/4  100%  in 0:04  loss 0.25",
+    ]
+
+
+def test_a_warning_of_a_sweeps_run_is_printed_above_the_sweeps_live_line(capsys):
+    out = console(80)
+    sweep = Reporter(console=out)
+    sweep.begin(3, 0)
+    Reporter(quiet=True).warn("of a run")
+    sweep.close()
+    assert "\x1b[?25lwarning: of a run\n" in out.file.getvalue() and capsys.readouterr().err == ""
+    Reporter(quiet=True).warn("of another")
+    assert capsys.readouterr().err == "warning: of another\n"
+
+
+def test_the_result_reaches_its_file_while_the_live_line_is_shown(capsys):
+    reporter = Reporter(console=console(80))
+    reporter.begin(3, 0)
+    print("a method's own line")
+    reporter.close()
+    assert capsys.readouterr().out == "a method's own line\n"
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE"])
+def test_a_pipe_gets_no_control_codes(variable, monkeypatch, capsys):
+    monkeypatch.setenv(variable, "1")
+    reporter = Reporter()
+    reporter.begin(4, 0)
+    reporter.step(1, "train")
+    reporter.line(EVALUATION)
+    reporter.close()
+    assert capsys.readouterr().err == "train val step 4: accuracy 0.75  loss 0.5  seconds 3.25\n"
+
+
+def test_without_colours_the_live_line_has_none(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = console(80, color_system="truecolor")
+    plain.print(STATUS)
+    assert ";5;" not in plain.file.getvalue() and "[38" not in plain.file.getvalue()
+
+
+def test_a_sweep():
+    def told(columns):
+        out = console(columns)
+        reporter = Reporter(console=out, clock=Clock())
+        reporter.begin(3, 0)
+        reporter.cell(1, "probe-0", "val accuracy 0.500", "best probe-0 0.500", 95.0)
+        reporter.cell(2, "probe-1", "failed: OSError", "1 failed · best probe-0 0.500", 40.0)
+        reporter.cell(3, "probe-2", "val accuracy 0.250", "1 failed", 0.0, plain=False)
+        return reporter, out.file.getvalue()
+
+    _, log = told(None)
+    assert log == (
+        "[1/3] probe-0: val accuracy 0.500 · best probe-0 0.500 · about 1:35 left\n"
+        "[2/3] probe-1: failed: OSError · 1 failed · best probe-0 0.500 · about 0:40 left\n"
+    )
+    reporter, screen = told(80)
+    reporter.close()
+    assert "[1/3] probe-0: val accuracy 0.500\n" in screen and "[2/3] probe-1: failed: OSError\n" in screen
+    assert shown(reporter._status, 80) == f"{'━' * 40} 3/3  100%  in 0:01  1 failed\n"
+
+
+def test_silenced_it_only_warns(capsys):
+    reporter = Reporter(quiet=True)
+    reporter.begin(4, 0)
+    reporter.line(EVALUATION)
+    reporter.say("a note")
+    reporter.warn("a warning :warning: [bold]")
+    reporter.close()
+    assert capsys.readouterr().err == "warning: a warning :warning: [bold]\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (7385, "2:03:05"), (273600, "3 d 04:00:00")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_numbers_and_speeds():
+    assert [short(v) for v in (0.99, 12345.678, 9999.7, 1e-5, 1e20)] == ["0.99", "12346", "10000", "1e-05", "1e+20"]
+    assert [speed(pace) for pace in (2.4, 0.125, 0.004, 63.0)] == [
+        "2.4 s/step",
+        "8 steps/s",
+        "250 steps/s",
+        "63 s/step",
+    ]
