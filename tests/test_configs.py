@@ -9,8 +9,11 @@ import pytest
 import jaxfer
 from jaxfer import config
 from jaxfer.commands import main
+from jaxfer.comparison import protocol
+from jaxfer.errors import InputError
 from jaxfer.sweeps import cells
 
+STUDY = "experiments/digits_labels/config.py"
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
 
@@ -37,7 +40,37 @@ def test_docstring_holds_the_command(path):
 def test_every_variant_of_the_quickstart_resolves():
     module, _ = config.load_module("configs/digits.py")
     planned = cells.plan("configs/digits.py", cells.expand("configs/digits.py"))
-    assert len({p.key for p in planned}) == len(planned) == 1 + 8 * 3
-    for arg in ("pretrain", *module.METHODS):
+    assert len({p.key for p in planned}) == len(planned) == 2 + 6 * 3
+    for arg in ("pretrain", "mixed", *module.METHODS):
         config.resolve(config.load(f"configs/digits.py:{arg}"))
         config.resolve(config.load(f"configs/digits.py:{arg},tiny"))
+
+
+def test_the_quickstart_compares_a_right_source_and_a_wrong_one():
+    planned = protocol.plan("configs/digits.py", {"compare.seeds": 1, "compare.trials": 1})
+    assert [arm.name for arm in planned.arms] == ["scratch", "probe", "full", "lora", "lora@mixed"]
+    right, wrong = (planned.tuning[5, arm, 0, 0] for arm in ("lora", "lora@mixed"))
+    assert [p.key for p in planned.sources] == [right.source, wrong.source]
+    assert right.key != wrong.key and right.programs == wrong.programs
+    assert planned.record["sources"] == {"pretrain": right.source, "mixed": wrong.source}
+
+
+def test_the_study_of_label_counts_resolves():
+    planned = cells.plan(STUDY, cells.expand(STUDY))
+    assert len({p.key for p in planned}) == 1 + 8 * 3
+    assert config.load(STUDY).data.classes == ("5", "6", "7", "8", "9")
+
+
+def test_shipped_configs_are_known_by_name(tmp_path, monkeypatch, capsys):
+    assert list(config.shipped()) == [path.stem for path in CONFIGS]
+    monkeypatch.chdir(tmp_path)  # outside the repository
+    assert main(["configs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == [path.stem for path in CONFIGS]
+    assert lines[0] == "digits           " + config.load_module("digits")[0].__doc__.splitlines()[0]
+    assert config.load("digits:tiny").steps == 2
+    Path("digits").mkdir()  # a folder of the user's own is not passed over
+    with pytest.raises(InputError, match="'digits' is a folder"):
+        config.load("digits")
+    with pytest.raises(InputError, match="'digit' does not exist; nearest: 'digits'"):
+        config.load("digit")

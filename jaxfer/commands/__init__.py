@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from jaxfer.errors import CellsFailed, InputError, NonFiniteLoss, Preempted, refused
 
 # In the order of `jaxfer --help`.
-COMMANDS = ("run", "show", "plan", "eval", "export", "predict", "sweep", "compare", "new", "check")
+COMMANDS = ("run", "show", "configs", "plan", "eval", "export", "predict", "sweep", "compare", "new", "check")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jaxfer.errors import InputError, Preempted
 
-CONFIG = "FILE.py or FILE.py:ARG; override fields with --config.field=value"
+CONFIG = "FILE.py or FILE.py:ARG, or a name of `jaxfer configs`; override fields with --config.field=value"
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Arms: what a comparison compares. A method, or several in turn (`probe+full`), with its settings to try."""
+"""Arms: what a comparison compares. A method, or several in turn (`probe+full`), its source, its settings to try."""
 
 from __future__ import annotations
 
@@ -33,18 +33,20 @@ class Arm:
       name: as the config has it; `scratch` is full training of fresh parameters.
       stages: its methods, in order.
       trials: the settings to try, the default first: {hparam: value}, `stage.hparam` where there are several stages.
+      init: what it starts from; None: what the config's own `init` names.
     """
 
     name: str
     stages: tuple[str, ...]
     trials: tuple[Setting, ...]
+    init: str | None = None
 
 
 def arms(config: CompareConfig, port: Port) -> tuple[Arm, ...]:
     """Scratch, then the methods as the config lists them, each with as many trials.
 
     Raises:
-      InputError: an unknown method or hparam, a grid of the wrong type, or one with fewer settings than trials.
+      InputError: an unknown method, source or hparam, a grid of the wrong type, or one with fewer settings than trials.
     """
     known = {
         SCRATCH,
@@ -58,14 +60,21 @@ def arms(config: CompareConfig, port: Port) -> tuple[Arm, ...]:
 
 
 def _arm(name: str, config: CompareConfig, port: Port) -> Arm:
-    stages = ("full",) if name == SCRATCH else tuple(name.split("+"))
+    methods, at, source = name.partition("@")
+    if at and source not in config.sources:
+        raise InputError(
+            f"config.compare.methods: {name!r} names no source of config.compare.sources"
+            f"{nearest(source, config.sources)}; add it there"
+        )
+    init = SCRATCH if name == SCRATCH else config.sources[source] if at else None
+    stages = ("full",) if name == SCRATCH else tuple(methods.split("+"))
     if len(set(stages)) < len(stages):
         raise InputError(f"config.compare.methods: {name!r} has a stage twice; name each once")
     spaces = {}
     for stage in stages:
         for hparam, space in _space(SCRATCH if name == SCRATCH else stage, stage, config, port).items():
             spaces[hparam if len(stages) == 1 else f"{stage}.{hparam}"] = space
-    return Arm(name=name, stages=stages, trials=_trials(name, spaces, config.trials))
+    return Arm(name=name, stages=stages, trials=_trials(name, spaces, config.trials), init=init)
 
 
 def _space(owner: str, stage: str, config: CompareConfig, port: Port) -> dict[str, tuple[float, ...]]:
@@ -107,8 +116,8 @@ def arm_config(
 ) -> ConfigDict:
     """The base config as this arm runs it: same data, model, batch, schedule and number of steps for every arm."""
     changes: dict[str, Any] = {"seed": seed, "lr": None, "rates": {}, "data.labels_per_class": labels}
-    if arm.name == SCRATCH:
-        changes["init"] = "scratch"
+    if arm.init is not None:
+        changes["init"] = arm.init
     for at, stage in enumerate(arm.stages):
         owner, count = SCRATCH if arm.name == SCRATCH else stage, len(arm.stages)
         prefix, hparam = (f"stage.{stage}.", f"{stage}.") if count > 1 else ("", "")

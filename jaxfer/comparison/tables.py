@@ -15,7 +15,7 @@ from jaxfer import files
 from jaxfer.comparison.arms import SCRATCH
 from jaxfer.comparison.findings import BaselineScores, Finding
 from jaxfer.comparison.protocol import RULE, Plan
-from jaxfer.evals.intervals import mean_interval
+from jaxfer.evals.intervals import mean_interval, too_few
 from jaxfer.evals.verdicts import HELPS, NEGATIVE, NO_EVIDENCE
 from jaxfer.report import plots
 from jaxfer.sweeps.table import number
@@ -40,8 +40,11 @@ def write(
 
 
 def sentences(plan: Plan, found: Sequence[Finding]) -> str:
-    """For each label count a line an arm, the one that is best on val first, and one about the simple baseline."""
-    return "\n\n".join(f"{_heading(labels)}\n\n{_lines(plan, found, labels)}" for labels in plan.labels)
+    """A line an arm for each label count, the best on val first, and one about the baseline; a word on few seeds."""
+    parts = [f"{_heading(labels)}\n\n{_lines(plan, found, labels)}" for labels in plan.labels]
+    seeds = plan.given.seeds
+    warning = too_few(seeds, f"config.compare.seeds={seeds}")
+    return "\n\n".join([*parts, *([f"{warning}."] if warning else [])])
 
 
 def _heading(labels: int) -> str:

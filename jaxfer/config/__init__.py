@@ -1,6 +1,6 @@
 """Config files: load one, override its fields, resolve it to a checked Experiment."""
 
-from jaxfer.config.files import base, check_overrides, load, load_module, override, packaged, spelled, words
+from jaxfer.config.files import base, check_overrides, load, load_module, override, packaged, shipped, spelled, words
 from jaxfer.config.resolve import check_config, comparison, init_options, resolve
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "override",
     "packaged",
     "resolve",
+    "shipped",
     "spelled",
     "words",
 ]

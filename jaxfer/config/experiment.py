@@ -169,7 +169,8 @@ class CompareConfig:
 
     Attributes:
       methods: arms beside `scratch`: names of files in `jaxfer/methods/`; `probe+full` is one after the other, in half
-        of the steps each.
+        of the steps each. `full@NAME` starts from the source NAME in `sources`.
+      sources: {name: what `config.init` may hold}: other sources than `config.init` for arms to start from.
       seeds: 0 to this minus one; a seed draws the labels, the fresh parameters and the batches, alike for every arm.
       trials: settings of each arm that are tried: the default, then draws from its tuning grid.
       labels: labels a class, one comparison each; empty: what `config.data.labels_per_class` says.
@@ -178,6 +179,7 @@ class CompareConfig:
     """
 
     methods: tuple[str, ...] = ("probe", "full", "probe+full", "lora")
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     seeds: int = 5
     trials: int = 4
     labels: tuple[int, ...] = ()

@@ -87,6 +87,8 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
         fields = {f"stage.{name}.{field}": annotation for field, annotation in stage_fields().items()}
     if path.startswith("compare.grid.") and path.count(".") == 3:
         return tuple[float, ...]
+    if path.startswith("compare.sources.") and path.count(".") == 2:
+        return str
     if path.startswith("compare.stage.") and path.count(".") >= 3:
         _, _, name, rest = path.split(".", 3)
         if rest.startswith(("options.", "rates.")):

@@ -48,13 +48,13 @@ def base() -> ConfigDict:
     config.stage = {}
     config.lock()
     free = (config.model, config.data, config.task, config.stage, config.options, config.rates)
-    for section in (*free, config.compare.stage, config.compare.grid):
+    for section in (*free, config.compare.stage, config.compare.grid, config.compare.sources):
         section.unlock()
     return config
 
 
 def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
-    """The config of `FILE` or `FILE:ARG`, with `{"a.b": value or text}` applied.
+    """The config of `FILE`, `FILE:ARG` or a shipped config's `NAME[:ARG]`, with `{"a.b": value or text}` applied.
 
     Raises:
       InputError: no such file, a file without `get_config`, an unknown field or a value of the wrong type.
@@ -81,12 +81,15 @@ def _with_rooms(config: ConfigDict, file: Path) -> ConfigDict:
 
 
 def load_module(spec: str) -> tuple[ModuleType, str]:
-    """(module, argument) of `FILE[:ARG]`."""
+    """(module, argument) of `FILE[:ARG]`, or of `NAME[:ARG]` for a config that comes with the package."""
     name, _, arg = spelled(spec).partition(":")
     path = Path(name)
+    if not path.exists():
+        path = shipped().get(name, path)
     if not path.is_file() or path.suffix != ".py":
         folder = path if path.is_dir() else path.parent
         there = sorted(str(found) for found in folder.glob("*.py")) if folder.is_dir() else []
+        there += shipped() if "/" not in name else []
         what = "is a folder" if path.is_dir() else "is no Python file" if path.is_file() else "does not exist"
         raise InputError(f"expected a config file FILE.py[:ARG], but {name!r} {what}{nearest(name, there)}")
     location = importlib.util.spec_from_file_location(f"jaxfer_config_{path.stem}", path)
@@ -100,6 +103,14 @@ def load_module(spec: str) -> tuple[ModuleType, str]:
     if not hasattr(module, "get_config"):
         raise InputError(f"{name}: expected a function get_config(arg=''), found none")
     return module, arg
+
+
+def shipped() -> dict[str, Path]:
+    """{name: file} of the configs that come with jaxfer: in a wheel `shipped/configs`, else the repository's own."""
+    package = Path(importlib.util.find_spec("jaxfer").origin).parent
+    folders = (package / "shipped" / "configs", package.parent / "configs")
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.py"))}
 
 
 def _reason(error: Exception, file: str) -> str:

@@ -43,6 +43,19 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     return float(array.mean()), float(half)
 
 
+def too_few(draws: int, what: str) -> str:
+    """A line about an interval that says next to nothing, from two draws; of one there is none, and from 3 on it helps.
+
+    Args:
+      draws: how many scores an interval comes from.
+      what: what has so many, and what they are: `each setting has 2 seeds`.
+    """
+    if draws != 2:
+        return ""
+    two, five = (stats.t.ppf(0.975, n - 1) / math.sqrt(n) for n in (2, 5))
+    return f"{what}, too few: a 95 % interval is ± {two:.1f} standard deviations, ± {five:.1f} with 5"
+
+
 def paired_interval(
     ours: Sequence[float],
     theirs: Sequence[float],

@@ -110,8 +110,8 @@ def opened(init: str, name: str, given: Mapping[str, Any], init_options: InitOpt
     if "max_length" in known and "max_length" in found.marker:
         options["max_length"] = schema.check(found.marker["max_length"], int, f"{hub.MARKER} of {init}: max_length")
     elif "max_length" in known and found.tokenizer:
-        stated = stated_length(found.tokenizer[0].parent)
-        options["max_length"] = min(options["max_length"], stated or options["max_length"])
+        longest = stated_length(found.tokenizer[0].parent)
+        options["max_length"] = min(options["max_length"], longest or options["max_length"])
     if found.adapter is not None and head & moved and options.get("pool") == "mean":
         raise InputError(
             f"{init}: the adapter's head reads a pooler, which its base model does not have; {adapter.MERGE}"
@@ -360,8 +360,8 @@ def _check_stated(
 ) -> None:
     """`InputError` for a field of another type than a layout reads, and for keys behind a prefix that is left on."""
     for layout in candidates:
-        stated = ((config, layout.facts, "config.json"), (found.preprocessor, layout.processor, hub.PREPROCESSORS[0]))
-        for content, fields, name in stated:
+        read = ((config, layout.facts, "config.json"), (found.preprocessor, layout.processor, hub.PREPROCESSORS[0]))
+        for content, fields, name in read:
             if content and fields is not None:
                 json_files.check(content, fields, f"{found.init}: {name}", fix=reading.FIX)
     if hint := containers.hint(shapes, _entry_keys(candidates)):

@@ -15,6 +15,7 @@ from etils import epath
 
 from jaxfer import config, files
 from jaxfer.errors import InputError
+from jaxfer.evals.intervals import too_few
 from jaxfer.report import plots
 from jaxfer.runs import seal
 from jaxfer.runs.folder import locked
@@ -89,6 +90,9 @@ def sweep(
     if found[FAILED] or found[DIVERGED]:
         lost = f"{found[FAILED]} cells failed, {found[DIVERGED]} diverged"
         say(f"{lost}: see cells.json and the error.txt of each")
+    fewest = min((len(row.scores) for row in rows if len(row.scores) > 1), default=0)
+    if warning := too_few(fewest, "some rows have 2 runs"):
+        say(warning)
     say(f"table.csv, table.md, methods.png, cells.json and every run are in {folder}")
     return SweepResult(rows=tuple(rows), failed=found[FAILED], diverged=found[DIVERGED])
 

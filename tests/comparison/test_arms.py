@@ -7,6 +7,7 @@ import pytest
 import jaxfer.config
 from jaxfer.comparison.arms import arm_config, arms
 from jaxfer.config.experiment import CompareConfig
+from jaxfer.errors import InputError
 from jaxfer.registry import MODELS
 from tests.experiments import tiny_config
 from tests.models.tiny import TINY
@@ -64,3 +65,23 @@ def test_an_arms_config(steps):
     assert made["lora"].stages[0][1].options == {"rank": 2}
     assert made["scratch"].stages[0][1].layer_decay == 1.0, "what helps fine-tuning is not put on scratch"
     assert made["full"].stages[0][1].options == {} and made["full"].stages[0][1].layer_decay == 0.5
+
+
+def test_an_arm_may_start_from_another_source():
+    sources = {"textures": "run:y"}
+    given = CompareConfig(methods=("full", "full@textures", "probe+full@textures"), trials=2, sources=sources)
+    compared = {arm.name: arm for arm in arms(given, port("resnet_basic"))}
+    assert compared["full@textures"].trials == compared["full"].trials, "the same method, tuned alike"
+    base = tiny_config("resnet_basic", steps=4, init="run:x")
+    inits = {
+        name: jaxfer.config.resolve(arm_config(base, given, arm, arm.trials[0], 0, 2)).run.init
+        for name, arm in compared.items()
+    }
+    assert inits == {"scratch": "scratch", "full": "run:x", "full@textures": "run:y", "probe+full@textures": "run:y"}
+    with pytest.raises(InputError, match="'full@texture' names no source of .*; nearest: 'textures'"):
+        found(methods=("full@texture",), sources=sources)
+
+
+def test_sources_are_set_from_the_command_line():
+    config = jaxfer.config.override(jaxfer.config.base(), {"compare.sources.other": "run:y"})
+    assert jaxfer.config.comparison(config).sources == {"other": "run:y"}

@@ -116,6 +116,7 @@ def test_what_a_comparison_leaves(undisturbed):
         assert (f.test == f.default) or trial == 1
     assert [b.name for b in found.baselines] == ["majority class", "logistic regression on pixels"]
     assert found.baselines[0].test == (0.2, 0.2)
+    assert found.sentences.endswith("seeds=2, too few: a 95 % interval is ± 9.0 standard deviations, ± 1.2 with 5.")
     assert "negative transfer" in found.sentences or "no evidence" in found.sentences or "helps" in found.sentences
 
 

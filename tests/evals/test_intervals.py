@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxfer.errors import InputError
-from jaxfer.evals.intervals import MIN_BOOTSTRAP_PAIRS, Interval, mean_interval, paired_interval
+from jaxfer.evals.intervals import MIN_BOOTSTRAP_PAIRS, Interval, mean_interval, paired_interval, too_few
 
 
 def test_paired_t_by_hand():
@@ -19,6 +19,12 @@ def test_paired_t_by_hand():
     assert found.name == "paired t over 3 seeds"
     narrow = paired_interval([0.93, 0.95, 0.94], [0.90, 0.91, 0.92], level=0.5)  # t(0.75, 2) = 1 / sqrt(1.5)
     assert narrow.high - narrow.mean == pytest.approx(0.01 / math.sqrt(3) / math.sqrt(1.5), rel=1e-9)
+
+
+def test_two_draws_are_too_few():
+    """t(0.975, 1) / sqrt(2) = 12.706 / 1.414 = 8.98; t(0.975, 4) / sqrt(5) = 2.776 / 2.236 = 1.24."""
+    line = "seeds=2, too few: a 95 % interval is ± 9.0 standard deviations, ± 1.2 with 5"
+    assert [too_few(n, f"seeds={n}") for n in (1, 2, 3, 5)] == ["", line, "", ""]
 
 
 def test_the_pairs_cancel_what_they_share():

@@ -192,6 +192,7 @@ def test_failed_and_diverged_cells_are_counted_and_the_others_go_on(tmp_path, mo
     assert main(["sweep", spec, "--workdir", str(tmp_path / "sweep")]) == 1
     said = capsys.readouterr()
     assert "2 failed" in said.err and "1 diverged" in said.err and "2 cells failed, 1 diverged" in said.out
+    assert "some rows have 2 runs, too few: a 95 % interval is ± 9.0 standard deviations" in said.out
     status = {name: cell["status"] for name, cell in cells(tmp_path / "sweep").items()}
     assert status == {"good-0": "done", "good-1": "done", "wild": "diverged", "broken": "failed", "after": "failed"}
     place = tmp_path / "sweep" / cells(tmp_path / "sweep")["broken"]["folder"]

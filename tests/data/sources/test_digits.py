@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from sklearn.datasets import load_digits
 
 from jaxfer.data.prepare import DataConfig, build
 from jaxfer.data.sources import digits
+from jaxfer.errors import InputError
 from jaxfer.registry import SOURCES
 
 
@@ -37,6 +39,23 @@ def test_digits():
     np.testing.assert_array_equal(first[..., 0], table[raw.images[origins(train)[0]].astype(int)])
     assert digits.source() is data, "made once in a process"
     assert digits.source.__wrapped__().fingerprint == data.fingerprint
+
+
+def test_noise_changes_the_pixels_and_mixed_labels_the_training_labels_alone():
+    clean, noisy, mixed = digits.source(), digits.source(noise=64.0), digits.source(mixed_labels=True)
+    assert len({data.fingerprint for data in (clean, noisy, mixed)}) == 3
+    for name in ("train", "test"):
+        rows = origins(clean.splits[name])
+        assert rows == origins(noisy.splits[name]) == origins(mixed.splits[name]), "the same images in each split"
+        np.testing.assert_array_equal(noisy.splits[name].labels, clean.splits[name].labels)
+    before, after = (data.splits["train"].fetch.fetch.images for data in (clean, noisy))
+    inner = (before > 100) & (before < 150)  # away from 0 and 255, where noise is clipped
+    assert 60 < (after.astype(int) - before)[inner].std() < 68
+    np.testing.assert_array_equal(mixed.splits["test"].labels, clean.splits["test"].labels)
+    own, given = (data.splits["train"].labels for data in (clean, mixed))
+    assert np.bincount(own).tolist() == np.bincount(given).tolist() and 0.05 < (own == given).mean() < 0.15
+    with pytest.raises(InputError, match=r"expected data.noise >= 0 grey levels, found -1"):
+        digits.source(noise=-1.0)
 
 
 def test_digits_five_to_nine_leave_a_hundred_labels_a_class():
