@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import types
 import typing
@@ -79,7 +80,7 @@ def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return float(text) if text.strip().lower().lstrip("+-") in ("nan", "inf", "infinity") else text
+        return float(text) if re.fullmatch(r"\s*[+-]?(nan|inf|infinity)\s*", text, re.IGNORECASE) else text
 
 
 def _name(annotation: Any) -> str:

@@ -43,7 +43,7 @@ def locate(path: str, source: str, option: str = "path") -> Path:
     """`data.path` as given, else under the folder that the environment variable JAXFER_DATA names."""
     if not path:
         raise InputError(f"data source {source!r} needs a {option}; set data.{option}")
-    tried = [Path(path).expanduser()]
+    tried = [Path(os.path.expanduser(path))]  # Path's own raises where there is no such user
     if os.environ.get("JAXFER_DATA"):
         tried.append(Path(os.environ["JAXFER_DATA"]) / path)
     for candidate in tried:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from jaxfer import files
 from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.image import decode, fit
 from jaxfer.data.encodings.spec import TextPreprocessing
@@ -102,7 +104,7 @@ def load_export(folder: str | epath.Path) -> Model:
 
 def load_model(source: str | epath.Path) -> Model:
     """The model of a finished run, merged, or of an export or an adapter."""
-    folder = epath.Path(source).expanduser()
+    folder = files.opened(os.path.expanduser(source))
     if not (folder / "config.json").exists() or "stages" not in reading.read_json(folder / "config.json"):
         return load_export(source)  # it says what is wrong where there is nothing at all
     finished = open_run(folder)

@@ -132,7 +132,7 @@ def files(init: str) -> tuple[Found, dict[str, tuple[int, ...]], frozenset[str]]
 
     Kept until the files change; of the Hub, as long as this process lives.
     """
-    path, revision = epath.Path(init).expanduser(), None
+    path, revision = hub.place(init), None
     beside = epath.Path(os.environ.get("JAXFER_DATA") or ".") / init  # where relative data paths are looked up too
     if not path.exists() and beside.exists():
         path, init = beside, str(beside)

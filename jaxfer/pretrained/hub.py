@@ -6,6 +6,7 @@ A `peft` adapter is found together with the checkpoint that it is put on.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from etils import epath
 from huggingface_hub import constants
 from huggingface_hub import errors as hub_errors
 
+from jaxfer import files
 from jaxfer.errors import InputError, nearest
 from jaxfer.pretrained.formats import reading
 
@@ -110,9 +112,7 @@ def find(init: str, *, revision: str | None = None) -> Found:
       Absent: nothing there, no weights, or a Hub that can't be reached.
       InputError: several weights, a damaged JSON, or an adapter whose base is none.
     """
-    if "://" in init and not init.startswith(("gs://", "s3://")):
-        raise InputError(f"{init}: an address; expected a folder, a file or a Hub name: download it and give the file")
-    path = epath.Path(init).expanduser()
+    path = place(init)
     if path.exists():
         if revision is not None:
             raise InputError(f"revision={revision!r} is for the Hub, but {init} is here; remove the revision")
@@ -123,6 +123,15 @@ def find(init: str, *, revision: str | None = None) -> Found:
         tail = nearest(init, known) if known else f"; there is no folder {parent} either"
         raise Absent(f"{init}: no such folder or file{tail}")
     return _hub(init, revision)
+
+
+def place(init: str) -> epath.Path:
+    """The path that `init` is, if it is one; `InputError` for an address, or a store that is not installed."""
+    if "://" in init and not init.startswith(("gs://", "s3://")):
+        page = re.fullmatch(rf"https?://(?:www\.)?huggingface\.co/({HUB_NAME})/?", init)
+        fix = f"give its name, {page[1]}" if page else "download it and give the file"
+        raise InputError(f"{init}: an address; expected a folder, a file or a Hub name: {fix}")
+    return files.opened(os.path.expanduser(init))
 
 
 def base_of(folder: epath.Path, config: Mapping[str, Any]) -> tuple[str, str | None]:

@@ -18,6 +18,8 @@ from jaxfer.errors import InputError
 from jaxfer.files import read_json, remote
 from jaxfer.parallel import cluster
 
+LOCK = ".lock"
+
 
 def stored_experiment(folder: epath.Path) -> Experiment:
     """The experiment that a folder belongs to."""
@@ -66,9 +68,18 @@ def locked(folder: epath.Path) -> Iterator[None]:
         return
     import fcntl
 
-    with open(os.fspath(folder / ".lock"), "w") as file:
+    with open(os.fspath(folder / LOCK), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(f"{folder} is in use by another process; wait for it or use another --workdir") from None
         yield
+
+
+def check_present(folder: epath.Path) -> None:
+    """`InputError` where a folder that is `locked` has been removed or renamed since: the reason of any other error."""
+    if cluster.leader() and not remote(folder) and not (folder / LOCK).exists():
+        raise InputError(
+            f"{folder} was removed or renamed while the run was at work; put it back and run the same command again, "
+            "or start over with another --workdir"
+        )

@@ -190,7 +190,7 @@ def load_tokenizer(preprocessing: TextPreprocessing) -> tuple[Any, str]:
 
 def located(folder: str) -> Path:
     """As given, else under the folder that the environment variable JAXFER_DATA names; `InputError` if in neither."""
-    given = Path(folder).expanduser()
+    given = Path(os.path.expanduser(folder))  # Path's own raises where there is no such user
     tried = [given, *([Path(os.environ["JAXFER_DATA"]) / folder] if os.environ.get("JAXFER_DATA") else [])]
     for candidate in tried:
         if candidate.is_dir():
