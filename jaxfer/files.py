@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -40,8 +41,13 @@ def write_bytes(path: epath.Path, data: bytes) -> None:
         path.write_bytes(data)
         return
     temporary = path.parent / f".{path.name}.tmp"
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # its folder may be gone
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def remove(path: epath.Path) -> None:
@@ -70,6 +76,10 @@ def opened(folder: str | epath.Path) -> epath.Path:
     try:
         path = epath.Path(folder)
         path.exists()
+        if not scheme:
+            os.stat(os.fspath(path.parent))  # a name too long is nothing to `exists`, and endless to `mkdir`
+    except (FileNotFoundError, NotADirectoryError):
+        pass
     except ImportError:
         raise InputError(f"{folder} needs the package {STORES[scheme]}; pip install 'jaxfer[{scheme}]'") from None
     except Exception as error:

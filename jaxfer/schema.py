@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import re
 import sys
 import types
 import typing
@@ -100,7 +101,7 @@ def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return float(text) if text.strip().lower().lstrip("+-") in ("nan", "inf", "infinity") else text
+        return float(text) if re.fullmatch(r"\s*[+-]?(nan|inf|infinity)\s*", text, re.IGNORECASE) else text
 
 
 def _shown(value: Any) -> str:

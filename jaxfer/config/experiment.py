@@ -143,6 +143,8 @@ class RunConfig:
       test: evaluate the test split at the end; without it the split is never opened.
       log_every: steps between lines in metrics.jsonl (each the mean since the line before).
       save_every: steps between checkpoints; 0 saves at the end of each stage.
+      grace: seconds between SIGTERM and the kill, within which the run saves; 0: as JAXFER_GRACE or SLURM's end of the
+        job say, else 30.
       profile: (first, last) step of the run to trace into its folder, `profile/`; empty: none.
       rooms: folders with the user's own `methods/`, `models/`, `tasks/` or `sources/`; `jaxfer.load` fills it in with
         the config file's folder and the one above.
@@ -159,6 +161,7 @@ class RunConfig:
     test: bool = _free(False)
     log_every: int = _free(10)
     save_every: int = _free(200)
+    grace: float = _free(0.0)
     profile: tuple[int, ...] = _free(())
     rooms: tuple[str, ...] = _free(())
 
@@ -256,7 +259,7 @@ _CHOICES = {
 _LEAST = {
     **dict.fromkeys(("steps", "batch_size", "eval_batch_size", "log_every", "accumulate", "fsdp", "tensor"), 1),
     **dict.fromkeys(("seed", "eval_every", "save_every", "devices", "warmup", "freeze_units"), 0),
-    **dict.fromkeys(("lr", "clip", "weight_decay", "layer_decay", "momentum", "b2"), 0),
+    **dict.fromkeys(("grace", "lr", "clip", "weight_decay", "layer_decay", "momentum", "b2"), 0),
 }
 _BELOW = {"momentum": 1, "b2": 1}
 

@@ -47,7 +47,7 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
       InputError: no finished run, a model that the format can't express, or a folder that holds something else.
     """
     finished = open_run(run)
-    target = files.opened(os.path.expanduser(out)) if out else finished.folder / f"export-{format}"
+    target = files.opened(os.path.expanduser(out) if out else finished.folder / f"export-{format}")
     family = finished.experiment.model.name
     ours = [layout for layout in layouts() if layout.family == family]
     known = [PEFT, *([SENTENCE] if any(layout.encoder for layout in ours) else []), *(layout.name for layout in ours)]

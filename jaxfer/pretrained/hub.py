@@ -6,6 +6,7 @@ A `peft` adapter is found together with the checkpoint that it is put on.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, TypedDict
@@ -194,8 +195,10 @@ def find(init: str, *, revision: str | None = None) -> Found:
 def located(init: str) -> epath.Path:
     """The path that a checkpoint's name may be, there or not; `InputError` for an address that is not read."""
     if "://" in init and not init.startswith(tuple(f"{scheme}://" for scheme in files.STORES)):
-        raise InputError(f"{init}: an address; expected a folder, a file or a Hub name: download it and give the file")
-    return files.opened(init).expanduser()
+        page = re.fullmatch(rf"https?://(?:www\.)?huggingface\.co/({HUB_NAME})/?", init)
+        fix = f"give its name, {page[1]}" if page else "download it and give the file"
+        raise InputError(f"{init}: an address; expected a folder, a file or a Hub name: {fix}")
+    return files.opened(os.path.expanduser(init))
 
 
 def base_of(folder: epath.Path, config: Mapping[str, Any]) -> tuple[str, str | None]:

@@ -42,6 +42,9 @@ def holds_run(folder: epath.Path) -> bool:
     return path.exists() and "stages" in read_json(path)
 
 
+LOCK = ".lock"
+
+
 def stored_experiment(folder: epath.Path) -> Experiment:
     """The experiment that a folder belongs to."""
     stored = stored_config(folder)
@@ -93,9 +96,18 @@ def locked(folder: epath.Path) -> Iterator[None]:
         return
     import fcntl
 
-    with open(os.fspath(folder / ".lock"), "w") as file:
+    with open(os.fspath(folder / LOCK), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(f"{folder} is in use by another process; wait for it or use another --workdir") from None
         yield
+
+
+def check_present(folder: epath.Path) -> None:
+    """`InputError` where a folder that is `locked` has been removed or renamed since: the reason of any other error."""
+    if cluster.leader() and not remote(folder) and not (folder / LOCK).exists():
+        raise InputError(
+            f"{folder} was removed or renamed while the run was at work; put it back and run the same command again, "
+            "or start over with another --workdir"
+        )

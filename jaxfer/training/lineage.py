@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from jaxfer.runs import seal
 from jaxfer.runs.finished import fingerprint
 from jaxfer.runs.folder import check_owner, read_result
 from jaxfer.training.preflight import Preflight
+
+PACKAGES = ("jaxfer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def begin(plan: Preflight, folder: epath.Path) -> starting.Start:
@@ -51,3 +54,15 @@ def check(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None
                 f"{folder} was begun with another {what} (sha256 {sha256[:12]} there, {here[what][:12]} now); "
                 "restore it, or use another --workdir"
             )
+
+
+def versions() -> dict[str, str]:
+    """{package that a run's numbers may depend on: its version}."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

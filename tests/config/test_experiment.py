@@ -19,7 +19,7 @@ DIGITS = str(Path(__file__).parents[2] / "configs/digits.py")
 
 # Every field that a run may change when it goes on in its folder.
 FREE = {
-    *("eval_batch_size", "test", "log_every", "save_every", "profile", "rooms"),
+    *("eval_batch_size", "test", "log_every", "save_every", "grace", "profile", "rooms"),
     *("parallel.mode", "parallel.devices", "parallel.fsdp", "parallel.tensor", "parallel.rules"),
 }
 
@@ -35,6 +35,7 @@ OTHER = {
     "test": True,
     "log_every": 7,
     "save_every": 7,
+    "grace": 60.0,
     "profile": (1, 2),
     "rooms": ("elsewhere",),
     "parallel.mode": "pmap",
