@@ -324,9 +324,3 @@ def test_a_worker_that_dies_while_it_starts_fails_its_cell(config, tmp_path, mon
     outcomes = executor.execute([cell], epath.Path(tmp_path), processes=2, told=lambda *_: None)
     assert outcomes[cell.key].status == "failed"
     assert outcomes[cell.key].message == "its process died (exit code -9); out of memory?"
-
-
-@pytest.mark.parametrize("text", ["x", "{}", "[]", '{"message": 3}', '{"message": "at step 3"}'])
-def test_a_record_of_divergence_that_says_nothing_is_no_record(tmp_path, text):
-    (tmp_path / "diverged.json").write_text(text)
-    assert executor._diverged(epath.Path(tmp_path)) == ("at step 3" if "step" in text else None)
