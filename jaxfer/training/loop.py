@@ -261,7 +261,8 @@ class _Session:
                 self._save(stage, state, step)
             if self.record["unevaluated"] and not asked:
                 self._evaluate(stage, state, step)
-            if asked or self.record["unevaluated"]:
+            saved = (ends or evaluates or saves) and not (ends and stage is self.stages[-1])
+            if asked or self.record["unevaluated"] or (saved and self.notice):  # it came during the evaluation
                 self._leave(step)
         return state
 
@@ -278,6 +279,7 @@ class _Session:
         return programs[shape]
 
     def _leave(self, step: int) -> NoReturn:
+        self.log.sync()
         self.checkpoints.wait()
         raise self.notice.stopped(f"saved at step {step} of {self.stages[-1].stop}")
 
