@@ -33,7 +33,7 @@ COMPUTES = (
     "parallel/placement.py",
     "parallel/sharding.py",
     "training/evaluation.py",
-    "training/loop.py",
+    "training/session.py",
     "training/programs.py",
 )
 # And what reads weights, where a cell starts from some.

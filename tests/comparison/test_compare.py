@@ -151,7 +151,7 @@ def test_all_arms_of_a_seed_see_the_same_labels_and_batches(undisturbed):
 def test_again_it_says_the_same_and_trains_nothing(undisturbed, monkeypatch):
     spec, folder, found = undisturbed
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    monkeypatch.setattr("jaxfer.training.loop.train_program", None)
+    monkeypatch.setattr("jaxfer.training.session.train_program", None)
     again = jaxfer.compare(spec, folder, quiet=True)
     assert again.sentences == found.sentences
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before

@@ -21,7 +21,7 @@ from jaxfer.conformance import CONVOLUTION, TRANSFORMER, methods, sentence
 from jaxfer.registry import METHODS
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import TIMES, read_metrics
-from jaxfer.training import loop
+from jaxfer.training import session
 from jaxfer.training.preemption import Notice
 from jaxfer.training.programs import _train_program
 from tests.experiments import batches, tiny_config, tiny_stage, train
@@ -62,13 +62,13 @@ def stop_after(monkeypatch, steps):
         def __bool__(self):
             return self.asked >= steps
 
-    notice, step = Countdown(), loop.Reporter.step
+    notice, step = Countdown(), session.Reporter.step
 
     def counted(self, *args):
         notice.asked += 1
         return step(self, *args)
 
-    monkeypatch.setattr(loop.Reporter, "step", counted)
+    monkeypatch.setattr(session.Reporter, "step", counted)
     monkeypatch.setattr(loop, "preemption_notice", lambda: _given(notice))
 
 

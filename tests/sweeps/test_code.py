@@ -56,7 +56,7 @@ RELATED = (
     "step.py",
     "data/order.py",
     "data/encodings/image.py",
-    "training/loop.py",
+    "training/session.py",
 )
 
 

@@ -12,7 +12,7 @@ import jaxfer
 from jaxfer.config import resolve
 from jaxfer.errors import NonFiniteLoss
 from jaxfer.runs.metrics import read_metrics
-from jaxfer.training import loop
+from jaxfer.training import session
 from jaxfer.training.preflight import preflight
 from tests.experiments import tiny_config
 
@@ -105,13 +105,13 @@ def test_rules_that_change_nothing_are_said(tmp_path, capsys):
 
 
 def test_non_finite_validation_stops_the_run(tmp_path, monkeypatch):
-    real = loop.evaluate_split
+    real = session.evaluate_split
 
     def planted(*args, **options):
         found = real(*args, **options)
         return type(found)(metrics={**found.metrics, "loss": math.nan}, compile_seconds=0.0)
 
-    monkeypatch.setattr(loop, "evaluate_split", planted)
+    monkeypatch.setattr(session, "evaluate_split", planted)
     with pytest.raises(NonFiniteLoss, match="non-finite loss on val after step 4, stage 'train': nan"):
         jaxfer.run(tiny_config("resnet_basic"), tmp_path, quiet=True)
     assert not list((tmp_path / "checkpoints").iterdir())

@@ -21,7 +21,7 @@ from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.folder import epath, locked
 from jaxfer.runs.metrics import read_metrics
-from jaxfer.training import loop, preemption, preflight
+from jaxfer.training import loop, preemption, preflight, session
 from jaxfer.training.preemption import Notice
 from tests import kill
 from tests.experiments import tiny_config
@@ -137,7 +137,7 @@ def test_sigterm_between_any_two_questions(tmp_path, whole, monkeypatch):
 
 def test_an_evaluation_that_is_killed_loses_no_step(tmp_path, whole, monkeypatch):
     """The step is saved before it is evaluated; the next attempt evaluates it, and an attempt may be killed again."""
-    reference, real = kill.ending(whole), loop.evaluate_split
+    reference, real = kill.ending(whole), session.evaluate_split
     for number, step in ((1, 3), (2, 6), (3, 7)):
         calls, folder = itertools.count(1), tmp_path / str(number)
 
@@ -146,11 +146,11 @@ def test_an_evaluation_that_is_killed_loses_no_step(tmp_path, whole, monkeypatch
                 raise Stop
             return real(*args, **options)
 
-        monkeypatch.setattr(loop, "evaluate_split", killed)
+        monkeypatch.setattr(session, "evaluate_split", killed)
         with pytest.raises(Stop):
             jaxfer.run(one_stage(), folder, quiet=True)
         assert max(int(path.name) for path in (folder / "checkpoints").iterdir()) == step
-        monkeypatch.setattr(loop, "evaluate_split", lambda *args, **options: None)  # SIGTERM while it is made up for
+        monkeypatch.setattr(session, "evaluate_split", lambda *args, **options: None)  # SIGTERM while it is made up for
         with pytest.raises(SystemExit) as stopped:
             jaxfer.run(one_stage(), folder, quiet=True)
         assert stopped.value.message.startswith(f"SIGTERM: saved at step {step} of 7;")
@@ -161,7 +161,7 @@ def test_an_evaluation_that_is_killed_loses_no_step(tmp_path, whole, monkeypatch
 
 
 def test_an_interrupt_saves_the_step_under_way(tmp_path, whole, monkeypatch):
-    real = loop.Reporter.step
+    real = session.Reporter.step
 
     def interrupted(self, step, stage):
         real(self, step, stage)
@@ -170,7 +170,7 @@ def test_an_interrupt_saves_the_step_under_way(tmp_path, whole, monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     graces = []
-    monkeypatch.setattr(loop.Reporter, "step", interrupted)
+    monkeypatch.setattr(session.Reporter, "step", interrupted)
     with pytest.raises(KeyboardInterrupt, match="^interrupted: saved at step 5 of 7; run the same command again$"):
         jaxfer.run(one_stage(grace=45.0), tmp_path, quiet=True)
     assert graces == [45.0], "config.grace is of the run under way"
@@ -199,14 +199,14 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, whole, monkeypatc
 
 
 def test_a_folder_that_is_moved_away_is_one_line(tmp_path, whole, monkeypatch, capfd):
-    folder, real = tmp_path / "run", loop.Reporter.step
+    folder, real = tmp_path / "run", session.Reporter.step
 
     def moving(self, step, stage):
         real(self, step, stage)
         if step == 5:
             folder.rename(tmp_path / "moved")
 
-    monkeypatch.setattr(loop.Reporter, "step", moving)
+    monkeypatch.setattr(session.Reporter, "step", moving)
     with pytest.raises(InputError, match="run was removed or renamed while the run was at work; put it back"):
         jaxfer.run(one_stage(), folder, quiet=True)
     monkeypatch.undo()
@@ -244,13 +244,14 @@ def test_resumed_on_other_devices_the_losses_are_the_same(tmp_path, monkeypatch)
 
 def test_sigterm_before_the_first_step(tmp_path, whole, monkeypatch):
     """While the data is read, while a program compiles: noticed after the first step, saved."""
-    for name, real in [("preflight", loop.preflight), ("train_program", loop.train_program)]:
+    for name, module in [("preflight", loop), ("train_program", session)]:
+        real = getattr(module, name)
 
         def during(*args, real=real, **options):
             signal.raise_signal(signal.SIGTERM)
             return real(*args, **options)
 
-        monkeypatch.setattr(loop, name, during)
+        monkeypatch.setattr(module, name, during)
         with pytest.raises(SystemExit) as stopped:
             jaxfer.run(one_stage(), tmp_path / name, quiet=True)
         assert stopped.value.code == 75
@@ -259,13 +260,13 @@ def test_sigterm_before_the_first_step(tmp_path, whole, monkeypatch):
 
 
 def test_sigterm_after_the_last_step_finishes(tmp_path, whole, monkeypatch):
-    real = loop._Session._finish
+    real = session.Session._finish
 
     def during(self, state):
         signal.raise_signal(signal.SIGTERM)
         return real(self, state)
 
-    monkeypatch.setattr(loop._Session, "_finish", during)
+    monkeypatch.setattr(session.Session, "_finish", during)
     assert not kill.ending(whole).differences(run_again(tmp_path))
 
 
@@ -317,13 +318,13 @@ def test_the_best_of_equals_is_the_earliest(tmp_path, capsys):
 def test_a_fallback_keeps_the_best_of_then(tmp_path, monkeypatch):
     """The newest is the best so far; when it is torn, the best before it must still be there."""
     values = iter([0.5, 0.25, 0.75])
-    real = loop.evaluate_split
+    real = session.evaluate_split
 
     def planted(*args, **options):
         found = real(*args, **options)
         return type(found)(metrics={**found.metrics, "accuracy": next(values)}, compile_seconds=0.0)
 
-    monkeypatch.setattr(loop, "evaluate_split", planted)
+    monkeypatch.setattr(session, "evaluate_split", planted)
     config = one_stage(select="best", steps=3, eval_every=1)
     assert jaxfer.run(config, tmp_path, quiet=True)["checkpoint_step"] == 3
     (tmp_path / "result.json").unlink()

@@ -1,0 +1,337 @@
+"""One attempt at a run: it restores or enters a State, steps, evaluates, saves, and writes the result."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from etils import epath
+
+from jaxfer import files
+from jaxfer.config.experiment import Experiment
+from jaxfer.data.loader import train_batches
+from jaxfer.data.split import Dataset
+from jaxfer.errors import InputError, NonFiniteLoss
+from jaxfer.parallel import cluster
+from jaxfer.parallel.placement import Placement, spread
+from jaxfer.pretrained import starting
+from jaxfer.runs import tokenizer
+from jaxfer.runs.checkpoint import Checkpoints
+from jaxfer.runs.finished import fingerprint, placed
+from jaxfer.runs.metrics import MetricsLog
+from jaxfer.stages import Stage, example_batch
+from jaxfer.state import State
+from jaxfer.training import lineage
+from jaxfer.training.evaluation import Evaluation, evaluate_split
+from jaxfer.training.preemption import Notice
+from jaxfer.training.preflight import Preflight
+from jaxfer.training.profile import Lead, Trace, Waited
+from jaxfer.training.programs import Program, forward_flops, train_program
+from jaxfer.training.progress import Reporter
+from jaxfer.training.summary import parameter_table, sizes
+
+
+@dataclasses.dataclass
+class Session:
+    """One sitting of a run: what stays the same, and the record that goes into every checkpoint."""
+
+    experiment: Experiment
+    folder: epath.Path
+    data: Dataset
+    stages: tuple[Stage, ...]
+    where: Placement
+    checkpoints: Checkpoints
+    notice: Notice
+    reporter: Reporter
+
+    def __post_init__(self) -> None:
+        self.trace = Trace(self.experiment.run.profile if cluster.leader() else (), self.folder / "profile")
+        self.log = MetricsLog(self.folder)
+
+    def close(self) -> None:
+        """Lets go of each file, though another can't be written."""
+        with contextlib.ExitStack() as closed:
+            closed.callback(self.checkpoints.close)
+            closed.callback(self.reporter.close)
+            closed.callback(self.trace.close)
+            closed.callback(self.log.sync)  # of a loss that became non-finite, what led there
+
+    def train(self, first: list[starting.Start]) -> dict[str, Any]:
+        self.begun = time.perf_counter()
+        say = self.reporter.warn if cluster.leader() else self.reporter.say  # all fall back together, and one says so
+        restored = self.checkpoints.restore(self._blank, say=say)
+        stop = self.stages[-1].stop
+        if restored is None:
+            stage, state = self.stages[0], self._start(first)
+        else:
+            state, self.record = self._adopt(*restored)
+            stage = self.stages[self.record["stage"]]
+            lineage.check(self.record["lineage"], self.data, self.folder)
+        step = stage.start + int(state.step)
+        if step > stop:
+            raise InputError(f"{self.folder} was trained for {step} steps already, the config says {stop}")
+        files.write_json(self.folder / "config.json", self.experiment.to_dict())
+        files.write_text(
+            self.folder / "params.txt", "\n".join(parameter_table(stage, self.where) for stage in self.stages)
+        )
+        if step < stop:  # a finished run goes on: what its result describes will be gone
+            files.remove(self.folder / "result.json")
+        self.checkpoints.discard_after(step)
+        self.log.rewind(step, unevaluated=self.record["unevaluated"])
+        self.reporter.begin(stop, step, name=stage.name, metric=stage.spec.task.monitor)
+        if restored is not None and step < stop:
+            self.reporter.say(f"resumed at step {step} of {stop}, stage {stage.name!r}")
+        if stop != self.record["stop"]:
+            self._extend(step, stop)
+        while True:
+            state = self._train_stage(stage, state)
+            if stage is self.stages[-1]:
+                return self._finish(state)
+            params, model_state = stage.leave(state)
+            self.record["lineage"]["stages"].append({"name": stage.name, "sha256": fingerprint(params, model_state)})
+            stage = self.stages[stage.index + 1]
+            self.record["stage"] = stage.index
+            state = self._enter(stage, params, model_state)
+
+    def _start(self, first: list[starting.Start]) -> State:
+        if not first:  # a kill came before the first checkpoint
+            ready = Preflight(experiment=self.experiment, data=self.data, stages=self.stages, where=self.where)
+            first.append(lineage.begin(ready, self.folder))
+        start = first.pop()
+        files.write_json(self.folder / "ledger.json", start.to_dict())
+        if cluster.leader():
+            tokenizer.keep(self.stages[0].spec.port, self.folder / tokenizer.FOLDER)
+        if self.experiment.run.init != "scratch":
+            self.reporter.say(start.table())
+        self.record = {
+            "stage": 0,
+            "stop": self.stages[-1].stop,
+            "window": [],
+            "cost": {"seconds": 0.0, "compile_seconds": 0.0, "input_seconds": 0.0, "train_seconds": 0.0, "examples": 0},
+            "lineage": {**start.lineage, "stages": []},
+            "val": None,
+            "best": None,
+            "unevaluated": False,
+        }
+        return self._enter(self.stages[0], start.params, start.model_state)
+
+    def _extend(self, step: int, stop: int) -> None:
+        """Goes on to another length, which the lineage keeps: it is not the run that had it from the start."""
+        before, self.record["stop"] = self.record["stop"], stop
+        self.record["lineage"].setdefault("extended", []).append({"at": step, "from": before, "to": stop})
+        schedule = self.stages[-1].config.schedule
+        bend = "" if schedule == "constant" else f"; from here on its {schedule} schedule is that of {stop} steps"
+        self.reporter.say(f"extended at step {step} from {before} to {stop} steps{bend}")
+
+    def _adopt(self, state: State, record: dict[str, Any]) -> tuple[State, dict[str, Any]]:
+        """A checkpoint holds what training changed; key and hparams follow from the config, lengthened or not."""
+        stage = self.stages[record["stage"]]
+        hparams = {name: np.float32(value) for name, value in stage.hparams.items()}
+        key = stage.step_key(self.experiment.run.seed)
+        return self.where.place(stage.spec, state.replace(hparams=hparams, key=key)), record
+
+    def _blank(self, record: Mapping[str, Any]) -> State:
+        stage = self.stages[record["stage"]]
+        blank = stage.blank(self.experiment.run.seed)
+        return placed(blank, self.where.shardings(stage.spec, blank.params, blank))
+
+    def _enter(self, stage: Stage, params: Any, model_state: Any) -> State:
+        """The stage's first State; what is split is so before the optimizer's state is made of it."""
+        if self.where.shards:
+            params = spread(params, self.where.shardings(stage.spec, params, params))
+        return self.where.place(stage.spec, stage.enter(params, model_state, self.experiment.run.seed))
+
+    def _train_stage(self, stage: Stage, state: State) -> State:
+        run, done = self.experiment.run, int(state.step)
+        if self.record["unevaluated"]:  # the last attempt ended after its save and before its evaluation
+            self._evaluate(stage, state, stage.start + done)
+            if self.record["unevaluated"]:
+                self._leave(stage.start + done)
+        if done == stage.config.steps:  # resumed at its end
+            return state
+        programs: dict[tuple[int, ...], Program] = {}
+        batches = train_batches(
+            self.data.splits["train"],
+            seed=run.seed,
+            batch_size=stage.config.batch_size,
+            start=stage.start + done,
+            stop=stage.stop,
+            preprocessing=stage.spec.port.preprocessing,
+            augment=self.experiment.data.augment,
+            workers=self.experiment.data.workers,
+            rows=self.where.rows(stage.config.batch_size),
+        )
+        self.input = Waited(batches)
+        self.losses: list[dict[str, jax.Array]] = []
+        self.sync, lead = time.perf_counter(), Lead()
+        for step, batch in enumerate(self.where.feed(self.input, train=True), start=stage.start + done + 1):
+            program = self._program(programs, stage, state, batch)
+            self.trace.begin(step, state)
+            self.notice.unsaved = True
+            state, metrics = program.call(state, batch)
+            self.trace.end(step, metrics)
+            self.losses.append(metrics)
+            lead.limit(self.losses)
+            self.reporter.step(step, stage.name)
+            asked = self.notice.at(step)  # once: it may come between two questions, and a save needs its fetch
+            ends, evaluates = step == stage.stop, bool(run.eval_every) and step % run.eval_every == 0
+            saves = bool(run.save_every) and step % run.save_every == 0
+            if step % run.log_every == 0 or ends or evaluates or saves or asked:
+                self._fetch(stage, step)
+            if step % run.log_every == 0 or ends:
+                self._log_train(stage, step)
+            if ends or evaluates or saves or asked:
+                # Saved first: whatever becomes of the evaluation, a later start can make it.
+                self.record["unevaluated"] = ends or evaluates
+                self._save(stage, state, step)
+            if self.record["unevaluated"] and not asked:
+                self._evaluate(stage, state, step)
+            saved = (ends or evaluates or saves) and not (ends and stage is self.stages[-1])
+            if asked or self.record["unevaluated"] or (saved and self.notice):  # it came during the evaluation
+                self._leave(step)
+        return state
+
+    def _program(
+        self, programs: dict[tuple[int, ...], Program], stage: Stage, state: State, batch: Mapping[str, jax.Array]
+    ) -> Program:
+        """The step for a batch of this shape: images have one, texts one for each bucket that occurs."""
+        shape = batch[stage.spec.port.inputs[0]].shape
+        if shape not in programs:
+            begun = time.perf_counter()
+            programs[shape], fresh = train_program(stage.spec, state, self.where.whole(batch), self.where)
+            self.record["cost"]["compile_seconds"] += programs[shape].compile_seconds if fresh else 0.0
+            self.sync += time.perf_counter() - begun
+        return programs[shape]
+
+    def _leave(self, step: int) -> NoReturn:
+        self.log.sync()
+        self.checkpoints.wait()
+        raise self.notice.stopped(f"saved at step {step} of {self.stages[-1].stop}")
+
+    def _fetch(self, stage: Stage, step: int) -> None:
+        """Brings the metrics since the last fetch to the host; stops the run at the first that is not finite."""
+        for i, metrics in enumerate(jax.device_get(self.losses)):
+            line = {name: float(value) for name, value in metrics.items()}
+            if not all(math.isfinite(line[name]) for name in ("loss", "grad_norm")):
+                at = step - len(self.losses) + i + 1
+                raise NonFiniteLoss(
+                    f"non-finite loss at step {at}, stage {stage.name!r}: loss {line['loss']}, grad_norm "
+                    f"{line['grad_norm']}; lower the rate or set config.clip, and use another --workdir"
+                )
+            self.record["window"].append(line)
+        cost, now = self.record["cost"], time.perf_counter()
+        cost["train_seconds"] += now - self.sync
+        cost["input_seconds"] += self.input.take()
+        cost["examples"] += len(self.losses) * stage.config.batch_size
+        self.losses, self.sync = [], now
+
+    def _log_train(self, stage: Stage, step: int) -> None:
+        window, self.record["window"] = self.record["window"], []
+        means = {name: math.fsum(line[name] for line in window) / len(window) for name in window[0]}
+        self._write(stage, step, "train", means)
+
+    def _evaluate(self, stage: Stage, state: State, step: int) -> None:
+        task = stage.spec.task
+        found = self._measure(stage, state, "val")
+        if found is None:
+            return
+        if not math.isfinite(found.metrics["loss"]):
+            self.checkpoints.wait()
+            self.checkpoints.discard_after(step - 1)
+            raise NonFiniteLoss(
+                f"non-finite loss on val after step {step}, stage {stage.name!r}: {found.metrics['loss']}; lower the "
+                "rate or set config.clip, and use another --workdir"
+            )
+        self.record["cost"]["compile_seconds"] += found.compile_seconds
+        self.record["val"] = {"step": step, **found.metrics}
+        self._write(stage, step, "val", found.metrics)
+        sign, best = 1 if task.maximize else -1, self.record["best"]
+        former = math.nan if best is None else best[task.monitor]
+        if math.isnan(former) or sign * found.metrics[task.monitor] > sign * former:
+            self.record["best"] = self.record["val"]
+        self.record["unevaluated"] = False
+        self.checkpoints.amend(step, *self._recorded())
+        self.sync = time.perf_counter()
+
+    def _measure(self, stage: Stage, state: State, split: str) -> Evaluation | None:
+        """None where SIGTERM came meanwhile: the next attempt evaluates what is saved."""
+        size = self.experiment.run.eval_batch_size
+        return evaluate_split(stage.spec, state, self.data.splits[split], self.where, size, stop=self.notice)
+
+    def _write(self, stage: Stage, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        seconds = round(self._seconds(), 3)
+        line = {"step": step, "stage": stage.name, "split": split, **metrics, "seconds": seconds}
+        self.log.write(line)
+        self.reporter.line(line)
+
+    def _seconds(self) -> float:
+        return self.record["cost"]["seconds"] + time.perf_counter() - self.begun
+
+    def _save(self, stage: Stage, state: State, step: int) -> None:
+        self.log.sync()
+        self.checkpoints.save(step, state, *self._recorded())
+        self.sync = time.perf_counter()
+
+    def _recorded(self) -> tuple[dict[str, Any], int | None]:
+        """(the record up to now, the step of the best evaluation): what goes into a checkpoint beside the State."""
+        record = {**self.record, "cost": {**self.record["cost"], "seconds": self._seconds()}}
+        return record, record["best"] and record["best"]["step"]
+
+    def _finish(self, state: State) -> dict[str, Any]:
+        """Writes result.json, of the last or of the best parameters."""
+        run, record, stage = self.experiment.run, self.record, self.stages[-1]
+        cost, seconds = self._cost(stage, state), self._seconds()
+        self.log.sync()  # neither a record of an evaluation nor a result must outlive them
+        self.checkpoints.wait()
+        step = stage.stop
+        if run.select == "best" and record["best"]["step"] != step:
+            step = record["best"]["step"]
+            state, best_record = self.checkpoints.restore(self._blank, step=step)
+            stage = self.stages[best_record["stage"]]
+        metrics = {
+            "val": {k: v for k, v in (record["best"] if run.select == "best" else record["val"]).items() if k != "step"}
+        }
+        if run.test:
+            found = self._measure(stage, state, "test")
+            if found is None:
+                self._leave(self.stages[-1].stop)
+            metrics["test"] = found.metrics
+        result = {
+            "metrics": metrics,
+            "cost": {"seconds": round(seconds, 3), **cost},
+            "seed": run.seed,
+            "steps": self.stages[-1].stop,
+            "checkpoint_step": step,
+            "classes": list(self.data.classes),
+            "examples": {name: len(split.labels) for name, split in self.data.splits.items()},
+            "lineage": {
+                **record["lineage"],
+                "sha256": fingerprint(*stage.leave(state)),
+            },
+            "versions": lineage.versions(),
+            "device": jax.devices()[0].device_kind,
+            "mesh": dict(self.where.mesh.shape),
+        }
+        files.write_json(self.folder / "result.json", result)
+        return result
+
+    def _cost(self, stage: Stage, state: State) -> dict[str, Any]:
+        """The cost of the last stage's step and of the whole training."""
+        spent, spec = self.record["cost"], stage.spec
+        batch = example_batch(spec.port, spec.task, stage.config.batch_size)
+        program, _ = train_program(spec, state, batch, self.where)
+        return {
+            "compile_seconds": round(spent["compile_seconds"], 3),
+            "input_seconds": round(spent["input_seconds"], 3),
+            "examples_per_second": round(spent["examples"] / max(spent["train_seconds"], 1e-9), 1),
+            "step_flops": program.flops,
+            "forward_flops": forward_flops(spec, state, batch),
+            **sizes(stage, state, self.where),
+            "peak_bytes": program.peak_bytes,
+        }
