@@ -21,7 +21,7 @@ from jaxfer.conformance import CONVOLUTION, TRANSFORMER, methods, sentence
 from jaxfer.registry import METHODS
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import TIMES, read_metrics
-from jaxfer.training import session
+from jaxfer.training import loop, session
 from jaxfer.training.preemption import Notice
 from jaxfer.training.programs import _train_program
 from tests.experiments import batches, tiny_config, tiny_stage, train
