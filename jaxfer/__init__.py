@@ -7,6 +7,7 @@ result = jaxfer.run(config, "runs/digits/mine")  # beside runs/digits/pretrain
 jaxfer.evaluate("runs/digits/mine", split="test")
 jaxfer.export("runs/digits/mine", format="hf")
 jaxfer.predict("runs/digits/mine", ["a.png", "b.png"])
+jaxfer.score("runs/digits/mine", "labelled.csv").metrics
 jaxfer.compare("configs/digits.py", "runs/digits-compared")
 """
 
@@ -25,12 +26,17 @@ _API = {
     "evaluate": "jaxfer.training.evaluation",
     "export": "jaxfer.exports.hf",
     "predict": "jaxfer.exports.predict",
+    "score": "jaxfer.exports.scoring",
     "load_export": "jaxfer.exports.predict",
     "sweep": "jaxfer.sweeps",
     "compare": "jaxfer.comparison",
     "plan": "jaxfer.forecast",
 }
 __all__ = list(_API)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_API})
 
 
 def __getattr__(name: str) -> Any:

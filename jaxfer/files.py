@@ -56,6 +56,8 @@ def read_json(path: epath.Path) -> Any:
 
 def opened(folder: str | epath.Path) -> epath.Path:
     """A path that can be a run's, on a disk or in a store; `InputError` for another, or where a package is missing."""
+    if not isinstance(folder, (str, os.PathLike)) or not str(folder):
+        raise InputError(f"expected the path of a folder, found {folder!r}")
     scheme, _, _ = str(folder).rpartition("://")
     if scheme and scheme not in STORES:
         raise InputError(f"{folder}: expected a folder, gs:// or s3://")

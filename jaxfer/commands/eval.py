@@ -1,4 +1,4 @@
-"""`jaxfer eval`: evaluate a finished run, also on other data."""
+"""`jaxfer eval`: evaluate a finished run or a checkpoint, also on other data."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 
 from jaxfer.commands import shared
 
-HELP = "evaluate a finished run, also on another data set"
+HELP = "evaluate a finished run or a checkpoint, also on another data set"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="the run's folder")
+    parser.add_argument("run", help="a run's folder, or a checkpoint with a head and --config.data.source=NAME ...")
     parser.add_argument("--split", default="val", help="val (default), test or train")
     parser.add_argument("--checkpoint", default="result", help="result (default), last or best")
     shared.add_nocache(parser)

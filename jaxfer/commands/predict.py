@@ -17,21 +17,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="RUN_OR_EXPORT", help="folder of a finished run, an export or an adapter")
     parser.add_argument("inputs", nargs="+", metavar="FILE", help="images; for a text model, files of lines")
     parser.add_argument("--text", action="store_true", help="the FILEs are texts themselves")
+    labelled = "FILE is one .csv, .tsv or .jsonl of texts (or image files) and labels; prints the metrics too"
+    parser.add_argument("--labelled", action="store_true", help=labelled)
     parser.add_argument("--json", action="store_true", help="a JSON object a line, with every class")
     shared.add_nocache(parser)
 
 
 def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
-    shared.no_overrides(overrides)
+    if not arguments.labelled:
+        shared.no_overrides(overrides)
+    elif arguments.text or len(arguments.inputs) != 1:
+        raise InputError(f"--labelled: expected one table and no --text, found {' '.join(arguments.inputs)}")
     import jaxfer
     from jaxfer import terminal
     from jaxfer.exports.predict import load_model
 
     shared.keep_programs(arguments)
-    model = load_model(arguments.source)
-    for note in model.notes:
+    if arguments.labelled:
+        scored = jaxfer.score(arguments.source, *arguments.inputs, overrides=overrides)
+        answers, metrics, notes = scored.predictions, scored.metrics, scored.notes
+    else:
+        model = load_model(arguments.source)
+        answers, metrics, notes = jaxfer.predict(model, arguments.inputs, text=arguments.text), {}, model.notes
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    answers = jaxfer.predict(model, arguments.inputs, text=arguments.text)
     if arguments.json:
         print("\n".join(json.dumps(answer.to_dict()) for answer in answers))
     else:
@@ -39,6 +48,8 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
         columns = (terminal.Column("", terminal.NAME), terminal.Column(""), terminal.Column(""))
         if rows:
             print(terminal.table(columns, rows, terminal.page_of(sys.stdout)))
+    if metrics:
+        print(json.dumps({"metrics": metrics}) if arguments.json else shared.numbers(metrics))
     failed = [answer.error for answer in answers if answer.error is not None]
     for error in failed:
         fail(error, InputError.exit_code)
@@ -47,7 +58,8 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def _shown(answer: Any) -> tuple[str, str]:
     """(labels, their probabilities) of a table's row; ("", value) for regression."""
+    tail = "" if answer.expected is None else f"  expected {answer.expected or '-'}"
     if answer.value is not None:
-        return "", f"{answer.value:.4f}"
+        return "", f"{answer.value:.4f}{tail}"
     chances = " ".join(f"{answer.probabilities[label]:.4f}" for label in answer.labels)
-    return ";".join(answer.labels) or "-", chances
+    return ";".join(answer.labels) or "-", chances + tail

@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer import files
+from jaxfer import config, files
 from jaxfer.comparison import tables
 from jaxfer.comparison.findings import BaselineScores, Finding, findings, test_baselines, tune_baselines
 from jaxfer.comparison.protocol import Plan, claim, plan, select, selection_record
@@ -70,6 +70,7 @@ def compare(
     """
     from jaxfer.evals.baselines import baselines as simple  # scikit-learn is slow to import
 
+    spec = config.spelled(spec)
     planned, folder = plan(spec, overrides or {}), files.opened(workdir)
     task, classes = planned.ready.experiment.task.name, len(planned.ready.data.classes)
     text = isinstance(planned.ready.stages[0].spec.port.preprocessing, TextPreprocessing)

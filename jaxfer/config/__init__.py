@@ -1,6 +1,19 @@
 """Config files: load one, override its fields, resolve it to a checked Experiment."""
 
-from jaxfer.config.files import base, load, load_module, override, packaged, shipped, words
-from jaxfer.config.resolve import comparison, resolve
+from jaxfer.config.files import base, check_overrides, load, load_module, override, packaged, shipped, spelled, words
+from jaxfer.config.resolve import check_config, comparison, resolve
 
-__all__ = ["base", "comparison", "load", "load_module", "override", "packaged", "resolve", "shipped", "words"]
+__all__ = [
+    "base",
+    "check_config",
+    "check_overrides",
+    "comparison",
+    "load",
+    "load_module",
+    "override",
+    "packaged",
+    "resolve",
+    "shipped",
+    "spelled",
+    "words",
+]

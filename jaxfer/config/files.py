@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -27,7 +28,7 @@ from jaxfer.config.experiment import (
     StageConfig,
 )
 from jaxfer.config.fields import AUTO, SECTIONS, annotation_of, fields_of, stage_fields
-from jaxfer.config.resolve import _check_sections, _defaults
+from jaxfer.config.resolve import _check_sections, _defaults, check_config
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import METHODS
@@ -79,7 +80,7 @@ def _with_rooms(config: ConfigDict, file: Path) -> ConfigDict:
 
 def load_module(spec: str) -> tuple[ModuleType, str]:
     """(module, argument) of `FILE[:ARG]`, or of `NAME[:ARG]` for a config that comes with the package."""
-    name, _, arg = spec.partition(":")
+    name, _, arg = spelled(spec).partition(":")
     path = Path(name)
     if not path.exists():
         path = shipped().get(name, path)
@@ -132,6 +133,13 @@ def words(arg: str, known: Iterable[str]) -> frozenset[str]:
     return given
 
 
+def spelled(spec: str | os.PathLike[str]) -> str:
+    """`FILE[:ARG]` as text; `InputError` where it is neither text nor a path."""
+    if not isinstance(spec, (str, os.PathLike)):
+        raise InputError(f"expected a config file FILE.py[:ARG], found {spec!r:.60}")
+    return os.fspath(spec)
+
+
 def packaged(folder: str, otherwise: str) -> str:
     """The path of `PACKAGE/folder` where that package is installed, for `config.init`; else `otherwise`, a Hub name."""
     package, _, inside = folder.partition("/")
@@ -145,11 +153,19 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     Naming another model, data source, task or method starts that section's own options afresh; other overrides are
     applied after these.
     """
+    check_config(config)
+    check_overrides(overrides)
     config = config.copy_and_resolve_references()
     _check_sections(config)
     for path in sorted(overrides, key=lambda path: (_precedence(path), path)):
         _set(config, path, overrides[path])
     return config
+
+
+def check_overrides(overrides: Any) -> None:
+    """`InputError` where overrides are no mapping from the names of fields."""
+    if not isinstance(overrides, Mapping) or not all(isinstance(path, str) for path in overrides):
+        raise InputError(f"overrides: expected {{'a.b': value}}, such as {{'data.path': 'x'}}, found {overrides!r:.60}")
 
 
 def _precedence(path: str) -> int:

@@ -40,6 +40,7 @@ def _check_sections(config: ConfigDict) -> None:
 
 def resolve(config: ConfigDict) -> Experiment:
     """A checked Experiment; `InputError` for the first field that is wrong."""
+    check_config(config)
     _check_sections(config)
     plain = config.copy_and_resolve_references().to_dict()
     common_fields, run_fields = stage_fields(), hints(RunConfig)
@@ -83,6 +84,12 @@ def resolve(config: ConfigDict) -> Experiment:
     )
     check_ranges(experiment)
     return experiment
+
+
+def check_config(config: Any) -> None:
+    """`InputError` where something else stands in a config's place: the name of its file, a dict."""
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"expected a config, found {config!r:.40}; start from jaxfer.load(FILE)")
 
 
 def comparison(config: ConfigDict) -> CompareConfig:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxfer.data.prepare import expanded
 from jaxfer.errors import InputError
 
 
@@ -55,3 +54,11 @@ def locate(path: str, source: str, option: str = "path") -> Path:
     where = " or ".join(repr(str(candidate)) for candidate in tried)
     fix = "correct it or set JAXFER_DATA to the data's folder"
     raise InputError(f"data.{option} does not exist: expected {where}; {fix}")
+
+
+def expanded(path: str, field: str) -> Path:
+    """The path with its `~` or `~USER` replaced; `InputError` naming the field where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{field}={path!r}: {str(error).rstrip('.')}; write the folder out") from None

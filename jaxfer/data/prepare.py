@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,14 +92,6 @@ def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool)
     splits["train"] = train
     splits = {name: _relabel(split, dataset, names) for name, split in splits.items()}
     return dataclasses.replace(dataset, classes=names, splits=splits, notes=notes, provenance=provenance, sealed=sealed)
-
-
-def expanded(path: str, field: str) -> Path:
-    """The path with its `~` or `~USER` replaced; `InputError` naming the field where there is no such home."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{field}={path!r}: {str(error).rstrip('.')}; write the folder out") from None
 
 
 def _check_config(config: DataConfig, dataset: Dataset) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from jaxfer.data.encodings.spec import TextPreprocessing
 from jaxfer.pretrained.foreign import is_foreign
 from jaxfer.pretrained.hub import SENTENCE
 from jaxfer.runs.finished import FinishedRun
@@ -36,6 +37,7 @@ def card(finished: FinishedRun, format: str) -> str:
         "Trained by": f"{stages}; the parameters are of step {result['checkpoint_step']} of {result['steps']}",
         "Last stage": f"{last.method} {json.dumps(dict(last.options))}, batch size {last.batch_size}",
         "Task": f"{experiment.task.name}" + (f": {', '.join(finished.classes[:20])}" if finished.classes else ""),
+        **_longest(finished),
         "Data": f"source {experiment.source.name}, sha256 {_short(lineage['data_sha256'])}; {_counts(result)}",
         "Weights": f"sha256 {_short(lineage['sha256'])} (jaxfer's fingerprint of the merged parameters)",
         "Seed": str(result["seed"]),
@@ -60,6 +62,12 @@ def card(finished: FinishedRun, format: str) -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _longest(finished: FinishedRun) -> dict[str, str]:
+    """Of a text model: what it was trained to read of a text."""
+    spec = finished.stage.spec.port.preprocessing
+    return {"Longest input": f"{spec.max_length} tokens"} if isinstance(spec, TextPreprocessing) else {}
 
 
 def _commit(finished: FinishedRun) -> str | None:

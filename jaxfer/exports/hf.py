@@ -18,6 +18,7 @@ from jaxfer.models.port import Port
 from jaxfer.pretrained import foreign
 from jaxfer.pretrained.agreement import FREE
 from jaxfer.pretrained.families import by_family, layouts
+from jaxfer.pretrained.heads import PROBLEMS
 from jaxfer.pretrained.hub import MARKER, SENTENCE
 from jaxfer.pretrained.layout import Layout, store
 from jaxfer.registry import MODELS
@@ -25,12 +26,6 @@ from jaxfer.runs import tokenizer
 from jaxfer.runs.finished import FinishedRun, open_run
 
 PEFT = "peft"
-# What transformers calls our tasks, in `problem_type`.
-PROBLEMS = {
-    "classification": "single_label_classification",
-    "multilabel": "multi_label_classification",
-    "regression": "regression",
-}
 
 
 def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path | None = None) -> epath.Path:
@@ -58,7 +53,7 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
     ours = [layout for layout in layouts() if layout.family == family]
     known = [PEFT, *([SENTENCE] if any(layout.encoder for layout in ours) else []), *(layout.name for layout in ours)]
     if format not in known:
-        raise InputError(f"--format={format}: model {family!r} can't be exported so{nearest(format, known)}")
+        raise InputError(f"--format={format}: model {family!r} can't be exported so{nearest(str(format), known)}")
     _check_target(target)
     layout = by_family(family, "hf" if format in (PEFT, SENTENCE) else format)
     temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
@@ -71,7 +66,7 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
         port = finished.stage.spec.port
         if preprocessor := layout.preprocessor(port):
             files.write_json(temporary / "preprocessor_config.json", preprocessor)
-        tokenizer.keep(port, temporary)
+        tokenizer.carry_out(port, temporary)
         files.write_text(temporary / "README.md", card.card(finished, format))
         files.write_json(temporary / MARKER, _marker(finished, format))
         _check_meaning(finished, layout, format, temporary)

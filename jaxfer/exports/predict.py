@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
+from jaxfer import files
 from jaxfer.config.fields import AUTO
-from jaxfer.data.encodings.image import decode, fit
 from jaxfer.data.encodings.spec import TextPreprocessing
-from jaxfer.data.encodings.text import texts
 from jaxfer.data.loader import eval_batches
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
-from jaxfer.exports.hf import PROBLEMS, label_names
+from jaxfer.exports.hf import label_names
+from jaxfer.exports.inputs import Given, images, listed, phrases, text_files
 from jaxfer.models.port import Port
-from jaxfer.pretrained import carrying, foreign
-from jaxfer.pretrained.formats import reading
+from jaxfer.pretrained import foreign
+from jaxfer.pretrained.heads import guessed_task, head_width, loaded, whole_length
 from jaxfer.registry import MODELS
-from jaxfer.rules import flatten, unflatten
 from jaxfer.runs.finished import open_run
-
-# By `problem_type`; transformers takes one output without any for a regression.
-KINDS = {problem: task for task, problem in PROBLEMS.items()}
+from jaxfer.runs.folder import holds_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +56,7 @@ class Prediction:
       probabilities: {class: probability}, likeliest first; they sum to 1 except for sets.
       value: of a regression.
       error: why there is none of this, in one line.
+      expected: the label that a labelled file gives, a set's parted by semicolons; None elsewhere.
     """
 
     input: str
@@ -68,10 +64,11 @@ class Prediction:
     probabilities: dict[str, float] = dataclasses.field(default_factory=dict)
     value: float | None = None
     error: str | None = None
+    expected: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON line: only what there is."""
-        found = {"input": self.input, "error": self.error, "value": self.value}
+        found = {"input": self.input, "expected": self.expected, "error": self.error, "value": self.value}
         found = {name: value for name, value in found.items() if value is not None}
         if self.probabilities:
             found |= {"labels": list(self.labels), "probabilities": self.probabilities}
@@ -84,38 +81,28 @@ def load_export(folder: str | epath.Path) -> Model:
     Raises:
       InputError: no checkpoint there, one that is not read, or one without a head.
     """
+    files.opened(folder)
     checkpoint = foreign.opened(str(folder), AUTO, {})
-    outputs = checkpoint.outputs
-    if checkpoint.other_head is not None:
-        raise InputError(
-            f"{folder}: a {checkpoint.other_head}, whose head does not label whole inputs; `jaxfer run` trains one"
-        )
-    if not outputs:
-        raise InputError(f"{folder}: the checkpoint has no head, so nothing to predict with; `jaxfer run` trains one")
-    if len(checkpoint.labels) not in (0, outputs):
-        raise InputError(f"{folder}: expected {outputs} labels, one an output, found {len(checkpoint.labels)}")
-    port = MODELS.make(checkpoint.layout.family, outputs=outputs, **checkpoint.options)
-    shapes = jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(2))
-    leaves = flatten({"params": shapes[0], **shapes[1]})
-    found = carrying.carry(checkpoint, port, leaves, reset=[], differs=[])
-    if found.fresh:
-        raise InputError(f"{folder}: the checkpoint has no head ({found.fresh[0]} is missing); `jaxfer run` trains one")
-    if checkpoint.problem_type not in (None, *KINDS):
-        raise InputError(
-            f"{folder}: expected a problem_type of {', '.join(KINDS)}, found {checkpoint.problem_type!r}; correct "
-            "config.json"
-        )
-    kind = KINDS.get(checkpoint.problem_type, "regression" if outputs == 1 else "classification")
-    tree = unflatten(flatten({"params": found.params, **found.model_state}))
+    outputs, options = head_width(checkpoint), dict(checkpoint.options)
+    if length := whole_length(checkpoint):
+        options["max_length"] = length
+    port = MODELS.make(checkpoint.layout.family, outputs=outputs, **options)
+    params, model_state = loaded(checkpoint, port)
     labels = checkpoint.labels or label_names((), outputs)
-    params = tree.pop("params")
-    return Model(port=port, params=params, model_state=tree, labels=labels, task=kind, notes=checkpoint.notes)
+    return Model(
+        port=port,
+        params=params,
+        model_state=model_state,
+        labels=labels,
+        task=guessed_task(checkpoint),
+        notes=checkpoint.notes,
+    )
 
 
 def load_model(source: str | epath.Path) -> Model:
     """The model of a finished run, merged, or of an export or an adapter."""
-    folder = epath.Path(source).expanduser()
-    if not (folder / "config.json").exists() or "stages" not in reading.read_json(folder / "config.json"):
+    folder = files.opened(source).expanduser()
+    if not holds_run(folder):
         return load_export(source)  # it says what is wrong where there is nothing at all
     finished = open_run(folder)
     params, model_state = finished.stage.leave(finished.state)
@@ -125,55 +112,42 @@ def load_model(source: str | epath.Path) -> Model:
 
 
 def predict(
-    source: str | epath.Path | Model, inputs: Sequence[str], *, text: bool = False, batch_size: int = 32
+    source: str | epath.Path | Model, inputs: Any, *, text: bool = False, batch_size: int = 32
 ) -> list[Prediction]:
     """Answers in the order of the inputs.
 
     Args:
       source: a finished run, an export, a checkpoint with a head, or what `load_export` gave.
-      inputs: image files; for a model of texts files with a text a line, a pair's two parted by a tab.
-      text: the inputs are the texts themselves.
+      inputs: one or a list of them: image files, uint8 arrays [h, w, channels], Pillow's images; for a text
+        model files with a text a line, a pair's two parted by a tab.
+      text: the inputs are the texts themselves, or pairs of them.
       batch_size: inputs at a time.
 
     Raises:
       InputError: no model there, or inputs of another kind than the model's. A file that can't be read is no reason:
         its answer says so.
     """
-    model = source if isinstance(source, Model) else load_model(source)
+    if batch_size < 1:
+        raise InputError(f"batch_size: expected at least 1, found {batch_size}")
+    inputs, model = listed(inputs), source if isinstance(source, Model) else load_model(source)
     reads_text = isinstance(model.port.preprocessing, TextPreprocessing)
     if text and not reads_text:
         raise InputError("--text: the model reads images; give image files")
-    found = {}
-    if reads_text:
-        lines = list(inputs) if text else [line for name in inputs for line in _lines(name)]
-        names = [line for line in lines if isinstance(line, str)]
-        failed = {i: line for i, line in enumerate(lines) if not isinstance(line, str)}
-        fetch = _pairs(names)
-    else:
-        lines, failed = list(inputs), {}
-        for i, name in enumerate(inputs):
-            try:
-                fit(decode(name), model.port.preprocessing)
-            except InputError as error:
-                failed[i] = Prediction(input=str(name), error=str(error))
-        names = [str(name) for i, name in enumerate(inputs) if i not in failed]
-        fetch = Decoded(tuple(names))
-    good = [i for i in range(len(lines)) if i not in failed]
+    if not reads_text:
+        return answers(model, images(inputs, model.port.preprocessing), batch_size)[0]
+    return answers(model, phrases(inputs) if text else text_files(inputs), batch_size)[0]
+
+
+def answers(model: Model, given: Given, batch_size: int) -> tuple[list[Prediction], np.ndarray]:
+    """(an answer to each input, [readable inputs, outputs] float32)."""
+    good = [i for i in range(len(given.names)) if i not in given.errors]
+    found = {i: Prediction(input=given.names[i], error=error) for i, error in given.errors.items()}
+    outputs = np.zeros((0, len(model.labels)), np.float32)
     if good:
-        split = Split(labels=np.zeros(len(good), np.int32), fetch=fetch)
-        for i, row in zip(good, _outputs(model, split, min(batch_size, len(good))), strict=True):
-            found[i] = _answer(model, str(lines[i]), row)
-    return [failed.get(i) or found[i] for i in range(len(lines))]
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Decoded:
-    """Fetches by decoding a file."""
-
-    names: tuple[str, ...]
-
-    def __call__(self, row: int) -> np.ndarray:
-        return decode(self.names[row])
+        split = Split(labels=np.zeros(len(good), np.int32), fetch=given.fetch)
+        outputs = _outputs(model, split, min(batch_size, len(good)))
+        found |= {i: _answer(model, given.names[i], row) for i, row in zip(good, outputs, strict=True)}
+    return [found[i] for i in range(len(given.names))], outputs
 
 
 def _outputs(model: Model, split: Split, batch_size: int) -> np.ndarray:
@@ -203,21 +177,3 @@ def _answer(model: Model, name: str, row: np.ndarray) -> Prediction:
         chosen = (model.labels[int(row.argmax())],)
     order = np.argsort(-chances, kind="stable")
     return Prediction(input=name, labels=chosen, probabilities={model.labels[i]: float(chances[i]) for i in order})
-
-
-def _lines(name: str) -> list[str | Prediction]:
-    """The texts in a file; where it can't be read, an answer that says so."""
-    try:
-        content = Path(name).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        return [Prediction(input=str(name), error=f"expected a text file, found {str(name)!r} ({reason})")]
-    return [line for line in content.splitlines() if line.strip()]
-
-
-def _pairs(lines: Sequence[str]) -> Any:
-    parts = [line.split("\t") for line in lines]
-    counts = {len(part) for part in parts}
-    if counts - {1, 2} or len(counts) > 1:
-        raise InputError("expected a text a line, or in every line two parted by a tab; found both or more")
-    return texts(*(tuple(column) for column in zip(*parts, strict=True)))

@@ -14,6 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer import files, schema
+from jaxfer.config import check_config
 from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.text import located, tokenizer_sha256
 from jaxfer.errors import InputError, nearest
@@ -61,6 +62,7 @@ def described(config: ConfigDict, folder: epath.Path | None = None) -> Described
     Raises:
       InputError: no such checkpoint, one that is not read, or a model option that contradicts it and is not announced.
     """
+    check_config(config)
     init, model = config.get("init"), config.get("model")
     if not isinstance(init, str) or not isinstance(model, ConfigDict):
         return Described(config)

@@ -24,6 +24,7 @@ from jaxfer.pretrained.hub import Found
 from jaxfer.pretrained.layout import Key, Layout
 from jaxfer.pretrained.sentence import Tail
 from jaxfer.registry import MODELS
+from jaxfer.runs.tokenizer import stated_length
 
 SETTLED = 2e9  # nanoseconds: file systems stamp in steps of up to two seconds
 AVERAGES = r"(?i)(^|[_.-])(ema|swa|averaged?)([_.-]|$)"  # where training scripts keep averages of the weights
@@ -100,6 +101,9 @@ def opened(init: str, name: str, given: Mapping[str, Any]) -> Checkpoint:
         options |= {"tokenizer": str(folder), "tokenizer_sha256": tokenizer_sha256(folder)}
     if "max_length" in known and "max_length" in found.marker:
         options["max_length"] = schema.check(found.marker["max_length"], int, f"{hub.MARKER} of {init}: max_length")
+    elif "max_length" in known and found.tokenizer:
+        stated = stated_length(found.tokenizer[0].parent)
+        options["max_length"] = min(options["max_length"], stated or options["max_length"])
     if found.adapter is not None and head & moved and options.get("pool") == "mean":
         raise InputError(
             f"{init}: the adapter's head reads a pooler, which its base model does not have; {adapter.MERGE}"

@@ -16,7 +16,7 @@ from jaxfer.errors import InputError
 from jaxfer.parallel import cluster
 from jaxfer.runs import tokenizer
 from jaxfer.runs.checkpoint import Checkpoints
-from jaxfer.runs.folder import stored_experiment
+from jaxfer.runs.folder import holds_run, stored_experiment
 from jaxfer.stages import Stage, make_port, plan
 from jaxfer.state import State
 
@@ -53,7 +53,7 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
       InputError: no run there, an unfinished one, or checkpoints that can't be read.
     """
     folder = files.opened(folder)
-    if not (folder / "config.json").exists():
+    if not holds_run(folder):
         raise InputError(f"no run at {folder}: expected a folder that `jaxfer run` wrote")
     if not (folder / "result.json").exists():
         raise InputError(f"the run at {folder} is not finished; run the same `jaxfer run` command again to finish it")

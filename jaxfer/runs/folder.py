@@ -19,6 +19,12 @@ from jaxfer.files import read_json, remote
 from jaxfer.parallel import cluster
 
 
+def holds_run(folder: epath.Path) -> bool:
+    """Whether a folder's config.json is a run's; other people's checkpoints have one too."""
+    path = folder / "config.json"
+    return path.exists() and "stages" in read_json(path)
+
+
 def stored_experiment(folder: epath.Path) -> Experiment:
     """The experiment that a folder belongs to."""
     return config.resolve(ConfigDict(read_json(folder / "config.json")))

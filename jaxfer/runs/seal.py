@@ -1,7 +1,7 @@
 """The seal: inside a comparison nobody reads the test split of a run before the selection that names it is on disk.
 
-A comparison's folder holds protocol.json, later selection.json, and its runs under cells/. `run` and `evaluate`, the
-only ways to a test score, both ask here.
+A comparison's folder holds protocol.json, later selection.json, and its runs under cells/. `run`, `evaluate` and
+`score`, the only ways to a test score, ask here.
 """
 
 from __future__ import annotations
@@ -29,6 +29,12 @@ def check(run: epath.Path) -> None:
         raise InputError(f"{run}: its test split is sealed until {comparison} has a {SELECTION}; let compare finish")
     if whole.name not in files.read_json(selection)["opened"]:
         raise InputError(f"{run}: its test split is sealed: {selection} selected other runs; evaluate it on val")
+
+
+def check_export(place: epath.Path, run: str | None) -> None:
+    """The same for an export, a folder or a file: by the run that it names, and by the run whose folder it lies in."""
+    for path in (place.parent, place.parent.parent, *([epath.Path(run)] if run else [])):
+        check(path)
 
 
 def write_selection(comparison: epath.Path, record: Mapping[str, Any], opened: Iterable[str]) -> None:

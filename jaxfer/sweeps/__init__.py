@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer import files
+from jaxfer import config, files
 from jaxfer.errors import InputError
 from jaxfer.evals.intervals import too_few
 from jaxfer.report import plots
@@ -70,6 +70,7 @@ def sweep(
       InputError: a cell's config is wrong; nothing has been run.
       Preempted: SIGTERM came; every cell under way is saved.
     """
+    spec = config.spelled(spec)
     planned = cells.plan(spec, cells.expand(spec, overrides))
     folder = files.opened(workdir)
     if (folder / seal.PROTOCOL).exists():
@@ -169,7 +170,7 @@ class _Standing:
 
 
 def _check_processes(processes: int) -> None:
-    if processes < 1:
+    if type(processes) is not int or processes < 1:
         raise InputError(f"--processes: expected at least 1, found {processes}")
     if processes > 1:
         import jax

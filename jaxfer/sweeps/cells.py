@@ -80,6 +80,7 @@ def expand(spec: str, overrides: Mapping[str, Any] | None = None) -> tuple[Cell,
     module, arg = configs.load_module(spec)
     if arg or not hasattr(module, "sweep"):
         raise InputError(f"{spec}: expected a config file with sweep(), and no argument; `jaxfer run` takes one")
+    configs.check_overrides(overrides or {})
     cells = _cells(module, spec, overrides or {})
     if not any(cell.group for cell in cells):
         raise InputError(f"{spec}: sweep() yields no cell with a group, so there would be no table; yield some")

@@ -12,6 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer import config, files
+from jaxfer.config.experiment import Experiment
 from jaxfer.data.loader import eval_batches
 from jaxfer.data.prepare import build
 from jaxfer.data.split import Split
@@ -19,9 +20,12 @@ from jaxfer.errors import InputError
 from jaxfer.parallel.placement import Placement, placement
 from jaxfer.runs import seal
 from jaxfer.runs.finished import open_run
+from jaxfer.runs.folder import holds_run
 from jaxfer.state import State
 from jaxfer.step import StepSpec
+from jaxfer.training import untrained
 from jaxfer.training.programs import eval_arguments, eval_program
+from jaxfer.training.progress import Reporter
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,14 +80,17 @@ def evaluate(
     split: str = "val",
     checkpoint: str = "result",
     overrides: Mapping[str, Any] | None = None,
+    quiet: bool = False,
 ) -> dict[str, float]:
-    """Evaluates a finished run, on its own data or on another set of the same classes.
+    """Evaluates a finished run, on its own data or on another set of the same classes; or a checkpoint as it is.
 
     Args:
-      run: its folder.
+      run: its folder; or a checkpoint with a head, as `config.init` names one, on the data that `overrides` name. Its
+        classes are matched to the data's by name.
       split: `val`, `test` or `train`.
-      checkpoint: `result` (what result.json describes), `last` or `best`.
+      checkpoint: of a run: `result` (what result.json describes), `last` or `best`.
       overrides: {"data.x": value}, as on the command line.
+      quiet: leave out the notes on what was assumed of a checkpoint.
 
     Returns:
       {metric: value}.
@@ -92,16 +99,24 @@ def evaluate(
       InputError: an unfinished run, a split that the data lacks, data of other classes, or the test split of a
         comparison's run before its selection is made.
     """
+    overrides = overrides or {}
+    config.check_overrides(overrides)
+    folder = files.opened(run)
+    if not holds_run(folder):
+        if "data.source" in overrides:
+            return _evaluate_untrained(str(run), split, checkpoint, overrides, quiet)
+        data = "the data to evaluate it on (--config.data.source=NAME and its options)"
+        raise InputError(f"no run at {folder}: expected a folder that `jaxfer run` wrote, or a checkpoint and {data}")
     if split == "test":
-        seal.check(epath.Path(run))
+        seal.check(folder)
     finished = open_run(run, checkpoint)
-    for name in overrides or {}:
+    for name in overrides:
         if not name.startswith(("data.", "parallel.")) and name != "eval_batch_size":
             raise InputError(
                 f"config.{name} is part of the trained run; eval takes data.*, parallel.*, eval_batch_size"
             )
     stored = ConfigDict(files.read_json(finished.folder / "config.json"))
-    experiment = config.resolve(config.override(stored, overrides or {}))
+    experiment = config.resolve(config.override(stored, overrides))
     seed, source = experiment.run.seed, dict(experiment.source.options)
     data = build(experiment.data, source, seed=seed, with_test=split == "test")
     if data.classes != finished.classes:
@@ -111,7 +126,22 @@ def evaluate(
         )
     if split not in data.splits:
         raise InputError(f"split {split!r} is not in this data; it has {', '.join(data.splits)}")
+    state = finished.state.replace(hparams={}, key=None, opt_state=())
+    return _on_devices(experiment, finished.stage.spec, state, data.splits[split])
+
+
+def _evaluate_untrained(
+    init: str, split: str, checkpoint: str, overrides: Mapping[str, Any], quiet: bool
+) -> dict[str, float]:
+    if checkpoint != "result":
+        raise InputError(f"--checkpoint={checkpoint} is of runs; {init} is a checkpoint itself, leave it out")
+    found = untrained.opened(init, overrides, split=split)
+    reporter = Reporter(quiet=quiet)
+    for note in found.notes:
+        reporter.say(f"note: {note}")
+    return _on_devices(found.experiment, found.stage.spec, found.state, found.data.splits[split])
+
+
+def _on_devices(experiment: Experiment, spec: StepSpec, state: State, split: Split) -> dict[str, float]:
     where = placement(experiment.parallel)
-    spec, state = finished.stage.spec, finished.state.replace(hparams={}, key=None, opt_state=())
-    found = evaluate_split(spec, where.place(spec, state), data.splits[split], where, experiment.run.eval_batch_size)
-    return found.metrics
+    return evaluate_split(spec, where.place(spec, state), split, where, experiment.run.eval_batch_size).metrics

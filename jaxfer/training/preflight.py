@@ -99,6 +99,7 @@ def preflight(
     check_kind(data.splits["train"], port.preprocessing, experiment.data.augment)
     if isinstance(port.preprocessing, TextPreprocessing):
         assumed += _spare(port.preprocessing, len(load_tokenizer(port.preprocessing, own=known.own_tokenizer)[0]))
+        tokenizer.check(port)
     stages = plan(experiment, port, task)
     where.check(stages)
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))

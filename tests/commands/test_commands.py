@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -167,6 +168,7 @@ def test_predictions_fit_the_terminal(columns, capsys, monkeypatch):
         Prediction(input="a.png", labels=("effusion", "pneumonia"), probabilities={"effusion": 0.9, "pneumonia": 0.8}),
         Prediction(input=NAME, labels=(), probabilities={"effusion": 0.1, "pneumonia": 0.2}),
     ]
+    monkeypatch.setattr("jaxfer.exports.predict.load_model", lambda source: types.SimpleNamespace(notes=()))
     monkeypatch.setattr("jaxfer.exports.predict.predict", lambda *a, **k: answers)
     monkeypatch.setattr("jaxfer.terminal.page_of", lambda stream: Page(columns))
     assert commands.main(["predict", "runs/a", "a.png", NAME, "--nocache"]) == 0

@@ -142,7 +142,11 @@ def test_a_text_model_takes_its_tokenizer_along(texts):
     assert names & {"tokenizer.json", "vocab.txt"}
     for folder in (run / "tokenizer", out):
         assert names <= {entry.name for entry in folder.iterdir()}
-        assert all((folder / name).read_bytes() == (epath.Path(TOKENIZER) / name).read_bytes() for name in names)
+        copied = names if folder == run / "tokenizer" else names - {"tokenizer_config.json"}
+        assert all((folder / name).read_bytes() == (epath.Path(TOKENIZER) / name).read_bytes() for name in copied)
+    before, after = (json.loads((epath.Path(at) / "tokenizer_config.json").read_text()) for at in (TOKENIZER, out))
+    assert after == {**before, "model_max_length": 7}  # an export states how long its inputs were
+    assert "- **Longest input**: 7 tokens" in (out / "README.md").read_text()
     finished = open_run(run)
     config = tiny_config("bert_pooler", steps=1, init=str(out))
     config.model = dict(name="auto")

@@ -117,6 +117,8 @@ def test_an_adapter_predicts(adapted, tmp_path, capsys):
         assert answer.probabilities == pytest.approx(wanted.probabilities, abs=1e-5)
     assert main(["predict", str(out), files[0]]) == 0
     assert capsys.readouterr().out.split()[:2] == [files[0], expected[0].labels[0]]
+    data = {"data.source": "synthetic", "data.image": IMAGE, "data.classes_count": 3, "data.examples": 48}
+    assert jaxfer.evaluate(out, overrides=data) == pytest.approx(jaxfer.evaluate(adapted / "run"), abs=1e-5)
 
 
 def test_what_peft_cannot_carry(adapted, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -16,9 +18,11 @@ import jaxfer.config
 from jaxfer.commands import main
 from jaxfer.errors import InputError
 from jaxfer.exports.predict import Model, load_model
+from jaxfer.pretrained import foreign
 from jaxfer.runs.finished import open_run
-from tests.experiments import PHRASES
-from tests.pretrained.checkpoints import text_config
+from tests.experiments import PHRASES, TOKENIZER
+from tests.models.tiny import TINY
+from tests.pretrained.checkpoints import checkpoint, edit, text_config
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +96,33 @@ def test_texts_from_the_command_line_and_from_files(pool, tmp_path):
     read = jaxfer.predict(tmp_path / "run", [str(file), str(tmp_path / "nothing.txt")])
     assert [answer.input for answer in given] == phrases and given == read[:-1]
     assert "No such file" in read[-1].error
+    model = load_model(tmp_path / "run")
+    (alone,) = jaxfer.predict(model, phrases[0], text=True)
+    assert alone.input == phrases[0] and alone.probabilities == pytest.approx(given[0].probabilities, abs=1e-6)
+    assert jaxfer.predict(model, [(phrases[0], "a")], text=True) == jaxfer.predict(model, f"{phrases[0]}\ta", text=True)
     with pytest.raises(InputError, match="in every line two parted by a tab"):
-        jaxfer.predict(tmp_path / "run", ["a", "a\tb"], text=True)
+        jaxfer.predict(model, ["a", "a\tb"], text=True)
+    with pytest.raises(InputError, match=r"inputs\[1\]: expected a text, or a pair of texts, found 5"):
+        jaxfer.predict(model, ["a", 5], text=True)
+    strange = tmp_path / "strange.txt"
+    strange.write_bytes("\ufeffgood\u2028bad\x0cfilm\r\n \r\nfilm\n".encode())  # two lines, whatever Python says
+    assert [answer.input for answer in jaxfer.predict(model, strange)] == ["good\u2028bad\x0cfilm", "film"]
+    (tmp_path / "blank.txt").write_text("\n  \n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    bad = ["blank.txt", "latin.txt", ".", "none.txt", "rows.csv", "a text itself"]
+    answers = jaxfer.predict(model, [*(str(tmp_path / name) for name in bad[:-1]), bad[-1], strange])
+    reasons = (
+        "found none; add some",
+        "no UTF-8",
+        "Is a directory",
+        "No such file",
+        "--labelled scores",
+        "--text (text=",
+    )
+    assert [reason in answer.error for reason, answer in zip(reasons, answers[:6], strict=True)] == [True] * 6
+    assert [answer.error for answer in answers[6:]] == [None, None]
+    (answer,) = jaxfer.predict(model, "caf\udce9", text=True)  # as Python reads an argument that is no UTF-8
+    assert (answer.input, "no UTF-8" in answer.error) == ("caf\\udce9", True)
 
 
 def test_values_and_sets(digits):
@@ -120,6 +149,60 @@ def test_values_and_sets(digits):
             assert (found.labels, found.probabilities, found.value) == ((), {}, None)
 
 
+def test_pictures_arrays_and_a_single_file_are_what_their_files_are(digits, tmp_path):
+    run, _, files = digits
+    model = load_model(run)
+    expected = [jaxfer.predict(model, file)[0] for file in files]  # one file each
+    pictures = [Image.open(file) for file in files]
+    arrays = np.stack([np.asarray(picture)[..., None] for picture in pictures])
+    palette = [picture.convert("P") for picture in pictures]
+    for given in (pictures, arrays, list(arrays[..., 0]), palette, iter(map(Path, files))):
+        found = jaxfer.predict(model, given)
+        assert [(a.labels, a.error) for a in found] == [(a.labels, None) for a in expected]
+        for answer, same in zip(found, expected, strict=True):
+            assert answer.probabilities == pytest.approx(same.probabilities, abs=1e-6)
+    (alone,) = jaxfer.predict(model, arrays[1])
+    assert (alone.input, alone.labels) == ("input 0", ("0",))
+    assert [answer.input for answer in jaxfer.predict(model, [files[0], pictures[1]])] == [files[0], "input 1"]
+    (missing,) = jaxfer.predict(model, str(tmp_path / "none.png"))
+    assert "No such file" in missing.error
+    assert jaxfer.predict(model, []) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([None], r"inputs\[0\]: expected an image file, an array or a Pillow image, found None"),
+        (None, "inputs: expected a file, a text, an image or a list of them, found None"),
+        ({"a.png": 1}, "inputs: expected a file, .* found a dict"),
+        (np.zeros((8, 8, 3)), r"inputs\[0\]: expected uint8 \[height, width, channels\], found float64 \[8, 8, 3\]"),
+        (np.zeros((8, 8, 5), np.uint8), r"found uint8 \[8, 8, 5\]"),
+        (np.array(3, np.uint8), r"found uint8 \[\]"),
+    ],
+)
+def test_inputs_that_are_none(given, message, digits):
+    with pytest.raises(InputError, match=message):
+        jaxfer.predict(digits[0], given)
+
+
+def test_sources_that_are_none(digits):
+    for source in (None, 5, b"run", ""):
+        with pytest.raises(InputError, match="expected the path of a folder, found"):
+            jaxfer.predict(source, digits[2])
+    with pytest.raises(InputError, match="batch_size: expected at least 1, found 0"):
+        jaxfer.predict(digits[0], digits[2], batch_size=0)
+    with pytest.raises(InputError, match="https://x/y: expected a folder, gs:// or s3://"):
+        jaxfer.predict("https://x/y", digits[2])
+
+
+def test_outputs_that_are_no_numbers_are_an_error(digits):
+    run, _, files = digits
+    model = load_model(run)
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, model.params)
+    (answer,) = jaxfer.predict(dataclasses.replace(model, params=broken), files[:1])
+    assert answer.error.startswith(f"expected finite outputs for '{files[0]}', found nan") and not answer.probabilities
+
+
 def test_what_can_not_answer(digits, tmp_path):
     run, _, files = digits
     with pytest.raises(InputError, match="--text: the model reads images"):
@@ -127,3 +210,16 @@ def test_what_can_not_answer(digits, tmp_path):
     with pytest.raises(InputError, match="no such folder or file"):
         jaxfer.predict(str(tmp_path / "nowhere"), files)
     assert main(["predict", str(run), files[0], "--config.data.path=x"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("stated", "answering", "training"), [(150, 150, 128), (None, 128, 128), (400, 200, 128), (9, 9, 9)]
+)
+def test_texts_are_cut_where_the_checkpoint_states(stated, answering, training, tmp_path):
+    """Training cuts at 128 tokens for its cost; answering costs little, and is what other tools do."""
+    options = {name: value for name, value in TINY["bert_pooler"][1].items() if name not in ("outputs", "max_length")}
+    shutil.copytree(TOKENIZER, tmp_path / "source")
+    checkpoint(tmp_path / "source", "bert", {**options, "positions": 200}, labels=("bad", "good", "plain"))
+    edit(tmp_path / "source" / "tokenizer_config.json", model_max_length=stated)
+    assert load_model(tmp_path / "source").port.preprocessing.max_length == answering
+    assert foreign.opened(str(tmp_path / "source"), "auto", {}).options["max_length"] == training

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from jaxfer.data import ending
+from jaxfer.data.encodings import ending
 from jaxfer.data.encodings.spec import Preprocessing
 from jaxfer.errors import InputError, nearest
 

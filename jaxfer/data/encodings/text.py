@@ -18,8 +18,7 @@ import numpy as np
 from etils import epath
 
 from jaxfer.data.encodings.spec import TextPreprocessing
-from jaxfer.data.lookup import fingerprint
-from jaxfer.data.prepare import expanded
+from jaxfer.data.lookup import expanded, fingerprint
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 
@@ -36,6 +35,9 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+
+# By its `model_type`, or `tokenizer_class`, transformers tells the class of a tokenizer whose own files name none.
+CLASS_FILE = "config.json"
 
 CHUNK = 1000  # texts a call of the tokenizer
 
@@ -124,10 +126,10 @@ def whole_lengths(split: Split, preprocessing: TextPreprocessing) -> np.ndarray:
 def _encoded(split: Split, preprocessing: TextPreprocessing) -> list[tuple[np.ndarray, np.ndarray, int]]:
     """(ids, types, tokens before the cut) of each example."""
     source, rows = split.origin()
-    tokenizer, sha256 = load_tokenizer(preprocessing)
+    tokenizer, _ = load_tokenizer(preprocessing)
     limits = (source.second is not None, preprocessing.max_length, preprocessing.vocab, preprocessing.types)
     with _LOCK:
-        table = _table(source.sha256, sha256, limits)
+        table = _table(source.sha256, read_sha256(tokenizer.name_or_path), limits)
         missing = [int(row) for row in np.unique(rows) if int(row) not in table]
         for begin in range(0, len(missing), CHUNK):
             chunk = missing[begin : begin + CHUNK]
@@ -185,6 +187,13 @@ def _read_ids(
     return list(zip(encoded["input_ids"], encoded["token_type_ids"], strict=True))
 
 
+def read_sha256(folder: str | epath.Path) -> str:
+    """sha256 (hex) of all that decides how the tokenizer in a folder reads: its files, and the config.json there."""
+    described = epath.Path(folder) / CLASS_FILE
+    content = described.read_bytes() if described.is_file() else b""
+    return fingerprint([tokenizer_sha256(folder), content])
+
+
 def tokenizer_sha256(folder: str | epath.Path) -> str:
     """sha256 (hex) over the tokenizer files in a folder, names and content; `InputError` where there is none."""
     folder = epath.Path(folder)
@@ -217,7 +226,7 @@ def load_tokenizer(preprocessing: TextPreprocessing, *, own: bool | None = None)
             f"the tokenizer in {str(folder)!r} has sha256 {sha256[:12]}, the model was made with {expected[:12]}; "
             "restore it, or name the model's own in config.model.tokenizer"
         )
-    tokenizer = _read(str(folder), sha256)
+    tokenizer = read_tokenizer(folder)
     tokens, vocab = len(tokenizer), preprocessing.vocab
     if tokenizer.model_max_length < 1:
         raise InputError(
@@ -249,6 +258,11 @@ def located(folder: str) -> Path:
         if candidate.is_dir():
             return candidate
     raise InputError(f"config.model.tokenizer: expected a folder, found nothing at {folder!r}; correct it")
+
+
+def read_tokenizer(folder: str | Path) -> Any:
+    """The Hugging Face tokenizer in a folder, whosever it is; `InputError` where it can't be read."""
+    return _read(str(folder), read_sha256(folder))
 
 
 @functools.lru_cache(maxsize=8)

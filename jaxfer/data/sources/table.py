@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxfer.data import labels as reading
 from jaxfer.data.encodings.text import texts
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.order import Stream, draw
-from jaxfer.data.rows import DELIMITERS, Bad, Dialect, records
+from jaxfer.data.sources import labels as reading
+from jaxfer.data.sources.rows import DELIMITERS, Bad, Dialect, records
+from jaxfer.data.sources.splitfiles import split_files
 from jaxfer.data.split import Dataset, Split
-from jaxfer.data.splitfiles import split_files
 from jaxfer.errors import InputError, nearest
 
 SHOWN = 3  # bad rows in a message

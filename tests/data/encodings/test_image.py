@@ -257,9 +257,9 @@ def test_unknown_augmentation():
 
 @pytest.mark.parametrize("name, largest, share", [("bilinear", 1, 0), ("bicubic", 10, 0.0129), ("lanczos", 12, 0.0273)])
 def test_how_far_torchvisions_filters_are_on_hard_edges(name, largest, share):
-    """Blocks of random colours; torchvision.npz holds what make_torchvision.py got, and py says how far it is."""
+    """Blocks of random colours; torchvision.npz holds what make_torchvision.py got. encodings/image.py says how far."""
     colours = np.random.default_rng(0).integers(0, 255, (48, 18, 3))
     blocks = np.kron(colours, np.ones((7, 7, 1))).astype(np.uint8)
-    theirs = np.load(Path(__file__).parent / "torchvision.npz")[name].astype(int)
+    theirs = np.load(Path(__file__).parents[1] / "torchvision.npz")[name].astype(int)
     difference = np.abs(resize(blocks, (64, 64), name).astype(int) - theirs)
     assert difference.max() == largest and (difference > 1).mean() == pytest.approx(share, abs=1e-4)

@@ -9,8 +9,7 @@ import pytest
 from jaxfer.data.sources import npz
 from jaxfer.errors import InputError
 from jaxfer.registry import SOURCES
-
-from . import shared
+from tests.data import shared
 
 
 def arrays(n=6, **more):

@@ -14,9 +14,8 @@ from jaxfer.data.sources import folder
 from jaxfer.errors import InputError
 from jaxfer.registry import SOURCES
 from jaxfer.training.preflight import preflight
+from tests.data import shared
 from tests.experiments import tiny_config
-
-from . import shared
 
 
 def origins(split):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxfer.data.rows import FORMATS, Dialect
+from jaxfer.data.sources.rows import FORMATS, Dialect
 from jaxfer.errors import InputError, nearest
 
 SPLITS = {"train": ("train",), "val": ("val", "dev", "valid", "validation"), "test": ("test",)}

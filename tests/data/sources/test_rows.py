@@ -7,7 +7,7 @@ import pytest
 from jaxfer.data.sources.table import source
 from jaxfer.errors import InputError
 
-from .test_source_table import fetched, one
+from .test_table import fetched, one
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-8", "UTF8"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxfer.data.rows import Bad
+from jaxfer.data.sources.rows import Bad
 
 TARGETS = ("class", "value", "labels")
 LARGEST = float(np.finfo(np.float32).max)

@@ -7,7 +7,7 @@ import pytest
 from jaxfer.data.sources.table import source
 from jaxfer.errors import InputError
 
-from .test_source_table import ROWS, written
+from .test_table import ROWS, written
 
 
 def test_split_files_by_name(tmp_path):

@@ -8,8 +8,7 @@ import pytest
 from jaxfer.data.prepare import DataConfig, build
 from jaxfer.data.sources.table import source
 from jaxfer.errors import InputError
-
-from . import shared
+from tests.data import shared
 
 ROWS = 'text,label\nA good film,good\n"Bad, ""very"" bad\nfilm",bad\n\nplain,good\n'
 

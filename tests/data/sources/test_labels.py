@@ -6,7 +6,7 @@ import pytest
 
 from jaxfer.errors import InputError
 
-from .test_source_table import one
+from .test_table import one
 
 
 def test_lists_that_pandas_wrote_as_text(tmp_path):

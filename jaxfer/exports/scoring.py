@@ -1,0 +1,163 @@
+"""A labelled file scored by a model: an answer to each row, and the task's metrics over all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from jaxfer import config, files
+from jaxfer.data.encodings.spec import TextPreprocessing
+from jaxfer.data.split import Dataset
+from jaxfer.errors import InputError, nearest
+from jaxfer.exports.inputs import Given, images
+from jaxfer.exports.predict import Model, Prediction, answers, load_model
+from jaxfer.pretrained import foreign
+from jaxfer.registry import SOURCES, TASKS
+from jaxfer.runs import seal
+from jaxfer.runs.folder import holds_run
+
+# What the labels of a file are, by the model's task; `data.target` of the source `table`.
+TARGETS = {"classification": "class", "multilabel": "labels", "regression": "value"}
+SETTLED = ("path", "target", "test_fraction")  # options of `table` that the file and the model decide
+IMAGES = "file"  # the column of image files, relative to the table's folder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A scored file.
+
+    Attributes:
+      metrics: {metric: value} over the rows that have an answer; empty where none has.
+      predictions: an answer to each row, with the label that the file expects.
+      notes: what was assumed or left out, a line each.
+    """
+
+    metrics: dict[str, float]
+    predictions: tuple[Prediction, ...]
+    notes: tuple[str, ...]
+
+
+def score(
+    source: str | epath.Path,
+    file: str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    batch_size: int = 32,
+) -> Scored:
+    """Answers each row of a table and compares it with the row's label.
+
+    Args:
+      source: a finished run, an export, or a checkpoint with a head.
+      file: .csv, .tsv or .jsonl as the data source `table` reads it, with the columns `text` and `label`; for an image
+        model `file` and `label`.
+      overrides: {"data.x": value} for other columns (`data.text`, `data.text_pair`, `data.label`) and whatever else
+        that source may be told of a file.
+      batch_size: rows at a time.
+
+    Raises:
+      InputError: no model or file there, labels that the model does not have, or a run whose test split is sealed: the
+        file may hold it.
+    """
+    overrides = overrides or {}
+    config.check_overrides(overrides)
+    try:
+        _check_seal(source)
+    except InputError as error:
+        raise InputError(f"--labelled: {file} may hold the test split; {error}") from None
+    model = load_model(source)
+    data = _table(model, file, overrides)
+    split = data.splits["train"]  # a file that stands alone is all `train`
+    labels, notes = _labels(model, data, file)
+    found, outputs = answers(model, _given(model, split.fetch, Path(file).parent), batch_size)
+    answered = np.asarray([answer.error is None for answer in found])
+    read = np.asarray([np.isfinite(row).all() for row in outputs], bool)  # `outputs` has no rows that can't be read
+    metrics = _metrics(model.task, outputs[read], labels[answered]) if answered.any() else {}
+    if not answered.all():
+        notes = (*notes, f"{int((~answered).sum())} of {len(found)} rows have no answer and count in no metric")
+    predictions = tuple(
+        dataclasses.replace(answer, expected=_spelled(model, label))
+        for answer, label in zip(found, labels, strict=True)
+    )
+    return Scored(metrics=metrics, predictions=predictions, notes=(*data.notes, *notes))
+
+
+def _check_seal(source: str | epath.Path) -> None:
+    folder = files.opened(source).expanduser()
+    if holds_run(folder):
+        seal.check(folder)
+    elif folder.exists():
+        seal.check_export(folder, foreign.files(str(source))[0].marker.get("run"))
+
+
+def _table(model: Model, file: str | Path, overrides: Mapping[str, Any]) -> Dataset:
+    """The file as the data source `table` reads it."""
+    if model.task not in TARGETS:
+        raise InputError(f"--labelled: task {model.task!r} has no labelled files; known: {', '.join(TARGETS)}")
+    if not Path(file).expanduser().is_file():
+        raise InputError(
+            f"--labelled: expected a .csv, .tsv or .jsonl file, found nothing of the kind at {str(file)!r}"
+        )
+    known = sorted(f"data.{name}" for name in SOURCES.schema("table") if name not in SETTLED)
+    for name in overrides:
+        if name not in known:
+            raise InputError(f"config.{name}: no option of a labelled file{nearest(name, known)}")
+    settled = {"data.source": "table", "data.path": str(file), "data.target": TARGETS[model.task]}
+    if not isinstance(model.port.preprocessing, TextPreprocessing):
+        settled["data.text"] = IMAGES
+    options = config.resolve(config.override(config.base(), {**settled, **overrides})).source.options
+    return SOURCES.make("table", **dict(options))
+
+
+def _given(model: Model, fetch: Any, folder: Path) -> Given:
+    if isinstance(model.port.preprocessing, TextPreprocessing):
+        names = fetch.first if fetch.second is None else map("\t".join, zip(fetch.first, fetch.second, strict=True))
+        return Given(names=tuple(names), errors={}, fetch=fetch)
+    if fetch.second is not None:
+        raise InputError("config.data.text_pair: the model reads images, one a row; leave it out")
+    given = images([folder / name for name in fetch.first], model.port.preprocessing)
+    return dataclasses.replace(given, names=fetch.first)
+
+
+def _labels(model: Model, data: Dataset, file: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(labels of the rows in the order of the model's outputs, what was assumed)."""
+    labels = data.splits["train"].labels
+    if model.task == "regression":
+        return labels, ()
+    places, notes = _places(model.labels, data.classes, file)
+    if model.task == "multilabel":
+        wide = np.zeros((len(labels), len(model.labels)), bool)
+        wide[:, places] = labels
+        return wide, notes
+    return np.asarray(places, np.int32)[labels], notes
+
+
+def _places(labels: Sequence[str], classes: Sequence[str], file: str | Path) -> tuple[list[int], tuple[str, ...]]:
+    """(the model's output for each class of the file, what was assumed): by name; by number where all are numbers."""
+    unknown = [name for name in classes if name not in labels]
+    if not unknown:
+        return [labels.index(name) for name in classes], ()
+    if all(name.isdecimal() and int(name) < len(labels) for name in classes):
+        pairs = ", ".join(f"{name}={labels[int(name)]}" for name in classes[:8])
+        return [int(name) for name in classes], (f"the file's labels are taken as numbers of the classes: {pairs}",)
+    tail = f"{nearest(unknown[0], labels)}; correct it, or number the classes from 0"
+    raise InputError(f"{file}: the model has no class {unknown[0]!r}{tail}")
+
+
+def _metrics(task_name: str, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    task = TASKS.make(task_name)
+    values = task.scores(outputs, {"label": labels})
+    metrics = {name: float(np.asarray(value, np.float64).mean()) for name, value in sorted(values.items())}
+    return metrics | (task.gathered(outputs, labels) if task.gathered is not None else {})
+
+
+def _spelled(model: Model, label: Any) -> str:
+    if model.task == "regression":
+        return f"{label:g}"
+    if model.task == "multilabel":
+        return ";".join(name for name, has in zip(model.labels, label, strict=True) if has)
+    return model.labels[label]

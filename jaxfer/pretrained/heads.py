@@ -1,0 +1,68 @@
+"""A checkpoint with its own head, as it is: what the head answers, and the weights of the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from jaxfer.errors import InputError
+from jaxfer.models.port import Port
+from jaxfer.pretrained import carrying
+from jaxfer.pretrained.foreign import Checkpoint
+from jaxfer.rules import flatten, unflatten
+from jaxfer.runs.tokenizer import stated_length
+
+# What transformers calls our tasks, in `problem_type`.
+PROBLEMS = {
+    "classification": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+}
+# By `problem_type`; transformers takes one output without any for a regression.
+KINDS = {problem: task for task, problem in PROBLEMS.items()}
+
+
+def head_width(checkpoint: Checkpoint) -> int:
+    """Outputs of a checkpoint's own head; `InputError` where it has none, or labels for another number."""
+    outputs, init = checkpoint.outputs, checkpoint.found.init
+    if checkpoint.other_head is not None:
+        raise InputError(
+            f"{init}: a {checkpoint.other_head}, whose head does not label whole inputs; `jaxfer run` trains one"
+        )
+    if not outputs:
+        raise InputError(f"{init}: the checkpoint has no head, so nothing to predict with; `jaxfer run` trains one")
+    if len(checkpoint.labels) not in (0, outputs):
+        raise InputError(f"{init}: expected {outputs} labels, one an output, found {len(checkpoint.labels)}")
+    return outputs
+
+
+def guessed_task(checkpoint: Checkpoint) -> str:
+    """The task that a checkpoint states, else the one that its outputs suggest; `InputError` for an unknown one."""
+    if checkpoint.problem_type not in (None, *KINDS):
+        raise InputError(
+            f"{checkpoint.found.init}: expected a problem_type of {', '.join(KINDS)}, found "
+            f"{checkpoint.problem_type!r}; correct config.json"
+        )
+    return KINDS.get(checkpoint.problem_type, "regression" if checkpoint.outputs == 1 else "classification")
+
+
+def whole_length(checkpoint: Checkpoint) -> int | None:
+    """The longest input in tokens that a text model's files state: without training there is no cost to cut it for."""
+    if not checkpoint.found.tokenizer or "positions" not in checkpoint.options:
+        return None
+    stated = checkpoint.found.marker.get("max_length") or stated_length(checkpoint.found.tokenizer[0].parent)
+    return stated and min(stated, checkpoint.options["positions"])
+
+
+def loaded(checkpoint: Checkpoint, port: Port, differs: Sequence[str] = ()) -> tuple[Any, Any]:
+    """(params, model_state) of a checkpoint, its own head included; `InputError` where anything is missing."""
+    shapes = jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(2))
+    leaves = flatten({"params": shapes[0], **shapes[1]})
+    found = carrying.carry(checkpoint, port, leaves, reset=[], differs=differs)
+    if found.fresh:
+        what = f"the checkpoint has no head ({found.fresh[0]} is missing)"
+        raise InputError(f"{checkpoint.found.init}: {what}; `jaxfer run` trains one")
+    tree = unflatten(flatten({"params": found.params, **found.model_state}))
+    return tree.pop("params"), tree

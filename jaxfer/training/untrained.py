@@ -1,0 +1,149 @@
+"""A checkpoint with its own head on a data set, without training: its classes are matched to the data's by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from jaxfer import config
+from jaxfer.config.experiment import Experiment
+from jaxfer.config.fields import AUTO
+from jaxfer.data.loader import check_kind
+from jaxfer.data.prepare import build
+from jaxfer.data.split import Dataset
+from jaxfer.errors import InputError
+from jaxfer.pretrained import foreign
+from jaxfer.pretrained.agreement import completed
+from jaxfer.pretrained.foreign import Checkpoint
+from jaxfer.pretrained.heads import KINDS, guessed_task, head_width, loaded, whole_length
+from jaxfer.runs import seal
+from jaxfer.stages import Stage, make_port, plan
+from jaxfer.state import State
+
+TAKEN = ("data.", "model.", "task.", "parallel.")  # sections of the config that an evaluation reads
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Untrained:
+    """All that an evaluation of a checkpoint needs.
+
+    Attributes:
+      experiment: the config that the checkpoint and the overrides make; only its model, task and data are used.
+      stage: the model as one stage of plain fine-tuning, for its evaluation step.
+      state: the checkpoint's parameters; no optimizer state.
+      data: its splits, labelled in the order of the checkpoint's classes.
+      notes: what was assumed, a line each.
+    """
+
+    experiment: Experiment
+    stage: Stage
+    state: State
+    data: Dataset
+    notes: tuple[str, ...]
+
+
+def opened(init: str, overrides: Mapping[str, Any], *, split: str) -> Untrained:
+    """A checkpoint and the data that `overrides` name.
+
+    The test split is opened by asking for it: no training and no selection of ours has seen any of this data. An export
+    of a comparison's run is sealed as that run is.
+
+    Args:
+      init: as `config.init` names one: a folder, a file, an adapter, a name on the Hub.
+      overrides: {"data.x": value}; also `model.*` for what bare weights leave open, `task.*`, `parallel.*`, `differs`
+        and `eval_batch_size`.
+      split: the one to be evaluated.
+
+    Raises:
+      InputError: no checkpoint, none with a head, other classes than the data's, or a sealed test split.
+    """
+    for name in overrides:
+        if not name.startswith(TAKEN) and name not in ("differs", "eval_batch_size"):
+            known = ", ".join(f"{section}*" for section in TAKEN)
+            raise InputError(f"config.{name}: nothing is trained; a checkpoint's eval takes {known}, eval_batch_size")
+    given = config.base()
+    given.model, given.init = {"name": AUTO}, init
+    given = config.override(given, overrides)
+    options = dict(given.model.items())
+    checkpoint = foreign.opened(init, options.pop("name"), options)
+    if split == "test":
+        seal.check_export(epath.Path(checkpoint.found.init).expanduser(), checkpoint.found.marker.get("run"))
+    outputs, notes = head_width(checkpoint), []
+    if "task.name" not in overrides:
+        given.task.name = guessed_task(checkpoint)
+        if checkpoint.problem_type not in KINDS:
+            notes.append(f"the checkpoint states no task; {outputs} outputs are taken as {given.task.name} (task.name)")
+    elif KINDS.get(checkpoint.problem_type, given.task.name) != given.task.name:
+        said = f"the checkpoint states {checkpoint.problem_type}, found {given.task.name!r}"
+        raise InputError(f"config.task.name: {said}; leave it out")
+    if length := whole_length(checkpoint):
+        options.setdefault("max_length", length)
+        given.model = {**dict(given.model.items()), **options}
+    experiment = config.resolve(completed(given))
+    data, assumed = _data(experiment, checkpoint, outputs, split)
+    port, task = make_port(experiment, len(data.classes))
+    if port.outputs != outputs:
+        raise InputError(
+            f"{init} has {outputs} outputs; task {experiment.task.name!r} on this data needs {port.outputs}"
+        )
+    check_kind(data.splits[split], port.preprocessing)
+    stage = plan(experiment, port, task)[0]
+    params, model_state = loaded(checkpoint, port, experiment.run.differs)
+    state = State(
+        step=np.int32(0), params=params, model_state=model_state, opt_state=(), extra={}, hparams={}, key=None
+    )
+    state = jax.tree.map(jax.numpy.asarray, state)
+    return Untrained(experiment=experiment, stage=stage, state=state, data=data, notes=(*notes, *assumed, *data.notes))
+
+
+def _data(experiment: Experiment, checkpoint: Checkpoint, outputs: int, split: str) -> tuple[Dataset, list[str]]:
+    """(the data, its labels in the checkpoint's order; what was assumed)."""
+    source = dict(experiment.source.options)
+
+    def built(chosen: Sequence[str]) -> Dataset:
+        settings = dataclasses.replace(experiment.data, classes=tuple(chosen))
+        return build(settings, source, seed=experiment.run.seed, with_test=split == "test")
+
+    data = built(experiment.data.classes)
+    if split not in data.splits:
+        raise InputError(f"split {split!r} is not in this data; it has {', '.join(data.splits)}")
+    if not data.classes:
+        return data, []
+    order = matched(checkpoint.labels, data.classes, outputs, checkpoint.found.init)
+    if order is None:
+        pairs = _some([f"{name}={i}" for i, name in enumerate(data.classes)])
+        return data, [f"classes are matched by position, since not both sides name them: {pairs}"]
+    return (data if order == data.classes else built(order)), []
+
+
+def matched(labels: Sequence[str], classes: Sequence[str], outputs: int, init: str) -> tuple[str, ...] | None:
+    """The data's classes in the order of the checkpoint's outputs; None: by position, where one side has no names.
+
+    Classes that are the numbers 0 to k-1 count as unnamed, unless the checkpoint calls them so too.
+
+    Raises:
+      InputError: other names, or another number of them.
+    """
+    if labels and set(labels) == set(classes) and len(labels) == outputs:
+        return tuple(labels)
+    numbered = tuple(classes) == tuple(str(i) for i in range(len(classes)))
+    if labels and not numbered:
+        raise InputError(
+            f"{init}: the checkpoint's classes are {_some(labels)}; this data's are {_some(classes)}; choose them with "
+            "--config.data.classes, rename the data's, or number them from 0 in the checkpoint's order"
+        )
+    if len(classes) != outputs:
+        raise InputError(
+            f"{init}: the checkpoint has {outputs} classes ({_some(labels) or 'without names'}), this data has "
+            f"{len(classes)} ({_some(classes)}); choose the data's with --config.data.classes"
+        )
+    return None
+
+
+def _some(names: Sequence[str], limit: int = 8) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
