@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epath
 
+from jaxfer import files
 from jaxfer.errors import InputError
 from jaxfer.exports import hf
 from jaxfer.pretrained.layout import Layout, store
@@ -51,7 +52,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     ]
     pooling = {MODES[mode]: mode in pools for mode in dict.fromkeys((*SINCE_2019, *pools))}
     head_width = module.projection or width
-    files = {
+    contents = {
         MODULES: modules,
         "config.json": config,
         "sentence_bert_config.json": {"max_seq_length": port.preprocessing.max_length, "do_lower_case": False},
@@ -60,10 +61,10 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     }
     if module.projection:
         layer = _layer(width, module.projection, module.projection_bias, module.projection_activation)
-        files[f"{PROJECTION}/config.json"] = layer
+        contents[f"{PROJECTION}/config.json"] = layer
     for path, _ in chain:
         (folder / path).mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
+    for name, content in contents.items():
         files.write_json(folder / name, content)
     hf.write_tensors(folder / "model.safetensors", {**root, **constants})
     hf.write_tensors(folder / DENSE, head)

@@ -102,8 +102,8 @@ def opened(init: str, name: str, given: Mapping[str, Any]) -> Checkpoint:
     if "max_length" in known and "max_length" in found.marker:
         options["max_length"] = schema.check(found.marker["max_length"], int, f"{hub.MARKER} of {init}: max_length")
     elif "max_length" in known and found.tokenizer:
-        stated = stated_length(found.tokenizer[0].parent)
-        options["max_length"] = min(options["max_length"], stated or options["max_length"])
+        longest = stated_length(found.tokenizer[0].parent)
+        options["max_length"] = min(options["max_length"], longest or options["max_length"])
     if found.adapter is not None and head & moved and options.get("pool") == "mean":
         raise InputError(
             f"{init}: the adapter's head reads a pooler, which its base model does not have; {adapter.MERGE}"
