@@ -30,6 +30,7 @@ conformance: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
 
 # Into site/; a broken link or a page outside the navigation fails.
 docs: $(VENV)/.installed-docs

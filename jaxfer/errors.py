@@ -1,8 +1,10 @@
-"""The errors a user can cause, and the two ways a run stops early: one line each, one exit code each."""
+"""The errors a user can cause, and the ways a run stops early: one line each, one exit code each."""
 
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -38,8 +40,32 @@ class Preempted(SystemExit):
         self.message = message
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C: the run is saved and can be resumed by the same command. Exit code 130."""
+
+    exit_code = 130
+
+
+# The operating system's words for a file system that takes no more; C++ libraries pass on nothing but the words.
+_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
+
+
+def full(error: BaseException | None) -> str | None:
+    """Why nothing more can be written, where that is what ended this error or one that it came from."""
+    while error is not None:
+        for reason in _FULL:
+            if reason in str(error):
+                return reason
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def refused(error: Exception) -> str | None:
-    """What the machine refused, in one line: a path that can't be used, or memory; None for any other error."""
+    """What the machine refused, in one line: room on a disk, a path, or memory; None for any other error."""
+    if reason := full(error):
+        place = getattr(error, "filename", None)
+        where = f"{str(place)!r} can't be written" if place is not None else "files can't be written"
+        return f"{where} ({reason}); free some space, then run the same command again: what is saved is whole"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{str(error.filename)!r} can't be used ({error.strerror}); correct the path or its permissions"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,11 +11,15 @@ from typing import Any
 import fsspec
 from etils import epath
 
+from jaxfer import json_files
 from jaxfer.errors import InputError
 from jaxfer.parallel import cluster
 
 # Object stores, and what epath reads them with.
 STORES = {"gs": "gcsfs", "s3": "s3fs"}
+LONGEST_PATH, DEEPEST_PATH = 4095, 500  # bytes, of Linux; folders
+# What to do about a damaged file of a run.
+FIX = "restore the file, or use another --workdir"
 
 
 def write_json(path: epath.Path, value: Any) -> None:
@@ -36,8 +41,13 @@ def write_bytes(path: epath.Path, data: bytes) -> None:
         path.write_bytes(data)
         return
     temporary = path.parent / f".{path.name}.tmp"
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # its folder may be gone
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def remove(path: epath.Path) -> None:
@@ -46,12 +56,9 @@ def remove(path: epath.Path) -> None:
         epath.Path(path).unlink(missing_ok=True)
 
 
-def read_json(path: epath.Path) -> Any:
-    """The JSON value of a file; `InputError` where it is none."""
-    try:
-        return json.loads(epath.Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a JSON file of a run: {error}") from None
+def read_json(path: epath.Path, fields: type | None = None) -> dict[str, Any]:
+    """The object in a JSON file of a run, its `fields` (a TypedDict) checked; `InputError` where it is none."""
+    return json_files.read(epath.Path(path), fields, fix=FIX, damaged="expected a JSON file of a run")
 
 
 def opened(folder: str | epath.Path) -> epath.Path:
@@ -59,6 +66,9 @@ def opened(folder: str | epath.Path) -> epath.Path:
     if not isinstance(folder, (str, os.PathLike)) or not str(folder):
         raise InputError(f"expected the path of a folder, found {folder!r}")
     scheme, _, _ = str(folder).rpartition("://")
+    too_long = len(os.fsencode(folder)) > LONGEST_PATH or str(folder).count("/") > DEEPEST_PATH
+    if not scheme and (too_long or "\0" in str(folder)):
+        raise InputError(f"{str(folder)[:80]!r}...: no path that this machine can hold; name another folder")
     if scheme and scheme not in STORES:
         raise InputError(f"{folder}: expected a folder, gs:// or s3://")
     if scheme:
@@ -66,6 +76,10 @@ def opened(folder: str | epath.Path) -> epath.Path:
     try:
         path = epath.Path(folder)
         path.exists()
+        if not scheme:
+            os.stat(os.fspath(path.parent))  # a name too long is nothing to `exists`, and endless to `mkdir`
+    except (FileNotFoundError, NotADirectoryError):
+        pass
     except ImportError:
         raise InputError(f"{folder} needs the package {STORES[scheme]}; pip install 'jaxfer[{scheme}]'") from None
     except Exception as error:

@@ -140,7 +140,9 @@ class Room:
             importlib.invalidate_caches()
         try:
             return getattr(importlib.import_module(module), self.factory)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # also SystemExit, which must not end the command as if it were done
             mistake = self._mistake(name, error)
             raise InputError(f"expected {self.kind} {name!r} to import, found {mistake}; correct it") from error
 
@@ -157,7 +159,7 @@ class Room:
         except OSError:  # a folder, or a link to nothing
             return False
 
-    def _mistake(self, name: str, error: Exception) -> str:
+    def _mistake(self, name: str, error: BaseException) -> str:
         """What went wrong in an import, and the innermost line of this room at which it did."""
         reason = (str(error).splitlines() or ["no message"])[0]
         if isinstance(error, SyntaxError) and error.filename:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import re
 import sys
 import types
 import typing
@@ -25,7 +27,18 @@ def check(value: Any, annotation: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return check(value, next(arg for arg in args if arg is not type(None)), where)
+        choices = [arg for arg in args if arg is not type(None)]
+        if len(choices) == 1:
+            return check(value, choices[0], where)
+        for choice in choices:
+            with contextlib.suppress(InputError):
+                return check(value, choice, where)
+        raise InputError(f"{where}: expected {_name(annotation)}, found {_shown(value)}")
+    if typing.is_typeddict(annotation):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where}: expected {_name(annotation)}, found {_shown(value)}")
+        check_fields(value, annotation, f"{where}.")
+        return value
     if origin is tuple and isinstance(value, (tuple, list)):
         inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(inner) != len(value):
@@ -41,8 +54,17 @@ def check(value: Any, annotation: Any, where: str) -> Any:
         raise InputError(f"{where}: expected an integer of at most {LARGEST}, found {value}")
     if isinstance(annotation, type) and isinstance(value, annotation) and (annotation is bool) == (type(value) is bool):
         return value
-    fix = f"; set {where}.NAME" if origin in _MAPPINGS else ""
-    raise InputError(f"{where}: expected {_name(annotation)}, found {value!r} ({type(value).__name__}){fix}")
+    fix = f"; set {where}.NAME" if origin in _MAPPINGS and " " not in where else ""
+    raise InputError(f"{where}: expected {_name(annotation)}, found {_shown(value)}{fix}")
+
+
+def check_fields(content: Mapping[str, Any], fields: type, prefix: str) -> None:
+    """`InputError` unless every field that a TypedDict declares has its type; a required one must be there."""
+    for name, annotation in typing.get_type_hints(fields).items():
+        if name in content:
+            check(content[name], annotation, f"{prefix}{name}")
+        elif name in fields.__required_keys__:
+            raise InputError(f"{prefix}{name}: expected {_name(annotation)}, found nothing")
 
 
 def parse(text: str, annotation: Any, where: str) -> Any:
@@ -79,12 +101,23 @@ def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return float(text) if text.strip().lower().lstrip("+-") in ("nan", "inf", "infinity") else text
+        return float(text) if re.fullmatch(r"\s*[+-]?(nan|inf|infinity)\s*", text, re.IGNORECASE) else text
+
+
+def _shown(value: Any) -> str:
+    """The value and its type, shortened to stay on a line."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = "a deeply nested value"
+    return f"{text if len(text) <= 500 else text[:500] + '...'} ({type(value).__name__})"
 
 
 def _name(annotation: Any) -> str:
     if annotation is bool:
         return "bool (true or false)"
-    if typing.get_origin(annotation) in _MAPPINGS:
+    if typing.get_origin(annotation) in _MAPPINGS or typing.is_typeddict(annotation):
         return "names with values"
+    if isinstance(annotation, types.UnionType):
+        return " or ".join(_name(arg) for arg in typing.get_args(annotation) if arg is not type(None))
     return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")

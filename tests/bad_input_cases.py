@@ -54,6 +54,7 @@ COMMANDS = {
         "show c.py --config.decay_rules=(('steem/.*',0.1),)",
         ["decay rule 'steem/.*' matches no parameter", "'stem/.*'"],
     ),
+    "negative grace": ("show c.py --config.grace=-1", ["config.grace: expected at least 0, found -1.0"]),
     "negative rule": (
         "show c.py --config.lr_rules=(('stem/.*',-1),)",
         ["config.lr_rules: expected at least 0 for 'stem/.*', found -1.0"],
@@ -75,6 +76,7 @@ COMMANDS = {
     ),
     "rank 0": ("show c.py:lora --config.options.rank=0", ["lora: expected rank >= 1, found 0"]),
     "rank that is no int": ("show c.py:lora --config.options.rank=2.5", ["options.rank: expected int, found 2.5"]),
+    "nan with two signs": ("show c.py --config.lr=++nan", ["config.lr: expected float, found '++nan'"]),
     "infinite strength": (
         "show c.py --config.method=l2sp --config.options.alpha=inf",
         ["config.options.alpha: expected a finite number, found inf"],
@@ -312,10 +314,25 @@ COMMANDS = {
         ],
     ),
     "fewer steps than done": (f"run c.py {DONE} --config.steps=1", ["trained for 2 steps already, the config says 1"]),
+    "workdir too long": (f"run c.py --workdir={'x/' * 5000}", ["File name too long", "correct the path"]),
+    "data of nobody's home": (
+        f"run c.py {NEW} {NPZ}~nosuchuser/x.npz",
+        ["data.path does not exist: expected '~nosuchuser/x.npz'"],
+    ),
+    "export to an address": ("export runs/done --out=http://b/x", ["http://b/x: expected a folder, gs:// or s3://"]),
+    "prediction by an address": ("predict https://x/y file", ["https://x/y: expected a folder, gs:// or s3://"]),
     # where it starts
     "unknown init": (
         f"run c.py {NEW} --config.init=hub:x",
         ["config.init: expected scratch, run:FOLDER or sibling:NAME, found 'hub:x'"],
+    ),
+    "init of an address": (
+        f"run c.py {NEW} --config.init=file:///etc/passwd",
+        ["file:///etc/passwd: an address", "download it and give the file"],
+    ),
+    "init of a page of the Hub": (
+        f"run c.py {NEW} --config.init=https://huggingface.co/google/vit-base-patch16-224",
+        ["give its name, google/vit-base-patch16-224"],
     ),
     "init of nothing": (f"run c.py {NEW} --config.init=run:runs/no", ["no run at runs/no", "train it first"]),
     "sibling that is not there": (f"run c.py {NEW} --config.init=sibling:no", ["no run at runs/no", "train it first"]),
@@ -408,5 +425,18 @@ FILES = {
     "syntax error": ("def get_config(:", ["cannot be read as a config file", "SyntaxError", "line 1"]),
     "no get_config": ("x = 1", ["expected a function get_config(arg=''), found none"]),
     "error of several lines": ("x = 1\nraise ValueError('a\\nb')", ["ValueError: a (line 2)"]),
+    "exit at import": ("import sys\nsys.exit()", ["cannot be read as a config file: SystemExit (line 2)"]),
+    "exit with a message at import": ("raise SystemExit('no GPU')", ["config file: SystemExit: no GPU (line 1)"]),
+    "exit in get_config": (
+        "def get_config(arg=''):\n    raise SystemExit(0)",
+        ["get_config('') failed: SystemExit: 0 (line 2)"],
+    ),
+    "what no except clause of Exception catches": ("raise BaseException('x')", ["BaseException: x (line 1)"]),
+    "error that can't be printed": (
+        "class E(Exception):\n    def __str__(self):\n        raise RuntimeError\nraise E",
+        ["E: its message can't be read (line 4)"],
+    ),
+    "async get_config": ("async def get_config(arg=''):\n    return 1", ["get_config is async", "without async"]),
+    "get_config is a number": ("get_config = 3", ["expected a function get_config, found 3"]),
     "null bytes": ("\0", ["cannot be read as a config file", "null bytes"]),
 }

@@ -103,6 +103,7 @@ class Sitting:
         self._said = folder.with_name(f"{folder.name}.{self.begun}.stderr")  # a pipe could fill up and hold the run
         devices = "--xla_force_host_platform_device_count=2" if processes > 1 or environments else ""
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices, "JAXFER_CACHE": str(cache or "off")}
+        environment["JAXFER_GRACE"] = "8"  # `signal` gives it 10 seconds
         command = [sys.executable, *python, "run", __file__, "--workdir", str(folder), *arguments]
         if processes > 1:
             command += [f"--coordinator=127.0.0.1:{_free_port()}", f"--num_processes={processes}"]

@@ -127,6 +127,16 @@ def test_as_a_process(place, command, fragments):
             "error: 'runs/x' can't be used (Permission denied); correct the path or its permissions\n",
         ),
         (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/metrics.jsonl"),
+            "error: 'runs/x/metrics.jsonl' can't be written (No space left on device); free some space, then run the "
+            "same command again: what is saved is whole\n",
+        ),
+        (
+            ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device [os_error_code='28']"),
+            "error: files can't be written (No space left on device); free some space, then run the same command "
+            "again: what is saved is whole\n",
+        ),
+        (
             MemoryError("Unable to allocate 2.79 TiB\nfor an array"),
             "error: out of memory (Unable to allocate 2.79 TiB); "
             "lower config.batch_size, or make the model or the data smaller\n",

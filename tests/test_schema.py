@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any, Optional, TypedDict
 
 import pytest
 
@@ -63,6 +63,39 @@ def test_check_refuses(value, annotation, message):
     with pytest.raises(InputError) as error:
         schema.check(value, annotation, "config.x")
     assert str(error.value) == f"config.x: {message}"
+
+
+class Inner(TypedDict):
+    n: int
+
+
+class Fields(TypedDict, total=False):
+    name: str | None
+    size: int | tuple[int, ...]
+    inner: Inner
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, None),
+        ({"name": None, "size": [1, 2], "inner": {"n": 1, "more": "x"}, "unknown": object}, None),
+        ({"size": 3}, None),
+        ({"name": 3}, "file: name: expected str, found 3 (int)"),
+        ({"size": "x"}, "file: size: expected int or tuple[int, ...], found 'x' (str)"),
+        ({"size": None}, "file: size: expected int or tuple[int, ...], found None (NoneType)"),
+        ({"inner": [1]}, "file: inner: expected names with values, found [1] (list)"),
+        ({"inner": {}}, "file: inner.n: expected int, found nothing"),
+        ({"inner": {"n": True}}, "file: inner.n: expected int, found True (bool)"),
+    ],
+)
+def test_check_fields(content, message):
+    if message is None:
+        schema.check_fields(content, Fields, "file: ")
+        return
+    with pytest.raises(InputError) as error:
+        schema.check_fields(content, Fields, "file: ")
+    assert str(error.value) == message
 
 
 def test_check_says_which_item():

@@ -12,7 +12,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from jaxfer.errors import CellsFailed, InputError, NonFiniteLoss, Preempted, refused
+from jaxfer import console
+from jaxfer.errors import CellsFailed, InputError, Interrupted, NonFiniteLoss, Preempted, refused
 
 # In the order of `jaxfer --help`.
 COMMANDS = ("run", "show", "configs", "plan", "eval", "export", "predict", "sweep", "compare", "new", "check")
@@ -21,7 +22,10 @@ COMMANDS = ("run", "show", "configs", "plan", "eval", "export", "predict", "swee
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 1 a cell failed, 2 bad input, 3 diverged, 4 a plan that
     does not fit, 75 run me again."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    own_process = argv is None
+    if own_process:
+        console.prepare()
+    argv = list(sys.argv[1:] if own_process else argv)
     try:
         overrides, rest = _overrides(argv)
         arguments, unknown = _parser().parse_known_args(rest)
@@ -31,24 +35,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         from absl import flags
 
         flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which no absl.app has parsed here
-        exit_code = arguments.command(arguments, overrides)
+        try:
+            exit_code = arguments.command(arguments, overrides)
+        except SystemExit as stop:
+            if isinstance(stop, Preempted):
+                raise
+            what = f"SystemExit({stop.code!r}) was raised by a file that the command runs, a method's or a source's"
+            raise InputError(f"{what}; raise an error there") from stop
         sys.stdout.flush()  # so that a closed pipe shows here and not at exit
     except (InputError, NonFiniteLoss, CellsFailed) as error:
         return fail(str(error), error.exit_code)
     except Preempted as notice:
         print(notice.message, file=sys.stderr)
         return notice.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has gone, `| head` for one
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except KeyboardInterrupt as stop:
+        print(str(stop) or console.INTERRUPTED, file=sys.stderr)
+        return Interrupted.exit_code
     except Exception as error:
+        if fault := console.output_fault():
+            console.drop_output()
+            if isinstance(fault, BrokenPipeError):  # the reader of our output has gone, `| head` for one
+                return 0
+            return fail(f"standard output can't be written ({fault.strerror})", InputError.exit_code)
         message = refused(error)
         if message is None:
             raise  # a bug of ours or of a plugged-in file: its author needs the traceback
         return fail(message, InputError.exit_code)
+    finally:
+        if own_process:
+            console.impatient()
     return exit_code or 0
 
 

@@ -23,6 +23,7 @@ from jaxfer.runs.folder import locked
 from jaxfer.sweeps import run_cells, table
 from jaxfer.sweeps.executor import FAILED, Outcome
 from jaxfer.terminal import page_of, say
+from jaxfer.training.progress import Reporter
 
 __all__ = ["Comparison", "compare"]
 
@@ -72,6 +73,8 @@ def compare(
 
     spec = config.spelled(spec)
     planned, folder = plan(spec, overrides or {}), files.opened(workdir)
+    for note in planned.notes:
+        Reporter(quiet=quiet).say(f"note: {note}")
     task, classes = planned.ready.experiment.task.name, len(planned.ready.data.classes)
     text = isinstance(planned.ready.stages[0].spec.port.preprocessing, TextPreprocessing)
     kinds, tuning = simple(task, classes, text=text), [*planned.sources, *planned.tuning.values()]

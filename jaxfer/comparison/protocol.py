@@ -45,6 +45,7 @@ class Plan:
       tuning: {(labels, arm, trial, seed): cell}.
       ready: the base config's preflight: the task and the model.
       record: what protocol.json holds.
+      notes: settings of the config file that no arm uses, a line each.
     """
 
     given: CompareConfig
@@ -54,6 +55,7 @@ class Plan:
     tuning: Mapping[tuple[int, str, int, int], Planned]
     ready: Preflight
     record: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     def cells(self, labels: int, arm: str, trial: int) -> list[Planned]:
         """One trial's cells, by seed."""
@@ -69,11 +71,14 @@ def plan(spec: str, overrides: Mapping[str, Any]) -> Plan:
 
     Raises:
       InputError: whatever `run` would refuse of any of its cells; a base config that is not one transfer, or that opens
-        the test split.
+        the test split; an override that no arm would use.
     """
     base, notes, _ = described(configs.load(spec, overrides))
-    given = configs.comparison(base)
+    given, plain = configs.comparison(base), base.to_dict()
     _check_base(base, given)
+    for name in overrides:
+        if place := _unused(given).get(name.partition(".")[0] if name.startswith("rates.") else name):
+            raise InputError(f"config.{name} changes nothing in a comparison; set {place}")
     before = {}
     file = spec.partition(":")[0]
     for cell in cells.preparations(file, overrides):
@@ -108,7 +113,25 @@ def plan(spec: str, overrides: Mapping[str, Any]) -> Plan:
         tuning=tuning,
         ready=ready,
         record=record,
+        notes=tuple(
+            f"config.{name}={plain[name]!r} is not used in a comparison; set {place}"
+            for name, place in _unused(given).items()
+            if name in ("lr", "rates", "seed") and plain[name]
+        ),
     )
+
+
+def _unused(given: CompareConfig) -> dict[str, str]:
+    """{field that `arm_config` replaces in every arm: what a comparison has in its place}."""
+    rate = "config.compare.stage.METHOD.lr, or its grid in config.compare.grid.METHOD.lr"
+    labels = {"data.labels_per_class": "config.compare.labels"} if given.labels else {}
+    return {
+        "lr": rate,
+        "rates": rate,
+        "method": "config.compare.methods",
+        "seed": "config.compare.seeds, a number of seeds from 0",
+        **labels,
+    }
 
 
 def _members(

@@ -1,13 +1,14 @@
 """Config files: load one, override its fields, resolve it to a checked Experiment."""
 
 from jaxfer.config.files import base, check_overrides, load, load_module, override, packaged, shipped, spelled, words
-from jaxfer.config.resolve import check_config, comparison, resolve
+from jaxfer.config.resolve import check_config, comparison, init_options, resolve
 
 __all__ = [
     "base",
     "check_config",
     "check_overrides",
     "comparison",
+    "init_options",
     "load",
     "load_module",
     "override",

@@ -110,13 +110,29 @@ class ParallelConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class InitOptions:
+    """Where the weights lie in the file that `config.init` names, if a script put them where nobody looks.
+
+    Attributes:
+      pick: keys, parted by slashes, under which a PyTorch archive keeps the state dict (`state_dict_ema`); "" takes the
+        usual one, or the only one.
+      prefix: what stands before the network's own names (`backbone.body.`); keys without it are left out. "" takes
+        what wrappers are known to put there.
+    """
+
+    pick: str = ""
+    prefix: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """What a run has beside its stages.
 
     Attributes:
       seed: of the fresh parameters, the few-label draw, the batch order, augmentation and dropout.
       init: `scratch`, `run:FOLDER` (a finished run), `sibling:NAME` (the run NAME beside this one's folder), or a
-        checkpoint: a name on the Hub, a folder (a peft adapter's too) or a file.
+        checkpoint: a name on the Hub, a folder (a peft adapter's too) or a file. `config.init_options` says where in
+        the file the weights lie, if that is not found out (`InitOptions`).
       head: `auto` keeps the source's head on the source's own data and classes, makes a new one for other classes, and
         stops where other data has classes of the same names; `keep`, `reset`.
       differs: model options that may differ from the source's, besides dropout rates (`image`: another resolution).
@@ -127,6 +143,8 @@ class RunConfig:
       test: evaluate the test split at the end; without it the split is never opened.
       log_every: steps between lines in metrics.jsonl (each the mean since the line before).
       save_every: steps between checkpoints; 0 saves at the end of each stage.
+      grace: seconds between SIGTERM and the kill, within which the run saves; 0: as JAXFER_GRACE or SLURM's end of the
+        job say, else 30.
       profile: (first, last) step of the run to trace into its folder, `profile/`; empty: none.
       rooms: folders with the user's own `methods/`, `models/`, `tasks/` or `sources/`; `jaxfer.load` fills it in with
         the config file's folder and the one above.
@@ -143,6 +161,7 @@ class RunConfig:
     test: bool = _free(False)
     log_every: int = _free(10)
     save_every: int = _free(200)
+    grace: float = _free(0.0)
     profile: tuple[int, ...] = _free(())
     rooms: tuple[str, ...] = _free(())
 
@@ -183,6 +202,7 @@ class Experiment:
     data: DataConfig
     source: Choice
     stages: tuple[tuple[str, StageConfig], ...]
+    init_options: InitOptions = InitOptions()
 
     def identity(self) -> dict[str, Any]:
         """{dotted field: value} of everything that makes this run this run and no other."""
@@ -199,6 +219,7 @@ class Experiment:
             del fields["model.tokenizer"]
         fields |= {f"task.{k}": v for k, v in (*self.task.options, *self.task_hparams.items())}
         fields |= {f"data.{k}": v for k, v in self.source.options}
+        fields |= {f"init_options.{k}": v for k, v in self._init_options().items()}
         for i, (name, stage) in enumerate(self.stages):
             for key, value in dataclasses.asdict(stage).items():
                 if key != "steps" or i + 1 < len(self.stages):  # the last stage may be made longer
@@ -210,12 +231,17 @@ class Experiment:
         stages = {name: dataclasses.asdict(stage) for name, stage in self.stages}
         return {
             **dataclasses.asdict(self.run),
+            **({"init_options": self._init_options()} if self._init_options() else {}),
             **({"stage": stages} if self.run.stages else stages["train"]),
             "parallel": dataclasses.asdict(self.parallel),
             "model": {"name": self.model.name, **dict(self.model.options)},
             "task": {"name": self.task.name, **dict(self.task.options), **self.task_hparams},
             "data": {**dataclasses.asdict(self.data), **dict(self.source.options)},
         }
+
+    def _init_options(self) -> dict[str, str]:
+        """Those that are set: a run that needs none is stored, and known, as before there were any."""
+        return {name: value for name, value in dataclasses.asdict(self.init_options).items() if value}
 
 
 DTYPES = ("float32", "bfloat16")
@@ -233,7 +259,7 @@ _CHOICES = {
 _LEAST = {
     **dict.fromkeys(("steps", "batch_size", "eval_batch_size", "log_every", "accumulate", "fsdp", "tensor"), 1),
     **dict.fromkeys(("seed", "eval_every", "save_every", "devices", "warmup", "freeze_units"), 0),
-    **dict.fromkeys(("lr", "clip", "weight_decay", "layer_decay", "momentum", "b2"), 0),
+    **dict.fromkeys(("grace", "lr", "clip", "weight_decay", "layer_decay", "momentum", "b2"), 0),
 }
 _BELOW = {"momentum": 1, "b2": 1}
 
@@ -246,6 +272,8 @@ def check_ranges(experiment: Experiment) -> None:
     if run.profile and not (len(run.profile) == 2 and 1 <= run.profile[0] <= run.profile[1] <= steps):
         raise InputError(f"config.profile: expected a first and a last step in 1..{steps}, found {run.profile!r}")
     _check_fields("config.parallel", experiment.parallel)
+    if experiment.init_options != InitOptions() and run.init.startswith(("run:", "sibling:")):
+        raise InputError(f"config.init_options are for a checkpoint's file, config.init is {run.init!r}; take them out")
     for name, stage in experiment.stages:
         where = f"config.stage.{name}" if run.stages else "config"
         _check_fields(where, stage)

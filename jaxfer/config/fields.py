@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxfer.config.experiment import CompareConfig, ParallelConfig, RunConfig, StageConfig
+from jaxfer.config.experiment import CompareConfig, InitOptions, ParallelConfig, RunConfig, StageConfig
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
@@ -60,6 +60,7 @@ def fields_of(config: ConfigDict) -> dict[str, Any]:
     """{dotted field: annotation} of what this config may set beside its stages and a method's options."""
     fields = {**hints(RunConfig), **stage_fields()}
     fields |= {f"parallel.{name}": annotation for name, annotation in hints(ParallelConfig).items()}
+    fields |= {f"init_options.{name}": annotation for name, annotation in hints(InitOptions).items()}
     fields |= {f"compare.{name}": annotation for name, annotation in hints(CompareConfig).items()}
     for section in SECTIONS:
         chosen = section_schema(section, config[section])

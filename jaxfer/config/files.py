@@ -8,21 +8,25 @@ sections `model`, `data`, `task` and a method's `options` have the fields of the
 from __future__ import annotations
 
 import dataclasses
+import dis
+import functools
 import importlib.util
+import inspect
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from jaxfer import registry, schema
 from jaxfer.config.experiment import (
     CompareConfig,
+    InitOptions,
     ParallelConfig,
     RunConfig,
     StageConfig,
@@ -39,6 +43,7 @@ def base() -> ConfigDict:
     config = ConfigDict({**_defaults(RunConfig), **_defaults(StageConfig)})
     config.lr = config_dict.placeholder(float)
     config.parallel = _defaults(ParallelConfig)
+    config.init_options = _defaults(InitOptions)
     config.compare = _defaults(CompareConfig)
     config.model = {"name": "resnet"}
     config.data = _defaults(DataConfig)
@@ -58,14 +63,13 @@ def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
       InputError: no such file, a file without `get_config`, an unknown field or a value of the wrong type.
     """
     module, arg = load_module(spec)
-    try:
-        config = module.get_config(arg)
-    except InputError:
-        raise
-    except Exception as error:  # whatever it is: the file's author needs its line, not our stack
-        raise InputError(f"{spec}: get_config({arg!r}) failed: {_reason(error, module.__file__)}") from error
+    if arg and not _reads_argument(module.get_config):
+        _warn_once(f"{spec}: get_config never reads its argument, so {arg!r} changes nothing but the default folder")
+    config = called(module, spec, "get_config", arg)
     if not isinstance(config, ConfigDict):
         raise InputError(f"{spec}: get_config must return a ConfigDict (start from jaxfer.config.base())")
+    if isinstance(config, FrozenConfigDict):
+        config = ConfigDict(config)
     return override(_with_rooms(config, Path(module.__file__)), overrides or {})
 
 
@@ -76,6 +80,46 @@ def _with_rooms(config: ConfigDict, file: Path) -> ConfigDict:
         with config.unlocked():
             config.rooms = tuple(dict.fromkeys((*config.get("rooms", ()), *rooms)))
     return config
+
+
+def called(module: ModuleType, spec: str, name: str, *args: Any) -> Any:
+    """What the config file's function of this name returns; an iterator's items as a tuple.
+
+    Raises:
+      InputError: it is no plain function, or it raises: in one line, with the line of the file.
+    """
+    function = getattr(module, name)
+    shown = f"{name}({', '.join(map(repr, args))})"
+    if not callable(function):
+        raise InputError(f"{spec}: expected a function {name}, found {function!r}")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise InputError(f"{spec}: {name} is async, which nothing awaits; define it without async")
+    try:
+        found = function(*args)
+        return tuple(found) if isinstance(found, Iterator) else found
+    except (InputError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # also SystemExit, which must not end the command as if it were done
+        raise InputError(f"{spec}: {shown} failed: {_reason(error, module.__file__)}") from error
+
+
+def _reads_argument(function: Any) -> bool:
+    """Whether the code of `get_config(arg)` mentions its argument; True where that can't be told."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None or not code.co_argcount:
+        return True
+    name = code.co_varnames[0]
+    loads = (i for i in dis.get_instructions(code) if i.opname.startswith(("LOAD_FAST", "LOAD_DEREF", "LOAD_CLOSURE")))
+    return name in code.co_cellvars or any(i.argval == name or name in _words(i.argval) for i in loads)
+
+
+def _words(argval: Any) -> tuple[str, ...]:
+    return argval if isinstance(argval, tuple) else ()  # Python 3.13 loads two variables at once
+
+
+@functools.lru_cache(maxsize=64)
+def _warn_once(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def load_module(spec: str) -> tuple[ModuleType, str]:
@@ -96,7 +140,9 @@ def load_module(spec: str) -> tuple[ModuleType, str]:
     registry.use(registry.beside(path))
     try:
         location.loader.exec_module(module)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise InputError(f"{name}: cannot be read as a config file: {_reason(error, module.__file__)}") from error
     if not hasattr(module, "get_config"):
         raise InputError(f"{name}: expected a function get_config(arg=''), found none")
@@ -111,18 +157,21 @@ def shipped() -> dict[str, Path]:
     return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.py"))}
 
 
-def _reason(error: Exception, file: str) -> str:
+def _reason(error: BaseException, file: str) -> str:
     """One line about an error in a config file: what, and where in that file."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     at = f" (line {lines[-1]})" if lines else ""
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception:  # its author's own __str__
+        text = "its message can't be read"
     if unknown := re.search(r'Key "(\w+)" does not exist and cannot be added', text):
         return f"unknown field {unknown[1]!r}{nearest(unknown[1], fields_of(base()))}{at}"
     pattern = r"override field '(\w+)'.*?\. (.*) is of original type <class '(.*?)'>.*<class '(.*?)'>"
     if wrong := re.search(pattern, text):
         found, wanted = (kind.rpartition(".")[2].replace("ConfigDict", "dict") for kind in wrong.group(3, 4))
         return f"field {wrong[1]!r}: expected {wanted}, found {wrong[2]} ({found}){at}"
-    return f"{type(error).__name__}: {(text.splitlines() or [''])[0]}{at}"
+    return ": ".join(filter(None, (type(error).__name__, *text.splitlines()[:1]))) + at
 
 
 def words(arg: str, known: Iterable[str]) -> frozenset[str]:

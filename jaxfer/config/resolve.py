@@ -14,6 +14,7 @@ from jaxfer.config.experiment import (
     Choice,
     CompareConfig,
     Experiment,
+    InitOptions,
     ParallelConfig,
     RunConfig,
     StageConfig,
@@ -28,7 +29,7 @@ from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
 def _check_sections(config: ConfigDict) -> None:
     """`InputError` where something else stands in a section's place: `config.model = 'vit'`, `config.data = None`."""
-    names = (*SECTIONS, "parallel", "stage", "compare", "options", "rates")
+    names = (*SECTIONS, "parallel", "init_options", "stage", "compare", "options", "rates")
     sections = {name: config[name] for name in names if name in config}
     stages = sections.get("stage")
     if isinstance(stages, ConfigDict):
@@ -45,7 +46,7 @@ def resolve(config: ConfigDict) -> Experiment:
     plain = config.copy_and_resolve_references().to_dict()
     common_fields, run_fields = stage_fields(), hints(RunConfig)
     registry.use(schema.check(plain.get("rooms", ()), run_fields["rooms"], "config.rooms"))
-    known = {*common_fields, *run_fields, *SECTIONS, "parallel", "stage", "compare"}
+    known = {*common_fields, *run_fields, *SECTIONS, "parallel", "init_options", "stage", "compare"}
     for name in plain:
         if name not in known:
             raise InputError(f"unknown field config.{name}{nearest(name, known)}")
@@ -81,6 +82,7 @@ def resolve(config: ConfigDict) -> Experiment:
             SOURCES, sections["data"][0], {k: v for k, v in sections["data"][1].items() if k not in data_fields}
         ),
         stages=stages,
+        init_options=init_options(config) if run.init != "scratch" else InitOptions(),
     )
     check_ranges(experiment)
     return experiment
@@ -90,6 +92,12 @@ def check_config(config: Any) -> None:
     """`InputError` where something else stands in a config's place: the name of its file, a dict."""
     if not isinstance(config, ConfigDict):
         raise InputError(f"expected a config, found {config!r:.40}; start from jaxfer.load(FILE)")
+
+
+def init_options(config: ConfigDict) -> InitOptions:
+    """The checked section `config.init_options`."""
+    given = config.get("init_options", {})
+    return InitOptions(**_checked(dict(given), hints(InitOptions), "config.init_options"))
 
 
 def comparison(config: ConfigDict) -> CompareConfig:

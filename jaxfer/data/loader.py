@@ -6,7 +6,11 @@ nor other hosts change a value.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import re
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -210,11 +214,31 @@ def _iterate(transform: grain.transforms.Map, start: int, stop: int, workers: in
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads absl flags here, and notebooks and our console script parse none
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
     iterator = iter(dataset)
     try:
         yield from iterator
     except InputError as error:
         raise InputError(str(error)) from None  # without Grain's notes and frames
+    except RuntimeError as error:
+        died = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+        if died is None:
+            raise
+        raise InputError(
+            f"a loader process died (exit code {died[1]}); out of memory? lower config.data.workers={workers}, then "
+            "run the same command again"
+        ) from None
     finally:
         iterator.close()
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Grain calls it in each worker process: a killed run leaves none behind that holds its pipes and memory."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group, and the run decides
+    threading.Thread(target=watch, daemon=True).start()

@@ -43,6 +43,8 @@ def locate(path: str, source: str, option: str = "path") -> Path:
     """`data.path` as given, else under the folder that the environment variable JAXFER_DATA names."""
     if not path:
         raise InputError(f"data source {source!r} needs a {option}; set data.{option}")
+    if "://" in path:
+        raise InputError(f"data.{option}={path!r}: an address; expected a path on this machine, so copy the data there")
     tried = [expanded(path, f"data.{option}")]
     if os.environ.get("JAXFER_DATA"):
         tried.append(Path(os.environ["JAXFER_DATA"]) / path)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from etils import epath
 
 from jaxfer import files
 from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
 from jaxfer.errors import InputError, nearest
-from jaxfer.exports import card, peft, sentence
+from jaxfer.exports import card, peft, sentence, staging, tensors
 from jaxfer.models.port import Port
 from jaxfer.pretrained import foreign
 from jaxfer.pretrained.agreement import FREE
@@ -37,8 +36,8 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
 
     Args:
       run: its folder.
-      format: `hf`, another layout of the family (`torchvision`), `sentence-transformers` for a model that pools the
-        mean of its tokens, or `peft`: the adapter of a LoRA run alone.
+      format: `hf`, another layout of the family (`torchvision`), `sentence-transformers` for a model that pools its
+        tokens, or `peft`: the adapter of a LoRA run alone.
       out: the folder to write; None: `export-FORMAT` in the run's. An export that is there is replaced.
 
     Returns:
@@ -48,7 +47,7 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
       InputError: no finished run, a model that the format can't express, or a folder that holds something else.
     """
     finished = open_run(run)
-    target = epath.Path(os.path.expanduser(out) if out else finished.folder / f"export-{format}")
+    target = files.opened(os.path.expanduser(out) if out else finished.folder / f"export-{format}")
     family = finished.experiment.model.name
     ours = [layout for layout in layouts() if layout.family == family]
     known = [PEFT, *([SENTENCE] if any(layout.encoder for layout in ours) else []), *(layout.name for layout in ours)]
@@ -56,11 +55,7 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
         raise InputError(f"--format={format}: model {family!r} can't be exported so{nearest(str(format), known)}")
     _check_target(target)
     layout = by_family(family, "hf" if format in (PEFT, SENTENCE) else format)
-    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
-    if temporary.exists():
-        temporary.rmtree()
-    temporary.mkdir(parents=True)
-    try:
+    with staging.unwound_by_sigterm(), staging.staged(target) as temporary:
         write = {PEFT: peft.write, SENTENCE: sentence.write}.get(format, _write_model)
         write(finished, layout, temporary)
         port = finished.stage.spec.port
@@ -70,17 +65,7 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
         files.write_text(temporary / "README.md", card.card(finished, format))
         files.write_json(temporary / MARKER, _marker(finished, format))
         _check_meaning(finished, layout, format, temporary)
-        _move(temporary, target)
-    finally:
-        if temporary.exists():
-            temporary.rmtree()
     return target
-
-
-def write_tensors(path: epath.Path, tensors: Mapping[str, Any]) -> None:
-    """A safetensors file as transformers and peft expect it."""
-    arrays = {name: np.array(value, order="C") for name, value in tensors.items()}  # which keeps a scalar one
-    path.write_bytes(safetensors.numpy.save(arrays, metadata={"format": "pt"}))
 
 
 def _write_model(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
@@ -88,8 +73,8 @@ def _write_model(finished: FinishedRun, layout: Layout, folder: epath.Path) -> N
     config = layout.config(port, dict(experiment.model.options), finished.classes)
     if experiment.task.name in PROBLEMS:
         config["problem_type"] = PROBLEMS[experiment.task.name]
-    tensors = store(*finished.stage.leave(finished.state), layout, port)
-    write_tensors(folder / "model.safetensors", tensors)
+    leaves = store(*finished.stage.leave(finished.state), layout, port)
+    tensors.write(folder / "model.safetensors", leaves)
     files.write_json(folder / "config.json", config)
 
 
@@ -137,21 +122,6 @@ def _check_target(target: epath.Path) -> None:
         raise InputError(f"--out={target}: expected a folder to write, found a file; name another")
     if any(target.iterdir()) and not (target / MARKER).exists():
         raise InputError(f"--out={target}: a folder that is no export and not empty; name another, or empty it")
-
-
-def _move(folder: epath.Path, target: epath.Path) -> None:
-    """In its place, the former export aside until it is there."""
-    former = target.parent / f".{target.name}.{os.getpid()}.old"
-    if target.exists():
-        target.rename(former)
-    try:
-        folder.rename(target)
-    except BaseException:
-        if former.exists():
-            former.rename(target)
-        raise
-    if former.exists():
-        former.rmtree()
 
 
 def label_names(labels: Sequence[str], outputs: int) -> tuple[str, ...]:

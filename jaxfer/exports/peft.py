@@ -11,7 +11,7 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError
-from jaxfer.exports import hf
+from jaxfer.exports.tensors import write as write_tensors
 from jaxfer.models.port import Port
 from jaxfer.pretrained import carrying, foreign
 from jaxfer.pretrained.adapter import PREFIX, in_memory
@@ -33,7 +33,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         raise InputError(f"--format=peft is of LoRA runs, this one ends with {config.method!r}; use --format=hf")
     if not foreign.is_foreign(init):
         raise InputError(f"--format=peft needs a checkpoint to adapt, this run began with {init}; use --format=hf")
-    checkpoint = foreign.opened(init, family, dict(experiment.model.options))
+    checkpoint = foreign.opened(init, family, dict(experiment.model.options), experiment.init_options)
     if not checkpoint.layout.model_types:
         raise InputError(f"--format=peft adapts transformers' models, {init} has another layout; merge the run instead")
     if getattr(port.module, "tf_padding", False):  # it asks each convolution for its stride, and peft's have none
@@ -56,7 +56,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     head = {leaf: key for leaf, key in keys.items() if leaf.startswith(f"params/{port.head}/")}
     leaves = {f"params/{path}": np.asarray(leaf) for path, leaf in flatten(backbone).items()}
     tensors |= {PREFIX + key.name: key.transform.store(leaves[leaf]) for leaf, key in head.items()}
-    hf.write_tensors(folder / ADAPTERS[0], tensors)
+    write_tensors(folder / ADAPTERS[0], tensors)
     content = {
         "peft_type": "LORA",
         "task_type": None if "image" in port.inputs else "SEQ_CLS",

@@ -91,7 +91,7 @@ def _check_seal(source: str | epath.Path) -> None:
     if holds_run(folder):
         seal.check(folder)
     elif folder.exists():
-        seal.check_export(folder, foreign.files(str(source))[0].marker.get("run"))
+        seal.check_export(folder, foreign.located_files(str(source))[0].marker.get("run"))
 
 
 def _table(model: Model, file: str | Path, overrides: Mapping[str, Any]) -> Dataset:

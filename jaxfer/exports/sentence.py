@@ -12,7 +12,7 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError
-from jaxfer.exports import hf
+from jaxfer.exports.tensors import write as write_tensors
 from jaxfer.pretrained.layout import Layout, store
 from jaxfer.pretrained.sentence import ACTIVATIONS, DENSE, DENSE_KEYS, FLAGS, MODULES, POOLING, PREFIX, WEIGHTS
 from jaxfer.runs.finished import FinishedRun
@@ -66,10 +66,10 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         (folder / path).mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         files.write_json(folder / name, content)
-    hf.write_tensors(folder / "model.safetensors", {**root, **constants})
-    hf.write_tensors(folder / DENSE, head)
+    write_tensors(folder / "model.safetensors", {**root, **constants})
+    write_tensors(folder / DENSE, head)
     if module.projection:
-        hf.write_tensors(folder / PROJECTION / WEIGHTS[0], dense)
+        write_tensors(folder / PROJECTION / WEIGHTS[0], dense)
 
 
 def _layer(inputs: int, outputs: int, bias: bool, activation: str) -> dict[str, Any]:

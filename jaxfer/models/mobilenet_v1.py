@@ -18,6 +18,7 @@ from jaxfer.models.chain import Chain, check_positive, check_rate, image_preproc
 from jaxfer.models.layers import BatchNorm, Conv, Dense, Depthwise
 from jaxfer.models.port import Port
 
+WIDEST = 1000  # of the published width: beyond it no layer would fit anywhere
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # of each block's depthwise convolution
 
 
@@ -151,6 +152,8 @@ def port(
     for name, value in dict(depth_multiplier=depth_multiplier, epsilon=epsilon, norm_momentum=norm_momentum).items():
         if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
             raise InputError(f"{name} must be a positive number, found {value!r}")
+    if depth_multiplier > WIDEST:
+        raise InputError(f"depth_multiplier must be at most {WIDEST}, found {depth_multiplier!r}")
     if norm_momentum > 1:
         raise InputError(f"norm_momentum must be at most 1, the weight of a new batch, found {norm_momentum!r}")
     module = MobileNetV1(

@@ -177,12 +177,14 @@ def placement(
       InputError: axes that don't go together, a number of devices that is not there, or one that does not divide a
         batch size.
     """
+    if jax.config.jax_enable_x64:
+        raise InputError("JAX_ENABLE_X64: a run computes in the types that its config states, found 64 bits; unset it")
     if config.mode == "pmap" and (config.fsdp > 1 or config.tensor > 1):
         raise InputError(
             "config.parallel.mode=pmap keeps all parameters on each device, found "
             f"fsdp={config.fsdp}, tensor={config.tensor}; use mode=jit"
         )
-    available, unit = list(jax.devices() if devices is None else devices), math.prod((config.fsdp, config.tensor))
+    available, unit = list(usable_devices() if devices is None else devices), math.prod((config.fsdp, config.tensor))
     processes = len({device.process_index for device in available})
     if config.mode == "pmap" and processes > 1:
         raise InputError(f"config.parallel.mode=pmap is of one process, found {processes}; use mode=jit")
@@ -224,6 +226,20 @@ def placement(
         taken = [device for _, group in ours for device in itertools.islice(group, count // processes)]
         mesh = Mesh(np.asarray(taken).reshape(shape), AXES, axis_types=auto)
     return Placement("pmap" if config.mode == "pmap" else "jit", mesh, sharding.parse_rules(config.rules))
+
+
+def usable_devices() -> list[Any]:
+    """The devices here; `InputError` where JAX_PLATFORMS asks for a kind that JAX can't use."""
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        platforms = jax.config.jax_platforms
+        if not platforms:
+            raise
+        reason = " ".join(str(error).split("(set ")[0].split())[:300] or "no such device, or its plugin is missing"
+        raise InputError(
+            f"JAX_PLATFORMS={platforms}: JAX can't use it ({reason.rstrip('. ')}); unset it, or install JAX for it"
+        ) from None
 
 
 def spread(tree: Any, shardings: Any) -> Any:

@@ -46,6 +46,8 @@ OF_TRAINING = {
 }
 # Other initialisations (PiSSA, OLoRA, LoftQ, ...) change the base model's own weights when peft loads them.
 PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+# What a name's pattern may have; peft itself writes plain names.
+LONGEST_PATTERN, REPETITIONS, CHOICES = 500, 3, 4
 MERGE = "merge it with peft (`merge_and_unload`) and give the merged model"
 
 
@@ -82,7 +84,14 @@ def merged(found: Found, base: Weights) -> Weights:
                 f"{found.init}: {shapes} of {module} make no update of {key} {list(weight.shape)} {weight.dtype}"
             )
         scale = _scale(found.init, config, module, rank=a.shape[0])
-        tensors[key] = (weight.astype(np.float64) + scale * product).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            update = scale * product
+            tensors[key] = (weight.astype(np.float64) + update).astype(np.float32)
+        if not np.isfinite(update.astype(np.float32)).all():
+            raise InputError(
+                f"{found.init}: the update of {module}, scaled by {scale:g}, is not finite in float32; correct "
+                "lora_alpha, or download the adapter again"
+            )
         touched[key] = module
     for name, tensor in saved.items():
         key = theirs.get(_canonical(layout, name), name)
@@ -139,7 +148,7 @@ def _scale(init: str, config: Mapping[str, Any], module: str, *, rank: int) -> f
     try:
         r = _by_module(config.get("rank_pattern"), module, config.get("r"))
         alpha = float(_by_module(config.get("alpha_pattern"), module, config.get("lora_alpha")))
-    except (TypeError, ValueError, AttributeError, re.error) as error:
+    except (TypeError, ValueError, re.error) as error:
         raise InputError(f"{init}: adapter_config.json has no rank and alpha for {module} ({error})") from None
     if r != rank:
         raise InputError(f"{init}: adapter_config.json gives {module} rank {r!r}, its tensors have {rank}")
@@ -148,8 +157,23 @@ def _scale(init: str, config: Mapping[str, Any], module: str, *, rank: int) -> f
 
 def _by_module(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
     """As peft looks it up: the first pattern that the module's name ends with counts."""
-    found = (value for pattern, value in (patterns or {}).items() if re.match(rf"(.*\.)?({pattern})$", module))
-    return next(found, default)
+    for pattern, value in (patterns or {}).items():
+        if not _quick(pattern):
+            raise ValueError(f"the pattern {pattern[:80]!r} may match for ever; name the modules")
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def _quick(pattern: str) -> bool:
+    """Whether a stranger's pattern matches in bounded time: no repeated groups, few repetitions and choices."""
+    bare = re.sub(r"\\.|\[\^?\]?[^]]*\]", "x", pattern, flags=re.DOTALL).replace("(?:", "(")
+    return (
+        len(pattern) <= LONGEST_PATTERN
+        and not re.search(r"\)[*+?{]*[*+{]|\(\?", bare)
+        and len(re.findall(r"[*+{]", bare)) <= REPETITIONS
+        and max(bare.count("?"), bare.count("(")) <= CHOICES
+    )
 
 
 def _canonical(layout: Layout, name: str) -> str:

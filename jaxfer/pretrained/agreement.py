@@ -13,15 +13,15 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import files, schema
-from jaxfer.config import check_config
+from jaxfer import files
+from jaxfer.config import check_config, init_options
 from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.text import located, tokenizer_sha256
 from jaxfer.errors import InputError, nearest
 from jaxfer.pretrained.foreign import Checkpoint, is_foreign, opened
 from jaxfer.pretrained.hub import Absent
 from jaxfer.registry import MODELS
-from jaxfer.runs import tokenizer
+from jaxfer.runs import records, tokenizer
 
 # Model options that only training sees: a run may set them as it likes.
 TRAINING_OPTIONS = ("dropout", "attention_dropout", "classifier_dropout", "stochastic_depth", "norm_momentum")
@@ -75,7 +75,7 @@ def described(config: ConfigDict, folder: epath.Path | None = None) -> Described
         given["tokenizer_sha256"] = _sha256(given["tokenizer"], stored)
     if is_foreign(init):
         try:
-            checkpoint = opened(init, name, given)
+            checkpoint = opened(init, name, given, init_options(config))
             notes = checkpoint.notes
             own = own or bool(checkpoint.found.tokenizer)
             name, given = checkpoint.layout.family, agreed(checkpoint, given, announced)
@@ -84,8 +84,8 @@ def described(config: ConfigDict, folder: epath.Path | None = None) -> Described
                 raise
             name, given = _again(stored, name, given)
             own = True  # as it was when the run began
-    elif name == AUTO and init.startswith("run:") and (epath.Path(init[4:]) / "config.json").exists():
-        name, given = _of_run(epath.Path(init[4:]), given)
+    elif name == AUTO and init.startswith("run:") and (files.opened(init[4:]) / "config.json").exists():
+        name, given = _of_run(files.opened(init[4:]), given)
     elif name == AUTO and stored:
         name, given = _again(stored, name, given)
     with config.unlocked(), config.ignore_type():
@@ -95,9 +95,10 @@ def described(config: ConfigDict, folder: epath.Path | None = None) -> Described
 
 def _stored(folder: epath.Path | None, init: str) -> dict[str, Any]:
     """`config.model` of the run in the folder, {} where there is none or one that began elsewhere."""
-    path = None if folder is None else folder / "config.json"
-    content = files.read_json(path) if path is not None and path.exists() else {}
-    return content["model"] if content.get("init") == init else {}
+    if folder is None or not (folder / "config.json").exists():
+        return {}
+    content = files.read_json(folder / "config.json", records.StoredConfig)
+    return content["model"] if content["init"] == init else {}
 
 
 def _again(stored: Mapping[str, Any], name: str | None, given: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -109,7 +110,7 @@ def _again(stored: Mapping[str, Any], name: str | None, given: Mapping[str, Any]
 
 def _of_run(source: epath.Path, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """(name, options) of the model in a run's folder, with the tokenizer that lies there."""
-    theirs = dict(files.read_json(source / "config.json")["model"])
+    theirs = dict(files.read_json(source / "config.json", records.StoredConfig)["model"])
     if theirs.get("tokenizer") and (source / tokenizer.FOLDER).exists():
         theirs["tokenizer"] = str(source / tokenizer.FOLDER)
     return theirs.pop("name"), {**theirs, **given}
@@ -135,10 +136,7 @@ def agreed(checkpoint: Checkpoint, given: Mapping[str, Any], differs: Sequence[s
     for name in differs:
         if name not in known:
             raise InputError(f"config.differs: model {family!r} has no option {name!r}{nearest(name, known)}")
-    for name in given:
-        if name not in known:
-            raise InputError(f"unknown field config.model.{name}{nearest(name, known)}")
-    ours = {name: schema.check(value, known[name][0], f"config.model.{name}") for name, value in given.items()}
+    ours = MODELS.checked(family, given, "config.model")
     options, contradicting = dict(checkpoint.options), []
     if "image" in ours and ("image" in differs or "image" in checkpoint.soft):
         options |= _statistics(options, ours["image"][2]) | _resize(options, ours["image"][:2])

@@ -61,7 +61,8 @@ def carry(
             entry["what"] = "merged"
         entry |= {"adapter": tensors.merged[key]} if key in tensors.merged else {}
         entry["from"] = tensors.moved.get(key, key)
-    return dataclasses.replace(found, unused=tuple(tensors.moved.get(key, key) for key in found.unused))
+    unused = tuple(tensors.moved.get(key, key) for key in found.unused)
+    return dataclasses.replace(found, unused=unused, unwrapped=tensors.unwrapped, dropped=tensors.dropped)
 
 
 def _check_values(init: str, found: Conversion) -> None:

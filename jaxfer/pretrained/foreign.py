@@ -12,22 +12,24 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer import schema
+from jaxfer import files, json_files, schema
+from jaxfer.config.experiment import InitOptions
 from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.text import tokenizer_sha256
-from jaxfer.errors import InputError
+from jaxfer.errors import InputError, nearest
 from jaxfer.models.port import Port
 from jaxfer.pretrained import adapter, bare, hub, sentence, stated, timm
 from jaxfer.pretrained.families import by_model_type, layouts
-from jaxfer.pretrained.formats import reading
+from jaxfer.pretrained.formats import containers, reading
 from jaxfer.pretrained.hub import Found
 from jaxfer.pretrained.layout import Key, Layout
 from jaxfer.pretrained.sentence import Tail
 from jaxfer.registry import MODELS
 from jaxfer.runs.tokenizer import stated_length
 
+USUAL = InitOptions()
 SETTLED = 2e9  # nanoseconds: file systems stamp in steps of up to two seconds
-AVERAGES = r"(?i)(^|[_.-])(ema|swa|averaged?)([_.-]|$)"  # where training scripts keep averages of the weights
+AVERAGES = r"(?i)(^|.*[_.-])(ema|swa|averaged?_model)([_.-].*|$)"  # where scripts keep averages of the weights
 UNNAMED = r"LABEL_\d+"  # transformers' names for classes that nobody named
 
 
@@ -63,23 +65,29 @@ def is_foreign(init: Any) -> bool:
     return isinstance(init, str) and init != "scratch" and not init.startswith(("run:", "sibling:"))
 
 
-def opened(init: str, name: str, given: Mapping[str, Any]) -> Checkpoint:
+def opened(init: str, name: str, given: Mapping[str, Any], init_options: InitOptions = USUAL) -> Checkpoint:
     """The checkpoint behind a Hub name (`name@revision` too), a folder or a file.
 
     Args:
       init: what `config.init` says.
       name: `config.model.name`: `auto`, or the family, which must be the checkpoint's.
       given: options of `config.model`: bare weights take from them what their shapes do not tell.
+      init_options: where the weights lie in their file.
 
     Raises:
       hub.Absent: no such checkpoint.
       InputError: an unknown architecture or another than `name`, or files that are damaged.
     """
-    found, shapes, moved, averages = files(init)
+    found, shapes, moved, averages = located_files(init, init_options)
     tail = _tail(found, moved)
     config = {**(found.config or {}), **({"pooling_mode": tail.pool} if tail.pool else {})}
-    config |= timm.fields(config) if timm.is_timm(config) else {}
+    try:
+        config |= timm.fields(config) if timm.is_timm(config) else {}
+        other = stated.other_head(config)
+    except InputError as error:
+        raise InputError(f"config.init={init}: {error}") from None
     candidates = _candidates(init, name, config)
+    _check_stated(candidates, found, config, shapes)
     tried, errors = [], []
     for layout in candidates:
         try:
@@ -110,7 +118,7 @@ def opened(init: str, name: str, given: Mapping[str, Any]) -> Checkpoint:
         )
     # config.json is of the weights beside it: of a head that comes from elsewhere it says nothing.
     told = _stated(found) if head & moved else config
-    other = None if head & moved else stated.other_head(config)
+    other = None if head & moved else other
     outputs = next((shapes[key][0] for key in sorted(head) if key in shapes), 0)
     if timm.is_timm(config) and config.get("num_classes", outputs) != outputs:
         raise InputError(f"{init}: config.json states num_classes={config['num_classes']}, its head has {outputs}")
@@ -155,7 +163,7 @@ def weights(found: Found) -> reading.Weights:
     Raises:
       InputError: files that are damaged, or an adapter that is not understood.
     """
-    own = reading.read(found.weights)
+    own = _network(found)
     parts, fused = timm.parted(own)
     own = dataclasses.replace(own, tensors=parts, moved={**own.moved, **fused}) if fused else own
     if found.adapter is not None:
@@ -173,13 +181,21 @@ def weights(found: Found) -> reading.Weights:
     return dataclasses.replace(own, tensors={**own, **head}, moved={**own.moved, **places})
 
 
-def files(init: str) -> tuple[Found, dict[str, tuple[int, ...]], frozenset[str], tuple[str, ...]]:
+def located_files(
+    init: str, options: InitOptions = USUAL
+) -> tuple[Found, dict[str, tuple[int, ...]], frozenset[str], tuple[str, ...]]:
     """(the files, {their key: shape}, keys that lie elsewhere than in the weights file, averages beside the weights).
 
     Kept until the files change; of the Hub, as long as this process lives.
     """
-    path, revision = epath.Path(init).expanduser(), None
-    beside = epath.Path(os.environ.get("JAXFER_DATA") or ".") / init  # where relative data paths are looked up too
+    where, young = _located(init)
+    return (_kept.__wrapped__ if young else _kept)(*where, options, young)
+
+
+def _located(init: str) -> tuple[tuple[str, str | None, tuple[Any, ...]], bool]:
+    """((what to find, revision, the files' stamps), whether those stamps are too young to tell a change)."""
+    path, revision = hub.located(init), None
+    beside = files.opened(os.environ.get("JAXFER_DATA") or ".") / init  # where relative data paths are looked up too
     if not path.exists() and beside.exists():
         path, init = beside, str(beside)
     if not path.exists():
@@ -191,11 +207,11 @@ def files(init: str) -> tuple[Found, dict[str, tuple[int, ...]], frozenset[str],
                 f"config.init: expected scratch, run:FOLDER or sibling:NAME, found {init!r}; a checkpoint goes by its "
                 "name on the Hub, its folder or its file"
             )
-        return _kept(init, revision, ())
+        return (init, revision, ()), False
     stats = [(str(entry), entry.stat()) for entry in _entries(path)]
     stamps = tuple((name, stat.length, stat.mtime) for name, stat in stats)
     young = any(time.time() - stat.mtime < SETTLED / 1e9 for _, stat in stats)
-    return (_kept.__wrapped__ if young else _kept)(init, revision, stamps)
+    return (init, revision, stamps), young
 
 
 def _entries(path: epath.Path) -> list[epath.Path]:
@@ -206,19 +222,25 @@ def _entries(path: epath.Path) -> list[epath.Path]:
     found = [*path.iterdir(), *(inner.iterdir() if inner and inner.is_dir() else ()), *sentence.files(path)]
     found = sorted(set(found))
     if (config := path / hub.ADAPTER_CONFIG).exists():
-        base = epath.Path(hub.base_of(path, reading.read_json(config))[0]).expanduser()
+        base = hub.located(hub.base_of(path, reading.read_json(config, hub.AdapterConfig))[0])
         found += (sorted(base.iterdir()) if base.is_dir() else [base]) if base.exists() else []
     return found
 
 
 @functools.lru_cache(maxsize=8)
+def _find(init: str, revision: str | None, stamps: tuple[Any, ...]) -> Found:
+    return hub.find(init, revision=revision)
+
+
+@functools.lru_cache(maxsize=8)
 def _kept(
-    init: str, revision: str | None, stamps: tuple[Any, ...]
+    init: str, revision: str | None, stamps: tuple[Any, ...], options: InitOptions, young: bool
 ) -> tuple[Found, dict[str, tuple[int, ...]], frozenset[str], tuple[str, ...]]:
-    found = hub.find(init, revision=revision)
+    found = (_find.__wrapped__ if young else _find)(init, revision, stamps)
+    found = dataclasses.replace(found, options=options)
     tensors = weights(found)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    averages = tuple(name for name in tensors.dropped if re.search(AVERAGES, name))
+    averages = tuple(name for name in tensors.dropped if re.fullmatch(AVERAGES, name))
     return found, shapes, frozenset(tensors.moved), averages
 
 
@@ -312,3 +334,40 @@ def _all_names(shapes: Mapping[str, Any], prefixes: Sequence[str]) -> set[str]:
     """Every name that a key table may use for these keys."""
     bare_names = {key.removeprefix(prefix) for key in shapes for prefix in (*prefixes, "")}
     return bare_names | {prefix + key for key in bare_names for prefix in prefixes}
+
+
+def sha256(init: str) -> str:
+    """Of a checkpoint's weights as they are now; `Absent` where they are gone."""
+    where, young = _located(init)
+    return (_find.__wrapped__ if young else _find)(*where).sha256
+
+
+def _network(found: Found) -> reading.Weights:
+    """The tensors of the weights file without what held the network in a training script."""
+    own, prefix = reading.read(found.weights, pick=found.options.pick), found.options.prefix
+    if not prefix:
+        return reading.without(own, containers.prefix_of(own, _entry_keys(layouts())))
+    off = "".join(part for part in own.unwrapped if part.endswith("."))  # which the user may have counted in
+    prefix = prefix.removesuffix(".").removeprefix(off) + "."
+    if not any(key.startswith(prefix) for key in own):
+        tail = nearest(prefix, {key[: key.rindex(".") + 1] for key in own if "." in key})
+        raise InputError(f"{found.init}: no key begins with config.init_options.prefix={prefix!r}{tail}")
+    return reading.without(own, prefix)
+
+
+def _check_stated(
+    candidates: Sequence[Layout], found: Found, config: Mapping[str, Any], shapes: Mapping[str, Any]
+) -> None:
+    """`InputError` for a field of another type than a layout reads, and for keys behind a prefix that is left on."""
+    for layout in candidates:
+        read = ((config, layout.facts, "config.json"), (found.preprocessor, layout.processor, hub.PREPROCESSORS[0]))
+        for content, fields, name in read:
+            if content and fields is not None:
+                json_files.check(content, fields, f"{found.init}: {name}", fix=reading.FIX)
+    if hint := containers.hint(shapes, _entry_keys(candidates)):
+        raise InputError(f"config.init={found.init}: {hint}")
+
+
+def _entry_keys(known: Sequence[Layout]) -> dict[str, tuple[str, ...]]:
+    """{a key that every checkpoint of a layout has: that layout's prefixes}."""
+    return {layout.entry: layout.prefixes for layout in known if layout.entry}

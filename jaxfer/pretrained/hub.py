@@ -6,15 +6,18 @@ A `peft` adapter is found together with the checkpoint that it is put on.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import huggingface_hub
 from etils import epath
 from huggingface_hub import constants
 from huggingface_hub import errors as hub_errors
 
+from jaxfer import files
+from jaxfer.config import experiment
 from jaxfer.errors import InputError, nearest
 from jaxfer.pretrained import sentence
 from jaxfer.pretrained.formats import reading
@@ -58,6 +61,61 @@ DOWNLOADS = (
 HUB_NAME = r"[\w][\w.-]*(/[\w][\w.-]*)?"
 
 
+class TimmConfig(TypedDict, total=False):
+    """`pretrained_cfg` of a timm folder's config.json: how its images are prepared."""
+
+    interpolation: str | None
+    crop_mode: str | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+class Config(TypedDict, total=False):
+    """The fields of any config.json; those of a family are its layout's `facts`."""
+
+    model_type: str | None
+    architectures: tuple[str, ...] | None
+    problem_type: str | None
+    id2label: Mapping[str, str | int | float | bool | None] | None
+    family: str
+    key_layout: str
+    architecture: str | None
+    pretrained_cfg: TimmConfig | None
+
+
+class Processor(TypedDict, total=False):
+    """The field of processor_config.json that holds what would be preprocessor_config.json."""
+
+    image_processor: Mapping[str, Any]
+
+
+class Marker(TypedDict, total=False):
+    """The fields of an export's jaxfer.json that are read."""
+
+    format: str
+    task: str
+    problem_type: str | None
+    labels: tuple[str, ...]
+    max_length: int
+
+
+class AdapterConfig(TypedDict, total=False):
+    """The fields of adapter_config.json that are read."""
+
+    peft_type: str
+    base_model_name_or_path: str | None
+    revision: str | None
+    task_type: str | None
+    r: int | None
+    lora_alpha: float | None
+    rank_pattern: Mapping[str, int] | None
+    alpha_pattern: Mapping[str, float] | None
+    use_rslora: bool | None
+    modules_to_save: tuple[str, ...] | None
+    bias: str
+    init_lora_weights: bool | str | None
+
+
 class Absent(InputError):
     """Nothing there: a checkpoint never was there, has been moved or deleted, or the Hub can't be reached."""
 
@@ -90,6 +148,7 @@ class Found:
       tokenizer: its tokenizer files, () where it has none.
       commit: the Hub's commit, None for local files.
       marker: its jaxfer.json, {} where it is no export of ours.
+      options: where the weights lie in their file.
       adapter: what is put on the weights.
       dense: sentence-transformers' last layer, where ours put the head; None elsewhere.
       tail: what follows the encoder, of sentence-transformers; of an adapter the base's.
@@ -103,6 +162,7 @@ class Found:
     tokenizer: tuple[epath.Path, ...] = ()
     commit: str | None = None
     marker: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: experiment.InitOptions = experiment.InitOptions()
     adapter: Adapter | None = None
     dense: epath.Path | None = None
     tail: Tail = dataclasses.field(default_factory=Tail)
@@ -119,9 +179,7 @@ def find(init: str, *, revision: str | None = None) -> Found:
       Absent: nothing there, no weights, or a Hub that can't be reached.
       InputError: several weights, a damaged JSON, or an adapter whose base is none.
     """
-    if "://" in init and not init.startswith(("gs://", "s3://")):
-        raise InputError(f"{init}: an address; expected a folder, a file or a Hub name: download it and give the file")
-    path = epath.Path(init).expanduser()
+    path = located(init)
     if path.exists():
         if revision is not None:
             raise InputError(f"revision={revision!r} is for the Hub, but {init} is here; remove the revision")
@@ -134,6 +192,15 @@ def find(init: str, *, revision: str | None = None) -> Found:
     return _hub(init, revision)
 
 
+def located(init: str) -> epath.Path:
+    """The path that a checkpoint's name may be, there or not; `InputError` for an address that is not read."""
+    if "://" in init and not init.startswith(tuple(f"{scheme}://" for scheme in files.STORES)):
+        page = re.fullmatch(rf"https?://(?:www\.)?huggingface\.co/({HUB_NAME})/?", init)
+        fix = f"give its name, {page[1]}" if page else "download it and give the file"
+        raise InputError(f"{init}: an address; expected a folder, a file or a Hub name: {fix}")
+    return files.opened(os.path.expanduser(init))
+
+
 def base_of(folder: epath.Path, config: Mapping[str, Any]) -> tuple[str, str | None]:
     """(what an adapter calls its base, revision): as it stands, or relative to the adapter's own folder.
 
@@ -143,10 +210,13 @@ def base_of(folder: epath.Path, config: Mapping[str, Any]) -> tuple[str, str | N
     name = config.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise InputError(f"{folder / ADAPTER_CONFIG} names no base model; write it as base_model_name_or_path")
-    beside = folder / name
-    if not epath.Path(name).expanduser().exists() and beside.exists():
+    try:
+        given, beside = located(name), folder / name
+    except InputError as error:
+        raise InputError(f"{folder / ADAPTER_CONFIG}: base_model_name_or_path: {error}") from None
+    if not given.exists() and beside.exists():
         return str(beside), None
-    return name, None if epath.Path(name).expanduser().exists() else config.get("revision")
+    return name, None if given.exists() else config.get("revision")
 
 
 def _looks_like_path(init: str) -> bool:
@@ -196,10 +266,10 @@ def _adapted(init: str, folder: epath.Path, commit: str | None) -> Found:
     if weights is None:
         raise Absent(f"{init}: an adapter without weights; expected {' or '.join(ADAPTERS)} beside {ADAPTER_CONFIG}")
     own = _found(init, weights, folder, commit)
-    config = reading.read_json(folder / ADAPTER_CONFIG)
+    config = reading.read_json(folder / ADAPTER_CONFIG, AdapterConfig)
     name, revision = base_of(folder, config)
     try:
-        if name == init or folder == epath.Path(name).expanduser():
+        if name == init or folder == located(name):
             raise InputError("the adapter itself; name the model that it was trained on")
         base = find(name, revision=revision)
         if base.adapter is not None:
@@ -223,16 +293,16 @@ def _adapted(init: str, folder: epath.Path, commit: str | None) -> Found:
 
 
 def _found(init: str, weights: epath.Path, folder: epath.Path | None, commit: str | None = None) -> Found:
-    def content(name: str) -> dict[str, Any] | None:
+    def content(name: str, fields: type | None = None) -> dict[str, Any] | None:
         there = folder is not None and (folder / name).exists()
-        return reading.read_json(folder / name) if there else None
+        return reading.read_json(folder / name, fields) if there else None
 
     preprocessor = content(PREPROCESSORS[0])
-    if preprocessor is None and (processor := content(PREPROCESSORS[1])) is not None:
+    if preprocessor is None and (processor := content(PREPROCESSORS[1], Processor)) is not None:
         preprocessor = processor.get("image_processor", processor)
-    marker = content(MARKER) or {}
+    marker = content(MARKER, Marker) or {}
     dense = folder / DENSE if marker.get("format") == SENTENCE and (folder / DENSE).exists() else None
-    config = content("config.json")
+    config = content("config.json", Config)
     tail = sentence.tail(folder, headed=dense is not None) if config is not None else Tail()
     sums = [(reading.sha256(weights), weights.name)]
     sums += [(reading.sha256(dense), DENSE)] if dense is not None else []

@@ -92,6 +92,9 @@ class Layout:
       options: (config, preprocessor config or {}, {their key: shape}) -> options of the port, all but `outputs`.
       config: (port, its options, labels) -> config.json for export: architectures, id2label, ...
       preprocessor: port -> preprocessor_config.json for export; {} for text.
+      entry: their key of the first leaf, without a prefix: where it lies tells what else stands before the keys.
+      facts: TypedDict of the fields of config.json that `options` reads; None: it reads none, or any.
+      processor: the same of preprocessor_config.json.
       optional: regexes of their keys that may be absent (head, pooler): re-initialised where that is announced.
       ignored: regexes of their keys that carry nothing (num_batches_tracked, position_ids).
       prefixes: what a bare backbone's keys lack (or have) before them (`resnet.`), tried in order.
@@ -108,6 +111,9 @@ class Layout:
     options: Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, tuple[int, ...]]], dict[str, Any]]
     config: Callable[[Port, Mapping[str, Any], Sequence[str]], dict[str, Any]]
     preprocessor: Callable[[Port], dict[str, Any]]
+    entry: str = ""
+    facts: type | None = None
+    processor: type | None = None
     optional: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
@@ -128,6 +134,7 @@ class Conversion:
         `from` their key or None; `shape` ours.
       fresh: leaves that are re-initialised or missing: the caller makes them.
       unused: their keys that have no place here, all of them ignored, optional, reset or announced.
+      unwrapped, dropped: as those of `reading.Weights`.
     """
 
     params: dict[str, Any]
@@ -135,6 +142,8 @@ class Conversion:
     ledger: dict[str, dict[str, Any]]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
+    unwrapped: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 def convert(

@@ -23,6 +23,8 @@ class Start:
         which module of the `adapter` is merged into it}}.
       lineage: source, its sha256 and its own lineage, the data's sha256; the ancestry of these weights.
       unused: keys of the source that have no place here.
+      unwrapped: keys and prefixes behind which a training script put the weights, outermost first.
+      dropped: what else its file holds.
     """
 
     params: Any
@@ -30,6 +32,8 @@ class Start:
     ledger: dict[str, dict[str, Any]]
     lineage: dict[str, Any]
     unused: tuple[str, ...] = ()
+    unwrapped: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """What ledger.json holds."""
@@ -39,6 +43,8 @@ class Start:
             "source_sha256": sha256,
             "leaves": self.ledger,
             "unused": list(self.unused),
+            **({"unwrapped": list(self.unwrapped)} if self.unwrapped else {}),
+            **({"dropped": list(self.dropped)} if self.dropped else {}),
         }
 
     def table(self) -> str:
@@ -46,6 +52,10 @@ class Start:
         counts = collections.Counter(entry["what"] for entry in self.ledger.values())
         found = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
         lines = [f"{self.lineage['init']}: {len(self.ledger)} leaves: {found}"]
+        if self.unwrapped:
+            lines.append(f"  read from {' '.join(self.unwrapped)} (config.init_options takes another)")
+        if self.dropped:
+            lines.append(f"  {len(self.dropped)} entries of the file beside the weights: {_some(list(self.dropped))}")
         for kind in TOLD:
             group = {leaf: entry for leaf, entry in self.ledger.items() if entry["what"] == kind}
             reasons = dict.fromkeys(entry["why"] for entry in group.values() if entry.get("why"))

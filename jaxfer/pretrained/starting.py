@@ -19,6 +19,7 @@ from jaxfer.pretrained.foreign import is_foreign
 from jaxfer.pretrained.hub import Absent
 from jaxfer.pretrained.ledger import Start
 from jaxfer.rules import flatten, unflatten
+from jaxfer.runs import records
 from jaxfer.runs.finished import FinishedRun, fingerprint, open_run
 from jaxfer.stages import Stage, compiled_port_init, example_batch
 
@@ -51,11 +52,11 @@ def source_sha256(init: str, folder: epath.Path) -> str | None:
         return None
     if is_foreign(init):
         try:
-            return foreign.files(init)[0].sha256
+            return foreign.sha256(init)
         except Absent:
             return None
     result = locate(init, folder) / "result.json"
-    return files.read_json(result)["lineage"]["sha256"] if result.exists() else None
+    return files.read_json(result, records.Source)["lineage"]["sha256"] if result.exists() else None
 
 
 def source_folder(init: str, folder: epath.Path) -> epath.Path:
@@ -71,7 +72,7 @@ def locate(init: str, folder: epath.Path) -> epath.Path:
     kind, _, name = init.partition(":")
     if not name:
         raise InputError(f"config.init: expected run:FOLDER or sibling:NAME, found {init!r}")
-    return epath.Path(name) if kind == "run" else folder.parent / name
+    return files.opened(name) if kind == "run" else folder.parent / name
 
 
 def _lineage(experiment: Experiment, data: Dataset) -> dict[str, Any]:
@@ -94,7 +95,8 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
     """From a checkpoint of somebody else's; the head and what is missing are drawn, the rest must fit."""
     run, port = experiment.run, stage.spec.port
     batch = example_batch(port, stage.spec.task, 2)
-    checkpoint = foreign.opened(run.init, experiment.model.name, dict(experiment.model.options))
+    model, options = experiment.model, experiment.init_options
+    checkpoint = foreign.opened(run.init, model.name, dict(model.options), options)
     shapes = _leaves(*jax.eval_shape(port.init, jax.random.key(0), batch))
     head = [leaf for leaf in shapes if leaf.startswith(f"params/{port.head}/")]
     keep = carrying.keeps_head(run.head, checkpoint, data.classes)
@@ -128,8 +130,15 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
     lineage = {**_lineage(experiment, data), "source_sha256": files.sha256, "source": source}
     params = jax.tree.map(jax.numpy.asarray, tree.pop("params"))
     state = jax.tree.map(jax.numpy.asarray, tree)
-    unused = tuple(sorted(found.unused))
-    return Start(params=params, model_state=state, ledger=found.ledger, lineage=lineage, unused=unused)
+    return Start(
+        params=params,
+        model_state=state,
+        ledger=found.ledger,
+        lineage=lineage,
+        unused=tuple(sorted(found.unused)),
+        unwrapped=found.unwrapped,
+        dropped=found.dropped,
+    )
 
 
 def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath.Path) -> Start:

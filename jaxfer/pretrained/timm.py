@@ -33,7 +33,8 @@ def fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """`family` and `key_layout` of the architecture, its `heads`, and the preprocessing as `input`, in our own fields.
 
     An image's shorter edge is resized to `size / crop_pct`, or both edges with `crop_mode` squash, and the centre cut
-    out: as `timm.data.create_transform` does for evaluation. Absent fields have timm's defaults.
+    out, as `timm.data.create_transform` does for evaluation. Half of an odd margin is rounded down, as transformers
+    does, where torchvision rounds to the even number. Absent fields have timm's defaults.
 
     Raises:
       InputError: an architecture, an argument or a preprocessing that is not read.

@@ -44,10 +44,14 @@ class Checkpoints:
     """The checkpoints of one run folder: saved asynchronously; the last two and the best are kept."""
 
     def __init__(self, folder: epath.Path, *, read_only: bool = False):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save at INFO and WARNING
+        # Orbax reports every save at INFO and WARNING, and a save that fails by dozens of tracebacks and an exception.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        _quiet_late_tasks()
         if str(folder).startswith("s3://"):
             borrowed.teach_orbax_s3()
         self._best: dict[int, int | None] = {}
+        self._newest: tuple[int, dict[str, Any]] | None = None  # the step saved or restored last, and its content
+        self._amended = False  # whether that content is newer than what is on disk
         # A run that is opened is read whole by each process for itself.
         self._alone = read_only or cluster.alone()
         this, processes = jax.process_index(), ocp.options.MultiprocessingOptions()
@@ -76,25 +80,50 @@ class Checkpoints:
           step: of the run; larger than every step that is there.
           state: all of it but what follows from the config.
           record: what goes with it, as JSON can hold it.
-          best: step of the best evaluated checkpoint, this one included: it is kept. None before any evaluation.
+          best: step of the best evaluated checkpoint: it is kept. None before any evaluation.
         """
         if step in self._manager.all_steps():
             return
+        self._flush()
         arrays = _flat(state)
-        # Orbax writes it later, when the caller may have changed what is nested in it: a copy.
-        content = json.loads(json.dumps({"record": record, "best": best, "leaves": _leaves(arrays)}))
-        content["crc32"] = _checksum(content)
-        self._best[step] = best
+        content = _content(record, best, _leaves(arrays))
+        self._best[step], self._newest = best, (step, content)
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), record=ocp.args.JsonSave(content))
         self._manager.save(step, args=items)
+
+    def amend(self, step: int, record: Mapping[str, Any], best: int | None) -> None:
+        """Replaces the record of the checkpoint saved or restored last, at the latest before the next is saved.
+
+        Args:
+          step: of that checkpoint; any other is left as it is.
+          record: what takes the place of the one it was saved with.
+          best: as in `save`; now this checkpoint may be it.
+        """
+        if self._newest is None or self._newest[0] != step:
+            return
+        self._newest = step, _content(record, best, self._newest[1]["leaves"])
+        self._best[step], self._amended = best, True
+
+    def _flush(self) -> None:
+        """Writes what `amend` was given, which waits for the save: not at once, since training can go on meanwhile."""
+        if not self._amended:
+            return
+        self._manager.wait_until_finished()
+        step, content = self._newest
+        files.write_text(self._manager.directory / str(step) / "record" / "metadata", json.dumps(content))
+        self._amended = False
 
     def wait(self) -> None:
         """Until everything is on disk."""
         self._manager.wait_until_finished()
+        self._flush()
 
     def close(self) -> None:
         """Waits, then lets go."""
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     @property
     def best(self) -> int | None:
@@ -148,6 +177,7 @@ class Checkpoints:
         _same(wanted, content["leaves"], step)
         arrays = self._attempt(step, lambda: self._read_arrays(step, wanted))
         self._attempt(step, lambda: _verify(arrays, content["leaves"]))
+        self._newest = step, content
         return _unflat(state, arrays), content["record"]
 
     def _content(self, step: int) -> dict[str, Any]:
@@ -208,6 +238,22 @@ def _hushed() -> Iterator[None]:
         sys.unraisablehook = hook
 
 
+_former_hook: Callable[[Any], Any] | None = None
+
+
+def _quiet_late_tasks() -> None:
+    """Tensorstore's threads report to the event loop of a save that has failed, and closed, one traceback each."""
+    global _former_hook
+    if sys.unraisablehook is not _without_late_tasks:
+        _former_hook, sys.unraisablehook = sys.unraisablehook, _without_late_tasks
+        logging.getLogger("asyncio").addFilter(_not_orbaxs)
+
+
+def _without_late_tasks(unraisable: Any) -> None:
+    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+        _former_hook(unraisable)
+
+
 def _not_orbaxs(record: logging.LogRecord) -> bool:
     return "orbax" not in record.getMessage()
 
@@ -261,6 +307,12 @@ def _leaves(arrays: Mapping[str, jax.Array], kind: str = "sum64") -> dict[str, d
     return {
         name: {"dtype": str(leaf.dtype), "shape": list(leaf.shape), kind: sums[name]} for name, leaf in arrays.items()
     }
+
+
+def _content(record: Mapping[str, Any], best: int | None, leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON part of a checkpoint: a copy, since orbax writes it later, when the caller may have changed it."""
+    content = json.loads(json.dumps({"record": record, "best": best, "leaves": leaves}))
+    return {**content, "crc32": _checksum(content)}
 
 
 def _checksum(content: Mapping[str, Any]) -> int:

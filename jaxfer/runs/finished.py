@@ -16,7 +16,7 @@ from jaxfer.errors import InputError
 from jaxfer.parallel import cluster
 from jaxfer.runs import tokenizer
 from jaxfer.runs.checkpoint import Checkpoints
-from jaxfer.runs.folder import holds_run, stored_experiment
+from jaxfer.runs.folder import holds_run, read_result, stored_experiment
 from jaxfer.stages import Stage, make_port, plan
 from jaxfer.state import State
 
@@ -57,7 +57,7 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
         raise InputError(f"no run at {folder}: expected a folder that `jaxfer run` wrote")
     if not (folder / "result.json").exists():
         raise InputError(f"the run at {folder} is not finished; run the same `jaxfer run` command again to finish it")
-    experiment, result = stored_experiment(folder), files.read_json(folder / "result.json")
+    experiment, result = stored_experiment(folder), read_result(folder)
     classes = tuple(result["classes"])
     port, task = make_port(experiment, len(classes))
     stages = plan(experiment, tokenizer.at_home(port, folder), task)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -15,8 +16,24 @@ from ml_collections import ConfigDict
 from jaxfer import config
 from jaxfer.config.experiment import Experiment
 from jaxfer.errors import InputError
-from jaxfer.files import read_json, remote
+from jaxfer.files import FIX, read_json, remote
 from jaxfer.parallel import cluster
+from jaxfer.runs import records
+
+
+def read_result(folder: epath.Path) -> dict[str, Any]:
+    """The result.json of a finished run."""
+    return read_json(folder / "result.json", records.Result)
+
+
+def stored_config(folder: epath.Path) -> ConfigDict:
+    """The config.json of a run; `config.resolve` checks its fields."""
+    path = folder / "config.json"
+    content = read_json(path, records.StoredConfig)
+    try:
+        return ConfigDict(content)
+    except (ValueError, RecursionError) as error:  # names with dots, which no field has
+        raise InputError(f"{path}: {str(error).splitlines()[0]}; {FIX}") from None
 
 
 def holds_run(folder: epath.Path) -> bool:
@@ -25,9 +42,16 @@ def holds_run(folder: epath.Path) -> bool:
     return path.exists() and "stages" in read_json(path)
 
 
+LOCK = ".lock"
+
+
 def stored_experiment(folder: epath.Path) -> Experiment:
     """The experiment that a folder belongs to."""
-    return config.resolve(ConfigDict(read_json(folder / "config.json")))
+    stored = stored_config(folder)
+    try:
+        return config.resolve(stored)
+    except InputError as error:
+        raise InputError(f"{folder / 'config.json'}: {error}") from None
 
 
 def check_owner(folder: epath.Path, experiment: Experiment) -> None:
@@ -72,9 +96,18 @@ def locked(folder: epath.Path) -> Iterator[None]:
         return
     import fcntl
 
-    with open(os.fspath(folder / ".lock"), "w") as file:
+    with open(os.fspath(folder / LOCK), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(f"{folder} is in use by another process; wait for it or use another --workdir") from None
         yield
+
+
+def check_present(folder: epath.Path) -> None:
+    """`InputError` where a folder that is `locked` has been removed or renamed since: the reason of any other error."""
+    if cluster.leader() and not remote(folder) and not (folder / LOCK).exists():
+        raise InputError(
+            f"{folder} was removed or renamed while the run was at work; put it back and run the same command again, "
+            "or start over with another --workdir"
+        )

@@ -9,8 +9,11 @@ from typing import Any
 
 from etils import epath
 
+from jaxfer import json_files
+from jaxfer.errors import InputError
 from jaxfer.files import remote, remove, write_text
 from jaxfer.parallel import cluster
+from jaxfer.runs import records
 
 # Fields that hold times: two runs of one experiment agree on everything else.
 TIMES = frozenset({"seconds", "compile_seconds", "input_seconds", "examples_per_second"})
@@ -32,7 +35,10 @@ class MetricsLog:
         if not cluster.leader():
             return
         last = (step, "train") if unevaluated else (step, "val")  # a step's evaluation is logged after its training
-        kept = [json.dumps(line) + "\n" for line in read_metrics(self._path) if (line["step"], line["split"]) <= last]
+        lines = read_metrics(self._path)
+        for line in lines:
+            json_files.check(line, records.Line, str(self._path), fix="remove that line")
+        kept = [json.dumps(line) + "\n" for line in lines if (line["step"], line["split"]) <= last]
         write_text(self._path, "".join(kept))
         for part in _parts(self._path):  # a kill before this: they say once more what the file says
             remove(part)
@@ -62,14 +68,21 @@ class MetricsLog:
 
 
 def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl and of its parts; a torn last one is left out."""
+    """The whole lines of a metrics.jsonl and of its parts; a torn last one is left out, a damaged one an error."""
     path, lines = epath.Path(path), {}
     for part in (path, *_parts(path)):
-        for text in part.read_text().splitlines() if part.exists() else []:
+        texts = part.read_bytes().split(b"\n") if part.exists() else []
+        for number, text in enumerate(texts, 1):
+            if not text.strip():
+                continue
             try:
                 line = json.loads(text)
-            except ValueError:
-                break
+                if not isinstance(line, dict):
+                    raise ValueError(f"a {type(line).__name__}")
+            except (ValueError, RecursionError):
+                if number == len(texts):  # without its newline: a kill tore it
+                    break
+                raise InputError(f"{part}: line {number}: expected a JSON object; remove that line") from None
             lines[text] = line
     return list(lines.values())
 

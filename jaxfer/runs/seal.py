@@ -14,6 +14,7 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError
+from jaxfer.runs import records
 
 PROTOCOL, SELECTION = "protocol.json", "selection.json"
 
@@ -27,7 +28,7 @@ def check(run: epath.Path) -> None:
     selection = comparison / SELECTION
     if not selection.exists():
         raise InputError(f"{run}: its test split is sealed until {comparison} has a {SELECTION}; let compare finish")
-    if whole.name not in files.read_json(selection)["opened"]:
+    if whole.name not in files.read_json(selection, records.Selection)["opened"]:
         raise InputError(f"{run}: its test split is sealed: {selection} selected other runs; evaluate it on val")
 
 

@@ -94,7 +94,10 @@ def preparations(spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 
 def _cells(module: ModuleType, spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
-    cells = [_named(cell, spec) for cell in getattr(module, "sweep", tuple)()]
+    yielded = configs.called(module, spec, "sweep") if hasattr(module, "sweep") else ()
+    if isinstance(yielded, (str, Mapping)) or not isinstance(yielded, Iterable):
+        raise InputError(f"{spec}: sweep() must yield jaxfer.sweeps.Cell or dicts of overrides, returned {yielded!r}")
+    cells = [_named(cell, spec) for cell in yielded]
     names = [cell.name for cell in cells]
     for name in names:
         if names.count(name) > 1:
@@ -104,11 +107,25 @@ def _cells(module: ModuleType, spec: str, overrides: Mapping[str, Any]) -> tuple
 
 def _named(cell: Cell | Mapping[str, Any], spec: str) -> Cell:
     if isinstance(cell, Mapping):
+        _check_names(cell, spec)
         cell = Cell(overrides=dict(cell), group=_label({k: v for k, v in cell.items() if k != "seed"}) or "all")
     if not isinstance(cell, Cell):
         raise InputError(f"{spec}: sweep() must yield jaxfer.sweeps.Cell or dicts of overrides, found {cell!r}")
+    for field in ("name", "arg", "group"):
+        if not isinstance(getattr(cell, field), str):
+            found = getattr(cell, field)
+            raise InputError(f"{spec}: sweep() yields a Cell whose {field} is {found!r}; expected text")
+    if not isinstance(cell.overrides, Mapping):
+        raise InputError(f"{spec}: sweep() yields a Cell whose overrides are {cell.overrides!r}; expected a dict")
+    _check_names(cell.overrides, spec)
     label = ",".join(part for part in (cell.arg, _label(cell.overrides)) if part)
     return dataclasses.replace(cell, name=cell.name or label or "base")
+
+
+def _check_names(overrides: Mapping[Any, Any], spec: str) -> None:
+    for name in overrides:
+        if not isinstance(name, str):
+            raise InputError(f"{spec}: sweep() yields overrides of {name!r}; expected the dotted name of a field")
 
 
 def _label(overrides: Mapping[str, Any]) -> str:
@@ -152,6 +169,8 @@ def address(cell: Cell, config: ConfigDict, before: Mapping[str, Planned]) -> Pl
         if name not in before:
             raise InputError(f"config.init={config.init}: no cell of that name before it{nearest(name, before)}")
         config = configs.override(config, {"init": f"sibling:{before[name].key}"})
+    if kind == "run":
+        starting.source_folder(config.init, epath.Path("."))
     ready = preflight(config)
     task = ready.stages[0].spec.task
     return Planned(

@@ -22,11 +22,12 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer import files
-from jaxfer.errors import NonFiniteLoss, Preempted
+from jaxfer.errors import Interrupted, NonFiniteLoss, Preempted
+from jaxfer.runs import records
 from jaxfer.sweeps.cells import FOLDER, Planned
 from jaxfer.training import compilation_cache
 from jaxfer.training.loop import run
-from jaxfer.training.preemption import Notice, preemption_notice
+from jaxfer.training.preemption import Notice, grace, preemption_notice
 from jaxfer.training.programs import compiles
 
 DONE, FAILED, DIVERGED = "done", "failed", "diverged"
@@ -70,11 +71,12 @@ def execute(planned: Sequence[Planned], folder: epath.Path, *, processes: int = 
     cells = list({p.key: p for p in planned}.values())
     queue = _Queue(cells, told)
     with preemption_notice() as notice:
+        notice.grace = max((cell.config.get("grace", 0.0) for cell in cells), default=0.0)
         if processes == 1:
             while cell := queue.next(frozenset()):
                 queue.finished(cell, _attempt(cell, folder))
                 if notice and not queue.done:
-                    raise _preempted(queue)
+                    raise _stopped(queue, notice)
         else:
             _side_by_side(queue, folder, min(processes, len(cells)), notice)
     return queue.outcomes
@@ -118,25 +120,35 @@ class _Queue:
 def _attempt(cell: Planned, folder: epath.Path) -> Outcome:
     """Runs one cell here; only SIGTERM and an interrupt get through."""
     place = folder / FOLDER / cell.key
-    if (place / "diverged.json").exists():
-        return Outcome(status=DIVERGED, message=files.read_json(place / "diverged.json")["message"])
     before = compiles()
     try:
+        if (reason := _diverged(place)) is not None:
+            return Outcome(status=DIVERGED, message=reason)
         result = run(cell.config, place, quiet=True)
     except NonFiniteLoss as error:
         files.write_json(place / "diverged.json", {"message": str(error)})
         return Outcome(status=DIVERGED, message=str(error), compiles=compiles() - before)
-    except Exception as error:  # whatever it is, the other cells go on
-        place.mkdir(parents=True, exist_ok=True)
-        files.write_text(place / "error.txt", traceback.format_exc())
+    except Preempted:
+        raise
+    except (Exception, SystemExit) as error:  # whatever it is, the other cells go on
+        with contextlib.suppress(OSError):  # a full disk has no room for it
+            place.mkdir(parents=True, exist_ok=True)
+            files.write_text(place / "error.txt", traceback.format_exc())
         line = " ".join(str(error).split())[:200] or "no message"
         return Outcome(status=FAILED, message=f"{type(error).__name__}: {line}", compiles=compiles() - before)
     (place / "error.txt").unlink(missing_ok=True)
     return Outcome(status=DONE, result=result, compiles=compiles() - before)
 
 
-def _preempted(queue: _Queue) -> Preempted:
-    return Preempted(f"SIGTERM: {len(queue.outcomes)} of {queue.total} cells are done; run the same command again")
+def _diverged(place: epath.Path) -> str | None:
+    """Why this cell diverged before; None where it has not. `InputError` where its diverged.json is damaged."""
+    if not (place / "diverged.json").exists():
+        return None
+    return files.read_json(place / "diverged.json", records.Diverged)["message"]
+
+
+def _stopped(queue: _Queue, notice: Notice) -> Preempted | Interrupted:
+    return notice.stopped(f"{len(queue.outcomes)} of {queue.total} cells are done")
 
 
 @dataclasses.dataclass(eq=False)
@@ -148,21 +160,33 @@ class _Worker:
     cell: Planned | None = None
     compiled: frozenset[Any] = frozenset()
 
+    def sent(self, cell: Planned) -> bool:
+        """Sends it a cell; False where the process is no longer there."""
+        try:
+            self.pipe.send((cell.key, cell.config.to_dict()))
+        except OSError:
+            return False
+        return True
+
 
 def _side_by_side(queue: _Queue, folder: epath.Path, count: int, notice: Notice) -> None:
-    with _workers(count, folder) as (workers, start):
+    with _workers(count, folder, notice) as (workers, start):
         while not queue.done:
             for worker in [w for w in workers if w.cell is None]:
                 others = frozenset().union(*(w.compiled for w in workers if w is not worker))
-                worker.cell = queue.next(worker.compiled, others)
-                if worker.cell is not None:
-                    worker.compiled |= frozenset(worker.cell.programs)
-                    worker.pipe.send((worker.cell.key, worker.cell.config.to_dict()))
+                cell = queue.next(worker.compiled, others)
+                if cell is None:
+                    continue
+                if not worker.sent(cell):  # it was killed while it had nothing to do
+                    worker.process.join()
+                    workers[workers.index(worker)] = worker = start()
+                    worker.sent(cell)
+                worker.cell, worker.compiled = cell, worker.compiled | frozenset(cell.programs)
             for pipe in multiprocessing.connection.wait([w.pipe for w in workers if w.cell is not None], timeout=0.2):
                 worker = next(w for w in workers if w.pipe is pipe)
                 try:
                     outcome = pipe.recv()
-                except EOFError:
+                except (EOFError, OSError):  # OSError: it died before it had read what it was sent
                     worker.process.join()
                     if notice:
                         break
@@ -176,19 +200,26 @@ def _side_by_side(queue: _Queue, folder: epath.Path, count: int, notice: Notice)
                     worker.process.terminate()
                 for worker in workers:
                     worker.process.join()
-                raise _preempted(queue)
+                raise _stopped(queue, notice)
 
 
 @contextlib.contextmanager
-def _workers(count: int, folder: epath.Path) -> Iterator[tuple[list[_Worker], Callable[[], _Worker]]]:
+def _workers(count: int, folder: epath.Path, notice: Notice) -> Iterator[tuple[list[_Worker], Callable[[], _Worker]]]:
     context = multiprocessing.get_context("spawn")  # a fork of a process with JAX's threads hangs
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / count:.2f}")  # a GPU is shared
 
-    def start() -> _Worker:
+    def start(attempts: int = 3) -> _Worker:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, str(folder), compilation_cache.in_use()), daemon=True)
-        process.start()
-        theirs.close()
+        # No daemon: those may have no loader processes. It ends with its parent by itself.
+        process = context.Process(target=_serve, args=(theirs, str(folder), compilation_cache.in_use()))
+        try:
+            process.start()
+        except BrokenPipeError:  # it was killed before it had read what it is
+            if attempts == 1:
+                raise
+            return start(attempts - 1)
+        finally:
+            theirs.close()
         return _Worker(process, ours)
 
     workers = [start() for _ in range(count)]
@@ -200,7 +231,7 @@ def _workers(count: int, folder: epath.Path) -> Iterator[tuple[list[_Worker], Ca
             if worker.cell is not None:  # an interrupt: it saves what it is at
                 worker.process.terminate()
         for worker in workers:
-            worker.process.join(timeout=10)
+            worker.process.join(timeout=10 if worker.cell is None else grace(notice.grace))
             worker.process.kill()
 
 

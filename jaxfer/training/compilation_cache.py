@@ -8,26 +8,38 @@ results stay bitwise what they are without the cache.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import tempfile
 from pathlib import Path
 
 from jaxfer import borrowed
+from jaxfer.errors import InputError, full
 
 VARIABLE, OFF = "JAXFER_CACHE", "off"
 LIMIT = 4 * 2**30  # bytes
 
 
 def default() -> Path | None:
-    """`$JAXFER_CACHE/xla/...`, else `~/.cache/jaxfer/xla/...`; None where JAXFER_CACHE is `off`."""
+    """`$JAXFER_CACHE/xla/...`, else `~/.cache/jaxfer/xla/...`; None where JAXFER_CACHE is `off` or nobody has a home.
+
+    Raises:
+      InputError: JAXFER_CACHE begins with the home of a user that there isn't.
+    """
     given = os.environ.get(VARIABLE)
     if given == OFF:
         return None
     root = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxfer")
     # XLA splits a CPU program over the cores that it finds when it compiles, which JAX's key does not know.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return root.expanduser().absolute() / "xla" / f"{cores}-cores"
+    try:
+        return root.expanduser().absolute() / "xla" / f"{cores}-cores"
+    except RuntimeError:  # a container's user has no entry in the password file
+        if given:
+            raise InputError(f"{VARIABLE}: expected a folder or {OFF!r}, found {given!r}: no such user") from None
+        _not_kept(root, f"no home folder; set HOME or {VARIABLE}")
+        return None
 
 
 def enable(folder: Path | None) -> None:
@@ -44,7 +56,7 @@ def enable(folder: Path | None) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # whoever writes here runs code in our processes
         _make_room(folder, LIMIT)
     except OSError as error:
-        print(f"warning: compiled programs are not kept: {folder}: {error.strerror}", file=sys.stderr)
+        _not_kept(folder, error.strerror)
         return
     borrowed.set_program_store(lambda path: Entries(Path(path)))
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -77,15 +89,26 @@ class Entries:
         return value
 
     def put(self, key: str, value: bytes) -> None:
-        """Writes the entry; one that was there and could not be read is replaced."""
-        handle, temporary = tempfile.mkstemp(dir=self._path, prefix=".new-")
+        """Writes the entry; one that was there and could not be read is replaced. A full disk costs a line."""
         try:
-            with open(handle, "wb") as file:
-                file.write(value)
-            os.replace(temporary, self._path / key)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+            handle, temporary = tempfile.mkstemp(dir=self._path, prefix=".new-")
+            try:
+                with open(handle, "wb") as file:
+                    file.write(value)
+                os.replace(temporary, self._path / key)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            reason = full(error)
+            if reason is None:
+                raise
+            _not_kept(self._path, reason)
+
+
+@functools.lru_cache(maxsize=8)  # once: a start compiles fifty programs
+def _not_kept(folder: Path, reason: str) -> None:
+    print(f"warning: compiled programs are not kept: {folder}: {reason}", file=sys.stderr)
 
 
 def _make_room(folder: Path, limit: int) -> None:

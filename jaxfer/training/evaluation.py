@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 from jaxfer import config, files
 from jaxfer.config.experiment import Experiment
@@ -20,7 +19,7 @@ from jaxfer.errors import InputError
 from jaxfer.parallel.placement import Placement, placement
 from jaxfer.runs import seal
 from jaxfer.runs.finished import open_run
-from jaxfer.runs.folder import holds_run
+from jaxfer.runs.folder import holds_run, stored_config
 from jaxfer.state import State
 from jaxfer.step import StepSpec
 from jaxfer.training import untrained
@@ -115,7 +114,7 @@ def evaluate(
             raise InputError(
                 f"config.{name} is part of the trained run; eval takes data.*, parallel.*, eval_batch_size"
             )
-    stored = ConfigDict(files.read_json(finished.folder / "config.json"))
+    stored = stored_config(finished.folder)
     experiment = config.resolve(config.override(stored, overrides))
     seed, source = experiment.run.seed, dict(experiment.source.options)
     data = build(experiment.data, source, seed=seed, with_test=split == "test")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
-from jaxfer import files
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
 from jaxfer.parallel import cluster
 from jaxfer.pretrained import starting
 from jaxfer.runs import seal
 from jaxfer.runs.finished import fingerprint
-from jaxfer.runs.folder import check_owner
+from jaxfer.runs.folder import check_owner, read_result
 from jaxfer.training.preflight import Preflight
+
+PACKAGES = ("jaxfer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def begin(plan: Preflight, folder: epath.Path) -> starting.Start:
@@ -34,7 +36,7 @@ def finished(plan: Preflight, folder: epath.Path) -> dict[str, Any] | None:
     check_owner(folder, plan.experiment)
     if not (folder / "result.json").exists():
         return None
-    result = files.read_json(folder / "result.json")
+    result = read_result(folder)
     check(result["lineage"], plan.data, folder)
     if result["steps"] > plan.steps:
         raise InputError(f"{folder} was trained for {result['steps']} steps already, the config says {plan.steps}")
@@ -52,3 +54,15 @@ def check(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None
                 f"{folder} was begun with another {what} (sha256 {sha256[:12]} there, {here[what][:12]} now); "
                 "restore it, or use another --workdir"
             )
+
+
+def versions() -> dict[str, str]:
+    """{package that a run's numbers may depend on: its version}."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import math
 import time
 from collections.abc import Mapping
@@ -19,14 +18,14 @@ from jaxfer import files
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.loader import train_batches
 from jaxfer.data.split import Dataset
-from jaxfer.errors import InputError, NonFiniteLoss, Preempted
+from jaxfer.errors import InputError, NonFiniteLoss
 from jaxfer.parallel import cluster
 from jaxfer.parallel.placement import Placement, spread
 from jaxfer.pretrained import starting
 from jaxfer.runs import tokenizer
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.finished import fingerprint, placed
-from jaxfer.runs.folder import check_owner, locked
+from jaxfer.runs.folder import check_owner, check_present, locked
 from jaxfer.runs.metrics import MetricsLog
 from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
@@ -34,12 +33,10 @@ from jaxfer.training import lineage
 from jaxfer.training.evaluation import Evaluation, evaluate_split
 from jaxfer.training.preemption import Notice, preemption_notice
 from jaxfer.training.preflight import Preflight, preflight
-from jaxfer.training.profile import Trace, Waited
+from jaxfer.training.profile import Lead, Trace, Waited
 from jaxfer.training.programs import Program, forward_flops, train_program
 from jaxfer.training.progress import Reporter
 from jaxfer.training.summary import parameter_table, sizes
-
-PACKAGES = ("jaxfer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -> dict[str, Any]:
@@ -60,14 +57,19 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
       InputError: something in the config, the data or the folder is wrong; nothing has been trained or changed.
       NonFiniteLoss: the loss became NaN or infinite.
       Preempted: SIGTERM came; the run is saved.
+      Interrupted: Ctrl-C came; the run is saved.
     """
     with preemption_notice() as notice:
         folder = cluster.together(lambda: files.opened(workdir))
         plan = cluster.together(lambda: preflight(config, folder))
+        notice.grace = plan.experiment.run.grace
         cluster.agree(
             {"config": plan.experiment.to_dict(), "data sha256": plan.data.fingerprint, "workdir": str(folder)}
         )
-        return _run(plan, folder, notice, quiet=quiet or not cluster.leader())
+        try:
+            return _run(plan, folder, notice, quiet=quiet or not cluster.leader())
+        finally:
+            notice.unsaved = False
 
 
 def _run(plan: Preflight, folder: epath.Path, notice: Notice, *, quiet: bool) -> dict[str, Any]:
@@ -93,12 +95,15 @@ def _run(plan: Preflight, folder: epath.Path, notice: Notice, *, quiet: bool) ->
         checkpoints = Checkpoints(folder / "checkpoints")
         session = _Session(experiment, folder, plan.data, plan.stages, plan.where, checkpoints, notice, reporter)
         try:
-            return session.train(first)
-        finally:
-            session.log.sync()  # of a loss that became non-finite, what led there
-            session.trace.close()
-            reporter.close()
-            checkpoints.close()
+            result = session.train(first)
+        except BaseException as error:
+            with contextlib.suppress(Exception):  # the first error is the one to report
+                session.close()
+            if isinstance(error, Exception):
+                check_present(folder)
+            raise
+        session.close()
+        return result
 
 
 @dataclasses.dataclass
@@ -117,6 +122,14 @@ class _Session:
     def __post_init__(self) -> None:
         self.trace = Trace(self.experiment.run.profile if cluster.leader() else (), self.folder / "profile")
         self.log = MetricsLog(self.folder)
+
+    def close(self) -> None:
+        """Lets go of each file, though another can't be written."""
+        with contextlib.ExitStack() as closed:
+            closed.callback(self.checkpoints.close)
+            closed.callback(self.reporter.close)
+            closed.callback(self.trace.close)
+            closed.callback(self.log.sync)  # of a loss that became non-finite, what led there
 
     def train(self, first: list[starting.Start]) -> dict[str, Any]:
         self.begun = time.perf_counter()
@@ -205,8 +218,10 @@ class _Session:
 
     def _train_stage(self, stage: Stage, state: State) -> State:
         run, done = self.experiment.run, int(state.step)
-        if self.record["unevaluated"]:  # SIGTERM came while it was being evaluated
+        if self.record["unevaluated"]:  # the last attempt ended after its save and before its evaluation
             self._evaluate(stage, state, stage.start + done)
+            if self.record["unevaluated"]:
+                self._leave(stage.start + done)
         if done == stage.config.steps:  # resumed at its end
             return state
         programs: dict[tuple[int, ...], Program] = {}
@@ -223,13 +238,15 @@ class _Session:
         )
         self.input = Waited(batches)
         self.losses: list[dict[str, jax.Array]] = []
-        self.sync = time.perf_counter()
+        self.sync, lead = time.perf_counter(), Lead()
         for step, batch in enumerate(self.where.feed(self.input, train=True), start=stage.start + done + 1):
             program = self._program(programs, stage, state, batch)
             self.trace.begin(step, state)
+            self.notice.unsaved = True
             state, metrics = program.call(state, batch)
             self.trace.end(step, metrics)
             self.losses.append(metrics)
+            lead.limit(self.losses)
             self.reporter.step(step, stage.name)
             asked = self.notice.at(step)  # once: it may come between two questions, and a save needs its fetch
             ends, evaluates = step == stage.stop, bool(run.eval_every) and step % run.eval_every == 0
@@ -238,11 +255,14 @@ class _Session:
                 self._fetch(stage, step)
             if step % run.log_every == 0 or ends:
                 self._log_train(stage, step)
-            if ends or evaluates:
-                self._evaluate(stage, state, step)
             if ends or evaluates or saves or asked:
+                # Saved first: whatever becomes of the evaluation, a later start can make it.
+                self.record["unevaluated"] = ends or evaluates
                 self._save(stage, state, step)
-            if (asked and not (ends and stage is self.stages[-1])) or self.record["unevaluated"]:
+            if self.record["unevaluated"] and not asked:
+                self._evaluate(stage, state, step)
+            saved = (ends or evaluates or saves) and not (ends and stage is self.stages[-1])
+            if asked or self.record["unevaluated"] or (saved and self.notice):  # it came during the evaluation
                 self._leave(step)
         return state
 
@@ -259,8 +279,9 @@ class _Session:
         return programs[shape]
 
     def _leave(self, step: int) -> NoReturn:
+        self.log.sync()
         self.checkpoints.wait()
-        raise Preempted(f"SIGTERM: saved at step {step} of {self.stages[-1].stop}; run the same command again")
+        raise self.notice.stopped(f"saved at step {step} of {self.stages[-1].stop}")
 
     def _fetch(self, stage: Stage, step: int) -> None:
         """Brings the metrics since the last fetch to the host; stops the run at the first that is not finite."""
@@ -287,10 +308,11 @@ class _Session:
     def _evaluate(self, stage: Stage, state: State, step: int) -> None:
         task = stage.spec.task
         found = self._measure(stage, state, "val")
-        self.record["unevaluated"] = found is None
         if found is None:
             return
         if not math.isfinite(found.metrics["loss"]):
+            self.checkpoints.wait()
+            self.checkpoints.discard_after(step - 1)
             raise NonFiniteLoss(
                 f"non-finite loss on val after step {step}, stage {stage.name!r}: {found.metrics['loss']}; lower the "
                 "rate or set config.clip, and use another --workdir"
@@ -302,10 +324,12 @@ class _Session:
         former = math.nan if best is None else best[task.monitor]
         if math.isnan(former) or sign * found.metrics[task.monitor] > sign * former:
             self.record["best"] = self.record["val"]
+        self.record["unevaluated"] = False
+        self.checkpoints.amend(step, *self._recorded())
         self.sync = time.perf_counter()
 
     def _measure(self, stage: Stage, state: State, split: str) -> Evaluation | None:
-        """None where SIGTERM came meanwhile: what is saved now is evaluated by the next sitting."""
+        """None where SIGTERM came meanwhile: the next attempt evaluates what is saved."""
         size = self.experiment.run.eval_batch_size
         return evaluate_split(stage.spec, state, self.data.splits[split], self.where, size, stop=self.notice)
 
@@ -320,15 +344,19 @@ class _Session:
 
     def _save(self, stage: Stage, state: State, step: int) -> None:
         self.log.sync()
-        record = {**self.record, "cost": {**self.record["cost"], "seconds": self._seconds()}}
-        best = record["best"] and record["best"]["step"]
-        self.checkpoints.save(step, state, record, best)
+        self.checkpoints.save(step, state, *self._recorded())
         self.sync = time.perf_counter()
+
+    def _recorded(self) -> tuple[dict[str, Any], int | None]:
+        """(the record up to now, the step of the best evaluation): what goes into a checkpoint beside the State."""
+        record = {**self.record, "cost": {**self.record["cost"], "seconds": self._seconds()}}
+        return record, record["best"] and record["best"]["step"]
 
     def _finish(self, state: State) -> dict[str, Any]:
         """Writes result.json, of the last or of the best parameters."""
         run, record, stage = self.experiment.run, self.record, self.stages[-1]
         cost, seconds = self._cost(stage, state), self._seconds()
+        self.log.sync()  # neither a record of an evaluation nor a result must outlive them
         self.checkpoints.wait()
         step = stage.stop
         if run.select == "best" and record["best"]["step"] != step:
@@ -355,11 +383,10 @@ class _Session:
                 **record["lineage"],
                 "sha256": fingerprint(*stage.leave(state)),
             },
-            "versions": {name: _version(name) for name in PACKAGES},
+            "versions": lineage.versions(),
             "device": jax.devices()[0].device_kind,
             "mesh": dict(self.where.mesh.shape),
         }
-        self.log.sync()  # a result must not outlive them either
         files.write_json(self.folder / "result.json", result)
         return result
 
@@ -377,10 +404,3 @@ class _Session:
             **sizes(stage, state, self.where),
             "peak_bytes": program.peak_bytes,
         }
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

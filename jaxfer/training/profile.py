@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,27 @@ class Waited:
         """Seconds since this was last asked."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
+
+
+class Lead:
+    """Holds the host back that starts steps faster than the device makes them.
+
+    Without a limit it runs ahead by all of a log window, and SIGTERM has to wait for every step in flight. Two keep the
+    device busy; of steps longer than half a second none is started ahead, since the gap between two is nothing to that.
+    """
+
+    STEPS, SLOW_SECONDS = 2, 0.5
+
+    def __init__(self) -> None:
+        self._allowed = self.STEPS
+
+    def limit(self, outputs: Sequence[Any]) -> None:
+        """Waits until no more steps are in flight than may be; `outputs` of the steps so far, the newest last."""
+        if len(outputs) <= self._allowed:
+            return
+        begun = time.perf_counter()
+        jax.block_until_ready(outputs[-1 - self._allowed])
+        self._allowed = 0 if time.perf_counter() - begun > self.SLOW_SECONDS else self.STEPS
 
 
 class Trace:

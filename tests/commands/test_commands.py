@@ -12,7 +12,7 @@ import pytest
 import jaxfer
 from jaxfer import commands
 from jaxfer.commands import shared
-from jaxfer.errors import InputError, NonFiniteLoss, Preempted
+from jaxfer.errors import InputError, Interrupted, NonFiniteLoss, Preempted
 from jaxfer.exports.predict import Prediction
 from jaxfer.terminal import Page
 
@@ -188,8 +188,15 @@ def test_eval_defaults(calls):
         (NonFiniteLoss("at step 3"), 3, "error: at step 3\n"),
         (Preempted("saved"), 75, "saved\n"),
         (KeyboardInterrupt(), 130, "interrupted; the same command goes on from the last checkpoint\n"),
+        (Interrupted("interrupted: saved"), 130, "interrupted: saved\n"),
+        (
+            SystemExit(0),
+            2,
+            "error: SystemExit(0) was raised by a file that the command runs, a method's or a source's; "
+            "raise an error there\n",
+        ),
     ],
-    ids=["input", "several lines", "diverged", "preempted", "interrupted"],
+    ids=["input", "several lines", "diverged", "preempted", "interrupted", "interrupted and saved", "exit"],
 )
 def test_exit_codes(config, monkeypatch, capsys, raised, exit_code, message):
     def fail(*_, **__):

@@ -17,6 +17,7 @@ from etils import epath
 import jaxfer
 from jaxfer import comparison
 from jaxfer.commands import main
+from jaxfer.comparison import protocol
 from jaxfer.errors import CellsFailed, InputError
 from jaxfer.runs import seal
 from jaxfer.sweeps import executor
@@ -275,10 +276,35 @@ def test_bad_comparisons_are_refused_before_anything_runs(tmp_path):
         ({"compare.stage.probe.freeze": ".*"}, "everything is frozen"),
         ({"compare.seed": 3}, "unknown field config.compare.seed; nearest: 'compare.seeds'"),
         ({"compare.seeds": 2.5}, "config.compare.seeds: expected int, found 2.5"),
+        ({"lr": "0.1"}, r"config.lr changes nothing in a comparison; set config.compare.stage.METHOD.lr, or its grid"),
+        ({"rates.head": "0.1"}, "config.rates.head changes nothing in a comparison; set config.compare.stage.METHOD"),
+        ({"method": "probe"}, "config.method changes nothing in a comparison; set config.compare.methods"),
+        ({"seed": "3"}, "config.seed changes nothing in a comparison; set config.compare.seeds"),
+        (
+            {"data.labels_per_class": "3", "compare.labels": "5"},
+            "config.data.labels_per_class changes nothing in a comparison; set config.compare.labels",
+        ),
     ]:
         with pytest.raises(InputError, match=message):
             jaxfer.compare(spec, tmp_path / "run", overrides=overrides)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_comparison_does_not_use_of_the_file_is_said(tmp_path):
+    extra = """
+        whole = get_config
+
+        def get_config(arg=""):
+            config = whole(arg)
+            config.compare.update(seeds=1)
+            config.update(lr=3e-3, seed=2)
+            return config
+    """
+    assert protocol.plan(example.write(tmp_path, extra), {}).notes == (
+        "config.lr=0.003 is not used in a comparison; set config.compare.stage.METHOD.lr, or its grid in "
+        "config.compare.grid.METHOD.lr",
+        "config.seed=2 is not used in a comparison; set config.compare.seeds, a number of seeds from 0",
+    )
 
 
 @pytest.mark.system

@@ -230,6 +230,35 @@ def test_load_calls_get_config_with_the_argument(tmp_path):
     assert load(str(file), {"steps": "3"}).steps == 3
 
 
+def test_an_argument_that_is_never_read_is_said(tmp_path, capsys):
+    head = "import jaxfer.config\n\n"
+    for i, (body, read) in enumerate(
+        [
+            ("def get_config(arg=''):\n    return jaxfer.config.base()", False),
+            ("def get_config(arg):\n    jaxfer.config.words(arg, ('a',))\n    return jaxfer.config.base()", True),
+            ("def get_config(arg=''):\n    [1 for _ in '1' if arg]\n    return jaxfer.config.base()", True),
+            ("def get_config(arg=''):\n    name = lambda: arg\n    return jaxfer.config.base()", True),
+            ("def get_config(*args):\n    return jaxfer.config.base()", True),
+        ]
+    ):
+        file = tmp_path / f"{i}.py"
+        file.write_text(head + body)
+        load(f"{file}:a")
+        line = f"warning: {file}:a: get_config never reads its argument, so 'a' changes nothing but"
+        assert capsys.readouterr().err == ("" if read else f"{line} the default folder\n"), body
+
+
+def test_a_frozen_config_is_taken(tmp_path):
+    file = tmp_path / "frozen.py"
+    file.write_text(
+        "import jaxfer.config\nfrom ml_collections import FrozenConfigDict\n\n"
+        "def get_config(arg=''):\n    return FrozenConfigDict(jaxfer.config.base())\n"
+    )
+    assert resolve(load(str(file), {"steps": "3", "lr": "0.5", "freeze": "stem/.*"})) == resolve(
+        override(base(), {"steps": 3, "lr": 0.5, "freeze": ("stem/.*",)})
+    )
+
+
 def test_a_packages_folder_or_else_a_name():
     assert packaged("pytest/data", "hub/name") == f"{Path(pytest.__file__).parent}/data"
     assert packaged("no_such_package/model", "hub/name") == "hub/name"

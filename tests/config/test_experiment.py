@@ -19,7 +19,7 @@ DIGITS = str(Path(__file__).parents[2] / "configs/digits.py")
 
 # Every field that a run may change when it goes on in its folder.
 FREE = {
-    *("eval_batch_size", "test", "log_every", "save_every", "profile", "rooms"),
+    *("eval_batch_size", "test", "log_every", "save_every", "grace", "profile", "rooms"),
     *("parallel.mode", "parallel.devices", "parallel.fsdp", "parallel.tensor", "parallel.rules"),
 }
 
@@ -35,6 +35,7 @@ OTHER = {
     "test": True,
     "log_every": 7,
     "save_every": 7,
+    "grace": 60.0,
     "profile": (1, 2),
     "rooms": ("elsewhere",),
     "parallel.mode": "pmap",
@@ -167,6 +168,43 @@ def test_round_trip(config):
     assert after == before
     assert after.identity() == before.identity()
     assert hash(after.model) == hash(before.model) and hash(after.source) == hash(before.source)
+
+
+def test_init_options_are_stored_where_they_are_set():
+    """A run without them keeps the config.json and the identity that it had before there were any."""
+    plain = experiment(init="x.pth")
+    assert "init_options" not in plain.to_dict() and not any("init_options" in name for name in plain.identity())
+    assert plain.identity() == experiment(init="x.pth", **{"init_options.pick": ""}).identity()
+    picked = experiment(init="x.pth", **{"init_options.pick": "ema/shadow", "init_options.prefix": "net."})
+    stored = json.loads(json.dumps(picked.to_dict()))
+    assert stored["init_options"] == {"pick": "ema/shadow", "prefix": "net."}
+    assert resolve(ConfigDict(stored)) == picked
+    assert picked.identity()["init_options.pick"] == "ema/shadow" and picked.identity() != plain.identity()
+    assert experiment(init="scratch", **{"init_options.pick": "ema"}).identity() == experiment().identity()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"init_options.pik": "ema"}, r"^unknown field config\.init_options\.pik; nearest: .*'init_options.pick'"),
+        ({"init_options.pick": 3}, r"^config\.init_options\.pick: expected str, found 3 \(int\)$"),
+        ({"init_options.pick": "ema", "init": "run:elsewhere"}, "init_options are for a checkpoint's file"),
+        ({"init_options": "ema"}, "config.init_options is a section; set a field of it: config.init_options.pick"),
+    ],
+)
+def test_init_options_that_make_no_sense(overrides, message):
+    with pytest.raises(InputError, match=message):
+        experiment(**overrides)
+
+
+def test_init_options_of_a_file_are_checked():
+    config = jaxfer.config.base()
+    config.update(init="x.pth", init_options=dict(pick="ema"))
+    assert resolve(config).init_options.pick == "ema"
+    with config.unlocked(), config.ignore_type():
+        config.init_options = dict(pick=["a"])
+    with pytest.raises(InputError, match=r"config\.init_options\.pick: expected str, found"):
+        resolve(config)
 
 
 def test_one_stage_without_a_name_stays_one():

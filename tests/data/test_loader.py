@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import multiprocessing
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -262,3 +266,41 @@ def test_models_of_one_kind_refuse_data_of_the_other():
         InputError, match=r"data.augment=\('flip',\) is of images, the data source has texts; remove it"
     ):
         text_batches(augment=("flip",))
+
+
+def test_a_killed_loader_process_is_one_line():
+    iterator = train_batches(SPLIT, seed=0, batch_size=4, start=0, stop=10_000, preprocessing=PREPROCESSING, workers=1)
+    next(iterator)
+    (loader,) = multiprocessing.active_children()
+    loader.kill()
+    with pytest.raises(
+        InputError, match=r"a loader process died \(exit code -9\); out of memory\? lower config\.data\."
+    ):
+        for _ in iterator:
+            pass
+
+
+ORPHANS = """
+import multiprocessing, os, signal, numpy as np
+from jaxfer.data.dataset import InMemory, Split
+from jaxfer.data.loader import train_batches
+from jaxfer.models.port import Preprocessing
+
+if __name__ == "__main__":
+    split = Split(labels=np.zeros(8, np.int32), fetch=InMemory(np.zeros((8, 4, 4, 1), np.uint8)))
+    preprocessing = Preprocessing(size=(4, 4, 1), mean=(0.4,), std=(0.2,))
+    batches = train_batches(
+        split, seed=0, batch_size=4, start=0, stop=10_000, preprocessing=preprocessing, workers=1
+    )
+    next(batches)
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_loader_processes_end_with_a_killed_run(tmp_path):
+    """They hold its pipes: a reader that waits for their end would wait for ever."""
+    (tmp_path / "run.py").write_text(ORPHANS)
+    done = subprocess.run([sys.executable, tmp_path / "run.py"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL and done.stdout.strip().isdigit()
+    assert "Traceback" not in done.stderr  # Python's resource tracker says that it cleans up

@@ -19,7 +19,7 @@ from jaxfer.pretrained.sentence import MODULES
 from jaxfer.runs.finished import open_run
 from jaxfer.training import lineage
 from jaxfer.training.preflight import preflight
-from tests.pretrained.checkpoints import assert_same, edit, text_config, weights
+from tests.pretrained.checkpoints import assert_same, begin, edit, text_config, weights
 
 LABELS = ("bad", "good", "plain")
 
@@ -115,7 +115,7 @@ def test_a_projection_and_a_scaling_come_back(tmp_path):
     assert layer == {"in_features": 24, "out_features": 5, "bias": False, "activation_function": activation}
     again = config.copy_and_resolve_references()
     again.init, again.head, again.differs, again.model = str(out), "auto", (), dict(name="auto")
-    start = starting.start(preflight(again), epath.Path("unused"))
+    start = begin(again)
     finished = open_run(tmp_path / "run")
     assert_same(start.params, finished.stage.leave(finished.state)[0])
     assert start.ledger["params/head/dense/kernel"]["from"] == "2_Projection.linear.weight"

@@ -53,6 +53,32 @@ def test_devices_are_checked():
     assert [placement(ParallelConfig(), sizes).size for sizes in ([], [8], [30], [8, 30], [7])] == [4, 4, 3, 2, 1]
 
 
+def test_64_bits_are_refused():
+    """They change the bits of a run whose config says float32."""
+    jax.config.update("jax_enable_x64", True)
+    try:
+        with pytest.raises(InputError, match="^JAX_ENABLE_X64: .*; unset it$"):
+            placement(ParallelConfig())
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("Unable to initialize backend 'tpu': no TPU. (set JAX_PLATFORMS='')"), "backend 'tpu': no TPU"),
+        (AssertionError(), "no such device, or its plugin is missing"),
+    ],
+)
+def test_a_platform_that_jax_can_not_use_is_one_line(monkeypatch, error, reason):
+    def devices():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", devices)
+    with pytest.raises(InputError, match=rf"^JAX_PLATFORMS=cpu: JAX can't use it \(.*{reason}\); unset it, or install"):
+        placement(ParallelConfig())
+
+
 @pytest.mark.parametrize(
     ("fields", "mesh"),
     [

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxfer.errors import InputError
-from jaxfer.pretrained import foreign
+from jaxfer.pretrained import adapter, foreign
 from jaxfer.pretrained.hub import Absent, find
 from tests.pretrained.checkpoints import RESNET, VIT, checkpoint, edit, text_config, weights
 
@@ -130,6 +130,15 @@ REFUSED = {
     "another rank": ({"r": 4}, "gives vit.layers.0.attention.q_proj rank 4, its tensors have 2"),
     "no alpha": ({"lora_alpha": None}, "has no rank and alpha for vit.layers.0.attention.q_proj"),
     "no pattern": ({"rank_pattern": {"[": 2}}, "has no rank and alpha for vit.layers.0.attention.q_proj"),
+    "a pattern that backtracks": ({"alpha_pattern": {"(a+)+x": 2}}, "the pattern '(a+)+x' may match for ever"),
+    "an alpha beyond float32": ({"lora_alpha": 1e308}, "q_proj, scaled by 5e+307, is not finite in float32; correct"),
+    "an infinite alpha": ({"lora_alpha": math.inf}, "lora_alpha: expected a finite number, found inf"),
+    "an alpha that is none": ({"alpha_pattern": {"q_proj": math.nan}}, "q_proj: expected a finite number, found nan"),
+    "a task in a list": ({"task_type": ["SEQ_CLS"]}, "task_type: expected str, found ['SEQ_CLS'] (list)"),
+    "a revision that is a number": ({"revision": 3}, "revision: expected str, found 3 (int)"),
+    "modules that are numbers": ({"modules_to_save": [3]}, "modules_to_save[0]: expected str, found 3 (int)"),
+    "a base at an address": ({"base_model_name_or_path": "file://x"}, "file://x: an address; expected a folder"),
+    "a base in a store": ({"base_model_name_or_path": "gs://b/x"}, "gs://b/x needs the package gcsfs; pip install"),
     "no base": ({"base_model_name_or_path": None}, "names no base model; write it as base_model_name_or_path"),
 }
 
@@ -141,6 +150,33 @@ def test_what_a_config_says_and_is_not_understood(case, vit):
     with pytest.raises(InputError) as caught:
         merged(folder)
     assert message in str(caught.value) and str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "quick"),
+    [
+        ("encoder.stages.1", True),
+        (r"^model\.layers\.\d+\.self_attn\.(q|k|v)_proj", True),
+        (r".*layers\.(0|1|11)\..*[qk]_proj", True),
+        (r"(?:a|b)?[*+(]\(x", True),
+        ("(a+)+x", False),
+        ("(a|a)(a|a)(a|a)(a|a)(a|a)", False),
+        ("a?" * 30 + "a" * 30, False),
+        (".*.*.*.*x", False),
+        ("(a?){30}x", False),
+        (r"(a)?+", False),
+        ("(?=a)", False),
+        ("a" * 501, False),
+    ],
+)
+def test_patterns_of_strangers_match_in_bounded_time(pattern, quick):
+    assert adapter._quick(pattern) == quick
+
+
+def test_weights_that_are_not_finite(vit):
+    low = pair("vit.layers.0.attention.q_proj", np.full((2, 12), np.nan, np.float32), normal(12, 2))
+    with pytest.raises(InputError, match="the update of vit.layers.0.attention.q_proj, scaled by 1.5, is not finite"):
+        merged(write(vit / "adapter", low))
 
 
 Q = "base_model.model.vit.layers.0.attention.q_proj"
@@ -218,5 +254,5 @@ def test_it_is_another_source_when_any_of_its_files_or_its_base_changes(vit):
         change()
         for place in places:  # long settled, so that what is kept is asked for
             os.utime(place, (time.time() - 100 + len(found),) * 2)
-        found.append(foreign.files(str(folder))[0].sha256)
+        found.append(foreign.located_files(str(folder))[0].sha256)
     assert len(set(found)) == 4

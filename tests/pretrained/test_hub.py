@@ -12,9 +12,16 @@ import pytest
 from huggingface_hub import constants, errors
 from safetensors.numpy import save_file
 
+from jaxfer import files
+from jaxfer.data.lookup import locate
 from jaxfer.errors import InputError
+from jaxfer.exports.hf import export
+from jaxfer.exports.predict import predict
+from jaxfer.pretrained import foreign, starting
 from jaxfer.pretrained.formats.reading import read
 from jaxfer.pretrained.hub import find
+from jaxfer.runs.folder import epath
+from jaxfer.training.evaluation import evaluate
 from tests.pretrained.torch_archives import new_archive, tensor
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -136,6 +143,52 @@ def test_a_path_that_is_not_there(tmp_path, monkeypatch):
         find("a/b/c/d")
     with pytest.raises(InputError, match="an address; expected a folder, a file or a Hub name: download it"):
         find("https://example.org/model.pth")
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("https://example.org/x", "an address|expected a folder, gs:// or s3://"),
+        ("file:///x", "an address|expected a folder, gs:// or s3://"),
+        ("gs://bucket/x", r"gs://bucket/x needs the package gcsfs; pip install 'jaxfer\[gs\]'"),
+        ("s3://bucket/x", r"s3://bucket/x needs the package s3fs; pip install 'jaxfer\[s3\]'"),
+    ],
+)
+def test_addresses_are_one_line_wherever_one_is_named(address, message, tmp_path, monkeypatch):
+    """Of checkpoints, runs, exports and data; stores need a package, which is absent."""
+    monkeypatch.setattr(epath, "Path", absent(epath.Path))
+    uses = {
+        "checkpoint": lambda: foreign.opened(address, "auto", {}),
+        "run to evaluate": lambda: evaluate(address, split="test"),
+        "model to predict with": lambda: predict(address, ["a.png"]),
+        "run to export": lambda: export(address),
+        "source": lambda: starting.source_folder(f"run:{address}", tmp_path),
+        "work directory": lambda: files.opened(address),
+    }
+    for use, call in uses.items():
+        with pytest.raises(InputError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value), use
+    with pytest.raises(InputError, match=r"data.path='.*': an address; expected a path on this machine"):
+        locate(address, "npz")
+
+
+def absent(path):
+    """epath where the packages of the stores are not installed."""
+
+    def without(name="", *more):
+        if str(name).startswith(("gs://", "s3://")):
+            raise ImportError("no such package")
+        return path(name, *more)
+
+    return without
+
+
+@pytest.mark.parametrize("folder", [None, 5, b"x", "", "x/" * 2000, "x" * 5000, "a\0b"])
+def test_what_is_no_path(folder):
+    with pytest.raises(InputError, match="expected the path of a folder|no path that this machine can hold") as caught:
+        files.opened(folder)
+    assert len(str(caught.value)) < 200
 
 
 def test_offline_the_cache_serves_what_it_has(cache):

@@ -195,7 +195,9 @@ def test_averaged_weights_beside_those_that_were_read_are_mentioned(tmp_path):
     port = MODELS.make("resnet", outputs=3, **RESNET)
     state = {key: tensor(np.asarray(x)) for key, x in store(*draw(port), by_family("resnet", "hf"), port).items()}
     file = tmp_path / "last.pth"
-    file.write_bytes(new_archive({"state_dict": state, "state_dict_ema": state, "epoch": 3, "schema": {}}))
+    file.write_bytes(
+        new_archive({"state_dict": state, "state_dict_ema": state, "epoch": 3, "n_averaged": 2, "schema": {}})
+    )
     notes = foreign.opened(str(file), "resnet", {}).notes
     pick = "config.init_options.pick=state_dict_ema reads it"
     assert f"{file}: the file also holds state_dict_ema, which was not read; {pick}" in notes

@@ -50,7 +50,7 @@ def tensor(array: Any, **options: Any) -> Tensor:
     return Tensor(np.ascontiguousarray(array).reshape(-1), array.shape, strides, **options)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Call:
     """REDUCE of a global: code in a pickle."""
 
@@ -77,7 +77,7 @@ class Pickler:
                 if abs(value) < 2**31
                 else b"\x8a\x0a" + value.to_bytes(10, "little", signed=True)
             )
-        if isinstance(value, float):
+        if type(value) is float:
             return b"G" + struct.pack(">d", value)
         if isinstance(value, str):
             return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
@@ -85,7 +85,7 @@ class Pickler:
             return b"(" + b"".join(map(self.emit, value)) + b"t"
         if isinstance(value, list):
             return b"](" + b"".join(map(self.emit, value)) + b"e"
-        if isinstance(value, dict):
+        if type(value) in (dict, OrderedDict):
             items = b"(" + b"".join(self.emit(k) + self.emit(v) for k, v in value.items()) + b"u"
             if not isinstance(value, OrderedDict):
                 return b"}" + items
@@ -93,7 +93,9 @@ class Pickler:
             return self.emit(Call("collections", "OrderedDict")) + items + self.emit({"_metadata": {"": 1}}) + b"b"
         if isinstance(value, Call):
             return f"c{value.module}\n{value.name}\n".encode() + self.emit(value.args) + b"R"
-        return self.emit_tensor(value)
+        if isinstance(value, Tensor):
+            return self.emit_tensor(value)
+        return pickle.dumps(value, protocol=2)[2:-1]  # an object of any class, as torch.save would write it
 
     def emit_tensor(self, x: Tensor) -> bytes:
         key = str(self.storages.setdefault(id(x.flat), (len(self.storages), x.flat))[0])

@@ -132,6 +132,30 @@ def test_a_step_that_is_not_there(tmp_path):
         restore(tmp_path / "run", step=7)
 
 
+def test_a_record_is_amended_once_its_save_is_done(tmp_path):
+    """What an evaluation adds is on disk before the next save begins, and at the latest when the run lets go."""
+    folder = epath.Path(tmp_path / "run")
+
+    def read():
+        found = Checkpoints(folder, read_only=True)
+        _, record = found.restore(lambda record: make_state(1))
+        found.close()
+        return record, found.best
+
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, make_state(1), {"val": None}, None)
+    checkpoints.amend(2, {"val": "of another step"}, 2)
+    checkpoints.amend(1, {"val": 0.5}, 1)
+    checkpoints.save(2, make_state(2), {"val": 0.5}, 1)
+    checkpoints.save(3, make_state(3), {"val": 0.5}, 1)
+    checkpoints.wait()
+    assert {path.name for path in folder.iterdir()} == {"1", "2", "3"}, "the best is kept"
+    checkpoints.amend(3, {"val": 0.75}, 3)
+    assert read() == ({"val": 0.5}, 1), "not yet"
+    checkpoints.close()
+    assert read() == ({"val": 0.75}, 3)
+
+
 def test_a_relative_folder(tmp_path, monkeypatch):
     """Orbax saves under a relative path but refuses to restore from one."""
     monkeypatch.chdir(tmp_path)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from etils import epath
 
-from jaxfer import files
+from jaxfer import files, json_files
 from jaxfer.config import resolve
 from jaxfer.errors import InputError
-from jaxfer.runs.folder import check_owner, locked, stored_experiment
+from jaxfer.runs import seal
+from jaxfer.runs.folder import check_owner, locked, read_result, stored_experiment
 from jaxfer.runs.metrics import MetricsLog, read_metrics
 from tests import store
 from tests.experiments import tiny_config
@@ -127,6 +129,105 @@ def test_a_file_that_is_no_json(folder, text):
         files.read_json(folder / "result.json")
     with pytest.raises(InputError, match=r"absent\.json: expected a JSON file of a run"):
         files.read_json(folder / "absent.json")
+
+
+RESULT = {
+    "metrics": {"val": {"accuracy": 0.5}},
+    "cost": {"params_trainable": 1, "params_total": 2, "seconds": 0.5},
+    "seed": 0,
+    "steps": 4,
+    "checkpoint_step": 4,
+    "classes": ["a", "b"],
+    "examples": {"train": 8},
+    "lineage": {"init": "scratch", "sha256": "s", "data_sha256": "d"},
+    "versions": {"jax": "0"},
+}
+WRONG = (None, True, [], {}, "x", -1, 1e308, [1, 2], {"a": 1}, {"a.b": 1})
+
+
+def deep(levels=100_000):
+    return "[" * levels
+
+
+@pytest.mark.parametrize("text", ["null", "5", "[]", '"x"', "{}", deep(), '{"steps": "\\ud800"}'])
+def test_a_file_of_a_run_that_is_no_object_or_lacks_fields(disk, text):
+    for name, read in (("result.json", read_result), ("config.json", stored_experiment)):
+        (disk / name).write_text(text)
+        with pytest.raises(InputError, match=rf"{name}: .*; restore the file, or use another --workdir") as caught:
+            read(disk)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_result_is_checked_field_by_field(disk):
+    """What is read of it afterwards needs no check: the class names, the steps, the ancestry."""
+    files.write_json(disk / "result.json", RESULT)
+    assert read_result(disk) == RESULT
+    for name in RESULT:
+        for wrong in (None, True, "x", 1e308, [1, 2], {"a": 1} if name != "examples" else {"a": "b"}):
+            if name == "versions" and isinstance(wrong, dict):
+                continue  # a version may be anything
+            files.write_json(disk / "result.json", {**RESULT, name: wrong})
+            with pytest.raises(InputError, match=rf"result\.json: {name}.*expected"):
+                read_result(disk)
+    files.write_json(disk / "result.json", {name: value for name, value in RESULT.items() if name != "steps"})
+    with pytest.raises(InputError, match=r"result\.json: steps: expected int, found nothing"):
+        read_result(disk)
+
+
+def test_a_stored_config_is_read_or_refused_in_a_line(disk):
+    content = json.loads(json.dumps(resolve(tiny_config("vit_cls", method="lora")).to_dict()))
+    files.write_json(disk / "config.json", content)
+    assert stored_experiment(disk).to_dict() == resolve(tiny_config("vit_cls", method="lora")).to_dict()
+    for name in content:
+        for wrong in WRONG:
+            files.write_json(disk / "config.json", {**content, name: wrong})
+            try:
+                stored_experiment(disk)
+            except InputError as error:
+                assert str(error).startswith(f"{disk / 'config.json'}: ") and "\n" not in str(error)
+
+
+def test_a_selection_names_what_it_opens(disk):
+    (disk / "cells" / "one").mkdir(parents=True)
+    files.write_json(disk / seal.PROTOCOL, {})
+    for wrong in WRONG:
+        files.write_json(disk / seal.SELECTION, {"opened": wrong} if wrong != [] else {})
+        with pytest.raises(InputError, match=r"selection\.json: opened.*: expected"):
+            seal.check(disk / "cells" / "one")
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(InputError, match=r"config\.json: no readable JSON \(not a regular file\); mend it"):
+        json_files.read(epath.Path(tmp_path / "config.json"), fix="mend it")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (b'{"step": "2", "split": "val"}\n', "step: expected int, found '2'"),
+        (b'{"split": "val"}\n', "step: expected int, found nothing"),
+        (b"[1]\n", "line 4: expected a JSON object; remove that line"),
+        (b"\xff\n", "line 4: expected a JSON object; remove that line"),
+        (b"{\n", "line 4: expected a JSON object; remove that line"),
+    ],
+)
+def test_a_damaged_line_of_metrics_stops_a_resumed_run(disk, damage, message):
+    log, path = write_lines(disk), disk / "metrics.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + damage + whole)
+    with pytest.raises(InputError, match=rf"metrics\.jsonl: {message}"):
+        log.rewind(2)
+    assert path.read_bytes() == whole + damage + whole
+
+
+def test_blank_lines_of_metrics_are_no_lines(disk):
+    log, path = write_lines(disk), disk / "metrics.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"\n", b"\n\n \n"))
+    assert read_metrics(path) == LINES
+    log.rewind(2)
+    assert path.read_bytes() == whole
 
 
 def own(folder, **fields):

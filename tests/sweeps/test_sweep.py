@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
+from etils import epath
 
 import jaxfer
 from jaxfer import sweeps
 from jaxfer.commands import main
 from jaxfer.errors import InputError
-from jaxfer.sweeps import Row
+from jaxfer.sweeps import Row, executor
 from jaxfer.training import programs
 from tests.sweeps import example
 
@@ -238,10 +243,21 @@ def test_bad_sweeps_are_refused_before_anything_runs(config, tmp_path, capsys):
         ),
         ("def sweep():\n    yield Cell(arg='probe', group='x')", "no cell of that name before it"),
         ("def sweep():\n    yield {'batch_size': 7, 'parallel.devices': 4}", "can't be split over 4 devices"),
+        ("sweep = 3", "expected a function sweep, found 3"),
+        ("def sweep(x):\n    yield {}", "sweep() failed: TypeError: sweep() missing 1 required positional argument"),
+        ("def sweep():\n    yield {'seed': 1 / 0}", "sweep() failed: ZeroDivisionError: division by zero (line "),
+        ("def sweep():\n    raise SystemExit", "sweep() failed: SystemExit (line "),
+        ("def sweep():\n    return None", "must yield jaxfer.sweeps.Cell or dicts of overrides, returned None"),
+        ("def sweep():\n    return map(lambda x: 1 / x, [0])", "sweep() failed: ZeroDivisionError"),
+        ("def sweep():\n    yield {3: 1}", "overrides of 3; expected the dotted name of a field"),
+        ("def sweep():\n    yield Cell(group='a', overrides=None)", "whose overrides are None; expected a dict"),
+        ("def sweep():\n    yield Cell(group=3)", "a Cell whose group is 3; expected text"),
+        ("def sweep():\n    yield {'init': 'run:'}", "expected run:FOLDER or sibling:NAME, found 'run:'"),
+        ("def sweep():\n    yield {'init': 'run:nowhere'}", "no run at nowhere; train it first"),
         ("def sweep():\n    yield {'freeze': ('steem/.*',)}", "cell \"freeze=('steem/.*',)\": freeze rule 'steem"),
     ]:
         (tmp_path / "bad").mkdir(exist_ok=True)
-        with pytest.raises(InputError, match=message.replace("(", r"\(").replace(")", r"\)").replace(".*", r"\.\*")):
+        with pytest.raises(InputError, match=re.escape(message)):
             jaxfer.sweep(example.write(tmp_path / "bad", "\n" + extra), tmp_path / "sweep")
     with pytest.raises(InputError, match="expected a config file with sweep"):
         jaxfer.sweep("configs/ladder.py", tmp_path / "sweep")
@@ -267,3 +283,44 @@ def test_a_comparisons_folder_is_refused(config, tmp_path):
     (tmp_path / "sweep/protocol.json").write_text("{}")
     with pytest.raises(InputError, match="holds a comparison, whose runs are sealed"):
         jaxfer.sweep(config, tmp_path / "sweep")
+
+
+def test_an_idle_worker_that_is_killed_is_replaced(config, tmp_path, monkeypatch):
+    """While the other runs the source, there is nothing for it to do; then there is."""
+    real, started = executor._workers, []
+
+    @contextlib.contextmanager
+    def seen(*args):
+        with real(*args) as (workers, start):
+            started.append(workers)
+            yield workers, start
+
+    def told(cell, outcome):
+        if cell.cell.name == "source":
+            (idle,) = (worker for worker in started[0] if worker.cell is None)
+            idle.process.kill()
+            idle.process.join()
+
+    monkeypatch.setattr(executor, "_workers", seen)
+    planned = sweeps.cells.plan(config, sweeps.cells.expand(config))[:3]
+    outcomes = executor.execute(planned, epath.Path(tmp_path / "sweep"), processes=2, told=told)
+    assert [outcomes[p.key].status for p in planned] == ["done"] * 3
+
+
+def test_a_worker_that_dies_while_it_starts_fails_its_cell(config, tmp_path, monkeypatch):
+    """It leaves what it was sent unread, and the reader learns of a reset connection."""
+    here, there = multiprocessing.Pipe()
+
+    class Doomed(executor._Worker):
+        def sent(self, cell):
+            found = super().sent(cell)
+            there.close()
+            return found
+
+    process = types.SimpleNamespace(join=lambda: None, exitcode=-9)
+    workers = contextlib.nullcontext(([Doomed(process, here)], lambda: None))
+    monkeypatch.setattr(executor, "_workers", lambda *_: workers)
+    (cell,) = sweeps.cells.plan(config, sweeps.cells.expand(config)[:1])
+    outcomes = executor.execute([cell], epath.Path(tmp_path), processes=2, told=lambda *_: None)
+    assert outcomes[cell.key].status == "failed"
+    assert outcomes[cell.key].message == "its process died (exit code -9); out of memory?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from jax._src import compilation_cache as of_jax
 
 import jaxfer
 from jaxfer import commands
+from jaxfer.errors import InputError
 from jaxfer.stages import example_batch
 from jaxfer.step import make_train_step
 from jaxfer.training import compilation_cache
@@ -105,6 +107,36 @@ def test_where_programs_lie(monkeypatch, tmp_path):
         assert compilation_cache.default() == (expected and Path(expected))
 
 
+def test_without_a_home_nothing_is_kept_and_a_wrong_one_is_refused(monkeypatch, capsys):
+    def nobody(_):
+        raise RuntimeError("Could not determine home directory.")
+
+    compilation_cache._not_kept.cache_clear()
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    monkeypatch.delenv("JAXFER_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert compilation_cache.default() is None
+    assert capsys.readouterr().err == (
+        "warning: compiled programs are not kept: ~/.cache/jaxfer: no home folder; set HOME or JAXFER_CACHE\n"
+    )
+    monkeypatch.setenv("JAXFER_CACHE", "~nobody/x")
+    with pytest.raises(InputError, match="JAXFER_CACHE: expected a folder or 'off', found '~nobody/x': no such user"):
+        compilation_cache.default()
+
+
+def test_a_full_disk_costs_the_cache_one_line(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    compilation_cache._not_kept.cache_clear()
+    monkeypatch.setattr(os, "replace", full)
+    for key in "abc":
+        Entries(tmp_path).put(key, b"value")
+    assert list(tmp_path.iterdir()) == []
+    line = f"warning: compiled programs are not kept: {tmp_path}: No space left on device\n"
+    assert capsys.readouterr().err == line
+
+
 def test_entries_are_whole_or_absent_and_a_bad_one_is_replaced(tmp_path, monkeypatch):
     entries = Entries(tmp_path)
     assert entries.get("a") is None
@@ -132,6 +164,7 @@ def test_the_least_recently_used_make_room(tmp_path):
 
 
 def test_no_folder_no_cache_and_no_harm(tmp_path, capsys, restored):
+    compilation_cache._not_kept.cache_clear()
     (tmp_path / "file").write_text("")
     compilation_cache.enable(tmp_path / "file" / "xla")
     assert compilation_cache.in_use() is None

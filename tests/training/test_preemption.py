@@ -1,4 +1,4 @@
-"""SIGTERM: noticed between steps, survived by nothing that hangs, and no trace of it left in the process."""
+"""SIGTERM and Ctrl-C: noticed between steps, survived by nothing that hangs, and no trace left in the process."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
-from jaxfer.training.preemption import preemption_notice
+import pytest
+
+from jaxfer.errors import InputError, Interrupted, Preempted
+from jaxfer.training.preemption import grace, preemption_notice
 
 STUCK = """
 import hashlib, os, signal, threading
@@ -20,18 +24,97 @@ with preemption.preemption_notice() as notice:
 """
 
 
+# The first Ctrl-C waits for the save, which never comes; nothing but the watching thread sees the second.
+TWICE = """
+import hashlib, os, signal, threading
+from jaxfer import console, preemption
+console.prepare()
+with preemption.preemption_notice() as notice:
+    notice.unsaved = True
+    for seconds in (0.2, 0.4):
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_scheduler(monkeypatch):
+    for name in ("JAXFER_GRACE", "SLURM_JOB_END_TIME"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def test_sigterm_sets_the_notice():
     with preemption_notice() as notice:
         assert not notice
         signal.raise_signal(signal.SIGTERM)
         assert notice
+        stopped = notice.stopped("saved at step 3 of 7")
+    assert isinstance(stopped, Preempted)
+    assert stopped.message == "SIGTERM: saved at step 3 of 7; run the same command again"
+
+
+def test_the_first_interrupt_waits_for_the_save_and_the_second_does_not(capfd):
+    with preemption_notice() as notice:
+        notice.unsaved = True
+        signal.raise_signal(signal.SIGINT)
+        assert notice
+        stopped = notice.stopped("saved at step 3 of 7")
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert isinstance(stopped, Interrupted)
+    assert str(stopped) == "interrupted: saved at step 3 of 7; run the same command again"
+    assert capfd.readouterr().err == "interrupted: saving first; Ctrl-C once more stops at once\n"
+
+
+def test_with_nothing_to_save_an_interrupt_does_not_wait():
+    with preemption_notice() as notice, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert not notice
+
+
+def test_after_an_interrupt_a_scheduler_still_reads_75():
+    with preemption_notice() as notice:
+        notice.unsaved = True
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert isinstance(notice.stopped("saved"), Preempted)
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "seconds"),
+    [
+        (0.0, {}, 30),
+        (0.0, {"JAXFER_GRACE": "140"}, 140),
+        (45.0, {"JAXFER_GRACE": "140"}, 45),
+        (0.0, {"SLURM_JOB_END_TIME": "1120"}, 110),
+        (0.0, {"SLURM_JOB_END_TIME": "1020"}, 30),  # its KillWait comes after the end
+        (0.0, {"SLURM_JOB_END_TIME": "NONE"}, 30),
+        (0.0, {"JAXFER_GRACE": "5", "SLURM_JOB_END_TIME": "1120"}, 5),
+    ],
+)
+def test_the_grace_is_as_long_as_the_scheduler_gives(monkeypatch, given, environment, seconds):
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert grace(given) == seconds
+
+
+@pytest.mark.parametrize("text", ["2m", "0", "-1", "nan", "inf"])
+def test_a_grace_that_is_none(monkeypatch, text):
+    monkeypatch.setenv("JAXFER_GRACE", text)
+    with (
+        pytest.raises(InputError, match=f"JAXFER_GRACE: expected the seconds .*, found '{text}'"),
+        preemption_notice(),
+    ):
+        pass
 
 
 def test_the_process_is_left_as_it_was():
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with preemption_notice():
-        assert signal.getsignal(signal.SIGTERM) is not handler
-    assert signal.getsignal(signal.SIGTERM) is handler
+        assert signal.getsignal(signal.SIGTERM) is not handlers[0]
+        assert signal.getsignal(signal.SIGINT) is not handlers[1]
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert signal.set_wakeup_fd(-1) == -1
     assert "preemption" not in {thread.name for thread in threading.enumerate()}
 
@@ -80,3 +163,13 @@ def test_a_stuck_main_thread_leaves_resumable():
     stuck = subprocess.run([sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=60)
     assert (stuck.returncode, stuck.stdout) == (75, "")
     assert stuck.stderr == "SIGTERM: stopped at the last checkpoint; run the same command again\n"
+
+
+def test_a_second_interrupt_ends_a_command_that_is_stuck():
+    """No traceback, whatever the main thread is in."""
+    stuck = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60)
+    assert (stuck.returncode, stuck.stdout) == (130, "")
+    assert stuck.stderr == (
+        "interrupted: saving first; Ctrl-C once more stops at once\n"
+        "interrupted; the same command goes on from the last checkpoint\n"
+    )

@@ -6,6 +6,7 @@ import gzip
 import json
 import time
 
+import jax
 import jax.numpy as jnp
 import pytest
 from etils import epath
@@ -13,7 +14,7 @@ from etils import epath
 import jaxfer
 from jaxfer.config import resolve
 from jaxfer.errors import InputError
-from jaxfer.training.profile import Trace, Waited
+from jaxfer.training.profile import Lead, Trace, Waited
 from tests.experiments import tiny_config
 
 
@@ -49,6 +50,29 @@ def test_waiting_is_what_the_next_batch_takes(monkeypatch):
     waited = Waited("ab")
     assert list(waited) == ["a", "b"]
     assert (waited.take(), waited.take()) == (1.75, 0.0)
+
+
+def test_the_host_is_at_most_two_steps_ahead_and_none_of_long_ones(monkeypatch):
+    """Seconds that each wait takes, and the step that it waits for."""
+    clock, waited, seconds = [0.0], [], {0: 0.1, 1: 0.7, 4: 0.6, 5: 0.4, 6: 0.0}
+
+    def wait(step):
+        waited.append(step)
+        clock[0] += seconds[step]
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(jax, "block_until_ready", wait)
+    lead = Lead()
+    for newest in range(3):
+        lead.limit(range(newest + 1))
+    assert waited == [0]
+    for newest in (3, 4, 5):  # the wait for step 1 was long: each is waited for itself, until one is short
+        lead.limit(range(newest + 1))
+    assert waited == [0, 1, 4, 5]
+    lead.limit(range(9))
+    assert waited[-1] == 6
+    lead.limit(range(2))  # the metrics were fetched: nothing older is in flight
+    assert len(waited) == 5
 
 
 @pytest.mark.parametrize("steps", [(3,), (0, 2), (3, 2), (2, 5), (1, 2, 3)])

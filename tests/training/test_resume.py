@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import gc
 import itertools
+import os
 import re
 import shutil
 import signal
 
+import orbax.checkpoint as ocp
 import pytest
 
 import jaxfer
 from jaxfer import files
-from jaxfer.errors import InputError
+from jaxfer.errors import InputError, refused
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.folder import epath, locked
 from jaxfer.runs.metrics import read_metrics
-from jaxfer.training import loop, preflight
+from jaxfer.training import loop, preemption, preflight
 from jaxfer.training.preemption import Notice
 from tests import kill
 from tests.experiments import tiny_config
@@ -129,6 +133,88 @@ def test_sigterm_between_any_two_questions(tmp_path, whole, monkeypatch):
         monkeypatch.undo()
         assert not reference.differences(run_again(tmp_path / str(at))), at
     assert set(saved) == set(range(1, 8)) and len(saved) > 7, "no evaluation was interrupted"
+
+
+def test_an_evaluation_that_is_killed_loses_no_step(tmp_path, whole, monkeypatch):
+    """The step is saved before it is evaluated; the next attempt evaluates it, and an attempt may be killed again."""
+    reference, real = kill.ending(whole), loop.evaluate_split
+    for number, step in ((1, 3), (2, 6), (3, 7)):
+        calls, folder = itertools.count(1), tmp_path / str(number)
+
+        def killed(*args, number=number, calls=calls, **options):
+            if next(calls) >= number:
+                raise Stop
+            return real(*args, **options)
+
+        monkeypatch.setattr(loop, "evaluate_split", killed)
+        with pytest.raises(Stop):
+            jaxfer.run(one_stage(), folder, quiet=True)
+        assert max(int(path.name) for path in (folder / "checkpoints").iterdir()) == step
+        monkeypatch.setattr(loop, "evaluate_split", lambda *args, **options: None)  # SIGTERM while it is made up for
+        with pytest.raises(SystemExit) as stopped:
+            jaxfer.run(one_stage(), folder, quiet=True)
+        assert stopped.value.message.startswith(f"SIGTERM: saved at step {step} of 7;")
+        monkeypatch.undo()
+        assert not reference.differences(run_again(folder)), step
+        best = [open_run(run, "best").state.step for run in (folder, whole)]
+        assert best[0] == best[1], "the last record knows the last evaluation"
+
+
+def test_an_interrupt_saves_the_step_under_way(tmp_path, whole, monkeypatch):
+    real = loop.Reporter.step
+
+    def interrupted(self, step, stage):
+        real(self, step, stage)
+        if step == 5:
+            graces.append(preemption._active.grace)
+            signal.raise_signal(signal.SIGINT)
+
+    graces = []
+    monkeypatch.setattr(loop.Reporter, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="^interrupted: saved at step 5 of 7; run the same command again$"):
+        jaxfer.run(one_stage(grace=45.0), tmp_path, quiet=True)
+    assert graces == [45.0], "config.grace is of the run under way"
+    monkeypatch.undo()
+    assert not kill.ending(whole).differences(run_again(tmp_path))
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, whole, monkeypatch, capfd):
+    """The second save fails in orbax's own threads; the metrics and the first save are whole."""
+    real, saves = ocp.JsonCheckpointHandler._save_fn, itertools.count(1)
+
+    async def full(self, *args):
+        if next(saves) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        await real(self, *args)
+
+    monkeypatch.setattr(ocp.JsonCheckpointHandler, "_save_fn", full)
+    with pytest.raises(Exception, match="No space left on device") as failed:
+        jaxfer.run(one_stage(), tmp_path, quiet=True)
+    assert refused(failed.value).startswith("files can't be written (No space left on device); free some space")
+    del failed
+    gc.collect()
+    assert capfd.readouterr().err == ""
+    monkeypatch.undo()
+    assert not kill.ending(whole).differences(run_again(tmp_path))
+
+
+def test_a_folder_that_is_moved_away_is_one_line(tmp_path, whole, monkeypatch, capfd):
+    folder, real = tmp_path / "run", loop.Reporter.step
+
+    def moving(self, step, stage):
+        real(self, step, stage)
+        if step == 5:
+            folder.rename(tmp_path / "moved")
+
+    monkeypatch.setattr(loop.Reporter, "step", moving)
+    with pytest.raises(InputError, match="run was removed or renamed while the run was at work; put it back"):
+        jaxfer.run(one_stage(), folder, quiet=True)
+    monkeypatch.undo()
+    gc.collect()
+    assert capfd.readouterr().err == ""
+    shutil.rmtree(folder, ignore_errors=True)  # orbax may have begun to write there again
+    (tmp_path / "moved").rename(folder)
+    assert not kill.ending(whole).differences(run_again(folder))
 
 
 def test_resumed_on_other_devices_the_losses_are_the_same(tmp_path, monkeypatch):

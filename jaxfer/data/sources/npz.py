@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from jaxfer import npz_files
 from jaxfer.data.lookup import fingerprint, locate, stamp
 from jaxfer.data.split import Dataset, InMemory, Split
 from jaxfer.errors import InputError, nearest
@@ -65,14 +64,9 @@ def _load(file: Path, version: tuple, layouts: tuple[tuple[str, str], ...], targ
 
 def _read(file: Path) -> dict[str, np.ndarray]:
     try:
-        archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise ValueError("a single array")
-        with archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"expected an .npz of plain arrays, found {str(file)!r} ({reason}); use np.savez") from None
+        return npz_files.read(file)
+    except ValueError as error:
+        raise InputError(f"expected an .npz of plain arrays, found {str(file)!r} ({error}); use np.savez") from None
 
 
 def _layout(arrays: dict[str, np.ndarray], file: Path, layouts: tuple[tuple[str, str], ...]) -> tuple[str, str]:

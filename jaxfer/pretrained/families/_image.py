@@ -8,11 +8,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from jaxfer.data.encodings.image import INTERPOLATIONS
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
+
+Side = int | tuple[int, ...] | Mapping[str, int | None] | None
+
+
+class Preprocessor(TypedDict, total=False):
+    """The fields of preprocessor_config.json that are read; null stands for a field that is not there."""
+
+    image_processor_type: str | None
+    feature_extractor_type: str | None
+    do_resize: bool | None
+    size: Side
+    resample: int | None
+    do_center_crop: bool | None
+    crop_size: Side
+    crop_pct: float | None
+    do_rescale: bool | None
+    rescale_factor: float | None
+    do_normalize: bool | None
+    image_mean: float | tuple[float, ...] | None
+    image_std: float | tuple[float, ...] | None
+
 
 RESAMPLES = {int(how): name for name, how in INTERPOLATIONS.items()}  # Pillow's numbers
 BILINEAR, BICUBIC = 2, 3
@@ -129,6 +150,8 @@ def pair(value: Any, name: str) -> tuple[int, int]:
 def statistics(preprocessor: Mapping[str, Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) of pixels in [0, 1], whatever scale the processor brings them to."""
     scale = 255 * preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 255
+    if not scale > 0:
+        raise InputError(f"preprocessor_config.json: expected a positive rescale_factor, found {scale / 255}")
     scale = 1.0 if abs(scale - 1) < 1e-6 else scale
     if not preprocessor.get("do_normalize", True):
         return (0.0,), (1 / scale,)

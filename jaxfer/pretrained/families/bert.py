@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -14,6 +14,27 @@ from jaxfer.pretrained.sentence import PREFIX
 
 NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 LONGEST = 128  # tokens of an input where the config does not ask for more: attention's cost grows with the square
+
+
+class Config(TypedDict, total=False):
+    """The fields of config.json that are read."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int
+    hidden_act: str
+    position_embedding_type: str
+    is_decoder: bool
+    add_cross_attention: bool
+    layer_norm_eps: float
+    hidden_dropout_prob: float
+    attention_probs_dropout_prob: float
+    classifier_dropout: float | None
+    pooling_mode_mean_tokens: bool
 
 
 def _keys(port: Port) -> dict[str, Key]:
@@ -155,5 +176,7 @@ LAYOUTS = (
         ignored=(r"bert\.embeddings\.(position_ids|token_type_ids)", r"cls\..*", r"qa_outputs\..*"),
         prefixes=("bert.",),
         encoder=_encoder,
+        entry="embeddings.word_embeddings.weight",
+        facts=Config,
     ),
 )

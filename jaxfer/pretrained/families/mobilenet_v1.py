@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from jaxfer.errors import InputError
 from jaxfer.models.mobilenet_v1 import STRIDES
 from jaxfer.models.port import Port
+from jaxfer.pretrained.families import _image
 from jaxfer.pretrained.families._image import expect, image_options, image_processor, labelled, pair
 from jaxfer.pretrained.layout import CONV, DENSE, DEPTHWISE, Key, Layout
 
@@ -17,6 +18,19 @@ PREFIX = "mobilenet_v1."
 # transformers' default, and so what most configs hold, is TensorFlow's probability to keep; taken for one to drop, as
 # transformers takes it, next to nothing would reach the classifier in training.
 TF_KEPT, TF_DROPPED = 0.999, 0.001
+
+
+class Config(TypedDict, total=False):
+    """The fields of config.json that are read."""
+
+    depth_multiplier: float
+    min_depth: int
+    tf_padding: bool
+    image_size: _image.Side
+    num_channels: int
+    hidden_act: str
+    layer_norm_eps: float
+    classifier_dropout_prob: float
 
 
 def _layers() -> dict[str, tuple[str, str]]:
@@ -89,6 +103,9 @@ LAYOUTS = (
         options=_options,
         config=_config,
         preprocessor=image_processor,
+        entry="conv_stem.convolution.weight",
+        facts=Config,
+        processor=_image.Preprocessor,
         optional=(r"classifier\..*",),
         ignored=(r".*\.num_batches_tracked",),
         prefixes=(PREFIX,),

@@ -5,17 +5,43 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.models.resnet import EXPANSION
+from jaxfer.pretrained.families import _image
 from jaxfer.pretrained.families._image import expect, image_options, image_processor, input_options, labelled, pair
 from jaxfer.pretrained.layout import CONV, DENSE, Key, Layout
 
 PREFIX = "resnet."
+
+
+class Config(TypedDict, total=False):
+    """The fields of transformers' config.json that are read."""
+
+    embedding_size: int
+    hidden_sizes: tuple[int, ...]
+    depths: tuple[int, ...]
+    layer_type: str
+    num_channels: int
+    hidden_act: str
+    downsample_in_first_stage: bool
+    downsample_in_bottleneck: bool
+
+
+class _Input(TypedDict, total=False):
+    size: _image.Side
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class TorchvisionConfig(TypedDict, total=False):
+    """The field of config.json that is read where the keys are torchvision's."""
+
+    input: _Input
 
 
 def _blocks(port: Port) -> Iterator[tuple[str, int, int, int, bool]]:
@@ -188,6 +214,9 @@ LAYOUTS = (
         options=_hf_options,
         config=_hf_config,
         preprocessor=image_processor,
+        entry="embedder.embedder.convolution.weight",
+        facts=Config,
+        processor=_image.Preprocessor,
         optional=(r"classifier\.1\..*",),
         ignored=(r".*\.num_batches_tracked",),
         prefixes=(PREFIX,),
@@ -201,6 +230,9 @@ LAYOUTS = (
         options=_torchvision_options,
         config=_torchvision_config,
         preprocessor=image_processor,
+        entry="conv1.weight",
+        facts=TorchvisionConfig,
+        processor=_image.Preprocessor,
         optional=(r"(fc|linear)\..*",),
         ignored=(r"(.*\.)?num_batches_tracked",),
         guessed=("stride_in_1x1",),

@@ -10,10 +10,11 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
+from jaxfer.pretrained.families import _image
 from jaxfer.pretrained.families._image import expect, image_options, image_processor, input_options, labelled, pair
 from jaxfer.pretrained.layout import CONV, DENSE, IDENTITY, Key, Layout, Transform, heads_in, heads_out
 
@@ -23,6 +24,22 @@ ARCHITECTURES = {
     "head": "DeiTForImageClassificationWithTeacher",
 }
 TEACHER = "distillation_classifier.weight"
+
+
+class Config(TypedDict, total=False):
+    """The fields of config.json that are read."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    patch_size: _image.Side
+    image_size: _image.Side
+    num_channels: int
+    qkv_bias: bool
+    hidden_act: str
+    layer_norm_eps: float
+    hidden_dropout_prob: float
 
 
 def _keys(port: Port) -> dict[str, Key]:
@@ -202,6 +219,9 @@ LAYOUTS = (
         options=_options,
         config=_config,
         preprocessor=image_processor,
+        entry="embeddings.patch_embeddings.projection.weight",
+        facts=Config,
+        processor=_image.Preprocessor,
         optional=(r"(cls_|distillation_)?classifier\..*", r"(vit|deit)\.pooler\..*"),
         # A classifier reads the class token, not the pooler; the others belong to masked image modelling.
         ignored=(r"(vit|deit)\.pooler\..*", r"(vit|deit)\.embeddings\.mask_token", r"decoder\..*"),

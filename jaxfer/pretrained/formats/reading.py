@@ -1,4 +1,4 @@
-"""Weights from a file: safetensors and PyTorch archives, one file or shards with an index, to {key: array}.
+"""Weights from a file: safetensors, PyTorch archives and .npz, one file or shards with an index, to {key: array}.
 
 The container is told by its first bytes, not by its name. Nothing is cast: a bfloat16 tensor stays bfloat16.
 """
@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
+import os
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 import safetensors
 from etils import epath
 
+from jaxfer import json_files, npz_files
 from jaxfer.errors import InputError, nearest
-from jaxfer.pretrained.formats import archives
+from jaxfer.pretrained.formats import archives, containers
 
 INDEX = ".index.json"
-WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the state dict
-PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every key
+FIX = "correct it, or download it again"
 ARCHIVE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".tar", ".pkl")
 DTYPES = {
     "F64": np.dtype("<f8"),
@@ -68,27 +69,28 @@ class Weights(Mapping[str, np.ndarray]):
         return len(self.tensors)
 
 
-def read(path: str | epath.Path) -> Weights:
+def read(path: str | epath.Path, *, pick: str = "") -> Weights:
     """The tensors of a weights file, or of all shards that an index names.
 
     Args:
       path: a safetensors file, a PyTorch archive, or a `*.index.json`.
+      pick: keys, parted by slashes, under which an archive keeps the state dict; "" looks for them.
 
     Raises:
       InputError: no such file, a format that is not read, a damaged file, a pickle with code in it, missing shards.
     """
     path = epath.Path(path)
     if not path.name.endswith(INDEX):
-        return _strip(_read_file(path))
+        return _bare(_read_file(path, pick))
     shards = _shards(path)
-    read = {name: _read_file(path.parent / name) for name in sorted(set(shards.values()))}
+    read = {name: _read_file(path.parent / name, pick) for name in sorted(set(shards.values()))}
     for name, weights in read.items():
         listed = {key for key, shard in shards.items() if shard == name}
         if listed != set(weights):
             odd = sorted(listed ^ set(weights))
             where = "is in the index but not in" if odd[0] in listed else "is not in the index but in"
             raise InputError(f"{path}: {odd[0]!r} {where} the shard {name} ({len(odd)} such keys); download both again")
-    return _strip(
+    return _bare(
         Weights(
             tensors={key: read[name][key] for key, name in shards.items()},
             dropped=tuple(entry for weights in read.values() for entry in weights.dropped),
@@ -114,19 +116,20 @@ def sha256_of(sums: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256("".join(f"{digest}  {name}\n" for digest, name in sums).encode()).hexdigest()
 
 
-def read_json(path: epath.Path) -> dict[str, Any]:
-    """The object in a JSON file of a checkpoint."""
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: no readable JSON ({_line(error)}); download it again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, found a {type(content).__name__}; download it again")
-    return content
+def read_json(path: epath.Path, fields: type | None = None) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint, its `fields` (a TypedDict) checked."""
+    return json_files.read(path, fields, fix=FIX)
+
+
+def _opened(path: epath.Path) -> BinaryIO:
+    """The file for reading; opening a pipe would wait for ever."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path}: expected a weights file, found a pipe, a device or a folder; give a file")
+    return path.open("rb")
 
 
 def _sha256(path: epath.Path) -> str:
-    with path.open("rb") as file:
+    with _opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -147,18 +150,26 @@ def _shards(index: epath.Path) -> dict[str, str]:
     return shards
 
 
-def _read_file(path: epath.Path) -> Weights:
+def _read_file(path: epath.Path, pick: str) -> Weights:
     if path.is_dir():
         raise InputError(f"{path}: expected a weights file, found a folder; give a file in it")
     if not path.exists():
         known = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise InputError(f"{path}: no such file{nearest(path.name, known)}")
-    with path.open("rb") as file:
+    with _opened(path) as file:
         head = file.read(64)
+    if pick and head[:2] != b"PK" and head[:1] != b"\x80":
+        raise InputError(f"{path}: config.init_options.pick={pick!r} is for PyTorch archives; take it out")
     if head[8:9] == b"{":  # asked first: the eight bytes of length before it may look like anything
         return _read_safetensors(path)
+    if head[:2] == b"PK" and (kind := _other_zip(path)) is not None:
+        if kind == "npz":
+            return _read_npz(path)
+        raise InputError(f"{path}: {kind}, which is not read; convert it to safetensors")
+    if head[:4] == b"\x89HDF":
+        raise InputError(f"{path}: an HDF5 file, as Keras writes, which is not read; convert it to safetensors")
     if head[:2] == b"PK" or head[:1] == b"\x80":
-        return _read_archive(path)
+        return _read_archive(path, pick)
     if head.startswith(b"version https://git-lfs"):
         raise InputError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in its repository")
     if head[:1] == b"<":
@@ -166,7 +177,7 @@ def _read_file(path: epath.Path) -> Weights:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in ARCHIVE_SUFFIXES:
-        return _read_archive(path)
+        return _read_archive(path, pick)
     raise InputError(f"{path}: neither safetensors nor a PyTorch archive; convert it to safetensors")
 
 
@@ -186,10 +197,33 @@ def _read_safetensors(path: epath.Path) -> Weights:
     return Weights(tensors=tensors)
 
 
-def _read_archive(path: epath.Path) -> Weights:
+def _other_zip(path: epath.Path) -> str | None:
+    """What a zip file is that torch did not write; None for an archive of its, or a damaged zip."""
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return None
+    if names and all(name.endswith(".npy") for name in names):
+        return "npz"
+    return "a Keras model" if "model.weights.h5" in names else None
+
+
+def _read_npz(path: epath.Path) -> Weights:
+    try:
+        with path.open("rb") as file:
+            tensors = npz_files.read(file)
+    except ValueError as error:
+        raise InputError(f"{path}: a damaged .npz ({error}); download it again") from None
+    for array in tensors.values():
+        array.flags.writeable = False
+    return Weights(tensors=tensors)
+
+
+def _read_archive(path: epath.Path, pick: str) -> Weights:
     try:
         with path.open("rb") as file, archives.plain_errors():
-            state, unwrapped, beside = _unwrap(archives.load(file))
+            state, unwrapped, beside = containers.unwrapped(archives.load(file), pick)
             found = {key: value for key, value in state.items() if isinstance(value, archives.LazyTensor)}
             tensors = {str(key): value.array() for key, value in found.items()}
     except archives.Corrupted as error:
@@ -200,29 +234,22 @@ def _read_archive(path: epath.Path) -> Weights:
     return Weights(tensors=tensors, unwrapped=unwrapped, dropped=dropped)
 
 
-def _unwrap(content: Any) -> tuple[Mapping[str, Any], tuple[str, ...], tuple[str, ...]]:
-    """The state dict in what a training script saved, the keys that lead to it, and what lies beside those."""
-    path, beside = (), ()
-    while isinstance(content, Mapping) and len(path) < 4:
-        inner = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        beside = (*beside, *(str(key) for key in content if key != inner))
-        content, path = content[inner], (*path, inner)
-    if not isinstance(content, Mapping):
-        raise InputError(f"expected a dict of tensors, found a {type(content).__name__}; {archives.SAVE_AGAIN}")
-    if not any(isinstance(value, archives.LazyTensor) for value in content.values()):
-        found = ", ".join(map(str, list(content)[:5])) or "nothing"
-        raise InputError(f"no tensors there nor under {', '.join(WRAPPERS)}; found {found}; {archives.SAVE_AGAIN}")
-    return content, path, beside
+def _bare(weights: Weights) -> Weights:
+    """Without what wrappers of a module put before every key."""
+    return without(weights, *containers.without_wrappers(weights))
 
 
-def _strip(weights: Weights) -> Weights:
-    """Without the prefixes that wrappers of a module put before every key."""
-    tensors, unwrapped = weights.tensors, weights.unwrapped
-    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in tensors)), None):
-        tensors, unwrapped = {key[len(prefix) :]: x for key, x in tensors.items()}, (*unwrapped, prefix)
-    return dataclasses.replace(weights, tensors=tensors, unwrapped=unwrapped)
+def without(weights: Weights, *prefixes: str) -> Weights:
+    """Those whose keys begin with all of the prefixes, by what follows; the others are counted as dropped."""
+    before = "".join(prefixes)
+    if not before:
+        return weights
+    return dataclasses.replace(
+        weights,
+        tensors={key[len(before) :]: x for key, x in weights.items() if key.startswith(before)},
+        unwrapped=(*weights.unwrapped, *prefixes),
+        dropped=(*weights.dropped, *(key for key in weights if not key.startswith(before))),
+    )
 
 
 def _line(error: Exception) -> str:

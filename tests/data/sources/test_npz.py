@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -191,6 +192,62 @@ def test_files_that_are_no_npz(tmp_path, content):
     (tmp_path / "data.npz").write_bytes(content)
     with pytest.raises(InputError, match=r"expected an .npz of plain arrays, found '.*data\.npz'"):
         npz.source(path=str(tmp_path / "data.npz"))
+
+
+def header(text: bytes) -> bytes:
+    """A .npy file, version 1, with this header."""
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+DAMAGED = {
+    "members that are no .npy": lambda archive: archive.writestr("train_image", b"text"),
+    "a header that does not end": lambda archive: archive.writestr("train_image.npy", header(b"(" * 500 + b"\n")),
+    "a header that claims too much": lambda archive: archive.writestr(
+        "train_image.npy", header(b"{'descr': '|u1', 'fortran_order': False, 'shape': (1 << 62,), }\n")
+    ),
+    "a shape beyond memory": lambda archive: archive.writestr(
+        "train_image.npy", header(b"{'descr': '|u1', 'fortran_order': False, 'shape': (4611686018427387904,), }\n")
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_members_that_are_no_arrays(case, tmp_path):
+    with zipfile.ZipFile(tmp_path / "data.npz", "w") as archive:
+        DAMAGED[case](archive)
+    refused(tmp_path / "data.npz")
+
+
+@pytest.mark.parametrize("how", ["LZMA", "BZIP2", "unknown", "encrypted"])
+def test_zips_that_cannot_be_unpacked(how, tmp_path):
+    path = tmp_path / "data.npz"
+    kind = getattr(zipfile, f"ZIP_{how}", zipfile.ZIP_STORED)
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        archive.writestr("train_image.npy", bytes(range(256)) * 8)
+    data = bytearray(path.read_bytes())
+    central = data.index(b"PK\x01\x02")
+    if how == "unknown":
+        data[8] = data[central + 10] = 77  # the method
+    elif how == "encrypted":
+        data[6] |= 1  # the flag
+        data[central + 8] |= 1
+    else:
+        data[central - 60 : central - 20] = b"\xff" * 40
+    path.write_bytes(data)
+    refused(path)
+
+
+def refused(path):
+    with pytest.raises(
+        InputError, match=r"expected an .npz of plain arrays, found '.*data\.npz' \(.+\); use"
+    ) as caught:
+        npz.source(path=str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "data.npz")
+    refused(tmp_path / "data.npz")
 
 
 def test_absent_npz(tmp_path):

@@ -128,8 +128,8 @@ def test_options_are_the_configs():
     [
         ({"pooler.dense.weight": (12, 12)}, {}, "pooler"),
         ({}, {}, "mean"),
-        ({"pooler.dense.weight": (12, 12)}, {"pooling_mode_mean_tokens": True}, "mean"),
-        ({"bert.pooler.dense.weight": (12, 12)}, {"pooling_mode_mean_tokens": False}, "pooler"),
+        ({"pooler.dense.weight": (12, 12)}, {"pooling_mode": "mean"}, "mean"),
+        ({"bert.pooler.dense.weight": (12, 12)}, {"pooling_mode": "cls+max"}, "cls+max"),
     ],
 )
 def test_pooling_is_the_checkpoints(shapes, more, pool):

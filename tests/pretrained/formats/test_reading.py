@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import struct
+import zipfile
 from pathlib import Path
 
 import ml_dtypes
@@ -122,6 +123,36 @@ def test_what_is_no_weights_file(tmp_path):
         read(tmp_path / "note.txt")
     with pytest.raises(InputError, match="expected a weights file, found a folder"):
         read(tmp_path)
+
+
+def test_npz_is_read_and_what_keras_writes_is_named(tmp_path):
+    """JAX's own ViT checkpoints are .npz."""
+    values = {"embedding/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "scale": np.float16([1, 2])}
+    np.savez(tmp_path / "x.npz", **values)
+    found = read(tmp_path / "x.npz")
+    assert set(found) == set(values) and not found["scale"].flags.writeable
+    for key, value in values.items():
+        np.testing.assert_array_equal(found[key], value, strict=True)
+    data = (tmp_path / "x.npz").read_bytes()
+    place = data.index(np.float32([1, 2, 3]).tobytes())
+    (tmp_path / "x.npz").write_bytes(data[:place] + b"x" + data[place + 1 :])
+    with pytest.raises(InputError, match=r"x\.npz: a damaged \.npz \(Bad CRC-32.*\); download it again"):
+        read(tmp_path / "x.npz")
+    with zipfile.ZipFile(tmp_path / "x.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", b"")
+    with pytest.raises(InputError, match=r"x\.keras: a Keras model, which is not read; convert it to safetensors"):
+        read(tmp_path / "x.keras")
+    (tmp_path / "x.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    with pytest.raises(InputError, match=r"x\.h5: an HDF5 file, as Keras writes, which is not read; convert it"):
+        read(tmp_path / "x.h5")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.safetensors")
+    for use in (read, sha256):
+        with pytest.raises(InputError, match=r"model\.safetensors: expected a weights file, found a pipe, a device"):
+            use(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize(
