@@ -107,7 +107,7 @@ def example_batch(port: Port, task: Task, batch_size: int) -> dict[str, jax.Shap
     return {**port.preprocessing.example(batch_size), "label": jax.ShapeDtypeStruct(label, task.label_dtype)}
 
 
-def plan(experiment: Experiment, port: Port, task: Task) -> tuple[Stage, ...]:
+def make_stages(experiment: Experiment, port: Port, task: Task) -> tuple[Stage, ...]:
     """Every stage, checked: groups, rates, what is frozen; its config complete with the method's defaults.
 
     Raises:

@@ -39,7 +39,7 @@ def test_docstring_holds_the_command(path):
 
 def test_every_variant_of_the_quickstart_resolves():
     module, _ = config.load_module("configs/digits.py")
-    planned = cells.plan("configs/digits.py", cells.expand("configs/digits.py"))
+    planned = cells.make_jobs("configs/digits.py", cells.expand("configs/digits.py"))
     assert len({p.key for p in planned}) == len(planned) == 2 + 6 * 3
     for arg in ("pretrain", "mixed", *module.METHODS):
         config.resolve(config.load(f"configs/digits.py:{arg}"))
@@ -47,7 +47,7 @@ def test_every_variant_of_the_quickstart_resolves():
 
 
 def test_the_quickstart_compares_a_right_source_and_a_wrong_one():
-    planned = protocol.plan("configs/digits.py", {"compare.seeds": 1, "compare.trials": 1})
+    planned = protocol.make_design("configs/digits.py", {"compare.seeds": 1, "compare.trials": 1})
     assert [arm.name for arm in planned.arms] == ["scratch", "probe", "full", "lora", "lora@mixed"]
     right, wrong = (planned.tuning[5, arm, 0, 0] for arm in ("lora", "lora@mixed"))
     assert [p.key for p in planned.sources] == [right.source, wrong.source]
@@ -56,7 +56,7 @@ def test_the_quickstart_compares_a_right_source_and_a_wrong_one():
 
 
 def test_the_study_of_label_counts_resolves():
-    planned = cells.plan(STUDY, cells.expand(STUDY))
+    planned = cells.make_jobs(STUDY, cells.expand(STUDY))
     assert len({p.key for p in planned}) == 1 + 8 * 3
     assert config.load(STUDY).data.classes == ("5", "6", "7", "8", "9")
 

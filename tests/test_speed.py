@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from jaxfer.config import resolve
-from jaxfer.stages import make_port, plan
+from jaxfer.stages import make_port, make_stages
 
 SPEED = Path(__file__).parents[1] / "experiments" / "speed"
 
@@ -103,7 +103,7 @@ def test_the_input_script_on_a_few_files(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(("arg", "published"), [("vit", 86_567_656), ("resnet", 25_557_032)])
 def test_the_models_of_the_startup_script_are_those_of_their_papers(arg, published):
     config = script("startup").get_config(arg)
-    (stage,) = plan(resolve(config), *make_port(resolve(config), classes=4))
+    (stage,) = make_stages(resolve(config), *make_port(resolve(config), classes=4))
     width = {"vit": 768, "resnet": 2048}[arg]  # published with 1000 classes
     assert sum(math.prod(leaf.shape) for leaf in stage.leaves().values()) == published - (1000 - 4) * (width + 1)
 

@@ -136,7 +136,7 @@ def _step_of_jaxfer(name: str, batch_size: int, options: argparse.Namespace) -> 
     from jaxfer.config import base, resolve
     from jaxfer.config.experiment import ParallelConfig
     from jaxfer.parallel.placement import placement
-    from jaxfer.stages import compiled_port_init, example_batch, make_port, plan
+    from jaxfer.stages import compiled_port_init, example_batch, make_port, make_stages
     from jaxfer.training.programs import train_program
 
     model, data, classes = MODELS[name]
@@ -145,7 +145,7 @@ def _step_of_jaxfer(name: str, batch_size: int, options: argparse.Namespace) -> 
     config.data = data
     config.update(batch_size=batch_size, steps=1000, compute_dtype="bfloat16")
     experiment = resolve(config)
-    (stage,) = plan(experiment, *make_port(experiment, classes))
+    (stage,) = make_stages(experiment, *make_port(experiment, classes))
     port, task = stage.spec.port, stage.spec.task
     shapes, where = example_batch(port, task, batch_size), placement(ParallelConfig(devices=1))
     params, model_state = compiled_port_init(port)(jax.random.key(0), drawn(example_batch(port, task, 2), classes))

@@ -15,7 +15,7 @@ from etils import epath
 from jaxfer import config, files
 from jaxfer.comparison import tables
 from jaxfer.comparison.findings import BaselineScores, Finding, findings, test_baselines, tune_baselines
-from jaxfer.comparison.protocol import Plan, claim, plan, select, selection_record
+from jaxfer.comparison.protocol import Design, claim, make_design, select, selection_record
 from jaxfer.data.encodings.spec import TextPreprocessing
 from jaxfer.errors import CellsFailed
 from jaxfer.runs import seal
@@ -72,34 +72,34 @@ def compare(
     from jaxfer.evals.baselines import baselines as simple  # scikit-learn is slow to import
 
     spec = config.spelled(spec)
-    planned, folder = plan(spec, overrides or {}), files.opened(workdir)
-    for note in planned.notes:
+    design, folder = make_design(spec, overrides or {}), files.opened(workdir)
+    for note in design.notes:
         Reporter(quiet=quiet).say(f"note: {note}")
-    task, classes = planned.ready.experiment.task.name, len(planned.ready.data.classes)
-    text = isinstance(planned.ready.stages[0].spec.port.preprocessing, TextPreprocessing)
-    kinds, tuning = simple(task, classes, text=text), [*planned.sources, *planned.tuning.values()]
+    task, classes = design.ready.experiment.task.name, len(design.ready.data.classes)
+    text = isinstance(design.ready.stages[0].spec.port.preprocessing, TextPreprocessing)
+    kinds, tuning = simple(task, classes, text=text), [*design.sources, *design.tuning.values()]
     with locked(folder):
-        claim(folder, planned)
+        claim(folder, design)
         outcomes = run_cells(tuning, folder, processes=processes, quiet=quiet)
         _all_ended(outcomes, folder)
-        selected, tuned = select(planned, outcomes), tune_baselines(planned, kinds)
-        record, opened = selection_record(planned, selected, [dataclasses.asdict(b) for b in tuned])
+        selected, tuned = select(design, outcomes), tune_baselines(design, kinds)
+        record, opened = selection_record(design, selected, [dataclasses.asdict(b) for b in tuned])
         seal.write_selection(folder, record, opened)
-        outcomes |= _read_test(planned, opened, folder, outcomes, processes=processes, quiet=quiet)
-        simplest = test_baselines(planned, kinds, tuned)
-        found = findings(planned, selected, outcomes, simplest, folder)
-        files.write_json(folder / "comparison.json", tables.as_json(planned, found, simplest))
-        said = tables.write(folder, spec, planned, found, simplest)
-    print(tables.as_text(planned, found, simplest, page_of(sys.stdout)) + "\n")
+        outcomes |= _read_test(design, opened, folder, outcomes, processes=processes, quiet=quiet)
+        simplest = test_baselines(design, kinds, tuned)
+        found = findings(design, selected, outcomes, simplest, folder)
+        files.write_json(folder / "comparison.json", tables.as_json(design, found, simplest))
+        said = tables.write(folder, spec, design, found, simplest)
+    print(tables.as_text(design, found, simplest, page_of(sys.stdout)) + "\n")
     say(said + "\n")
     say(f"verdict.md, table.csv, the pictures, protocol.json, selection.json and every run are in {folder}")
     return Comparison(findings=tuple(found), baselines=tuple(simplest), sentences=said)
 
 
 def _read_test(
-    planned: Plan, opened: Sequence[str], folder: epath.Path, outcomes: Mapping[str, Outcome], **options: Any
+    design: Design, opened: Sequence[str], folder: epath.Path, outcomes: Mapping[str, Outcome], **options: Any
 ) -> dict[str, Outcome]:
-    cells = [planned.opened(p) for p in planned.tuning.values() if p.key in set(opened)]
+    cells = [design.opened(p) for p in design.tuning.values() if p.key in set(opened)]
     # Their sources are done: what is opened here needs no training.
     cells = [dataclasses.replace(p, source=None) for p in cells if outcomes[p.key].result is not None]
     found = run_cells(cells, folder, again="selection.json is written: reading the test split", **options)

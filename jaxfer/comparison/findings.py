@@ -11,11 +11,11 @@ from typing import Any
 from etils import epath
 
 from jaxfer.comparison.arms import SCRATCH, Setting
-from jaxfer.comparison.protocol import Plan, Selected
+from jaxfer.comparison.protocol import Design, Selected
 from jaxfer.evals.baselines import Baseline, features, score
 from jaxfer.evals.verdicts import LabelsSaved, Verdict, labels_saved, verdict
 from jaxfer.runs.metrics import read_metrics
-from jaxfer.sweeps.cells import FOLDER, Planned
+from jaxfer.sweeps.cells import FOLDER, Job
 from jaxfer.sweeps.executor import Outcome
 from jaxfer.training.preflight import preflight
 
@@ -79,18 +79,18 @@ class Finding:
     saved: LabelsSaved | None = None
 
 
-def tune_baselines(plan: Plan, kinds: Sequence[Baseline]) -> list[BaselineScores]:
+def tune_baselines(design: Design, kinds: Sequence[Baseline]) -> list[BaselineScores]:
     """Every simple baseline with as many settings as an arm has trials, on train and val alone."""
-    task, port, found = plan.ready.stages[0].spec.task, plan.ready.stages[0].spec.port, []
-    for labels in plan.labels:
+    task, port, found = design.ready.stages[0].spec.task, design.ready.stages[0].spec.port, []
+    for labels in design.labels:
         splits = [
-            preflight(plan.cells(labels, SCRATCH, 0)[seed].config).data.splits for seed in range(plan.given.seeds)
+            preflight(design.cells(labels, SCRATCH, 0)[seed].config).data.splits for seed in range(design.given.seeds)
         ]
         train = [(features(split["train"], port.preprocessing), split["train"].labels) for split in splits]
         val = [(features(split["val"], port.preprocessing), split["val"].labels) for split in splits]
         for kind in kinds:
             means = []
-            for setting in kind.settings[: plan.given.trials]:
+            for setting in kind.settings[: design.given.trials]:
                 scores = [
                     score(task, kind.fit(*fitted, setting)(x), y)[task.monitor]
                     for fitted, (x, y) in zip(train, val, strict=True)
@@ -102,15 +102,15 @@ def tune_baselines(plan: Plan, kinds: Sequence[Baseline]) -> list[BaselineScores
     return found
 
 
-def test_baselines(plan: Plan, kinds: Sequence[Baseline], tuned: Sequence[BaselineScores]) -> list[BaselineScores]:
+def test_baselines(design: Design, kinds: Sequence[Baseline], tuned: Sequence[BaselineScores]) -> list[BaselineScores]:
     """Their test scores at the selected settings: called once the selection is on disk."""
-    task, port = plan.ready.stages[0].spec.task, plan.ready.stages[0].spec.port
+    task, port = design.ready.stages[0].spec.task, design.ready.stages[0].spec.port
     by_name, found, inputs = {kind.name: kind for kind in kinds}, [], {}
     for chosen in tuned:
         scores = []
-        for cell in plan.cells(chosen.labels, SCRATCH, 0):
+        for cell in design.cells(chosen.labels, SCRATCH, 0):
             if cell.key not in inputs:
-                splits = preflight(plan.opened(cell).config).data.splits
+                splits = preflight(design.opened(cell).config).data.splits
                 inputs[cell.key] = [
                     (features(splits[s], port.preprocessing), splits[s].labels) for s in ("train", "test")
                 ]
@@ -121,30 +121,30 @@ def test_baselines(plan: Plan, kinds: Sequence[Baseline], tuned: Sequence[Baseli
 
 
 def findings(
-    plan: Plan,
+    design: Design,
     selected: Sequence[Selected],
     outcomes: Mapping[str, Outcome],
     baselines: Sequence[BaselineScores],
     folder: epath.Path,
 ) -> list[Finding]:
     """Every arm at every label count, scratch first, with its verdict."""
-    bare = [_finding(plan, choice, outcomes, folder) for choice in selected]
+    bare = [_finding(design, choice, outcomes, folder) for choice in selected]
     scratch = {found.labels: found for found in bare if found.arm == SCRATCH}
-    return [_judged(plan, found, scratch, baselines) for found in bare]
+    return [_judged(design, found, scratch, baselines) for found in bare]
 
 
-def _finding(plan: Plan, choice: Selected, outcomes: Mapping[str, Outcome], folder: epath.Path) -> Finding:
+def _finding(design: Design, choice: Selected, outcomes: Mapping[str, Outcome], folder: epath.Path) -> Finding:
     trial = 0 if choice.trial is None else choice.trial
-    tuned = plan.cells(choice.labels, choice.arm, trial)
+    tuned = design.cells(choice.labels, choice.arm, trial)
     costs = [outcomes[p.key].result["cost"] for p in tuned if outcomes[p.key].result is not None]
     curves = [_curve(p, folder) for p in tuned]
     return Finding(
         labels=choice.labels,
         arm=choice.arm,
-        setting=None if choice.trial is None else next(a for a in plan.arms if a.name == choice.arm).trials[trial],
+        setting=None if choice.trial is None else next(a for a in design.arms if a.name == choice.arm).trials[trial],
         val=choice.val[trial],
         test=_test(tuned, outcomes),
-        default=_test(plan.cells(choice.labels, choice.arm, 0), outcomes),
+        default=_test(design.cells(choice.labels, choice.arm, 0), outcomes),
         seconds=statistics.median(c["seconds"] - c["compile_seconds"] for c in costs) if costs else math.nan,
         params_trainable=costs[0]["params_trainable"] if costs else 0,
         curves=tuple(curve for curve, _ in curves),
@@ -152,21 +152,23 @@ def _finding(plan: Plan, choice: Selected, outcomes: Mapping[str, Outcome], fold
     )
 
 
-def _test(members: Sequence[Planned], outcomes: Mapping[str, Outcome]) -> tuple[float, ...]:
+def _test(members: Sequence[Job], outcomes: Mapping[str, Outcome]) -> tuple[float, ...]:
     results = [(p.metric, outcomes[p.key].result) for p in members]
     return tuple(math.nan if result is None else result["metrics"]["test"][metric] for metric, result in results)
 
 
-def _curve(planned: Planned, folder: epath.Path) -> tuple[Curve, str]:
-    lines = read_metrics(folder / FOLDER / planned.key / "metrics.jsonl")
+def _curve(job: Job, folder: epath.Path) -> tuple[Curve, str]:
+    lines = read_metrics(folder / FOLDER / job.key / "metrics.jsonl")
     val = [line for line in lines if line["split"] == "val"]
     split, shown = ("val", val) if len(val) > 2 else ("train", [line for line in lines if line["split"] == "train"])
-    metric = planned.metric if all(planned.metric in line for line in shown) else "loss"
+    metric = job.metric if all(job.metric in line for line in shown) else "loss"
     return ([line["step"] for line in shown], [line[metric] for line in shown]), f"{split} {metric}"
 
 
-def _judged(plan: Plan, found: Finding, scratch: Mapping[int, Finding], baselines: Sequence[BaselineScores]) -> Finding:
-    task, theirs = plan.ready.stages[0].spec.task, scratch[found.labels]
+def _judged(
+    design: Design, found: Finding, scratch: Mapping[int, Finding], baselines: Sequence[BaselineScores]
+) -> Finding:
+    task, theirs = design.ready.stages[0].spec.task, scratch[found.labels]
     words: dict[str, Any] = {"metric": f"test {task.monitor}", "maximize": task.maximize}
     if not all(map(math.isfinite, found.test)):
         return found
@@ -177,7 +179,7 @@ def _judged(plan: Plan, found: Finding, scratch: Mapping[int, Finding], baseline
         found = dataclasses.replace(found, simple=simple, simple_name=best.name)
     if found.arm == SCRATCH or not all(map(math.isfinite, theirs.test)):
         return found
-    saved, counts = None, [count for count in plan.labels if count]
+    saved, counts = None, [count for count in design.labels if count]
     curve = [statistics.fmean(scratch[count].test) for count in counts]
     if len(counts) > 1 and all(map(math.isfinite, curve)):
         saved = labels_saved(counts, curve, statistics.fmean(found.test), maximize=task.maximize)

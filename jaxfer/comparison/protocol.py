@@ -26,7 +26,7 @@ from jaxfer.errors import InputError
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs import seal
 from jaxfer.sweeps import cells
-from jaxfer.sweeps.cells import Cell, Planned
+from jaxfer.sweeps.cells import Cell, Job
 from jaxfer.sweeps.executor import Outcome
 from jaxfer.training.preflight import Preflight, preflight
 
@@ -34,7 +34,7 @@ RULE = "best mean val score over the seeds, the earlier trial of equals; a trial
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class Design:
     """A comparison, checked and addressed.
 
     Attributes:
@@ -51,22 +51,22 @@ class Plan:
     given: CompareConfig
     arms: tuple[Arm, ...]
     labels: tuple[int, ...]
-    sources: tuple[Planned, ...]
-    tuning: Mapping[tuple[int, str, int, int], Planned]
+    sources: tuple[Job, ...]
+    tuning: Mapping[tuple[int, str, int, int], Job]
     ready: Preflight
     record: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
-    def cells(self, labels: int, arm: str, trial: int) -> list[Planned]:
+    def cells(self, labels: int, arm: str, trial: int) -> list[Job]:
         """One trial's cells, by seed."""
         return [self.tuning[labels, arm, trial, seed] for seed in range(self.given.seeds)]
 
-    def opened(self, planned: Planned) -> Planned:
+    def opened(self, job: Job) -> Job:
         """The same cell with its test split: the same run, asked for one thing more."""
-        return dataclasses.replace(planned, config=configs.override(planned.config, {"test": True}), split="test")
+        return dataclasses.replace(job, config=configs.override(job.config, {"test": True}), split="test")
 
 
-def plan(spec: str, overrides: Mapping[str, Any]) -> Plan:
+def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
     """Everything a comparison will run.
 
     Raises:
@@ -102,10 +102,10 @@ def plan(spec: str, overrides: Mapping[str, Any]) -> Plan:
         "labels": list(labels),
         "seeds": list(range(given.seeds)),
         "metric": next(iter(tuning.values())).metric,
-        "sources": {name: planned.key for name, planned in before.items()},
-        "cells": sorted(planned.key for planned in tuning.values()),
+        "sources": {name: job.key for name, job in before.items()},
+        "cells": sorted(job.key for job in tuning.values()),
     }
-    return Plan(
+    return Design(
         given=given,
         arms=compared,
         labels=labels,
@@ -157,12 +157,12 @@ def _check_base(base: ConfigDict, given: CompareConfig) -> None:
         raise InputError(f"config.stages={base.stages!r}: name arms in config.compare.methods ('probe+full') instead")
 
 
-def claim(folder: epath.Path, plan: Plan) -> None:
+def claim(folder: epath.Path, design: Design) -> None:
     """Writes protocol.json; `InputError` where the folder's selection was made under another protocol."""
     path = folder / seal.PROTOCOL
     if (folder / "cells.json").exists() and not path.exists():
         raise InputError(f"{folder} holds a sweep, whose runs may have read test; use another --workdir")
-    record = json.loads(json.dumps(plan.record))
+    record = json.loads(json.dumps(design.record))
     if path.exists() and (folder / seal.SELECTION).exists():
         before = files.read_json(path)
         differing = [name for name in sorted({*before, *record}) if before.get(name) != record.get(name)]
@@ -192,23 +192,23 @@ class Selected:
     val: tuple[float, ...]
 
 
-def select(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Selected]:
+def select(design: Design, outcomes: Mapping[str, Outcome]) -> list[Selected]:
     """The trial of each arm that is best on val."""
     found = []
-    for labels in plan.labels:
-        for arm in plan.arms:
-            means = tuple(_val(plan.cells(labels, arm.name, trial), outcomes) for trial in range(len(arm.trials)))
-            found.append(Selected(labels=labels, arm=arm.name, trial=_best(means, plan), val=means))
+    for labels in design.labels:
+        for arm in design.arms:
+            means = tuple(_val(design.cells(labels, arm.name, trial), outcomes) for trial in range(len(arm.trials)))
+            found.append(Selected(labels=labels, arm=arm.name, trial=_best(means, design), val=means))
     return found
 
 
-def _best(means: tuple[float, ...], plan: Plan) -> int | None:
-    sign = 1 if next(iter(plan.tuning.values())).maximize else -1
+def _best(means: tuple[float, ...], design: Design) -> int | None:
+    sign = 1 if next(iter(design.tuning.values())).maximize else -1
     finite = [trial for trial, mean in enumerate(means) if not math.isnan(mean)]
     return max(finite, key=lambda trial: (sign * means[trial], -trial), default=None)
 
 
-def _val(members: list[Planned], outcomes: Mapping[str, Outcome]) -> float:
+def _val(members: list[Job], outcomes: Mapping[str, Outcome]) -> float:
     results = [outcomes[p.key].result for p in members]
     if any(result is None for result in results):
         return math.nan
@@ -217,13 +217,15 @@ def _val(members: list[Planned], outcomes: Mapping[str, Outcome]) -> float:
     )
 
 
-def selection_record(plan: Plan, selected: list[Selected], baselines: list[dict[str, Any]]) -> tuple[dict, list[str]]:
+def selection_record(
+    design: Design, selected: list[Selected], baselines: list[dict[str, Any]]
+) -> tuple[dict, list[str]]:
     """(what selection.json says, the runs that it opens): the chosen and the default trial of each arm."""
     opened, chosen = [], []
     for choice in selected:
         trials = {0} if choice.trial is None else {0, choice.trial}
-        opened += [p.key for trial in sorted(trials) for p in plan.cells(choice.labels, choice.arm, trial)]
-        settings = next(arm for arm in plan.arms if arm.name == choice.arm).trials
+        opened += [p.key for trial in sorted(trials) for p in design.cells(choice.labels, choice.arm, trial)]
+        settings = next(arm for arm in design.arms if arm.name == choice.arm).trials
         chosen.append(
             {
                 "labels": choice.labels,
@@ -233,5 +235,5 @@ def selection_record(plan: Plan, selected: list[Selected], baselines: list[dict[
                 "val": [None if math.isnan(mean) else mean for mean in choice.val],
             }
         )
-    protocol = hashlib.sha256(json.dumps(plan.record, sort_keys=True).encode()).hexdigest()
+    protocol = hashlib.sha256(json.dumps(design.record, sort_keys=True).encode()).hexdigest()
     return {"protocol_sha256": protocol, "rule": RULE, "selected": chosen, "baselines": baselines}, opened

@@ -14,7 +14,7 @@ from etils import epath
 from jaxfer import files
 from jaxfer.comparison.arms import SCRATCH
 from jaxfer.comparison.findings import BaselineScores, Finding
-from jaxfer.comparison.protocol import RULE, Plan
+from jaxfer.comparison.protocol import RULE, Design
 from jaxfer.evals.intervals import mean_interval, too_few
 from jaxfer.evals.verdicts import HELPS, NEGATIVE, NO_EVIDENCE
 from jaxfer.report import plots
@@ -28,21 +28,21 @@ COLUMNS = (
 
 
 def write(
-    folder: epath.Path, title: str, plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]
+    folder: epath.Path, title: str, design: Design, found: Sequence[Finding], baselines: Sequence[BaselineScores]
 ) -> str:
     """Writes table.csv, table.md, verdict.md and the pictures into `folder`; returns the verdict's sentences."""
-    said = sentences(plan, found)
+    said = sentences(design, found)
     files.write_text(folder / "table.csv", as_csv(found, baselines))
-    files.write_text(folder / "table.md", as_markdown(plan, found, baselines))
-    files.write_text(folder / "verdict.md", _verdict_page(title, plan, found, baselines, said))
-    _draw(folder, plan, found, baselines)
+    files.write_text(folder / "table.md", as_markdown(design, found, baselines))
+    files.write_text(folder / "verdict.md", _verdict_page(title, design, found, baselines, said))
+    _draw(folder, design, found, baselines)
     return said
 
 
-def sentences(plan: Plan, found: Sequence[Finding]) -> str:
+def sentences(design: Design, found: Sequence[Finding]) -> str:
     """A line an arm for each label count, the best on val first, and one about the baseline; a word on few seeds."""
-    parts = [f"{_heading(labels)}\n\n{_lines(plan, found, labels)}" for labels in plan.labels]
-    seeds = plan.given.seeds
+    parts = [f"{_heading(labels)}\n\n{_lines(design, found, labels)}" for labels in design.labels]
+    seeds = design.given.seeds
     warning = too_few(seeds, f"config.compare.seeds={seeds}")
     return "\n\n".join([*parts, *([f"{warning}."] if warning else [])])
 
@@ -51,9 +51,9 @@ def _heading(labels: int) -> str:
     return f"{labels} {'label' if labels == 1 else 'labels'} a class:" if labels else "All labels:"
 
 
-def _lines(plan: Plan, found: Sequence[Finding], labels: int) -> str:
+def _lines(design: Design, found: Sequence[Finding], labels: int) -> str:
     here = [f for f in found if f.labels == labels and f.arm != SCRATCH]
-    sign = 1 if plan.ready.stages[0].spec.task.maximize else -1
+    sign = 1 if design.ready.stages[0].spec.task.maximize else -1
     order = sorted((f for f in here if f.verdict is not None), key=lambda f: -sign * f.val)
     lines = [_line(f, first=f is order[0]) for f in order]
     lines += [f"{f.arm}: a run diverged, its own or scratch's, so there is no verdict." for f in here if not f.verdict]
@@ -77,11 +77,11 @@ def _standing(judged: Sequence[Finding]) -> str:
 
 
 def _verdict_page(
-    title: str, plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores], said: str
+    title: str, design: Design, found: Sequence[Finding], baselines: Sequence[BaselineScores], said: str
 ) -> str:
-    trials, seeds, arms = plan.given.trials, plan.given.seeds, len(plan.arms)
+    trials, seeds, arms = design.given.trials, design.given.seeds, len(design.arms)
     return (
-        f"# {title}: does the transfer help?\n\n{said}\n\n{as_markdown(plan, found, baselines)}\n"
+        f"# {title}: does the transfer help?\n\n{said}\n\n{as_markdown(design, found, baselines)}\n"
         f"{arms} arms x {trials} trials x {seeds} seeds, paired over the same seeds and splits. Selected on val: "
         f"{RULE}. `default` is the first trial, at the method's own settings. The test split was read once, after "
         "`selection.json` was written, for the selected and the default trials; `protocol.json` says what was tried.\n"
@@ -120,17 +120,17 @@ def _setting(f: Finding) -> str:
     return "diverged" if f.setting is None else " ".join(f"{name}={value:g}" for name, value in f.setting.items())
 
 
-def as_markdown(plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> str:
+def as_markdown(design: Design, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> str:
     """The table in Markdown."""
-    headers, body = _cells(plan, found, baselines)
+    headers, body = _cells(design, found, baselines)
     right = {"test", "default", "over scratch", "seconds", "trainable parameters", "labels"}
     rule = ["---:" if any(header.startswith(word) for word in right) else "---" for header in headers]
     return "".join("| " + " | ".join(line) + " |\n" for line in (headers, rule, *body))
 
 
-def as_text(plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores], page: Page = FILE) -> str:
+def as_text(design: Design, found: Sequence[Finding], baselines: Sequence[BaselineScores], page: Page = FILE) -> str:
     """The same table as plain text that fits `page`."""
-    headers, body = _cells(plan, found, baselines)
+    headers, body = _cells(design, found, baselines)
     kinds = {"method": NAME, "over scratch, 95 %": TEXT, "verdict": TEXT, "setting": TEXT}
     columns = [Column(header, kinds.get(header, NUMBER)) for header in headers]
     bounds = [[cell.replace(", ", f",{GLUE}") for cell in line] for line in body]
@@ -138,13 +138,13 @@ def as_text(plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineSc
 
 
 def _cells(
-    plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]
+    design: Design, found: Sequence[Finding], baselines: Sequence[BaselineScores]
 ) -> tuple[list[str], list[list[str]]]:
-    metric = plan.ready.stages[0].spec.task.monitor
+    metric = design.ready.stages[0].spec.task.monitor
     headers = ["method", f"test {metric}, tuned", "default", "over scratch, 95 %", "verdict", "seconds"]
     headers += ["trainable parameters", "setting"]
-    many, body = len(plan.labels) > 1, []
-    for labels in plan.labels:
+    many, body = len(design.labels) > 1, []
+    for labels in design.labels:
         for f in (f for f in found if f.labels == labels):
             verdict, effect = "", ""
             if f.verdict is not None:
@@ -163,10 +163,10 @@ def _mean(values: Sequence[float]) -> str:
     return number(mean) if math.isnan(interval) else f"{mean:.3f} ± {interval:.3f}"
 
 
-def _draw(folder: epath.Path, plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> None:
+def _draw(folder: epath.Path, design: Design, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> None:
     """Draws up to four pictures; a picture of a single label count shows the smallest, where transfer matters most."""
-    task = plan.ready.stages[0].spec.task
-    label, first = f"test {task.monitor}", plan.labels[0]
+    task = design.ready.stages[0].spec.task
+    label, first = f"test {task.monitor}", design.labels[0]
     at = f" at {first} {'label' if first == 1 else 'labels'} a class" if first else ""
     here = {f.arm: f for f in found if f.labels == first}
     simple: dict[str, Mapping[int, float]] = {}
@@ -183,7 +183,7 @@ def _draw(folder: epath.Path, plan: Plan, found: Sequence[Finding], baselines: S
     plots.learning_curves(
         {name: f.curves for name, f in here.items()}, folder / "curves", here[SCRATCH].curve_label + at
     )
-    if len(plan.labels) > 1:
+    if len(design.labels) > 1:
         scores = {name: {f.labels: f.test for f in found if f.arm == name} for name in here}
         plots.labels(scores, folder / "labels", label, baselines=simple)
     points = {
@@ -194,10 +194,10 @@ def _draw(folder: epath.Path, plan: Plan, found: Sequence[Finding], baselines: S
     plots.cost(points, folder / "cost", label + at)
 
 
-def as_json(plan: Plan, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> dict[str, Any]:
+def as_json(design: Design, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> dict[str, Any]:
     """The contents of comparison.json: the report for programs."""
     return {
-        "metric": plan.ready.stages[0].spec.task.monitor,
+        "metric": design.ready.stages[0].spec.task.monitor,
         "findings": [
             {
                 "labels": f.labels,

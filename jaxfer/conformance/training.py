@@ -13,7 +13,7 @@ from jaxfer.config import resolve
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.conformance import tiny
 from jaxfer.parallel.placement import Placement, placement
-from jaxfer.stages import Stage, example_batch, make_port, plan
+from jaxfer.stages import Stage, example_batch, make_port, make_stages
 from jaxfer.state import State
 from jaxfer.training.programs import eval_arguments, eval_program, train_program
 
@@ -39,7 +39,7 @@ def tiny_config(case: str, **fields: Any) -> ConfigDict:
 def tiny_stage(case: str, classes: int = CLASSES, **fields: Any) -> Stage:
     """The first stage of such a config, planned for data of so many classes (0: real targets)."""
     experiment = resolve(tiny_config(case, **fields))
-    return plan(experiment, *make_port(experiment, classes))[0]
+    return make_stages(experiment, *make_port(experiment, classes))[0]
 
 
 def backbone(stage: Stage, seed: int = 0) -> tuple[Any, Any]:

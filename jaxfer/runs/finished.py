@@ -17,7 +17,7 @@ from jaxfer.parallel import cluster
 from jaxfer.runs import tokenizer
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.folder import holds_run, read_result, stored_experiment
-from jaxfer.stages import Stage, make_port, plan
+from jaxfer.stages import Stage, make_port, make_stages
 from jaxfer.state import State
 
 
@@ -60,7 +60,7 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
     experiment, result = stored_experiment(folder), read_result(folder)
     classes = tuple(result["classes"])
     port, task = make_port(experiment, len(classes))
-    stages = plan(experiment, tokenizer.at_home(port, folder), task)
+    stages = make_stages(experiment, tokenizer.at_home(port, folder), task)
     known = ("result", "last", "best")
     if checkpoint not in known:
         raise InputError(f"unknown checkpoint {checkpoint!r}; known: {', '.join(known)}")

@@ -20,7 +20,7 @@ from jaxfer.report import plots
 from jaxfer.runs import seal
 from jaxfer.runs.folder import locked
 from jaxfer.sweeps import cells, table
-from jaxfer.sweeps.cells import Cell, Planned
+from jaxfer.sweeps.cells import Cell, Job
 from jaxfer.sweeps.executor import DIVERGED, FAILED, Outcome, execute
 from jaxfer.sweeps.table import Row
 from jaxfer.terminal import page_of, say
@@ -71,14 +71,14 @@ def sweep(
       Preempted: SIGTERM came; every cell under way is saved.
     """
     spec = config.spelled(spec)
-    planned = cells.plan(spec, cells.expand(spec, overrides))
+    jobs = cells.make_jobs(spec, cells.expand(spec, overrides))
     folder = files.opened(workdir)
     if (folder / seal.PROTOCOL).exists():
         raise InputError(f"{folder} holds a comparison, whose runs are sealed; use another --workdir")
     with locked(folder):
-        outcomes = run_cells(planned, folder, processes=processes, quiet=quiet)
-    rows = table.rows(planned, outcomes)
-    shown = next(p for p in planned if p.cell.group)
+        outcomes = run_cells(jobs, folder, processes=processes, quiet=quiet)
+    rows = table.rows(jobs, outcomes)
+    shown = next(p for p in jobs if p.cell.group)
     label = f"{shown.split} {shown.metric}"
     files.write_text(folder / "table.csv", table.as_csv(rows))
     files.write_text(folder / "table.md", table.as_markdown(rows, label))
@@ -98,12 +98,12 @@ def sweep(
 
 
 def run_cells(
-    planned: Sequence[Planned], folder: epath.Path, *, processes: int = 1, quiet: bool = False, again: str = ""
+    jobs: Sequence[Job], folder: epath.Path, *, processes: int = 1, quiet: bool = False, again: str = ""
 ) -> dict[str, Outcome]:
     """Runs what is missing, showing how it goes, and keeps cells.json.
 
     Args:
-      planned: each after the cell it starts from.
+      jobs: each after the cell it starts from.
       folder: of the sweep.
       processes: how many run side by side.
       quiet: print warnings only.
@@ -111,22 +111,22 @@ def run_cells(
     """
     _check_processes(processes)
     reporter = Reporter(quiet=quiet)
-    standing = _Standing({p.key: p.cell.name for p in reversed(planned)}, reporter, plain=not again)
+    standing = _Standing({p.key: p.cell.name for p in reversed(jobs)}, reporter, plain=not again)
 
     def keep_index() -> None:
         if not again:
             statuses = {key: outcome.status for key, outcome in standing.ended.items()}
-            files.write_json(folder / "cells.json", cells.index(planned, statuses))
+            files.write_json(folder / "cells.json", cells.index(jobs, statuses))
 
     keep_index()
     with contextlib.closing(reporter):
         if again:
             reporter.say(again)
-        for note in () if again else dict.fromkeys(note for cell in planned for note in cell.notes):
+        for note in () if again else dict.fromkeys(note for cell in jobs for note in cell.notes):
             reporter.say(f"note: {note}")
         reporter.begin(len(standing.names), 0)
         try:
-            outcomes = execute(planned, folder, processes=processes, told=standing.told)
+            outcomes = execute(jobs, folder, processes=processes, told=standing.told)
         finally:
             keep_index()
     if not again:
@@ -148,7 +148,7 @@ class _Standing:
         self._best: tuple[float, str] | None = None
         self._begun = time.perf_counter()
 
-    def told(self, cell: Planned, outcome: Outcome) -> None:
+    def told(self, cell: Job, outcome: Outcome) -> None:
         self.ended[cell.key] = outcome
         self.compiled += outcome.compiles
         what = f"{outcome.status}: {outcome.message}"

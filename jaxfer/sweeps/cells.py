@@ -45,7 +45,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Planned:
+class Job:
     """A cell, checked and addressed.
 
     Attributes:
@@ -137,24 +137,24 @@ def _for(cell: Cell, overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in overrides.items() if cell.group or name.startswith(common)}
 
 
-def plan(spec: str, cells: Iterable[Cell]) -> tuple[Planned, ...]:
+def make_jobs(spec: str, cells: Iterable[Cell]) -> tuple[Job, ...]:
     """Every cell checked before any is run, and addressed.
 
     Raises:
       InputError: a cell's config is wrong (the message names the cell), or one starts from a cell that is not before
         it, or cells differ in what the table would show.
     """
-    planned: dict[str, Planned] = {}
+    jobs: dict[str, Job] = {}
     for cell in cells:
-        planned[cell.name] = checked(spec, cell, planned)
-    shown = {(p.split, p.metric) for p in planned.values() if p.cell.group}
+        jobs[cell.name] = checked(spec, cell, jobs)
+    shown = {(p.split, p.metric) for p in jobs.values() if p.cell.group}
     if len(shown) > 1:
         found = ", ".join(sorted(f"{split} {metric}" for split, metric in shown))
         raise InputError(f"the cells of one table must share task and test, found {found}; make them two sweeps")
-    return tuple(planned.values())
+    return tuple(jobs.values())
 
 
-def checked(spec: str, cell: Cell, before: Mapping[str, Planned]) -> Planned:
+def checked(spec: str, cell: Cell, before: Mapping[str, Job]) -> Job:
     """The cell of that config file, addressed; an `InputError` names the cell."""
     try:
         return address(cell, configs.load(f"{spec}:{cell.arg}" if cell.arg else spec, cell.overrides), before)
@@ -162,7 +162,7 @@ def checked(spec: str, cell: Cell, before: Mapping[str, Planned]) -> Planned:
         raise InputError(f"cell {cell.name!r}: {error}") from None
 
 
-def address(cell: Cell, config: ConfigDict, before: Mapping[str, Planned]) -> Planned:
+def address(cell: Cell, config: ConfigDict, before: Mapping[str, Job]) -> Job:
     """One cell, checked; `init=sibling:NAME` becomes the address of the cell NAME, so it is part of this one's."""
     kind, _, name = str(config.init).partition(":")
     if kind == "sibling":
@@ -173,7 +173,7 @@ def address(cell: Cell, config: ConfigDict, before: Mapping[str, Planned]) -> Pl
         starting.source_folder(config.init, epath.Path("."))
     ready = preflight(config)
     task = ready.stages[0].spec.task
-    return Planned(
+    return Job(
         cell=cell,
         key=identity_hash(ready),
         config=ConfigDict(ready.experiment.to_dict()),
@@ -201,7 +201,7 @@ def identity_hash(ready: Preflight) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def index(planned: Sequence[Planned], statuses: Mapping[str, str]) -> list[dict[str, Any]]:
+def index(jobs: Sequence[Job], statuses: Mapping[str, str]) -> list[dict[str, Any]]:
     """What cells.json holds: for each cell its name, row, address, arguments and how it stands."""
     return [
         {
@@ -212,5 +212,5 @@ def index(planned: Sequence[Planned], statuses: Mapping[str, str]) -> list[dict[
             "overrides": dict(p.cell.overrides),
             "status": statuses.get(p.key, "waiting"),
         }
-        for p in planned
+        for p in jobs
     ]

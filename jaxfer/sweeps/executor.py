@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from jaxfer import files
 from jaxfer.errors import Interrupted, NonFiniteLoss, Preempted
 from jaxfer.runs import records
-from jaxfer.sweeps.cells import FOLDER, Planned
+from jaxfer.sweeps.cells import FOLDER, Job
 from jaxfer.training import compilation_cache
 from jaxfer.training.loop import run
 from jaxfer.training.preemption import Notice, grace, preemption_notice
@@ -50,14 +50,14 @@ class Outcome:
     compiles: int = 0
 
 
-Told = Callable[[Planned, Outcome], None]
+Told = Callable[[Job, Outcome], None]
 
 
-def execute(planned: Sequence[Planned], folder: epath.Path, *, processes: int = 1, told: Told) -> dict[str, Outcome]:
+def execute(jobs: Sequence[Job], folder: epath.Path, *, processes: int = 1, told: Told) -> dict[str, Outcome]:
     """Runs every cell that is not finished under `folder`.
 
     Args:
-      planned: each after the cell it starts from.
+      jobs: each after the cell it starts from.
       folder: of the sweep.
       processes: 1 runs here, one cell after another; more run side by side, each compiling for itself.
       told: of every outcome, as it comes.
@@ -68,7 +68,7 @@ def execute(planned: Sequence[Planned], folder: epath.Path, *, processes: int = 
     Raises:
       Preempted: SIGTERM came; every cell under way is saved.
     """
-    cells = list({p.key: p for p in planned}.values())
+    cells = list({p.key: p for p in jobs}.values())
     queue = _Queue(cells, told)
     with preemption_notice() as notice:
         notice.grace = max((cell.config.get("grace", 0.0) for cell in cells), default=0.0)
@@ -85,7 +85,7 @@ def execute(planned: Sequence[Planned], folder: epath.Path, *, processes: int = 
 class _Queue:
     """Which cell comes next, in the cells' order: none before its source, none whose source came to nothing."""
 
-    def __init__(self, cells: Sequence[Planned], told: Told):
+    def __init__(self, cells: Sequence[Job], told: Told):
         self.waiting = list(cells)
         self.total = len(cells)
         self.outcomes: dict[str, Outcome] = {}
@@ -95,7 +95,7 @@ class _Queue:
     def done(self) -> bool:
         return len(self.outcomes) == self.total
 
-    def next(self, compiled: frozenset[Any], elsewhere: frozenset[Any] = frozenset()) -> Planned | None:
+    def next(self, compiled: frozenset[Any], elsewhere: frozenset[Any] = frozenset()) -> Job | None:
         """The first ready cell whose programs are `compiled` already, else one that no other process has compiled."""
         ready = [cell for cell in self.waiting if cell.source is None or cell.source in self.outcomes]
         for cell in ready:
@@ -112,12 +112,12 @@ class _Queue:
                 return cell
         return None
 
-    def finished(self, cell: Planned, outcome: Outcome) -> None:
+    def finished(self, cell: Job, outcome: Outcome) -> None:
         self.outcomes[cell.key] = outcome
         self._told(cell, outcome)
 
 
-def _attempt(cell: Planned, folder: epath.Path) -> Outcome:
+def _attempt(cell: Job, folder: epath.Path) -> Outcome:
     """Runs one cell here; only SIGTERM and an interrupt get through."""
     place = folder / FOLDER / cell.key
     before = compiles()
@@ -157,10 +157,10 @@ class _Worker:
 
     process: Any
     pipe: multiprocessing.connection.Connection
-    cell: Planned | None = None
+    cell: Job | None = None
     compiled: frozenset[Any] = frozenset()
 
-    def sent(self, cell: Planned) -> bool:
+    def sent(self, cell: Job) -> bool:
         """Sends it a cell; False where the process is no longer there."""
         try:
             self.pipe.send((cell.key, cell.config.to_dict()))

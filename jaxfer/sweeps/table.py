@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxfer import terminal
 from jaxfer.evals.intervals import mean_interval
-from jaxfer.sweeps.cells import Planned
+from jaxfer.sweeps.cells import Job
 from jaxfer.sweeps.executor import DIVERGED, DONE, FAILED, Outcome
 from jaxfer.terminal import FILE, NAME, NUMBER, Column, Page
 
@@ -46,24 +46,24 @@ class Row:
     diverged: int
 
 
-def rows(planned: Sequence[Planned], outcomes: Mapping[str, Outcome]) -> list[Row]:
+def rows(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[Row]:
     """One row for each group, in order of appearance; cells without a group get no row."""
-    groups, seen = dict.fromkeys(p.cell.group for p in planned if p.cell.group), set()
-    for p in planned:
+    groups, seen = dict.fromkeys(p.cell.group for p in jobs if p.cell.group), set()
+    for p in jobs:
         if not p.cell.group:
             seen.update(p.programs)
     found = []
     for group in groups:
-        members = [p for p in planned if p.cell.group == group]
+        members = [p for p in jobs if p.cell.group == group]
         programs = {program for p in members for program in p.programs}
         found.append(_row(group, members, outcomes, len(programs - seen)))
         seen |= programs
     return found
 
 
-def _row(group: str, members: Sequence[Planned], outcomes: Mapping[str, Outcome], compiles: int) -> Row:
+def _row(group: str, members: Sequence[Job], outcomes: Mapping[str, Outcome], compiles: int) -> Row:
     ended = [(p, outcomes[p.key]) for p in members if p.key in outcomes]
-    done: list[tuple[Planned, Mapping[str, Any]]] = [(p, o.result) for p, o in ended if o.result is not None]
+    done: list[tuple[Job, Mapping[str, Any]]] = [(p, o.result) for p, o in ended if o.result is not None]
     scores = tuple(result["metrics"][p.split][p.metric] for p, result in done)
     mean, interval = mean_interval(scores) if scores else (math.nan, math.nan)
     costs = [result["cost"] for _, result in done]

@@ -20,27 +20,27 @@ from jaxfer.training.preflight import Preflight
 PACKAGES = ("jaxfer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def begin(plan: Preflight, folder: epath.Path) -> starting.Start:
+def begin(ready: Preflight, folder: epath.Path) -> starting.Start:
     """What the run starts from, the same in every process."""
-    start = cluster.together(lambda: starting.start(plan.experiment, plan.data, plan.stages[0], folder))
+    start = cluster.together(lambda: starting.start(ready.experiment, ready.data, ready.stages[0], folder))
     if not cluster.alone():  # each reads its own files: a folder of this host alone may hold others
         cluster.agree({"weights that config.init reads": fingerprint(start.params, start.model_state)})
     return start
 
 
-def finished(plan: Preflight, folder: epath.Path) -> dict[str, Any] | None:
+def finished(ready: Preflight, folder: epath.Path) -> dict[str, Any] | None:
     """The result of a run that has nothing left to do; `InputError` where the folder is another's."""
-    test = plan.experiment.run.test
+    test = ready.experiment.run.test
     if test:
         seal.check(folder)
-    check_owner(folder, plan.experiment)
+    check_owner(folder, ready.experiment)
     if not (folder / "result.json").exists():
         return None
     result = read_result(folder)
-    check(result["lineage"], plan.data, folder)
-    if result["steps"] > plan.steps:
-        raise InputError(f"{folder} was trained for {result['steps']} steps already, the config says {plan.steps}")
-    return result if result["steps"] == plan.steps and ("test" in result["metrics"] or not test) else None
+    check(result["lineage"], ready.data, folder)
+    if result["steps"] > ready.steps:
+        raise InputError(f"{folder} was trained for {result['steps']} steps already, the config says {ready.steps}")
+    return result if result["steps"] == ready.steps and ("test" in result["metrics"] or not test) else None
 
 
 def check(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None:

@@ -61,25 +61,25 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
     """
     with preemption_notice() as notice:
         folder = cluster.together(lambda: files.opened(workdir))
-        plan = cluster.together(lambda: preflight(config, folder))
-        notice.grace = plan.experiment.run.grace
+        ready = cluster.together(lambda: preflight(config, folder))
+        notice.grace = ready.experiment.run.grace
         cluster.agree(
-            {"config": plan.experiment.to_dict(), "data sha256": plan.data.fingerprint, "workdir": str(folder)}
+            {"config": ready.experiment.to_dict(), "data sha256": ready.data.fingerprint, "workdir": str(folder)}
         )
         try:
-            return _run(plan, folder, notice, quiet=quiet or not cluster.leader())
+            return _run(ready, folder, notice, quiet=quiet or not cluster.leader())
         finally:
             notice.unsaved = False
 
 
-def _run(plan: Preflight, folder: epath.Path, notice: Notice, *, quiet: bool) -> dict[str, Any]:
-    experiment, reporter = plan.experiment, Reporter(quiet=quiet)
-    finished = cluster.together(lambda: lineage.finished(plan, folder))
+def _run(ready: Preflight, folder: epath.Path, notice: Notice, *, quiet: bool) -> dict[str, Any]:
+    experiment, reporter = ready.experiment, Reporter(quiet=quiet)
+    finished = cluster.together(lambda: lineage.finished(ready, folder))
     if finished is not None:
         return finished
     # In a list, so that the session can let go of them: a second copy of the weights would stay for the whole run.
     begun, *_ = cluster.gathered((folder / "checkpoints").exists())
-    first = [] if begun else [lineage.begin(plan, folder)]
+    first = [] if begun else [lineage.begin(ready, folder)]
     with contextlib.ExitStack() as held:
 
         def claim() -> None:
@@ -89,11 +89,11 @@ def _run(plan: Preflight, folder: epath.Path, notice: Notice, *, quiet: bool) ->
         cluster.together(claim)
         cluster.visible(folder)
         # The first thing that is said, but after what can be refused: a refusal stands alone.
-        reporter.say(cluster.together(lambda: "" if quiet else plan.overview()))
-        for note in plan.notes():
+        reporter.say(cluster.together(lambda: "" if quiet else ready.overview()))
+        for note in ready.notes():
             reporter.say(f"note: {note}")
         checkpoints = Checkpoints(folder / "checkpoints")
-        session = _Session(experiment, folder, plan.data, plan.stages, plan.where, checkpoints, notice, reporter)
+        session = _Session(experiment, folder, ready.data, ready.stages, ready.where, checkpoints, notice, reporter)
         try:
             result = session.train(first)
         except BaseException as error:
@@ -170,8 +170,8 @@ class _Session:
 
     def _start(self, first: list[starting.Start]) -> State:
         if not first:  # a kill came before the first checkpoint
-            plan = Preflight(experiment=self.experiment, data=self.data, stages=self.stages, where=self.where)
-            first.append(lineage.begin(plan, self.folder))
+            ready = Preflight(experiment=self.experiment, data=self.data, stages=self.stages, where=self.where)
+            first.append(lineage.begin(ready, self.folder))
         start = first.pop()
         files.write_json(self.folder / "ledger.json", start.to_dict())
         if cluster.leader():

@@ -23,7 +23,7 @@ from jaxfer.errors import InputError
 from jaxfer.parallel.placement import Placement, placement
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs import tokenizer
-from jaxfer.stages import Stage, make_port, plan
+from jaxfer.stages import Stage, make_port, make_stages
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def preflight(
     if isinstance(port.preprocessing, TextPreprocessing):
         assumed += _spare(port.preprocessing, len(load_tokenizer(port.preprocessing, own=known.own_tokenizer)[0]))
         tokenizer.check(port)
-    stages = plan(experiment, port, task)
+    stages = make_stages(experiment, port, task)
     where.check(stages)
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
     spare = len(jax.devices() if devices is None else devices) - where.size

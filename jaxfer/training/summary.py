@@ -95,10 +95,10 @@ def show(config: ConfigDict) -> Shown:
     Raises:
       InputError: any config or data that `run` would refuse.
     """
-    plan = preflight(config)
-    first, *others = (summary(stage, plan.where) for stage in plan.stages)
-    shown = Shown((dataclasses.replace(first, assumed=plan.assumed), *others))
-    shown.data = plan.overview(sample=SAMPLE)
+    ready = preflight(config)
+    first, *others = (summary(stage, ready.where) for stage in ready.stages)
+    shown = Shown((dataclasses.replace(first, assumed=ready.assumed), *others))
+    shown.data = ready.overview(sample=SAMPLE)
     return shown
 
 

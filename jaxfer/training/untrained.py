@@ -22,7 +22,7 @@ from jaxfer.pretrained.agreement import completed
 from jaxfer.pretrained.foreign import Checkpoint
 from jaxfer.pretrained.heads import KINDS, guessed_task, head_width, loaded, whole_length
 from jaxfer.runs import seal
-from jaxfer.stages import Stage, make_port, plan
+from jaxfer.stages import Stage, make_port, make_stages
 from jaxfer.state import State
 
 TAKEN = ("data.", "model.", "task.", "parallel.")  # sections of the config that an evaluation reads
@@ -92,7 +92,7 @@ def opened(init: str, overrides: Mapping[str, Any], *, split: str) -> Untrained:
             f"{init} has {outputs} outputs; task {experiment.task.name!r} on this data needs {port.outputs}"
         )
     check_kind(data.splits[split], port.preprocessing)
-    stage = plan(experiment, port, task)[0]
+    stage = make_stages(experiment, port, task)[0]
     params, model_state = loaded(checkpoint, port, experiment.run.differs)
     state = State(
         step=np.int32(0), params=params, model_state=model_state, opt_state=(), extra={}, hparams={}, key=None

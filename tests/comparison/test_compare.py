@@ -300,7 +300,7 @@ def test_what_a_comparison_does_not_use_of_the_file_is_said(tmp_path):
             config.update(lr=3e-3, seed=2)
             return config
     """
-    assert protocol.plan(example.write(tmp_path, extra), {}).notes == (
+    assert protocol.make_design(example.write(tmp_path, extra), {}).notes == (
         "config.lr=0.003 is not used in a comparison; set config.compare.stage.METHOD.lr, or its grid in "
         "config.compare.grid.METHOD.lr",
         "config.seed=2 is not used in a comparison; set config.compare.seeds, a number of seeds from 0",

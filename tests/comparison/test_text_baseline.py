@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 import jaxfer
 from jaxfer.comparison.findings import test_baselines as on_test  # a name that pytest would collect
 from jaxfer.comparison.findings import tune_baselines
-from jaxfer.comparison.protocol import plan
+from jaxfer.comparison.protocol import make_design
 from jaxfer.evals.baselines import baselines
 from tests.experiments import PHRASES, TOKENIZER
 from tests.models.tiny import TINY
@@ -77,7 +77,7 @@ def tf_idf() -> TfidfVectorizer:
 
 
 def tuned_and_tested(spec: str, task: str, classes: int):
-    planned = plan(spec, {})
+    planned = make_design(spec, {})
     kinds = baselines(task, classes, text=True)
     return on_test(planned, kinds, tune_baselines(planned, kinds))
 
@@ -114,7 +114,7 @@ def test_few_labels_of_phrases(tmp_path):
     majority, logistic = tuned_and_tested(spec, "classification", 3)
     assert (majority.name, logistic.name) == ("majority class", "logistic regression on TF-IDF")
     assert majority.test == (1 / 3, 1 / 3)
-    planned = plan(spec, {})
+    planned = make_design(spec, {})
     for seed, found in enumerate(logistic.test):
         cell = planned.opened(planned.cells(6, "scratch", 0)[seed])
         splits = jaxfer.training.preflight.preflight(cell.config).data.splits

@@ -302,7 +302,7 @@ def test_an_idle_worker_that_is_killed_is_replaced(config, tmp_path, monkeypatch
             idle.process.join()
 
     monkeypatch.setattr(executor, "_workers", seen)
-    planned = sweeps.cells.plan(config, sweeps.cells.expand(config))[:3]
+    planned = sweeps.cells.make_jobs(config, sweeps.cells.expand(config))[:3]
     outcomes = executor.execute(planned, epath.Path(tmp_path / "sweep"), processes=2, told=told)
     assert [outcomes[p.key].status for p in planned] == ["done"] * 3
 
@@ -320,7 +320,7 @@ def test_a_worker_that_dies_while_it_starts_fails_its_cell(config, tmp_path, mon
     process = types.SimpleNamespace(join=lambda: None, exitcode=-9)
     workers = contextlib.nullcontext(([Doomed(process, here)], lambda: None))
     monkeypatch.setattr(executor, "_workers", lambda *_: workers)
-    (cell,) = sweeps.cells.plan(config, sweeps.cells.expand(config)[:1])
+    (cell,) = sweeps.cells.make_jobs(config, sweeps.cells.expand(config)[:1])
     outcomes = executor.execute([cell], epath.Path(tmp_path), processes=2, told=lambda *_: None)
     assert outcomes[cell.key].status == "failed"
     assert outcomes[cell.key].message == "its process died (exit code -9); out of memory?"
