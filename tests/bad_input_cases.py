@@ -314,10 +314,13 @@ COMMANDS = {
         ],
     ),
     "fewer steps than done": (f"run c.py {DONE} --config.steps=1", ["trained for 2 steps already, the config says 1"]),
-    "workdir too long": (f"run c.py --workdir={'x/' * 5000}", ["File name too long", "correct the path"]),
+    "workdir too long": (
+        f"run c.py --workdir={'x/' * 5000}",
+        ["no path that this machine can hold", "name another folder"],
+    ),
     "data of nobody's home": (
         f"run c.py {NEW} {NPZ}~nosuchuser/x.npz",
-        ["data.path does not exist: expected '~nosuchuser/x.npz'"],
+        ["data.path='~nosuchuser/x.npz'", "write the folder out"],
     ),
     "export to an address": ("export runs/done --out=http://b/x", ["http://b/x: expected a folder, gs:// or s3://"]),
     "prediction by an address": ("predict https://x/y file", ["https://x/y: expected a folder, gs:// or s3://"]),

@@ -282,7 +282,7 @@ def test_a_killed_loader_process_is_one_line():
 
 ORPHANS = """
 import multiprocessing, os, signal, numpy as np
-from jaxfer.data.dataset import InMemory, Split
+from jaxfer.data.split import InMemory, Split
 from jaxfer.data.loader import train_batches
 from jaxfer.models.port import Preprocessing
 
