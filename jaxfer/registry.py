@@ -61,8 +61,8 @@ class Room:
 
         Other modules are shared code, and names that start with `_` are private.
         """
-        here = {file.stem for folder in self._folders() for file in self._members(folder)}
-        return tuple(sorted({*here, *_entry_points(self.folder)}))
+        local = {file.stem for folder in self._folders() for file in self._members(folder)}
+        return tuple(sorted({*local, *_entry_points(self.folder)}))
 
     def sources(self, name: str) -> tuple[Path, ...]:
         """The file that defines `name` and the shared code beside it: what its product can depend on in the room."""
@@ -106,27 +106,27 @@ class Room:
             if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
         }
 
-    def complete(self, name: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Every option of the factory: its default, or what is given, checked.
+    def complete(self, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Every option of the factory, checked; those left out get their defaults.
 
         Args:
           name: of the file.
-          given: {option: value}.
+          options: {option: value}.
           where: what an error calls the section (`config.model`).
 
         Raises:
           InputError: there is no such option, or the value is not of the annotated type.
         """
         defaults = {option: default for option, (_, default) in self.schema(name).items()}
-        return defaults | self.checked(name, given, where)
+        return defaults | self.checked(name, options, where)
 
-    def checked(self, name: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """The given options alone, as their annotations want them; raises as `complete` does."""
+    def checked(self, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """These options alone, checked against their annotations; raises as `complete` does."""
         known = self.schema(name)
-        for option in given:
+        for option in options:
             if option not in known:
                 raise InputError(f"unknown field {where}.{option}{nearest(option, known)}")
-        return {option: check(value, known[option][0], f"{where}.{option}") for option, value in given.items()}
+        return {option: check(value, known[option][0], f"{where}.{option}") for option, value in options.items()}
 
     def get(self, name: str) -> Callable[..., Any]:
         """The factory called `name`; `InputError` if there is none or its file can't be imported."""

@@ -251,7 +251,7 @@ def _execution(config: StageConfig, port: Port, where: str) -> Execution:
 
 def _hparams(config: StageConfig, method: Method, task_hparams: Mapping[str, float], where: str) -> dict[str, float]:
     groups = sorted({group for _, group in method.rules} - {FROZEN})
-    own = {
+    hparams = {
         **{f"lr/{group}": config.rates.get(group, config.lr) for group in groups},
         **{name: getattr(config, name) for name in ("layer_decay", "weight_decay", "momentum", "b2")},
         "clip": config.clip or math.inf,
@@ -260,9 +260,9 @@ def _hparams(config: StageConfig, method: Method, task_hparams: Mapping[str, flo
         **{name: config.options[name] for name in method.hparams if name != "lr"},
     }
     for name in task_hparams:
-        if name in own:
+        if name in hparams:
             raise InputError(f"{where}: the task's hparam {name!r} is also the stage's or its method's; rename it")
-    return {**own, **task_hparams}
+    return {**hparams, **task_hparams}
 
 
 def _notes(config: StageConfig, method: Method, groups: Mapping[str, str], moving: int, where: str) -> Iterator[str]:

@@ -285,8 +285,8 @@ def check_ranges(experiment: Experiment) -> None:
         if stage.warmup > stage.steps:
             raise InputError(f"{where}.warmup: expected at most the {stage.steps} steps, found {stage.warmup}")
         if stage.batch_size % stage.accumulate:
-            found = f"{stage.accumulate} for a batch of {stage.batch_size}"
-            raise InputError(f"{where}.accumulate: expected a number that divides batch_size, found {found}")
+            slices = f"{stage.accumulate} for a batch of {stage.batch_size}"
+            raise InputError(f"{where}.accumulate: expected a number that divides batch_size, found {slices}")
         for pattern, dtype in stage.dtype_rules:
             if dtype not in DTYPES:
                 expected = f"one of {', '.join(DTYPES)} for {pattern!r}"
@@ -297,15 +297,15 @@ def check_ranges(experiment: Experiment) -> None:
         raise InputError(f"config.stages: expected at most {LARGEST} steps together; lower their steps")
 
 
-def check_comparison(found: CompareConfig) -> None:
+def check_comparison(compare: CompareConfig) -> None:
     """`InputError` for the first field of `config.compare` that makes no sense."""
     for name in ("seeds", "trials"):
-        if getattr(found, name) < 1:
-            raise InputError(f"config.compare.{name}: expected at least 1, found {getattr(found, name)}")
-    if not found.methods or len(set(found.methods)) < len(found.methods) or "scratch" in found.methods:
-        raise InputError(f"config.compare.methods: expected distinct methods beside scratch, found {found.methods!r}")
-    if len(set(found.labels)) < len(found.labels) or any(count < 1 for count in found.labels):
-        raise InputError(f"config.compare.labels: expected distinct positive counts, found {found.labels!r}")
+        if getattr(compare, name) < 1:
+            raise InputError(f"config.compare.{name}: expected at least 1, found {getattr(compare, name)}")
+    if not compare.methods or len(set(compare.methods)) < len(compare.methods) or "scratch" in compare.methods:
+        raise InputError(f"config.compare.methods: expected distinct methods beside scratch, found {compare.methods!r}")
+    if len(set(compare.labels)) < len(compare.labels) or any(count < 1 for count in compare.labels):
+        raise InputError(f"config.compare.labels: expected distinct positive counts, found {compare.labels!r}")
 
 
 def _check_fields(where: str, section: Any) -> None:

@@ -82,8 +82,8 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
         if name not in stages:
             raise InputError(f"config.stage.{name}: no such stage; name it in config.stages{nearest(name, stages)}")
         if rest.startswith(("options.", "rates.")):
-            own = config.get("stage", {}).get(name, {})
-            return _option_annotation(own.get("method", config.get("method", StageConfig.method)), rest)
+            stage = config.get("stage", {}).get(name, {})
+            return _option_annotation(stage.get("method", config.get("method", StageConfig.method)), rest)
         fields = {f"stage.{name}.{field}": annotation for field, annotation in stage_fields().items()}
     if path.startswith("compare.grid.") and path.count(".") == 3:
         return tuple[float, ...]

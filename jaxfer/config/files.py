@@ -95,8 +95,8 @@ def called(module: ModuleType, spec: str, name: str, *args: Any) -> Any:
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise InputError(f"{spec}: {name} is async, which nothing awaits; define it without async")
     try:
-        found = function(*args)
-        return tuple(found) if isinstance(found, Iterator) else found
+        result = function(*args)
+        return tuple(result) if isinstance(result, Iterator) else result
     except (InputError, KeyboardInterrupt):
         raise
     except BaseException as error:  # also SystemExit, which must not end the command as if it were done
@@ -130,10 +130,10 @@ def load_module(spec: str) -> tuple[ModuleType, str]:
         path = shipped().get(name, path)
     if not path.is_file() or path.suffix != ".py":
         folder = path if path.is_dir() else path.parent
-        there = sorted(str(found) for found in folder.glob("*.py")) if folder.is_dir() else []
-        there += shipped() if "/" not in name else []
-        what = "is a folder" if path.is_dir() else "is no Python file" if path.is_file() else "does not exist"
-        raise InputError(f"expected a config file FILE.py[:ARG], but {name!r} {what}{nearest(name, there)}")
+        candidates = sorted(str(file) for file in folder.glob("*.py")) if folder.is_dir() else []
+        candidates += shipped() if "/" not in name else []
+        problem = "is a folder" if path.is_dir() else "is no Python file" if path.is_file() else "does not exist"
+        raise InputError(f"expected a config file FILE.py[:ARG], but {name!r} {problem}{nearest(name, candidates)}")
     location = importlib.util.spec_from_file_location(f"jaxfer_config_{path.stem}", path)
     module = importlib.util.module_from_spec(location)
     sys.modules[location.name] = module
@@ -169,17 +169,17 @@ def _reason(error: BaseException, file: str) -> str:
         return f"unknown field {unknown[1]!r}{nearest(unknown[1], fields_of(base()))}{at}"
     pattern = r"override field '(\w+)'.*?\. (.*) is of original type <class '(.*?)'>.*<class '(.*?)'>"
     if wrong := re.search(pattern, text):
-        found, wanted = (kind.rpartition(".")[2].replace("ConfigDict", "dict") for kind in wrong.group(3, 4))
-        return f"field {wrong[1]!r}: expected {wanted}, found {wrong[2]} ({found}){at}"
+        actual, wanted = (kind.rpartition(".")[2].replace("ConfigDict", "dict") for kind in wrong.group(3, 4))
+        return f"field {wrong[1]!r}: expected {wanted}, found {wrong[2]} ({actual}){at}"
     return ": ".join(filter(None, (type(error).__name__, *text.splitlines()[:1]))) + at
 
 
 def words(arg: str, known: Iterable[str]) -> frozenset[str]:
     """The comma-separated words of a config's argument (`lora,tiny`), each of which must be known."""
-    given = frozenset(word for word in arg.split(",") if word)
-    for word in sorted(given - frozenset(known)):
+    requested = frozenset(word for word in arg.split(",") if word)
+    for word in sorted(requested - frozenset(known)):
         raise InputError(f"unknown config argument {word!r}{nearest(word, known)}")
-    return given
+    return requested
 
 
 def spelled(spec: str | os.PathLike[str]) -> str:
@@ -192,8 +192,8 @@ def spelled(spec: str | os.PathLike[str]) -> str:
 def packaged(folder: str, otherwise: str) -> str:
     """The path of `PACKAGE/folder` where that package is installed, for `config.init`; else `otherwise`, a Hub name."""
     package, _, inside = folder.partition("/")
-    found = importlib.util.find_spec(package)
-    return otherwise if found is None else f"{found.submodule_search_locations[0]}/{inside}"
+    module_spec = importlib.util.find_spec(package)
+    return otherwise if module_spec is None else f"{module_spec.submodule_search_locations[0]}/{inside}"
 
 
 def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
@@ -260,4 +260,4 @@ def _shadowed(config: ConfigDict, field: str) -> bool:
     """Whether every stage has its own value of a common stage field."""
     hiding = {"lr": ("lr", "rates"), "rates": ("lr", "rates"), "options": ("options", "method")}.get(field, (field,))
     stages = [config.get("stage", {}).get(name, {}) for name in config.get("stages", ())]
-    return field in stage_fields() and bool(stages) and all(any(name in own for name in hiding) for own in stages)
+    return field in stage_fields() and bool(stages) and all(any(name in stage for name in hiding) for stage in stages)

@@ -35,8 +35,8 @@ def stamp(files: Iterable[Path]) -> tuple[tuple[Any, ...], bool]:
     """(what changes when a file does, whether all are old enough for that to hold): a key for what was read of them."""
     stats = [(file.resolve(), file.stat()) for file in files]
     # ctime: a copy may keep mtime
-    found = tuple((path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats)
-    return found, all(time.time_ns() - stat.st_mtime_ns > SETTLED for _, stat in stats)
+    stamps = tuple((path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats)
+    return stamps, all(time.time_ns() - stat.st_mtime_ns > SETTLED for _, stat in stats)
 
 
 def locate(path: str, source: str, option: str = "path") -> Path:

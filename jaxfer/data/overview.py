@@ -79,7 +79,7 @@ def copies(splits: Mapping[str, Split]) -> tuple[str, ...]:
 
 def cuts(data: Dataset, preprocessing: TextPreprocessing, sample: int = 0) -> tuple[str, ...]:
     """A line where texts are longer than the model's `max_length`, and so lose their ends."""
-    said, longest = [], 0
+    truncated, longest = [], 0
     for name, split in data.splits.items():
         rows = np.arange(len(split))
         if sample and len(split) > sample:
@@ -87,11 +87,11 @@ def cuts(data: Dataset, preprocessing: TextPreprocessing, sample: int = 0) -> tu
         lengths = whole_lengths(split.take(rows), preprocessing)
         if count := int(np.sum(lengths > preprocessing.max_length)):
             longest = max(longest, int(lengths.max()))
-            said.append(f"{count:,} of {len(rows):,}{' sampled' if len(rows) < len(split) else ''} in {name}")
-    if not said:
+            truncated.append(f"{count:,} of {len(rows):,}{' sampled' if len(rows) < len(split) else ''} in {name}")
+    if not truncated:
         return ()
     limit = f"cut at {preprocessing.max_length} tokens, the longest has {longest:,}; config.model.max_length sets that"
-    return (f"texts are {limit} ({', '.join(said)})",)
+    return (f"texts are {limit} ({', '.join(truncated)})",)
 
 
 def _splits(data: Dataset) -> dict[str, Split]:
@@ -102,11 +102,11 @@ def _splits(data: Dataset) -> dict[str, Split]:
 
 def _kind(data: Dataset) -> str:
     fetch = data.splits["train"].origin()[0]
-    what = "images" if not isinstance(fetch, Texts) else "texts" if fetch.second is None else "pairs of texts"
+    kind = "images" if not isinstance(fetch, Texts) else "texts" if fetch.second is None else "pairs of texts"
     if not data.classes:
-        return f"{what}, a number each"
+        return f"{kind}, a number each"
     count = f"{len(data.classes):,} {'class' if len(data.classes) == 1 else 'classes'}"
-    return f"{what}, any of {count} each" if data.multilabel else f"{what} of {count}"
+    return f"{kind}, any of {count} each" if data.multilabel else f"{kind} of {count}"
 
 
 def _table(data: Dataset) -> list[str]:
@@ -125,8 +125,11 @@ def _table(data: Dataset) -> list[str]:
     else:
         statistics = {"mean": np.mean, "std": np.std, "least": np.min, "most": np.max}
         rows = [
-            (what, *("-" if split is data.sealed else f"{float(of(split.labels)):.4g}" for split in splits.values()))
-            for what, of in statistics.items()
+            (
+                statistic,
+                *("-" if split is data.sealed else f"{float(of(split.labels)):.4g}" for split in splits.values()),
+            )
+            for statistic, of in statistics.items()
         ]
     rows = [("class" if data.classes else "target", *splits), *rows]
     rows.append(("all", *(f"{len(split):,}" for split in splits.values())))

@@ -107,9 +107,9 @@ def _check_config(config: DataConfig, dataset: Dataset) -> None:
         if getattr(config, name) and name != "classes" and dataset.multilabel:
             raise InputError(f"data.{name}={getattr(config, name)} needs one class an example, not a set; remove it")
     for name in ("val_per_class", "val_fraction"):
-        found, default = getattr(config, name), getattr(DataConfig, name)
-        if found != default and "val" in dataset.splits:
-            raise InputError(f"data.{name}={found} has no effect: the source has a val split; set it to {default}")
+        value, default = getattr(config, name), getattr(DataConfig, name)
+        if value != default and "val" in dataset.splits:
+            raise InputError(f"data.{name}={value} has no effect: the source has a val split; set it to {default}")
 
 
 def _chosen(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:

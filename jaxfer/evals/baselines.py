@@ -92,8 +92,8 @@ def baselines(task: str, classes: int, *, text: bool = False) -> tuple[Baseline,
 def features(split: Split, preprocessing: Preprocessing | TextPreprocessing) -> np.ndarray:
     """Every example's input as a baseline takes it: `pixels`, or whole texts (pairs joined), objects [n] of str."""
     if isinstance(preprocessing, TextPreprocessing):
-        found = (split.fetch(row) for row in range(len(split)))
-        return np.array([text if isinstance(text, str) else SEPARATOR.join(text) for text in found], object)
+        examples = (split.fetch(row) for row in range(len(split)))
+        return np.array([text if isinstance(text, str) else SEPARATOR.join(text) for text in examples], object)
     return pixels(split, preprocessing)
 
 

@@ -36,7 +36,7 @@ class Verdict:
 
 def verdict(
     name: str,
-    ours: Sequence[float],
+    scores: Sequence[float],
     scratch: Sequence[float],
     *,
     metric: str,
@@ -52,7 +52,7 @@ def verdict(
 
     Args:
       name: the method's.
-      ours: [n] its scores.
+      scores: [n] the method's scores.
       scratch: [n] scratch's scores of the same seeds and splits, in the same order.
       metric: what the scores are, with their split (`test accuracy`).
       maximize: whether more of it is better.
@@ -63,11 +63,11 @@ def verdict(
     Raises:
       InputError: as `paired_interval`.
     """
-    effect = _gain(ours, scratch, maximize, pairs, kind, (name, against))
-    sign = _sign(effect, [*ours, *scratch], len(ours))
+    effect = _gain(scores, scratch, maximize, pairs, kind, (name, against))
+    sign = _sign(effect, [*scores, *scratch], len(scores))
     outcome = {1: HELPS, 0: NO_EVIDENCE, -1: NEGATIVE}[sign]
     opening = {1: f"{name} helps", 0: f"{name}: no evidence either way", -1: f"{name} shows negative transfer"}[sign]
-    evidence = _evidence(effect, metric, maximize, against, len(ours), pairs)
+    evidence = _evidence(effect, metric, maximize, against, len(scores), pairs)
     return Verdict(name, outcome, effect, f"{opening}: {evidence}.")
 
 
@@ -147,9 +147,9 @@ def labels_saved(
     return LabelsSaved(low * (high / low) ** share, low, high)
 
 
-def _gain(ours, theirs, maximize: bool, pairs: str, kind: str, names: tuple[str, str]) -> Interval:
+def _gain(scores, reference, maximize: bool, pairs: str, kind: str, names: tuple[str, str]) -> Interval:
     """The paired interval with positive as better."""
-    effect = paired_interval(ours, theirs, kind=kind, pairs=pairs, names=names)
+    effect = paired_interval(scores, reference, kind=kind, pairs=pairs, names=names)
     return effect if maximize else _flipped(effect)
 
 

@@ -236,9 +236,9 @@ def load_tokenizer(preprocessing: TextPreprocessing, *, own: bool | None = None)
     own = bool(expected) if own is None else own
     # Embeddings are often padded a little beyond the tokenizer; much beyond is another model's, unless stated.
     if not tokens <= vocab or not (own or fills(tokens, vocab)) or tokenizer.pad_token_id is None:
-        found = f"{tokens} tokens" + (" and no padding token" if tokenizer.pad_token_id is None else "")
+        actual = f"{tokens} tokens" + (" and no padding token" if tokenizer.pad_token_id is None else "")
         raise InputError(
-            f"the tokenizer in {str(folder)!r} does not belong to the model: expected {vocab} tokens, found {found}; "
+            f"the tokenizer in {str(folder)!r} does not belong to the model: expected {vocab} tokens, found {actual}; "
             "set config.model.tokenizer to the checkpoint's own (from scratch: config.model.vocab to its size), or "
             "announce it with config.differs=tokenizer if it is the model's after all"
         )
@@ -252,8 +252,8 @@ def fills(tokens: int, vocab: int) -> bool:
 
 def located(folder: str) -> Path:
     """As given, else under the folder that the environment variable JAXFER_DATA names; `InputError` if in neither."""
-    given = expanded(folder, "config.model.tokenizer")
-    tried = [given, *([Path(os.environ["JAXFER_DATA"]) / folder] if os.environ.get("JAXFER_DATA") else [])]
+    path = expanded(folder, "config.model.tokenizer")
+    tried = [path, *([Path(os.environ["JAXFER_DATA"]) / folder] if os.environ.get("JAXFER_DATA") else [])]
     for candidate in tried:
         if candidate.is_dir():
             return candidate

@@ -126,14 +126,14 @@ def _is_utf8(name: str) -> bool:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    found = _folders(root)
-    if not set(found) & set(SPLITS):
+    folders = _folders(root)
+    if not set(folders) & set(SPLITS):
         return {"train": root}
-    other = sorted(set(found) - set(SPLITS))
-    if other or "train" not in found:
-        what = f"also {other[0]!r}" if other else "no train"
-        raise InputError(f"expected folders train, val and test in {str(root)!r}, found {what}; rename or remove")
-    return {name: root / name for name in SPLITS if name in found}
+    other = sorted(set(folders) - set(SPLITS))
+    if other or "train" not in folders:
+        problem = f"also {other[0]!r}" if other else "no train"
+        raise InputError(f"expected folders train, val and test in {str(root)!r}, found {problem}; rename or remove")
+    return {name: root / name for name in SPLITS if name in folders}
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,9 @@ class _Listing:
         for why, fix in REASONS.items():
             counts = {suffix: n for (reason, suffix), n in self.skipped.items() if reason == why and n}
             if counts:
-                what = ", ".join(f"{counts[suffix]} {suffix or 'without a suffix'}" for suffix in sorted(counts))
+                suffixes = ", ".join(f"{counts[suffix]} {suffix or 'without a suffix'}" for suffix in sorted(counts))
                 total = sum(counts.values())
-                lines.append(f"{total} {'file' if total == 1 else 'files'} left out {why} ({what}); {fix}")
+                lines.append(f"{total} {'file' if total == 1 else 'files'} left out {why} ({suffixes}); {fix}")
         return tuple(lines)
 
     def _empty(self, folder: Path) -> str:

@@ -84,8 +84,8 @@ def source(
     if not separator:
         raise InputError("expected data.separator to be a character between labels, found none; ';' is the default")
     if not 0 <= test_fraction < 1 or bad_rows < 0:
-        found = f"test_fraction={test_fraction}, bad_rows={bad_rows}"
-        raise InputError(f"expected data.test_fraction from 0 to below 1 and data.bad_rows >= 0, found {found}")
+        options = f"test_fraction={test_fraction}, bad_rows={bad_rows}"
+        raise InputError(f"expected data.test_fraction from 0 to below 1 and data.bad_rows >= 0, found {options}")
     dialect = Dialect(columns=columns, delimiter=delimiter, encoding=encoding, quotes=quotes).check()
     root = locate(path, "table")
     files, notes = split_files(root, {"train": train, "val": val, "test": test}, dialect)
@@ -139,8 +139,8 @@ class _Columns:
         """What was taken in place of the columns asked for."""
         lines = []
         if (self.text, self.pair) != (asked.text, asked.pair):
-            what = f"{self.text!r} and {self.pair!r} as pairs" if self.pair else repr(self.text)
-            lines.append(f"no column 'text': took {what}; data.text and data.text_pair name others")
+            columns = f"{self.text!r} and {self.pair!r} as pairs" if self.pair else repr(self.text)
+            lines.append(f"no column 'text': took {columns}; data.text and data.text_pair name others")
         if self.label != asked.label:
             lines.append(f"no column 'label': took {self.label!r}; data.label names another")
         return tuple(lines)
@@ -235,10 +235,10 @@ def _judge(bad: list[str], tables: Mapping[str, _Table], root: Path, allowed: in
         return ()
     total = sum(len(table.labels) for table in tables.values()) + len(bad)
     shown = "; ".join(bad[:SHOWN]) + ("; ..." if len(bad) > SHOWN else "")
-    said = f"{len(bad)} of {total} rows in {str(root)!r} are bad ({shown})"
+    summary = f"{len(bad)} of {total} rows in {str(root)!r} are bad ({shown})"
     if len(bad) > allowed:
-        raise InputError(f"{said}; correct them, or leave them out with data.bad_rows={len(bad)}")
-    return (f"{said} and left out",)
+        raise InputError(f"{summary}; correct them, or leave them out with data.bad_rows={len(bad)}")
+    return (f"{summary} and left out",)
 
 
 def _split(table: _Table, classes: tuple[str, ...], target: str, file: Path) -> Split:
