@@ -1,4 +1,4 @@
-"""A checked Experiment from a config: every field against its schema."""
+"""Resolves a config to a checked Experiment: every field is checked against its schema."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
 
 def _check_sections(config: ConfigDict) -> None:
-    """`InputError` where something else stands in a section's place: `config.model = 'vit'`, `config.data = None`."""
+    """`InputError` for a section that is not a section: `config.model = 'vit'`, `config.data = None`."""
     names = (*SECTIONS, "parallel", "init_options", "stage", "compare", "options", "rates")
     sections = {name: config[name] for name in names if name in config}
     stages = sections.get("stage")
@@ -89,7 +89,7 @@ def resolve(config: ConfigDict) -> Experiment:
 
 
 def check_config(config: Any) -> None:
-    """`InputError` where something else stands in a config's place: the name of its file, a dict."""
+    """`InputError` for an argument that is not a config: its file's name, a dict."""
     if not isinstance(config, ConfigDict):
         raise InputError(f"expected a config, found {config!r:.40}; start from jaxfer.load(FILE)")
 
@@ -109,7 +109,7 @@ def comparison(config: ConfigDict) -> CompareConfig:
 
 
 def _stage(name: str, common: Mapping[str, Any], raw: Mapping[str, Any]) -> StageConfig:
-    """One stage: its own fields before the common ones."""
+    """One stage; its own fields take precedence over the common ones."""
     where = f"config.stage.{name}" if name else "config"
     overrides = _checked(raw, stage_fields(), where)
     stage = {**common, **overrides}
@@ -118,11 +118,11 @@ def _stage(name: str, common: Mapping[str, Any], raw: Mapping[str, Any]) -> Stag
         raise InputError(f"{where}: {mismatch} misleads; set {where}.method={name} or rename the stage")
     if stage["method"] != common["method"] and "options" not in overrides:
         stage["options"] = {}  # the common options are the common method's
-    if overrides.get("lr") is not None and "rates" not in overrides:  # the rate that stands closer to the stage counts
+    if overrides.get("lr") is not None and "rates" not in overrides:  # the stage's rate wins
         stage["rates"] = {}
     if overrides.get("rates") and "lr" not in overrides:
         stage["lr"] = None
-    method_options = METHODS.schema(stage["method"])  # what is none of them is an hparam, which `stages` knows
+    method_options = METHODS.schema(stage["method"])  # any other option is an hparam, which `stages` checks
     structural = {option: value for option, value in stage["options"].items() if option in method_options}
     complete = METHODS.complete(stage["method"], structural, f"{where}.options")
     return StageConfig(**{**stage, "options": {**stage["options"], **complete}})
@@ -133,7 +133,7 @@ def _section(section: str, values: Mapping[str, Any]) -> tuple[str, dict[str, An
     chooser, room = SECTIONS[section]
     fields = section_schema(section, values)
     name = values[chooser]
-    if section == "model" and name == AUTO:  # `preflight` has put the checkpoint's own model in its place
+    if section == "model" and name == AUTO:  # `preflight` replaces it by the checkpoint's model
         raise InputError(
             "config.model.name=auto takes the model of the checkpoint that config.init names (a Hub name, folder or "
             f"file); init names none, so name one of {', '.join(room.names())}"

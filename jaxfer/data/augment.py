@@ -1,4 +1,4 @@
-"""Random changes of training images, drawn from a generator of each example's own."""
+"""Random augmentation of training images, from one generator per example."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mirrored left to right with probability 1/2."""
     if rng.random() >= 0.5:
         return image
-    # Laid out anew, a channel at a time: whatever reads a view that runs backwards takes 3 bytes at a time.
+    # Copied channel by channel: reading a view with negative strides takes 3 bytes at a time.
     mirrored = np.empty(image.shape, image.dtype)
     for c in range(image.shape[2]):
         mirrored[..., c] = image[:, ::-1, c]

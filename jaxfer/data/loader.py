@@ -1,7 +1,7 @@
 """Batches for training and evaluation, made by Grain in threads or worker processes.
 
-Every batch is a pure function of its step: nothing of an iterator needs saving, and neither threads, worker processes
-nor other hosts change a value.
+Every batch is a pure function of its step: no iterator state needs saving, and the number of threads, worker processes
+or hosts changes no value.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def eval_batches(
 
 
 def check_kind(split: Split, preprocessing: Preprocessing | TextPreprocessing, augment: tuple[str, ...] = ()) -> None:
-    """`InputError` where a model of images is given texts or the reverse, or texts are to be augmented as images."""
+    """`InputError` if an image model is given texts or the reverse, or if texts are to be augmented."""
     augmentations(augment)
     wants, has = isinstance(preprocessing, TextPreprocessing), isinstance(split.origin()[0], Texts)
     kinds = {False: "images", True: "texts"}
@@ -139,7 +139,7 @@ class _TrainBatch(grain.transforms.Map):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _EvalBatch(grain.transforms.Map):
-    """Number of the batch -> batch."""
+    """Batch number -> batch."""
 
     split: Split
     preprocessing: Preprocessing
@@ -178,7 +178,7 @@ class _TrainTextBatch(grain.transforms.Map):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _EvalTextBatch(grain.transforms.Map):
-    """Number of the batch -> batch."""
+    """Batch number -> batch."""
 
     tokens: Tokens
     labels: np.ndarray
@@ -189,7 +189,7 @@ class _EvalTextBatch(grain.transforms.Map):
     def map(self, number: int) -> Batch:
         together = int(number) * self.batch_size + np.arange(self.batch_size)
         together = np.where(together < len(self.labels), together, -1)
-        # Of the whole batch: every host pads to the same length.
+        # The bucket of the whole batch, so that every host pads to the same length.
         length = bucket_of(self.tokens.lengths[np.maximum(together, 0)], self.buckets)
         chosen = together[self.rows]
         real, chosen = chosen >= 0, np.maximum(chosen, 0)
@@ -220,7 +220,7 @@ def _iterate(transform: grain.transforms.Map, start: int, stop: int, workers: in
     try:
         yield from iterator
     except InputError as error:
-        raise InputError(str(error)) from None  # without Grain's notes and frames
+        raise InputError(str(error)) from None  # drop Grain's notes and frames
     except RuntimeError as error:
         died = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
         if died is None:
@@ -234,7 +234,7 @@ def _iterate(transform: grain.transforms.Map, start: int, stop: int, workers: in
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """Grain calls it in each worker process: a killed run leaves none behind that holds its pipes and memory."""
+    """Called by Grain in each worker process, to exit with its parent: a killed run frees its pipes and memory."""
 
     def watch() -> None:
         multiprocessing.parent_process().join()

@@ -1,6 +1,6 @@
-"""Dataset: splits with random access, and the choices a config makes among them as index lists.
+"""Prepares a Dataset: applies a config's choices of classes, validation and labels as index lists.
 
-Classes, validation and few-label draws only ever choose rows. The images or texts stay with the source, so runs of
+Classes, validation and few-label draws only choose rows. The images or texts stay with the source, so runs with
 different seeds and label counts share one source and one feature cache (`Split.origin`).
 """
 
@@ -27,9 +27,9 @@ class DataConfig:
     Attributes:
       source: a module of `jaxfer/data/sources`.
       classes: keep only these, in this order, relabelled 0..k-1; `()` keeps all.
-      labels_per_class: that many training examples a class, drawn by the run's seed; 0 for all. Draws of one seed are
-        nested: a smaller one is part of a larger one.
-      val_per_class: validation examples a class, taken from train; the same ones for every seed and every choice of
+      labels_per_class: training examples per class, drawn by the run's seed; 0 for all. Draws of one seed are nested:
+        a smaller one is part of a larger one.
+      val_per_class: validation examples per class, taken from train; the same ones for every seed and every choice of
         classes. Refused, as `val_fraction` is, where the source has a `val` split of its own.
       val_fraction: the share of each class taken instead where `val_per_class` is 0 (rounded, at least one).
       augment: names in `AUGMENTATIONS`, applied in this order to training images; a `crop` that comes first is
@@ -124,7 +124,7 @@ def _chosen(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
 def _keep(dataset: Dataset, name: str, names: tuple[str, ...]) -> Split:
     """The rows of one split that belong to the chosen classes, still with the source's labels."""
     split, top = dataset.splits[name], len(dataset.classes) - 1
-    if dataset.multilabel:  # an example with none of the chosen is a negative of each
+    if dataset.multilabel:  # an example with none of the chosen classes is a negative for each
         return split
     if dataset.classes:
         wrong = split.labels[(split.labels < 0) | (split.labels > top)]
@@ -144,13 +144,13 @@ def _of_classes(split: Split, dataset: Dataset, names: tuple[str, ...]) -> Split
 
 
 def _blanked(dataset: Dataset, names: tuple[str, ...]) -> Split:
-    """The test split's examples of the chosen classes without their labels: nothing can be selected on it."""
+    """The test split with blank labels, chosen classes only, so that nothing can be selected on it."""
     test = dataset.splits["test"] if dataset.multilabel else _of_classes(dataset.splits["test"], dataset, names)
     return dataclasses.replace(test, labels=np.zeros(len(test), bool))
 
 
 def _take_val(train: Split, config: DataConfig, dataset: Dataset, names: tuple[str, ...]) -> tuple[Split, Split]:
-    """(val, what is left of train); seed 0, so that every run of a study validates on the same examples."""
+    """(val, the rest of train); uses seed 0, so that every run of a study validates on the same examples."""
     option = "val_per_class" if config.val_per_class else "val_fraction"
     share = {"per_class": config.val_per_class, "fraction": config.val_fraction}
     drawn, rest = draw(train.labels, seed=0, stream=Stream.VAL, **share)
@@ -174,7 +174,7 @@ def _relabel(split: Split, dataset: Dataset, names: tuple[str, ...]) -> Split:
 
 
 def _counts(split: Split, dataset: Dataset, names: tuple[str, ...]) -> dict[str, int]:
-    """{what to call a stratum in an error: how many examples it has}."""
+    """{name of a stratum, for errors: number of examples}."""
     if dataset.multilabel:
         return {"the data": len(split)}
     counts = {f"class {name!r}": int(np.sum(split.labels == dataset.classes.index(name))) for name in names}

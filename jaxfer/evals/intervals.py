@@ -1,4 +1,4 @@
-"""Intervals: what a handful of seeds can say."""
+"""Confidence intervals from a handful of seeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import stats
 
 from jaxfer.errors import InputError, nearest
 
-# Fewer pairs than this are refused by the bootstrap; see `paired_interval` for what was measured.
+# The bootstrap refuses fewer pairs; `paired_interval` has the measured coverage.
 MIN_BOOTSTRAP_PAIRS = 20
 # Odd-looking, so that the 2.5 % quantiles of a 95 % interval are order statistics: the 50th of (1999 + 1).
 RESAMPLES = 1999
@@ -19,7 +19,7 @@ RESAMPLES = 1999
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and what the draws allow to say about it, in the units of the values.
+    """An estimate and its confidence interval, in the units of the values.
 
     Attributes:
       mean: the estimate.

@@ -12,7 +12,7 @@ from jaxfer.data.lookup import fingerprint, locate, stamp
 from jaxfer.data.split import Dataset, InMemory, Split
 from jaxfer.errors import InputError, nearest
 
-# Ours, MedMNIST's and Keras'.
+# The layouts of jaxfer, MedMNIST and Keras.
 LAYOUTS = (("{split}_image", "{split}_label"), ("{split}_images", "{split}_labels"), ("x_{split}", "y_{split}"))
 TARGETS = ("class", "value")
 
@@ -45,7 +45,7 @@ def source(*, path: str = "", image_key: str = "", label_key: str = "", target: 
 
 @functools.lru_cache(maxsize=4)
 def _load(file: Path, version: tuple, layouts: tuple[tuple[str, str], ...], target: str) -> Dataset:
-    """The dataset in `file`; `version` says for how long it stays true."""
+    """The dataset in `file`; `version` is the cache key, which changes with the file."""
     arrays = _read(file)
     layout = _layout(arrays, file, layouts)
     pairs = {split: _pair(arrays, file, split, layout) for split in ("train", "val", "test")}

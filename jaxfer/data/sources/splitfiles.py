@@ -1,4 +1,4 @@
-"""Which file of a folder holds which split."""
+"""Assigns the files of a folder to splits."""
 
 from __future__ import annotations
 

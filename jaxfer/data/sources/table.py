@@ -1,4 +1,4 @@
-"""Texts in tables: .csv, .tsv or .jsonl files with a column of texts, perhaps one of their partners, and labels."""
+"""Texts in tables: .csv, .tsv or .jsonl files with columns for a text, optionally its partner, and a label."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jaxfer.errors import InputError, nearest
 
 SHOWN = 3  # bad rows in a message
 
-# Columns by other names, of the GLUE tasks and sets like them, taken where the files lack the default ones.
+# Other column names, from GLUE tasks and similar sets, used where the files lack the default ones.
 TEXTS = (
     ("sentence1", "sentence2"),
     ("question1", "question2"),
@@ -53,8 +53,8 @@ def source(
 ) -> Dataset:
     """A folder with train.*, val.* (or dev.*, valid.*, validation.*) and test.*, or one file that is all `train`.
 
-    Read whenever the source is made. A row is bad where it has other fields than the header, no text, or a label that
-    is none; blank lines are none at all. A test file without labels, as GLUE has them, is left out and noted.
+    Read whenever the source is made. A row is bad if its fields don't match the header, it has no text, or its label is
+    invalid; blank lines are skipped. A test file without labels, as GLUE has them, is left out and noted.
 
     Args:
       path: the folder or file; a relative one that is absent is looked up in the folder that JAXFER_DATA names.
@@ -118,7 +118,7 @@ def source(
 
 @dataclass(frozen=True)
 class _Columns:
-    """Names of the columns that matter, and what the labels are; an empty `pair` is none."""
+    """Names of the columns in use, and the kind of label; `pair` is empty for single texts."""
 
     text: str
     pair: str
@@ -126,7 +126,7 @@ class _Columns:
     target: str
 
     def among(self, known: Iterable[str]) -> _Columns:
-        """The columns of a file that has these: the default names where it has them, else their known equivalents."""
+        """The columns to use in a file with these columns: the default names if present, else known equivalents."""
         known, changes = set(known), {}
         if (self.text, self.pair) == ("text", "") and "text" not in known:
             text, pair = next((names for names in TEXTS if set(filter(None, names)) <= known), ("text", ""))
@@ -136,7 +136,7 @@ class _Columns:
         return dataclasses.replace(self, **changes)
 
     def notes(self, asked: _Columns) -> tuple[str, ...]:
-        """What was taken in place of the columns asked for."""
+        """Notes on columns used in place of the requested ones."""
         lines = []
         if (self.text, self.pair) != (asked.text, asked.pair):
             columns = f"{self.text!r} and {self.pair!r} as pairs" if self.pair else repr(self.text)
@@ -148,7 +148,7 @@ class _Columns:
 
 @dataclass(frozen=True)
 class _Table:
-    """What one file holds.
+    """The content of one file.
 
     Attributes:
       names: its columns.
@@ -170,7 +170,7 @@ class _Table:
 
 
 def _table(file: Path, names: _Columns, dialect: Dialect, read_label: Callable[[Any], Any], split: str) -> _Table:
-    """Reads one file; a row that can't be used is kept as where and why."""
+    """Reads one file; an unusable row is recorded as its line and the reason."""
     rows, bad, known, spanning, count = [], [], set(), 0, 0
     tabs = dialect.quotes and dialect.separates(file) == "\t"
     for where, record in records(file, dialect, names.text if split == "test" else ""):
@@ -198,7 +198,7 @@ def _table(file: Path, names: _Columns, dialect: Dialect, read_label: Callable[[
 
 
 def _column_fix(column: str, known: set[str], file: Path) -> str:
-    """The end of an error about a column that isn't there."""
+    """The end of the error about a missing column."""
     if file.suffix.lower() == ".jsonl":
         return nearest(column, known)
     if len(known) == 1 and (other := [c for c in (*DELIMITERS.values(), ";", "|") if c in next(iter(known))]):
@@ -207,7 +207,7 @@ def _column_fix(column: str, known: set[str], file: Path) -> str:
 
 
 def _unlabelled(test: _Table, train: _Table) -> str:
-    """How a test file has no labels; empty where it has some. GLUE's have no such column, or -1 in every row."""
+    """In what way a test file lacks labels; empty if it has some. GLUE's have no such column, or -1 in every row."""
     if test.unlabelled:
         return f"no column {test.names.label!r} (rows: {test.unlabelled:,})"
     values = set(test.labels)
@@ -242,7 +242,7 @@ def _judge(bad: list[str], tables: Mapping[str, _Table], root: Path, allowed: in
 
 
 def _split(table: _Table, classes: tuple[str, ...], target: str, file: Path) -> Split:
-    # Which table holds partners is known by its columns alone: an empty partner is a bad row.
+    # Only the columns say whether a table has partners: an empty partner is a bad row.
     fetch = texts(table.first, table.second if any(table.second) else None)
     if target == "value":
         return Split(labels=np.asarray(table.labels, np.float32), fetch=fetch)

@@ -82,7 +82,7 @@ def source(
 
 @dataclass(frozen=True)
 class _Fields:
-    """The features in use: an image, or a text and perhaps its partner; and the label, with what `kind` it is."""
+    """The features in use: an image, or a text and optionally its partner; and the label, with its kind."""
 
     image: str
     text: str
@@ -97,7 +97,7 @@ class _Fields:
 
 
 def _builder(name: str, data_dir: str) -> Any:
-    """The prepared data set, from its files."""
+    """The builder of a prepared data set, from its files."""
     tfds = datasets()
     folder = str(locate(data_dir, "tfds", "data_dir")) if data_dir else None
     where = {"data_dir": folder} if folder else {}
@@ -133,7 +133,7 @@ def _argument(folder: str | None) -> str:
 
 
 def _fields(info: Any, image: str, text: str, text_pair: str, label: str) -> _Fields:
-    """Which features are meant; `InputError` where that is not clear or they are of other types."""
+    """The features to use; `InputError` if that is ambiguous or their types don't fit."""
     features, kinds = info.features, datasets().features
     if image and (text or text_pair):
         raise InputError("data.image and data.text are both set: a model reads one of the two; remove one")
@@ -143,7 +143,7 @@ def _fields(info: Any, image: str, text: str, text_pair: str, label: str) -> _Fi
     supervised = info.supervised_keys if len(info.supervised_keys or ()) == 2 else (None, None)
 
     def only(kind: Any, first: Any = None) -> str:
-        """The supervised feature where it is of this type, else the only one that is; else ''."""
+        """The supervised feature if it has this type, else the only feature that does; else ''."""
         names = [name for name in features if isinstance(features[name], kind)]
         return first if first in names else names[0] if len(names) == 1 else ""
 
@@ -183,7 +183,7 @@ def _label(name: str, feature: Any, kinds: Any) -> tuple[str, tuple[str, ...]]:
 
 
 def _specs(info: Any, requested: Mapping[str, str]) -> dict[str, str]:
-    """{split: what it is made of}, checked: each has examples, and none is in two."""
+    """{split: TFDS split expression}, checked: each has examples, and no example is in two."""
     specs = {}
     for split, spec in requested.items():
         default = next((name for name in DEFAULTS[split] if name in info.splits), NONE)
@@ -219,7 +219,7 @@ def _parts(info: Any, split: str, spec: str) -> list[tuple[str, int, int]]:
 
 @functools.lru_cache(maxsize=4)
 def _read(folder: str, version: tuple, name: str, specs: tuple[tuple[str, str], ...], fields: _Fields) -> Dataset:
-    """The data set in `folder`; `version` says for how long it stays true."""
+    """The data set in `folder`; `version` is the cache key, which changes with the files."""
     splits, parts = {}, [name, *fields.names, *fields.classes]
     for split, spec in specs:
         splits[split], content = _split(folder, spec, fields)
@@ -228,7 +228,7 @@ def _read(folder: str, version: tuple, name: str, specs: tuple[tuple[str, str], 
 
 
 def _split(folder: str, spec: str, fields: _Fields) -> tuple[Split, bytes]:
-    """(the split, sha256 of its records): each read once, its image's header too, so that a bad one stops the run."""
+    """(the split, sha256 of its records). Reads each record and image header once, so that a bad one stops the run."""
     records, digest = Records(folder, spec, fields.names), hashlib.sha256()
     labels, first, second = [], [], []
     for begin in range(0, len(records), CHUNK):
