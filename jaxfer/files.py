@@ -77,7 +77,7 @@ def opened(folder: str | epath.Path) -> epath.Path:
         path = epath.Path(folder)
         path.exists()
         if not scheme:
-            os.stat(os.fspath(path.parent))  # a name that is too long: `exists` says False, and `mkdir` recurses without end
+            os.stat(os.fspath(path.parent))  # for a name too long `exists` is False, `mkdir` endless
     except (FileNotFoundError, NotADirectoryError):
         pass
     except ImportError:

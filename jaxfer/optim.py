@@ -66,7 +66,7 @@ def make_tx(
 ) -> optax.GradientTransformation:
     """One global clip over the trainable gradients, then each group's own optimizer.
 
-    The clip stands outside the partition but sees trainable leaves only, since frozen ones are never differentiated.
+    The clip is outside the partition but sees only trainable leaves, since frozen ones are never differentiated.
     `momentum_dtype` is the type in which the first moment is kept between steps, not computed; the second stays
     float32: with b2 = 0.999 its update per step is below bfloat16's resolution.
     """

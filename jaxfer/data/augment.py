@@ -81,8 +81,8 @@ def augmented(
 ) -> np.ndarray:
     """[h, w, c] or an opened image -> the model's [height, width, channels] on 0..255: `fit`, then the augmentations.
 
-    A `crop` that comes first takes the place of `fit`: its rectangle is cut out of the image as it is, and resized to
-    the model's size once, by the model's own filter.
+    A leading `crop` replaces `fit`: its rectangle is cut out of the original image and resized once to the model's
+    size, with the model's filter.
     """
     functions, (height, width, channels) = augmentations(names), preprocessing.size
     if names[:1] == ("crop",):

@@ -49,19 +49,19 @@ def train_batches(
 
     Args:
       split: the training examples.
-      seed: orders and augments.
+      seed: seeds the order and the augmentation.
       batch_size: over all processes.
       start: first step.
       stop: one after the last step.
-      preprocessing: the model's; augmentation comes before its normalisation, and after its resize, which a `crop` that
-        comes first takes the place of.
+      preprocessing: the model's; augmentation runs after its resize and before its normalisation. A leading `crop`
+        replaces the resize.
       augment: names in `AUGMENTATIONS`; for images.
       workers: processes; 0 for threads. A script that sets it needs the `if __name__ == "__main__"` guard of `spawn`.
       rows: the b positions in a batch that this process reads, in their order; None: all of them.
 
     Yields:
-      {"image": float32 [b, h, w, c], "label": int32 or float32 [b], or bool [b, classes]}; of texts, instead of
-      the image, `TEXT_INPUTS`, each int32 [b, length], where the length is one of the model's buckets.
+      {"image": float32 [b, h, w, c], "label": int32 or float32 [b], or bool [b, classes]}. Texts have, instead
+      of the image, `TEXT_INPUTS`, each int32 [b, length], where the length is one of the model's buckets.
 
     Raises:
       InputError: a bad argument at once; an unreadable image when its batch is due.
@@ -88,8 +88,8 @@ def eval_batches(
     """The split once, in order, in batches of one static size: the last is padded with copies of the first example.
 
     Yields:
-      {"image": float32 [b, h, w, c], "label": [b, ...], "mask": float32 [b], 1 for an example and 0 for padding}; of
-      texts, instead of the image, `TEXT_INPUTS`, padded to the smallest bucket that holds the batch's longest.
+      {"image": float32 [b, h, w, c], "label": [b, ...], "mask": float32 [b], 1 for an example and 0 for padding}.
+      Texts have, instead of the image, `TEXT_INPUTS`, padded to the smallest bucket that holds the batch's longest.
     """
     check_kind(split, preprocessing)
     rows = _rows(batch_size, rows)

@@ -32,8 +32,8 @@ class DataConfig:
       val_per_class: validation examples per class, taken from train; the same ones for every seed and every choice of
         classes. Refused, as `val_fraction` is, where the source has a `val` split of its own.
       val_fraction: the share of each class taken instead where `val_per_class` is 0 (rounded, at least one).
-      augment: names in `AUGMENTATIONS`, applied in this order to training images; a `crop` that comes first is
-        cut out of the images themselves, a later one out of what they were resized to.
+      augment: names in `AUGMENTATIONS`, applied in this order to training images; a leading `crop` is cut out
+        of the original images, a later one out of the resized ones.
       workers: Grain worker processes; 0 for threads of this process.
     """
 
@@ -56,14 +56,14 @@ def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool)
     """Selects classes, takes validation out of train, draws few labels, and seals the test split.
 
     Args:
-      dataset: as the source yields it, with which the result shares its images.
+      dataset: as the source yields it; the result shares its images.
       config: what to choose.
       seed: draws the few labels and nothing else.
-      with_test: False removes `test`, so that nothing can be selected on it; True keeps it where there is one.
+      with_test: False removes `test`, so that nothing can be selected on it; True keeps it, if the source has one.
 
     Raises:
-      InputError: the config asks for classes or counts that are not there or for another `val` than the source's, or
-        the source's labels are out of range.
+      InputError: the config asks for missing classes, for too many examples, or for another `val` than the source's;
+        or the source's labels are out of range.
     """
     _check_config(config, dataset)
     names = _chosen(dataset, config)

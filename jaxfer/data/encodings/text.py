@@ -48,8 +48,8 @@ class Texts:
 
     Attributes:
       first: the texts.
-      second: their partners; None for single texts.
-      sha256: of both (hex), under which their token ids are kept.
+      second: the second texts of pairs; None for single texts.
+      sha256: sha256 (hex) of both, the cache key of their token ids.
     """
 
     first: tuple[str, ...]
@@ -105,7 +105,7 @@ class Tokens:
 
 
 def tokenize(split: Split, preprocessing: TextPreprocessing) -> Tokens:
-    """The token ids of a split of `Texts`, cut at `max_length`; texts seen before in this process are not read again.
+    """The token ids of a split of `Texts`, cut at `max_length`; texts seen in this process are not tokenized again.
 
     Raises:
       InputError: there is no tokenizer, or it is not the model's.
@@ -155,7 +155,7 @@ def _encode(tokenizer: Callable[..., Any], source: Texts, rows: list[int], prepr
             f"set it to at least {special + 1}"
         )
     cut = _read_ids(tokenizer, source, rows, truncation=True, max_length=longest)
-    # Only an example as long as the limit can have been longer.
+    # Only an example exactly as long as the limit may have been cut.
     full = [row for row, (ids, _) in zip(rows, cut, strict=True) if len(ids) >= longest]
     whole = dict(zip(full, _read_ids(tokenizer, source, full, truncation=False), strict=True))
     for row, (ids, types) in zip(rows, cut, strict=True):
@@ -234,7 +234,7 @@ def load_tokenizer(preprocessing: TextPreprocessing, *, own: bool | None = None)
             "1: correct its tokenizer_config.json"
         )
     own = bool(expected) if own is None else own
-    # Embeddings are often padded a little beyond the tokenizer; much beyond is another model's, unless stated.
+    # Embeddings are often padded slightly beyond the tokenizer; far beyond, the tokenizer is another model's.
     if not tokens <= vocab or not (own or fills(tokens, vocab)) or tokenizer.pad_token_id is None:
         actual = f"{tokens} tokens" + (" and no padding token" if tokenizer.pad_token_id is None else "")
         raise InputError(

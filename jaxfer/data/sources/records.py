@@ -32,9 +32,9 @@ class Records:
     """Random access to the examples of a split; each process opens its own.
 
     Attributes:
-      folder: the prepared data set's.
-      split: as TFDS writes it.
-      features: those to read.
+      folder: folder of the prepared data set.
+      split: the split as TFDS writes it.
+      features: the features to read.
     """
 
     folder: str

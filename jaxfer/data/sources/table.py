@@ -58,13 +58,13 @@ def source(
 
     Args:
       path: the folder or file; a relative one that is absent is looked up in the folder that JAXFER_DATA names.
-      train: name of the training file in that folder (`train_en.tsv`); empty: by its name, as above.
+      train: name of the training file in that folder (`train_en.tsv`); empty: chosen by name, as above.
       val: likewise (`dev_matched.tsv`); `none` leaves it out, so that val is drawn from train.
       test: likewise; `none` leaves it out.
-      text: column of the texts. Where the files have no column `text`, that is `sentence`, or a pair such as
-        `sentence1` and `sentence2`, which is noted.
-      text_pair: column of their partners (a premise's hypothesis, a question's passage); empty: single texts.
-      label: column of the labels; where the files have no column `label`, one of `LABELS`, which is noted.
+      text: column of the texts. If the files have no column `text`: `sentence`, or a pair such as `sentence1` and
+        `sentence2`, with a note.
+      text_pair: column of the second texts (a premise's hypothesis, a question's passage); empty: single texts.
+      label: column of the labels. If the files have no column `label`: one of `LABELS`, with a note.
       target: `class` for one class a text, by name or number; `value` for regression; `labels` for a set of names,
         which may be empty: `a;b` or `['a', 'b']` in a field, or a list in .jsonl.
       separator: between the names of a set.
@@ -73,7 +73,7 @@ def source(
       encoding: of the files, as Python names it: `latin-1`, `cp1252`, `utf-16`, ...
       quotes: whether `"` quotes a field of a .csv or .tsv (doubled inside, as spreadsheets and pandas write it); false
         where it is a character like any other.
-      bad_rows: how many bad rows may be left out, which the run then notes.
+      bad_rows: number of bad rows that may be left out, with a note.
       test_fraction: the share of each class taken out of `train` as a fixed `test`, where there is no test file.
 
     Raises:
@@ -90,7 +90,7 @@ def source(
     root = locate(path, "table")
     files, notes = split_files(root, {"train": train, "val": val, "test": test}, dialect)
     names, tables = _Columns(text, text_pair, label, target), {}
-    for split, file in files.items():  # train first: its columns are those of all
+    for split, file in files.items():  # train first: all splits have its columns
         tables[split] = _table(file, names, dialect, reading.reader(target, separator), split)
         names = tables[split].names
     notes += names.notes(_Columns(text, text_pair, label, target))
@@ -152,11 +152,11 @@ class _Table:
 
     Attributes:
       names: its columns.
-      first: the texts of its usable rows.
-      second: their partners, "" where it has none.
-      labels: their labels; empty where the file has no column of labels.
-      bad: where the others are and why they can't be used.
-      spans: a note on quotes that may be none; empty where there is none.
+      first: texts of the usable rows.
+      second: second texts of the usable rows, "" where the file has none.
+      labels: labels of the usable rows; empty if the file has no label column.
+      bad: line and reason of each unusable row.
+      spans: a note on characters that may be no quotes; empty if there are none.
       unlabelled: rows of a file without a column of labels.
     """
 

@@ -40,7 +40,7 @@ def source(
 ) -> Dataset:
     """A data set prepared as ArrayRecord, `builder(NAME, file_format="array_record").download_and_prepare()`.
 
-    Nothing is ever prepared from here, and the files say what they hold: the code that made them is not run. Labels,
+    It prepares nothing, relies on the metadata files and never runs the code that made the data set. Labels,
     texts and the fingerprint come from reading every record of the splits once, whenever a file has changed (the last
     few data sets are kept in this process), so the fingerprint covers every byte; images are decoded when asked for.
 
@@ -54,7 +54,7 @@ def source(
       test: likewise; empty: `test` where there is one; `none`: leave it out.
       image: the feature with the images; empty: the supervised input, else the only Image.
       text: the feature with the texts, in place of images; empty: the supervised input, else the only Text.
-      text_pair: the feature with their partners.
+      text_pair: the feature with the second texts.
       label: a ClassLabel, a Sequence of them (a set of labels), or a number (regression); empty: the supervised label,
         else the only ClassLabel.
 
