@@ -199,7 +199,7 @@ VARIABLE = "JAXFER_ROOMS"
 
 
 def beside(config: Path) -> tuple[str, ...]:
-    """Where a config's user files may be: its own folder and the parent folder."""
+    """The folders with user files for a config, out of its own folder and the parent folder."""
     folders = dict.fromkeys((config.resolve().parent, config.resolve().parent.parent))
     return tuple(str(folder) for folder in folders if any(room._members(folder / room.folder) for room in ROOMS))
 

@@ -94,7 +94,7 @@ class ParallelConfig:
 
     Attributes:
       mode: how to use the devices not claimed by the fields `fsdp` and `tensor`: `jit` splits the examples over them;
-        `fsdp` and `tensor` add them to that field. `pmap` (single process) is another engine, for examples only.
+        `fsdp` and `tensor` use all of them for that axis. `pmap` (single process) is another engine, for examples only.
       devices: number of devices; 0 takes as many as divide the batch size.
       fsdp: devices over which examples and parameters (with optimizer state) are split, each by its largest axis.
       tensor: devices over which layers are split along axes the model names: heads, MLP width, vocabulary, channels.

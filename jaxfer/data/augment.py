@@ -19,7 +19,7 @@ def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mirrored left to right with probability 1/2."""
     if rng.random() >= 0.5:
         return image
-    # Copied channel by channel: reading a view with negative strides takes 3 bytes at a time.
+    # Copied channel by channel: a view with negative strides is read 3 bytes at a time.
     mirrored = np.empty(image.shape, image.dtype)
     for c in range(image.shape[2]):
         mirrored[..., c] = image[:, ::-1, c]

@@ -246,7 +246,7 @@ def load_tokenizer(preprocessing: TextPreprocessing, *, own: bool | None = None)
 
 
 def fills(tokens: int, vocab: int) -> bool:
-    """Whether an embedding of `vocab` rows plausibly belongs to a tokenizer of that many tokens."""
+    """Whether an embedding of `vocab` rows plausibly belongs to a tokenizer of `tokens` tokens."""
     return 0.9 * vocab <= tokens
 
 

@@ -156,7 +156,7 @@ class _Table:
       second: second texts of the usable rows, "" where the file has none.
       labels: labels of the usable rows; empty if the file has no label column.
       bad: line and reason of each unusable row.
-      spans: a note on characters that may be no quotes; empty if there are none.
+      spans: a note on rows that span lines within quotes; empty if there are none.
       unlabelled: rows of a file without a column of labels.
     """
 
