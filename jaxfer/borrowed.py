@@ -1,4 +1,4 @@
-"""Everything that jaxfer borrows from, or patches in, private modules of JAX and orbax. No other file imports `_src`.
+"""Every use or patch of a private JAX or orbax module. No other file imports `_src`.
 
 Read from jax 0.10.2 and 0.12.0.1, and orbax-checkpoint 0.12.8. After an upgrade, `tests/test_borrowed.py` says which
 name has gone; each function says what public name would replace it.
@@ -30,7 +30,7 @@ def coordination_client() -> Any:
 
 
 def set_program_store(store: Callable[[str], Any]) -> None:
-    """Replaces the files of JAX's compilation cache by `store(path)`, which has its `get` and `put`.
+    """Replaces the file storage of JAX's compilation cache by `store(path)`, which has `get` and `put`.
 
     JAX writes its own files in place, so an entry that a kill tears stays torn for good.
     """
@@ -40,16 +40,16 @@ def set_program_store(store: Callable[[str], Any]) -> None:
 
 
 def reset_program_cache() -> None:
-    """Makes JAX read its cache's settings anew."""
+    """Makes JAX reread its cache settings."""
     from jax._src import compilation_cache
 
     compilation_cache.reset_cache()
 
 
 def teach_orbax_s3() -> None:
-    """Tells orbax, which writes arrays to `gs://` paths by itself, that `s3://` is a store like it.
+    """Teaches orbax to write arrays to `s3://` paths, as it does to `gs://`.
 
-    What it asks of a store is private to it: whether a path is in one, and how tensorstore names it.
+    Patches its two private checks: whether a path is in an object store, and what tensorstore calls it.
     """
     from orbax.checkpoint._src.path import gcs_utils
     from orbax.checkpoint._src.serialization import tensorstore_utils
@@ -74,7 +74,7 @@ def teach_orbax_s3() -> None:
 
 
 def _s3_server() -> dict[str, str]:
-    """A server other than Amazon's, where AWS's own variables name one: tensorstore does not read them."""
+    """The non-Amazon S3 server that AWS environment variables name; tensorstore does not read them."""
     variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), ("AWS_REGION", "AWS_DEFAULT_REGION")
     endpoint, region = (next(filter(None, map(os.environ.get, names)), "") for names in variables)
     return {"endpoint": endpoint, "aws_region": region or "us-east-1"} if endpoint else {}

@@ -1,4 +1,4 @@
-"""The process around a command: streams that may be closed or full, and Ctrl-C from the first moment to the last."""
+"""Process setup for a command: output streams that may be closed or full, and Ctrl-C at any time."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from jaxfer.errors import Interrupted
 
 INTERRUPTED = "interrupted; the same command goes on from the last checkpoint"
 
-_pressed = False  # Ctrl-C: the next one stops at once
+_pressed = False  # whether Ctrl-C was pressed: the next one stops at once
 
 
 def prepare() -> None:
-    """Makes this process a command's: for the rest of its life."""
+    """Sets this process up for a command, for the rest of its life."""
     for descriptor in range(3):  # a file that took the place of a closed one would receive what is printed
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest free number: `descriptor`
     if sys.stdout is None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - it lives as long as the process
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a locale without `·` or `±`
-    # A run does not end because nobody can read its progress.
+    # A run must not end because nobody can read its progress.
     sys.stdout, sys.stderr = _Stream(sys.stdout, lossy=False), _Stream(sys.stderr, lossy=True)
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)
 
 
 class _Stream:
-    """A stream and its first error."""
+    """Wraps a stream and records its first error."""
 
     def __init__(self, stream: Any, *, lossy: bool):
         self._stream, self._lossy = stream, lossy
@@ -62,24 +62,24 @@ class _Stream:
 
 
 def say(line: str) -> None:
-    """One line on standard error, from a signal handler or beside a thread that is stuck in C."""
+    """Writes one line to standard error; safe in a signal handler and beside a thread stuck in C."""
     with contextlib.suppress(OSError):
         os.write(2, f"{line}\n".encode())
 
 
 def impatient() -> None:
-    """From now on Ctrl-C stops at once: the first waits for a save, or the interpreter is shutting down."""
+    """Makes the next Ctrl-C stop at once: an earlier one waits for a save, or the interpreter is shutting down."""
     global _pressed
     _pressed = True
 
 
 def owns(handler: Any) -> bool:
-    """Whether this SIGINT handler is the command's own; a notebook's process must outlive a second Ctrl-C."""
+    """Whether the command installed this SIGINT handler; a notebook's process must survive a second Ctrl-C."""
     return handler is _interrupt
 
 
 def stop_at_once() -> NoReturn:
-    """Ends the process without a word from threads that were still writing; its last checkpoint is whole."""
+    """Ends the process without output from threads that are still writing; the last checkpoint is complete."""
     say(INTERRUPTED)
     os._exit(Interrupted.exit_code)
 
@@ -101,10 +101,10 @@ def _importing(frame: Any) -> bool:
 
 
 def output_fault() -> OSError | None:
-    """Why standard output takes no more, if it does not; elsewhere the same error would be a disk's or a helper's."""
+    """The error of standard output, if it had one; elsewhere the same error may come from a disk or a worker."""
     return getattr(sys.stdout, "fault", None)
 
 
 def drop_output() -> None:
-    """What is still to be flushed to standard output goes nowhere, so that the interpreter's exit does not fail."""
+    """Discards what is still to be flushed to standard output, so that the interpreter's exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""The errors a user can cause, and the ways a run stops early: one line each, one exit code each."""
+"""User errors and early stops of a run: each has a one-line message and an exit code."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong: one line saying what was expected, what was found and the fix. Exit code 2."""
+    """Bad user input; the one-line message says what was expected, what was found and the fix. Exit code 2."""
 
     exit_code = 2
 
 
 class RuleError(InputError):
-    """A rule matches nothing, or a parameter is matched by no rule."""
+    """A rule matches no parameter, or a parameter matches no rule."""
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -46,12 +46,12 @@ class Interrupted(KeyboardInterrupt):
     exit_code = 130
 
 
-# The operating system's words for a file system that takes no more; C++ libraries pass on nothing but the words.
+# The operating system's messages for a full file system; C++ libraries pass on only the message.
 _FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
 
 
 def full(error: BaseException | None) -> str | None:
-    """Why nothing more can be written, where that is what ended this error or one that it came from."""
+    """The operating system's message for a full disk, if this error or one of its causes has it; else None."""
     while error is not None:
         for reason in _FULL:
             if reason in str(error):
@@ -61,7 +61,7 @@ def full(error: BaseException | None) -> str | None:
 
 
 def refused(error: Exception) -> str | None:
-    """What the machine refused, in one line: room on a disk, a path, or memory; None for any other error."""
+    """One line for a full disk, an unusable path or a lack of memory; None for any other error."""
     if reason := full(error):
         place = getattr(error, "filename", None)
         where = f"{str(place)!r} can't be written" if place is not None else "files can't be written"

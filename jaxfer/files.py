@@ -15,25 +15,25 @@ from jaxfer import json_files
 from jaxfer.errors import InputError
 from jaxfer.parallel import cluster
 
-# Object stores, and what epath reads them with.
+# Object stores, and the packages epath reads them with.
 STORES = {"gs": "gcsfs", "s3": "s3fs"}
-LONGEST_PATH, DEEPEST_PATH = 4095, 500  # bytes, of Linux; folders
-# What to do about a damaged file of a run.
+LONGEST_PATH, DEEPEST_PATH = 4095, 500  # bytes, Linux's limit; folders
+# The advice for a damaged file of a run.
 FIX = "restore the file, or use another --workdir"
 
 
 def write_json(path: epath.Path, value: Any) -> None:
-    """Atomically: a reader sees the old file or the new one, whole."""
+    """Writes JSON atomically: a reader sees either the old or the new file, complete."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Atomically, as UTF-8."""
+    """Writes text atomically, as UTF-8."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: epath.Path, data: bytes) -> None:
-    """Atomically, on a disk through a temporary file beside it; of several processes the first does."""
+    """Writes bytes atomically, on a disk through a temporary file beside it; only the first process writes."""
     if not cluster.leader():
         return
     path = epath.Path(path)
@@ -51,18 +51,18 @@ def write_bytes(path: epath.Path, data: bytes) -> None:
 
 
 def remove(path: epath.Path) -> None:
-    """A file of the run that no longer holds; gone already is fine."""
+    """Removes an outdated file of the run, if it exists."""
     if cluster.leader():
         epath.Path(path).unlink(missing_ok=True)
 
 
 def read_json(path: epath.Path, fields: type | None = None) -> dict[str, Any]:
-    """The object in a JSON file of a run, its `fields` (a TypedDict) checked; `InputError` where it is none."""
+    """The object in a JSON file of a run, checked against `fields` (a TypedDict); `InputError` if it is damaged."""
     return json_files.read(epath.Path(path), fields, fix=FIX, damaged="expected a JSON file of a run")
 
 
 def opened(folder: str | epath.Path) -> epath.Path:
-    """A path that can be a run's, on a disk or in a store; `InputError` for another, or where a package is missing."""
+    """A path a run can use, on a disk or in a store; `InputError` for others and for a missing package."""
     if not isinstance(folder, (str, os.PathLike)) or not str(folder):
         raise InputError(f"expected the path of a folder, found {folder!r}")
     scheme, _, _ = str(folder).rpartition("://")
@@ -77,7 +77,7 @@ def opened(folder: str | epath.Path) -> epath.Path:
         path = epath.Path(folder)
         path.exists()
         if not scheme:
-            os.stat(os.fspath(path.parent))  # a name too long is nothing to `exists`, and endless to `mkdir`
+            os.stat(os.fspath(path.parent))  # for a name too long `exists` is False, `mkdir` endless
     except (FileNotFoundError, NotADirectoryError):
         pass
     except ImportError:
@@ -93,7 +93,7 @@ def opened(folder: str | epath.Path) -> epath.Path:
 
 
 def remote(path: epath.Path) -> bool:
-    """Whether it is an object of a store, `gs://` or `s3://`: written whole or not at all, and never appended to."""
+    """Whether the path is in an object store (`gs://`, `s3://`), where writes are atomic and appends impossible."""
     return "://" in str(path)
 
 

@@ -1,4 +1,4 @@
-"""JSON files, checked against a schema where they are read: whoever uses a field may trust its type."""
+"""JSON files, checked against a schema on reading, so that callers can trust the types of the fields."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from jaxfer.errors import InputError
 def read(
     path: epath.Path, fields: type | None = None, *, fix: str, damaged: str = "no readable JSON"
 ) -> dict[str, Any]:
-    """The object in a JSON file, as it stands; the fields that `fields` declares have their types.
+    """The object in a JSON file; the types of the declared `fields` are checked.
 
     Args:
       path: the file.
       fields: a TypedDict; fields that it does not declare are left unchecked. None: none are checked.
       fix: what to do about a damaged file, the tail of the error.
-      damaged: what to call one that can't be read.
+      damaged: how the error calls an unreadable file.
 
     Raises:
       InputError: no JSON object, or a field that is missing or of another type.
     """
     try:
-        if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
+        if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would block
             raise OSError("not a regular file")
         text = path.read_text()
         content = json.loads(text)
@@ -44,7 +44,7 @@ def read(
 
 
 def check(content: dict[str, Any], fields: type, where: str, *, fix: str) -> None:
-    """`InputError` unless the fields that a TypedDict declares have their types; the others may be anything."""
+    """`InputError` unless the fields a TypedDict declares have their types; other fields are not checked."""
     try:
         schema.check_fields(content, fields, f"{where}: ")
     except InputError as error:

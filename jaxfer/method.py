@@ -1,4 +1,4 @@
-"""Method: a way of transferring, as pure functions. One file each in `jaxfer/methods/`, every field has a default.
+"""Method: a transfer method as pure functions, one file each in `jaxfer/methods/`. Every field has a default.
 
 The defaults are plain fine-tuning. Training and evaluation share `view` and `intercept`, so an adapter can't be
 forgotten at evaluation. A method names its groups of parameters; a stage gives each group its rate.
@@ -21,14 +21,14 @@ Params = Any
 
 @dataclass(frozen=True)
 class Context:
-    """What a method's `loss` and `update` may look at.
+    """The inputs to a method's `loss` and `update`.
 
     Attributes:
       apply: backbone params -> outputs of this batch in evaluation mode, under the current running statistics.
       task: the task; `task.loss(outputs, batch, hparams)` is [batch].
       batch: this step's examples.
       params: the method's parameters, trainable and frozen (in `update`: after the step).
-      extra: what the method keeps.
+      extra: the method's state beside the parameters.
       hparams: {name: [] float32}.
       groups: {parameter path: group or FROZEN}.
       step: [] int32, steps done before this one.

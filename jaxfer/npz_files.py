@@ -1,4 +1,4 @@
-"""NumPy archives: plain arrays by name, and one kind of error for whatever is wrong with a file."""
+"""NumPy archives: plain arrays by name, and one exception type for every damaged file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 
 def read(file: str | os.PathLike[str] | BinaryIO) -> dict[str, np.ndarray]:
-    """{name: array} of an .npz; arrays of objects, which are pickles, are not read.
+    """{name: array} of an .npz; object arrays, which are pickles, are not read.
 
     Raises:
-      ValueError: no .npz of plain arrays; the message is one line and does not name the file.
+      ValueError: not an .npz of plain arrays; the one-line message does not name the file.
     """
     try:
-        if isinstance(file, (str, os.PathLike)) and not os.path.isfile(file):  # opening a pipe would wait for ever
+        if isinstance(file, (str, os.PathLike)) and not os.path.isfile(file):  # opening a pipe would block
             raise ValueError("not a regular file")
         archive = np.load(file, allow_pickle=False)
         if isinstance(archive, np.ndarray):
@@ -26,5 +26,5 @@ def read(file: str | os.PathLike[str] | BinaryIO) -> dict[str, np.ndarray]:
         if odd is not None:
             raise ValueError(f"its member {odd} is no .npy")
         return arrays
-    except Exception as error:  # zip, its compressors and NumPy's header raise nearly anything when fed with noise
+    except Exception as error:  # zip, its compressors and NumPy's header parser raise nearly anything on noise
         raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from None

@@ -1,4 +1,4 @@
-"""Groups -> one optax transform over the trainable leaves, built inside the step from traced hyperparameters.
+"""One optax transform over all groups of trainable leaves, built inside the step from traced hyperparameters.
 
 Every rate, decay, momentum and schedule length is an array in `State.hparams`, so one compiled step serves a whole
 sweep. Trainable leaves travel as a flat dict {path: leaf}; frozen leaves never enter.
@@ -40,7 +40,7 @@ class Leaf:
     decay_scale: float = 1.0
 
     def rate(self, hparams: Hparams) -> jax.Array:
-        """Peak learning rate."""
+        """A group's peak learning rate."""
         return hparams[f"lr/{self.group}"] * hparams["layer_decay"] ** self.depth * self.lr_scale
 
 
@@ -66,9 +66,9 @@ def make_tx(
 ) -> optax.GradientTransformation:
     """One global clip over the trainable gradients, then each group's own optimizer.
 
-    The clip stands outside the partition but sees trainable leaves only, since frozen ones are never differentiated.
+    The clip is outside the partition but sees only trainable leaves, since frozen ones are never differentiated.
     `momentum_dtype` is the type in which the first moment is kept between steps, not computed; the second stays
-    float32: what b2 = 0.999 adds to it in a step is less than bfloat16 can tell.
+    float32: with b2 = 0.999 its update per step is below bfloat16's resolution.
     """
     factor = schedule(schedule_name, hparams, step)
     decay = _leafwise(lambda path, u, p: u + hparams["weight_decay"] * leaves[path].decay_scale * p)

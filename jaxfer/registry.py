@@ -1,11 +1,11 @@
-"""Rooms found by file: `methods/x.py` is the method `x`, and its factory's signature is its schema.
+"""Registries by file: `methods/x.py` defines the method `x`, and its factory's signature is its schema.
 
-A room is a package whose modules each define one factory of the same name: `jaxfer.methods.*.method`,
+A room is a registry: a package whose modules each define one factory of the same name: `jaxfer.methods.*.method`,
 `jaxfer.models.*.port`, `jaxfer.tasks.*.task`, `jaxfer.data.sources.*.source`. Users add to a room without editing the
 package: by a folder of the room's name next to their config (`use`), or by an entry point of an installed package in
 the group `jaxfer.methods`, `jaxfer.models`, `jaxfer.tasks` or `jaxfer.sources`. Keyword-only parameters with an
-annotation and a default are what a config may set. A module is imported when it is asked for and not before, so that
-a file with a mistake in it stops no other.
+annotation and a default are what a config may set. A module is imported when it is first used, so that
+a broken file does not stop the others.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from jaxfer.schema import check
 
 @dataclass(frozen=True)
 class Room:
-    """One kind of thing found by file.
+    """A registry of one kind of member, each defined by a file.
 
     Attributes:
       kind: the word errors use (`method`).
-      package: where its modules lie.
+      package: the package of its modules.
       factory: the function every module defines.
       shared: the same arguments give the same product, and so share its compiled programs; False where a product
         depends on more than its arguments (files), and each module decides what it may keep.
@@ -48,24 +48,24 @@ class Room:
 
     @property
     def word(self) -> str:
-        """What commands call one of them: `method`, `model`, `task`, `source`."""
+        """The word for a member on the command line: `method`, `model`, `task`, `source`."""
         return self.folder.removesuffix("s")
 
     @property
     def folder(self) -> str:
-        """What a user's folder of such files is called (`methods`), and the end of the entry points' group."""
+        """Name of a user's folder of members (`methods`), also the last part of the entry points' group."""
         return self.package.rpartition(".")[2]
 
     def names(self) -> tuple[str, ...]:
-        """Every name in the room, sorted: the files whose text has the factory's `def`, read and not imported.
+        """Every member's name, sorted: files whose text defines the factory. They are read, not imported.
 
         Other modules are shared code, and names that start with `_` are private.
         """
-        here = {file.stem for folder in self._folders() for file in self._members(folder)}
-        return tuple(sorted({*here, *_entry_points(self.folder)}))
+        local = {file.stem for folder in self._folders() for file in self._members(folder)}
+        return tuple(sorted({*local, *_entry_points(self.folder)}))
 
     def sources(self, name: str) -> tuple[Path, ...]:
-        """The file that defines `name` and the shared code beside it: what its product can depend on in the room."""
+        """The file that defines `name` and the shared code beside it: every file of the room it can depend on."""
         for folder in self._folders():
             members = self._members(folder)
             for file in members:
@@ -75,7 +75,7 @@ class Room:
         return (Path(spec.origin),) if spec and spec.origin else ()
 
     def use(self, folder: Path) -> None:
-        """Adds the files of a user's folder; `InputError` where one has the name of another's.
+        """Adds the files of a user's folder; `InputError` if a name is taken.
 
         The folder joins the package's path: its modules are imported, and pickled, as `jaxfer.methods.x`.
         """
@@ -90,7 +90,7 @@ class Room:
         package.__path__.append(str(folder))
 
     def make(self, name: str, /, *args: Any, **options: Any) -> Any:
-        """The factory's product; where the room is `shared`, the same arguments give the same object."""
+        """Calls the factory; in a `shared` room the same arguments give the same object."""
         if not self.shared:
             return self.get(name)(*args, **options)
         return _make(self, name, args, tuple(sorted(options.items())))
@@ -106,43 +106,43 @@ class Room:
             if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
         }
 
-    def complete(self, name: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Every option of the factory: its default, or what is given, checked.
+    def complete(self, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Every option of the factory, checked; those left out get their defaults.
 
         Args:
           name: of the file.
-          given: {option: value}.
+          options: {option: value}.
           where: what an error calls the section (`config.model`).
 
         Raises:
           InputError: there is no such option, or the value is not of the annotated type.
         """
         defaults = {option: default for option, (_, default) in self.schema(name).items()}
-        return defaults | self.checked(name, given, where)
+        return defaults | self.checked(name, options, where)
 
-    def checked(self, name: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """The given options alone, as their annotations want them; raises as `complete` does."""
+    def checked(self, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """These options alone, checked against their annotations; raises as `complete` does."""
         known = self.schema(name)
-        for option in given:
+        for option in options:
             if option not in known:
                 raise InputError(f"unknown field {where}.{option}{nearest(option, known)}")
-        return {option: check(value, known[option][0], f"{where}.{option}") for option, value in given.items()}
+        return {option: check(value, known[option][0], f"{where}.{option}") for option, value in options.items()}
 
     def get(self, name: str) -> Callable[..., Any]:
-        """The factory called `name`; `InputError` if there is none or its file can't be imported."""
+        """The factory of `name`; `InputError` if there is none or its file can't be imported."""
         if not isinstance(name, str) or not name.isidentifier() or name not in self.names():
             raise InputError(f"unknown {self.kind} {name!r}{nearest(str(name), self.names())}{_searched()}")
         module = f"{self.package}.{name}"
         if not any(file.stem == name for folder in self._folders() for file in self._members(folder)):
             module = _entry_points(self.folder)[name]
         if module not in sys.modules:
-            # Python lists a folder again when its time stamp has moved, which a file of this very instant may not do.
+            # Python relists a folder only when its time stamp changes, which a file written this instant may not cause.
             importlib.invalidate_caches()
         try:
             return getattr(importlib.import_module(module), self.factory)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # also SystemExit, which must not end the command as if it were done
+        except BaseException as error:  # also SystemExit, which must not end the command as if it had succeeded
             mistake = self._mistake(name, error)
             raise InputError(f"expected {self.kind} {name!r} to import, found {mistake}; correct it") from error
 
@@ -160,7 +160,7 @@ class Room:
             return False
 
     def _mistake(self, name: str, error: BaseException) -> str:
-        """What went wrong in an import, and the innermost line of this room at which it did."""
+        """The error of an import, with the innermost line in this room."""
         reason = (str(error).splitlines() or ["no message"])[0]
         if isinstance(error, SyntaxError) and error.filename:
             spots, reason = [(error.filename, error.lineno)], error.msg
@@ -177,7 +177,7 @@ def _make(room: Room, name: str, args: tuple[Any, ...], options: tuple[tuple[str
 
 
 def _searched() -> str:
-    """The user's folders that were searched, for an error."""
+    """The searched user folders, as text for an error."""
     folders = [folder for folder in os.environ.get(VARIABLE, "").split(os.pathsep) if folder]
     return f" (config.rooms: {', '.join(folders)})" if folders else ""
 
@@ -194,12 +194,12 @@ TASKS = Room("task", "jaxfer.tasks", "task")
 SOURCES = Room("data source", "jaxfer.data.sources", "source", shared=False)  # files change
 ROOMS = (METHODS, MODELS, TASKS, SOURCES)
 
-# Tells processes that this one starts (loaders, members of a sweep) which folders are in use.
+# Passes the folders in use to child processes (loaders, members of a sweep).
 VARIABLE = "JAXFER_ROOMS"
 
 
 def beside(config: Path) -> tuple[str, ...]:
-    """The folders with a user's own files for a config: the config's own, and the one above it."""
+    """The folders with user files for a config, out of its own folder and the parent folder."""
     folders = dict.fromkeys((config.resolve().parent, config.resolve().parent.parent))
     return tuple(str(folder) for folder in folders if any(room._members(folder / room.folder) for room in ROOMS))
 
@@ -208,7 +208,7 @@ def use(folders: Iterable[str]) -> None:
     """Adds every room of these folders (`FOLDER/methods/x.py`, ...), in this process and those it starts.
 
     Raises:
-      InputError: a file has the name of another, the package's or a user's.
+      InputError: a name is already taken by the package or by another user file.
     """
     for folder in folders:
         for room in ROOMS:

@@ -91,7 +91,7 @@ def _dead(pattern: str, i: int, compiled: list, claimed: Mapping[str, int], path
 
 
 def _near(pattern: str, paths: list[str]) -> str:
-    """`; nearest: 'block_0/.*' (16 leaves)`: prefixes of the paths that look like the pattern."""
+    """`; nearest: 'block_0/.*' (16 leaves)`: path prefixes similar to the pattern."""
     if not paths:
         return "; there is none of the kind here"
     leaves: dict[str, int] = {}

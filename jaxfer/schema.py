@@ -1,4 +1,4 @@
-"""Values against annotations: what `config.x` may hold, and how `--config.x=TEXT` is read."""
+"""Type checks of config values against annotations, and parsing of `--config.x=TEXT`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 
 from jaxfer.errors import InputError
 
-# Step counters and array sizes are 32-bit on every backend: a larger number could only fail later, or wrap.
+# Step counters and array sizes are 32-bit on every backend: a larger number would fail later, or wrap.
 LARGEST = 2**31 - 1
 
 _MAPPINGS = (dict, typing.get_origin(Mapping[str, Any]))
 
 
 def check(value: Any, annotation: Any, where: str) -> Any:
-    """The value as its annotation wants it (an int becomes a float, a list a tuple); `InputError` where it can't."""
+    """The value converted to its annotation (an int to a float, a list to a tuple); `InputError` if it can't be."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any:
         return value
@@ -68,7 +68,7 @@ def check_fields(content: Mapping[str, Any], fields: type, prefix: str) -> None:
 
 
 def parse(text: str, annotation: Any, where: str) -> Any:
-    """Reads a command line's text: `--config.lr=1e-3`, `--config.freeze=stem/.*,block_0/.*`, `--config.lr=none`."""
+    """Parses command-line text: `--config.lr=1e-3`, `--config.freeze=stem/.*,block_0/.*`, `--config.lr=none`."""
     args = typing.get_args(annotation)
     if type(None) in args:
         if text.lower() == "none":
@@ -85,7 +85,7 @@ def parse(text: str, annotation: Any, where: str) -> Any:
 
 
 def _sequence(text: str, inner: Any) -> Any:
-    """`a,b`, `(1, 2)`, `[3]` or nothing; a pattern may begin like a tuple: `(stem|block_0)/.*`."""
+    """Parses `a,b`, `(1, 2)`, `[3]` or an empty text; a pattern may begin like a tuple: `(stem|block_0)/.*`."""
     bare = text.strip()
     value = _literal(bare) if bare.startswith(("(", "[")) else None
     if isinstance(value, (tuple, list)):
@@ -97,7 +97,7 @@ def _sequence(text: str, inner: Any) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """A Python literal, `nan` or `inf`; text that is none stays text, for `check` to judge."""
+    """Parses a Python literal, `nan` or `inf`; other text is returned as it is, for `check` to judge."""
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):

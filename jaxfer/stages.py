@@ -1,4 +1,4 @@
-"""A run is a list of stages. From an Experiment to what each stage does to which parameter, before any is allocated."""
+"""Resolves an Experiment into stages: how each one treats every parameter, before any is allocated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jaxfer.state import State
 from jaxfer.step import StepSpec, make_state
 from jaxfer.task import Task
 
-# What `_hparams` gives every stage besides a rate for each group: no method or task may use these names.
+# Hparams of every stage besides the rate of each group; reserved: no method or task may use these names.
 STAGE_HPARAMS = frozenset({"layer_decay", "weight_decay", "momentum", "b2", "clip", "warmup", "total_steps"})
 
 
@@ -32,14 +32,14 @@ class Stage:
     """One stage, planned.
 
     Attributes:
-      name: as the config calls it.
+      name: its name in the config.
       index: its place in the run.
-      start: steps of the run before it.
-      config: what the config says of it.
+      start: number of steps of the run before it.
+      config: its fields in the config.
       spec: the static part of its steps.
       hparams: the traced part: {name: value}.
       shapes: (params with the method's leaves, model_state, extra) as ShapeDtypeStructs.
-      notes: rules of the config that change nothing here, a line each.
+      notes: warnings about rules of the config that have no effect in this stage, a line each.
     """
 
     name: str
@@ -53,24 +53,24 @@ class Stage:
 
     @property
     def stop(self) -> int:
-        """Steps of the run at its end."""
+        """Number of steps of the run at the end of this stage."""
         return self.start + self.config.steps
 
     def enter(self, params: Any, model_state: Any, seed: int) -> State:
-        """The stage's first State, from backbone params: of the source, or merged from the stage before."""
+        """The stage's first State, from backbone params of the source or of the previous stage, merged."""
         params, extra = _compiled_init(self.spec.method)(params, jax.random.fold_in(self.step_key(seed), 2**32 - 1))
         return make_state(self.spec, params, model_state, extra, self.hparams, self.step_key(seed))
 
     def step_key(self, seed: int) -> jax.Array:
-        """The key that the stage's steps fold; 0 is the fresh parameters', the stages count from 1."""
+        """The PRNG key that the stage's steps fold; stream 0 is for fresh parameters, stages count from 1."""
         return jax.random.fold_in(jax.random.key(seed), self.index + 1)
 
     def leaves(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """{path: shape} of every parameter, the method's added ones among them."""
+        """{path: shape} of every parameter, including those the method adds."""
         return rules.flatten(self.shapes[0])
 
     def blank(self, seed: int) -> State:
-        """The shapes of its State; a restored checkpoint fills them."""
+        """The shapes of the stage's State, to be filled from a checkpoint."""
         return jax.eval_shape(lambda p, m: self.enter(p, m, seed), *self._backbone_shapes())
 
     def leave(self, state: State) -> tuple[Any, Any]:
@@ -89,7 +89,7 @@ def _compiled_init(method: Method) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def compiled_port_init(port: Port) -> Any:
-    """`port.init` under jit: one compile for all seeds, and the same bits whoever calls it."""
+    """`port.init` under jit: compiled once for all seeds, with the same bits for every caller."""
     return jax.jit(port.init)
 
 
@@ -101,8 +101,8 @@ def make_port(experiment: Experiment, classes: int) -> tuple[Port, Task]:
 
 
 def example_batch(port: Port, task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of one training batch: the port's input fields (of texts: in the longest bucket) and `label`."""
-    # Sets of labels come as a row of booleans, one for each output.
+    """Shapes of one training batch: the port's input fields (texts: the longest bucket) and `label`."""
+    # A set of labels is a row of booleans, one for each output.
     label = (batch_size, port.outputs) if task.label_dtype == "bool" else (batch_size,)
     return {**port.preprocessing.example(batch_size), "label": jax.ShapeDtypeStruct(label, task.label_dtype)}
 
@@ -121,7 +121,7 @@ def make_stages(experiment: Experiment, port: Port, task: Task) -> tuple[Stage, 
         method = make_method(config, port, where)
         full, extra = _method_shapes(method, port, task)
         for path, leaf in rules.flatten(full).items():
-            if math.prod(leaf.shape) > LARGEST:  # XLA ends with a check of its own, and no word about which
+            if math.prod(leaf.shape) > LARGEST:  # XLA would abort without naming the parameter
                 raise InputError(f"{path} would have shape {leaf.shape}; make config.model or {where}.options smaller")
         groups = _groups(config, method, port, full, where)
         config = _completed(config, method, where)
@@ -153,7 +153,7 @@ def _method_shapes(method: Method, port: Port, task: Task) -> tuple[Any, Any]:
 
 
 def make_method(config: StageConfig, port: Port, where: str = "config") -> Method:
-    """The stage's method with its structural options; its hparams are checked to be known and its own."""
+    """The stage's method with its structural options; checks that the hparams are known and don't clash."""
     schema = METHODS.schema(config.method)
     structural = {k: v for k, v in config.options.items() if k in schema}
     method = METHODS.make(config.method, port, **structural)
@@ -185,7 +185,7 @@ def _completed(config: StageConfig, method: Method, where: str) -> StageConfig:
 
 
 def _groups(config: StageConfig, method: Method, port: Port, params: Any, where: str) -> dict[str, str]:
-    """{path: group or FROZEN}: the config's freezing before the method's own rules."""
+    """{path: group or FROZEN}; the config's freezing takes precedence over the method's rules."""
     paths = list(rules.flatten(params))
     names = {group for _, group in method.rules} - {FROZEN}
     if config.freeze_units >= len(port.units):
@@ -251,7 +251,7 @@ def _execution(config: StageConfig, port: Port, where: str) -> Execution:
 
 def _hparams(config: StageConfig, method: Method, task_hparams: Mapping[str, float], where: str) -> dict[str, float]:
     groups = sorted({group for _, group in method.rules} - {FROZEN})
-    own = {
+    hparams = {
         **{f"lr/{group}": config.rates.get(group, config.lr) for group in groups},
         **{name: getattr(config, name) for name in ("layer_decay", "weight_decay", "momentum", "b2")},
         "clip": config.clip or math.inf,
@@ -260,13 +260,13 @@ def _hparams(config: StageConfig, method: Method, task_hparams: Mapping[str, flo
         **{name: config.options[name] for name in method.hparams if name != "lr"},
     }
     for name in task_hparams:
-        if name in own:
+        if name in hparams:
             raise InputError(f"{where}: the task's hparam {name!r} is also the stage's or its method's; rename it")
-    return {**own, **task_hparams}
+    return {**hparams, **task_hparams}
 
 
 def _notes(config: StageConfig, method: Method, groups: Mapping[str, str], moving: int, where: str) -> Iterator[str]:
-    """Rules that claim something and change nothing: no error, since a sweep gives one rule to many methods."""
+    """Notes on rules that match but have no effect. Not an error: a sweep gives one rule to many methods."""
     before = rules.resolve((), groups, defaults=method.rules)
     for pattern in config.freeze:
         hits = rules.select((pattern,), groups)

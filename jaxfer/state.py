@@ -11,17 +11,17 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class State:
-    """One stage of one run, in full: a pure step maps it to the next.
+    """The complete state of a stage: a pure step maps it to the next.
 
     It holds no optimizer and no apply function: those would be compile-time constants, one compile for each member
     of a sweep. What a sweep may vary is an array in `hparams`.
 
     Attributes:
       step: [] int32, steps done in this stage.
-      params: nested dict of trainable and frozen leaves, a method's added ones among them.
+      params: nested dict of trainable and frozen leaves, including those a method adds.
       model_state: running statistics, `{}` where the model has none.
-      opt_state: optimizer state of the trainable leaves alone.
-      extra: what a method keeps beside the parameters (anchors, averages).
+      opt_state: optimizer state, of the trainable leaves only.
+      extra: a method's state beside the parameters (anchors, averages).
       hparams: {name: [] float32}: rates, decays, strengths, schedule lengths.
       key: typed PRNG key of the stage; folded with `step`, never split in place.
     """
@@ -36,5 +36,5 @@ class State:
 
 
 def copied(tree: Any) -> Any:
-    """The tree with a buffer of its own for every leaf, so that donating it frees nothing that someone else holds."""
+    """A copy of the tree: every leaf gets a new buffer, so that donating it frees nothing in use elsewhere."""
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)

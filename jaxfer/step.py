@@ -24,19 +24,19 @@ Batch = Mapping[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepSpec:
-    """Everything static about a stage's steps; two runs with equal specs share one compiled program.
+    """The static part of a stage's steps; runs with equal specs share one compiled program.
 
     Attributes:
       port: the model.
       task: the loss.
-      method: the way of transferring.
-      leaves: (path, how it is updated; None: frozen) of every parameter, the method's added ones among them.
+      method: the transfer method.
+      leaves: (path, update rule; None: frozen) of every parameter, including those the method adds.
       live: units with a trainable leaf or an adapter; dropout acts only there.
       eval_norms: normalisation modules that keep their running statistics.
       optimizer: `adamw` or `sgd`.
       schedule: `constant`, `linear` or `cosine`.
-      momentum_dtype: in which the first moment is kept.
-      execution: precision and rematerialisation of the units; where activations lie.
+      momentum_dtype: storage type of the first moment.
+      execution: precision, rematerialisation and sharding of the units.
       accumulate: slices of a batch, one after the other.
       axis_name: the mapped axis under pmap, else None.
     """
@@ -56,12 +56,12 @@ class StepSpec:
 
     @property
     def model(self) -> Port:
-        """The port as this stage computes it."""
+        """The port with this stage's execution settings."""
         return self.port.with_axis(self.axis_name).computed(self.execution)
 
     @property
     def trainable(self) -> dict[str, Leaf]:
-        """{path: how it is updated} of the parameters that move."""
+        """{path: update rule} of the trainable parameters."""
         return {path: leaf for path, leaf in self.leaves if leaf is not None}
 
     def tx(self, hparams: Mapping[str, jax.Array], step: jax.Array) -> optax.GradientTransformation:
@@ -79,7 +79,7 @@ class StepSpec:
 def make_state(
     spec: StepSpec, params: Any, model_state: Any, extra: Any, hparams: Mapping[str, Any], key: jax.Array
 ) -> State:
-    """A stage's first State, every leaf a copy: donating it frees nothing that a method's anchor shares."""
+    """A stage's first State; every leaf is a copy, so that donating it leaves a method's anchor intact."""
     hparams = {name: jnp.asarray(value, jnp.float32) for name, value in hparams.items()}
     step = jnp.zeros((), jnp.int32)
     opt_state = spec.tx(hparams, step).init(split(params, spec.trainable)[0])
@@ -127,7 +127,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
         updates, opt_state = spec.tx(state.hparams, state.step).update(grads, state.opt_state, trainable)
         params = unflatten({**frozen, **optax.apply_updates(trainable, updates)})
         extra = method.update(context(params, batch, key), state.extra)
-        if axis is not None:  # what was made of this device's examples is averaged, what was kept is left alone
+        if axis is not None:  # values computed from this device's examples are averaged, kept values are not
             extra = jax.tree.map(functools.partial(_averaged, axis), extra, state.extra)
         state = state.replace(
             step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state, extra=extra

@@ -1,4 +1,4 @@
-"""Task: what the outputs mean. Head size, per-example losses and the metrics; one file each in `jaxfer/tasks/`."""
+"""Task: head size, per-example losses and metrics of a kind of output; one file each in `jaxfer/tasks/`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text laid out for the terminal it is printed on: lines break between words, numbers never, names shrink to `a…z`.
+"""Text layout for terminals: lines break between words, never in numbers, and long names shrink to `a…z`.
 
 In a file or a pipe nothing is broken or shortened, however long the lines get.
 """
@@ -17,9 +17,9 @@ from rich.cells import cell_len, set_cell_size
 NAME, TEXT, NUMBER = "name", "text", "number"
 GLUE = "\N{NO-BREAK SPACE}"  # a blank at which no line breaks; printed as a plain one
 _LABEL = re.compile(r" *\S+(?: \S+)* {2,}")
-_INNER = "\N{FIGURE SPACE}"  # a part's own blank while parts are packed
+_INNER = "\N{FIGURE SPACE}"  # stands for a blank inside a part while parts are packed
 NARROWEST = 20  # columns; a terminal that claims fewer is treated as this wide
-SHORTEST_NAME = 12  # columns of a name that is still recognised when its middle is left out
+SHORTEST_NAME = 12  # columns; a name shortened further is no longer recognisable
 GAP = "  "
 
 
@@ -37,7 +37,7 @@ class Column(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What text is laid out for.
+    """The medium that text is laid out for.
 
     Attributes:
       width: columns; None for a file or a pipe, in which nothing is broken or shortened.
@@ -52,7 +52,7 @@ FILE = Page()
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether somebody watches `stream`; False once it is closed."""
+    """Whether `stream` is a terminal; False once it is closed."""
     with contextlib.suppress(AttributeError, ValueError):
         return stream.isatty()
     return False
@@ -133,7 +133,7 @@ def packed(parts: Iterable[str], width: int | None, *, start: str = "", between:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], page: Page = FILE) -> str:
-    """Rows under their titles, two blanks apart; where that is too wide a block for each row, of `title: cell`.
+    """Rows under their titles, two blanks apart; if that is too wide, one block of `title: cell` per row.
 
     Args:
       columns: their titles and kinds.
@@ -156,7 +156,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], page: Page =
 
 
 def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> list[int] | None:
-    """Columns for each column of the table: as much as its longest cell, or as little as its longest word."""
+    """The width of each column: that of its longest cell, or as little as that of its longest word."""
     cells = [[column.header, *(row[i] for row in rows)] for i, column in enumerate(columns)]
     natural = [max(map(cell_len, texts)) for texts in cells]
     room = None if width is None else width - len(GAP) * (len(columns) - 1)
@@ -187,7 +187,7 @@ def _cell(column: Column, cell: str, width: int, ellipsis: str) -> list[str]:
 
 
 def _distinct(columns: Sequence[Column], rows: Sequence[Sequence[str]], body: Sequence[Sequence[list[str]]]) -> bool:
-    """Whether no two names look the same once they are shortened."""
+    """Whether all names are still different once shortened."""
     for i, column in enumerate(columns):
         looks = {row[i]: tuple(cells[i]) for row, cells in zip(rows, body, strict=True)}
         if column.kind == NAME and len(set(looks.values())) < len(looks):
@@ -242,6 +242,6 @@ def _longest(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Tabs, newlines and control codes of a name would break the table, or drive the terminal."""
+    """Replaces tabs, newlines and control codes, which would break the table or control the terminal."""
     shown = (c if c.isprintable() or c == GLUE else " " if c.isspace() else "?" for c in text)
     return "".join(shown)

@@ -1,7 +1,7 @@
-"""What one experiment is, field by field: the schema of `config`, its defaults, and which fields are its identity.
+"""The schema of `config`: every field, its default, and whether it is part of the experiment's identity.
 
-A field whose metadata says `identity: False` may change when a run goes on in its folder (its length, its logging,
-its devices); any other difference means that the folder belongs to another experiment.
+A field with the metadata `identity: False` may change when a run resumes in its folder (logging, devices), and the last
+stage may get longer. Any other difference means that the folder belongs to another experiment.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from jaxfer.schema import LARGEST
 
 
 def _free(default: Any) -> Any:
-    """A field that is no part of the run's identity."""
+    """A field that is not part of the run's identity."""
     return dataclasses.field(default=default, metadata={"identity": False})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A member of a room (model, data source, task, method) and its options, as sorted (name, value) pairs."""
+    """A model, data source, task or method by name, with its options as sorted (name, value) pairs."""
 
     name: str
     options: tuple[tuple[str, Any], ...] = ()
@@ -37,29 +37,29 @@ class StageConfig:
       method: name of a file in `jaxfer/methods/`.
       options: the method's own options and hparams.
       steps: optimizer steps.
-      batch_size: examples a step, over all devices.
+      batch_size: examples per step, over all devices.
       optimizer: `adamw` or `sgd`.
       lr: peak learning rate of every group; None takes the method's default.
       rates: {group: peak rate} instead of `lr`; names every group of the method or none.
       layer_decay: each unit further from the head learns at this times the rate of the one above.
       lr_rules: ((path pattern, multiplier of the rate), ...).
       weight_decay: coefficient; AdamW's decoupled form, or SGD's L2 penalty.
-      decay_rules: ((path pattern, multiplier of weight_decay), ...) before the model's own (none on biases and norms).
-      freeze: path patterns that are frozen whatever the method says.
-      freeze_units: freeze the first that many units.
-      eval_norms: patterns of normalisation modules kept on their running statistics though they are trained.
+      decay_rules: ((path pattern, multiplier of weight_decay), ...); precede the model's own (0 on biases and norms).
+      freeze: patterns of parameter paths to freeze, whatever the method says.
+      freeze_units: number of units to freeze, counted from the input.
+      eval_norms: patterns of normalisation modules that use their running statistics even while trained.
       schedule: `constant`, `linear` or `cosine`, to zero at the end of the stage.
       warmup: steps of linear warm-up.
       clip: largest global norm of the trainable gradients; 0 does not clip.
       momentum: SGD's momentum, AdamW's b1.
       b2: AdamW's b2.
-      momentum_dtype: `float32` or `bfloat16`: in which the first moment, or SGD's momentum, is kept.
-      compute_dtype: `float32` or `bfloat16`: in which units compute; parameters, norms, softmax, the output layer and
-        the loss stay in float32.
-      dtype_rules: ((unit pattern, type), ...) before `compute_dtype`.
-      remat: patterns of units that keep their input alone for the backward pass and compute the rest again.
-      accumulate: slices that a batch is computed in, one after the other; the gradient is that of the whole batch.
-        Batch statistics are each slice's own, and running ones are updated by each in turn.
+      momentum_dtype: `float32` or `bfloat16`, the storage type of the first moment or SGD's momentum.
+      compute_dtype: `float32` or `bfloat16`, the type units compute in; parameters, norms, softmax, the output layer
+        and the loss stay in float32.
+      dtype_rules: ((unit pattern, type), ...); take precedence over `compute_dtype`.
+      remat: patterns of units that keep only their input for the backward pass and recompute the rest.
+      accumulate: number of slices a batch is computed in, one after the other; the gradient is that of the whole batch.
+        Each slice has its own batch statistics and updates the running ones in turn.
     """
 
     method: str = "full"
@@ -90,16 +90,16 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """Placement: it changes where a run computes, not what.
+    """Device placement: where a run computes, never its result.
 
     Attributes:
-      mode: what the devices are for that `fsdp` and `tensor` leave: `jit` splits the examples over them, `fsdp` and
-        `tensor` take them themselves. `pmap` (single process) is another engine, for examples alone.
-      devices: how many devices; 0 takes as many as divide the batch size.
-      fsdp: devices over which examples and each parameter (with its optimizer state) are split, by its largest axis.
-      tensor: devices over which layers are split as the model says: heads, the MLP's width, vocabulary, channels.
-      rules: ((path pattern, "fsdp -"), ...): which axes of a parameter are split over what, before the above; a word
-        for each axis: `-`, `fsdp`, `tensor` or `fsdp+tensor`.
+      mode: how to use the devices not claimed by the fields `fsdp` and `tensor`: `jit` splits the examples over them;
+        `fsdp` and `tensor` use all of them for that axis. `pmap` (single process) is another engine, for examples only.
+      devices: number of devices; 0 takes as many as divide the batch size.
+      fsdp: devices over which examples and parameters (with optimizer state) are split, each by its largest axis.
+      tensor: devices over which layers are split along axes the model names: heads, MLP width, vocabulary, channels.
+      rules: ((path pattern, "fsdp -"), ...): how to split a parameter, one word for each axis: `-`, `fsdp`, `tensor` or
+        `fsdp+tensor`. Rules take precedence over the fields above.
     """
 
     mode: str = _free("jit")
@@ -111,13 +111,13 @@ class ParallelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InitOptions:
-    """Where the weights lie in the file that `config.init` names, if a script put them where nobody looks.
+    """Where to look for the weights in the file `config.init` names, if it has an unusual layout.
 
     Attributes:
-      pick: keys, parted by slashes, under which a PyTorch archive keeps the state dict (`state_dict_ema`); "" takes the
-        usual one, or the only one.
-      prefix: what stands before the network's own names (`backbone.body.`); keys without it are left out. "" takes
-        what wrappers are known to put there.
+      pick: slash-separated keys of the state dict in a PyTorch archive (`state_dict_ema`); "" takes the usual one, or
+        the only one.
+      prefix: prefix of the network's parameter names (`backbone.body.`); keys without it are left out. "" tries the
+        prefixes of known wrappers.
     """
 
     pick: str = ""
@@ -126,22 +126,22 @@ class InitOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What a run has beside its stages.
+    """Settings of a run that are not specific to a stage.
 
     Attributes:
-      seed: of the fresh parameters, the few-label draw, the batch order, augmentation and dropout.
+      seed: seeds the fresh parameters, the few-label draw, the batch order, augmentation and dropout.
       init: `scratch`, `run:FOLDER` (a finished run), `sibling:NAME` (the run NAME beside this one's folder), or a
         checkpoint: a name on the Hub, a folder (a peft adapter's too) or a file. `config.init_options` says where in
-        the file the weights lie, if that is not found out (`InitOptions`).
+        the file the weights are, if that is not detected (`InitOptions`).
       head: `auto` keeps the source's head on the source's own data and classes, makes a new one for other classes, and
         stops where other data has classes of the same names; `keep`, `reset`.
       differs: model options that may differ from the source's, besides dropout rates (`image`: another resolution).
       stages: names of the stages in order, each with its overrides in `config.stage.NAME`; empty: one stage, `train`.
       eval_every: steps between evaluations on val; 0 evaluates at the end of each stage.
-      eval_batch_size: examples an evaluation step.
-      select: whether the result is of the `last` or of the `best` evaluated parameters on val.
+      eval_batch_size: examples per evaluation step.
+      select: whether the result uses the `last` parameters or the `best` ones evaluated on val.
       test: evaluate the test split at the end; without it the split is never opened.
-      log_every: steps between lines in metrics.jsonl (each the mean since the line before).
+      log_every: steps between lines in metrics.jsonl, each a mean over the steps since the previous line.
       save_every: steps between checkpoints; 0 saves at the end of each stage.
       grace: seconds between SIGTERM and the kill, within which the run saves; 0: as JAXFER_GRACE or SLURM's end of the
         job say, else 30.
@@ -168,16 +168,16 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """What `jaxfer compare` compares; a single run reads none of it.
+    """Settings of `jaxfer compare`; single runs ignore them.
 
     Attributes:
-      methods: arms beside `scratch`: names of files in `jaxfer/methods/`; `probe+full` is one after the other, in half
-        of the steps each. `full@NAME` starts from the source NAME in `sources`.
-      sources: {name: what `config.init` may hold}: other sources than `config.init` for arms to start from.
-      seeds: 0 to this minus one; a seed draws the labels, the fresh parameters and the batches, alike for every arm.
-      trials: settings of each arm that are tried: the default, then draws from its tuning grid.
-      labels: labels a class, one comparison each; empty: what `config.data.labels_per_class` says.
-      stage: {method: stage fields} that a method gets wherever it stands (`config.compare.stage.lora.options.rank`).
+      methods: arms beside `scratch`: names of files in `jaxfer/methods/`; `probe+full` runs one after the other, for
+        half of the steps each. `full@NAME` starts from the source NAME in `sources`.
+      sources: {name: value as in `config.init`}: further sources for arms to start from.
+      seeds: number of seeds, counted from 0; a seed fixes labels, fresh parameters and batches for every arm alike.
+      trials: settings tried for each arm: the default, then draws from its tuning grid.
+      labels: labels per class, one comparison each; empty: `config.data.labels_per_class`.
+      stage: {method: stage fields} for a method in every arm that has it (`config.compare.stage.lora.options.rank`).
       grid: {method or scratch: {hparam: values}} in place of the method's own grid.
     """
 
@@ -192,7 +192,7 @@ class CompareConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A checked config: what the code runs on. Every section resolved, every stage complete."""
+    """A checked config, which the code runs on: every section is resolved, every stage complete."""
 
     run: RunConfig
     parallel: ParallelConfig
@@ -205,7 +205,7 @@ class Experiment:
     init_options: InitOptions = InitOptions()
 
     def identity(self) -> dict[str, Any]:
-        """{dotted field: value} of everything that makes this run this run and no other."""
+        """{dotted field: value} of every field that distinguishes this run from others."""
         fields: dict[str, Any] = {}
         for section in (self.run, self.parallel, self.data):
             prefix = "data." if section is self.data else ""
@@ -215,7 +215,7 @@ class Experiment:
         fields["stages"] = tuple(name for name, _ in self.stages)
         fields["model.name"], fields["task.name"] = self.model.name, self.task.name
         fields |= {f"model.{k}": v for k, v in self.model.options}
-        if fields.get("model.tokenizer_sha256"):  # it is known by its content, wherever it lies
+        if fields.get("model.tokenizer_sha256"):  # the tokenizer is identified by its content, not its path
             del fields["model.tokenizer"]
         fields |= {f"task.{k}": v for k, v in (*self.task.options, *self.task_hparams.items())}
         fields |= {f"data.{k}": v for k, v in self.source.options}
@@ -227,7 +227,7 @@ class Experiment:
         return fields
 
     def to_dict(self) -> dict[str, Any]:
-        """A complete config as JSON can hold it; `config.resolve` of it gives this experiment again."""
+        """A complete, JSON-serialisable config; `config.resolve` turns it back into this experiment."""
         stages = {name: dataclasses.asdict(stage) for name, stage in self.stages}
         return {
             **dataclasses.asdict(self.run),
@@ -240,13 +240,13 @@ class Experiment:
         }
 
     def _init_options(self) -> dict[str, str]:
-        """Those that are set: a run that needs none is stored, and known, as before there were any."""
+        """The options that are set; without any, record and identity are as before this section existed."""
         return {name: value for name, value in dataclasses.asdict(self.init_options).items() if value}
 
 
 DTYPES = ("float32", "bfloat16")
 
-# What `check_ranges` knows of a field, wherever it stands: its choices, its least value, a value it stays below.
+# Constraints of `check_ranges` by field name, in any section: choices, least value, exclusive upper bound.
 _CHOICES = {
     "head": ("auto", "keep", "reset"),
     "select": ("last", "best"),
@@ -265,7 +265,7 @@ _BELOW = {"momentum": 1, "b2": 1}
 
 
 def check_ranges(experiment: Experiment) -> None:
-    """`InputError` for the first field that holds a value of its type which makes no sense."""
+    """`InputError` for the first field whose value has the right type but is out of range."""
     run = experiment.run
     _check_fields("config", run)
     steps = sum(stage.steps for _, stage in experiment.stages)
@@ -285,8 +285,8 @@ def check_ranges(experiment: Experiment) -> None:
         if stage.warmup > stage.steps:
             raise InputError(f"{where}.warmup: expected at most the {stage.steps} steps, found {stage.warmup}")
         if stage.batch_size % stage.accumulate:
-            found = f"{stage.accumulate} for a batch of {stage.batch_size}"
-            raise InputError(f"{where}.accumulate: expected a number that divides batch_size, found {found}")
+            slices = f"{stage.accumulate} for a batch of {stage.batch_size}"
+            raise InputError(f"{where}.accumulate: expected a number that divides batch_size, found {slices}")
         for pattern, dtype in stage.dtype_rules:
             if dtype not in DTYPES:
                 expected = f"one of {', '.join(DTYPES)} for {pattern!r}"
@@ -297,15 +297,15 @@ def check_ranges(experiment: Experiment) -> None:
         raise InputError(f"config.stages: expected at most {LARGEST} steps together; lower their steps")
 
 
-def check_comparison(found: CompareConfig) -> None:
-    """`InputError` for the first field of `config.compare` that makes no sense."""
+def check_comparison(compare: CompareConfig) -> None:
+    """`InputError` for the first field of `config.compare` that is out of range."""
     for name in ("seeds", "trials"):
-        if getattr(found, name) < 1:
-            raise InputError(f"config.compare.{name}: expected at least 1, found {getattr(found, name)}")
-    if not found.methods or len(set(found.methods)) < len(found.methods) or "scratch" in found.methods:
-        raise InputError(f"config.compare.methods: expected distinct methods beside scratch, found {found.methods!r}")
-    if len(set(found.labels)) < len(found.labels) or any(count < 1 for count in found.labels):
-        raise InputError(f"config.compare.labels: expected distinct positive counts, found {found.labels!r}")
+        if getattr(compare, name) < 1:
+            raise InputError(f"config.compare.{name}: expected at least 1, found {getattr(compare, name)}")
+    if not compare.methods or len(set(compare.methods)) < len(compare.methods) or "scratch" in compare.methods:
+        raise InputError(f"config.compare.methods: expected distinct methods beside scratch, found {compare.methods!r}")
+    if len(set(compare.labels)) < len(compare.labels) or any(count < 1 for count in compare.labels):
+        raise InputError(f"config.compare.labels: expected distinct positive counts, found {compare.labels!r}")
 
 
 def _check_fields(where: str, section: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which fields a config has, by dotted name and annotation: the schema that overrides and files are checked against."""
+"""The fields of a config by dotted name and annotation: the schema for config files and overrides."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
-# The model that is whatever the checkpoint is which `config.init` names.
+# Stands for the model of the checkpoint that `config.init` names.
 AUTO = "auto"
 
-# The field of each section that names a file of the room; the others follow from it.
+# The field of each section that names a file of its registry; the other fields follow from that file.
 SECTIONS = {"model": ("name", MODELS), "data": ("source", SOURCES), "task": ("name", TASKS)}
 
 
@@ -32,7 +32,7 @@ def stage_fields() -> dict[str, Any]:
 
 
 def section_schema(section: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """{field: annotation} of `config.model`, `config.data` or `config.task`, as the file it names has them."""
+    """{field: annotation} of `config.model`, `config.data` or `config.task`, from the file the section names."""
     chooser, room = SECTIONS[section]
     name = config.get(chooser)
     if name is None:
@@ -48,16 +48,16 @@ def section_schema(section: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _any_model() -> dict[str, Any]:
-    """{option: annotation} of every model; those of one name are of one type."""
+    """{option: annotation} over all models; options of the same name have the same type."""
     fields: dict[str, Any] = {}
     for name in MODELS.names():
-        with contextlib.suppress(InputError):  # a file with a mistake stops no other
+        with contextlib.suppress(InputError):  # a broken file does not stop the others
             fields = {option: annotation for option, (annotation, _) in MODELS.schema(name).items()} | fields
     return fields
 
 
 def fields_of(config: ConfigDict) -> dict[str, Any]:
-    """{dotted field: annotation} of what this config may set beside its stages and a method's options."""
+    """{dotted field: annotation} of every field this config may set, except stages and method options."""
     fields = {**hints(RunConfig), **stage_fields()}
     fields |= {f"parallel.{name}": annotation for name, annotation in hints(ParallelConfig).items()}
     fields |= {f"init_options.{name}": annotation for name, annotation in hints(InitOptions).items()}
@@ -72,7 +72,7 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
     """The type of a dotted field; `InputError` with the nearest names for a field that does not exist."""
     head, _, rest = path.partition(".")
     if head in SECTIONS and rest == SECTIONS[head][0]:
-        return str  # before the section's schema, which an unknown name in the file would not have
+        return str  # before the section's schema, which does not exist for an unknown name
     if head in ("options", "rates") and rest:
         return _option_annotation(config.get("method", StageConfig.method), path)
     fields = fields_of(config)
@@ -82,8 +82,8 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
         if name not in stages:
             raise InputError(f"config.stage.{name}: no such stage; name it in config.stages{nearest(name, stages)}")
         if rest.startswith(("options.", "rates.")):
-            own = config.get("stage", {}).get(name, {})
-            return _option_annotation(own.get("method", config.get("method", StageConfig.method)), rest)
+            stage = config.get("stage", {}).get(name, {})
+            return _option_annotation(stage.get("method", config.get("method", StageConfig.method)), rest)
         fields = {f"stage.{name}.{field}": annotation for field, annotation in stage_fields().items()}
     if path.startswith("compare.grid.") and path.count(".") == 3:
         return tuple[float, ...]
@@ -104,5 +104,5 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
 
 def _option_annotation(method: str, path: str) -> Any:
     kind, _, name = path.partition(".")
-    # What is no option of the factory is an hparam, a number; `stages` checks its name against the method's.
+    # Anything but a factory option is an hparam, a number; `stages` checks its name against the method's.
     return float if kind == "rates" else METHODS.schema(method).get(name, (float, None))[0]

@@ -1,4 +1,4 @@
-"""Config files: load one, apply `config.a.b=value` overrides, check every field before anything is built.
+"""Config files: load one, apply `config.a.b=value` overrides, and check every field before anything is built.
 
 A config file defines `get_config(arg="")`, which fills in `base()` and returns it, and optionally `sweep()`. The
 sections `model`, `data`, `task` and a method's `options` have the fields of the file they name: the signature of
@@ -39,7 +39,7 @@ from jaxfer.registry import METHODS
 
 
 def base() -> ConfigDict:
-    """Every field with its default: start a config file from this. Fields that do not exist can't be set."""
+    """Every field with its default, to start a config file from. Fields that do not exist can't be set."""
     config = ConfigDict({**_defaults(RunConfig), **_defaults(StageConfig)})
     config.lr = config_dict.placeholder(float)
     config.parallel = _defaults(ParallelConfig)
@@ -74,7 +74,7 @@ def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
 
 
 def _with_rooms(config: ConfigDict, file: Path) -> ConfigDict:
-    """The config with the folders that hold the user's own methods, models, tasks and sources, which it may name."""
+    """The config with `rooms` set to the folders of the user's own methods, models, tasks and sources."""
     rooms = registry.beside(file)
     if rooms:
         with config.unlocked():
@@ -83,10 +83,10 @@ def _with_rooms(config: ConfigDict, file: Path) -> ConfigDict:
 
 
 def called(module: ModuleType, spec: str, name: str, *args: Any) -> Any:
-    """What the config file's function of this name returns; an iterator's items as a tuple.
+    """The return value of a function in the config file; an iterator's items as a tuple.
 
     Raises:
-      InputError: it is no plain function, or it raises: in one line, with the line of the file.
+      InputError: it is not a plain function, or it raises; the one-line message names the line of the file.
     """
     function = getattr(module, name)
     shown = f"{name}({', '.join(map(repr, args))})"
@@ -95,16 +95,16 @@ def called(module: ModuleType, spec: str, name: str, *args: Any) -> Any:
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise InputError(f"{spec}: {name} is async, which nothing awaits; define it without async")
     try:
-        found = function(*args)
-        return tuple(found) if isinstance(found, Iterator) else found
+        result = function(*args)
+        return tuple(result) if isinstance(result, Iterator) else result
     except (InputError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # also SystemExit, which must not end the command as if it were done
+    except BaseException as error:  # also SystemExit, which must not end the command as if it had succeeded
         raise InputError(f"{spec}: {shown} failed: {_reason(error, module.__file__)}") from error
 
 
 def _reads_argument(function: Any) -> bool:
-    """Whether the code of `get_config(arg)` mentions its argument; True where that can't be told."""
+    """Whether the code of `get_config(arg)` reads its argument; True if that can't be determined."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None or not code.co_argcount:
         return True
@@ -130,10 +130,10 @@ def load_module(spec: str) -> tuple[ModuleType, str]:
         path = shipped().get(name, path)
     if not path.is_file() or path.suffix != ".py":
         folder = path if path.is_dir() else path.parent
-        there = sorted(str(found) for found in folder.glob("*.py")) if folder.is_dir() else []
-        there += shipped() if "/" not in name else []
-        what = "is a folder" if path.is_dir() else "is no Python file" if path.is_file() else "does not exist"
-        raise InputError(f"expected a config file FILE.py[:ARG], but {name!r} {what}{nearest(name, there)}")
+        candidates = sorted(str(file) for file in folder.glob("*.py")) if folder.is_dir() else []
+        candidates += shipped() if "/" not in name else []
+        problem = "is a folder" if path.is_dir() else "is no Python file" if path.is_file() else "does not exist"
+        raise InputError(f"expected a config file FILE.py[:ARG], but {name!r} {problem}{nearest(name, candidates)}")
     location = importlib.util.spec_from_file_location(f"jaxfer_config_{path.stem}", path)
     module = importlib.util.module_from_spec(location)
     sys.modules[location.name] = module
@@ -150,7 +150,7 @@ def load_module(spec: str) -> tuple[ModuleType, str]:
 
 
 def shipped() -> dict[str, Path]:
-    """{name: file} of the configs that come with jaxfer: in a wheel `shipped/configs`, else the repository's own."""
+    """{name: file} of the configs that come with jaxfer: `shipped/configs` in a wheel, else `configs`."""
     package = Path(importlib.util.find_spec("jaxfer").origin).parent
     folders = (package / "shipped" / "configs", package.parent / "configs")
     folder = next((folder for folder in folders if folder.is_dir()), None)
@@ -158,7 +158,7 @@ def shipped() -> dict[str, Path]:
 
 
 def _reason(error: BaseException, file: str) -> str:
-    """One line about an error in a config file: what, and where in that file."""
+    """One line about an error in a config file: the reason and the line."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     at = f" (line {lines[-1]})" if lines else ""
     try:
@@ -169,35 +169,35 @@ def _reason(error: BaseException, file: str) -> str:
         return f"unknown field {unknown[1]!r}{nearest(unknown[1], fields_of(base()))}{at}"
     pattern = r"override field '(\w+)'.*?\. (.*) is of original type <class '(.*?)'>.*<class '(.*?)'>"
     if wrong := re.search(pattern, text):
-        found, wanted = (kind.rpartition(".")[2].replace("ConfigDict", "dict") for kind in wrong.group(3, 4))
-        return f"field {wrong[1]!r}: expected {wanted}, found {wrong[2]} ({found}){at}"
+        actual, wanted = (kind.rpartition(".")[2].replace("ConfigDict", "dict") for kind in wrong.group(3, 4))
+        return f"field {wrong[1]!r}: expected {wanted}, found {wrong[2]} ({actual}){at}"
     return ": ".join(filter(None, (type(error).__name__, *text.splitlines()[:1]))) + at
 
 
 def words(arg: str, known: Iterable[str]) -> frozenset[str]:
-    """The comma-separated words of a config's argument (`lora,tiny`), each of which must be known."""
-    given = frozenset(word for word in arg.split(",") if word)
-    for word in sorted(given - frozenset(known)):
+    """The comma-separated words of a config's argument (`lora,tiny`); each must be one of `known`."""
+    requested = frozenset(word for word in arg.split(",") if word)
+    for word in sorted(requested - frozenset(known)):
         raise InputError(f"unknown config argument {word!r}{nearest(word, known)}")
-    return given
+    return requested
 
 
 def spelled(spec: str | os.PathLike[str]) -> str:
-    """`FILE[:ARG]` as text; `InputError` where it is neither text nor a path."""
+    """`FILE[:ARG]` as a string; `InputError` if it is neither a string nor a path."""
     if not isinstance(spec, (str, os.PathLike)):
         raise InputError(f"expected a config file FILE.py[:ARG], found {spec!r:.60}")
     return os.fspath(spec)
 
 
 def packaged(folder: str, otherwise: str) -> str:
-    """The path of `PACKAGE/folder` where that package is installed, for `config.init`; else `otherwise`, a Hub name."""
+    """The path of `PACKAGE/folder` if that package is installed, for `config.init`; else `otherwise`, a Hub name."""
     package, _, inside = folder.partition("/")
-    found = importlib.util.find_spec(package)
-    return otherwise if found is None else f"{found.submodule_search_locations[0]}/{inside}"
+    module_spec = importlib.util.find_spec(package)
+    return otherwise if module_spec is None else f"{module_spec.submodule_search_locations[0]}/{inside}"
 
 
 def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-    """A copy with each `{"a.b": value}` set; text is read by the field's type.
+    """A copy with each `{"a.b": value}` set; strings are parsed by the field's type.
 
     Naming another model, data source, task or method starts that section's own options afresh; other overrides are
     applied after these.
@@ -212,13 +212,13 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
 
 
 def check_overrides(overrides: Any) -> None:
-    """`InputError` where overrides are no mapping from the names of fields."""
+    """`InputError` unless overrides are a mapping from field names."""
     if not isinstance(overrides, Mapping) or not all(isinstance(path, str) for path in overrides):
         raise InputError(f"overrides: expected {{'a.b': value}}, such as {{'data.path': 'x'}}, found {overrides!r:.60}")
 
 
 def _precedence(path: str) -> int:
-    """Names of stages first, then what chooses a section's or a stage's options, then the rest."""
+    """Sort order: stage names first, then fields that choose a section's or stage's options, then the rest."""
     choosers = {"method", *(f"{section}.{field}" for section, (field, _) in SECTIONS.items())}
     if path == "stages":
         return 0
@@ -236,7 +236,7 @@ def _set(config: ConfigDict, path: str, value: Any) -> None:
     section, (chooser, room) = config, SECTIONS.get(parents[0] if parents else "", ("", None))
     if field == chooser and room is not None:
         if (parents[0], value) != ("model", AUTO):
-            room.get(value)  # an unknown name is an error here, with the nearest ones
+            room.get(value)  # an unknown name raises, listing the nearest ones
         if value != config[parents[0]].get(chooser):
             generic = {f.name for f in dataclasses.fields(DataConfig)} if parents[0] == "data" else set()
             with config[parents[0]].unlocked():
@@ -257,7 +257,7 @@ def _set(config: ConfigDict, path: str, value: Any) -> None:
 
 
 def _shadowed(config: ConfigDict, field: str) -> bool:
-    """Whether every stage has its own value of a common stage field."""
+    """Whether every stage overrides a common stage field."""
     hiding = {"lr": ("lr", "rates"), "rates": ("lr", "rates"), "options": ("options", "method")}.get(field, (field,))
     stages = [config.get("stage", {}).get(name, {}) for name in config.get("stages", ())]
-    return field in stage_fields() and bool(stages) and all(any(name in own for name in hiding) for own in stages)
+    return field in stage_fields() and bool(stages) and all(any(name in stage for name in hiding) for stage in stages)

@@ -1,4 +1,4 @@
-"""A checked Experiment from a config: every field against its schema."""
+"""Resolves a config to a checked Experiment: every field is checked against its schema."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
 
 def _check_sections(config: ConfigDict) -> None:
-    """`InputError` where something else stands in a section's place: `config.model = 'vit'`, `config.data = None`."""
+    """`InputError` for a section that is not a section: `config.model = 'vit'`, `config.data = None`."""
     names = (*SECTIONS, "parallel", "init_options", "stage", "compare", "options", "rates")
     sections = {name: config[name] for name in names if name in config}
     stages = sections.get("stage")
@@ -67,8 +67,8 @@ def resolve(config: ConfigDict) -> Experiment:
     hparams = made.hparams or {}
     for name, (least, below) in (made.limits or {}).items():
         if not least <= task_options.get(name, hparams[name]) < below:
-            found = task_options[name]
-            raise InputError(f"config.task.{name}: expected at least {least:g} and less than {below:g}, found {found}")
+            value = task_options[name]
+            raise InputError(f"config.task.{name}: expected at least {least:g} and less than {below:g}, found {value}")
     experiment = Experiment(
         run=run,
         parallel=ParallelConfig(**_checked(plain.get("parallel", {}), hints(ParallelConfig), "config.parallel")),
@@ -89,68 +89,70 @@ def resolve(config: ConfigDict) -> Experiment:
 
 
 def check_config(config: Any) -> None:
-    """`InputError` where something else stands in a config's place: the name of its file, a dict."""
+    """`InputError` for an argument that is not a config: its file's name, a dict."""
     if not isinstance(config, ConfigDict):
         raise InputError(f"expected a config, found {config!r:.40}; start from jaxfer.load(FILE)")
 
 
 def init_options(config: ConfigDict) -> InitOptions:
     """The checked section `config.init_options`."""
-    given = config.get("init_options", {})
-    return InitOptions(**_checked(dict(given), hints(InitOptions), "config.init_options"))
+    section = config.get("init_options", {})
+    return InitOptions(**_checked(dict(section), hints(InitOptions), "config.init_options"))
 
 
 def comparison(config: ConfigDict) -> CompareConfig:
     """The checked section `config.compare`."""
     plain = config.copy_and_resolve_references().to_dict()
-    found = CompareConfig(**_checked(plain.get("compare", {}), hints(CompareConfig), "config.compare"))
-    check_comparison(found)
-    return found
+    compare = CompareConfig(**_checked(plain.get("compare", {}), hints(CompareConfig), "config.compare"))
+    check_comparison(compare)
+    return compare
 
 
-def _stage(name: str, common: Mapping[str, Any], given: Mapping[str, Any]) -> StageConfig:
-    """One stage: its own fields before the common ones."""
+def _stage(name: str, common: Mapping[str, Any], raw: Mapping[str, Any]) -> StageConfig:
+    """One stage; its own fields take precedence over the common ones."""
     where = f"config.stage.{name}" if name else "config"
-    own = _checked(given, stage_fields(), where)
-    stage = {**common, **own}
-    if stage["method"] != name and "method" not in own and name in METHODS.names():
-        found = f"a stage called {name!r} with method {stage['method']!r}"
-        raise InputError(f"{where}: {found} misleads; set {where}.method={name} or rename the stage")
-    if stage["method"] != common["method"] and "options" not in own:
+    overrides = _checked(raw, stage_fields(), where)
+    stage = {**common, **overrides}
+    if stage["method"] != name and "method" not in overrides and name in METHODS.names():
+        mismatch = f"a stage called {name!r} with method {stage['method']!r}"
+        raise InputError(f"{where}: {mismatch} misleads; set {where}.method={name} or rename the stage")
+    if stage["method"] != common["method"] and "options" not in overrides:
         stage["options"] = {}  # the common options are the common method's
-    if own.get("lr") is not None and "rates" not in own:  # the rate that stands closer to the stage counts
+    if overrides.get("lr") is not None and "rates" not in overrides:  # the stage's rate wins
         stage["rates"] = {}
-    if own.get("rates") and "lr" not in own:
+    if overrides.get("rates") and "lr" not in overrides:
         stage["lr"] = None
-    own_options = METHODS.schema(stage["method"])  # what is none of them is an hparam, which `stages` knows
-    structural = {option: value for option, value in stage["options"].items() if option in own_options}
+    method_options = METHODS.schema(stage["method"])  # any other option is an hparam, which `stages` checks
+    structural = {option: value for option, value in stage["options"].items() if option in method_options}
     complete = METHODS.complete(stage["method"], structural, f"{where}.options")
     return StageConfig(**{**stage, "options": {**stage["options"], **complete}})
 
 
-def _section(section: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _section(section: str, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """(chosen name, options complete with their defaults), checked against the chosen file's signature."""
     chooser, room = SECTIONS[section]
-    fields = section_schema(section, given)
-    name = given[chooser]
-    if section == "model" and name == AUTO:  # `preflight` has put the checkpoint's own model in its place
+    fields = section_schema(section, values)
+    name = values[chooser]
+    if section == "model" and name == AUTO:  # `preflight` replaces it by the checkpoint's model
         raise InputError(
             "config.model.name=auto takes the model of the checkpoint that config.init names (a Hub name, folder or "
             f"file); init names none, so name one of {', '.join(room.names())}"
         )
-    own = room.schema(name)
-    shared = _checked({key: value for key, value in given.items() if key not in own}, fields, f"config.{section}")
+    member_options = room.schema(name)
+    shared = _checked(
+        {key: value for key, value in values.items() if key not in member_options}, fields, f"config.{section}"
+    )
     del shared[chooser]
-    options = {key: value for key, value in given.items() if key in own}
+    options = {key: value for key, value in values.items() if key in member_options}
     return name, room.complete(name, options, f"config.{section}") | shared
 
 
-def _checked(given: Mapping[str, Any], fields: Mapping[str, Any], where: str, only: Any = None) -> dict[str, Any]:
-    given = given if only is None else {k: v for k, v in given.items() if k in only}
-    for name in given:
+def _checked(values: Mapping[str, Any], fields: Mapping[str, Any], where: str, only: Any = None) -> dict[str, Any]:
+    values = values if only is None else {k: v for k, v in values.items() if k in only}
+    for name in values:
         if name not in fields:
             raise InputError(f"unknown field {where}.{name}{nearest(name, fields)}")
-    return {name: schema.check(value, fields[name], f"{where}.{name}") for name, value in given.items()}
+    return {name: schema.check(value, fields[name], f"{where}.{name}") for name, value in values.items()}
 
 
 def _choice(room: Any, name: str, options: Mapping[str, Any]) -> Choice:

@@ -1,4 +1,4 @@
-"""Random changes of training images, drawn from a generator of each example's own."""
+"""Random augmentation of training images, from one generator per example."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mirrored left to right with probability 1/2."""
     if rng.random() >= 0.5:
         return image
-    # Laid out anew, a channel at a time: whatever reads a view that runs backwards takes 3 bytes at a time.
+    # Copied channel by channel: a view with negative strides is read 3 bytes at a time.
     mirrored = np.empty(image.shape, image.dtype)
     for c in range(image.shape[2]):
         mirrored[..., c] = image[:, ::-1, c]
@@ -81,8 +81,8 @@ def augmented(
 ) -> np.ndarray:
     """[h, w, c] or an opened image -> the model's [height, width, channels] on 0..255: `fit`, then the augmentations.
 
-    A `crop` that comes first takes the place of `fit`: its rectangle is cut out of the image as it is, and resized to
-    the model's size once, by the model's own filter.
+    A leading `crop` replaces `fit`: its rectangle is cut out of the original image and resized once to the model's
+    size, with the model's filter.
     """
     functions, (height, width, channels) = augmentations(names), preprocessing.size
     if names[:1] == ("crop",):

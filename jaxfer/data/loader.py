@@ -1,7 +1,7 @@
 """Batches for training and evaluation, made by Grain in threads or worker processes.
 
-Every batch is a pure function of its step: nothing of an iterator needs saving, and neither threads, worker processes
-nor other hosts change a value.
+Every batch is a pure function of its step: no iterator state needs saving, and the number of threads, worker processes
+or hosts changes no value.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ def train_batches(
 
     Args:
       split: the training examples.
-      seed: orders and augments.
+      seed: seeds the order and the augmentation.
       batch_size: over all processes.
       start: first step.
       stop: one after the last step.
-      preprocessing: the model's; augmentation comes before its normalisation, and after its resize, which a `crop` that
-        comes first takes the place of.
+      preprocessing: the model's; augmentation runs after its resize and before its normalisation. A leading `crop`
+        replaces the resize.
       augment: names in `AUGMENTATIONS`; for images.
       workers: processes; 0 for threads. A script that sets it needs the `if __name__ == "__main__"` guard of `spawn`.
       rows: the b positions in a batch that this process reads, in their order; None: all of them.
 
     Yields:
-      {"image": float32 [b, h, w, c], "label": int32 or float32 [b], or bool [b, classes]}; of texts, instead of
-      the image, `TEXT_INPUTS`, each int32 [b, length], where the length is one of the model's buckets.
+      {"image": float32 [b, h, w, c], "label": int32 or float32 [b], or bool [b, classes]}. Texts have, instead
+      of the image, `TEXT_INPUTS`, each int32 [b, length], where the length is one of the model's buckets.
 
     Raises:
       InputError: a bad argument at once; an unreadable image when its batch is due.
@@ -88,8 +88,8 @@ def eval_batches(
     """The split once, in order, in batches of one static size: the last is padded with copies of the first example.
 
     Yields:
-      {"image": float32 [b, h, w, c], "label": [b, ...], "mask": float32 [b], 1 for an example and 0 for padding}; of
-      texts, instead of the image, `TEXT_INPUTS`, padded to the smallest bucket that holds the batch's longest.
+      {"image": float32 [b, h, w, c], "label": [b, ...], "mask": float32 [b], 1 for an example and 0 for padding}.
+      Texts have, instead of the image, `TEXT_INPUTS`, padded to the smallest bucket that holds the batch's longest.
     """
     check_kind(split, preprocessing)
     rows = _rows(batch_size, rows)
@@ -101,7 +101,7 @@ def eval_batches(
 
 
 def check_kind(split: Split, preprocessing: Preprocessing | TextPreprocessing, augment: tuple[str, ...] = ()) -> None:
-    """`InputError` where a model of images is given texts or the reverse, or texts are to be augmented as images."""
+    """`InputError` if an image model is given texts or the reverse, or if texts are to be augmented."""
     augmentations(augment)
     wants, has = isinstance(preprocessing, TextPreprocessing), isinstance(split.origin()[0], Texts)
     kinds = {False: "images", True: "texts"}
@@ -139,7 +139,7 @@ class _TrainBatch(grain.transforms.Map):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _EvalBatch(grain.transforms.Map):
-    """Number of the batch -> batch."""
+    """Batch number -> batch."""
 
     split: Split
     preprocessing: Preprocessing
@@ -178,7 +178,7 @@ class _TrainTextBatch(grain.transforms.Map):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _EvalTextBatch(grain.transforms.Map):
-    """Number of the batch -> batch."""
+    """Batch number -> batch."""
 
     tokens: Tokens
     labels: np.ndarray
@@ -189,7 +189,7 @@ class _EvalTextBatch(grain.transforms.Map):
     def map(self, number: int) -> Batch:
         together = int(number) * self.batch_size + np.arange(self.batch_size)
         together = np.where(together < len(self.labels), together, -1)
-        # Of the whole batch: every host pads to the same length.
+        # The bucket of the whole batch, so that every host pads to the same length.
         length = bucket_of(self.tokens.lengths[np.maximum(together, 0)], self.buckets)
         chosen = together[self.rows]
         real, chosen = chosen >= 0, np.maximum(chosen, 0)
@@ -220,7 +220,7 @@ def _iterate(transform: grain.transforms.Map, start: int, stop: int, workers: in
     try:
         yield from iterator
     except InputError as error:
-        raise InputError(str(error)) from None  # without Grain's notes and frames
+        raise InputError(str(error)) from None  # drop Grain's notes and frames
     except RuntimeError as error:
         died = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
         if died is None:
@@ -234,7 +234,7 @@ def _iterate(transform: grain.transforms.Map, start: int, stop: int, workers: in
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """Grain calls it in each worker process: a killed run leaves none behind that holds its pipes and memory."""
+    """Called by Grain in each worker process, to exit with its parent: a killed run frees its pipes and memory."""
 
     def watch() -> None:
         multiprocessing.parent_process().join()

@@ -32,15 +32,15 @@ SETTLED = 2e9  # nanoseconds
 
 
 def stamp(files: Iterable[Path]) -> tuple[tuple[Any, ...], bool]:
-    """(what changes when a file does, whether all are old enough for that to hold): a key for what was read of them."""
+    """(a cache key that changes with the files, whether all are old enough for the key to be reliable)."""
     stats = [(file.resolve(), file.stat()) for file in files]
     # ctime: a copy may keep mtime
-    found = tuple((path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats)
-    return found, all(time.time_ns() - stat.st_mtime_ns > SETTLED for _, stat in stats)
+    stamps = tuple((path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats)
+    return stamps, all(time.time_ns() - stat.st_mtime_ns > SETTLED for _, stat in stats)
 
 
 def locate(path: str, source: str, option: str = "path") -> Path:
-    """`data.path` as given, else under the folder that the environment variable JAXFER_DATA names."""
+    """`data.path` as written, else under the folder in the environment variable JAXFER_DATA."""
     if not path:
         raise InputError(f"data source {source!r} needs a {option}; set data.{option}")
     if "://" in path:
@@ -51,7 +51,7 @@ def locate(path: str, source: str, option: str = "path") -> Path:
     for candidate in tried:
         if candidate.is_dir() or candidate.is_file():
             return candidate
-        if candidate.exists():  # to open a pipe would block
+        if candidate.exists():  # opening a pipe would block
             raise InputError(f"data.{option}: expected a file or a folder, found {str(candidate)!r}; correct it")
     where = " or ".join(repr(str(candidate)) for candidate in tried)
     fix = "correct it or set JAXFER_DATA to the data's folder"

@@ -1,4 +1,4 @@
-"""What a run trains and is evaluated on, in a few lines: classes, counts, where each split comes from, copies, cuts."""
+"""A summary of a run's data in a few lines: classes, counts, provenance of each split, duplicates, truncated texts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from jaxfer.data.split import Dataset, Split
 WIDTH = 80  # columns
 LISTED = 12  # classes; of more, the largest and the smallest are shown
 NAME = 30  # columns of a class's name
-READ = 2**30  # bytes that may be read to look for copies
-SAMPLE = 20_000  # texts of a split that are tokenized to count the cuts, where the run itself isn't to follow
+READ = 2**30  # bytes that may be read to look for duplicates
+SAMPLE = 20_000  # texts per split that are tokenized to count truncated ones when no run follows
 
 
 def overview(
@@ -34,7 +34,7 @@ def overview(
 
     Args:
       source: name of the data source.
-      options: its own, of which `path` or `name` says what it read.
+      options: the source's options; `path` or `name` says what it read.
       data: as `prepare` returns it.
       preprocessing: the model's.
       sample: at most so many texts of a split are tokenized to count those that are cut; 0: all.
@@ -78,8 +78,8 @@ def copies(splits: Mapping[str, Split]) -> tuple[str, ...]:
 
 
 def cuts(data: Dataset, preprocessing: TextPreprocessing, sample: int = 0) -> tuple[str, ...]:
-    """A line where texts are longer than the model's `max_length`, and so lose their ends."""
-    said, longest = [], 0
+    """A line if texts are longer than the model's `max_length` and so get truncated."""
+    truncated, longest = [], 0
     for name, split in data.splits.items():
         rows = np.arange(len(split))
         if sample and len(split) > sample:
@@ -87,26 +87,26 @@ def cuts(data: Dataset, preprocessing: TextPreprocessing, sample: int = 0) -> tu
         lengths = whole_lengths(split.take(rows), preprocessing)
         if count := int(np.sum(lengths > preprocessing.max_length)):
             longest = max(longest, int(lengths.max()))
-            said.append(f"{count:,} of {len(rows):,}{' sampled' if len(rows) < len(split) else ''} in {name}")
-    if not said:
+            truncated.append(f"{count:,} of {len(rows):,}{' sampled' if len(rows) < len(split) else ''} in {name}")
+    if not truncated:
         return ()
     limit = f"cut at {preprocessing.max_length} tokens, the longest has {longest:,}; config.model.max_length sets that"
-    return (f"texts are {limit} ({', '.join(said)})",)
+    return (f"texts are {limit} ({', '.join(truncated)})",)
 
 
 def _splits(data: Dataset) -> dict[str, Split]:
-    """The splits in their usual order, the sealed test split among them."""
+    """The splits in their usual order, including the sealed test split."""
     splits = {**data.splits, **({"test": data.sealed} if data.sealed is not None else {})}
     return {name: splits[name] for name in ("train", "val", "test") if name in splits}
 
 
 def _kind(data: Dataset) -> str:
     fetch = data.splits["train"].origin()[0]
-    what = "images" if not isinstance(fetch, Texts) else "texts" if fetch.second is None else "pairs of texts"
+    kind = "images" if not isinstance(fetch, Texts) else "texts" if fetch.second is None else "pairs of texts"
     if not data.classes:
-        return f"{what}, a number each"
+        return f"{kind}, a number each"
     count = f"{len(data.classes):,} {'class' if len(data.classes) == 1 else 'classes'}"
-    return f"{what}, any of {count} each" if data.multilabel else f"{what} of {count}"
+    return f"{kind}, any of {count} each" if data.multilabel else f"{kind} of {count}"
 
 
 def _table(data: Dataset) -> list[str]:
@@ -125,8 +125,11 @@ def _table(data: Dataset) -> list[str]:
     else:
         statistics = {"mean": np.mean, "std": np.std, "least": np.min, "most": np.max}
         rows = [
-            (what, *("-" if split is data.sealed else f"{float(of(split.labels)):.4g}" for split in splits.values()))
-            for what, of in statistics.items()
+            (
+                statistic,
+                *("-" if split is data.sealed else f"{float(of(split.labels)):.4g}" for split in splits.values()),
+            )
+            for statistic, of in statistics.items()
         ]
     rows = [("class" if data.classes else "target", *splits), *rows]
     rows.append(("all", *(f"{len(split):,}" for split in splits.values())))
@@ -167,7 +170,7 @@ def _short(name: str) -> str:
 
 
 def _keys(split: Split, shared: set[Hashable] | None) -> list[Hashable]:
-    """What tells the examples apart: `fetch.key`; of those whose key is in `shared`, also `fetch.exact`, if it has one,
+    """A key for each example: `fetch.key`; for keys in `shared` also `fetch.exact`, if it has one,
     for a key that leaves something out."""
     fetch, rows = split.origin()
     keys = [fetch.key(int(row)) for row in rows]

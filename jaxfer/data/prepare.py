@@ -1,6 +1,6 @@
-"""Dataset: splits with random access, and the choices a config makes among them as index lists.
+"""Prepares a Dataset: applies a config's choices of classes, validation and labels as index lists.
 
-Classes, validation and few-label draws only ever choose rows. The images or texts stay with the source, so runs of
+Classes, validation and few-label draws only choose rows. The images or texts stay with the source, so runs with
 different seeds and label counts share one source and one feature cache (`Split.origin`).
 """
 
@@ -27,13 +27,13 @@ class DataConfig:
     Attributes:
       source: a module of `jaxfer/data/sources`.
       classes: keep only these, in this order, relabelled 0..k-1; `()` keeps all.
-      labels_per_class: that many training examples a class, drawn by the run's seed; 0 for all. Draws of one seed are
-        nested: a smaller one is part of a larger one.
-      val_per_class: validation examples a class, taken from train; the same ones for every seed and every choice of
+      labels_per_class: training examples per class, drawn by the run's seed; 0 for all. Draws of one seed are nested:
+        a smaller one is part of a larger one.
+      val_per_class: validation examples per class, taken from train; the same ones for every seed and every choice of
         classes. Refused, as `val_fraction` is, where the source has a `val` split of its own.
       val_fraction: the share of each class taken instead where `val_per_class` is 0 (rounded, at least one).
-      augment: names in `AUGMENTATIONS`, applied in this order to training images; a `crop` that comes first is
-        cut out of the images themselves, a later one out of what they were resized to.
+      augment: names in `AUGMENTATIONS`, applied in this order to training images; a leading `crop` is cut out
+        of the original images, a later one out of the resized ones.
       workers: Grain worker processes; 0 for threads of this process.
     """
 
@@ -56,14 +56,14 @@ def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool)
     """Selects classes, takes validation out of train, draws few labels, and seals the test split.
 
     Args:
-      dataset: as the source yields it, with which the result shares its images.
+      dataset: as the source yields it; the result shares its images.
       config: what to choose.
       seed: draws the few labels and nothing else.
-      with_test: False removes `test`, so that nothing can be selected on it; True keeps it where there is one.
+      with_test: False removes `test`, so that nothing can be selected on it; True keeps it, if the source has one.
 
     Raises:
-      InputError: the config asks for classes or counts that are not there or for another `val` than the source's, or
-        the source's labels are out of range.
+      InputError: the config asks for missing classes, for too many examples, or for another `val` than the source's;
+        or the source's labels are out of range.
     """
     _check_config(config, dataset)
     names = _chosen(dataset, config)
@@ -107,9 +107,9 @@ def _check_config(config: DataConfig, dataset: Dataset) -> None:
         if getattr(config, name) and name != "classes" and dataset.multilabel:
             raise InputError(f"data.{name}={getattr(config, name)} needs one class an example, not a set; remove it")
     for name in ("val_per_class", "val_fraction"):
-        found, default = getattr(config, name), getattr(DataConfig, name)
-        if found != default and "val" in dataset.splits:
-            raise InputError(f"data.{name}={found} has no effect: the source has a val split; set it to {default}")
+        value, default = getattr(config, name), getattr(DataConfig, name)
+        if value != default and "val" in dataset.splits:
+            raise InputError(f"data.{name}={value} has no effect: the source has a val split; set it to {default}")
 
 
 def _chosen(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ def _chosen(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
 def _keep(dataset: Dataset, name: str, names: tuple[str, ...]) -> Split:
     """The rows of one split that belong to the chosen classes, still with the source's labels."""
     split, top = dataset.splits[name], len(dataset.classes) - 1
-    if dataset.multilabel:  # an example with none of the chosen is a negative of each
+    if dataset.multilabel:  # an example with none of the chosen classes is a negative for each
         return split
     if dataset.classes:
         wrong = split.labels[(split.labels < 0) | (split.labels > top)]
@@ -144,13 +144,13 @@ def _of_classes(split: Split, dataset: Dataset, names: tuple[str, ...]) -> Split
 
 
 def _blanked(dataset: Dataset, names: tuple[str, ...]) -> Split:
-    """The test split's examples of the chosen classes without their labels: nothing can be selected on it."""
+    """The test split with blank labels, chosen classes only, so that nothing can be selected on it."""
     test = dataset.splits["test"] if dataset.multilabel else _of_classes(dataset.splits["test"], dataset, names)
     return dataclasses.replace(test, labels=np.zeros(len(test), bool))
 
 
 def _take_val(train: Split, config: DataConfig, dataset: Dataset, names: tuple[str, ...]) -> tuple[Split, Split]:
-    """(val, what is left of train); seed 0, so that every run of a study validates on the same examples."""
+    """(val, the rest of train); uses seed 0, so that every run of a study validates on the same examples."""
     option = "val_per_class" if config.val_per_class else "val_fraction"
     share = {"per_class": config.val_per_class, "fraction": config.val_fraction}
     drawn, rest = draw(train.labels, seed=0, stream=Stream.VAL, **share)
@@ -174,7 +174,7 @@ def _relabel(split: Split, dataset: Dataset, names: tuple[str, ...]) -> Split:
 
 
 def _counts(split: Split, dataset: Dataset, names: tuple[str, ...]) -> dict[str, int]:
-    """{what to call a stratum in an error: how many examples it has}."""
+    """{name of a stratum, for errors: number of examples}."""
     if dataset.multilabel:
         return {"the data": len(split)}
     counts = {f"class {name!r}": int(np.sum(split.labels == dataset.classes.index(name))) for name in names}

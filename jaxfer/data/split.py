@@ -36,13 +36,13 @@ class Split:
         return Split(labels=self.labels[rows], fetch=Subset(fetch, origin[rows]))
 
     def picture(self, row: int) -> Any:
-        """An image before it becomes an array, where the source decodes files (`fetch.picture`); else as fetched."""
+        """An opened image where the source decodes files (`fetch.picture`); else the fetched example."""
         inside = isinstance(self.fetch, Subset)
         fetch, row = (self.fetch.fetch, int(self.fetch.rows[row])) if inside else (self.fetch, row)
         return fetch.picture(row) if hasattr(fetch, "picture") else fetch(row)
 
     def origin(self) -> tuple[Fetch, np.ndarray]:
-        """The source's own fetch and, for each row here, its row there (int64 [n]): the key of a feature cache."""
+        """The source's fetch and, for each row of this split, its source row (int64 [n]): a feature cache's key."""
         if isinstance(self.fetch, Subset):
             return self.fetch.fetch, self.fetch.rows
         return self.fetch, np.arange(len(self))
@@ -70,24 +70,24 @@ class InMemory:
 
     @property
     def key_bytes(self) -> int:
-        """Bytes that a key reads."""
+        """Bytes read to compute a key."""
         return self.images[:1].nbytes
 
     def key(self, row: int) -> Hashable:
-        """Equal for images of the same content."""
+        """A key that is equal for images of the same content."""
         return self.images.shape[1:], hashlib.blake2b(self.images[row].tobytes(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """What a source yields, and what `prepare` makes of it.
+    """The splits of a data source, as the source yields them or after `prepare`.
 
     Attributes:
       splits: `train` always; `val` and `test` where there are such.
       classes: names in label order; `()` for regression.
       fingerprint: sha256 (hex) of the source's content, kept by `prepare`: `Split.origin` says which rows are in use.
-      notes: what a user should know of the files, such as rows left out, a line each.
-      provenance: {split: where it comes from, in a few words}.
+      notes: messages for the user about the files, such as rows left out, a line each.
+      provenance: {split: its origin in a few words}.
       sealed: the test split where it isn't opened, its labels blanked: its examples are counted, and compared with the
         others' for copies.
       listed: the folder whose subfolders are data, so that no run may write into it; None for other data.

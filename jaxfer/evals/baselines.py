@@ -1,7 +1,7 @@
-"""Simple baselines from pixels or words: what a transferred model has to beat before its score means anything.
+"""Simple baselines from pixels or words, which a transferred model has to beat.
 
-For a split there is `features`, for a task `baselines`, and `score` judges their outputs by the task's own metrics.
-None of them ever sees a split that it was not handed:
+`features` prepares a split, `baselines` lists a task's models, and `score` computes the task's own metrics.
+None of them reads a split that is not passed to it:
 
     for baseline in baselines("classification", len(data.classes)):
         predict = baseline.fit(features(train, preprocessing), train.labels, baseline.settings[0])
@@ -36,7 +36,7 @@ MAX_FEATURES = 32 * 32 * 3
 MAX_SIDE = 32
 
 PIXELS, WORDS = "pixels", "TF-IDF"
-# A TF-IDF row has length 1, a standardised one the square root of its width: strengths that suit one don't the other.
+# A TF-IDF row has length 1, a standardised one the square root of its width, so they need different strengths.
 C = {PIXELS: (1.0, 0.001, 0.01, 0.1, 10.0), WORDS: (10.0, 100.0, 1.0, 1000.0, 0.1)}
 ALPHA = {PIXELS: (1.0, 0.1, 10.0, 100.0, 1000.0), WORDS: (1.0, 0.1, 10.0, 0.01, 100.0)}
 TOKEN = r"\w+|[^\w\s]+"  # a word or a run of punctuation: every text that is not blank has one
@@ -50,7 +50,7 @@ class Baseline:
     """A model of flat pixels, or of the words of a text, with one strength to tune.
 
     Attributes:
-      name: as sentences call it (`logistic regression on pixels`).
+      name: its name in sentences (`logistic regression on pixels`).
       settings: the strengths worth trying, the default first; a single 0 where there is nothing to tune.
       fit: (x as `features` gives it, labels [n] or [n, classes] bool, setting) -> predict: x of m examples -> outputs
         [m, width] float32: scores of each class (their softmax is the predicted distribution), log odds of each label,
@@ -92,8 +92,8 @@ def baselines(task: str, classes: int, *, text: bool = False) -> tuple[Baseline,
 def features(split: Split, preprocessing: Preprocessing | TextPreprocessing) -> np.ndarray:
     """Every example's input as a baseline takes it: `pixels`, or whole texts (pairs joined), objects [n] of str."""
     if isinstance(preprocessing, TextPreprocessing):
-        found = (split.fetch(row) for row in range(len(split)))
-        return np.array([text if isinstance(text, str) else SEPARATOR.join(text) for text in found], object)
+        examples = (split.fetch(row) for row in range(len(split)))
+        return np.array([text if isinstance(text, str) else SEPARATOR.join(text) for text in examples], object)
     return pixels(split, preprocessing)
 
 
@@ -179,7 +179,7 @@ def _regression(classes: int, inputs: str) -> tuple[Baseline, ...]:
         rows = _rows(x)
         fitted = rows(x)
         with _threads(fitted):
-            # The tolerance is of the iterations on sparse rows; dense ones are solved exactly.
+            # The tolerance applies to the iterations on sparse rows; dense ones are solved exactly.
             model = Ridge(alpha=setting, tol=1e-8).fit(fitted, labels.astype(np.float64))
         return lambda x: model.predict(rows(x))[:, None].astype(np.float32)
 
@@ -218,7 +218,7 @@ def _logistic(rows: Any, labels: np.ndarray, strength: float) -> Callable[[Any],
 
 
 def _threads(rows: Any) -> threadpool_limits:
-    """Sparse rows leave BLAS only dots of the weights: more threads made it 40 times slower on two busy cores."""
+    """Limits BLAS threads for sparse rows, which leave it only small products: more made it 40 times slower."""
     return threadpool_limits(1 if issparse(rows) else None)
 
 

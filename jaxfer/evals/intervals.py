@@ -1,4 +1,4 @@
-"""Intervals: what a handful of seeds can say."""
+"""Confidence intervals from a handful of seeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import stats
 
 from jaxfer.errors import InputError, nearest
 
-# Fewer pairs than this are refused by the bootstrap; see `paired_interval` for what was measured.
+# The bootstrap refuses fewer pairs; `paired_interval` has the measured coverage.
 MIN_BOOTSTRAP_PAIRS = 20
 # Odd-looking, so that the 2.5 % quantiles of a 95 % interval are order statistics: the 50th of (1999 + 1).
 RESAMPLES = 1999
@@ -19,7 +19,7 @@ RESAMPLES = 1999
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and what the draws allow to say about it, in the units of the values.
+    """An estimate and its confidence interval, in the units of the values.
 
     Attributes:
       mean: the estimate.
@@ -43,29 +43,29 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     return float(array.mean()), float(half)
 
 
-def too_few(draws: int, what: str) -> str:
-    """A line about an interval that says next to nothing, from two draws; of one there is none, and from 3 on it helps.
+def too_few(draws: int, subject: str) -> str:
+    """A warning for intervals from two draws, which are too wide to be useful; "" for one draw or for three and more.
 
     Args:
       draws: how many scores an interval comes from.
-      what: what has so many, and what they are: `each setting has 2 seeds`.
+      subject: what has that many draws: `each setting has 2 seeds`.
     """
     if draws != 2:
         return ""
     two, five = (stats.t.ppf(0.975, n - 1) / math.sqrt(n) for n in (2, 5))
-    return f"{what}, too few: a 95 % interval is ± {two:.1f} standard deviations, ± {five:.1f} with 5"
+    return f"{subject}, too few: a 95 % interval is ± {two:.1f} standard deviations, ± {five:.1f} with 5"
 
 
 def paired_interval(
-    ours: Sequence[float],
-    theirs: Sequence[float],
+    scores: Sequence[float],
+    reference: Sequence[float],
     level: float = 0.95,
     kind: str = "t",
     *,
     pairs: str = "seeds",
     names: tuple[str, str] = ("ours", "theirs"),
 ) -> Interval:
-    """Interval for the mean of `ours - theirs`, pair by pair: what both have in common (seed, split) cancels.
+    """Interval for the mean of `scores - reference`, pair by pair: effects that both share (seed, split) cancel.
 
     `t` is Student's. `bootstrap` is the studentized one (Efron and Tibshirani, 1993, "An Introduction to the
     Bootstrap", 12.5), with fixed resamples, so equal scores give equal intervals. Of 2,000 simulated 95 % intervals
@@ -82,8 +82,8 @@ def paired_interval(
     cost it there: with differences of -1, 0, 1 for 10, 70, 20 % of the pairs it covers 91 % at 20 pairs, 95 % at 30.
 
     Args:
-      ours: [n] scores.
-      theirs: [n] scores of the same seeds and splits, in the same order.
+      scores: [n] of one side.
+      reference: [n] of the other side, for the same seeds and splits, in the same order.
       level: the share of such intervals that cover the truth.
       kind: `t` or `bootstrap`.
       pairs: what the pairs are, plural, for the interval's name.
@@ -95,7 +95,7 @@ def paired_interval(
     Raises:
       InputError: no or unpaired scores, a score that is not finite, or too few pairs for the bootstrap.
     """
-    differences, scale = _differences(ours, theirs, pairs, names)
+    differences, scale = _differences(scores, reference, pairs, names)
     if kind not in _ENDS:
         raise InputError(f"unknown kind of interval {kind!r}{nearest(str(kind), _ENDS)}")
     if not 0 < level < 1:
@@ -121,14 +121,14 @@ def _t_ends(differences: np.ndarray, level: float) -> tuple[float, float]:
 
 def _studentized_ends(differences: np.ndarray, level: float) -> tuple[float, float]:
     """Quantiles of (resample's mean - mean) / resample's standard error; infinite where too many have no spread."""
-    n, rng, found = differences.size, np.random.default_rng(0), []
+    n, rng, ratios = differences.size, np.random.default_rng(0), []
     block = max(1, 2_000_000 // n)  # bounds memory: the pairs may be the examples of a test split
     for begin in range(0, RESAMPLES, block):
         drawn = differences[rng.integers(n, size=(min(block, RESAMPLES - begin), n))]
         shift, error = drawn.mean(1) - differences.mean(), drawn.std(1, ddof=1) / math.sqrt(n)
         flat = np.ptp(drawn, axis=1) == 0  # all one value: a standard error of 0, or of mere rounding
-        found.append(np.where(flat & (shift != 0), np.copysign(np.inf, shift), shift / np.where(flat, 1, error)))
-    ordered, k = np.sort(np.concatenate(found)), max(1, int((RESAMPLES + 1) * (1 - level) / 2 + 1e-9))
+        ratios.append(np.where(flat & (shift != 0), np.copysign(np.inf, shift), shift / np.where(flat, 1, error)))
+    ordered, k = np.sort(np.concatenate(ratios)), max(1, int((RESAMPLES + 1) * (1 - level) / 2 + 1e-9))
     return float(ordered[k - 1]), float(ordered[-k])
 
 
@@ -136,16 +136,16 @@ _ENDS = {"t": _t_ends, "bootstrap": _studentized_ends}
 
 
 def _differences(
-    ours: Sequence[float], theirs: Sequence[float], pairs: str, names: tuple[str, str]
+    scores: Sequence[float], reference: Sequence[float], pairs: str, names: tuple[str, str]
 ) -> tuple[np.ndarray, float]:
     """(differences [n] float64, the largest absolute score: the scale of rounding)."""
-    both = [np.asarray(values, np.float64) for values in (ours, theirs)]
+    both = [np.asarray(values, np.float64) for values in (scores, reference)]
     counts = " and ".join(f"{array.size} ({name})" for array, name in zip(both, names, strict=True))
     if both[0].shape != both[1].shape or both[0].ndim != 1 or not both[0].size:
         raise InputError(f"expected as many scores of each, in pairs, found {counts}; run both on the same {pairs}")
     for array, name in zip(both, names, strict=True):
         wrong = np.flatnonzero(~np.isfinite(array))
         if wrong.size:
-            found = f"{array[wrong[0]]} for {name} (number {wrong[0] + 1} of the {array.size} {pairs})"
-            raise InputError(f"expected finite scores, found {found}; rerun it, or leave that one out on both sides")
+            problem = f"{array[wrong[0]]} for {name} (number {wrong[0] + 1} of the {array.size} {pairs})"
+            raise InputError(f"expected finite scores, found {problem}; rerun it, or leave that one out on both sides")
     return both[0] - both[1], float(max(np.abs(array).max() for array in both))

@@ -1,4 +1,4 @@
-"""Verdicts: what the paired scores of a method allow to say, as one sentence each."""
+"""Verdicts: the conclusion that a method's paired scores allow, in one sentence."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jaxfer.evals.intervals import Interval, paired_interval
 
 HELPS, NO_EVIDENCE, NEGATIVE = "helps", "no evidence", "negative transfer"
 
-# Programs of two methods round float32 losses differently: an effect of that size is no effect.
+# Two methods' programs round float32 losses differently, so an effect of that size is none.
 _ROUNDING = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a method's seeds say against training from scratch.
+    """The comparison of a method with training from scratch.
 
     Attributes:
       method: its name.
@@ -36,7 +36,7 @@ class Verdict:
 
 def verdict(
     name: str,
-    ours: Sequence[float],
+    scores: Sequence[float],
     scratch: Sequence[float],
     *,
     metric: str,
@@ -52,22 +52,22 @@ def verdict(
 
     Args:
       name: the method's.
-      ours: [n] its scores.
+      scores: [n] the method's scores.
       scratch: [n] scratch's scores of the same seeds and splits, in the same order.
       metric: what the scores are, with their split (`test accuracy`).
       maximize: whether more of it is better.
       pairs: what the pairs are, plural.
       kind: of the interval, as in `paired_interval`.
-      against: whose scores `scratch` really are (a simple baseline's).
+      against: name of the model that `scratch` scores (a simple baseline's).
 
     Raises:
       InputError: as `paired_interval`.
     """
-    effect = _gain(ours, scratch, maximize, pairs, kind, (name, against))
-    sign = _sign(effect, [*ours, *scratch], len(ours))
+    effect = _gain(scores, scratch, maximize, pairs, kind, (name, against))
+    sign = _sign(effect, [*scores, *scratch], len(scores))
     outcome = {1: HELPS, 0: NO_EVIDENCE, -1: NEGATIVE}[sign]
     opening = {1: f"{name} helps", 0: f"{name}: no evidence either way", -1: f"{name} shows negative transfer"}[sign]
-    evidence = _evidence(effect, metric, maximize, against, len(ours), pairs)
+    evidence = _evidence(effect, metric, maximize, against, len(scores), pairs)
     return Verdict(name, outcome, effect, f"{opening}: {evidence}.")
 
 
@@ -90,12 +90,12 @@ class LabelsSaved:
         return max(1.0, self.needed / at)
 
     def sentence(self, method: str, at: float) -> str:
-        """In words, for a method that had `at` labels a class."""
+        """The finding in words, for a method that had `at` labels per class."""
         if not at > 0:
             raise InputError(f"expected a positive number of labels a class, found {at}; give the method's own")
         opening = f"At {_count(at)} {'label' if at == 1 else 'labels'} a class,"
         if math.isinf(self.needed):
-            # Of a method with more labels than scratch was ever given, nothing is known.
+            # Nothing is known if the method had more labels than any scratch run.
             times = f": more than {self.low / at:.1f} x the labels" if self.low >= at else ""
             return f"{opening} scratch needs more than {_count(self.low)} to match {method}{times}."
         if self.needed <= at:
@@ -147,9 +147,9 @@ def labels_saved(
     return LabelsSaved(low * (high / low) ** share, low, high)
 
 
-def _gain(ours, theirs, maximize: bool, pairs: str, kind: str, names: tuple[str, str]) -> Interval:
+def _gain(scores, reference, maximize: bool, pairs: str, kind: str, names: tuple[str, str]) -> Interval:
     """The paired interval with positive as better."""
-    effect = paired_interval(ours, theirs, kind=kind, pairs=pairs, names=names)
+    effect = paired_interval(scores, reference, kind=kind, pairs=pairs, names=names)
     return effect if maximize else _flipped(effect)
 
 

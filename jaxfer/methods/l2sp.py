@@ -1,4 +1,4 @@
-"""L2-SP: fine-tuning that is pulled back to where it started.
+"""L2-SP: fine-tuning with an L2 penalty towards the starting point.
 
 Li et al., 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks", arXiv:1802.01483, eq. 2:
 loss + alpha / 2 * |w - w0|^2 over the backbone + beta / 2 * |w|^2 over the new head.
@@ -17,7 +17,7 @@ def method(port: Port) -> Method:
     """Groups: `head`, `backbone`. Hparams: `alpha` (pull to the start), `beta` (pull of the head to zero)."""
 
     def init(params, key):
-        # The anchor is what the backbone starts from; State copies it, so donating the parameters leaves it alone.
+        # The anchor is the initial backbone; State copies it, so donating the parameters leaves it intact.
         return params, {path: leaf for path, leaf in flatten(params).items() if not path.startswith(f"{port.head}/")}
 
     def loss(ctx, outputs):

@@ -2,7 +2,7 @@
 
 Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685, eq. 3:
 h = W x + (alpha / rank) B A x, B starts at zero. A runs the layer's own operation in `rank` channels, so convolutions
-(of any stride) and attention's per-head kernels need no case of their own. The change is made to activations:
+(of any stride) and attention's per-head kernels need no case of their own. The change applies to activations:
 a weight view W + AB would pay for the gradient of every frozen kernel.
 """
 

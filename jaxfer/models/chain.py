@@ -1,4 +1,4 @@
-"""What every family is made of: a chain of named units, and one-line checks of a factory's options."""
+"""The base of every model family: a chain of named units, and one-line checks of a factory's options."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Chain(nn.Module):
         execution: Execution = PLAIN,
         **side: Any,
     ) -> Any:
-        """Runs units `begin` to `end` (both included; default all) on x, the input of `begin`."""
+        """Runs units `begin` to `end` (inclusive; default all) on x, the input of `begin`."""
         units = self.units()
         names = list(units)
         for option, name in (("begin", begin), ("end", end)):
@@ -93,7 +93,7 @@ def image_preprocessing(
 ) -> Preprocessing:
     """The checked preprocessing of an image family; `image` is (height, width, channels).
 
-    Empty `mean` and `std` take the field's habit: ImageNet's statistics for three channels, 0.5 for other numbers.
+    Empty `mean` and `std` take the usual values: ImageNet's statistics for three channels, else 0.5.
     """
     if not isinstance(image, tuple) or len(image) != 3:
         raise InputError(f"image must be a tuple (height, width, channels), found {image!r}")
@@ -112,5 +112,5 @@ def image_preprocessing(
     check_positive(**{f"resize[{i}]": side for i, side in enumerate(resize)})
     if resize and any(side < least for side, least in zip(resize * 2, image[:2], strict=False)):
         raise InputError(f"resize={resize} is smaller than image={image}, which is cut out of it; make it larger")
-    resize = () if resize == image[:2] else resize  # nothing is cut out then
+    resize = () if resize == image[:2] else resize  # no crop then
     return Preprocessing(size=image, mean=mean, std=std, interpolation=interpolation, resize=resize)

@@ -1,4 +1,4 @@
-"""How a chain of units is computed, whatever it computes: precision, rematerialisation, where activations lie."""
+"""How a chain of units is executed: precision, rematerialisation, sharding of activations."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NORMS = (BatchNorm, nn.BatchNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.Ins
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Execution:
-    """What a stage and its devices ask of a pass.
+    """Execution settings of a pass, from the stage and its devices.
 
     Attributes:
       dtypes: ((unit, type name), ...) of the units that compute in less than float32. Their products run in that type
         and what passes between their layers has it; parameters, norms, softmax and the output layer stay in float32.
-      remat: units of which the backward pass keeps the input alone and computes the rest again
+      remat: units that keep only their input for the backward pass and recompute the rest
         (Chen et al., 2016, arXiv:1604.06174).
-      boundary: the sharding of what leaves a unit, by its batch axis; None leaves it to the compiler, which replicates
+      boundary: the sharding of a unit's outputs along the batch axis; None leaves it to the compiler, which replicates
         activations where parameters are sharded.
     """
 
@@ -34,7 +34,7 @@ class Execution:
     boundary: NamedSharding | None = None
 
     def run(self, unit: nn.Module, x: Any, *, train: bool, side: dict[str, Any]) -> Any:
-        """One unit on its input."""
+        """Runs one unit on its input."""
 
         def call(unit, x):
             return unit(x, train=train, **side)
@@ -43,9 +43,9 @@ class Execution:
         return y if self.boundary is None else jax.lax.with_sharding_constraint(y, self.boundary)
 
     def tables(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The parameters, flax's embedding tables whole in width.
+        """The parameters with flax's embedding tables unsplit in width.
 
-        What is looked up lies as its table does: of a table split by width, XLA would replicate the batch to go on.
+        A lookup inherits its table's sharding: with a table split by width, XLA would replicate the batch.
         """
         if self.boundary is None:
             return params
@@ -60,7 +60,7 @@ class Execution:
         return {name: held(name, leaf) for name, leaf in params.items()}
 
     def interceptors(self, head: str, between: Iterable[Callable[..., Any]]) -> Iterator[Callable[..., Any]]:
-        """This pass's own around and inside those of a method, the outermost first."""
+        """The interceptors of a pass, outermost first: casts to unit types, the method's own, float32 islands."""
         if self.dtypes:
             yield self._types(head)
         yield from between

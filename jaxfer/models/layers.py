@@ -18,7 +18,7 @@ kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 window_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # fan-out would count channels it never sums
 
-# What `tensor` splits of a transformer's block, by the names that ports give its layers: heads, then the MLP's width.
+# The axes of a transformer block that `tensor` splits, by layer name: heads, then the MLP's width.
 BLOCK_TENSOR_AXES = (
     (r".*/attn/(query|key|value)/kernel", 1),
     (r".*/attn/(query|key|value)/bias", 0),
@@ -29,7 +29,7 @@ BLOCK_TENSOR_AXES = (
 
 
 def like(parameter: jax.Array, x: jax.Array) -> jax.Array:
-    """The parameter in the floating type of x."""
+    """The parameter cast to the floating type of x."""
     return parameter.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else parameter
 
 

@@ -18,7 +18,7 @@ from jaxfer.models.chain import Chain, check_positive, check_rate, image_preproc
 from jaxfer.models.layers import BatchNorm, Conv, Dense, Depthwise
 from jaxfer.models.port import Port
 
-WIDEST = 1000  # of the published width: beyond it no layer would fit anywhere
+WIDEST = 1000  # times the published width: beyond it no layer would fit in memory
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # of each block's depthwise convolution
 
 

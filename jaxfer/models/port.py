@@ -1,4 +1,4 @@
-"""Port: what the rest of jaxfer knows of a model family. Parameters in, outputs out; flax stays behind this wall.
+"""Port: the interface of a model family. Parameters in, outputs out; flax stays behind it.
 
 A port's module is a chain of units in depth order (`stem`, `block_0`, ..., `head`), callable from any unit to any
 later one, and the first component of every parameter path is the name of its unit. Layer decay, unfreezing, cuts and
@@ -26,7 +26,7 @@ Interceptor = Callable[..., Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """What a training pass does that an evaluation pass does not.
+    """Settings of a training pass that an evaluation pass does not have.
 
     Attributes:
       key: typed PRNG key of this step; dropout draws from it.
@@ -54,7 +54,7 @@ class Port:
       no_decay: parameters that weight decay leaves alone.
       tensor_axes: rules, parameter path -> the axis that is split where one layer is computed by several devices
         (attention heads, the MLP's width, the vocabulary, a convolution's output channels); None: whole on each.
-      execution: how a pass is computed; the family itself leaves it plain.
+      execution: how a pass is executed; families keep the default.
     """
 
     module: nn.Module
@@ -100,7 +100,7 @@ class Port:
         variables = {"params": self.execution.tables(params), **model_state}
         call = dict(side, begin=begin, end=end, train=training is not None, execution=self.execution)
         policy = () if training is None else (_policy(training),)
-        # What is entered first is the outer one: the method's sees what the policy leaves.
+        # The first to be entered is the outermost: the method's interceptor sees the result of the policy.
         with contextlib.ExitStack() as entered:
             between = () if intercept is None else (intercept,)
             for interceptor in (*self.execution.interceptors(self.head, between), *policy):
@@ -135,7 +135,7 @@ class Port:
         return dataclasses.replace(self, module=self.module.clone(axis_name=axis_name))
 
     def computed(self, execution: Execution) -> Port:
-        """The same port, computed so."""
+        """The same port with these execution settings."""
         return dataclasses.replace(self, execution=execution)
 
     def _inputs(self, batch: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -143,7 +143,7 @@ class Port:
 
 
 def _policy(training: Training) -> Interceptor:
-    """Frozen means frozen: no dropout in dead units, running statistics in frozen norms."""
+    """Interceptor for frozen units: no dropout, and running statistics in frozen norms."""
 
     def intercept(next_fun, args, kwargs, context):
         if context.method_name == "__call__":

@@ -1,4 +1,4 @@
-"""The look of every picture: a colour and a marker for each method, one style, identical bytes when redrawn."""
+"""The style of every plot: a colour and a marker per method, and identical bytes when redrawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from matplotlib.textpath import TextToPath
 
 from jaxfer import files
 
-# Okabe and Ito's colours for the methods that come along; two names of one method share theirs.
+# Okabe and Ito's colours for the built-in methods; two names of one method share a colour.
 COLOURS = {
     "scratch": "#7F7F7F",
     "probe": "#56B4E9",
@@ -28,7 +28,7 @@ COLOURS = {
     "lora": "#009E73",
     "l2sp": "#E69F00",
 }
-# The others': Okabe and Ito's blue, Tol's muted colours, and dark ones, since a pale dot is lost on white.
+# For other methods: Okabe and Ito's blue, Tol's muted colours, and dark ones, since a pale dot is lost on white.
 SPARE = (
     *("#0072B2", "#882255", "#999933", "#332288", "#8C510A", "#AA4499"),
     *("#117733", "#CC6677", "#44AA99", "#5E4FA2", "#B2182B", "#2F6F7E"),
@@ -38,7 +38,7 @@ MARKERS = dict(zip(dict.fromkeys((*COLOURS.values(), *SPARE)), "XsoD^vPds<p>hXpo
 INK, DASHES = "#222222", ("--", ":", "-.")
 drawn = style.context(
     [
-        "default",  # not what a matplotlibrc says
+        "default",  # ignore the user's matplotlibrc
         {
             **{"font.size": 13, "axes.labelsize": 13, "xtick.labelsize": 12, "ytick.labelsize": 12},
             **{"text.color": INK, "axes.labelcolor": INK, "xtick.labelcolor": INK, "ytick.labelcolor": INK},
@@ -70,7 +70,7 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
 
 
 def colour(method: str) -> str:
-    """The colour `#RRGGBB` that a method gets when it is alone."""
+    """The colour `#RRGGBB` of a method when drawn alone."""
     return styles([method])[method].colour
 
 

@@ -1,4 +1,4 @@
-"""Names beside the data, each where it hides least; a line joins a distant name to its point."""
+"""Places labels beside the data where they hide least; a line joins a distant label to its point."""
 
 from __future__ import annotations
 

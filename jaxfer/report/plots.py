@@ -1,4 +1,4 @@
-"""Pictures of results: a colour and a marker for each method, names beside the data, identical bytes when redrawn.
+"""Plots of results: a colour and a marker per method, names beside the data, identical bytes when redrawn.
 
 Each function writes PATH.png and PATH.svg atomically; PATH may end in one of these suffixes. Text in the SVG stays
 text. A non-finite score means a diverged run: it is not drawn, but counted beside the method's name.
@@ -32,7 +32,7 @@ from jaxfer.report.placing import beside, end_labels
 
 
 class Point(TypedDict):
-    """A method's results and cost: one score per seed, number of trainable parameters, seconds of one run."""
+    """A method's scores (one per seed) and cost: number of trainable parameters, seconds per run."""
 
     scores: Sequence[float]
     params_trainable: int
@@ -369,7 +369,7 @@ def _cost_axis(axes: Axes, values: Iterable[float], log: bool) -> float:
         if len(ticks) <= 6:
             break
     labelled = {tick: _short(tick) for tick in ticks}
-    if min(values, default=1) == 0:  # a place of its own, left of the scale
+    if min(values, default=1) == 0:  # 0 gets its own tick, left of the log scale
         labelled = {zero: "0"} | {tick: text for tick, text in labelled.items() if tick >= 0.5 * low}
         window = (zero / edge, window[1])
     axes.set(xscale="log", xlim=window)

@@ -49,14 +49,14 @@ def _gathered(outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     `labels_left_out`. One without a negative is left out of macro AUROC alone. A mean of nothing is 0.
     """
     labels, chosen = labels.astype(bool), outputs > 0
-    there = np.flatnonzero(labels.any(0))
-    both = [i for i in there if not labels[:, i].all()]
+    with_positives = np.flatnonzero(labels.any(0))
+    both = [i for i in with_positives if not labels[:, i].all()]
     return {
-        "macro_auprc": _mean([average_precision_score(labels[:, i], outputs[:, i]) for i in there]),
+        "macro_auprc": _mean([average_precision_score(labels[:, i], outputs[:, i]) for i in with_positives]),
         "macro_auroc": _mean([roc_auc_score(labels[:, i], outputs[:, i]) for i in both]),
-        "macro_f1": _mean([f1_score(labels[:, i], chosen[:, i], zero_division=0) for i in there]),
+        "macro_f1": _mean([f1_score(labels[:, i], chosen[:, i], zero_division=0) for i in with_positives]),
         "micro_f1": float(f1_score(labels.ravel(), chosen.ravel(), zero_division=0)),
-        "labels_left_out": float(labels.shape[1] - len(there)),
+        "labels_left_out": float(labels.shape[1] - len(with_positives)),
     }
 
 

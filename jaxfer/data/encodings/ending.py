@@ -1,4 +1,4 @@
-"""Whether an image file was cut short, from its structure alone; nothing is decoded.
+"""Detects truncated image files from their structure alone; nothing is decoded.
 
 Phones and cameras append to their files (a Motion Photo's video, padding), so the end of the image is looked for where
 the format says it is, not in the last bytes of the file.
@@ -15,7 +15,7 @@ from PIL import Image
 TAIL = 1024  # bytes; most files end within these, which spares a walk through the whole file
 
 END_OF_IMAGE = 0xD9
-# What follows an 0xff without a length: the 0 that marks it as data, TEM, the restart markers, the start of the image.
+# Bytes after 0xff that have no length: the 0 that marks data, TEM, the restart markers, the start of the image.
 BARE = {0x00, 0x01, *range(0xD0, 0xD9)}
 
 
@@ -54,8 +54,8 @@ def _raw_end(tile: tuple) -> int:
 
 
 def _jpeg(content: BinaryIO) -> bool:
-    """Whether an end-of-image marker follows the scans (ISO/IEC 10918-1, B.1): thumbnails in other segments are
-    skipped over."""
+    """Whether an end-of-image marker follows the scans (ISO/IEC 10918-1, B.1); thumbnails in other segments are
+    skipped."""
     content.seek(0)
     data, at = content.read(), 2
     while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):

@@ -21,8 +21,8 @@ from jaxfer.errors import InputError, nearest
 # Pillow's filters, which transformers' processors name by their numbers. Their torchvision backend, the default where
 # torchvision is installed, shrinks with anti-aliasing too (torchvision 0.28): `nearest` is the same there, `bilinear`
 # within one level of 255. `bicubic` and `lanczos` are within one level on photographs; beside hard edges, on blocks of
-# random colours, they differ by up to 10 and 12 levels, in 1.3 and 2.7 % of the values by more than one. `box` and
-# `hamming` it refuses.
+# random colours, they differ by up to 10 and 12 levels, in 1.3 and 2.7 % of the values by more than one. It refuses
+# `box` and `hamming`.
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -32,11 +32,11 @@ INTERPOLATIONS = {
     "hamming": Image.Resampling.HAMMING,
 }
 
-# What Pillow's decoders raise on damaged files.
+# Exceptions that Pillow's decoders raise on damaged files.
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-ROWS = 32  # that `normalize` takes at a time: 86 kB of float32 at 224 px
+ROWS = 32  # per pass of `normalize`: 86 kB of float32 at 224 px
 
 
 def verify(file: str | Path | bytes, name: str = "") -> None:
@@ -57,8 +57,8 @@ def opened(file: str | Path | bytes, name: str = "") -> Image.Image:
     """An image file, decoded: of mode L (grey) or RGB; alpha dropped, 16-bit grey scaled, EXIF rotation ignored.
 
     Args:
-      file: a path, or what such a file holds.
-      name: what errors call it; default: the path.
+      file: a path, or the content of such a file.
+      name: its name in errors; default: the path.
 
     Raises:
       InputError: the file is missing, truncated or no image.
@@ -101,7 +101,7 @@ def _open(file: str | Path | bytes) -> Image.Image:
 def _unreadable(file: str | Path | bytes, name: str, error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(file, bytes) and isinstance(error, UnidentifiedImageError):
-        reason = "no format that Pillow knows"  # it would give the stream's address in memory
+        reason = "no format that Pillow knows"  # Pillow's own message gives the stream's address in memory
     return f"expected a readable image, found {name or str(file)!r} ({reason}); replace or remove the file"
 
 
@@ -147,7 +147,7 @@ def fit(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def _resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
-    """What an image of this (height, width) is resized to; the longer edge is rounded down, as transformers does."""
+    """The size an image of this (height, width) is resized to; the longer edge is rounded down, as in transformers."""
     rule = preprocessing.resize
     if len(rule) != 1:
         return rule or preprocessing.size[:2]

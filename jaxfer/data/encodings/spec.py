@@ -1,4 +1,4 @@
-"""What a model expects of its input: size and statistics of images, tokenizer and lengths of text."""
+"""Input specifications of models: size and statistics of images, tokenizer and lengths of text."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class TextPreprocessing:
     """How a text, or a pair of texts, becomes the model's input: the checkpoint's tokenizer, cut at `max_length`.
 
     Attributes:
-      tokenizer: folder of a Hugging Face tokenizer; empty where none has been named yet. Not compared: copies of one
-        tokenizer make no two models, and no two compiled programs.
-      tokenizer_sha256: sha256 (hex) of its files, which is what it is known by; empty takes the folder as it is.
+      tokenizer: folder of a Hugging Face tokenizer; empty where none has been named yet. Ignored in comparisons: a
+        copied tokenizer is the same model, and shares its compiled programs.
+      tokenizer_sha256: sha256 (hex) of its files, the tokenizer's identity; empty takes the folder as it is.
       vocab: rows of the model's token embedding.
       types: token types the model tells apart.
       max_length: longest input in tokens, special ones included.

@@ -1,4 +1,4 @@
-"""Texts from rows to model input: the checkpoint's tokenizer, each text once, batches padded to a bucket's length.
+"""Texts from rows to model input: each text is tokenized once, and batches are padded to a bucket's length.
 
 Sources yield a text or a pair of texts. Token ids are kept per (content, tokenizer, length), so runs of other seeds and
 label counts in one process share them.
@@ -22,7 +22,7 @@ from jaxfer.data.lookup import expanded, fingerprint
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 
-# What a tokenizer's folder may hold; the sha256 covers those that are there, whatever else lies beside them.
+# Files of a tokenizer's folder; the sha256 covers those present and ignores all others.
 TOKENIZER_FILES = (
     "added_tokens.json",
     "merges.txt",
@@ -36,10 +36,10 @@ TOKENIZER_FILES = (
     "vocab.txt",
 )
 
-# By its `model_type`, or `tokenizer_class`, transformers tells the class of a tokenizer whose own files name none.
+# transformers uses its `model_type` or `tokenizer_class` when the tokenizer's files name no class.
 CLASS_FILE = "config.json"
 
-CHUNK = 1000  # texts a call of the tokenizer
+CHUNK = 1000  # texts per call of the tokenizer
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,8 +48,8 @@ class Texts:
 
     Attributes:
       first: the texts.
-      second: their partners; None for single texts.
-      sha256: of both (hex), under which their token ids are kept.
+      second: the second texts of pairs; None for single texts.
+      sha256: sha256 (hex) of both, the cache key of their token ids.
     """
 
     first: tuple[str, ...]
@@ -59,15 +59,15 @@ class Texts:
     def __call__(self, row: int) -> str | tuple[str, str]:
         return self.first[row] if self.second is None else (self.first[row], self.second[row])
 
-    key_bytes = 0  # nothing is read for a key
+    key_bytes = 0  # keys are computed without reading files
 
     def key(self, row: int) -> Hashable:
-        """Equal for equal texts."""
+        """A key that is equal for equal texts."""
         return self(row)
 
 
 def texts(first: tuple[str, ...], second: tuple[str, ...] | None = None) -> Texts:
-    """Texts, or pairs of them, under the name of their content."""
+    """`Texts` of texts or pairs, with the sha256 of their content."""
     return Texts(first, second, fingerprint([*first, "pairs" if second is not None else "single", *(second or ())]))
 
 
@@ -105,7 +105,7 @@ class Tokens:
 
 
 def tokenize(split: Split, preprocessing: TextPreprocessing) -> Tokens:
-    """The token ids of a split of `Texts`, cut at `max_length`; texts seen before in this process are not read again.
+    """The token ids of a split of `Texts`, cut at `max_length`; texts seen in this process are not tokenized again.
 
     Raises:
       InputError: there is no tokenizer, or it is not the model's.
@@ -119,7 +119,7 @@ def tokenize(split: Split, preprocessing: TextPreprocessing) -> Tokens:
 
 
 def whole_lengths(split: Split, preprocessing: TextPreprocessing) -> np.ndarray:
-    """Tokens of each example before it is cut at `max_length`, int64 [examples]; `tokenize` reuses what was read."""
+    """Tokens of each example before the cut at `max_length`, int64 [examples]; `tokenize` reuses the tokens."""
     return np.asarray([whole for _, _, whole in _encoded(split, preprocessing)], np.int64)
 
 
@@ -155,7 +155,7 @@ def _encode(tokenizer: Callable[..., Any], source: Texts, rows: list[int], prepr
             f"set it to at least {special + 1}"
         )
     cut = _read_ids(tokenizer, source, rows, truncation=True, max_length=longest)
-    # Only an example as long as the limit can have been longer.
+    # Only an example exactly as long as the limit may have been cut.
     full = [row for row, (ids, _) in zip(rows, cut, strict=True) if len(ids) >= longest]
     whole = dict(zip(full, _read_ids(tokenizer, source, full, truncation=False), strict=True))
     for row, (ids, types) in zip(rows, cut, strict=True):
@@ -188,7 +188,7 @@ def _read_ids(
 
 
 def read_sha256(folder: str | epath.Path) -> str:
-    """sha256 (hex) of all that decides how the tokenizer in a folder reads: its files, and the config.json there."""
+    """sha256 (hex) of every file that affects how a folder's tokenizer reads: its own files and config.json."""
     described = epath.Path(folder) / CLASS_FILE
     content = described.read_bytes() if described.is_file() else b""
     return fingerprint([tokenizer_sha256(folder), content])
@@ -211,7 +211,7 @@ def load_tokenizer(preprocessing: TextPreprocessing, *, own: bool | None = None)
 
     Args:
       preprocessing: of the model.
-      own: whether it is stated to be the model's, which may then have many more tokens; None: where its sha256 is.
+      own: whether it is known to be the model's, which may then have many more rows; None: if the model has a sha256.
 
     Raises:
       InputError: none is named, it can't be read, or it is not the model's: other files than the sha256 says, another
@@ -234,11 +234,11 @@ def load_tokenizer(preprocessing: TextPreprocessing, *, own: bool | None = None)
             "1: correct its tokenizer_config.json"
         )
     own = bool(expected) if own is None else own
-    # Embeddings are often padded a little beyond the tokenizer; much beyond is another model's, unless stated.
+    # Embeddings are often padded slightly beyond the tokenizer; far beyond, the tokenizer is another model's.
     if not tokens <= vocab or not (own or fills(tokens, vocab)) or tokenizer.pad_token_id is None:
-        found = f"{tokens} tokens" + (" and no padding token" if tokenizer.pad_token_id is None else "")
+        actual = f"{tokens} tokens" + (" and no padding token" if tokenizer.pad_token_id is None else "")
         raise InputError(
-            f"the tokenizer in {str(folder)!r} does not belong to the model: expected {vocab} tokens, found {found}; "
+            f"the tokenizer in {str(folder)!r} does not belong to the model: expected {vocab} tokens, found {actual}; "
             "set config.model.tokenizer to the checkpoint's own (from scratch: config.model.vocab to its size), or "
             "announce it with config.differs=tokenizer if it is the model's after all"
         )
@@ -246,14 +246,14 @@ def load_tokenizer(preprocessing: TextPreprocessing, *, own: bool | None = None)
 
 
 def fills(tokens: int, vocab: int) -> bool:
-    """Whether an embedding of `vocab` rows looks made for so many tokens."""
+    """Whether an embedding of `vocab` rows plausibly belongs to a tokenizer of `tokens` tokens."""
     return 0.9 * vocab <= tokens
 
 
 def located(folder: str) -> Path:
-    """As given, else under the folder that the environment variable JAXFER_DATA names; `InputError` if in neither."""
-    given = expanded(folder, "config.model.tokenizer")
-    tried = [given, *([Path(os.environ["JAXFER_DATA"]) / folder] if os.environ.get("JAXFER_DATA") else [])]
+    """The folder as written, else under the environment variable JAXFER_DATA; `InputError` if in neither place."""
+    path = expanded(folder, "config.model.tokenizer")
+    tried = [path, *([Path(os.environ["JAXFER_DATA"]) / folder] if os.environ.get("JAXFER_DATA") else [])]
     for candidate in tried:
         if candidate.is_dir():
             return candidate
@@ -261,19 +261,19 @@ def located(folder: str) -> Path:
 
 
 def read_tokenizer(folder: str | Path) -> Any:
-    """The Hugging Face tokenizer in a folder, whosever it is; `InputError` where it can't be read."""
+    """The Hugging Face tokenizer in a folder, of any model; `InputError` if it can't be read."""
     return _read(str(folder), read_sha256(folder))
 
 
 @functools.lru_cache(maxsize=8)
 def _read(folder: str, sha256: str) -> Any:
-    """Read from the files alone: neither the network nor code beside them is ever asked."""
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # its word on a missing PyTorch
-    from transformers import AutoTokenizer  # late: it takes a second, and image runs do without
+    """Reads the tokenizer from its files alone; never uses the network or runs code beside them."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # silences its warning about a missing PyTorch
+    from transformers import AutoTokenizer  # imported late: it takes a second, and image runs do not need it
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever its many readers raise on files that are not theirs
+    except Exception as error:  # its many readers raise anything on files in another format
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"expected a tokenizer in {folder!r}, found {type(error).__name__} ({reason}); restore its files"

@@ -23,7 +23,7 @@ FORMATS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 SPLITS = ("train", "val", "test")
 END = 4096  # bytes of each end of a file that the fingerprint covers
 
-# Why a file is left out, and what changes that.
+# Reasons to leave out a file, each with a fix.
 SUFFIX, NESTED, BESIDE, HIDDEN = "by suffix", "in folders below a class", "beside the class folders", "as hidden"
 REASONS = {
     SUFFIX: "data.suffixes names what is read",
@@ -36,7 +36,7 @@ REASONS = {
 def source(
     *, path: str = "", test_fraction: float = 0.0, suffixes: tuple[str, ...] = FORMATS, nested: bool = False
 ) -> Dataset:
-    """PATH/{train,val,test}/CLASS/*.jpg, or PATH/CLASS/*.jpg where all is `train`.
+    """PATH/{train,val,test}/CLASS/*.jpg, or PATH/CLASS/*.jpg if all images are `train`.
 
     The folder is listed, and the header of every file read, whenever the source is made: a file that is no image stops
     the run before it starts. Files that are left out are counted in the notes. The fingerprint covers each file's
@@ -92,7 +92,7 @@ def source(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Files:
-    """Fetches by decoding a file."""
+    """Fetches an example by decoding its file."""
 
     root: Path
     names: tuple[str, ...]
@@ -106,11 +106,11 @@ class Files:
     key_bytes = 2 * END
 
     def key(self, row: int) -> Hashable:
-        """Equal for files of the same size, first and last 4 KiB."""
+        """A key that is equal for files of the same size, first and last 4 KiB."""
         return _ends(self.root / self.names[row])
 
     def exact(self, row: int) -> Hashable:
-        """Equal for files of the same content."""
+        """A key that is equal for files of the same content."""
         return hashlib.blake2b((self.root / self.names[row]).read_bytes(), digest_size=16).digest()
 
 
@@ -126,19 +126,19 @@ def _is_utf8(name: str) -> bool:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    found = _folders(root)
-    if not set(found) & set(SPLITS):
+    folders = _folders(root)
+    if not set(folders) & set(SPLITS):
         return {"train": root}
-    other = sorted(set(found) - set(SPLITS))
-    if other or "train" not in found:
-        what = f"also {other[0]!r}" if other else "no train"
-        raise InputError(f"expected folders train, val and test in {str(root)!r}, found {what}; rename or remove")
-    return {name: root / name for name in SPLITS if name in found}
+    other = sorted(set(folders) - set(SPLITS))
+    if other or "train" not in folders:
+        problem = f"also {other[0]!r}" if other else "no train"
+        raise InputError(f"expected folders train, val and test in {str(root)!r}, found {problem}; rename or remove")
+    return {name: root / name for name in SPLITS if name in folders}
 
 
 @dataclass(frozen=True)
 class _Listing:
-    """What lies below `root`: the images of each class, and a count of every file that is not read.
+    """The content of `root`: the images of each class, and a count of the files that are not read.
 
     Attributes:
       root: the data's folder.
@@ -177,18 +177,18 @@ class _Listing:
                 self.skipped[BESIDE, file.suffix.lower()] += 1
 
     def notes(self) -> tuple[str, ...]:
-        """One line on each reason why files were left out."""
+        """One line for each reason that files were left out."""
         lines = []
         for why, fix in REASONS.items():
             counts = {suffix: n for (reason, suffix), n in self.skipped.items() if reason == why and n}
             if counts:
-                what = ", ".join(f"{counts[suffix]} {suffix or 'without a suffix'}" for suffix in sorted(counts))
+                suffixes = ", ".join(f"{counts[suffix]} {suffix or 'without a suffix'}" for suffix in sorted(counts))
                 total = sum(counts.values())
-                lines.append(f"{total} {'file' if total == 1 else 'files'} left out {why} ({what}); {fix}")
+                lines.append(f"{total} {'file' if total == 1 else 'files'} left out {why} ({suffixes}); {fix}")
         return tuple(lines)
 
     def _empty(self, folder: Path) -> str:
-        """What is wrong with a class folder in which nothing is read."""
+        """The error text for a class folder without images to read."""
         inner, other = _folders(folder), sorted({e.suffix.lower() for e in folder.iterdir() if e.is_file()} - {""})
         if inner:
             fix = f"it has folders ({inner[0]}): set data.path one level down, or data.nested=true"

@@ -18,7 +18,7 @@ from jaxfer.data.sources.rows import Bad
 TARGETS = ("class", "value", "labels")
 LARGEST = float(np.finfo(np.float32).max)
 
-# How a list begins that was written as text; `[joy]` is a name.
+# The start of a list that was written as text; `[joy]` is a name.
 _LISTLIKE = re.compile(r"""\[\s*['"0-9\]-]""")
 _NUMBER = re.compile(r"-?\d+(\.\d*)?")
 # A list as pandas writes it, `['a', 'b']`; not NumPy's `['a' 'b']`, which Python would read as 'ab'.
@@ -27,7 +27,7 @@ _LIST = re.compile(rf"\[\s*(?:{_ITEM}\s*(?:,\s*{_ITEM}\s*)*)?\]", re.DOTALL)
 
 
 def reader(target: str, separator: str) -> Callable[[Any], Any]:
-    """The function that reads a field as a `target`, one of `TARGETS`; it raises `Bad` where the field holds none."""
+    """The function that reads a field as `target`, one of `TARGETS`; it raises `Bad` if the field has no such value."""
     return {"class": _class, "value": _value, "labels": lambda value: _set(value, separator)}[target]
 
 
@@ -86,7 +86,7 @@ def _set(value: Any, separator: str) -> tuple[str, ...]:
 
 
 def _members(listed: str) -> list[Any]:
-    """The members of a list that was written as text."""
+    """The members of a list written as text."""
     if _LIST.fullmatch(listed):
         with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             return list(ast.literal_eval(listed))
@@ -94,7 +94,7 @@ def _members(listed: str) -> list[Any]:
 
 
 def readable(value: str) -> str:
-    """The text; `Bad` where it holds half of a surrogate pair, which no encoding can write."""
+    """The text; raises `Bad` if it contains half of a surrogate pair, which no encoding can write."""
     try:
         value.encode()
     except UnicodeEncodeError:

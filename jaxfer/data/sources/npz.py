@@ -12,7 +12,7 @@ from jaxfer.data.lookup import fingerprint, locate, stamp
 from jaxfer.data.split import Dataset, InMemory, Split
 from jaxfer.errors import InputError, nearest
 
-# Ours, MedMNIST's and Keras'.
+# The layouts of jaxfer, MedMNIST and Keras.
 LAYOUTS = (("{split}_image", "{split}_label"), ("{split}_images", "{split}_labels"), ("x_{split}", "y_{split}"))
 TARGETS = ("class", "value")
 
@@ -45,7 +45,7 @@ def source(*, path: str = "", image_key: str = "", label_key: str = "", target: 
 
 @functools.lru_cache(maxsize=4)
 def _load(file: Path, version: tuple, layouts: tuple[tuple[str, str], ...], target: str) -> Dataset:
-    """The dataset in `file`; `version` says for how long it stays true."""
+    """The dataset in `file`; `version` is the cache key, which changes with the file."""
     arrays = _read(file)
     layout = _layout(arrays, file, layouts)
     pairs = {split: _pair(arrays, file, split, layout) for split in ("train", "val", "test")}
@@ -74,8 +74,8 @@ def _layout(arrays: dict[str, np.ndarray], file: Path, layouts: tuple[tuple[str,
         if all(key.replace("{split}", "train") in arrays for key in layout):
             return layout
     wanted = " or ".join("/".join(key.replace("{split}", "train") for key in layout) for layout in layouts)
-    found = ", ".join(sorted(arrays)) or "none"
-    raise InputError(f"expected arrays {wanted} in {str(file)!r}, found {found}; set data.image_key and data.label_key")
+    names = ", ".join(sorted(arrays)) or "none"
+    raise InputError(f"expected arrays {wanted} in {str(file)!r}, found {names}; set data.image_key and data.label_key")
 
 
 def _pair(
@@ -96,8 +96,8 @@ def _pair(
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.shape != images.shape[:1]:
-        found = f"{list(labels.shape)}; store one label an image"
-        raise InputError(f"expected {label_key} to have shape [{len(images)}] as {image_key} has, found {found}")
+        mismatch = f"{list(labels.shape)}; store one label an image"
+        raise InputError(f"expected {label_key} to have shape [{len(images)}] as {image_key} has, found {mismatch}")
     return images if images.ndim == 4 else images[..., None], labels
 
 
@@ -122,7 +122,7 @@ def _values(pairs: dict[str, tuple], file: Path) -> dict[str, np.ndarray]:
         with np.errstate(over="ignore"):
             targets[split] = labels.astype(np.float32) if labels.dtype.kind in "iuf" else None
         if targets[split] is None or not np.isfinite(targets[split]).all():
-            found = labels.dtype if targets[split] is None else "NaN or infinity"
-            found = "numbers beyond float32" if targets[split] is not None and np.isfinite(labels).all() else found
-            raise InputError(f"expected finite targets of {split} in {str(file)!r}, found {found}; clean them")
+            problem = labels.dtype if targets[split] is None else "NaN or infinity"
+            problem = "numbers beyond float32" if targets[split] is not None and np.isfinite(labels).all() else problem
+            raise InputError(f"expected finite targets of {split} in {str(file)!r}, found {problem}; clean them")
     return targets

@@ -1,4 +1,4 @@
-"""Examples of a data set that TensorFlow Datasets has prepared, by row, from ArrayRecord files; no TensorFlow."""
+"""Random access to examples in ArrayRecord files prepared by TensorFlow Datasets, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMAT = "array_record"
 def datasets() -> Any:
     """The package `tensorflow_datasets`, an extra; `InputError` where it is not installed."""
     try:
-        import tensorflow_datasets  # late: only those who read its data sets need it
+        import tensorflow_datasets  # imported late: only its data sets need it
     except ImportError as error:
         fix = "pip install 'jaxfer[tfds]'"
         raise InputError(f"data source 'tfds' needs the package tensorflow-datasets ({error}); {fix}") from None
@@ -32,9 +32,9 @@ class Records:
     """Random access to the examples of a split; each process opens its own.
 
     Attributes:
-      folder: the prepared data set's.
-      split: as TFDS writes it.
-      features: those to read.
+      folder: folder of the prepared data set.
+      split: the split as TFDS writes it.
+      features: the features to read.
     """
 
     folder: str
@@ -47,7 +47,7 @@ class Records:
     def read(self, rows: Sequence[int]) -> list[bytes]:
         """Serialized examples; `InputError` where the files are damaged."""
         try:
-            # Many at once go through a pool of threads, which would cost one alone more than its reading.
+            # Many records are read by a pool of threads, which for a single record would cost more than the reading.
             return self._open[0].__getitems__(rows) if len(rows) > 1 else [self._open[0][row] for row in rows]
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -57,7 +57,7 @@ class Records:
             ) from None
 
     def name(self, row: int) -> str:
-        """What errors call an example."""
+        """The name of an example in errors."""
         return f"record {row} of {self.split!r} in {self.folder!r}"
 
     def parse(self, example: bytes) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Records:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Images:
-    """Fetches by decoding the image of a record."""
+    """Fetches an example by decoding its record's image."""
 
     records: Records
 
@@ -93,10 +93,10 @@ class Images:
     def __call__(self, row: int) -> np.ndarray:
         return pixels(self.picture(row))
 
-    key_bytes = 2**16  # of a photograph
+    key_bytes = 2**16  # typical for a photograph
 
     def key(self, row: int) -> Hashable:
-        """Equal for images of the same encoded bytes."""
+        """A key that is equal for images of the same encoded bytes."""
         (example,) = self.records.read([row])
         (feature,) = self.records.features
         return hashlib.blake2b(self.records.parse(example)[feature], digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""Rows of .csv, .tsv and .jsonl files: a mapping from column to field for each, or the reason why it can't be read."""
+"""Rows of .csv, .tsv and .jsonl files: each is a mapping from column to field, or the reason it can't be read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Bad(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """How a file is written.
+    """The format of a table file.
 
     Attributes:
       columns: names of the columns of a delimited file without a header.
@@ -40,7 +40,7 @@ class Dialect:
     quotes: bool = True
 
     def check(self) -> Dialect:
-        """The dialect with `\\t` and `tab` replaced; `InputError` for an option that can't be."""
+        """The dialect with `\\t` and `tab` replaced; `InputError` for an invalid option."""
         delimiter = ESCAPES.get(self.delimiter, self.delimiter)
         if len(delimiter) > 1 or delimiter in ('"', "\n", "\r", "\0"):
             raise InputError(
@@ -66,7 +66,7 @@ class Dialect:
 
 
 def records(file: Path, dialect: Dialect, text: str) -> Iterator[tuple[int, Mapping[str, Any] | Bad]]:
-    """(line, {column: field} or why there is none) of each row; blank lines are no rows.
+    """(line, {column: field} or the reason it is bad) of each row; blank lines are skipped.
 
     Args:
       file: a file that `dialect.separates` knows.
@@ -106,10 +106,10 @@ def _delimited(
     header: Sequence[str] = dialect.columns
     try:
         for number, fields in enumerate(filter(None, reader)):
-            own = [name.strip() for name in fields] if number == 0 else []
-            if own and (not header or (text and text in own and len(own) != len(header))):
-                header = own
-            elif own and tuple(fields) == header:
+            names = [name.strip() for name in fields] if number == 0 else []
+            if names and (not header or (text and text in names and len(names) != len(header))):
+                header = names
+            elif names and tuple(fields) == header:
                 raise InputError(f"{str(file)!r} has a header, the columns themselves; remove data.columns")
             elif len(fields) != len(header):
                 yield reader.line_num, Bad(f"has {len(fields)} fields for {len(header)} columns")
@@ -128,17 +128,17 @@ def _delimited(
 
 
 def _undecodable(file: Path, encoding: str, error: UnicodeError) -> str:
-    """What to say of a file in another encoding: which, at which line, and what to set."""
+    """The error text for a file in another encoding: the byte, its line, and the fix."""
     name = "UTF-8" if encoding == "utf-8-sig" else encoding
     content = file.read_bytes()
-    what, fix = str(error), "latin-1 or cp1252 in Western Europe"
+    cause, fix = str(error), "latin-1 or cp1252 in Western Europe"
     try:
         content.decode(encoding)
     except UnicodeDecodeError as whole:  # of the whole file: readers decode in pieces and know no line
         line = content[: whole.start].decode(encoding, "replace").count("\n") + 1
-        what = f"byte {content[whole.start]:#x} in line {line}"
+        cause = f"byte {content[whole.start]:#x} in line {line}"
     except UnicodeError:
         pass
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         fix = "utf-16 by its first bytes"
-    return f"expected {name} text in {str(file)!r}, found {what}; set data.encoding ({fix})"
+    return f"expected {name} text in {str(file)!r}, found {cause}; set data.encoding ({fix})"

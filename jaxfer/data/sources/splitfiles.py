@@ -1,4 +1,4 @@
-"""Which file of a folder holds which split."""
+"""Assigns the files of a folder to splits."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ NONE = "none"
 SHOWN = 3  # file names in a note
 
 
-def split_files(root: Path, given: Mapping[str, str], dialect: Dialect) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """({split: file}, a note on the files that belong to none).
+def split_files(root: Path, chosen: Mapping[str, str], dialect: Dialect) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """({split: file}, a note on the files that belong to no split).
 
     Args:
       root: the data's folder, or one file that is all `train`.
-      given: {split: name of its file in the folder}; empty where its name tells (`SPLITS`), `none` for no such split.
+      chosen: {split: file name in the folder}; empty to go by the stems in `SPLITS`, `none` for no such split.
       dialect: which files can be read.
 
     Raises:
       InputError: no training file, a name that is no file, one file for two splits, or two for one.
     """
     if root.is_file():
-        if given["train"]:
-            raise InputError(f"data.train={given['train']!r} has no effect: data.path names a file; name its folder")
+        if chosen["train"]:
+            raise InputError(f"data.train={chosen['train']!r} has no effect: data.path names a file; name its folder")
         dialect.separates(root)
         candidates, files, folder = [], {"train": root}, root.parent
     else:
         formats = (*FORMATS, ".txt") if dialect.delimiter else FORMATS
         candidates = sorted(file for file in root.iterdir() if file.suffix.lower() in formats and file.is_file())
-        files, folder = _by_name(candidates, root, given), root
-    for split, name in given.items():
+        files, folder = _by_name(candidates, root, chosen), root
+    for split, name in chosen.items():
         if name == NONE and split == "train":
             raise InputError(f"data.train={NONE!r}: a run needs training rows; name a file")
         if name == NONE:
@@ -57,12 +57,12 @@ def split_files(root: Path, given: Mapping[str, str], dialect: Dialect) -> tuple
     return {split: files[split] for split in SPLITS if split in files}, notes
 
 
-def _by_name(candidates: list[Path], root: Path, given: Mapping[str, str]) -> dict[str, Path]:
-    """{split: file} of the splits for which no file is given."""
+def _by_name(candidates: list[Path], root: Path, chosen: Mapping[str, str]) -> dict[str, Path]:
+    """{split: file} for the splits whose file is not named by the config."""
     named = {}
     for split, stems in SPLITS.items():
         files = [file for file in candidates if file.stem.lower() in stems]
-        if given[split]:
+        if chosen[split]:
             continue
         if len(files) > 1:
             names = " and ".join(file.name for file in files)
@@ -71,7 +71,7 @@ def _by_name(candidates: list[Path], root: Path, given: Mapping[str, str]) -> di
             )
         if files:
             named[split] = files[0]
-    if "train" not in named and not given["train"]:
+    if "train" not in named and not chosen["train"]:
         others = [] if candidates else sorted(file for file in root.iterdir() if file.stem.lower() in SPLITS["train"])
         names = ", ".join(file.name for file in candidates[:5] or others[:5]) or "none"
         fix = "set data.path to one of the files, or data.train" if candidates else "correct data.path"

@@ -41,8 +41,8 @@ def source(
     if len(image) != 3 or min(image) < 1:
         raise InputError(f"expected data.image to be (height, width, channels), all positive, found {image}")
     if classes_count < 1 or examples < classes_count or noise < 0:
-        found = f"classes_count={classes_count}, examples={examples}, noise={noise}"
-        raise InputError(f"expected data.classes_count >= 1, examples >= classes_count and noise >= 0, found {found}")
+        values = f"classes_count={classes_count}, examples={examples}, noise={noise}"
+        raise InputError(f"expected data.classes_count >= 1, examples >= classes_count and noise >= 0, found {values}")
     make = _classification if task == "classification" else _regression
     held_out = max(examples // 4, classes_count)
     splits = {

@@ -1,4 +1,4 @@
-"""Texts in tables: .csv, .tsv or .jsonl files with a column of texts, perhaps one of their partners, and labels."""
+"""Texts in tables: .csv, .tsv or .jsonl files with columns for a text, optionally its partner, and a label."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jaxfer.errors import InputError, nearest
 
 SHOWN = 3  # bad rows in a message
 
-# Columns by other names, of the GLUE tasks and sets like them, taken where the files lack the default ones.
+# Other column names, from GLUE tasks and similar sets, used where the files lack the default ones.
 TEXTS = (
     ("sentence1", "sentence2"),
     ("question1", "question2"),
@@ -53,18 +53,18 @@ def source(
 ) -> Dataset:
     """A folder with train.*, val.* (or dev.*, valid.*, validation.*) and test.*, or one file that is all `train`.
 
-    Read whenever the source is made. A row is bad where it has other fields than the header, no text, or a label that
-    is none; blank lines are none at all. A test file without labels, as GLUE has them, is left out and noted.
+    Read whenever the source is made. A row is bad if its fields don't match the header, it has no text, or its label is
+    invalid; blank lines are skipped. A test file without labels, as GLUE has them, is left out and noted.
 
     Args:
       path: the folder or file; a relative one that is absent is looked up in the folder that JAXFER_DATA names.
-      train: name of the training file in that folder (`train_en.tsv`); empty: by its name, as above.
+      train: name of the training file in that folder (`train_en.tsv`); empty: chosen by name, as above.
       val: likewise (`dev_matched.tsv`); `none` leaves it out, so that val is drawn from train.
       test: likewise; `none` leaves it out.
-      text: column of the texts. Where the files have no column `text`, that is `sentence`, or a pair such as
-        `sentence1` and `sentence2`, which is noted.
-      text_pair: column of their partners (a premise's hypothesis, a question's passage); empty: single texts.
-      label: column of the labels; where the files have no column `label`, one of `LABELS`, which is noted.
+      text: column of the texts. If the files have no column `text`: `sentence`, or a pair such as `sentence1` and
+        `sentence2`, with a note.
+      text_pair: column of the second texts (a premise's hypothesis, a question's passage); empty: single texts.
+      label: column of the labels. If the files have no column `label`: one of `LABELS`, with a note.
       target: `class` for one class a text, by name or number; `value` for regression; `labels` for a set of names,
         which may be empty: `a;b` or `['a', 'b']` in a field, or a list in .jsonl.
       separator: between the names of a set.
@@ -73,7 +73,7 @@ def source(
       encoding: of the files, as Python names it: `latin-1`, `cp1252`, `utf-16`, ...
       quotes: whether `"` quotes a field of a .csv or .tsv (doubled inside, as spreadsheets and pandas write it); false
         where it is a character like any other.
-      bad_rows: how many bad rows may be left out, which the run then notes.
+      bad_rows: number of bad rows that may be left out, with a note.
       test_fraction: the share of each class taken out of `train` as a fixed `test`, where there is no test file.
 
     Raises:
@@ -84,13 +84,13 @@ def source(
     if not separator:
         raise InputError("expected data.separator to be a character between labels, found none; ';' is the default")
     if not 0 <= test_fraction < 1 or bad_rows < 0:
-        found = f"test_fraction={test_fraction}, bad_rows={bad_rows}"
-        raise InputError(f"expected data.test_fraction from 0 to below 1 and data.bad_rows >= 0, found {found}")
+        options = f"test_fraction={test_fraction}, bad_rows={bad_rows}"
+        raise InputError(f"expected data.test_fraction from 0 to below 1 and data.bad_rows >= 0, found {options}")
     dialect = Dialect(columns=columns, delimiter=delimiter, encoding=encoding, quotes=quotes).check()
     root = locate(path, "table")
     files, notes = split_files(root, {"train": train, "val": val, "test": test}, dialect)
     names, tables = _Columns(text, text_pair, label, target), {}
-    for split, file in files.items():  # train first: its columns are those of all
+    for split, file in files.items():  # train first: all splits have its columns
         tables[split] = _table(file, names, dialect, reading.reader(target, separator), split)
         names = tables[split].names
     notes += names.notes(_Columns(text, text_pair, label, target))
@@ -118,7 +118,7 @@ def source(
 
 @dataclass(frozen=True)
 class _Columns:
-    """Names of the columns that matter, and what the labels are; an empty `pair` is none."""
+    """Names of the columns in use, and the kind of label; `pair` is empty for single texts."""
 
     text: str
     pair: str
@@ -126,7 +126,7 @@ class _Columns:
     target: str
 
     def among(self, known: Iterable[str]) -> _Columns:
-        """The columns of a file that has these: the default names where it has them, else their known equivalents."""
+        """The columns to use in a file with these columns: the default names if present, else known equivalents."""
         known, changes = set(known), {}
         if (self.text, self.pair) == ("text", "") and "text" not in known:
             text, pair = next((names for names in TEXTS if set(filter(None, names)) <= known), ("text", ""))
@@ -136,11 +136,11 @@ class _Columns:
         return dataclasses.replace(self, **changes)
 
     def notes(self, asked: _Columns) -> tuple[str, ...]:
-        """What was taken in place of the columns asked for."""
+        """Notes on columns used in place of the requested ones."""
         lines = []
         if (self.text, self.pair) != (asked.text, asked.pair):
-            what = f"{self.text!r} and {self.pair!r} as pairs" if self.pair else repr(self.text)
-            lines.append(f"no column 'text': took {what}; data.text and data.text_pair name others")
+            columns = f"{self.text!r} and {self.pair!r} as pairs" if self.pair else repr(self.text)
+            lines.append(f"no column 'text': took {columns}; data.text and data.text_pair name others")
         if self.label != asked.label:
             lines.append(f"no column 'label': took {self.label!r}; data.label names another")
         return tuple(lines)
@@ -148,15 +148,15 @@ class _Columns:
 
 @dataclass(frozen=True)
 class _Table:
-    """What one file holds.
+    """The content of one file.
 
     Attributes:
       names: its columns.
-      first: the texts of its usable rows.
-      second: their partners, "" where it has none.
-      labels: their labels; empty where the file has no column of labels.
-      bad: where the others are and why they can't be used.
-      spans: a note on quotes that may be none; empty where there is none.
+      first: texts of the usable rows.
+      second: second texts of the usable rows, "" where the file has none.
+      labels: labels of the usable rows; empty if the file has no label column.
+      bad: line and reason of each unusable row.
+      spans: a note on rows that span lines within quotes; empty if there are none.
       unlabelled: rows of a file without a column of labels.
     """
 
@@ -170,7 +170,7 @@ class _Table:
 
 
 def _table(file: Path, names: _Columns, dialect: Dialect, read_label: Callable[[Any], Any], split: str) -> _Table:
-    """Reads one file; a row that can't be used is kept as where and why."""
+    """Reads one file; an unusable row is recorded as its line and the reason."""
     rows, bad, known, spanning, count = [], [], set(), 0, 0
     tabs = dialect.quotes and dialect.separates(file) == "\t"
     for where, record in records(file, dialect, names.text if split == "test" else ""):
@@ -198,7 +198,7 @@ def _table(file: Path, names: _Columns, dialect: Dialect, read_label: Callable[[
 
 
 def _column_fix(column: str, known: set[str], file: Path) -> str:
-    """The end of an error about a column that isn't there."""
+    """The end of the error about a missing column."""
     if file.suffix.lower() == ".jsonl":
         return nearest(column, known)
     if len(known) == 1 and (other := [c for c in (*DELIMITERS.values(), ";", "|") if c in next(iter(known))]):
@@ -207,7 +207,7 @@ def _column_fix(column: str, known: set[str], file: Path) -> str:
 
 
 def _unlabelled(test: _Table, train: _Table) -> str:
-    """How a test file has no labels; empty where it has some. GLUE's have no such column, or -1 in every row."""
+    """In what way a test file lacks labels; empty if it has some. GLUE's have no such column, or -1 in every row."""
     if test.unlabelled:
         return f"no column {test.names.label!r} (rows: {test.unlabelled:,})"
     values = set(test.labels)
@@ -235,14 +235,14 @@ def _judge(bad: list[str], tables: Mapping[str, _Table], root: Path, allowed: in
         return ()
     total = sum(len(table.labels) for table in tables.values()) + len(bad)
     shown = "; ".join(bad[:SHOWN]) + ("; ..." if len(bad) > SHOWN else "")
-    said = f"{len(bad)} of {total} rows in {str(root)!r} are bad ({shown})"
+    summary = f"{len(bad)} of {total} rows in {str(root)!r} are bad ({shown})"
     if len(bad) > allowed:
-        raise InputError(f"{said}; correct them, or leave them out with data.bad_rows={len(bad)}")
-    return (f"{said} and left out",)
+        raise InputError(f"{summary}; correct them, or leave them out with data.bad_rows={len(bad)}")
+    return (f"{summary} and left out",)
 
 
 def _split(table: _Table, classes: tuple[str, ...], target: str, file: Path) -> Split:
-    # Which table holds partners is known by its columns alone: an empty partner is a bad row.
+    # Only the columns say whether a table has partners: an empty partner is a bad row.
     fetch = texts(table.first, table.second if any(table.second) else None)
     if target == "value":
         return Split(labels=np.asarray(table.labels, np.float32), fetch=fetch)

@@ -40,7 +40,7 @@ def source(
 ) -> Dataset:
     """A data set prepared as ArrayRecord, `builder(NAME, file_format="array_record").download_and_prepare()`.
 
-    Nothing is ever prepared from here, and the files say what they hold: the code that made them is not run. Labels,
+    It prepares nothing, relies on the metadata files and never runs the code that made the data set. Labels,
     texts and the fingerprint come from reading every record of the splits once, whenever a file has changed (the last
     few data sets are kept in this process), so the fingerprint covers every byte; images are decoded when asked for.
 
@@ -54,7 +54,7 @@ def source(
       test: likewise; empty: `test` where there is one; `none`: leave it out.
       image: the feature with the images; empty: the supervised input, else the only Image.
       text: the feature with the texts, in place of images; empty: the supervised input, else the only Text.
-      text_pair: the feature with their partners.
+      text_pair: the feature with the second texts.
       label: a ClassLabel, a Sequence of them (a set of labels), or a number (regression); empty: the supervised label,
         else the only ClassLabel.
 
@@ -82,7 +82,7 @@ def source(
 
 @dataclass(frozen=True)
 class _Fields:
-    """The features in use: an image, or a text and perhaps its partner; and the label, with what `kind` it is."""
+    """The features in use: an image, or a text and optionally its partner; and the label, with its kind."""
 
     image: str
     text: str
@@ -97,7 +97,7 @@ class _Fields:
 
 
 def _builder(name: str, data_dir: str) -> Any:
-    """The prepared data set, from its files."""
+    """The builder of a prepared data set, from its files."""
     tfds = datasets()
     folder = str(locate(data_dir, "tfds", "data_dir")) if data_dir else None
     where = {"data_dir": folder} if folder else {}
@@ -106,10 +106,10 @@ def _builder(name: str, data_dir: str) -> Any:
         builder = tfds.core.read_only_builder.builder_from_files(name, **where)
     except tfds.core.DatasetNotFoundError:
         places = [folder] if folder else list(map(str, tfds.core.utils.file_utils.list_data_dirs()))
-        there = {entry.name for place in places if Path(place).is_dir() for entry in Path(place).iterdir()}
+        available = {entry.name for place in places if Path(place).is_dir() for entry in Path(place).iterdir()}
         raise InputError(
             f"data.name={name!r} is not prepared in {' or '.join(map(repr, places))}"
-            f"{nearest(name, there) if there else ''}; prepare it with {prepare}, which needs TensorFlow only "
+            f"{nearest(name, available) if available else ''}; prepare it with {prepare}, which needs TensorFlow only "
             "for images that come as arrays"
         ) from None
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
@@ -118,11 +118,11 @@ def _builder(name: str, data_dir: str) -> Any:
             f"data.name={name!r} can't be read ({reason}); expected NAME, NAME/CONFIG or "
             "NAME/CONFIG:VERSION of a data set in one data_dir"
         ) from None
-    formats = {found.value for found in builder.info.available_file_formats()}
+    formats = {file_format.value for file_format in builder.info.available_file_formats()}
     if FORMAT not in formats:
-        found = ", ".join(sorted(formats)) or "none"
+        shown = ", ".join(sorted(formats)) or "none"
         raise InputError(
-            f"expected {builder.info.full_name} as {FORMAT} in {str(builder.data_dir)!r}, found {found}; remove it and "
+            f"expected {builder.info.full_name} as {FORMAT} in {str(builder.data_dir)!r}, found {shown}; remove it and "
             f"prepare it with {prepare}"
         )
     return builder
@@ -133,7 +133,7 @@ def _argument(folder: str | None) -> str:
 
 
 def _fields(info: Any, image: str, text: str, text_pair: str, label: str) -> _Fields:
-    """Which features are meant; `InputError` where that is not clear or they are of other types."""
+    """The features to use; `InputError` if that is ambiguous or their types don't fit."""
     features, kinds = info.features, datasets().features
     if image and (text or text_pair):
         raise InputError("data.image and data.text are both set: a model reads one of the two; remove one")
@@ -143,7 +143,7 @@ def _fields(info: Any, image: str, text: str, text_pair: str, label: str) -> _Fi
     supervised = info.supervised_keys if len(info.supervised_keys or ()) == 2 else (None, None)
 
     def only(kind: Any, first: Any = None) -> str:
-        """The supervised feature where it is of this type, else the only one that is; else ''."""
+        """The supervised feature if it has this type, else the only feature that does; else ''."""
         names = [name for name in features if isinstance(features[name], kind)]
         return first if first in names else names[0] if len(names) == 1 else ""
 
@@ -159,8 +159,8 @@ def _fields(info: Any, image: str, text: str, text_pair: str, label: str) -> _Fi
         raise InputError(f"{info.full_name} says of no feature that it is the label; set {_choices('label', info)}")
     for option, name, kind in (("image", image, "Image"), ("text", text, "Text"), ("text_pair", text_pair, "Text")):
         if name and not isinstance(features[name], getattr(kinds, kind)):
-            found = type(features[name]).__name__
-            raise InputError(f"data.{option}={name!r}: expected a feature of type {kind}, found {found}; name another")
+            actual = type(features[name]).__name__
+            raise InputError(f"data.{option}={name!r}: expected a feature of type {kind}, found {actual}; name another")
     if image and features[image].np_dtype != np.uint8:
         raise InputError(f"data.image={image!r}: expected 8-bit images, found {features[image].np_dtype}; name another")
     return _Fields(image, text, text_pair, label, *_label(label, features[label], kinds))
@@ -178,14 +178,14 @@ def _label(name: str, feature: Any, kinds: Any) -> tuple[str, tuple[str, ...]]:
         return "labels", tuple(feature.feature.names)
     if isinstance(feature, kinds.Tensor) and feature.shape == () and feature.np_dtype.kind in "iuf":
         return "value", ()
-    found = type(feature).__name__
-    raise InputError(f"data.label={name!r}: expected a ClassLabel, a Sequence of them or a number, found {found}")
+    actual = type(feature).__name__
+    raise InputError(f"data.label={name!r}: expected a ClassLabel, a Sequence of them or a number, found {actual}")
 
 
-def _specs(info: Any, given: Mapping[str, str]) -> dict[str, str]:
-    """{split: what it is made of}, checked: each has examples, and none is in two."""
+def _specs(info: Any, requested: Mapping[str, str]) -> dict[str, str]:
+    """{split: TFDS split expression}, checked: each has examples, and no example is in two."""
     specs = {}
-    for split, spec in given.items():
+    for split, spec in requested.items():
         default = next((name for name in DEFAULTS[split] if name in info.splits), NONE)
         specs[split] = spec or default
     if specs["train"] == NONE:
@@ -197,8 +197,8 @@ def _specs(info: Any, given: Mapping[str, str]) -> dict[str, str]:
         pairs = itertools.combinations(parts[split], 2) if once else itertools.product(parts[split], parts[other])
         shared = sum(max(0, min(a[2], b[2]) - max(a[1], b[1])) for a, b in pairs if a[0] == b[0])
         if shared:
-            what = f"names {shared} examples twice" if once else f"and data.{other} share {shared} examples"
-            raise InputError(f"data.{split}={specs[split]!r} {what}; slice them apart, or set one to {NONE!r}")
+            overlap = f"names {shared} examples twice" if once else f"and data.{other} share {shared} examples"
+            raise InputError(f"data.{split}={specs[split]!r} {overlap}; slice them apart, or set one to {NONE!r}")
     return specs
 
 
@@ -208,7 +208,7 @@ def _parts(info: Any, split: str, spec: str) -> list[tuple[str, int, int]]:
         parts = [(part.filename, part.skip, part.skip + part.take) for part in info.splits[spec].file_instructions]
     except (ValueError, KeyError, AssertionError) as error:
         reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
-        sizes = ", ".join(f"{name} ({found.num_examples})" for name, found in info.splits.items())
+        sizes = ", ".join(f"{name} ({split_info.num_examples})" for name, split_info in info.splits.items())
         raise InputError(
             f"data.{split}={spec!r} is no split of {info.full_name} ({reason}); its splits: {sizes}"
         ) from None
@@ -219,7 +219,7 @@ def _parts(info: Any, split: str, spec: str) -> list[tuple[str, int, int]]:
 
 @functools.lru_cache(maxsize=4)
 def _read(folder: str, version: tuple, name: str, specs: tuple[tuple[str, str], ...], fields: _Fields) -> Dataset:
-    """The data set in `folder`; `version` says for how long it stays true."""
+    """The data set in `folder`; `version` is the cache key, which changes with the files."""
     splits, parts = {}, [name, *fields.names, *fields.classes]
     for split, spec in specs:
         splits[split], content = _split(folder, spec, fields)
@@ -228,7 +228,7 @@ def _read(folder: str, version: tuple, name: str, specs: tuple[tuple[str, str], 
 
 
 def _split(folder: str, spec: str, fields: _Fields) -> tuple[Split, bytes]:
-    """(the split, sha256 of its records): each read once, its image's header too, so that a bad one stops the run."""
+    """(the split, sha256 of its records). Reads each record and image header once, so that a bad one stops the run."""
     records, digest = Records(folder, spec, fields.names), hashlib.sha256()
     labels, first, second = [], [], []
     for begin in range(0, len(records), CHUNK):
