@@ -49,8 +49,12 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
     finished = open_run(run)
     target = files.opened(os.path.expanduser(out) if out else finished.folder / f"export-{format}")
     family = finished.experiment.model.name
-    ours = [layout for layout in layouts() if layout.family == family]
-    known = [PEFT, *([SENTENCE] if any(layout.encoder for layout in ours) else []), *(layout.name for layout in ours)]
+    family_layouts = [layout for layout in layouts() if layout.family == family]
+    known = [
+        PEFT,
+        *([SENTENCE] if any(layout.encoder for layout in family_layouts) else []),
+        *(layout.name for layout in family_layouts),
+    ]
     if format not in known:
         raise InputError(f"--format={format}: model {family!r} can't be exported so{nearest(str(format), known)}")
     _check_target(target)
@@ -95,12 +99,12 @@ def _marker(finished: FinishedRun, format: str) -> dict[str, Any]:
 
 def _check_meaning(finished: FinishedRun, layout: Layout, format: str, folder: epath.Path) -> None:
     """`InputError` where the folder, read again, would be another model: the format has no word for an option."""
-    family, ours = layout.family, dict(finished.experiment.model.options)
-    theirs = foreign.opened(str(folder), family, {} if layout.model_types else ours).options
-    free = {name: ours[name] for name in FREE if name in ours}
-    here = finished.stage.spec.port
-    there = MODELS.make(family, outputs=here.outputs, **{**theirs, **free})
-    facts = [{**vars(port.module), **vars(port.preprocessing), **_per_channel(port)} for port in (here, there)]
+    family, options = layout.family, dict(finished.experiment.model.options)
+    exported_options = foreign.opened(str(folder), family, {} if layout.model_types else options).options
+    free = {name: options[name] for name in FREE if name in options}
+    trained = finished.stage.spec.port
+    exported = MODELS.make(family, outputs=trained.outputs, **{**exported_options, **free})
+    facts = [{**vars(port.module), **vars(port.preprocessing), **_per_channel(port)} for port in (trained, exported)]
     skip = ("parent", "name", "scope", "tokenizer", "tokenizer_sha256")
     lost = [f"{k}={v!r}" for k, v in facts[0].items() if k not in skip and not k.startswith("_") and facts[1][k] != v]
     if lost:

@@ -16,7 +16,7 @@ from jaxfer.data.loader import eval_batches
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 from jaxfer.exports.hf import label_names
-from jaxfer.exports.inputs import Given, images, listed, phrases, text_files
+from jaxfer.exports.inputs import Inputs, images, listed, phrases, text_files
 from jaxfer.models.port import Port
 from jaxfer.pretrained import foreign
 from jaxfer.pretrained.heads import guessed_task, head_width, loaded, whole_length
@@ -68,11 +68,11 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON line: only what there is."""
-        found = {"input": self.input, "expected": self.expected, "error": self.error, "value": self.value}
-        found = {name: value for name, value in found.items() if value is not None}
+        fields = {"input": self.input, "expected": self.expected, "error": self.error, "value": self.value}
+        fields = {name: value for name, value in fields.items() if value is not None}
         if self.probabilities:
-            found |= {"labels": list(self.labels), "probabilities": self.probabilities}
-        return found
+            fields |= {"labels": list(self.labels), "probabilities": self.probabilities}
+        return fields
 
 
 def load_export(folder: str | epath.Path) -> Model:
@@ -138,16 +138,16 @@ def predict(
     return answers(model, phrases(inputs) if text else text_files(inputs), batch_size)[0]
 
 
-def answers(model: Model, given: Given, batch_size: int) -> tuple[list[Prediction], np.ndarray]:
+def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Prediction], np.ndarray]:
     """(an answer to each input, [readable inputs, outputs] float32)."""
-    good = [i for i in range(len(given.names)) if i not in given.errors]
-    found = {i: Prediction(input=given.names[i], error=error) for i, error in given.errors.items()}
+    good = [i for i in range(len(inputs.names)) if i not in inputs.errors]
+    predictions = {i: Prediction(input=inputs.names[i], error=error) for i, error in inputs.errors.items()}
     outputs = np.zeros((0, len(model.labels)), np.float32)
     if good:
-        split = Split(labels=np.zeros(len(good), np.int32), fetch=given.fetch)
+        split = Split(labels=np.zeros(len(good), np.int32), fetch=inputs.fetch)
         outputs = _outputs(model, split, min(batch_size, len(good)))
-        found |= {i: _answer(model, given.names[i], row) for i, row in zip(good, outputs, strict=True)}
-    return [found[i] for i in range(len(given.names))], outputs
+        predictions |= {i: _answer(model, inputs.names[i], row) for i, row in zip(good, outputs, strict=True)}
+    return [predictions[i] for i in range(len(inputs.names))], outputs
 
 
 def _outputs(model: Model, split: Split, batch_size: int) -> np.ndarray:
@@ -162,9 +162,9 @@ def _outputs(model: Model, split: Split, batch_size: int) -> np.ndarray:
 
 def _answer(model: Model, name: str, row: np.ndarray) -> Prediction:
     if not np.isfinite(row).all():
-        found = ", ".join(f"{value:g}" for value in row[:4])
+        values = ", ".join(f"{value:g}" for value in row[:4])
         fix = "check the input, or give a checkpoint that computes finite ones"
-        return Prediction(input=name, error=f"expected finite outputs for {name!r}, found {found}; {fix}")
+        return Prediction(input=name, error=f"expected finite outputs for {name!r}, found {values}; {fix}")
     if model.task == "regression":
         return Prediction(input=name, value=float(row[0]))
     row = row.astype(np.float64)

@@ -14,7 +14,7 @@ from jaxfer import config, files
 from jaxfer.data.encodings.spec import TextPreprocessing
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
-from jaxfer.exports.inputs import Given, images
+from jaxfer.exports.inputs import Inputs, images
 from jaxfer.exports.predict import Model, Prediction, answers, load_model
 from jaxfer.pretrained import foreign
 from jaxfer.registry import SOURCES, TASKS
@@ -73,15 +73,15 @@ def score(
     data = _table(model, file, overrides)
     split = data.splits["train"]  # a file that stands alone is all `train`
     labels, notes = _labels(model, data, file)
-    found, outputs = answers(model, _given(model, split.fetch, Path(file).parent), batch_size)
-    answered = np.asarray([answer.error is None for answer in found])
+    predicted, outputs = answers(model, _inputs(model, split.fetch, Path(file).parent), batch_size)
+    answered = np.asarray([answer.error is None for answer in predicted])
     read = np.asarray([np.isfinite(row).all() for row in outputs], bool)  # `outputs` has no rows that can't be read
     metrics = _metrics(model.task, outputs[read], labels[answered]) if answered.any() else {}
     if not answered.all():
-        notes = (*notes, f"{int((~answered).sum())} of {len(found)} rows have no answer and count in no metric")
+        notes = (*notes, f"{int((~answered).sum())} of {len(predicted)} rows have no answer and count in no metric")
     predictions = tuple(
         dataclasses.replace(answer, expected=_spelled(model, label))
-        for answer, label in zip(found, labels, strict=True)
+        for answer, label in zip(predicted, labels, strict=True)
     )
     return Scored(metrics=metrics, predictions=predictions, notes=(*data.notes, *notes))
 
@@ -113,14 +113,14 @@ def _table(model: Model, file: str | Path, overrides: Mapping[str, Any]) -> Data
     return SOURCES.make("table", **dict(options))
 
 
-def _given(model: Model, fetch: Any, folder: Path) -> Given:
+def _inputs(model: Model, fetch: Any, folder: Path) -> Inputs:
     if isinstance(model.port.preprocessing, TextPreprocessing):
         names = fetch.first if fetch.second is None else map("\t".join, zip(fetch.first, fetch.second, strict=True))
-        return Given(names=tuple(names), errors={}, fetch=fetch)
+        return Inputs(names=tuple(names), errors={}, fetch=fetch)
     if fetch.second is not None:
         raise InputError("config.data.text_pair: the model reads images, one a row; leave it out")
-    given = images([folder / name for name in fetch.first], model.port.preprocessing)
-    return dataclasses.replace(given, names=fetch.first)
+    inputs = images([folder / name for name in fetch.first], model.port.preprocessing)
+    return dataclasses.replace(inputs, names=fetch.first)
 
 
 def _labels(model: Model, data: Dataset, file: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:

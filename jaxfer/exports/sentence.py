@@ -74,7 +74,9 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
 
 def _layer(inputs: int, outputs: int, bias: bool, activation: str) -> dict[str, Any]:
     """config.json of a Dense module."""
-    names = {ours: f"{'linear' if ours == 'identity' else 'activation'}.{name}" for name, ours in ACTIVATIONS.items()}
+    names = {
+        option: f"{'linear' if option == 'identity' else 'activation'}.{name}" for name, option in ACTIVATIONS.items()
+    }
     if activation not in names:
         raise InputError(
             f"--format=sentence-transformers has no projection_activation {activation!r}; it has {', '.join(names)}"

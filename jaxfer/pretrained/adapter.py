@@ -20,7 +20,7 @@ from jaxfer.errors import InputError
 from jaxfer.pretrained.families import by_model_type
 from jaxfer.pretrained.formats import reading
 from jaxfer.pretrained.formats.reading import Weights
-from jaxfer.pretrained.hub import Found
+from jaxfer.pretrained.hub import CheckpointFiles
 from jaxfer.pretrained.layout import Layout
 
 PREFIX = "base_model.model."
@@ -58,43 +58,43 @@ def in_memory(family: str, name: str) -> str:
     return name
 
 
-def merged(found: Found, base: Weights) -> Weights:
+def merged(source: CheckpointFiles, base: Weights) -> Weights:
     """The base's tensors with the adapter's updates added, in float32 where they touch one, and its modules in place.
 
     Args:
-      found: an adapter's files.
+      source: an adapter's files.
       base: the tensors it is put on.
 
     Raises:
       InputError: whatever of the adapter is not understood, or has no place in the base.
     """
-    config, layout = found.adapter.config, by_model_type(found.config.get("model_type"))
-    _check_config(found.init, config)
-    updates, saved = _sorted(found, config)
-    theirs = {_canonical(layout, key): key for key in base}
+    config, layout = source.adapter.config, by_model_type(source.config.get("model_type"))
+    _check_config(source.init, config)
+    updates, saved = _sorted(source, config)
+    keys = {_canonical(layout, key): key for key in base}
     tensors, touched, moved = dict(base), {}, {}
     for module, (a, b) in updates.items():
-        key = theirs.get(_canonical(layout, f"{module}.weight"))
+        key = keys.get(_canonical(layout, f"{module}.weight"))
         if key is None:
-            raise InputError(f"{found.init}: the adapter changes {module}, which its base model does not have")
+            raise InputError(f"{source.init}: the adapter changes {module}, which its base model does not have")
         product, weight = _product(a, b), base[key]
         if product is None or product.shape != weight.shape or not jnp.issubdtype(weight.dtype, jnp.floating):
             shapes = f"A {list(a.shape)} and B {list(b.shape)}"
             raise InputError(
-                f"{found.init}: {shapes} of {module} make no update of {key} {list(weight.shape)} {weight.dtype}"
+                f"{source.init}: {shapes} of {module} make no update of {key} {list(weight.shape)} {weight.dtype}"
             )
-        scale = _scale(found.init, config, module, rank=a.shape[0])
+        scale = _scale(source.init, config, module, rank=a.shape[0])
         with np.errstate(over="ignore", invalid="ignore"):
             update = scale * product
             tensors[key] = (weight.astype(np.float64) + update).astype(np.float32)
         if not np.isfinite(update.astype(np.float32)).all():
             raise InputError(
-                f"{found.init}: the update of {module}, scaled by {scale:g}, is not finite in float32; correct "
+                f"{source.init}: the update of {module}, scaled by {scale:g}, is not finite in float32; correct "
                 "lora_alpha, or download the adapter again"
             )
         touched[key] = module
     for name, tensor in saved.items():
-        key = theirs.get(_canonical(layout, name), name)
+        key = keys.get(_canonical(layout, name), name)
         tensors[key], moved[key] = tensor, PREFIX + name
     return dataclasses.replace(base, tensors=tensors, merged=touched, moved=moved)
 
@@ -107,17 +107,17 @@ def _check_config(init: str, config: Mapping[str, Any]) -> None:
     start = config.get("init_lora_weights", True)
     odd |= {"init_lora_weights": start} if start not in PLAIN_STARTS else {}
     if odd:
-        said = ", ".join(f"{name}={value!r}" for name, value in sorted(odd.items()))
-        raise InputError(f"{init}: adapter_config.json says {said}, which is not read; {MERGE}")
+        fields = ", ".join(f"{name}={value!r}" for name, value in sorted(odd.items()))
+        raise InputError(f"{init}: adapter_config.json says {fields}, which is not read; {MERGE}")
 
 
 def _sorted(
-    found: Found, config: Mapping[str, Any]
+    source: CheckpointFiles, config: Mapping[str, Any]
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, np.ndarray]]:
     """({module: (A, B)}, {key: tensor} of the saved modules), both without peft's prefix."""
     pairs: dict[str, dict[str, np.ndarray]] = {}
     saved, odd, modules = {}, [], config.get("modules_to_save") or ()
-    for key, tensor in reading.read(found.adapter.weights).items():
+    for key, tensor in reading.read(source.adapter.weights).items():
         name = key.removeprefix(PREFIX)
         if hit := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
             pairs.setdefault(hit[1], {})[hit[2]] = tensor
@@ -128,8 +128,8 @@ def _sorted(
     odd += [f"{module} without its other half" for module, pair in pairs.items() if len(pair) < 2]
     if odd:
         raise InputError(
-            f"{found.init}: {found.adapter.weights.name} holds {odd[0]} ({len(odd)} such), which is neither a pair of "
-            f"LoRA nor of the modules to save ({', '.join(modules) or 'none'}); {MERGE}"
+            f"{source.init}: {source.adapter.weights.name} holds {odd[0]} ({len(odd)} such), which is neither a pair "
+            f"of LoRA nor of the modules to save ({', '.join(modules) or 'none'}); {MERGE}"
         )
     return {module: (pair["A"], pair["B"]) for module, pair in pairs.items()}, saved
 

@@ -21,7 +21,7 @@ from jaxfer.models.port import Port
 from jaxfer.pretrained import adapter, bare, hub, sentence, stated, timm
 from jaxfer.pretrained.families import by_model_type, layouts
 from jaxfer.pretrained.formats import containers, reading
-from jaxfer.pretrained.hub import Found
+from jaxfer.pretrained.hub import CheckpointFiles
 from jaxfer.pretrained.layout import Key, Layout
 from jaxfer.pretrained.sentence import Tail
 from jaxfer.registry import MODELS
@@ -38,7 +38,7 @@ class Checkpoint:
     """A checkpoint of somebody else's, understood.
 
     Attributes:
-      found: its files.
+      files: where its weights, configuration and tokenizer lie.
       layout: how it calls things.
       options: the port's options as its files tell them, all but `outputs`.
       soft: names of those that a config may set freely, because the files do not state them.
@@ -49,7 +49,7 @@ class Checkpoint:
       notes: what was assumed or left out, a line each.
     """
 
-    found: Found
+    files: CheckpointFiles
     layout: Layout
     options: Mapping[str, Any]
     soft: frozenset[str]
@@ -65,35 +65,35 @@ def is_foreign(init: Any) -> bool:
     return isinstance(init, str) and init != "scratch" and not init.startswith(("run:", "sibling:"))
 
 
-def opened(init: str, name: str, given: Mapping[str, Any], init_options: InitOptions = USUAL) -> Checkpoint:
+def opened(init: str, name: str, model_options: Mapping[str, Any], init_options: InitOptions = USUAL) -> Checkpoint:
     """The checkpoint behind a Hub name (`name@revision` too), a folder or a file.
 
     Args:
       init: what `config.init` says.
       name: `config.model.name`: `auto`, or the family, which must be the checkpoint's.
-      given: options of `config.model`: bare weights take from them what their shapes do not tell.
+      model_options: options of `config.model`: bare weights take from them what their shapes do not tell.
       init_options: where the weights lie in their file.
 
     Raises:
       hub.Absent: no such checkpoint.
       InputError: an unknown architecture or another than `name`, or files that are damaged.
     """
-    found, shapes, moved, averages = located_files(init, init_options)
-    tail = _tail(found, moved)
-    config = {**(found.config or {}), **({"pooling_mode": tail.pool} if tail.pool else {})}
+    source, shapes, moved, averages = located_files(init, init_options)
+    tail = _tail(source, moved)
+    config = {**(source.config or {}), **({"pooling_mode": tail.pool} if tail.pool else {})}
     try:
         config |= timm.fields(config) if timm.is_timm(config) else {}
         other = stated.other_head(config)
     except InputError as error:
         raise InputError(f"config.init={init}: {error}") from None
     candidates = _candidates(init, name, config)
-    _check_stated(candidates, found, config, shapes)
+    _check_stated(candidates, source, config, shapes)
     tried, errors = [], []
     for layout in candidates:
         try:
-            options, soft = _options(layout, found, config, shapes, given)
-            options |= {**tail.dense, **({"normalize": True} if tail.normalize and found.dense else {})}
-            port = MODELS.make(layout.family, outputs=1, **options, **_structure(layout, options, given))
+            options, soft = _options(layout, source, config, shapes, model_options)
+            options |= {**tail.dense, **({"normalize": True} if tail.normalize and source.dense else {})}
+            port = MODELS.make(layout.family, outputs=1, **options, **_structure(layout, options, model_options))
             keys = layout.keys(port)
         except InputError as error:
             errors.append(f"{layout.name}: {error}" if len(candidates) > 1 else str(error))
@@ -104,30 +104,30 @@ def opened(init: str, name: str, given: Mapping[str, Any], init_options: InitOpt
         raise InputError(f"config.init={init}: {'; '.join(errors)}")
     _, layout, options, soft, port, head = min(tried, key=lambda entry: entry[0])
     known = MODELS.schema(layout.family)
-    if found.tokenizer and "tokenizer" in known:
-        folder = found.tokenizer[0].parent
+    if source.tokenizer and "tokenizer" in known:
+        folder = source.tokenizer[0].parent
         options |= {"tokenizer": str(folder), "tokenizer_sha256": tokenizer_sha256(folder)}
-    if "max_length" in known and "max_length" in found.marker:
-        options["max_length"] = schema.check(found.marker["max_length"], int, f"{hub.MARKER} of {init}: max_length")
-    elif "max_length" in known and found.tokenizer:
-        longest = stated_length(found.tokenizer[0].parent)
+    if "max_length" in known and "max_length" in source.marker:
+        options["max_length"] = schema.check(source.marker["max_length"], int, f"{hub.MARKER} of {init}: max_length")
+    elif "max_length" in known and source.tokenizer:
+        longest = stated_length(source.tokenizer[0].parent)
         options["max_length"] = min(options["max_length"], longest or options["max_length"])
-    if found.adapter is not None and head & moved and options.get("pool") == "mean":
+    if source.adapter is not None and head & moved and options.get("pool") == "mean":
         raise InputError(
             f"{init}: the adapter's head reads a pooler, which its base model does not have; {adapter.MERGE}"
         )
     # config.json is of the weights beside it: of a head that comes from elsewhere it says nothing.
-    told = _stated(found) if head & moved else config
+    told = _stated(source) if head & moved else config
     other = None if head & moved else other
     outputs = next((shapes[key][0] for key in sorted(head) if key in shapes), 0)
     if timm.is_timm(config) and config.get("num_classes", outputs) != outputs:
         raise InputError(f"{init}: config.json states num_classes={config['num_classes']}, its head has {outputs}")
     notes = (
-        *_guesses(init, stated.assumed(port, options, soft, given)),
-        *_left_out(init, other, tail.normalize and not {"normalize"} & {*options, *given}, averages),
+        *_guesses(init, stated.assumed(port, options, soft, model_options)),
+        *_left_out(init, other, tail.normalize and not {"normalize"} & {*options, *model_options}, averages),
     )
     return Checkpoint(
-        found=found,
+        files=source,
         layout=layout,
         options=options,
         soft=frozenset(soft),
@@ -157,33 +157,33 @@ def _left_out(init: str, head: str | None, normalize: bool, averages: Sequence[s
         yield f"{init}: the file also holds {name}, which was not read; config.init_options.pick={name} reads it"
 
 
-def weights(found: Found) -> reading.Weights:
+def weights(source: CheckpointFiles) -> reading.Weights:
     """All tensors of a checkpoint: those of its weights file, with an adapter merged or a head that lies beside it.
 
     Raises:
       InputError: files that are damaged, or an adapter that is not understood.
     """
-    own = _network(found)
-    parts, fused = timm.parted(own)
-    own = dataclasses.replace(own, tensors=parts, moved={**own.moved, **fused}) if fused else own
-    if found.adapter is not None:
-        own = adapter.merged(found, own)
-    if found.tail.weights is not None:
-        layer, places = sentence.dense_weights(found.tail.weights)
-        own = dataclasses.replace(own, tensors={**own, **layer}, moved={**own.moved, **places})
-    if found.dense is None:
-        return own
-    keys, dense = sentence.DENSE_KEYS, reading.read(found.dense)
+    network = _network(source)
+    parts, fused = timm.parted(network)
+    network = dataclasses.replace(network, tensors=parts, moved={**network.moved, **fused}) if fused else network
+    if source.adapter is not None:
+        network = adapter.merged(source, network)
+    if source.tail.weights is not None:
+        layer, places = sentence.dense_weights(source.tail.weights)
+        network = dataclasses.replace(network, tensors={**network, **layer}, moved={**network.moved, **places})
+    if source.dense is None:
+        return network
+    keys, dense = sentence.DENSE_KEYS, reading.read(source.dense)
     if set(dense) != set(keys):
-        raise InputError(f"{found.dense}: expected {', '.join(keys)}, found {', '.join(dense)}; export again")
+        raise InputError(f"{source.dense}: expected {', '.join(keys)}, found {', '.join(dense)}; export again")
     head = {name: dense[key] for key, name in keys.items()}
     places = {name: f"{epath.Path(sentence.DENSE).parent.name}.{key}" for key, name in keys.items()}
-    return dataclasses.replace(own, tensors={**own, **head}, moved={**own.moved, **places})
+    return dataclasses.replace(network, tensors={**network, **head}, moved={**network.moved, **places})
 
 
 def located_files(
     init: str, options: InitOptions = USUAL
-) -> tuple[Found, dict[str, tuple[int, ...]], frozenset[str], tuple[str, ...]]:
+) -> tuple[CheckpointFiles, dict[str, tuple[int, ...]], frozenset[str], tuple[str, ...]]:
     """(the files, {their key: shape}, keys that lie elsewhere than in the weights file, averages beside the weights).
 
     Kept until the files change; of the Hub, as long as this process lives.
@@ -219,29 +219,29 @@ def _entries(path: epath.Path) -> list[epath.Path]:
     if not path.is_dir():
         return [path]
     inner = sentence.encoder(path)
-    found = [*path.iterdir(), *(inner.iterdir() if inner and inner.is_dir() else ()), *sentence.files(path)]
-    found = sorted(set(found))
+    entries = [*path.iterdir(), *(inner.iterdir() if inner and inner.is_dir() else ()), *sentence.files(path)]
+    entries = sorted(set(entries))
     if (config := path / hub.ADAPTER_CONFIG).exists():
         base = hub.located(hub.base_of(path, reading.read_json(config, hub.AdapterConfig))[0])
-        found += (sorted(base.iterdir()) if base.is_dir() else [base]) if base.exists() else []
-    return found
+        entries += (sorted(base.iterdir()) if base.is_dir() else [base]) if base.exists() else []
+    return entries
 
 
 @functools.lru_cache(maxsize=8)
-def _find(init: str, revision: str | None, stamps: tuple[Any, ...]) -> Found:
+def _find(init: str, revision: str | None, stamps: tuple[Any, ...]) -> CheckpointFiles:
     return hub.find(init, revision=revision)
 
 
 @functools.lru_cache(maxsize=8)
 def _kept(
     init: str, revision: str | None, stamps: tuple[Any, ...], options: InitOptions, young: bool
-) -> tuple[Found, dict[str, tuple[int, ...]], frozenset[str], tuple[str, ...]]:
-    found = (_find.__wrapped__ if young else _find)(init, revision, stamps)
-    found = dataclasses.replace(found, options=options)
-    tensors = weights(found)
+) -> tuple[CheckpointFiles, dict[str, tuple[int, ...]], frozenset[str], tuple[str, ...]]:
+    source = (_find.__wrapped__ if young else _find)(init, revision, stamps)
+    source = dataclasses.replace(source, options=options)
+    tensors = weights(source)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     averages = tuple(name for name in tensors.dropped if re.fullmatch(AVERAGES, name))
-    return found, shapes, frozenset(tensors.moved), averages
+    return source, shapes, frozenset(tensors.moved), averages
 
 
 def _candidates(init: str, name: str, config: Mapping[str, Any]) -> tuple[Layout, ...]:
@@ -261,53 +261,59 @@ def _candidates(init: str, name: str, config: Mapping[str, Any]) -> tuple[Layout
         )
     family = family if name == AUTO else name
     if family not in families:
-        found = "no config.json that says what it is" if name == AUTO else f"config.model.name={name!r}"
-        raise InputError(f"config.init={init}: {found}; set config.model.name to one of {', '.join(families)}")
-    found = [layout for layout in layouts() if layout.family == family]
-    named = [layout for layout in found if kind in layout.model_types or layout.name == config.get("key_layout")]
-    return tuple(named or found)
+        problem = "no config.json that says what it is" if name == AUTO else f"config.model.name={name!r}"
+        raise InputError(f"config.init={init}: {problem}; set config.model.name to one of {', '.join(families)}")
+    family_layouts = [layout for layout in layouts() if layout.family == family]
+    named = [
+        layout for layout in family_layouts if kind in layout.model_types or layout.name == config.get("key_layout")
+    ]
+    return tuple(named or family_layouts)
 
 
 def _options(
-    layout: Layout, found: Found, config: Mapping[str, Any], shapes: Mapping[str, Any], given: Mapping[str, Any]
+    layout: Layout,
+    source: CheckpointFiles,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, Any],
+    model_options: Mapping[str, Any],
 ) -> tuple[dict[str, Any], set[str]]:
     """(the port's options, those that the files leave open)."""
     known, soft = MODELS.schema(layout.family), set()
     if layout.model_types and config.get("model_type") is None:
-        config, soft = bare.facts(layout, shapes, given, config)
-        soft -= {"image"} if found.preprocessor else set()
+        config, soft = bare.facts(layout, shapes, model_options, config)
+        soft -= {"image"} if source.preprocessor else set()
     else:
-        if not found.preprocessor and "image_size" not in config and "size" not in config.get("input", {}):
+        if not source.preprocessor and "image_size" not in config and "size" not in config.get("input", {}):
             soft.add("image")
         if not layout.model_types and config.get("key_layout") != layout.name:
             soft |= {"heads", *layout.guessed}
-            config = {**config, **({"heads": given["heads"]} if "heads" in given else {})}
-    options = layout.options(config, found.preprocessor or {}, shapes)
-    options = {name: schema.check(value, known[name][0], f"{found.init}: {name}") for name, value in options.items()}
+            config = {**config, **({"heads": model_options["heads"]} if "heads" in model_options else {})}
+    options = layout.options(config, source.preprocessor or {}, shapes)
+    options = {name: schema.check(value, known[name][0], f"{source.init}: {name}") for name, value in options.items()}
     # Where there is no pooler to read, the mean is the port's choice.
     soft |= {"pool"} if options.get("pool") == "mean" and "pooling_mode" not in config else set()
     return options, soft & set(options)
 
 
-def _structure(layout: Layout, options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _structure(layout: Layout, options: Mapping[str, Any], model_options: Mapping[str, Any]) -> dict[str, Any]:
     """What the config adds to the checkpoint's options and which names of leaves may depend on (a pooler)."""
     known = MODELS.schema(layout.family)
     return {
         name: schema.check(value, known[name][0], f"config.model.{name}")
-        for name, value in given.items()
+        for name, value in model_options.items()
         if name in known and name not in options and name not in ("mean", "std", "buckets")
     }
 
 
-def _tail(found: Found, moved: frozenset[str]) -> Tail:
+def _tail(source: CheckpointFiles, moved: frozenset[str]) -> Tail:
     """What sentence-transformers says of the layers behind the encoder.
 
     A head that an adapter brings is of a classifier of transformers, which pools in its own way.
     """
     brings = any(not key.startswith(sentence.PREFIX) for key in moved)
-    if found.adapter is not None and (brings or found.adapter.config.get("task_type") == "SEQ_CLS"):
+    if source.adapter is not None and (brings or source.adapter.config.get("task_type") == "SEQ_CLS"):
         return Tail()
-    return found.tail
+    return source.tail
 
 
 def _head(port: Port, keys: Mapping[str, Key]) -> frozenset[str]:
@@ -315,10 +321,10 @@ def _head(port: Port, keys: Mapping[str, Key]) -> frozenset[str]:
     return frozenset(key.name for leaf, key in keys.items() if leaf.startswith(f"params/{port.head}/"))
 
 
-def _stated(found: Found) -> dict[str, Any]:
+def _stated(source: CheckpointFiles) -> dict[str, Any]:
     """What an export of ours says of its head, in the fields of a config.json."""
-    labels = found.marker.get("labels") or ()
-    return {**found.marker, "id2label": {str(i): name for i, name in enumerate(labels)}}
+    labels = source.marker.get("labels") or ()
+    return {**source.marker, "id2label": {str(i): name for i, name in enumerate(labels)}}
 
 
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -342,30 +348,30 @@ def sha256(init: str) -> str:
     return (_find.__wrapped__ if young else _find)(*where).sha256
 
 
-def _network(found: Found) -> reading.Weights:
+def _network(source: CheckpointFiles) -> reading.Weights:
     """The tensors of the weights file without what held the network in a training script."""
-    own, prefix = reading.read(found.weights, pick=found.options.pick), found.options.prefix
+    network, prefix = reading.read(source.weights, pick=source.options.pick), source.options.prefix
     if not prefix:
-        return reading.without(own, containers.prefix_of(own, _entry_keys(layouts())))
-    off = "".join(part for part in own.unwrapped if part.endswith("."))  # which the user may have counted in
+        return reading.without(network, containers.prefix_of(network, _entry_keys(layouts())))
+    off = "".join(part for part in network.unwrapped if part.endswith("."))  # which the user may have counted in
     prefix = prefix.removesuffix(".").removeprefix(off) + "."
-    if not any(key.startswith(prefix) for key in own):
-        tail = nearest(prefix, {key[: key.rindex(".") + 1] for key in own if "." in key})
-        raise InputError(f"{found.init}: no key begins with config.init_options.prefix={prefix!r}{tail}")
-    return reading.without(own, prefix)
+    if not any(key.startswith(prefix) for key in network):
+        tail = nearest(prefix, {key[: key.rindex(".") + 1] for key in network if "." in key})
+        raise InputError(f"{source.init}: no key begins with config.init_options.prefix={prefix!r}{tail}")
+    return reading.without(network, prefix)
 
 
 def _check_stated(
-    candidates: Sequence[Layout], found: Found, config: Mapping[str, Any], shapes: Mapping[str, Any]
+    candidates: Sequence[Layout], source: CheckpointFiles, config: Mapping[str, Any], shapes: Mapping[str, Any]
 ) -> None:
     """`InputError` for a field of another type than a layout reads, and for keys behind a prefix that is left on."""
     for layout in candidates:
-        read = ((config, layout.facts, "config.json"), (found.preprocessor, layout.processor, hub.PREPROCESSORS[0]))
+        read = ((config, layout.facts, "config.json"), (source.preprocessor, layout.processor, hub.PREPROCESSORS[0]))
         for content, fields, name in read:
             if content and fields is not None:
-                json_files.check(content, fields, f"{found.init}: {name}", fix=reading.FIX)
+                json_files.check(content, fields, f"{source.init}: {name}", fix=reading.FIX)
     if hint := containers.hint(shapes, _entry_keys(candidates)):
-        raise InputError(f"config.init={found.init}: {hint}")
+        raise InputError(f"config.init={source.init}: {hint}")
 
 
 def _entry_keys(known: Sequence[Layout]) -> dict[str, tuple[str, ...]]:

@@ -173,33 +173,33 @@ def convert(
       InputError: keys missing or without a place, shapes that differ, tensors that are no floats.
     """
     table = _table(layout, port, shapes)
-    theirs = _named(tensors, table, layout.prefixes, source)
+    stored_keys = _named(tensors, table, layout.prefixes, source)
     anew = {leaf for leaf in table if _matches(leaf, reset)}
-    absent = {leaf for leaf in table if table[leaf].name not in theirs} - anew
+    absent = {leaf for leaf in table if table[leaf].name not in stored_keys} - anew
     lost = [table[leaf].name for leaf in table if leaf in absent and not _matches(table[leaf].name, layout.optional)]
     if lost:
         raise InputError(f"{source} lacks {_some(lost)} of layout {layout.name!r}{nearest(lost[0], tensors)}")
     leaves, ledger, unfit = {}, {}, []
     for leaf, key in table.items():
         want = tuple(shapes[leaf].shape)
-        origin = None if leaf in absent else theirs.get(key.name)
-        what = "missing" if leaf in absent else "re-initialised"
+        origin = None if leaf in absent else stored_keys.get(key.name)
+        outcome = "missing" if leaf in absent else "re-initialised"
         if leaf not in absent | anew:
-            value, what = _moved(tensors[origin], key.transform, want, (surgery or {}).get(leaf))
+            value, outcome = _moved(tensors[origin], key.transform, want, (surgery or {}).get(leaf))
             if value is None:
                 unfit.append(f"{origin} {tuple(tensors[origin].shape)} for {leaf} {want}")
                 continue
             if not jnp.issubdtype(value.dtype, jnp.floating):
                 raise InputError(f"{source}: {origin} is {value.dtype}, expected floats; give weights not quantised")
             leaves[leaf] = np.asarray(value, shapes[leaf].dtype)
-            what = "loaded" if what == "renamed" and leaf == origin else what
-        ledger[leaf] = {"what": what, "from": origin, "shape": list(want)}
+            outcome = "loaded" if outcome == "renamed" and leaf == origin else outcome
+        ledger[leaf] = {"what": outcome, "from": origin, "shape": list(want)}
     if unfit:
         raise InputError(f"{source} has another shape (theirs, ours): {_some(unfit)}; announce what differs")
     used = {entry["from"] for leaf, entry in ledger.items() if leaf in leaves}
     rest = tuple(key for key in tensors if key not in used)
     allowed = (*layout.ignored, *layout.optional, *unused)
-    known = {theirs[key.name] for key in table.values() if key.name in theirs}
+    known = {stored_keys[key.name] for key in table.values() if key.name in stored_keys}
     odd = [k for k in rest if k not in known and not any(_matches(n, allowed) for n in _names(k, layout.prefixes))]
     if odd:
         names = [key.name for key in table.values()]
@@ -247,14 +247,14 @@ def _named(
 ) -> dict[str, str]:
     """{key as the table calls it: key as the checkpoint does}."""
     names = {name: key.name for key in table.values() for name in (key.name, *key.others)}
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for key in tensors:
         name = next((names[name] for name in _names(key, prefixes) if name in names), None)
-        if name in found:
-            raise InputError(f"{source} has both {found[name]!r} and {key!r}; expected one of them")
+        if name in keys:
+            raise InputError(f"{source} has both {keys[name]!r} and {key!r}; expected one of them")
         if name is not None:
-            found[name] = key
-    return found
+            keys[name] = key
+    return keys
 
 
 def _names(key: str, prefixes: Sequence[str]) -> list[str]:

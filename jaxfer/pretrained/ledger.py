@@ -50,8 +50,8 @@ class Start:
     def table(self) -> str:
         """The ledger in a few lines: how many leaves of each kind, and the names of those that changed."""
         counts = collections.Counter(entry["what"] for entry in self.ledger.values())
-        found = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
-        lines = [f"{self.lineage['init']}: {len(self.ledger)} leaves: {found}"]
+        summary = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+        lines = [f"{self.lineage['init']}: {len(self.ledger)} leaves: {summary}"]
         if self.unwrapped:
             lines.append(f"  read from {' '.join(self.unwrapped)} (config.init_options takes another)")
         if self.dropped:

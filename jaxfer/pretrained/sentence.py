@@ -72,8 +72,8 @@ def files(folder: epath.Path) -> list[epath.Path]:
     """Every file that `tail` and `encoder` may read besides those that lie in the folder itself."""
     top = root(folder)
     subfolders = sorted(entry for entry in top.iterdir() if re.match(r"\d+_", entry.name))
-    found = [file for entry in subfolders if entry.is_dir() for file in sorted(entry.iterdir())]
-    return [path for path in (*found, top / MODULES) if path.exists() and not path.is_dir()]
+    paths = [file for entry in subfolders if entry.is_dir() for file in sorted(entry.iterdir())]
+    return [path for path in (*paths, top / MODULES) if path.exists() and not path.is_dir()]
 
 
 def tail(folder: epath.Path, *, headed: bool) -> Tail:
@@ -99,8 +99,8 @@ def tail(folder: epath.Path, *, headed: bool) -> Tail:
     places = dict(rest) if "Pooling" in kinds else {}
     pooling = places["Pooling"] / "config.json" if "Pooling" in places else top / POOLING
     listed = "Pooling" in places or pooling.exists()
-    found = Tail(pool=_pool(pooling) if listed else None, normalize="Normalize" in places)
-    return dataclasses.replace(found, **_dense(places["Dense"])) if "Dense" in places else found
+    layers = Tail(pool=_pool(pooling) if listed else None, normalize="Normalize" in places)
+    return dataclasses.replace(layers, **_dense(places["Dense"])) if "Dense" in places else layers
 
 
 def dense_weights(path: epath.Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -123,15 +123,15 @@ def _modules(folder: epath.Path) -> list[tuple[str, str]]:
         return []
     try:
         listed = sorted(json.loads(file.read_text()), key=lambda entry: entry.get("idx", 0))
-        found = [(entry["type"].rpartition(".")[2], entry["path"].rstrip("/")) for entry in listed]
+        modules = [(entry["type"].rpartition(".")[2], entry["path"].rstrip("/")) for entry in listed]
     except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(
             f"{file}: expected a list of modules, each with a path and a type; download it again"
         ) from None
-    for _, path in found:
+    for _, path in modules:
         if epath.Path(path).name != path or path == "..":  # a list must not reach out of its folder
             raise InputError(f"{file}: expected modules in its own folder, found {path!r}")
-    return found
+    return modules
 
 
 def _pool(file: epath.Path) -> str:

@@ -39,18 +39,18 @@ def model_type(config: Mapping[str, Any], layouts: Iterable[Layout]) -> str | No
     return next((known[name.lower()] for name in classes if name.lower() in known), None)
 
 
-def assumed(port: Port, options: Mapping[str, Any], soft: Set[str], given: Mapping[str, Any]) -> dict[str, Any]:
+def assumed(port: Port, options: Mapping[str, Any], soft: Set[str], model_options: Mapping[str, Any]) -> dict[str, Any]:
     """{option: value} of what no file states and the config does not set either.
 
     Args:
       port: the model with these options.
       options: of the port, as the files tell them.
       soft: those among them that the files leave open.
-      given: options of `config.model`.
+      model_options: options of `config.model`.
     """
     spec = port.preprocessing
-    found = {name: options[name] for name in sorted(soft) if name in options and name not in given}
+    values = {name: options[name] for name in sorted(soft) if name in options and name not in model_options}
     if isinstance(spec, Preprocessing):
-        missing = [name for name in PREPROCESSING if name not in options and name not in given]
-        found |= {name: getattr(spec, name) for name in missing}
-    return found
+        missing = [name for name in PREPROCESSING if name not in options and name not in model_options]
+        values |= {name: getattr(spec, name) for name in missing}
+    return values

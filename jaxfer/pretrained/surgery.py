@@ -76,10 +76,10 @@ def inflate_input(kernel: np.ndarray, channels: int) -> np.ndarray:
     Returns:
       [kh, kw, n, out] in the dtype of `kernel`.
     """
-    found = kernel.shape[2]
-    if channels == found:
+    present = kernel.shape[2]
+    if channels == present:
         return kernel
     if channels == 1:
         return kernel.sum(axis=2, keepdims=True, dtype=np.float64).astype(kernel.dtype)
-    repeated = kernel[:, :, np.arange(channels) % found].astype(np.float64)
-    return (repeated * (found / channels)).astype(kernel.dtype)
+    repeated = kernel[:, :, np.arange(channels) % present].astype(np.float64)
+    return (repeated * (present / channels)).astype(kernel.dtype)

@@ -52,26 +52,26 @@ def fields(config: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(
             f"config.json: timm's {name} with {', '.join(odd)}, which is not read; jaxfer reads it without"
         )
-    found = {"family": family, "key_layout": "torchvision" if vit is None else "timm"}
-    found["input"] = _input(_mapping(config.get("pretrained_cfg", config), "pretrained_cfg"))  # flat until timm 0.8
+    converted = {"family": family, "key_layout": "torchvision" if vit is None else "timm"}
+    converted["input"] = _input(_mapping(config.get("pretrained_cfg", config), "pretrained_cfg"))  # flat until timm 0.8
     if vit is not None:
-        found["heads"] = HEADS[vit[2]]
+        converted["heads"] = HEADS[vit[2]]
     names = config.get("label_names")
     names = dict(enumerate(names)) if isinstance(names, list | tuple) else names
-    return found | ({"id2label": names} if names else {})
+    return converted | ({"id2label": names} if names else {})
 
 
 def parted(tensors: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, str]]:
     """({key: tensor} with each fused `attn.qkv` as `attn.q`, `attn.k` and `attn.v`, {such a key: the fused one})."""
-    found, fused = {}, {}
+    parts, fused = {}, {}
     for key, tensor in tensors.items():
         hit = re.fullmatch(FUSED, key)
         if hit is None or tensor.ndim == 0 or tensor.shape[0] % 3:
-            found[key] = tensor
+            parts[key] = tensor
             continue
         for name, part in zip("qkv", np.split(tensor, 3), strict=True):
-            found[f"{hit[1]}.{name}.{hit[2]}"], fused[f"{hit[1]}.{name}.{hit[2]}"] = part, key
-    return found, fused
+            parts[f"{hit[1]}.{name}.{hit[2]}"], fused[f"{hit[1]}.{name}.{hit[2]}"] = part, key
+    return parts, fused
 
 
 def _input(stated: Mapping[str, Any]) -> dict[str, Any]:

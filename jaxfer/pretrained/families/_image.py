@@ -75,10 +75,10 @@ def image_options(
             "them does the same, write its name as image_processor_type"
         )
     stated = {**PROCESSORS[kind], **{field: value for field, value in preprocessor.items() if value is not None}}
-    found, resize = geometry(stated, kind, size)
-    if fixed and found != size:
+    output_size, resize = geometry(stated, kind, size)
+    if fixed and output_size != size:
         raise InputError(
-            f"preprocessor_config.json yields images of {found}, config.json expects {size}; correct one of them"
+            f"preprocessor_config.json yields images of {output_size}, config.json expects {size}; correct one of them"
         )
     resample = stated["resample"]
     if not isinstance(resample, int) or resample not in RESAMPLES:
@@ -87,7 +87,7 @@ def image_options(
         )
     mean, std = statistics(stated, channels)
     return {
-        "image": (*found, channels),
+        "image": (*output_size, channels),
         "mean": mean,
         "std": std,
         "interpolation": RESAMPLES[resample],
@@ -128,11 +128,11 @@ def geometry(stated: Mapping[str, Any], kind: str, size: tuple[int, int]) -> tup
 
 def input_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """`mean`, `std`, `interpolation` and `resize` as `input` of a config.json states them, all but its size."""
-    given, found = config.get("input") or {}, {}
+    stated, options = config.get("input") or {}, {}
     for name, kind in (("mean", float), ("std", float), ("resize", int)):
-        if name in given:
-            found[name] = tuple(map(kind, given[name]))
-    return {**found, **({"interpolation": given["interpolation"]} if "interpolation" in given else {})}
+        if name in stated:
+            options[name] = tuple(map(kind, stated[name]))
+    return {**options, **({"interpolation": stated["interpolation"]} if "interpolation" in stated else {})}
 
 
 def pair(value: Any, name: str) -> tuple[int, int]:
@@ -155,15 +155,15 @@ def statistics(preprocessor: Mapping[str, Any], channels: int) -> tuple[tuple[fl
     scale = 1.0 if abs(scale - 1) < 1e-6 else scale
     if not preprocessor.get("do_normalize", True):
         return (0.0,), (1 / scale,)
-    found = []
+    scaled = []
     for name in ("image_mean", "image_std"):
         values = preprocessor.get(name, 0.5)
         values = (values,) if isinstance(values, int | float) else tuple(values)
         if len(values) not in (1, channels):
             raise InputError(f"preprocessor_config.json: expected {channels} values of {name}, found {values!r}")
         values = values[:1] if len(set(values)) == 1 else values  # as the ports' defaults are written
-        found.append(tuple(float(value) / scale for value in values))
-    return found[0], found[1]
+        scaled.append(tuple(float(value) / scale for value in values))
+    return scaled[0], scaled[1]
 
 
 def image_processor(port: Port) -> dict[str, Any]:

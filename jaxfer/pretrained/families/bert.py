@@ -43,16 +43,16 @@ def _keys(port: Port) -> dict[str, Key]:
     split, joined = heads_out(module.heads), heads_in(module.heads)
     table: dict[str, Key] = {}
 
-    def norm(ours: str, theirs: str) -> None:
-        table[f"params/{ours}/scale"] = Key(f"bert.{theirs}.weight", others=(f"bert.{theirs}.gamma",))
-        table[f"params/{ours}/bias"] = Key(f"bert.{theirs}.bias", others=(f"bert.{theirs}.beta",))
+    def norm(leaf: str, key: str) -> None:
+        table[f"params/{leaf}/scale"] = Key(f"bert.{key}.weight", others=(f"bert.{key}.gamma",))
+        table[f"params/{leaf}/bias"] = Key(f"bert.{key}.bias", others=(f"bert.{key}.beta",))
 
-    def dense(ours: str, theirs: str, kernel: Transform = DENSE, bias: Transform = IDENTITY) -> None:
-        table[f"params/{ours}/kernel"] = Key(f"{theirs}.weight", kernel)
-        table[f"params/{ours}/bias"] = Key(f"{theirs}.bias", bias)
+    def dense(leaf: str, key: str, kernel: Transform = DENSE, bias: Transform = IDENTITY) -> None:
+        table[f"params/{leaf}/kernel"] = Key(f"{key}.weight", kernel)
+        table[f"params/{leaf}/bias"] = Key(f"{key}.bias", bias)
 
-    for ours, theirs in (("word", "word"), ("position", "position"), ("type", "token_type")):
-        table[f"params/stem/{ours}/embedding"] = Key(f"bert.embeddings.{theirs}_embeddings.weight")
+    for leaf, key in (("word", "word"), ("position", "position"), ("type", "token_type")):
+        table[f"params/stem/{leaf}/embedding"] = Key(f"bert.embeddings.{key}_embeddings.weight")
     norm("stem/norm", "embeddings.LayerNorm")
     for i in range(module.layers):
         block, layer = f"block_{i}", f"encoder.layer.{i}"
@@ -117,10 +117,12 @@ def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> di
     """config.json of a `BertForSequenceClassification`; without labels (regression) they are called LABEL_0, ..."""
     module = port.module
     if module.pool != "pooler" or module.projection or module.normalize:
-        found = f"pool={module.pool!r}"
-        found += f", projection={module.projection}" * bool(module.projection) + ", normalize=True" * module.normalize
+        settings = f"pool={module.pool!r}"
+        settings += (
+            f", projection={module.projection}" * bool(module.projection) + ", normalize=True" * module.normalize
+        )
         raise InputError(
-            f"transformers has no BERT classifier with {found}; use --format=sentence-transformers, which pools so"
+            f"transformers has no BERT classifier with {settings}; use --format=sentence-transformers, which pools so"
         )
     names = list(labels) or [f"LABEL_{i}" for i in range(module.outputs)]
     return {

@@ -46,10 +46,10 @@ def _keys(port: Port) -> dict[str, Key]:
     if port.module.strides != STRIDES:
         raise InputError(f"transformers' MobileNetV1 has strides={STRIDES}, found {port.module.strides}; keep its own")
     table = {"params/head/out/kernel": Key("classifier.weight", DENSE), "params/head/out/bias": Key("classifier.bias")}
-    for theirs, (leaf, norm) in _layers().items():
+    for layer, (leaf, norm) in _layers().items():
         turn = DEPTHWISE if leaf.endswith("window") else CONV
-        table[f"params/{leaf}"] = Key(f"{PREFIX}{theirs}.convolution.weight", turn)
-        normed = f"{PREFIX}{theirs}.normalization"
+        table[f"params/{leaf}"] = Key(f"{PREFIX}{layer}.convolution.weight", turn)
+        normed = f"{PREFIX}{layer}.normalization"
         table[f"params/{norm}/scale"], table[f"params/{norm}/bias"] = Key(f"{normed}.weight"), Key(f"{normed}.bias")
         for name in ("mean", "var"):
             table[f"batch_stats/{norm}/{name}"] = Key(f"{normed}.running_{name}")
@@ -110,7 +110,7 @@ LAYOUTS = (
         ignored=(r".*\.num_batches_tracked",),
         prefixes=(PREFIX,),
         constants=lambda port: {
-            f"{PREFIX}{theirs}.normalization.num_batches_tracked": np.int64(0) for theirs in _layers()
+            f"{PREFIX}{layer}.normalization.num_batches_tracked": np.int64(0) for layer in _layers()
         },
     ),
 )

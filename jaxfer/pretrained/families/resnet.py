@@ -56,19 +56,19 @@ def _blocks(port: Port) -> Iterator[tuple[str, int, int, int, bool]]:
             unit += 1
 
 
-def _normed(ours_conv: str, ours_norm: str, theirs_conv: str, theirs_norm: str) -> dict[str, Key]:
+def _normed(conv: str, norm: str, conv_key: str, norm_key: str) -> dict[str, Key]:
     """A convolution and its norm."""
     return {
-        f"params/{ours_conv}/kernel": Key(f"{theirs_conv}.weight", CONV),
-        f"params/{ours_norm}/scale": Key(f"{theirs_norm}.weight"),
-        f"params/{ours_norm}/bias": Key(f"{theirs_norm}.bias"),
-        f"batch_stats/{ours_norm}/mean": Key(f"{theirs_norm}.running_mean"),
-        f"batch_stats/{ours_norm}/var": Key(f"{theirs_norm}.running_var"),
+        f"params/{conv}/kernel": Key(f"{conv_key}.weight", CONV),
+        f"params/{norm}/scale": Key(f"{norm_key}.weight"),
+        f"params/{norm}/bias": Key(f"{norm_key}.bias"),
+        f"batch_stats/{norm}/mean": Key(f"{norm_key}.running_mean"),
+        f"batch_stats/{norm}/var": Key(f"{norm_key}.running_var"),
     }
 
 
-def _head(theirs: str) -> dict[str, Key]:
-    return {"params/head/out/kernel": Key(f"{theirs}.weight", DENSE), "params/head/out/bias": Key(f"{theirs}.bias")}
+def _head(key: str) -> dict[str, Key]:
+    return {"params/head/out/kernel": Key(f"{key}.weight", DENSE), "params/head/out/bias": Key(f"{key}.bias")}
 
 
 def _also(table: Mapping[str, Key], name: str, other: str) -> dict[str, Key]:
@@ -90,16 +90,16 @@ def _hf_keys(port: Port) -> dict[str, Key]:
             "use the layout 'torchvision'"
         )
 
-    def layer(ours_conv: str, ours_norm: str, theirs: str) -> dict[str, Key]:
-        return _normed(ours_conv, ours_norm, f"{PREFIX}{theirs}.convolution", f"{PREFIX}{theirs}.normalization")
+    def layer(conv: str, norm: str, key: str) -> dict[str, Key]:
+        return _normed(conv, norm, f"{PREFIX}{key}.convolution", f"{PREFIX}{key}.normalization")
 
     table = {**layer("stem/conv", "stem/norm", "embedder.embedder"), **_head("classifier.1")}
     for unit, stage, i, convs, projects in _blocks(port):
-        theirs = f"encoder.stages.{stage}.layers.{i}"
+        block = f"encoder.stages.{stage}.layers.{i}"
         for j in range(convs):
-            table |= layer(f"{unit}/conv_{j + 1}", f"{unit}/norm_{j + 1}", f"{theirs}.layer.{j}")
+            table |= layer(f"{unit}/conv_{j + 1}", f"{unit}/norm_{j + 1}", f"{block}.layer.{j}")
         if projects:
-            table |= layer(f"{unit}/shortcut/conv", f"{unit}/shortcut/norm", f"{theirs}.shortcut")
+            table |= layer(f"{unit}/shortcut/conv", f"{unit}/shortcut/norm", f"{block}.shortcut")
     return table
 
 
@@ -156,11 +156,11 @@ def _torchvision_keys(port: Port) -> dict[str, Key]:
         heads, shortcuts = heads[::-1], shortcuts[::-1]
     table = {**_normed("stem/conv", "stem/norm", "conv1", "bn1"), **_also(_head(heads[0]), *heads)}
     for unit, stage, i, convs, projects in _blocks(port):
-        theirs = f"layer{stage + 1}.{i}"
+        block = f"layer{stage + 1}.{i}"
         for j in range(1, convs + 1):
-            table |= _normed(f"{unit}/conv_{j}", f"{unit}/norm_{j}", f"{theirs}.conv{j}", f"{theirs}.bn{j}")
+            table |= _normed(f"{unit}/conv_{j}", f"{unit}/norm_{j}", f"{block}.conv{j}", f"{block}.bn{j}")
         if projects:
-            names = (f"{theirs}.{shortcuts[0]}.0", f"{theirs}.{shortcuts[0]}.1")
+            names = (f"{block}.{shortcuts[0]}.0", f"{block}.{shortcuts[0]}.1")
             table |= _also(_normed(f"{unit}/shortcut/conv", f"{unit}/shortcut/norm", *names), *shortcuts)
     return table
 
@@ -182,9 +182,9 @@ def _torchvision_options(
     places = {tuple(map(int, hit.groups())) for key in shapes if (hit := re.match(r"layer(\d+)\.(\d+)\.", key))}
     stages = range(1, max(stage for stage, _ in places) + 1)
     projects = any(re.search(r"\.(downsample|shortcut)\.0\.", key) for key in shapes)
-    given = config.get("input", {})
+    stated = config.get("input", {})
     block = "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic"
-    size = pair(given["size"], "config.json: input.size") if "size" in given else size
+    size = pair(stated["size"], "config.json: input.size") if "size" in stated else size
     return {
         "stage_sizes": tuple(sum(place[0] == stage for place in places) for stage in stages),
         "width": width,
@@ -201,8 +201,8 @@ def _torchvision_options(
 def _torchvision_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     """No library's own format; what `_torchvision_options` reads back, and the labels."""
     spec = port.preprocessing
-    given = {"size": list(spec.size[:2]), "mean": list(spec.mean), "std": list(spec.std)}
-    return {"family": "resnet", "key_layout": "torchvision", "input": given, **labelled(port, labels)}
+    image = {"size": list(spec.size[:2]), "mean": list(spec.mean), "std": list(spec.std)}
+    return {"family": "resnet", "key_layout": "torchvision", "input": image, **labelled(port, labels)}
 
 
 LAYOUTS = (

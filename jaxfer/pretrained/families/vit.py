@@ -53,26 +53,26 @@ def _keys(port: Port) -> dict[str, Key]:
     prefix = _prefix(port)
     table: dict[str, Key] = {}
 
-    def norm(ours: str, theirs: str) -> None:
-        table[f"params/{ours}/scale"] = Key(f"{prefix}{theirs}.weight")
-        table[f"params/{ours}/bias"] = Key(f"{prefix}{theirs}.bias")
+    def norm(leaf: str, key: str) -> None:
+        table[f"params/{leaf}/scale"] = Key(f"{prefix}{key}.weight")
+        table[f"params/{leaf}/bias"] = Key(f"{prefix}{key}.bias")
 
-    def dense(ours: str, theirs: str, kernel: Transform = DENSE, bias: Transform | None = IDENTITY) -> None:
-        table[f"params/{ours}/kernel"] = Key(f"{theirs}.weight", kernel)
+    def dense(leaf: str, key: str, kernel: Transform = DENSE, bias: Transform | None = IDENTITY) -> None:
+        table[f"params/{leaf}/kernel"] = Key(f"{key}.weight", kernel)
         if bias is not None:
-            table[f"params/{ours}/bias"] = Key(f"{theirs}.bias", bias)
+            table[f"params/{leaf}/bias"] = Key(f"{key}.bias", bias)
 
     dense("stem/patch", f"{prefix}embeddings.patch_embeddings.projection", CONV)
     table["params/stem/pos"] = Key(f"{prefix}embeddings.position_embeddings")
-    for ours, theirs in zip(module.special(), ("cls_token", "distillation_token"), strict=False):
-        table[f"params/stem/{ours}"] = Key(f"{prefix}embeddings.{theirs}")
+    for leaf, key in zip(module.special(), ("cls_token", "distillation_token"), strict=False):
+        table[f"params/stem/{leaf}"] = Key(f"{prefix}embeddings.{key}")
     for i in range(module.layers):
         block, layer = f"block_{i}", f"encoder.layer.{i}"
         norm(f"{block}/norm_1", f"{layer}.layernorm_before")
         norm(f"{block}/norm_2", f"{layer}.layernorm_after")
         for name in ("query", "key", "value"):
-            theirs = f"{prefix}{layer}.attention.attention.{name}"
-            dense(f"{block}/attn/{name}", theirs, split, split if module.qkv_bias else None)
+            key = f"{prefix}{layer}.attention.attention.{name}"
+            dense(f"{block}/attn/{name}", key, split, split if module.qkv_bias else None)
         dense(f"{block}/attn/out", f"{prefix}{layer}.attention.output.dense", joined)
         dense(f"{block}/mlp/fc1", f"{prefix}{layer}.intermediate.dense")
         dense(f"{block}/mlp/fc2", f"{prefix}{layer}.output.dense")

@@ -48,10 +48,10 @@ def unwrapped(content: Any, pick: str = "") -> tuple[Mapping[str, Any], tuple[st
         raise InputError(f"expected a dict of tensors, found a {type(content).__name__}; {archives.SAVE_AGAIN}")
     if not _tensors(content):
         skipped = next((value for value in content.values() if isinstance(value, archives.Skipped)), None)
-        found = ", ".join(map(str, list(content)[:5])) or "nothing"
-        found += "" if skipped is None else f" (of class {skipped.name})"
+        listing = ", ".join(map(str, list(content)[:5])) or "nothing"
+        listing += "" if skipped is None else f" (of class {skipped.name})"
         fix = f"{HINT}.pick to their keys" if _holds_tensors(content) else archives.SAVE_AGAIN
-        raise InputError(f"no tensors there nor under {', '.join(WRAPPERS)}; found {found}; {fix}")
+        raise InputError(f"no tensors there nor under {', '.join(WRAPPERS)}; found {listing}; {fix}")
     return content, path, beside
 
 
@@ -60,12 +60,12 @@ def _inner(content: Mapping[Any, Any]) -> Any:
     named = next((key for key in WRAPPERS if _holds_tensors(content.get(key))), None)
     if named is not None:
         return named
-    own = _tensors(content)
-    found = [key for key, value in content.items() if key not in BESIDE and _tensors(value) > own]
-    if len(found) > 1:
-        names = ", ".join(map(str, found))
-        raise InputError(f"{len(found)} state dicts ({names}); {HINT}.pick to the one to read")
-    return found[0] if found else None
+    count = _tensors(content)
+    candidates = [key for key, value in content.items() if key not in BESIDE and _tensors(value) > count]
+    if len(candidates) > 1:
+        names = ", ".join(map(str, candidates))
+        raise InputError(f"{len(candidates)} state dicts ({names}); {HINT}.pick to the one to read")
+    return candidates[0] if candidates else None
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -85,10 +85,10 @@ def _tensors(value: Any) -> int:
 
 def without_wrappers(keys: Collection[str]) -> tuple[str, ...]:
     """The prefixes, outermost first, that wrappers of a module put before every key."""
-    found, keys = (), [key for key in keys if key not in COUNTERS]
+    prefixes, keys = (), [key for key in keys if key not in COUNTERS]
     while keys and (prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in keys)), None)):
-        keys, found = [key[len(prefix) :] for key in keys], (*found, prefix)
-    return found
+        keys, prefixes = [key[len(prefix) :] for key in keys], (*prefixes, prefix)
+    return prefixes
 
 
 def prefix_of(keys: Collection[str], entries: Mapping[str, Sequence[str]]) -> str:
@@ -98,30 +98,32 @@ def prefix_of(keys: Collection[str], entries: Mapping[str, Sequence[str]]) -> st
       keys: of all tensors.
       entries: {a key that every checkpoint of some layout has: that layout's own prefixes}.
     """
-    found = _before(keys, entries)
-    known = [before for before in found if set(before.split(".")[:-1]) <= set(HOLDERS)]
-    if found:
+    prefixes = _before(keys, entries)
+    known = [before for before in prefixes if set(before.split(".")[:-1]) <= set(HOLDERS)]
+    if prefixes:
         return known[0] if len(known) == 1 else ""
     return _common(keys)
 
 
 def hint(keys: Collection[str], entries: Mapping[str, Sequence[str]]) -> str:
     """The tail of an error where the network's keys stand behind a prefix that is not taken off; "" else."""
-    found = _before(keys, entries)
-    names = ", ".join(map(repr, found[:5]))
-    return f"the keys begin with {names}; {HINT}.prefix to the one to read" if found and found != [""] else ""
+    prefixes = _before(keys, entries)
+    names = ", ".join(map(repr, prefixes[:5]))
+    return f"the keys begin with {names}; {HINT}.prefix to the one to read" if prefixes and prefixes != [""] else ""
 
 
 def _before(keys: Collection[str], entries: Mapping[str, Sequence[str]]) -> list[str]:
     """What stands before the first key of a layout and its own prefix, in every place where there is one."""
-    found = set()
-    for entry, own in entries.items():
+    prefixes = set()
+    for entry, layout_prefixes in entries.items():
         for key in keys:
             if key == entry or key.endswith(f".{entry}"):
                 before = key[: len(key) - len(entry)]
-                found.add(next((before[: len(before) - len(p)] for p in own if before.endswith(p)), before))
+                prefixes.add(
+                    next((before[: len(before) - len(p)] for p in layout_prefixes if before.endswith(p)), before)
+                )
     # `layer1.0.conv1.weight` ends like `conv1.weight`: the outermost place counts.
-    return sorted(b for b in found if not any(b != other and b.startswith(other) for other in found))
+    return sorted(b for b in prefixes if not any(b != other and b.startswith(other) for other in prefixes))
 
 
 def _common(keys: Collection[str]) -> str:

@@ -224,13 +224,13 @@ def _read_archive(path: epath.Path, pick: str) -> Weights:
     try:
         with path.open("rb") as file, archives.plain_errors():
             state, unwrapped, beside = containers.unwrapped(archives.load(file), pick)
-            found = {key: value for key, value in state.items() if isinstance(value, archives.LazyTensor)}
-            tensors = {str(key): value.array() for key, value in found.items()}
+            lazy = {key: value for key, value in state.items() if isinstance(value, archives.LazyTensor)}
+            tensors = {str(key): value.array() for key, value in lazy.items()}
     except archives.Corrupted as error:
         raise InputError(f"{path}: a damaged PyTorch archive ({error}); download or save it again") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    dropped = (*beside, *(str(key) for key in state if key not in found))
+    dropped = (*beside, *(str(key) for key in state if key not in lazy))
     return Weights(tensors=tensors, unwrapped=unwrapped, dropped=dropped)
 
 

@@ -255,13 +255,13 @@ class Unpickler(pickle._Unpickler):
         self.append(frozenset(map(_key, items)))
 
     def _ordered(self, items: Any = ()) -> collections.OrderedDict:
-        found: collections.OrderedDict = collections.OrderedDict()
+        ordered: collections.OrderedDict = collections.OrderedDict()
         for key, value in items.items() if isinstance(items, Mapping) else items:
             self._pairs += 1  # a list of pairs is written once and may be named often
             if self._pairs > PAIRS:
                 raise Corrupted(f"more than {PAIRS} pairs")
-            found[_key(key)] = value
-        return found
+            ordered[_key(key)] = value
+        return ordered
 
     dispatch[pickle.BUILD[0]] = _build
     dispatch[pickle.NEWOBJ[0]], dispatch[pickle.NEWOBJ_EX[0]] = _make, _make_ex
