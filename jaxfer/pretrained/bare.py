@@ -1,6 +1,6 @@
-"""Weights without a config.json, or with one that does not say what it is: what their shapes tell of the model.
+"""Infer the model from tensor shapes where config.json is absent or lacks a `model_type`.
 
-What a config.json states holds; the rest is for the config to say.
+Fields of an existing config.json take precedence; the config must set whatever remains open.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Facts = tuple[dict[str, Any], dict[str, str]]
 def facts(
     layout: Layout, shapes: Shapes, options: Mapping[str, Any], stated: Mapping[str, Any]
 ) -> tuple[dict[str, Any], set[str]]:
-    """(the fields of config.json, options of the port that neither shapes nor the file tell).
+    """(fields of config.json, port options that neither shapes nor the file determine).
 
     Args:
-      layout: how the checkpoint calls things.
-      shapes: {their key: shape}.
+      layout: the checkpoint's naming.
+      shapes: {checkpoint key: shape}.
       options: options that the config sets.
-      stated: what a config.json without a `model_type` states, {} where there is none.
+      stated: fields of a config.json without a `model_type`; {} without a file.
 
     Raises:
-      InputError: keys of another layout, or a fact that nobody tells.
+      InputError: keys of another layout, or a required fact that is not stated.
     """
     plain = {_without(key, layout.prefixes): shape for key, shape in shapes.items()}
     if layout.family not in _READERS:
@@ -45,7 +45,7 @@ def _heads(stated: Mapping[str, Any]) -> dict[str, Any]:
     return {"heads": stated["num_attention_heads"]} if "num_attention_heads" in stated else {}
 
 
-# Each gives the fields that shapes tell, and {option that they don't tell: the field that would state it}.
+# Each reader returns the fields that shapes determine, and {undetermined option: the field that would state it}.
 
 
 def _vit(shapes: Shapes, options: Mapping[str, Any]) -> Facts:

@@ -1,4 +1,4 @@
-"""A checkpoint's weights into a port's leaves: what fits as it is, what is made to fit, what is made anew."""
+"""Load a checkpoint's weights into a port: copy, resize or re-initialise each leaf."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from jaxfer.rules import flatten
 def carry(
     checkpoint: Checkpoint, port: Port, shapes: Mapping[str, Any], *, reset: Sequence[str], differs: Sequence[str]
 ) -> Conversion:
-    """The checkpoint's weights in the port's leaves, `shapes`, made to fit where that is announced.
+    """Loads the checkpoint's weights into the port's leaves, resizing those that `differs` announces.
 
     Args:
-      checkpoint: where they come from.
+      checkpoint: the source of the weights.
       port: the model.
       shapes: {leaf: shape} of the port.
-      reset: leaves that are made anew whatever the checkpoint has.
+      reset: leaves to re-initialise even if the checkpoint has them.
       differs: what `config.differs` announces.
 
     Raises:
@@ -66,7 +66,7 @@ def carry(
 
 
 def _check_values(init: str, conversion: Conversion) -> None:
-    """`InputError` for NaN, infinity or a negative variance: training and predictions would blame something else."""
+    """Raises `InputError` for NaN, infinity or a negative variance, which would otherwise surface as a later error."""
     for leaf, value in flatten({"params": conversion.params, **conversion.model_state}).items():
         bad, fault = ~np.isfinite(value), "NaN or infinite"
         if not bad.any() and leaf.startswith("batch_stats/") and leaf.endswith("/var"):
@@ -74,12 +74,13 @@ def _check_values(init: str, conversion: Conversion) -> None:
         if bad.any():
             raise InputError(
                 f"config.init={init}: {np.count_nonzero(bad)} of {bad.size} values of "
-                f"{conversion.ledger[leaf]['from']} ({leaf}) are {fault}; download it again, or give a checkpoint from before its training diverged"
+                f"{conversion.ledger[leaf]['from']} ({leaf}) are {fault}; download it again, or give a checkpoint from "
+                "before its training diverged"
             )
 
 
 def fresh_leaves(port: Port, leaves: Sequence[str], key: jax.Array, shapes: Any) -> dict[str, jax.Array]:
-    """{leaf: fresh value} of those leaves alone, as `port.init` draws them; nothing else is computed or kept."""
+    """Freshly initialised values of these leaves only, as `port.init` draws them: {leaf: value}."""
     if not leaves:
         return {}
     zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)
@@ -97,7 +98,7 @@ def _compiled_fresh(port: Port, leaves: tuple[str, ...]) -> Any:
 
 
 def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str]) -> bool:
-    """Whether the checkpoint's head stays: it is asked for, or its classes are the data's, by name and order.
+    """Whether to keep the checkpoint's head: the config asks for it, or the classes match by name and order.
 
     Raises:
       InputError: the same classes in another order, which is no reason to lose the head and none to keep it; or

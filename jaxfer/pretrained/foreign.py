@@ -1,4 +1,4 @@
-"""Other people's checkpoints recognised: which layout reads one, and what model its own files say it is."""
+"""Recognise third-party checkpoints: choose the layout and read the model's options from its files."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from jaxfer.registry import MODELS
 from jaxfer.runs.tokenizer import stated_length
 
 USUAL = InitOptions()
-SETTLED = 2e9  # nanoseconds: file systems stamp in steps of up to two seconds
-AVERAGES = r"(?i)(^|.*[_.-])(ema|swa|averaged?_model)([_.-].*|$)"  # where scripts keep averages of the weights
-UNNAMED = r"LABEL_\d+"  # transformers' names for classes that nobody named
+SETTLED = 2e9  # nanoseconds: file timestamps have a resolution of up to two seconds
+AVERAGES = r"(?i)(^|.*[_.-])(ema|swa|averaged?_model)([_.-].*|$)"  # keys that hold averaged weights
+UNNAMED = r"LABEL_\d+"  # transformers' placeholder for unnamed classes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint of somebody else's, understood.
+    """A third-party checkpoint whose layout and model options are known.
 
     Attributes:
       files: where its weights, configuration and tokenizer lie.
-      layout: how it calls things.
-      options: the port's options as its files tell them, all but `outputs`.
-      soft: names of those that a config may set freely, because the files do not state them.
-      outputs: width of its head, 0 where it has none.
-      labels: names of its classes in order; `()` where it has no head or nobody named them.
-      problem_type: what transformers calls its task; None where nothing says.
-      other_head: the class it was saved from, where its head does not label whole inputs and so is not loaded.
-      notes: what was assumed or left out, a line each.
+      layout: the naming of its tensors.
+      options: the port's options stated by its files, all but `outputs`.
+      soft: names of options that a config may set freely because the files do not state them.
+      outputs: width of its head, 0 without a head.
+      labels: names of its classes in order; `()` without a head or without names.
+      problem_type: the task in transformers' terms; None if not stated.
+      other_head: the class it was saved from if its head does not label whole inputs; such a head is not loaded.
+      notes: assumptions and omissions, one line each.
     """
 
     files: CheckpointFiles
@@ -61,18 +61,18 @@ class Checkpoint:
 
 
 def is_foreign(init: Any) -> bool:
-    """Whether `config.init` names a checkpoint of somebody else's, not a run of ours or `scratch`."""
+    """Whether `config.init` names a third-party checkpoint rather than a jaxfer run or `scratch`."""
     return isinstance(init, str) and init != "scratch" and not init.startswith(("run:", "sibling:"))
 
 
 def opened(init: str, name: str, model_options: Mapping[str, Any], init_options: InitOptions = USUAL) -> Checkpoint:
-    """The checkpoint behind a Hub name (`name@revision` too), a folder or a file.
+    """Opens the checkpoint named by a Hub name (or `name@revision`), a folder or a file.
 
     Args:
-      init: what `config.init` says.
+      init: the value of `config.init`.
       name: `config.model.name`: `auto`, or the family, which must be the checkpoint's.
-      model_options: options of `config.model`: bare weights take from them what their shapes do not tell.
-      init_options: where the weights lie in their file.
+      model_options: options of `config.model`; bare weights need those that tensor shapes do not reveal.
+      init_options: location of the weights within their file.
 
     Raises:
       hub.Absent: no such checkpoint.
@@ -116,7 +116,7 @@ def opened(init: str, name: str, model_options: Mapping[str, Any], init_options:
         raise InputError(
             f"{init}: the adapter's head reads a pooler, which its base model does not have; {adapter.MERGE}"
         )
-    # config.json is of the weights beside it: of a head that comes from elsewhere it says nothing.
+    # config.json describes the weights beside it, not a head loaded from another file.
     told = _stated(source) if head & moved else config
     other = None if head & moved else other
     outputs = next((shapes[key][0] for key in sorted(head) if key in shapes), 0)
@@ -158,7 +158,7 @@ def _left_out(init: str, head: str | None, normalize: bool, averages: Sequence[s
 
 
 def weights(source: CheckpointFiles) -> reading.Weights:
-    """All tensors of a checkpoint: those of its weights file, with an adapter merged or a head that lies beside it.
+    """Reads all tensors of a checkpoint: its weights file, plus a merged adapter, dense layer or separate head.
 
     Raises:
       InputError: files that are damaged, or an adapter that is not understood.
@@ -184,18 +184,20 @@ def weights(source: CheckpointFiles) -> reading.Weights:
 def located_files(
     init: str, options: InitOptions = USUAL
 ) -> tuple[CheckpointFiles, dict[str, tuple[int, ...]], frozenset[str], tuple[str, ...]]:
-    """(the files, {their key: shape}, keys that lie elsewhere than in the weights file, averages beside the weights).
+    """(files, {key: shape}, keys stored outside the weights file, names of averaged weights in the same file).
 
-    Kept until the files change; of the Hub, as long as this process lives.
+    Cached until the files change; Hub checkpoints are cached for the life of the process.
     """
     where, young = _located(init)
     return (_kept.__wrapped__ if young else _kept)(*where, options, young)
 
 
 def _located(init: str) -> tuple[tuple[str, str | None, tuple[Any, ...]], bool]:
-    """((what to find, revision, the files' stamps), whether those stamps are too young to tell a change)."""
+    """((name, revision, file stamps), whether the stamps are too recent to reveal a change)."""
     path, revision = hub.located(init), None
-    beside = files.opened(os.environ.get("JAXFER_DATA") or ".") / init  # where relative data paths are looked up too
+    beside = (
+        files.opened(os.environ.get("JAXFER_DATA") or ".") / init
+    )  # relative data paths are also resolved against it
     if not path.exists() and beside.exists():
         path, init = beside, str(beside)
     if not path.exists():
@@ -215,7 +217,7 @@ def _located(init: str) -> tuple[tuple[str, str | None, tuple[Any, ...]], bool]:
 
 
 def _entries(path: epath.Path) -> list[epath.Path]:
-    """What a checkpoint may be read from: a folder's own files, sentence-transformers' layers, an adapter's base."""
+    """Files that a checkpoint may be read from: its folder, sentence-transformers' layers, an adapter's base."""
     if not path.is_dir():
         return [path]
     inner = sentence.encoder(path)
@@ -245,7 +247,7 @@ def _kept(
 
 
 def _candidates(init: str, name: str, config: Mapping[str, Any]) -> tuple[Layout, ...]:
-    """The layouts that may read it: of the family that its config.json or, where that says none, `name` says."""
+    """Layouts that may read the checkpoint: those of the family in config.json, or else of `name`."""
     kind = stated.model_type(config, layouts())
     families = sorted({layout.family for layout in layouts()})
     if kind is None and (classes := stated.architectures(config)):
@@ -277,7 +279,7 @@ def _options(
     shapes: Mapping[str, Any],
     model_options: Mapping[str, Any],
 ) -> tuple[dict[str, Any], set[str]]:
-    """(the port's options, those that the files leave open)."""
+    """(the port's options, names of options that the files do not state)."""
     known, soft = MODELS.schema(layout.family), set()
     if layout.model_types and config.get("model_type") is None:
         config, soft = bare.facts(layout, shapes, model_options, config)
@@ -290,13 +292,13 @@ def _options(
             config = {**config, **({"heads": model_options["heads"]} if "heads" in model_options else {})}
     options = layout.options(config, source.preprocessor or {}, shapes)
     options = {name: schema.check(value, known[name][0], f"{source.init}: {name}") for name, value in options.items()}
-    # Where there is no pooler to read, the mean is the port's choice.
+    # Without a pooler in the checkpoint, mean pooling is the port's choice.
     soft |= {"pool"} if options.get("pool") == "mean" and "pooling_mode" not in config else set()
     return options, soft & set(options)
 
 
 def _structure(layout: Layout, options: Mapping[str, Any], model_options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the config adds to the checkpoint's options and which names of leaves may depend on (a pooler)."""
+    """Options set by the config alone that may change the names of leaves (a pooler)."""
     known = MODELS.schema(layout.family)
     return {
         name: schema.check(value, known[name][0], f"config.model.{name}")
@@ -306,9 +308,9 @@ def _structure(layout: Layout, options: Mapping[str, Any], model_options: Mappin
 
 
 def _tail(source: CheckpointFiles, moved: frozenset[str]) -> Tail:
-    """What sentence-transformers says of the layers behind the encoder.
+    """Layers behind the encoder, as sentence-transformers' files state them.
 
-    A head that an adapter brings is of a classifier of transformers, which pools in its own way.
+    Empty for an adapter that brings a head: it belongs to a transformers classifier, which pools differently.
     """
     brings = any(not key.startswith(sentence.PREFIX) for key in moved)
     if source.adapter is not None and (brings or source.adapter.config.get("task_type") == "SEQ_CLS"):
@@ -317,12 +319,12 @@ def _tail(source: CheckpointFiles, moved: frozenset[str]) -> Tail:
 
 
 def _head(port: Port, keys: Mapping[str, Key]) -> frozenset[str]:
-    """What a checkpoint calls the leaves of the head."""
+    """The checkpoint's keys of the head."""
     return frozenset(key.name for leaf, key in keys.items() if leaf.startswith(f"params/{port.head}/"))
 
 
 def _stated(source: CheckpointFiles) -> dict[str, Any]:
-    """What an export of ours says of its head, in the fields of a config.json."""
+    """The head as jaxfer.json states it, in the fields of a config.json."""
     labels = source.marker.get("labels") or ()
     return {**source.marker, "id2label": {str(i): name for i, name in enumerate(labels)}}
 
@@ -337,23 +339,23 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _all_names(shapes: Mapping[str, Any], prefixes: Sequence[str]) -> set[str]:
-    """Every name that a key table may use for these keys."""
+    """Every name under which a key table may list these keys."""
     bare_names = {key.removeprefix(prefix) for key in shapes for prefix in (*prefixes, "")}
     return bare_names | {prefix + key for key in bare_names for prefix in prefixes}
 
 
 def sha256(init: str) -> str:
-    """Of a checkpoint's weights as they are now; `Absent` where they are gone."""
+    """The current sha256 of a checkpoint's weights; raises `Absent` if they are gone."""
     where, young = _located(init)
     return (_find.__wrapped__ if young else _find)(*where).sha256
 
 
 def _network(source: CheckpointFiles) -> reading.Weights:
-    """The tensors of the weights file without what held the network in a training script."""
+    """Tensors of the weights file, without the prefix of the training script's wrapper."""
     network, prefix = reading.read(source.weights, pick=source.options.pick), source.options.prefix
     if not prefix:
         return reading.without(network, containers.prefix_of(network, _entry_keys(layouts())))
-    off = "".join(part for part in network.unwrapped if part.endswith("."))  # which the user may have counted in
+    off = "".join(part for part in network.unwrapped if part.endswith("."))  # the user may include these in the prefix
     prefix = prefix.removesuffix(".").removeprefix(off) + "."
     if not any(key.startswith(prefix) for key in network):
         tail = nearest(prefix, {key[: key.rindex(".") + 1] for key in network if "." in key})
@@ -364,7 +366,7 @@ def _network(source: CheckpointFiles) -> reading.Weights:
 def _check_stated(
     candidates: Sequence[Layout], source: CheckpointFiles, config: Mapping[str, Any], shapes: Mapping[str, Any]
 ) -> None:
-    """`InputError` for a field of another type than a layout reads, and for keys behind a prefix that is left on."""
+    """Raises `InputError` for a field of the wrong type and for keys that still carry a prefix."""
     for layout in candidates:
         read = ((config, layout.facts, "config.json"), (source.preprocessor, layout.processor, hub.PREPROCESSORS[0]))
         for content, fields, name in read:

@@ -1,4 +1,4 @@
-"""A checkpoint with its own head, as it is: what the head answers, and the weights of the whole model."""
+"""Checkpoints used with their own head: its width, task and weights."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from jaxfer.pretrained.foreign import Checkpoint
 from jaxfer.rules import flatten, unflatten
 from jaxfer.runs.tokenizer import stated_length
 
-# What transformers calls our tasks, in `problem_type`.
+# jaxfer's tasks by transformers' `problem_type`.
 PROBLEMS = {
     "classification": "single_label_classification",
     "multilabel": "multi_label_classification",
     "regression": "regression",
 }
-# By `problem_type`; transformers takes one output without any for a regression.
+# The inverse; without a `problem_type`, transformers treats one output as a regression.
 KINDS = {problem: task for task, problem in PROBLEMS.items()}
 
 
 def head_width(checkpoint: Checkpoint) -> int:
-    """Outputs of a checkpoint's own head; `InputError` where it has none, or labels for another number."""
+    """The number of outputs of a checkpoint's head; raises `InputError` without a head or if labels do not match."""
     outputs, init = checkpoint.outputs, checkpoint.files.init
     if checkpoint.other_head is not None:
         raise InputError(
@@ -39,7 +39,7 @@ def head_width(checkpoint: Checkpoint) -> int:
 
 
 def guessed_task(checkpoint: Checkpoint) -> str:
-    """The task that a checkpoint states, else the one that its outputs suggest; `InputError` for an unknown one."""
+    """The task that a checkpoint states or its outputs suggest; raises `InputError` for an unknown `problem_type`."""
     if checkpoint.problem_type not in (None, *KINDS):
         raise InputError(
             f"{checkpoint.files.init}: expected a problem_type of {', '.join(KINDS)}, found "
@@ -49,7 +49,7 @@ def guessed_task(checkpoint: Checkpoint) -> str:
 
 
 def whole_length(checkpoint: Checkpoint) -> int | None:
-    """The longest input in tokens that a text model's files state: without training there is no cost to cut it for."""
+    """The longest input in tokens that a text model's files state; inference need not shorten it to save cost."""
     if not checkpoint.files.tokenizer or "positions" not in checkpoint.options:
         return None
     stated = checkpoint.files.marker.get("max_length") or stated_length(checkpoint.files.tokenizer[0].parent)
@@ -57,7 +57,7 @@ def whole_length(checkpoint: Checkpoint) -> int | None:
 
 
 def loaded(checkpoint: Checkpoint, port: Port, differs: Sequence[str] = ()) -> tuple[Any, Any]:
-    """(params, model_state) of a checkpoint, its own head included; `InputError` where anything is missing."""
+    """(params, model_state) of a checkpoint including its head; raises `InputError` if a leaf is missing."""
     shapes = jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(2))
     leaves = flatten({"params": shapes[0], **shapes[1]})
     conversion = carrying.carry(checkpoint, port, leaves, reset=[], differs=differs)

@@ -1,6 +1,6 @@
-"""Where a checkpoint lies: a local folder or file, or a name on the Hugging Face Hub, and which of its files matter.
+"""Locate a checkpoint's files: in a local folder, as a single file, or on the Hugging Face Hub.
 
-A `peft` adapter is found together with the checkpoint that it is put on.
+A `peft` adapter is located together with its base checkpoint.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from jaxfer.pretrained import sentence
 from jaxfer.pretrained.formats import reading
 from jaxfer.pretrained.sentence import DENSE, POOLING, Tail
 
-# By preference; a pickle only where there is nothing better.
+# In order of preference; pickles only as a last resort.
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 ARCHIVES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 ADAPTER_CONFIG, ADAPTERS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
-MARKER = "jaxfer.json"  # an export's: what it is, and what its own files have no word for
-SENTENCE = "sentence-transformers"  # the format of an export whose head lies in DENSE
+MARKER = "jaxfer.json"  # marks our exports and stores what the format cannot express
+SENTENCE = "sentence-transformers"  # the export format whose head is stored in DENSE
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-# What trainers leave beside a model, and adapters, which are no model.
+# Files that trainers write beside a model, and adapters, which are not models.
 NOT_WEIGHTS = r"(optimizer|scheduler|scaler|rng_state.*|training_args|adapter_model.*)\.\w+|.*-\d+-of-\d+\.\w+"
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 TOKENIZERS = (
@@ -117,17 +117,17 @@ class AdapterConfig(TypedDict, total=False):
 
 
 class Absent(InputError):
-    """Nothing there: a checkpoint never was there, has been moved or deleted, or the Hub can't be reached."""
+    """The checkpoint does not exist, was moved or deleted, or the Hub cannot be reached."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """A `peft` adapter's own files.
+    """The files of a `peft` adapter.
 
     Attributes:
       weights: its tensors.
       config: its adapter_config.json.
-      base: the checkpoint that it is put on.
+      base: the files of its base checkpoint.
     """
 
     weights: epath.Path
@@ -140,18 +140,18 @@ class CheckpointFiles:
     """A checkpoint's files on this machine.
 
     Attributes:
-      init: what the user called it.
-      weights: what `reading.read` takes: a file, or the index of its shards; of an adapter the base's.
-      sha256: of all weights; the source's name in ledgers and lineage.
-      config: its config.json, None where a bare file has none; of an adapter the base's.
+      init: its name in `config.init`.
+      weights: the weights file, or the index of its shards; for an adapter, the base's.
+      sha256: hash of all weights; identifies the source in ledgers and lineage.
+      config: its config.json, None for a bare file without one; for an adapter, the base's.
       preprocessor: its preprocessor_config.json (or the image processor in processor_config.json), None likewise.
-      tokenizer: its tokenizer files, () where it has none.
+      tokenizer: its tokenizer files, () without any.
       commit: the Hub's commit, None for local files.
-      marker: its jaxfer.json, {} where it is no export of ours.
-      options: where the weights lie in their file.
-      adapter: what is put on the weights.
-      dense: sentence-transformers' last layer, where ours put the head; None elsewhere.
-      tail: what follows the encoder, of sentence-transformers; of an adapter the base's.
+      marker: its jaxfer.json, {} if it is not a jaxfer export.
+      options: location of the weights within their file.
+      adapter: the adapter to merge into the weights.
+      dense: the last dense layer of a sentence-transformers export, which holds the head; else None.
+      tail: sentence-transformers' layers behind the encoder; for an adapter, the base's.
     """
 
     init: str
@@ -169,15 +169,15 @@ class CheckpointFiles:
 
 
 def find(init: str, *, revision: str | None = None) -> CheckpointFiles:
-    """The files behind a folder, a file or a Hub name; an existing path wins over a Hub name.
+    """Finds the files of a folder, a file or a Hub name; an existing path takes precedence over a Hub name.
 
     Args:
       init: `./folder`, `file.pth`, or `google/vit-base-patch16-224`.
       revision: branch, tag or commit on the Hub; None: main.
 
     Raises:
-      Absent: nothing there, no weights, or a Hub that can't be reached.
-      InputError: several weights, a damaged JSON, or an adapter whose base is none.
+      Absent: no such checkpoint, no weights, or an unreachable Hub.
+      InputError: several weights files, damaged JSON, or an adapter with an unusable base.
     """
     path = located(init)
     if path.exists():
@@ -193,7 +193,7 @@ def find(init: str, *, revision: str | None = None) -> CheckpointFiles:
 
 
 def located(init: str) -> epath.Path:
-    """The path that a checkpoint's name may be, there or not; `InputError` for an address that is not read."""
+    """The local path a checkpoint's name refers to, existing or not; raises `InputError` for an unsupported URL."""
     if "://" in init and not init.startswith(tuple(f"{scheme}://" for scheme in files.STORES)):
         page = re.fullmatch(rf"https?://(?:www\.)?huggingface\.co/({HUB_NAME})/?", init)
         fix = f"give its name, {page[1]}" if page else "download it and give the file"
@@ -202,10 +202,10 @@ def located(init: str) -> epath.Path:
 
 
 def base_of(folder: epath.Path, config: Mapping[str, Any]) -> tuple[str, str | None]:
-    """(what an adapter calls its base, revision): as it stands, or relative to the adapter's own folder.
+    """(name, revision) of an adapter's base; a relative path may start from the adapter's folder.
 
     Raises:
-      InputError: it names none.
+      InputError: the adapter names no base.
     """
     name = config.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
@@ -230,7 +230,7 @@ def _file(init: str, path: epath.Path) -> CheckpointFiles:
         raise InputError(f"{init}: one shard of several; give its folder or its .index.json")
     if path.suffix == ".json" and not path.name.endswith(reading.INDEX):
         raise InputError(f"{init}: expected weights, found a JSON file; give its folder")
-    # Beside a file of one of the standard names the config is that checkpoint's; beside any other it may be another's.
+    # A config.json belongs to a weights file with a standard name; beside any other file it may be another model's.
     return _read_config_files(init, path, path.parent if path.name in (*SAFETENSORS, *ARCHIVES) else None)
 
 
@@ -261,7 +261,7 @@ def _folder(init: str, folder: epath.Path, commit: str | None = None) -> Checkpo
 
 
 def _adapted(init: str, folder: epath.Path, commit: str | None) -> CheckpointFiles:
-    """An adapter over its base; a tokenizer or preprocessor of its own is what it was trained with."""
+    """An adapter with its base; the adapter's tokenizer and preprocessor take precedence."""
     weights = next((folder / name for name in ADAPTERS if (folder / name).exists()), None)
     if weights is None:
         raise Absent(f"{init}: an adapter without weights; expected {' or '.join(ADAPTERS)} beside {ADAPTER_CONFIG}")
@@ -324,7 +324,7 @@ def _read_config_files(
 
 
 def _hub(name: str, revision: str | None) -> CheckpointFiles:
-    """Downloads what is needed into the Hub's cache; pickles only of a repository without safetensors."""
+    """Downloads the needed files into the Hub's cache; pickles only if a repository lacks safetensors."""
     for patterns in DOWNLOADS:
         folder = epath.Path(_download(name, revision, patterns))
         places = [folder, *folder.glob("0_Transformer")]

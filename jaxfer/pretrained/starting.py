@@ -1,4 +1,4 @@
-"""Start from a pretrained checkpoint, with a ledger of what became of every leaf. Resuming is `checkpoint.py`'s."""
+"""Start a run from a pretrained checkpoint and record the origin of every leaf; `checkpoint.py` resumes runs."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = ["Start", "completed", "is_foreign", "locate", "source_folder", "sourc
 
 
 def start(experiment: Experiment, data: Dataset, stage: Stage, folder: epath.Path) -> Start:
-    """Fresh or loaded parameters, as `config.init`, `config.head` and `config.differs` say.
+    """Initialises or loads parameters according to `config.init`, `config.head` and `config.differs`.
 
     Args:
       experiment: the complete config.
-      data: whose classes decide whether a source's head is kept.
-      stage: the run's first.
-      folder: the run's; `sibling:NAME` lies beside it.
+      data: its classes decide whether the source's head is kept.
+      stage: the run's first stage.
+      folder: the run's folder; `sibling:NAME` is next to it.
 
     Raises:
       InputError: an unknown source, an unfinished run, or a model or leaves that differ and were not announced.
@@ -47,7 +47,7 @@ def start(experiment: Experiment, data: Dataset, stage: Stage, folder: epath.Pat
 
 
 def source_sha256(init: str, folder: epath.Path) -> str | None:
-    """Of the weights that `config.init` names, as they are now; None for scratch and a source that is gone."""
+    """The current sha256 of the weights that `config.init` names; None for scratch or a missing source."""
     if init == "scratch":
         return None
     if is_foreign(init):
@@ -60,7 +60,7 @@ def source_sha256(init: str, folder: epath.Path) -> str | None:
 
 
 def source_folder(init: str, folder: epath.Path) -> epath.Path:
-    """The run folder that `run:FOLDER` or `sibling:NAME` names; `InputError` where there is no run."""
+    """The run folder that `run:FOLDER` or `sibling:NAME` names; raises `InputError` if no run exists."""
     source = locate(init, folder)
     if not (source / "config.json").exists():
         raise InputError(f"config.init={init}: no run at {source}; train it first with `jaxfer run`")
@@ -68,7 +68,7 @@ def source_folder(init: str, folder: epath.Path) -> epath.Path:
 
 
 def locate(init: str, folder: epath.Path) -> epath.Path:
-    """Where that run is or would be."""
+    """The folder that `run:FOLDER` or `sibling:NAME` refers to, existing or not."""
     kind, _, name = init.partition(":")
     if not name:
         raise InputError(f"config.init: expected run:FOLDER or sibling:NAME, found {init!r}")
@@ -92,7 +92,7 @@ def _scratch(experiment: Experiment, data: Dataset, stage: Stage) -> Start:
 
 
 def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Start:
-    """From a checkpoint of somebody else's; the head and what is missing are drawn, the rest must fit."""
+    """Loads a third-party checkpoint; a new head and missing leaves are initialised, all other leaves must fit."""
     run, port = experiment.run, stage.spec.port
     batch = example_batch(port, stage.spec.task, 2)
     model, options = experiment.model, experiment.init_options
@@ -142,7 +142,7 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
 
 
 def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath.Path) -> Start:
-    """From a finished run of ours."""
+    """Loads the parameters of a finished jaxfer run."""
     port, init, source = stage.spec.port, experiment.run.init, open_run(folder)
     _check_model(experiment, source.experiment)
     loaded = source.stage.leave(source.state)
@@ -172,14 +172,14 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
 
 
 def _check_model(experiment: Experiment, source: Experiment) -> None:
-    """Equal shapes do not make the same model: another mean, image size or stride would load and mean nothing."""
+    """Checks that the models match: with equal shapes but another mean, size or stride, weights would load silently."""
     options, source_options = ({"name": e.model.name, **dict(e.model.options)} for e in (experiment, source))
     for option in experiment.run.differs:
         if option not in options:
             raise InputError(
                 f"config.differs: model {experiment.model.name!r} has no option {option!r}{nearest(option, options)}"
             )
-    # A tokenizer is known by its content, wherever it lies.
+    # Tokenizers are compared by content, not by path.
     free = (*TRAINING_OPTIONS, *experiment.run.differs, *(("tokenizer",) if options.get("tokenizer_sha256") else ()))
     differing = [
         f"{option} is {source_options.get(option)!r} there, {value!r} here"
