@@ -1,4 +1,4 @@
-"""The inputs of `predict` as examples: files, texts, arrays, pictures. An unreadable one does not stop the others."""
+"""Convert the inputs of `predict` (files, texts, arrays, images) to examples; an unreadable input stops no other."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from jaxfer.data.encodings.text import texts
 from jaxfer.data.split import Fetch
 from jaxfer.errors import InputError
 
-TABLES = (".csv", ".jsonl")  # whose lines are not texts; those of a .tsv may be pairs
-AS_PNG = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")  # what a PNG holds; Pillow makes RGB of other modes
+TABLES = (".csv", ".jsonl")  # their lines are not texts; lines of a .tsv may be pairs
+AS_PNG = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")  # modes that a PNG can store; others are converted to RGB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Inputs in their order.
+    """Inputs in order.
 
     Attributes:
-      names: what an answer calls each.
-      errors: {position: why it can't be read}.
-      fetch: fetches the others, in their order.
+      names: the name of each input in its answer.
+      errors: {position: why the input can't be read}.
+      fetch: fetches the readable inputs, in order.
     """
 
     names: tuple[str, ...]
@@ -38,10 +38,10 @@ class Inputs:
 
 
 def listed(inputs: Any) -> list[Any]:
-    """A list of inputs; a single file, text, picture or array stands for a list of one, [n, h, w, c] for n images.
+    """The inputs as a list: a single file, text, image or array becomes a list of one, [n, h, w, c] n images.
 
     Raises:
-      InputError: nothing of the kind.
+      InputError: unsupported inputs.
     """
     one_array = isinstance(inputs, np.ndarray) and inputs.ndim in (0, 2, 3)
     if one_array or isinstance(inputs, (str, os.PathLike, Image.Image)):
@@ -52,10 +52,10 @@ def listed(inputs: Any) -> list[Any]:
 
 
 def images(inputs: Sequence[Any], preprocessing: Preprocessing) -> Inputs:
-    """Image files, uint8 arrays [h, w, channels] or [h, w], and Pillow's images; each is tried before any is answered.
+    """Checks and collects image files, uint8 arrays [h, w, channels] or [h, w], and Pillow images.
 
     Raises:
-      InputError: an input that is none of these.
+      InputError: an input of another type.
     """
     names, errors, sources = [], {}, []
     for i, item in enumerate(inputs):
@@ -81,10 +81,10 @@ class Decoded:
 
 
 def text_files(inputs: Sequence[Any]) -> Inputs:
-    """The lines of text files, blank ones left out; a file that can't be read or has none is an input with an error.
+    """The non-blank lines of text files; an unreadable or empty file becomes an input with an error.
 
     Raises:
-      InputError: an input that names no file, or lines with other than one text or two.
+      InputError: an input that is not a file name, or lines with other than one or two texts.
     """
     entries: list[tuple[str, str | None]] = []
     for i, name in enumerate(inputs):
@@ -103,7 +103,7 @@ def text_files(inputs: Sequence[Any]) -> Inputs:
             fix = "; a text itself goes with --text (text=True)" if isinstance(error, OSError) else ""
             entries.append((_printable(name), f"expected a text file, found {str(name)!r} ({reason}){fix}"))
             continue
-        # Only line feeds end a line: `str.splitlines` would part a text at U+2028 or a form feed too.
+        # Only line feeds end a line: `str.splitlines` would also split at U+2028 or a form feed.
         lines = [line for line in content.split("\n") if line.strip()]
         entries += [(line, None) for line in lines]
         if not lines:
@@ -113,10 +113,10 @@ def text_files(inputs: Sequence[Any]) -> Inputs:
 
 
 def phrases(inputs: Sequence[Any]) -> Inputs:
-    """Texts, or pairs: two texts in a tuple, or parted by a tab.
+    """Texts or pairs of texts: a tuple of two, or two separated by a tab.
 
     Raises:
-      InputError: an input that is no text, or both texts and pairs.
+      InputError: an input that is not a text, or a mix of texts and pairs.
     """
     names, errors = [], {}
     for i, item in enumerate(inputs):
@@ -146,7 +146,7 @@ def _decoded(source: Any) -> np.ndarray:
 
 
 def _pixels(image: Any, i: int) -> np.ndarray:
-    """uint8 [h, w, channels] of an array, or of one of Pillow's images as if it were read from a file."""
+    """uint8 [h, w, channels] of an array, or of a Pillow image as if read from a file."""
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
         (image if image.mode in AS_PNG else image.convert("RGB")).save(buffer, "PNG", compress_level=1)
@@ -161,7 +161,7 @@ def _pixels(image: Any, i: int) -> np.ndarray:
 
 
 def _printable(name: Any) -> str:
-    """A name as any terminal takes it: bytes that are no UTF-8 are written out."""
+    """A printable name: bytes that are not UTF-8 are escaped."""
     return str(name).encode(errors="backslashreplace").decode()
 
 

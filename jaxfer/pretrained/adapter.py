@@ -1,8 +1,8 @@
-"""A `peft` adapter in: its low-rank updates merged into the checkpoint it is put on, its saved modules put in place.
+"""Load a `peft` adapter: merge its low-rank updates into the base checkpoint and replace its saved modules.
 
 Hu et al., 2021, arXiv:2106.09685, eq. 3: W + scale * B A, where scale is `lora_alpha / r`, or `lora_alpha / sqrt(r)`
-for rank-stabilised LoRA (Kalajdzievski, 2023, arXiv:2312.03732). peft's layers compute what ours do: A of a
-convolution runs with its window and stride, and B is a 1x1 one.
+for rank-stabilised LoRA (Kalajdzievski, 2023, arXiv:2312.03732). peft's layers compute the same as
+jaxfer's: A of a convolution has the window and stride of the base layer, and B is a 1x1 convolution.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jaxfer.pretrained.hub import CheckpointFiles
 from jaxfer.pretrained.layout import Layout
 
 PREFIX = "base_model.model."
-# peft speaks of modules in memory. Those of transformers 5 differ from the Hub's keys where these patterns match.
+# peft uses the names of modules in memory. In transformers 5 they differ from keys on the Hub by these patterns.
 IN_MEMORY = {
     "vit": (
         (r"\.encoder\.layer\.", ".layers."),
@@ -34,7 +34,7 @@ IN_MEMORY = {
         (r"\.output\.dense\b", ".mlp.fc2"),
     )
 }
-# Fields of adapter_config.json that `merged` goes by, and those that only told peft how to train or where to look.
+# Fields of adapter_config.json that `merged` uses, and those that only affect training or lookup in peft.
 READ = {
     *("peft_type", "base_model_name_or_path", "revision", "r", "lora_alpha", "rank_pattern", "alpha_pattern"),
     *("use_rslora", "modules_to_save", "bias", "init_lora_weights"),
@@ -46,27 +46,27 @@ OF_TRAINING = {
 }
 # Other initialisations (PiSSA, OLoRA, LoftQ, ...) change the base model's own weights when peft loads them.
 PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
-# What a name's pattern may have; peft itself writes plain names.
+# Limits on a stranger's name pattern; peft itself writes plain names.
 LONGEST_PATTERN, REPETITIONS, CHOICES = 500, 3, 4
 MERGE = "merge it with peft (`merge_and_unload`) and give the merged model"
 
 
 def in_memory(family: str, name: str) -> str:
-    """What transformers 5 calls a module or tensor that a checkpoint on the Hub calls `name`, prefix included."""
+    """The in-memory name in transformers 5 of a module or tensor called `name` on the Hub, prefix included."""
     for pattern, replacement in IN_MEMORY.get(family, ()):
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def merged(source: CheckpointFiles, base: Weights) -> Weights:
-    """The base's tensors with the adapter's updates added, in float32 where they touch one, and its modules in place.
+    """Merges an adapter into its base: adds its updates (changed tensors become float32) and replaces saved modules.
 
     Args:
-      source: an adapter's files.
-      base: the tensors it is put on.
+      source: the adapter's files.
+      base: the base's tensors.
 
     Raises:
-      InputError: whatever of the adapter is not understood, or has no place in the base.
+      InputError: an unsupported adapter, or an update without a tensor in the base.
     """
     config, layout = source.adapter.config, by_model_type(source.config.get("model_type"))
     _check_config(source.init, config)
@@ -135,7 +135,7 @@ def _sorted(
 
 
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-    """B A in float64: of linear layers [out, in], of convolutions [out, in, h, w]; None where the two don't fit."""
+    """B A in float64: [out, in] for linear layers, [out, in, h, w] for convolutions; None if the shapes don't match."""
     if a.ndim == b.ndim == 4 and b.shape[2:] == (1, 1):
         b = b[:, :, 0, 0]
     if a.ndim not in (2, 4) or b.ndim != 2 or a.shape[0] != b.shape[1]:
@@ -144,7 +144,7 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
 
 
 def _scale(init: str, config: Mapping[str, Any], module: str, *, rank: int) -> float:
-    """What the product of one module is scaled by, as its own rank and alpha or the common ones say."""
+    """The scale of one module's update, from its own rank and alpha or the common ones."""
     try:
         r = _by_module(config.get("rank_pattern"), module, config.get("r"))
         alpha = float(_by_module(config.get("alpha_pattern"), module, config.get("lora_alpha")))
@@ -156,7 +156,7 @@ def _scale(init: str, config: Mapping[str, Any], module: str, *, rank: int) -> f
 
 
 def _by_module(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """As peft looks it up: the first pattern that the module's name ends with counts."""
+    """Looks up a module's value as peft does: the first pattern that matches the end of its name."""
     for pattern, value in (patterns or {}).items():
         if not _quick(pattern):
             raise ValueError(f"the pattern {pattern[:80]!r} may match for ever; name the modules")
@@ -166,7 +166,7 @@ def _by_module(patterns: Mapping[str, Any] | None, module: str, default: Any) ->
 
 
 def _quick(pattern: str) -> bool:
-    """Whether a stranger's pattern matches in bounded time: no repeated groups, few repetitions and choices."""
+    """Whether an untrusted pattern matches in bounded time: no repeated groups, few repetitions and choices."""
     bare = re.sub(r"\\.|\[\^?\]?[^]]*\]", "x", pattern, flags=re.DOTALL).replace("(?:", "(")
     return (
         len(pattern) <= LONGEST_PATTERN
@@ -177,6 +177,6 @@ def _quick(pattern: str) -> bool:
 
 
 def _canonical(layout: Layout, name: str) -> str:
-    """One name for a tensor, whether with the family's prefix or without, as on the Hub or as in memory."""
+    """A tensor's name without the family's prefix, in transformers 5's in-memory form."""
     bare = next((name[len(prefix) :] for prefix in layout.prefixes if name.startswith(prefix)), name)
     return in_memory(layout.family, f".{bare}")

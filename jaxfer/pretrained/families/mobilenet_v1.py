@@ -1,4 +1,4 @@
-"""MobileNetV1 as Hugging Face has it: `MobileNetV1ForImageClassification` and the bare `MobileNetV1Model`."""
+"""MobileNetV1 in Hugging Face's layout: `MobileNetV1ForImageClassification` and the bare `MobileNetV1Model`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jaxfer.pretrained.families._image import expect, image_options, image_proce
 from jaxfer.pretrained.layout import CONV, DENSE, DEPTHWISE, Key, Layout
 
 PREFIX = "mobilenet_v1."
-# transformers' default, and so what most configs hold, is TensorFlow's probability to keep; taken for one to drop, as
-# transformers takes it, next to nothing would reach the classifier in training.
+# transformers' default, found in most configs, is TensorFlow's keep probability. Used as a drop rate, as transformers
+# does, it would drop nearly all inputs of the classifier in training.
 TF_KEPT, TF_DROPPED = 0.999, 0.001
 
 
@@ -34,7 +34,7 @@ class Config(TypedDict, total=False):
 
 
 def _layers() -> dict[str, tuple[str, str]]:
-    """{their layer: (our leaf that convolves, our norm)}; each block is two layers of theirs."""
+    """{checkpoint layer: (convolution leaf, norm)}; each block is two checkpoint layers."""
     layers = {"conv_stem": ("stem/conv/kernel", "stem/norm")}
     for i in range(len(STRIDES)):
         layers[f"layer.{2 * i}"] = (f"block_{i}/depthwise/window", f"block_{i}/norm_1")
@@ -59,7 +59,7 @@ def _keys(port: Port) -> dict[str, Key]:
 def _options(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """No file states the norms' momentum, so it is the port's own; transformers' 0.9997 is in its code."""
+    """The port's options; no file states the norms' momentum (0.9997 in transformers' code), so the default holds."""
     expect(config, hidden_act="relu6")
     size = pair(config.get("image_size", 224), "config.json: image_size")
     return {
@@ -73,7 +73,7 @@ def _options(
 
 
 def _dropped(rate: float) -> float:
-    """The drop rate: what the file says, unless that is TensorFlow's probability to keep."""
+    """The drop rate: the file's value, unless it is TensorFlow's keep probability."""
     return TF_DROPPED if rate == TF_KEPT else rate
 
 

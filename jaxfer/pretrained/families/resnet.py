@@ -1,4 +1,4 @@
-"""ResNet as Hugging Face has it, and under torchvision's names, which most PyTorch code of CIFAR ResNets uses too."""
+"""ResNet in Hugging Face's layout and in torchvision's, which most PyTorch code for CIFAR ResNets uses too."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class _Input(TypedDict, total=False):
 
 
 class TorchvisionConfig(TypedDict, total=False):
-    """The field of config.json that is read where the keys are torchvision's."""
+    """The field of config.json that is read with torchvision's keys."""
 
     input: _Input
 
 
 def _blocks(port: Port) -> Iterator[tuple[str, int, int, int, bool]]:
-    """(our unit, its stage, its place there, convolutions of its branch, has a projection) of every block."""
+    """Yields (unit, stage, index within the stage, convolutions in the branch, has a projection) for every block."""
     module, unit = port.module, 0
     convs = 3 if module.block == "bottleneck" else 2
     for stage, blocks in enumerate(module.stage_sizes):
@@ -57,7 +57,7 @@ def _blocks(port: Port) -> Iterator[tuple[str, int, int, int, bool]]:
 
 
 def _normed(conv: str, norm: str, conv_key: str, norm_key: str) -> dict[str, Key]:
-    """A convolution and its norm."""
+    """Keys of a convolution and its norm."""
     return {
         f"params/{conv}/kernel": Key(f"{conv_key}.weight", CONV),
         f"params/{norm}/scale": Key(f"{norm_key}.weight"),
@@ -72,12 +72,12 @@ def _head(key: str) -> dict[str, Key]:
 
 
 def _also(table: Mapping[str, Key], name: str, other: str) -> dict[str, Key]:
-    """The same keys, also read where they say `other` for `name`."""
+    """The same keys, with alternatives in which `other` replaces `name`."""
     return {leaf: dataclasses.replace(key, others=(key.name.replace(name, other),)) for leaf, key in table.items()}
 
 
 def _counters(table: Mapping[str, Key]) -> dict[str, np.ndarray]:
-    """PyTorch's count of batches for every norm of a table; nothing reads it, but its loaders want it."""
+    """PyTorch's batch counter for every norm of a table: unused, but required by its loaders."""
     means = (key.name for key in table.values() if key.name.endswith("running_mean"))
     return {name.replace("running_mean", "num_batches_tracked"): np.int64(0) for name in means}
 
@@ -106,7 +106,7 @@ def _hf_keys(port: Port) -> dict[str, Key]:
 def _hf_options(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """Absent fields have `ResNetConfig`'s defaults."""
+    """The port's options; absent fields have `ResNetConfig`'s defaults."""
     expect(config, hidden_act="relu", downsample_in_first_stage=False)
     block, width = config.get("layer_type", "bottleneck"), config.get("embedding_size", 64)
     depths = tuple(config.get("depths", (3, 4, 6, 3)))
@@ -127,7 +127,7 @@ def _hf_options(
 
 
 def _widths(width: int, widths: tuple[int, ...]) -> tuple[int, ...]:
-    """The port's `widths`: () where they double from the stem's, as in every network of the paper."""
+    """The port's `widths`: () if they double from stage to stage, as in every network of the paper."""
     return () if widths == tuple(width * 2**stage for stage in range(len(widths))) else widths
 
 
@@ -149,8 +149,8 @@ def _hf_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) ->
 
 
 def _torchvision_keys(port: Port) -> dict[str, Key]:
-    """CIFAR code calls the head `linear` and a projection `shortcut`, torchvision `fc` and `downsample`; each is also
-    read under the other's name, and written under its own."""
+    """The key table. CIFAR code names the head `linear` and a projection `shortcut`, torchvision `fc` and `downsample`;
+    both names are read, and the stem decides which is written."""
     heads, shortcuts = ("fc", "linear"), ("downsample", "shortcut")
     if port.module.stem_kind == "cifar":
         heads, shortcuts = heads[::-1], shortcuts[::-1]
@@ -168,9 +168,9 @@ def _torchvision_keys(port: Port) -> dict[str, Key]:
 def _torchvision_options(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """From the shapes; the image's size and statistics from `input` of a config.json where there is one.
+    """The port's options from tensor shapes; image size and statistics from `input` of a config.json, if any.
 
-    Shapes can't tell a bottleneck that strides in its 1x1 (v1) from torchvision's own (v1.5), which is `guessed`.
+    Shapes can't tell a bottleneck that strides in its 1x1 (v1) from torchvision's (v1.5), which is `guessed`.
     """
     if len(shapes.get("conv1.weight", ())) != 4 or "layer1.0.conv1.weight" not in shapes:
         raise InputError(
@@ -199,7 +199,7 @@ def _torchvision_options(
 
 
 def _torchvision_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    """No library's own format; what `_torchvision_options` reads back, and the labels."""
+    """A config.json for `_torchvision_options` to read back, with the labels; no library defines this format."""
     spec = port.preprocessing
     image = {"size": list(spec.size[:2]), "mean": list(spec.mean), "std": list(spec.std)}
     return {"family": "resnet", "key_layout": "torchvision", "input": image, **labelled(port, labels)}
