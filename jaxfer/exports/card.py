@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, where its weights come from, what it scored, how to load it."""
+"""The model card of an export: its model, origin, scores and loading code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AUTO_CLASSES = {
 
 
 def card(finished: FinishedRun, format: str) -> str:
-    """README.md of an export, Markdown with the Hub's header."""
+    """The README.md of an export: Markdown with the Hub's metadata header."""
     experiment, result = finished.experiment, finished.result
     last, commit = finished.stage.config, _commit(finished)
     library = format if format in ("peft", SENTENCE) else "transformers"
@@ -65,13 +65,13 @@ def card(finished: FinishedRun, format: str) -> str:
 
 
 def _longest(finished: FinishedRun) -> dict[str, str]:
-    """Of a text model: what it was trained to read of a text."""
+    """The longest input that a text model was trained on; {} for other models."""
     spec = finished.stage.spec.port.preprocessing
     return {"Longest input": f"{spec.max_length} tokens"} if isinstance(spec, TextPreprocessing) else {}
 
 
 def _commit(finished: FinishedRun) -> str | None:
-    """The Hub's, of the checkpoint that a run started from; None where it was none of the Hub."""
+    """The Hub commit of the checkpoint that a run started from; None for other sources."""
     foreign = is_foreign(finished.experiment.run.init)
     return finished.result["lineage"]["source"]["commit"] if foreign else None
 

@@ -1,4 +1,4 @@
-"""Carry a run's result out: a folder that other people's tools load, written whole or not at all."""
+"""Export a run's model atomically to a folder that other libraries can load."""
 
 from __future__ import annotations
 
@@ -31,26 +31,30 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
     """Writes a finished run's model as a folder for `transformers`, `peft` or `sentence-transformers`, or under another
     layout's names.
 
-    The weights are those that result.json describes, merged where a method added to them (LoRA); what training left
-    alone is bitwise the source's.
+    The weights are those that result.json describes, with a method's additions (LoRA) merged. Leaves that training did
+    not change equal the source's bitwise.
 
     Args:
-      run: its folder.
+      run: the run's folder.
       format: `hf`, another layout of the family (`torchvision`), `sentence-transformers` for a model that pools its
-        tokens, or `peft`: the adapter of a LoRA run alone.
-      out: the folder to write; None: `export-FORMAT` in the run's. An export that is there is replaced.
+        tokens, or `peft` for only the adapter of a LoRA run.
+      out: the folder to write; None for `export-FORMAT` in the run's folder. An existing export is replaced.
 
     Returns:
       The folder.
 
     Raises:
-      InputError: no finished run, a model that the format can't express, or a folder that holds something else.
+      InputError: no finished run, a model that the format can't express, or an `out` folder with other content.
     """
     finished = open_run(run)
     target = files.opened(os.path.expanduser(out) if out else finished.folder / f"export-{format}")
     family = finished.experiment.model.name
-    ours = [layout for layout in layouts() if layout.family == family]
-    known = [PEFT, *([SENTENCE] if any(layout.encoder for layout in ours) else []), *(layout.name for layout in ours)]
+    family_layouts = [layout for layout in layouts() if layout.family == family]
+    known = [
+        PEFT,
+        *([SENTENCE] if any(layout.encoder for layout in family_layouts) else []),
+        *(layout.name for layout in family_layouts),
+    ]
     if format not in known:
         raise InputError(f"--format={format}: model {family!r} can't be exported so{nearest(str(format), known)}")
     _check_target(target)
@@ -79,7 +83,7 @@ def _write_model(finished: FinishedRun, layout: Layout, folder: epath.Path) -> N
 
 
 def _marker(finished: FinishedRun, format: str) -> dict[str, Any]:
-    """jaxfer.json: what makes a folder an export, and what not every format has a word for."""
+    """jaxfer.json, which marks a folder as an export and stores what some formats cannot express."""
     task, spec = finished.experiment.task.name, finished.stage.spec.port.preprocessing
     return {
         "format": format,
@@ -94,13 +98,13 @@ def _marker(finished: FinishedRun, format: str) -> dict[str, Any]:
 
 
 def _check_meaning(finished: FinishedRun, layout: Layout, format: str, folder: epath.Path) -> None:
-    """`InputError` where the folder, read again, would be another model: the format has no word for an option."""
-    family, ours = layout.family, dict(finished.experiment.model.options)
-    theirs = foreign.opened(str(folder), family, {} if layout.model_types else ours).options
-    free = {name: ours[name] for name in FREE if name in ours}
-    here = finished.stage.spec.port
-    there = MODELS.make(family, outputs=here.outputs, **{**theirs, **free})
-    facts = [{**vars(port.module), **vars(port.preprocessing), **_per_channel(port)} for port in (here, there)]
+    """Raises `InputError` if the exported folder reads back as another model because the format lacks an option."""
+    family, options = layout.family, dict(finished.experiment.model.options)
+    exported_options = foreign.opened(str(folder), family, {} if layout.model_types else options).options
+    free = {name: options[name] for name in FREE if name in options}
+    trained = finished.stage.spec.port
+    exported = MODELS.make(family, outputs=trained.outputs, **{**exported_options, **free})
+    facts = [{**vars(port.module), **vars(port.preprocessing), **_per_channel(port)} for port in (trained, exported)]
     skip = ("parent", "name", "scope", "tokenizer", "tokenizer_sha256")
     lost = [f"{k}={v!r}" for k, v in facts[0].items() if k not in skip and not k.startswith("_") and facts[1][k] != v]
     if lost:
@@ -108,7 +112,7 @@ def _check_meaning(finished: FinishedRun, layout: Layout, format: str, folder: e
 
 
 def _per_channel(port: Port) -> dict[str, Any]:
-    """The image's statistics with one value a channel."""
+    """The image's statistics with one value per channel."""
     spec = port.preprocessing
     if not isinstance(spec, Preprocessing):
         return {}

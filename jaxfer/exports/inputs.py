@@ -1,4 +1,4 @@
-"""The inputs of `predict` as examples: files, texts, arrays, pictures. An unreadable one does not stop the others."""
+"""Convert the inputs of `predict` (files, texts, arrays, images) to examples; an unreadable input stops no other."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from jaxfer.data.encodings.text import texts
 from jaxfer.data.split import Fetch
 from jaxfer.errors import InputError
 
-TABLES = (".csv", ".jsonl")  # whose lines are not texts; those of a .tsv may be pairs
-AS_PNG = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")  # what a PNG holds; Pillow makes RGB of other modes
+TABLES = (".csv", ".jsonl")  # their lines are not texts; lines of a .tsv may be pairs
+AS_PNG = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")  # modes that a PNG can store; others are converted to RGB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Given:
-    """Inputs in their order.
+class Inputs:
+    """Inputs in order.
 
     Attributes:
-      names: what an answer calls each.
-      errors: {position: why it can't be read}.
-      fetch: fetches the others, in their order.
+      names: the name of each input in its answer.
+      errors: {position: why the input can't be read}.
+      fetch: fetches the readable inputs, in order.
     """
 
     names: tuple[str, ...]
@@ -38,10 +38,10 @@ class Given:
 
 
 def listed(inputs: Any) -> list[Any]:
-    """A list of inputs; a single file, text, picture or array stands for a list of one, [n, h, w, c] for n images.
+    """The inputs as a list: a single file, text, image or array becomes a list of one, [n, h, w, c] n images.
 
     Raises:
-      InputError: nothing of the kind.
+      InputError: unsupported inputs.
     """
     one_array = isinstance(inputs, np.ndarray) and inputs.ndim in (0, 2, 3)
     if one_array or isinstance(inputs, (str, os.PathLike, Image.Image)):
@@ -51,23 +51,23 @@ def listed(inputs: Any) -> list[Any]:
     raise InputError(f"inputs: expected a file, a text, an image or a list of them, found {_shown(inputs)}")
 
 
-def images(inputs: Sequence[Any], preprocessing: Preprocessing) -> Given:
-    """Image files, uint8 arrays [h, w, channels] or [h, w], and Pillow's images; each is tried before any is answered.
+def images(inputs: Sequence[Any], preprocessing: Preprocessing) -> Inputs:
+    """Checks and collects image files, uint8 arrays [h, w, channels] or [h, w], and Pillow images.
 
     Raises:
-      InputError: an input that is none of these.
+      InputError: an input of another type.
     """
     names, errors, sources = [], {}, []
-    for i, given in enumerate(inputs):
-        file = isinstance(given, (str, os.PathLike))
-        source = given if file else _pixels(given, i)
-        names.append(_printable(given) if file else f"input {i}")
+    for i, item in enumerate(inputs):
+        file = isinstance(item, (str, os.PathLike))
+        source = item if file else _pixels(item, i)
+        names.append(_printable(item) if file else f"input {i}")
         try:
             fit(_decoded(source), preprocessing)
             sources.append(source)
         except InputError as error:
             errors[i] = str(error)
-    return Given(names=tuple(names), errors=errors, fetch=Decoded(tuple(sources)))
+    return Inputs(names=tuple(names), errors=errors, fetch=Decoded(tuple(sources)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -80,13 +80,13 @@ class Decoded:
         return _decoded(self.sources[row])
 
 
-def text_files(inputs: Sequence[Any]) -> Given:
-    """The lines of text files, blank ones left out; a file that can't be read or has none is an input with an error.
+def text_files(inputs: Sequence[Any]) -> Inputs:
+    """The non-blank lines of text files; an unreadable or empty file becomes an input with an error.
 
     Raises:
-      InputError: an input that names no file, or lines with other than one text or two.
+      InputError: an input that is not a file name, or lines with other than one or two texts.
     """
-    found: list[tuple[str, str | None]] = []
+    entries: list[tuple[str, str | None]] = []
     for i, name in enumerate(inputs):
         if not isinstance(name, (str, os.PathLike)):
             raise InputError(
@@ -94,35 +94,35 @@ def text_files(inputs: Sequence[Any]) -> Given:
             )
         if Path(name).suffix.lower() in TABLES:
             fix = "--labelled scores one with labels; else give its texts, one a line"
-            found.append((_printable(name), f"expected lines of text, found the table {str(name)!r}; {fix}"))
+            entries.append((_printable(name), f"expected lines of text, found the table {str(name)!r}; {fix}"))
             continue
         try:
             content = Path(name).read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
             fix = "; a text itself goes with --text (text=True)" if isinstance(error, OSError) else ""
-            found.append((_printable(name), f"expected a text file, found {str(name)!r} ({reason}){fix}"))
+            entries.append((_printable(name), f"expected a text file, found {str(name)!r} ({reason}){fix}"))
             continue
-        # Only line feeds end a line: `str.splitlines` would part a text at U+2028 or a form feed too.
+        # Only line feeds end a line: `str.splitlines` would also split at U+2028 or a form feed.
         lines = [line for line in content.split("\n") if line.strip()]
-        found += [(line, None) for line in lines]
+        entries += [(line, None) for line in lines]
         if not lines:
-            found.append((_printable(name), f"expected a text a line in {str(name)!r}, found none; add some"))
-    errors = {i: error for i, (_, error) in enumerate(found) if error is not None}
-    return _phrases([name for name, _ in found], errors)
+            entries.append((_printable(name), f"expected a text a line in {str(name)!r}, found none; add some"))
+    errors = {i: error for i, (_, error) in enumerate(entries) if error is not None}
+    return _phrases([name for name, _ in entries], errors)
 
 
-def phrases(inputs: Sequence[Any]) -> Given:
-    """Texts, or pairs: two texts in a tuple, or parted by a tab.
+def phrases(inputs: Sequence[Any]) -> Inputs:
+    """Texts or pairs of texts: a tuple of two, or two separated by a tab.
 
     Raises:
-      InputError: an input that is no text, or both texts and pairs.
+      InputError: an input that is not a text, or a mix of texts and pairs.
     """
     names, errors = [], {}
-    for i, given in enumerate(inputs):
-        parts = (given,) if isinstance(given, str) else given
+    for i, item in enumerate(inputs):
+        parts = (item,) if isinstance(item, str) else item
         if not isinstance(parts, (tuple, list)) or not parts or not all(isinstance(part, str) for part in parts):
-            raise InputError(f"inputs[{i}]: expected a text, or a pair of texts, found {_shown(given)}")
+            raise InputError(f"inputs[{i}]: expected a text, or a pair of texts, found {_shown(item)}")
         names.append("\t".join(parts))
         try:
             names[i].encode()
@@ -132,40 +132,40 @@ def phrases(inputs: Sequence[Any]) -> Given:
     return _phrases(names, errors)
 
 
-def _phrases(names: Sequence[str], errors: Mapping[int, str]) -> Given:
+def _phrases(names: Sequence[str], errors: Mapping[int, str]) -> Inputs:
     parts = [name.split("\t") for i, name in enumerate(names) if i not in errors]
     counts = {len(part) for part in parts}
     if counts - {1, 2} or len(counts) > 1:
         raise InputError("expected a text a line, or in every line two parted by a tab; found both or more")
     columns = [tuple(column) for column in zip(*parts, strict=True)] or [()]
-    return Given(names=tuple(names), errors=errors, fetch=texts(*columns))
+    return Inputs(names=tuple(names), errors=errors, fetch=texts(*columns))
 
 
 def _decoded(source: Any) -> np.ndarray:
     return source if isinstance(source, np.ndarray) else decode(source)
 
 
-def _pixels(given: Any, i: int) -> np.ndarray:
-    """uint8 [h, w, channels] of an array, or of one of Pillow's images as if it were read from a file."""
-    if isinstance(given, Image.Image):
+def _pixels(image: Any, i: int) -> np.ndarray:
+    """uint8 [h, w, channels] of an array, or of a Pillow image as if read from a file."""
+    if isinstance(image, Image.Image):
         buffer = io.BytesIO()
-        (given if given.mode in AS_PNG else given.convert("RGB")).save(buffer, "PNG", compress_level=1)
+        (image if image.mode in AS_PNG else image.convert("RGB")).save(buffer, "PNG", compress_level=1)
         return decode(buffer.getvalue(), f"input {i}")
-    if not isinstance(given, np.ndarray):
-        raise InputError(f"inputs[{i}]: expected an image file, an array or a Pillow image, found {_shown(given)}")
-    array = given[..., None] if given.ndim == 2 else given
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"inputs[{i}]: expected an image file, an array or a Pillow image, found {_shown(image)}")
+    array = image[..., None] if image.ndim == 2 else image
     if array.dtype != np.uint8 or array.ndim != 3 or not array.size or array.shape[2] > 4:
         fix = "values of 0..1 are to be multiplied by 255 and rounded"
-        raise InputError(f"inputs[{i}]: expected uint8 [height, width, channels], found {_shown(given)}; {fix}")
+        raise InputError(f"inputs[{i}]: expected uint8 [height, width, channels], found {_shown(image)}; {fix}")
     return array
 
 
 def _printable(name: Any) -> str:
-    """A name as any terminal takes it: bytes that are no UTF-8 are written out."""
+    """A printable name: bytes that are not UTF-8 are escaped."""
     return str(name).encode(errors="backslashreplace").decode()
 
 
-def _shown(given: Any) -> str:
-    if isinstance(given, np.ndarray):
-        return f"{given.dtype} {list(given.shape)}"
-    return f"{given!r:.60}" if isinstance(given, (str, int, float, type(None))) else f"a {type(given).__name__}"
+def _shown(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"{value!r:.60}" if isinstance(value, (str, int, float, type(None))) else f"a {type(value).__name__}"

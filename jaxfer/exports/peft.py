@@ -1,4 +1,4 @@
-"""A LoRA run as a `peft` adapter: its low-rank matrices and its head, to be put on the checkpoint it began with."""
+"""Export a LoRA run as a `peft` adapter: its low-rank matrices and head, to load onto its source checkpoint."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from jaxfer.runs.finished import FinishedRun
 
 
 def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
-    """adapter_config.json and adapter_model.safetensors of a run whose one stage is LoRA on a checkpoint.
+    """Writes adapter_config.json and adapter_model.safetensors of a run whose only stage is LoRA on a checkpoint.
 
     Raises:
-      InputError: another method, a source that peft can't name, or a backbone that training changed.
+      InputError: another method, a source that peft can't name, or a changed backbone.
     """
     experiment, config, port = finished.experiment, finished.stage.config, finished.stage.spec.port
     init, family = experiment.run.init, experiment.model.name
@@ -36,13 +36,15 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     checkpoint = foreign.opened(init, family, dict(experiment.model.options), experiment.init_options)
     if not checkpoint.layout.model_types:
         raise InputError(f"--format=peft adapts transformers' models, {init} has another layout; merge the run instead")
-    if getattr(port.module, "tf_padding", False):  # it asks each convolution for its stride, and peft's have none
+    if getattr(port.module, "tf_padding", False):  # it reads each convolution's stride, which peft's layers lack
         raise InputError(f"--format=peft: peft can't wrap the convolutions of a padded {family}; use --format=hf")
-    if checkpoint.found.adapter is not None:
+    if checkpoint.files.adapter is not None:
         raise InputError(f"--format=peft: {init} is an adapter itself, and peft puts none on another; use --format=hf")
     backbone = {path: leaf for path, leaf in finished.state.params.items() if path != "lora"}
     _check_base(checkpoint, port, backbone, finished)
-    layout.config(port, dict(experiment.model.options), finished.classes)  # it refuses what no class of theirs computes
+    layout.config(
+        port, dict(experiment.model.options), finished.classes
+    )  # raises for models that no transformers class computes
     keys = layout.keys(port)
     low, tensors, targets = flatten(finished.state.params["lora"]), {}, []
     for site in sorted({path.rsplit("/", 1)[0] for path in low}):
@@ -50,7 +52,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         module = in_memory(family, key.name.removesuffix(".weight"))
         a, b = (np.asarray(low[f"{site}/{name}"]) for name in "ab")
         targets.append(module)
-        tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = _theirs(
+        tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = _torch_factors(
             a, b, conv=key.transform is CONV
         )
     head = {leaf: key for leaf, key in keys.items() if leaf.startswith(f"params/{port.head}/")}
@@ -60,8 +62,8 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     content = {
         "peft_type": "LORA",
         "task_type": None if "image" in port.inputs else "SEQ_CLS",
-        "base_model_name_or_path": checkpoint.found.init,
-        "revision": checkpoint.found.commit,
+        "base_model_name_or_path": checkpoint.files.init,
+        "revision": checkpoint.files.commit,
         "r": config.options["rank"],
         "lora_alpha": config.options["alpha"],
         "lora_dropout": 0.0,
@@ -74,8 +76,8 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     files.write_json(folder / ADAPTER_CONFIG, content)
 
 
-def _theirs(a: np.ndarray, b: np.ndarray, *, conv: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(A, B) of torch layers: linear [r, in] and [out, r], of convolutions [r, in, h, w] and [out, r, 1, 1]."""
+def _torch_factors(a: np.ndarray, b: np.ndarray, *, conv: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(A, B) in torch's axes: linear [r, in] and [out, r], convolution [r, in, h, w] and [out, r, 1, 1]."""
     if conv:
         return CONV.store(a), b.T[:, :, None, None]
     rank = b.shape[0]
@@ -83,13 +85,13 @@ def _theirs(a: np.ndarray, b: np.ndarray, *, conv: bool) -> tuple[np.ndarray, np
 
 
 def _check_base(checkpoint: foreign.Checkpoint, port: Port, backbone: Mapping[str, Any], finished: FinishedRun) -> None:
-    """The adapter is put on the checkpoint itself: outside the head nothing else may have changed."""
+    """Raises `InputError` if training changed any leaf outside the head and the adapter."""
     leaves = flatten({"params": backbone, **finished.state.model_state})
     head = [leaf for leaf in leaves if leaf.startswith(f"params/{port.head}/")]
     source = carrying.carry(checkpoint, port, leaves, reset=head, differs=finished.experiment.run.differs)
-    theirs = flatten({"params": source.params, **source.model_state})
+    base = flatten({"params": source.params, **source.model_state})
     resized = [leaf for leaf, entry in source.ledger.items() if entry["what"] in ("resized", "inflated")]
-    moved = [leaf for leaf in theirs if not np.array_equal(theirs[leaf], jax.device_get(leaves[leaf]))]
+    moved = [leaf for leaf in base if not np.array_equal(base[leaf], jax.device_get(leaves[leaf]))]
     fresh = [leaf for leaf in source.fresh if leaf not in head]
     if changed := sorted({*resized, *moved, *fresh}):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Labels and probabilities for files or texts, from a run, its export, or any checkpoint with a head."""
+"""Predict labels and probabilities for files or texts with a run, an export, or any checkpoint with a head."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxfer.data.loader import eval_batches
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 from jaxfer.exports.hf import label_names
-from jaxfer.exports.inputs import Given, images, listed, phrases, text_files
+from jaxfer.exports.inputs import Inputs, images, listed, phrases, text_files
 from jaxfer.models.port import Port
 from jaxfer.pretrained import foreign
 from jaxfer.pretrained.heads import guessed_task, head_width, loaded, whole_length
@@ -27,15 +27,15 @@ from jaxfer.runs.folder import holds_run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model that answers.
+    """A model ready for prediction.
 
     Attributes:
-      port: its family, size and preprocessing.
+      port: its network and preprocessing.
       params: nested, head included.
       model_state: running statistics.
       labels: name of each output.
       task: `classification`, `multilabel` or `regression`.
-      notes: what a user should know of its files, a line each.
+      notes: remarks about its files, one line each.
     """
 
     port: Port
@@ -48,15 +48,15 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a model says of one input.
+    """A model's answer to one input.
 
     Attributes:
       input: the file or the text.
-      labels: the likeliest class alone; of a set, those at or above one half; () for regression.
-      probabilities: {class: probability}, likeliest first; they sum to 1 except for sets.
-      value: of a regression.
-      error: why there is none of this, in one line.
-      expected: the label that a labelled file gives, a set's parted by semicolons; None elsewhere.
+      labels: the likeliest class; for multilabel, all at or above one half; () for regression.
+      probabilities: {class: probability}, likeliest first; they sum to 1 except for multilabel.
+      value: the predicted value of a regression.
+      error: why there is no answer, in one line.
+      expected: the label in a labelled file, several separated by semicolons; else None.
     """
 
     input: str
@@ -67,19 +67,19 @@ class Prediction:
     expected: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As a JSON line: only what there is."""
-        found = {"input": self.input, "expected": self.expected, "error": self.error, "value": self.value}
-        found = {name: value for name, value in found.items() if value is not None}
+        """The fields of its JSON line; absent values are omitted."""
+        fields = {"input": self.input, "expected": self.expected, "error": self.error, "value": self.value}
+        fields = {name: value for name, value in fields.items() if value is not None}
         if self.probabilities:
-            found |= {"labels": list(self.labels), "probabilities": self.probabilities}
-        return found
+            fields |= {"labels": list(self.labels), "probabilities": self.probabilities}
+        return fields
 
 
 def load_export(folder: str | epath.Path) -> Model:
-    """The model in an exported folder, or in any checkpoint or adapter with a head: a folder, or a name on the Hub.
+    """Loads an export, or any checkpoint or adapter with a head, from a folder or by its Hub name.
 
     Raises:
-      InputError: no checkpoint there, one that is not read, or one without a head.
+      InputError: no such checkpoint, an unsupported one, or one without a head.
     """
     files.opened(folder)
     checkpoint = foreign.opened(str(folder), AUTO, {})
@@ -100,10 +100,10 @@ def load_export(folder: str | epath.Path) -> Model:
 
 
 def load_model(source: str | epath.Path) -> Model:
-    """The model of a finished run, merged, or of an export or an adapter."""
+    """Loads the merged model of a finished run, or an export or adapter."""
     folder = files.opened(source).expanduser()
     if not holds_run(folder):
-        return load_export(source)  # it says what is wrong where there is nothing at all
+        return load_export(source)  # it also reports a missing folder
     finished = open_run(folder)
     params, model_state = finished.stage.leave(finished.state)
     port = finished.stage.spec.port
@@ -114,18 +114,17 @@ def load_model(source: str | epath.Path) -> Model:
 def predict(
     source: str | epath.Path | Model, inputs: Any, *, text: bool = False, batch_size: int = 32
 ) -> list[Prediction]:
-    """Answers in the order of the inputs.
+    """Predicts an answer for each input, in order.
 
     Args:
-      source: a finished run, an export, a checkpoint with a head, or what `load_export` gave.
-      inputs: one or a list of them: image files, uint8 arrays [h, w, channels], Pillow's images; for a text
-        model files with a text a line, a pair's two parted by a tab.
-      text: the inputs are the texts themselves, or pairs of them.
-      batch_size: inputs at a time.
+      source: a finished run, an export, a checkpoint with a head, or a loaded model.
+      inputs: one input or a list: image files, uint8 arrays [h, w, channels] or Pillow images; for a text model,
+        files with one text per line, the two of a pair separated by a tab.
+      text: whether the inputs are the texts themselves, or pairs of them.
+      batch_size: inputs per batch.
 
     Raises:
-      InputError: no model there, or inputs of another kind than the model's. A file that can't be read is no reason:
-        its answer says so.
+      InputError: no such model, or inputs of the wrong kind. An unreadable file is reported in its answer instead.
     """
     if batch_size < 1:
         raise InputError(f"batch_size: expected at least 1, found {batch_size}")
@@ -138,16 +137,16 @@ def predict(
     return answers(model, phrases(inputs) if text else text_files(inputs), batch_size)[0]
 
 
-def answers(model: Model, given: Given, batch_size: int) -> tuple[list[Prediction], np.ndarray]:
+def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Prediction], np.ndarray]:
     """(an answer to each input, [readable inputs, outputs] float32)."""
-    good = [i for i in range(len(given.names)) if i not in given.errors]
-    found = {i: Prediction(input=given.names[i], error=error) for i, error in given.errors.items()}
+    good = [i for i in range(len(inputs.names)) if i not in inputs.errors]
+    predictions = {i: Prediction(input=inputs.names[i], error=error) for i, error in inputs.errors.items()}
     outputs = np.zeros((0, len(model.labels)), np.float32)
     if good:
-        split = Split(labels=np.zeros(len(good), np.int32), fetch=given.fetch)
+        split = Split(labels=np.zeros(len(good), np.int32), fetch=inputs.fetch)
         outputs = _outputs(model, split, min(batch_size, len(good)))
-        found |= {i: _answer(model, given.names[i], row) for i, row in zip(good, outputs, strict=True)}
-    return [found[i] for i in range(len(given.names))], outputs
+        predictions |= {i: _answer(model, inputs.names[i], row) for i, row in zip(good, outputs, strict=True)}
+    return [predictions[i] for i in range(len(inputs.names))], outputs
 
 
 def _outputs(model: Model, split: Split, batch_size: int) -> np.ndarray:
@@ -162,9 +161,9 @@ def _outputs(model: Model, split: Split, batch_size: int) -> np.ndarray:
 
 def _answer(model: Model, name: str, row: np.ndarray) -> Prediction:
     if not np.isfinite(row).all():
-        found = ", ".join(f"{value:g}" for value in row[:4])
+        values = ", ".join(f"{value:g}" for value in row[:4])
         fix = "check the input, or give a checkpoint that computes finite ones"
-        return Prediction(input=name, error=f"expected finite outputs for {name!r}, found {found}; {fix}")
+        return Prediction(input=name, error=f"expected finite outputs for {name!r}, found {values}; {fix}")
     if model.task == "regression":
         return Prediction(input=name, value=float(row[0]))
     row = row.astype(np.float64)

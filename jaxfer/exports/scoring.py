@@ -1,4 +1,4 @@
-"""A labelled file scored by a model: an answer to each row, and the task's metrics over all of them."""
+"""Score a model on a labelled file: an answer to each row, and the task's metrics over all rows."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from jaxfer import config, files
 from jaxfer.data.encodings.spec import TextPreprocessing
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
-from jaxfer.exports.inputs import Given, images
+from jaxfer.exports.inputs import Inputs, images
 from jaxfer.exports.predict import Model, Prediction, answers, load_model
 from jaxfer.pretrained import foreign
 from jaxfer.registry import SOURCES, TASKS
 from jaxfer.runs import seal
 from jaxfer.runs.folder import holds_run
 
-# What the labels of a file are, by the model's task; `data.target` of the source `table`.
+# The kind of labels for each task: `data.target` of the source `table`.
 TARGETS = {"classification": "class", "multilabel": "labels", "regression": "value"}
-SETTLED = ("path", "target", "test_fraction")  # options of `table` that the file and the model decide
+SETTLED = ("path", "target", "test_fraction")  # options of `table` fixed by the file and the model
 IMAGES = "file"  # the column of image files, relative to the table's folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scored:
-    """A scored file.
+    """The result of scoring a file.
 
     Attributes:
-      metrics: {metric: value} over the rows that have an answer; empty where none has.
-      predictions: an answer to each row, with the label that the file expects.
-      notes: what was assumed or left out, a line each.
+      metrics: {metric: value} over the rows with an answer; empty without any.
+      predictions: an answer to each row, with the expected label.
+      notes: assumptions and omissions, one line each.
     """
 
     metrics: dict[str, float]
@@ -49,19 +49,18 @@ def score(
     overrides: Mapping[str, Any] | None = None,
     batch_size: int = 32,
 ) -> Scored:
-    """Answers each row of a table and compares it with the row's label.
+    """Predicts each row of a table and compares the answer with the row's label.
 
     Args:
       source: a finished run, an export, or a checkpoint with a head.
-      file: .csv, .tsv or .jsonl as the data source `table` reads it, with the columns `text` and `label`; for an image
-        model `file` and `label`.
-      overrides: {"data.x": value} for other columns (`data.text`, `data.text_pair`, `data.label`) and whatever else
-        that source may be told of a file.
-      batch_size: rows at a time.
+      file: .csv, .tsv or .jsonl for the data source `table`, with the columns `text` and `label`, or `file` and `label`
+        for an image model.
+      overrides: {"data.x": value} for other columns (`data.text`, `data.text_pair`, `data.label`) and other options of
+        that source.
+      batch_size: rows per batch.
 
     Raises:
-      InputError: no model or file there, labels that the model does not have, or a run whose test split is sealed: the
-        file may hold it.
+      InputError: no such model or file, unknown labels, or a run whose test split is sealed, as the file may hold it.
     """
     overrides = overrides or {}
     config.check_overrides(overrides)
@@ -71,17 +70,17 @@ def score(
         raise InputError(f"--labelled: {file} may hold the test split; {error}") from None
     model = load_model(source)
     data = _table(model, file, overrides)
-    split = data.splits["train"]  # a file that stands alone is all `train`
+    split = data.splits["train"]  # a single file is entirely `train`
     labels, notes = _labels(model, data, file)
-    found, outputs = answers(model, _given(model, split.fetch, Path(file).parent), batch_size)
-    answered = np.asarray([answer.error is None for answer in found])
-    read = np.asarray([np.isfinite(row).all() for row in outputs], bool)  # `outputs` has no rows that can't be read
+    predicted, outputs = answers(model, _inputs(model, split.fetch, Path(file).parent), batch_size)
+    answered = np.asarray([answer.error is None for answer in predicted])
+    read = np.asarray([np.isfinite(row).all() for row in outputs], bool)  # `outputs` omits unreadable rows
     metrics = _metrics(model.task, outputs[read], labels[answered]) if answered.any() else {}
     if not answered.all():
-        notes = (*notes, f"{int((~answered).sum())} of {len(found)} rows have no answer and count in no metric")
+        notes = (*notes, f"{int((~answered).sum())} of {len(predicted)} rows have no answer and count in no metric")
     predictions = tuple(
         dataclasses.replace(answer, expected=_spelled(model, label))
-        for answer, label in zip(found, labels, strict=True)
+        for answer, label in zip(predicted, labels, strict=True)
     )
     return Scored(metrics=metrics, predictions=predictions, notes=(*data.notes, *notes))
 
@@ -95,7 +94,7 @@ def _check_seal(source: str | epath.Path) -> None:
 
 
 def _table(model: Model, file: str | Path, overrides: Mapping[str, Any]) -> Dataset:
-    """The file as the data source `table` reads it."""
+    """Reads the file with the data source `table`."""
     if model.task not in TARGETS:
         raise InputError(f"--labelled: task {model.task!r} has no labelled files; known: {', '.join(TARGETS)}")
     if not Path(file).expanduser().is_file():
@@ -113,18 +112,18 @@ def _table(model: Model, file: str | Path, overrides: Mapping[str, Any]) -> Data
     return SOURCES.make("table", **dict(options))
 
 
-def _given(model: Model, fetch: Any, folder: Path) -> Given:
+def _inputs(model: Model, fetch: Any, folder: Path) -> Inputs:
     if isinstance(model.port.preprocessing, TextPreprocessing):
         names = fetch.first if fetch.second is None else map("\t".join, zip(fetch.first, fetch.second, strict=True))
-        return Given(names=tuple(names), errors={}, fetch=fetch)
+        return Inputs(names=tuple(names), errors={}, fetch=fetch)
     if fetch.second is not None:
         raise InputError("config.data.text_pair: the model reads images, one a row; leave it out")
-    given = images([folder / name for name in fetch.first], model.port.preprocessing)
-    return dataclasses.replace(given, names=fetch.first)
+    inputs = images([folder / name for name in fetch.first], model.port.preprocessing)
+    return dataclasses.replace(inputs, names=fetch.first)
 
 
 def _labels(model: Model, data: Dataset, file: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(labels of the rows in the order of the model's outputs, what was assumed)."""
+    """(labels of the rows in the order of the model's outputs, notes)."""
     labels = data.splits["train"].labels
     if model.task == "regression":
         return labels, ()
@@ -137,7 +136,7 @@ def _labels(model: Model, data: Dataset, file: str | Path) -> tuple[np.ndarray, 
 
 
 def _places(labels: Sequence[str], classes: Sequence[str], file: str | Path) -> tuple[list[int], tuple[str, ...]]:
-    """(the model's output for each class of the file, what was assumed): by name; by number where all are numbers."""
+    """(the model's output for each class of the file, notes): matched by name, or by number if all are numbers."""
     unknown = [name for name in classes if name not in labels]
     if not unknown:
         return [labels.index(name) for name in classes], ()

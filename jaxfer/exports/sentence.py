@@ -1,6 +1,6 @@
-"""A text model that pools its tokens, as `sentence-transformers` has it: encoder, pooling, dense layer, scaling, head.
+"""Export a token-pooling text model for `sentence-transformers`: encoder, pooling, dense layer, scaling, head.
 
-transformers has no class for such a classifier. The folder's root is the bare encoder, which its `AutoModel` loads;
+transformers has no class for such a classifier. The folder's root is the bare encoder, which `AutoModel` loads;
 `SentenceTransformer(folder).encode(texts)` gives the logits.
 """
 
@@ -17,19 +17,19 @@ from jaxfer.pretrained.layout import Layout, store
 from jaxfer.pretrained.sentence import ACTIVATIONS, DENSE, DENSE_KEYS, FLAGS, MODULES, POOLING, PREFIX, WEIGHTS
 from jaxfer.runs.finished import FinishedRun
 
-# The names of 2019, which every version of sentence-transformers reads.
+# Names from 2019, which every version of sentence-transformers reads.
 KIND = "sentence_transformers.models."
 PROJECTION = "2_Projection"
 TORCH = "torch.nn.modules."
 MODES = {mode: flag for flag, mode in FLAGS.items()}
-SINCE_2019 = ("cls", "mean", "max", "mean_sqrt_len_tokens")  # the modes that the first versions' files list
+SINCE_2019 = ("cls", "mean", "max", "mean_sqrt_len_tokens")  # modes listed in files of the first versions
 
 
 def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
-    """modules.json and what it names, all but the tokenizer.
+    """Writes modules.json and the modules it lists, without the tokenizer.
 
     Raises:
-      InputError: the model reads BERT's own pooler.
+      InputError: the model uses BERT's pooler.
     """
     port = finished.stage.spec.port
     module = port.module
@@ -74,7 +74,9 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
 
 def _layer(inputs: int, outputs: int, bias: bool, activation: str) -> dict[str, Any]:
     """config.json of a Dense module."""
-    names = {ours: f"{'linear' if ours == 'identity' else 'activation'}.{name}" for name, ours in ACTIVATIONS.items()}
+    names = {
+        option: f"{'linear' if option == 'identity' else 'activation'}.{name}" for name, option in ACTIVATIONS.items()
+    }
     if activation not in names:
         raise InputError(
             f"--format=sentence-transformers has no projection_activation {activation!r}; it has {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""A folder written whole or not at all: beside its place first, then renamed; whatever ends it leaves nothing."""
+"""Write a folder atomically: in a temporary folder beside the target, renamed at the end and removed on failure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxfer import files
 
 @contextlib.contextmanager
 def staged(target: epath.Path) -> Iterator[epath.Path]:
-    """An empty folder to write into, which takes the target's place at the end; an error or SIGTERM removes it."""
+    """Yields an empty folder that replaces the target at the end; an error or SIGTERM removes it."""
     _clear(target)
     temporary = _beside(target, "tmp")
     temporary.mkdir(parents=True)
@@ -31,14 +31,14 @@ def staged(target: epath.Path) -> Iterator[epath.Path]:
 
 @contextlib.contextmanager
 def unwound_by_sigterm() -> Iterator[None]:
-    """SIGTERM raises SystemExit(143), so that `finally` runs; not in other threads, nor over another handler."""
+    """Makes SIGTERM raise SystemExit(143), so that `finally` runs; only in the main thread and if unhandled."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
 
     def leave(signum, frame):
-        signal.signal(signum, signal.SIG_IGN)  # a second one must not cut the cleaning short
+        signal.signal(signum, signal.SIG_IGN)  # a second SIGTERM must not interrupt the cleanup
         raise SystemExit(128 + signum)
 
     signal.signal(signal.SIGTERM, leave)
@@ -53,7 +53,7 @@ def _beside(target: epath.Path, kind: str) -> epath.Path:
 
 
 def _clear(target: epath.Path) -> None:
-    """Removes what killed processes of this machine left beside the target, and undoes half a replacement."""
+    """Removes leftovers of killed processes of this host, and restores a target that was moved aside."""
     if files.remote(target) or not target.parent.is_dir():
         return
     pattern = rf"\.{re.escape(target.name)}\.{re.escape(socket.gethostname())}\.(\d+)\.(tmp|old)"
@@ -78,7 +78,7 @@ def _alive(pid: int) -> bool:
 
 
 def _move(folder: epath.Path, target: epath.Path) -> None:
-    """In its place, the former one aside until it is there."""
+    """Moves the folder to the target; a former target is moved aside until then."""
     former = _beside(target, "old")
     if target.exists():
         target.rename(former)

@@ -1,4 +1,4 @@
-"""Tensors as transformers and peft expect them in a file."""
+"""Write tensors in the form that transformers and peft expect."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from etils import epath
 
 
 def write(path: epath.Path, tensors: Mapping[str, Any]) -> None:
-    """A safetensors file as transformers and peft expect it."""
-    arrays = {name: np.array(value, order="C") for name, value in tensors.items()}  # which keeps a scalar one
+    """Writes a safetensors file that transformers and peft can load."""
+    arrays = {
+        name: np.array(value, order="C") for name, value in tensors.items()
+    }  # unlike ascontiguousarray, keeps scalars 0-d
     path.write_bytes(safetensors.numpy.save(arrays, metadata={"format": "pt"}))

@@ -1,8 +1,8 @@
-"""A `peft` adapter in: its low-rank updates merged into the checkpoint it is put on, its saved modules put in place.
+"""Load a `peft` adapter: merge its low-rank updates into the base checkpoint and replace its saved modules.
 
 Hu et al., 2021, arXiv:2106.09685, eq. 3: W + scale * B A, where scale is `lora_alpha / r`, or `lora_alpha / sqrt(r)`
-for rank-stabilised LoRA (Kalajdzievski, 2023, arXiv:2312.03732). peft's layers compute what ours do: A of a
-convolution runs with its window and stride, and B is a 1x1 one.
+for rank-stabilised LoRA (Kalajdzievski, 2023, arXiv:2312.03732). peft's layers compute the same as
+jaxfer's: A of a convolution has the window and stride of the base layer, and B is a 1x1 convolution.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from jaxfer.errors import InputError
 from jaxfer.pretrained.families import by_model_type
 from jaxfer.pretrained.formats import reading
 from jaxfer.pretrained.formats.reading import Weights
-from jaxfer.pretrained.hub import Found
+from jaxfer.pretrained.hub import CheckpointFiles
 from jaxfer.pretrained.layout import Layout
 
 PREFIX = "base_model.model."
-# peft speaks of modules in memory. Those of transformers 5 differ from the Hub's keys where these patterns match.
+# peft uses the names of modules in memory. In transformers 5 they differ from keys on the Hub by these patterns.
 IN_MEMORY = {
     "vit": (
         (r"\.encoder\.layer\.", ".layers."),
@@ -34,7 +34,7 @@ IN_MEMORY = {
         (r"\.output\.dense\b", ".mlp.fc2"),
     )
 }
-# Fields of adapter_config.json that `merged` goes by, and those that only told peft how to train or where to look.
+# Fields of adapter_config.json that `merged` uses, and those that only affect training or lookup in peft.
 READ = {
     *("peft_type", "base_model_name_or_path", "revision", "r", "lora_alpha", "rank_pattern", "alpha_pattern"),
     *("use_rslora", "modules_to_save", "bias", "init_lora_weights"),
@@ -46,55 +46,55 @@ OF_TRAINING = {
 }
 # Other initialisations (PiSSA, OLoRA, LoftQ, ...) change the base model's own weights when peft loads them.
 PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
-# What a name's pattern may have; peft itself writes plain names.
+# Limits on a stranger's name pattern; peft itself writes plain names.
 LONGEST_PATTERN, REPETITIONS, CHOICES = 500, 3, 4
 MERGE = "merge it with peft (`merge_and_unload`) and give the merged model"
 
 
 def in_memory(family: str, name: str) -> str:
-    """What transformers 5 calls a module or tensor that a checkpoint on the Hub calls `name`, prefix included."""
+    """The in-memory name in transformers 5 of a module or tensor called `name` on the Hub, prefix included."""
     for pattern, replacement in IN_MEMORY.get(family, ()):
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def merged(found: Found, base: Weights) -> Weights:
-    """The base's tensors with the adapter's updates added, in float32 where they touch one, and its modules in place.
+def merged(source: CheckpointFiles, base: Weights) -> Weights:
+    """Merges an adapter into its base: adds its updates (changed tensors become float32) and replaces saved modules.
 
     Args:
-      found: an adapter's files.
-      base: the tensors it is put on.
+      source: the adapter's files.
+      base: the base's tensors.
 
     Raises:
-      InputError: whatever of the adapter is not understood, or has no place in the base.
+      InputError: an unsupported adapter, or an update without a tensor in the base.
     """
-    config, layout = found.adapter.config, by_model_type(found.config.get("model_type"))
-    _check_config(found.init, config)
-    updates, saved = _sorted(found, config)
-    theirs = {_canonical(layout, key): key for key in base}
+    config, layout = source.adapter.config, by_model_type(source.config.get("model_type"))
+    _check_config(source.init, config)
+    updates, saved = _sorted(source, config)
+    keys = {_canonical(layout, key): key for key in base}
     tensors, touched, moved = dict(base), {}, {}
     for module, (a, b) in updates.items():
-        key = theirs.get(_canonical(layout, f"{module}.weight"))
+        key = keys.get(_canonical(layout, f"{module}.weight"))
         if key is None:
-            raise InputError(f"{found.init}: the adapter changes {module}, which its base model does not have")
+            raise InputError(f"{source.init}: the adapter changes {module}, which its base model does not have")
         product, weight = _product(a, b), base[key]
         if product is None or product.shape != weight.shape or not jnp.issubdtype(weight.dtype, jnp.floating):
             shapes = f"A {list(a.shape)} and B {list(b.shape)}"
             raise InputError(
-                f"{found.init}: {shapes} of {module} make no update of {key} {list(weight.shape)} {weight.dtype}"
+                f"{source.init}: {shapes} of {module} make no update of {key} {list(weight.shape)} {weight.dtype}"
             )
-        scale = _scale(found.init, config, module, rank=a.shape[0])
+        scale = _scale(source.init, config, module, rank=a.shape[0])
         with np.errstate(over="ignore", invalid="ignore"):
             update = scale * product
             tensors[key] = (weight.astype(np.float64) + update).astype(np.float32)
         if not np.isfinite(update.astype(np.float32)).all():
             raise InputError(
-                f"{found.init}: the update of {module}, scaled by {scale:g}, is not finite in float32; correct "
+                f"{source.init}: the update of {module}, scaled by {scale:g}, is not finite in float32; correct "
                 "lora_alpha, or download the adapter again"
             )
         touched[key] = module
     for name, tensor in saved.items():
-        key = theirs.get(_canonical(layout, name), name)
+        key = keys.get(_canonical(layout, name), name)
         tensors[key], moved[key] = tensor, PREFIX + name
     return dataclasses.replace(base, tensors=tensors, merged=touched, moved=moved)
 
@@ -107,17 +107,17 @@ def _check_config(init: str, config: Mapping[str, Any]) -> None:
     start = config.get("init_lora_weights", True)
     odd |= {"init_lora_weights": start} if start not in PLAIN_STARTS else {}
     if odd:
-        said = ", ".join(f"{name}={value!r}" for name, value in sorted(odd.items()))
-        raise InputError(f"{init}: adapter_config.json says {said}, which is not read; {MERGE}")
+        fields = ", ".join(f"{name}={value!r}" for name, value in sorted(odd.items()))
+        raise InputError(f"{init}: adapter_config.json says {fields}, which is not read; {MERGE}")
 
 
 def _sorted(
-    found: Found, config: Mapping[str, Any]
+    source: CheckpointFiles, config: Mapping[str, Any]
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, np.ndarray]]:
     """({module: (A, B)}, {key: tensor} of the saved modules), both without peft's prefix."""
     pairs: dict[str, dict[str, np.ndarray]] = {}
     saved, odd, modules = {}, [], config.get("modules_to_save") or ()
-    for key, tensor in reading.read(found.adapter.weights).items():
+    for key, tensor in reading.read(source.adapter.weights).items():
         name = key.removeprefix(PREFIX)
         if hit := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
             pairs.setdefault(hit[1], {})[hit[2]] = tensor
@@ -128,14 +128,14 @@ def _sorted(
     odd += [f"{module} without its other half" for module, pair in pairs.items() if len(pair) < 2]
     if odd:
         raise InputError(
-            f"{found.init}: {found.adapter.weights.name} holds {odd[0]} ({len(odd)} such), which is neither a pair of "
-            f"LoRA nor of the modules to save ({', '.join(modules) or 'none'}); {MERGE}"
+            f"{source.init}: {source.adapter.weights.name} holds {odd[0]} ({len(odd)} such), which is neither a pair "
+            f"of LoRA nor of the modules to save ({', '.join(modules) or 'none'}); {MERGE}"
         )
     return {module: (pair["A"], pair["B"]) for module, pair in pairs.items()}, saved
 
 
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-    """B A in float64: of linear layers [out, in], of convolutions [out, in, h, w]; None where the two don't fit."""
+    """B A in float64: [out, in] for linear layers, [out, in, h, w] for convolutions; None if the shapes don't match."""
     if a.ndim == b.ndim == 4 and b.shape[2:] == (1, 1):
         b = b[:, :, 0, 0]
     if a.ndim not in (2, 4) or b.ndim != 2 or a.shape[0] != b.shape[1]:
@@ -144,7 +144,7 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
 
 
 def _scale(init: str, config: Mapping[str, Any], module: str, *, rank: int) -> float:
-    """What the product of one module is scaled by, as its own rank and alpha or the common ones say."""
+    """The scale of one module's update, from its own rank and alpha or the common ones."""
     try:
         r = _by_module(config.get("rank_pattern"), module, config.get("r"))
         alpha = float(_by_module(config.get("alpha_pattern"), module, config.get("lora_alpha")))
@@ -156,7 +156,7 @@ def _scale(init: str, config: Mapping[str, Any], module: str, *, rank: int) -> f
 
 
 def _by_module(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """As peft looks it up: the first pattern that the module's name ends with counts."""
+    """Looks up a module's value as peft does: the first pattern that matches the end of its name."""
     for pattern, value in (patterns or {}).items():
         if not _quick(pattern):
             raise ValueError(f"the pattern {pattern[:80]!r} may match for ever; name the modules")
@@ -166,7 +166,7 @@ def _by_module(patterns: Mapping[str, Any] | None, module: str, default: Any) ->
 
 
 def _quick(pattern: str) -> bool:
-    """Whether a stranger's pattern matches in bounded time: no repeated groups, few repetitions and choices."""
+    """Whether an untrusted pattern matches in bounded time: no repeated groups, few repetitions and choices."""
     bare = re.sub(r"\\.|\[\^?\]?[^]]*\]", "x", pattern, flags=re.DOTALL).replace("(?:", "(")
     return (
         len(pattern) <= LONGEST_PATTERN
@@ -177,6 +177,6 @@ def _quick(pattern: str) -> bool:
 
 
 def _canonical(layout: Layout, name: str) -> str:
-    """One name for a tensor, whether with the family's prefix or without, as on the Hub or as in memory."""
+    """A tensor's name without the family's prefix, in transformers 5's in-memory form."""
     bare = next((name[len(prefix) :] for prefix in layout.prefixes if name.startswith(prefix)), name)
     return in_memory(layout.family, f".{bare}")

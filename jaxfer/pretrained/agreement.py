@@ -1,7 +1,7 @@
-"""What a config may say of a checkpoint's model, and what its own files decide.
+"""Reconcile `config.model` with the checkpoint that `config.init` names.
 
-Architecture and preprocessing are the checkpoint's. Whatever the config says against them is refused unless
-`config.differs` announces it.
+The checkpoint decides architecture and preprocessing. A config that contradicts them is refused unless
+`config.differs` announces the difference.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from jaxfer.pretrained.hub import Absent
 from jaxfer.registry import MODELS
 from jaxfer.runs import records, tokenizer
 
-# Model options that only training sees: a run may set them as it likes.
+# Options that only affect training: a run may set them freely.
 TRAINING_OPTIONS = ("dropout", "attention_dropout", "classifier_dropout", "stochastic_depth", "norm_momentum")
-# And what is no part of the weights' meaning: how long an input may be is a matter of cost.
+# Options that do not change what the weights mean: the longest input is a matter of cost.
 FREE = (*TRAINING_OPTIONS, "max_length", "buckets")
 
 
 def completed(config: ConfigDict, folder: epath.Path | None = None) -> ConfigDict:
-    """The config that `described` gives."""
+    """Completes `config.model`; the config that `described` returns."""
     return described(config, folder).config
 
 
 class Described(NamedTuple):
-    """What `described` gives.
+    """The result of `described`.
 
     Attributes:
       config: with `config.model` complete.
-      notes: what was assumed of the checkpoint or left out, a line each.
-      own_tokenizer: whether somebody states that the tokenizer is the model's: it lies with the weights or is the
-        source run's, or `config.differs` announces it.
+      notes: assumptions about the checkpoint and omissions, one line each.
+      own_tokenizer: whether the tokenizer is known to be the model's: it is stored with the weights or with the
+        source run, or `config.differs` announces it.
     """
 
     config: ConfigDict
@@ -50,14 +50,14 @@ class Described(NamedTuple):
 
 
 def described(config: ConfigDict, folder: epath.Path | None = None) -> Described:
-    """The config with `config.model` filled in from the checkpoint that `config.init` names, and what is known of it.
+    """Fills in `config.model` from the checkpoint that `config.init` names.
 
-    `config.model.name=auto` is also the model of the run in `run:FOLDER`. A tokenizer gets its sha256.
+    With `run:FOLDER`, `config.model.name=auto` takes the model of that run. The sha256 of a tokenizer is added.
 
     Args:
       config: as `jaxfer.load` returns it.
-      folder: of the run. Where it holds one that began so, that run's own config.json stands in for a checkpoint, a
-        source or a tokenizer that is no longer there.
+      folder: the run's folder. If it holds a run with the same `config.init`, the stored config.json replaces a
+        checkpoint, source or tokenizer that no longer exists.
 
     Raises:
       InputError: no such checkpoint, one that is not read, or a model option that contradicts it and is not announced.
@@ -67,53 +67,55 @@ def described(config: ConfigDict, folder: epath.Path | None = None) -> Described
     if not isinstance(init, str) or not isinstance(model, ConfigDict):
         return Described(config)
     announced = tuple(config.get("differs") or ())
-    notes, own = (), "tokenizer" in announced or (init != "scratch" and not is_foreign(init))
+    notes, own_tokenizer = (), "tokenizer" in announced or (init != "scratch" and not is_foreign(init))
     config = config.copy_and_resolve_references()
-    given, stored = dict(model.items()), _stored(folder, init)
-    name = given.pop("name", None)
-    if given.get("tokenizer") and not given.get("tokenizer_sha256"):  # its content is part of what the run is
-        given["tokenizer_sha256"] = _sha256(given["tokenizer"], stored)
+    options, stored = dict(model.items()), _stored(folder, init)
+    name = options.pop("name", None)
+    if options.get("tokenizer") and not options.get("tokenizer_sha256"):  # its content is part of the run's identity
+        options["tokenizer_sha256"] = _sha256(options["tokenizer"], stored)
     if is_foreign(init):
         try:
-            checkpoint = opened(init, name, given, init_options(config))
+            checkpoint = opened(init, name, options, init_options(config))
             notes = checkpoint.notes
-            own = own or bool(checkpoint.found.tokenizer)
-            name, given = checkpoint.layout.family, agreed(checkpoint, given, announced)
+            own_tokenizer = own_tokenizer or bool(checkpoint.files.tokenizer)
+            name, options = checkpoint.layout.family, agreed(checkpoint, options, announced)
         except Absent:
             if not stored:
                 raise
-            name, given = _again(stored, name, given)
-            own = True  # as it was when the run began
+            name, options = _again(stored, name, options)
+            own_tokenizer = True  # as decided when the run started
     elif name == AUTO and init.startswith("run:") and (files.opened(init[4:]) / "config.json").exists():
-        name, given = _of_run(files.opened(init[4:]), given)
+        name, options = _of_run(files.opened(init[4:]), options)
     elif name == AUTO and stored:
-        name, given = _again(stored, name, given)
+        name, options = _again(stored, name, options)
     with config.unlocked(), config.ignore_type():
-        config.model = ConfigDict({**given, "name": name} if name is not None else given)
-    return Described(config, notes, own)
+        config.model = ConfigDict({**options, "name": name} if name is not None else options)
+    return Described(config, notes, own_tokenizer)
 
 
 def _stored(folder: epath.Path | None, init: str) -> dict[str, Any]:
-    """`config.model` of the run in the folder, {} where there is none or one that began elsewhere."""
+    """`config.model` of the run stored in the folder; {} without a run or if its `config.init` differs."""
     if folder is None or not (folder / "config.json").exists():
         return {}
     content = files.read_json(folder / "config.json", records.StoredConfig)
     return content["model"] if content["init"] == init else {}
 
 
-def _again(stored: Mapping[str, Any], name: str | None, given: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """(name, options) of a run that goes on; what the config says besides is for the folder's owner to judge."""
+def _again(
+    stored: Mapping[str, Any], name: str | None, options: Mapping[str, Any]
+) -> tuple[str | None, dict[str, Any]]:
+    """(name, options) of a resumed run; the resume check judges other differences from the stored config."""
     if name not in (AUTO, stored["name"]):
-        return name, dict(given)
-    return stored["name"], {option: value for option, value in {**stored, **given}.items() if option != "name"}
+        return name, dict(options)
+    return stored["name"], {option: value for option, value in {**stored, **options}.items() if option != "name"}
 
 
-def _of_run(source: epath.Path, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(name, options) of the model in a run's folder, with the tokenizer that lies there."""
-    theirs = dict(files.read_json(source / "config.json", records.StoredConfig)["model"])
-    if theirs.get("tokenizer") and (source / tokenizer.FOLDER).exists():
-        theirs["tokenizer"] = str(source / tokenizer.FOLDER)
-    return theirs.pop("name"), {**theirs, **given}
+def _of_run(source: epath.Path, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(name, options) of the model in a run's folder, using the tokenizer stored with the run."""
+    model = dict(files.read_json(source / "config.json", records.StoredConfig)["model"])
+    if model.get("tokenizer") and (source / tokenizer.FOLDER).exists():
+        model["tokenizer"] = str(source / tokenizer.FOLDER)
+    return model.pop("name"), {**model, **options}
 
 
 def _sha256(folder: str, stored: Mapping[str, Any]) -> str:
@@ -125,28 +127,28 @@ def _sha256(folder: str, stored: Mapping[str, Any]) -> str:
         return stored["tokenizer_sha256"]
 
 
-def agreed(checkpoint: Checkpoint, given: Mapping[str, Any], differs: Sequence[str]) -> dict[str, Any]:
-    """The checkpoint's options with those given in their place: training's, announced ones, and such as it leaves open.
+def agreed(checkpoint: Checkpoint, model_options: Mapping[str, Any], differs: Sequence[str]) -> dict[str, Any]:
+    """The checkpoint's options, overridden by training options, announced options and options it does not state.
 
     Raises:
-      InputError: an option that there isn't, or one that contradicts the checkpoint.
+      InputError: an unknown option, or one that contradicts the checkpoint.
     """
-    family, init = checkpoint.layout.family, checkpoint.found.init
+    family, init = checkpoint.layout.family, checkpoint.files.init
     known = MODELS.schema(family)
     for name in differs:
         if name not in known:
             raise InputError(f"config.differs: model {family!r} has no option {name!r}{nearest(name, known)}")
-    ours = MODELS.checked(family, given, "config.model")
+    requested = MODELS.checked(family, model_options, "config.model")
     options, contradicting = dict(checkpoint.options), []
-    if "image" in ours and ("image" in differs or "image" in checkpoint.soft):
-        options |= _statistics(options, ours["image"][2]) | _resize(options, ours["image"][:2])
-    for name, value in ours.items():
-        there = options.get(name)
+    if "image" in requested and ("image" in differs or "image" in checkpoint.soft):
+        options |= _statistics(options, requested["image"][2]) | _resize(options, requested["image"][:2])
+    for name, value in requested.items():
+        stated = options.get(name)
         if name in differs or name in FREE or name in checkpoint.soft or name not in options:
             options[name] = value
-        elif not _same(name, ours, there, checkpoint):
-            contradicting.append(f"{name} is {there!r} there, {value!r} here")
-        elif name == "tokenizer" and value:  # the same one, where the config has it
+        elif not _same(name, requested, stated, checkpoint):
+            contradicting.append(f"{name} is {stated!r} there, {value!r} here")
+        elif name == "tokenizer" and value:  # the same tokenizer, at the config's path
             options[name] = value
     if contradicting:
         raise InputError(
@@ -156,32 +158,32 @@ def agreed(checkpoint: Checkpoint, given: Mapping[str, Any], differs: Sequence[s
     return options
 
 
-def _same(name: str, given: Mapping[str, Any], theirs: Any, checkpoint: Checkpoint) -> bool:
-    ours = given[name]
-    if name in ("mean", "std"):  # one value stands for all channels
-        longest = max(len(ours), len(theirs), 1)
-        return ours * (longest if len(ours) == 1 else 1) == theirs * (longest if len(theirs) == 1 else 1)
-    if name == "tokenizer":  # known by its content
-        return not ours or given["tokenizer_sha256"] == checkpoint.options["tokenizer_sha256"]
-    return ours == theirs or (name == "tokenizer_sha256" and (not ours or bool(given.get("tokenizer"))))
+def _same(name: str, requested: Mapping[str, Any], stated: Any, checkpoint: Checkpoint) -> bool:
+    value = requested[name]
+    if name in ("mean", "std"):  # one value applies to all channels
+        longest = max(len(value), len(stated), 1)
+        return value * (longest if len(value) == 1 else 1) == stated * (longest if len(stated) == 1 else 1)
+    if name == "tokenizer":  # compared by content
+        return not value or requested["tokenizer_sha256"] == checkpoint.options["tokenizer_sha256"]
+    return value == stated or (name == "tokenizer_sha256" and (not value or bool(requested.get("tokenizer"))))
 
 
 def _statistics(options: Mapping[str, Any], channels: int) -> dict[str, tuple[float, ...]]:
-    """`mean` and `std` for so many channels: their own mean for one, in turn for more, as kernels are inflated."""
-    found = {name: options[name] for name in ("mean", "std") if len(options.get(name, ())) not in (0, 1, channels)}
+    """`mean` and `std` for another number of channels: averaged for one, repeated for more, like inflated kernels."""
+    mismatched = {name: options[name] for name in ("mean", "std") if len(options.get(name, ())) not in (0, 1, channels)}
     if channels == 1:
-        return {name: (float(np.mean(values)),) for name, values in found.items()}
-    return {name: tuple(values[i % len(values)] for i in range(channels)) for name, values in found.items()}
+        return {name: (float(np.mean(values)),) for name, values in mismatched.items()}
+    return {name: tuple(values[i % len(values)] for i in range(channels)) for name, values in mismatched.items()}
 
 
 def _resize(options: Mapping[str, Any], size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """`resize` for another image size: the same share of the image is cut out."""
-    before, found = options.get("image", (0, 0))[:2], options.get("resize", ())
-    if not found or tuple(before) == tuple(size):
+    """`resize` for another image size, keeping the cropped share of the image."""
+    before, resize = options.get("image", (0, 0))[:2], options.get("resize", ())
+    if not resize or tuple(before) == tuple(size):
         return {}
     shares = (
         (min(size) / min(before),)
-        if len(found) == 1
+        if len(resize) == 1
         else tuple(new / old for new, old in zip(size, before, strict=True))
     )
-    return {"resize": tuple(round(side * share) for side, share in zip(found, shares, strict=True))}
+    return {"resize": tuple(round(side * share) for side, share in zip(resize, shares, strict=True))}

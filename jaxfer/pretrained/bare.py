@@ -1,6 +1,6 @@
-"""Weights without a config.json, or with one that does not say what it is: what their shapes tell of the model.
+"""Infer the model from tensor shapes where config.json is absent or lacks a `model_type`.
 
-What a config.json states holds; the rest is for the config to say.
+Fields of an existing config.json take precedence; the config must set whatever remains open.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ Facts = tuple[dict[str, Any], dict[str, str]]
 
 
 def facts(
-    layout: Layout, shapes: Shapes, given: Mapping[str, Any], stated: Mapping[str, Any]
+    layout: Layout, shapes: Shapes, options: Mapping[str, Any], stated: Mapping[str, Any]
 ) -> tuple[dict[str, Any], set[str]]:
-    """(the fields of config.json, options of the port that neither shapes nor the file tell).
+    """(fields of config.json, port options that neither shapes nor the file determine).
 
     Args:
-      layout: how the checkpoint calls things.
-      shapes: {their key: shape}.
-      given: options that the config sets.
-      stated: what a config.json without a `model_type` states, {} where there is none.
+      layout: the checkpoint's naming.
+      shapes: {checkpoint key: shape}.
+      options: options that the config sets.
+      stated: fields of a config.json without a `model_type`; {} without a file.
 
     Raises:
-      InputError: keys of another layout, or a fact that nobody tells.
+      InputError: keys of another layout, or a required fact that is not stated.
     """
     plain = {_without(key, layout.prefixes): shape for key, shape in shapes.items()}
     if layout.family not in _READERS:
         raise InputError(f"no config.json, which a {layout.family} needs; give the checkpoint's whole folder")
     try:
-        config, left = _READERS[layout.family](plain, {**given, **_heads(stated)})
+        config, left = _READERS[layout.family](plain, {**options, **_heads(stated)})
         return {**config, **stated}, {option for option, field in left.items() if field not in stated}
     except KeyError as error:
         raise InputError(f"a {layout.family} of layout {layout.name!r} has {error.args[0]}; there is none") from None
@@ -45,10 +45,10 @@ def _heads(stated: Mapping[str, Any]) -> dict[str, Any]:
     return {"heads": stated["num_attention_heads"]} if "num_attention_heads" in stated else {}
 
 
-# Each gives the fields that shapes tell, and {option that they don't tell: the field that would state it}.
+# Each reader returns the fields that shapes determine, and {undetermined option: the field that would state it}.
 
 
-def _vit(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
+def _vit(shapes: Shapes, options: Mapping[str, Any]) -> Facts:
     width, channels, patch, _ = shapes["embeddings.patch_embeddings.projection.weight"]
     distilled = "embeddings.distillation_token" in shapes
     side = math.isqrt(shapes["embeddings.position_embeddings"][1] - 1 - distilled) * patch
@@ -60,7 +60,7 @@ def _vit(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
         "image_size": side,
         "num_hidden_layers": _count(shapes, r"encoder\.layer\.(\d+)\..*"),
         "intermediate_size": shapes["encoder.layer.0.intermediate.dense.weight"][0],
-        "num_attention_heads": _asked(given, "heads", f"a divisor of the width {width}"),
+        "num_attention_heads": _asked(options, "heads", f"a divisor of the width {width}"),
         "qkv_bias": "encoder.layer.0.attention.attention.query.bias" in shapes,
     }
     square = shapes["embeddings.position_embeddings"][1] - 1 - distilled == (side // patch) ** 2
@@ -71,13 +71,13 @@ def _vit(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
     }
 
 
-def _bert(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
+def _bert(shapes: Shapes, options: Mapping[str, Any]) -> Facts:
     vocab, width = shapes["embeddings.word_embeddings.weight"]
     config = {
         "vocab_size": vocab,
         "hidden_size": width,
         "num_hidden_layers": _count(shapes, r"encoder\.layer\.(\d+)\..*"),
-        "num_attention_heads": _asked(given, "heads", f"a divisor of the width {width}"),
+        "num_attention_heads": _asked(options, "heads", f"a divisor of the width {width}"),
         "intermediate_size": shapes["encoder.layer.0.intermediate.dense.weight"][0],
         "max_position_embeddings": shapes["embeddings.position_embeddings.weight"][0],
         "type_vocab_size": shapes["embeddings.token_type_embeddings.weight"][0],
@@ -90,7 +90,7 @@ def _bert(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
     }
 
 
-def _resnet(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
+def _resnet(shapes: Shapes, options: Mapping[str, Any]) -> Facts:
     width, channels = shapes["embedder.embedder.convolution.weight"][:2]
     stages = range(_count(shapes, r"encoder\.stages\.(\d+)\..*"))
     bottleneck = "encoder.stages.0.layers.0.layer.2.convolution.weight" in shapes
@@ -106,7 +106,7 @@ def _resnet(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
     return config, {**strides, "image": "image_size"}
 
 
-def _mobilenet_v1(shapes: Shapes, given: Mapping[str, Any]) -> Facts:
+def _mobilenet_v1(shapes: Shapes, options: Mapping[str, Any]) -> Facts:
     config = {
         "depth_multiplier": shapes["layer.25.convolution.weight"][0] / 1024,
         "num_channels": shapes["conv_stem.convolution.weight"][1],
@@ -128,10 +128,10 @@ _READERS: dict[str, Callable[[Shapes, Mapping[str, Any]], Facts]] = {
 }
 
 
-def _asked(given: Mapping[str, Any], option: str, what: str) -> Any:
-    if option not in given:
-        raise InputError(f"no config.json, and shapes don't tell the {option}; set config.model.{option}, {what}")
-    return given[option]
+def _asked(options: Mapping[str, Any], option: str, hint: str) -> Any:
+    if option not in options:
+        raise InputError(f"no config.json, and shapes don't tell the {option}; set config.model.{option}, {hint}")
+    return options[option]
 
 
 def _count(shapes: Shapes, pattern: str) -> int:

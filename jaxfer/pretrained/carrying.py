@@ -1,4 +1,4 @@
-"""A checkpoint's weights into a port's leaves: what fits as it is, what is made to fit, what is made anew."""
+"""Load a checkpoint's weights into a port: copy, resize or re-initialise each leaf."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from jaxfer.rules import flatten
 def carry(
     checkpoint: Checkpoint, port: Port, shapes: Mapping[str, Any], *, reset: Sequence[str], differs: Sequence[str]
 ) -> Conversion:
-    """The checkpoint's weights in the port's leaves, `shapes`, made to fit where that is announced.
+    """Loads the checkpoint's weights into the port's leaves, resizing those that `differs` announces.
 
     Args:
-      checkpoint: where they come from.
+      checkpoint: the source of the weights.
       port: the model.
       shapes: {leaf: shape} of the port.
-      reset: leaves that are made anew whatever the checkpoint has.
+      reset: leaves to re-initialise even if the checkpoint has them.
       differs: what `config.differs` announces.
 
     Raises:
       InputError: whatever does not fit and was not announced, and values that no network computes with.
     """
-    tensors = foreign.weights(checkpoint.found)
+    tensors = foreign.weights(checkpoint.files)
     stem = port.units[0]
     changes: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {}
     if "image" in differs:
@@ -43,43 +43,44 @@ def carry(
             changes[f"params/{stem}/{conv}/kernel"] = ("inflated", lambda x: surgery.inflate_input(x, channels))
         if f"params/{stem}/pos" in shapes:
             changes[f"params/{stem}/pos"] = ("resized", _resizing(checkpoint, port, shapes[f"params/{stem}/pos"].shape))
-    found = convert(
+    conversion = convert(
         tensors,
         checkpoint.layout,
         port,
         shapes,
         reset=[re.escape(leaf) for leaf in reset],
         surgery={leaf: change for leaf, (_, change) in changes.items()},
-        source=f"config.init={checkpoint.found.init}",
+        source=f"config.init={checkpoint.files.init}",
     )
-    _check_values(checkpoint.found.init, found)
-    for leaf, entry in found.ledger.items():
+    _check_values(checkpoint.files.init, conversion)
+    for leaf, entry in conversion.ledger.items():
         key = entry["from"]
         if entry["what"] == "resized":
             entry["what"] = changes[leaf][0]
-        elif key in tensors.merged and leaf not in found.fresh:
+        elif key in tensors.merged and leaf not in conversion.fresh:
             entry["what"] = "merged"
         entry |= {"adapter": tensors.merged[key]} if key in tensors.merged else {}
         entry["from"] = tensors.moved.get(key, key)
-    unused = tuple(tensors.moved.get(key, key) for key in found.unused)
-    return dataclasses.replace(found, unused=unused, unwrapped=tensors.unwrapped, dropped=tensors.dropped)
+    unused = tuple(tensors.moved.get(key, key) for key in conversion.unused)
+    return dataclasses.replace(conversion, unused=unused, unwrapped=tensors.unwrapped, dropped=tensors.dropped)
 
 
-def _check_values(init: str, found: Conversion) -> None:
-    """`InputError` for NaN, infinity or a negative variance: training and predictions would blame something else."""
-    for leaf, value in flatten({"params": found.params, **found.model_state}).items():
-        bad, what = ~np.isfinite(value), "NaN or infinite"
+def _check_values(init: str, conversion: Conversion) -> None:
+    """Raises `InputError` for NaN, infinity or a negative variance, which would otherwise surface as a later error."""
+    for leaf, value in flatten({"params": conversion.params, **conversion.model_state}).items():
+        bad, fault = ~np.isfinite(value), "NaN or infinite"
         if not bad.any() and leaf.startswith("batch_stats/") and leaf.endswith("/var"):
-            bad, what = value < 0, "negative, and a variance"
+            bad, fault = value < 0, "negative, and a variance"
         if bad.any():
             raise InputError(
-                f"config.init={init}: {np.count_nonzero(bad)} of {bad.size} values of {found.ledger[leaf]['from']} "
-                f"({leaf}) are {what}; download it again, or give a checkpoint from before its training diverged"
+                f"config.init={init}: {np.count_nonzero(bad)} of {bad.size} values of "
+                f"{conversion.ledger[leaf]['from']} ({leaf}) are {fault}; download it again, or give a checkpoint from "
+                "before its training diverged"
             )
 
 
 def fresh_leaves(port: Port, leaves: Sequence[str], key: jax.Array, shapes: Any) -> dict[str, jax.Array]:
-    """{leaf: fresh value} of those leaves alone, as `port.init` draws them; nothing else is computed or kept."""
+    """Freshly initialised values of these leaves only, as `port.init` draws them: {leaf: value}."""
     if not leaves:
         return {}
     zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)
@@ -97,7 +98,7 @@ def _compiled_fresh(port: Port, leaves: tuple[str, ...]) -> Any:
 
 
 def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str]) -> bool:
-    """Whether the checkpoint's head stays: it is asked for, or its classes are the data's, by name and order.
+    """Whether to keep the checkpoint's head: the config asks for it, or the classes match by name and order.
 
     Raises:
       InputError: the same classes in another order, which is no reason to lose the head and none to keep it; or
@@ -105,20 +106,20 @@ def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str]) -> boo
     """
     if checkpoint.other_head is not None:
         if head == "keep":
-            found = f"{checkpoint.found.init} is a {checkpoint.other_head}"
+            source = f"{checkpoint.files.init} is a {checkpoint.other_head}"
             raise InputError(
-                f"config.head=keep: {found}, whose head does not label whole inputs; set config.head=reset"
+                f"config.head=keep: {source}, whose head does not label whole inputs; set config.head=reset"
             )
         return False
     if head != "auto":
         return head == "keep"
-    theirs = checkpoint.labels
-    if theirs and theirs != tuple(classes) and set(theirs) == set(classes):
+    labels = checkpoint.labels
+    if labels and labels != tuple(classes) and set(labels) == set(classes):
         raise InputError(
-            f"config.head=auto: the checkpoint has the data's classes in another order ({', '.join(theirs)}); set "
+            f"config.head=auto: the checkpoint has the data's classes in another order ({', '.join(labels)}); set "
             "config.data.classes to its order, or config.head=reset"
         )
-    return bool(theirs) and theirs == tuple(classes)
+    return bool(labels) and labels == tuple(classes)
 
 
 def _resizing(checkpoint: Checkpoint, port: Port, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,4 +1,4 @@
-"""Other people's checkpoints recognised: which layout reads one, and what model its own files say it is."""
+"""Recognise third-party checkpoints: choose the layout and read the model's options from its files."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from jaxfer.models.port import Port
 from jaxfer.pretrained import adapter, bare, hub, sentence, stated, timm
 from jaxfer.pretrained.families import by_model_type, layouts
 from jaxfer.pretrained.formats import containers, reading
-from jaxfer.pretrained.hub import Found
+from jaxfer.pretrained.hub import CheckpointFiles
 from jaxfer.pretrained.layout import Key, Layout
 from jaxfer.pretrained.sentence import Tail
 from jaxfer.registry import MODELS
 from jaxfer.runs.tokenizer import stated_length
 
 USUAL = InitOptions()
-SETTLED = 2e9  # nanoseconds: file systems stamp in steps of up to two seconds
-AVERAGES = r"(?i)(^|.*[_.-])(ema|swa|averaged?_model)([_.-].*|$)"  # where scripts keep averages of the weights
-UNNAMED = r"LABEL_\d+"  # transformers' names for classes that nobody named
+SETTLED = 2e9  # nanoseconds: file timestamps have a resolution of up to two seconds
+AVERAGES = r"(?i)(^|.*[_.-])(ema|swa|averaged?_model)([_.-].*|$)"  # keys that hold averaged weights
+UNNAMED = r"LABEL_\d+"  # transformers' placeholder for unnamed classes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint of somebody else's, understood.
+    """A third-party checkpoint whose layout and model options are known.
 
     Attributes:
-      found: its files.
-      layout: how it calls things.
-      options: the port's options as its files tell them, all but `outputs`.
-      soft: names of those that a config may set freely, because the files do not state them.
-      outputs: width of its head, 0 where it has none.
-      labels: names of its classes in order; `()` where it has no head or nobody named them.
-      problem_type: what transformers calls its task; None where nothing says.
-      other_head: the class it was saved from, where its head does not label whole inputs and so is not loaded.
-      notes: what was assumed or left out, a line each.
+      files: where its weights, configuration and tokenizer lie.
+      layout: the naming of its tensors.
+      options: the port's options stated by its files, all but `outputs`.
+      soft: names of options that a config may set freely because the files do not state them.
+      outputs: width of its head, 0 without a head.
+      labels: names of its classes in order; `()` without a head or without names.
+      problem_type: the task in transformers' terms; None if not stated.
+      other_head: the class it was saved from if its head does not label whole inputs; such a head is not loaded.
+      notes: assumptions and omissions, one line each.
     """
 
-    found: Found
+    files: CheckpointFiles
     layout: Layout
     options: Mapping[str, Any]
     soft: frozenset[str]
@@ -61,39 +61,39 @@ class Checkpoint:
 
 
 def is_foreign(init: Any) -> bool:
-    """Whether `config.init` names a checkpoint of somebody else's, not a run of ours or `scratch`."""
+    """Whether `config.init` names a third-party checkpoint rather than a jaxfer run or `scratch`."""
     return isinstance(init, str) and init != "scratch" and not init.startswith(("run:", "sibling:"))
 
 
-def opened(init: str, name: str, given: Mapping[str, Any], init_options: InitOptions = USUAL) -> Checkpoint:
-    """The checkpoint behind a Hub name (`name@revision` too), a folder or a file.
+def opened(init: str, name: str, model_options: Mapping[str, Any], init_options: InitOptions = USUAL) -> Checkpoint:
+    """Opens the checkpoint named by a Hub name (or `name@revision`), a folder or a file.
 
     Args:
-      init: what `config.init` says.
+      init: the value of `config.init`.
       name: `config.model.name`: `auto`, or the family, which must be the checkpoint's.
-      given: options of `config.model`: bare weights take from them what their shapes do not tell.
-      init_options: where the weights lie in their file.
+      model_options: options of `config.model`; bare weights need those that tensor shapes do not reveal.
+      init_options: location of the weights within their file.
 
     Raises:
       hub.Absent: no such checkpoint.
       InputError: an unknown architecture or another than `name`, or files that are damaged.
     """
-    found, shapes, moved, averages = located_files(init, init_options)
-    tail = _tail(found, moved)
-    config = {**(found.config or {}), **({"pooling_mode": tail.pool} if tail.pool else {})}
+    source, shapes, moved, averages = located_files(init, init_options)
+    tail = _tail(source, moved)
+    config = {**(source.config or {}), **({"pooling_mode": tail.pool} if tail.pool else {})}
     try:
         config |= timm.fields(config) if timm.is_timm(config) else {}
         other = stated.other_head(config)
     except InputError as error:
         raise InputError(f"config.init={init}: {error}") from None
     candidates = _candidates(init, name, config)
-    _check_stated(candidates, found, config, shapes)
+    _check_stated(candidates, source, config, shapes)
     tried, errors = [], []
     for layout in candidates:
         try:
-            options, soft = _options(layout, found, config, shapes, given)
-            options |= {**tail.dense, **({"normalize": True} if tail.normalize and found.dense else {})}
-            port = MODELS.make(layout.family, outputs=1, **options, **_structure(layout, options, given))
+            options, soft = _options(layout, source, config, shapes, model_options)
+            options |= {**tail.dense, **({"normalize": True} if tail.normalize and source.dense else {})}
+            port = MODELS.make(layout.family, outputs=1, **options, **_structure(layout, options, model_options))
             keys = layout.keys(port)
         except InputError as error:
             errors.append(f"{layout.name}: {error}" if len(candidates) > 1 else str(error))
@@ -104,30 +104,30 @@ def opened(init: str, name: str, given: Mapping[str, Any], init_options: InitOpt
         raise InputError(f"config.init={init}: {'; '.join(errors)}")
     _, layout, options, soft, port, head = min(tried, key=lambda entry: entry[0])
     known = MODELS.schema(layout.family)
-    if found.tokenizer and "tokenizer" in known:
-        folder = found.tokenizer[0].parent
+    if source.tokenizer and "tokenizer" in known:
+        folder = source.tokenizer[0].parent
         options |= {"tokenizer": str(folder), "tokenizer_sha256": tokenizer_sha256(folder)}
-    if "max_length" in known and "max_length" in found.marker:
-        options["max_length"] = schema.check(found.marker["max_length"], int, f"{hub.MARKER} of {init}: max_length")
-    elif "max_length" in known and found.tokenizer:
-        longest = stated_length(found.tokenizer[0].parent)
+    if "max_length" in known and "max_length" in source.marker:
+        options["max_length"] = schema.check(source.marker["max_length"], int, f"{hub.MARKER} of {init}: max_length")
+    elif "max_length" in known and source.tokenizer:
+        longest = stated_length(source.tokenizer[0].parent)
         options["max_length"] = min(options["max_length"], longest or options["max_length"])
-    if found.adapter is not None and head & moved and options.get("pool") == "mean":
+    if source.adapter is not None and head & moved and options.get("pool") == "mean":
         raise InputError(
             f"{init}: the adapter's head reads a pooler, which its base model does not have; {adapter.MERGE}"
         )
-    # config.json is of the weights beside it: of a head that comes from elsewhere it says nothing.
-    told = _stated(found) if head & moved else config
+    # config.json describes the weights beside it, not a head loaded from another file.
+    told = _stated(source) if head & moved else config
     other = None if head & moved else other
     outputs = next((shapes[key][0] for key in sorted(head) if key in shapes), 0)
     if timm.is_timm(config) and config.get("num_classes", outputs) != outputs:
         raise InputError(f"{init}: config.json states num_classes={config['num_classes']}, its head has {outputs}")
     notes = (
-        *_guesses(init, stated.assumed(port, options, soft, given)),
-        *_left_out(init, other, tail.normalize and not {"normalize"} & {*options, *given}, averages),
+        *_guesses(init, stated.assumed(port, options, soft, model_options)),
+        *_left_out(init, other, tail.normalize and not {"normalize"} & {*options, *model_options}, averages),
     )
     return Checkpoint(
-        found=found,
+        files=source,
         layout=layout,
         options=options,
         soft=frozenset(soft),
@@ -157,45 +157,47 @@ def _left_out(init: str, head: str | None, normalize: bool, averages: Sequence[s
         yield f"{init}: the file also holds {name}, which was not read; config.init_options.pick={name} reads it"
 
 
-def weights(found: Found) -> reading.Weights:
-    """All tensors of a checkpoint: those of its weights file, with an adapter merged or a head that lies beside it.
+def weights(source: CheckpointFiles) -> reading.Weights:
+    """Reads all tensors of a checkpoint: its weights file, plus a merged adapter, dense layer or separate head.
 
     Raises:
       InputError: files that are damaged, or an adapter that is not understood.
     """
-    own = _network(found)
-    parts, fused = timm.parted(own)
-    own = dataclasses.replace(own, tensors=parts, moved={**own.moved, **fused}) if fused else own
-    if found.adapter is not None:
-        own = adapter.merged(found, own)
-    if found.tail.weights is not None:
-        layer, places = sentence.dense_weights(found.tail.weights)
-        own = dataclasses.replace(own, tensors={**own, **layer}, moved={**own.moved, **places})
-    if found.dense is None:
-        return own
-    keys, dense = sentence.DENSE_KEYS, reading.read(found.dense)
+    network = _network(source)
+    parts, fused = timm.parted(network)
+    network = dataclasses.replace(network, tensors=parts, moved={**network.moved, **fused}) if fused else network
+    if source.adapter is not None:
+        network = adapter.merged(source, network)
+    if source.tail.weights is not None:
+        layer, places = sentence.dense_weights(source.tail.weights)
+        network = dataclasses.replace(network, tensors={**network, **layer}, moved={**network.moved, **places})
+    if source.dense is None:
+        return network
+    keys, dense = sentence.DENSE_KEYS, reading.read(source.dense)
     if set(dense) != set(keys):
-        raise InputError(f"{found.dense}: expected {', '.join(keys)}, found {', '.join(dense)}; export again")
+        raise InputError(f"{source.dense}: expected {', '.join(keys)}, found {', '.join(dense)}; export again")
     head = {name: dense[key] for key, name in keys.items()}
     places = {name: f"{epath.Path(sentence.DENSE).parent.name}.{key}" for key, name in keys.items()}
-    return dataclasses.replace(own, tensors={**own, **head}, moved={**own.moved, **places})
+    return dataclasses.replace(network, tensors={**network, **head}, moved={**network.moved, **places})
 
 
 def located_files(
     init: str, options: InitOptions = USUAL
-) -> tuple[Found, dict[str, tuple[int, ...]], frozenset[str], tuple[str, ...]]:
-    """(the files, {their key: shape}, keys that lie elsewhere than in the weights file, averages beside the weights).
+) -> tuple[CheckpointFiles, dict[str, tuple[int, ...]], frozenset[str], tuple[str, ...]]:
+    """(files, {key: shape}, keys stored outside the weights file, names of averaged weights in the same file).
 
-    Kept until the files change; of the Hub, as long as this process lives.
+    Cached until the files change; Hub checkpoints are cached for the life of the process.
     """
     where, young = _located(init)
     return (_kept.__wrapped__ if young else _kept)(*where, options, young)
 
 
 def _located(init: str) -> tuple[tuple[str, str | None, tuple[Any, ...]], bool]:
-    """((what to find, revision, the files' stamps), whether those stamps are too young to tell a change)."""
+    """((name, revision, file stamps), whether the stamps are too recent to reveal a change)."""
     path, revision = hub.located(init), None
-    beside = files.opened(os.environ.get("JAXFER_DATA") or ".") / init  # where relative data paths are looked up too
+    beside = (
+        files.opened(os.environ.get("JAXFER_DATA") or ".") / init
+    )  # relative data paths are also resolved against it
     if not path.exists() and beside.exists():
         path, init = beside, str(beside)
     if not path.exists():
@@ -215,37 +217,37 @@ def _located(init: str) -> tuple[tuple[str, str | None, tuple[Any, ...]], bool]:
 
 
 def _entries(path: epath.Path) -> list[epath.Path]:
-    """What a checkpoint may be read from: a folder's own files, sentence-transformers' layers, an adapter's base."""
+    """Files that a checkpoint may be read from: its folder, sentence-transformers' layers, an adapter's base."""
     if not path.is_dir():
         return [path]
     inner = sentence.encoder(path)
-    found = [*path.iterdir(), *(inner.iterdir() if inner and inner.is_dir() else ()), *sentence.files(path)]
-    found = sorted(set(found))
+    entries = [*path.iterdir(), *(inner.iterdir() if inner and inner.is_dir() else ()), *sentence.files(path)]
+    entries = sorted(set(entries))
     if (config := path / hub.ADAPTER_CONFIG).exists():
         base = hub.located(hub.base_of(path, reading.read_json(config, hub.AdapterConfig))[0])
-        found += (sorted(base.iterdir()) if base.is_dir() else [base]) if base.exists() else []
-    return found
+        entries += (sorted(base.iterdir()) if base.is_dir() else [base]) if base.exists() else []
+    return entries
 
 
 @functools.lru_cache(maxsize=8)
-def _find(init: str, revision: str | None, stamps: tuple[Any, ...]) -> Found:
+def _find(init: str, revision: str | None, stamps: tuple[Any, ...]) -> CheckpointFiles:
     return hub.find(init, revision=revision)
 
 
 @functools.lru_cache(maxsize=8)
 def _kept(
     init: str, revision: str | None, stamps: tuple[Any, ...], options: InitOptions, young: bool
-) -> tuple[Found, dict[str, tuple[int, ...]], frozenset[str], tuple[str, ...]]:
-    found = (_find.__wrapped__ if young else _find)(init, revision, stamps)
-    found = dataclasses.replace(found, options=options)
-    tensors = weights(found)
+) -> tuple[CheckpointFiles, dict[str, tuple[int, ...]], frozenset[str], tuple[str, ...]]:
+    source = (_find.__wrapped__ if young else _find)(init, revision, stamps)
+    source = dataclasses.replace(source, options=options)
+    tensors = weights(source)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     averages = tuple(name for name in tensors.dropped if re.fullmatch(AVERAGES, name))
-    return found, shapes, frozenset(tensors.moved), averages
+    return source, shapes, frozenset(tensors.moved), averages
 
 
 def _candidates(init: str, name: str, config: Mapping[str, Any]) -> tuple[Layout, ...]:
-    """The layouts that may read it: of the family that its config.json or, where that says none, `name` says."""
+    """Layouts that may read the checkpoint: those of the family in config.json, or else of `name`."""
     kind = stated.model_type(config, layouts())
     families = sorted({layout.family for layout in layouts()})
     if kind is None and (classes := stated.architectures(config)):
@@ -261,64 +263,70 @@ def _candidates(init: str, name: str, config: Mapping[str, Any]) -> tuple[Layout
         )
     family = family if name == AUTO else name
     if family not in families:
-        found = "no config.json that says what it is" if name == AUTO else f"config.model.name={name!r}"
-        raise InputError(f"config.init={init}: {found}; set config.model.name to one of {', '.join(families)}")
-    found = [layout for layout in layouts() if layout.family == family]
-    named = [layout for layout in found if kind in layout.model_types or layout.name == config.get("key_layout")]
-    return tuple(named or found)
+        problem = "no config.json that says what it is" if name == AUTO else f"config.model.name={name!r}"
+        raise InputError(f"config.init={init}: {problem}; set config.model.name to one of {', '.join(families)}")
+    family_layouts = [layout for layout in layouts() if layout.family == family]
+    named = [
+        layout for layout in family_layouts if kind in layout.model_types or layout.name == config.get("key_layout")
+    ]
+    return tuple(named or family_layouts)
 
 
 def _options(
-    layout: Layout, found: Found, config: Mapping[str, Any], shapes: Mapping[str, Any], given: Mapping[str, Any]
+    layout: Layout,
+    source: CheckpointFiles,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, Any],
+    model_options: Mapping[str, Any],
 ) -> tuple[dict[str, Any], set[str]]:
-    """(the port's options, those that the files leave open)."""
+    """(the port's options, names of options that the files do not state)."""
     known, soft = MODELS.schema(layout.family), set()
     if layout.model_types and config.get("model_type") is None:
-        config, soft = bare.facts(layout, shapes, given, config)
-        soft -= {"image"} if found.preprocessor else set()
+        config, soft = bare.facts(layout, shapes, model_options, config)
+        soft -= {"image"} if source.preprocessor else set()
     else:
-        if not found.preprocessor and "image_size" not in config and "size" not in config.get("input", {}):
+        if not source.preprocessor and "image_size" not in config and "size" not in config.get("input", {}):
             soft.add("image")
         if not layout.model_types and config.get("key_layout") != layout.name:
             soft |= {"heads", *layout.guessed}
-            config = {**config, **({"heads": given["heads"]} if "heads" in given else {})}
-    options = layout.options(config, found.preprocessor or {}, shapes)
-    options = {name: schema.check(value, known[name][0], f"{found.init}: {name}") for name, value in options.items()}
-    # Where there is no pooler to read, the mean is the port's choice.
+            config = {**config, **({"heads": model_options["heads"]} if "heads" in model_options else {})}
+    options = layout.options(config, source.preprocessor or {}, shapes)
+    options = {name: schema.check(value, known[name][0], f"{source.init}: {name}") for name, value in options.items()}
+    # Without a pooler in the checkpoint, mean pooling is the port's choice.
     soft |= {"pool"} if options.get("pool") == "mean" and "pooling_mode" not in config else set()
     return options, soft & set(options)
 
 
-def _structure(layout: Layout, options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the config adds to the checkpoint's options and which names of leaves may depend on (a pooler)."""
+def _structure(layout: Layout, options: Mapping[str, Any], model_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options set by the config alone that may change the names of leaves (a pooler)."""
     known = MODELS.schema(layout.family)
     return {
         name: schema.check(value, known[name][0], f"config.model.{name}")
-        for name, value in given.items()
+        for name, value in model_options.items()
         if name in known and name not in options and name not in ("mean", "std", "buckets")
     }
 
 
-def _tail(found: Found, moved: frozenset[str]) -> Tail:
-    """What sentence-transformers says of the layers behind the encoder.
+def _tail(source: CheckpointFiles, moved: frozenset[str]) -> Tail:
+    """Layers behind the encoder, as sentence-transformers' files state them.
 
-    A head that an adapter brings is of a classifier of transformers, which pools in its own way.
+    Empty for an adapter that brings a head: it belongs to a transformers classifier, which pools differently.
     """
     brings = any(not key.startswith(sentence.PREFIX) for key in moved)
-    if found.adapter is not None and (brings or found.adapter.config.get("task_type") == "SEQ_CLS"):
+    if source.adapter is not None and (brings or source.adapter.config.get("task_type") == "SEQ_CLS"):
         return Tail()
-    return found.tail
+    return source.tail
 
 
 def _head(port: Port, keys: Mapping[str, Key]) -> frozenset[str]:
-    """What a checkpoint calls the leaves of the head."""
+    """The checkpoint's keys of the head."""
     return frozenset(key.name for leaf, key in keys.items() if leaf.startswith(f"params/{port.head}/"))
 
 
-def _stated(found: Found) -> dict[str, Any]:
-    """What an export of ours says of its head, in the fields of a config.json."""
-    labels = found.marker.get("labels") or ()
-    return {**found.marker, "id2label": {str(i): name for i, name in enumerate(labels)}}
+def _stated(source: CheckpointFiles) -> dict[str, Any]:
+    """The head as jaxfer.json states it, in the fields of a config.json."""
+    labels = source.marker.get("labels") or ()
+    return {**source.marker, "id2label": {str(i): name for i, name in enumerate(labels)}}
 
 
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -331,41 +339,41 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _all_names(shapes: Mapping[str, Any], prefixes: Sequence[str]) -> set[str]:
-    """Every name that a key table may use for these keys."""
+    """Every name under which a key table may list these keys."""
     bare_names = {key.removeprefix(prefix) for key in shapes for prefix in (*prefixes, "")}
     return bare_names | {prefix + key for key in bare_names for prefix in prefixes}
 
 
 def sha256(init: str) -> str:
-    """Of a checkpoint's weights as they are now; `Absent` where they are gone."""
+    """The current sha256 of a checkpoint's weights; raises `Absent` if they are gone."""
     where, young = _located(init)
     return (_find.__wrapped__ if young else _find)(*where).sha256
 
 
-def _network(found: Found) -> reading.Weights:
-    """The tensors of the weights file without what held the network in a training script."""
-    own, prefix = reading.read(found.weights, pick=found.options.pick), found.options.prefix
+def _network(source: CheckpointFiles) -> reading.Weights:
+    """Tensors of the weights file, without the prefix of the training script's wrapper."""
+    network, prefix = reading.read(source.weights, pick=source.options.pick), source.options.prefix
     if not prefix:
-        return reading.without(own, containers.prefix_of(own, _entry_keys(layouts())))
-    off = "".join(part for part in own.unwrapped if part.endswith("."))  # which the user may have counted in
+        return reading.without(network, containers.prefix_of(network, _entry_keys(layouts())))
+    off = "".join(part for part in network.unwrapped if part.endswith("."))  # the user may include these in the prefix
     prefix = prefix.removesuffix(".").removeprefix(off) + "."
-    if not any(key.startswith(prefix) for key in own):
-        tail = nearest(prefix, {key[: key.rindex(".") + 1] for key in own if "." in key})
-        raise InputError(f"{found.init}: no key begins with config.init_options.prefix={prefix!r}{tail}")
-    return reading.without(own, prefix)
+    if not any(key.startswith(prefix) for key in network):
+        tail = nearest(prefix, {key[: key.rindex(".") + 1] for key in network if "." in key})
+        raise InputError(f"{source.init}: no key begins with config.init_options.prefix={prefix!r}{tail}")
+    return reading.without(network, prefix)
 
 
 def _check_stated(
-    candidates: Sequence[Layout], found: Found, config: Mapping[str, Any], shapes: Mapping[str, Any]
+    candidates: Sequence[Layout], source: CheckpointFiles, config: Mapping[str, Any], shapes: Mapping[str, Any]
 ) -> None:
-    """`InputError` for a field of another type than a layout reads, and for keys behind a prefix that is left on."""
+    """Raises `InputError` for a field of the wrong type and for keys that still carry a prefix."""
     for layout in candidates:
-        read = ((config, layout.facts, "config.json"), (found.preprocessor, layout.processor, hub.PREPROCESSORS[0]))
+        read = ((config, layout.facts, "config.json"), (source.preprocessor, layout.processor, hub.PREPROCESSORS[0]))
         for content, fields, name in read:
             if content and fields is not None:
-                json_files.check(content, fields, f"{found.init}: {name}", fix=reading.FIX)
+                json_files.check(content, fields, f"{source.init}: {name}", fix=reading.FIX)
     if hint := containers.hint(shapes, _entry_keys(candidates)):
-        raise InputError(f"config.init={found.init}: {hint}")
+        raise InputError(f"config.init={source.init}: {hint}")
 
 
 def _entry_keys(known: Sequence[Layout]) -> dict[str, tuple[str, ...]]:

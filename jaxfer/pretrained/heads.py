@@ -1,4 +1,4 @@
-"""A checkpoint with its own head, as it is: what the head answers, and the weights of the whole model."""
+"""Checkpoints used with their own head: its width, task and weights."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from jaxfer.pretrained.foreign import Checkpoint
 from jaxfer.rules import flatten, unflatten
 from jaxfer.runs.tokenizer import stated_length
 
-# What transformers calls our tasks, in `problem_type`.
+# jaxfer's tasks by transformers' `problem_type`.
 PROBLEMS = {
     "classification": "single_label_classification",
     "multilabel": "multi_label_classification",
     "regression": "regression",
 }
-# By `problem_type`; transformers takes one output without any for a regression.
+# The inverse; without a `problem_type`, transformers treats one output as a regression.
 KINDS = {problem: task for task, problem in PROBLEMS.items()}
 
 
 def head_width(checkpoint: Checkpoint) -> int:
-    """Outputs of a checkpoint's own head; `InputError` where it has none, or labels for another number."""
-    outputs, init = checkpoint.outputs, checkpoint.found.init
+    """The number of outputs of a checkpoint's head; raises `InputError` without a head or if labels do not match."""
+    outputs, init = checkpoint.outputs, checkpoint.files.init
     if checkpoint.other_head is not None:
         raise InputError(
             f"{init}: a {checkpoint.other_head}, whose head does not label whole inputs; `jaxfer run` trains one"
@@ -39,30 +39,30 @@ def head_width(checkpoint: Checkpoint) -> int:
 
 
 def guessed_task(checkpoint: Checkpoint) -> str:
-    """The task that a checkpoint states, else the one that its outputs suggest; `InputError` for an unknown one."""
+    """The task that a checkpoint states or its outputs suggest; raises `InputError` for an unknown `problem_type`."""
     if checkpoint.problem_type not in (None, *KINDS):
         raise InputError(
-            f"{checkpoint.found.init}: expected a problem_type of {', '.join(KINDS)}, found "
+            f"{checkpoint.files.init}: expected a problem_type of {', '.join(KINDS)}, found "
             f"{checkpoint.problem_type!r}; correct config.json"
         )
     return KINDS.get(checkpoint.problem_type, "regression" if checkpoint.outputs == 1 else "classification")
 
 
 def whole_length(checkpoint: Checkpoint) -> int | None:
-    """The longest input in tokens that a text model's files state: without training there is no cost to cut it for."""
-    if not checkpoint.found.tokenizer or "positions" not in checkpoint.options:
+    """The longest input in tokens that a text model's files state; inference need not shorten it to save cost."""
+    if not checkpoint.files.tokenizer or "positions" not in checkpoint.options:
         return None
-    stated = checkpoint.found.marker.get("max_length") or stated_length(checkpoint.found.tokenizer[0].parent)
+    stated = checkpoint.files.marker.get("max_length") or stated_length(checkpoint.files.tokenizer[0].parent)
     return stated and min(stated, checkpoint.options["positions"])
 
 
 def loaded(checkpoint: Checkpoint, port: Port, differs: Sequence[str] = ()) -> tuple[Any, Any]:
-    """(params, model_state) of a checkpoint, its own head included; `InputError` where anything is missing."""
+    """(params, model_state) of a checkpoint including its head; raises `InputError` if a leaf is missing."""
     shapes = jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(2))
     leaves = flatten({"params": shapes[0], **shapes[1]})
-    found = carrying.carry(checkpoint, port, leaves, reset=[], differs=differs)
-    if found.fresh:
-        what = f"the checkpoint has no head ({found.fresh[0]} is missing)"
-        raise InputError(f"{checkpoint.found.init}: {what}; `jaxfer run` trains one")
-    tree = unflatten(flatten({"params": found.params, **found.model_state}))
+    conversion = carrying.carry(checkpoint, port, leaves, reset=[], differs=differs)
+    if conversion.fresh:
+        problem = f"the checkpoint has no head ({conversion.fresh[0]} is missing)"
+        raise InputError(f"{checkpoint.files.init}: {problem}; `jaxfer run` trains one")
+    tree = unflatten(flatten({"params": conversion.params, **conversion.model_state}))
     return tree.pop("params"), tree

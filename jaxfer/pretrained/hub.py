@@ -1,6 +1,6 @@
-"""Where a checkpoint lies: a local folder or file, or a name on the Hugging Face Hub, and which of its files matter.
+"""Locate a checkpoint's files: in a local folder, as a single file, or on the Hugging Face Hub.
 
-A `peft` adapter is found together with the checkpoint that it is put on.
+A `peft` adapter is located together with its base checkpoint.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from jaxfer.pretrained import sentence
 from jaxfer.pretrained.formats import reading
 from jaxfer.pretrained.sentence import DENSE, POOLING, Tail
 
-# By preference; a pickle only where there is nothing better.
+# In order of preference; pickles only as a last resort.
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 ARCHIVES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 ADAPTER_CONFIG, ADAPTERS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
-MARKER = "jaxfer.json"  # an export's: what it is, and what its own files have no word for
-SENTENCE = "sentence-transformers"  # the format of an export whose head lies in DENSE
+MARKER = "jaxfer.json"  # marks our exports and stores what the format cannot express
+SENTENCE = "sentence-transformers"  # the export format whose head is stored in DENSE
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-# What trainers leave beside a model, and adapters, which are no model.
+# Files that trainers write beside a model, and adapters, which are not models.
 NOT_WEIGHTS = r"(optimizer|scheduler|scaler|rng_state.*|training_args|adapter_model.*)\.\w+|.*-\d+-of-\d+\.\w+"
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 TOKENIZERS = (
@@ -117,41 +117,41 @@ class AdapterConfig(TypedDict, total=False):
 
 
 class Absent(InputError):
-    """Nothing there: a checkpoint never was there, has been moved or deleted, or the Hub can't be reached."""
+    """The checkpoint does not exist, was moved or deleted, or the Hub cannot be reached."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """A `peft` adapter's own files.
+    """The files of a `peft` adapter.
 
     Attributes:
       weights: its tensors.
       config: its adapter_config.json.
-      base: the checkpoint that it is put on.
+      base: the files of its base checkpoint.
     """
 
     weights: epath.Path
     config: dict[str, Any]
-    base: Found
+    base: CheckpointFiles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Found:
+class CheckpointFiles:
     """A checkpoint's files on this machine.
 
     Attributes:
-      init: what the user called it.
-      weights: what `reading.read` takes: a file, or the index of its shards; of an adapter the base's.
-      sha256: of all weights; the source's name in ledgers and lineage.
-      config: its config.json, None where a bare file has none; of an adapter the base's.
+      init: its name in `config.init`.
+      weights: the weights file, or the index of its shards; for an adapter, the base's.
+      sha256: hash of all weights; identifies the source in ledgers and lineage.
+      config: its config.json, None for a bare file without one; for an adapter, the base's.
       preprocessor: its preprocessor_config.json (or the image processor in processor_config.json), None likewise.
-      tokenizer: its tokenizer files, () where it has none.
+      tokenizer: its tokenizer files, () without any.
       commit: the Hub's commit, None for local files.
-      marker: its jaxfer.json, {} where it is no export of ours.
-      options: where the weights lie in their file.
-      adapter: what is put on the weights.
-      dense: sentence-transformers' last layer, where ours put the head; None elsewhere.
-      tail: what follows the encoder, of sentence-transformers; of an adapter the base's.
+      marker: its jaxfer.json, {} if it is not a jaxfer export.
+      options: location of the weights within their file.
+      adapter: the adapter to merge into the weights.
+      dense: the last dense layer of a sentence-transformers export, which holds the head; else None.
+      tail: sentence-transformers' layers behind the encoder; for an adapter, the base's.
     """
 
     init: str
@@ -168,16 +168,16 @@ class Found:
     tail: Tail = dataclasses.field(default_factory=Tail)
 
 
-def find(init: str, *, revision: str | None = None) -> Found:
-    """The files behind a folder, a file or a Hub name; an existing path wins over a Hub name.
+def find(init: str, *, revision: str | None = None) -> CheckpointFiles:
+    """Finds the files of a folder, a file or a Hub name; an existing path takes precedence over a Hub name.
 
     Args:
       init: `./folder`, `file.pth`, or `google/vit-base-patch16-224`.
       revision: branch, tag or commit on the Hub; None: main.
 
     Raises:
-      Absent: nothing there, no weights, or a Hub that can't be reached.
-      InputError: several weights, a damaged JSON, or an adapter whose base is none.
+      Absent: no such checkpoint, no weights, or an unreachable Hub.
+      InputError: several weights files, damaged JSON, or an adapter with an unusable base.
     """
     path = located(init)
     if path.exists():
@@ -193,7 +193,7 @@ def find(init: str, *, revision: str | None = None) -> Found:
 
 
 def located(init: str) -> epath.Path:
-    """The path that a checkpoint's name may be, there or not; `InputError` for an address that is not read."""
+    """The local path a checkpoint's name refers to, existing or not; raises `InputError` for an unsupported URL."""
     if "://" in init and not init.startswith(tuple(f"{scheme}://" for scheme in files.STORES)):
         page = re.fullmatch(rf"https?://(?:www\.)?huggingface\.co/({HUB_NAME})/?", init)
         fix = f"give its name, {page[1]}" if page else "download it and give the file"
@@ -202,39 +202,39 @@ def located(init: str) -> epath.Path:
 
 
 def base_of(folder: epath.Path, config: Mapping[str, Any]) -> tuple[str, str | None]:
-    """(what an adapter calls its base, revision): as it stands, or relative to the adapter's own folder.
+    """(name, revision) of an adapter's base; a relative path may start from the adapter's folder.
 
     Raises:
-      InputError: it names none.
+      InputError: the adapter names no base.
     """
     name = config.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise InputError(f"{folder / ADAPTER_CONFIG} names no base model; write it as base_model_name_or_path")
     try:
-        given, beside = located(name), folder / name
+        path, beside = located(name), folder / name
     except InputError as error:
         raise InputError(f"{folder / ADAPTER_CONFIG}: base_model_name_or_path: {error}") from None
-    if not given.exists() and beside.exists():
+    if not path.exists() and beside.exists():
         return str(beside), None
-    return name, None if given.exists() else config.get("revision")
+    return name, None if path.exists() else config.get("revision")
 
 
 def _looks_like_path(init: str) -> bool:
     return init.startswith((".", "/", "~")) or init.endswith((*SUFFIXES, ".json")) or not re.fullmatch(HUB_NAME, init)
 
 
-def _file(init: str, path: epath.Path) -> Found:
+def _file(init: str, path: epath.Path) -> CheckpointFiles:
     if path.name in (*ADAPTERS, ADAPTER_CONFIG):
         raise InputError(f"{init}: a part of a peft adapter; give its folder")
     if re.fullmatch(r".*-\d+-of-\d+\.\w+", path.name):
         raise InputError(f"{init}: one shard of several; give its folder or its .index.json")
     if path.suffix == ".json" and not path.name.endswith(reading.INDEX):
         raise InputError(f"{init}: expected weights, found a JSON file; give its folder")
-    # Beside a file of one of the standard names the config is that checkpoint's; beside any other it may be another's.
-    return _found(init, path, path.parent if path.name in (*SAFETENSORS, *ARCHIVES) else None)
+    # A config.json belongs to a weights file with a standard name; beside any other file it may be another model's.
+    return _read_config_files(init, path, path.parent if path.name in (*SAFETENSORS, *ARCHIVES) else None)
 
 
-def _folder(init: str, folder: epath.Path, commit: str | None = None) -> Found:
+def _folder(init: str, folder: epath.Path, commit: str | None = None) -> CheckpointFiles:
     names = sorted(entry.name for entry in folder.iterdir())
     standard = [name for name in (*SAFETENSORS, *ARCHIVES) if name in names]
     if ADAPTER_CONFIG in names:
@@ -245,7 +245,7 @@ def _folder(init: str, folder: epath.Path, commit: str | None = None) -> Found:
             )
         return _adapted(init, folder, commit)
     if standard:
-        return _found(init, folder / standard[0], folder, commit)
+        return _read_config_files(init, folder / standard[0], folder, commit)
     others = [name for name in names if name.endswith(SUFFIXES) and not re.fullmatch(NOT_WEIGHTS, name)]
     chosen = [name for name in others if name.endswith(".safetensors")] or others
     if len(chosen) > 1:
@@ -253,19 +253,19 @@ def _folder(init: str, folder: epath.Path, commit: str | None = None) -> Found:
     if not chosen and (inner := sentence.encoder(folder)) is not None and inner.is_dir():
         return _folder(init, inner, commit)
     if not chosen:
-        what = f"an adapter without {ADAPTER_CONFIG}" if set(ADAPTERS) & set(names) else "no weights that are read"
-        found = ", ".join(names[:8]) or "nothing"
+        problem = f"an adapter without {ADAPTER_CONFIG}" if set(ADAPTERS) & set(names) else "no weights that are read"
+        listing = ", ".join(names[:8]) or "nothing"
         expected = "model.safetensors, pytorch_model.bin or an index of shards"
-        raise Absent(f"{init}: {what}; expected {expected}, found {found}")
-    return _found(init, folder / chosen[0], folder, commit)
+        raise Absent(f"{init}: {problem}; expected {expected}, found {listing}")
+    return _read_config_files(init, folder / chosen[0], folder, commit)
 
 
-def _adapted(init: str, folder: epath.Path, commit: str | None) -> Found:
-    """An adapter over its base; a tokenizer or preprocessor of its own is what it was trained with."""
+def _adapted(init: str, folder: epath.Path, commit: str | None) -> CheckpointFiles:
+    """An adapter with its base; the adapter's tokenizer and preprocessor take precedence."""
     weights = next((folder / name for name in ADAPTERS if (folder / name).exists()), None)
     if weights is None:
         raise Absent(f"{init}: an adapter without weights; expected {' or '.join(ADAPTERS)} beside {ADAPTER_CONFIG}")
-    own = _found(init, weights, folder, commit)
+    adapter_files = _read_config_files(init, weights, folder, commit)
     config = reading.read_json(folder / ADAPTER_CONFIG, AdapterConfig)
     name, revision = base_of(folder, config)
     try:
@@ -278,24 +278,26 @@ def _adapted(init: str, folder: epath.Path, commit: str | None) -> Found:
         raise type(error)(f"{init}: the adapter's base model {name!r}: {error}") from None
     if base.config is None:
         raise InputError(f"{init}: the adapter's base model {name!r} has no config.json; give it one")
-    sums = [(base.sha256, "base"), (own.sha256, weights.name)]
+    sums = [(base.sha256, "base"), (adapter_files.sha256, weights.name)]
     sums.append((reading.sha256(folder / ADAPTER_CONFIG), ADAPTER_CONFIG))
     return dataclasses.replace(
-        own,
+        adapter_files,
         weights=base.weights,
         sha256=reading.sha256_of(sums),
         config=base.config,
-        preprocessor=base.preprocessor if own.preprocessor is None else own.preprocessor,
-        tokenizer=own.tokenizer or base.tokenizer,
+        preprocessor=base.preprocessor if adapter_files.preprocessor is None else adapter_files.preprocessor,
+        tokenizer=adapter_files.tokenizer or base.tokenizer,
         tail=base.tail,
         adapter=Adapter(weights=weights, config=config, base=base),
     )
 
 
-def _found(init: str, weights: epath.Path, folder: epath.Path | None, commit: str | None = None) -> Found:
+def _read_config_files(
+    init: str, weights: epath.Path, folder: epath.Path | None, commit: str | None = None
+) -> CheckpointFiles:
     def content(name: str, fields: type | None = None) -> dict[str, Any] | None:
-        there = folder is not None and (folder / name).exists()
-        return reading.read_json(folder / name, fields) if there else None
+        exists = folder is not None and (folder / name).exists()
+        return reading.read_json(folder / name, fields) if exists else None
 
     preprocessor = content(PREPROCESSORS[0])
     if preprocessor is None and (processor := content(PREPROCESSORS[1], Processor)) is not None:
@@ -307,7 +309,7 @@ def _found(init: str, weights: epath.Path, folder: epath.Path | None, commit: st
     sums = [(reading.sha256(weights), weights.name)]
     sums += [(reading.sha256(dense), DENSE)] if dense is not None else []
     sums += [(reading.sha256(tail.weights), f"{tail.weights.parent.name}/{tail.weights.name}")] if tail.weights else []
-    return Found(
+    return CheckpointFiles(
         init=init,
         weights=weights,
         sha256=sums[0][0] if len(sums) == 1 else reading.sha256_of(sums),
@@ -321,8 +323,8 @@ def _found(init: str, weights: epath.Path, folder: epath.Path | None, commit: st
     )
 
 
-def _hub(name: str, revision: str | None) -> Found:
-    """Downloads what is needed into the Hub's cache; pickles only of a repository without safetensors."""
+def _hub(name: str, revision: str | None) -> CheckpointFiles:
+    """Downloads the needed files into the Hub's cache; pickles only if a repository lacks safetensors."""
     for patterns in DOWNLOADS:
         folder = epath.Path(_download(name, revision, patterns))
         places = [folder, *folder.glob("0_Transformer")]
@@ -335,20 +337,20 @@ def _hub(name: str, revision: str | None) -> Found:
 def _download(name: str, revision: str | None, patterns: tuple[str, ...]) -> str:
     cache = constants.HF_HUB_CACHE
     at = f" at revision {revision!r}" if revision else ""
-    here = f"{name}: no such folder or file here, and"
+    absent = f"{name}: no such folder or file here, and"
     try:
         return huggingface_hub.snapshot_download(
             name, revision=revision, allow_patterns=list(patterns), cache_dir=cache
         )
     except hub_errors.GatedRepoError:
-        raise Absent(f"{here} gated on the Hub; accept its terms there and run `hf auth login`") from None
+        raise Absent(f"{absent} gated on the Hub; accept its terms there and run `hf auth login`") from None
     except hub_errors.RepositoryNotFoundError:
-        raise Absent(f"{here} not on the Hub; check the name, or run `hf auth login` if it is private") from None
+        raise Absent(f"{absent} not on the Hub; check the name, or run `hf auth login` if it is private") from None
     except hub_errors.RevisionNotFoundError:
         raise Absent(f"{name}: on the Hub, but not{at}; give a branch, tag or commit of it") from None
     except (hub_errors.HTTPError, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise Absent(
-            f"{here} the Hub can't be reached{at} ({reason}) nor is it whole in the cache {cache}; run "
+            f"{absent} the Hub can't be reached{at} ({reason}) nor is it whole in the cache {cache}; run "
             f"`hf download {name}` where there is a network and copy the cache, or give its folder"
         ) from None

@@ -1,7 +1,7 @@
-"""Layouts: how a family's leaves are called and turned in other people's checkpoints. One key table serves both ways.
+"""Layouts: names and axis orders of a family's leaves in third-party checkpoints, for reading and writing.
 
-A key table maps each of our leaves (`params/stem/conv/kernel`, `batch_stats/stem/norm/mean`) to their key and the
-transform between the two; every transform permutes or reshapes only, so `convert` then `store` is bitwise.
+A key table maps each jaxfer leaf (`params/stem/conv/kernel`, `batch_stats/stem/norm/mean`) to its checkpoint key and
+the transform between the two; every transform permutes or reshapes only, so `convert` then `store` is bitwise.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Transform:
     """A reordering of one tensor, and its exact inverse.
 
     Attributes:
-      name: the word a ledger uses; `identity` leaves the tensor as it is.
-      load: theirs -> ours.
-      store: ours -> theirs.
+      name: its name in a ledger; `identity` leaves the tensor unchanged.
+      load: checkpoint -> jaxfer.
+      store: jaxfer -> checkpoint.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Transform:
 
 
 def permute(name: str, *axes: int) -> Transform:
-    """Our axis i is their axis `axes[i]`."""
+    """A transposition: axis i of the leaf is axis `axes[i]` of the checkpoint's tensor."""
     inverse = tuple(axes.index(i) for i in range(len(axes)))
     return Transform(name, lambda x: np.transpose(x, axes), lambda x: np.transpose(x, inverse))
 
@@ -67,12 +67,12 @@ def heads_in(heads: int) -> Transform:
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """Where one of our leaves lies in their checkpoint.
+    """The place of a leaf in a checkpoint.
 
     Attributes:
-      name: their key.
-      transform: between their tensor and our leaf.
-      others: what some checkpoints call it instead; read, never written.
+      name: the checkpoint's key.
+      transform: between the checkpoint's tensor and the leaf.
+      others: alternative keys of some checkpoints; read, never written.
     """
 
     name: str
@@ -82,26 +82,26 @@ class Key:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One family in one naming of its checkpoints.
+    """One family under one naming of its checkpoints.
 
     Attributes:
-      name: of the naming (`hf`, `torchvision`).
+      name: the naming (`hf`, `torchvision`).
       family: name of the file in `jaxfer/models`.
-      model_types: values of `model_type` in config.json that this reads; () where there is no config.json.
-      keys: port -> {our leaf: their key}, for every leaf of the port.
-      options: (config, preprocessor config or {}, {their key: shape}) -> options of the port, all but `outputs`.
+      model_types: values of `model_type` in config.json that this reads; () for a naming without config.json.
+      keys: port -> {leaf: checkpoint key}, for every leaf of the port.
+      options: (config, preprocessor config or {}, {checkpoint key: shape}) -> options of the port, all but `outputs`.
       config: (port, its options, labels) -> config.json for export: architectures, id2label, ...
       preprocessor: port -> preprocessor_config.json for export; {} for text.
-      entry: their key of the first leaf, without a prefix: where it lies tells what else stands before the keys.
-      facts: TypedDict of the fields of config.json that `options` reads; None: it reads none, or any.
+      entry: checkpoint key of the first leaf, without a prefix; its position reveals any wrapper's prefix.
+      facts: TypedDict of the fields of config.json that `options` reads; None for no check.
       processor: the same of preprocessor_config.json.
-      optional: regexes of their keys that may be absent (head, pooler): re-initialised where that is announced.
-      ignored: regexes of their keys that carry nothing (num_batches_tracked, position_ids).
-      prefixes: what a bare backbone's keys lack (or have) before them (`resnet.`), tried in order.
-      constants: port -> {their key: value} that export adds though we hold no such leaf (num_batches_tracked).
-      guessed: options that nothing in such a checkpoint states, unless a config.json names this layout as `key_layout`.
-      encoder: port -> (config.json, constants) of the model without its head, whose keys lack the first prefix: what
-        lies at the root of a sentence-transformers folder; None where there is none.
+      optional: regexes of checkpoint keys that may be absent (head, pooler): re-initialised where that is announced.
+      ignored: regexes of checkpoint keys without information (num_batches_tracked, position_ids).
+      prefixes: prefixes that distinguish a full model's keys from a bare backbone's (`resnet.`), tried in order.
+      constants: port -> {checkpoint key: value} that export adds without a leaf (num_batches_tracked).
+      guessed: options that such a checkpoint does not state, unless a config.json names this layout as `key_layout`.
+      encoder: port -> (config.json, constants) of the model without its head, whose keys lack the first prefix, as
+        stored at the root of a sentence-transformers folder; None if not supported.
     """
 
     name: str
@@ -124,17 +124,17 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """A checkpoint in our leaves.
+    """A checkpoint converted to jaxfer's leaves.
 
     Attributes:
       params: nested params without those in `fresh`.
       model_state: nested running statistics, `{}` where the family has none.
       ledger: {leaf: {what, from, shape}} for every leaf of the port; `what` is loaded (same name), renamed, transposed
         (or reshaped), resized (surgery), re-initialised (asked for) or missing (optional, and not in the checkpoint);
-        `from` their key or None; `shape` ours.
-      fresh: leaves that are re-initialised or missing: the caller makes them.
-      unused: their keys that have no place here, all of them ignored, optional, reset or announced.
-      unwrapped, dropped: as those of `reading.Weights`.
+        `from` the checkpoint's key or None; `shape` the leaf's.
+      fresh: leaves that are re-initialised or missing, for the caller to initialise.
+      unused: checkpoint keys without a leaf, all of them ignored, optional, reset or announced.
+      unwrapped, dropped: as in `reading.Weights`.
     """
 
     params: dict[str, Any]
@@ -157,49 +157,49 @@ def convert(
     unused: Sequence[str] = (),
     source: str = "the checkpoint",
 ) -> Conversion:
-    """Moves a checkpoint into the port's leaves; whatever does not fit and was not announced is an error.
+    """Converts a checkpoint to the port's leaves; unannounced differences are errors.
 
     Args:
-      tensors: {their key: tensor}, with or without one of the layout's prefixes.
-      layout: how they call things.
+      tensors: {checkpoint key: tensor}, with or without one of the layout's prefixes.
+      layout: the naming of those keys.
       port: the model to fill.
-      shapes: {our leaf: anything with a shape and a dtype}, every leaf of the port.
-      reset: regexes of our leaves that are made anew though the checkpoint has them.
-      surgery: {our leaf: change of a tensor (in our axes) whose shape differs}, e.g. another resolution.
-      unused: regexes of their keys, besides the layout's, that may have no place here.
-      source: what errors call the checkpoint.
+      shapes: {leaf: anything with a shape and a dtype}, for every leaf of the port.
+      reset: regexes of leaves to re-initialise even if the checkpoint has them.
+      surgery: {leaf: function that adapts a tensor (in the leaf's axes) of another shape}, e.g. for another resolution.
+      unused: regexes of checkpoint keys, besides the layout's, that need no leaf.
+      source: the checkpoint's name in errors.
 
     Raises:
-      InputError: keys missing or without a place, shapes that differ, tensors that are no floats.
+      InputError: missing or unexpected keys, differing shapes, tensors that are not floats.
     """
     table = _table(layout, port, shapes)
-    theirs = _named(tensors, table, layout.prefixes, source)
+    stored_keys = _named(tensors, table, layout.prefixes, source)
     anew = {leaf for leaf in table if _matches(leaf, reset)}
-    absent = {leaf for leaf in table if table[leaf].name not in theirs} - anew
+    absent = {leaf for leaf in table if table[leaf].name not in stored_keys} - anew
     lost = [table[leaf].name for leaf in table if leaf in absent and not _matches(table[leaf].name, layout.optional)]
     if lost:
         raise InputError(f"{source} lacks {_some(lost)} of layout {layout.name!r}{nearest(lost[0], tensors)}")
     leaves, ledger, unfit = {}, {}, []
     for leaf, key in table.items():
         want = tuple(shapes[leaf].shape)
-        origin = None if leaf in absent else theirs.get(key.name)
-        what = "missing" if leaf in absent else "re-initialised"
+        origin = None if leaf in absent else stored_keys.get(key.name)
+        outcome = "missing" if leaf in absent else "re-initialised"
         if leaf not in absent | anew:
-            value, what = _moved(tensors[origin], key.transform, want, (surgery or {}).get(leaf))
+            value, outcome = _moved(tensors[origin], key.transform, want, (surgery or {}).get(leaf))
             if value is None:
                 unfit.append(f"{origin} {tuple(tensors[origin].shape)} for {leaf} {want}")
                 continue
             if not jnp.issubdtype(value.dtype, jnp.floating):
                 raise InputError(f"{source}: {origin} is {value.dtype}, expected floats; give weights not quantised")
             leaves[leaf] = np.asarray(value, shapes[leaf].dtype)
-            what = "loaded" if what == "renamed" and leaf == origin else what
-        ledger[leaf] = {"what": what, "from": origin, "shape": list(want)}
+            outcome = "loaded" if outcome == "renamed" and leaf == origin else outcome
+        ledger[leaf] = {"what": outcome, "from": origin, "shape": list(want)}
     if unfit:
         raise InputError(f"{source} has another shape (theirs, ours): {_some(unfit)}; announce what differs")
     used = {entry["from"] for leaf, entry in ledger.items() if leaf in leaves}
     rest = tuple(key for key in tensors if key not in used)
     allowed = (*layout.ignored, *layout.optional, *unused)
-    known = {theirs[key.name] for key in table.values() if key.name in theirs}
+    known = {stored_keys[key.name] for key in table.values() if key.name in stored_keys}
     odd = [k for k in rest if k not in known and not any(_matches(n, allowed) for n in _names(k, layout.prefixes))]
     if odd:
         names = [key.name for key in table.values()]
@@ -212,10 +212,10 @@ def convert(
 
 
 def store(params: Any, model_state: Any, layout: Layout, port: Port) -> dict[str, Array]:
-    """The port's leaves as their checkpoint: the inverse of `convert`, bitwise, plus the layout's constants.
+    """Converts the port's leaves to checkpoint tensors: the bitwise inverse of `convert`, plus the layout's constants.
 
     Raises:
-      InputError: leaves that the layout has no key for (a method's own, not yet merged), or too few.
+      InputError: leaves without a key in the layout (a method's unmerged leaves), or missing leaves.
     """
     leaves = flatten({"params": params, **model_state})
     table = _table(layout, port, leaves).items()
@@ -231,7 +231,7 @@ def _table(layout: Layout, port: Port, leaves: Mapping[str, Any]) -> dict[str, K
 
 
 def _moved(x: Array, transform: Transform, want: tuple[int, ...], change: Any) -> tuple[Array | None, str]:
-    """(the tensor in our axes and shape, what was done), or None where it does not fit."""
+    """(the tensor in the leaf's axes and shape, the kind of change); the tensor is None if it does not fit."""
     try:
         value = transform.load(x)
     except (ValueError, IndexError):  # too few axes, or no multiple of the heads
@@ -245,20 +245,20 @@ def _moved(x: Array, transform: Transform, want: tuple[int, ...], change: Any) -
 def _named(
     tensors: Mapping[str, Array], table: Mapping[str, Key], prefixes: Sequence[str], source: str
 ) -> dict[str, str]:
-    """{key as the table calls it: key as the checkpoint does}."""
+    """{key in the table: key in the checkpoint}."""
     names = {name: key.name for key in table.values() for name in (key.name, *key.others)}
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for key in tensors:
         name = next((names[name] for name in _names(key, prefixes) if name in names), None)
-        if name in found:
-            raise InputError(f"{source} has both {found[name]!r} and {key!r}; expected one of them")
+        if name in keys:
+            raise InputError(f"{source} has both {keys[name]!r} and {key!r}; expected one of them")
         if name is not None:
-            found[name] = key
-    return found
+            keys[name] = key
+    return keys
 
 
 def _names(key: str, prefixes: Sequence[str]) -> list[str]:
-    """What the table may call this key: as it is, with a prefix, or without."""
+    """Names of this key in the table: unchanged, with a prefix, or without one."""
     without = [key[len(prefix) :] for prefix in prefixes if key.startswith(prefix)]
     return [key, *(prefix + key for prefix in prefixes), *without]
 

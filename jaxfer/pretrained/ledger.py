@@ -1,4 +1,4 @@
-"""The load ledger: what became of every leaf of a model, and from where it came."""
+"""The load ledger: the origin and treatment of every leaf of a model."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-# In the order of the table: as it was, turned, with an adapter's update added, made to fit, made anew.
+# In table order: copied, transposed, merged with an adapter, resized, initialised.
 KINDS = ("loaded", "renamed", "transposed", "merged", "resized", "inflated", "re-initialised", "missing", "initialised")
-TOLD = ("resized", "inflated", "re-initialised", "missing")  # the table names their leaves
+TOLD = ("resized", "inflated", "re-initialised", "missing")  # kinds whose leaves the table names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where a run starts from.
+    """The starting point of a run.
 
     Attributes:
-      params: nested backbone params, head included.
+      params: nested params, head included.
       model_state: running statistics.
-      ledger: {leaf: {`what`: one of KINDS, `from`: its key in the source or None, `shape`, `why` it is made anew, and
-        which module of the `adapter` is merged into it}}.
-      lineage: source, its sha256 and its own lineage, the data's sha256; the ancestry of these weights.
-      unused: keys of the source that have no place here.
-      unwrapped: keys and prefixes behind which a training script put the weights, outermost first.
-      dropped: what else its file holds.
+      ledger: {leaf: {`what`: one of KINDS, `from`: its key in the source or None, `shape`, `why` it is re-initialised,
+        and the module of the `adapter` that is merged into it}}.
+      lineage: ancestry of the weights: the source, its sha256 and lineage, and the data's sha256.
+      unused: keys of the source without a leaf in the model.
+      unwrapped: keys and prefixes that a training script put around the weights, outermost first.
+      dropped: other entries of its file.
     """
 
     params: Any
@@ -36,7 +36,7 @@ class Start:
     dropped: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """What ledger.json holds."""
+        """The content of ledger.json."""
         sha256 = self.lineage.get("source_sha256")
         return {
             "lineage": self.lineage,
@@ -50,8 +50,8 @@ class Start:
     def table(self) -> str:
         """The ledger in a few lines: how many leaves of each kind, and the names of those that changed."""
         counts = collections.Counter(entry["what"] for entry in self.ledger.values())
-        found = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
-        lines = [f"{self.lineage['init']}: {len(self.ledger)} leaves: {found}"]
+        summary = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+        lines = [f"{self.lineage['init']}: {len(self.ledger)} leaves: {summary}"]
         if self.unwrapped:
             lines.append(f"  read from {' '.join(self.unwrapped)} (config.init_options takes another)")
         if self.dropped:

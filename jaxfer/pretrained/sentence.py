@@ -1,7 +1,7 @@
-"""A sentence-transformers folder: what follows its encoder, as modules.json and the modules' own files state it.
+"""Read a sentence-transformers folder: the layers behind the encoder, stated by modules.json and the modules' files.
 
-An encoder is followed by a pooling, and that by at most one dense layer and a scaling to length 1; a `bert` port
-computes all of them. Exports of ours put the head behind them as one more dense layer.
+A pooling follows the encoder, then at most one dense layer and scaling to length 1; a `bert` port computes all of
+them. jaxfer's exports append the head as another dense layer.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from jaxfer.errors import InputError
 from jaxfer.pretrained.formats import reading
 
 MODULES, POOLING = "modules.json", "1_Pooling/config.json"
-DENSE = "2_Dense/model.safetensors"  # of an export of ours: its head, under these keys
+DENSE = "2_Dense/model.safetensors"  # the head of a jaxfer export, under these keys
 DENSE_KEYS = {"linear.weight": "classifier.weight", "linear.bias": "classifier.bias"}
-PREFIX = "dense."  # of the keys of a dense layer between pooling and head
+PREFIX = "dense."  # of keys of the dense layer between pooling and head
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # The fields of 1_Pooling/config.json before sentence-transformers 6, in its order.
 FLAGS = {
@@ -39,12 +39,12 @@ READ = "jaxfer reads a Transformer, a Pooling, at most one Dense and a Normalize
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tail:
-    """What follows the encoder.
+    """The layers behind the encoder.
 
     Attributes:
-      pool: the pooling, by its name here and there, several joined by `+`; None where no file states it.
-      dense: options of the port for the dense layer; {} where there is none.
-      weights: of the dense layer.
+      pool: the pooling, several joined by `+`, under the names of sentence-transformers; None if not stated.
+      dense: options of the port for the dense layer; {} without one.
+      weights: the dense layer's weights file.
       normalize: whether the result is scaled to length 1.
     """
 
@@ -55,43 +55,43 @@ class Tail:
 
 
 def encoder(folder: epath.Path) -> epath.Path | None:
-    """The folder in it that holds the encoder, as modules.json says; None where that is the folder itself."""
+    """The subfolder with the encoder according to modules.json; None if it is the folder itself."""
     modules = _modules(folder)
     first = modules[0][1] if modules else ""
     return folder / first if first else None
 
 
 def root(folder: epath.Path) -> epath.Path:
-    """The folder of the whole model: the encoder's own, or the one above it (`0_Transformer` and the like)."""
+    """The folder of the whole model: the encoder's folder, or its parent (above `0_Transformer` and the like)."""
     if (folder / MODULES).exists() or not folder.name.startswith("0_"):
         return folder
     return folder.parent if any((folder.parent / name).exists() for name in (MODULES, POOLING)) else folder
 
 
 def files(folder: epath.Path) -> list[epath.Path]:
-    """Every file that `tail` and `encoder` may read besides those that lie in the folder itself."""
+    """Every file that `tail` and `encoder` may read in addition to those in the folder itself."""
     top = root(folder)
     subfolders = sorted(entry for entry in top.iterdir() if re.match(r"\d+_", entry.name))
-    found = [file for entry in subfolders if entry.is_dir() for file in sorted(entry.iterdir())]
-    return [path for path in (*found, top / MODULES) if path.exists() and not path.is_dir()]
+    paths = [file for entry in subfolders if entry.is_dir() for file in sorted(entry.iterdir())]
+    return [path for path in (*paths, top / MODULES) if path.exists() and not path.is_dir()]
 
 
 def tail(folder: epath.Path, *, headed: bool) -> Tail:
-    """What follows the encoder in this folder; an empty one where it is none of sentence-transformers'.
+    """Reads the layers behind the encoder; empty if the folder is not a sentence-transformers model.
 
     Args:
-      folder: of the encoder's weights.
-      headed: it is an export of ours, whose last dense layer is the head.
+      folder: the folder of the encoder's weights.
+      headed: whether it is a jaxfer export, whose last dense layer is the head.
 
     Raises:
-      InputError: files that are damaged, a module or a pooling that is not read.
+      InputError: damaged files, or an unsupported module or pooling.
     """
     top = root(folder)
     modules = _modules(top)
     head = epath.Path(DENSE).parent.name
     rest = [(kind, top / path) for kind, path in modules[1:] if not (headed and path == head)]
     kinds = [kind for kind, _ in rest if kind != "Dropout"]
-    if "Pooling" in kinds and " ".join(kinds) not in CHAINS:  # without one it is no model of sentences
+    if "Pooling" in kinds and " ".join(kinds) not in CHAINS:  # without a Pooling it is not a sentence model
         raise InputError(
             f"{top / MODULES}: {', '.join(kind for kind, _ in modules)}; {READ}: give a copy of the folder without "
             f"{MODULES} to take its encoder and pooling alone"
@@ -99,15 +99,15 @@ def tail(folder: epath.Path, *, headed: bool) -> Tail:
     places = dict(rest) if "Pooling" in kinds else {}
     pooling = places["Pooling"] / "config.json" if "Pooling" in places else top / POOLING
     listed = "Pooling" in places or pooling.exists()
-    found = Tail(pool=_pool(pooling) if listed else None, normalize="Normalize" in places)
-    return dataclasses.replace(found, **_dense(places["Dense"])) if "Dense" in places else found
+    layers = Tail(pool=_pool(pooling) if listed else None, normalize="Normalize" in places)
+    return dataclasses.replace(layers, **_dense(places["Dense"])) if "Dense" in places else layers
 
 
 def dense_weights(path: epath.Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """({key: tensor} of the dense layer under `PREFIX`, {that key: what its file calls it}).
+    """({key: tensor} of the dense layer under `PREFIX`, {that key: its key in the file}).
 
     Raises:
-      InputError: a damaged file, or one that holds something else.
+      InputError: a damaged file, or unexpected tensors.
     """
     tensors = reading.read(path)
     if not {"linear.weight"} <= set(tensors) <= set(DENSE_KEYS):
@@ -123,15 +123,15 @@ def _modules(folder: epath.Path) -> list[tuple[str, str]]:
         return []
     try:
         listed = sorted(json.loads(file.read_text()), key=lambda entry: entry.get("idx", 0))
-        found = [(entry["type"].rpartition(".")[2], entry["path"].rstrip("/")) for entry in listed]
+        modules = [(entry["type"].rpartition(".")[2], entry["path"].rstrip("/")) for entry in listed]
     except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(
             f"{file}: expected a list of modules, each with a path and a type; download it again"
         ) from None
-    for _, path in found:
+    for _, path in modules:
         if epath.Path(path).name != path or path == "..":  # a list must not reach out of its folder
             raise InputError(f"{file}: expected modules in its own folder, found {path!r}")
-    return found
+    return modules
 
 
 def _pool(file: epath.Path) -> str:

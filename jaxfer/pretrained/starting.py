@@ -1,4 +1,4 @@
-"""Start from a pretrained checkpoint, with a ledger of what became of every leaf. Resuming is `checkpoint.py`'s."""
+"""Start a run from a pretrained checkpoint and record the origin of every leaf; `checkpoint.py` resumes runs."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = ["Start", "completed", "is_foreign", "locate", "source_folder", "sourc
 
 
 def start(experiment: Experiment, data: Dataset, stage: Stage, folder: epath.Path) -> Start:
-    """Fresh or loaded parameters, as `config.init`, `config.head` and `config.differs` say.
+    """Initialises or loads parameters according to `config.init`, `config.head` and `config.differs`.
 
     Args:
       experiment: the complete config.
-      data: whose classes decide whether a source's head is kept.
-      stage: the run's first.
-      folder: the run's; `sibling:NAME` lies beside it.
+      data: its classes decide whether the source's head is kept.
+      stage: the run's first stage.
+      folder: the run's folder; `sibling:NAME` is next to it.
 
     Raises:
       InputError: an unknown source, an unfinished run, or a model or leaves that differ and were not announced.
@@ -47,7 +47,7 @@ def start(experiment: Experiment, data: Dataset, stage: Stage, folder: epath.Pat
 
 
 def source_sha256(init: str, folder: epath.Path) -> str | None:
-    """Of the weights that `config.init` names, as they are now; None for scratch and a source that is gone."""
+    """The current sha256 of the weights that `config.init` names; None for scratch or a missing source."""
     if init == "scratch":
         return None
     if is_foreign(init):
@@ -60,7 +60,7 @@ def source_sha256(init: str, folder: epath.Path) -> str | None:
 
 
 def source_folder(init: str, folder: epath.Path) -> epath.Path:
-    """The run folder that `run:FOLDER` or `sibling:NAME` names; `InputError` where there is no run."""
+    """The run folder that `run:FOLDER` or `sibling:NAME` names; raises `InputError` if no run exists."""
     source = locate(init, folder)
     if not (source / "config.json").exists():
         raise InputError(f"config.init={init}: no run at {source}; train it first with `jaxfer run`")
@@ -68,7 +68,7 @@ def source_folder(init: str, folder: epath.Path) -> epath.Path:
 
 
 def locate(init: str, folder: epath.Path) -> epath.Path:
-    """Where that run is or would be."""
+    """The folder that `run:FOLDER` or `sibling:NAME` refers to, existing or not."""
     kind, _, name = init.partition(":")
     if not name:
         raise InputError(f"config.init: expected run:FOLDER or sibling:NAME, found {init!r}")
@@ -92,7 +92,7 @@ def _scratch(experiment: Experiment, data: Dataset, stage: Stage) -> Start:
 
 
 def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Start:
-    """From a checkpoint of somebody else's; the head and what is missing are drawn, the rest must fit."""
+    """Loads a third-party checkpoint; a new head and missing leaves are initialised, all other leaves must fit."""
     run, port = experiment.run, stage.spec.port
     batch = example_batch(port, stage.spec.task, 2)
     model, options = experiment.model, experiment.init_options
@@ -100,9 +100,9 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
     shapes = _leaves(*jax.eval_shape(port.init, jax.random.key(0), batch))
     head = [leaf for leaf in shapes if leaf.startswith(f"params/{port.head}/")]
     keep = carrying.keeps_head(run.head, checkpoint, data.classes)
-    found = carrying.carry(checkpoint, port, shapes, reset=[] if keep else head, differs=run.differs)
-    for leaf in found.fresh:
-        entry = found.ledger[leaf]
+    conversion = carrying.carry(checkpoint, port, shapes, reset=[] if keep else head, differs=run.differs)
+    for leaf in conversion.fresh:
+        entry = conversion.ledger[leaf]
         entry["why"] = "announced in config.differs"
         if leaf in head:
             entry["why"] = _why(run.head, checkpoint.labels) if entry["from"] else "the source has none"
@@ -115,9 +115,9 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
                 f"config.init={run.init}: the checkpoint has no {leaf}; set config.model.pool to what it has, or "
                 "announce it with config.differs=pool"
             )
-    drawn = carrying.fresh_leaves(port, found.fresh, _key(experiment), batch)
-    tree = unflatten({**_leaves(found.params, found.model_state), **drawn})
-    files = checkpoint.found
+    drawn = carrying.fresh_leaves(port, conversion.fresh, _key(experiment), batch)
+    tree = unflatten({**_leaves(conversion.params, conversion.model_state), **drawn})
+    files = checkpoint.files
     source = {
         "sha256": files.sha256,
         "weights": files.weights.name,
@@ -133,37 +133,37 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
     return Start(
         params=params,
         model_state=state,
-        ledger=found.ledger,
+        ledger=conversion.ledger,
         lineage=lineage,
-        unused=tuple(sorted(found.unused)),
-        unwrapped=found.unwrapped,
-        dropped=found.dropped,
+        unused=tuple(sorted(conversion.unused)),
+        unwrapped=conversion.unwrapped,
+        dropped=conversion.dropped,
     )
 
 
 def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath.Path) -> Start:
-    """From a finished run of ours."""
+    """Loads the parameters of a finished jaxfer run."""
     port, init, source = stage.spec.port, experiment.run.init, open_run(folder)
     _check_model(experiment, source.experiment)
     loaded = source.stage.leave(source.state)
     keep = _keeps_head(experiment.run.head, source, data)
     ledger, filled = {}, {}
-    theirs, batch = _leaves(*loaded), example_batch(port, stage.spec.task, 2)
+    source_leaves, batch = _leaves(*loaded), example_batch(port, stage.spec.task, 2)
     shapes = _leaves(*jax.eval_shape(port.init, jax.random.key(0), batch))
     anew = [] if keep else [path for path in shapes if path.startswith(f"params/{port.head}/")]
     for path, leaf in shapes.items():
         if path in anew:
-            ledger[path] = _entry("re-initialised", path if path in theirs else None, leaf)
+            ledger[path] = _entry("re-initialised", path if path in source_leaves else None, leaf)
             ledger[path]["why"] = _why(experiment.run.head, source.classes)
-        elif path not in theirs or theirs[path].shape != leaf.shape:
-            found = tuple(theirs[path].shape) if path in theirs else "nothing"
+        elif path not in source_leaves or source_leaves[path].shape != leaf.shape:
+            stored = tuple(source_leaves[path].shape) if path in source_leaves else "nothing"
             raise InputError(
-                f"config.init={init}: {path} is {tuple(leaf.shape)} here, {found} there; "
+                f"config.init={init}: {path} is {tuple(leaf.shape)} here, {stored} there; "
                 "config.model must be the source's (its config.json has it)"
             )
         else:
-            filled[path], ledger[path] = theirs[path], _entry("loaded", path, leaf)
-    unused = sorted(set(theirs) - set(ledger))
+            filled[path], ledger[path] = source_leaves[path], _entry("loaded", path, leaf)
+    unused = sorted(set(source_leaves) - set(ledger))
     if unused:
         raise InputError(f"config.init={init}: {len(unused)} source leaves have no place here: {', '.join(unused[:3])}")
     tree = unflatten({**filled, **carrying.fresh_leaves(port, anew, _key(experiment), batch)})
@@ -171,25 +171,25 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
     return Start(params=tree.pop("params"), model_state=tree, ledger=ledger, lineage=lineage)
 
 
-def _check_model(ours: Experiment, theirs: Experiment) -> None:
-    """Equal shapes do not make the same model: another mean, image size or stride would load and mean nothing."""
-    here, there = ({"name": e.model.name, **dict(e.model.options)} for e in (ours, theirs))
-    for option in ours.run.differs:
-        if option not in here:
+def _check_model(experiment: Experiment, source: Experiment) -> None:
+    """Checks that the models match: with equal shapes but another mean, size or stride, weights would load silently."""
+    options, source_options = ({"name": e.model.name, **dict(e.model.options)} for e in (experiment, source))
+    for option in experiment.run.differs:
+        if option not in options:
             raise InputError(
-                f"config.differs: model {ours.model.name!r} has no option {option!r}{nearest(option, here)}"
+                f"config.differs: model {experiment.model.name!r} has no option {option!r}{nearest(option, options)}"
             )
-    # A tokenizer is known by its content, wherever it lies.
-    free = (*TRAINING_OPTIONS, *ours.run.differs, *(("tokenizer",) if here.get("tokenizer_sha256") else ()))
+    # Tokenizers are compared by content, not by path.
+    free = (*TRAINING_OPTIONS, *experiment.run.differs, *(("tokenizer",) if options.get("tokenizer_sha256") else ()))
     differing = [
-        f"{option} is {there.get(option)!r} there, {value!r} here"
-        for option, value in here.items()
-        if there.get(option) != value and option not in free
+        f"{option} is {source_options.get(option)!r} there, {value!r} here"
+        for option, value in options.items()
+        if source_options.get(option) != value and option not in free
     ]
     if differing:
         raise InputError(
-            f"config.init={ours.run.init}: the source's model is another ({'; '.join(differing)}); set config.model to "
-            "the source's, or announce what may differ in config.differs"
+            f"config.init={experiment.run.init}: the source's model is another ({'; '.join(differing)}); set "
+            "config.model to the source's, or announce what may differ in config.differs"
         )
 
 
@@ -210,8 +210,8 @@ def _why(head: str, classes: tuple[str, ...]) -> str:
     return "other classes than the source's" if classes else "the source's classes have no names"
 
 
-def _entry(what: str, origin: str | None, leaf: Any) -> dict[str, Any]:
-    return {"what": what, "from": origin, "shape": list(np.shape(leaf))}
+def _entry(outcome: str, origin: str | None, leaf: Any) -> dict[str, Any]:
+    return {"what": outcome, "from": origin, "shape": list(np.shape(leaf))}
 
 
 def _leaves(params: Any, model_state: Any) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""What config.json states of a model and its head, and what no file states, so that it was assumed."""
+"""Facts that config.json states about a model and its head, and options assumed for lack of a file that does."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.pretrained.layout import Layout
 
-# The ends of transformers' classes whose head gives an output for each class of an input.
+# Suffixes of transformers' classes whose head classifies whole inputs.
 HEADS = ("ForSequenceClassification", "ForImageClassification", "ForImageClassificationWithTeacher")
 PREPROCESSING = ("mean", "std", "interpolation", "resize")
 
 
 def architectures(config: Mapping[str, Any]) -> list[str]:
-    """The names of transformers' classes; [] where none is stated."""
+    """The names of transformers' classes in `architectures`; [] if not stated."""
     names = config.get("architectures") or []
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise InputError(f"config.json: expected architectures to be a list of names, found {names!r}")
@@ -25,13 +25,13 @@ def architectures(config: Mapping[str, Any]) -> list[str]:
 
 
 def other_head(config: Mapping[str, Any]) -> str | None:
-    """The class that the weights were saved from where its head is no classifier's (`BertForTokenClassification`)."""
+    """The class that the weights were saved from if its head is not a classifier's (`BertForTokenClassification`)."""
     names = [name for name in architectures(config) if "For" in name]
     return names[0] if names and not any(name.endswith(HEADS) for name in names) else None
 
 
 def model_type(config: Mapping[str, Any], layouts: Iterable[Layout]) -> str | None:
-    """`model_type`, or where it is absent that of the class in `architectures`; None where neither is there."""
+    """`model_type`, or else the type of the class in `architectures`; None if neither is stated."""
     if config.get("model_type") is not None:
         return config["model_type"]
     known = {kind.replace("_", ""): kind for layout in layouts for kind in layout.model_types}
@@ -39,18 +39,18 @@ def model_type(config: Mapping[str, Any], layouts: Iterable[Layout]) -> str | No
     return next((known[name.lower()] for name in classes if name.lower() in known), None)
 
 
-def assumed(port: Port, options: Mapping[str, Any], soft: Set[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """{option: value} of what no file states and the config does not set either.
+def assumed(port: Port, options: Mapping[str, Any], soft: Set[str], model_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that neither a file states nor the config sets: {option: value}.
 
     Args:
       port: the model with these options.
-      options: of the port, as the files tell them.
-      soft: those among them that the files leave open.
-      given: options of `config.model`.
+      options: the port's options, from the files.
+      soft: options that the files do not state.
+      model_options: options of `config.model`.
     """
     spec = port.preprocessing
-    found = {name: options[name] for name in sorted(soft) if name in options and name not in given}
+    values = {name: options[name] for name in sorted(soft) if name in options and name not in model_options}
     if isinstance(spec, Preprocessing):
-        missing = [name for name in PREPROCESSING if name not in options and name not in given]
-        found |= {name: getattr(spec, name) for name in missing}
-    return found
+        missing = [name for name in PREPROCESSING if name not in options and name not in model_options]
+        values |= {name: getattr(spec, name) for name in missing}
+    return values

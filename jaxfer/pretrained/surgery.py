@@ -1,4 +1,4 @@
-"""Surgery: weights made to fit another image. Pure functions on NumPy arrays, in our axes."""
+"""Surgery: adapt weights to another image size or channel count. Pure functions on NumPy arrays in jaxfer's axes."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import numpy as np
 
 from jaxfer.errors import InputError
 
-CUBIC = -0.75  # the free parameter of Keys' kernel (1981, doi:10.1109/TASSP.1981.1163711, eq. 15) that PyTorch takes
+CUBIC = -0.75  # PyTorch's value for the free parameter of Keys' kernel (1981, doi:10.1109/TASSP.1981.1163711, eq. 15)
 
 
 def resize_positions(
     positions: np.ndarray, old: tuple[int, int] | None, new: tuple[int, int], *, extra: int
 ) -> np.ndarray:
-    """Position embeddings for another grid of patches (Dosovitskiy et al., 2020, arXiv:2010.11929, section 3.2).
+    """Resizes position embeddings to another grid of patches (Dosovitskiy et al., 2020, arXiv:2010.11929, section 3.2).
 
     Bicubic, as `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`, without anti-aliasing.
 
     Args:
       positions: [1, extra + height * width, channels], patches row-major after the extra tokens.
-      old: (height, width) of the grid they are for; None: a square one.
-      new: (height, width) of the grid wanted.
-      extra: leading tokens that are kept as they are: 1 for a class token, 2 with a distillation token, 0 for none.
+      old: (height, width) of the present grid; None for a square one.
+      new: (height, width) of the new grid.
+      extra: leading tokens to keep unchanged: 1 for a class token, 2 with a distillation token, 0 for none.
 
     Returns:
       [1, extra + new height * new width, channels] in the dtype of `positions`.
 
     Raises:
-      InputError: the tokens are no such grid.
+      InputError: the tokens do not form this grid.
     """
     patches = positions.shape[1] - extra
     old = old or (math.isqrt(max(patches, 0)),) * 2
@@ -63,11 +63,11 @@ def _cubic(x: float) -> float:
 
 
 def inflate_input(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A first convolution for another number of input channels, as timm does (`timm/models/_manipulate.py`).
+    """Adapts a first convolution to another number of input channels, as timm does (`timm/models/_manipulate.py`).
 
-    To one channel the kernel is summed over its inputs: a grey image then gives what it gave as an RGB one of three
-    equal channels. To n channels the c of the kernel are repeated in turn (R, G, B, R, ...) and scaled by c / n: inputs
-    that are all equal give what they gave before where n is a multiple of c.
+    For one channel, the kernel is summed over its inputs: a grey image gives the same output as an RGB image of three
+    equal channels. For n channels, the kernel's c channels are repeated in turn (R, G, B, R, ...) and scaled by c / n:
+    if n is a multiple of c, equal channels give the same output as before.
 
     Args:
       kernel: [kh, kw, c, out].
@@ -76,10 +76,10 @@ def inflate_input(kernel: np.ndarray, channels: int) -> np.ndarray:
     Returns:
       [kh, kw, n, out] in the dtype of `kernel`.
     """
-    found = kernel.shape[2]
-    if channels == found:
+    present = kernel.shape[2]
+    if channels == present:
         return kernel
     if channels == 1:
         return kernel.sum(axis=2, keepdims=True, dtype=np.float64).astype(kernel.dtype)
-    repeated = kernel[:, :, np.arange(channels) % found].astype(np.float64)
-    return (repeated * (found / channels)).astype(kernel.dtype)
+    repeated = kernel[:, :, np.arange(channels) % present].astype(np.float64)
+    return (repeated * (present / channels)).astype(kernel.dtype)

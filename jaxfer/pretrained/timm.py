@@ -1,4 +1,4 @@
-"""A timm folder: `architecture` and `pretrained_cfg` of its config.json in the fields that the layouts read."""
+"""Read a timm folder: translate `architecture` and `pretrained_cfg` of its config.json into fields of the layouts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from jaxfer.errors import InputError
 from jaxfer.pretrained.families._image import pair
 
 Array = np.ndarray
-HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}  # of a ViT, which no tensor's shape tells
+HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}  # of a ViT; tensor shapes do not reveal them
 RESNET = r"resnet(18|26|34|50|101|152|200)"
 VIT = rf"(vit|deit)_({'|'.join(HEADS)})(_distilled)?_patch\d+_\d+"
 READ = "resnetN (18, 26, 34, 50, 101, 152, 200), vit_SIZE_patchN_N and deit_SIZE[_distilled]_patchN_N"
-# What a model may be built with besides its name; any other argument changes what its tensors compute.
+# Arguments that leave the computation unchanged; any other changes what the tensors compute.
 ARGUMENTS = ("num_classes", "in_chans", "img_size", "global_pool", "pretrained", "drop_rate", "drop_path_rate")
 POOLS = {"resnet": "avg", "vit": "token"}
 FUSED = r"(.*\.attn)\.qkv\.(weight|bias)"
@@ -30,14 +30,14 @@ def is_timm(config: Mapping[str, Any]) -> bool:
 
 
 def fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`family` and `key_layout` of the architecture, its `heads`, and the preprocessing as `input`, in our own fields.
+    """Translates timm's config.json into jaxfer's fields: `family`, `key_layout`, `heads` and `input` (preprocessing).
 
     An image's shorter edge is resized to `size / crop_pct`, or both edges with `crop_mode` squash, and the centre cut
     out, as `timm.data.create_transform` does for evaluation. Half of an odd margin is rounded down, as transformers
     does, where torchvision rounds to the even number. Absent fields have timm's defaults.
 
     Raises:
-      InputError: an architecture, an argument or a preprocessing that is not read.
+      InputError: an unsupported architecture, argument or preprocessing.
     """
     name = config["architecture"]
     vit = re.fullmatch(VIT, name) if isinstance(name, str) else None
@@ -52,26 +52,28 @@ def fields(config: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(
             f"config.json: timm's {name} with {', '.join(odd)}, which is not read; jaxfer reads it without"
         )
-    found = {"family": family, "key_layout": "torchvision" if vit is None else "timm"}
-    found["input"] = _input(_mapping(config.get("pretrained_cfg", config), "pretrained_cfg"))  # flat until timm 0.8
+    converted = {"family": family, "key_layout": "torchvision" if vit is None else "timm"}
+    converted["input"] = _input(
+        _mapping(config.get("pretrained_cfg", config), "pretrained_cfg")
+    )  # top-level fields before timm 0.8
     if vit is not None:
-        found["heads"] = HEADS[vit[2]]
+        converted["heads"] = HEADS[vit[2]]
     names = config.get("label_names")
     names = dict(enumerate(names)) if isinstance(names, list | tuple) else names
-    return found | ({"id2label": names} if names else {})
+    return converted | ({"id2label": names} if names else {})
 
 
 def parted(tensors: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, str]]:
-    """({key: tensor} with each fused `attn.qkv` as `attn.q`, `attn.k` and `attn.v`, {such a key: the fused one})."""
-    found, fused = {}, {}
+    """Splits each fused `attn.qkv` into `attn.q`, `attn.k` and `attn.v`: ({key: tensor}, {new key: fused key})."""
+    parts, fused = {}, {}
     for key, tensor in tensors.items():
         hit = re.fullmatch(FUSED, key)
         if hit is None or tensor.ndim == 0 or tensor.shape[0] % 3:
-            found[key] = tensor
+            parts[key] = tensor
             continue
         for name, part in zip("qkv", np.split(tensor, 3), strict=True):
-            found[f"{hit[1]}.{name}.{hit[2]}"], fused[f"{hit[1]}.{name}.{hit[2]}"] = part, key
-    return found, fused
+            parts[f"{hit[1]}.{name}.{hit[2]}"], fused[f"{hit[1]}.{name}.{hit[2]}"] = part, key
+    return parts, fused
 
 
 def _input(stated: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def opened(init: str, overrides: Mapping[str, Any], *, split: str) -> Untrained:
     options = dict(given.model.items())
     checkpoint = foreign.opened(init, options.pop("name"), options)
     if split == "test":
-        seal.check_export(epath.Path(checkpoint.found.init).expanduser(), checkpoint.found.marker.get("run"))
+        seal.check_export(epath.Path(checkpoint.files.init).expanduser(), checkpoint.files.marker.get("run"))
     outputs, notes = head_width(checkpoint), []
     if "task.name" not in overrides:
         given.task.name = guessed_task(checkpoint)
@@ -114,7 +114,7 @@ def _data(experiment: Experiment, checkpoint: Checkpoint, outputs: int, split: s
         raise InputError(f"split {split!r} is not in this data; it has {', '.join(data.splits)}")
     if not data.classes:
         return data, []
-    order = matched(checkpoint.labels, data.classes, outputs, checkpoint.found.init)
+    order = matched(checkpoint.labels, data.classes, outputs, checkpoint.files.init)
     if order is None:
         pairs = _some([f"{name}={i}" for i, name in enumerate(data.classes)])
         return data, [f"classes are matched by position, since not both sides name them: {pairs}"]

@@ -188,7 +188,7 @@ def test_a_name_on_the_hub_at_a_revision(hub, tmp_path, monkeypatch):
     checkpoint(hub(name, second, "main"), "resnet", {**RESNET, "width": 6})
     for revision, commit, width in [("@v1", first, 4), (f"@{first}", first, 4), ("", second, 6), ("@main", second, 6)]:
         found = foreign.opened(f"{name}{revision}", "auto", {})
-        assert (found.found.commit, found.found.init, found.options["width"]) == (commit, name, width)
+        assert (found.files.commit, found.files.init, found.options["width"]) == (commit, name, width)
     start = begin(config_of(f"{name}@v1"))
     assert_same(start.params, params)
     assert start.lineage["init"] == f"{name}@v1" and start.lineage["source"]["commit"] == first

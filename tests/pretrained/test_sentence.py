@@ -125,10 +125,10 @@ def test_a_dense_layer_behind_the_pooling_is_loaded(folder, archive):
     found = foreign.opened(str(folder), "auto", {})
     stated = {name: value for name, value in found.options.items() if name.startswith("projection")}
     assert stated == {"projection": 4, "projection_activation": "tanh", "projection_bias": True}
-    weights = foreign.weights(found.found)
+    weights = foreign.weights(found.files)
     np.testing.assert_array_equal(weights["dense.linear.weight"], tensors["linear.weight"])
     assert weights.moved["dense.linear.bias"] == "2_Dense.linear.bias"
-    assert before.sha256 != found.found.sha256
+    assert before.sha256 != found.files.sha256
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Layouts found by file: `families/x.py` defines `LAYOUTS`, the namings in which checkpoints of family x come."""
+"""Layouts by file: `families/x.py` defines `LAYOUTS`, the namings of checkpoints of family x."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the image families' config.json and preprocessor_config.json have in common, read and written.
+"""Read and write the parts of config.json and preprocessor_config.json that the image families share.
 
 transformers' processors resize, crop the centre, scale by `rescale_factor` and normalise. A port does the same from its
 `image`, `mean`, `std`, `interpolation` and `resize`.
@@ -18,7 +18,7 @@ Side = int | tuple[int, ...] | Mapping[str, int | None] | None
 
 
 class Preprocessor(TypedDict, total=False):
-    """The fields of preprocessor_config.json that are read; null stands for a field that is not there."""
+    """The fields of preprocessor_config.json that are read; null means an absent field."""
 
     image_processor_type: str | None
     feature_extractor_type: str | None
@@ -38,32 +38,31 @@ class Preprocessor(TypedDict, total=False):
 RESAMPLES = {int(how): name for name, how in INTERPOLATIONS.items()}  # Pillow's numbers
 BILINEAR, BICUBIC = 2, 3
 
-# What a processor of transformers takes where its file has no field, by its class (`ViTImageProcessor`, ...).
+# Defaults of transformers' processors for absent fields, by class (`ViTImageProcessor`, ...).
 PROCESSORS: dict[str, dict[str, Any]] = {
     "ViT": {"size": [224, 224], "resample": BILINEAR},
     "DeiT": {"size": [256, 256], "resample": BICUBIC, "do_center_crop": True, "crop_size": 224},
     "ConvNext": {"size": {"shortest_edge": 384}, "resample": BICUBIC, "crop_pct": 224 / 256},
     "MobileNetV1": {"size": {"shortest_edge": 256}, "resample": BILINEAR, "do_center_crop": True, "crop_size": 224},
 }
-BY_EDGE = ("ConvNext", "MobileNetV1")  # which take a single number for the shorter edge, not for both sides
-WARPED = 384  # the edge from which ConvNext's processor cuts nothing off
+BY_EDGE = ("ConvNext", "MobileNetV1")  # a single number means the shorter edge, not both sides
+WARPED = 384  # ConvNext's processor does not crop from this edge on
 
 
 def image_options(
     preprocessor: Mapping[str, Any], channels: int, size: tuple[int, int], *, processor: str, fixed: bool
 ) -> dict[str, Any]:
-    """`image`, and where there is a preprocessor `mean`, `std`, `interpolation` and `resize`.
+    """The options `image` and, with a preprocessor, `mean`, `std`, `interpolation` and `resize`.
 
     Args:
-      preprocessor: preprocessor_config.json, or {}: then the port's own defaults stand.
-      channels: of the model's input.
-      size: (height, width) that config.json names, or the family's own.
-      processor: the family's own, for a file that does not say whose it is.
-      fixed: the model takes `size` and no other, so the processor must yield it; else the processor decides.
+      preprocessor: preprocessor_config.json, or {} for the port's defaults.
+      channels: channels of the model's input.
+      size: (height, width) from config.json, or the family's default.
+      processor: the family's processor, for a file that does not name one.
+      fixed: whether the model takes only `size`, so the processor must yield it; else the processor decides.
 
     Raises:
-      InputError: a processor, a size or an interpolation that is not read, or a processor that yields another size than
-        the model takes.
+      InputError: an unsupported processor, size or interpolation, or a processor whose size the model does not take.
     """
     if not preprocessor:
         return {"image": (*size, channels)}
@@ -75,10 +74,10 @@ def image_options(
             "them does the same, write its name as image_processor_type"
         )
     stated = {**PROCESSORS[kind], **{field: value for field, value in preprocessor.items() if value is not None}}
-    found, resize = geometry(stated, kind, size)
-    if fixed and found != size:
+    output_size, resize = geometry(stated, kind, size)
+    if fixed and output_size != size:
         raise InputError(
-            f"preprocessor_config.json yields images of {found}, config.json expects {size}; correct one of them"
+            f"preprocessor_config.json yields images of {output_size}, config.json expects {size}; correct one of them"
         )
     resample = stated["resample"]
     if not isinstance(resample, int) or resample not in RESAMPLES:
@@ -87,7 +86,7 @@ def image_options(
         )
     mean, std = statistics(stated, channels)
     return {
-        "image": (*found, channels),
+        "image": (*output_size, channels),
         "mean": mean,
         "std": std,
         "interpolation": RESAMPLES[resample],
@@ -96,10 +95,10 @@ def image_options(
 
 
 def geometry(stated: Mapping[str, Any], kind: str, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, ...]]:
-    """(what comes out, what is resized to before the centre is cut out of it): a port's `image` and its `resize`.
+    """(output size, size before the centre crop): a port's `image` and `resize`.
 
-    ConvNext's processor, which ResNets use too, cuts `crop_pct` of the shorter edge, and from 384 on nothing. One that
-    does not resize takes images of the model's own `size`, as which it is read.
+    ConvNext's processor, which ResNets use too, crops to `crop_pct` of the shorter edge, and not at all from 384 on. A
+    processor without resizing expects images of the model's `size`.
     """
     file, cuts, edge = "preprocessor_config.json", stated.get("do_center_crop", False), stated["size"]
     if not stated.get("do_resize", True):
@@ -127,12 +126,12 @@ def geometry(stated: Mapping[str, Any], kind: str, size: tuple[int, int]) -> tup
 
 
 def input_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`mean`, `std`, `interpolation` and `resize` as `input` of a config.json states them, all but its size."""
-    given, found = config.get("input") or {}, {}
+    """`mean`, `std`, `interpolation` and `resize` from the field `input` of a config.json."""
+    stated, options = config.get("input") or {}, {}
     for name, kind in (("mean", float), ("std", float), ("resize", int)):
-        if name in given:
-            found[name] = tuple(map(kind, given[name]))
-    return {**found, **({"interpolation": given["interpolation"]} if "interpolation" in given else {})}
+        if name in stated:
+            options[name] = tuple(map(kind, stated[name]))
+    return {**options, **({"interpolation": stated["interpolation"]} if "interpolation" in stated else {})}
 
 
 def pair(value: Any, name: str) -> tuple[int, int]:
@@ -148,32 +147,32 @@ def pair(value: Any, name: str) -> tuple[int, int]:
 
 
 def statistics(preprocessor: Mapping[str, Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of pixels in [0, 1], whatever scale the processor brings them to."""
+    """(mean, std) for pixels in [0, 1], whatever the processor's scale."""
     scale = 255 * preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 255
     if not scale > 0:
         raise InputError(f"preprocessor_config.json: expected a positive rescale_factor, found {scale / 255}")
     scale = 1.0 if abs(scale - 1) < 1e-6 else scale
     if not preprocessor.get("do_normalize", True):
         return (0.0,), (1 / scale,)
-    found = []
+    scaled = []
     for name in ("image_mean", "image_std"):
         values = preprocessor.get(name, 0.5)
         values = (values,) if isinstance(values, int | float) else tuple(values)
         if len(values) not in (1, channels):
             raise InputError(f"preprocessor_config.json: expected {channels} values of {name}, found {values!r}")
-        values = values[:1] if len(set(values)) == 1 else values  # as the ports' defaults are written
-        found.append(tuple(float(value) / scale for value in values))
-    return found[0], found[1]
+        values = values[:1] if len(set(values)) == 1 else values  # one value, like the ports' defaults
+        scaled.append(tuple(float(value) / scale for value in values))
+    return scaled[0], scaled[1]
 
 
 def image_processor(port: Port) -> dict[str, Any]:
-    """preprocessor_config.json with which transformers prepares images as the port does."""
+    """preprocessor_config.json that makes transformers prepare images as the port does."""
     spec = port.preprocessing
     height, width, channels = spec.size
     rule = spec.resize or (height, width)
     size = {"shortest_edge": rule[0]} if len(rule) == 1 else {"height": rule[0], "width": rule[1]}
     mean, std = (list(values) * (1 if len(values) == channels else channels) for values in (spec.mean, spec.std))
-    # The class whose own way it is: transformers 4 has no crop in ViT's, and no shorter edge in DeiT's.
+    # Pick the class that resizes this way: in transformers 4, ViT's does not crop and DeiT's has no shorter edge.
     kind = ("ViT", "MobileNetV1", "DeiT")[len(spec.resize)]
     return {
         "image_processor_type": f"{kind}ImageProcessor",
@@ -191,7 +190,7 @@ def image_processor(port: Port) -> dict[str, Any]:
 
 
 def labelled(port: Port, labels: Sequence[str]) -> dict[str, Any]:
-    """The part of config.json that names the outputs; without labels (regression) they are LABEL_0, ..."""
+    """Fields of config.json that name the outputs: LABEL_0, ... without labels (regression)."""
     names = list(labels) or [f"LABEL_{i}" for i in range(port.module.outputs)]
     return {
         "id2label": {str(i): name for i, name in enumerate(names)},
@@ -202,7 +201,7 @@ def labelled(port: Port, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def expect(config: Mapping[str, Any], **values: Any) -> None:
-    """`InputError` unless each field of config.json has its value or is absent."""
+    """Raises `InputError` unless each field of config.json is absent or has the required value."""
     for name, value in values.items():
         if config.get(name, value) != value:
             raise InputError(

@@ -1,4 +1,4 @@
-"""BERT as Hugging Face has it: `BertModel`, `BertForSequenceClassification`, sentence-transformers' encoders."""
+"""BERT in Hugging Face's layout: `BertModel`, `BertForSequenceClassification`, sentence-transformers' encoders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxfer.pretrained.layout import DENSE, IDENTITY, Key, Layout, Transform, he
 from jaxfer.pretrained.sentence import PREFIX
 
 NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-LONGEST = 128  # tokens of an input where the config does not ask for more: attention's cost grows with the square
+LONGEST = 128  # default limit in tokens: the cost of attention grows quadratically
 
 
 class Config(TypedDict, total=False):
@@ -38,21 +38,21 @@ class Config(TypedDict, total=False):
 
 
 def _keys(port: Port) -> dict[str, Key]:
-    """google-bert/bert-base-uncased and the others of 2018 keep TensorFlow's names of the norms' leaves."""
+    """The key table; google-bert/bert-base-uncased and other releases of 2018 keep TensorFlow's names for norms."""
     module = port.module
     split, joined = heads_out(module.heads), heads_in(module.heads)
     table: dict[str, Key] = {}
 
-    def norm(ours: str, theirs: str) -> None:
-        table[f"params/{ours}/scale"] = Key(f"bert.{theirs}.weight", others=(f"bert.{theirs}.gamma",))
-        table[f"params/{ours}/bias"] = Key(f"bert.{theirs}.bias", others=(f"bert.{theirs}.beta",))
+    def norm(leaf: str, key: str) -> None:
+        table[f"params/{leaf}/scale"] = Key(f"bert.{key}.weight", others=(f"bert.{key}.gamma",))
+        table[f"params/{leaf}/bias"] = Key(f"bert.{key}.bias", others=(f"bert.{key}.beta",))
 
-    def dense(ours: str, theirs: str, kernel: Transform = DENSE, bias: Transform = IDENTITY) -> None:
-        table[f"params/{ours}/kernel"] = Key(f"{theirs}.weight", kernel)
-        table[f"params/{ours}/bias"] = Key(f"{theirs}.bias", bias)
+    def dense(leaf: str, key: str, kernel: Transform = DENSE, bias: Transform = IDENTITY) -> None:
+        table[f"params/{leaf}/kernel"] = Key(f"{key}.weight", kernel)
+        table[f"params/{leaf}/bias"] = Key(f"{key}.bias", bias)
 
-    for ours, theirs in (("word", "word"), ("position", "position"), ("type", "token_type")):
-        table[f"params/stem/{ours}/embedding"] = Key(f"bert.embeddings.{theirs}_embeddings.weight")
+    for leaf, key in (("word", "word"), ("position", "position"), ("type", "token_type")):
+        table[f"params/stem/{leaf}/embedding"] = Key(f"bert.embeddings.{key}_embeddings.weight")
     norm("stem/norm", "embeddings.LayerNorm")
     for i in range(module.layers):
         block, layer = f"block_{i}", f"encoder.layer.{i}"
@@ -76,10 +76,10 @@ def _keys(port: Port) -> dict[str, Key]:
 def _options(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """Everything but the tokenizer.
+    """The port's options, except the tokenizer.
 
-    The pooling is the `pooling_mode` that sentence-transformers' files state; where they state none, BERT's own if the
-    checkpoint has a pooler, else the mean.
+    The pooling is the `pooling_mode` of sentence-transformers' files. Without it, BERT's pooler is used if the
+    checkpoint has one, else the mean.
     """
     for name in NEEDED:
         if name not in config:
@@ -114,13 +114,15 @@ def _options(
 
 
 def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    """config.json of a `BertForSequenceClassification`; without labels (regression) they are called LABEL_0, ..."""
+    """config.json of a `BertForSequenceClassification`; without labels (regression), LABEL_0, ..."""
     module = port.module
     if module.pool != "pooler" or module.projection or module.normalize:
-        found = f"pool={module.pool!r}"
-        found += f", projection={module.projection}" * bool(module.projection) + ", normalize=True" * module.normalize
+        settings = f"pool={module.pool!r}"
+        settings += (
+            f", projection={module.projection}" * bool(module.projection) + ", normalize=True" * module.normalize
+        )
         raise InputError(
-            f"transformers has no BERT classifier with {found}; use --format=sentence-transformers, which pools so"
+            f"transformers has no BERT classifier with {settings}; use --format=sentence-transformers, which pools so"
         )
     names = list(labels) or [f"LABEL_{i}" for i in range(module.outputs)]
     return {
@@ -133,7 +135,7 @@ def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> di
 
 
 def _encoder(port: Port) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Of a `BertModel` whose tokens are pooled by their mean: the pooler, which it must have though unread, is zero."""
+    """(config.json, constants) of a bare `BertModel`; its pooler, required but unused, is zero."""
     width = port.module.width
     pooler = {"weight": np.zeros((width, width), np.float32), "bias": np.zeros(width, np.float32)}
     config = {**_architecture(port), "architectures": ["BertModel"]}
@@ -172,7 +174,7 @@ LAYOUTS = (
         config=_config,
         preprocessor=lambda port: {},
         optional=(r"classifier\..*", r"bert\.pooler\..*", r"dense\.linear\..*"),
-        # The heads of pretraining and of question answering are of no use to another task.
+        # Heads of pretraining and question answering do not transfer to other tasks.
         ignored=(r"bert\.embeddings\.(position_ids|token_type_ids)", r"cls\..*", r"qa_outputs\..*"),
         prefixes=("bert.",),
         encoder=_encoder,

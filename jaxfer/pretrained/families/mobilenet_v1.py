@@ -1,4 +1,4 @@
-"""MobileNetV1 as Hugging Face has it: `MobileNetV1ForImageClassification` and the bare `MobileNetV1Model`."""
+"""MobileNetV1 in Hugging Face's layout: `MobileNetV1ForImageClassification` and the bare `MobileNetV1Model`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jaxfer.pretrained.families._image import expect, image_options, image_proce
 from jaxfer.pretrained.layout import CONV, DENSE, DEPTHWISE, Key, Layout
 
 PREFIX = "mobilenet_v1."
-# transformers' default, and so what most configs hold, is TensorFlow's probability to keep; taken for one to drop, as
-# transformers takes it, next to nothing would reach the classifier in training.
+# transformers' default, found in most configs, is TensorFlow's keep probability. Used as a drop rate, as transformers
+# does, it would drop nearly all inputs of the classifier in training.
 TF_KEPT, TF_DROPPED = 0.999, 0.001
 
 
@@ -34,7 +34,7 @@ class Config(TypedDict, total=False):
 
 
 def _layers() -> dict[str, tuple[str, str]]:
-    """{their layer: (our leaf that convolves, our norm)}; each block is two layers of theirs."""
+    """{checkpoint layer: (convolution leaf, norm)}; each block is two checkpoint layers."""
     layers = {"conv_stem": ("stem/conv/kernel", "stem/norm")}
     for i in range(len(STRIDES)):
         layers[f"layer.{2 * i}"] = (f"block_{i}/depthwise/window", f"block_{i}/norm_1")
@@ -46,10 +46,10 @@ def _keys(port: Port) -> dict[str, Key]:
     if port.module.strides != STRIDES:
         raise InputError(f"transformers' MobileNetV1 has strides={STRIDES}, found {port.module.strides}; keep its own")
     table = {"params/head/out/kernel": Key("classifier.weight", DENSE), "params/head/out/bias": Key("classifier.bias")}
-    for theirs, (leaf, norm) in _layers().items():
+    for layer, (leaf, norm) in _layers().items():
         turn = DEPTHWISE if leaf.endswith("window") else CONV
-        table[f"params/{leaf}"] = Key(f"{PREFIX}{theirs}.convolution.weight", turn)
-        normed = f"{PREFIX}{theirs}.normalization"
+        table[f"params/{leaf}"] = Key(f"{PREFIX}{layer}.convolution.weight", turn)
+        normed = f"{PREFIX}{layer}.normalization"
         table[f"params/{norm}/scale"], table[f"params/{norm}/bias"] = Key(f"{normed}.weight"), Key(f"{normed}.bias")
         for name in ("mean", "var"):
             table[f"batch_stats/{norm}/{name}"] = Key(f"{normed}.running_{name}")
@@ -59,7 +59,7 @@ def _keys(port: Port) -> dict[str, Key]:
 def _options(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """No file states the norms' momentum, so it is the port's own; transformers' 0.9997 is in its code."""
+    """The port's options; no file states the norms' momentum (0.9997 in transformers' code), so the default holds."""
     expect(config, hidden_act="relu6")
     size = pair(config.get("image_size", 224), "config.json: image_size")
     return {
@@ -73,7 +73,7 @@ def _options(
 
 
 def _dropped(rate: float) -> float:
-    """The drop rate: what the file says, unless that is TensorFlow's probability to keep."""
+    """The drop rate: the file's value, unless it is TensorFlow's keep probability."""
     return TF_DROPPED if rate == TF_KEPT else rate
 
 
@@ -110,7 +110,7 @@ LAYOUTS = (
         ignored=(r".*\.num_batches_tracked",),
         prefixes=(PREFIX,),
         constants=lambda port: {
-            f"{PREFIX}{theirs}.normalization.num_batches_tracked": np.int64(0) for theirs in _layers()
+            f"{PREFIX}{layer}.normalization.num_batches_tracked": np.int64(0) for layer in _layers()
         },
     ),
 )

@@ -1,4 +1,4 @@
-"""ResNet as Hugging Face has it, and under torchvision's names, which most PyTorch code of CIFAR ResNets uses too."""
+"""ResNet in Hugging Face's layout and in torchvision's, which most PyTorch code for CIFAR ResNets uses too."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class _Input(TypedDict, total=False):
 
 
 class TorchvisionConfig(TypedDict, total=False):
-    """The field of config.json that is read where the keys are torchvision's."""
+    """The field of config.json that is read with torchvision's keys."""
 
     input: _Input
 
 
 def _blocks(port: Port) -> Iterator[tuple[str, int, int, int, bool]]:
-    """(our unit, its stage, its place there, convolutions of its branch, has a projection) of every block."""
+    """Yields (unit, stage, index within the stage, convolutions in the branch, has a projection) for every block."""
     module, unit = port.module, 0
     convs = 3 if module.block == "bottleneck" else 2
     for stage, blocks in enumerate(module.stage_sizes):
@@ -56,28 +56,28 @@ def _blocks(port: Port) -> Iterator[tuple[str, int, int, int, bool]]:
             unit += 1
 
 
-def _normed(ours_conv: str, ours_norm: str, theirs_conv: str, theirs_norm: str) -> dict[str, Key]:
-    """A convolution and its norm."""
+def _normed(conv: str, norm: str, conv_key: str, norm_key: str) -> dict[str, Key]:
+    """Keys of a convolution and its norm."""
     return {
-        f"params/{ours_conv}/kernel": Key(f"{theirs_conv}.weight", CONV),
-        f"params/{ours_norm}/scale": Key(f"{theirs_norm}.weight"),
-        f"params/{ours_norm}/bias": Key(f"{theirs_norm}.bias"),
-        f"batch_stats/{ours_norm}/mean": Key(f"{theirs_norm}.running_mean"),
-        f"batch_stats/{ours_norm}/var": Key(f"{theirs_norm}.running_var"),
+        f"params/{conv}/kernel": Key(f"{conv_key}.weight", CONV),
+        f"params/{norm}/scale": Key(f"{norm_key}.weight"),
+        f"params/{norm}/bias": Key(f"{norm_key}.bias"),
+        f"batch_stats/{norm}/mean": Key(f"{norm_key}.running_mean"),
+        f"batch_stats/{norm}/var": Key(f"{norm_key}.running_var"),
     }
 
 
-def _head(theirs: str) -> dict[str, Key]:
-    return {"params/head/out/kernel": Key(f"{theirs}.weight", DENSE), "params/head/out/bias": Key(f"{theirs}.bias")}
+def _head(key: str) -> dict[str, Key]:
+    return {"params/head/out/kernel": Key(f"{key}.weight", DENSE), "params/head/out/bias": Key(f"{key}.bias")}
 
 
 def _also(table: Mapping[str, Key], name: str, other: str) -> dict[str, Key]:
-    """The same keys, also read where they say `other` for `name`."""
+    """The same keys, with alternatives in which `other` replaces `name`."""
     return {leaf: dataclasses.replace(key, others=(key.name.replace(name, other),)) for leaf, key in table.items()}
 
 
 def _counters(table: Mapping[str, Key]) -> dict[str, np.ndarray]:
-    """PyTorch's count of batches for every norm of a table; nothing reads it, but its loaders want it."""
+    """PyTorch's batch counter for every norm of a table: unused, but required by its loaders."""
     means = (key.name for key in table.values() if key.name.endswith("running_mean"))
     return {name.replace("running_mean", "num_batches_tracked"): np.int64(0) for name in means}
 
@@ -90,23 +90,23 @@ def _hf_keys(port: Port) -> dict[str, Key]:
             "use the layout 'torchvision'"
         )
 
-    def layer(ours_conv: str, ours_norm: str, theirs: str) -> dict[str, Key]:
-        return _normed(ours_conv, ours_norm, f"{PREFIX}{theirs}.convolution", f"{PREFIX}{theirs}.normalization")
+    def layer(conv: str, norm: str, key: str) -> dict[str, Key]:
+        return _normed(conv, norm, f"{PREFIX}{key}.convolution", f"{PREFIX}{key}.normalization")
 
     table = {**layer("stem/conv", "stem/norm", "embedder.embedder"), **_head("classifier.1")}
     for unit, stage, i, convs, projects in _blocks(port):
-        theirs = f"encoder.stages.{stage}.layers.{i}"
+        block = f"encoder.stages.{stage}.layers.{i}"
         for j in range(convs):
-            table |= layer(f"{unit}/conv_{j + 1}", f"{unit}/norm_{j + 1}", f"{theirs}.layer.{j}")
+            table |= layer(f"{unit}/conv_{j + 1}", f"{unit}/norm_{j + 1}", f"{block}.layer.{j}")
         if projects:
-            table |= layer(f"{unit}/shortcut/conv", f"{unit}/shortcut/norm", f"{theirs}.shortcut")
+            table |= layer(f"{unit}/shortcut/conv", f"{unit}/shortcut/norm", f"{block}.shortcut")
     return table
 
 
 def _hf_options(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """Absent fields have `ResNetConfig`'s defaults."""
+    """The port's options; absent fields have `ResNetConfig`'s defaults."""
     expect(config, hidden_act="relu", downsample_in_first_stage=False)
     block, width = config.get("layer_type", "bottleneck"), config.get("embedding_size", 64)
     depths = tuple(config.get("depths", (3, 4, 6, 3)))
@@ -127,7 +127,7 @@ def _hf_options(
 
 
 def _widths(width: int, widths: tuple[int, ...]) -> tuple[int, ...]:
-    """The port's `widths`: () where they double from the stem's, as in every network of the paper."""
+    """The port's `widths`: () if they double from stage to stage, as in every network of the paper."""
     return () if widths == tuple(width * 2**stage for stage in range(len(widths))) else widths
 
 
@@ -149,18 +149,18 @@ def _hf_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) ->
 
 
 def _torchvision_keys(port: Port) -> dict[str, Key]:
-    """CIFAR code calls the head `linear` and a projection `shortcut`, torchvision `fc` and `downsample`; each is also
-    read under the other's name, and written under its own."""
+    """The key table. CIFAR code names the head `linear` and a projection `shortcut`, torchvision `fc` and `downsample`;
+    both names are read, and the stem decides which is written."""
     heads, shortcuts = ("fc", "linear"), ("downsample", "shortcut")
     if port.module.stem_kind == "cifar":
         heads, shortcuts = heads[::-1], shortcuts[::-1]
     table = {**_normed("stem/conv", "stem/norm", "conv1", "bn1"), **_also(_head(heads[0]), *heads)}
     for unit, stage, i, convs, projects in _blocks(port):
-        theirs = f"layer{stage + 1}.{i}"
+        block = f"layer{stage + 1}.{i}"
         for j in range(1, convs + 1):
-            table |= _normed(f"{unit}/conv_{j}", f"{unit}/norm_{j}", f"{theirs}.conv{j}", f"{theirs}.bn{j}")
+            table |= _normed(f"{unit}/conv_{j}", f"{unit}/norm_{j}", f"{block}.conv{j}", f"{block}.bn{j}")
         if projects:
-            names = (f"{theirs}.{shortcuts[0]}.0", f"{theirs}.{shortcuts[0]}.1")
+            names = (f"{block}.{shortcuts[0]}.0", f"{block}.{shortcuts[0]}.1")
             table |= _also(_normed(f"{unit}/shortcut/conv", f"{unit}/shortcut/norm", *names), *shortcuts)
     return table
 
@@ -168,9 +168,9 @@ def _torchvision_keys(port: Port) -> dict[str, Key]:
 def _torchvision_options(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """From the shapes; the image's size and statistics from `input` of a config.json where there is one.
+    """The port's options from tensor shapes; image size and statistics from `input` of a config.json, if any.
 
-    Shapes can't tell a bottleneck that strides in its 1x1 (v1) from torchvision's own (v1.5), which is `guessed`.
+    Shapes can't tell a bottleneck that strides in its 1x1 (v1) from torchvision's (v1.5), which is `guessed`.
     """
     if len(shapes.get("conv1.weight", ())) != 4 or "layer1.0.conv1.weight" not in shapes:
         raise InputError(
@@ -182,9 +182,9 @@ def _torchvision_options(
     places = {tuple(map(int, hit.groups())) for key in shapes if (hit := re.match(r"layer(\d+)\.(\d+)\.", key))}
     stages = range(1, max(stage for stage, _ in places) + 1)
     projects = any(re.search(r"\.(downsample|shortcut)\.0\.", key) for key in shapes)
-    given = config.get("input", {})
+    stated = config.get("input", {})
     block = "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic"
-    size = pair(given["size"], "config.json: input.size") if "size" in given else size
+    size = pair(stated["size"], "config.json: input.size") if "size" in stated else size
     return {
         "stage_sizes": tuple(sum(place[0] == stage for place in places) for stage in stages),
         "width": width,
@@ -199,10 +199,10 @@ def _torchvision_options(
 
 
 def _torchvision_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    """No library's own format; what `_torchvision_options` reads back, and the labels."""
+    """A config.json for `_torchvision_options` to read back, with the labels; no library defines this format."""
     spec = port.preprocessing
-    given = {"size": list(spec.size[:2]), "mean": list(spec.mean), "std": list(spec.std)}
-    return {"family": "resnet", "key_layout": "torchvision", "input": given, **labelled(port, labels)}
+    image = {"size": list(spec.size[:2]), "mean": list(spec.mean), "std": list(spec.std)}
+    return {"family": "resnet", "key_layout": "torchvision", "input": image, **labelled(port, labels)}
 
 
 LAYOUTS = (

@@ -1,7 +1,7 @@
-"""ViT and DeiT as Hugging Face and as timm have them.
+"""ViT and DeiT in the layouts of Hugging Face and timm.
 
-`hf` reads the bare models, `...ForImageClassification` and `...WithTeacher` under the Hub's names; transformers 5 has
-others in memory, and writes the Hub's again when it saves.
+`hf` reads the bare models, `...ForImageClassification` and `...WithTeacher` under the Hub's names; transformers 5 uses
+other names in memory, but saves the Hub's.
 """
 
 from __future__ import annotations
@@ -53,26 +53,26 @@ def _keys(port: Port) -> dict[str, Key]:
     prefix = _prefix(port)
     table: dict[str, Key] = {}
 
-    def norm(ours: str, theirs: str) -> None:
-        table[f"params/{ours}/scale"] = Key(f"{prefix}{theirs}.weight")
-        table[f"params/{ours}/bias"] = Key(f"{prefix}{theirs}.bias")
+    def norm(leaf: str, key: str) -> None:
+        table[f"params/{leaf}/scale"] = Key(f"{prefix}{key}.weight")
+        table[f"params/{leaf}/bias"] = Key(f"{prefix}{key}.bias")
 
-    def dense(ours: str, theirs: str, kernel: Transform = DENSE, bias: Transform | None = IDENTITY) -> None:
-        table[f"params/{ours}/kernel"] = Key(f"{theirs}.weight", kernel)
+    def dense(leaf: str, key: str, kernel: Transform = DENSE, bias: Transform | None = IDENTITY) -> None:
+        table[f"params/{leaf}/kernel"] = Key(f"{key}.weight", kernel)
         if bias is not None:
-            table[f"params/{ours}/bias"] = Key(f"{theirs}.bias", bias)
+            table[f"params/{leaf}/bias"] = Key(f"{key}.bias", bias)
 
     dense("stem/patch", f"{prefix}embeddings.patch_embeddings.projection", CONV)
     table["params/stem/pos"] = Key(f"{prefix}embeddings.position_embeddings")
-    for ours, theirs in zip(module.special(), ("cls_token", "distillation_token"), strict=False):
-        table[f"params/stem/{ours}"] = Key(f"{prefix}embeddings.{theirs}")
+    for leaf, key in zip(module.special(), ("cls_token", "distillation_token"), strict=False):
+        table[f"params/stem/{leaf}"] = Key(f"{prefix}embeddings.{key}")
     for i in range(module.layers):
         block, layer = f"block_{i}", f"encoder.layer.{i}"
         norm(f"{block}/norm_1", f"{layer}.layernorm_before")
         norm(f"{block}/norm_2", f"{layer}.layernorm_after")
         for name in ("query", "key", "value"):
-            theirs = f"{prefix}{layer}.attention.attention.{name}"
-            dense(f"{block}/attn/{name}", theirs, split, split if module.qkv_bias else None)
+            key = f"{prefix}{layer}.attention.attention.{name}"
+            dense(f"{block}/attn/{name}", key, split, split if module.qkv_bias else None)
         dense(f"{block}/attn/out", f"{prefix}{layer}.attention.output.dense", joined)
         dense(f"{block}/mlp/fc1", f"{prefix}{layer}.intermediate.dense")
         dense(f"{block}/mlp/fc2", f"{prefix}{layer}.output.dense")
@@ -94,10 +94,10 @@ def _prefix(port: Port) -> str:
 def _options(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """Absent fields have `ViTConfig`'s defaults.
+    """The port's options; absent fields have `ViTConfig`'s defaults.
 
-    The class token is read as transformers' classifiers read it; a pooler that a bare `ViTModel` brings is used only
-    where the run asks for `pool="pooler"`.
+    The head reads the class token, as transformers' classifiers do; the pooler of a bare `ViTModel` is used only if
+    the run sets `pool="pooler"`.
     """
     expect(config, hidden_act="gelu")
     patch = pair(config.get("patch_size", 16), "config.json: patch_size")
@@ -147,7 +147,7 @@ def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> di
     }
 
 
-# timm's names by the Hub's; its fused query, key and value come parted.
+# The Hub's names and timm's; timm's fused query, key and value are split before.
 TIMM = (
     (r"(vit|deit)\.", ""),
     (r"embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
@@ -182,7 +182,7 @@ def _timm_keys(port: Port) -> dict[str, Key]:
 def _timm_options(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """From the shapes, and from what timm's config.json states of the heads and the preprocessing."""
+    """The port's options from tensor shapes; heads and preprocessing from timm's config.json."""
     needed = ("patch_embed.proj.weight", "pos_embed", "cls_token", "blocks.0.mlp.fc1.weight")
     if missing := [key for key in needed if key not in shapes]:
         raise InputError(f"expected a ViT under timm's names ({', '.join(needed)}), found no {missing[0]}")

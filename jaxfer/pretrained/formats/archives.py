@@ -1,4 +1,4 @@
-"""PyTorch archives read without torch and without running what they hold.
+"""Read PyTorch archives without torch and without executing their pickles.
 
 Two containers (torch/serialization.py): since 1.6 a zip of the pickle `NAME/data.pkl` and a member `NAME/data/KEY` for
 each storage; before that a stream of pickles (magic number, protocol version, machine facts, the object, the storage
@@ -27,11 +27,11 @@ PROTOCOL_VERSION = 1001
 
 
 def load(file: BinaryIO) -> Any:
-    """What a PyTorch archive holds, each tensor as a `LazyTensor` that reads from `file` while it is open.
+    """Loads a PyTorch archive; each tensor is a `LazyTensor` that reads from `file` while it is open.
 
     Raises:
-      Refused: the pickle names what no state dict holds, or the storages are big-endian.
-      Corrupted: the file is no archive, is cut short or contradicts itself. Neither message names the file.
+      Refused: the pickle holds code or unsupported tensors, or the storages are big-endian.
+      Corrupted: the file is not an archive, is truncated or inconsistent. Neither message names the file.
     """
     file.seek(0)
     is_zip = file.read(2) == b"PK"
@@ -42,7 +42,7 @@ def load(file: BinaryIO) -> Any:
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
-    """Makes every error `Refused` or `Corrupted`: pickle and zip machines fed with noise raise nearly anything."""
+    """Turns every error into `Refused` or `Corrupted`: on damaged input, pickle and zipfile raise almost anything."""
     try:
         yield
     except InputError:
@@ -66,7 +66,7 @@ def _load_zip(file: BinaryIO) -> Any:
     def member(name: str) -> bytes:
         if f"{root}{name}" not in names:
             raise Corrupted(f"no member {name!r} in the zip file")
-        # torch stores its members plainly; a few compressed kilobytes could unfold to any size
+        # torch stores members uncompressed; a few compressed kilobytes could expand to any size
         if archive.getinfo(f"{root}{name}").compress_type != zipfile.ZIP_STORED:
             raise Refused(f"a compressed member {name!r}, which torch does not write; {SAVE_AGAIN}")
         return archive.read(f"{root}{name}")  # checks the CRC

@@ -1,7 +1,7 @@
-"""Where a training script put the state dict: under which keys of what it saved, and behind which prefix.
+"""Locate the state dict in a file that a training script saved: the keys that lead to it, and the prefix of its keys.
 
-A known name or the only candidate is taken, and `Weights.unwrapped` says so; of several unknown ones the user names one
-with `config.init_options`: `pick` for the keys, `prefix` for the prefix.
+A known name or the only candidate is taken and recorded in `Weights.unwrapped`. If there are several unknown ones, the
+user picks one with `config.init_options`: `pick` for the keys, `prefix` for the prefix.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from typing import Any
 from jaxfer.errors import InputError, nearest
 from jaxfer.pretrained.formats import archives
 
-# By preference. DINO and iBOT evaluate their teacher.
+# In order of preference. DINO and iBOT evaluate their teacher.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "backbone", "encoder", "teacher")
 BESIDE = ("optimizer", "optimizer_state_dict", "criterion", "loss", "dino_loss", "scaler", "rng_state")  # never a model
 DEEPEST = 4
-PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every key
-COUNTERS = ("n_averaged",)  # what AveragedModel puts beside them
-# Attributes in which wrappers keep the network itself: Lightning modules, MoCo and other self-supervised learners.
+PREFIXES = ("module.", "_orig_mod.")  # prefixes that DataParallel and torch.compile add to every key
+COUNTERS = ("n_averaged",)  # entries that AveragedModel adds
+# Attributes in which wrappers hold the network: Lightning modules, MoCo and other self-supervised learners.
 HOLDERS = ("module", "_orig_mod", "model", "net", "network", "backbone", "encoder", "encoder_q", "base_encoder")
 HINT = "set config.init_options"
 
 
 def unwrapped(content: Any, pick: str = "") -> tuple[Mapping[str, Any], tuple[str, ...], tuple[str, ...]]:
-    """(the state dict in what a training script saved, the keys that lead to it, what lies beside those).
+    """(the state dict, the keys that lead to it, the other entries passed on the way).
 
     Args:
-      content: what the archive holds.
-      pick: the keys to follow first, parted by slashes; "" for none.
+      content: the content of the archive.
+      pick: the keys to follow first, separated by slashes; "" for none.
 
     Raises:
-      InputError: no state dict, a key of `pick` that is not there, or several state dicts and no reason to take one.
+      InputError: no state dict, an unknown key in `pick`, or several candidate state dicts.
     """
     path, beside = (), ()
     for name in filter(None, pick.split("/")):
@@ -48,29 +48,29 @@ def unwrapped(content: Any, pick: str = "") -> tuple[Mapping[str, Any], tuple[st
         raise InputError(f"expected a dict of tensors, found a {type(content).__name__}; {archives.SAVE_AGAIN}")
     if not _tensors(content):
         skipped = next((value for value in content.values() if isinstance(value, archives.Skipped)), None)
-        found = ", ".join(map(str, list(content)[:5])) or "nothing"
-        found += "" if skipped is None else f" (of class {skipped.name})"
+        listing = ", ".join(map(str, list(content)[:5])) or "nothing"
+        listing += "" if skipped is None else f" (of class {skipped.name})"
         fix = f"{HINT}.pick to their keys" if _holds_tensors(content) else archives.SAVE_AGAIN
-        raise InputError(f"no tensors there nor under {', '.join(WRAPPERS)}; found {found}; {fix}")
+        raise InputError(f"no tensors there nor under {', '.join(WRAPPERS)}; found {listing}; {fix}")
     return content, path, beside
 
 
 def _inner(content: Mapping[Any, Any]) -> Any:
-    """The key under which the state dict lies, None where this is one."""
+    """The key of the state dict within `content`; None if `content` is one itself."""
     named = next((key for key in WRAPPERS if _holds_tensors(content.get(key))), None)
     if named is not None:
         return named
-    own = _tensors(content)
-    found = [key for key, value in content.items() if key not in BESIDE and _tensors(value) > own]
-    if len(found) > 1:
-        names = ", ".join(map(str, found))
-        raise InputError(f"{len(found)} state dicts ({names}); {HINT}.pick to the one to read")
-    return found[0] if found else None
+    count = _tensors(content)
+    candidates = [key for key, value in content.items() if key not in BESIDE and _tensors(value) > count]
+    if len(candidates) > 1:
+        names = ", ".join(map(str, candidates))
+        raise InputError(f"{len(candidates)} state dicts ({names}); {HINT}.pick to the one to read")
+    return candidates[0] if candidates else None
 
 
 def _holds_tensors(value: Any) -> bool:
-    """Whether there are tensors within: `model` may as well be the name of a section of settings."""
-    level, seen = [value], set()  # a pickle may name one dict a thousand times: each is looked at once
+    """Whether a value contains tensors; `model` may also name a section of settings."""
+    level, seen = [value], set()  # a pickle may refer to one dict many times: visit each once
     for _ in range(DEEPEST):
         level = [x for x in level if isinstance(x, Mapping) and not (id(x) in seen or seen.add(id(x)))]
         if any(_tensors(x) for x in level):
@@ -84,48 +84,50 @@ def _tensors(value: Any) -> int:
 
 
 def without_wrappers(keys: Collection[str]) -> tuple[str, ...]:
-    """The prefixes, outermost first, that wrappers of a module put before every key."""
-    found, keys = (), [key for key in keys if key not in COUNTERS]
+    """The prefixes that module wrappers add to every key, outermost first."""
+    prefixes, keys = (), [key for key in keys if key not in COUNTERS]
     while keys and (prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in keys)), None)):
-        keys, found = [key[len(prefix) :] for key in keys], (*found, prefix)
-    return found
+        keys, prefixes = [key[len(prefix) :] for key in keys], (*prefixes, prefix)
+    return prefixes
 
 
 def prefix_of(keys: Collection[str], entries: Mapping[str, Sequence[str]]) -> str:
-    """What a wrapper put before the network's keys, where only one can be meant; "" else.
+    """The wrapper's prefix of the network's keys; "" if there is none or it is ambiguous.
 
     Args:
-      keys: of all tensors.
-      entries: {a key that every checkpoint of some layout has: that layout's own prefixes}.
+      keys: the keys of all tensors.
+      entries: {a key that every checkpoint of a layout has: that layout's prefixes}.
     """
-    found = _before(keys, entries)
-    known = [before for before in found if set(before.split(".")[:-1]) <= set(HOLDERS)]
-    if found:
+    prefixes = _before(keys, entries)
+    known = [before for before in prefixes if set(before.split(".")[:-1]) <= set(HOLDERS)]
+    if prefixes:
         return known[0] if len(known) == 1 else ""
     return _common(keys)
 
 
 def hint(keys: Collection[str], entries: Mapping[str, Sequence[str]]) -> str:
-    """The tail of an error where the network's keys stand behind a prefix that is not taken off; "" else."""
-    found = _before(keys, entries)
-    names = ", ".join(map(repr, found[:5]))
-    return f"the keys begin with {names}; {HINT}.prefix to the one to read" if found and found != [""] else ""
+    """The end of an error message if the network's keys still carry a prefix; else ""."""
+    prefixes = _before(keys, entries)
+    names = ", ".join(map(repr, prefixes[:5]))
+    return f"the keys begin with {names}; {HINT}.prefix to the one to read" if prefixes and prefixes != [""] else ""
 
 
 def _before(keys: Collection[str], entries: Mapping[str, Sequence[str]]) -> list[str]:
-    """What stands before the first key of a layout and its own prefix, in every place where there is one."""
-    found = set()
-    for entry, own in entries.items():
+    """Every string that precedes an occurrence of a layout's first key and that layout's prefix."""
+    prefixes = set()
+    for entry, layout_prefixes in entries.items():
         for key in keys:
             if key == entry or key.endswith(f".{entry}"):
                 before = key[: len(key) - len(entry)]
-                found.add(next((before[: len(before) - len(p)] for p in own if before.endswith(p)), before))
-    # `layer1.0.conv1.weight` ends like `conv1.weight`: the outermost place counts.
-    return sorted(b for b in found if not any(b != other and b.startswith(other) for other in found))
+                prefixes.add(
+                    next((before[: len(before) - len(p)] for p in layout_prefixes if before.endswith(p)), before)
+                )
+    # `layer1.0.conv1.weight` ends like `conv1.weight`: keep the outermost occurrence.
+    return sorted(b for b in prefixes if not any(b != other and b.startswith(other) for other in prefixes))
 
 
 def _common(keys: Collection[str]) -> str:
-    """What stands before every key, as far as wrappers are known to put it there."""
+    """The common prefix of all keys, as far as it consists of known wrappers' names."""
     before, keys = "", list(keys)
     while keys and (word := keys[0].partition(".")[0]) in HOLDERS and all(key.startswith(f"{word}.") for key in keys):
         before, keys = f"{before}{word}.", [key[len(word) + 1 :] for key in keys]

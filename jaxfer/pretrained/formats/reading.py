@@ -1,6 +1,6 @@
-"""Weights from a file: safetensors, PyTorch archives and .npz, one file or shards with an index, to {key: array}.
+"""Read weights as {key: array} from safetensors, PyTorch archives and .npz: one file, or shards with an index.
 
-The container is told by its first bytes, not by its name. Nothing is cast: a bfloat16 tensor stays bfloat16.
+The first bytes of a file decide its format, not its name. Nothing is cast: a bfloat16 tensor stays bfloat16.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Weights(Mapping[str, np.ndarray]):
 
     Attributes:
       tensors: {key: array}.
-      unwrapped: what was taken off to get at them, outermost first (`state_dict`, `module.`).
-      dropped: what else the file holds: an epoch, an optimizer.
-      merged: {key: module of an adapter} where its update was added.
-      moved: {key: key elsewhere} of those that come from another file than the checkpoint's own.
+      unwrapped: keys and prefixes removed to reach them, outermost first (`state_dict`, `module.`).
+      dropped: other entries of the file: an epoch, an optimizer.
+      merged: {key: module of an adapter} for tensors to which its update was added.
+      moved: {key: original key} for tensors renamed or read from another file.
     """
 
     tensors: Mapping[str, np.ndarray]
@@ -70,14 +70,14 @@ class Weights(Mapping[str, np.ndarray]):
 
 
 def read(path: str | epath.Path, *, pick: str = "") -> Weights:
-    """The tensors of a weights file, or of all shards that an index names.
+    """Reads the tensors of a weights file, or of all shards that an index names.
 
     Args:
       path: a safetensors file, a PyTorch archive, or a `*.index.json`.
-      pick: keys, parted by slashes, under which an archive keeps the state dict; "" looks for them.
+      pick: keys, separated by slashes, that lead to the state dict in an archive; "" to search for it.
 
     Raises:
-      InputError: no such file, a format that is not read, a damaged file, a pickle with code in it, missing shards.
+      InputError: no such file, an unsupported format, a damaged file, a pickle with code in it, or missing shards.
     """
     path = epath.Path(path)
     if not path.name.endswith(INDEX):
@@ -99,30 +99,30 @@ def read(path: str | epath.Path, *, pick: str = "") -> Weights:
 
 
 def files(path: str | epath.Path) -> tuple[epath.Path, ...]:
-    """The files that `read` reads: the one, or the index and its shards."""
+    """The files that `read` reads: the file itself, or the index and its shards."""
     path = epath.Path(path)
     shards = sorted(set(_shards(path).values())) if path.name.endswith(INDEX) else []
     return (path, *(path.parent / name for name in shards))
 
 
 def sha256(path: str | epath.Path) -> str:
-    """What a source is called by: the sha256 of its file, or of the lines `sha256  name` of its index and shards."""
+    """The hash that identifies a source: of its file, or of the lines `sha256  name` of its index and shards."""
     sums = [(_sha256(file), file.name) for file in files(path)]
     return sums[0][0] if len(sums) == 1 else sha256_of(sums)
 
 
 def sha256_of(sums: Iterable[tuple[str, str]]) -> str:
-    """The sha256 of several files together: of the lines `sha256  name`, as sha256sum prints them."""
+    """The sha256 of several files: the hash of the lines `sha256  name`, as sha256sum prints them."""
     return hashlib.sha256("".join(f"{digest}  {name}\n" for digest, name in sums).encode()).hexdigest()
 
 
 def read_json(path: epath.Path, fields: type | None = None) -> dict[str, Any]:
-    """The object in a JSON file of a checkpoint, its `fields` (a TypedDict) checked."""
+    """Reads the object in a checkpoint's JSON file and checks its `fields` (a TypedDict)."""
     return json_files.read(path, fields, fix=FIX)
 
 
 def _opened(path: epath.Path) -> BinaryIO:
-    """The file for reading; opening a pipe would wait for ever."""
+    """Opens a file for reading; refuses pipes, which would block."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise InputError(f"{path}: expected a weights file, found a pipe, a device or a folder; give a file")
     return path.open("rb")
@@ -134,7 +134,7 @@ def _sha256(path: epath.Path) -> str:
 
 
 def _shards(index: epath.Path) -> dict[str, str]:
-    """{key: file name}; every file is there."""
+    """{key: file name} of an index; raises `InputError` unless every shard exists."""
     if not index.exists():
         raise InputError(f"{index}: no such file")
     shards = read_json(index).get("weight_map")
@@ -160,7 +160,7 @@ def _read_file(path: epath.Path, pick: str) -> Weights:
         head = file.read(64)
     if pick and head[:2] != b"PK" and head[:1] != b"\x80":
         raise InputError(f"{path}: config.init_options.pick={pick!r} is for PyTorch archives; take it out")
-    if head[8:9] == b"{":  # asked first: the eight bytes of length before it may look like anything
+    if head[8:9] == b"{":  # checked first: the preceding length may resemble any magic number
         return _read_safetensors(path)
     if head[:2] == b"PK" and (kind := _other_zip(path)) is not None:
         if kind == "npz":
@@ -198,7 +198,7 @@ def _read_safetensors(path: epath.Path) -> Weights:
 
 
 def _other_zip(path: epath.Path) -> str | None:
-    """What a zip file is that torch did not write; None for an archive of its, or a damaged zip."""
+    """The kind of a zip file that torch did not write; None for a PyTorch archive or a damaged zip."""
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             names = archive.namelist()
@@ -224,23 +224,23 @@ def _read_archive(path: epath.Path, pick: str) -> Weights:
     try:
         with path.open("rb") as file, archives.plain_errors():
             state, unwrapped, beside = containers.unwrapped(archives.load(file), pick)
-            found = {key: value for key, value in state.items() if isinstance(value, archives.LazyTensor)}
-            tensors = {str(key): value.array() for key, value in found.items()}
+            lazy = {key: value for key, value in state.items() if isinstance(value, archives.LazyTensor)}
+            tensors = {str(key): value.array() for key, value in lazy.items()}
     except archives.Corrupted as error:
         raise InputError(f"{path}: a damaged PyTorch archive ({error}); download or save it again") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    dropped = (*beside, *(str(key) for key in state if key not in found))
+    dropped = (*beside, *(str(key) for key in state if key not in lazy))
     return Weights(tensors=tensors, unwrapped=unwrapped, dropped=dropped)
 
 
 def _bare(weights: Weights) -> Weights:
-    """Without what wrappers of a module put before every key."""
+    """Removes the prefixes that module wrappers add to every key."""
     return without(weights, *containers.without_wrappers(weights))
 
 
 def without(weights: Weights, *prefixes: str) -> Weights:
-    """Those whose keys begin with all of the prefixes, by what follows; the others are counted as dropped."""
+    """Strips the joined prefixes from the keys; tensors without them are recorded as dropped."""
     before = "".join(prefixes)
     if not before:
         return weights

@@ -1,9 +1,9 @@
-"""PyTorch's pickles read by a machine that can build plain data and describe tensors, and nothing else.
+"""A restricted unpickler for PyTorch files: it builds plain data and describes tensors, and nothing else.
 
-A pickle is a program. This machine calls the few functions that it names itself. Objects of other classes beside the
-weights (an `argparse.Namespace`, a NumPy scalar, a callback's state) are neither imported nor built: each becomes a
-`Skipped`. A name that is a function, not a class of data, stops it. Work is bounded by the size of the pickle. Tensors
-are cut out of their storages afterwards, within checked bounds.
+A pickle is a program. This unpickler calls only a few listed functions. Objects of other classes beside the weights
+(an `argparse.Namespace`, a NumPy scalar, a callback's state) are neither imported nor built: each becomes a `Skipped`.
+A name of a function rather than a data class is refused. Work is bounded by the size of the pickle. Tensors are sliced
+from their storages afterwards, with bounds checks.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ STORAGES = {
 }
 SAVE_AGAIN = "save it again with torch.save(model.state_dict(), FILE)"
 
-# Modules as a pickle of protocol 2, torch.save's, spells them.
+# Names of modules in pickles of protocol 2, which torch.save writes.
 MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-# The standard library's classes of data, and how it rebuilds them; any other of its names in a pickle is code.
+# Data classes of the standard library and their constructors; any other of its names in a pickle is code.
 DATA = {
     *("argparse.Namespace", "types.SimpleNamespace", "collections.Counter", "collections.deque", "functools.partial"),
     *("datetime.date", "datetime.datetime", "datetime.timedelta", "datetime.timezone", "decimal.Decimal"),
@@ -49,25 +49,25 @@ DATA = {
     *(f"builtins.{kind}" for kind in ("set", "frozenset", "complex", "bytearray", "slice", "range", "object")),
     *(f"builtins.{kind}" for kind in ("bool", "int", "float", "str", "bytes", "list", "tuple", "dict", "type")),
 }
-TORCH_DATA = r"torch\.(device|bool|b?float\d+|u?int\d+|complex\d+|float8_\w+)"  # and its classes
-# Bounds on what a few bytes may ask for.
+TORCH_DATA = r"torch\.(device|bool|b?float\d+|u?int\d+|complex\d+|float8_\w+)"  # besides its classes
+# Bounds on the work that a few bytes can request.
 KEY_NODES, DIMENSIONS, PAIRS = 100, 64, 10_000_000
 _REPR = reprlib.Repr()
 _REPR.maxlevel = 2
-_shown = _REPR.repr  # shorter than a line, whatever lies within
+_shown = _REPR.repr  # always shorter than a line
 
 
 class Refused(InputError):
-    """What the file holds is sound but not read here, or is no plain data."""
+    """The file is valid, but its content is unsupported or not plain data."""
 
 
 class Corrupted(InputError):
-    """What the file holds is cut short or contradicts itself."""
+    """The file is truncated or inconsistent."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """`count` elements of one dtype, beginning `start` elements into the stored bytes called `key`."""
+    """`count` elements of one dtype, starting at element `start` of the stored bytes named `key`."""
 
     key: str
     dtype: np.dtype
@@ -80,7 +80,7 @@ Fetch = Callable[[Storage], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class LazyTensor:
-    """A window on a storage; offset and strides count elements."""
+    """A view of a storage; offset and strides count elements."""
 
     storage: Storage
     offset: int
@@ -89,7 +89,7 @@ class LazyTensor:
     fetch: Fetch
 
     def array(self) -> np.ndarray:
-        """The tensor, a read-only view of its storage; `Corrupted` where the window leaves it."""
+        """The tensor as a read-only view of its storage; raises `Corrupted` if the view exceeds it."""
         shown = [_shown(facts) for facts in (self.shape, self.strides, self.offset)]
         where = f"a tensor of shape {shown[0]}, strides {shown[1]} and offset {shown[2]}"
         if len(self.shape) != len(self.strides) or not all(
@@ -108,10 +108,10 @@ class LazyTensor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Skipped:
-    """In place of a class that a pickle names, and of every object of it; nothing of it was imported or called.
+    """A placeholder for a class in a pickle and for its objects; the class is neither imported nor called.
 
     Attributes:
-      name: of the class, with its module.
+      name: the class with its module.
     """
 
     name: str
@@ -122,7 +122,7 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class _Global:
-    """A function that the pickle may call; wrapped, so that it can do nothing else with it."""
+    """A function that the pickle may call; the wrapper prevents any other use."""
 
     call: Callable[..., Any]
 
@@ -130,7 +130,7 @@ class _Global:
         return self.call(*args)
 
 
-# The Python machine, not the C one: its opcodes can be replaced, and a forged memo index costs no memory.
+# The Python implementation, not C: its opcodes can be replaced, and a forged memo index allocates no memory.
 class Unpickler(pickle._Unpickler):
     """Builds plain data and `LazyTensor`s; objects of other classes are `Skipped`, code is `Refused`."""
 
@@ -165,7 +165,9 @@ class Unpickler(pickle._Unpickler):
         raise Refused(f"a pickle with code in it, refused: extension {code}; {SAVE_AGAIN}")
 
     def persistent_load(self, pid: Any) -> Any:
-        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":  # a class and its source, before 1.6
+        if (
+            isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module"
+        ):  # a class with its source code, before torch 1.6
             return pid[1]
         kind, name, key, _, count, *view = pid
         if isinstance(name, Skipped):
@@ -176,7 +178,7 @@ class Unpickler(pickle._Unpickler):
         whole = Storage(str(key), STORAGES[name], count)
         if self.storages.setdefault(whole.key, whole) != whole:
             raise Corrupted(f"storage {key!r} described in two ways")
-        if not view or view[0] is None:  # old files may keep one storage for several views of it
+        if not view or view[0] is None:  # old files may share one storage among several views
             return whole
         _, start, size = view[0]
         if not (type(start) is int and type(size) is int and start >= 0 and size >= 0 and start + size <= count):
@@ -184,7 +186,7 @@ class Unpickler(pickle._Unpickler):
         return dataclasses.replace(whole, count=size, start=start)
 
     def _build(self) -> None:
-        """A state dict carries `_metadata`, which nothing here needs; no other object has a state to set."""
+        """Discards the `_metadata` of a state dict; refuses state for any other object."""
         self.stack.pop()
         if not isinstance(self.stack[-1], collections.OrderedDict | Skipped):
             raise Refused(f"a pickle with code in it, refused: it sets attributes; {SAVE_AGAIN}")
@@ -195,7 +197,7 @@ class Unpickler(pickle._Unpickler):
         self._new()
 
     def _make_ex(self) -> None:
-        """The same with keyword arguments."""
+        """`cls.__new__(cls, *args, **kwargs)`, whatever the arguments."""
         del self.stack[-2:]
         self._new()
 
@@ -205,7 +207,7 @@ class Unpickler(pickle._Unpickler):
         self.stack[-1] = self.stack[-1]()
 
     def _set(self, items: list[Any]) -> None:
-        """Into the dict on top of the stack; what goes into a skipped object is skipped."""
+        """Sets items of the dict on top of the stack; items of a skipped object are skipped."""
         target = self.stack[-1]
         if isinstance(target, Skipped):
             return
@@ -228,7 +230,7 @@ class Unpickler(pickle._Unpickler):
         self._set(items)
 
     def _extend(self, items: list[Any]) -> None:
-        """Onto the list on top of the stack."""
+        """Extends the list on top of the stack."""
         target = self.stack[-1]
         if isinstance(target, Skipped):
             return
@@ -251,17 +253,17 @@ class Unpickler(pickle._Unpickler):
             self.stack[-1].update(map(_key, items))
 
     def _frozenset(self) -> None:
-        items = self.pop_mark()  # first: it puts another stack in place
+        items = self.pop_mark()  # first, because it replaces the stack
         self.append(frozenset(map(_key, items)))
 
     def _ordered(self, items: Any = ()) -> collections.OrderedDict:
-        found: collections.OrderedDict = collections.OrderedDict()
+        ordered: collections.OrderedDict = collections.OrderedDict()
         for key, value in items.items() if isinstance(items, Mapping) else items:
-            self._pairs += 1  # a list of pairs is written once and may be named often
+            self._pairs += 1  # a list of pairs is stored once but may be referenced often
             if self._pairs > PAIRS:
                 raise Corrupted(f"more than {PAIRS} pairs")
-            found[_key(key)] = value
-        return found
+            ordered[_key(key)] = value
+        return ordered
 
     dispatch[pickle.BUILD[0]] = _build
     dispatch[pickle.NEWOBJ[0]], dispatch[pickle.NEWOBJ_EX[0]] = _make, _make_ex
@@ -271,7 +273,7 @@ class Unpickler(pickle._Unpickler):
 
 
 def _is_code(name: str) -> bool:
-    """Whether a global is a function, which has no place in data; of the standard library all but a few are."""
+    """Whether a global is code rather than data; in the standard library, all but a few names are."""
     package, last = name.partition(".")[0], name.rpartition(".")[2]
     if package in sys.stdlib_module_names:
         return name not in DATA
@@ -279,7 +281,7 @@ def _is_code(name: str) -> bool:
 
 
 def _key(key: Any) -> Hashable:
-    """A dict's key or a set's member, if it can be hashed in bounded time: a tuple may hold another one twice."""
+    """Checks that a dict's key or set's member hashes in bounded time: nested tuples can grow exponentially."""
     nodes, count = [key], 0
     while nodes:
         node = nodes.pop()
@@ -292,14 +294,14 @@ def _key(key: Any) -> Hashable:
 
 
 def _dimensions(sizes: Iterable[Any]) -> tuple[Any, ...]:
-    """A shape, or the strides."""
+    """Checks a shape or strides."""
     if not isinstance(sizes, tuple | list) or len(sizes) > DIMENSIONS:
         raise Corrupted(f"a tensor of shape {_shown(sizes)}")
     return tuple(sizes)
 
 
 def _of_a_subclass(rebuild: Any, kind: Any, args: Any, state: Any) -> Any:
-    """A tensor of a class of its own, or with attributes: the tensor."""
+    """Rebuilds the plain tensor of a tensor subclass or of a tensor with attributes."""
     if not isinstance(rebuild, _Global):
         raise Corrupted("a tensor that nothing rebuilds")
     return rebuild(*args)

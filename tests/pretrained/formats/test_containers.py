@@ -35,7 +35,7 @@ def under(prefix, state, but=()):
 def opened(folder, content, **options):
     (folder / "x.pth").write_bytes(new_archive(content))
     found = foreign.opened(str(folder / "x.pth"), "resnet", {}, InitOptions(**options))
-    return foreign.weights(found.found)
+    return foreign.weights(found.files)
 
 
 OPTIMIZER = {"state": {0: {"exp_avg": tensor([9.0])}}, "param_groups": [{"lr": 0.1}]}
