@@ -12,9 +12,10 @@ from safetensors.numpy import save_file
 
 from jaxfer.config.experiment import InitOptions
 from jaxfer.errors import InputError
-from jaxfer.pretrained import foreign, starting
+from jaxfer.pretrained import foreign
 from jaxfer.pretrained.formats import containers
 from jaxfer.pretrained.formats.reading import read
+from jaxfer.training import lineage
 from jaxfer.training.preflight import preflight
 from tests.pretrained.checkpoints import CIFAR, RESNET, checkpoint, config_of, weights
 from tests.pretrained.torch_archives import Call, new_archive, tensor
@@ -184,7 +185,7 @@ def test_a_run_starts_from_what_its_options_name_and_its_ledger_says_so(tmp_path
     given = config_of(tmp_path / "held")
     given.init_options = dict(pick="ema", prefix="student.body.")
     held = preflight(given)
-    expected, found = (starting.start(plan, epath.Path("unused")) for plan in (plain, held))
+    expected, found = (lineage.begin(ready, epath.Path("unused")) for ready in (plain, held))
     np.testing.assert_array_equal(
         found.params["stem"]["conv"]["kernel"], expected.params["stem"]["conv"]["kernel"], strict=True
     )
