@@ -87,13 +87,13 @@ def compare(
         seal.write_selection(folder, record, opened)
         outcomes |= _read_test(design, opened, folder, outcomes, processes=processes, quiet=quiet)
         simplest = test_baselines(design, kinds, tuned)
-        found = findings(design, selected, outcomes, simplest, folder)
-        files.write_json(folder / "comparison.json", tables.as_json(design, found, simplest))
-        said = tables.write(folder, spec, design, found, simplest)
-    print(tables.as_text(design, found, simplest, page_of(sys.stdout)) + "\n")
-    say(said + "\n")
+        judged = findings(design, selected, outcomes, simplest, folder)
+        files.write_json(folder / "comparison.json", tables.as_json(design, judged, simplest))
+        sentences = tables.write(folder, spec, design, judged, simplest)
+    print(tables.as_text(design, judged, simplest, page_of(sys.stdout)) + "\n")
+    say(sentences + "\n")
     say(f"verdict.md, table.csv, the pictures, protocol.json, selection.json and every run are in {folder}")
-    return Comparison(findings=tuple(found), baselines=tuple(simplest), sentences=said)
+    return Comparison(findings=tuple(judged), baselines=tuple(simplest), sentences=sentences)
 
 
 def _read_test(
@@ -102,9 +102,9 @@ def _read_test(
     cells = [design.opened(p) for p in design.tuning.values() if p.key in set(opened)]
     # Their sources are done: what is opened here needs no training.
     cells = [dataclasses.replace(p, source=None) for p in cells if outcomes[p.key].result is not None]
-    found = run_cells(cells, folder, again="selection.json is written: reading the test split", **options)
-    _all_ended(found, folder)
-    return found
+    tested = run_cells(cells, folder, again="selection.json is written: reading the test split", **options)
+    _all_ended(tested, folder)
+    return tested
 
 
 def _all_ended(outcomes: Mapping[str, Outcome], folder: epath.Path) -> None:

@@ -79,11 +79,11 @@ def _arm(name: str, config: CompareConfig, port: Port) -> Arm:
 
 def _space(owner: str, stage: str, config: CompareConfig, port: Port) -> dict[str, tuple[float, ...]]:
     """{hparam: values, the default first} of one method; the config's words come before the method's own."""
-    given = config.stage.get(owner, {})
-    options, where = dict(given.get("options", {})), f"config.compare.stage.{owner}"
+    stage_config = config.stage.get(owner, {})
+    options, where = dict(stage_config.get("options", {})), f"config.compare.stage.{owner}"
     method = make_method(StageConfig(method=stage, options=options), port, where)
     hparams = dict(method.hparams) | ({"lr": SCRATCH_LR} if owner == SCRATCH else {})
-    chosen = {**options, **({"lr": given["lr"]} if given.get("lr") is not None else {})}
+    chosen = {**options, **({"lr": stage_config["lr"]} if stage_config.get("lr") is not None else {})}
     grids = config.grid.get(owner, {})
     for hparam in grids:
         if hparam not in hparams:
@@ -112,7 +112,7 @@ def _trials(name: str, spaces: Mapping[str, tuple[float, ...]], count: int) -> t
 
 
 def arm_config(
-    base: ConfigDict, given: CompareConfig, arm: Arm, setting: Setting, seed: int, labels: int
+    base: ConfigDict, compare_config: CompareConfig, arm: Arm, setting: Setting, seed: int, labels: int
 ) -> ConfigDict:
     """The base config as this arm runs it: same data, model, batch, schedule and number of steps for every arm."""
     changes: dict[str, Any] = {"seed": seed, "lr": None, "rates": {}, "data.labels_per_class": labels}
@@ -124,17 +124,19 @@ def arm_config(
         changes[f"{prefix}method"] = stage
         if count > 1:
             changes[f"{prefix}steps"] = base.steps * (at + 1) // count - base.steps * at // count
-        changes |= {f"{prefix}{field}": value for field, value in _fields(owner, given)}
-        own = {name.removeprefix(hparam): value for name, value in setting.items() if name.startswith(hparam)}
-        changes |= {f"{prefix}lr" if name == "lr" else f"{prefix}options.{name}": value for name, value in own.items()}
+        changes |= {f"{prefix}{field}": value for field, value in _fields(owner, compare_config)}
+        stage_setting = {name.removeprefix(hparam): value for name, value in setting.items() if name.startswith(hparam)}
+        changes |= {
+            f"{prefix}lr" if name == "lr" else f"{prefix}options.{name}": value for name, value in stage_setting.items()
+        }
     if len(arm.stages) > 1:
         changes["stages"] = arm.stages
     return override(base, changes)
 
 
-def _fields(owner: str, given: CompareConfig) -> list[tuple[str, Any]]:
+def _fields(owner: str, config: CompareConfig) -> list[tuple[str, Any]]:
     """The fields that the config gives a method, an option as `options.NAME`."""
-    fields = dict(given.stage.get(owner, {}))
+    fields = dict(config.stage.get(owner, {}))
     for field in ("steps", "batch_size", "method"):
         if field in fields:
             raise InputError(f"config.compare.stage.{owner}.{field}: alike for every arm; set config.{field}")

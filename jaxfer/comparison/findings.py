@@ -81,16 +81,16 @@ class Finding:
 
 def tune_baselines(design: Design, kinds: Sequence[Baseline]) -> list[BaselineScores]:
     """Every simple baseline with as many settings as an arm has trials, on train and val alone."""
-    task, port, found = design.ready.stages[0].spec.task, design.ready.stages[0].spec.port, []
+    task, port, tuned = design.ready.stages[0].spec.task, design.ready.stages[0].spec.port, []
     for labels in design.labels:
         splits = [
-            preflight(design.cells(labels, SCRATCH, 0)[seed].config).data.splits for seed in range(design.given.seeds)
+            preflight(design.cells(labels, SCRATCH, 0)[seed].config).data.splits for seed in range(design.config.seeds)
         ]
         train = [(features(split["train"], port.preprocessing), split["train"].labels) for split in splits]
         val = [(features(split["val"], port.preprocessing), split["val"].labels) for split in splits]
         for kind in kinds:
             means = []
-            for setting in kind.settings[: design.given.trials]:
+            for setting in kind.settings[: design.config.trials]:
                 scores = [
                     score(task, kind.fit(*fitted, setting)(x), y)[task.monitor]
                     for fitted, (x, y) in zip(train, val, strict=True)
@@ -98,14 +98,14 @@ def tune_baselines(design: Design, kinds: Sequence[Baseline]) -> list[BaselineSc
                 means.append(statistics.fmean(scores))
             best = (max if task.maximize else min)(means)
             chosen = kind.settings[means.index(best)]
-            found.append(BaselineScores(labels=labels, name=kind.name, setting=chosen, val=tuple(means), best=best))
-    return found
+            tuned.append(BaselineScores(labels=labels, name=kind.name, setting=chosen, val=tuple(means), best=best))
+    return tuned
 
 
 def test_baselines(design: Design, kinds: Sequence[Baseline], tuned: Sequence[BaselineScores]) -> list[BaselineScores]:
     """Their test scores at the selected settings: called once the selection is on disk."""
     task, port = design.ready.stages[0].spec.task, design.ready.stages[0].spec.port
-    by_name, found, inputs = {kind.name: kind for kind in kinds}, [], {}
+    by_name, tested, inputs = {kind.name: kind for kind in kinds}, [], {}
     for chosen in tuned:
         scores = []
         for cell in design.cells(chosen.labels, SCRATCH, 0):
@@ -116,8 +116,8 @@ def test_baselines(design: Design, kinds: Sequence[Baseline], tuned: Sequence[Ba
                 ]
             fitted, (x, y) = inputs[cell.key]
             scores.append(score(task, by_name[chosen.name].fit(*fitted, chosen.setting)(x), y)[task.monitor])
-        found.append(dataclasses.replace(chosen, test=tuple(scores)))
-    return found
+        tested.append(dataclasses.replace(chosen, test=tuple(scores)))
+    return tested
 
 
 def findings(
@@ -129,8 +129,8 @@ def findings(
 ) -> list[Finding]:
     """Every arm at every label count, scratch first, with its verdict."""
     bare = [_finding(design, choice, outcomes, folder) for choice in selected]
-    scratch = {found.labels: found for found in bare if found.arm == SCRATCH}
-    return [_judged(design, found, scratch, baselines) for found in bare]
+    scratch = {finding.labels: finding for finding in bare if finding.arm == SCRATCH}
+    return [_judged(design, finding, scratch, baselines) for finding in bare]
 
 
 def _finding(design: Design, choice: Selected, outcomes: Mapping[str, Outcome], folder: epath.Path) -> Finding:
@@ -166,21 +166,23 @@ def _curve(job: Job, folder: epath.Path) -> tuple[Curve, str]:
 
 
 def _judged(
-    design: Design, found: Finding, scratch: Mapping[int, Finding], baselines: Sequence[BaselineScores]
+    design: Design, finding: Finding, scratch: Mapping[int, Finding], baselines: Sequence[BaselineScores]
 ) -> Finding:
-    task, theirs = design.ready.stages[0].spec.task, scratch[found.labels]
+    task, from_scratch = design.ready.stages[0].spec.task, scratch[finding.labels]
     words: dict[str, Any] = {"metric": f"test {task.monitor}", "maximize": task.maximize}
-    if not all(map(math.isfinite, found.test)):
-        return found
-    rivals = [rival for rival in baselines if rival.labels == found.labels]
+    if not all(map(math.isfinite, finding.test)):
+        return finding
+    rivals = [rival for rival in baselines if rival.labels == finding.labels]
     if rivals:
         best = max(rivals, key=lambda rival: rival.best if task.maximize else -rival.best)
-        simple = verdict(found.arm, found.test, best.test, against=best.name, **words)
-        found = dataclasses.replace(found, simple=simple, simple_name=best.name)
-    if found.arm == SCRATCH or not all(map(math.isfinite, theirs.test)):
-        return found
+        simple = verdict(finding.arm, finding.test, best.test, against=best.name, **words)
+        finding = dataclasses.replace(finding, simple=simple, simple_name=best.name)
+    if finding.arm == SCRATCH or not all(map(math.isfinite, from_scratch.test)):
+        return finding
     saved, counts = None, [count for count in design.labels if count]
     curve = [statistics.fmean(scratch[count].test) for count in counts]
     if len(counts) > 1 and all(map(math.isfinite, curve)):
-        saved = labels_saved(counts, curve, statistics.fmean(found.test), maximize=task.maximize)
-    return dataclasses.replace(found, verdict=verdict(found.arm, found.test, theirs.test, **words), saved=saved)
+        saved = labels_saved(counts, curve, statistics.fmean(finding.test), maximize=task.maximize)
+    return dataclasses.replace(
+        finding, verdict=verdict(finding.arm, finding.test, from_scratch.test, **words), saved=saved
+    )

@@ -48,7 +48,7 @@ class Design:
       notes: settings of the config file that no arm uses, a line each.
     """
 
-    given: CompareConfig
+    config: CompareConfig
     arms: tuple[Arm, ...]
     labels: tuple[int, ...]
     sources: tuple[Job, ...]
@@ -59,7 +59,7 @@ class Design:
 
     def cells(self, labels: int, arm: str, trial: int) -> list[Job]:
         """One trial's cells, by seed."""
-        return [self.tuning[labels, arm, trial, seed] for seed in range(self.given.seeds)]
+        return [self.tuning[labels, arm, trial, seed] for seed in range(self.config.seeds)]
 
     def opened(self, job: Job) -> Job:
         """The same cell with its test split: the same run, asked for one thing more."""
@@ -74,10 +74,10 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
         the test split; an override that no arm would use.
     """
     base, notes, _ = described(configs.load(spec, overrides))
-    given, plain = configs.comparison(base), base.to_dict()
-    _check_base(base, given)
+    compare_config, plain = configs.comparison(base), base.to_dict()
+    _check_base(base, compare_config)
     for name in overrides:
-        if place := _unused(given).get(name.partition(".")[0] if name.startswith("rates.") else name):
+        if place := _unused(compare_config).get(name.partition(".")[0] if name.startswith("rates.") else name):
             raise InputError(f"config.{name} changes nothing in a comparison; set {place}")
     before = {}
     file = spec.partition(":")[0]
@@ -85,12 +85,12 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
         before[cell.name] = cells.checked(file, cell, before)
     preflight(configs.override(base, {"test": True}))  # that there is a test split, and no more of it
     ready = preflight(base)
-    compared = arms(given, ready.stages[0].spec.port)
-    labels = tuple(sorted(given.labels)) or (base.data.get("labels_per_class", 0),)
+    compared = arms(compare_config, ready.stages[0].spec.port)
+    labels = tuple(sorted(compare_config.labels)) or (base.data.get("labels_per_class", 0),)
     tuning = {}
-    for count, arm, trial, seed in _members(given, compared, labels):
+    for count, arm, trial, seed in _members(compare_config, compared, labels):
         cell = Cell(name=f"{arm.name} {_at(count)}trial {trial} seed {seed}", group=arm.name)
-        config = arm_config(base, given, arm, arm.trials[trial], seed, count)
+        config = arm_config(base, compare_config, arm, arm.trials[trial], seed, count)
         try:
             # The base config is complete, so its cells have nothing left to assume.
             tuning[count, arm.name, trial, seed] = dataclasses.replace(cells.address(cell, config, before), notes=notes)
@@ -100,13 +100,13 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
         "rule": RULE,
         "arms": {arm.name: [dict(setting) for setting in arm.trials] for arm in compared},
         "labels": list(labels),
-        "seeds": list(range(given.seeds)),
+        "seeds": list(range(compare_config.seeds)),
         "metric": next(iter(tuning.values())).metric,
         "sources": {name: job.key for name, job in before.items()},
         "cells": sorted(job.key for job in tuning.values()),
     }
     return Design(
-        given=given,
+        config=compare_config,
         arms=compared,
         labels=labels,
         sources=tuple(before.values()),
@@ -115,16 +115,16 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
         record=record,
         notes=tuple(
             f"config.{name}={plain[name]!r} is not used in a comparison; set {place}"
-            for name, place in _unused(given).items()
+            for name, place in _unused(compare_config).items()
             if name in ("lr", "rates", "seed") and plain[name]
         ),
     )
 
 
-def _unused(given: CompareConfig) -> dict[str, str]:
+def _unused(config: CompareConfig) -> dict[str, str]:
     """{field that `arm_config` replaces in every arm: what a comparison has in its place}."""
     rate = "config.compare.stage.METHOD.lr, or its grid in config.compare.grid.METHOD.lr"
-    labels = {"data.labels_per_class": "config.compare.labels"} if given.labels else {}
+    labels = {"data.labels_per_class": "config.compare.labels"} if config.labels else {}
     return {
         "lr": rate,
         "rates": rate,
@@ -135,12 +135,12 @@ def _unused(given: CompareConfig) -> dict[str, str]:
 
 
 def _members(
-    given: CompareConfig, compared: tuple[Arm, ...], labels: tuple[int, ...]
+    config: CompareConfig, compared: tuple[Arm, ...], labels: tuple[int, ...]
 ) -> Iterator[tuple[int, Arm, int, int]]:
     for count in labels:
         for arm in compared:
-            for trial in range(given.trials):
-                for seed in range(given.seeds):
+            for trial in range(config.trials):
+                for seed in range(config.seeds):
                     yield count, arm, trial, seed
 
 
@@ -148,7 +148,7 @@ def _at(labels: int) -> str:
     return f"{labels} labels " if labels else ""
 
 
-def _check_base(base: ConfigDict, given: CompareConfig) -> None:
+def _check_base(base: ConfigDict, config: CompareConfig) -> None:
     if base.test:
         raise InputError("config.test: a comparison opens the test split itself, after its selection; leave it false")
     if base.init == "scratch":
@@ -194,12 +194,12 @@ class Selected:
 
 def select(design: Design, outcomes: Mapping[str, Outcome]) -> list[Selected]:
     """The trial of each arm that is best on val."""
-    found = []
+    selections = []
     for labels in design.labels:
         for arm in design.arms:
             means = tuple(_val(design.cells(labels, arm.name, trial), outcomes) for trial in range(len(arm.trials)))
-            found.append(Selected(labels=labels, arm=arm.name, trial=_best(means, design), val=means))
-    return found
+            selections.append(Selected(labels=labels, arm=arm.name, trial=_best(means, design), val=means))
+    return selections
 
 
 def _best(means: tuple[float, ...], design: Design) -> int | None:

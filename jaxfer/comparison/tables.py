@@ -28,21 +28,21 @@ COLUMNS = (
 
 
 def write(
-    folder: epath.Path, title: str, design: Design, found: Sequence[Finding], baselines: Sequence[BaselineScores]
+    folder: epath.Path, title: str, design: Design, findings: Sequence[Finding], baselines: Sequence[BaselineScores]
 ) -> str:
     """Writes table.csv, table.md, verdict.md and the pictures into `folder`; returns the verdict's sentences."""
-    said = sentences(design, found)
-    files.write_text(folder / "table.csv", as_csv(found, baselines))
-    files.write_text(folder / "table.md", as_markdown(design, found, baselines))
-    files.write_text(folder / "verdict.md", _verdict_page(title, design, found, baselines, said))
-    _draw(folder, design, found, baselines)
-    return said
+    summary = sentences(design, findings)
+    files.write_text(folder / "table.csv", as_csv(findings, baselines))
+    files.write_text(folder / "table.md", as_markdown(design, findings, baselines))
+    files.write_text(folder / "verdict.md", _verdict_page(title, design, findings, baselines, summary))
+    _draw(folder, design, findings, baselines)
+    return summary
 
 
-def sentences(design: Design, found: Sequence[Finding]) -> str:
+def sentences(design: Design, findings: Sequence[Finding]) -> str:
     """A line an arm for each label count, the best on val first, and one about the baseline; a word on few seeds."""
-    parts = [f"{_heading(labels)}\n\n{_lines(design, found, labels)}" for labels in design.labels]
-    seeds = design.given.seeds
+    parts = [f"{_heading(labels)}\n\n{_lines(design, findings, labels)}" for labels in design.labels]
+    seeds = design.config.seeds
     warning = too_few(seeds, f"config.compare.seeds={seeds}")
     return "\n\n".join([*parts, *([f"{warning}."] if warning else [])])
 
@@ -51,12 +51,12 @@ def _heading(labels: int) -> str:
     return f"{labels} {'label' if labels == 1 else 'labels'} a class:" if labels else "All labels:"
 
 
-def _lines(design: Design, found: Sequence[Finding], labels: int) -> str:
-    here = [f for f in found if f.labels == labels and f.arm != SCRATCH]
+def _lines(design: Design, findings: Sequence[Finding], labels: int) -> str:
+    arms = [f for f in findings if f.labels == labels and f.arm != SCRATCH]
     sign = 1 if design.ready.stages[0].spec.task.maximize else -1
-    order = sorted((f for f in here if f.verdict is not None), key=lambda f: -sign * f.val)
+    order = sorted((f for f in arms if f.verdict is not None), key=lambda f: -sign * f.val)
     lines = [_line(f, first=f is order[0]) for f in order]
-    lines += [f"{f.arm}: a run diverged, its own or scratch's, so there is no verdict." for f in here if not f.verdict]
+    lines += [f"{f.arm}: a run diverged, its own or scratch's, so there is no verdict." for f in arms if not f.verdict]
     judged = [f for f in order if f.simple is not None]
     if judged:
         lines.append(f"against {judged[0].simple_name}: {_standing(judged)}.")
@@ -77,23 +77,23 @@ def _standing(judged: Sequence[Finding]) -> str:
 
 
 def _verdict_page(
-    title: str, design: Design, found: Sequence[Finding], baselines: Sequence[BaselineScores], said: str
+    title: str, design: Design, findings: Sequence[Finding], baselines: Sequence[BaselineScores], summary: str
 ) -> str:
-    trials, seeds, arms = design.given.trials, design.given.seeds, len(design.arms)
+    trials, seeds, arms = design.config.trials, design.config.seeds, len(design.arms)
     return (
-        f"# {title}: does the transfer help?\n\n{said}\n\n{as_markdown(design, found, baselines)}\n"
+        f"# {title}: does the transfer help?\n\n{summary}\n\n{as_markdown(design, findings, baselines)}\n"
         f"{arms} arms x {trials} trials x {seeds} seeds, paired over the same seeds and splits. Selected on val: "
         f"{RULE}. `default` is the first trial, at the method's own settings. The test split was read once, after "
         "`selection.json` was written, for the selected and the default trials; `protocol.json` says what was tried.\n"
     )
 
 
-def as_csv(found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> str:
+def as_csv(findings: Sequence[Finding], baselines: Sequence[BaselineScores]) -> str:
     """One row for each label count and arm, then one for each simple baseline."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for f in found:
+    for f in findings:
         mean, interval = mean_interval(f.test)
         effect = (
             ("", "", "") if f.verdict is None else (f.verdict.effect.mean, f.verdict.effect.low, f.verdict.effect.high)
@@ -120,17 +120,17 @@ def _setting(f: Finding) -> str:
     return "diverged" if f.setting is None else " ".join(f"{name}={value:g}" for name, value in f.setting.items())
 
 
-def as_markdown(design: Design, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> str:
+def as_markdown(design: Design, findings: Sequence[Finding], baselines: Sequence[BaselineScores]) -> str:
     """The table in Markdown."""
-    headers, body = _cells(design, found, baselines)
+    headers, body = _cells(design, findings, baselines)
     right = {"test", "default", "over scratch", "seconds", "trainable parameters", "labels"}
     rule = ["---:" if any(header.startswith(word) for word in right) else "---" for header in headers]
     return "".join("| " + " | ".join(line) + " |\n" for line in (headers, rule, *body))
 
 
-def as_text(design: Design, found: Sequence[Finding], baselines: Sequence[BaselineScores], page: Page = FILE) -> str:
+def as_text(design: Design, findings: Sequence[Finding], baselines: Sequence[BaselineScores], page: Page = FILE) -> str:
     """The same table as plain text that fits `page`."""
-    headers, body = _cells(design, found, baselines)
+    headers, body = _cells(design, findings, baselines)
     kinds = {"method": NAME, "over scratch, 95 %": TEXT, "verdict": TEXT, "setting": TEXT}
     columns = [Column(header, kinds.get(header, NUMBER)) for header in headers]
     bounds = [[cell.replace(", ", f",{GLUE}") for cell in line] for line in body]
@@ -138,14 +138,14 @@ def as_text(design: Design, found: Sequence[Finding], baselines: Sequence[Baseli
 
 
 def _cells(
-    design: Design, found: Sequence[Finding], baselines: Sequence[BaselineScores]
+    design: Design, findings: Sequence[Finding], baselines: Sequence[BaselineScores]
 ) -> tuple[list[str], list[list[str]]]:
     metric = design.ready.stages[0].spec.task.monitor
     headers = ["method", f"test {metric}, tuned", "default", "over scratch, 95 %", "verdict", "seconds"]
     headers += ["trainable parameters", "setting"]
     many, body = len(design.labels) > 1, []
     for labels in design.labels:
-        for f in (f for f in found if f.labels == labels):
+        for f in (f for f in findings if f.labels == labels):
             verdict, effect = "", ""
             if f.verdict is not None:
                 verdict = f.verdict.outcome
@@ -163,38 +163,38 @@ def _mean(values: Sequence[float]) -> str:
     return number(mean) if math.isnan(interval) else f"{mean:.3f} ± {interval:.3f}"
 
 
-def _draw(folder: epath.Path, design: Design, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> None:
+def _draw(folder: epath.Path, design: Design, findings: Sequence[Finding], baselines: Sequence[BaselineScores]) -> None:
     """Draws up to four pictures; a picture of a single label count shows the smallest, where transfer matters most."""
     task = design.ready.stages[0].spec.task
     label, first = f"test {task.monitor}", design.labels[0]
     at = f" at {first} {'label' if first == 1 else 'labels'} a class" if first else ""
-    here = {f.arm: f for f in found if f.labels == first}
+    by_arm = {f.arm: f for f in findings if f.labels == first}
     simple: dict[str, Mapping[int, float]] = {}
     for b in baselines:
         simple.setdefault(b.name, {})[b.labels] = statistics.fmean(b.test)
     plots.methods(
-        {name: f.test for name, f in here.items()},
+        {name: f.test for name, f in by_arm.items()},
         folder / "methods",
         label + at,
-        reference=SCRATCH if any(map(math.isfinite, here[SCRATCH].test)) else None,
+        reference=SCRATCH if any(map(math.isfinite, by_arm[SCRATCH].test)) else None,
         baselines={name: by_count[first] for name, by_count in simple.items()},
         best="max" if task.maximize else "min",
     )
     plots.learning_curves(
-        {name: f.curves for name, f in here.items()}, folder / "curves", here[SCRATCH].curve_label + at
+        {name: f.curves for name, f in by_arm.items()}, folder / "curves", by_arm[SCRATCH].curve_label + at
     )
     if len(design.labels) > 1:
-        scores = {name: {f.labels: f.test for f in found if f.arm == name} for name in here}
+        scores = {name: {f.labels: f.test for f in findings if f.arm == name} for name in by_arm}
         plots.labels(scores, folder / "labels", label, baselines=simple)
     points = {
         name: {"scores": f.test, "params_trainable": f.params_trainable, "seconds": f.seconds}
-        for name, f in here.items()
+        for name, f in by_arm.items()
         if any(map(math.isfinite, f.test))
     }
     plots.cost(points, folder / "cost", label + at)
 
 
-def as_json(design: Design, found: Sequence[Finding], baselines: Sequence[BaselineScores]) -> dict[str, Any]:
+def as_json(design: Design, findings: Sequence[Finding], baselines: Sequence[BaselineScores]) -> dict[str, Any]:
     """The contents of comparison.json: the report for programs."""
     return {
         "metric": design.ready.stages[0].spec.task.monitor,
@@ -220,7 +220,7 @@ def as_json(design: Design, found: Sequence[Finding], baselines: Sequence[Baseli
                 "simple_baseline": None if f.simple is None else {"name": f.simple_name, "outcome": f.simple.outcome},
                 "labels_to_match": None if f.saved is None else _null(f.saved.needed),
             }
-            for f in found
+            for f in findings
         ],
         "baselines": [
             {"labels": b.labels, "name": b.name, "setting": b.setting, "val": list(b.val), "test": list(b.test)}

@@ -39,9 +39,9 @@ def plan_for(config: ConfigDict, topology: str, chip: Chip, devices: Sequence[An
     """The same for such devices, one a chip; `topology` is what they are called."""
     ready = _ready(config, devices)
     notes = (*ready.data.notes, *ready.notes())
-    found = Plan(topology=topology, chip=chip, chips=ready.where.size, stages=(), notes=notes)
+    planned = Plan(topology=topology, chip=chip, chips=ready.where.size, stages=(), notes=notes)
     stages = (_stage(stage, ready.where, _compiled(stage, ready.where, devices)) for stage in ready.stages)
-    found = dataclasses.replace(found, stages=tuple(stages))
+    planned = dataclasses.replace(planned, stages=tuple(stages))
 
     def needed(name: str, changes: Mapping[str, Any]) -> Compiled | TooLarge:
         from jaxfer.config import override
@@ -49,18 +49,18 @@ def plan_for(config: ConfigDict, topology: str, chip: Chip, devices: Sequence[An
         changed = _ready(override(config, changes), devices)
         return _compiled(next(s for s in changed.stages if s.name == name), changed.where, devices)
 
-    pairs = zip(found.stages, ready.stages, strict=True)
+    pairs = zip(planned.stages, ready.stages, strict=True)
     stages = (
         done
-        if found.room(done.compiled)
-        else dataclasses.replace(done, remedies=_remedies(found, ready, stage, needed))
+        if planned.room(done.compiled)
+        else dataclasses.replace(done, remedies=_remedies(planned, ready, stage, needed))
         for done, stage in pairs
     )
-    return dataclasses.replace(found, stages=tuple(stages))
+    return dataclasses.replace(planned, stages=tuple(stages))
 
 
 def _remedies(
-    found: Plan, ready: Any, stage: Any, needed: Callable[[str, Mapping[str, Any]], Compiled | TooLarge]
+    planned: Plan, ready: Any, stage: Any, needed: Callable[[str, Mapping[str, Any]], Compiled | TooLarge]
 ) -> dict[str, Compiled | TooLarge]:
     """What would make room, each compiled: of each kind of change the first that fits, after those tried."""
     where = f"stage.{stage.name}." if ready.experiment.run.stages else ""
@@ -74,7 +74,7 @@ def _remedies(
                 continue
             words = {name: "'.*'" if value == (".*",) else value for name, value in change.items()}
             remedies[" ".join(f"--config.{name}={value}" for name, value in words.items())] = step
-            if found.room(step):
+            if planned.room(step):
                 break
     return remedies
 
@@ -174,8 +174,8 @@ def _compiled(stage: Any, where: Any, devices: Sequence[Any]) -> Compiled | TooL
     try:
         program = lower_step(stage, where).compile()
     except jax.errors.JaxRuntimeError as error:
-        if found := _refused(str(error), state + batch):
-            return found
+        if too_large := _refused(str(error), state + batch):
+            return too_large
         if where.size < len(devices):
             raise _part(where, devices) from None
         raise
@@ -201,10 +201,10 @@ def _refused(message: str, arguments: int) -> TooLarge | None:
     size = r"([\d.]+)([KMG]?)"
     parts = re.search(rf"HLO temporaries \({size}\) exceeds available HBM \({size}\)", message)
     whole = re.search(rf"Used {size} of {size} hbm", message)
-    found = parts or whole
-    if "RESOURCE_EXHAUSTED" not in message or not found:
+    match = parts or whole
+    if "RESOURCE_EXHAUSTED" not in message or not match:
         return None
-    needed, unit, limit, limit_unit = found.groups()
+    needed, unit, limit, limit_unit = match.groups()
     scale = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
     extra = arguments if parts else 0
     return TooLarge(total=float(needed) * scale[unit] + extra, limit=float(limit) * scale[limit_unit])

@@ -201,10 +201,10 @@ class Checkpoints:
 
         What one process can't read is unreadable for all that share the checkpoint: they fall back together.
         """
-        found, reason = None, None
+        value, reason = None, None
         with _hushed():
             try:
-                found = read()
+                value = read()
             except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):  # no fault of the checkpoint's
                 raise
             except Exception as error:
@@ -215,13 +215,13 @@ class Checkpoints:
         reasons = [reason] if self._alone else cluster.gathered(reason)
         if any(reasons):
             raise UnreadableCheckpoint(f"checkpoint of step {step} can't be read ({next(filter(None, reasons))})")
-        return found
+        return value
 
 
 def _verify(arrays: Mapping[str, jax.Array], leaves: Mapping[str, Any]) -> None:
     kind = "crc32" if any("crc32" in leaf for leaf in leaves.values()) else "sum64"
-    for name, found in _leaves(arrays, kind).items():
-        if found != leaves[name]:
+    for name, checksum in _leaves(arrays, kind).items():
+        if checksum != leaves[name]:
             raise ValueError(f"{name} is not what was saved")
 
 
@@ -319,13 +319,13 @@ def _checksum(content: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
-def _same(wanted: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], step: int) -> None:
+def _same(wanted: Mapping[str, Any], stored: Mapping[str, Mapping[str, Any]], step: int) -> None:
     """Strict: orbax itself fills in or reshapes silently."""
-    ours = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in wanted.items()}
-    theirs = {name: f"{leaf['dtype']}{list(leaf['shape'])}" for name, leaf in found.items()}
-    for name in sorted({*ours, *theirs}):
-        if ours.get(name) != theirs.get(name):
+    now = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in wanted.items()}
+    before = {name: f"{leaf['dtype']}{list(leaf['shape'])}" for name, leaf in stored.items()}
+    for name in sorted({*now, *before}):
+        if now.get(name) != before.get(name):
             raise InputError(
-                f"checkpoint of step {step}: {name} is {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} "
+                f"checkpoint of step {step}: {name} is {before.get(name, 'absent')} there, {now.get(name, 'absent')} "
                 "in this run; it was written by another version or config: use another --workdir"
             )

@@ -66,25 +66,27 @@ def opened(init: str, overrides: Mapping[str, Any], *, split: str) -> Untrained:
         if not name.startswith(TAKEN) and name not in ("differs", "eval_batch_size"):
             known = ", ".join(f"{section}*" for section in TAKEN)
             raise InputError(f"config.{name}: nothing is trained; a checkpoint's eval takes {known}, eval_batch_size")
-    given = config.base()
-    given.model, given.init = {"name": AUTO}, init
-    given = config.override(given, overrides)
-    options = dict(given.model.items())
+    settings = config.base()
+    settings.model, settings.init = {"name": AUTO}, init
+    settings = config.override(settings, overrides)
+    options = dict(settings.model.items())
     checkpoint = foreign.opened(init, options.pop("name"), options)
     if split == "test":
         seal.check_export(epath.Path(checkpoint.files.init).expanduser(), checkpoint.files.marker.get("run"))
     outputs, notes = head_width(checkpoint), []
     if "task.name" not in overrides:
-        given.task.name = guessed_task(checkpoint)
+        settings.task.name = guessed_task(checkpoint)
         if checkpoint.problem_type not in KINDS:
-            notes.append(f"the checkpoint states no task; {outputs} outputs are taken as {given.task.name} (task.name)")
-    elif KINDS.get(checkpoint.problem_type, given.task.name) != given.task.name:
-        said = f"the checkpoint states {checkpoint.problem_type}, found {given.task.name!r}"
-        raise InputError(f"config.task.name: {said}; leave it out")
+            notes.append(
+                f"the checkpoint states no task; {outputs} outputs are taken as {settings.task.name} (task.name)"
+            )
+    elif KINDS.get(checkpoint.problem_type, settings.task.name) != settings.task.name:
+        mismatch = f"the checkpoint states {checkpoint.problem_type}, found {settings.task.name!r}"
+        raise InputError(f"config.task.name: {mismatch}; leave it out")
     if length := whole_length(checkpoint):
         options.setdefault("max_length", length)
-        given.model = {**dict(given.model.items()), **options}
-    experiment = config.resolve(completed(given))
+        settings.model = {**dict(settings.model.items()), **options}
+    experiment = config.resolve(completed(settings))
     data, assumed = _data(experiment, checkpoint, outputs, split)
     port, task = make_port(experiment, len(data.classes))
     if port.outputs != outputs:
