@@ -21,7 +21,7 @@ def sent(hlo: str) -> dict[str, float]:
     """
     hlo = re.sub(r"/\*.*?\*/", "", hlo)  # /*index=5*/ in long tuples
     devices = re.search(r"num_partitions=(\d+)", hlo)
-    computations, found, channels = _computations(hlo), dict[str, float](), set[str]()
+    computations, totals, channels = _computations(hlo), dict[str, float](), set[str]()
     times = _times(computations)
     for name, lines in computations.items():
         for line in lines:
@@ -34,8 +34,8 @@ def sent(hlo: str) -> dict[str, float]:
             size = times.get(name, 1) * _result(match["shape"], kind, bool(match["start"]))
             if kind != "collective-permute":
                 size *= {"all-reduce": 2, "reduce-scatter": members}.get(kind, 1) * (members - 1) / members
-            found[kind] = found.get(kind, 0) + size
-    return found
+            totals[kind] = totals.get(kind, 0) + size
+    return totals
 
 
 def _result(shape: str, kind: str, start: bool) -> int:
@@ -63,14 +63,14 @@ def _members(line: str, devices: int) -> int:
 
 def _computations(hlo: str) -> dict[str, list[str]]:
     """{name: its lines}, the callers after what they call."""
-    found: dict[str, list[str]] = {}
+    computations: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in hlo.splitlines():
         if match := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
-            lines = found.setdefault(match[1], [])
+            lines = computations.setdefault(match[1], [])
         else:
             lines.append(line)
-    return found
+    return computations
 
 
 def _times(computations: dict[str, list[str]]) -> dict[str, int]:

@@ -143,7 +143,7 @@ class Plan:
             "mfu": list(self.mfu(stage)) if known else None,
             "fits": self.room(stage.compiled),
             "remedies": {
-                what: {"needed": step.total, "fits": self.room(step)} for what, step in stage.remedies.items()
+                remedy: {"needed": step.total, "fits": self.room(step)} for remedy, step in stage.remedies.items()
             },
         }
 
@@ -170,8 +170,8 @@ class Plan:
             yield f"  estimate       {fastest * 1e3:.2f} to {slowest * 1e3:.2f} ms a step: all overlapping, or nothing"
             peak = f"{self.chip.flops / 1e12:.0f} TFLOP/s"
             yield f"                 ms at published peaks: {spent}; MFU {least:.0%} to {most:.0%} of {peak}"
-        for what, changed in stage.remedies.items():
-            yield f"  {what}: {self._memory(changed)}"
+        for remedy, changed in stage.remedies.items():
+            yield f"  {remedy}: {self._memory(changed)}"
 
     def _memory(self, step: Compiled | TooLarge) -> str:
         if isinstance(step, TooLarge):

@@ -41,10 +41,10 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     Raises:
       InputError: some of the three are given and some are not, or the others did not come.
     """
-    given = {"--coordinator": coordinator, "--num_processes": processes, "--process_id": process}
-    missing = [flag for flag, value in given.items() if value is None]
-    if missing and len(missing) < len(given):
-        present = [flag for flag in given if flag not in missing]
+    flags = {"--coordinator": coordinator, "--num_processes": processes, "--process_id": process}
+    missing = [flag for flag, value in flags.items() if value is None]
+    if missing and len(missing) < len(flags):
+        present = [flag for flag in flags if flag not in missing]
         raise InputError(f"{', '.join(missing)}: expected with {', '.join(present)}; give all three")
     if missing and not launched():
         return
@@ -115,16 +115,16 @@ def together(step: Callable[[], T]) -> T:
     """What `step` gives; an `InputError` of any process is raised in all of them, and nobody waits for it."""
     if alone():
         return step()
-    found, message = None, None
+    value, message = None, None
     try:
-        found = step()
+        value = step()
     except InputError as error:
         message = str(error)
     told = [(process, text) for process, text in enumerate(gathered(message)) if text is not None]
     if told:
         process, text = told[0]
         raise InputError(text if len(told) == jax.process_count() else f"process {process}: {text}")
-    return found  # type: ignore[return-value]
+    return value  # type: ignore[return-value]
 
 
 def agree(value: dict[str, Any]) -> None:
@@ -135,11 +135,11 @@ def agree(value: dict[str, Any]) -> None:
             "`jaxfer run` on all of them, or give --coordinator, --num_processes and --process_id"
         )
     first, *others = map(_dotted, gathered(value))
-    for process, theirs in enumerate(others, start=1):
+    for process, other in enumerate(others, start=1):
         differing = [
-            f"{name}: {first.get(name, 'absent')!r} in process 0, {theirs.get(name, 'absent')!r} in process {process}"
-            for name in sorted({*first, *theirs})
-            if first.get(name, "absent") != theirs.get(name, "absent")
+            f"{name}: {first.get(name, 'absent')!r} in process 0, {other.get(name, 'absent')!r} in process {process}"
+            for name in sorted({*first, *other})
+            if first.get(name, "absent") != other.get(name, "absent")
         ]
         if differing:
             more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""

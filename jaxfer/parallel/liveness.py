@@ -152,9 +152,9 @@ class _Heard:
     def __init__(self) -> None:
         self._last: dict[str, tuple[str, float]] = {}
 
-    def silent(self, said: Iterable[tuple[str, str]], now: float) -> str | None:
+    def silent(self, heartbeats: Iterable[tuple[str, str]], now: float) -> str | None:
         """A process that has said nothing new for `SILENT_SECONDS` and has not left, in words."""
-        for key, word in said:
+        for key, word in heartbeats:
             before, since = self._last.setdefault(key, (word, now))
             if word != before:
                 self._last[key] = word, now

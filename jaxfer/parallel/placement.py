@@ -202,8 +202,8 @@ def placement(
     together = math.gcd(*split)
     count = config.devices or max((n for n in sizes if together % parts[n] == 0), default=min(sizes, default=unit))
     if count > len(available):
-        what = "devices" if config.devices else f"fsdp={config.fsdp} x tensor={config.tensor}"
-        raise InputError(f"config.parallel.{what}: expected at most the {len(available)} here, found {count}")
+        field = "devices" if config.devices else f"fsdp={config.fsdp} x tensor={config.tensor}"
+        raise InputError(f"config.parallel.{field}: expected at most the {len(available)} here, found {count}")
     if count not in sizes:
         raise InputError(
             f"config.parallel.devices: {count} can't be a mesh with fsdp={config.fsdp} x tensor={config.tensor}; "
@@ -222,8 +222,8 @@ def placement(
     if count == len(available):  # as the chips are wired
         mesh = jax.make_mesh(shape, AXES, axis_types=auto, devices=available)
     else:
-        ours = itertools.groupby(sorted(available, key=_process), key=_process) if processes > 1 else [(0, available)]
-        taken = [device for _, group in ours for device in itertools.islice(group, count // processes)]
+        groups = itertools.groupby(sorted(available, key=_process), key=_process) if processes > 1 else [(0, available)]
+        taken = [device for _, group in groups for device in itertools.islice(group, count // processes)]
         mesh = Mesh(np.asarray(taken).reshape(shape), AXES, axis_types=auto)
     return Placement("pmap" if config.mode == "pmap" else "jit", mesh, sharding.parse_rules(config.rules))
 

@@ -38,14 +38,14 @@ def parse_rules(rules: Rules[str]) -> Rules[Split]:
 
 
 def _parse(pattern: str, text: str) -> Split:
-    found = tuple(() if word == "-" else tuple(word.split("+")) for word in text.split())
-    used = [name for names in found for name in names]
-    if not found or set(used) - {FSDP, TENSOR} or len(set(used)) < len(used):
+    split = tuple(() if word == "-" else tuple(word.split("+")) for word in text.split())
+    used = [name for names in split for name in names]
+    if not split or set(used) - {FSDP, TENSOR} or len(set(used)) < len(used):
         raise InputError(
             f"config.parallel.rules: expected for {pattern!r} a word an axis, of -, fsdp, tensor and fsdp+tensor, each "
             f"name once, found {text!r}; write e.g. 'fsdp -'"
         )
-    return found
+    return split
 
 
 def check_rules(rules: Rules[Split], stages: Sequence[Mapping[str, Any]], sizes: Mapping[str, int]) -> None:
@@ -89,9 +89,9 @@ def parameter_specs(
       rules: of `parse_rules`, checked.
     """
     axes = selection.resolve((), leaves, defaults=port.tensor_axes)
-    given = selection.resolve((), leaves, defaults=(*rules, (".*", None)))
+    claimed = selection.resolve((), leaves, defaults=(*rules, (".*", None)))
     return {
-        path: _spec(_default(leaf.shape, axes[path], sizes) if given[path] is None else given[path], sizes)
+        path: _spec(_default(leaf.shape, axes[path], sizes) if claimed[path] is None else claimed[path], sizes)
         for path, leaf in leaves.items()
     }
 

@@ -64,11 +64,11 @@ def check_owner(folder: epath.Path, experiment: Experiment) -> None:
     if not (folder / "config.json").exists():
         return
     stored = stored_experiment(folder)
-    theirs, ours = stored.identity(), experiment.identity()
+    old, new = stored.identity(), experiment.identity()
     differing = [
-        f"{name}: {theirs.get(name, 'absent')!r} there, {ours.get(name, 'absent')!r} here"
-        for name in sorted({*theirs, *ours})
-        if theirs.get(name, "absent") != ours.get(name, "absent")
+        f"{name}: {old.get(name, 'absent')!r} there, {new.get(name, 'absent')!r} here"
+        for name in sorted({*old, *new})
+        if old.get(name, "absent") != new.get(name, "absent")
     ]
     if differing:
         shown = "; ".join(differing[:8]) + (f"; and {len(differing) - 8} more" if len(differing) > 8 else "")

@@ -126,7 +126,7 @@ def stated_length(folder: str | epath.Path) -> int | None:
     Raises:
       InputError: a length that is none.
     """
-    found = []
+    lengths = []
     for name, field in ((SENTENCE_SETTINGS, "max_seq_length"), (SETTINGS, "model_max_length")):
         value = _json(epath.Path(folder) / name).get(field)
         if value is None or (isinstance(value, (int, float)) and value > UNLIMITED):
@@ -134,8 +134,8 @@ def stated_length(folder: str | epath.Path) -> int | None:
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not whole or value < 1:
             raise InputError(f"{epath.Path(folder) / name}: expected {field} to be a positive integer, found {value!r}")
-        found.append(int(value))
-    return min(found, default=None)
+        lengths.append(int(value))
+    return min(lengths, default=None)
 
 
 def probe(tokenizer: Any, max_length: int) -> list[Any]:
@@ -151,9 +151,9 @@ def probe(tokenizer: Any, max_length: int) -> list[Any]:
     answers = [len(tokenizer), tokenizer.pad_token_id]
     for length in (None, SHORT, max(max_length, SHORT)):
         cut = {} if length is None else {"truncation": True, "max_length": length}
-        for given in ((texts,), (texts, texts[::-1])):
-            found = tokenizer(*given, **cut, padding=False, return_token_type_ids=True, verbose=False)
-            answers += [found["input_ids"], found["token_type_ids"]]
+        for inputs in ((texts,), (texts, texts[::-1])):
+            encoded = tokenizer(*inputs, **cut, padding=False, return_token_type_ids=True, verbose=False)
+            answers += [encoded["input_ids"], encoded["token_type_ids"]]
     return answers
 
 

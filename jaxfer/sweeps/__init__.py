@@ -86,15 +86,15 @@ def sweep(
     if scores:
         plots.methods(scores, folder / "methods", label, best="max" if shown.maximize else "min")
     print(table.as_text(rows, label, page_of(sys.stdout)))
-    found = table.counts(outcomes)
-    if found[FAILED] or found[DIVERGED]:
-        lost = f"{found[FAILED]} cells failed, {found[DIVERGED]} diverged"
+    counts = table.counts(outcomes)
+    if counts[FAILED] or counts[DIVERGED]:
+        lost = f"{counts[FAILED]} cells failed, {counts[DIVERGED]} diverged"
         say(f"{lost}: see cells.json and the error.txt of each")
     fewest = min((len(row.scores) for row in rows if len(row.scores) > 1), default=0)
     if warning := too_few(fewest, "some rows have 2 runs"):
         say(warning)
     say(f"table.csv, table.md, methods.png, cells.json and every run are in {folder}")
-    return SweepResult(rows=tuple(rows), failed=found[FAILED], diverged=found[DIVERGED])
+    return SweepResult(rows=tuple(rows), failed=counts[FAILED], diverged=counts[DIVERGED])
 
 
 def run_cells(
@@ -151,15 +151,15 @@ class _Standing:
     def told(self, cell: Job, outcome: Outcome) -> None:
         self.ended[cell.key] = outcome
         self.compiled += outcome.compiles
-        what = f"{outcome.status}: {outcome.message}"
+        ending = f"{outcome.status}: {outcome.message}"
         if outcome.result is not None:
             score = outcome.result["metrics"][cell.split][cell.metric]
-            what = f"{cell.split} {cell.metric} {score:.3f}"
+            ending = f"{cell.split} {cell.metric} {score:.3f}"
             if cell.cell.group and (self._best is None or (score - self._best[0]) * (1 if cell.maximize else -1) > 0):
                 self._best = score, self.names[cell.key]
         waiting = len(self.names) - len(self.ended)
         seconds = math.ceil((time.perf_counter() - self._begun) / len(self.ended) * waiting)
-        self._reporter.cell(len(self.ended), self.names[cell.key], what, self._note(), seconds, plain=self._plain)
+        self._reporter.cell(len(self.ended), self.names[cell.key], ending, self._note(), seconds, plain=self._plain)
 
     def _note(self) -> str:
         count = table.counts(self.ended)

@@ -113,8 +113,8 @@ def _named(cell: Cell | Mapping[str, Any], spec: str) -> Cell:
         raise InputError(f"{spec}: sweep() must yield jaxfer.sweeps.Cell or dicts of overrides, found {cell!r}")
     for field in ("name", "arg", "group"):
         if not isinstance(getattr(cell, field), str):
-            found = getattr(cell, field)
-            raise InputError(f"{spec}: sweep() yields a Cell whose {field} is {found!r}; expected text")
+            value = getattr(cell, field)
+            raise InputError(f"{spec}: sweep() yields a Cell whose {field} is {value!r}; expected text")
     if not isinstance(cell.overrides, Mapping):
         raise InputError(f"{spec}: sweep() yields a Cell whose overrides are {cell.overrides!r}; expected a dict")
     _check_names(cell.overrides, spec)
@@ -149,8 +149,8 @@ def make_jobs(spec: str, cells: Iterable[Cell]) -> tuple[Job, ...]:
         jobs[cell.name] = checked(spec, cell, jobs)
     shown = {(p.split, p.metric) for p in jobs.values() if p.cell.group}
     if len(shown) > 1:
-        found = ", ".join(sorted(f"{split} {metric}" for split, metric in shown))
-        raise InputError(f"the cells of one table must share task and test, found {found}; make them two sweeps")
+        metrics = ", ".join(sorted(f"{split} {metric}" for split, metric in shown))
+        raise InputError(f"the cells of one table must share task and test, found {metrics}; make them two sweeps")
     return tuple(jobs.values())
 
 

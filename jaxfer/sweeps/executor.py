@@ -209,9 +209,9 @@ def _workers(count: int, folder: epath.Path, notice: Notice) -> Iterator[tuple[l
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / count:.2f}")  # a GPU is shared
 
     def start(attempts: int = 3) -> _Worker:
-        ours, theirs = context.Pipe()
+        parent_end, child_end = context.Pipe()
         # No daemon: those may have no loader processes. It ends with its parent by itself.
-        process = context.Process(target=_serve, args=(theirs, str(folder), compilation_cache.in_use()))
+        process = context.Process(target=_serve, args=(child_end, str(folder), compilation_cache.in_use()))
         try:
             process.start()
         except BrokenPipeError:  # it was killed before it had read what it is
@@ -219,8 +219,8 @@ def _workers(count: int, folder: epath.Path, notice: Notice) -> Iterator[tuple[l
                 raise
             return start(attempts - 1)
         finally:
-            theirs.close()
-        return _Worker(process, ours)
+            child_end.close()
+        return _Worker(process, parent_end)
 
     workers = [start() for _ in range(count)]
     try:

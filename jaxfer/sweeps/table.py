@@ -52,13 +52,13 @@ def rows(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[Row]:
     for p in jobs:
         if not p.cell.group:
             seen.update(p.programs)
-    found = []
+    result = []
     for group in groups:
         members = [p for p in jobs if p.cell.group == group]
         programs = {program for p in members for program in p.programs}
-        found.append(_row(group, members, outcomes, len(programs - seen)))
+        result.append(_row(group, members, outcomes, len(programs - seen)))
         seen |= programs
-    return found
+    return result
 
 
 def _row(group: str, members: Sequence[Job], outcomes: Mapping[str, Outcome], compiles: int) -> Row:

@@ -27,17 +27,17 @@ def default() -> Path | None:
     Raises:
       InputError: JAXFER_CACHE begins with the home of a user that there isn't.
     """
-    given = os.environ.get(VARIABLE)
-    if given == OFF:
+    setting = os.environ.get(VARIABLE)
+    if setting == OFF:
         return None
-    root = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxfer")
+    root = Path(setting) if setting else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxfer")
     # XLA splits a CPU program over the cores that it finds when it compiles, which JAX's key does not know.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         return root.expanduser().absolute() / "xla" / f"{cores}-cores"
     except RuntimeError:  # a container's user has no entry in the password file
-        if given:
-            raise InputError(f"{VARIABLE}: expected a folder or {OFF!r}, found {given!r}: no such user") from None
+        if setting:
+            raise InputError(f"{VARIABLE}: expected a folder or {OFF!r}, found {setting!r}: no such user") from None
         _not_kept(root, f"no home folder; set HOME or {VARIABLE}")
         return None
 

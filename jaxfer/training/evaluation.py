@@ -134,11 +134,11 @@ def _evaluate_untrained(
 ) -> dict[str, float]:
     if checkpoint != "result":
         raise InputError(f"--checkpoint={checkpoint} is of runs; {init} is a checkpoint itself, leave it out")
-    found = untrained.opened(init, overrides, split=split)
+    loaded = untrained.opened(init, overrides, split=split)
     reporter = Reporter(quiet=quiet)
-    for note in found.notes:
+    for note in loaded.notes:
         reporter.say(f"note: {note}")
-    return _on_devices(found.experiment, found.stage.spec, found.state, found.data.splits[split])
+    return _on_devices(loaded.experiment, loaded.stage.spec, loaded.state, loaded.data.splits[split])
 
 
 def _on_devices(experiment: Experiment, spec: StepSpec, state: State, split: Split) -> dict[str, float]:

@@ -45,13 +45,13 @@ def finished(ready: Preflight, folder: epath.Path) -> dict[str, Any] | None:
 
 def check(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None:
     """`InputError` where the data, or the run that `init` names, is not what this run began with."""
-    there = {"data": lineage["data_sha256"], "source": lineage.get("source_sha256")}
+    stored = {"data": lineage["data_sha256"], "source": lineage.get("source_sha256")}
     # A source that has been cleared away can't have changed.
-    here = {"data": data.fingerprint, "source": starting.source_sha256(lineage["init"], folder) or there["source"]}
-    for what, sha256 in there.items():
-        if sha256 != here[what]:
+    current = {"data": data.fingerprint, "source": starting.source_sha256(lineage["init"], folder) or stored["source"]}
+    for part, sha256 in stored.items():
+        if sha256 != current[part]:
             raise InputError(
-                f"{folder} was begun with another {what} (sha256 {sha256[:12]} there, {here[what][:12]} now); "
+                f"{folder} was begun with another {part} (sha256 {sha256[:12]} there, {current[part][:12]} now); "
                 "restore it, or use another --workdir"
             )
 

@@ -29,16 +29,16 @@ GRACE_SECONDS = 30.0
 SLURM_MARGIN = 10.0
 
 
-def grace(given: float = 0.0) -> float:
+def grace(configured: float = 0.0) -> float:
     """Seconds from SIGTERM until the process is killed.
 
-    `given` (`config.grace`), else the environment's JAXFER_GRACE, else until SLURM ends the job, else 30.
+    `configured` (`config.grace`), else the environment's JAXFER_GRACE, else until SLURM ends the job, else 30.
 
     Raises:
       InputError: JAXFER_GRACE is no positive number.
     """
-    if given:
-        return given
+    if configured:
+        return configured
     if text := os.environ.get(VARIABLE):
         try:
             seconds = float(text)

@@ -56,9 +56,9 @@ class Preflight:
         idle = (
             f"{self.spare} of {self.spare + self.where.size} devices stay idle: the batch size is no multiple of more"
         )
-        said = (idle,) if self.spare and not self.experiment.parallel.devices else ()
+        spare_notes = (idle,) if self.spare and not self.experiment.parallel.devices else ()
         notes = (note for stage in self.stages for note in (*stage.notes, *self.where.notes(stage)))
-        return (*said, *self.assumed, *dict.fromkeys(notes))
+        return (*spare_notes, *self.assumed, *dict.fromkeys(notes))
 
     def overview(self, *, sample: int = 0) -> str:
         """The data in a few lines; `sample` as in `jaxfer.data.overview`."""

@@ -127,8 +127,8 @@ def _options(where: Placement) -> dict[str, str] | None:
     """What a TPU's compiler is told; a word of the user's own in LIBTPU_INIT_ARGS holds."""
     tpu = where.mesh.devices.flat[0].platform == "tpu"
     split = where.mesh.shape[FSDP] > 1 and where.mesh.shape[TENSOR] == 1
-    own = _LOOPS in os.environ.get("LIBTPU_INIT_ARGS", "")
-    return {_LOOPS: "false"} if tpu and split and not own else None
+    user_set = _LOOPS in os.environ.get("LIBTPU_INIT_ARGS", "")
+    return {_LOOPS: "false"} if tpu and split and not user_set else None
 
 
 @functools.lru_cache(maxsize=64)

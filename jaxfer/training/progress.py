@@ -100,13 +100,13 @@ class Reporter:
         start = f"{record['stage']} {split} step {record['step']}: "
         self._write(terminal.packed(parts, self._width, start=start))
 
-    def cell(self, done: int, name: str, what: str, note: str, seconds: float, *, plain: bool = True) -> None:
+    def cell(self, done: int, name: str, ending: str, note: str, seconds: float, *, plain: bool = True) -> None:
         """A cell of a sweep has ended, as the `done`-th.
 
         Args:
           done: cells that have ended, this one included.
           name: the cell's.
-          what: its score, or why it has none.
+          ending: its score, or why it has none.
           note: how the sweep stands.
           seconds: that the remaining cells will take; 0 where none remain.
           plain: give the cell a line of its own.
@@ -115,7 +115,7 @@ class Reporter:
         ended = "" if seconds else f"in {duration(self._clock() - self._begun)}"
         self._status = self._status._replace(done=done, left=left or ended, scores=(note,))
         if plain and not self._quiet:
-            parts = filter(None, (what, *(() if self._live is not None else (note, left))))
+            parts = filter(None, (ending, *(() if self._live is not None else (note, left))))
             self._write(
                 terminal.packed(parts, self._width, start=f"[{done}/{self._status.total}] {name}: ", between=" · ")
             )

@@ -238,22 +238,22 @@ class Session:
 
     def _evaluate(self, stage: Stage, state: State, step: int) -> None:
         task = stage.spec.task
-        found = self._measure(stage, state, "val")
-        if found is None:
+        measured = self._measure(stage, state, "val")
+        if measured is None:
             return
-        if not math.isfinite(found.metrics["loss"]):
+        if not math.isfinite(measured.metrics["loss"]):
             self.checkpoints.wait()
             self.checkpoints.discard_after(step - 1)
             raise NonFiniteLoss(
-                f"non-finite loss on val after step {step}, stage {stage.name!r}: {found.metrics['loss']}; lower the "
-                "rate or set config.clip, and use another --workdir"
+                f"non-finite loss on val after step {step}, stage {stage.name!r}: {measured.metrics['loss']}; lower "
+                "the rate or set config.clip, and use another --workdir"
             )
-        self.record["cost"]["compile_seconds"] += found.compile_seconds
-        self.record["val"] = {"step": step, **found.metrics}
-        self._write(stage, step, "val", found.metrics)
+        self.record["cost"]["compile_seconds"] += measured.compile_seconds
+        self.record["val"] = {"step": step, **measured.metrics}
+        self._write(stage, step, "val", measured.metrics)
         sign, best = 1 if task.maximize else -1, self.record["best"]
         former = math.nan if best is None else best[task.monitor]
-        if math.isnan(former) or sign * found.metrics[task.monitor] > sign * former:
+        if math.isnan(former) or sign * measured.metrics[task.monitor] > sign * former:
             self.record["best"] = self.record["val"]
         self.record["unevaluated"] = False
         self.checkpoints.amend(step, *self._recorded())
@@ -298,10 +298,10 @@ class Session:
             "val": {k: v for k, v in (record["best"] if run.select == "best" else record["val"]).items() if k != "step"}
         }
         if run.test:
-            found = self._measure(stage, state, "test")
-            if found is None:
+            measured = self._measure(stage, state, "test")
+            if measured is None:
                 self._leave(self.stages[-1].stop)
-            metrics["test"] = found.metrics
+            metrics["test"] = measured.metrics
         result = {
             "metrics": metrics,
             "cost": {"seconds": round(seconds, 3), **cost},
