@@ -1,4 +1,4 @@
-"""Several processes, one run: how they find each other, agree and hold arrays together; one has none of it.
+"""Multi-process runs: joining, agreeing on inputs, sharing arrays. No-ops in a single process.
 
 Every process computes the same program over the devices of all and reads its own part of each batch; process 0 writes
 the run's files, all of them save its checkpoints. The folder is one that every process sees.
@@ -25,13 +25,13 @@ from jaxfer.errors import InputError
 
 T = TypeVar("T")
 
-JOIN_SECONDS = 300  # to wait for the others at the start: a pod's hosts boot minutes apart
-HEARTBEAT_SECONDS = 100  # of a process's silence, after which JAX aborts the others: later than liveness.SILENT_SECONDS
-SEEN_SECONDS = 30  # for a file to be seen by the other hosts: NFS remembers what was not there
+JOIN_SECONDS = 300  # to wait for the other processes at the start: a pod's hosts boot minutes apart
+HEARTBEAT_SECONDS = 100  # of silence before JAX aborts the other processes; must exceed liveness.SILENT_SECONDS
+SEEN_SECONDS = 30  # for other hosts to see a new file: NFS caches absent names
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Joins the other processes, as the arguments or the launcher's environment say; before JAX is used.
+    """Joins the other processes; call it before JAX is used. Arguments default to the launcher's environment.
 
     Args:
       coordinator: HOST:PORT where process 0 listens.
@@ -84,13 +84,13 @@ def launched() -> bool:
 
 
 def refuse(command: str) -> None:
-    """`InputError` where a launcher has started several processes of a command that is of one."""
+    """Raises `InputError` where a launcher has started several processes of a single-process command."""
     if launched():
         raise InputError(f"jaxfer {command} is of one process; start it on one host, or `jaxfer run` on all")
 
 
 def alone() -> bool:
-    """Whether this is the only process; asked before JAX is used, it does not make it start."""
+    """Whether this is the only process; a call before JAX is used does not initialize its backend."""
     return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
@@ -100,7 +100,7 @@ def leader() -> bool:
 
 
 def gathered(value: Any) -> list[Any]:
-    """The JSON values of all processes, in their order; every process calls it at the same place."""
+    """The JSON values of all processes, in process order; every process calls it at the same place."""
     if alone():
         return [value]
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -112,7 +112,7 @@ def gathered(value: Any) -> list[Any]:
 
 
 def together(step: Callable[[], T]) -> T:
-    """What `step` gives; an `InputError` of any process is raised in all of them, and nobody waits for it."""
+    """Returns the result of `step`; an `InputError` in any process is raised in all, so that none waits for ever."""
     if alone():
         return step()
     value, message = None, None
@@ -128,7 +128,7 @@ def together(step: Callable[[], T]) -> T:
 
 
 def agree(value: dict[str, Any]) -> None:
-    """`InputError`, in every process, with the first fields of a nested {name: JSON value} that differ between them."""
+    """Raises `InputError` in every process, with the first differing fields, unless all hold the same JSON value."""
     if alone() and jax.process_count() > 1:
         raise InputError(
             f"this is one of {jax.process_count()} hosts of a slice, and has not joined the others; start it by "
@@ -155,7 +155,7 @@ def _dotted(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    """An array that every process holds whole -> one spread over the devices of all."""
+    """Spreads an array that every process holds whole over the devices of all processes."""
     if alone() or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
         return jax.device_put(leaf, sharding)
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -165,7 +165,7 @@ def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def fetched(leaf: Any) -> np.ndarray:
-    """A whole array on this host, however it is spread; every process calls it."""
+    """Copies a whole array to this host, however it is sharded; every process must call it."""
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
         return np.asarray(leaf)
     if not leaf.is_fully_replicated:
@@ -179,7 +179,7 @@ def _whole(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
 
 
 def visible(folder: epath.Path) -> None:
-    """`InputError` where not every process sees the same folder: what the first writes there, the others must read."""
+    """Raises `InputError` unless every process sees the same folder: the others must read what process 0 writes."""
     if alone():
         return
     file = folder / ".together"
@@ -199,7 +199,7 @@ def visible(folder: epath.Path) -> None:
 
 
 def added(values: dict[str, int]) -> dict[str, int]:
-    """{name: sum over the processes modulo 2^64}; the names are the same in all."""
+    """Sums each named value over the processes, modulo 2^64; all processes must pass the same names."""
     if alone() or not values:
         return values
     words = np.array([[value >> 32, value & 0xFFFFFFFF] for value in values.values()], np.uint32).reshape(-1, 2)

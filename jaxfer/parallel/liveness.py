@@ -1,6 +1,6 @@
-"""Several processes, one run: how one that fails or is lost ends the others, in bounded time and with a line.
+"""Failure handling of multi-process runs: a failed or lost process ends the others, in bounded time and with a message.
 
-Without it they would wait for each other for ever: in a step, in a save, at JAX's own exit.
+Otherwise they would wait for each other for ever: in a step, in a save, at JAX's own exit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jaxfer.errors import InputError, NonFiniteLoss, Preempted, refused
 from jaxfer.parallel.cluster import alone, leader
 
 _LOST, _ALIVE, _LEFT = "jaxfer/lost", "jaxfer/alive", "left"
-# The launcher's signals are meant for the process that it speaks for.
+# The launcher's signals are meant for the parent process.
 _SPEAKER = """
 import signal, sys
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -34,18 +34,19 @@ if not sys.stdin.buffer.read():
 """
 _ASK_SECONDS, _LINGER_SECONDS = 0.5, 5.0
 
-SILENT_SECONDS = 30  # of a process, after which it counts as lost and the others end
-ASSENT_SECONDS = 5  # in which every process must have met the same error; else it is one's own
-# What a runtime says of a program or a machine, not of a lost peer: starting again would not help.
+SILENT_SECONDS = 30  # without a heartbeat before a process counts as lost and the others end
+ASSENT_SECONDS = 5  # in which every process must fail for the error to count as shared
+# Runtime errors about a program or a machine, not about a lost peer: a restart would not help.
 OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
 
 @contextlib.contextmanager
 def leaving() -> Iterator[None]:
-    """Ends this process at once where one of several fails: at its exit JAX would wait for the others, and they for it.
+    """Ends every process at once when one fails: at its exit JAX would wait for the others, and they for it.
 
-    What all have met ends each as if it were alone; what one has met ends the others with its exit code, and its line.
-    A lost process ends the others with exit code 75, run me again: they are as good as killed between two checkpoints.
+    An error every process hits ends each normally; an error in one process stops the rest with its exit code and
+    message. A lost process stops the others with exit code 75 (run me again), as if they were killed between two
+    checkpoints.
     """
     if alone():
         yield
@@ -69,7 +70,7 @@ def leaving() -> Iterator[None]:
 
 
 def _tell(client: Any, key: str, word: str, *, allow_overwrite: bool = False) -> None:
-    """Leaves a word for the others; says so where that fails otherwise than it may.
+    """Leaves a message for the other processes; prints a line where that fails unexpectedly.
 
     The first who notices a loss may have told them already, and process 0, which keeps the words, may be gone.
     """
@@ -81,7 +82,7 @@ def _tell(client: Any, key: str, word: str, *, allow_overwrite: bool = False) ->
 
 
 def _described(error: Exception) -> tuple[int, str]:
-    """(exit code, one line) of what ended this process; prints the traceback of a bug."""
+    """The exit code and message of an error that ends this process; prints the traceback of a bug."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     if isinstance(error, (InputError, NonFiniteLoss)):
         return error.exit_code, reason
@@ -94,7 +95,7 @@ def _described(error: Exception) -> tuple[int, str]:
 
 
 def _everyones(client: Any) -> bool:
-    """Whether all processes come here: the error is in what they share, and each can end by itself."""
+    """Whether all processes failed: then the error is in what they share, and each can end by itself."""
     try:
         client.wait_at_barrier("jaxfer/failed", ASSENT_SECONDS * 1000)
         return True
@@ -103,10 +104,10 @@ def _everyones(client: Any) -> bool:
 
 
 class _Speaker:
-    """Says on standard error that this process has ended, unless it is dismissed before.
+    """Reports on standard error that this process has ended, unless it is dismissed before.
 
-    A process that is killed can't say it, nor one that JAX aborts: it does that, with a stack of C++ and before Python
-    could know, to all who have lost process 0. So another one waits for this one's end of a pipe.
+    A killed process can't report that itself, nor can one that JAX aborts: JAX aborts every process that has lost
+    process 0, with a C++ stack trace and before Python notices. So a child process waits for this one's pipe to close.
     """
 
     def __init__(self) -> None:
@@ -125,9 +126,9 @@ class _Speaker:
 
 
 def _watch(client: Any, over: threading.Event, speaker: _Speaker) -> None:
-    """Ends this process when another says that one has failed, or when process 0, which keeps the word, is gone.
+    """Ends this process when another reports a failure, or when process 0, which keeps the messages, is gone.
 
-    A process that is killed while all wait for each other in a save is missed by nobody: each says that it lives.
+    Nothing else notices a process that is killed while all wait for each other in a save, so each sends heartbeats.
     """
     alive, heard = f"{_ALIVE}/{jax.process_index()}", _Heard()
     for count in itertools.count():
@@ -147,13 +148,13 @@ def _watch(client: Any, over: threading.Event, speaker: _Speaker) -> None:
 
 
 class _Heard:
-    """When each process last said something new."""
+    """When each process last sent a new heartbeat."""
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[str, float]] = {}
 
     def silent(self, heartbeats: Iterable[tuple[str, str]], now: float) -> str | None:
-        """A process that has said nothing new for `SILENT_SECONDS` and has not left, in words."""
+        """A message about a process that has sent nothing new for `SILENT_SECONDS` and has not left, else None."""
         for key, word in heartbeats:
             before, since = self._last.setdefault(key, (word, now))
             if word != before:

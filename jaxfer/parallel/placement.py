@@ -1,4 +1,4 @@
-"""Where a step runs: the mesh that a config asks for, and how State and batches lie on it."""
+"""Device placement: the mesh that a config asks for, and how State and batches are sharded over it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jaxfer.step import StepSpec
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Devices by what they are for: examples split over `data` and `fsdp`, parameters over `fsdp` and `tensor`.
+    """A mesh and its mode: examples split over `data` and `fsdp`, parameters over `fsdp` and `tensor`.
 
     Attributes:
       mode: `jit` or `pmap`, which has the axis `data` alone.
@@ -40,12 +40,12 @@ class Placement:
 
     @property
     def size(self) -> int:
-        """How many devices."""
+        """Number of devices."""
         return self.mesh.size
 
     @property
     def parts(self) -> int:
-        """Over how many of them the examples of a batch are split."""
+        """Number of parts that the examples of a batch are split into."""
         return self.mesh.shape[DATA] * self.mesh.shape[FSDP]
 
     @property
@@ -73,7 +73,7 @@ class Placement:
         )
 
     def place(self, spec: StepSpec, state: State) -> State:
-        """The State, every leaf where the compiled step wants it."""
+        """Puts every leaf of the State where the compiled step expects it."""
         return spread(state, self.shardings(spec, state.params, state))
 
     def device_bytes(self, spec: StepSpec, state: State) -> int:
@@ -83,17 +83,17 @@ class Placement:
         return sum(math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, where in pairs)
 
     def applied(self, spec: StepSpec) -> StepSpec:
-        """The steps as these devices run them: where parameters are split, activations are held by their examples."""
+        """The spec with activations sharded by example where parameters are split; unchanged elsewhere."""
         if not self.shards:
             return spec
         return dataclasses.replace(spec, execution=dataclasses.replace(spec.execution, boundary=self.batched))
 
     def check(self, stages: Sequence[Stage]) -> None:
-        """`InputError` where a rule claims no parameter of any stage, or does not fit one."""
+        """Raises `InputError` where a rule claims no parameter of any stage, or does not fit one."""
         sharding.check_rules(self.rules, [stage.leaves() for stage in stages], self.mesh.shape)
 
     def notes(self, stage: Stage) -> Iterator[str]:
-        """What the config asks for and this model or mesh does not give."""
+        """A line for each thing the config asks for that this model or mesh can't provide."""
         if self.rules and not self.shards:
             yield "config.parallel.rules change nothing here: neither fsdp nor tensor has more than one device"
         whole = sharding.left_whole(stage.spec.port, stage.leaves(), self.mesh.shape)
@@ -165,7 +165,7 @@ def placement(
     accumulate: Sequence[int] = (),
     devices: Sequence[Any] | None = None,
 ) -> Placement:
-    """The devices a config asks for, or as many of those here as divide every batch size.
+    """The devices a config asks for, by default as many of those present as divide every batch size.
 
     Args:
       config: axes and mode.
@@ -197,7 +197,7 @@ def placement(
         )
     split = [size // parts for size, parts in itertools.zip_longest(batch_sizes, accumulate, fillvalue=1)]
     sizes = {n * unit: {DATA: 1, **fixed, rest: n} for n in range(1, len(available) // unit + 1)}
-    sizes = {count: axes for count, axes in sizes.items() if count % processes == 0}  # as many of every process
+    sizes = {count: axes for count, axes in sizes.items() if count % processes == 0}  # equally many from each process
     parts = {count: axes[DATA] * axes[FSDP] for count, axes in sizes.items()}
     together = math.gcd(*split)
     count = config.devices or max((n for n in sizes if together % parts[n] == 0), default=min(sizes, default=unit))
@@ -219,7 +219,7 @@ def placement(
                 + (" or --config.parallel.devices=1" if processes == 1 else "")
             )
     shape, auto = tuple(sizes[count].values()), (AxisType.Auto,) * len(AXES)
-    if count == len(available):  # as the chips are wired
+    if count == len(available):  # ordered by how the chips are wired
         mesh = jax.make_mesh(shape, AXES, axis_types=auto, devices=available)
     else:
         groups = itertools.groupby(sorted(available, key=_process), key=_process) if processes > 1 else [(0, available)]

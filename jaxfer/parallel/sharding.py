@@ -1,4 +1,4 @@
-"""Which axis of which array lies on which axis of the mesh: parameters by rule, and with each what is made of it.
+"""Sharding rules: which mesh axes split each parameter, and the moments, anchors and averages derived from it.
 
 `fsdp` keeps a part of every parameter on each device and gathers it where it is used (Rajbhandari et al., 2020,
 "ZeRO", arXiv:1910.02054, stage 3); `tensor` splits a layer's own product (Shoeybi et al., 2019, "Megatron-LM",
@@ -49,7 +49,7 @@ def _parse(pattern: str, text: str) -> Split:
 
 
 def check_rules(rules: Rules[Split], stages: Sequence[Mapping[str, Any]], sizes: Mapping[str, int]) -> None:
-    """`InputError` unless every rule claims a parameter of the run and fits all that it claims, in each stage."""
+    """Raises `InputError` unless every rule claims some parameter and fits all parameters it claims, in each stage."""
     everything = {path: leaf for leaves in stages for path, leaf in leaves.items()}
     splits = selection.resolve(rules, everything, defaults=((".*", None),), what="config.parallel rule")
     for path, leaf in (item for leaves in stages for item in leaves.items()):
@@ -77,9 +77,9 @@ def left_whole(port: Port, leaves: Mapping[str, Any], sizes: Mapping[str, int]) 
 def parameter_specs(
     port: Port, leaves: Mapping[str, Any], sizes: Mapping[str, int], rules: Rules[Split] = ()
 ) -> dict[str, PartitionSpec]:
-    """{path: how it lies on the mesh}; one that a rule of the user's claims lies as that says and no further.
+    """{path: PartitionSpec}; user rules override the defaults entirely.
 
-    Else the port's axis is split over `tensor` where that divides it, and of the others the largest that `fsdp`
+    By default the port's axis is split over `tensor` where that divides it, and of the others the largest that `fsdp`
     divides over `fsdp` (of equals the first).
 
     Args:
@@ -120,8 +120,8 @@ def _product(names: tuple[str, ...], sizes: Mapping[str, int]) -> int:
 def tree_specs(specs: Mapping[str, PartitionSpec], params: Mapping[str, Any], tree: Any) -> Any:
     """A PartitionSpec for every leaf of a State or a part of one.
 
-    What is a parameter's own (a moment, an anchor, an average) lies as the parameter does: its path ends with the
-    parameter's and it has that shape. All else is whole on every device.
+    A leaf derived from a parameter (a moment, an anchor, an average) is sharded like the parameter: its path ends with
+    the parameter's and it has the same shape. All other leaves are replicated.
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in selection.flatten(params).items()}
 

@@ -1,4 +1,4 @@
-"""What a run begins from, and whether what its folder holds was begun from the same."""
+"""Where a run starts, and a check that a resumed folder started from the same place."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ PACKAGES = ("jaxfer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "num
 
 
 def begin(ready: Preflight, folder: epath.Path) -> starting.Start:
-    """What the run starts from, the same in every process."""
+    """Loads the weights the run starts from; `InputError` where they differ between processes."""
     start = cluster.together(lambda: starting.start(ready.experiment, ready.data, ready.stages[0], folder))
-    if not cluster.alone():  # each reads its own files: a folder of this host alone may hold others
+    if not cluster.alone():  # each process reads its own files: a host-local folder may hold other weights
         cluster.agree({"weights that config.init reads": fingerprint(start.params, start.model_state)})
     return start
 
 
 def finished(ready: Preflight, folder: epath.Path) -> dict[str, Any] | None:
-    """The result of a run that has nothing left to do; `InputError` where the folder is another's."""
+    """The result of a run that has nothing left to do, else None; `InputError` where the folder is another run's."""
     test = ready.experiment.run.test
     if test:
         seal.check(folder)
@@ -44,9 +44,9 @@ def finished(ready: Preflight, folder: epath.Path) -> dict[str, Any] | None:
 
 
 def check(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None:
-    """`InputError` where the data, or the run that `init` names, is not what this run began with."""
+    """Raises `InputError` where the data, or the run that `init` names, has changed since this run began."""
     stored = {"data": lineage["data_sha256"], "source": lineage.get("source_sha256")}
-    # A source that has been cleared away can't have changed.
+    # A source that has been deleted can't have changed.
     current = {"data": data.fingerprint, "source": starting.source_sha256(lineage["init"], folder) or stored["source"]}
     for part, sha256 in stored.items():
         if sha256 != current[part]:
@@ -57,7 +57,7 @@ def check(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None
 
 
 def versions() -> dict[str, str]:
-    """{package that a run's numbers may depend on: its version}."""
+    """Versions of the packages that a run's numbers may depend on."""
     return {name: _version(name) for name in PACKAGES}
 
 

@@ -20,7 +20,7 @@ from jaxfer.step import StepSpec, make_eval_step, make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """One compiled step and what its compiler knows.
+    """One compiled step and its compiler's statistics.
 
     Attributes:
       call: the executable; other shapes than the compiled ones raise, so nothing ever compiles twice unseen.
@@ -48,7 +48,7 @@ def eval_program(spec: StepSpec, state: State, batch: Mapping[str, Any], where: 
 
 
 def eval_arguments(state: State) -> tuple[Any, Any, Any]:
-    """What of a State an evaluation step reads."""
+    """The parts of a State that an evaluation step reads."""
     return state.params, state.model_state, state.extra
 
 
@@ -72,7 +72,7 @@ def lowered_flops(function: Callable[..., Any], *shapes: Any) -> float:
 
 
 def step_flops(spec: StepSpec, state: State, batch: Mapping[str, Any], where: Placement) -> float:
-    """FLOPs of a training step over such a batch on all devices, what is computed twice counted twice."""
+    """FLOPs of a training step over such a batch on all devices; operations computed twice count twice."""
     # XLA counts the body of a loop once: the slices of an accumulated gradient are lowered as one.
     return _flops(_lower_train(dataclasses.replace(spec, accumulate=1), state, batch, where))
 
@@ -124,7 +124,7 @@ _LOOPS = "xla_tpu_enable_windowed_einsum_for_reduce_scatter"
 
 
 def _options(where: Placement) -> dict[str, str] | None:
-    """What a TPU's compiler is told; a word of the user's own in LIBTPU_INIT_ARGS holds."""
+    """Compiler options for TPU; LIBTPU_INIT_ARGS takes precedence."""
     tpu = where.mesh.devices.flat[0].platform == "tpu"
     split = where.mesh.shape[FSDP] > 1 and where.mesh.shape[TENSOR] == 1
     user_set = _LOOPS in os.environ.get("LIBTPU_INIT_ARGS", "")

@@ -39,7 +39,7 @@ from jaxfer.training.summary import parameter_table, sizes
 
 @dataclasses.dataclass
 class Session:
-    """One sitting of a run: what stays the same, and the record that goes into every checkpoint."""
+    """One attempt at a run: its fixed parts, and the record that goes into every checkpoint."""
 
     experiment: Experiment
     folder: epath.Path
@@ -55,7 +55,7 @@ class Session:
         self.log = MetricsLog(self.folder)
 
     def close(self) -> None:
-        """Lets go of each file, though another can't be written."""
+        """Closes every file, even where another can't be written."""
         with contextlib.ExitStack() as closed:
             closed.callback(self.checkpoints.close)
             closed.callback(self.reporter.close)
@@ -64,7 +64,7 @@ class Session:
 
     def train(self, first: list[starting.Start]) -> dict[str, Any]:
         self.begun = time.perf_counter()
-        say = self.reporter.warn if cluster.leader() else self.reporter.say  # all fall back together, and one says so
+        say = self.reporter.warn if cluster.leader() else self.reporter.say  # all fall back together; one reports it
         restored = self.checkpoints.restore(self._blank, say=say)
         stop = self.stages[-1].stop
         if restored is None:
@@ -122,7 +122,7 @@ class Session:
         return self._enter(self.stages[0], start.params, start.model_state)
 
     def _extend(self, step: int, stop: int) -> None:
-        """Goes on to another length, which the lineage keeps: it is not the run that had it from the start."""
+        """Extends the run to another length. The lineage records it: the result differs from a run of that length."""
         before, self.record["stop"] = self.record["stop"], stop
         self.record["lineage"].setdefault("extended", []).append({"at": step, "from": before, "to": stop})
         schedule = self.stages[-1].config.schedule
@@ -130,7 +130,7 @@ class Session:
         self.reporter.say(f"extended at step {step} from {before} to {stop} steps{bend}")
 
     def _adopt(self, state: State, record: dict[str, Any]) -> tuple[State, dict[str, Any]]:
-        """A checkpoint holds what training changed; key and hparams follow from the config, lengthened or not."""
+        """Adds key and hparams to a restored State; both follow from the config, even where the run was extended."""
         stage = self.stages[record["stage"]]
         hparams = {name: np.float32(value) for name, value in stage.hparams.items()}
         key = stage.step_key(self.experiment.run.seed)
@@ -142,7 +142,7 @@ class Session:
         return placed(blank, self.where.shardings(stage.spec, blank.params, blank))
 
     def _enter(self, stage: Stage, params: Any, model_state: Any) -> State:
-        """The stage's first State; what is split is so before the optimizer's state is made of it."""
+        """The stage's first State; parameters are split before the optimizer's state is made from them."""
         if self.where.shards:
             params = spread(params, self.where.shardings(stage.spec, params, params))
         return self.where.place(stage.spec, stage.enter(params, model_state, self.experiment.run.seed))
@@ -153,7 +153,7 @@ class Session:
             self._evaluate(stage, state, stage.start + done)
             if self.record["unevaluated"]:
                 self._leave(stage.start + done)
-        if done == stage.config.steps:  # resumed at its end
+        if done == stage.config.steps:  # resumed at the end of the stage
             return state
         programs: dict[tuple[int, ...], Program] = {}
         batches = train_batches(
@@ -200,7 +200,7 @@ class Session:
     def _program(
         self, programs: dict[tuple[int, ...], Program], stage: Stage, state: State, batch: Mapping[str, jax.Array]
     ) -> Program:
-        """The step for a batch of this shape: images have one, texts one for each bucket that occurs."""
+        """The step for a batch of this shape: images have one shape, texts one for each bucket that occurs."""
         shape = batch[stage.spec.port.inputs[0]].shape
         if shape not in programs:
             begun = time.perf_counter()
@@ -260,7 +260,7 @@ class Session:
         self.sync = time.perf_counter()
 
     def _measure(self, stage: Stage, state: State, split: str) -> Evaluation | None:
-        """None where SIGTERM came meanwhile: the next attempt evaluates what is saved."""
+        """Evaluates a split; None where SIGTERM came meanwhile: the next attempt evaluates the saved checkpoint."""
         size = self.experiment.run.eval_batch_size
         return evaluate_split(stage.spec, state, self.data.splits[split], self.where, size, stop=self.notice)
 
@@ -279,12 +279,12 @@ class Session:
         self.sync = time.perf_counter()
 
     def _recorded(self) -> tuple[dict[str, Any], int | None]:
-        """(the record up to now, the step of the best evaluation): what goes into a checkpoint beside the State."""
+        """What a checkpoint holds beside the State: the record up to now and the step of the best evaluation."""
         record = {**self.record, "cost": {**self.record["cost"], "seconds": self._seconds()}}
         return record, record["best"] and record["best"]["step"]
 
     def _finish(self, state: State) -> dict[str, Any]:
-        """Writes result.json, of the last or of the best parameters."""
+        """Writes result.json for the last or the best parameters."""
         run, record, stage = self.experiment.run, self.record, self.stages[-1]
         cost, seconds = self._cost(stage, state), self._seconds()
         self.log.sync()  # neither a record of an evaluation nor a result must outlive them
