@@ -1,4 +1,4 @@
-"""`jaxfer plan`: what a config would take on a TPU slice that is not here, compiled by the TPU's own compiler.
+"""`jaxfer plan`: memory and time of a config on a TPU slice, compiled without the slice by the TPU's own compiler.
 
 Needs the extra `tpu` (libtpu runs on any CPU) and no TPU.
 """
@@ -36,7 +36,7 @@ def plan(config: ConfigDict, topology: str) -> Plan:
 
 
 def plan_for(config: ConfigDict, topology: str, chip: Chip, devices: Sequence[Any]) -> Plan:
-    """The same for such devices, one a chip; `topology` is what they are called."""
+    """Compiles each stage's training step for `devices`, one a chip; `topology` is their name."""
     ready = _ready(config, devices)
     notes = (*ready.data.notes, *ready.notes())
     planned = Plan(topology=topology, chip=chip, chips=ready.where.size, stages=(), notes=notes)
@@ -62,7 +62,7 @@ def plan_for(config: ConfigDict, topology: str, chip: Chip, devices: Sequence[An
 def _remedies(
     planned: Plan, ready: Any, stage: Any, needed: Callable[[str, Mapping[str, Any]], Compiled | TooLarge]
 ) -> dict[str, Compiled | TooLarge]:
-    """What would make room, each compiled: of each kind of change the first that fits, after those tried."""
+    """Changes that save memory, each compiled: for each kind, those tried up to the first that fits."""
     where = f"stage.{stage.name}." if ready.experiment.run.stages else ""
     remedies: dict[str, Compiled | TooLarge] = {}
     for changes in _changes(stage, ready.where):
@@ -80,7 +80,7 @@ def _remedies(
 
 
 def _changes(stage: Any, where: Any) -> Iterator[list[dict[str, Any]]]:
-    """Kinds of changes that are not in force, gentle ones first: the same gradient, then a smaller batch."""
+    """Kinds of memory-saving changes not yet in use, gentle ones first: the same gradient, then a smaller batch."""
     split = {"parallel.mode": "fsdp", "parallel.fsdp": 1}
     again = {"remat": (".*",)}
     whole = [] if where.shards or where.size == 1 else [split]
@@ -193,9 +193,9 @@ def _compiled(stage: Any, where: Any, devices: Sequence[Any]) -> Compiled | TooL
 
 
 def _refused(message: str, arguments: int) -> TooLarge | None:
-    """What the compiler says of a program that is too large; None for any other error.
+    """Parses the compiler's error about a program that is too large; None for any other error.
 
-    It words it in two ways, with binary prefixes: `... required for HLO temporaries (160.65G) exceeds available HBM
+    There are two wordings, with binary prefixes: `... required for HLO temporaries (160.65G) exceeds available HBM
     (15.75G)`, beside which the arguments must lie, and `Used 18.46G of 15.75G hbm`.
     """
     size = r"([\d.]+)([KMG]?)"

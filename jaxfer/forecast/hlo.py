@@ -1,4 +1,4 @@
-"""What a compiled program's text (XLA's HLO) says about collectives: bytes that one device sends in one call."""
+"""Collectives in a compiled program's text (XLA's HLO): bytes that one device sends in one call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def sent(hlo: str) -> dict[str, float]:
 
     Counted as in a ring of the n devices of a group: an all-reduce sends 2 (n - 1) / n of its array, an all-gather, a
     reduce-scatter and an all-to-all (n - 1) / n of the whole one, a permutation all of its own. A channel counts once,
-    in however many pieces the compiler has cut it to run beside other work. What is in a loop counts as often as the
+    in however many pieces the compiler has cut it to run beside other work. A loop's body counts as often as the
     loop runs, where it counts up from 0 to a constant as XLA's own loops do; in any other loop once.
     """
     hlo = re.sub(r"/\*.*?\*/", "", hlo)  # /*index=5*/ in long tuples
@@ -50,7 +50,7 @@ def _result(shape: str, kind: str, start: bool) -> int:
 
 
 def _members(line: str, devices: int) -> int:
-    """How many devices exchange data with each other: {{0,1},{2,3}}, [2,2]<=[4] or mesh['a'=2,'b'=2] {'b'}."""
+    """Number of devices that exchange data with each other: {{0,1},{2,3}}, [2,2]<=[4] or mesh['a'=2,'b'=2] {'b'}."""
     if match := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
         return match[1].count(",") + 1
     if match := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
@@ -84,7 +84,7 @@ def _times(computations: dict[str, list[str]]) -> dict[str, int]:
 
 
 def _called(line: str, computations: dict[str, list[str]]) -> Iterator[tuple[str, int]]:
-    """(computation, how often) that an instruction calls."""
+    """The computations that an instruction calls, each with its number of calls."""
     loop = re.search(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line)
     if loop:
         yield loop[2], _trips(*(computations.get(name, []) for name in loop.groups()))

@@ -1,4 +1,4 @@
-"""What `jaxfer plan` found: its numbers, as an object, as JSON and as the lines that are printed.
+"""The result of `jaxfer plan`: its numbers as an object, as JSON and as printed lines.
 
 Memory and collectives are of the compiled program, operations of the step as written; seconds and MFU are an estimate
 from published peaks, not a measurement.
@@ -78,7 +78,7 @@ class StagePlan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A config on a slice of `chips` chips of a kind; `print` it, or read its numbers."""
+    """A config's cost on a slice of `chips` chips of one kind; `print` it, or read its numbers."""
 
     topology: str
     chip: Chip
@@ -92,13 +92,13 @@ class Plan:
         return all(self.room(stage.compiled) for stage in self.stages)
 
     def room(self, step: Compiled | TooLarge) -> bool:
-        """Whether a step fits into a chip."""
+        """Whether a step fits into a chip's memory."""
         return isinstance(step, Compiled) and step.total <= self.chip.memory
 
     def seconds(self, stage: StagePlan) -> dict[str, float]:
-        """{what is waited for: its seconds a step at the chip's published peak}; none of a step that is too large.
+        """{resource: seconds a step at the chip's published peak}; empty for a step that is too large.
 
-        Memory's are of what must pass: the State read and written, temporaries written and read (in each slice of the
+        Memory counts what must pass: the State read and written, temporaries written and read (in each slice of the
         batch). XLA's own count is of no use here: it takes a loop's body once and a prefetch for the whole array.
         """
         step = stage.compiled
@@ -112,17 +112,17 @@ class Plan:
         }
 
     def estimate(self, stage: StagePlan) -> tuple[float, float]:
-        """(seconds a step where all the waiting overlaps, where none does), at published peaks."""
+        """(seconds a step if everything overlaps, if nothing does), at published peaks."""
         seconds = self.seconds(stage).values()
         return (max(seconds), sum(seconds)) if seconds else (math.nan, math.nan)
 
     def mfu(self, stage: StagePlan) -> tuple[float, float]:
-        """The model's operations over what the chips could do in the estimated times, (least, most)."""
+        """Model FLOPs utilization over the estimated times: (least, most)."""
         fastest, slowest = (stage.model_flops / (self.chips * self.chip.flops * s) for s in self.estimate(stage))
         return slowest, fastest
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it: numbers in bytes, operations and seconds; null where nothing is known."""
+        """The plan as JSON values: bytes, operations and seconds; null where unknown."""
         return {
             "topology": self.topology,
             "chips": self.chips,

@@ -1,4 +1,4 @@
-"""Resume a run of ours, exactly: the only file that imports orbax. Foreign weights are `pretrained/`'s business.
+"""Checkpoints, for resuming a run exactly: the only file that imports orbax. `pretrained/` reads foreign weights.
 
 A checkpoint is a flat {name: array} and a JSON record, every byte of both under a checksum. Each device's part is
 written as it lies, and read as the run that resumes lays it out, on however many devices. Restoring is strict: the
@@ -32,7 +32,7 @@ from jaxfer.parallel import cluster
 from jaxfer.runs.checksum import array_sum
 from jaxfer.state import State
 
-# What a State is rebuilt from besides its config: the key and the hparams follow from the config alone.
+# The fields a State is rebuilt from besides its config: the key and the hparams follow from the config alone.
 SAVED = ("step", "params", "model_state", "opt_state", "extra")
 
 
@@ -44,7 +44,7 @@ class Checkpoints:
     """The checkpoints of one run folder: saved asynchronously; the last two and the best are kept."""
 
     def __init__(self, folder: epath.Path, *, read_only: bool = False):
-        # Orbax reports every save at INFO and WARNING, and a save that fails by dozens of tracebacks and an exception.
+        # Orbax logs every save at INFO and WARNING, and a failed save with dozens of tracebacks and an exception.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         _quiet_late_tasks()
         if str(folder).startswith("s3://"):
@@ -105,7 +105,7 @@ class Checkpoints:
         self._best[step], self._amended = best, True
 
     def _flush(self) -> None:
-        """Writes what `amend` was given, which waits for the save: not at once, since training can go on meanwhile."""
+        """Writes the amended record once the save is finished: deferred, so that training can go on meanwhile."""
         if not self._amended:
             return
         self._manager.wait_until_finished()
@@ -114,12 +114,12 @@ class Checkpoints:
         self._amended = False
 
     def wait(self) -> None:
-        """Until everything is on disk."""
+        """Blocks until everything is on disk."""
         self._manager.wait_until_finished()
         self._flush()
 
     def close(self) -> None:
-        """Waits, then lets go."""
+        """Waits until everything is on disk, then closes orbax's manager."""
         try:
             self.wait()
         finally:
@@ -166,7 +166,7 @@ class Checkpoints:
         return None
 
     def discard_after(self, step: int) -> None:
-        """Removes what lies after `step`: checkpoints that could not be read and would be in the way of new ones."""
+        """Removes the checkpoints after `step`, unreadable or of a diverged State, which would block new ones."""
         for later in [s for s in self._manager.all_steps() if s > step]:
             self._manager.delete(later)
 
@@ -197,15 +197,15 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(state=args)).state
 
     def _attempt(self, step: int, read: Callable[[], Any]) -> Any:
-        """What `read` gives; `UnreadableCheckpoint` with the first line of whatever a torn file makes it raise.
+        """Returns the result of `read`; `UnreadableCheckpoint` with the first line of any error a torn file causes.
 
-        What one process can't read is unreadable for all that share the checkpoint: they fall back together.
+        A checkpoint that one process can't read is unreadable for all that share it: they fall back together.
         """
         value, reason = None, None
         with _hushed():
             try:
                 value = read()
-            except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):  # no fault of the checkpoint's
+            except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):  # not the checkpoint's fault
                 raise
             except Exception as error:
                 reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
@@ -227,7 +227,7 @@ def _verify(arrays: Mapping[str, jax.Array], leaves: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
-    """Where one of orbax's tasks fails, many do: one is reported, the tracebacks of the others would bury it."""
+    """Silences the other tasks of orbax when one fails: their tracebacks would bury the one that is reported."""
     hook = sys.unraisablehook
     logging.getLogger("asyncio").addFilter(_not_orbaxs)  # for good: some are collected long after
     sys.unraisablehook = _silent
@@ -242,7 +242,7 @@ _former_hook: Callable[[Any], Any] | None = None
 
 
 def _quiet_late_tasks() -> None:
-    """Tensorstore's threads report to the event loop of a save that has failed, and closed, one traceback each."""
+    """Silences tensorstore's threads, each of which prints a traceback once a failed save has closed its event loop."""
     global _former_hook
     if sys.unraisablehook is not _without_late_tasks:
         _former_hook, sys.unraisablehook = sys.unraisablehook, _without_late_tasks
@@ -259,7 +259,7 @@ def _not_orbaxs(record: logging.LogRecord) -> bool:
 
 
 def _silent(_: Any) -> None:
-    """A function of the module, which lives for ever: CPython does not hold the hook that a thread is in.
+    """Ignores the error. A module-level function, since CPython holds no reference to a hook while a thread runs it.
 
     A `lambda` was freed under tensorstore's late threads, and that was a segmentation fault (Python 3.12.1).
     """
@@ -276,7 +276,7 @@ class _Preserve:
         self._best = best
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax's question, on every save: which of these stay?"""
+        """Answers orbax, on every save: which checkpoints to keep."""
         last = sorted(info.step for info in checkpoints)[-2:]
         kept = {*last, *(self._best.get(step) for step in last)}
         return [info.step in kept for info in checkpoints]
@@ -320,7 +320,7 @@ def _checksum(content: Mapping[str, Any]) -> int:
 
 
 def _same(wanted: Mapping[str, Any], stored: Mapping[str, Mapping[str, Any]], step: int) -> None:
-    """Strict: orbax itself fills in or reshapes silently."""
+    """Raises `InputError` unless names, types and shapes agree: orbax itself fills in or reshapes silently."""
     now = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in wanted.items()}
     before = {name: f"{leaf['dtype']}{list(leaf['shape'])}" for name, leaf in stored.items()}
     for name in sorted({*now, *before}):

@@ -1,4 +1,4 @@
-"""A checksum of an array that does not depend on how the array is split over devices: of each part, then added up."""
+"""A checksum of an array that does not depend on its sharding: each part is summed, then the sums are added."""
 
 from __future__ import annotations
 

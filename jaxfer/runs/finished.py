@@ -1,4 +1,4 @@
-"""A run's folder, opened again: to evaluate it, to start another run from it, to carry its result out."""
+"""Reopening a finished run's folder: to evaluate it, to start another run from it, to export its result."""
 
 from __future__ import annotations
 

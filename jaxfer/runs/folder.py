@@ -32,7 +32,7 @@ def stored_config(folder: epath.Path) -> ConfigDict:
     content = read_json(path, records.StoredConfig)
     try:
         return ConfigDict(content)
-    except (ValueError, RecursionError) as error:  # names with dots, which no field has
+    except (ValueError, RecursionError) as error:  # a name with dots, which no field has
         raise InputError(f"{path}: {str(error).splitlines()[0]}; {FIX}") from None
 
 
@@ -55,7 +55,7 @@ def stored_experiment(folder: epath.Path) -> Experiment:
 
 
 def check_owner(folder: epath.Path, experiment: Experiment) -> None:
-    """`InputError` with the differing fields where the folder holds a run of another experiment.
+    """Raises `InputError` with the differing fields where the folder holds a run of another experiment.
 
     An unfinished run keeps its length unless its rate is constant: another length would be another schedule midway.
     """
@@ -83,7 +83,7 @@ def check_owner(folder: epath.Path, experiment: Experiment) -> None:
 
 @contextlib.contextmanager
 def locked(folder: epath.Path) -> Iterator[None]:
-    """Holds the folder against a second run; the lock of a killed process is gone with it.
+    """Locks the folder against a second run; a killed process's lock is released with it.
 
     A store has no locks: nothing keeps a second run out of a folder there.
     """
@@ -105,7 +105,7 @@ def locked(folder: epath.Path) -> Iterator[None]:
 
 
 def check_present(folder: epath.Path) -> None:
-    """`InputError` where a folder that is `locked` has been removed or renamed since: the reason of any other error."""
+    """Raises `InputError` where a `locked` folder has been removed or renamed since: the cause of any other error."""
     if cluster.leader() and not remote(folder) and not (folder / LOCK).exists():
         raise InputError(
             f"{folder} was removed or renamed while the run was at work; put it back and run the same command again, "

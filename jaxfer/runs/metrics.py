@@ -1,4 +1,4 @@
-"""metrics.jsonl: what a run logs, a JSON object a line."""
+"""metrics.jsonl: the log of a run, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class MetricsLog:
             file.write(text)
 
     def sync(self) -> None:
-        """To the disk itself, or the store: a checkpoint must not outlive the lines before it."""
+        """Flushes to the disk or the object store: a checkpoint must not outlive the lines before it."""
         if not cluster.leader():
             return
         if self._unwritten:

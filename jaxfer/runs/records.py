@@ -1,4 +1,4 @@
-"""What is read of a run's JSON files: the fields and their types, which `json_files` checks where a file is read."""
+"""Fields read from a run's JSON files, with their types; `json_files` checks them where a file is read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class _Model(TypedDict):
 
 
 class StoredConfig(TypedDict):
-    """What is read of a run's config.json before `config.resolve` checks all of it."""
+    """The fields of config.json that are read before `config.resolve` checks all of it."""
 
     init: str
     model: _Model
@@ -22,7 +22,7 @@ class _Weights(TypedDict):
 
 
 class Source(TypedDict):
-    """What a run that starts from another reads of that one's result.json."""
+    """The fields of a source run's result.json that a run starting from it reads."""
 
     lineage: _Weights
 

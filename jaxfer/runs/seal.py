@@ -1,4 +1,4 @@
-"""The seal: inside a comparison nobody reads the test split of a run before the selection that names it is on disk.
+"""The seal: a comparison's runs can't be read on test before the selection that names them is on disk.
 
 A comparison's folder holds protocol.json, later selection.json, and its runs under cells/. `run`, `evaluate` and
 `score`, the only ways to a test score, ask here.
@@ -20,7 +20,7 @@ PROTOCOL, SELECTION = "protocol.json", "selection.json"
 
 
 def check(run: epath.Path) -> None:
-    """`InputError` where the folder is a comparison's run that no selection names (yet)."""
+    """Raises `InputError` where the folder is a comparison's run that no selection names (yet)."""
     whole = run if files.remote(run) else run.resolve()
     comparison = whole.parent.parent
     if not (comparison / PROTOCOL).exists():
@@ -33,7 +33,7 @@ def check(run: epath.Path) -> None:
 
 
 def check_export(place: epath.Path, run: str | None) -> None:
-    """The same for an export, a folder or a file: by the run that it names, and by the run whose folder it lies in."""
+    """Checks an export, a folder or a file, like `check`: the run that it names and the run whose folder it lies in."""
     for path in (place.parent, place.parent.parent, *([epath.Path(run)] if run else [])):
         check(path)
 

@@ -41,7 +41,7 @@ PROBES = (
     "",
     "supercalifragilisticexpialidocious" * 8,
 )
-SHORT = 16  # tokens that the probes are cut at, besides the model's own longest input
+SHORT = 16  # tokens that the probes are truncated at, besides the model's longest input
 SAMPLED = 64  # of the vocabulary's own tokens, which are written in lower, upper and title case and with an accent
 
 
@@ -79,7 +79,7 @@ def keep(port: Port, folder: epath.Path) -> None:
 
 
 def carry_out(port: Port, folder: epath.Path) -> None:
-    """The tokenizer of an export: its files, and its class and the model's longest input in tokenizer_config.json.
+    """Writes an export's tokenizer: its files, with its class and the model's longest input in tokenizer_config.json.
 
     Raises:
       InputError: as `keep`.
@@ -98,7 +98,7 @@ def carry_out(port: Port, folder: epath.Path) -> None:
 
 
 def at_home(port: Port, run: epath.Path) -> Port:
-    """The port with the copy in the run's folder, where that is whole: the checkpoint may have been moved since."""
+    """The port with the tokenizer copy in the run's folder, if whole: the checkpoint may have been moved since."""
     spec, copy = port.preprocessing, epath.Path(run) / FOLDER
     if not isinstance(spec, TextPreprocessing) or not any((copy / name).exists() for name in TOKENIZER_FILES):
         return port
@@ -121,7 +121,7 @@ def _describes(folder: str, sha256: str) -> bool:
 
 
 def stated_length(folder: str | epath.Path) -> int | None:
-    """The longest input in tokens that the files beside a tokenizer state, special tokens included; None: none does.
+    """The longest input that the files beside a tokenizer state, in tokens with special ones; None where none does.
 
     Raises:
       InputError: a length that is none.
@@ -139,7 +139,7 @@ def stated_length(folder: str | epath.Path) -> int | None:
 
 
 def probe(tokenizer: Any, max_length: int) -> list[Any]:
-    """What a tokenizer makes of `PROBES` and of words from its vocabulary: one by one, in pairs, cut, and the padding.
+    """A tokenizer's size, padding, and answers on `PROBES` and words of its vocabulary: alone, in pairs, truncated.
 
     Two tokenizers with equal answers read texts alike, as far as `PROBES` tell.
     """
@@ -158,7 +158,7 @@ def probe(tokenizer: Any, max_length: int) -> list[Any]:
 
 
 def _compare(tokenizer: Any, folder: epath.Path, max_length: int) -> None:
-    """`InputError` where the copy in `folder` reads the probes in another way than `tokenizer` does."""
+    """Raises `InputError` where the copy in `folder` tokenizes the probes differently from `tokenizer`."""
     source, why = tokenizer.name_or_path, "it gives other tokens for the same text"
     with _local(folder) as place:
         try:
