@@ -1,4 +1,4 @@
-"""`jaxfer compare`: which way of transferring works, by how much, at what cost; with a verdict that can be trusted.
+"""`jaxfer compare`: which transfer method works, by how much, at what cost; with a verdict that can be trusted.
 
 The protocol is in `protocol.py`, what is compared in `arms.py`, verdicts in `findings.py`, tables in `tables.py`.
 """
@@ -100,7 +100,7 @@ def _read_test(
     design: Design, opened: Sequence[str], folder: epath.Path, outcomes: Mapping[str, Outcome], **options: Any
 ) -> dict[str, Outcome]:
     cells = [design.opened(p) for p in design.tuning.values() if p.key in set(opened)]
-    # Their sources are done: what is opened here needs no training.
+    # Their sources are done: reading test needs no training.
     cells = [dataclasses.replace(p, source=None) for p in cells if outcomes[p.key].result is not None]
     tested = run_cells(cells, folder, again="selection.json is written: reading the test split", **options)
     _all_ended(tested, folder)

@@ -1,4 +1,4 @@
-"""Arms: what a comparison compares. A method, or several in turn (`probe+full`), its source, its settings to try."""
+"""The arms of a comparison: a method, or several in turn (`probe+full`), with its source and the settings to try."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Arm:
       name: as the config has it; `scratch` is full training of fresh parameters.
       stages: its methods, in order.
       trials: the settings to try, the default first: {hparam: value}, `stage.hparam` where there are several stages.
-      init: what it starts from; None: what the config's own `init` names.
+      init: the source it starts from; None means the config's `init`.
     """
 
     name: str
@@ -78,7 +78,7 @@ def _arm(name: str, config: CompareConfig, port: Port) -> Arm:
 
 
 def _space(owner: str, stage: str, config: CompareConfig, port: Port) -> dict[str, tuple[float, ...]]:
-    """{hparam: values, the default first} of one method; the config's words come before the method's own."""
+    """{hparam: values, the default first} for one method; the config takes precedence over the method."""
     stage_config = config.stage.get(owner, {})
     options, where = dict(stage_config.get("options", {})), f"config.compare.stage.{owner}"
     method = make_method(StageConfig(method=stage, options=options), port, where)
@@ -114,7 +114,7 @@ def _trials(name: str, spaces: Mapping[str, tuple[float, ...]], count: int) -> t
 def arm_config(
     base: ConfigDict, compare_config: CompareConfig, arm: Arm, setting: Setting, seed: int, labels: int
 ) -> ConfigDict:
-    """The base config as this arm runs it: same data, model, batch, schedule and number of steps for every arm."""
+    """The base config with an arm's changes: same data, model, batch, schedule and number of steps for every arm."""
     changes: dict[str, Any] = {"seed": seed, "lr": None, "rates": {}, "data.labels_per_class": labels}
     if arm.init is not None:
         changes["init"] = arm.init

@@ -1,4 +1,4 @@
-"""What a comparison found: the scores of the selected runs on test, and the verdicts they allow."""
+"""The findings of a comparison: test scores of the selected runs, and the verdicts they allow."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Finding:
     """One arm at one label count.
 
     Attributes:
-      labels: labels a class; 0: all there are.
+      labels: labels a class; 0 means all.
       arm: its name.
       setting: the selected one; None where every trial diverged.
       val: its mean val score.
@@ -80,7 +80,7 @@ class Finding:
 
 
 def tune_baselines(design: Design, kinds: Sequence[Baseline]) -> list[BaselineScores]:
-    """Every simple baseline with as many settings as an arm has trials, on train and val alone."""
+    """Tunes every simple baseline on train and val alone, with as many settings as an arm has trials."""
     task, port, tuned = design.ready.stages[0].spec.task, design.ready.stages[0].spec.port, []
     for labels in design.labels:
         splits = [
@@ -103,7 +103,7 @@ def tune_baselines(design: Design, kinds: Sequence[Baseline]) -> list[BaselineSc
 
 
 def test_baselines(design: Design, kinds: Sequence[Baseline], tuned: Sequence[BaselineScores]) -> list[BaselineScores]:
-    """Their test scores at the selected settings: called once the selection is on disk."""
+    """Adds the baselines' test scores at the selected settings; called once the selection is on disk."""
     task, port = design.ready.stages[0].spec.task, design.ready.stages[0].spec.port
     by_name, tested, inputs = {kind.name: kind for kind in kinds}, [], {}
     for chosen in tuned:

@@ -1,4 +1,4 @@
-"""The protocol of a comparison: what is run, in which order, what is chosen on what. Fixed before anything is run.
+"""The protocol of a comparison: its runs, their order and the selection rule. Fixed before anything is run.
 
 1. Every arm gets the same number of trials, on the same seeds: the same labels, validation examples and batches.
 2. The tuning runs hold train and val; the test split is sealed (`jaxfer/runs/seal.py`).
@@ -38,9 +38,9 @@ class Design:
     """A comparison, checked and addressed.
 
     Attributes:
-      given: the section `config.compare`.
+      config: the section `config.compare`.
       arms: scratch first.
-      labels: labels a class, increasing; 0: all there are.
+      labels: labels a class, increasing; 0 means all.
       sources: what is run before.
       tuning: {(labels, arm, trial, seed): cell}.
       ready: the base config's preflight: the task and the model.
@@ -62,12 +62,12 @@ class Design:
         return [self.tuning[labels, arm, trial, seed] for seed in range(self.config.seeds)]
 
     def opened(self, job: Job) -> Job:
-        """The same cell with its test split: the same run, asked for one thing more."""
+        """The same cell with its test split: the same run, with one more evaluation."""
         return dataclasses.replace(job, config=configs.override(job.config, {"test": True}), split="test")
 
 
 def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
-    """Everything a comparison will run.
+    """Plans everything a comparison will run.
 
     Raises:
       InputError: whatever `run` would refuse of any of its cells; a base config that is not one transfer, or that opens
@@ -83,7 +83,7 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
     file = spec.partition(":")[0]
     for cell in cells.preparations(file, overrides):
         before[cell.name] = cells.checked(file, cell, before)
-    preflight(configs.override(base, {"test": True}))  # that there is a test split, and no more of it
+    preflight(configs.override(base, {"test": True}))  # only checks that there is a test split
     ready = preflight(base)
     compared = arms(compare_config, ready.stages[0].spec.port)
     labels = tuple(sorted(compare_config.labels)) or (base.data.get("labels_per_class", 0),)
@@ -122,7 +122,7 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
 
 
 def _unused(config: CompareConfig) -> dict[str, str]:
-    """{field that `arm_config` replaces in every arm: what a comparison has in its place}."""
+    """{field that `arm_config` replaces in every arm: the field to set in a comparison}."""
     rate = "config.compare.stage.METHOD.lr, or its grid in config.compare.grid.METHOD.lr"
     labels = {"data.labels_per_class": "config.compare.labels"} if config.labels else {}
     return {
@@ -177,7 +177,7 @@ def claim(folder: epath.Path, design: Design) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Selected:
-    """What was chosen of an arm at one label count.
+    """The trial chosen for an arm at one label count.
 
     Attributes:
       labels: labels a class.
@@ -193,7 +193,7 @@ class Selected:
 
 
 def select(design: Design, outcomes: Mapping[str, Outcome]) -> list[Selected]:
-    """The trial of each arm that is best on val."""
+    """Selects the trial of each arm that is best on val."""
     selections = []
     for labels in design.labels:
         for arm in design.arms:

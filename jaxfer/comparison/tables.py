@@ -40,7 +40,7 @@ def write(
 
 
 def sentences(design: Design, findings: Sequence[Finding]) -> str:
-    """A line an arm for each label count, the best on val first, and one about the baseline; a word on few seeds."""
+    """For each label count, a line for each arm, best on val first, and one on the baseline; a warning on few seeds."""
     parts = [f"{_heading(labels)}\n\n{_lines(design, findings, labels)}" for labels in design.labels]
     seeds = design.config.seeds
     warning = too_few(seeds, f"config.compare.seeds={seeds}")

@@ -16,8 +16,8 @@ def sent(hlo: str) -> dict[str, float]:
 
     Counted as in a ring of the n devices of a group: an all-reduce sends 2 (n - 1) / n of its array, an all-gather, a
     reduce-scatter and an all-to-all (n - 1) / n of the whole one, a permutation all of its own. A channel counts once,
-    in however many pieces the compiler has cut it to run beside other work. A loop's body counts as often as the
-    loop runs, where it counts up from 0 to a constant as XLA's own loops do; in any other loop once.
+    in however many pieces the compiler has cut it to run beside other work. A loop's body counts as often as the loop
+    runs, where that counts up from 0 to a constant as XLA's own loops do; in any other loop once.
     """
     hlo = re.sub(r"/\*.*?\*/", "", hlo)  # /*index=5*/ in long tuples
     devices = re.search(r"num_partitions=(\d+)", hlo)

@@ -119,7 +119,7 @@ class Placement:
             yield ahead
 
     def whole(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a training batch as `feed` was given it; pmap's has the devices as a first axis."""
+        """Shapes of a training batch before `feed`, without the device axis that pmap adds in front."""
         axes = 2 if self.mode == "pmap" else 1
         return {
             k: jax.ShapeDtypeStruct((math.prod(v.shape[:axes]), *v.shape[axes:]), v.dtype) for k, v in batch.items()
@@ -170,8 +170,8 @@ def placement(
     Args:
       config: axes and mode.
       batch_sizes: of the stages.
-      accumulate: slices of each stage's batch; what is not said is 1.
-      devices: to choose from, in place of those here: a topology's, for compiling without any.
+      accumulate: slices of each stage's batch; 1 where omitted.
+      devices: to choose from instead of those present: a topology's, for compiling without devices.
 
     Raises:
       InputError: axes that don't go together, a number of devices that is not there, or one that does not divide a

@@ -74,10 +74,10 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: State, record: Mapping[str, Any], best: int | None) -> None:
-        """Starts saving; returns once the arrays are copied off the devices. A step that is there already is kept.
+        """Starts saving; returns once the arrays are copied off the devices. A step saved before is kept.
 
         Args:
-          step: of the run; larger than every step that is there.
+          step: of the run; larger than every step saved before.
           state: all of it but what follows from the config.
           record: what goes with it, as JSON can hold it.
           best: step of the best evaluated checkpoint: it is kept. None before any evaluation.

@@ -1,4 +1,4 @@
-"""`jaxfer sweep`: a config's `sweep()` as a table. Cells in `cells.py`, running them in `executor.py`."""
+"""`jaxfer sweep`: a config's `sweep()` as a table. `cells.py` makes the cells, `executor.py` runs them."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def sweep(
 def run_cells(
     jobs: Sequence[Job], folder: epath.Path, *, processes: int = 1, quiet: bool = False, again: str = ""
 ) -> dict[str, Outcome]:
-    """Runs what is missing, showing how it goes, and keeps cells.json.
+    """Runs the missing cells, reports progress and keeps cells.json up to date.
 
     Args:
       jobs: each after the cell it starts from.
@@ -140,7 +140,7 @@ def run_cells(
 
 
 class _Standing:
-    """How a sweep stands, told after every cell: what failed, the best so far, the time left."""
+    """A sweep's status, reported after every cell: failures, the best so far, the time left."""
 
     def __init__(self, names: Mapping[str, str], reporter: Reporter, *, plain: bool):
         self.names, self.ended, self.compiled = names, dict[str, Outcome](), 0

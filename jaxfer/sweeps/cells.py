@@ -1,4 +1,4 @@
-"""Cells: the runs of a sweep, each addressed by what it is: its config, its data, the code that computes it.
+"""The cells of a sweep: runs, each addressed by its config, its data and the code that computes it.
 
 A cell's folder is the hash of its identity. So a sweep that grew, was reordered or killed finds what is done; cells of
 another config, data set or code never stand in for it; and two cells that are the same run are run once.
@@ -88,7 +88,7 @@ def expand(spec: str, overrides: Mapping[str, Any] | None = None) -> tuple[Cell,
 
 
 def preparations(spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
-    """Those cells of `sweep()` that others start from; none where the file has no sweep."""
+    """The cells of `sweep()` that others start from; none where the file has no sweep."""
     module, _ = configs.load_module(spec)
     return tuple(cell for cell in _cells(module, spec, overrides) if not cell.group)
 
@@ -138,7 +138,7 @@ def _for(cell: Cell, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_jobs(spec: str, cells: Iterable[Cell]) -> tuple[Job, ...]:
-    """Every cell checked before any is run, and addressed.
+    """Checks and addresses every cell before any is run.
 
     Raises:
       InputError: a cell's config is wrong (the message names the cell), or one starts from a cell that is not before
@@ -155,7 +155,7 @@ def make_jobs(spec: str, cells: Iterable[Cell]) -> tuple[Job, ...]:
 
 
 def checked(spec: str, cell: Cell, before: Mapping[str, Job]) -> Job:
-    """The cell of that config file, addressed; an `InputError` names the cell."""
+    """Checks and addresses one cell of a config file; an `InputError` names the cell."""
     try:
         return address(cell, configs.load(f"{spec}:{cell.arg}" if cell.arg else spec, cell.overrides), before)
     except InputError as error:
@@ -163,7 +163,7 @@ def checked(spec: str, cell: Cell, before: Mapping[str, Job]) -> Job:
 
 
 def address(cell: Cell, config: ConfigDict, before: Mapping[str, Job]) -> Job:
-    """One cell, checked; `init=sibling:NAME` becomes the address of the cell NAME, so it is part of this one's."""
+    """Checks and addresses one cell; `init=sibling:NAME` becomes the address of cell NAME, part of this one's."""
     kind, _, name = str(config.init).partition(":")
     if kind == "sibling":
         if name not in before:
@@ -202,7 +202,7 @@ def identity_hash(ready: Preflight) -> str:
 
 
 def index(jobs: Sequence[Job], statuses: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What cells.json holds: for each cell its name, row, address, arguments and how it stands."""
+    """The contents of cells.json: each cell's name, row, address, arguments and status."""
     return [
         {
             "name": p.cell.name,

@@ -14,7 +14,7 @@ import jaxfer
 from jaxfer.config.experiment import Experiment
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS, Room
 
-# Files and folders that compute whatever the experiment. `sources` are a room's, counted by name.
+# Files and folders that every experiment runs. `sources` are a room's, counted by name.
 COMPUTES = (
     "rules.py",
     "state.py",
@@ -36,7 +36,7 @@ COMPUTES = (
     "training/session.py",
     "training/programs.py",
 )
-# And what reads weights, where a cell starts from some.
+# Code that reads weights, for cells that start from some.
 READS_WEIGHTS = "pretrained"
 FAMILIES = "pretrained/families"
 

@@ -1,4 +1,4 @@
-"""Running cells: the missing ones, in this process or in several, whatever becomes of each.
+"""Runs the missing cells, in this process or in several; a failed cell does not stop the others.
 
 A cell that fails keeps its traceback (error.txt) and one that diverges its reason (diverged.json); the others go on.
 What is finished or diverged is not run again, what failed is.
@@ -35,7 +35,7 @@ DONE, FAILED, DIVERGED = "done", "failed", "diverged"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a cell.
+    """How a cell ended.
 
     Attributes:
       status: DONE, FAILED or DIVERGED.
@@ -83,7 +83,7 @@ def execute(jobs: Sequence[Job], folder: epath.Path, *, processes: int = 1, told
 
 
 class _Queue:
-    """Which cell comes next, in the cells' order: none before its source, none whose source came to nothing."""
+    """The order of cells: as listed, but none before its source, and none whose source failed."""
 
     def __init__(self, cells: Sequence[Job], told: Told):
         self.waiting = list(cells)
@@ -118,7 +118,7 @@ class _Queue:
 
 
 def _attempt(cell: Job, folder: epath.Path) -> Outcome:
-    """Runs one cell here; only SIGTERM and an interrupt get through."""
+    """Runs one cell in this process; only SIGTERM and an interrupt are raised."""
     place = folder / FOLDER / cell.key
     before = compiles()
     try:
@@ -130,7 +130,7 @@ def _attempt(cell: Job, folder: epath.Path) -> Outcome:
         return Outcome(status=DIVERGED, message=str(error), compiles=compiles() - before)
     except Preempted:
         raise
-    except (Exception, SystemExit) as error:  # whatever it is, the other cells go on
+    except (Exception, SystemExit) as error:  # the other cells go on after any error
         with contextlib.suppress(OSError):  # a full disk has no room for it
             place.mkdir(parents=True, exist_ok=True)
             files.write_text(place / "error.txt", traceback.format_exc())
@@ -161,7 +161,7 @@ class _Worker:
     compiled: frozenset[Any] = frozenset()
 
     def sent(self, cell: Job) -> bool:
-        """Sends it a cell; False where the process is no longer there."""
+        """Sends the worker a cell; False where its process has ended."""
         try:
             self.pipe.send((cell.key, cell.config.to_dict()))
         except OSError:
@@ -177,7 +177,7 @@ def _side_by_side(queue: _Queue, folder: epath.Path, count: int, notice: Notice)
                 cell = queue.next(worker.compiled, others)
                 if cell is None:
                     continue
-                if not worker.sent(cell):  # it was killed while it had nothing to do
+                if not worker.sent(cell):  # killed while idle
                     worker.process.join()
                     workers[workers.index(worker)] = worker = start()
                     worker.sent(cell)
@@ -186,7 +186,7 @@ def _side_by_side(queue: _Queue, folder: epath.Path, count: int, notice: Notice)
                 worker = next(w for w in workers if w.pipe is pipe)
                 try:
                     outcome = pipe.recv()
-                except (EOFError, OSError):  # OSError: it died before it had read what it was sent
+                except (EOFError, OSError):  # OSError: it died before it had read its cell
                     worker.process.join()
                     if notice:
                         break
@@ -210,11 +210,11 @@ def _workers(count: int, folder: epath.Path, notice: Notice) -> Iterator[tuple[l
 
     def start(attempts: int = 3) -> _Worker:
         parent_end, child_end = context.Pipe()
-        # No daemon: those may have no loader processes. It ends with its parent by itself.
+        # Not a daemon: daemons can't start loader processes. `_serve` ends it with its parent.
         process = context.Process(target=_serve, args=(child_end, str(folder), compilation_cache.in_use()))
         try:
             process.start()
-        except BrokenPipeError:  # it was killed before it had read what it is
+        except BrokenPipeError:  # it was killed before it had read its arguments
             if attempts == 1:
                 raise
             return start(attempts - 1)
@@ -228,7 +228,7 @@ def _workers(count: int, folder: epath.Path, notice: Notice) -> Iterator[tuple[l
     finally:
         for worker in workers:
             worker.pipe.close()
-            if worker.cell is not None:  # an interrupt: it saves what it is at
+            if worker.cell is not None:  # an interrupt: the worker saves its cell
                 worker.process.terminate()
         for worker in workers:
             worker.process.join(timeout=10 if worker.cell is None else grace(notice.grace))
@@ -237,14 +237,14 @@ def _workers(count: int, folder: epath.Path, notice: Notice) -> Iterator[tuple[l
 
 @dataclasses.dataclass(frozen=True)
 class _Sent:
-    """What of a planned cell reaches another process."""
+    """The part of a cell that is sent to another process."""
 
     key: str
     config: ConfigDict
 
 
 def _serve(pipe: multiprocessing.connection.Connection, folder: str, cache: str | None) -> None:
-    """A worker: it ends with its pipe, at SIGTERM once its cell is saved, and at once when its parent is gone."""
+    """A worker's main loop: ends with its pipe, at SIGTERM once its cell is saved, at once if its parent is gone."""
 
     def orphaned() -> None:
         multiprocessing.parent_process().join()

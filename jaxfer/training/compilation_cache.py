@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk between processes: the second start of a run reads what the first one compiled.
+"""Compiled programs kept on disk between processes: a run's second start loads the programs of the first.
 
 JAX decides what a program's key is (its code, the versions, flags and the kind of device); here is where entries lie,
 how they are written, and how much of the disk they may take. A program that is read is the one that was compiled, so
@@ -43,7 +43,7 @@ def default() -> Path | None:
 
 
 def enable(folder: Path | None) -> None:
-    """Keeps the programs that this process compiles from here on in `folder`; None keeps none.
+    """Keeps the programs that this process compiles from now on in `folder`; None keeps none.
 
     A folder that the user gave JAX itself (JAX_COMPILATION_CACHE_DIR) stays in use as JAX uses it. One that can't be
     made costs a line on stderr and nothing else.
@@ -60,9 +60,9 @@ def enable(folder: Path | None) -> None:
         return
     borrowed.set_program_store(lambda path: Entries(Path(path)))
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # All of them: a start compiles some fifty small programs besides the step.
+    # No minimum compile time: a start compiles some fifty small programs besides the step.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    borrowed.reset_program_cache()  # whatever has been compiled before this was compiled without
+    borrowed.reset_program_cache()  # earlier programs were compiled without the cache
 
 
 def in_use() -> str | None:

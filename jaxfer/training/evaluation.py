@@ -1,4 +1,4 @@
-"""Metrics on a split: exact means over padded batches, on any number of devices; and of a finished run anywhere."""
+"""Evaluation: exact metrics on a split over padded batches, on any number of devices; also of a finished run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from jaxfer.training.progress import Reporter
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What one evaluation gave.
+    """The result of one evaluation.
 
     Attributes:
       metrics: {metric: mean over the examples, or the host function's value}.

@@ -20,7 +20,7 @@ from jaxfer.training.session import Session
 
 
 def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -> dict[str, Any]:
-    """Trains, or goes on training, the experiment of `config` in `workdir`.
+    """Trains, or resumes training, the experiment of `config` in `workdir`.
 
     A folder with an unfinished run of this config is resumed, bit for bit; a finished one is returned, or extended
     where the config's last stage has become longer.

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the loop learns of them between two steps, saves and leaves.
+"""SIGTERM and Ctrl-C: the loop notices them between two steps, saves and leaves.
 
 A process stuck inside a compile leaves when the scheduler's grace is over. Several processes agree on a step to stop
 after: a SIGTERM to any of them, or a notice that JAX has of its platform.
@@ -91,7 +91,7 @@ def preemption_notice() -> Iterator[Notice]:
     thread (a notebook's executor) signals can't be had, and the notice is never set.
     """
     global _active
-    # Of several processes, SIGTERM to any is jax.distributed's: it tells the others and finds a step to stop after.
+    # With several processes, jax.distributed handles SIGTERM: it tells the others and picks a step to stop after.
     if threading.current_thread() is not threading.main_thread() or not cluster.alone():
         yield Notice()
         return

@@ -28,14 +28,14 @@ from jaxfer.stages import Stage, make_port, make_stages
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """What `run`, `show` and `sweep` go by.
+    """The checked plan of a config, used by `run`, `show` and `sweep`.
 
     Attributes:
       experiment: the config with every default filled in, the methods' among them.
       data: its splits; `test` only where the config opens it.
       stages: what each stage does to which parameter.
       where: the devices.
-      spare: how many more there are.
+      spare: number of devices that stay idle.
       assumed: what no file of the checkpoint states, and what of it is left out, a line each.
     """
 
@@ -48,11 +48,11 @@ class Preflight:
 
     @property
     def steps(self) -> int:
-        """Of the whole run."""
+        """Number of steps of the whole run."""
         return self.stages[-1].stop
 
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of the plan and need not change, a line each; the data's notes are in `overview`."""
+        """Notes on the plan that need no action, a line each; the data's notes are in `overview`."""
         idle = (
             f"{self.spare} of {self.spare + self.where.size} devices stay idle: the batch size is no multiple of more"
         )
@@ -69,14 +69,14 @@ class Preflight:
 def preflight(
     config: ConfigDict, folder: epath.Path | None = None, *, devices: Sequence[Any] | None = None
 ) -> Preflight:
-    """Everything that can be refused before the first step but the folder and the weights to start from.
+    """Checks everything that can be refused before the first step, except the folder and the starting weights.
 
-    Where `config.init` names a checkpoint of somebody else's, the model is the one that its files describe.
+    Where `config.init` names a foreign checkpoint, its files describe the model.
 
     Args:
       config: as `jaxfer.load` returns it.
-      folder: of the run, where there is one: what it holds needs no checkpoint to be still there.
-      devices: those to choose from in place of the ones here: a topology's, for planning.
+      folder: the run's, if any: with what it holds, the original checkpoint is no longer needed.
+      devices: to choose from instead of those present: a topology's, for planning.
 
     Raises:
       InputError: the first thing that is wrong in the config, the checkpoint's files, the data or for these devices.
@@ -113,7 +113,7 @@ def _inside(folder: epath.Path, root: Path) -> bool:
 
 
 def _spare(preprocessing: TextPreprocessing, tokens: int) -> tuple[str, ...]:
-    """A line where the embedding has many more rows than its tokenizer has tokens."""
+    """A note where the embedding has many more rows than its tokenizer has tokens."""
     vocab = preprocessing.vocab
     if fills(tokens, vocab):
         return ()

@@ -16,7 +16,7 @@ from jaxfer import files
 
 
 class Waited:
-    """Passes batches on and counts the seconds for which their consumer had to wait for them."""
+    """Passes batches on and counts the seconds that their consumer waits for them."""
 
     def __init__(self, batches: Iterable[Any]):
         self._batches, self._seconds = iter(batches), 0.0
@@ -32,16 +32,16 @@ class Waited:
             self._seconds += time.perf_counter() - begun
 
     def take(self) -> float:
-        """Seconds since this was last asked."""
+        """Seconds waited since the last call."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
 
 
 class Lead:
-    """Holds the host back that starts steps faster than the device makes them.
+    """Limits how far the host runs ahead of the device.
 
-    Without a limit it runs ahead by all of a log window, and SIGTERM has to wait for every step in flight. Two keep the
-    device busy; of steps longer than half a second none is started ahead, since the gap between two is nothing to that.
+    Without a limit the host runs ahead by a whole log window, and SIGTERM has to wait for every step in flight. Two
+    steps keep the device busy. Steps longer than half a second are not started ahead: their gaps are negligible.
     """
 
     STEPS, SLOW_SECONDS = 2, 0.5
@@ -50,7 +50,7 @@ class Lead:
         self._allowed = self.STEPS
 
     def limit(self, outputs: Sequence[Any]) -> None:
-        """Waits until no more steps are in flight than may be; `outputs` of the steps so far, the newest last."""
+        """Waits until few enough steps are in flight; `outputs` are those of the steps so far, the newest last."""
         if len(outputs) <= self._allowed:
             return
         begun = time.perf_counter()
@@ -77,7 +77,7 @@ class Trace:
         if not self._first <= step <= self._last:
             return
         if self._place is None:
-            jax.block_until_ready(state)  # the steps before are not in it
+            jax.block_until_ready(state)  # keeps earlier steps out of the trace
             remote = files.remote(self._folder)  # the profiler knows this machine's files alone
             self._place = Path(tempfile.mkdtemp()) if remote else Path(self._folder)
             jax.profiler.start_trace(str(self._place))

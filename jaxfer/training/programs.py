@@ -60,7 +60,7 @@ def compiles() -> int:
 def lower_step(stage: Stage, where: Placement) -> Any:
     """A stage's training step for these devices, lowered (`jax.stages.Lowered`); nothing is allocated or compiled.
 
-    `where` may be of devices that are not here: a topology's. `.compile()` then compiles for them.
+    `where` may hold a topology's devices, which are not present; `.compile()` then compiles for them.
     """
     batch = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
     return _lower_train(stage.spec, stage.blank(0), batch, where)

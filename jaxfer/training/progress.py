@@ -22,7 +22,7 @@ BAR = (8, 40)  # columns of the bar: at least, else it is left out; at most
 
 
 class Reporter:
-    """Tells the person at the terminal, or the reader of a log, how a run or a sweep goes.
+    """Reports the progress of a run or a sweep on a terminal or in a log.
 
     Args:
       quiet: print warnings only.

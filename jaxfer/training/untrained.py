@@ -30,7 +30,7 @@ TAKEN = ("data.", "model.", "task.", "parallel.")  # sections of the config that
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Untrained:
-    """All that an evaluation of a checkpoint needs.
+    """Everything that an evaluation of a checkpoint needs.
 
     Attributes:
       experiment: the config that the checkpoint and the overrides make; only its model, task and data are used.
