@@ -41,7 +41,7 @@ class Outcome:
       status: DONE, FAILED or DIVERGED.
       result: its result.json, where it is done.
       message: why it is not, in one line.
-      compiles: training programs compiled for it in this sitting.
+      compiles: training programs compiled for it in this attempt.
     """
 
     status: str
@@ -83,7 +83,7 @@ def execute(jobs: Sequence[Job], folder: epath.Path, *, processes: int = 1, told
 
 
 class _Queue:
-    """The order of cells: as listed, but none before its source, and none whose source failed."""
+    """The order of cells: as listed, but none before its source, and none whose source is not done."""
 
     def __init__(self, cells: Sequence[Job], told: Told):
         self.waiting = list(cells)
