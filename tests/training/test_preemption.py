@@ -15,7 +15,7 @@ from jaxfer.training.preemption import grace, preemption_notice
 
 STUCK = """
 import hashlib, os, signal, threading
-from jaxfer import preemption
+from jaxfer.training import preemption
 preemption.GRACE_SECONDS = 0.5
 with preemption.preemption_notice() as notice:
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
@@ -27,7 +27,8 @@ with preemption.preemption_notice() as notice:
 # The first Ctrl-C waits for the save, which never comes; nothing but the watching thread sees the second.
 TWICE = """
 import hashlib, os, signal, threading
-from jaxfer import console, preemption
+from jaxfer import console
+from jaxfer.training import preemption
 console.prepare()
 with preemption.preemption_notice() as notice:
     notice.unsaved = True

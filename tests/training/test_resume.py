@@ -395,7 +395,7 @@ def test_other_data_is_refused(tmp_path, whole, monkeypatch):
 def test_while_it_is_extended_it_is_not_finished(tmp_path, whole, monkeypatch):
     """Its old result describes a checkpoint that will go; and it can't be made shorter again than it is."""
     shutil.copytree(whole, tmp_path / "run")
-    monkeypatch.setattr(loop, "preemption_notice", lambda: Asked(2))
+    monkeypatch.setattr(loop, "preemption_notice", lambda: Asked(3))
     with pytest.raises(SystemExit):
         jaxfer.run(one_stage(steps=11), tmp_path / "run", quiet=True)
     monkeypatch.undo()
@@ -418,7 +418,7 @@ def test_the_test_split_may_be_asked_for_later(tmp_path, whole):
 
 
 def test_another_logging_goes_on(tmp_path, whole, monkeypatch):
-    monkeypatch.setattr(loop, "preemption_notice", lambda: Asked(3))
+    monkeypatch.setattr(loop, "preemption_notice", lambda: Asked(5))
     with pytest.raises(SystemExit):
         jaxfer.run(one_stage(), tmp_path, quiet=True)
     monkeypatch.undo()
