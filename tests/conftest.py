@@ -9,6 +9,7 @@ import ctypes
 import gc
 import importlib.metadata
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ if "--xla_backend_optimization_level" not in flags:
 os.environ["XLA_FLAGS"] = flags.strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAXFER_CACHE"] = "off"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a script, where Ctrl-C is nobody's
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SLOWEST = 25
 METHODS, FAMILIES = 25, 19  # what the tiers are built for
