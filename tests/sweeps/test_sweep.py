@@ -285,6 +285,7 @@ def test_a_comparisons_folder_is_refused(config, tmp_path):
         jaxfer.sweep(config, tmp_path / "sweep")
 
 
+@pytest.mark.system
 def test_an_idle_worker_that_is_killed_is_replaced(config, tmp_path, monkeypatch):
     """While the other runs the source, there is nothing for it to do; then there is."""
     real, started = executor._workers, []

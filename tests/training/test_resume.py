@@ -68,6 +68,7 @@ def unfinished(whole, folder):
     return folder
 
 
+@pytest.mark.system
 def test_killed_processes(tmp_path):
     """A handful of the kill script's tries: SIGKILL in the training, in a save, between the stages; SIGTERM."""
     reference = kill.uninterrupted(tmp_path / "uninterrupted")
