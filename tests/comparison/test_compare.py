@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 from etils import epath
+from ml_collections import ConfigDict
 
 import jaxfer
 from jaxfer import comparison
@@ -186,7 +187,7 @@ def test_the_seal(undisturbed, tmp_path, monkeypatch):
         assert len(results) == 17
         assert all(set(json.loads(path.read_text())["metrics"]) == {"val"} for path in results)
         for path in (results[0].parent, results[-1].parent):
-            config = jaxfer.config.ConfigDict(json.loads((path / "config.json").read_text()))
+            config = ConfigDict(json.loads((path / "config.json").read_text()))
             config.test = True
             with pytest.raises(InputError, match="its test split is sealed until .* has a selection.json"):
                 jaxfer.run(config, path, quiet=True)
