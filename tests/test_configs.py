@@ -69,8 +69,10 @@ def test_shipped_configs_are_known_by_name(tmp_path, monkeypatch, capsys):
     assert [line.split()[0] for line in lines[:-1]] == [path.stem for path in CONFIGS]
     assert lines[0] == "digits           " + config.load_module("digits")[0].__doc__.splitlines()[0]
     assert config.load("digits:tiny").steps == 2
-    Path("digits").mkdir()  # a folder of the user's own is not passed over
-    with pytest.raises(InputError, match="'digits' is a folder"):
-        config.load("digits")
+    Path("digits").mkdir()  # runs or data: no config can be meant
+    assert config.load("digits:tiny").steps == 2
+    Path("other").mkdir()
+    with pytest.raises(InputError, match="'other' is a folder"):
+        config.load("other")
     with pytest.raises(InputError, match="'digit' does not exist; nearest: 'digits'"):
         config.load("digit")

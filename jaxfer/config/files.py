@@ -126,7 +126,7 @@ def load_module(spec: str) -> tuple[ModuleType, str]:
     """(module, argument) of `FILE[:ARG]`, or of `NAME[:ARG]` for a config that comes with the package."""
     name, _, arg = spelled(spec).partition(":")
     path = Path(name)
-    if not path.exists():
+    if not path.is_file():  # a folder of that name, of runs say, is no config either
         path = shipped().get(name, path)
     if not path.is_file() or path.suffix != ".py":
         folder = path if path.is_dir() else path.parent
