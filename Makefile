@@ -13,18 +13,18 @@ quickstart: $(VENV)/.installed
 
 # Unit tests; every pair of method and model traced; numbers along the axes of that matrix.
 test: $(VENV)/.installed-test
-	$(PYTEST) --slowest build/slowest/test.txt $(ARGS)
+	$(PYTEST) --slowest=build/slowest/test.txt $(ARGS)
 
 # Whole comparisons, several processes, kills at random moments.
 system: $(VENV)/.installed-test
-	$(PYTEST) --slowest build/slowest/system.txt -m system $(ARGS)
+	$(PYTEST) --slowest=build/slowest/system.txt -m system $(ARGS)
 	$(VENV)/bin/python tests/kill.py --tries 5
 	$(VENV)/bin/python tests/hosts.py
 	$(VENV)/bin/python tests/kill.py --processes 4 --tries 2 --kills 1
 
 # Every method on every model; here a pair's tests are what runs in one worker.
 conformance: $(VENV)/.installed-test
-	$(PYTEST) --dist loadgroup --slowest build/slowest/conformance.txt -m "matrix or not matrix" \
+	$(PYTEST) --dist loadgroup --slowest=build/slowest/conformance.txt -m "matrix or not matrix" \
 	  tests/conformance tests/methods $(ARGS)
 
 lint: $(VENV)/.installed-test
@@ -38,7 +38,7 @@ docs: $(VENV)/.installed-docs
 
 # Against PyTorch, transformers, peft and sentence-transformers, in an environment of its own and fully optimised.
 parity: $(VENV)-parity/.installed
-	XLA_FLAGS=--xla_backend_optimization_level=3 $(VENV)-parity/bin/python -m pytest -n 2 --slowest build/slowest/parity.txt \
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(VENV)-parity/bin/python -m pytest -n 2 --slowest=build/slowest/parity.txt \
 	  tests/parity $(ARGS)
 
 $(VENV)-parity/.installed: pyproject.toml constraints.txt
