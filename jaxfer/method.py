@@ -25,7 +25,7 @@ class Context:
 
     Attributes:
       apply: backbone params -> outputs of this batch in evaluation mode, under the current running statistics.
-      task: the task; `task.loss(outputs, batch, hparams)` is [batch].
+      task: the task; `task.loss(outputs, batch, hparams)` is a `Mean`.
       batch: this step's examples.
       params: the method's parameters, trainable and frozen (in `update`: after the step).
       extra: the method's state beside the parameters.
@@ -48,7 +48,7 @@ class Context:
 
 def task_loss(ctx: Context, outputs: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The task's mean loss over the batch, and nothing more to log."""
-    return ctx.task.loss(outputs, ctx.batch, ctx.hparams).mean(), {}
+    return ctx.task.loss(outputs, ctx.batch, ctx.hparams).value(), {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -101,10 +101,9 @@ def make_port(experiment: Experiment, classes: int) -> tuple[Port, Task]:
 
 
 def example_batch(port: Port, task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of one training batch: the port's input fields (texts: the longest bucket) and `label`."""
-    # A set of labels is a row of booleans, one for each output.
-    label = (batch_size, port.outputs) if task.label_dtype == "bool" else (batch_size,)
-    return {**port.preprocessing.example(batch_size), "label": jax.ShapeDtypeStruct(label, task.label_dtype)}
+    """Shapes of one training batch: the port's input fields (texts: the longest bucket) and the task's targets."""
+    fields = port.example(batch_size)
+    return {**fields, **task.shapes(batch_size, port.outputs, fields)}
 
 
 def make_stages(experiment: Experiment, port: Port, task: Task) -> tuple[Stage, ...]:

@@ -116,14 +116,18 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
                 training=Training(key=key, live=spec.live, eval_norms=spec.eval_norms),
                 intercept=method.intercept(params, state.extra),
             )
-            loss, metrics = method.loss(context(params, batch, key), outputs)
-            scores = {name: values.mean() for name, values in task.scores(outputs, batch).items() if name != "loss"}
-            return loss, ({**scores, **metrics, "loss": loss}, model_state)
+            loss, logged = method.loss(context(params, batch, key), outputs)
+            scores = task.scores(outputs, batch)
+            count = scores.pop("loss").parts()
+            parts = {name: (mean.value(), mean.parts()) for name, mean in scores.items()}
+            parts |= {name: (value, count) for name, value in {**logged, "loss": loss}.items()}
+            return loss, (parts, model_state)
 
         gradients = _accumulated(jax.grad(loss_fn, has_aux=True), spec.accumulate)
-        grads, (metrics, model_state) = gradients(trainable, state.model_state, batch, key)
+        grads, (parts, model_state) = gradients(trainable, state.model_state, batch, key)
         if axis is not None:
-            grads, metrics = jax.lax.pmean((grads, metrics), axis)
+            grads, parts = _over_devices(grads, parts, axis)
+        metrics = {name: value for name, (value, _) in parts.items()}
         updates, opt_state = spec.tx(state.hparams, state.step).update(grads, state.opt_state, trainable)
         params = unflatten({**frozen, **optax.apply_updates(trainable, updates)})
         extra = method.update(context(params, batch, key), state.extra)
@@ -138,35 +142,63 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
 
 
 def _accumulated(gradients: Callable[..., Any], count: int) -> Callable[..., Any]:
-    """Gradients and metrics as means over `count` slices of the batch, of which one at a time is in memory.
+    """Gradients and metrics of the whole batch from `count` slices of it, of which one at a time is in memory.
 
     A slice is every `count`-th example: on each device some of those it has already. The model's state passes through
-    the slices in turn.
+    the slices in turn. A slice weighs by its share of what the loss counts.
     """
     if count == 1:
         return gradients
 
     def accumulate(trainable, model_state, batch, key):
         def add(carry, part):
-            sums, model_state = carry
+            sums, unit, model_state = carry
             i, batch = part
-            grads, (metrics, model_state) = gradients(trainable, model_state, batch, jax.random.fold_in(key, i))
-            return (jax.tree.map(jnp.add, sums, grads), model_state), metrics
+            grads, (parts, model_state) = gradients(trainable, model_state, batch, jax.random.fold_in(key, i))
+            if (share := parts["loss"][1]) is not None:  # in units of the first slice that has any, so as not to grow
+                unit = jnp.where(unit > 0, unit, share)
+                grads = _times(grads, share / _divisor(unit))
+            return (jax.tree.map(jnp.add, sums, grads), unit, model_state), parts
 
         slices = {k: v.reshape(-1, count, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
-        zeros = jax.tree.map(jnp.zeros_like, trainable)
-        (sums, model_state), metrics = jax.lax.scan(add, (zeros, model_state), (jnp.arange(count), slices))
-        means = jax.tree.map(lambda x: x.mean(0), metrics)
-        return jax.tree.map(lambda x: x / count, sums), (means, model_state)
+        begin = (jax.tree.map(jnp.zeros_like, trainable), jnp.zeros(()), model_state)
+        (grads, unit, model_state), parts = jax.lax.scan(add, begin, (jnp.arange(count), slices))
+        grads = jax.tree.map(lambda x: x / count, grads)
+        if (shares := parts["loss"][1]) is not None:
+            grads = _times(grads, unit / _divisor(shares.mean()))
+        return grads, ({name: _mean(x, n, jnp.mean) for name, (x, n) in parts.items()}, model_state)
 
     return accumulate
 
 
-def make_eval_step(spec: StepSpec) -> Callable[[Any, Any, Any, Batch], dict[str, jax.Array]]:
-    """(params, model_state, extra, batch) -> {metric: [batch]} and, for host metrics, `outputs` [batch, width].
+def _over_devices(grads: Any, parts: Mapping[str, Any], axis: str) -> tuple[Any, Mapping[str, Any]]:
+    """Gradients and metrics of the whole batch from those of each device of a mapped axis."""
+    mean = functools.partial(jax.lax.pmean, axis_name=axis)
+    if (share := parts["loss"][1]) is not None:
+        grads = _times(grads, share / _divisor(mean(share)))
+    return mean(grads), {name: _mean(x, n, mean) for name, (x, n) in parts.items()}
 
-    The method's `view` and `intercept` are the training step's own. Values are left per example: the host sums them
-    in float64 under the padding mask, so counts are exact on any number of devices.
+
+def _mean(values: jax.Array, counts: jax.Array | None, mean: Callable[..., Any]) -> tuple[jax.Array, jax.Array | None]:
+    """(the mean of means over so many parts each, the mean count); without counts all have as many."""
+    if counts is None:
+        return mean(values), None
+    return mean(values * counts) / _divisor(mean(counts)), mean(counts)
+
+
+def _times(tree: Any, factor: jax.Array) -> Any:
+    return jax.tree.map(lambda x: x * factor, tree)
+
+
+def _divisor(count: jax.Array) -> jax.Array:
+    return jnp.where(count > 0, count, 1)
+
+
+def make_eval_step(spec: StepSpec) -> Callable[[Any, Any, Any, Batch], dict[str, Any]]:
+    """(params, model_state, extra, batch) -> {metric: Mean of [batch]} and `collected`, what the task collects.
+
+    The method's `view` and `intercept` are the training step's own. Totals and counts are left per example: the host
+    sums them in float64 and leaves out the padding, so they are exact on any number of devices.
     """
     port, task, method = spec.model, spec.task, spec.method
 
@@ -174,7 +206,7 @@ def make_eval_step(spec: StepSpec) -> Callable[[Any, Any, Any, Batch], dict[str,
         outputs, _ = port.apply(
             method.view(params, extra), model_state, batch, intercept=method.intercept(params, extra)
         )
-        return {**task.scores(outputs, batch), "outputs": outputs}
+        return {**task.scores(outputs, batch), "collected": task.collect(outputs, batch)}
 
     return eval_step
 

@@ -1,16 +1,85 @@
-"""Task: head size, per-example losses and metrics of a kind of output; one file each in `jaxfer/tasks/`."""
+"""Task: what outputs mean. Its head, targets, losses, metrics and answers; one file each in `jaxfer/tasks/`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from jaxfer.data.encoding import Draw, Fields
+from jaxfer.data.split import Split
 
 Batch = Mapping[str, jax.Array]
 Hparams = Mapping[str, jax.Array]
+Shapes = dict[str, jax.ShapeDtypeStruct]
+
+
+class Mean(NamedTuple):
+    """A mean over examples, or over parts of them such as tokens, before it is taken.
+
+    Means of slices, devices and batches are never averaged: totals and counts are summed, and divided once. An average
+    of averages is wrong as soon as the counts differ.
+
+    Attributes:
+      total: [batch], sum over the parts of each example.
+      count: [batch], number of these parts, float32; None: each example is one part, which costs nothing to count.
+    """
+
+    total: jax.Array
+    count: jax.Array | None = None
+
+    @classmethod
+    def over(cls, values: jax.Array, kept: jax.Array) -> Mean:
+        """[batch, parts] values of which those where `kept` is true count."""
+        kept = kept.astype(jnp.float32)
+        return cls((values * kept).sum(-1), kept.sum(-1))
+
+    def parts(self) -> jax.Array | None:
+        """[]: number of parts of all examples; None where each is one."""
+        return None if self.count is None else self.count.sum()
+
+    def value(self) -> jax.Array:
+        """[]: the mean; 0 of nothing."""
+        if self.count is None:
+            return self.total.mean()
+        return self.total.sum() / jnp.where(self.parts() > 0, self.parts(), 1)
+
+    @staticmethod
+    def of(means: Sequence[Mean]) -> float:
+        """The mean over batches that are on the host, in float64."""
+        total = np.concatenate([mean.total for mean in means]).astype(np.float64)
+        if means[0].count is None:
+            return float(total.mean())
+        count = np.concatenate([mean.count for mean in means]).sum(dtype=np.float64)
+        return float(total.sum() / count) if count else 0.0
+
+
+class Answer(NamedTuple):
+    """What `predict` prints for one input.
+
+    Attributes:
+      labels: the chosen classes; () where the answer is a number or a text.
+      probabilities: {class: probability}, likeliest first.
+      value: the predicted number.
+    """
+
+    labels: tuple[str, ...] = ()
+    probabilities: Mapping[str, float] = {}
+    value: float | None = None
+
+
+def ranked(chances: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    """{class: probability}, likeliest first."""
+    return {classes[i]: float(chances[i]) for i in np.argsort(-chances, kind="stable")}
+
+
+def labels(split: Split, rows: np.ndarray, encoded: Fields, draw: Draw | None) -> Fields:
+    """The targets of most tasks: the column `label`."""
+    return {"label": split.labels[rows]}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,23 +88,41 @@ class Task:
 
     Attributes:
       outputs: number of classes of the data (0: real targets) -> width of the head.
-      loss: (outputs [batch, width], batch, hparams) -> [batch] loss of each example, as trained on.
-      scores: (outputs, batch) -> {metric: [batch]}: values of each example; a metric is their mean over the split.
-      gathered: host function ([examples, width] outputs, [examples] labels) -> {metric: value} for what a mean over
-        examples can't express; None where there is nothing of the kind.
+      target: kind of the column `label` that it learns.
+      shapes: (examples, width of the head, shapes of the encoded fields) -> {field: shape} of its targets.
+      targets: on the host: (split, rows [b], encoded fields, draw) -> {field: [b, ...]}; `draw` is None in evaluation,
+        and then the same rows give the same targets. A module's own function, so that it can be pickled.
+      loss: (outputs [batch, ...], batch, hparams) -> Mean, as trained on.
+      scores: (outputs, batch) -> {metric: Mean}; `loss` is one of them and counts what the loss counts.
+      collect: on the device: (outputs, batch) -> arrays [batch, ...] that `gathered` and `answer` need: chosen classes
+        or tokens rather than all logits, since these are what evaluation moves to the host and keeps.
+      gathered: on the host: (collected arrays of the whole split, split) -> {metric: value} for what a mean can't
+        express; None where there is nothing of the kind.
+      answer: (collected of one example, names of the classes) -> what `predict` prints.
       monitor: the validation metric that picks the best checkpoint.
       maximize: whether more of it is better.
       hparams: {name: default}: strengths that a config may set and a sweep may vary without compiling again.
       limits: {hparam: (least, below)} of what a config may set it to; one that is absent may be any finite number.
-      label_dtype: `int32` for class indices, `float32` for real targets.
     """
 
     outputs: Callable[[int], int]
-    loss: Callable[[jax.Array, Batch, Hparams], jax.Array]
-    scores: Callable[[jax.Array, Batch], dict[str, jax.Array]]
-    gathered: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None
+    target: str
+    shapes: Callable[[int, int, Shapes], Shapes]
+    loss: Callable[[jax.Array, Batch, Hparams], Mean]
+    scores: Callable[[jax.Array, Batch], dict[str, Mean]]
+    targets: Callable[[Split, np.ndarray, Fields, Draw | None], Fields] = labels
+    collect: Callable[[jax.Array, Batch], Any] = lambda outputs, batch: outputs
+    gathered: Callable[[Any, Split], dict[str, float]] | None = None
+    answer: Callable[[Any, Sequence[str]], Answer] | None = None
     monitor: str = "loss"
     maximize: bool = False
     hparams: Mapping[str, float] | None = None
     limits: Mapping[str, tuple[float, float]] | None = None
-    label_dtype: Any = "int32"
+
+
+def score(task: Task, outputs: np.ndarray, split: Split) -> dict[str, float]:
+    """{metric: value} of outputs [n, width] float32 on a split, as `evaluate_split` scores a model's."""
+    outputs = np.asarray(outputs, np.float32)
+    means = jax.device_get(task.scores(jnp.asarray(outputs), {"label": jnp.asarray(split.labels)}))
+    metrics = {name: Mean.of([mean]) for name, mean in means.items()}
+    return metrics | (task.gathered(outputs, split) if task.gathered is not None else {})

@@ -16,7 +16,6 @@ from jaxfer import config, files
 from jaxfer.comparison import tables
 from jaxfer.comparison.findings import BaselineScores, Finding, findings, test_baselines, tune_baselines
 from jaxfer.comparison.protocol import Design, claim, make_design, select, selection_record
-from jaxfer.data.encodings.spec import TextPreprocessing
 from jaxfer.errors import CellsFailed
 from jaxfer.runs import seal
 from jaxfer.runs.folder import locked
@@ -76,7 +75,7 @@ def compare(
     for note in design.notes:
         Reporter(quiet=quiet).say(f"note: {note}")
     task, classes = design.ready.experiment.task.name, len(design.ready.data.classes)
-    text = isinstance(design.ready.stages[0].spec.port.preprocessing, TextPreprocessing)
+    text = design.ready.stages[0].spec.port.encoding.column == "text"
     kinds, tuning = simple(task, classes, text=text), [*design.sources, *design.tuning.values()]
     with locked(folder):
         claim(folder, design)

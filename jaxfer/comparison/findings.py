@@ -12,11 +12,12 @@ from etils import epath
 
 from jaxfer.comparison.arms import SCRATCH, Setting
 from jaxfer.comparison.protocol import Design, Selected
-from jaxfer.evals.baselines import Baseline, features, score
+from jaxfer.evals.baselines import Baseline
 from jaxfer.evals.verdicts import LabelsSaved, Verdict, labels_saved, verdict
 from jaxfer.runs.metrics import read_metrics
 from jaxfer.sweeps.cells import FOLDER, Job
 from jaxfer.sweeps.executor import Outcome
+from jaxfer.task import score
 from jaxfer.training.preflight import preflight
 
 Curve = tuple[list[int], list[float]]
@@ -86,8 +87,8 @@ def tune_baselines(design: Design, kinds: Sequence[Baseline]) -> list[BaselineSc
         splits = [
             preflight(design.cells(labels, SCRATCH, 0)[seed].config).data.splits for seed in range(design.config.seeds)
         ]
-        train = [(features(split["train"], port.preprocessing), split["train"].labels) for split in splits]
-        val = [(features(split["val"], port.preprocessing), split["val"].labels) for split in splits]
+        train = [(port.encoding.flat(split["train"]), split["train"].labels) for split in splits]
+        val = [(port.encoding.flat(split["val"]), split["val"]) for split in splits]
         for kind in kinds:
             means = []
             for setting in kind.settings[: design.config.trials]:
@@ -111,9 +112,11 @@ def test_baselines(design: Design, kinds: Sequence[Baseline], tuned: Sequence[Ba
         for cell in design.cells(chosen.labels, SCRATCH, 0):
             if cell.key not in inputs:
                 splits = preflight(design.opened(cell).config).data.splits
-                inputs[cell.key] = [
-                    (features(splits[s], port.preprocessing), splits[s].labels) for s in ("train", "test")
-                ]
+                train, test = splits["train"], splits["test"]
+                inputs[cell.key] = (
+                    (port.encoding.flat(train), train.labels),
+                    (port.encoding.flat(test), test),
+                )
             fitted, (x, y) = inputs[cell.key]
             scores.append(score(task, by_name[chosen.name].fit(*fitted, chosen.setting)(x), y)[task.monitor])
         tested.append(dataclasses.replace(chosen, test=tuple(scores)))

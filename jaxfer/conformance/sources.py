@@ -19,7 +19,9 @@ def it_has_a_train_split_and_known_names(dataset: Dataset) -> str | None:
 
 def labels_are_of_its_classes(dataset: Dataset) -> str | None:
     for name, split in dataset.splits.items():
-        labels, classes = np.asarray(split.labels), len(dataset.classes)
+        labels, classes = split.labels, len(dataset.classes)
+        if labels is None:
+            continue
         if labels.ndim == 2:
             fits = labels.dtype == bool and labels.shape[1] == classes
         elif classes:
@@ -31,21 +33,22 @@ def labels_are_of_its_classes(dataset: Dataset) -> str | None:
     return None
 
 
-def examples_are_images_or_texts_and_stay_the_same(dataset: Dataset) -> str | None:
+def examples_are_of_their_kind_and_stay_the_same(dataset: Dataset) -> str | None:
     for name, split in dataset.splits.items():
         for row in {0, len(split) - 1} if len(split) else ():
-            example = split.fetch(row)
-            if not _is_image(example) and not _is_text(example):
-                return f"{name}, row {row}: expected uint8 [height, width, channels] or text, found {_kind(example)}"
-            if not np.array_equal(example, split.fetch(row)):
+            column, kind = split.input[0], split.input[1].kind
+            example = split.example(column, row)
+            if kind in FITS and not FITS[kind](example):
+                return f"{name}, row {row}: expected {kind} {EXPECTED[kind]}, found {_kind(example)}"
+            if not np.array_equal(example, split.example(column, row)):
                 return f"{name}, row {row}: another example when fetched again"
     return None
 
 
 def splits_can_be_sent_to_loader_processes(dataset: Dataset) -> str | None:
     for name, split in dataset.splits.items():
-        again = pickle.loads(pickle.dumps(split))
-        if len(split) and not np.array_equal(again.fetch(0), split.fetch(0)):
+        again, column = pickle.loads(pickle.dumps(split)), split.input[0]
+        if len(split) and not np.array_equal(again.example(column, 0), split.example(column, 0)):
             return f"{name}: a pickled copy fetches another example"
     return None
 
@@ -58,7 +61,7 @@ def its_fingerprint_is_a_sha256(dataset: Dataset) -> str | None:
 PROPERTIES = (
     it_has_a_train_split_and_known_names,
     labels_are_of_its_classes,
-    examples_are_images_or_texts_and_stay_the_same,
+    examples_are_of_their_kind_and_stay_the_same,
     splits_can_be_sent_to_loader_processes,
     its_fingerprint_is_a_sha256,
 )
@@ -71,6 +74,10 @@ def _is_image(example: Any) -> bool:
 def _is_text(example: Any) -> bool:
     parts = example if isinstance(example, tuple) else (example,)
     return 1 <= len(parts) <= 2 and all(isinstance(part, str) for part in parts)
+
+
+FITS = {"image": _is_image, "text": _is_text}
+EXPECTED = {"image": "uint8 [height, width, channels]", "text": "of one str or two"}
 
 
 def _kind(example: Any) -> str:

@@ -5,35 +5,39 @@ A task meets a model at its head only, so it is tried on the kinds of heads and 
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxfer.conformance.training import CLASSES, tiny_stage
+from jaxfer.data.split import Array, Split
 from jaxfer.registry import TASKS
 from jaxfer.stages import example_batch
 from jaxfer.step import make_eval_step, make_train_step
-from jaxfer.task import Task
+from jaxfer.task import Mean, Task
 
 # {kind of head: the tiny case that has it}
 HEADS = {"pooled": "vit_cls"}
 
 
-def losses_and_scores_have_a_value_per_example(name: str) -> str | None:
-    task, outputs, labels = _example(name)
-    batch = {"label": jnp.asarray(labels)}
+def losses_and_scores_are_means_with_a_count_per_example(name: str) -> str | None:
+    task, outputs, split = _example(name)
+    batch = {"label": jnp.asarray(split.labels)}
     hparams = {key: jnp.float32(value) for key, value in (task.hparams or {}).items()}
     values = {"the loss": task.loss(jnp.asarray(outputs), batch, hparams), **task.scores(jnp.asarray(outputs), batch)}
-    wrong = [key for key, value in values.items() if value.shape != (len(outputs),)]
-    return f"{wrong[0]}: {values[wrong[0]].shape} for {len(outputs)} examples" if wrong else None
+    for key, value in values.items():
+        if not isinstance(value, Mean):
+            return f"{key}: expected a Mean, found a {type(value).__name__}; Mean(values) makes one"
+        shapes = {part.shape for part in value if part is not None}
+        if shapes != {(len(outputs),)}:
+            return f"{key}: totals and counts of shapes {sorted(shapes)} for {len(outputs)} examples"
+    return None
 
 
 def scores_hold_the_loss_and_the_monitored_metric(name: str) -> str | None:
-    task, outputs, labels = _example(name)
-    scores = task.scores(jnp.asarray(outputs), {"label": jnp.asarray(labels)})
-    gathered = {} if task.gathered is None else task.gathered(outputs, labels)
+    task, outputs, split = _example(name)
+    scores = task.scores(jnp.asarray(outputs), {"label": jnp.asarray(split.labels)})
+    gathered = {} if task.gathered is None else task.gathered(outputs, split)
     if "loss" not in scores:
         return "scores has no 'loss'"
     metrics = {*scores, *gathered}
@@ -58,14 +62,14 @@ def a_step_through_every_kind_of_head_it_takes(name: str) -> str | None:
         if wrong:
             return f"{kind} head: metric {wrong[0]} is no float32 scalar"
         values = jax.eval_shape(make_eval_step(stage.spec), state.params, state.model_state, state.extra, batch)
-        missing = {"loss", "outputs"} - values.keys()
+        missing = {"loss", "collected"} - values.keys()
         if missing:
             return f"{kind} head: an evaluation has no {sorted(missing)[0]}"
     return None
 
 
 PROPERTIES = (
-    losses_and_scores_have_a_value_per_example,
+    losses_and_scores_are_means_with_a_count_per_example,
     scores_hold_the_loss_and_the_monitored_metric,
     limits_are_of_its_own_hparams,
     a_step_through_every_kind_of_head_it_takes,
@@ -73,13 +77,14 @@ PROPERTIES = (
 
 
 def _classes(task: Task) -> int:
-    return 0 if task.label_dtype == "float32" else CLASSES
+    return 0 if task.target == "value" else CLASSES
 
 
-def _example(name: str) -> tuple[Task, np.ndarray, Any]:
-    """(task, outputs of six examples, their labels)."""
+def _example(name: str) -> tuple[Task, np.ndarray, Split]:
+    """(task, outputs of six examples, a split of their labels)."""
     task = TASKS.make(name)
     outputs = np.zeros((6, task.outputs(_classes(task))), np.float32)
     labels = np.asarray([0, 1, 2, 2, 1, 0])
-    labels = labels[:, None] == np.arange(CLASSES) if task.label_dtype == "bool" else labels.astype(task.label_dtype)
-    return task, outputs, labels
+    kinds = {"class": labels.astype(np.int32), "value": labels.astype(np.float32)}
+    labels = kinds.get(task.target, labels[:, None] == np.arange(CLASSES))
+    return task, outputs, Split.whole(label=Array(labels, task.target))

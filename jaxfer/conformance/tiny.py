@@ -97,21 +97,21 @@ def cases(model: str) -> tuple[str, ...]:
 
 def _mask(rng: np.random.Generator, port: Port, n: int) -> jax.Array:
     """Tokens first, then padding; the first text has none."""
-    length = port.preprocessing.max_length
+    length = port.encoding.max_length
     kept = rng.integers(2, length + 1, size=n)
     kept[0] = length
     return jnp.asarray(np.arange(length) < kept[:, None], jnp.int32)
 
 
 def _ids(rng: np.random.Generator, port: Port, n: int, rows: int) -> jax.Array:
-    return jnp.asarray(rng.integers(rows, size=(n, port.preprocessing.max_length)), jnp.int32)
+    return jnp.asarray(rng.integers(rows, size=(n, port.encoding.max_length)), jnp.int32)
 
 
 # {batch field: (generator, port, examples) -> [examples, ...]}
 FIELDS = {
-    "image": lambda rng, port, n: jnp.asarray(rng.normal(size=(n, *port.preprocessing.size)), jnp.float32),
-    "input_ids": lambda rng, port, n: _ids(rng, port, n, port.preprocessing.vocab),
-    "token_type_ids": lambda rng, port, n: _ids(rng, port, n, port.preprocessing.types),
+    "image": lambda rng, port, n: jnp.asarray(rng.normal(size=(n, *port.encoding.size)), jnp.float32),
+    "input_ids": lambda rng, port, n: _ids(rng, port, n, port.encoding.vocab),
+    "token_type_ids": lambda rng, port, n: _ids(rng, port, n, port.encoding.types),
     "attention_mask": _mask,
 }
 

@@ -50,11 +50,15 @@ def backbone(stage: Stage, seed: int = 0) -> tuple[Any, Any]:
 def batches(stage: Stage, steps: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
     """Random training batches of the stage's size."""
     rng, port, size = np.random.default_rng(seed), stage.spec.port, stage.config.batch_size
-    label = example_batch(port, stage.spec.task, size)["label"]
+    shapes = example_batch(port, stage.spec.task, size)
+    targets = {name: shape for name, shape in shapes.items() if name not in port.inputs}
     return [
         {
             **{name: np.asarray(tiny.FIELDS[name](rng, port, size)) for name in port.inputs},
-            "label": rng.integers(0, 2 if label.dtype == bool else CLASSES, label.shape).astype(label.dtype),
+            **{
+                name: rng.integers(0, 2 if shape.dtype == bool else CLASSES, shape.shape).astype(shape.dtype)
+                for name, shape in targets.items()
+            },
         }
         for _ in range(steps)
     ]
@@ -81,4 +85,4 @@ def continue_training(stage: Stage, state: State, where: Placement, feed: list[A
 def outputs(stage: Stage, state: State, batch: dict[str, np.ndarray]) -> np.ndarray:
     """The evaluation step's outputs [batch, width] on one device, wherever the State was trained."""
     program, _ = eval_program(stage.spec, state, batch, placement(ParallelConfig(devices=1)))
-    return np.asarray(program.call(*jax.device_get(eval_arguments(state)), batch)["outputs"])
+    return np.asarray(program.call(*jax.device_get(eval_arguments(state)), batch)["collected"])

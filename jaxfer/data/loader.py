@@ -11,36 +11,97 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import grain
 import numpy as np
 from absl import flags
 
-from jaxfer.data.augment import augmentations, augmented
-from jaxfer.data.encodings.image import fit, normalize
-from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
-from jaxfer.data.encodings.text import Texts, Tokens, tokenize
-from jaxfer.data.order import batch_indices, bucket_of, bucketed_indices, example_rng
+from jaxfer.data.encoding import Draw, Encoding, Reader
+from jaxfer.data.encodings.augment import augmentations
+from jaxfer.data.order import batch_indices, bucket_of, bucketed_indices
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 
 Batch = dict[str, np.ndarray]
+Targets = Callable[[Split, np.ndarray, Batch, Draw | None], Batch]
 
 # A thread makes whole batches, and as many batches as threads wait in memory; Pillow and NumPy release the GIL. One for
 # each core that this process may use: more only take turns, which costs (two on one core: 7 % of the images a second).
 THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Feed:
+    """What batches are made of: a split, how a model reads it, and what its task asks for.
+
+    Attributes:
+      split: the examples.
+      encodings: the model's.
+      targets: the task's: (split, rows, encoded fields, draw) -> {field: [b, ...]}; a module's own function where
+        worker processes make the batches. None: inputs alone.
+    """
+
+    split: Split
+    encodings: tuple[Encoding, ...]
+    targets: Targets | None = None
+
+    def check(self, augment: tuple[str, ...] = ()) -> None:
+        """`InputError` if the split has no column that the model reads, or if nothing of it can be augmented."""
+        augmentations(augment)
+        for encoding in self.encodings:
+            if encoding.column not in self.split.columns:
+                raise InputError(
+                    f"the model reads {encoding.noun}, the data source has {_noun(self.split.input[1].kind)}; choose "
+                    "another of the two"
+                )
+        if augment and not any(encoding.augments for encoding in self.encodings):
+            has = _noun(self.split.input[1].kind)
+            raise InputError(f"data.augment={tuple(augment)} is of images, the data source has {has}; remove it")
+
+    def bind(self) -> Bound:
+        """The feed with every encoding bound to the split."""
+        readers = tuple(encoding.reader(self.split) for encoding in self.encodings)
+        kept = tuple(name for encoding in self.encodings for name in encoding.example(1))
+        buckets = next((encoding.buckets for encoding in self.encodings if encoding.buckets), ())
+        return Bound(self.split, readers, self.targets, kept, buckets)
+
+
+def _noun(kind: str) -> str:
+    return {"image": "images", "text": "texts", "row": "rows of a table"}.get(kind, kind)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Bound:
+    """A feed whose encodings are bound to its split; pickled into the worker processes."""
+
+    split: Split
+    readers: tuple[Reader, ...]
+    targets: Targets | None
+    kept: tuple[str, ...]  # what a model reads; what else a reader gives is for the targets alone
+    buckets: tuple[int, ...]
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        return next((reader.lengths for reader in self.readers if reader.lengths is not None), None)
+
+    def __call__(self, rows: np.ndarray, length: int | None, draw: Draw | None) -> Batch:
+        """The batch of these rows of the split."""
+        fields: Batch = {}
+        for reader in self.readers:
+            fields |= reader(rows, length, draw)
+        targets = {} if self.targets is None else self.targets(self.split, rows, fields, draw)
+        return {**{name: fields[name] for name in self.kept}, **targets}
+
+
 def train_batches(
-    split: Split,
+    feed: Feed,
     *,
     seed: int,
     batch_size: int,
     start: int,
     stop: int,
-    preprocessing: Preprocessing | TextPreprocessing,
     augment: tuple[str, ...] = (),
     workers: int = 0,
     rows: Sequence[int] | None = None,
@@ -48,153 +109,84 @@ def train_batches(
     """The batches of steps `start` to `stop - 1`; a run resumes by its next `start`.
 
     Args:
-      split: the training examples.
+      feed: of the training examples.
       seed: seeds the order and the augmentation.
       batch_size: over all processes.
       start: first step.
       stop: one after the last step.
-      preprocessing: the model's; augmentation runs after its resize and before its normalisation. A leading `crop`
-        replaces the resize.
-      augment: names in `AUGMENTATIONS`; for images.
+      augment: names in `AUGMENTATIONS`, applied to pixels after the resize; a leading `crop` replaces the resize.
       workers: processes; 0 for threads. A script that sets it needs the `if __name__ == "__main__"` guard of `spawn`.
       rows: the b positions in a batch that this process reads, in their order; None: all of them.
 
     Yields:
-      {"image": float32 [b, h, w, c], "label": int32 or float32 [b], or bool [b, classes]}. Texts have, instead
-      of the image, `TEXT_INPUTS`, each int32 [b, length], where the length is one of the model's buckets.
+      The encodings' fields and the task's targets, [b, ...] each. Of examples with lengths all are padded to one of the
+      model's buckets.
 
     Raises:
       InputError: a bad argument at once; an unreadable image when its batch is due.
     """
-    if not len(split):
+    if not len(feed.split):
         raise InputError("expected training examples, found none; check the data's train split")
-    check_kind(split, preprocessing, augment)
-    rows = _rows(batch_size, rows)
-    if isinstance(preprocessing, TextPreprocessing):
-        tokens = tokenize(split, preprocessing)
-        batch = _TrainTextBatch(tokens, split.labels, preprocessing.buckets, batch_size, rows, seed)
-    else:
-        batch = _TrainBatch(split, preprocessing, batch_size, rows, seed, tuple(augment))
-    return _iterate(batch, start, stop, workers)
+    feed.check(augment)
+    return _iterate(_TrainBatch(feed.bind(), batch_size, _rows(batch_size, rows), seed, augment), start, stop, workers)
 
 
-def eval_batches(
-    split: Split,
-    *,
-    batch_size: int,
-    preprocessing: Preprocessing | TextPreprocessing,
-    rows: Sequence[int] | None = None,
-) -> Iterator[Batch]:
+def eval_batches(feed: Feed, *, batch_size: int, rows: Sequence[int] | None = None) -> Iterator[Batch]:
     """The split once, in order, in batches of one static size: the last is padded with copies of the first example.
 
     Yields:
-      {"image": float32 [b, h, w, c], "label": [b, ...], "mask": float32 [b], 1 for an example and 0 for padding}.
-      Texts have, instead of the image, `TEXT_INPUTS`, padded to the smallest bucket that holds the batch's longest.
+      As `train_batches`, and "mask", float32 [b]: 1 for an example and 0 for padding. Examples with lengths are padded
+      to the smallest bucket that holds the batch's longest.
     """
-    check_kind(split, preprocessing)
-    rows = _rows(batch_size, rows)
-    if isinstance(preprocessing, TextPreprocessing):
-        batch = _EvalTextBatch(tokenize(split, preprocessing), split.labels, preprocessing.buckets, batch_size, rows)
-    else:
-        batch = _EvalBatch(split, preprocessing, batch_size, rows)
-    return _iterate(batch, 0, -(-len(split) // batch_size), 0)
-
-
-def check_kind(split: Split, preprocessing: Preprocessing | TextPreprocessing, augment: tuple[str, ...] = ()) -> None:
-    """`InputError` if an image model is given texts or the reverse, or if texts are to be augmented."""
-    augmentations(augment)
-    wants, has = isinstance(preprocessing, TextPreprocessing), isinstance(split.origin()[0], Texts)
-    kinds = {False: "images", True: "texts"}
-    if wants != has:
-        raise InputError(f"the model reads {kinds[wants]}, the data source has {kinds[has]}; choose another of the two")
-    if wants and augment:
-        raise InputError(f"data.augment={tuple(augment)} is of images, the data source has texts; remove it")
+    feed.check()
+    batch = _EvalBatch(feed.bind(), batch_size, _rows(batch_size, rows))
+    return _iterate(batch, 0, -(-len(feed.split) // batch_size), 0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _TrainBatch(grain.transforms.Map):
     """Step -> batch; pickled into the worker processes."""
 
-    split: Split
-    preprocessing: Preprocessing
+    feed: Bound
     batch_size: int
     rows: np.ndarray
     seed: int
     augment: tuple[str, ...]
 
     def map(self, step: int) -> Batch:
-        step = int(step)
-        chosen = batch_indices(self.seed, step, size=len(self.split), batch_size=self.batch_size)
-        images = np.empty((len(self.rows), *self.preprocessing.size), np.float32)
-        for place, position in zip(images, map(int, self.rows), strict=True):  # each while it is still in the cache
-            normalize(self._image(step, position, int(chosen[position])), self.preprocessing, out=place)
-        return {"image": images, "label": self.split.labels[chosen[self.rows]]}
-
-    def _image(self, step: int, position: int, row: int) -> np.ndarray:
-        if not self.augment:
-            return fit(self.split.fetch(row), self.preprocessing)
-        rng = example_rng(self.seed, step, position)
-        return augmented(self.split.picture(row), self.augment, rng, self.preprocessing)
+        step, lengths, length = int(step), self.feed.lengths, None
+        if lengths is None:
+            chosen = batch_indices(self.seed, step, size=len(self.feed.split), batch_size=self.batch_size)
+        else:
+            buckets = self.feed.buckets
+            chosen, length = bucketed_indices(
+                self.seed, step, lengths=lengths, buckets=buckets, batch_size=self.batch_size
+            )
+        return self.feed(chosen[self.rows], length, Draw(self.seed, step, self.rows, self.augment))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _EvalBatch(grain.transforms.Map):
     """Batch number -> batch."""
 
-    split: Split
-    preprocessing: Preprocessing
+    feed: Bound
     batch_size: int
     rows: np.ndarray
 
     def map(self, number: int) -> Batch:
-        chosen = int(number) * self.batch_size + self.rows
-        real = chosen < len(self.split)
-        chosen = np.where(real, chosen, 0)
-        images = [fit(self.split.fetch(int(row)), self.preprocessing) for row in chosen[real]]
+        begin, size, lengths = int(number) * self.batch_size, len(self.feed.split), self.feed.lengths
+        length = None
+        if lengths is not None:  # the bucket of the whole batch, so that every host pads to the same length
+            together = begin + np.arange(self.batch_size)
+            length = bucket_of(lengths[np.where(together < size, together, 0)], self.feed.buckets)
+        chosen = begin + self.rows
+        real = chosen < size
+        # Padding is one more example, the first, read once.
+        batch = self.feed(np.append(chosen[real], 0) if not real.all() else chosen, length, None)
         if not real.all():
-            images += [fit(self.split.fetch(0), self.preprocessing)] * int((~real).sum())
-        pixels = normalize(np.stack(images), self.preprocessing)
-        return {"image": pixels, "label": self.split.labels[chosen], "mask": real.astype(np.float32)}
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class _TrainTextBatch(grain.transforms.Map):
-    """Step -> batch; pickled into the worker processes."""
-
-    tokens: Tokens
-    labels: np.ndarray
-    buckets: tuple[int, ...]
-    batch_size: int
-    rows: np.ndarray
-    seed: int
-
-    def map(self, step: int) -> Batch:
-        chosen, length = bucketed_indices(
-            self.seed, int(step), lengths=self.tokens.lengths, buckets=self.buckets, batch_size=self.batch_size
-        )
-        chosen = chosen[self.rows]
-        return {**self.tokens.padded(chosen, length), "label": self.labels[chosen]}
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class _EvalTextBatch(grain.transforms.Map):
-    """Batch number -> batch."""
-
-    tokens: Tokens
-    labels: np.ndarray
-    buckets: tuple[int, ...]
-    batch_size: int
-    rows: np.ndarray
-
-    def map(self, number: int) -> Batch:
-        together = int(number) * self.batch_size + np.arange(self.batch_size)
-        together = np.where(together < len(self.labels), together, -1)
-        # The bucket of the whole batch, so that every host pads to the same length.
-        length = bucket_of(self.tokens.lengths[np.maximum(together, 0)], self.buckets)
-        chosen = together[self.rows]
-        real, chosen = chosen >= 0, np.maximum(chosen, 0)
-        inputs = self.tokens.padded(chosen, length)
-        return {**inputs, "label": self.labels[chosen], "mask": real.astype(np.float32)}
+            place = np.minimum(np.arange(len(chosen)), int(real.sum()))
+            batch = {name: values[place] for name, values in batch.items()}
+        return {**batch, "mask": real.astype(np.float32)}
 
 
 def _rows(batch_size: int, rows: Sequence[int] | None) -> np.ndarray:

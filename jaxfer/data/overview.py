@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from rich.cells import cell_len
 
-from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
-from jaxfer.data.encodings.text import Texts, whole_lengths
+from jaxfer.data.encoding import Encoding
 from jaxfer.data.split import Dataset, Split
 
 WIDTH = 80  # columns
@@ -26,7 +25,7 @@ def overview(
     source: str,
     options: Mapping[str, Any],
     data: Dataset,
-    preprocessing: Preprocessing | TextPreprocessing,
+    encodings: Sequence[Encoding],
     *,
     sample: int = 0,
 ) -> str:
@@ -36,7 +35,7 @@ def overview(
       source: name of the data source.
       options: the source's options; `path` or `name` says what it read.
       data: as `prepare` returns it.
-      preprocessing: the model's.
+      encodings: the model's.
       sample: at most so many texts of a split are tokenized to count those that are cut; 0: all.
 
     Returns:
@@ -50,8 +49,7 @@ def overview(
         sealed = ", sealed: config.test=true opens it" if split is data.sealed else ""
         lines += _wrapped(f"{name.ljust(5)}  {origin}{sealed}", "  ")
     notes = [*data.notes, *copies(_splits(data))]
-    if isinstance(preprocessing, TextPreprocessing):
-        notes += cuts(data, preprocessing, sample)
+    notes += (note for encoding in encodings for note in encoding.notes(data, sample))
     lines += (line for note in notes for line in _wrapped(f"note: {note}", "  "))
     # Linux keeps names as bytes: one that isn't UTF-8 can't be printed as it is.
     return "\n".join(lines).encode(errors="backslashreplace").decode()
@@ -59,10 +57,10 @@ def overview(
 
 def copies(splits: Mapping[str, Split]) -> tuple[str, ...]:
     """A line for each pair of splits with examples of the same content: the same bytes, or the same texts."""
-    fetches = {name: split.origin()[0] for name, split in splits.items()}
-    if not all(hasattr(fetch, "key") for fetch in fetches.values()):
+    columns = {name: split.input[1] for name, split in splits.items()}
+    if not all(hasattr(column, "key") for column in columns.values()):
         return ("copies of examples in two splits were not looked for: the data source has no keys",)
-    reads = sum(len(split) * fetches[name].key_bytes for name, split in splits.items())
+    reads = sum(len(split) * columns[name].key_bytes for name, split in splits.items())
     if reads > READ:
         return (f"copies of examples in two splits were not looked for: {reads / 2**30:.1f} GiB to read",)
     keys = {name: _keys(split, None) for name, split in splits.items()}
@@ -77,23 +75,6 @@ def copies(splits: Mapping[str, Split]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def cuts(data: Dataset, preprocessing: TextPreprocessing, sample: int = 0) -> tuple[str, ...]:
-    """A line if texts are longer than the model's `max_length` and so get truncated."""
-    truncated, longest = [], 0
-    for name, split in data.splits.items():
-        rows = np.arange(len(split))
-        if sample and len(split) > sample:
-            rows = np.linspace(0, len(split) - 1, sample).astype(np.int64)
-        lengths = whole_lengths(split.take(rows), preprocessing)
-        if count := int(np.sum(lengths > preprocessing.max_length)):
-            longest = max(longest, int(lengths.max()))
-            truncated.append(f"{count:,} of {len(rows):,}{' sampled' if len(rows) < len(split) else ''} in {name}")
-    if not truncated:
-        return ()
-    limit = f"cut at {preprocessing.max_length} tokens, the longest has {longest:,}; config.model.max_length sets that"
-    return (f"texts are {limit} ({', '.join(truncated)})",)
-
-
 def _splits(data: Dataset) -> dict[str, Split]:
     """The splits in their usual order, including the sealed test split."""
     splits = {**data.splits, **({"test": data.sealed} if data.sealed is not None else {})}
@@ -101,8 +82,10 @@ def _splits(data: Dataset) -> dict[str, Split]:
 
 
 def _kind(data: Dataset) -> str:
-    fetch = data.splits["train"].origin()[0]
-    kind = "images" if not isinstance(fetch, Texts) else "texts" if fetch.second is None else "pairs of texts"
+    column = data.splits["train"].input[1]
+    kind = getattr(column, "noun", {"image": "images", "text": "texts", "row": "rows"}.get(column.kind, column.kind))
+    if data.splits["train"].labels is None:
+        return kind
     if not data.classes:
         return f"{kind}, a number each"
     count = f"{len(data.classes):,} {'class' if len(data.classes) == 1 else 'classes'}"
@@ -112,7 +95,9 @@ def _kind(data: Dataset) -> str:
 def _table(data: Dataset) -> list[str]:
     """A row for each class (for targets: their mean, spread and range) and one for all; a column for each split."""
     splits = _splits(data)
-    if data.classes:
+    if data.splits["train"].labels is None:
+        rows = []
+    elif data.classes:
         columns = {name: _counts(split, data) for name, split in splits.items() if split is not data.sealed}
         order, left = _listed(columns["train"])
         rows = [(_short(data.classes[i]), *(_number(columns, name, i) for name in splits)) for i in order]
@@ -170,13 +155,12 @@ def _short(name: str) -> str:
 
 
 def _keys(split: Split, shared: set[Hashable] | None) -> list[Hashable]:
-    """A key for each example: `fetch.key`; for keys in `shared` also `fetch.exact`, if it has one,
-    for a key that leaves something out."""
-    fetch, rows = split.origin()
-    keys = [fetch.key(int(row)) for row in rows]
-    if shared is None or not hasattr(fetch, "exact"):
+    """A key for each example: the column's `key`; for keys in `shared` also its `exact`, if it has one."""
+    (_, column), rows = split.input, split.rows
+    keys = [column.key(int(row)) for row in rows]
+    if shared is None or not hasattr(column, "exact"):
         return keys
-    return [(key, fetch.exact(int(row))) if key in shared else key for key, row in zip(keys, rows, strict=True)]
+    return [(key, column.exact(int(row))) if key in shared else key for key, row in zip(keys, rows, strict=True)]
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

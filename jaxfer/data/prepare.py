@@ -1,7 +1,7 @@
 """Prepares a Dataset: applies a config's choices of classes, validation and labels as index lists.
 
-Classes, validation and few-label draws only choose rows. The images or texts stay with the source, so runs with
-different seeds and label counts share one source and one feature cache (`Split.origin`).
+Classes, validation and few-label draws only choose rows. The columns stay with the source, so runs with different seeds
+and label counts share one source and one feature cache.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxfer.data.augment import augmentations
+from jaxfer.data.encodings.augment import augmentations
 from jaxfer.data.order import Stream, draw
-from jaxfer.data.split import Dataset, Split
+from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import SOURCES
 
@@ -88,7 +88,7 @@ def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool)
             raise InputError(f"{who} has {count} training examples besides validation, expected {wanted}")
         drawn = f"drawn from {len(train):,}: data.labels_per_class={config.labels_per_class}, seed {seed}"
         provenance["train"] = "; ".join(filter(None, (provenance.get("train"), drawn)))
-        train = train.take(draw(train.labels, seed=seed, stream=Stream.LABELS, per_class=config.labels_per_class)[0])
+        train = train.take(draw(_strata(train), seed=seed, stream=Stream.LABELS, per_class=config.labels_per_class)[0])
     splits["train"] = train
     splits = {name: _relabel(split, dataset, names) for name, split in splits.items()}
     return dataclasses.replace(dataset, classes=names, splits=splits, notes=notes, provenance=provenance, sealed=sealed)
@@ -102,7 +102,7 @@ def _check_config(config: DataConfig, dataset: Dataset) -> None:
     if not config.val_per_class and not 0 < config.val_fraction < 1:
         raise InputError(f"expected data.val_fraction between 0 and 1, found {config.val_fraction}; 0.1 is the default")
     for name in ("classes", "labels_per_class", "val_per_class"):
-        if getattr(config, name) and not dataset.classes:
+        if getattr(config, name) and (not dataset.classes or dataset.splits["train"].labels is None):
             raise InputError(f"data.{name}={getattr(config, name)} needs classes, this data has none; remove it")
         if getattr(config, name) and name != "classes" and dataset.multilabel:
             raise InputError(f"data.{name}={getattr(config, name)} needs one class an example, not a set; remove it")
@@ -126,7 +126,7 @@ def _keep(dataset: Dataset, name: str, names: tuple[str, ...]) -> Split:
     split, top = dataset.splits[name], len(dataset.classes) - 1
     if dataset.multilabel:  # an example with none of the chosen classes is a negative for each
         return split
-    if dataset.classes:
+    if dataset.classes and split.labels is not None:
         wrong = split.labels[(split.labels < 0) | (split.labels > top)]
         if len(wrong):
             raise InputError(f"expected labels 0..{top} in split {name!r}, found {wrong[0]}; correct the source")
@@ -144,16 +144,16 @@ def _of_classes(split: Split, dataset: Dataset, names: tuple[str, ...]) -> Split
 
 
 def _blanked(dataset: Dataset, names: tuple[str, ...]) -> Split:
-    """The test split with blank labels, chosen classes only, so that nothing can be selected on it."""
+    """The inputs of the test split, chosen classes only, so that nothing can be selected on it."""
     test = dataset.splits["test"] if dataset.multilabel else _of_classes(dataset.splits["test"], dataset, names)
-    return dataclasses.replace(test, labels=np.zeros(len(test), bool))
+    return test.sealed()
 
 
 def _take_val(train: Split, config: DataConfig, dataset: Dataset, names: tuple[str, ...]) -> tuple[Split, Split]:
     """(val, the rest of train); uses seed 0, so that every run of a study validates on the same examples."""
     option = "val_per_class" if config.val_per_class else "val_fraction"
     share = {"per_class": config.val_per_class, "fraction": config.val_fraction}
-    drawn, rest = draw(train.labels, seed=0, stream=Stream.VAL, **share)
+    drawn, rest = draw(_strata(train), seed=0, stream=Stream.VAL, **share)
     before, after = _counts(train, dataset, names), _counts(train.take(rest), dataset, names)
     for who, count in after.items():
         if not count:
@@ -163,19 +163,25 @@ def _take_val(train: Split, config: DataConfig, dataset: Dataset, names: tuple[s
 
 
 def _relabel(split: Split, dataset: Dataset, names: tuple[str, ...]) -> Split:
-    if not names:
+    if not names or split.labels is None:
         return split
+    places = [dataset.classes.index(name) for name in names]
+    label = split.columns["label"]
     if dataset.multilabel:
-        columns = [dataset.classes.index(name) for name in names]
-        return dataclasses.replace(split, labels=split.labels[:, columns])
+        return split.with_column("label", Array(label.values[:, places], label.kind))
     table = np.full(len(dataset.classes), -1, np.int32)
-    table[[dataset.classes.index(name) for name in names]] = np.arange(len(names))
-    return dataclasses.replace(split, labels=table[split.labels])
+    table[places] = np.arange(len(names))
+    return split.with_column("label", Array(table[label.values], label.kind))
 
 
 def _counts(split: Split, dataset: Dataset, names: tuple[str, ...]) -> dict[str, int]:
     """{name of a stratum, for errors: number of examples}."""
-    if dataset.multilabel:
+    if dataset.multilabel or split.labels is None:
         return {"the data": len(split)}
     counts = {f"class {name!r}": int(np.sum(split.labels == dataset.classes.index(name))) for name in names}
     return counts or {"the data": len(split)}
+
+
+def _strata(split: Split) -> np.ndarray:
+    """What `draw` draws equal shares of; data without labels are one stratum, as real targets are."""
+    return np.zeros(len(split), np.float32) if split.labels is None else split.labels

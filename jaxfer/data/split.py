@@ -1,81 +1,133 @@
-"""Splits with random access; a subset is a list of rows, and shares its source."""
+"""Splits: named columns with random access, and the rows in use. A subset is other rows of the same columns."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-Fetch = Callable[[int], Any]
+from jaxfer.data.lookup import fingerprint
+
+# Kinds of what a model reads; the other kinds are targets, which the sealed test split does not have.
+INPUTS = ("image", "text", "audio", "series", "row", "features")
+# Kinds of targets that hold one array: class indices int32 [n], sets of classes bool [n, classes], float32 values [n].
+LABELS = ("class", "classes", "value")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Split:
-    """Examples with random access, decoded when asked for.
+class Column(Protocol):
+    """One field of every example, decoded when it is asked for; picklable, because loader processes get a copy.
+
+    Optional: `key(row)`, equal for equal examples, and `key_bytes`, what that reads, so that copies in two splits are
+    found (`exact(row)` where `key` leaves something out); `picture(row)`, an opened image that is not yet decoded.
 
     Attributes:
-      labels: [n] int32 class indices, or float32 targets for regression; [n, classes] bool where an example has a set
-        of labels.
-      fetch: row -> image, uint8 [h, w, c], or text, a str or a pair; picklable, because loader processes get a copy.
-        With `key` (row -> equal for equal examples) and `key_bytes` (what that reads) copies in two splits are found.
+      kind: one of `INPUTS`, `LABELS`, or another kind of target that some task reads: `mask`, `tags`, `spans`, ...
+      sha256: sha256 (hex) of the content; token tables and feature caches are kept under it.
     """
 
-    labels: np.ndarray
-    fetch: Fetch
+    kind: str
+
+    @property
+    def sha256(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Any: ...
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Array:
+    """A column in memory.
+
+    Attributes:
+      values: [n, ...]; uint8 [n, h, w, c] where they are images.
+      kind: as in `Column`.
+    """
+
+    values: np.ndarray
+    kind: str
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.values)
 
-    def take(self, rows: np.ndarray) -> Split:
-        """The split of these rows, in this order."""
-        fetch, origin = self.origin()
-        return Split(labels=self.labels[rows], fetch=Subset(fetch, origin[rows]))
+    def __getitem__(self, row: int) -> Any:
+        return self.values[row]
 
-    def picture(self, row: int) -> Any:
-        """An opened image where the source decodes files (`fetch.picture`); else the fetched example."""
-        inside = isinstance(self.fetch, Subset)
-        fetch, row = (self.fetch.fetch, int(self.fetch.rows[row])) if inside else (self.fetch, row)
-        return fetch.picture(row) if hasattr(fetch, "picture") else fetch(row)
-
-    def origin(self) -> tuple[Fetch, np.ndarray]:
-        """The source's fetch and, for each row of this split, its source row (int64 [n]): a feature cache's key."""
-        if isinstance(self.fetch, Subset):
-            return self.fetch.fetch, self.fetch.rows
-        return self.fetch, np.arange(len(self))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Subset:
-    """Fetches chosen rows of a source."""
-
-    fetch: Fetch
-    rows: np.ndarray
-
-    def __call__(self, row: int) -> Any:
-        return self.fetch(int(self.rows[row]))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class InMemory:
-    """Fetches from uint8 images [n, h, w, c]."""
-
-    images: np.ndarray
-
-    def __call__(self, row: int) -> np.ndarray:
-        return self.images[row]
+    @functools.cached_property
+    def sha256(self) -> str:
+        """sha256 (hex) of the values with their type and shape."""
+        return fingerprint([self.kind, self.values])
 
     @property
     def key_bytes(self) -> int:
         """Bytes read to compute a key."""
-        return self.images[:1].nbytes
+        return self.values[:1].nbytes
 
     def key(self, row: int) -> Hashable:
-        """A key that is equal for images of the same content."""
-        return self.images.shape[1:], hashlib.blake2b(self.images[row].tobytes(), digest_size=16).digest()
+        """A key that is equal for examples of the same content."""
+        return self.values.shape[1:], hashlib.blake2b(self.values[row].tobytes(), digest_size=16).digest()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Split:
+    """Rows of columns.
+
+    Attributes:
+      columns: {name: column}; all have the same length. Inputs are named by their kind, the usual target `label`.
+      rows: int64 [n], which rows of every column are in use, in this order.
+    """
+
+    columns: Mapping[str, Column]
+    rows: np.ndarray
+
+    @classmethod
+    def whole(cls, **columns: Column) -> Split:
+        """Every row of these columns."""
+        (count, *others) = {len(column) for column in columns.values()}
+        if others:
+            sizes = {name: len(column) for name, column in columns.items()}
+            raise ValueError(f"expected columns of one length, found {sizes}")
+        return cls(columns=columns, rows=np.arange(count))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: np.ndarray) -> Split:
+        """The split of these rows, in this order."""
+        return Split(columns=self.columns, rows=self.rows[rows])
+
+    def example(self, name: str, row: int) -> Any:
+        """One field of one example, decoded."""
+        return self.columns[name][int(self.rows[row])]
+
+    def with_column(self, name: str, column: Column) -> Split:
+        """The same rows with this column added or in place of another."""
+        return dataclasses.replace(self, columns={**self.columns, name: column})
+
+    def sealed(self) -> Split:
+        """The inputs alone."""
+        inputs = {name: column for name, column in self.columns.items() if column.kind in INPUTS}
+        return dataclasses.replace(self, columns=inputs)
+
+    @property
+    def input(self) -> tuple[str, Column]:
+        """(name, column) of the first input."""
+        return next((name, column) for name, column in self.columns.items() if column.kind in INPUTS)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        """The column `label` of a kind in `LABELS`, [n] or [n, classes]; None if there is none."""
+        column = self.columns.get("label")
+        return None if column is None or column.kind not in LABELS else column.values[self.rows]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"columns": self.columns, "rows": self.rows}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,11 +137,11 @@ class Dataset:
     Attributes:
       splits: `train` always; `val` and `test` where there are such.
       classes: names in label order; `()` for regression.
-      fingerprint: sha256 (hex) of the source's content, kept by `prepare`: `Split.origin` says which rows are in use.
+      fingerprint: sha256 (hex) of the source's content, kept by `prepare`: `Split.rows` says which rows are in use.
       notes: messages for the user about the files, such as rows left out, a line each.
       provenance: {split: its origin in a few words}.
-      sealed: the test split where it isn't opened, its labels blanked: its examples are counted, and compared with the
-        others' for copies.
+      sealed: the inputs of the test split where it isn't opened: they are counted, and compared with the others' for
+        copies.
       listed: the folder whose subfolders are data, so that no run may write into it; None for other data.
     """
 
@@ -104,4 +156,5 @@ class Dataset:
     @property
     def multilabel(self) -> bool:
         """Whether an example has a set of labels, not one."""
-        return self.splits["train"].labels.ndim == 2
+        label = self.splits["train"].columns.get("label")
+        return label is not None and label.kind == "classes"

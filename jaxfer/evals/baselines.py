@@ -1,11 +1,11 @@
 """Simple baselines from pixels or words, which a transferred model has to beat.
 
-`features` prepares a split, `baselines` lists a task's models, and `score` computes the task's own metrics.
+An encoding's `flat` prepares a split, `baselines` lists a task's models, `jaxfer.task.score` computes its metrics.
 None of them reads a split that is not passed to it:
 
     for baseline in baselines("classification", len(data.classes)):
-        predict = baseline.fit(features(train, preprocessing), train.labels, baseline.settings[0])
-        metrics = score(task, predict(features(val, preprocessing)), val.labels)
+        predict = baseline.fit(encoding.flat(train), train.labels, baseline.settings[0])
+        metrics = score(task, predict(encoding.flat(val)), val)
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.exceptions import ConvergenceWarning
@@ -25,22 +23,13 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
-from jaxfer.data.loader import eval_batches
-from jaxfer.data.split import Split
 from jaxfer.errors import InputError, nearest
-from jaxfer.task import Task
-
-# A 32 x 32 RGB image. Beyond it a linear model of pixels gains little and costs memory and minutes.
-MAX_FEATURES = 32 * 32 * 3
-MAX_SIDE = 32
 
 PIXELS, WORDS = "pixels", "TF-IDF"
 # A TF-IDF row has length 1, a standardised one the square root of its width, so they need different strengths.
 C = {PIXELS: (1.0, 0.001, 0.01, 0.1, 10.0), WORDS: (10.0, 100.0, 1.0, 1000.0, 0.1)}
 ALPHA = {PIXELS: (1.0, 0.1, 10.0, 100.0, 1000.0), WORDS: (1.0, 0.1, 10.0, 0.01, 100.0)}
 TOKEN = r"\w+|[^\w\s]+"  # a word or a run of punctuation: every text that is not blank has one
-SEPARATOR = " ||| "  # between the texts of a pair; a token, so that no bigram reaches from one into the other
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -52,9 +41,9 @@ class Baseline:
     Attributes:
       name: its name in sentences (`logistic regression on pixels`).
       settings: the strengths worth trying, the default first; a single 0 where there is nothing to tune.
-      fit: (x as `features` gives it, labels [n] or [n, classes] bool, setting) -> predict: x of m examples -> outputs
-        [m, width] float32: scores of each class (their softmax is the predicted distribution), log odds of each label,
-        or the predicted target. Deterministic.
+      fit: (x as an encoding's `flat` gives it, labels [n] or [n, classes] bool, setting) -> predict: x of m examples ->
+        outputs [m, width] float32: scores of each class (their softmax is the predicted distribution), log odds of each
+        label, or the predicted target. Deterministic.
     """
 
     name: str
@@ -87,39 +76,6 @@ def baselines(task: str, classes: int, *, text: bool = False) -> tuple[Baseline,
     if task not in _BASELINES:
         raise InputError(f"no simple baseline for task {task!r}{nearest(task, _BASELINES)}")
     return _BASELINES[task](classes, WORDS if text else PIXELS)
-
-
-def features(split: Split, preprocessing: Preprocessing | TextPreprocessing) -> np.ndarray:
-    """Every example's input as a baseline takes it: `pixels`, or whole texts (pairs joined), objects [n] of str."""
-    if isinstance(preprocessing, TextPreprocessing):
-        examples = (split.fetch(row) for row in range(len(split)))
-        return np.array([text if isinstance(text, str) else SEPARATOR.join(text) for text in examples], object)
-    return pixels(split, preprocessing)
-
-
-def pixels(split: Split, preprocessing: Preprocessing) -> np.ndarray:
-    """Every example's input as the model gets it, flat: float32 [n, features].
-
-    Inputs of more than 3,072 values (32 x 32 RGB) are averaged down first, to at most 32 x 32 pixels by area: so a
-    baseline for large images is one of their thumbnails.
-    """
-    height, width, channels = preprocessing.size
-    shrink = height * width * channels > MAX_FEATURES
-    to = (min(height, MAX_SIDE), min(width, MAX_SIDE)) if shrink else (height, width)
-    rows, begin = np.empty((len(split), to[0] * to[1] * channels), np.float32), 0
-    for batch in eval_batches(split, batch_size=min(32, len(split)), preprocessing=preprocessing):
-        images = batch["image"][batch["mask"].astype(bool)]
-        rows[begin : begin + len(images)] = (_averaged(images, to) if shrink else images).reshape(len(images), -1)
-        begin += len(images)
-    return rows
-
-
-def score(task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """{metric: value} of outputs [n, width] float32 on labels, as `evaluate_split` scores a model's."""
-    outputs, labels = np.asarray(outputs, np.float32), np.asarray(labels, task.label_dtype)
-    values = jax.device_get(task.scores(jnp.asarray(outputs), {"label": jnp.asarray(labels)}))
-    metrics = {name: float(value.astype(np.float64).mean()) for name, value in values.items()}
-    return metrics | (task.gathered(outputs, labels) if task.gathered is not None else {})
 
 
 def _classification(classes: int, inputs: str) -> tuple[Baseline, ...]:
@@ -220,16 +176,3 @@ def _logistic(rows: Any, labels: np.ndarray, strength: float) -> Callable[[Any],
 def _threads(rows: Any) -> threadpool_limits:
     """Limits BLAS threads for sparse rows, which leave it only small products: more made it 40 times slower."""
     return threadpool_limits(1 if issparse(rows) else None)
-
-
-def _averaged(images: np.ndarray, to: tuple[int, int]) -> np.ndarray:
-    """[n, h, w, c] -> [n, *to, c]: each new pixel is the mean over its area, fractions of old pixels included."""
-    rows, columns = (_area_weights(old, new) for old, new in zip(images.shape[1:3], to, strict=True))
-    return np.einsum("ih,nhwc,jw->nijc", rows, images, columns, optimize=True).astype(np.float32)
-
-
-def _area_weights(old: int, new: int) -> np.ndarray:
-    """[new, old]: which share of each new pixel along one side lies on each old one."""
-    edges, begin = np.arange(new + 1) * (old / new), np.arange(old)
-    overlap = np.minimum(edges[1:, None], begin + 1) - np.maximum(edges[:-1, None], begin)
-    return overlap.clip(0) * (new / old)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from jaxfer.data.encodings.spec import TextPreprocessing
 from jaxfer.pretrained.foreign import is_foreign
 from jaxfer.pretrained.hub import SENTENCE
 from jaxfer.runs.finished import FinishedRun
@@ -66,8 +65,8 @@ def card(finished: FinishedRun, format: str) -> str:
 
 def _longest(finished: FinishedRun) -> dict[str, str]:
     """The longest input that a text model was trained on; {} for other models."""
-    spec = finished.stage.spec.port.preprocessing
-    return {"Longest input": f"{spec.max_length} tokens"} if isinstance(spec, TextPreprocessing) else {}
+    facts = finished.stage.spec.port.encoding.facts()
+    return {"Longest input": f"{facts['max_length']} tokens"} if "max_length" in facts else {}
 
 
 def _commit(finished: FinishedRun) -> str | None:

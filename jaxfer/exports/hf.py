@@ -10,7 +10,6 @@ import numpy as np
 from etils import epath
 
 from jaxfer import files
-from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
 from jaxfer.errors import InputError, nearest
 from jaxfer.exports import card, peft, sentence, staging, tensors
 from jaxfer.models.port import Port
@@ -84,14 +83,14 @@ def _write_model(finished: FinishedRun, layout: Layout, folder: epath.Path) -> N
 
 def _marker(finished: FinishedRun, format: str) -> dict[str, Any]:
     """jaxfer.json, which marks a folder as an export and stores what some formats cannot express."""
-    task, spec = finished.experiment.task.name, finished.stage.spec.port.preprocessing
+    task, encoding = finished.experiment.task.name, finished.stage.spec.port.encoding
     return {
         "format": format,
         "run": str(finished.folder),
         "task": task,
         "problem_type": PROBLEMS.get(task),
         "labels": list(finished.classes),
-        **({"max_length": spec.max_length} if isinstance(spec, TextPreprocessing) else {}),
+        **encoding.facts(),
         "lineage": finished.result["lineage"],
         "versions": finished.result["versions"],
     }
@@ -104,7 +103,7 @@ def _check_meaning(finished: FinishedRun, layout: Layout, format: str, folder: e
     free = {name: options[name] for name in FREE if name in options}
     trained = finished.stage.spec.port
     exported = MODELS.make(family, outputs=trained.outputs, **{**exported_options, **free})
-    facts = [{**vars(port.module), **vars(port.preprocessing), **_per_channel(port)} for port in (trained, exported)]
+    facts = [{**vars(port.module), **vars(port.encoding), **_per_channel(port)} for port in (trained, exported)]
     skip = ("parent", "name", "scope", "tokenizer", "tokenizer_sha256")
     lost = [f"{k}={v!r}" for k, v in facts[0].items() if k not in skip and not k.startswith("_") and facts[1][k] != v]
     if lost:
@@ -113,8 +112,8 @@ def _check_meaning(finished: FinishedRun, layout: Layout, format: str, folder: e
 
 def _per_channel(port: Port) -> dict[str, Any]:
     """The image's statistics with one value per channel."""
-    spec = port.preprocessing
-    if not isinstance(spec, Preprocessing):
+    spec = port.encoding
+    if not hasattr(spec, "mean"):
         return {}
     return {name: np.broadcast_to(getattr(spec, name), spec.size[2]).tolist() for name in ("mean", "std")}
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxfer.data.encodings.image import decode, fit
-from jaxfer.data.encodings.spec import Preprocessing
+from jaxfer.data.encoding import Encoding
+from jaxfer.data.encodings.image import ImageEncoding, fit
+from jaxfer.data.encodings.pixels import decode
 from jaxfer.data.encodings.text import texts
-from jaxfer.data.split import Fetch
+from jaxfer.data.split import Column
 from jaxfer.errors import InputError
 
 TABLES = (".csv", ".jsonl")  # their lines are not texts; lines of a .tsv may be pairs
@@ -29,12 +30,12 @@ class Inputs:
     Attributes:
       names: the name of each input in its answer.
       errors: {position: why the input can't be read}.
-      fetch: fetches the readable inputs, in order.
+      column: the readable inputs, in order.
     """
 
     names: tuple[str, ...]
     errors: Mapping[int, str]
-    fetch: Fetch
+    column: Column
 
 
 def listed(inputs: Any) -> list[Any]:
@@ -51,7 +52,28 @@ def listed(inputs: Any) -> list[Any]:
     raise InputError(f"inputs: expected a file, a text, an image or a list of them, found {_shown(inputs)}")
 
 
-def images(inputs: Sequence[Any], preprocessing: Preprocessing) -> Inputs:
+def collected(inputs: Any, encoding: Encoding, *, text: bool = False) -> Inputs:
+    """What `predict` was given, as the model's encoding reads it.
+
+    Args:
+      inputs: one or a list of them.
+      encoding: the model's.
+      text: whether the inputs are the texts themselves, not files of them.
+
+    Raises:
+      InputError: inputs of the wrong kind, or a model that reads neither images nor texts.
+    """
+    inputs = listed(inputs)
+    if encoding.column == "text":
+        return phrases(inputs) if text else text_files(inputs)
+    if text:
+        raise InputError(f"--text: the model reads {encoding.noun}; give files of them")
+    if encoding.column == "image":
+        return images(inputs, encoding)
+    raise InputError(f"predict reads images and texts, the model {encoding.noun}; `jaxfer eval` scores it on its data")
+
+
+def images(inputs: Sequence[Any], encoding: ImageEncoding) -> Inputs:
     """Checks and collects image files, uint8 arrays [h, w, channels] or [h, w], and Pillow images.
 
     Raises:
@@ -63,20 +85,24 @@ def images(inputs: Sequence[Any], preprocessing: Preprocessing) -> Inputs:
         source = item if file else _pixels(item, i)
         names.append(_printable(item) if file else f"input {i}")
         try:
-            fit(_decoded(source), preprocessing)
+            fit(_decoded(source), encoding)
             sources.append(source)
         except InputError as error:
             errors[i] = str(error)
-    return Inputs(names=tuple(names), errors=errors, fetch=Decoded(tuple(sources)))
+    return Inputs(names=tuple(names), errors=errors, column=Decoded(tuple(sources)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Decoded:
-    """Fetches an array, or decodes a file."""
+    """A column of arrays and of files to decode."""
 
     sources: tuple[Any, ...]
+    kind = "image"
 
-    def __call__(self, row: int) -> np.ndarray:
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, row: int) -> np.ndarray:
         return _decoded(self.sources[row])
 
 
@@ -138,7 +164,7 @@ def _phrases(names: Sequence[str], errors: Mapping[int, str]) -> Inputs:
     if counts - {1, 2} or len(counts) > 1:
         raise InputError("expected a text a line, or in every line two parted by a tab; found both or more")
     columns = [tuple(column) for column in zip(*parts, strict=True)] or [()]
-    return Inputs(names=tuple(names), errors=errors, fetch=texts(*columns))
+    return Inputs(names=tuple(names), errors=errors, column=texts(*columns))
 
 
 def _decoded(source: Any) -> np.ndarray:

@@ -11,16 +11,15 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.config.fields import AUTO
-from jaxfer.data.encodings.spec import TextPreprocessing
-from jaxfer.data.loader import eval_batches
+from jaxfer.data.loader import Feed, eval_batches
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 from jaxfer.exports.hf import label_names
-from jaxfer.exports.inputs import Inputs, images, listed, phrases, text_files
+from jaxfer.exports.inputs import Inputs, collected
 from jaxfer.models.port import Port
 from jaxfer.pretrained import foreign
 from jaxfer.pretrained.heads import guessed_task, head_width, loaded, whole_length
-from jaxfer.registry import MODELS
+from jaxfer.registry import MODELS, TASKS
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.folder import holds_run
 
@@ -128,13 +127,8 @@ def predict(
     """
     if batch_size < 1:
         raise InputError(f"batch_size: expected at least 1, found {batch_size}")
-    inputs, model = listed(inputs), source if isinstance(source, Model) else load_model(source)
-    reads_text = isinstance(model.port.preprocessing, TextPreprocessing)
-    if text and not reads_text:
-        raise InputError("--text: the model reads images; give image files")
-    if not reads_text:
-        return answers(model, images(inputs, model.port.preprocessing), batch_size)[0]
-    return answers(model, phrases(inputs) if text else text_files(inputs), batch_size)[0]
+    model = source if isinstance(source, Model) else load_model(source)
+    return answers(model, collected(inputs, model.port.encoding, text=text), batch_size)[0]
 
 
 def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Prediction], np.ndarray]:
@@ -143,7 +137,7 @@ def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Predict
     predictions = {i: Prediction(input=inputs.names[i], error=error) for i, error in inputs.errors.items()}
     outputs = np.zeros((0, len(model.labels)), np.float32)
     if good:
-        split = Split(labels=np.zeros(len(good), np.int32), fetch=inputs.fetch)
+        split = Split.whole(**{model.port.encoding.column: inputs.column})
         outputs = _outputs(model, split, min(batch_size, len(good)))
         predictions |= {i: _answer(model, inputs.names[i], row) for i, row in zip(good, outputs, strict=True)}
     return [predictions[i] for i in range(len(inputs.names))], outputs
@@ -153,9 +147,9 @@ def _outputs(model: Model, split: Split, batch_size: int) -> np.ndarray:
     """[inputs, outputs] float32."""
     apply = jax.jit(lambda params, state, batch: model.port.apply(params, state, batch)[0])
     rows = []
-    for batch in eval_batches(split, batch_size=batch_size, preprocessing=model.port.preprocessing):
-        inputs = {name: batch[name] for name in model.port.inputs}
-        rows.append(np.asarray(apply(model.params, model.model_state, inputs))[batch["mask"].astype(bool)])
+    for batch in eval_batches(Feed(split=split, encodings=model.port.encodings), batch_size=batch_size):
+        mask = batch.pop("mask").astype(bool)
+        rows.append(np.asarray(apply(model.params, model.model_state, batch))[mask])
     return np.concatenate(rows).astype(np.float32)
 
 
@@ -164,15 +158,5 @@ def _answer(model: Model, name: str, row: np.ndarray) -> Prediction:
         values = ", ".join(f"{value:g}" for value in row[:4])
         fix = "check the input, or give a checkpoint that computes finite ones"
         return Prediction(input=name, error=f"expected finite outputs for {name!r}, found {values}; {fix}")
-    if model.task == "regression":
-        return Prediction(input=name, value=float(row[0]))
-    row = row.astype(np.float64)
-    if model.task == "multilabel":
-        chances = 1 / (1 + np.exp(-row))
-        chosen = tuple(label for label, chance in zip(model.labels, chances, strict=True) if chance >= 0.5)
-    else:
-        chances = np.exp(row - row.max())
-        chances /= chances.sum()
-        chosen = (model.labels[int(row.argmax())],)
-    order = np.argsort(-chances, kind="stable")
-    return Prediction(input=name, labels=chosen, probabilities={model.labels[i]: float(chances[i]) for i in order})
+    answer = TASKS.make(model.task).answer(row, model.labels)
+    return Prediction(input=name, **answer._asdict())

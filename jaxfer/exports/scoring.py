@@ -11,8 +11,8 @@ import numpy as np
 from etils import epath
 
 from jaxfer import config, files
-from jaxfer.data.encodings.spec import TextPreprocessing
-from jaxfer.data.split import Dataset
+from jaxfer.data.encodings.text import Texts
+from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 from jaxfer.exports.inputs import Inputs, images
 from jaxfer.exports.predict import Model, Prediction, answers, load_model
@@ -20,6 +20,7 @@ from jaxfer.pretrained import foreign
 from jaxfer.registry import SOURCES, TASKS
 from jaxfer.runs import seal
 from jaxfer.runs.folder import holds_run
+from jaxfer.task import score as task_score
 
 # The kind of labels for each task: `data.target` of the source `table`.
 TARGETS = {"classification": "class", "multilabel": "labels", "regression": "value"}
@@ -72,7 +73,7 @@ def score(
     data = _table(model, file, overrides)
     split = data.splits["train"]  # a single file is entirely `train`
     labels, notes = _labels(model, data, file)
-    predicted, outputs = answers(model, _inputs(model, split.fetch, Path(file).parent), batch_size)
+    predicted, outputs = answers(model, _inputs(model, split.columns["text"], Path(file).parent), batch_size)
     answered = np.asarray([answer.error is None for answer in predicted])
     read = np.asarray([np.isfinite(row).all() for row in outputs], bool)  # `outputs` omits unreadable rows
     metrics = _metrics(model.task, outputs[read], labels[answered]) if answered.any() else {}
@@ -106,20 +107,20 @@ def _table(model: Model, file: str | Path, overrides: Mapping[str, Any]) -> Data
         if name not in known:
             raise InputError(f"config.{name}: no option of a labelled file{nearest(name, known)}")
     settled = {"data.source": "table", "data.path": str(file), "data.target": TARGETS[model.task]}
-    if not isinstance(model.port.preprocessing, TextPreprocessing):
+    if model.port.encoding.column == "image":
         settled["data.text"] = IMAGES
     options = config.resolve(config.override(config.base(), {**settled, **overrides})).source.options
     return SOURCES.make("table", **dict(options))
 
 
-def _inputs(model: Model, fetch: Any, folder: Path) -> Inputs:
-    if isinstance(model.port.preprocessing, TextPreprocessing):
-        names = fetch.first if fetch.second is None else map("\t".join, zip(fetch.first, fetch.second, strict=True))
-        return Inputs(names=tuple(names), errors={}, fetch=fetch)
-    if fetch.second is not None:
+def _inputs(model: Model, column: Texts, folder: Path) -> Inputs:
+    if model.port.encoding.column == "text":
+        names = column.first if column.second is None else map("\t".join, zip(column.first, column.second, strict=True))
+        return Inputs(names=tuple(names), errors={}, column=column)
+    if column.second is not None:
         raise InputError("config.data.text_pair: the model reads images, one a row; leave it out")
-    inputs = images([folder / name for name in fetch.first], model.port.preprocessing)
-    return dataclasses.replace(inputs, names=fetch.first)
+    inputs = images([folder / name for name in column.first], model.port.encoding)
+    return dataclasses.replace(inputs, names=column.first)
 
 
 def _labels(model: Model, data: Dataset, file: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -149,9 +150,7 @@ def _places(labels: Sequence[str], classes: Sequence[str], file: str | Path) -> 
 
 def _metrics(task_name: str, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     task = TASKS.make(task_name)
-    values = task.scores(outputs, {"label": labels})
-    metrics = {name: float(np.asarray(value, np.float64).mean()) for name, value in sorted(values.items())}
-    return metrics | (task.gathered(outputs, labels) if task.gathered is not None else {})
+    return task_score(task, outputs, Split.whole(label=Array(labels, task.target)))
 
 
 def _spelled(model: Model, label: Any) -> str:

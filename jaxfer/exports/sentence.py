@@ -55,7 +55,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     contents = {
         MODULES: modules,
         "config.json": config,
-        "sentence_bert_config.json": {"max_seq_length": port.preprocessing.max_length, "do_lower_case": False},
+        "sentence_bert_config.json": {"max_seq_length": port.encoding.max_length, "do_lower_case": False},
         POOLING: {"word_embedding_dimension": module.width, **pooling},
         str(epath.Path(DENSE).parent / "config.json"): _layer(head_width, module.outputs, True, "identity"),
     }

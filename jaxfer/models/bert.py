@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxfer.data.encodings.spec import TEXT_INPUTS, TextPreprocessing
+from jaxfer.data.encodings.text import TextEncoding
 from jaxfer.errors import InputError
 from jaxfer.models.chain import Chain, check_choice, check_positive, check_rate
 from jaxfer.models.layers import BLOCK_TENSOR_AXES, Dense
@@ -311,15 +311,16 @@ def port(
         units=tuple(module.units()),
         head="head/out",
         input_axes=((r".*/attn/out/kernel", 2), (r".*/kernel", 1)),
-        preprocessing=TextPreprocessing(
-            tokenizer=tokenizer,
-            tokenizer_sha256=tokenizer_sha256,
-            vocab=vocab,
-            types=types,
-            max_length=max_length,
-            buckets=_buckets(buckets, max_length),
+        encodings=(
+            TextEncoding(
+                tokenizer=tokenizer,
+                tokenizer_sha256=tokenizer_sha256,
+                vocab=vocab,
+                types=types,
+                max_length=max_length,
+                buckets=_buckets(buckets, max_length),
+            ),
         ),
-        inputs=TEXT_INPUTS,
         tensor_axes=(
             *BLOCK_TENSOR_AXES,
             (r"stem/word/embedding", 0),

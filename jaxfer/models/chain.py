@@ -7,8 +7,8 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxfer.data.encodings.image import INTERPOLATIONS
-from jaxfer.data.encodings.spec import Preprocessing
+from jaxfer.data.encodings.image import ImageEncoding
+from jaxfer.data.encodings.pixels import INTERPOLATIONS
 from jaxfer.errors import InputError, nearest
 from jaxfer.models.execution import PLAIN, Execution
 
@@ -84,14 +84,14 @@ def check_rate(**rates: Any) -> None:
             raise InputError(f"{option} must be a drop rate in [0, 1), found {value!r}; 0.0 turns it off")
 
 
-def image_preprocessing(
+def image_encoding(
     image: tuple[int, int, int],
     mean: tuple[float, ...],
     std: tuple[float, ...],
     interpolation: str,
     resize: tuple[int, ...] = (),
-) -> Preprocessing:
-    """The checked preprocessing of an image family; `image` is (height, width, channels).
+) -> ImageEncoding:
+    """The checked encoding of an image family; `image` is (height, width, channels).
 
     Empty `mean` and `std` take the usual values: ImageNet's statistics for three channels, else 0.5.
     """
@@ -113,4 +113,4 @@ def image_preprocessing(
     if resize and any(side < least for side, least in zip(resize * 2, image[:2], strict=False)):
         raise InputError(f"resize={resize} is smaller than image={image}, which is cut out of it; make it larger")
     resize = () if resize == image[:2] else resize  # no crop then
-    return Preprocessing(size=image, mean=mean, std=std, interpolation=interpolation, resize=resize)
+    return ImageEncoding(size=image, mean=mean, std=std, interpolation=interpolation, resize=resize)

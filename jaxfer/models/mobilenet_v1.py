@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError
-from jaxfer.models.chain import Chain, check_positive, check_rate, image_preprocessing
+from jaxfer.models.chain import Chain, check_positive, check_rate, image_encoding
 from jaxfer.models.layers import BatchNorm, Conv, Dense, Depthwise
 from jaxfer.models.port import Port
 
@@ -171,6 +171,6 @@ def port(
         units=tuple(module.units()),
         head="head/out",
         input_axes=((r".*/(conv|pointwise)/kernel", 3), (r"head/out/kernel", 1)),
-        preprocessing=image_preprocessing(image, mean, std, interpolation, resize),
+        encodings=(image_encoding(image, mean, std, interpolation, resize),),
         tensor_axes=((r".*/(conv/kernel|pointwise/kernel|window)", 3), (".*", None)),
     )

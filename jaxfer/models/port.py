@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 
 from jaxfer import rules
-from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
+from jaxfer.data.encoding import Encoding
 from jaxfer.models.execution import PLAIN, Execution
 from jaxfer.rules import Rules
 
@@ -49,8 +49,8 @@ class Port:
       units: names of the units, from the input to the head.
       head: path of the module that a new task replaces (`head/out`).
       input_axes: rules, kernel path -> how many leading axes of the kernel are summed over.
-      preprocessing: what the model expects of an image, or of a text; its `example` has the shapes of all `inputs`.
-      inputs: batch fields the module is called with; the first is `x`, the others are passed by name to every unit.
+      encodings: how examples become its inputs. The first field of the first one is the module's `x`; all other fields
+        are passed by name to every unit.
       no_decay: parameters that weight decay leaves alone.
       tensor_axes: rules, parameter path -> the axis that is split where one layer is computed by several devices
         (attention heads, the MLP's width, the vocabulary, a convolution's output channels); None: whole on each.
@@ -61,8 +61,7 @@ class Port:
     units: tuple[str, ...]
     head: str
     input_axes: Rules[int]
-    preprocessing: Preprocessing | TextPreprocessing
-    inputs: tuple[str, ...] = ("image",)
+    encodings: tuple[Encoding, ...]
     no_decay: Rules[float] = ((r".*/(bias|scale)", 0.0), (".*", 1.0))
     tensor_axes: Rules[int | None] = ((".*", None),)
     execution: Execution = PLAIN
@@ -111,6 +110,20 @@ class Port:
                 variables, x, **call, rngs={"dropout": training.key}, mutable=list(model_state)
             )
         return outputs, {**model_state, **updated}
+
+    @property
+    def encoding(self) -> Encoding:
+        """The first encoding, the only one of most families."""
+        return self.encodings[0]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Batch fields that the module is called with."""
+        return tuple(self.example(1))
+
+    def example(self, n: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of the input fields of a batch, of the longest bucket."""
+        return {name: shape for encoding in self.encodings for name, shape in encoding.example(n).items()}
 
     @property
     def outputs(self) -> int:

@@ -28,7 +28,7 @@ from jaxfer.models.chain import (
     check_choice,
     check_positive,
     check_rate,
-    image_preprocessing,
+    image_encoding,
     linear_rates,
 )
 from jaxfer.models.layers import BatchNorm, Conv, Dense
@@ -225,6 +225,6 @@ def port(
         units=tuple(module.units()),
         head="head/out",
         input_axes=((r".*/conv(_\d)?/kernel", 3), (r"head/out/kernel", 1)),
-        preprocessing=image_preprocessing(image, mean, std, interpolation, resize),
+        encodings=(image_encoding(image, mean, std, interpolation, resize),),
         tensor_axes=((r".*/conv(_\d)?/kernel", 3), (".*", None)),
     )

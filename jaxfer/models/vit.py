@@ -26,7 +26,7 @@ from jaxfer.models.chain import (
     check_choice,
     check_positive,
     check_rate,
-    image_preprocessing,
+    image_encoding,
     linear_rates,
 )
 from jaxfer.models.layers import BLOCK_TENSOR_AXES, Conv, Dense, kernel_init
@@ -243,7 +243,7 @@ def port(
     check_choice("norm", norm, NORMS)
     check_choice("distillation", distillation, DISTILLATIONS)
     check_rate(dropout=dropout, stochastic_depth=stochastic_depth)
-    preprocessing = image_preprocessing(image, mean, std, interpolation, resize)
+    encoding = image_encoding(image, mean, std, interpolation, resize)
     if width % heads:
         raise InputError(f"heads must divide the width, found width={width} and heads={heads}")
     if image[0] % patch or image[1] % patch:
@@ -272,7 +272,7 @@ def port(
         units=tuple(module.units()),
         head="head/out",
         input_axes=((r"stem/patch/kernel", 3), (r".*/attn/out/kernel", 2), (r".*/kernel", 1)),
-        preprocessing=preprocessing,
+        encodings=(encoding,),
         no_decay=((r".*/(bias|scale|cls|dist|pos)", 0.0), (".*", 1.0)),
         tensor_axes=(
             *BLOCK_TENSOR_AXES,

@@ -38,7 +38,7 @@ def carry(
     stem = port.units[0]
     changes: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {}
     if "image" in differs:
-        channels = port.preprocessing.size[2]
+        channels = port.encoding.size[2]
         for conv in ("conv", "patch"):
             changes[f"params/{stem}/{conv}/kernel"] = ("inflated", lambda x: surgery.inflate_input(x, channels))
         if f"params/{stem}/pos" in shapes:
@@ -124,6 +124,6 @@ def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str]) -> boo
 
 def _resizing(checkpoint: Checkpoint, port: Port, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
     patch, image = checkpoint.options["patch"], checkpoint.options.get("image")
-    new = tuple(side // port.module.patch for side in port.preprocessing.size[:2])
+    new = tuple(side // port.module.patch for side in port.encoding.size[:2])
     old = None if image is None or "image" in checkpoint.soft else tuple(side // patch for side in image[:2])
     return lambda x: surgery.resize_positions(x, old, new, extra=shape[1] - new[0] * new[1])

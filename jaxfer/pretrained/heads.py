@@ -58,7 +58,7 @@ def whole_length(checkpoint: Checkpoint) -> int | None:
 
 def loaded(checkpoint: Checkpoint, port: Port, differs: Sequence[str] = ()) -> tuple[Any, Any]:
     """(params, model_state) of a checkpoint including its head; raises `InputError` if a leaf is missing."""
-    shapes = jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(2))
+    shapes = jax.eval_shape(port.init, jax.random.key(0), port.example(2))
     leaves = flatten({"params": shapes[0], **shapes[1]})
     conversion = carrying.carry(checkpoint, port, leaves, reset=[], differs=differs)
     if conversion.fresh:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
-from jaxfer.data.encodings.spec import Preprocessing
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.pretrained.layout import Layout
@@ -48,9 +47,7 @@ def assumed(port: Port, options: Mapping[str, Any], soft: Set[str], model_option
       soft: options that the files do not state.
       model_options: options of `config.model`.
     """
-    spec = port.preprocessing
+    spec = port.encoding
     values = {name: options[name] for name in sorted(soft) if name in options and name not in model_options}
-    if isinstance(spec, Preprocessing):
-        missing = [name for name in PREPROCESSING if name not in options and name not in model_options]
-        values |= {name: getattr(spec, name) for name in missing}
-    return values
+    unstated = (name for name in PREPROCESSING if name not in options and name not in model_options)
+    return values | {name: getattr(spec, name) for name in unstated if hasattr(spec, name)}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxfer.data.encodings.image import INTERPOLATIONS
+from jaxfer.data.encodings.pixels import INTERPOLATIONS
 from jaxfer.errors import InputError
 from jaxfer.pretrained.families._image import pair
 

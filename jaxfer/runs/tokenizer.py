@@ -14,10 +14,11 @@ from typing import Any
 from etils import epath
 
 from jaxfer import files
-from jaxfer.data.encodings.spec import TextPreprocessing
 from jaxfer.data.encodings.text import (
     CLASS_FILE,
     TOKENIZER_FILES,
+    TextEncoding,
+    fills,
     load_tokenizer,
     located,
     read_sha256,
@@ -45,15 +46,33 @@ SHORT = 16  # tokens that the probes are truncated at, besides the model's longe
 SAMPLED = 64  # of the vocabulary's own tokens, which are written in lower, upper and title case and with an accent
 
 
-def check(port: Port) -> None:
-    """Loads the port's tokenizer and a copy of it as `keep` makes them; nothing for a model of images.
+def check(port: Port, *, own: bool | None = None) -> tuple[str, ...]:
+    """Loads the port's tokenizer and a copy of it as `keep` makes them; nothing for a model without one.
+
+    Args:
+      port: the model.
+      own: as in `load_tokenizer`.
+
+    Returns:
+      A note where the embedding has many more rows than its tokenizer has tokens.
 
     Raises:
       InputError: there is no tokenizer, it is not the model's, or its copy would give other tokens.
     """
-    if isinstance(port.preprocessing, TextPreprocessing):
-        tokenizer, _ = load_tokenizer(port.preprocessing)
-        _checked(tokenizer, read_sha256(tokenizer.name_or_path), port.preprocessing.max_length)
+    spec = _encoding(port)
+    if spec is None:
+        return ()
+    tokenizer, _ = load_tokenizer(spec, own=own)
+    _checked(tokenizer, read_sha256(tokenizer.name_or_path), spec.max_length)
+    tokens, vocab = len(tokenizer), spec.vocab
+    if fills(tokens, vocab):
+        return ()
+    return (f"the tokenizer has {tokens} tokens, the model's embedding {vocab} rows: the others are never read",)
+
+
+def _encoding(port: Port) -> TextEncoding | None:
+    """The encoding with a tokenizer, if the port has one."""
+    return next((encoding for encoding in port.encodings if encoding.column == TextEncoding.column), None)
 
 
 @functools.lru_cache(maxsize=8)
@@ -69,8 +88,8 @@ def keep(port: Port, folder: epath.Path) -> None:
     Raises:
       InputError: they are not there, not the model's, or the copy gives other tokens.
     """
-    spec = port.preprocessing
-    if not isinstance(spec, TextPreprocessing):
+    spec = _encoding(port)
+    if spec is None:
         return
     check(port)
     tokenizer, _ = load_tokenizer(spec)
@@ -84,8 +103,8 @@ def carry_out(port: Port, folder: epath.Path) -> None:
     Raises:
       InputError: as `keep`.
     """
-    spec = port.preprocessing
-    if not isinstance(spec, TextPreprocessing):
+    spec = _encoding(port)
+    if spec is None:
         return
     tokenizer, _ = load_tokenizer(spec)
     _copy(tokenizer, folder, skip=CLASS_FILE)  # the export's own config.json describes its model
@@ -99,8 +118,8 @@ def carry_out(port: Port, folder: epath.Path) -> None:
 
 def at_home(port: Port, run: epath.Path) -> Port:
     """The port with the tokenizer copy in the run's folder, if whole: the checkpoint may have been moved since."""
-    spec, copy = port.preprocessing, epath.Path(run) / FOLDER
-    if not isinstance(spec, TextPreprocessing) or not any((copy / name).exists() for name in TOKENIZER_FILES):
+    spec, copy = _encoding(port), epath.Path(run) / FOLDER
+    if spec is None or not any((copy / name).exists() for name in TOKENIZER_FILES):
         return port
     sha256 = tokenizer_sha256(copy)
     if spec.tokenizer_sha256 and sha256 != spec.tokenizer_sha256:  # of another run, or torn by a kill
@@ -108,7 +127,8 @@ def at_home(port: Port, run: epath.Path) -> Port:
     if not (copy / CLASS_FILE).exists() and _describes(spec.tokenizer, sha256):  # made before copies had the class
         return port
     place = _fetched(copy, read_sha256(copy)).name if files.remote(copy) else str(copy)
-    return dataclasses.replace(port, preprocessing=dataclasses.replace(spec, tokenizer=place))
+    moved = dataclasses.replace(spec, tokenizer=place)
+    return dataclasses.replace(port, encodings=tuple(moved if each is spec else each for each in port.encodings))
 
 
 def _describes(folder: str, sha256: str) -> bool:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from sklearn.metrics import f1_score, matthews_corrcoef
 
+from jaxfer.data.split import Split
 from jaxfer.errors import InputError
-from jaxfer.task import Task
+from jaxfer.task import Answer, Mean, Task, ranked
 
 
 def task() -> Task:
     """Softmax classification. Hparam: `label_smoothing` in [0, 1) (Szegedy et al., 2015, arXiv:1512.00567, sec. 7)."""
     return Task(
         outputs=_outputs,
+        target="class",
+        shapes=lambda n, outputs, fields: {"label": jax.ShapeDtypeStruct((n,), "int32")},
         loss=_loss,
         scores=_scores,
         gathered=_gathered,
+        answer=_answer,
         monitor="accuracy",
         maximize=True,
         hparams={"label_smoothing": 0.0},
@@ -38,25 +44,33 @@ def _outputs(classes: int) -> int:
 def _loss(outputs, batch, hparams):
     smoothing, logp = hparams["label_smoothing"], jax.nn.log_softmax(outputs.astype(jnp.float32))
     nll = -jnp.take_along_axis(logp, batch["label"][:, None], axis=-1)[:, 0]
-    return (1 - smoothing) * nll - smoothing * logp.mean(-1)
+    return Mean((1 - smoothing) * nll - smoothing * logp.mean(-1))
 
 
 def _scores(outputs, batch):
     label = batch["label"]
     nll = optax.softmax_cross_entropy_with_integer_labels(outputs.astype(jnp.float32), label)
-    return {"loss": nll, "accuracy": (outputs.argmax(-1) == label).astype(jnp.float32)}
+    hit = outputs.argmax(-1) == label
+    return {"loss": Mean(nll), "accuracy": Mean(hit.astype(jnp.float32))}
 
 
-def _gathered(outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def _gathered(outputs: np.ndarray, split: Split) -> dict[str, float]:
     """Three numbers that an imbalanced split can't flatter.
 
     Balanced accuracy is the mean recall over the classes that occur. F1's mean is over the classes that occur or are
     predicted; the MCC is Gorodkin's for k classes (2004, doi:10.1016/j.compbiolchem.2004.09.006).
     """
-    predicted = outputs.argmax(-1)
+    predicted, labels = outputs.argmax(-1), split.labels
     hit = predicted == labels
     return {
         "balanced_accuracy": float(np.mean([hit[labels == c].mean() for c in np.unique(labels)])),
         "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
         "mcc": float(matthews_corrcoef(labels, predicted)),
     }
+
+
+def _answer(row: np.ndarray, classes: Sequence[str]) -> Answer:
+    row = row.astype(np.float64)
+    chances = np.exp(row - row.max())
+    chances /= chances.sum()
+    return Answer(labels=(classes[int(row.argmax())],), probabilities=ranked(chances, classes))

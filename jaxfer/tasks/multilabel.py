@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+from jaxfer.data.split import Split
 from jaxfer.errors import InputError
-from jaxfer.task import Task
+from jaxfer.task import Answer, Mean, Task, ranked
 
 
 def task() -> Task:
     """Independent labels, [batch, width] bool; the loss of an example is the mean over its labels."""
     return Task(
         outputs=_outputs,
-        loss=lambda outputs, batch, hparams: _cross_entropy(outputs, batch),
+        target="classes",
+        shapes=lambda n, outputs, fields: {"label": jax.ShapeDtypeStruct((n, outputs), "bool")},
+        loss=lambda outputs, batch, hparams: Mean(_cross_entropy(outputs, batch)),
         scores=_scores,
         gathered=_gathered,
+        answer=_answer,
         monitor="macro_auprc",
         maximize=True,
-        label_dtype="bool",
     )
 
 
@@ -39,16 +45,17 @@ def _cross_entropy(outputs, batch):
 
 def _scores(outputs, batch):
     right = (outputs > 0) == batch["label"].astype(bool)
-    return {"loss": _cross_entropy(outputs, batch), "label_accuracy": right.astype(jnp.float32).mean(-1)}
+    right = right.astype(jnp.float32).mean(-1)
+    return {"loss": Mean(_cross_entropy(outputs, batch)), "label_accuracy": Mean(right)}
 
 
-def _gathered(outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def _gathered(outputs: np.ndarray, split: Split) -> dict[str, float]:
     """Means over labels of areas under the curves, and F1 at a probability of one half.
 
     A label without a positive in the split has no such area: it is left out of the macro means and counted in
     `labels_left_out`. One without a negative is left out of macro AUROC alone. A mean of nothing is 0.
     """
-    labels, chosen = labels.astype(bool), outputs > 0
+    labels, chosen = split.labels.astype(bool), outputs > 0
     with_positives = np.flatnonzero(labels.any(0))
     both = [i for i in with_positives if not labels[:, i].all()]
     return {
@@ -62,3 +69,9 @@ def _gathered(outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 def _mean(values: list[float]) -> float:
     return float(np.mean(values)) if values else 0.0
+
+
+def _answer(row: np.ndarray, classes: Sequence[str]) -> Answer:
+    chances = 1 / (1 + np.exp(-row.astype(np.float64)))
+    chosen = tuple(name for name, chance in zip(classes, chances, strict=True) if chance >= 0.5)
+    return Answer(labels=chosen, probabilities=ranked(chances, classes))

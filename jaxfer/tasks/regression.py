@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from jaxfer.data.split import Split
 from jaxfer.errors import InputError
-from jaxfer.task import Task
+from jaxfer.task import Answer, Mean, Task
 
 
 def task() -> Task:
     """Least squares on the target as it stands (standardise it in the data if its scale is far from 1)."""
     return Task(
         outputs=_outputs,
-        loss=lambda outputs, batch, hparams: _squared_error(outputs, batch),
+        target="value",
+        shapes=lambda n, outputs, fields: {"label": jax.ShapeDtypeStruct((n,), "float32")},
+        loss=lambda outputs, batch, hparams: Mean(_squared_error(outputs, batch)),
         scores=_scores,
         gathered=_gathered,
+        answer=lambda row, classes: Answer(value=float(row[0])),
         monitor="mse",
-        label_dtype="float32",
     )
 
 
@@ -37,12 +41,12 @@ def _squared_error(outputs, batch):
 
 def _scores(outputs, batch):
     square = _squared_error(outputs, batch)
-    return {"loss": square, "mse": square, "mae": jnp.sqrt(square)}
+    return {"loss": Mean(square), "mse": Mean(square), "mae": Mean(jnp.sqrt(square))}
 
 
-def _gathered(outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def _gathered(outputs: np.ndarray, split: Split) -> dict[str, float]:
     """R2 (1 - residual / total sum of squares) and both correlations; 0 where the targets or outputs are all equal."""
-    outputs, labels = outputs[:, 0].astype(np.float64), labels.astype(np.float64)
+    outputs, labels = outputs[:, 0].astype(np.float64), split.labels.astype(np.float64)
     total = np.square(labels - labels.mean()).sum()
     vary = total > 0 and np.ptp(outputs) > 0
     return {

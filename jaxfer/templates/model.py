@@ -8,7 +8,7 @@ import functools
 
 import flax.linen as nn
 
-from jaxfer.models.chain import Chain, check_positive, image_preprocessing
+from jaxfer.models.chain import Chain, check_positive, image_encoding
 from jaxfer.models.layers import Conv, Dense
 from jaxfer.models.port import Port
 
@@ -59,5 +59,5 @@ def port(*, outputs: int, width: int = 32, blocks: int = 4, image: tuple[int, in
         units=tuple(module.units()),
         head="head/out",  # what a new task replaces
         input_axes=((r".*/conv/kernel", 3), (r"head/out/kernel", 1)),  # leading axes that a kernel sums over
-        preprocessing=image_preprocessing(image, (0.5,), (0.5,), "bilinear", ()),
+        encodings=(image_encoding(image, (0.5,), (0.5,), "bilinear"),),
     )

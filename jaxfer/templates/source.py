@@ -1,13 +1,13 @@
 """__NAME__: images of bars, upright or lying; replace `_draw` by reading your files.
 
-A source yields splits with random access and the names of the classes. Rows are decoded when they are asked for, in
-loader processes too, so `fetch` must be picklable.
+A source yields splits with random access and the names of the classes. A column decodes a row when it is asked for, in
+loader processes too, so it must be picklable: `jaxfer.data.split.Column`.
 """
 
 import numpy as np
 
 from jaxfer.data.lookup import fingerprint
-from jaxfer.data.split import Dataset, InMemory, Split
+from jaxfer.data.split import Array, Dataset, Split
 
 CLASSES = ("lying", "upright")
 
@@ -17,7 +17,7 @@ def source(*, examples: int = 200, size: int = 8):
     splits, parts = {}, []
     for seed, name in enumerate(("train", "test")):
         images, labels = _draw(np.random.default_rng(seed), examples, size)
-        splits[name] = Split(labels=labels, fetch=InMemory(images))
+        splits[name] = Split.whole(image=Array(images, "image"), label=Array(labels, "class"))
         parts += [images, labels]
     return Dataset(splits=splits, classes=CLASSES, fingerprint=fingerprint(parts))
 

@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError
-from jaxfer.task import Task
+from jaxfer.task import Mean, Task
 
 
 def task():
     """Hparam: `gamma`, which turns the weight of easy examples down; 0 is cross-entropy."""
     return Task(
         outputs=_outputs,
+        target="class",  # the kind of column that it learns
+        shapes=lambda n, outputs, fields: {"label": jax.ShapeDtypeStruct((n,), "int32")},
         loss=_loss,
         scores=_scores,
         monitor="accuracy",
@@ -35,11 +37,11 @@ def _log_likelihood(outputs, batch):
     return jnp.take_along_axis(logp, batch["label"][:, None], axis=-1)[:, 0]
 
 
-def _loss(outputs, batch, hparams):  # [batch]
+def _loss(outputs, batch, hparams):  # one value an example
     logp = _log_likelihood(outputs, batch)
-    return -((1 - jnp.exp(logp)) ** hparams["gamma"]) * logp
+    return Mean(-((1 - jnp.exp(logp)) ** hparams["gamma"]) * logp)
 
 
-def _scores(outputs, batch):  # {metric: [batch]}, averaged over a split
+def _scores(outputs, batch):  # {metric: its mean over a split}
     hit = outputs.argmax(-1) == batch["label"]
-    return {"loss": -_log_likelihood(outputs, batch), "accuracy": hit.astype(jnp.float32)}
+    return {"loss": Mean(-_log_likelihood(outputs, batch)), "accuracy": Mean(hit.astype(jnp.float32))}

@@ -12,7 +12,7 @@ from etils import epath
 
 from jaxfer import config, files
 from jaxfer.config.experiment import Experiment
-from jaxfer.data.loader import eval_batches
+from jaxfer.data.loader import Feed, eval_batches
 from jaxfer.data.prepare import build
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
@@ -22,6 +22,7 @@ from jaxfer.runs.finished import open_run
 from jaxfer.runs.folder import holds_run, stored_config
 from jaxfer.state import State
 from jaxfer.step import StepSpec
+from jaxfer.task import Mean
 from jaxfer.training import untrained
 from jaxfer.training.programs import eval_arguments, eval_program
 from jaxfer.training.progress import Reporter
@@ -43,16 +44,17 @@ class Evaluation:
 def evaluate_split(
     spec: StepSpec, state: State, split: Split, where: Placement, batch_size: int, *, stop: object = False
 ) -> Evaluation | None:
-    """Runs the whole split once; per-example values are summed in float64 under the padding mask.
+    """Runs the whole split once; totals and counts are summed in float64, without those of padding.
 
     Returns None where `stop` became true between two batches: an evaluation must not keep a preempted process.
     """
-    size = where.rounded(min(batch_size, len(split.labels)))
-    compile_seconds, rows, outputs, done = 0.0, {}, [], 0
+    size = where.rounded(min(batch_size, len(split)))
+    compile_seconds, means, collected, done = 0.0, {}, [], 0
+    feed = Feed(split=split, encodings=spec.port.encodings, targets=spec.task.targets)
 
     def unmasked() -> Iterator[dict[str, np.ndarray]]:
         held = where.rows(size)
-        for batch in eval_batches(split, batch_size=size, preprocessing=spec.port.preprocessing, rows=held):
+        for batch in eval_batches(feed, batch_size=size, rows=held):
             del batch["mask"]  # of this process's rows; the outputs are those of all, and padding comes last
             yield batch
 
@@ -62,14 +64,16 @@ def evaluate_split(
         program, fresh = eval_program(spec, state, batch, where)
         compile_seconds += program.compile_seconds if fresh else 0.0
         values = jax.device_get(program.call(*eval_arguments(state), batch))
-        real = min(size, len(split.labels) - done)
+        real = min(size, len(split) - done)
         done += real
-        outputs.append(values.pop("outputs")[:real])
-        for name, value in values.items():
-            rows.setdefault(name, []).append(value[:real])
-    metrics = {name: float(np.concatenate(value).astype(np.float64).mean()) for name, value in rows.items()}
+        kept = values.pop("collected")
+        if spec.task.gathered is not None:
+            collected.append(jax.tree.map(lambda x, real=real: x[:real], kept))
+        for name, mean in values.items():
+            means.setdefault(name, []).append(jax.tree.map(lambda x, real=real: x[:real], mean))
+    metrics = {name: Mean.of(batches) for name, batches in means.items()}
     if spec.task.gathered is not None:
-        metrics |= spec.task.gathered(np.concatenate(outputs), split.labels)
+        metrics |= spec.task.gathered(jax.tree.map(lambda *parts: np.concatenate(parts), *collected), split)
     return Evaluation(metrics=metrics, compile_seconds=compile_seconds)
 
 

@@ -13,9 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxfer.config import resolve
 from jaxfer.config.experiment import Experiment
-from jaxfer.data.encodings.spec import TextPreprocessing
-from jaxfer.data.encodings.text import fills, load_tokenizer
-from jaxfer.data.loader import check_kind
+from jaxfer.data.loader import Feed
 from jaxfer.data.overview import overview
 from jaxfer.data.prepare import build
 from jaxfer.data.split import Dataset
@@ -63,7 +61,7 @@ class Preflight:
     def overview(self, *, sample: int = 0) -> str:
         """The data in a few lines; `sample` as in `jaxfer.data.overview`."""
         source, port = self.experiment.source, self.stages[0].spec.port
-        return overview(source.name, dict(source.options), self.data, port.preprocessing, sample=sample)
+        return overview(source.name, dict(source.options), self.data, port.encodings, sample=sample)
 
 
 def preflight(
@@ -96,10 +94,8 @@ def preflight(
         raise InputError(f"config.test: data source {source.name!r} has no test split here; set config.test=false")
     port, task = make_port(experiment, len(data.classes))
     port = port if folder is None else tokenizer.at_home(port, folder)
-    check_kind(data.splits["train"], port.preprocessing, experiment.data.augment)
-    if isinstance(port.preprocessing, TextPreprocessing):
-        assumed += _spare(port.preprocessing, len(load_tokenizer(port.preprocessing, own=known.own_tokenizer)[0]))
-        tokenizer.check(port)
+    Feed(split=data.splits["train"], encodings=port.encodings).check(experiment.data.augment)
+    assumed += tokenizer.check(port, own=known.own_tokenizer)
     stages = make_stages(experiment, port, task)
     where.check(stages)
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
@@ -110,11 +106,3 @@ def preflight(
 def _inside(folder: epath.Path, root: Path) -> bool:
     """Whether the folder, which need not exist, is `root` or lies below it on this machine."""
     return "://" not in str(folder) and Path(folder).resolve().is_relative_to(root.resolve())
-
-
-def _spare(preprocessing: TextPreprocessing, tokens: int) -> tuple[str, ...]:
-    """A note where the embedding has many more rows than its tokenizer has tokens."""
-    vocab = preprocessing.vocab
-    if fills(tokens, vocab):
-        return ()
-    return (f"the tokenizer has {tokens} tokens, the model's embedding {vocab} rows: the others are never read",)

@@ -15,7 +15,7 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.config.experiment import Experiment
-from jaxfer.data.loader import train_batches
+from jaxfer.data.loader import Feed, train_batches
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, NonFiniteLoss
 from jaxfer.parallel import cluster
@@ -157,12 +157,11 @@ class Session:
             return state
         programs: dict[tuple[int, ...], Program] = {}
         batches = train_batches(
-            self.data.splits["train"],
+            Feed(split=self.data.splits["train"], encodings=stage.spec.port.encodings, targets=stage.spec.task.targets),
             seed=run.seed,
             batch_size=stage.config.batch_size,
             start=stage.start + done,
             stop=stage.stop,
-            preprocessing=stage.spec.port.preprocessing,
             augment=self.experiment.data.augment,
             workers=self.experiment.data.workers,
             rows=self.where.rows(stage.config.batch_size),
@@ -309,7 +308,7 @@ class Session:
             "steps": self.stages[-1].stop,
             "checkpoint_step": step,
             "classes": list(self.data.classes),
-            "examples": {name: len(split.labels) for name, split in self.data.splits.items()},
+            "examples": {name: len(split) for name, split in self.data.splits.items()},
             "lineage": {
                 **record["lineage"],
                 "sha256": fingerprint(*stage.leave(state)),

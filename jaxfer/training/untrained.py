@@ -13,7 +13,7 @@ from etils import epath
 from jaxfer import config
 from jaxfer.config.experiment import Experiment
 from jaxfer.config.fields import AUTO
-from jaxfer.data.loader import check_kind
+from jaxfer.data.loader import Feed
 from jaxfer.data.prepare import build
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
@@ -93,7 +93,7 @@ def opened(init: str, overrides: Mapping[str, Any], *, split: str) -> Untrained:
         raise InputError(
             f"{init} has {outputs} outputs; task {experiment.task.name!r} on this data needs {port.outputs}"
         )
-    check_kind(data.splits[split], port.preprocessing)
+    Feed(split=data.splits[split], encodings=port.encodings).check()
     stage = make_stages(experiment, port, task)[0]
     params, model_state = loaded(checkpoint, port, experiment.run.differs)
     state = State(

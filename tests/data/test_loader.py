@@ -13,7 +13,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from jaxfer.data.augment import AUGMENTATIONS, crop
+from jaxfer.data.encodings.augment import AUGMENTATIONS, crop
 from jaxfer.data.encodings.image import normalize, preprocess, resize
 from jaxfer.data.encodings.spec import TEXT_INPUTS, Preprocessing, TextPreprocessing
 from jaxfer.data.encodings.text import texts, tokenize

@@ -1,170 +1,132 @@
-"""Images from file to model input: decode, channels, resize, augment, normalise. NumPy and Pillow, no device.
+"""Images as a model takes them: fit to its size, augment in training, normalise.
 
-Sources yield uint8 [height, width, channels]. Resizing and augmentation keep uint8 (the resize also takes float32, on
-the same 0..255 scale); only `normalize` turns to the model's float32.
+Fitting and augmentation keep the pixels as they are; only `normalize` turns to the model's float32.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import struct
-from pathlib import Path
+import dataclasses
+from typing import Any, ClassVar
 
+import jax
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from jaxfer.data.encodings import ending
-from jaxfer.data.encodings.spec import Preprocessing
-from jaxfer.errors import InputError, nearest
-
-# Pillow's filters, which transformers' processors name by their numbers. Their torchvision backend, the default where
-# torchvision is installed, shrinks with anti-aliasing too (torchvision 0.28): `nearest` is the same there, `bilinear`
-# within one level of 255. `bicubic` and `lanczos` are within one level on photographs; beside hard edges, on blocks of
-# random colours, they differ by up to 10 and 12 levels, in 1.3 and 2.7 % of the values by more than one. It refuses
-# `box` and `hamming`.
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-}
-
-# Exceptions that Pillow's decoders raise on damaged files.
-_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
-
+from jaxfer.data.encoding import Draw, Fields
+from jaxfer.data.encodings.augment import augmentations, crop
+from jaxfer.data.encodings.pixels import pixels, resize, to_channels
+from jaxfer.data.split import Dataset, Split
+from jaxfer.errors import InputError
 
 ROWS = 32  # per pass of `normalize`: 86 kB of float32 at 224 px
 
+# A 32 x 32 RGB image. Beyond it a linear model of pixels gains little and costs memory and minutes.
+MAX_FEATURES = 32 * 32 * 3
+MAX_SIDE = 32
 
-def verify(file: str | Path | bytes, name: str = "") -> None:
-    """Checks an image by its header and its end, without decoding it; bytes after the end are allowed.
 
-    Raises:
-      InputError: the file is no image, or it was cut short.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageEncoding:
+    """How pixels become the model's `image`, float32 [b, *size]: `(crop(resize(pixels)) / 255 - mean) / std`.
+
+    Attributes:
+      size: (height, width, channels) of the input.
+      mean: one value a channel, or a single one for all.
+      std: likewise.
+      interpolation: `nearest`, `bilinear`, `bicubic`, `lanczos`, `box` or `hamming`, as Pillow has them.
+      resize: what an image is resized to before its centre of `size` is cut out: () to `size` itself, (n,) its shorter
+        edge to n, (h, w) to that.
     """
-    try:
-        with _open(file) as image, io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as content:
-            if not ending.whole(image, content):
-                raise EOFError("the file is cut short")
-    except _DAMAGED as error:
-        raise InputError(_unreadable(file, name, error)) from None
+
+    size: tuple[int, int, int]
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    interpolation: str = "bilinear"
+    resize: tuple[int, ...] = ()
+
+    column: ClassVar[str] = "image"
+    noun: ClassVar[str] = "images"
+    buckets: ClassVar[tuple[int, ...]] = ()
+    augments: ClassVar[bool] = True
+
+    def example(self, n: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return {"image": jax.ShapeDtypeStruct((n, *self.size), "float32")}
+
+    def reader(self, split: Split) -> ImageReader:
+        return ImageReader(split, self)
+
+    def notes(self, data: Dataset, sample: int) -> tuple[str, ...]:
+        return ()
+
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+    def flat(self, split: Split) -> np.ndarray:
+        """Flat pixels as the model gets them; inputs of more than 3,072 values (32 x 32 RGB) are averaged down first,
+        to at most 32 x 32 pixels by area: a baseline for large images is one of their thumbnails."""
+        height, width, channels = self.size
+        shrink = height * width * channels > MAX_FEATURES
+        to = (min(height, MAX_SIDE), min(width, MAX_SIDE)) if shrink else (height, width)
+        rows, read = np.empty((len(split), to[0] * to[1] * channels), np.float32), self.reader(split)
+        for begin in range(0, len(split), 32):
+            images = read(np.arange(begin, min(begin + 32, len(split))))["image"]
+            images = _averaged(images, to) if shrink else images
+            rows[begin : begin + len(images)] = images.reshape(len(images), -1)
+        return rows
 
 
-def opened(file: str | Path | bytes, name: str = "") -> Image.Image:
-    """An image file, decoded: of mode L (grey) or RGB; alpha dropped, 16-bit grey scaled, EXIF rotation ignored.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ImageReader:
+    """The images of a split."""
 
-    Args:
-      file: a path, or the content of such a file.
-      name: its name in errors; default: the path.
+    split: Split
+    encoding: ImageEncoding
+    lengths: ClassVar[None] = None
 
-    Raises:
-      InputError: the file is missing, truncated or no image.
-    """
-    try:
-        with _open(file) as image:
-            if image.mode.startswith("I"):  # Pillow's own conversion would clip 16 bits at 255
-                return Image.fromarray(np.rint(np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8))
-            mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-            if image.mode != mode:
-                return image.convert(mode)
-            image.load()
-            return image
-    except _DAMAGED as error:
-        raise InputError(_unreadable(file, name, error)) from None
+    def __call__(self, rows: np.ndarray, length: int | None = None, draw: Draw | None = None) -> Fields:
+        images = np.empty((len(rows), *self.encoding.size), np.float32)
+        for i, place in enumerate(images):  # each while it is still in the cache
+            normalize(self._image(int(rows[i]), i, draw), self.encoding, out=place)
+        return {"image": images}
 
-
-def pixels(picture: Image.Image) -> np.ndarray:
-    """An opened image -> uint8 [h, w, 1] (grey) or [h, w, 3]."""
-    array = np.asarray(picture)
-    return array[..., None] if array.ndim == 2 else array
+    def _image(self, row: int, i: int, draw: Draw | None) -> np.ndarray:
+        if draw is None or not draw.augment:
+            return fit(self.split.example("image", row), self.encoding)
+        column, row = self.split.columns["image"], int(self.split.rows[row])
+        image = column.picture(row) if hasattr(column, "picture") else column[row]
+        return augmented(image, draw.augment, draw.rng(i), self.encoding)
 
 
-def decode(file: str | Path | bytes, name: str = "") -> np.ndarray:
-    """`pixels` of `opened`."""
-    return pixels(opened(file, name))
-
-
-def _open(file: str | Path | bytes) -> Image.Image:
-    """Pillow's image, its header read. Pixels only: to draw a PostScript file, Pillow would start Ghostscript."""
-    if not isinstance(file, bytes) and os.path.exists(file) and not os.path.isfile(file):  # a pipe would block
-        raise OSError("not a regular file")
-    image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
-    if image.format == "EPS":
-        image.close()
-        raise OSError("PostScript, not pixels")
-    return image
-
-
-def _unreadable(file: str | Path | bytes, name: str, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(file, bytes) and isinstance(error, UnidentifiedImageError):
-        reason = "no format that Pillow knows"  # Pillow's own message gives the stream's address in memory
-    return f"expected a readable image, found {name or str(file)!r} ({reason}); replace or remove the file"
-
-
-def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """[h, w, c] -> [h, w, channels], channels 1 or 3: grey repeated, RGB to ITU-R 601 luma as Pillow rounds it."""
-    if image.shape[2] in (2, 4) and channels in (1, 3):
-        image = image[..., :-1]  # alpha
-    if image.shape[2] == channels:
-        return image
-    if image.shape[2] == 1 and channels == 3:
-        return np.repeat(image, 3, axis=2)
-    if image.shape[2] == 3 and channels == 1:
-        red, green, blue = np.moveaxis(image, 2, 0).astype(np.int64 if image.dtype == np.uint8 else np.float64)
-        luma = 19595 * red + 38470 * green + 7471 * blue
-        luma = (luma + 0x8000) >> 16 if image.dtype == np.uint8 else luma / 0x10000
-        return luma.astype(image.dtype)[..., None]
-    raise InputError(f"expected images of {channels} channels, found {image.shape[2]}; convert the images")
-
-
-def resize(image: np.ndarray | Image.Image, size: tuple[int, int], interpolation: str) -> np.ndarray:
-    """[h, w, c] uint8 or float32, or an opened image -> [*size, c] of the same type, by Pillow: anti-aliased (but for
-    `nearest`)."""
-    if interpolation not in INTERPOLATIONS:
-        raise InputError(f"unknown interpolation {interpolation!r}{nearest(interpolation, INTERPOLATIONS)}")
-    how, to = INTERPOLATIONS[interpolation], (size[1], size[0])
-    if isinstance(image, Image.Image):
-        return pixels(image.resize(to, how))
-    if image.dtype == np.uint8 and image.shape[2] == 3:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(to, how))
-    bands = (Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2]))
-    return np.stack([np.asarray(band.resize(to, how)) for band in bands], axis=2)
-
-
-def fit(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """[h, w, c] -> the model's [height, width, channels], still on 0..255: resized as `preprocessing.resize` says, and
+def fit(image: np.ndarray, encoding: ImageEncoding) -> np.ndarray:
+    """[h, w, c] -> the model's [height, width, channels], still on 0..255: resized as `encoding.resize` says, and
     the centre cut out of that; an image that has its size already is not resampled."""
-    height, width, channels = preprocessing.size
+    height, width, channels = encoding.size
     image = to_channels(image, channels)
-    to = _resized(image.shape[:2], preprocessing)
-    image = image if image.shape[:2] == to else resize(image, to, preprocessing.interpolation)
+    to = _resized(image.shape[:2], encoding)
+    image = image if image.shape[:2] == to else resize(image, to, encoding.interpolation)
     top, left = (to[0] - height) // 2, (to[1] - width) // 2
     return image[top : top + height, left : left + width]
 
 
-def _resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+def _resized(size: tuple[int, int], encoding: ImageEncoding) -> tuple[int, int]:
     """The size an image of this (height, width) is resized to; the longer edge is rounded down, as in transformers."""
-    rule = preprocessing.resize
+    rule = encoding.resize
     if len(rule) != 1:
-        return rule or preprocessing.size[:2]
+        return rule or encoding.size[:2]
     short = min(size)
     return tuple(rule[0] if side == short else int(rule[0] * side / short) for side in size)
 
 
-def normalize(image: np.ndarray, preprocessing: Preprocessing, out: np.ndarray | None = None) -> np.ndarray:
+def normalize(image: np.ndarray, encoding: ImageEncoding, out: np.ndarray | None = None) -> np.ndarray:
     """`(x / 255 - mean) / std`, float32, over the last axis of [..., channels]; into `out`, where one is given."""
-    for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+    for name, values in (("mean", encoding.mean), ("std", encoding.std)):
         if len(values) not in (1, image.shape[-1]):
             raise InputError(f"expected 1 or {image.shape[-1]} values of {name}, one a channel, found {len(values)}")
     out = np.empty(image.shape, np.float32) if out is None else out
     # Whole rows of pixels against as many means: an inner loop over the channels alone is slow. Some rows at a time,
     # so that the three passes find them in the cache.
     width = image.shape[-1] * (image.shape[-2] if image.ndim > 1 else 1)
-    mean, std = (np.resize(np.asarray(v, np.float32), width) for v in (preprocessing.mean, preprocessing.std))
+    mean, std = (np.resize(np.asarray(v, np.float32), width) for v in (encoding.mean, encoding.std))
     rows, values = out.reshape(-1, width), image.reshape(-1, width)
     for begin in range(0, len(rows), ROWS):
         block = rows[begin : begin + ROWS]
@@ -174,6 +136,38 @@ def normalize(image: np.ndarray, preprocessing: Preprocessing, out: np.ndarray |
     return out
 
 
-def preprocess(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """[h, w, c] as a source yields it -> the model's input, float32 `preprocessing.size`."""
-    return normalize(fit(image, preprocessing), preprocessing)
+def preprocess(image: np.ndarray, encoding: ImageEncoding) -> np.ndarray:
+    """[h, w, c] as a source yields it -> the model's input, float32 `encoding.size`."""
+    return normalize(fit(image, encoding), encoding)
+
+
+def augmented(
+    image: np.ndarray | Image.Image, names: tuple[str, ...], rng: np.random.Generator, encoding: ImageEncoding
+) -> np.ndarray:
+    """[h, w, c] or an opened image -> the model's [height, width, channels] on 0..255: `fit`, then the augmentations.
+
+    A leading `crop` replaces `fit`: its rectangle is cut out of the original image and resized once to the model's
+    size, with the model's filter.
+    """
+    functions, (height, width, channels) = augmentations(names), encoding.size
+    if names[:1] == ("crop",):
+        part = crop(image, rng, (height, width), encoding.interpolation)
+        image, functions = to_channels(part, channels), functions[1:]
+    else:
+        image = fit(image if isinstance(image, np.ndarray) else pixels(image), encoding)
+    for function in functions:
+        image = function(image, rng)
+    return image
+
+
+def _averaged(images: np.ndarray, to: tuple[int, int]) -> np.ndarray:
+    """[n, h, w, c] -> [n, *to, c]: each new pixel is the mean over its area, fractions of old pixels included."""
+    rows, columns = (_area_weights(old, new) for old, new in zip(images.shape[1:3], to, strict=True))
+    return np.einsum("ih,nhwc,jw->nijc", rows, images, columns, optimize=True).astype(np.float32)
+
+
+def _area_weights(old: int, new: int) -> np.ndarray:
+    """[new, old]: which share of each new pixel along one side lies on each old one."""
+    edges, begin = np.arange(new + 1) * (old / new), np.arange(old)
+    overlap = np.minimum(edges[1:, None], begin + 1) - np.maximum(edges[:-1, None], begin)
+    return overlap.clip(0) * (new / old)

@@ -6,20 +6,22 @@ label counts in one process share them.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import jax
 import numpy as np
 from etils import epath
 
-from jaxfer.data.encodings.spec import TextPreprocessing
+from jaxfer.data.encoding import Draw, Fields
 from jaxfer.data.lookup import expanded, fingerprint
-from jaxfer.data.split import Split
+from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
 
 # Files of a tokenizer's folder; the sha256 covers those present and ignores all others.
@@ -40,11 +42,72 @@ TOKENIZER_FILES = (
 CLASS_FILE = "config.json"
 
 CHUNK = 1000  # texts per call of the tokenizer
+SEPARATOR = " ||| "  # between the texts of a pair; a token, so that no bigram reaches from one into the other
+
+# The input fields of a text model, int32 [batch, length]: token ids, 1 for a token and 0 for padding, segments.
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextEncoding:
+    """How a text, or a pair of texts, becomes the model's input: the checkpoint's tokenizer, cut at `max_length`.
+
+    Attributes:
+      tokenizer: folder of a Hugging Face tokenizer; empty where none has been named yet. Ignored in comparisons: a
+        copied tokenizer is the same model, and shares its compiled programs.
+      tokenizer_sha256: sha256 (hex) of its files, the tokenizer's identity; empty takes the folder as it is.
+      vocab: rows of the model's token embedding.
+      types: token types the model tells apart.
+      max_length: longest input in tokens, special ones included.
+      buckets: lengths that batches are padded to, rising; the last is `max_length`. One program is compiled for each.
+    """
+
+    tokenizer: str = dataclasses.field(compare=False)
+    tokenizer_sha256: str
+    vocab: int
+    types: int
+    max_length: int
+    buckets: tuple[int, ...]
+
+    column: ClassVar[str] = "text"
+    noun: ClassVar[str] = "texts"
+    augments: ClassVar[bool] = False
+
+    def example(self, n: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return dict.fromkeys(TEXT_INPUTS, jax.ShapeDtypeStruct((n, self.max_length), "int32"))
+
+    def reader(self, split: Split) -> Tokens:
+        return tokenize(split, self)
+
+    def notes(self, data: Dataset, sample: int) -> tuple[str, ...]:
+        """A line if texts are longer than `max_length` and so get truncated."""
+        truncated, longest = [], 0
+        for name, split in data.splits.items():
+            rows = np.arange(len(split))
+            if sample and len(split) > sample:
+                rows = np.linspace(0, len(split) - 1, sample).astype(np.int64)
+            lengths = whole_lengths(split.take(rows), self)
+            if count := int(np.sum(lengths > self.max_length)):
+                longest = max(longest, int(lengths.max()))
+                sampled = " sampled" if len(rows) < len(split) else ""
+                truncated.append(f"{count:,} of {len(rows):,}{sampled} in {name}")
+        if not truncated:
+            return ()
+        limit = f"cut at {self.max_length} tokens, the longest has {longest:,}; config.model.max_length sets that"
+        return (f"texts are {limit} ({', '.join(truncated)})",)
+
+    def facts(self) -> dict[str, Any]:
+        return {"max_length": self.max_length}
+
+    def flat(self, split: Split) -> np.ndarray:
+        """Whole texts, the two of a pair joined, objects [n] of str."""
+        examples = (split.example("text", row) for row in range(len(split)))
+        return np.array([text if isinstance(text, str) else SEPARATOR.join(text) for text in examples], object)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Texts:
-    """Fetches a text, or a pair as a tuple.
+    """A column of texts, or of pairs as tuples.
 
     Attributes:
       first: the texts.
@@ -56,14 +119,24 @@ class Texts:
     second: tuple[str, ...] | None
     sha256: str
 
-    def __call__(self, row: int) -> str | tuple[str, str]:
+    kind: ClassVar[str] = "text"
+
+    @property
+    def noun(self) -> str:
+        """What it holds, in messages."""
+        return "texts" if self.second is None else "pairs of texts"
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __getitem__(self, row: int) -> str | tuple[str, str]:
         return self.first[row] if self.second is None else (self.first[row], self.second[row])
 
     key_bytes = 0  # keys are computed without reading files
 
     def key(self, row: int) -> Hashable:
         """A key that is equal for equal texts."""
-        return self(row)
+        return self[row]
 
 
 def texts(first: tuple[str, ...], second: tuple[str, ...] | None = None) -> Texts:
@@ -73,7 +146,7 @@ def texts(first: tuple[str, ...], second: tuple[str, ...] | None = None) -> Text
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Tokens:
-    """Token ids of a split, ragged: example i holds `ids[starts[i] : starts[i + 1]]`; picklable, read by threads.
+    """Token ids of a split, ragged, as its reader: example i holds `ids[starts[i] : starts[i + 1]]`.
 
     Attributes:
       ids: int32 [tokens of all examples].
@@ -87,13 +160,13 @@ class Tokens:
     starts: np.ndarray
     pad: int
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of each example, int64 [examples]: the table by which batches are grouped."""
         return np.diff(self.starts)
 
-    def padded(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
-        """The model's input fields, each int32 [len(rows), length]."""
+    def __call__(self, rows: np.ndarray, length: int, draw: Draw | None = None) -> Fields:
+        """`TEXT_INPUTS`, each int32 [b, length]."""
         ids = np.full((len(rows), length), self.pad, np.int32)
         mask, types = np.zeros_like(ids), np.zeros_like(ids)
         for i, row in enumerate(rows):
@@ -104,36 +177,36 @@ class Tokens:
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
 
 
-def tokenize(split: Split, preprocessing: TextPreprocessing) -> Tokens:
+def tokenize(split: Split, encoding: TextEncoding) -> Tokens:
     """The token ids of a split of `Texts`, cut at `max_length`; texts seen in this process are not tokenized again.
 
     Raises:
       InputError: there is no tokenizer, or it is not the model's.
     """
-    encoded = _encoded(split, preprocessing)
-    tokenizer, _ = load_tokenizer(preprocessing)
+    encoded = _encoded(split, encoding)
+    tokenizer, _ = load_tokenizer(encoding)
     starts = np.cumsum([0, *(len(ids) for ids, _, _ in encoded)], dtype=np.int64)
     empty = (np.zeros(0, np.int32), np.zeros(0, np.int8))
     ids, types = (np.concatenate([empty[i], *(example[i] for example in encoded)]) for i in range(2))
     return Tokens(ids=ids, types=types, starts=starts, pad=tokenizer.pad_token_id)
 
 
-def whole_lengths(split: Split, preprocessing: TextPreprocessing) -> np.ndarray:
+def whole_lengths(split: Split, encoding: TextEncoding) -> np.ndarray:
     """Tokens of each example before the cut at `max_length`, int64 [examples]; `tokenize` reuses the tokens."""
-    return np.asarray([whole for _, _, whole in _encoded(split, preprocessing)], np.int64)
+    return np.asarray([whole for _, _, whole in _encoded(split, encoding)], np.int64)
 
 
-def _encoded(split: Split, preprocessing: TextPreprocessing) -> list[tuple[np.ndarray, np.ndarray, int]]:
+def _encoded(split: Split, encoding: TextEncoding) -> list[tuple[np.ndarray, np.ndarray, int]]:
     """(ids, types, tokens before the cut) of each example."""
-    source, rows = split.origin()
-    tokenizer, _ = load_tokenizer(preprocessing)
-    limits = (source.second is not None, preprocessing.max_length, preprocessing.vocab, preprocessing.types)
+    source, rows = split.columns["text"], split.rows
+    tokenizer, _ = load_tokenizer(encoding)
+    limits = (source.second is not None, encoding.max_length, encoding.vocab, encoding.types)
     with _LOCK:
         table = _table(source.sha256, read_sha256(tokenizer.name_or_path), limits)
         missing = [int(row) for row in np.unique(rows) if int(row) not in table]
         for begin in range(0, len(missing), CHUNK):
             chunk = missing[begin : begin + CHUNK]
-            table.update(zip(chunk, _encode(tokenizer, source, chunk, preprocessing), strict=True))
+            table.update(zip(chunk, _encode(tokenizer, source, chunk, encoding), strict=True))
         return [table[int(row)] for row in rows]
 
 
@@ -146,8 +219,8 @@ def _table(data: str, tokenizer: str, limits: tuple[Any, ...]) -> dict[int, tupl
     return {}
 
 
-def _encode(tokenizer: Callable[..., Any], source: Texts, rows: list[int], preprocessing: TextPreprocessing) -> Any:
-    longest = preprocessing.max_length
+def _encode(tokenizer: Callable[..., Any], source: Texts, rows: list[int], encoding: TextEncoding) -> Any:
+    longest = encoding.max_length
     special = tokenizer.num_special_tokens_to_add(pair=source.second is not None)
     if longest <= special:
         raise InputError(
@@ -159,10 +232,10 @@ def _encode(tokenizer: Callable[..., Any], source: Texts, rows: list[int], prepr
     full = [row for row, (ids, _) in zip(rows, cut, strict=True) if len(ids) >= longest]
     whole = dict(zip(full, _read_ids(tokenizer, source, full, truncation=False), strict=True))
     for row, (ids, types) in zip(rows, cut, strict=True):
-        if max(ids) >= preprocessing.vocab or max(types) >= preprocessing.types:
+        if max(ids) >= encoding.vocab or max(types) >= encoding.types:
             raise InputError(
-                f"the tokenizer gave token {max(ids)} of type {max(types)}, the model has {preprocessing.vocab} tokens "
-                f"and {preprocessing.types} types; name the model's own in config.model.tokenizer"
+                f"the tokenizer gave token {max(ids)} of type {max(types)}, the model has {encoding.vocab} tokens "
+                f"and {encoding.types} types; name the model's own in config.model.tokenizer"
             )
         yield np.asarray(ids, np.int32), np.asarray(types, np.int8), len(whole.get(row, (ids,))[0])
 
@@ -206,28 +279,28 @@ def tokenizer_sha256(folder: str | epath.Path) -> str:
     return fingerprint(part for file in files for part in (file.name, file.read_bytes()))
 
 
-def load_tokenizer(preprocessing: TextPreprocessing, *, own: bool | None = None) -> tuple[Any, str]:
+def load_tokenizer(encoding: TextEncoding, *, own: bool | None = None) -> tuple[Any, str]:
     """(the Hugging Face tokenizer, sha256 of its files) that a model names.
 
     Args:
-      preprocessing: of the model.
+      encoding: of the model.
       own: whether it is known to be the model's, which may then have many more rows; None: if the model has a sha256.
 
     Raises:
       InputError: none is named, it can't be read, or it is not the model's: other files than the sha256 says, another
         number of tokens, or no padding token.
     """
-    if not preprocessing.tokenizer:
+    if not encoding.tokenizer:
         raise InputError("the model has no tokenizer; set config.model.tokenizer to a folder, or init to a checkpoint")
-    folder = located(preprocessing.tokenizer)
-    sha256, expected = tokenizer_sha256(folder), preprocessing.tokenizer_sha256
+    folder = located(encoding.tokenizer)
+    sha256, expected = tokenizer_sha256(folder), encoding.tokenizer_sha256
     if expected and sha256 != expected:
         raise InputError(
             f"the tokenizer in {str(folder)!r} has sha256 {sha256[:12]}, the model was made with {expected[:12]}; "
             "restore it, or name the model's own in config.model.tokenizer"
         )
     tokenizer = read_tokenizer(folder)
-    tokens, vocab = len(tokenizer), preprocessing.vocab
+    tokens, vocab = len(tokenizer), encoding.vocab
     if tokenizer.model_max_length < 1:
         raise InputError(
             f"the tokenizer in {str(folder)!r} states model_max_length={tokenizer.model_max_length}; expected at least "

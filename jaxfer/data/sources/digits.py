@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from jaxfer.data.lookup import fingerprint
 from jaxfer.data.order import Stream, bits, draw, permutation
-from jaxfer.data.split import Dataset, InMemory, Split
+from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError
 
 TEST_PER_CLASS = 50
@@ -40,7 +40,7 @@ def source(*, noise: float = 0.0, mixed_labels: bool = False) -> Dataset:
         images = np.rint(images + noise * draws).clip(0, 255).astype(np.uint8)
     if mixed_labels:
         labels[train] = labels[train][permutation(len(train), 0, Stream.SYNTHETIC)]
-    everything = Split(labels=labels, fetch=InMemory(images))
+    everything = Split.whole(image=Array(images, "image"), label=Array(labels, "class"))
     return Dataset(
         splits={"train": everything.take(train), "test": everything.take(test)},
         classes=tuple(str(digit) for digit in range(10)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import os
@@ -13,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxfer.data.encodings.image import opened, pixels, verify
+from jaxfer.data.encodings.pixels import opened, pixels, verify
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.order import Stream, draw
-from jaxfer.data.split import Dataset, Split
+from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError
 
 FORMATS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -92,15 +93,24 @@ def source(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Files:
-    """Fetches an example by decoding its file."""
+    """A column of image files."""
 
     root: Path
     names: tuple[str, ...]
+    kind = "image"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """sha256 (hex) of the files' content, which is read whole."""
+        return fingerprint(self.exact(row) for row in range(len(self)))
 
     def picture(self, row: int) -> Image.Image:
         return opened(self.root / self.names[row])
 
-    def __call__(self, row: int) -> np.ndarray:
+    def __getitem__(self, row: int) -> np.ndarray:
         return pixels(self.picture(row))
 
     key_bytes = 2 * END
@@ -229,7 +239,8 @@ def _ends(file: Path) -> tuple[str, bytes]:
 
 def _split(root: Path, tree: dict[str, list[str]], classes: tuple[str, ...]) -> Split:
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(tree.get(name, ())) for name in classes])
-    return Split(labels=labels, fetch=Files(root, tuple(file for name in classes for file in tree.get(name, ()))))
+    images = Files(root, tuple(file for name in classes for file in tree.get(name, ())))
+    return Split.whole(image=images, label=Array(labels, "class"))
 
 
 def _with_test(splits: dict[str, Split], fraction: float) -> dict[str, Split]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxfer import npz_files
 from jaxfer.data.lookup import fingerprint, locate, stamp
-from jaxfer.data.split import Dataset, InMemory, Split
+from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 
 # The layouts of jaxfer, MedMNIST and Keras.
@@ -51,7 +51,9 @@ def _load(file: Path, version: tuple, layouts: tuple[tuple[str, str], ...], targ
     pairs = {split: _pair(arrays, file, split, layout) for split in ("train", "val", "test")}
     pairs = {split: pair for split, pair in pairs.items() if pair is not None}
     classes, labels = _classes(pairs, file) if target == "class" else ((), _values(pairs, file))
-    splits = {name: Split(labels=labels[name], fetch=InMemory(pairs[name][0])) for name in pairs}
+    splits = {
+        name: Split.whole(image=Array(pairs[name][0], "image"), label=Array(labels[name], target)) for name in pairs
+    }
     parts = [part for name in pairs for part in (name, pairs[name][0], labels[name])]
     provenance = {name: ", ".join(key.replace("{split}", name) for key in layout) for name in pairs}
     content, read = fingerprint([*classes, *parts]), {key.replace("{split}", name) for name in pairs for key in layout}

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxfer.data.encodings.image import opened, pixels
+from jaxfer.data.encodings.pixels import opened, pixels
+from jaxfer.data.lookup import fingerprint
 from jaxfer.errors import InputError
 
 FORMAT = "array_record"
@@ -81,16 +82,25 @@ class Records:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Images:
-    """Fetches an example by decoding its record's image."""
+    """A column of the images in records."""
 
     records: Records
+    kind = "image"
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """sha256 (hex) of every image as it is encoded."""
+        return fingerprint(self.key(row) for row in range(len(self)))
 
     def picture(self, row: int) -> Image.Image:
         (example,) = self.records.read([row])
         (feature,) = self.records.features
         return opened(self.records.parse(example)[feature], self.records.name(row))
 
-    def __call__(self, row: int) -> np.ndarray:
+    def __getitem__(self, row: int) -> np.ndarray:
         return pixels(self.picture(row))
 
     key_bytes = 2**16  # typical for a photograph

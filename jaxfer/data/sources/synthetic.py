@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxfer.data.lookup import fingerprint
 from jaxfer.data.order import Stream, bits
-from jaxfer.data.split import Dataset, InMemory, Split
+from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 
 TASKS = ("classification", "regression")
@@ -49,7 +49,7 @@ def source(
         name: make(tuple(image), classes_count, count, noise, number)
         for number, (name, count) in enumerate({"train": examples, "val": held_out, "test": held_out}.items())
     }
-    parts = [part for split in splits.values() for part in (split.fetch.images, split.labels)]
+    parts = [split.columns[name].values for split in splits.values() for name in ("image", "label")]
     classes = tuple(f"class_{i}" for i in range(classes_count)) if task == "classification" else ()
     provenance = dict.fromkeys(splits, "made up")
     return Dataset(splits=splits, classes=classes, fingerprint=fingerprint(parts), provenance=provenance)
@@ -59,7 +59,7 @@ def _classification(shape: tuple[int, ...], classes: int, count: int, noise: flo
     prototypes = 128 + 32 * _rng(0).standard_normal((classes, *shape))
     labels = np.arange(count, dtype=np.int32) % classes
     pixels = prototypes[labels] + noise * 32 * _rng(1, number).standard_normal((count, *shape))
-    return Split(labels=labels, fetch=InMemory(_to_uint8(pixels)))
+    return Split.whole(image=Array(_to_uint8(pixels), "image"), label=Array(labels, "class"))
 
 
 def _regression(shape: tuple[int, ...], _: int, count: int, noise: float, number: int) -> Split:
@@ -69,7 +69,7 @@ def _regression(shape: tuple[int, ...], _: int, count: int, noise: float, number
     # Unit variance of the signal: each pixel has a standard deviation of 32 levels.
     signal = np.tensordot((images - 128.0) / 32, weights / np.linalg.norm(weights), 3)
     targets = signal + 0.1 * noise * rng.standard_normal(count)
-    return Split(labels=targets.astype(np.float32), fetch=InMemory(images))
+    return Split.whole(image=Array(images, "image"), label=Array(targets.astype(np.float32), "value"))
 
 
 def _rng(*key: int) -> np.random.Generator:

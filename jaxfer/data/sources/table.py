@@ -16,7 +16,7 @@ from jaxfer.data.order import Stream, draw
 from jaxfer.data.sources import labels as reading
 from jaxfer.data.sources.rows import DELIMITERS, Bad, Dialect, records
 from jaxfer.data.sources.splitfiles import split_files
-from jaxfer.data.split import Dataset, Split
+from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 
 SHOWN = 3  # bad rows in a message
@@ -106,7 +106,7 @@ def source(
     if target != "value" and not classes:
         raise InputError("expected labels in the train file, found none; correct data.label or data.separator")
     splits = {name: _split(table, classes, target, files[name]) for name, table in tables.items()}
-    parts = (part for name, split in splits.items() for part in (name, split.fetch.sha256, split.labels))
+    parts = (part for name, split in splits.items() for part in (name, split.columns["text"].sha256, split.labels))
     content = fingerprint([*classes, *parts, f"test_fraction={test_fraction}"])
     provenance = {split: file.name for split, file in files.items()}
     if test_fraction:
@@ -243,9 +243,9 @@ def _judge(bad: list[str], tables: Mapping[str, _Table], root: Path, allowed: in
 
 def _split(table: _Table, classes: tuple[str, ...], target: str, file: Path) -> Split:
     # Only the columns say whether a table has partners: an empty partner is a bad row.
-    fetch = texts(table.first, table.second if any(table.second) else None)
+    column = texts(table.first, table.second if any(table.second) else None)
     if target == "value":
-        return Split(labels=np.asarray(table.labels, np.float32), fetch=fetch)
+        return Split.whole(text=column, label=Array(np.asarray(table.labels, np.float32), "value"))
     index = {name: i for i, name in enumerate(classes)}
     sets = [(label,) if target == "class" else label for label in table.labels]
     unknown = sorted({name for names in sets for name in names} - index.keys())
@@ -253,11 +253,12 @@ def _split(table: _Table, classes: tuple[str, ...], target: str, file: Path) -> 
         fix = "remove its rows or add some to train"
         raise InputError(f"expected the labels of train, found {unknown[0]!r} in {str(file)!r}; {fix}")
     if target == "class":
-        return Split(labels=np.asarray([index[name] for (name,) in sets], np.int32), fetch=fetch)
+        labels = np.asarray([index[name] for (name,) in sets], np.int32)
+        return Split.whole(text=column, label=Array(labels, "class"))
     labels = np.zeros((len(sets), len(classes)), bool)
     for row, names in enumerate(sets):
         labels[row, [index[name] for name in names]] = True
-    return Split(labels=labels, fetch=fetch)
+    return Split.whole(text=column, label=Array(labels, "classes"))
 
 
 def _with_test(splits: Mapping[str, Split], fraction: float) -> dict[str, Split]:

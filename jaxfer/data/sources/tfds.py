@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxfer.data.encodings.image import verify
+from jaxfer.data.encodings.pixels import verify
 from jaxfer.data.encodings.text import texts
 from jaxfer.data.lookup import fingerprint, locate, stamp
 from jaxfer.data.sources.records import FORMAT, Images, Records, datasets
-from jaxfer.data.split import Dataset, Split
+from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 
 DEFAULTS = {"train": ("train",), "val": ("validation", "val"), "test": ("test",)}
@@ -242,11 +242,10 @@ def _split(folder: str, spec: str, fields: _Fields) -> tuple[Split, bytes]:
             else:
                 first.append(_decoded(values[fields.text], records, row))
                 second += [_decoded(values[fields.pair], records, row)] if fields.pair else []
+    label = Array(_array(labels, fields, spec), "classes" if fields.kind == "labels" else fields.kind)
     if fields.image:
-        fetch: Any = Images(Records(folder, spec, (fields.image,)))
-    else:
-        fetch = texts(tuple(first), tuple(second) if fields.pair else None)
-    return Split(labels=_array(labels, fields, spec), fetch=fetch), digest.digest()
+        return Split.whole(image=Images(Records(folder, spec, (fields.image,))), label=label), digest.digest()
+    return Split.whole(text=texts(tuple(first), tuple(second) if fields.pair else None), label=label), digest.digest()
 
 
 def _decoded(text: bytes, records: Records, row: int) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from jaxfer.data.encodings.image import INTERPOLATIONS
+from jaxfer.data.encodings.pixels import INTERPOLATIONS
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 
@@ -167,7 +167,7 @@ def statistics(preprocessor: Mapping[str, Any], channels: int) -> tuple[tuple[fl
 
 def image_processor(port: Port) -> dict[str, Any]:
     """preprocessor_config.json that makes transformers prepare images as the port does."""
-    spec = port.preprocessing
+    spec = port.encoding
     height, width, channels = spec.size
     rule = spec.resize or (height, width)
     size = {"shortest_edge": rule[0]} if len(rule) == 1 else {"height": rule[0], "width": rule[1]}

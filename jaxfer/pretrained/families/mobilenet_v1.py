@@ -78,7 +78,7 @@ def _dropped(rate: float) -> float:
 
 
 def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    module, (height, width, channels) = port.module, port.preprocessing.size
+    module, (height, width, channels) = port.module, port.encoding.size
     return {
         "architectures": ["MobileNetV1ForImageClassification"],
         "model_type": "mobilenet_v1",

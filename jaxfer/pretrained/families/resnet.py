@@ -136,7 +136,7 @@ def _hf_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) ->
     return {
         "architectures": ["ResNetForImageClassification"],
         "model_type": "resnet",
-        "num_channels": port.preprocessing.size[2],
+        "num_channels": port.encoding.size[2],
         "embedding_size": module.width,
         "hidden_sizes": list(module.features()[1:]),
         "depths": list(module.stage_sizes),
@@ -200,7 +200,7 @@ def _torchvision_options(
 
 def _torchvision_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     """A config.json for `_torchvision_options` to read back, with the labels; no library defines this format."""
-    spec = port.preprocessing
+    spec = port.encoding
     image = {"size": list(spec.size[:2]), "mean": list(spec.mean), "std": list(spec.std)}
     return {"family": "resnet", "key_layout": "torchvision", "input": image, **labelled(port, labels)}
 

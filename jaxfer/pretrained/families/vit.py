@@ -121,7 +121,7 @@ def _options(
 
 
 def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    module, (height, width, channels) = port.module, port.preprocessing.size
+    module, (height, width, channels) = port.module, port.encoding.size
     if module.pool != "cls":
         raise InputError(
             f"transformers' ViT classifiers read the class token, this model has pool={module.pool!r}; train it with "

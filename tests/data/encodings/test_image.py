@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxfer.data.augment import AUGMENTATIONS, augmentations, augmented, crop, flip, shift
+from jaxfer.data.encodings.augment import AUGMENTATIONS, augmentations, augmented, crop, flip, shift
 from jaxfer.data.encodings.image import decode, normalize, preprocess, resize, to_channels, verify
 from jaxfer.data.encodings.spec import Preprocessing
 from jaxfer.errors import InputError

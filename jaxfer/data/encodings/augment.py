@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from PIL import Image
 
-from jaxfer.data.encodings.image import fit, pixels, resize, to_channels
-from jaxfer.data.encodings.spec import Preprocessing
+from jaxfer.data.encodings.pixels import resize
 from jaxfer.errors import InputError, nearest
 
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -74,22 +73,3 @@ def augmentations(names: Iterable[str]) -> tuple[Augmentation, ...]:
         if name not in AUGMENTATIONS:
             raise InputError(f"unknown augmentation {name!r}{nearest(str(name), AUGMENTATIONS)}")
     return tuple(AUGMENTATIONS[name] for name in names)
-
-
-def augmented(
-    image: np.ndarray | Image.Image, names: tuple[str, ...], rng: np.random.Generator, preprocessing: Preprocessing
-) -> np.ndarray:
-    """[h, w, c] or an opened image -> the model's [height, width, channels] on 0..255: `fit`, then the augmentations.
-
-    A leading `crop` replaces `fit`: its rectangle is cut out of the original image and resized once to the model's
-    size, with the model's filter.
-    """
-    functions, (height, width, channels) = augmentations(names), preprocessing.size
-    if names[:1] == ("crop",):
-        part = crop(image, rng, (height, width), preprocessing.interpolation)
-        image, functions = to_channels(part, channels), functions[1:]
-    else:
-        image = fit(image if isinstance(image, np.ndarray) else pixels(image), preprocessing)
-    for function in functions:
-        image = function(image, rng)
-    return image
