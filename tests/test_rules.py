@@ -84,7 +84,7 @@ def test_a_partly_shadowed_rule_is_alive():
 
 
 def test_a_rule_of_no_paths_says_so():
-    with pytest.raises(RuleError, match="matches no parameter; there is none of the kind here"):
+    with pytest.raises(RuleError, match="matches no parameter; this model has none of that kind"):
         rules.select(["stem/norm"], [])
 
 

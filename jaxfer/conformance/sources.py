@@ -38,7 +38,7 @@ def examples_are_images_or_texts_and_stay_the_same(dataset: Dataset) -> str | No
             if not _is_image(example) and not _is_text(example):
                 return f"{name}, row {row}: expected uint8 [height, width, channels] or text, found {_kind(example)}"
             if not np.array_equal(example, split.fetch(row)):
-                return f"{name}, row {row}: another example when fetched again"
+                return f"{name}, row {row}: a different example when fetched again"
     return None
 
 
@@ -46,7 +46,7 @@ def splits_can_be_sent_to_loader_processes(dataset: Dataset) -> str | None:
     for name, split in dataset.splits.items():
         again = pickle.loads(pickle.dumps(split))
         if len(split) and not np.array_equal(again.fetch(0), split.fetch(0)):
-            return f"{name}: a pickled copy fetches another example"
+            return f"{name}: a pickled copy fetches a different example"
     return None
 
 

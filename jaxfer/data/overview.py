@@ -61,10 +61,10 @@ def copies(splits: Mapping[str, Split]) -> tuple[str, ...]:
     """A line for each pair of splits with examples of the same content: the same bytes, or the same texts."""
     fetches = {name: split.origin()[0] for name, split in splits.items()}
     if not all(hasattr(fetch, "key") for fetch in fetches.values()):
-        return ("copies of examples in two splits were not looked for: the data source has no keys",)
+        return ("duplicates across splits were not checked: the data source has no keys",)
     reads = sum(len(split) * fetches[name].key_bytes for name, split in splits.items())
     if reads > READ:
-        return (f"copies of examples in two splits were not looked for: {reads / 2**30:.1f} GiB to read",)
+        return (f"duplicates across splits were not checked: {reads / 2**30:.1f} GiB to read",)
     keys = {name: _keys(split, None) for name, split in splits.items()}
     shared = {key for key, count in Counter(key for k in keys.values() for key in set(k)).items() if count > 1}
     keys = {name: _keys(split, shared) if shared else [] for name, split in splits.items()}
@@ -90,7 +90,7 @@ def cuts(data: Dataset, preprocessing: TextPreprocessing, sample: int = 0) -> tu
             truncated.append(f"{count:,} of {len(rows):,}{' sampled' if len(rows) < len(split) else ''} in {name}")
     if not truncated:
         return ()
-    limit = f"cut at {preprocessing.max_length} tokens, the longest has {longest:,}; config.model.max_length sets that"
+    limit = f"cut at {preprocessing.max_length} tokens, the longest has {longest:,}; config.model.max_length sets it"
     return (f"texts are {limit} ({', '.join(truncated)})",)
 
 

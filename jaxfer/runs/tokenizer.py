@@ -159,7 +159,7 @@ def probe(tokenizer: Any, max_length: int) -> list[Any]:
 
 def _compare(tokenizer: Any, folder: epath.Path, max_length: int) -> None:
     """Raises `InputError` where the copy in `folder` tokenizes the probes differently from `tokenizer`."""
-    source, why = tokenizer.name_or_path, "it gives other tokens for the same text"
+    source, why = tokenizer.name_or_path, "it tokenizes the same text differently"
     with _local(folder) as place:
         try:
             if probe(read_tokenizer(place), max_length) == probe(tokenizer, max_length):
@@ -167,7 +167,7 @@ def _compare(tokenizer: Any, folder: epath.Path, max_length: int) -> None:
         except InputError as error:
             why = str(error).replace(place, "the copy")
     raise InputError(
-        f"a copy of the tokenizer in {source!r} is not the same tokenizer ({why}); write it anew with transformers' "
+        f"a copy of the tokenizer in {source!r} is not the same tokenizer ({why}); save it again with transformers' "
         "`AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)` and set config.model.tokenizer=FOLDER"
     )
 

@@ -131,7 +131,7 @@ def test_a_model_that_breaks_a_property(check, fields, problem, monkeypatch):
             {"loss": lambda outputs, batch, hparams: jnp.mean(outputs)},
             "the loss: () for 6 examples",
         ),
-        (tasks.scores_hold_the_loss_and_the_monitored_metric, {"monitor": "bleu"}, "monitor 'bleu' is none of"),
+        (tasks.scores_hold_the_loss_and_the_monitored_metric, {"monitor": "bleu"}, "monitor 'bleu' is not among"),
         (tasks.limits_are_of_its_own_hparams, {"limits": {"beta": (0, 1)}}, "limits of ['beta']"),
     ],
 )

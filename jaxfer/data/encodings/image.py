@@ -101,7 +101,7 @@ def _open(file: str | Path | bytes) -> Image.Image:
 def _unreadable(file: str | Path | bytes, name: str, error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(file, bytes) and isinstance(error, UnidentifiedImageError):
-        reason = "no format that Pillow knows"  # Pillow's own message gives the stream's address in memory
+        reason = "not in a format that Pillow reads"  # Pillow's own message gives the stream's address in memory
     return f"expected a readable image, found {name or str(file)!r} ({reason}); replace or remove the file"
 
 
@@ -118,7 +118,7 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
         luma = 19595 * red + 38470 * green + 7471 * blue
         luma = (luma + 0x8000) >> 16 if image.dtype == np.uint8 else luma / 0x10000
         return luma.astype(image.dtype)[..., None]
-    raise InputError(f"expected images of {channels} channels, found {image.shape[2]}; convert the images")
+    raise InputError(f"expected images with {channels} channels, found {image.shape[2]}; convert the images")
 
 
 def resize(image: np.ndarray | Image.Image, size: tuple[int, int], interpolation: str) -> np.ndarray:
@@ -159,7 +159,7 @@ def normalize(image: np.ndarray, preprocessing: Preprocessing, out: np.ndarray |
     """`(x / 255 - mean) / std`, float32, over the last axis of [..., channels]; into `out`, where one is given."""
     for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
         if len(values) not in (1, image.shape[-1]):
-            raise InputError(f"expected 1 or {image.shape[-1]} values of {name}, one a channel, found {len(values)}")
+            raise InputError(f"expected 1 or {image.shape[-1]} values of {name}, one per channel, found {len(values)}")
     out = np.empty(image.shape, np.float32) if out is None else out
     # Whole rows of pixels against as many means: an inner loop over the channels alone is slow. Some rows at a time,
     # so that the three passes find them in the cache.
