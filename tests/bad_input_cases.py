@@ -44,7 +44,7 @@ COMMANDS = {
     ),
     "bad regex": (
         "show c.py --config.freeze=stem/[",
-        ["freeze rule 'stem/['", "no regular expression", "unterminated"],
+        ["freeze rule 'stem/['", "is not a regular expression", "unterminated"],
     ),
     "lr rule matches nothing": (
         "show c.py --config.lr_rules=(('steem/.*',0.1),)",
@@ -235,7 +235,7 @@ COMMANDS = {
     ),
     "option that no stage takes": (
         "show c.py:stages --config.options.rank=3",
-        ["config.options.rank changes nothing", "use config.stage.NAME.options.rank"],
+        ["config.options.rank has no effect", "use config.stage.NAME.options.rank"],
     ),
     "stage called like another method": (
         "show c.py --config.stages=probe",
@@ -331,7 +331,10 @@ COMMANDS = {
     ),
     "init of an address": (
         f"run c.py {NEW} --config.init=file:///etc/passwd",
-        ["file:///etc/passwd: an address", "download it and give the file"],
+        [
+            "file:///etc/passwd: expected a folder, a file or a Hub name, found an address",
+            "download it and give the file",
+        ],
     ),
     "init of a page of the Hub": (
         f"run c.py {NEW} --config.init=https://huggingface.co/google/vit-base-patch16-224",

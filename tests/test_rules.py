@@ -92,7 +92,7 @@ def test_a_rule_of_no_paths_says_so():
 def test_a_bad_pattern_is_one_line(use):
     with pytest.raises(InputError) as error:
         use("stem/(")
-    message = "rule 'stem/(' is no regular expression: missing ), unterminated subpattern at position 5"
+    message = "rule 'stem/(' is not a regular expression: missing ), unterminated subpattern at position 5"
     assert str(error.value) == message
 
 

@@ -197,7 +197,7 @@ def located(init: str) -> epath.Path:
     if "://" in init and not init.startswith(tuple(f"{scheme}://" for scheme in files.STORES)):
         page = re.fullmatch(rf"https?://(?:www\.)?huggingface\.co/({HUB_NAME})/?", init)
         fix = f"give its name, {page[1]}" if page else "download it and give the file"
-        raise InputError(f"{init}: expected a folder, a file or a Hub name, found an address: {fix}")
+        raise InputError(f"{init}: expected a folder, a file or a Hub name, found an address; {fix}")
     return files.opened(os.path.expanduser(init))
 
 

@@ -66,14 +66,14 @@ def plant(tmp_path, monkeypatch):
             methods.merged_parameters_alone_give_the_adapted_outputs,
             "view=lambda params, extra: {**params, 'head': {'out': {k: 2 * v for k, v in "
             "params['head']['out'].items()}}}",
-            "apart by ",
+            "differ by ",
         ),
         (
             "planted_unused",
             methods.frozen_leaves_stay_bitwise_and_trainable_ones_move,
             "init=lambda params, key: ({**params, 'head_extra': {'head': {'out': jnp.zeros(2)}}}, {}), "
             "view=lambda params, extra: {name: unit for name, unit in params.items() if name != 'head_extra'}",
-            "head_extra/head/out stood still",
+            "head_extra/head/out did not change",
         ),
     ],
     ids=lambda value: value if str(value).startswith("planted") else "",

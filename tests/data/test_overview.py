@@ -54,7 +54,7 @@ def test_images_in_folders(tmp_path, monkeypatch):
         "  train  train/; drawn from 16: data.labels_per_class=8, seed 3",
         "  val    drawn from train: data.val_per_class=2",
         "  test   test/, sealed: config.test=true opens it",
-        "  note: 1 file left out by suffix (1 .tif); data.suffixes lists the suffixes to read",
+        "  note: 1 file left out by suffix (1 .tif); data.suffixes lists those to read",
         "  note: 1 file left out beside the class folders (1 .png); move them into one",
         "  note: data.classes keeps 2 of 3 classes, 20 of 30 training examples",
         "  note: 1 of 4 examples of test are also in train, exact copies",
@@ -70,7 +70,7 @@ def test_images_in_folders(tmp_path, monkeypatch):
     ]
     assert opened[8:] == [
         "  test   test/",
-        "  note: 1 file left out by suffix (1 .tif); data.suffixes lists the suffixes to read",
+        "  note: 1 file left out by suffix (1 .tif); data.suffixes lists those to read",
         "  note: 1 file left out beside the class folders (1 .png); move them into one",
         "  note: 1 of 4 examples of test are also in train, exact copies",
         "  note: 1 of 4 examples of test are also in val, exact copies",  # val was drawn from train

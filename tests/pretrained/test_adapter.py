@@ -231,7 +231,7 @@ def test_where_its_base_may_lie(vit, monkeypatch):
 
 def test_folders_that_are_half_an_adapter_or_two_things(vit):
     folder = write(vit / "adapter", pair(QUERY, normal(2, 12), normal(12, 2)))
-    with pytest.raises(InputError, match="a part of a peft adapter; give its folder"):
+    with pytest.raises(InputError, match="part of a peft adapter; give its folder"):
         find(str(folder / "adapter_model.safetensors"))
     save_file({"w": normal(1)}, folder / "model.safetensors")
     with pytest.raises(InputError, match=r"both an adapter and a model \(model.safetensors\); give that file, or move"):

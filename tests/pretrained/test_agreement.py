@@ -40,7 +40,7 @@ def test_what_only_training_sees_is_free_and_announced_statistics_are_taken(resn
 
 def test_auto_needs_a_checkpoint():
     config = config_of("scratch")
-    with pytest.raises(InputError, match="config.model.name=auto takes the model of the checkpoint"):
+    with pytest.raises(InputError, match="config.model.name=auto uses the model of the checkpoint"):
         preflight(config)
 
 

@@ -62,7 +62,7 @@ def test_ledger_json_and_its_table(resnet, tmp_path, capsys):
         "what": "re-initialised",
         "from": "classifier.1.bias",
         "shape": [3],
-        "why": "other classes than the source's",
+        "why": "the classes differ from the source's",
     }
     norms = [key for key in ledger["unused"] if key.endswith("num_batches_tracked")]
     assert sorted(set(ledger["unused"]) - set(norms)) == ["classifier.1.bias", "classifier.1.weight"]
@@ -72,7 +72,10 @@ def test_ledger_json_and_its_table(resnet, tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()
     head = next(i for i, line in enumerate(said) if line.startswith(f"{folder}: "))
     assert said[head].endswith("leaves: 24 renamed, 6 transposed, 2 re-initialised")
-    assert said[head + 1] == "  re-initialised (other classes than the source's): head/out/bias 3, head/out/kernel 8x3"
+    assert (
+        said[head + 1]
+        == "  re-initialised (the classes differ from the source's): head/out/bias 3, head/out/kernel 8x3"
+    )
 
 
 def test_config_json_is_complete_and_gives_the_same_run_again(resnet, tmp_path):

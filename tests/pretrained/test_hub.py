@@ -143,7 +143,7 @@ def test_a_path_that_is_not_there(tmp_path, monkeypatch):
         find("./modells")
     with pytest.raises(InputError, match="there is no folder a/b/c either"):
         find("a/b/c/d")
-    with pytest.raises(InputError, match="expected a folder, a file or a Hub name, found an address: download it"):
+    with pytest.raises(InputError, match="expected a folder, a file or a Hub name, found an address; download it"):
         find("https://example.org/model.pth")
 
 

@@ -58,7 +58,7 @@ def test_other_classes_get_a_new_head_and_the_ledger_says_why(source, tmp_path, 
     anew = {path for path, entry in ledger["leaves"].items() if entry["what"] != "loaded"}
     assert anew == {"params/head/out/kernel", "params/head/out/bias"}
     expected = {"what": "re-initialised", "from": "params/head/out/bias", "shape": [4]}
-    assert ledger["leaves"]["params/head/out/bias"] == {**expected, "why": "other classes than the source's"}
+    assert ledger["leaves"]["params/head/out/bias"] == {**expected, "why": "the classes differ from the source's"}
     assert start.params["head"]["out"]["kernel"].shape[-1] == 4
 
 

@@ -175,7 +175,7 @@ def test_an_assumed_preprocessing_is_said_once_with_its_options(tmp_path, capsys
     assert f"note: {address(Cell(name='a'), config, {}).notes[0]}" == note  # which a sweep says once for all cells
     config.model.mean, config.model.resize = (0.25,), (9, 13)
     (note,) = preflight(config).notes()
-    assert "no file states std=(0.5,), interpolation='bilinear'; assumed" in note
+    assert "no file states std=(0.5,), interpolation='bilinear'; assuming these" in note
     config.model.std, config.model.interpolation = (0.5,), "bicubic"
     assert preflight(config).notes() == ()
 

@@ -26,7 +26,7 @@ END = 4096  # bytes of each end of a file that the fingerprint covers
 # Reasons to leave out a file, each with a fix.
 SUFFIX, NESTED, BESIDE, HIDDEN = "by suffix", "in folders below a class", "beside the class folders", "as hidden"
 REASONS = {
-    SUFFIX: "data.suffixes lists the suffixes to read",
+    SUFFIX: "data.suffixes lists those to read",
     NESTED: "data.nested=true reads them",
     BESIDE: "move them into one",
     HIDDEN: "rename those that start with a dot to read them",

@@ -67,7 +67,7 @@ def test_files_left_out_are_counted_with_the_option_that_reads_them(tmp_path):
     data = folder.source(path=path)
     assert data.splits["train"].labels.tolist() == [0, 1]
     assert data.notes == (
-        "4 files left out by suffix (1 without a suffix, 1 .gif, 2 .tif); data.suffixes lists the suffixes to read",
+        "4 files left out by suffix (1 without a suffix, 1 .gif, 2 .tif); data.suffixes lists those to read",
         "2 files left out in folders below a class (1 .jpg, 1 .png); data.nested=true reads them",
         "1 file left out beside the class folders (1 .jpg); move them into one",
         "1 file left out as hidden (1 .jpg); rename those that start with a dot to read them",

@@ -270,7 +270,7 @@ def test_a_single_statistic_is_written_for_every_channel():
         (lambda: VIT.options({}, {"size": 224, "resample": 9}, {}), "expected resample from 0 to 5"),
         (
             lambda: VIT.options({}, {"image_processor_type": "BeitImageProcessor"}, {}),
-            "is of BeitImageProcessor; jaxfer",
+            "is for BeitImageProcessor; jaxfer",
         ),
         (lambda: VIT.options({}, {"size": {"shortest_edge": 224}}, {}), "gives images of many shapes"),
         (lambda: MOBILENET.options({}, {"do_resize": False}, {}), "center-crops images without resizing them"),
