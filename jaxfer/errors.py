@@ -65,7 +65,7 @@ def refused(error: Exception) -> str | None:
     if reason := full(error):
         place = getattr(error, "filename", None)
         where = f"{str(place)!r} can't be written" if place is not None else "files can't be written"
-        return f"{where} ({reason}); free some space, then run the same command again: what is saved is whole"
+        return f"{where} ({reason}); free some space, then run the same command again: files already saved are intact"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{str(error.filename)!r} can't be used ({error.strerror}); correct the path or its permissions"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):

@@ -68,7 +68,7 @@ def opened(folder: str | epath.Path) -> epath.Path:
     scheme, _, _ = str(folder).rpartition("://")
     too_long = len(os.fsencode(folder)) > LONGEST_PATH or str(folder).count("/") > DEEPEST_PATH
     if not scheme and (too_long or "\0" in str(folder)):
-        raise InputError(f"{str(folder)[:80]!r}...: no path that this machine can hold; name another folder")
+        raise InputError(f"{str(folder)[:80]!r}...: not a valid path on this machine; name another folder")
     if scheme and scheme not in STORES:
         raise InputError(f"{folder}: expected a folder, gs:// or s3://")
     if scheme:

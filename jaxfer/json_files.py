@@ -13,7 +13,7 @@ from jaxfer.errors import InputError
 
 
 def read(
-    path: epath.Path, fields: type | None = None, *, fix: str, damaged: str = "no readable JSON"
+    path: epath.Path, fields: type | None = None, *, fix: str, damaged: str = "not readable as JSON"
 ) -> dict[str, Any]:
     """The object in a JSON file; the types of the declared `fields` are checked.
 

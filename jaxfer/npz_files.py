@@ -24,7 +24,7 @@ def read(file: str | os.PathLike[str] | BinaryIO) -> dict[str, np.ndarray]:
             arrays = {name: archive[name] for name in archive.files}
         odd = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
         if odd is not None:
-            raise ValueError(f"its member {odd} is no .npy")
+            raise ValueError(f"its member {odd} is not an .npy file")
         return arrays
     except Exception as error:  # zip, its compressors and NumPy's header parser raise nearly anything on noise
         raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from None

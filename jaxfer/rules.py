@@ -78,7 +78,7 @@ def _compile(pattern: str, what: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise RuleError(f"{what} {pattern!r} is no regular expression: {error}") from None
+        raise RuleError(f"{what} {pattern!r} is not a regular expression: {error}") from None
 
 
 def _dead(pattern: str, i: int, compiled: list, claimed: Mapping[str, int], paths: list[str], what: str) -> str:
@@ -93,7 +93,7 @@ def _dead(pattern: str, i: int, compiled: list, claimed: Mapping[str, int], path
 def _near(pattern: str, paths: list[str]) -> str:
     """`; nearest: 'block_0/.*' (16 leaves)`: path prefixes similar to the pattern."""
     if not paths:
-        return "; there is none of the kind here"
+        return "; this model has none of that kind"
     leaves: dict[str, int] = {}
     for path in paths:
         parts = path.split("/")

@@ -162,7 +162,9 @@ def make_method(config: StageConfig, port: Port, where: str = "config") -> Metho
     known = {*schema, *method.hparams} - {"lr"}
     for option, value in config.options.items():
         if option not in known:
-            raise InputError(f"{where}.options.{option}: method {config.method!r} has none{nearest(option, known)}")
+            raise InputError(
+                f"{where}.options.{option}: method {config.method!r} has no such option{nearest(option, known)}"
+            )
         if option in method.hparams and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise InputError(f"{where}.options.{option}: expected float, found {value!r}")
     return method
@@ -178,7 +180,7 @@ def _completed(config: StageConfig, method: Method, where: str) -> StageConfig:
     lr = config.lr
     if lr is None and not config.rates:
         if "lr" not in method.hparams:
-            raise InputError(f"{where}.lr: method {config.method!r} has no rate of its own; set one")
+            raise InputError(f"{where}.lr: method {config.method!r} has no default rate; set one")
         lr = method.hparams["lr"][0]
     return dataclasses.replace(config, options=options, lr=lr)
 

@@ -44,7 +44,7 @@ COMMANDS = {
     ),
     "bad regex": (
         "show c.py --config.freeze=stem/[",
-        ["freeze rule 'stem/['", "no regular expression", "unterminated"],
+        ["freeze rule 'stem/['", "is not a regular expression", "unterminated"],
     ),
     "lr rule matches nothing": (
         "show c.py --config.lr_rules=(('steem/.*',0.1),)",
@@ -64,7 +64,7 @@ COMMANDS = {
         "show c.py --config.eval_norms=steem/norm",
         ["config.eval_norms pattern 'steem/norm'", "nearest: 'stem/norm'"],
     ),
-    "eval_norms of a model without": ("show c.py:vit --config.eval_norms=stem.*", ["there is none of the kind here"]),
+    "eval_norms of a model without": ("show c.py:vit --config.eval_norms=stem.*", ["this model has none of that kind"]),
     "freeze everything": ("show c.py --config.freeze=.*", ["everything is frozen", "loosen freeze or freeze_units"]),
     "freeze too many units": ("show c.py --config.freeze_units=4", ["freeze_units: the model has 4 units, found 4"]),
     "freeze a negative number of units": ("show c.py --config.freeze_units=-1", ["expected at least 0, found -1"]),
@@ -72,7 +72,7 @@ COMMANDS = {
     "unknown method": ("show c.py --config.method=loraa", ["unknown method 'loraa'", "nearest: 'lora'"]),
     "unknown option of a method": (
         "show c.py:lora --config.options.rnak=3",
-        ["config.options.rnak", "method 'lora' has none", "nearest: 'rank'"],
+        ["config.options.rnak", "method 'lora' has no such option", "nearest: 'rank'"],
     ),
     "rank 0": ("show c.py:lora --config.options.rank=0", ["lora: expected rank >= 1, found 0"]),
     "rank that is no int": ("show c.py:lora --config.options.rank=2.5", ["options.rank: expected int, found 2.5"]),
@@ -231,15 +231,15 @@ COMMANDS = {
     ),
     "override that changes nothing": (
         "show c.py:stages --config.steps=3",
-        ["config.steps changes nothing: every stage sets its own", "use config.stage.NAME.steps"],
+        ["config.steps has no effect: every stage sets its own", "use config.stage.NAME.steps"],
     ),
     "option that no stage takes": (
         "show c.py:stages --config.options.rank=3",
-        ["config.options.rank changes nothing", "use config.stage.NAME.options.rank"],
+        ["config.options.rank has no effect", "use config.stage.NAME.options.rank"],
     ),
     "stage called like another method": (
         "show c.py --config.stages=probe",
-        ["a stage called 'probe' with method 'full'", "set config.stage.probe.method=probe"],
+        ["stage 'probe' has the name of one method but runs 'full'", "set config.stage.probe.method=probe"],
     ),
     "stage with settings left out": (
         "show c.py:stages --config.stages=full",
@@ -256,7 +256,7 @@ COMMANDS = {
     "a field twice": ("show c.py --config.steps=3 --config.steps=4", ["--config.steps is given twice"]),
     "absent config": ("show cc.py", ["expected a config file", "'cc.py' does not exist", "nearest: 'c.py'"]),
     "folder for a config": ("show data", ["expected a config file FILE.py[:ARG]", "'data' is a folder"]),
-    "data for a config": ("show data/text.npz", ["expected a config file FILE.py[:ARG]", "is no Python file"]),
+    "data for a config": ("show data/text.npz", ["expected a config file FILE.py[:ARG]", "is not a Python file"]),
     "nothing for a config": ("show ''", ["expected a config file FILE.py[:ARG]"]),
     "unknown word of a config": ("show c.py:lroa", ["unknown config argument 'lroa'", "nearest: 'lora'"]),
     # where it runs
@@ -274,11 +274,11 @@ COMMANDS = {
     ),
     "devices that are no mesh": (
         "show c.py --config.parallel.fsdp=2 --config.parallel.devices=3",
-        ["config.parallel.devices: 3 can't be a mesh with fsdp=2 x tensor=1", "use a multiple of 2"],
+        ["config.parallel.devices: 3 can't form a mesh with fsdp=2 x tensor=1", "use a multiple of 2"],
     ),
     "fsdp twice": (
         "show c.py --config.parallel.mode=fsdp --config.parallel.fsdp=2",
-        ["mode=fsdp gives fsdp the devices that are left, found fsdp=2 too", "set one of the two"],
+        ["mode=fsdp gives fsdp the remaining devices, found fsdp=2 too", "set only one of them"],
     ),
     "pmap of parts": (
         "show c.py --config.parallel.mode=pmap --config.parallel.tensor=2",
@@ -286,7 +286,7 @@ COMMANDS = {
     ),
     "sharding rule of another word": (
         "show c.py --config.parallel.rules=(('.*/kernel','data'),)",
-        ["config.parallel.rules: expected for '.*/kernel' a word an axis", "found 'data'", "write e.g. 'fsdp -'"],
+        ["config.parallel.rules: expected for '.*/kernel' one word per axis", "found 'data'", "write e.g. 'fsdp -'"],
     ),
     "sharding rule of no parameter": (
         "show c.py --config.parallel.rules=(('blok_0/.*','fsdp'),)",
@@ -301,7 +301,7 @@ COMMANDS = {
         ["axis 0 of head/out/bias (4,) can't be split over fsdp=3", "use a number that divides it"],
     ),
     "too many devices": (f"run c.py {NEW} --config.parallel.devices=5", ["expected at most the 4 here, found 5"]),
-    "empty workdir": ("run c.py --workdir=", ["--workdir: expected a folder, found ''", "leave --workdir out"]),
+    "empty workdir": ("run c.py --workdir=", ["--workdir: expected a folder, found ''", "omit --workdir"]),
     "workdir is a file": ("run c.py --workdir=file", ["found the file file", "use another --workdir"]),
     "workdir below a file": ("run c.py --workdir=file/new", ["'file/new'", "correct the path"]),
     "workdir of another config": (
@@ -316,11 +316,11 @@ COMMANDS = {
     "fewer steps than done": (f"run c.py {DONE} --config.steps=1", ["trained for 2 steps already, the config says 1"]),
     "workdir too long": (
         f"run c.py --workdir={'x/' * 5000}",
-        ["no path that this machine can hold", "name another folder"],
+        ["not a valid path on this machine", "name another folder"],
     ),
     "data of nobody's home": (
         f"run c.py {NEW} {NPZ}~nosuchuser/x.npz",
-        ["data.path='~nosuchuser/x.npz'", "write the folder out"],
+        ["data.path='~nosuchuser/x.npz'", "write the full path"],
     ),
     "export to an address": ("export runs/done --out=http://b/x", ["http://b/x: expected a folder, gs:// or s3://"]),
     "prediction by an address": ("predict https://x/y file", ["https://x/y: expected a folder, gs:// or s3://"]),
@@ -331,7 +331,10 @@ COMMANDS = {
     ),
     "init of an address": (
         f"run c.py {NEW} --config.init=file:///etc/passwd",
-        ["file:///etc/passwd: an address", "download it and give the file"],
+        [
+            "file:///etc/passwd: expected a folder, a file or a Hub name, found an address",
+            "download it and give the file",
+        ],
     ),
     "init of a page of the Hub": (
         f"run c.py {NEW} --config.init=https://huggingface.co/google/vit-base-patch16-224",
@@ -345,11 +348,11 @@ COMMANDS = {
     ),
     "init of another width": (
         f"run c.py {NEW} --config.init=sibling:done --config.model.width=3",
-        ["the source's model is another (width is 4 there, 3 here)", "set config.model to the source's"],
+        ["the source's model is different (width is 4 there, 3 here)", "set config.model to the source's"],
     ),
     "init of another width, announced": (
         f"run c.py {NEW} --config.init=sibling:done --config.model.width=3 --config.differs=width",
-        ["is (3, 3, 3, 3) here, (3, 3, 4, 4) there", "config.model must be the source's"],
+        ["is (3, 3, 3, 3) here, (3, 3, 4, 4) there", "config.model must match the source's"],
     ),
     "init of other preprocessing": (
         f"run c.py {NEW} --config.init=sibling:done --config.model.mean=0.3",

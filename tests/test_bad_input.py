@@ -129,12 +129,12 @@ def test_as_a_process(place, command, fragments):
         (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/metrics.jsonl"),
             "error: 'runs/x/metrics.jsonl' can't be written (No space left on device); free some space, then run the "
-            "same command again: what is saved is whole\n",
+            "same command again: files already saved are intact\n",
         ),
         (
             ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device [os_error_code='28']"),
             "error: files can't be written (No space left on device); free some space, then run the same command "
-            "again: what is saved is whole\n",
+            "again: files already saved are intact\n",
         ),
         (
             MemoryError("Unable to allocate 2.79 TiB\nfor an array"),

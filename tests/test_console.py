@@ -69,4 +69,7 @@ def test_interrupts_at_any_moment_leave_no_traceback():
         # 2: it was done. The signal's own: the interpreter was shutting down and had dropped its handlers.
         assert process.returncode in (130, 2, -signal.SIGINT), err
         assert b"Traceback" not in err
-        assert process.returncode == 2 or b"interrupted; the same command goes on from the last checkpoint" in err
+        assert (
+            process.returncode == 2
+            or b"interrupted; run the same command again to resume from the last checkpoint" in err
+        )

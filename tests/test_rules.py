@@ -84,7 +84,7 @@ def test_a_partly_shadowed_rule_is_alive():
 
 
 def test_a_rule_of_no_paths_says_so():
-    with pytest.raises(RuleError, match="matches no parameter; there is none of the kind here"):
+    with pytest.raises(RuleError, match="matches no parameter; this model has none of that kind"):
         rules.select(["stem/norm"], [])
 
 
@@ -92,7 +92,7 @@ def test_a_rule_of_no_paths_says_so():
 def test_a_bad_pattern_is_one_line(use):
     with pytest.raises(InputError) as error:
         use("stem/(")
-    message = "rule 'stem/(' is no regular expression: missing ), unterminated subpattern at position 5"
+    message = "rule 'stem/(' is not a regular expression: missing ), unterminated subpattern at position 5"
     assert str(error.value) == message
 
 

@@ -29,7 +29,7 @@ def get_config(arg=""):
 
 
 def sweep():
-    """The source, which `compare` starts from too; then the probe over eight rates, three seeds each."""
+    """The source run, which `compare` also starts from; then the probe at eight rates, three seeds each."""
     yield Cell(name="pretrain", arg="pretrain")
     for rate in (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0):
         for seed in range(3):

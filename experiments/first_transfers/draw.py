@@ -22,15 +22,15 @@ ARMS = {"scratch": "scratch", "probe": "linear probe", "full": "fine-tuned"}
 
 
 class Transfer(NamedTuple):
-    """A folder beside this file: its title, its metric and {what else: what that reaches}."""
+    """A folder beside this file: its title, its metric and {other method: its score}."""
 
     title: str
     metric: str
     others: dict[str, float]
 
 
-# The others were measured apart from jaxfer: features of the same weights in PyTorch, under scikit-learn's logistic
-# regression, best of three C; TF-IDF knows no other text than the training reports.
+# The other scores were measured outside jaxfer: features of the same weights in PyTorch, under scikit-learn's logistic
+# regression, best of three C; TF-IDF is fitted on the training reports only.
 TRANSFERS = {
     "flowers5": Transfer("Flowers, 5 kinds", "accuracy", {"reference probe": 0.693}),
     "fashion_mnist": Transfer("Fashion-MNIST, 100 a class", "accuracy", {}),
@@ -43,7 +43,7 @@ TRANSFERS = {
 
 
 def rows(name: str) -> dict[str, dict[str, str]]:
-    """{arm: its row}, of a comparison's table or of a sweep's; a later file adds to the ones before."""
+    """{arm: its row} from the table of a comparison or sweep; later files add to earlier ones."""
     found: dict[str, dict[str, str]] = {}
     for path in (HERE / name / "table.csv", HERE / name / "sweep" / "table.csv", HERE / name / "spearman.csv"):
         if path.exists():
@@ -64,12 +64,12 @@ def take_spearman(sweep: Path) -> None:
 
 
 def seeds(row: dict[str, str]) -> list[float]:
-    """The test score under each seed."""
+    """The test score with each seed."""
     return [float(value) for value in (row.get("scores") or row["test_scores"]).split()]
 
 
 def table() -> str:
-    """Markdown: an arm a column, full fine-tuning's lead over the probe, seconds of one run."""
+    """A Markdown table: one column per arm, the lead of full fine-tuning over the probe, seconds of one run."""
     head = ["data, metric", *ARMS.values(), "fine-tuned - probe, 95 %", "others", "seconds"]
     lines = [f"| {' | '.join(head)} |", "| --- | ---: | ---: | ---: | ---: | --- | ---: |"]
     for name, transfer in TRANSFERS.items():
@@ -88,7 +88,7 @@ def table() -> str:
 
 @drawn
 def picture() -> None:
-    """A row a data set: every seed, each arm's mean, and a line where somebody else is."""
+    """One row per data set: every seed, each arm's mean, and a line at each other score."""
     figure, looks, named = new_figure(9.5, 7.2), styles(ARMS), set()
     axes = figure.add_subplot()
     for at, (name, transfer) in enumerate(TRANSFERS.items()):

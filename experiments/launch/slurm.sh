@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # sbatch --nodes=2 experiments/launch/slurm.sh configs/image_folder.py --workdir=/shared/runs/photos
 #
-# One process for each GPU (not --gpus-per-task: every process sees the node's GPUs and takes the one of its number); they
-# find each other by SLURM's own variables. Two minutes before the time is up SLURM sends SIGTERM to the processes; they
-# save together and end with 75, and the job goes back into the queue.
+# One process for each GPU (not --gpus-per-task: every process sees the node's GPUs and uses the one with its local index);
+# they find each other through SLURM's variables. Two minutes before the time limit SLURM sends SIGTERM to the processes;
+# they save together and exit with 75, and the job is requeued.
 #SBATCH --job-name=jaxfer
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # ZONE=us-west4-a experiments/launch/tpu_vm.sh configs/image_folder.py --workdir=gs://BUCKET/photos
 #
-# Makes a TPU slice, installs the last commit on its workers, runs there until the exit code is another than 75 (saved,
-# run me again), and deletes the slice, also when interrupted. A spot slice that is taken away is made anew. NAME, TYPE and
-# VERSION choose another slice; SPOT= (empty) one that is not taken away.
+# Creates a TPU slice, installs the last commit on its workers, runs there until the exit code is not 75 (saved, run me
+# again), and deletes the slice, also when interrupted. A preempted spot slice is created again. NAME, TYPE and VERSION
+# choose another slice; SPOT= (empty) one that is not preempted.
 set -euo pipefail
 
 : "${ZONE:?set ZONE to where the slice shall be}"

@@ -1,4 +1,4 @@
-"""What `run.py` plans: fine-tuning of five networks in bfloat16, 512 examples a step, parameters split over all chips.
+"""Configs for `run.py`: fine-tuning of five networks in bfloat16, 512 examples a step, parameters split over all chips.
 
 jaxfer plan experiments/pod_plans/config.py:vit_b --topology v5e:16x16
 """
@@ -23,7 +23,7 @@ def get_config(arg=""):
     name = next((word for word in words if word in MODELS), "vit_b")
     config = jaxfer.config.base()
     config.model = MODELS[name]
-    # The data's values play no part in a plan; its classes do.
+    # A plan depends on the data's classes, not on its values.
     config.data = dict(source="synthetic", image=(224, 224, 3), classes_count=10, examples=10)
     if config.model.name == "bert":
         config.data = dict(source="table", path="tests/data/phrases")
@@ -41,7 +41,7 @@ def get_config(arg=""):
 
 
 def _tokenizer():
-    """A folder with the tests' tokenizer made as large as BERT's, 30522 tokens: embeddings are part of the memory."""
+    """A folder with the tests' tokenizer padded to BERT's 30522 tokens: embeddings are part of the memory."""
     source, folder = Path("tests/data/tokenizer"), Path(tempfile.gettempdir(), "jaxfer-pod-plans-tokenizer")
     folder.mkdir(exist_ok=True)
     (folder / "tokenizer_config.json").write_text((source / "tokenizer_config.json").read_text())

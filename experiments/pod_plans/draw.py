@@ -1,4 +1,4 @@
-"""Draws memory.png and memory.svg: what each planned step keeps on a chip, a bar a plan, beside the chip's memory.
+"""Draws memory.png and memory.svg: memory per chip of each planned step, one bar per plan, with the chip's capacity.
 
 python experiments/pod_plans/draw.py
 """
@@ -30,7 +30,7 @@ KINDS = {
 
 
 def rows() -> list[tuple[str, str, int, dict]]:
-    """(model, way, chips, plan) of what is planned, in the order of the picture."""
+    """(model, way, chips, plan) of each plan, in the order of the picture."""
     found = []
     for words, topology in CASES:
         model, _, way = words.partition(",")

@@ -1,4 +1,4 @@
-"""Plans every network, method and slice and prints the README's table; started again, it does the rest.
+"""Plans every network, method and slice and prints the README's table; resumes when started again.
 
 JAX_PLATFORMS=cpu python experiments/pod_plans/run.py
 """
@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]  # the config names the tests' data from there
 MODELS = ("vit_b", "bert_base", "resnet50", "bert_large", "vit_l")
 SLICES = ("v5e:4x4", "v5e:16x16", "v6e:8x8")  # 16, 256 and 64 chips
-# (words of the config, slice), what is compared first done first.
+# (config argument, slice); the plans to compare first come first.
 CASES = (
     *((model, SLICES[0]) for model in MODELS),
     *((f"{model},{word}", SLICES[0]) for word in ("data", "remat") for model in ("vit_b", "bert_base")),
@@ -30,12 +30,12 @@ GIB = 2**30
 
 
 def path(words: str, topology: str) -> Path:
-    """Where a plan lies."""
+    """The file of a plan."""
     return HERE / "plans" / f"{words}-{topology}.json".replace(",", "-").replace(":", "-")
 
 
 def plan(words: str, topology: str) -> str:
-    """One plan in a process of its own, since a compile can leave gigabytes behind; returns how it went."""
+    """Makes one plan in its own process, since a compile can leave gigabytes behind; returns the outcome."""
     config = f"{HERE.relative_to(ROOT) / 'config.py'}:{words}"
     command = [sys.executable, "-m", "jaxfer", "plan", config, f"--topology={topology}", "--json"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
@@ -71,7 +71,7 @@ def table(cases: list[tuple[str, str]]) -> str:
 
 
 def main() -> None:
-    """Plans what is missing, then prints the table of all that is there."""
+    """Makes the missing plans, then prints the table of all plans."""
     for words, topology in CASES:
         if not path(words, topology).exists():
             print(f"{words}, {topology}: {plan(words, topology)}", file=sys.stderr, flush=True)

@@ -1,13 +1,13 @@
 """Step time and MFU of full fine-tuning on one GPU or TPU: BERT-base, ViT-B/16 and ResNet-50, each at its best batch.
 
     python experiments/speed/accelerator.py          # all three; beside torch.compile where PyTorch sees a GPU
-    python experiments/speed/accelerator.py --tiny   # seconds on a CPU: whether the script works, no measurement
+    python experiments/speed/accelerator.py --tiny   # seconds on a CPU: checks the script, measures nothing
 
-The step is the one that `jaxfer run` compiles: AdamW on every parameter, metrics and gradient norm included, over a
-batch that lies on the device. Batches are powers of two until memory is out; the best is the one of most examples a
-second. MFU is the step's floating-point operations, as lowered, over its time and the published dense bf16 peak.
-PyTorch trains the same architectures of `transformers` under bf16 autocast, fused AdamW and torch.compile, at its own
-best batch, in a process of its own.
+The step is the one `jaxfer run` compiles: AdamW on every parameter, including metrics and gradient norm, on a batch
+already on the device. Batch sizes are powers of two until memory runs out; the best has the most examples per second.
+MFU is the step's floating-point operations, as lowered, over its time and the published dense bf16 peak. PyTorch trains
+the same architectures from `transformers` with bf16 autocast, fused AdamW and torch.compile, at its own best batch
+size, in its own process.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TINY = {
     "ViT-B/16": dict(SMALL, image=(32, 32, 3)),
     "ResNet-50": dict(stage_sizes=(1, 1), width=4, image=(16, 16, 3)),
 }
-# The same for the configs of `transformers`.
+# The same models as configs of `transformers`.
 THEIR_SMALL = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
 THEIR_TINY = {
     "BERT-base": dict(THEIR_SMALL, vocab_size=50, max_position_embeddings=8),
@@ -46,7 +46,7 @@ THEIR_TINY = {
     "ResNet-50": dict(embedding_size=4, hidden_sizes=[16, 32], depths=[1, 1]),
 }
 
-# (pattern of the device's kind, dense bf16 operations a second as its maker publishes them; T4: fp16, it has no bf16).
+# (pattern of the device kind, dense bf16 operations per second as published by its vendor; T4: fp16, it has no bf16).
 PEAKS = (
     (r"\bH200\b", 989e12),
     (r"\bH100 PCIe\b", 756e12),
@@ -66,9 +66,9 @@ class Measured:
     """One model at one batch size.
 
     Attributes:
-      batch: examples a step.
-      seconds: of a step, median of the repeats.
-      flops: floating-point operations of a step.
+      batch: examples per step.
+      seconds: time per step, median of the repeats.
+      flops: floating-point operations per step.
     """
 
     batch: int
@@ -77,17 +77,17 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Examples a second."""
+        """Examples per second."""
         return self.batch / self.seconds
 
 
 def peak(kind: str) -> float | None:
-    """FLOP/s of a device of this kind, None where it is not in the table."""
+    """Peak FLOP/s of this device kind; None if it is not in the table."""
     return next((flops for pattern, flops in PEAKS if re.search(pattern, kind)), None)
 
 
 def search(measure: Callable[[int], Measured], smallest: int, largest: int) -> Measured | None:
-    """The fastest of the batch sizes, doubled until memory is out; None where not even the smallest fits."""
+    """The fastest batch size, doubling until memory runs out; None if even the smallest does not fit."""
     found, batch = [], smallest
     while batch <= largest:
         try:
@@ -102,9 +102,9 @@ def search(measure: Callable[[int], Measured], smallest: int, largest: int) -> M
 
 
 def timed(step: Callable[[], Any], wait: Callable[[Any], Any], seconds: float, repeats: int = 3) -> float:
-    """Seconds a step: the median of repeats that take about so many seconds each."""
+    """Seconds per step: the median of repeats that take about `seconds` each."""
     for _ in range(3):
-        wait(step())  # what is compiled, tuned or allocated once
+        wait(step())  # one-time compilation, tuning and allocation
     begun = time.perf_counter()
     wait(step())
     count = max(1, round(seconds / max(time.perf_counter() - begun, 1e-6)))
@@ -181,7 +181,7 @@ def drawn(shapes: dict[str, Any], classes: int) -> dict[str, Any]:
 
 
 def theirs(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The same model in PyTorch, where it sees a GPU; a tiny one on any device."""
+    """The same model in PyTorch if it sees a GPU; a tiny one on any device."""
     try:
         import torch
     except ImportError:
@@ -239,7 +239,7 @@ def _step_of_torch(name: str, batch_size: int, options: argparse.Namespace) -> M
 
 
 def row(name: str, found: dict[str, Any], other: dict[str, Any]) -> str:
-    """A line of the table."""
+    """One line of the table."""
     best, beside = found["best"], other.get("best")
     if best is None:
         return f"| {name} | not even the smallest fits | | | | | | |"
@@ -259,14 +259,14 @@ HEAD = """| model | batch | ms a step | examples/s | TFLOP/s | MFU | torch.compi
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints a table in Markdown; how the batches fare goes to standard error."""
+    """Prints a Markdown table; progress over batch sizes goes to standard error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--smallest", type=int, default=8, help="first batch size (default 8)")
-    parser.add_argument("--largest", type=int, default=4096, help="last batch size, if memory lasts (default 4096)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of a repeat, of which there are three (default 3)")
+    parser.add_argument("--largest", type=int, default=4096, help="largest batch size, if it fits (default 4096)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds per repeat; there are three (default 3)")
     parser.add_argument("--tiny", action="store_true", help="models of a few thousand parameters, to try the script")
-    parser.add_argument("--side", choices=("jaxfer", "torch"), help="one side alone, as a JSON object")
+    parser.add_argument("--side", choices=("jaxfer", "torch"), help="run one side only, print a JSON object")
     options = parser.parse_args(argv)
     if options.side == "jaxfer":
         from jaxfer.training import compilation_cache
@@ -280,7 +280,7 @@ def main(argv: list[str] | None = None) -> None:
             found[name] = side(name, options)
         print(json.dumps(found))
         return
-    # Each side in a process of its own: either would keep the device's memory from the other.
+    # Each side in its own process: either would keep the device's memory from the other.
     arguments = sys.argv[1:] if argv is None else argv
     found = {side: _process([*arguments, "--side", side]) for side in ("jaxfer", "torch")}
     first = next(iter(found["jaxfer"].values()))

@@ -1,12 +1,12 @@
-"""Images a second and core: JPEG files to augmented, normalised batches of 224 px, beside the PyTorch DataLoader.
+"""Images per second and core: JPEG files to augmented, normalised 224 px batches, compared with PyTorch's DataLoader.
 
     JAXFER_DATA=... taskset -c 0 python experiments/speed/input.py
 
-The files are made here: mosaics of the photographs in `vision/flowers5` of the data folder, 256 to 512 px a side, JPEG
-of quality 90. Both sides decode with Pillow, cut out a random rectangle (35-100 % of the area, 3:4 to 4:3), resize it
-to 224 px, flip half of them and normalise. A second here is one of processor time over all threads, so that neighbours
-on the machine do not count for much; on one core (`taskset`) neither side's threads wait for each other. The two take
-turns in one process: medians, and the median of the repeats' own ratios. Without PyTorch ours alone is printed.
+The script makes the files: mosaics of the photographs in the data folder's `vision/flowers5`, 256 to 512 px a side,
+JPEG quality 90. Both sides decode with Pillow, cut out a random rectangle (35-100 % of the area, 3:4 to 4:3), resize it
+to 224 px, flip half of them and normalise. Seconds are processor time over all threads, so other load on the
+machine matters little; on one core (`taskset`) neither side's threads wait for each other. The two alternate in one
+process; the table has medians, and the median of the per-repeat ratios. Without PyTorch only our side is printed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def photographs(place: Path, count: int) -> None:
 
 
 def ours(place: Path, batch_size: int) -> Callable[[int], Iterator[np.ndarray]]:
-    """steps -> batches of jaxfer's loader, in its threads."""
+    """steps -> batches of jaxfer's threaded loader."""
     train = folder.source(path=str(place)).splits["train"]
     preprocessing = Preprocessing(size=(SIZE, SIZE, 3), mean=MEAN, std=STD)
 
@@ -64,7 +64,7 @@ def ours(place: Path, batch_size: int) -> Callable[[int], Iterator[np.ndarray]]:
 
 
 def theirs(place: Path, batch_size: int) -> Callable[[int], Iterator[np.ndarray]] | None:
-    """The same of torch.utils.data.DataLoader with torchvision's transforms of Pillow images, written out."""
+    """The same from torch.utils.data.DataLoader, with a transcription of torchvision's transforms for Pillow images."""
     try:
         import torch
     except ImportError:
@@ -110,7 +110,7 @@ def theirs(place: Path, batch_size: int) -> Callable[[int], Iterator[np.ndarray]
 
 
 def rate(batches: Callable[[int], Iterator[np.ndarray]], steps: int) -> float:
-    """Images a second of processor time."""
+    """Images per second of processor time."""
     begun, count = time.process_time(), 0
     for images in batches(steps):
         assert (images[0].size, images.dtype) == (SIZE * SIZE * 3, np.float32)
@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
         sides = {side: batches for side, batches in sides.items() if batches is not None}
         steps = options.images // options.batch_size
         for batches in sides.values():
-            rate(batches, steps)  # the files come into memory, threads and tables are made
+            rate(batches, steps)  # warm-up: files are cached, threads and tables created
         rates = {side: [] for side in sides}
         for _ in range(options.repeats):
             for side, batches in sides.items():

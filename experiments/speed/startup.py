@@ -1,12 +1,12 @@
-"""What the second start of a run spends on compiling: each config twice in fresh processes, on a fresh cache.
+"""Compile time of a run's second start: each config runs twice in new processes, starting with an empty cache.
 
     python experiments/speed/startup.py                        # the three below, in minutes
     python experiments/speed/startup.py configs/digits.py:pretrain --config.steps=20
 
 jaxfer run experiments/speed/startup.py:vit      # by hand: two steps of ViT-B/16 (`:resnet`: ResNet-50), synthetic
 
-Compiling (tracing included, or reading what is kept) and waiting for input are the seconds that `result.json` has; of
-the whole process it is processor seconds, for which neighbours on the machine count less.
+`result.json` gives the seconds of compiling (including tracing, or reading from the cache) and of waiting for input.
+The whole process is measured in processor seconds, which depend less on other load.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def start(config: str, overrides: list[str], cache: Path) -> dict[str, float]:
 
 
 def _processor_seconds() -> float:
-    """Of the children so far."""
+    """Processor seconds of all finished child processes."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -61,7 +61,7 @@ def _processor_seconds() -> float:
 def main(argv: list[str] | None = None) -> None:
     """Prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("configs", nargs="*", help="FILE.py or FILE.py:ARG; --config.field=value goes to each run")
+    parser.add_argument("configs", nargs="*", help="FILE.py or FILE.py:ARG; --config.field=value applies to every run")
     options, overrides = parser.parse_known_args(argv)
     print("| config | compiling, first start | second | second / first | processor, first start | second |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")

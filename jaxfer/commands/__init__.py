@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except SystemExit as stop:
             if isinstance(stop, Preempted):
                 raise
-            what = f"SystemExit({stop.code!r}) was raised by a file that the command runs, a method's or a source's"
-            raise InputError(f"{what}; raise an error there") from stop
+            what = f"a file that the command runs (a method or a source) raised SystemExit({stop.code!r})"
+            raise InputError(f"{what}; raise another exception there") from stop
         sys.stdout.flush()  # so that a closed pipe shows here and not at exit
     except (InputError, NonFiniteLoss, CellsFailed) as error:
         return fail(str(error), error.exit_code)

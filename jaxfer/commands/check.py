@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxfer import registry
 from jaxfer.errors import InputError
 
-HELP = "hold one method, model, task or source to the contract, a line for each property"
+HELP = "check one method, model, task or source against its contract, one line per property"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     options = {name.removeprefix("data."): value for name, value in overrides.items() if name.startswith("data.")}
     for name in overrides:
         if not name.startswith("data.") or arguments.kind != "source":
-            raise InputError(f"--config.{name}: only a source has options to check with, --config.data.path=...")
+            raise InputError(f"--config.{name}: only a source takes options, such as --config.data.path=...")
     folder = Path(arguments.folder).resolve()
     registry.use(str(place) for place in (folder, folder / "configs") if place.is_dir())
     import jax

@@ -6,7 +6,7 @@ import argparse
 
 from jaxfer.commands import shared
 
-HELP = "evaluate a finished run or a checkpoint, also on another data set"
+HELP = "evaluate a finished run or a checkpoint, optionally on another data set"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

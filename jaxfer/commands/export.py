@@ -22,5 +22,5 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     import jaxfer
 
     if arguments.out == "":
-        raise InputError("--out: expected a folder, found ''; name one, or leave --out out")
+        raise InputError("--out: expected a folder, found ''; name one, or omit --out")
     print(jaxfer.export(arguments.run, format=arguments.format, out=arguments.out))

@@ -18,7 +18,7 @@ FOLDERS = {room.word: room.folder for room in registry.ROOMS} | {"experiment": "
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=FOLDERS, metavar="KIND", help=", ".join(FOLDERS))
-    parser.add_argument("name", help="what a config calls it; the file's name")
+    parser.add_argument("name", help="its name in configs and the file's name")
     parser.add_argument("--folder", default=".", help="your repository (default: the current folder)")
 
 

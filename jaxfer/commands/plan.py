@@ -7,12 +7,14 @@ import json
 
 from jaxfer.commands import shared
 
-HELP = "what a TPU slice that is not at hand would need, compiled for it"
+HELP = "compile for a TPU slice without having one; report memory, traffic and step time"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help=shared.CONFIG)
-    parser.add_argument("--topology", required=True, help="KIND:SHAPE of v4, v5e, v5p, v6e: v5e:4x4, v5p:2x2x2, ...")
+    parser.add_argument(
+        "--topology", required=True, help="KIND:SHAPE of a v4, v5e, v5p or v6e, e.g. v5e:4x4, v5p:2x2x2"
+    )
     parser.add_argument("--json", action="store_true", help="every number, as one JSON object")
     shared.add_nocache(parser)
 

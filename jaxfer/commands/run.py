@@ -12,9 +12,9 @@ HELP = "train, resume or extend a run"
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help=shared.CONFIG)
     parser.add_argument("--workdir", help="the run's folder; default runs/CONFIG/ARG")
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="several processes: where process 0 listens")
-    parser.add_argument("--num_processes", type=int, help="how many; SLURM, Open MPI and TPU pods tell it themselves")
-    parser.add_argument("--process_id", type=int, help="which of them this is, from 0")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="for several processes: where process 0 listens")
+    parser.add_argument("--num_processes", type=int, help="number of processes; set by SLURM, Open MPI and TPU pods")
+    parser.add_argument("--process_id", type=int, help="index of this process, from 0")
     shared.add_nocache(parser)
 
 

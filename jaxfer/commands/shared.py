@@ -12,17 +12,17 @@ from pathlib import Path
 
 from jaxfer.errors import InputError, Preempted
 
-CONFIG = "FILE.py or FILE.py:ARG, or a name of `jaxfer configs`; override fields with --config.field=value"
+CONFIG = "FILE.py or FILE.py:ARG, or a name from `jaxfer configs`; override fields with --config.field=value"
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """`--processes`."""
-    parser.add_argument("--processes", type=int, default=1, help="how many cells run side by side (default 1)")
+    parser.add_argument("--processes", type=int, default=1, help="number of cells to run at a time (default 1)")
 
 
 def add_nocache(parser: argparse.ArgumentParser) -> None:
     """`--nocache`."""
-    parser.add_argument("--nocache", action="store_true", help="keep no compiled programs, and read none")
+    parser.add_argument("--nocache", action="store_true", help="neither save nor load compiled programs")
 
 
 def keep_programs(arguments: argparse.Namespace, *, say: bool = False) -> None:
@@ -32,7 +32,7 @@ def keep_programs(arguments: argparse.Namespace, *, say: bool = False) -> None:
 
     compilation_cache.enable(None if arguments.nocache else compilation_cache.default())
     if say and compilation_cache.in_use():
-        terminal.say(f"compiled programs are kept in {compilation_cache.in_use()} (--nocache keeps none)", sys.stderr)
+        terminal.say(f"compiled programs are kept in {compilation_cache.in_use()} (--nocache disables it)", sys.stderr)
 
 
 def resumable() -> None:
@@ -44,13 +44,13 @@ def resumable() -> None:
 def no_overrides(overrides: Mapping[str, str]) -> None:
     """`InputError` for the first override of a command that takes none."""
     for name in overrides:
-        raise InputError(f"--config.{name}: a finished run's config is what it is; leave it out")
+        raise InputError(f"--config.{name}: a finished run's config is fixed; remove this override")
 
 
 def workdir(arguments: argparse.Namespace, name: str) -> str:
     """`--workdir`, or runs/CONFIG/NAME: siblings, for `init=sibling:NAME`."""
     if arguments.workdir == "":  # an unset shell variable would otherwise train in the default folder
-        raise InputError("--workdir: expected a folder, found ''; name one, or leave --workdir out")
+        raise InputError("--workdir: expected a folder, found ''; name one, or omit --workdir")
     if arguments.workdir is not None:
         return os.path.expanduser(arguments.workdir)  # `--workdir=~/x` reaches us unexpanded
     return str(Path("runs", Path(arguments.config.partition(":")[0]).stem, name))

@@ -1,4 +1,4 @@
-"""`jaxfer sweep`: run every cell of the config's sweep() and draw up the table."""
+"""`jaxfer sweep`: run every cell of the config's sweep() and write the table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 from jaxfer.commands import shared
 
-HELP = "run every cell of the config's sweep() and draw up the table"
+HELP = "run every cell of the config's sweep() and write the table"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

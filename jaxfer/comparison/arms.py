@@ -63,13 +63,13 @@ def _arm(name: str, config: CompareConfig, port: Port) -> Arm:
     methods, at, source = name.partition("@")
     if at and source not in config.sources:
         raise InputError(
-            f"config.compare.methods: {name!r} names no source of config.compare.sources"
+            f"config.compare.methods: the source of {name!r} is not in config.compare.sources"
             f"{nearest(source, config.sources)}; add it there"
         )
     init = SCRATCH if name == SCRATCH else config.sources[source] if at else None
     stages = ("full",) if name == SCRATCH else tuple(methods.split("+"))
     if len(set(stages)) < len(stages):
-        raise InputError(f"config.compare.methods: {name!r} has a stage twice; name each once")
+        raise InputError(f"config.compare.methods: {name!r} repeats a stage; name each once")
     spaces = {}
     for stage in stages:
         for hparam, space in _space(SCRATCH if name == SCRATCH else stage, stage, config, port).items():
@@ -87,7 +87,7 @@ def _space(owner: str, stage: str, config: CompareConfig, port: Port) -> dict[st
     grids = config.grid.get(owner, {})
     for hparam in grids:
         if hparam not in hparams:
-            raise InputError(f"config.compare.grid.{owner}.{hparam}: {owner} tunes {', '.join(hparams)}")
+            raise InputError(f"config.compare.grid.{owner}.{hparam}: {owner} can tune only {', '.join(hparams)}")
     spaces = {}
     for hparam, (default, grid) in hparams.items():
         default = float(chosen.get(hparam, default))
@@ -104,8 +104,8 @@ def _trials(name: str, spaces: Mapping[str, tuple[float, ...]], count: int) -> t
     settings = [dict(zip(spaces, values, strict=True)) for values in itertools.product(*spaces.values())]
     if len(settings) < count:
         raise InputError(
-            f"config.compare.trials: {name} has {len(settings)} settings, expected at least {count} since every arm "
-            f"gets as many; lower it to {len(settings)}, or widen config.compare.grid"
+            f"config.compare.trials: {name} has {len(settings)} settings, expected at least {count}: every arm "
+            f"runs as many trials; lower it to {len(settings)}, or widen config.compare.grid"
         )
     others = permutation(len(settings) - 1, 0, Stream.TRIALS) + 1
     return tuple(settings[i] for i in (0, *sorted(others[: count - 1].tolist())))
@@ -139,6 +139,6 @@ def _fields(owner: str, config: CompareConfig) -> list[tuple[str, Any]]:
     fields = dict(config.stage.get(owner, {}))
     for field in ("steps", "batch_size", "method"):
         if field in fields:
-            raise InputError(f"config.compare.stage.{owner}.{field}: alike for every arm; set config.{field}")
+            raise InputError(f"config.compare.stage.{owner}.{field}: the same for every arm; set config.{field}")
     options = fields.pop("options", {})
     return [*fields.items(), *((f"options.{name}", value) for name, value in options.items())]

@@ -78,7 +78,7 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
     _check_base(base, compare_config)
     for name in overrides:
         if place := _unused(compare_config).get(name.partition(".")[0] if name.startswith("rates.") else name):
-            raise InputError(f"config.{name} changes nothing in a comparison; set {place}")
+            raise InputError(f"config.{name} has no effect in a comparison; set {place}")
     before = {}
     file = spec.partition(":")[0]
     for cell in cells.preparations(file, overrides):

@@ -273,7 +273,7 @@ def check_ranges(experiment: Experiment) -> None:
         raise InputError(f"config.profile: expected a first and a last step in 1..{steps}, found {run.profile!r}")
     _check_fields("config.parallel", experiment.parallel)
     if experiment.init_options != InitOptions() and run.init.startswith(("run:", "sibling:")):
-        raise InputError(f"config.init_options are for a checkpoint's file, config.init is {run.init!r}; take them out")
+        raise InputError(f"config.init_options apply only to a checkpoint, config.init is {run.init!r}; remove them")
     for name, stage in experiment.stages:
         where = f"config.stage.{name}" if run.stages else "config"
         _check_fields(where, stage)
@@ -294,7 +294,7 @@ def check_ranges(experiment: Experiment) -> None:
         if stage.rates and stage.lr is not None:
             raise InputError(f"{where}.lr and {where}.rates are both set: rates give each group its own; remove one")
     if steps > LARGEST:
-        raise InputError(f"config.stages: expected at most {LARGEST} steps together; lower their steps")
+        raise InputError(f"config.stages: expected at most {LARGEST} steps in total; reduce them")
 
 
 def check_comparison(compare: CompareConfig) -> None:

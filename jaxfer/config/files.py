@@ -132,7 +132,7 @@ def load_module(spec: str) -> tuple[ModuleType, str]:
         folder = path if path.is_dir() else path.parent
         candidates = sorted(str(file) for file in folder.glob("*.py")) if folder.is_dir() else []
         candidates += shipped() if "/" not in name else []
-        problem = "is a folder" if path.is_dir() else "is no Python file" if path.is_file() else "does not exist"
+        problem = "is a folder" if path.is_dir() else "is not a Python file" if path.is_file() else "does not exist"
         raise InputError(f"expected a config file FILE.py[:ARG], but {name!r} {problem}{nearest(name, candidates)}")
     location = importlib.util.spec_from_file_location(f"jaxfer_config_{path.stem}", path)
     module = importlib.util.module_from_spec(location)
@@ -253,7 +253,7 @@ def _set(config: ConfigDict, path: str, value: Any) -> None:
     with section.unlocked(), section.ignore_type():
         section[field] = value
     if _shadowed(config, parents[0] if parents else field):
-        raise InputError(f"{where} changes nothing: every stage sets its own; use config.stage.NAME.{path}")
+        raise InputError(f"{where} has no effect: every stage sets its own; use config.stage.NAME.{path}")
 
 
 def _shadowed(config: ConfigDict, field: str) -> bool:

@@ -114,8 +114,8 @@ def _stage(name: str, common: Mapping[str, Any], raw: Mapping[str, Any]) -> Stag
     overrides = _checked(raw, stage_fields(), where)
     stage = {**common, **overrides}
     if stage["method"] != name and "method" not in overrides and name in METHODS.names():
-        mismatch = f"a stage called {name!r} with method {stage['method']!r}"
-        raise InputError(f"{where}: {mismatch} misleads; set {where}.method={name} or rename the stage")
+        mismatch = f"stage {name!r} has the name of one method but runs {stage['method']!r}"
+        raise InputError(f"{where}: {mismatch}; set {where}.method={name} or rename the stage")
     if stage["method"] != common["method"] and "options" not in overrides:
         stage["options"] = {}  # the common options are the common method's
     if overrides.get("lr") is not None and "rates" not in overrides:  # the stage's rate wins
@@ -135,8 +135,8 @@ def _section(section: str, values: Mapping[str, Any]) -> tuple[str, dict[str, An
     name = values[chooser]
     if section == "model" and name == AUTO:  # `preflight` replaces it by the checkpoint's model
         raise InputError(
-            "config.model.name=auto takes the model of the checkpoint that config.init names (a Hub name, folder or "
-            f"file); init names none, so name one of {', '.join(room.names())}"
+            "config.model.name=auto uses the model of the checkpoint that config.init names (a Hub name, folder or "
+            f"file); config.init names none, so set config.model.name to one of {', '.join(room.names())}"
         )
     member_options = room.schema(name)
     shared = _checked(

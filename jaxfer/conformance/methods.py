@@ -86,11 +86,11 @@ def frozen_leaves_stay_bitwise_and_trainable_ones_move(method: str, case: str) -
     state, _ = train(stage, 3)
     after, trainable = flatten(state.params), stage.spec.trainable
     if not after.keys() == before.keys() == dict(stage.spec.leaves).keys():
-        return "a step changes which parameters there are"
+        return "a step adds or removes parameters"
     for path, leaf in after.items():
         same = np.array_equal(leaf, before[path])
         if same != (path not in trainable):
-            return f"{path} {'stood still' if same else 'moved though frozen'}"
+            return f"{path} {'did not change' if same else 'changed although frozen'}"
     return None
 
 
@@ -179,12 +179,12 @@ def the_state_is_updated_in_place(method: str, case: str) -> str | None:
     program, _ = train_program(stage.spec, state, _batch(stage), where)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
     if program.alias_bytes < size:
-        return f"{program.alias_bytes} bytes are updated in place, parameters and optimizer state have {size}"
+        return f"{program.alias_bytes} bytes are updated in place, parameters and optimizer state take {size}"
     again, _ = continue_training(stage, state, where, batches(stage, 1))
     if not all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params)):
         return "the State was not donated"
     if any(leaf.is_deleted() for leaf in jax.tree.leaves(again.params)):
-        return "the step gave back a donated buffer"
+        return "the step returned a donated buffer"
     return None
 
 
@@ -240,4 +240,4 @@ def _unlike(tree: State | Any, like: State | Any) -> str | None:
 def _apart(expected: Any, actual: Any, tolerance: float) -> str | None:
     """The largest difference, where it is above the tolerance or not a number."""
     worst = float(np.max(np.abs(np.asarray(actual) - np.asarray(expected)), initial=0.0))
-    return None if math.isfinite(worst) and worst <= tolerance else f"apart by {worst:.3g}, at most {tolerance:.3g}"
+    return None if math.isfinite(worst) and worst <= tolerance else f"differ by {worst:.3g}, at most {tolerance:.3g}"

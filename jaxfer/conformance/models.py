@@ -46,7 +46,7 @@ def every_parameter_lies_in_a_unit(case: str) -> str | None:
     if set(params) != set(port.units):
         return f"units: {port.units}; parameters begin with {sorted(params)}"
     lost = [name for tree in model_state.values() for name in tree if name not in port.units]
-    return f"model_state/{lost[0]} lies in no unit" if lost else None
+    return f"model_state/{lost[0]} belongs to no unit" if lost else None
 
 
 def depth_counts_units_to_the_head(case: str) -> str | None:
@@ -112,7 +112,7 @@ def a_cut_at_any_unit_is_bitwise_the_full_pass(case: str) -> str | None:
             hidden, _ = port.apply(_of_units(params, units), state, x, begin=units[0], end=units[-1])
             x = {**inputs, port.inputs[0]: hidden}
         if not np.array_equal(hidden, full):
-            return f"cut before {port.units[i]!r}: other outputs"
+            return f"cut before {port.units[i]!r}: the outputs differ"
     return None
 
 
@@ -120,8 +120,8 @@ def unknown_or_reversed_cuts_are_refused(case: str) -> str | None:
     port, (params, model_state) = make(case), variables(case)
     reversed_cut = {"begin": port.units[-1], "end": port.units[0]}
     for cut, wanted in (
-        ({"begin": "blok_0"}, "begin='blok_0' is no unit.*" + ("'block_0'" if "block_0" in port.units else "")),
-        ({"end": "neck"}, "end='neck' is no unit"),
+        ({"begin": "blok_0"}, "begin='blok_0' is not a unit.*" + ("'block_0'" if "block_0" in port.units else "")),
+        ({"end": "neck"}, "end='neck' is not a unit"),
         (reversed_cut, "comes after"),
     ):
         try:
@@ -166,7 +166,7 @@ def live_units_draw_and_live_norms_move(case: str) -> str | None:
         old, new = rules.flatten(model_state), rules.flatten(state)
         moved = {path for path in old if bool((old[path] != new[path]).any())}
         if moved != {f"batch_stats/{moving}/mean", f"batch_stats/{moving}/var"}:
-            return f"with {moving} alone in training, these statistics moved: {sorted(moved)}"
+            return f"with only {moving} in training, these statistics changed: {sorted(moved)}"
     return None
 
 
@@ -257,6 +257,6 @@ def _moved(before: Any, after: Any) -> str | None:
     """The first running statistic that a frozen pass changed."""
     old, new = rules.flatten(before), rules.flatten(after)
     if old.keys() != new.keys():
-        return "a frozen pass changes which statistics there are"
+        return "a frozen pass adds or removes statistics"
     moved = [path for path, leaf in old.items() if not np.array_equal(leaf, new[path])]
-    return f"{moved[0]} moved though frozen" if moved else None
+    return f"{moved[0]} changed although frozen" if moved else None

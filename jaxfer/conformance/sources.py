@@ -41,7 +41,7 @@ def examples_are_of_their_kind_and_stay_the_same(dataset: Dataset) -> str | None
             if kind in FITS and not FITS[kind](example):
                 return f"{name}, row {row}: expected {kind} {EXPECTED[kind]}, found {_kind(example)}"
             if not np.array_equal(example, split.example(column, row)):
-                return f"{name}, row {row}: another example when fetched again"
+                return f"{name}, row {row}: a different example when fetched again"
     return None
 
 
@@ -49,7 +49,7 @@ def splits_can_be_sent_to_loader_processes(dataset: Dataset) -> str | None:
     for name, split in dataset.splits.items():
         again, column = pickle.loads(pickle.dumps(split)), split.input[0]
         if len(split) and not np.array_equal(again.example(column, 0), split.example(column, 0)):
-            return f"{name}: a pickled copy fetches another example"
+            return f"{name}: a pickled copy fetches a different example"
     return None
 
 

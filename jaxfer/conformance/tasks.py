@@ -41,13 +41,13 @@ def scores_hold_the_loss_and_the_monitored_metric(name: str) -> str | None:
     if "loss" not in scores:
         return "scores has no 'loss'"
     metrics = {*scores, *gathered}
-    return None if task.monitor in metrics else f"monitor {task.monitor!r} is none of {', '.join(sorted(metrics))}"
+    return None if task.monitor in metrics else f"monitor {task.monitor!r} is not among {', '.join(sorted(metrics))}"
 
 
 def limits_are_of_its_own_hparams(name: str) -> str | None:
     task = TASKS.make(name)
     unknown = set(task.limits or {}) - set(task.hparams or {})
-    return f"limits of {sorted(unknown)}, which are no hparams" if unknown else None
+    return f"limits of {sorted(unknown)}, which are not hparams" if unknown else None
 
 
 def a_step_through_every_kind_of_head_it_takes(name: str) -> str | None:
@@ -60,7 +60,7 @@ def a_step_through_every_kind_of_head_it_takes(name: str) -> str | None:
             return f"{kind} head: a step changes the shapes of the State"
         wrong = [key for key, value in metrics.items() if value.shape != () or value.dtype != np.float32]
         if wrong:
-            return f"{kind} head: metric {wrong[0]} is no float32 scalar"
+            return f"{kind} head: metric {wrong[0]} is not a float32 scalar"
         values = jax.eval_shape(make_eval_step(stage.spec), state.params, state.model_state, state.extra, batch)
         missing = {"loss", "collected"} - values.keys()
         if missing:

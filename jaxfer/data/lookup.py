@@ -44,7 +44,7 @@ def locate(path: str, source: str, option: str = "path") -> Path:
     if not path:
         raise InputError(f"data source {source!r} needs a {option}; set data.{option}")
     if "://" in path:
-        raise InputError(f"data.{option}={path!r}: an address; expected a path on this machine, so copy the data there")
+        raise InputError(f"data.{option}={path!r}: expected a path on this machine, found a URL; copy the data here")
     tried = [expanded(path, f"data.{option}")]
     if os.environ.get("JAXFER_DATA"):
         tried.append(Path(os.environ["JAXFER_DATA"]) / path)
@@ -63,4 +63,4 @@ def expanded(path: str, field: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise InputError(f"{field}={path!r}: {str(error).rstrip('.')}; write the folder out") from None
+        raise InputError(f"{field}={path!r}: {str(error).rstrip('.')}; write the full path") from None

@@ -59,10 +59,10 @@ def copies(splits: Mapping[str, Split]) -> tuple[str, ...]:
     """A line for each pair of splits with examples of the same content: the same bytes, or the same texts."""
     columns = {name: split.input[1] for name, split in splits.items()}
     if not all(hasattr(column, "key") for column in columns.values()):
-        return ("copies of examples in two splits were not looked for: the data source has no keys",)
+        return ("duplicates across splits were not checked: the data source has no keys",)
     reads = sum(len(split) * columns[name].key_bytes for name, split in splits.items())
     if reads > READ:
-        return (f"copies of examples in two splits were not looked for: {reads / 2**30:.1f} GiB to read",)
+        return (f"duplicates across splits were not checked: {reads / 2**30:.1f} GiB to read",)
     keys = {name: _keys(split, None) for name, split in splits.items()}
     shared = {key for key, count in Counter(key for k in keys.values() for key in set(k)).items() if count > 1}
     keys = {name: _keys(split, shared) if shared else [] for name, split in splits.items()}

@@ -103,9 +103,9 @@ def _check_config(config: DataConfig, dataset: Dataset) -> None:
         raise InputError(f"expected data.val_fraction between 0 and 1, found {config.val_fraction}; 0.1 is the default")
     for name in ("classes", "labels_per_class", "val_per_class"):
         if getattr(config, name) and (not dataset.classes or dataset.splits["train"].labels is None):
-            raise InputError(f"data.{name}={getattr(config, name)} needs classes, this data has none; remove it")
+            raise InputError(f"data.{name}={getattr(config, name)} needs classes, but this data has none; remove it")
         if getattr(config, name) and name != "classes" and dataset.multilabel:
-            raise InputError(f"data.{name}={getattr(config, name)} needs one class an example, not a set; remove it")
+            raise InputError(f"data.{name}={getattr(config, name)} needs one class per example, not a set; remove it")
     for name in ("val_per_class", "val_fraction"):
         value, default = getattr(config, name), getattr(DataConfig, name)
         if value != default and "val" in dataset.splits:

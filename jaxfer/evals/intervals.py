@@ -104,7 +104,7 @@ def paired_interval(
     name = f"paired {kind} over {n} {pairs if n > 1 else pairs.removesuffix('s')}"
     mean = float(differences.mean())
     if kind == "bootstrap" and n < MIN_BOOTSTRAP_PAIRS:
-        raise InputError(f"expected at least {MIN_BOOTSTRAP_PAIRS} {pairs} for a bootstrap, found {n}; take kind='t'")
+        raise InputError(f"expected at least {MIN_BOOTSTRAP_PAIRS} {pairs} for a bootstrap, found {n}; use kind='t'")
     if n == 1:
         return Interval(mean, -math.inf, math.inf, name)
     if np.ptp(differences) <= 4 * np.finfo(np.float64).eps * scale:  # 0.9 - 0.8 and 0.8 - 0.7 are equal differences
@@ -142,7 +142,7 @@ def _differences(
     both = [np.asarray(values, np.float64) for values in (scores, reference)]
     counts = " and ".join(f"{array.size} ({name})" for array, name in zip(both, names, strict=True))
     if both[0].shape != both[1].shape or both[0].ndim != 1 or not both[0].size:
-        raise InputError(f"expected as many scores of each, in pairs, found {counts}; run both on the same {pairs}")
+        raise InputError(f"expected paired scores, as many of each, found {counts}; run both on the same {pairs}")
     for array, name in zip(both, names, strict=True):
         wrong = np.flatnonzero(~np.isfinite(array))
         if wrong.size:

@@ -130,7 +130,7 @@ def labels_saved(
     if not counts or counts[0] <= 0 or any(b <= a for a, b in zip(counts, counts[1:], strict=False)):
         raise InputError(f"expected increasing positive label counts, found {list(labels)}; sort them")
     if len(counts) != len(curve):
-        raise InputError(f"expected one score of scratch a label count, found {len(curve)} for {len(counts)} counts")
+        raise InputError(f"expected one scratch score per label count, found {len(curve)} for {len(counts)} counts")
     if not all(math.isfinite(score) for score in (*curve, method_score)):
         raise InputError(f"expected finite scores, found scratch {curve} and {method_score}; rerun what diverged")
     slack = _ROUNDING * max(abs(score) for score in (*curve, method_score))

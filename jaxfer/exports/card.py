@@ -33,7 +33,7 @@ def card(finished: FinishedRun, format: str) -> str:
     facts = {
         "Model": f"{experiment.model.name}, {result['cost']['params_total']:,} parameters",
         "Starts from": experiment.run.init + (f" (sha256 {_short(source)})" if source else ""),
-        "Trained by": f"{stages}; the parameters are of step {result['checkpoint_step']} of {result['steps']}",
+        "Trained by": f"{stages}; the parameters are from step {result['checkpoint_step']} of {result['steps']}",
         "Last stage": f"{last.method} {json.dumps(dict(last.options))}, batch size {last.batch_size}",
         "Task": f"{experiment.task.name}" + (f": {', '.join(finished.classes[:20])}" if finished.classes else ""),
         **_longest(finished),

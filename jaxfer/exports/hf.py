@@ -55,7 +55,9 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
         *(layout.name for layout in family_layouts),
     ]
     if format not in known:
-        raise InputError(f"--format={format}: model {family!r} can't be exported so{nearest(str(format), known)}")
+        raise InputError(
+            f"--format={format}: model {family!r} can't be exported in this format{nearest(str(format), known)}"
+        )
     _check_target(target)
     layout = by_family(family, "hf" if format in (PEFT, SENTENCE) else format)
     with staging.unwound_by_sigterm(), staging.staged(target) as temporary:
@@ -107,7 +109,7 @@ def _check_meaning(finished: FinishedRun, layout: Layout, format: str, folder: e
     skip = ("parent", "name", "scope", "tokenizer", "tokenizer_sha256")
     lost = [f"{k}={v!r}" for k, v in facts[0].items() if k not in skip and not k.startswith("_") and facts[1][k] != v]
     if lost:
-        raise InputError(f"--format={format} has no word for {', '.join(lost)}; the export would be another model")
+        raise InputError(f"--format={format} can't express {', '.join(lost)}; the export would be a different model")
 
 
 def _per_channel(port: Port) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def _check_target(target: epath.Path) -> None:
     if not target.is_dir():
         raise InputError(f"--out={target}: expected a folder to write, found a file; name another")
     if any(target.iterdir()) and not (target / MARKER).exists():
-        raise InputError(f"--out={target}: a folder that is no export and not empty; name another, or empty it")
+        raise InputError(f"--out={target}: a folder of other files, not an export; name another, or empty it")
 
 
 def label_names(labels: Sequence[str], outputs: int) -> tuple[str, ...]:

@@ -119,21 +119,21 @@ def text_files(inputs: Sequence[Any]) -> Inputs:
                 f"inputs[{i}]: expected the name of a text file, found {_shown(name)}; text=True for texts"
             )
         if Path(name).suffix.lower() in TABLES:
-            fix = "--labelled scores one with labels; else give its texts, one a line"
+            fix = "use --labelled if it has labels, else give its texts, one per line"
             entries.append((_printable(name), f"expected lines of text, found the table {str(name)!r}; {fix}"))
             continue
         try:
             content = Path(name).read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-            fix = "; a text itself goes with --text (text=True)" if isinstance(error, OSError) else ""
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            fix = "; to give a text itself, use --text (text=True)" if isinstance(error, OSError) else ""
             entries.append((_printable(name), f"expected a text file, found {str(name)!r} ({reason}){fix}"))
             continue
         # Only line feeds end a line: `str.splitlines` would also split at U+2028 or a form feed.
         lines = [line for line in content.split("\n") if line.strip()]
         entries += [(line, None) for line in lines]
         if not lines:
-            entries.append((_printable(name), f"expected a text a line in {str(name)!r}, found none; add some"))
+            entries.append((_printable(name), f"expected one text per line in {str(name)!r}, found none; add some"))
     errors = {i: error for i, (_, error) in enumerate(entries) if error is not None}
     return _phrases([name for name, _ in entries], errors)
 
@@ -153,7 +153,7 @@ def phrases(inputs: Sequence[Any]) -> Inputs:
         try:
             names[i].encode()
         except UnicodeEncodeError:
-            errors[i] = f"expected a text, found {names[i]!r}, which is no UTF-8; correct its encoding"
+            errors[i] = f"expected a text, found {names[i]!r}, which is not UTF-8; correct its encoding"
             names[i] = _printable(names[i])
     return _phrases(names, errors)
 
@@ -162,7 +162,7 @@ def _phrases(names: Sequence[str], errors: Mapping[int, str]) -> Inputs:
     parts = [name.split("\t") for i, name in enumerate(names) if i not in errors]
     counts = {len(part) for part in parts}
     if counts - {1, 2} or len(counts) > 1:
-        raise InputError("expected a text a line, or in every line two parted by a tab; found both or more")
+        raise InputError("expected one text on every line, or two separated by a tab on every line; found a mix")
     columns = [tuple(column) for column in zip(*parts, strict=True)] or [()]
     return Inputs(names=tuple(names), errors=errors, column=texts(*columns))
 
@@ -181,7 +181,7 @@ def _pixels(image: Any, i: int) -> np.ndarray:
         raise InputError(f"inputs[{i}]: expected an image file, an array or a Pillow image, found {_shown(image)}")
     array = image[..., None] if image.ndim == 2 else image
     if array.dtype != np.uint8 or array.ndim != 3 or not array.size or array.shape[2] > 4:
-        fix = "values of 0..1 are to be multiplied by 255 and rounded"
+        fix = "multiply values of 0..1 by 255 and round them"
         raise InputError(f"inputs[{i}]: expected uint8 [height, width, channels], found {_shown(image)}; {fix}")
     return array
 

@@ -30,16 +30,16 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     experiment, config, port = finished.experiment, finished.stage.config, finished.stage.spec.port
     init, family = experiment.run.init, experiment.model.name
     if config.method != "lora":
-        raise InputError(f"--format=peft is of LoRA runs, this one ends with {config.method!r}; use --format=hf")
+        raise InputError(f"--format=peft needs a LoRA run, this one ends with {config.method!r}; use --format=hf")
     if not foreign.is_foreign(init):
-        raise InputError(f"--format=peft needs a checkpoint to adapt, this run began with {init}; use --format=hf")
+        raise InputError(f"--format=peft needs a checkpoint to adapt, this run started from {init}; use --format=hf")
     checkpoint = foreign.opened(init, family, dict(experiment.model.options), experiment.init_options)
     if not checkpoint.layout.model_types:
-        raise InputError(f"--format=peft adapts transformers' models, {init} has another layout; merge the run instead")
+        raise InputError(f"--format=peft needs a transformers model, {init} has another layout; merge the run instead")
     if getattr(port.module, "tf_padding", False):  # it reads each convolution's stride, which peft's layers lack
         raise InputError(f"--format=peft: peft can't wrap the convolutions of a padded {family}; use --format=hf")
     if checkpoint.files.adapter is not None:
-        raise InputError(f"--format=peft: {init} is an adapter itself, and peft puts none on another; use --format=hf")
+        raise InputError(f"--format=peft: {init} is an adapter itself, and peft does not stack them; use --format=hf")
     backbone = {path: leaf for path, leaf in finished.state.params.items() if path != "lora"}
     _check_base(checkpoint, port, backbone, finished)
     layout.config(
@@ -95,6 +95,6 @@ def _check_base(checkpoint: foreign.Checkpoint, port: Port, backbone: Mapping[st
     fresh = [leaf for leaf in source.fresh if leaf not in head]
     if changed := sorted({*resized, *moved, *fresh}):
         raise InputError(
-            f"--format=peft: {len(changed)} leaves of the backbone are not the checkpoint's own ({changed[0]}), which "
+            f"--format=peft: {len(changed)} leaves of the backbone differ from the checkpoint ({changed[0]}), which "
             "an adapter can't carry; use --format=hf"
         )

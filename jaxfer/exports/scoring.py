@@ -78,7 +78,7 @@ def score(
     read = np.asarray([np.isfinite(row).all() for row in outputs], bool)  # `outputs` omits unreadable rows
     metrics = _metrics(model.task, outputs[read], labels[answered]) if answered.any() else {}
     if not answered.all():
-        notes = (*notes, f"{int((~answered).sum())} of {len(predicted)} rows have no answer and count in no metric")
+        notes = (*notes, f"{int((~answered).sum())} of {len(predicted)} rows have no answer and are not scored")
     predictions = tuple(
         dataclasses.replace(answer, expected=_spelled(model, label))
         for answer, label in zip(predicted, labels, strict=True)
@@ -99,13 +99,11 @@ def _table(model: Model, file: str | Path, overrides: Mapping[str, Any]) -> Data
     if model.task not in TARGETS:
         raise InputError(f"--labelled: task {model.task!r} has no labelled files; known: {', '.join(TARGETS)}")
     if not Path(file).expanduser().is_file():
-        raise InputError(
-            f"--labelled: expected a .csv, .tsv or .jsonl file, found nothing of the kind at {str(file)!r}"
-        )
+        raise InputError(f"--labelled: expected a .csv, .tsv or .jsonl file, found no file at {str(file)!r}")
     known = sorted(f"data.{name}" for name in SOURCES.schema("table") if name not in SETTLED)
     for name in overrides:
         if name not in known:
-            raise InputError(f"config.{name}: no option of a labelled file{nearest(name, known)}")
+            raise InputError(f"config.{name}: not an option of a labelled file{nearest(name, known)}")
     settled = {"data.source": "table", "data.path": str(file), "data.target": TARGETS[model.task]}
     if model.port.encoding.column == "image":
         settled["data.text"] = IMAGES
@@ -143,7 +141,7 @@ def _places(labels: Sequence[str], classes: Sequence[str], file: str | Path) -> 
         return [labels.index(name) for name in classes], ()
     if all(name.isdecimal() and int(name) < len(labels) for name in classes):
         pairs = ", ".join(f"{name}={labels[int(name)]}" for name in classes[:8])
-        return [int(name) for name in classes], (f"the file's labels are taken as numbers of the classes: {pairs}",)
+        return [int(name) for name in classes], (f"the file's labels are read as class numbers: {pairs}",)
     tail = f"{nearest(unknown[0], labels)}; correct it, or number the classes from 0"
     raise InputError(f"{file}: the model has no class {unknown[0]!r}{tail}")
 

@@ -36,7 +36,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     pools, width = module.pool.split("+"), module.width * len(module.pool.split("+"))
     if not set(pools) <= set(MODES):
         raise InputError(
-            f"--format=sentence-transformers is of models that pool their tokens ({', '.join(MODES)}), this one has "
+            f"--format=sentence-transformers needs a model that pools its tokens ({', '.join(MODES)}), this one has "
             f"pool={module.pool!r}; use --format=hf"
         )
     config, constants = layout.encoder(port)

@@ -48,7 +48,7 @@ class Chain(nn.Module):
         names = list(units)
         for option, name in (("begin", begin), ("end", end)):
             if name is not None and name not in units:
-                raise InputError(f"{option}={name!r} is no unit of this model{nearest(str(name), names)}")
+                raise InputError(f"{option}={name!r} is not a unit of this model{nearest(str(name), names)}")
         first = 0 if begin is None else names.index(begin)
         last = len(names) - 1 if end is None else names.index(end)
         if first > last:

@@ -45,7 +45,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     missing = [flag for flag, value in flags.items() if value is None]
     if missing and len(missing) < len(flags):
         present = [flag for flag in flags if flag not in missing]
-        raise InputError(f"{', '.join(missing)}: expected with {', '.join(present)}; give all three")
+        raise InputError(f"{', '.join(missing)}: required together with {', '.join(present)}; give all three")
     if missing and not launched():
         return
     if not missing and not re.fullmatch(r".+:\d+", coordinator):
@@ -63,7 +63,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
-            f"the {processes or ''} processes did not come together at {coordinator or 'the coordinator'} ({reason}); "
+            f"the {processes or ''} processes did not connect at {coordinator or 'the coordinator'} ({reason}); "
             "start all of them with the same --coordinator and --num_processes"
         ) from None
 
@@ -78,15 +78,15 @@ def launched() -> bool:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
-            f"this is a process of {kind.name}, which does not say of how many ({reason}); give --coordinator, "
-            "--num_processes and --process_id"
+            f"this process was started by {kind.name}, which does not state how many there are ({reason}); give "
+            "--coordinator, --num_processes and --process_id"
         ) from None
 
 
 def refuse(command: str) -> None:
     """Raises `InputError` where a launcher has started several processes of a single-process command."""
     if launched():
-        raise InputError(f"jaxfer {command} is of one process; start it on one host, or `jaxfer run` on all")
+        raise InputError(f"jaxfer {command} runs in one process; start it on one host, or `jaxfer run` on all")
 
 
 def alone() -> bool:
@@ -193,7 +193,7 @@ def visible(folder: epath.Path) -> None:
     blind = [process for process, sees in enumerate(gathered(seen)) if not sees]
     if blind:
         raise InputError(
-            f"--workdir={folder} is not one folder: process {blind[0]} does not see there what process 0 writes; use a "
+            f"--workdir={folder} is not a shared folder: process {blind[0]} does not see what process 0 writes; use a "
             "shared file system or a bucket"
         )
 

@@ -78,7 +78,7 @@ def _tell(client: Any, key: str, word: str, *, allow_overwrite: bool = False) ->
         client.key_value_set(key, word, allow_overwrite=allow_overwrite)
     except jax.errors.JaxRuntimeError as error:
         if not any(kind in str(error) for kind in ("ALREADY_EXISTS", "UNAVAILABLE")):
-            print(f"the other processes could not be told: {str(error).splitlines()[0][:200]}", file=sys.stderr)
+            print(f"the other processes could not be notified: {str(error).splitlines()[0][:200]}", file=sys.stderr)
 
 
 def _described(error: Exception) -> tuple[int, str]:

@@ -95,11 +95,11 @@ class Placement:
     def notes(self, stage: Stage) -> Iterator[str]:
         """A line for each thing the config asks for that this model or mesh can't provide."""
         if self.rules and not self.shards:
-            yield "config.parallel.rules change nothing here: neither fsdp nor tensor has more than one device"
+            yield "config.parallel.rules have no effect: neither fsdp nor tensor has more than one device"
         whole = sharding.left_whole(stage.spec.port, stage.leaves(), self.mesh.shape)
         if whole:
             ways, first = self.mesh.shape[TENSOR], whole[0]
-            yield f"{len(whole)} parameters have no axis that tensor={ways} divides and stay whole there: {first}, ..."
+            yield f"{len(whole)} parameters have no axis that tensor={ways} divides and are not split: {first}, ..."
 
     def __str__(self) -> str:
         axes = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items() if size > 1)
@@ -178,7 +178,7 @@ def placement(
         batch size.
     """
     if jax.config.jax_enable_x64:
-        raise InputError("JAX_ENABLE_X64: a run computes in the types that its config states, found 64 bits; unset it")
+        raise InputError("JAX_ENABLE_X64: a run computes in the dtypes its config states, found 64-bit types; unset it")
     if config.mode == "pmap" and (config.fsdp > 1 or config.tensor > 1):
         raise InputError(
             "config.parallel.mode=pmap keeps all parameters on each device, found "
@@ -187,13 +187,13 @@ def placement(
     available, unit = list(usable_devices() if devices is None else devices), math.prod((config.fsdp, config.tensor))
     processes = len({device.process_index for device in available})
     if config.mode == "pmap" and processes > 1:
-        raise InputError(f"config.parallel.mode=pmap is of one process, found {processes}; use mode=jit")
+        raise InputError(f"config.parallel.mode=pmap supports one process, found {processes}; use mode=jit")
     rest = config.mode if config.mode in (FSDP, TENSOR) else DATA
     fixed = {FSDP: config.fsdp, TENSOR: config.tensor}
     if fixed.get(rest, 1) > 1:
         raise InputError(
-            f"config.parallel.mode={rest} gives {rest} the devices that are left, found {rest}={fixed[rest]} too; "
-            f"set one of the two"
+            f"config.parallel.mode={rest} gives {rest} the remaining devices, found {rest}={fixed[rest]} too; "
+            f"set only one of them"
         )
     split = [size // parts for size, parts in itertools.zip_longest(batch_sizes, accumulate, fillvalue=1)]
     sizes = {n * unit: {DATA: 1, **fixed, rest: n} for n in range(1, len(available) // unit + 1)}
@@ -206,7 +206,7 @@ def placement(
         raise InputError(f"config.parallel.{field}: expected at most the {len(available)} here, found {count}")
     if count not in sizes:
         raise InputError(
-            f"config.parallel.devices: {count} can't be a mesh with fsdp={config.fsdp} x tensor={config.tensor}; "
+            f"config.parallel.devices: {count} can't form a mesh with fsdp={config.fsdp} x tensor={config.tensor}; "
             f"use a multiple of {math.lcm(unit, processes)}"
         )
     for batch_size, slices in itertools.zip_longest(batch_sizes, accumulate, fillvalue=1):

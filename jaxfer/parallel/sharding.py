@@ -42,7 +42,7 @@ def _parse(pattern: str, text: str) -> Split:
     used = [name for names in split for name in names]
     if not split or set(used) - {FSDP, TENSOR} or len(set(used)) < len(used):
         raise InputError(
-            f"config.parallel.rules: expected for {pattern!r} a word an axis, of -, fsdp, tensor and fsdp+tensor, each "
+            f"config.parallel.rules: expected for {pattern!r} one word per axis: -, fsdp, tensor or fsdp+tensor, each "
             f"name once, found {text!r}; write e.g. 'fsdp -'"
         )
     return split

@@ -81,7 +81,7 @@ def merged(source: CheckpointFiles, base: Weights) -> Weights:
         if product is None or product.shape != weight.shape or not jnp.issubdtype(weight.dtype, jnp.floating):
             shapes = f"A {list(a.shape)} and B {list(b.shape)}"
             raise InputError(
-                f"{source.init}: {shapes} of {module} make no update of {key} {list(weight.shape)} {weight.dtype}"
+                f"{source.init}: {shapes} of {module} don't form an update of {key} {list(weight.shape)} {weight.dtype}"
             )
         scale = _scale(source.init, config, module, rank=a.shape[0])
         with np.errstate(over="ignore", invalid="ignore"):
@@ -108,7 +108,7 @@ def _check_config(init: str, config: Mapping[str, Any]) -> None:
     odd |= {"init_lora_weights": start} if start not in PLAIN_STARTS else {}
     if odd:
         fields = ", ".join(f"{name}={value!r}" for name, value in sorted(odd.items()))
-        raise InputError(f"{init}: adapter_config.json says {fields}, which is not read; {MERGE}")
+        raise InputError(f"{init}: adapter_config.json says {fields}, which is not supported; {MERGE}")
 
 
 def _sorted(
@@ -128,8 +128,8 @@ def _sorted(
     odd += [f"{module} without its other half" for module, pair in pairs.items() if len(pair) < 2]
     if odd:
         raise InputError(
-            f"{source.init}: {source.adapter.weights.name} holds {odd[0]} ({len(odd)} such), which is neither a pair "
-            f"of LoRA nor of the modules to save ({', '.join(modules) or 'none'}); {MERGE}"
+            f"{source.init}: {source.adapter.weights.name} holds {odd[0]} ({len(odd)} such), which is neither a LoRA "
+            f"pair nor one of the modules to save ({', '.join(modules) or 'none'}); {MERGE}"
         )
     return {module: (pair["A"], pair["B"]) for module, pair in pairs.items()}, saved
 
@@ -159,7 +159,7 @@ def _by_module(patterns: Mapping[str, Any] | None, module: str, default: Any) ->
     """Looks up a module's value as peft does: the first pattern that matches the end of its name."""
     for pattern, value in (patterns or {}).items():
         if not _quick(pattern):
-            raise ValueError(f"the pattern {pattern[:80]!r} may match for ever; name the modules")
+            raise ValueError(f"the pattern {pattern[:80]!r} may take forever to match; name the modules")
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value
     return default

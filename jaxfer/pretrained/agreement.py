@@ -152,7 +152,7 @@ def agreed(checkpoint: Checkpoint, model_options: Mapping[str, Any], differs: Se
             options[name] = value
     if contradicting:
         raise InputError(
-            f"config.init={init}: the checkpoint's model is another ({'; '.join(contradicting)}); take them out of "
+            f"config.init={init}: the checkpoint's model is different ({'; '.join(contradicting)}); remove these from "
             "config.model, or announce what may differ in config.differs"
         )
     return options

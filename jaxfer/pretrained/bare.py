@@ -38,7 +38,9 @@ def facts(
         config, left = _READERS[layout.family](plain, {**options, **_heads(stated)})
         return {**config, **stated}, {option for option, field in left.items() if field not in stated}
     except KeyError as error:
-        raise InputError(f"a {layout.family} of layout {layout.name!r} has {error.args[0]}; there is none") from None
+        raise InputError(
+            f"a {layout.family} of layout {layout.name!r} needs {error.args[0]}, which is missing"
+        ) from None
 
 
 def _heads(stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +132,7 @@ _READERS: dict[str, Callable[[Shapes, Mapping[str, Any]], Facts]] = {
 
 def _asked(options: Mapping[str, Any], option: str, hint: str) -> Any:
     if option not in options:
-        raise InputError(f"no config.json, and shapes don't tell the {option}; set config.model.{option}, {hint}")
+        raise InputError(f"no config.json, and shapes don't determine the {option}; set config.model.{option}, {hint}")
     return options[option]
 
 

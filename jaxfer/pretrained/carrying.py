@@ -70,7 +70,7 @@ def _check_values(init: str, conversion: Conversion) -> None:
     for leaf, value in flatten({"params": conversion.params, **conversion.model_state}).items():
         bad, fault = ~np.isfinite(value), "NaN or infinite"
         if not bad.any() and leaf.startswith("batch_stats/") and leaf.endswith("/var"):
-            bad, fault = value < 0, "negative, and a variance"
+            bad, fault = value < 0, "negative, which a variance can't be"
         if bad.any():
             raise InputError(
                 f"config.init={init}: {np.count_nonzero(bad)} of {bad.size} values of "

@@ -142,7 +142,7 @@ def opened(init: str, name: str, model_options: Mapping[str, Any], init_options:
 def _guesses(init: str, assumed: Mapping[str, Any]) -> Iterator[str]:
     if assumed:
         values = ", ".join(f"{name}={value!r}" for name, value in assumed.items())
-        yield f"{init}: no file states {values}; assumed so, config.model.NAME changes one"
+        yield f"{init}: no file states {values}; assuming these, override with config.model.NAME"
 
 
 def _left_out(init: str, head: str | None, normalize: bool, averages: Sequence[str]) -> Iterator[str]:
@@ -150,8 +150,8 @@ def _left_out(init: str, head: str | None, normalize: bool, averages: Sequence[s
         yield f"{init} is a {head}: its head does not label whole inputs and is not loaded"
     if normalize:
         yield (
-            f"{init}: modules.json scales what was pooled to length 1 (Normalize), which the head reads unscaled; "
-            "config.model.normalize=true scales it"
+            f"{init}: modules.json scales pooled embeddings to length 1 (Normalize), but the head reads them unscaled; "
+            "config.model.normalize=true scales them"
         )
     for name in averages:
         yield f"{init}: the file also holds {name}, which was not read; config.init_options.pick={name} reads it"
@@ -206,7 +206,7 @@ def _located(init: str) -> tuple[tuple[str, str | None, tuple[Any, ...]], bool]:
             init, revision = name, tail
         elif ":" in init and "://" not in init:
             raise InputError(
-                f"config.init: expected scratch, run:FOLDER or sibling:NAME, found {init!r}; a checkpoint goes by its "
+                f"config.init: expected scratch, run:FOLDER or sibling:NAME, found {init!r}; give a checkpoint as its "
                 "name on the Hub, its folder or its file"
             )
         return (init, revision, ()), False
@@ -253,7 +253,7 @@ def _candidates(init: str, name: str, config: Mapping[str, Any]) -> tuple[Layout
     if kind is None and (classes := stated.architectures(config)):
         raise InputError(
             f"config.json of {init} states architectures={classes!r}, which jaxfer does not read; it reads those of "
-            f"{', '.join(families)}: take the field out if the tensors are such a model's"
+            f"{', '.join(families)}: remove the field if the tensors are from such a model"
         )
     family = by_model_type(kind).family if kind is not None else config.get("family")
     if family in families and name not in (AUTO, family):
@@ -263,7 +263,7 @@ def _candidates(init: str, name: str, config: Mapping[str, Any]) -> tuple[Layout
         )
     family = family if name == AUTO else name
     if family not in families:
-        problem = "no config.json that says what it is" if name == AUTO else f"config.model.name={name!r}"
+        problem = "no config.json that states the model" if name == AUTO else f"config.model.name={name!r}"
         raise InputError(f"config.init={init}: {problem}; set config.model.name to one of {', '.join(families)}")
     family_layouts = [layout for layout in layouts() if layout.family == family]
     named = [

@@ -34,7 +34,7 @@ def head_width(checkpoint: Checkpoint) -> int:
     if not outputs:
         raise InputError(f"{init}: the checkpoint has no head, so nothing to predict with; `jaxfer run` trains one")
     if len(checkpoint.labels) not in (0, outputs):
-        raise InputError(f"{init}: expected {outputs} labels, one an output, found {len(checkpoint.labels)}")
+        raise InputError(f"{init}: expected {outputs} labels, one per output, found {len(checkpoint.labels)}")
     return outputs
 
 

@@ -182,7 +182,7 @@ def find(init: str, *, revision: str | None = None) -> CheckpointFiles:
     path = located(init)
     if path.exists():
         if revision is not None:
-            raise InputError(f"revision={revision!r} is for the Hub, but {init} is here; remove the revision")
+            raise InputError(f"revision={revision!r} is for the Hub, but {init} is a local path; remove the revision")
         return _folder(init, path) if path.is_dir() else _file(init, path)
     if _looks_like_path(init):
         parent = path.parent
@@ -197,7 +197,7 @@ def located(init: str) -> epath.Path:
     if "://" in init and not init.startswith(tuple(f"{scheme}://" for scheme in files.STORES)):
         page = re.fullmatch(rf"https?://(?:www\.)?huggingface\.co/({HUB_NAME})/?", init)
         fix = f"give its name, {page[1]}" if page else "download it and give the file"
-        raise InputError(f"{init}: an address; expected a folder, a file or a Hub name: {fix}")
+        raise InputError(f"{init}: expected a folder, a file or a Hub name, found an address; {fix}")
     return files.opened(os.path.expanduser(init))
 
 
@@ -209,7 +209,7 @@ def base_of(folder: epath.Path, config: Mapping[str, Any]) -> tuple[str, str | N
     """
     name = config.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
-        raise InputError(f"{folder / ADAPTER_CONFIG} names no base model; write it as base_model_name_or_path")
+        raise InputError(f"{folder / ADAPTER_CONFIG} names no base model; set base_model_name_or_path")
     try:
         path, beside = located(name), folder / name
     except InputError as error:
@@ -225,7 +225,7 @@ def _looks_like_path(init: str) -> bool:
 
 def _file(init: str, path: epath.Path) -> CheckpointFiles:
     if path.name in (*ADAPTERS, ADAPTER_CONFIG):
-        raise InputError(f"{init}: a part of a peft adapter; give its folder")
+        raise InputError(f"{init}: part of a peft adapter; give its folder")
     if re.fullmatch(r".*-\d+-of-\d+\.\w+", path.name):
         raise InputError(f"{init}: one shard of several; give its folder or its .index.json")
     if path.suffix == ".json" and not path.name.endswith(reading.INDEX):
@@ -249,11 +249,13 @@ def _folder(init: str, folder: epath.Path, commit: str | None = None) -> Checkpo
     others = [name for name in names if name.endswith(SUFFIXES) and not re.fullmatch(NOT_WEIGHTS, name)]
     chosen = [name for name in others if name.endswith(".safetensors")] or others
     if len(chosen) > 1:
-        raise InputError(f"{init}: {len(chosen)} files of weights ({', '.join(chosen[:4])}); give one of them")
+        raise InputError(f"{init}: {len(chosen)} weights files ({', '.join(chosen[:4])}); give one of them")
     if not chosen and (inner := sentence.encoder(folder)) is not None and inner.is_dir():
         return _folder(init, inner, commit)
     if not chosen:
-        problem = f"an adapter without {ADAPTER_CONFIG}" if set(ADAPTERS) & set(names) else "no weights that are read"
+        problem = (
+            f"an adapter without {ADAPTER_CONFIG}" if set(ADAPTERS) & set(names) else "no weights that jaxfer reads"
+        )
         listing = ", ".join(names[:8]) or "nothing"
         expected = "model.safetensors, pytorch_model.bin or an index of shards"
         raise Absent(f"{init}: {problem}; expected {expected}, found {listing}")
@@ -351,6 +353,6 @@ def _download(name: str, revision: str | None, patterns: tuple[str, ...]) -> str
     except (hub_errors.HTTPError, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise Absent(
-            f"{absent} the Hub can't be reached{at} ({reason}) nor is it whole in the cache {cache}; run "
-            f"`hf download {name}` where there is a network and copy the cache, or give its folder"
+            f"{absent} the Hub can't be reached{at} ({reason}), nor is it complete in the cache {cache}; run "
+            f"`hf download {name}` on a machine with network access and copy the cache, or give its folder"
         ) from None

@@ -190,7 +190,7 @@ def convert(
                 unfit.append(f"{origin} {tuple(tensors[origin].shape)} for {leaf} {want}")
                 continue
             if not jnp.issubdtype(value.dtype, jnp.floating):
-                raise InputError(f"{source}: {origin} is {value.dtype}, expected floats; give weights not quantised")
+                raise InputError(f"{source}: {origin} is {value.dtype}, expected floats; give unquantised weights")
             leaves[leaf] = np.asarray(value, shapes[leaf].dtype)
             outcome = "loaded" if outcome == "renamed" and leaf == origin else outcome
         ledger[leaf] = {"what": outcome, "from": origin, "shape": list(want)}

@@ -94,7 +94,7 @@ def tail(folder: epath.Path, *, headed: bool) -> Tail:
     if "Pooling" in kinds and " ".join(kinds) not in CHAINS:  # without a Pooling it is not a sentence model
         raise InputError(
             f"{top / MODULES}: {', '.join(kind for kind, _ in modules)}; {READ}: give a copy of the folder without "
-            f"{MODULES} to take its encoder and pooling alone"
+            f"{MODULES} to load only its encoder and pooling"
         )
     places = dict(rest) if "Pooling" in kinds else {}
     pooling = places["Pooling"] / "config.json" if "Pooling" in places else top / POOLING
@@ -154,7 +154,7 @@ def _dense(folder: epath.Path) -> dict[str, Any]:
     if activation not in ACTIVATIONS or stated.get("use_residual"):
         raise InputError(
             f"{file}: expected an activation_function of {', '.join(ACTIVATIONS)} and no use_residual, found "
-            f"{activation!r} and use_residual={stated.get('use_residual', False)!r}, which is not read"
+            f"{activation!r} and use_residual={stated.get('use_residual', False)!r}, which is not supported"
         )
     weights = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
     if weights is None:

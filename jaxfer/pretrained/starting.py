@@ -107,12 +107,12 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
         if leaf in head:
             entry["why"] = _why(run.head, checkpoint.labels) if entry["from"] else "the source has none"
             if entry["from"] and checkpoint.other_head is not None:
-                entry["why"] = f"the source's is a {checkpoint.other_head}'s"
+                entry["why"] = f"the source's head is that of a {checkpoint.other_head}"
         if run.head == "keep" and leaf in head:
-            raise InputError(f"config.head=keep: {run.init} has no head ({leaf} is not there); set config.head=reset")
+            raise InputError(f"config.head=keep: {run.init} has no head ({leaf} is missing); set config.head=reset")
         if leaf not in head and "pool" not in run.differs:
             raise InputError(
-                f"config.init={run.init}: the checkpoint has no {leaf}; set config.model.pool to what it has, or "
+                f"config.init={run.init}: the checkpoint has no {leaf}; set config.model.pool to the checkpoint's, or "
                 "announce it with config.differs=pool"
             )
     drawn = carrying.fresh_leaves(port, conversion.fresh, _key(experiment), batch)
@@ -159,13 +159,15 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
             stored = tuple(source_leaves[path].shape) if path in source_leaves else "nothing"
             raise InputError(
                 f"config.init={init}: {path} is {tuple(leaf.shape)} here, {stored} there; "
-                "config.model must be the source's (its config.json has it)"
+                "config.model must match the source's (see its config.json)"
             )
         else:
             filled[path], ledger[path] = source_leaves[path], _entry("loaded", path, leaf)
     unused = sorted(set(source_leaves) - set(ledger))
     if unused:
-        raise InputError(f"config.init={init}: {len(unused)} source leaves have no place here: {', '.join(unused[:3])}")
+        raise InputError(
+            f"config.init={init}: {len(unused)} source leaves are not in the model: {', '.join(unused[:3])}"
+        )
     tree = unflatten({**filled, **carrying.fresh_leaves(port, anew, _key(experiment), batch)})
     lineage = {**_lineage(experiment, data), "source_sha256": fingerprint(*loaded), "source": source.result["lineage"]}
     return Start(params=tree.pop("params"), model_state=tree, ledger=ledger, lineage=lineage)
@@ -188,7 +190,7 @@ def _check_model(experiment: Experiment, source: Experiment) -> None:
     ]
     if differing:
         raise InputError(
-            f"config.init={experiment.run.init}: the source's model is another ({'; '.join(differing)}); set "
+            f"config.init={experiment.run.init}: the source's model is different ({'; '.join(differing)}); set "
             "config.model to the source's, or announce what may differ in config.differs"
         )
 
@@ -207,7 +209,7 @@ def _keeps_head(head: str, source: FinishedRun, data: Dataset) -> bool:
 def _why(head: str, classes: tuple[str, ...]) -> str:
     if head == "reset":
         return "config.head=reset"
-    return "other classes than the source's" if classes else "the source's classes have no names"
+    return "the classes differ from the source's" if classes else "the source's classes have no names"
 
 
 def _entry(outcome: str, origin: str | None, leaf: Any) -> dict[str, Any]:

@@ -42,7 +42,9 @@ def fields(config: Mapping[str, Any]) -> dict[str, Any]:
     name = config["architecture"]
     vit = re.fullmatch(VIT, name) if isinstance(name, str) else None
     if vit is None and not (isinstance(name, str) and re.fullmatch(RESNET, name)):
-        raise InputError(f"config.json states timm's architecture {name!r}, which is not read; jaxfer reads {READ}")
+        raise InputError(
+            f"config.json states timm's architecture {name!r}, which is not supported; jaxfer reads {READ}"
+        )
     family = "resnet" if vit is None else "vit"
     arguments = _mapping(config.get("model_args"), "model_args")
     odd = [f"{key}={value!r}" for key, value in arguments.items() if key not in ARGUMENTS and value is not None]
@@ -50,7 +52,7 @@ def fields(config: Mapping[str, Any]) -> dict[str, Any]:
     odd += [f"global_pool={pool!r}"] if pool != POOLS[family] else []
     if odd:
         raise InputError(
-            f"config.json: timm's {name} with {', '.join(odd)}, which is not read; jaxfer reads it without"
+            f"config.json: timm's {name} with {', '.join(odd)}, which is not supported; jaxfer reads it without"
         )
     converted = {"family": family, "key_layout": "torchvision" if vit is None else "timm"}
     converted["input"] = _input(

@@ -61,7 +61,7 @@ def methods(
     _check(scores)
     if reference is not None and reference not in scores:
         raise InputError(
-            f"expected a method of the picture as the reference, found {reference!r}{nearest(reference, scores)}"
+            f"expected the reference to be one of the plotted methods, found {reference!r}{nearest(reference, scores)}"
         )
     if best not in ("max", "min"):
         raise InputError(f"expected best='max' or best='min', found {best!r}")
@@ -137,7 +137,7 @@ def learning_curves(
         whole, look = [], looks[name]
         for steps, values in seeds:
             if len(steps) != len(values):
-                raise InputError(f"{name}: expected one value a step, found {len(steps)} steps, {len(values)} values")
+                raise InputError(f"{name}: expected one value per step, found {len(steps)} steps, {len(values)} values")
             count = next((i for i, v in enumerate(values) if not math.isfinite(v)), len(values))
             if len(seeds) > 1 or count < len(values):
                 axes.plot(steps[:count], values[:count], color=look.colour, linewidth=1, alpha=0.35)

@@ -160,9 +160,13 @@ class Checkpoints:
             try:
                 return self._restore(candidate, blank)
             except UnreadableCheckpoint as error:
-                say(f"{error}; " + (f"falling back to step {before}" if before is not None else "there is none before"))
+                say(
+                    f"{error}; " + (f"falling back to step {before}" if before is not None else "no earlier one exists")
+                )
         if steps:
-            raise InputError(f"none of the checkpoints {steps} in {folder} can be read; delete it to start over")
+            raise InputError(
+                f"none of the checkpoints {steps} in {folder} can be read; delete the folder to start over"
+            )
         return None
 
     def discard_after(self, step: int) -> None:
@@ -188,7 +192,7 @@ class Checkpoints:
     def _read_content(self, step: int) -> dict[str, Any]:
         content = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
         if content.pop("crc32") != _checksum(content):
-            raise ValueError("its record is not what was saved")
+            raise ValueError("its record differs from what was saved")
         return content
 
     def _read_arrays(self, step: int, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -222,7 +226,7 @@ def _verify(arrays: Mapping[str, jax.Array], leaves: Mapping[str, Any]) -> None:
     kind = "crc32" if any("crc32" in leaf for leaf in leaves.values()) else "sum64"
     for name, checksum in _leaves(arrays, kind).items():
         if checksum != leaves[name]:
-            raise ValueError(f"{name} is not what was saved")
+            raise ValueError(f"{name} differs from what was saved")
 
 
 @contextlib.contextmanager

@@ -77,7 +77,7 @@ def check_owner(folder: epath.Path, experiment: Experiment) -> None:
     if before.steps != now.steps and now.schedule != "constant" and not (folder / "result.json").exists():
         raise InputError(
             f"{folder} holds an unfinished run whose last stage has {before.steps} steps, here {now.steps}: that would "
-            f"bend its {now.schedule} schedule midway; finish it first, or use another --workdir"
+            f"change its {now.schedule} schedule midway; finish it first, or use another --workdir"
         )
 
 
@@ -108,6 +108,6 @@ def check_present(folder: epath.Path) -> None:
     """Raises `InputError` where a `locked` folder has been removed or renamed since: the cause of any other error."""
     if cluster.leader() and not remote(folder) and not (folder / LOCK).exists():
         raise InputError(
-            f"{folder} was removed or renamed while the run was at work; put it back and run the same command again, "
+            f"{folder} was removed or renamed during the run; put it back and run the same command again, "
             "or start over with another --workdir"
         )

@@ -67,7 +67,7 @@ def check(port: Port, *, own: bool | None = None) -> tuple[str, ...]:
     tokens, vocab = len(tokenizer), spec.vocab
     if fills(tokens, vocab):
         return ()
-    return (f"the tokenizer has {tokens} tokens, the model's embedding {vocab} rows: the others are never read",)
+    return (f"the tokenizer has {tokens} tokens, the model's embedding {vocab} rows: the other rows are never read",)
 
 
 def _encoding(port: Port) -> TextEncoding | None:
@@ -179,7 +179,7 @@ def probe(tokenizer: Any, max_length: int) -> list[Any]:
 
 def _compare(tokenizer: Any, folder: epath.Path, max_length: int) -> None:
     """Raises `InputError` where the copy in `folder` tokenizes the probes differently from `tokenizer`."""
-    source, why = tokenizer.name_or_path, "it gives other tokens for the same text"
+    source, why = tokenizer.name_or_path, "it tokenizes the same text differently"
     with _local(folder) as place:
         try:
             if probe(read_tokenizer(place), max_length) == probe(tokenizer, max_length):
@@ -187,7 +187,7 @@ def _compare(tokenizer: Any, folder: epath.Path, max_length: int) -> None:
         except InputError as error:
             why = str(error).replace(place, "the copy")
     raise InputError(
-        f"a copy of the tokenizer in {source!r} is not the same tokenizer ({why}); write it anew with transformers' "
+        f"a copy of the tokenizer in {source!r} is not the same tokenizer ({why}); save it again with transformers' "
         "`AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)` and set config.model.tokenizer=FOLDER"
     )
 

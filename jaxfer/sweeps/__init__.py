@@ -130,7 +130,7 @@ def run_cells(
         finally:
             keep_index()
     if not again:
-        reporter.say(f"{standing.compiled} training programs compiled in this sitting")
+        reporter.say(f"{standing.compiled} training programs compiled in this attempt")
         others = {path.name for path in (folder / cells.FOLDER).iterdir()} - set(standing.names)
         if others:
             reporter.say(

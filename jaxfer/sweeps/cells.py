@@ -79,7 +79,7 @@ def expand(spec: str, overrides: Mapping[str, Any] | None = None) -> tuple[Cell,
     """
     module, arg = configs.load_module(spec)
     if arg or not hasattr(module, "sweep"):
-        raise InputError(f"{spec}: expected a config file with sweep(), and no argument; `jaxfer run` takes one")
+        raise InputError(f"{spec}: expected a config file with sweep() and no argument; only `jaxfer run` takes one")
     configs.check_overrides(overrides or {})
     cells = _cells(module, spec, overrides or {})
     if not any(cell.group for cell in cells):
@@ -150,7 +150,9 @@ def make_jobs(spec: str, cells: Iterable[Cell]) -> tuple[Job, ...]:
     shown = {(p.split, p.metric) for p in jobs.values() if p.cell.group}
     if len(shown) > 1:
         metrics = ", ".join(sorted(f"{split} {metric}" for split, metric in shown))
-        raise InputError(f"the cells of one table must share task and test, found {metrics}; make them two sweeps")
+        raise InputError(
+            f"the cells of one table must share task and test, found {metrics}; split them into two sweeps"
+        )
     return tuple(jobs.values())
 
 

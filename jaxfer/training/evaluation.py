@@ -137,7 +137,7 @@ def _evaluate_untrained(
     init: str, split: str, checkpoint: str, overrides: Mapping[str, Any], quiet: bool
 ) -> dict[str, float]:
     if checkpoint != "result":
-        raise InputError(f"--checkpoint={checkpoint} is of runs; {init} is a checkpoint itself, leave it out")
+        raise InputError(f"--checkpoint={checkpoint} is for runs, but {init} is a checkpoint itself; omit it")
     loaded = untrained.opened(init, overrides, split=split)
     reporter = Reporter(quiet=quiet)
     for note in loaded.notes:

@@ -51,8 +51,8 @@ def check(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None
     for part, sha256 in stored.items():
         if sha256 != current[part]:
             raise InputError(
-                f"{folder} was begun with another {part} (sha256 {sha256[:12]} there, {current[part][:12]} now); "
-                "restore it, or use another --workdir"
+                f"{folder}: the {part} has changed since the run began (sha256 {sha256[:12]} then, "
+                f"{current[part][:12]} now); restore it, or use another --workdir"
             )
 
 

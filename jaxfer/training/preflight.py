@@ -52,7 +52,7 @@ class Preflight:
     def notes(self) -> tuple[str, ...]:
         """Notes on the plan that need no action, a line each; the data's notes are in `overview`."""
         idle = (
-            f"{self.spare} of {self.spare + self.where.size} devices stay idle: the batch size is no multiple of more"
+            f"{self.spare} of {self.spare + self.where.size} devices stay idle: the batch size is not divisible by more"
         )
         spare_notes = (idle,) if self.spare and not self.experiment.parallel.devices else ()
         notes = (note for stage in self.stages for note in (*stage.notes, *self.where.notes(stage)))
@@ -88,7 +88,7 @@ def preflight(
     if folder is not None and data.listed is not None and _inside(folder, data.listed):
         fix = "use a --workdir beside it"
         raise InputError(
-            f"{folder} lies in the data's folder {str(data.listed)!r}, where it would become a class; {fix}"
+            f"{folder} is inside the data folder {str(data.listed)!r}, where it would become a class; {fix}"
         )
     if run.test and "test" not in data.splits:
         raise InputError(f"config.test: data source {source.name!r} has no test split here; set config.test=false")

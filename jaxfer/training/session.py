@@ -126,7 +126,7 @@ class Session:
         before, self.record["stop"] = self.record["stop"], stop
         self.record["lineage"].setdefault("extended", []).append({"at": step, "from": before, "to": stop})
         schedule = self.stages[-1].config.schedule
-        bend = "" if schedule == "constant" else f"; from here on its {schedule} schedule is that of {stop} steps"
+        bend = "" if schedule == "constant" else f"; from here on it follows the {schedule} schedule of {stop} steps"
         self.reporter.say(f"extended at step {step} from {before} to {stop} steps{bend}")
 
     def _adopt(self, state: State, record: dict[str, Any]) -> tuple[State, dict[str, Any]]:

@@ -65,7 +65,7 @@ def opened(init: str, overrides: Mapping[str, Any], *, split: str) -> Untrained:
     for name in overrides:
         if not name.startswith(TAKEN) and name not in ("differs", "eval_batch_size"):
             known = ", ".join(f"{section}*" for section in TAKEN)
-            raise InputError(f"config.{name}: nothing is trained; a checkpoint's eval takes {known}, eval_batch_size")
+            raise InputError(f"config.{name}: a checkpoint's eval trains nothing; it takes {known}, eval_batch_size")
     settings = config.base()
     settings.model, settings.init = {"name": AUTO}, init
     settings = config.override(settings, overrides)
@@ -78,7 +78,7 @@ def opened(init: str, overrides: Mapping[str, Any], *, split: str) -> Untrained:
         settings.task.name = guessed_task(checkpoint)
         if checkpoint.problem_type not in KINDS:
             notes.append(
-                f"the checkpoint states no task; {outputs} outputs are taken as {settings.task.name} (task.name)"
+                f"the checkpoint states no task; {outputs} outputs are read as {settings.task.name} (set by task.name)"
             )
     elif KINDS.get(checkpoint.problem_type, settings.task.name) != settings.task.name:
         mismatch = f"the checkpoint states {checkpoint.problem_type}, found {settings.task.name!r}"
@@ -119,7 +119,7 @@ def _data(experiment: Experiment, checkpoint: Checkpoint, outputs: int, split: s
     order = matched(checkpoint.labels, data.classes, outputs, checkpoint.files.init)
     if order is None:
         pairs = _some([f"{name}={i}" for i, name in enumerate(data.classes)])
-        return data, [f"classes are matched by position, since not both sides name them: {pairs}"]
+        return data, [f"classes are matched by position, since one side has no class names: {pairs}"]
     return (data if order == data.classes else built(order)), []
 
 

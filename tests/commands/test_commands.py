@@ -187,13 +187,13 @@ def test_eval_defaults(calls):
         (InputError("two\n lines"), 2, "error: two lines\n"),
         (NonFiniteLoss("at step 3"), 3, "error: at step 3\n"),
         (Preempted("saved"), 75, "saved\n"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from the last checkpoint\n"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to resume from the last checkpoint\n"),
         (Interrupted("interrupted: saved"), 130, "interrupted: saved\n"),
         (
             SystemExit(0),
             2,
-            "error: SystemExit(0) was raised by a file that the command runs, a method's or a source's; "
-            "raise an error there\n",
+            "error: a file that the command runs (a method or a source) raised SystemExit(0); "
+            "raise another exception there\n",
         ),
     ],
     ids=["input", "several lines", "diverged", "preempted", "interrupted", "interrupted and saved", "exit"],

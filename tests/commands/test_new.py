@@ -90,7 +90,7 @@ def test_what_breaks_the_contract_is_said_and_exits_with_1(repository, capsys):
         (["new", "method", "class"], "expected a name of letters, digits and _, found 'class'"),
         (["new", "plot", "x"], "invalid choice: 'plot'"),
         (["check", "method", "nothing"], "unknown method 'nothing'"),
-        (["check", "method", "my_method", "--config.data.path=x"], "only a source has options to check with"),
+        (["check", "method", "my_method", "--config.data.path=x"], "only a source takes options, such as"),
     ],
 )
 def test_nonsense_is_one_line(argv, message, repository, capsys):

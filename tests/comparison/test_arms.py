@@ -78,7 +78,7 @@ def test_an_arm_may_start_from_another_source():
         for name, arm in compared.items()
     }
     assert inits == {"scratch": "scratch", "full": "run:x", "full@textures": "run:y", "probe+full@textures": "run:y"}
-    with pytest.raises(InputError, match="'full@texture' names no source of .*; nearest: 'textures'"):
+    with pytest.raises(InputError, match="the source of 'full@texture' is not in .*; nearest: 'textures'"):
         found(methods=("full@texture",), sources=sources)
 
 

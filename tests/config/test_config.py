@@ -194,7 +194,7 @@ def test_an_override_that_every_stage_hides_is_an_error(field, stage):
     config.stage.a = config.stage.b = stage
     value = {"lr": "0.1", "steps": "5", "method": "lora"}[field]
     with pytest.raises(
-        InputError, match=rf"^config\.{field} changes nothing: every stage sets its own; use config\.stage"
+        InputError, match=rf"^config\.{field} has no effect: every stage sets its own; use config\.stage"
     ):
         override(config, {field: value})
     del config.stage["b"]

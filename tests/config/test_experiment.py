@@ -188,7 +188,7 @@ def test_init_options_are_stored_where_they_are_set():
     [
         ({"init_options.pik": "ema"}, r"^unknown field config\.init_options\.pik; nearest: .*'init_options.pick'"),
         ({"init_options.pick": 3}, r"^config\.init_options\.pick: expected str, found 3 \(int\)$"),
-        ({"init_options.pick": "ema", "init": "run:elsewhere"}, "init_options are for a checkpoint's file"),
+        ({"init_options.pick": "ema", "init": "run:elsewhere"}, "init_options apply only to a checkpoint"),
         ({"init_options": "ema"}, "config.init_options is a section; set a field of it: config.init_options.pick"),
     ],
 )
@@ -225,5 +225,5 @@ def test_ranges_name_the_stage():
 def test_steps_of_all_stages_fit_a_counter():
     config = two_stages()
     config.stage.first.steps = config.stage.second.steps = 2**30 + 1
-    with pytest.raises(InputError, match="expected at most 2147483647 steps together"):
+    with pytest.raises(InputError, match="expected at most 2147483647 steps in total"):
         resolve(config)

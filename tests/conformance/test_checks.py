@@ -66,14 +66,14 @@ def plant(tmp_path, monkeypatch):
             methods.merged_parameters_alone_give_the_adapted_outputs,
             "view=lambda params, extra: {**params, 'head': {'out': {k: 2 * v for k, v in "
             "params['head']['out'].items()}}}",
-            "apart by ",
+            "differ by ",
         ),
         (
             "planted_unused",
             methods.frozen_leaves_stay_bitwise_and_trainable_ones_move,
             "init=lambda params, key: ({**params, 'head_extra': {'head': {'out': jnp.zeros(2)}}}, {}), "
             "view=lambda params, extra: {name: unit for name, unit in params.items() if name != 'head_extra'}",
-            "head_extra/head/out stood still",
+            "head_extra/head/out did not change",
         ),
     ],
     ids=lambda value: value if str(value).startswith("planted") else "",
@@ -131,7 +131,7 @@ def test_a_model_that_breaks_a_property(check, fields, problem, monkeypatch):
             {"loss": lambda outputs, batch, hparams: jnp.mean(outputs)},
             "the loss: () for 6 examples",
         ),
-        (tasks.scores_hold_the_loss_and_the_monitored_metric, {"monitor": "bleu"}, "monitor 'bleu' is none of"),
+        (tasks.scores_hold_the_loss_and_the_monitored_metric, {"monitor": "bleu"}, "monitor 'bleu' is not among"),
         (tasks.limits_are_of_its_own_hparams, {"limits": {"beta": (0, 1)}}, "limits of ['beta']"),
     ],
 )

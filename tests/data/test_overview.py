@@ -54,7 +54,7 @@ def test_images_in_folders(tmp_path, monkeypatch):
         "  train  train/; drawn from 16: data.labels_per_class=8, seed 3",
         "  val    drawn from train: data.val_per_class=2",
         "  test   test/, sealed: config.test=true opens it",
-        "  note: 1 file left out by suffix (1 .tif); data.suffixes names what is read",
+        "  note: 1 file left out by suffix (1 .tif); data.suffixes lists those to read",
         "  note: 1 file left out beside the class folders (1 .png); move them into one",
         "  note: data.classes keeps 2 of 3 classes, 20 of 30 training examples",
         "  note: 1 of 4 examples of test are also in train, exact copies",
@@ -70,7 +70,7 @@ def test_images_in_folders(tmp_path, monkeypatch):
     ]
     assert opened[8:] == [
         "  test   test/",
-        "  note: 1 file left out by suffix (1 .tif); data.suffixes names what is read",
+        "  note: 1 file left out by suffix (1 .tif); data.suffixes lists those to read",
         "  note: 1 file left out beside the class folders (1 .png); move them into one",
         "  note: 1 of 4 examples of test are also in train, exact copies",
         "  note: 1 of 4 examples of test are also in val, exact copies",  # val was drawn from train
@@ -97,13 +97,13 @@ def test_pairs_of_texts_and_their_cuts(tmp_path, monkeypatch):
         "  train  train.tsv",
         "  val    drawn from train: data.val_fraction=0.25",
         "  test   test.tsv, sealed: config.test=true opens it",
-        "  note: no column 'text': took 'sentence1' and 'sentence2' as pairs; data.text",
-        "    and data.text_pair name others",
-        "  note: no column 'label': took 'score'; data.label names another",
+        "  note: no column 'text': using 'sentence1' and 'sentence2' as pairs; set",
+        "    data.text and data.text_pair to use others",
+        "  note: no column 'label': using 'score'; set data.label to use another",
         "  note: 3 of 4 examples of test are also in train, exact copies",
         "  note: 1 of 4 examples of test are also in val, exact copies",
         "  note: texts are cut at 7 tokens, the longest has 12; config.model.max_length",
-        "    sets that (1 of 3 in train)",
+        "    sets it (1 of 3 in train)",
     ]
 
 
@@ -112,10 +112,10 @@ def test_texts_that_are_cut_are_counted_once_with_the_option():
     whole = Split(labels=np.zeros(4, np.int32), fetch=texts(first))
     data = Dataset(splits={"train": whole, "val": whole.take(np.array([0, 2]))}, classes=("x",), fingerprint="")
     assert cuts(data, TEXTS) == (
-        "texts are cut at 7 tokens, the longest has 11; config.model.max_length sets that (2 of 4 in train)",
+        "texts are cut at 7 tokens, the longest has 11; config.model.max_length sets it (2 of 4 in train)",
     )
     assert cuts(data, TEXTS, sample=2) == (
-        "texts are cut at 7 tokens, the longest has 11; config.model.max_length sets that (1 of 2 sampled in train)",
+        "texts are cut at 7 tokens, the longest has 11; config.model.max_length sets it (1 of 2 sampled in train)",
     )
     assert cuts(data, dataclasses.replace(TEXTS, max_length=11, buckets=(11,))) == ()
 
@@ -189,7 +189,7 @@ class Huge(Lazy):
 )
 def test_copies_that_are_not_looked_for_are_said(fetch, why):
     split = Split(labels=np.zeros(3, np.int32), fetch=fetch)
-    assert copies({"train": split}) == (f"copies of examples in two splits were not looked for: {why}",)
+    assert copies({"train": split}) == (f"duplicates across splits were not checked: {why}",)
 
 
 def test_real_copies():

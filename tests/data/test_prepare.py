@@ -261,5 +261,5 @@ def test_sets_of_labels_keep_every_row_and_choose_columns():
 
 @pytest.mark.parametrize("option", ["labels_per_class", "val_per_class"])
 def test_sets_of_labels_have_no_examples_of_one_class(option):
-    with pytest.raises(InputError, match=f"data.{option}=2 needs one class an example, not a set; remove it"):
+    with pytest.raises(InputError, match=f"data.{option}=2 needs one class per example, not a set; remove it"):
         made(DataConfig(**{option: 2}), dataset=sets_of_labels())

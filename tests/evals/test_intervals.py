@@ -96,7 +96,7 @@ def test_bootstrap_covers_from_its_smallest_number_of_pairs(shape):
         ([], [], {}, "found 0"),
         ([0.1, math.nan], [0.1, 0.2], {}, r"found nan for ours \(number 2 of the 2 seeds\)"),
         ([0.1], [math.inf], {"names": ("full", "scratch")}, "found inf for scratch"),
-        ([0.1] * 19, [0.1] * 19, {"kind": "bootstrap"}, "at least 20 seeds for a bootstrap, found 19; take kind='t'"),
+        ([0.1] * 19, [0.1] * 19, {"kind": "bootstrap"}, "at least 20 seeds for a bootstrap, found 19; use kind='t'"),
         ([0.1], [0.1], {"kind": "bootstrp"}, "unknown kind of interval 'bootstrp'; nearest: 'bootstrap'"),
         ([0.1], [0.1], {"level": 95}, "expected a level between 0 and 1, found 95"),
     ],

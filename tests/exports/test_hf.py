@@ -111,7 +111,7 @@ def test_the_layout_that_transformers_lacks(tmp_path):
 
 
 def test_only_lora_makes_an_adapter(probed):
-    with pytest.raises(InputError, match="is of LoRA runs, this one ends with 'probe'; use --format=hf"):
+    with pytest.raises(InputError, match="needs a LoRA run, this one ends with 'probe'; use --format=hf"):
         jaxfer.export(probed / "run", format="peft")
 
 
@@ -130,7 +130,7 @@ def test_only_an_export_is_replaced_and_only_by_a_whole_one(probed, tmp_path, mo
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("the only copy")
-    with pytest.raises(InputError, match="no export and not empty"):
+    with pytest.raises(InputError, match="other files, not an export"):
         jaxfer.export(probed / "run", out=mine)
     with pytest.raises(InputError, match="found a file"):
         jaxfer.export(probed / "run", out=mine / "thesis.tex")
@@ -188,6 +188,6 @@ def test_the_same_weights_for_another_task(texts, tmp_path, monkeypatch):
 
 
 def test_sentence_transformers_has_no_pooler(texts):
-    with pytest.raises(InputError, match="pool their tokens .*, this one has pool='pooler'; use --format=hf"):
+    with pytest.raises(InputError, match="pools its tokens .*, this one has pool='pooler'; use --format=hf"):
         jaxfer.export(texts[0], format="sentence-transformers")
     assert not (texts[0] / "export-sentence-transformers").exists()

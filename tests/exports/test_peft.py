@@ -123,15 +123,15 @@ def test_an_adapter_predicts(adapted, tmp_path, capsys):
 
 def test_what_peft_cannot_carry(adapted, tmp_path):
     jaxfer.run(config_of(f"run:{adapted / 'run'}", IMAGE, **LORA), tmp_path / "second", quiet=True)
-    with pytest.raises(InputError, match="needs a checkpoint to adapt, this run began with run:"):
+    with pytest.raises(InputError, match="needs a checkpoint to adapt, this run started from run:"):
         jaxfer.export(tmp_path / "second", format="peft")
     out = jaxfer.export(adapted / "run", format="peft")
     jaxfer.run(config_of(out, IMAGE, **LORA), tmp_path / "third", quiet=True)
-    with pytest.raises(InputError, match="is an adapter itself, and peft puts none on another; use --format=hf"):
+    with pytest.raises(InputError, match="is an adapter itself, and peft does not stack them; use --format=hf"):
         jaxfer.export(tmp_path / "third", format="peft")
     config = config_of(adapted / "source", IMAGE, stages=("first", "then"), **LORA)
     jaxfer.run(config, tmp_path / "tuned", quiet=True)  # what the first stage learnt is merged into the backbone
-    with pytest.raises(InputError, match="leaves of the backbone are not the checkpoint's own"):
+    with pytest.raises(InputError, match="leaves of the backbone differ from the checkpoint"):
         jaxfer.export(tmp_path / "tuned", format="peft")
 
 

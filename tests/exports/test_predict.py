@@ -100,7 +100,7 @@ def test_texts_from_the_command_line_and_from_files(pool, tmp_path):
     (alone,) = jaxfer.predict(model, phrases[0], text=True)
     assert alone.input == phrases[0] and alone.probabilities == pytest.approx(given[0].probabilities, abs=1e-6)
     assert jaxfer.predict(model, [(phrases[0], "a")], text=True) == jaxfer.predict(model, f"{phrases[0]}\ta", text=True)
-    with pytest.raises(InputError, match="in every line two parted by a tab"):
+    with pytest.raises(InputError, match="or two separated by a tab on every line"):
         jaxfer.predict(model, ["a", "a\tb"], text=True)
     with pytest.raises(InputError, match=r"inputs\[1\]: expected a text, or a pair of texts, found 5"):
         jaxfer.predict(model, ["a", 5], text=True)
@@ -113,16 +113,16 @@ def test_texts_from_the_command_line_and_from_files(pool, tmp_path):
     answers = jaxfer.predict(model, [*(str(tmp_path / name) for name in bad[:-1]), bad[-1], strange])
     reasons = (
         "found none; add some",
-        "no UTF-8",
+        "not UTF-8",
         "Is a directory",
         "No such file",
-        "--labelled scores",
+        "use --labelled",
         "--text (text=",
     )
     assert [reason in answer.error for reason, answer in zip(reasons, answers[:6], strict=True)] == [True] * 6
     assert [answer.error for answer in answers[6:]] == [None, None]
     (answer,) = jaxfer.predict(model, "caf\udce9", text=True)  # as Python reads an argument that is no UTF-8
-    assert (answer.input, "no UTF-8" in answer.error) == ("caf\\udce9", True)
+    assert (answer.input, "not UTF-8" in answer.error) == ("caf\\udce9", True)
 
 
 def test_values_and_sets(digits):

@@ -75,7 +75,7 @@ def test_pictures_beside_their_table(pictures, capsys):
     scored = jaxfer.score(source, table, overrides={"data.text": "picture"})
     assert [answer.expected for answer in scored.predictions] == ["cow", "cat", "cow", "dog"]
     assert "No such file" in scored.predictions[3].error
-    assert scored.notes == ("1 of 4 rows have no answer and count in no metric",)
+    assert scored.notes == ("1 of 4 rows have no answer and are not scored",)
     assert_by_hand(scored)
     argv = ["predict", str(source), "--labelled", str(table), "--config.data.text=picture"]
     assert main(argv) == 2
@@ -96,7 +96,7 @@ def test_labels_by_number(pictures):
     (folder / "numbers.csv").write_text("file,label\n0.png,2\n1.png,0\n")
     named, numbered = (jaxfer.score(source, folder / f"{name}.csv") for name in ("names", "numbers"))
     assert (numbered.metrics, numbered.predictions) == (named.metrics, named.predictions)
-    assert numbered.notes == ("the file's labels are taken as numbers of the classes: 0=cat, 2=cow",)
+    assert numbered.notes == ("the file's labels are read as class numbers: 0=cat, 2=cow",)
     (folder / "other.csv").write_text("file,label\n0.png,caw\n")
     with pytest.raises(InputError, match="other.csv: the model has no class 'caw'; nearest: 'cow', 'cat'; correct it"):
         jaxfer.score(source, folder / "other.csv")
@@ -153,12 +153,12 @@ def test_what_is_sealed_is_not_scored(pictures, tmp_path):
 @pytest.mark.parametrize(
     ("file", "options", "message"),
     [
-        ("nothing.csv", {}, "--labelled: expected a .csv, .tsv or .jsonl file, found nothing of the kind at"),
-        (".", {}, "found nothing of the kind at"),
+        ("nothing.csv", {}, "--labelled: expected a .csv, .tsv or .jsonl file, found no file at"),
+        (".", {}, "found no file at"),
         ("0.png", {}, "expected a .csv, .*0.png"),
-        ("names.csv", {"data.target": "value"}, "config.data.target: no option of a labelled file"),
-        ("names.csv", {"lr": 1}, "config.lr: no option of a labelled file"),
-        ("names.csv", {"data.label": "lable"}, "data.label='lable' is no column of"),
+        ("names.csv", {"data.target": "value"}, "config.data.target: not an option of a labelled file"),
+        ("names.csv", {"lr": 1}, "config.lr: not an option of a labelled file"),
+        ("names.csv", {"data.label": "lable"}, "data.label='lable' is not a column of"),
     ],
 )
 def test_what_is_refused(file, options, message, pictures):

@@ -136,5 +136,5 @@ def test_another_head_is_another_source(exported, tmp_path):
     dense.write_bytes(dense.read_bytes()[:-1] + b"\x01")
     assert starting.source_sha256(str(out), tmp_path) != before
     edit(out / "jaxfer.json", labels=["bad", "good"])
-    with pytest.raises(InputError, match="expected 3 labels, one an output, found 2"):
+    with pytest.raises(InputError, match="expected 3 labels, one per output, found 2"):
         jaxfer.predict(out, ["a film"], text=True)

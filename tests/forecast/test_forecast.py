@@ -172,7 +172,7 @@ def test_a_remedy_that_the_config_refuses_is_none(monkeypatch):
 def test_idle_chips_are_noted_and_parts_of_slices_refused():
     found = on_cpu({"batch_size": 6})
     assert found.chips == 3
-    assert "1 of 4 devices stay idle: the batch size is no multiple of more" in found.notes
+    assert "1 of 4 devices stay idle: the batch size is not divisible by more" in found.notes
     with pytest.raises(InputError, match=r"the mesh, 2 devices \(fsdp 2\), leaves 2 of the slice's 4 chips out"):
         on_cpu({"parallel.devices": 2, "parallel.fsdp": 2})
 

@@ -38,8 +38,8 @@ def test_alone_nothing_is_asked():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("h:1", None, None), "--num_processes, --process_id: expected with --coordinator; give all three"),
-        ((None, 2, 0), "--coordinator: expected with --num_processes, --process_id; give all three"),
+        (("h:1", None, None), "--num_processes, --process_id: required together with --coordinator; give all three"),
+        ((None, 2, 0), "--coordinator: required together with --num_processes, --process_id; give all three"),
         (("h:1", 2, 2), "--process_id: expected 0 to 1, found 2"),
         (("h:1", 2, -1), "--process_id: expected 0 to 1, found -1"),
         (("h", 2, 0), "--coordinator: expected HOST:PORT, found 'h'"),
@@ -72,14 +72,16 @@ def test_launchers(monkeypatch, variables, several):
         monkeypatch.setenv(name, value)
     assert cluster.launched() == several
     if several:
-        with pytest.raises(InputError, match="jaxfer sweep is of one process"):
+        with pytest.raises(InputError, match="jaxfer sweep runs in one process"):
             cluster.refuse("sweep")
 
 
 def test_a_launcher_that_does_not_say_how_many(monkeypatch):
     for name, value in {**SLURM, "SLURM_NTASKS": "many"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="a process of slurm, which does not say of how many .* give --coordinator"):
+    with pytest.raises(
+        InputError, match="process was started by slurm, which does not state how many there are .* give --coordinator"
+    ):
         cluster.launched()
 
 
@@ -127,7 +129,7 @@ def test_a_folder_that_another_host_does_not_see(processes, monkeypatch, tmp_pat
     processes(lambda i: i != 1)
     monkeypatch.setattr(cluster, "leader", lambda: False)
     monkeypatch.setattr(cluster, "SEEN_SECONDS", 0)
-    with pytest.raises(InputError, match="is not one folder: process 1 does not see there"):
+    with pytest.raises(InputError, match="is not a shared folder: process 1 does not see"):
         cluster.visible(tmp_path)
 
 

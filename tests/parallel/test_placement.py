@@ -197,9 +197,9 @@ def test_a_rule_of_the_users_moves_a_parameter():
     assert found["stem/conv/kernel"].spec == P(None, None, None, ("fsdp",))
     assert found["block_2/conv_2/kernel"].spec == P(None, None, ("fsdp",))
     assert list(where.notes(stage)) == []
-    assert "change nothing here" in next(placement(ParallelConfig(devices=1, rules=rules)).notes(stage))
+    assert "have no effect" in next(placement(ParallelConfig(devices=1, rules=rules)).notes(stage))
     (note,) = placement(ParallelConfig(devices=4, mode="tensor")).notes(stage)
-    assert note.startswith("3 parameters have no axis that tensor=4 divides and stay whole there: ")
+    assert note.startswith("3 parameters have no axis that tensor=4 divides and are not split: ")
 
 
 def test_trap_sharding_parameters_alone_replicates_the_activations():
@@ -271,9 +271,9 @@ def test_rows_of_a_process_are_those_of_its_devices(order, axes, expected):
 def test_devices_of_several_processes():
     """As many devices of each, whether they are here or a topology's; pmap is of one process."""
     devices = [types.SimpleNamespace(process_index=i // 2) for i in range(4)]
-    with pytest.raises(InputError, match="mode=pmap is of one process, found 2; use mode=jit"):
+    with pytest.raises(InputError, match="mode=pmap supports one process, found 2; use mode=jit"):
         placement(ParallelConfig(mode="pmap"), [8], devices=devices)
     with pytest.raises(InputError, match=r"config.batch_size: 3 examples can't be split over 2 devices; use 2$"):
         placement(ParallelConfig(), [3], devices=devices)
-    with pytest.raises(InputError, match="devices: 3 can't be a mesh .* use a multiple of 2"):
+    with pytest.raises(InputError, match="devices: 3 can't form a mesh .* use a multiple of 2"):
         placement(ParallelConfig(devices=3), [6], devices=devices)

@@ -63,7 +63,7 @@ def test_a_rule_of_the_users_decides_alone():
 
 @pytest.mark.parametrize("text", ["", "data", "fsdp fsdp", "fsdp+fsdp", "fsdp,-", "fsdp + tensor"])
 def test_words_are_checked(text):
-    with pytest.raises(InputError, match="expected for 'x' a word an axis"):
+    with pytest.raises(InputError, match="expected for 'x' one word per axis"):
         parse_rules((("x", text),))
 
 

@@ -122,24 +122,27 @@ def test_a_classifiers_adapter_pools_as_transformers_does(tmp_path):
 
 REFUSED = {
     "another kind": ({"peft_type": "IA3"}, "a peft adapter of type 'IA3'; expected 'LORA', merge it with peft"),
-    "dora": ({"use_dora": True}, "says use_dora=True, which is not read; merge it with peft"),
-    "biases": ({"bias": "lora_only"}, "says bias='lora_only', which is not read"),
+    "dora": ({"use_dora": True}, "says use_dora=True, which is not supported; merge it with peft"),
+    "biases": ({"bias": "lora_only"}, "says bias='lora_only', which is not supported"),
     "turned": ({"fan_in_fan_out": True}, "says fan_in_fan_out=True"),
     "a base that peft changes": ({"init_lora_weights": "pissa"}, "says init_lora_weights='pissa'"),
     "the future": ({"use_something": {"new": 1}}, "says use_something={'new': 1}"),
     "another rank": ({"r": 4}, "gives vit.layers.0.attention.q_proj rank 4, its tensors have 2"),
     "no alpha": ({"lora_alpha": None}, "has no rank and alpha for vit.layers.0.attention.q_proj"),
     "no pattern": ({"rank_pattern": {"[": 2}}, "has no rank and alpha for vit.layers.0.attention.q_proj"),
-    "a pattern that backtracks": ({"alpha_pattern": {"(a+)+x": 2}}, "the pattern '(a+)+x' may match for ever"),
+    "a pattern that backtracks": ({"alpha_pattern": {"(a+)+x": 2}}, "the pattern '(a+)+x' may take forever to match"),
     "an alpha beyond float32": ({"lora_alpha": 1e308}, "q_proj, scaled by 5e+307, is not finite in float32; correct"),
     "an infinite alpha": ({"lora_alpha": math.inf}, "lora_alpha: expected a finite number, found inf"),
     "an alpha that is none": ({"alpha_pattern": {"q_proj": math.nan}}, "q_proj: expected a finite number, found nan"),
     "a task in a list": ({"task_type": ["SEQ_CLS"]}, "task_type: expected str, found ['SEQ_CLS'] (list)"),
     "a revision that is a number": ({"revision": 3}, "revision: expected str, found 3 (int)"),
     "modules that are numbers": ({"modules_to_save": [3]}, "modules_to_save[0]: expected str, found 3 (int)"),
-    "a base at an address": ({"base_model_name_or_path": "file://x"}, "file://x: an address; expected a folder"),
+    "a base at an address": (
+        {"base_model_name_or_path": "file://x"},
+        "file://x: expected a folder, a file or a Hub name, found an address",
+    ),
     "a base in a store": ({"base_model_name_or_path": "gs://b/x"}, "gs://b/x needs the package gcsfs; pip install"),
-    "no base": ({"base_model_name_or_path": None}, "names no base model; write it as base_model_name_or_path"),
+    "no base": ({"base_model_name_or_path": None}, "names no base model; set base_model_name_or_path"),
 }
 
 
@@ -186,7 +189,10 @@ TENSORS = {
     "half a pair": ({f"{Q}.lora_A.weight": normal(2, 12)}, "q_proj without its other half"),
     "a module that is not there": (pair("vit.layers.7.q_proj", normal(2, 12), normal(12, 2)), "changes vit.layers.7"),
     "another width": (pair(Q[17:], normal(2, 8), normal(12, 2)), "A [2, 8] and B [12, 2] of vit.layers.0"),
-    "a convolution": (pair(Q[17:], normal(2, 12, 1, 1), normal(12, 2, 1, 1)), "make no update of vit.encoder.layer.0"),
+    "a convolution": (
+        pair(Q[17:], normal(2, 12, 1, 1), normal(12, 2, 1, 1)),
+        "don't form an update of vit.encoder.layer.0",
+    ),
 }
 
 
@@ -225,7 +231,7 @@ def test_where_its_base_may_lie(vit, monkeypatch):
 
 def test_folders_that_are_half_an_adapter_or_two_things(vit):
     folder = write(vit / "adapter", pair(QUERY, normal(2, 12), normal(12, 2)))
-    with pytest.raises(InputError, match="a part of a peft adapter; give its folder"):
+    with pytest.raises(InputError, match="part of a peft adapter; give its folder"):
         find(str(folder / "adapter_model.safetensors"))
     save_file({"w": normal(1)}, folder / "model.safetensors")
     with pytest.raises(InputError, match=r"both an adapter and a model \(model.safetensors\); give that file, or move"):

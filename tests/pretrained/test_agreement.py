@@ -40,7 +40,7 @@ def test_what_only_training_sees_is_free_and_announced_statistics_are_taken(resn
 
 def test_auto_needs_a_checkpoint():
     config = config_of("scratch")
-    with pytest.raises(InputError, match="config.model.name=auto takes the model of the checkpoint"):
+    with pytest.raises(InputError, match="config.model.name=auto uses the model of the checkpoint"):
         preflight(config)
 
 
@@ -86,7 +86,7 @@ def test_an_embedding_much_larger_than_its_own_tokenizer(tmp_path):
     checkpoint(folder, "bert", {**options, "vocab": 30}, labels=("bad", "good", "plain"))
     config = text_config(tmp_path / "source", differs=())
     config.init, config.model = str(folder), dict(name="auto", max_length=7)
-    note = "the tokenizer has 23 tokens, the model's embedding 30 rows: the others are never read"
+    note = "the tokenizer has 23 tokens, the model's embedding 30 rows: the other rows are never read"
     assert preflight(config).notes() == (note,)
     assert jaxfer.predict(folder, ["a good film"], text=True)[0].error is None
     file = folder / "model.safetensors"

@@ -114,7 +114,7 @@ def test_a_bare_backbone_gets_a_head(vit):
     [
         ("resnet.embedder.embedder.convolution.weight", np.nan, "(params/stem/conv/kernel) are NaN or infinite"),
         ("classifier.1.bias", -np.inf, "(params/head/out/bias) are NaN or infinite"),
-        ("resnet.embedder.embedder.normalization.running_var", -1, "(batch_stats/stem/norm/var) are negative, and a"),
+        ("resnet.embedder.embedder.normalization.running_var", -1, "(batch_stats/stem/norm/var) are negative, which a"),
     ],
 )
 def test_values_that_no_network_computes_with_are_refused_by_name(resnet, key, value, said):

@@ -62,7 +62,7 @@ def test_ledger_json_and_its_table(resnet, tmp_path, capsys):
         "what": "re-initialised",
         "from": "classifier.1.bias",
         "shape": [3],
-        "why": "other classes than the source's",
+        "why": "the classes differ from the source's",
     }
     norms = [key for key in ledger["unused"] if key.endswith("num_batches_tracked")]
     assert sorted(set(ledger["unused"]) - set(norms)) == ["classifier.1.bias", "classifier.1.weight"]
@@ -72,7 +72,10 @@ def test_ledger_json_and_its_table(resnet, tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()
     head = next(i for i, line in enumerate(said) if line.startswith(f"{folder}: "))
     assert said[head].endswith("leaves: 24 renamed, 6 transposed, 2 re-initialised")
-    assert said[head + 1] == "  re-initialised (other classes than the source's): head/out/bias 3, head/out/kernel 8x3"
+    assert (
+        said[head + 1]
+        == "  re-initialised (the classes differ from the source's): head/out/bias 3, head/out/kernel 8x3"
+    )
 
 
 def test_config_json_is_complete_and_gives_the_same_run_again(resnet, tmp_path):
@@ -96,11 +99,11 @@ def test_bare_weights_take_from_the_config_what_shapes_do_not_tell(tmp_path, fam
     file = tmp_path / "weights.safetensors"
     (tmp_path / "source" / "model.safetensors").rename(file)
     config = config_of(file, options["image"], head="keep")
-    with pytest.raises(InputError, match="no config.json that says what it is; set config.model.name to one of"):
+    with pytest.raises(InputError, match="no config.json that states the model; set config.model.name to one of"):
         preflight(config)
     config.model.name, config.model.image = family, options["image"]
     if family == "vit":
-        with pytest.raises(InputError, match="shapes don't tell the heads; set config.model.heads"):
+        with pytest.raises(InputError, match="shapes don't determine the heads; set config.model.heads"):
             preflight(config)
         config.model.heads = 3
     if family == "mobilenet_v1":
@@ -129,7 +132,7 @@ def test_bare_weights_of_a_bert_lack_the_heads_alone(tmp_path, suffix):
     config.model = dict(name="bert", tokenizer=TOKENIZER)
     with pytest.raises(InputError) as error:
         preflight(config)
-    asked = "no config.json, and shapes don't tell the heads; set config.model.heads, a divisor of the width 12"
+    asked = "no config.json, and shapes don't determine the heads; set config.model.heads, a divisor of the width 12"
     assert str(error.value) == f"config.init={file}: {asked}"
     config.model.heads = 3
     start = begin(config)
@@ -161,7 +164,7 @@ def test_another_checkpoint_under_the_same_name_is_another_run(resnet, tmp_path)
     tensors = store(*draw(port, seed=1), by_family("resnet", "hf"), port)
     safetensors.numpy.save_file({k: np.asarray(v) for k, v in tensors.items()}, folder / "model.safetensors")
     assert identity_hash(preflight(config)) != before
-    with pytest.raises(InputError, match="begun with another source .sha256 .*; restore it"):
+    with pytest.raises(InputError, match="the source has changed since the run began .sha256 .*; restore it"):
         jaxfer.run(config, tmp_path / "run", quiet=True)
 
 
@@ -223,7 +226,7 @@ def test_an_adapter_on_the_hub_and_its_base_there(hub):
 
 
 def test_unknown_things_are_named(tmp_path, resnet):
-    with pytest.raises(InputError, match="run:FOLDER or sibling:NAME, found .*; a checkpoint goes by"):
+    with pytest.raises(InputError, match="run:FOLDER or sibling:NAME, found .*; give a checkpoint as"):
         preflight(config_of("rnu:somewhere"))
     with pytest.raises(InputError, match="no such folder or file"):
         preflight(config_of(tmp_path / "nowhere"))

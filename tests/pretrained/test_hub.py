@@ -98,13 +98,13 @@ def test_one_file(tmp_path, monkeypatch):
 
 
 def test_folders_without_one_set_of_weights(tmp_path):
-    with pytest.raises(InputError, match=r"2 files of weights \(a\.pt, b\.pth\); give one of them"):
+    with pytest.raises(InputError, match=r"2 weights files \(a\.pt, b\.pth\); give one of them"):
         find(str(fill(tmp_path / "two", "a.pt", "b.pth")))
     with pytest.raises(
-        InputError, match=r"no weights that are read; expected model\.safetensors, .*found config\.json"
+        InputError, match=r"no weights that jaxfer reads; expected model\.safetensors, .*found config\.json"
     ):
         find(str(fill(tmp_path / "none", "config.json")))
-    with pytest.raises(InputError, match="names no base model; write it as base_model_name_or_path"):
+    with pytest.raises(InputError, match="names no base model; set base_model_name_or_path"):
         find(str(fill(tmp_path / "peft", "adapter_config.json", "adapter_model.safetensors")))
     with pytest.raises(InputError, match="found nothing"):
         find(str(fill(tmp_path / "empty")))
@@ -113,7 +113,7 @@ def test_folders_without_one_set_of_weights(tmp_path):
 def test_a_damaged_config(tmp_path):
     folder = fill(tmp_path / "model", "model.safetensors")
     (folder / "config.json").write_text('{"model_type": ')
-    with pytest.raises(InputError, match=r"config\.json: no readable JSON"):
+    with pytest.raises(InputError, match=r"config\.json: not readable as JSON"):
         find(str(folder))
     (folder / "config.json").write_text("[1]")
     with pytest.raises(InputError, match=r"config\.json: expected a JSON object, found a list"):
@@ -125,7 +125,9 @@ def test_an_existing_path_wins_over_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: pytest.fail("asked the Hub"))
     assert find("google/vit").weights.name == find("./google/vit").weights.name == "model.safetensors"
-    with pytest.raises(InputError, match="revision='v1' is for the Hub, but google/vit is here; remove the revision"):
+    with pytest.raises(
+        InputError, match="revision='v1' is for the Hub, but google/vit is a local path; remove the revision"
+    ):
         find("google/vit", revision="v1")
 
 
@@ -141,15 +143,15 @@ def test_a_path_that_is_not_there(tmp_path, monkeypatch):
         find("./modells")
     with pytest.raises(InputError, match="there is no folder a/b/c either"):
         find("a/b/c/d")
-    with pytest.raises(InputError, match="an address; expected a folder, a file or a Hub name: download it"):
+    with pytest.raises(InputError, match="expected a folder, a file or a Hub name, found an address; download it"):
         find("https://example.org/model.pth")
 
 
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("https://example.org/x", "an address|expected a folder, gs:// or s3://"),
-        ("file:///x", "an address|expected a folder, gs:// or s3://"),
+        ("https://example.org/x", "found an address|expected a folder, gs:// or s3://"),
+        ("file:///x", "found an address|expected a folder, gs:// or s3://"),
         ("gs://bucket/x", r"gs://bucket/x needs the package gcsfs; pip install 'jaxfer\[gs\]'"),
         ("s3://bucket/x", r"s3://bucket/x needs the package s3fs; pip install 'jaxfer\[s3\]'"),
     ],
@@ -169,7 +171,7 @@ def test_addresses_are_one_line_wherever_one_is_named(address, message, tmp_path
         with pytest.raises(InputError, match=message) as caught:
             call()
         assert "\n" not in str(caught.value), use
-    with pytest.raises(InputError, match=r"data.path='.*': an address; expected a path on this machine"):
+    with pytest.raises(InputError, match=r"data.path='.*': expected a path on this machine, found a URL"):
         locate(address, "npz")
 
 
@@ -186,7 +188,7 @@ def absent(path):
 
 @pytest.mark.parametrize("folder", [None, 5, b"x", "", "x/" * 2000, "x" * 5000, "a\0b"])
 def test_what_is_no_path(folder):
-    with pytest.raises(InputError, match="expected the path of a folder|no path that this machine can hold") as caught:
+    with pytest.raises(InputError, match="expected the path of a folder|not a valid path on this machine") as caught:
         files.opened(folder)
     assert len(str(caught.value)) < 200
 
@@ -228,7 +230,7 @@ def hub_error(kind: type, status: int) -> Exception:
         (errors.RepositoryNotFoundError, "google/vit: no such folder or file here, and not on the Hub; check the name"),
         (errors.GatedRepoError, "and gated on the Hub; accept its terms there and run `hf auth login`"),
         (errors.RevisionNotFoundError, "on the Hub, but not at revision 'v2'; give a branch, tag or commit"),
-        (errors.HfHubHTTPError, "the Hub can't be reached at revision 'v2' \\(404 Client Error\\) nor is it whole"),
+        (errors.HfHubHTTPError, "the Hub can't be reached at revision 'v2' \\(404 Client Error\\), nor is it complete"),
     ],
 )
 def test_what_the_hub_refuses(kind, message, cache, monkeypatch):

@@ -224,7 +224,7 @@ def test_lower_precision_is_widened_exactly_and_integers_are_no_weights():
         key = TABLE[path]
         assert leaf.dtype == np.float32
         assert np.array_equal(key.transform.store(leaf).astype(ml_dtypes.bfloat16), half[key.name])
-    with pytest.raises(InputError, match="net.pos is int8, expected floats; give weights not quantised"):
+    with pytest.raises(InputError, match="net.pos is int8, expected floats; give unquantised weights"):
         run(checkpoint(**{"net.pos": np.zeros((1, 5, 4), np.int8)}))
 
 

@@ -95,7 +95,7 @@ def test_a_changed_checkpoint_is_no_missing_one(moved, tmp_path):
     text_config(source)
     weights = source / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(InputError, match="begun with another source .sha256 .*; restore it"):
+    with pytest.raises(InputError, match="the source has changed since the run began .sha256 .*; restore it"):
         jaxfer.run(config, run, quiet=True)
     shutil.rmtree(source)
 

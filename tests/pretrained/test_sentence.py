@@ -159,7 +159,7 @@ def test_modules_that_no_port_has_are_named(folder):
     with pytest.raises(InputError, match="expected modules in its own folder, found '../1_Pooling'"):
         options(folder)
     listed(folder, ("", "Transformer"), ("1_Pooling", "Pooling"))  # which is not there
-    with pytest.raises(InputError, match="1_Pooling/config.json: no readable JSON"):
+    with pytest.raises(InputError, match="1_Pooling/config.json: not readable as JSON"):
         options(folder)
     write(folder / "modules.json", {"0": "Transformer"})
     with pytest.raises(InputError, match="modules.json: expected a list of modules, each with a path and a type"):

@@ -58,7 +58,7 @@ def test_other_classes_get_a_new_head_and_the_ledger_says_why(source, tmp_path, 
     anew = {path for path, entry in ledger["leaves"].items() if entry["what"] != "loaded"}
     assert anew == {"params/head/out/kernel", "params/head/out/bias"}
     expected = {"what": "re-initialised", "from": "params/head/out/bias", "shape": [4]}
-    assert ledger["leaves"]["params/head/out/bias"] == {**expected, "why": "other classes than the source's"}
+    assert ledger["leaves"]["params/head/out/bias"] == {**expected, "why": "the classes differ from the source's"}
     assert start.params["head"]["out"]["kernel"].shape[-1] == 4
 
 
@@ -79,7 +79,7 @@ def test_a_head_that_does_not_fit_stops_the_run(source, tmp_path):
 def test_another_architecture_stops_the_run(source, tmp_path):
     config = tiny_config("resnet_basic", init=f"run:{source}", steps=1)
     config.model.stage_sizes, config.differs = (1, 1), ("stage_sizes",)
-    with pytest.raises(InputError, match="source leaves have no place here"):
+    with pytest.raises(InputError, match="source leaves are not in the model"):
         jaxfer.run(config, tmp_path / "run", quiet=True)
 
 
@@ -111,7 +111,7 @@ def test_a_run_whose_source_was_trained_again_is_refused(tmp_path):
     jaxfer.run(config, tmp_path / "run", quiet=True)
     jaxfer.run(tiny_config("resnet_basic", steps=3), tmp_path / "source", quiet=True)
     for _ in range(2):
-        with pytest.raises(InputError, match="begun with another source .sha256 .*; restore it"):
+        with pytest.raises(InputError, match="the source has changed since the run began .sha256 .*; restore it"):
             jaxfer.run(config, tmp_path / "run", quiet=True)
         (tmp_path / "run" / "result.json").unlink(missing_ok=True)
 

@@ -59,7 +59,7 @@ def test_facts_hold_without_a_model_type(tmp_path, family, options, given, by):
     assert found.options == known.options
     assert found.soft <= {"pool"} and not known.soft
     assert not found.notes or found.notes == (
-        f"{folder}: no file states pool='pooler'; assumed so, config.model.NAME changes one",
+        f"{folder}: no file states pool='pooler'; assuming these, override with config.model.NAME",
     )
 
 
@@ -105,7 +105,7 @@ def test_the_mean_in_place_of_a_pooler_that_is_not_there_is_assumed_and_free(tmp
     tensors = {key: x for key, x in weights(tmp_path / "source").items() if "pooler" not in key and "class" not in key}
     safetensors.numpy.save_file(tensors, tmp_path / "source" / "model.safetensors")
     config.model = dict(name="auto", max_length=7)
-    said = f"{tmp_path / 'source'}: no file states pool='mean'; assumed so, config.model.NAME changes one"
+    said = f"{tmp_path / 'source'}: no file states pool='mean'; assuming these, override with config.model.NAME"
     assert preflight(config).notes() == (said,)
     config.model.pool = "cls"
     assert preflight(config).notes() == ()
@@ -145,7 +145,10 @@ def test_a_tagger_is_no_classifier(tmp_path, capsys):
     said = "a BertForTokenClassification: its head does not label whole inputs and is not loaded"
     assert plan.notes() == (f"{tmp_path / 'source'} is {said}",)
     entry = begin(config).ledger["params/head/out/kernel"]
-    assert (entry["what"], entry["why"]) == ("re-initialised", "the source's is a BertForTokenClassification's")
+    assert (entry["what"], entry["why"]) == (
+        "re-initialised",
+        "the source's head is that of a BertForTokenClassification",
+    )
     config.head = "keep"
     with pytest.raises(InputError, match="whose head does not label whole inputs; set config.head=reset"):
         begin(config)
@@ -164,15 +167,15 @@ def test_an_assumed_preprocessing_is_said_once_with_its_options(tmp_path, capsys
     checkpoint(tmp_path / "source", "vit", VIT)
     (tmp_path / "source" / "preprocessor_config.json").unlink()
     config = config_of(tmp_path / "source", (8, 12, 3), head="reset")
-    said = "no file states mean=(0.5,), std=(0.5,), interpolation='bilinear', resize=(); assumed so, config.model.NAME"
-    note = f"note: {tmp_path / 'source'}: {said} changes one"
+    said = "no file states mean=(0.5,), std=(0.5,), interpolation='bilinear', resize=(); assuming these"
+    note = f"note: {tmp_path / 'source'}: {said}, override with config.model.NAME"
     assert str(jaxfer.show(config)[0]).splitlines().count(note) == 1
     jaxfer.run(config, tmp_path / "run")
     assert capsys.readouterr().err.splitlines().count(note) == 1
     assert f"note: {address(Cell(name='a'), config, {}).notes[0]}" == note  # which a sweep says once for all cells
     config.model.mean, config.model.resize = (0.25,), (9, 13)
     (note,) = preflight(config).notes()
-    assert "no file states std=(0.5,), interpolation='bilinear'; assumed" in note
+    assert "no file states std=(0.5,), interpolation='bilinear'; assuming these" in note
     config.model.std, config.model.interpolation = (0.5,), "bicubic"
     assert preflight(config).notes() == ()
 
@@ -212,7 +215,7 @@ def test_a_scaling_that_no_head_reads_is_mentioned(tmp_path):
     (tmp_path / "source" / "1_Pooling").mkdir()
     (tmp_path / "source" / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "mean"}))
     (note,) = preflight(config).notes()
-    assert note.endswith("which the head reads unscaled; config.model.normalize=true scales it")
+    assert note.endswith("but the head reads them unscaled; config.model.normalize=true scales them")
     config.model.normalize = True
     plan = preflight(config)
     assert plan.notes() == () and plan.stages[0].spec.port.module.normalize

@@ -95,12 +95,12 @@ def test_what_is_cut_out(changed, resize):
     [
         (
             dict(architecture="resnetblur18"),
-            "timm's architecture 'resnetblur18', which is not read; jaxfer reads re",
+            "timm's architecture 'resnetblur18', which is not supported; jaxfer reads re",
         ),
-        (dict(architecture="vit_base_patch16_clip_224"), "'vit_base_patch16_clip_224', which is not read"),
-        (dict(architecture=None), "architecture None, which is not read"),
-        (dict(global_pool="max"), "resnet18 with global_pool='max', which is not read"),
-        (dict(model_args={"output_stride": 8}), "resnet18 with output_stride=8, which is not read"),
+        (dict(architecture="vit_base_patch16_clip_224"), "'vit_base_patch16_clip_224', which is not supported"),
+        (dict(architecture=None), "architecture None, which is not supported"),
+        (dict(global_pool="max"), "resnet18 with global_pool='max', which is not supported"),
+        (dict(model_args={"output_stride": 8}), "resnet18 with output_stride=8, which is not supported"),
         (dict(model_args=[8]), "expected model_args to be an object, found [8]"),
         (dict(crop_pct="x"), "expected crop_pct in (0, 1], found 'x'"),
         (dict(crop_mode="border"), "found 'border' at 8 x 8 and 'bicubic'"),
@@ -131,7 +131,7 @@ def test_its_vit_gives_its_logits(name, tmp_path):
         ends += math.prod(shape)
     file = tmp_path / "weights.safetensors"
     safetensors.numpy.save_file(tensors, file)
-    with pytest.raises(InputError, match="shapes don't tell the heads; set config.model.heads"):
+    with pytest.raises(InputError, match="shapes don't determine the heads; set config.model.heads"):
         foreign.opened(str(file), "vit", {})
     found = foreign.opened(str(file), "vit", {"heads": 3, "image": (8, 12, 3)})
     options = {**found.options, "image": (8, 12, 3)}

@@ -206,7 +206,7 @@ def test_bad_input(tmp_path):
         plots.methods({"full": [1.0]}, tmp_path / "a", "accuracy", reference="ful")
     with pytest.raises(InputError, match="best='max' or best='min', found 'most'"):
         plots.methods({"full": [1.0]}, tmp_path / "a", "accuracy", best="most")
-    with pytest.raises(InputError, match="full: expected one value a step, found 2 steps, 1 values"):
+    with pytest.raises(InputError, match="full: expected one value per step, found 2 steps, 1 values"):
         plots.learning_curves({"full": [((0, 1), (0.5,))]}, tmp_path / "a", "accuracy")
     with pytest.raises(InputError, match="1 or more labels a class, found the counts"):
         plots.labels({"full": {0: [0.5]}}, tmp_path / "a", "accuracy")

@@ -311,10 +311,10 @@ def test_none_left(tmp_path):
         damage(path, "cut")
     said = []
     with pytest.raises(
-        InputError, match=r"none of the checkpoints \[2, 1\] in .*run can be read; delete it to start over"
+        InputError, match=r"none of the checkpoints \[2, 1\] in .*run can be read; delete the folder to start over"
     ):
         restore(tmp_path / "run", say=said.append)
-    assert [line.rpartition("; ")[2] for line in said] == ["falling back to step 1", "there is none before"]
+    assert [line.rpartition("; ")[2] for line in said] == ["falling back to step 1", "no earlier one exists"]
     with pytest.raises(UnreadableCheckpoint, match="checkpoint of step 1 can't be read"):
         restore(tmp_path / "run", step=1)
 

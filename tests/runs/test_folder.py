@@ -198,7 +198,7 @@ def test_a_selection_names_what_it_opens(disk):
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(InputError, match=r"config\.json: no readable JSON \(not a regular file\); mend it"):
+    with pytest.raises(InputError, match=r"config\.json: not readable as JSON \(not a regular file\); mend it"):
         json_files.read(epath.Path(tmp_path / "config.json"), fix="mend it")
 
 

@@ -138,7 +138,7 @@ def test_a_copy_that_reads_otherwise_is_refused_before_a_run_starts(tmp_path, mo
     port, copy = port_of(tmp_path / "source"), epath.Path(tmp_path / "copy")
     for refused in (lambda: preflight(config), lambda: tokenizer.check(port), lambda: tokenizer.keep(port, copy)):
         with pytest.raises(
-            InputError, match="not the same tokenizer .it gives other tokens .*save_pretrained"
+            InputError, match="not the same tokenizer .it tokenizes the same text differently.*save_pretrained"
         ) as error:
             refused()
         assert "\n" not in str(error.value)

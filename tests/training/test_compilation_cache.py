@@ -89,7 +89,7 @@ def test_commands_keep_their_programs_unless_told_otherwise(tmp_path, monkeypatc
     assert commands.main(["run", "c.py", *flags]) == 0
     folder = str(compilation_cache.default())
     assert found == [folder if kept else None]
-    line = f"compiled programs are kept in {folder} (--nocache keeps none)\n"
+    line = f"compiled programs are kept in {folder} (--nocache disables it)\n"
     assert capsys.readouterr().err == (line if kept else "")
 
 

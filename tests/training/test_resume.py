@@ -208,7 +208,7 @@ def test_a_folder_that_is_moved_away_is_one_line(tmp_path, whole, monkeypatch, c
             folder.rename(tmp_path / "moved")
 
     monkeypatch.setattr(session.Reporter, "step", moving)
-    with pytest.raises(InputError, match="run was removed or renamed while the run was at work; put it back"):
+    with pytest.raises(InputError, match="run was removed or renamed during the run; put it back"):
         jaxfer.run(one_stage(), folder, quiet=True)
     monkeypatch.undo()
     gc.collect()
@@ -298,7 +298,7 @@ def test_no_checkpoint_left(tmp_path, whole):
     folder = unfinished(whole, tmp_path / "run")
     for path in folder.glob("checkpoints/*/record/metadata"):
         damage(path, "cut")
-    with pytest.raises(InputError, match=r"none of the checkpoints \[7, 6.*delete it to start over"):
+    with pytest.raises(InputError, match=r"none of the checkpoints \[7, 6.*delete the folder to start over"):
         run_again(folder)
     shutil.rmtree(folder / "checkpoints")
     assert not kill.ending(whole).differences(run_again(folder))
@@ -387,7 +387,9 @@ def test_other_data_is_refused(tmp_path, whole, monkeypatch):
     other = lambda *args, **options: dataclasses.replace(real(*args, **options), fingerprint="0" * 64)  # noqa: E731
     for folder in (shutil.copytree(whole, tmp_path / "finished"), unfinished(whole, tmp_path / "unfinished")):
         monkeypatch.setattr(preflight, "build", other)
-        with pytest.raises(InputError, match="begun with another data .*000000000000 now.; restore it"):
+        with pytest.raises(
+            InputError, match="the data has changed since the run began .*000000000000 now.; restore it"
+        ):
             run_again(folder)
         monkeypatch.undo()
         assert not kill.ending(whole).differences(run_again(folder))

@@ -87,8 +87,8 @@ def test_the_command_says_what_it_assumed(exported, tmp_path, capsys):
     argv = ["eval", str(folder), *(f"--config.{name}={value}" for name, value in DATA.items())]
     assert main(argv) == 0
     said = capsys.readouterr()
-    assert "states no task; 3 outputs are taken as classification" in " ".join(said.err.split())
-    assert "matched by position, since not both sides name them: class_0=0, class_1=1" in " ".join(said.err.split())
+    assert "states no task; 3 outputs are read as classification" in " ".join(said.err.split())
+    assert "matched by position, since one side has no class names: class_0=0, class_1=1" in " ".join(said.err.split())
     # Its second output has the name of the third class now, and counts for the second.
     assert said.out.startswith("val: accuracy") and f"loss {metrics['val']['loss']:.4f}" not in said.out
 
@@ -131,10 +131,10 @@ def test_an_export_of_a_sealed_run_is_sealed(exported, tmp_path):
     ("changes", "options", "message"),
     [
         ({}, {"split": "tst"}, "split 'tst' is not in this data; it has"),
-        ({}, {"checkpoint": "best"}, "--checkpoint=best is of runs; .* leave it out"),
-        ({"lr": 1.0}, {}, r"config.lr: nothing is trained; a checkpoint's eval takes data.\*, model.\*, task.\*"),
+        ({}, {"checkpoint": "best"}, "--checkpoint=best is for runs, .* omit it"),
+        ({"lr": 1.0}, {}, r"config.lr: a checkpoint's eval trains nothing; it takes data.\*, model.\*, task.\*"),
         ({"task.name": "multilabel"}, {}, "states single_label_classification, found 'multilabel'; leave it out"),
-        ({"model.width": 8}, {}, "the checkpoint's model is another .width is 4 there, 8 here"),
+        ({"model.width": 8}, {}, "the checkpoint's model is different .width is 4 there, 8 here"),
         ({"data.classes_count": 4}, {}, "classes are class_0, class_1, class_2; this data's are class_0, .* class_3"),
     ],
 )

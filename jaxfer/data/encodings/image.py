@@ -121,7 +121,7 @@ def normalize(image: np.ndarray, encoding: ImageEncoding, out: np.ndarray | None
     """`(x / 255 - mean) / std`, float32, over the last axis of [..., channels]; into `out`, where one is given."""
     for name, values in (("mean", encoding.mean), ("std", encoding.std)):
         if len(values) not in (1, image.shape[-1]):
-            raise InputError(f"expected 1 or {image.shape[-1]} values of {name}, one a channel, found {len(values)}")
+            raise InputError(f"expected 1 or {image.shape[-1]} values of {name}, one per channel, found {len(values)}")
     out = np.empty(image.shape, np.float32) if out is None else out
     # Whole rows of pixels against as many means: an inner loop over the channels alone is slow. Some rows at a time,
     # so that the three passes find them in the cache.

@@ -96,7 +96,7 @@ def _open(file: str | Path | bytes) -> Image.Image:
 def _unreadable(file: str | Path | bytes, name: str, error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(file, bytes) and isinstance(error, UnidentifiedImageError):
-        reason = "no format that Pillow knows"  # Pillow's own message gives the stream's address in memory
+        reason = "not in a format that Pillow reads"  # Pillow's own message gives the stream's address in memory
     return f"expected a readable image, found {name or str(file)!r} ({reason}); replace or remove the file"
 
 
@@ -113,7 +113,7 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
         luma = 19595 * red + 38470 * green + 7471 * blue
         luma = (luma + 0x8000) >> 16 if image.dtype == np.uint8 else luma / 0x10000
         return luma.astype(image.dtype)[..., None]
-    raise InputError(f"expected images of {channels} channels, found {image.shape[2]}; convert the images")
+    raise InputError(f"expected images with {channels} channels, found {image.shape[2]}; convert the images")
 
 
 def resize(image: np.ndarray | Image.Image, size: tuple[int, int], interpolation: str) -> np.ndarray:

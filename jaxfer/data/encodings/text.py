@@ -93,7 +93,7 @@ class TextEncoding:
                 truncated.append(f"{count:,} of {len(rows):,}{sampled} in {name}")
         if not truncated:
             return ()
-        limit = f"cut at {self.max_length} tokens, the longest has {longest:,}; config.model.max_length sets that"
+        limit = f"cut at {self.max_length} tokens, the longest has {longest:,}; config.model.max_length sets it"
         return (f"texts are {limit} ({', '.join(truncated)})",)
 
     def facts(self) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def _encode(tokenizer: Callable[..., Any], source: Texts, rows: list[int], encod
     special = tokenizer.num_special_tokens_to_add(pair=source.second is not None)
     if longest <= special:
         raise InputError(
-            f"config.model.max_length={longest} has no room for a text: the tokenizer adds {special} special tokens; "
+            f"config.model.max_length={longest} leaves no room for text: the tokenizer adds {special} special tokens; "
             f"set it to at least {special + 1}"
         )
     cut = _read_ids(tokenizer, source, rows, truncation=True, max_length=longest)
@@ -235,7 +235,7 @@ def _encode(tokenizer: Callable[..., Any], source: Texts, rows: list[int], encod
         if max(ids) >= encoding.vocab or max(types) >= encoding.types:
             raise InputError(
                 f"the tokenizer gave token {max(ids)} of type {max(types)}, the model has {encoding.vocab} tokens "
-                f"and {encoding.types} types; name the model's own in config.model.tokenizer"
+                f"and {encoding.types} types; set config.model.tokenizer to the model's own"
             )
         yield np.asarray(ids, np.int32), np.asarray(types, np.int8), len(whole.get(row, (ids,))[0])
 
@@ -297,7 +297,7 @@ def load_tokenizer(encoding: TextEncoding, *, own: bool | None = None) -> tuple[
     if expected and sha256 != expected:
         raise InputError(
             f"the tokenizer in {str(folder)!r} has sha256 {sha256[:12]}, the model was made with {expected[:12]}; "
-            "restore it, or name the model's own in config.model.tokenizer"
+            "restore it, or set config.model.tokenizer to the model's own"
         )
     tokenizer = read_tokenizer(folder)
     tokens, vocab = len(tokenizer), encoding.vocab
@@ -311,9 +311,9 @@ def load_tokenizer(encoding: TextEncoding, *, own: bool | None = None) -> tuple[
     if not tokens <= vocab or not (own or fills(tokens, vocab)) or tokenizer.pad_token_id is None:
         actual = f"{tokens} tokens" + (" and no padding token" if tokenizer.pad_token_id is None else "")
         raise InputError(
-            f"the tokenizer in {str(folder)!r} does not belong to the model: expected {vocab} tokens, found {actual}; "
-            "set config.model.tokenizer to the checkpoint's own (from scratch: config.model.vocab to its size), or "
-            "announce it with config.differs=tokenizer if it is the model's after all"
+            f"the tokenizer in {str(folder)!r} does not match the model: expected {vocab} tokens, found {actual}; "
+            "set config.model.tokenizer to the checkpoint's own (from scratch: set config.model.vocab to its size), or "
+            "if it does belong to the model, announce it with config.differs=tokenizer"
         )
     return tokenizer, sha256
 

@@ -27,7 +27,7 @@ END = 4096  # bytes of each end of a file that the fingerprint covers
 # Reasons to leave out a file, each with a fix.
 SUFFIX, NESTED, BESIDE, HIDDEN = "by suffix", "in folders below a class", "beside the class folders", "as hidden"
 REASONS = {
-    SUFFIX: "data.suffixes names what is read",
+    SUFFIX: "data.suffixes lists those to read",
     NESTED: "data.nested=true reads them",
     BESIDE: "move them into one",
     HIDDEN: "rename those that start with a dot to read them",
@@ -203,7 +203,7 @@ class _Listing:
         if inner:
             fix = f"it has folders ({inner[0]}): set data.path one level down, or data.nested=true"
         elif other:
-            fix = f"it has {' '.join(other[:5])}: name what is to be read in data.suffixes"
+            fix = f"it has {' '.join(other[:5])}: list the suffixes to read in data.suffixes"
         else:
             fix = "add some or remove it"
         return f"expected images ({' '.join(self.suffixes)}) in {str(folder)!r}, found none; {fix}"

@@ -44,9 +44,9 @@ def lookalikes(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         groups.setdefault(Decimal(name) if _NUMBER.fullmatch(name) else name.casefold(), []).append(name)
     return tuple(
-        f"classes {' and '.join(map(repr, group))} are "
-        + ("one number written in two ways" if isinstance(key, Decimal) else "one word but for its case")
-        + "; they stay apart"
+        f"classes {' and '.join(map(repr, group))} "
+        + ("are the same number" if isinstance(key, Decimal) else "differ only in case")
+        + "; they are kept separate"
         for key, group in groups.items()
         if len(group) > 1
     )
@@ -70,7 +70,7 @@ def _value(value: Any) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise Bad(f"has no number for a label: {reprlib.repr(value)}")
+        raise Bad(f"has a label that is not a number: {reprlib.repr(value)}")
     if abs(number) > LARGEST:
         raise Bad(f"has a label beyond float32: {reprlib.repr(value)}")
     return number
@@ -98,5 +98,5 @@ def readable(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise Bad("has half of a surrogate pair, which is no character") from None
+        raise Bad("has an unpaired surrogate, which is not a character") from None
     return value

@@ -60,7 +60,7 @@ def _load(file: Path, version: tuple, layouts: tuple[tuple[str, str], ...], targ
     left = sorted(set(arrays) - read)
     count = f"{len(left)} {'array' if len(left) == 1 else 'arrays'} not read"
     shown = ", ".join(left[:6]) + (", ..." if len(left) > 6 else "")
-    notes = (f"{count} ({shown}); data.image_key and data.label_key name those that are",) if left else ()
+    notes = (f"{count} ({shown}); data.image_key and data.label_key choose the arrays to read",) if left else ()
     return Dataset(splits=splits, classes=classes, fingerprint=content, notes=notes, provenance=provenance)
 
 
@@ -98,7 +98,7 @@ def _pair(
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.shape != images.shape[:1]:
-        mismatch = f"{list(labels.shape)}; store one label an image"
+        mismatch = f"{list(labels.shape)}; store one label per image"
         raise InputError(f"expected {label_key} to have shape [{len(images)}] as {image_key} has, found {mismatch}")
     return images if images.ndim == 4 else images[..., None], labels
 

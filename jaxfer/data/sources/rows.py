@@ -92,9 +92,9 @@ def _json_lines(lines: Iterator[str]) -> Iterator[tuple[int, Mapping[str, Any] |
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
-            yield number, Bad("is no JSON")
+            yield number, Bad("is not valid JSON")
         else:
-            yield number, record if isinstance(record, dict) else Bad("is no JSON object")
+            yield number, record if isinstance(record, dict) else Bad("is not a JSON object")
 
 
 def _delimited(
@@ -110,20 +110,20 @@ def _delimited(
             if names and (not header or (text and text in names and len(names) != len(header))):
                 header = names
             elif names and tuple(fields) == header:
-                raise InputError(f"{str(file)!r} has a header, the columns themselves; remove data.columns")
+                raise InputError(f"{str(file)!r} has a header with these columns already; remove data.columns")
             elif len(fields) != len(header):
                 yield reader.line_num, Bad(f"has {len(fields)} fields for {len(header)} columns")
             else:
                 yield reader.line_num, dict(zip(header, fields, strict=True))
             if number == 0 and len(set(filter(None, header))) < len(list(filter(None, header))):
-                fix = "rename them, or set data.columns where there is no header"
+                fix = "rename them, or set data.columns if there is no header"
                 raise InputError(
                     f"expected columns of different names in {str(file)!r}, found {', '.join(header)}; {fix}"
                 )
     except csv.Error as error:
         fix = "correct it"
         if dialect.quotes:
-            fix = "close the quote, or set data.quotes=false where quotes are plain characters"
+            fix = "close the quote, or set data.quotes=false if quotes are ordinary characters"
         raise InputError(f"{file.name}:{reader.line_num} of {str(file)!r} can't be read ({error}); {fix}") from None
 
 

@@ -42,17 +42,17 @@ def split_files(root: Path, chosen: Mapping[str, str], dialect: Dialect) -> tupl
             files[split] = folder / name
             if not files[split].is_file():
                 known = [file.name for file in folder.iterdir() if file.is_file()]
-                raise InputError(f"data.{split}={name!r} is no file in {str(folder)!r}{nearest(name, known)}")
+                raise InputError(f"data.{split}={name!r} is not a file in {str(folder)!r}{nearest(name, known)}")
             dialect.separates(files[split])
     for split, file in files.items():
         other = next(name for name in files if files[name].resolve() == file.resolve())
         if other != split:
             raise InputError(
-                f"data.{split} and data.{other} are one file, {str(file)!r}; name two, or set one to 'none'"
+                f"data.{split} and data.{other} name the same file, {str(file)!r}; name two, or set one to 'none'"
             )
     left = [file.name for file in candidates if file not in files.values()]
     shown = ", ".join(left[:SHOWN]) + (", ..." if len(left) > SHOWN else "")
-    fix = "data.train, data.val and data.test name a split's file"
+    fix = "data.train, data.val and data.test choose the files to read"
     notes = (f"{len(left)} {'file' if len(left) == 1 else 'files'} not read ({shown}); {fix}",) if left else ()
     return {split: files[split] for split in SPLITS if split in files}, notes
 

@@ -95,7 +95,7 @@ def source(
         names = tables[split].names
     notes += names.notes(_Columns(text, text_pair, label, target))
     if "test" in tables and (why := _unlabelled(tables["test"], tables["train"])):
-        notes += (f"{files['test'].name} has {why} and is left out: no test split; data.test names another file",)
+        notes += (f"{files['test'].name} has {why} and is left out: no test split; set data.test to another file",)
         del tables["test"], files["test"]
     notes += tuple(f"{files[split].name}: {table.spans}" for split, table in tables.items() if table.spans)
     notes += _judge([bad for table in tables.values() for bad in table.bad], tables, root, bad_rows)
@@ -140,9 +140,9 @@ class _Columns:
         lines = []
         if (self.text, self.pair) != (asked.text, asked.pair):
             columns = f"{self.text!r} and {self.pair!r} as pairs" if self.pair else repr(self.text)
-            lines.append(f"no column 'text': took {columns}; data.text and data.text_pair name others")
+            lines.append(f"no column 'text': using {columns}; set data.text and data.text_pair to use others")
         if self.label != asked.label:
-            lines.append(f"no column 'label': took {self.label!r}; data.label names another")
+            lines.append(f"no column 'label': using {self.label!r}; set data.label to use another")
         return tuple(lines)
 
 
@@ -188,11 +188,11 @@ def _table(file: Path, names: _Columns, dialect: Dialect, read_label: Callable[[
     for option, column in (("text", names.text), ("text_pair", names.pair), ("label", names.label)):
         if column and known and column not in known and (option, split) != ("label", "test"):
             raise InputError(
-                f"data.{option}={column!r} is no column of {str(file)!r}{_column_fix(column, known, file)}"
+                f"data.{option}={column!r} is not a column of {str(file)!r}{_column_fix(column, known, file)}"
             )
     first, second, labels = zip(*rows, strict=True) if rows else ((), (), ())
     spans = f"{spanning} {'row spans' if spanning == 1 else 'rows span'} lines within quotes"
-    spans += "; data.quotes=false where quotes are plain characters"
+    spans += "; set data.quotes=false if quotes are ordinary characters"
     unlabelled = count if known and names.label not in known else 0
     return _Table(names, first, second, labels, tuple(bad), spans if spanning else "", unlabelled)
 
@@ -202,8 +202,8 @@ def _column_fix(column: str, known: set[str], file: Path) -> str:
     if file.suffix.lower() == ".jsonl":
         return nearest(column, known)
     if len(known) == 1 and (other := [c for c in (*DELIMITERS.values(), ";", "|") if c in next(iter(known))]):
-        return f"{nearest(column, known)}; set data.delimiter={other[0]!r} if that is what separates them"
-    return f"{nearest(column, known)}; name the columns of a file without a header in data.columns"
+        return f"{nearest(column, known)}; set data.delimiter={other[0]!r} if that separates the columns"
+    return f"{nearest(column, known)}; if the file has no header, name its columns in data.columns"
 
 
 def _unlabelled(test: _Table, train: _Table) -> str:

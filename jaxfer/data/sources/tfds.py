@@ -73,7 +73,7 @@ def source(
     dataset = read(str(builder.data_dir), version, builder.info.full_name, tuple(specs.items()), fields)
     named = {word for spec in specs.values() for word in re.findall(r"[\w-]+", spec)}
     left = [f"{name} ({split.num_examples:,})" for name, split in builder.info.splits.items() if name not in named]
-    fix = "data.train, data.val and data.test name those that are"
+    fix = "data.train, data.val and data.test choose the splits to read"
     notes = (
         (f"{len(left)} {'split' if len(left) == 1 else 'splits'} not read: {', '.join(left)}; {fix}",) if left else ()
     )
@@ -139,7 +139,7 @@ def _fields(info: Any, image: str, text: str, text_pair: str, label: str) -> _Fi
         raise InputError("data.image and data.text are both set: a model reads one of the two; remove one")
     for option, name in (("image", image), ("text", text), ("text_pair", text_pair), ("label", label)):
         if name and name not in features:
-            raise InputError(f"data.{option}={name!r} is no feature of {info.full_name}{nearest(name, features)}")
+            raise InputError(f"data.{option}={name!r} is not a feature of {info.full_name}{nearest(name, features)}")
     supervised = info.supervised_keys if len(info.supervised_keys or ()) == 2 else (None, None)
 
     def only(kind: Any, first: Any = None) -> str:
@@ -152,11 +152,11 @@ def _fields(info: Any, image: str, text: str, text_pair: str, label: str) -> _Fi
         text = only(kinds.Text, supervised[0]) if not image else ""
         if not image and not text:
             raise InputError(
-                f"{info.full_name} has no Image or Text of its own; set {_choices('image', info)} or data.text"
+                f"{info.full_name} has no single Image or Text feature; set {_choices('image', info)} or data.text"
             )
     label = label or (supervised[1] if supervised[1] in features else "") or only(kinds.ClassLabel)
     if not label:
-        raise InputError(f"{info.full_name} says of no feature that it is the label; set {_choices('label', info)}")
+        raise InputError(f"{info.full_name} does not state which feature is the label; set {_choices('label', info)}")
     for option, name, kind in (("image", image, "Image"), ("text", text, "Text"), ("text_pair", text_pair, "Text")):
         if name and not isinstance(features[name], getattr(kinds, kind)):
             actual = type(features[name]).__name__
@@ -210,7 +210,7 @@ def _parts(info: Any, split: str, spec: str) -> list[tuple[str, int, int]]:
         reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
         sizes = ", ".join(f"{name} ({split_info.num_examples})" for name, split_info in info.splits.items())
         raise InputError(
-            f"data.{split}={spec!r} is no split of {info.full_name} ({reason}); its splits: {sizes}"
+            f"data.{split}={spec!r} is not a split of {info.full_name} ({reason}); its splits: {sizes}"
         ) from None
     if not parts or any(begin >= end for _, begin, end in parts):
         raise InputError(f"data.{split}={spec!r} holds no example of {info.full_name}; widen it, or set it to {NONE!r}")

@@ -70,8 +70,8 @@ def image_options(
     kind = re.sub(r"(ImageProcessor(Fast|Pil)?|FeatureExtractor)$", "", str(name))
     if kind not in PROCESSORS:
         raise InputError(
-            f"preprocessor_config.json is of {name}; jaxfer reads those of {', '.join(sorted(PROCESSORS))}: if one of "
-            "them does the same, write its name as image_processor_type"
+            f"preprocessor_config.json is for {name}; jaxfer reads those for {', '.join(sorted(PROCESSORS))}: if one "
+            "of them does the same, set image_processor_type to its name"
         )
     stated = {**PROCESSORS[kind], **{field: value for field, value in preprocessor.items() if value is not None}}
     output_size, resize = geometry(stated, kind, size)
@@ -103,7 +103,9 @@ def geometry(stated: Mapping[str, Any], kind: str, size: tuple[int, int]) -> tup
     file, cuts, edge = "preprocessor_config.json", stated.get("do_center_crop", False), stated["size"]
     if not stated.get("do_resize", True):
         if cuts:
-            raise InputError(f"{file} cuts the centre out of images as they come (do_resize=false), which is not read")
+            raise InputError(
+                f"{file} center-crops images without resizing them (do_resize=false), which is not supported"
+            )
         return size, ()
     edge = {"shortest_edge": edge} if isinstance(edge, int) and kind in BY_EDGE else edge
     by_edge, sides = isinstance(edge, Mapping) and "shortest_edge" in edge, pair(edge, f"{file}: size")
@@ -111,8 +113,8 @@ def geometry(stated: Mapping[str, Any], kind: str, size: tuple[int, int]) -> tup
         share = stated["crop_pct"]
         if cuts or not by_edge or not 0 < share <= 1:
             raise InputError(
-                f"{file}: expected size={{'shortest_edge': N}}, crop_pct in (0, 1] and no do_center_crop of a ConvNext "
-                f"processor, found size={edge!r}, crop_pct={share!r}, do_center_crop={cuts!r}"
+                f"{file}: expected size={{'shortest_edge': N}}, crop_pct in (0, 1] and no do_center_crop for a "
+                f"ConvNext processor, found size={edge!r}, crop_pct={share!r}, do_center_crop={cuts!r}"
             )
         return sides, (int(sides[0] / share),) if sides[0] < WARPED else ()
     if cuts:

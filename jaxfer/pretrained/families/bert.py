@@ -86,7 +86,9 @@ def _options(
             raise InputError(f"config.json of a BERT needs {', '.join(NEEDED)}; {name} is missing")
     kind = config.get("position_embedding_type", "absolute")
     if kind != "absolute":
-        raise InputError(f"config.json: expected position_embedding_type 'absolute', found {kind!r}, which is not read")
+        raise InputError(
+            f"config.json: expected position_embedding_type 'absolute', found {kind!r}, which is not supported"
+        )
     for name in ("is_decoder", "add_cross_attention"):
         if config.get(name):
             raise InputError(f"config.json: {name} is true; BERT is read as an encoder only")
@@ -122,7 +124,7 @@ def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> di
             f", projection={module.projection}" * bool(module.projection) + ", normalize=True" * module.normalize
         )
         raise InputError(
-            f"transformers has no BERT classifier with {settings}; use --format=sentence-transformers, which pools so"
+            f"transformers has no BERT classifier with {settings}; use --format=sentence-transformers instead"
         )
     names = list(labels) or [f"LABEL_{i}" for i in range(module.outputs)]
     return {

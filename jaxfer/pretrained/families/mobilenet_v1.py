@@ -44,7 +44,9 @@ def _layers() -> dict[str, tuple[str, str]]:
 
 def _keys(port: Port) -> dict[str, Key]:
     if port.module.strides != STRIDES:
-        raise InputError(f"transformers' MobileNetV1 has strides={STRIDES}, found {port.module.strides}; keep its own")
+        raise InputError(
+            f"transformers' MobileNetV1 has strides={STRIDES}, found {port.module.strides}; use its strides"
+        )
     table = {"params/head/out/kernel": Key("classifier.weight", DENSE), "params/head/out/bias": Key("classifier.bias")}
     for layer, (leaf, norm) in _layers().items():
         turn = DEPTHWISE if leaf.endswith("window") else CONV

@@ -113,7 +113,7 @@ def _hf_options(
     sizes, share = config.get("hidden_sizes", (256, 512, 1024, 2048)), EXPANSION if block == "bottleneck" else 1
     if len(sizes) != len(depths) or any(size % share for size in sizes):
         raise InputError(
-            f"config.json: expected hidden_sizes of the {len(depths)} stages of depths, multiples of {share} for "
+            f"config.json: expected hidden_sizes for the {len(depths)} stages in depths, multiples of {share} for "
             f"layer_type={block!r}, found {sizes!r}"
         )
     return {

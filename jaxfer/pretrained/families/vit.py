@@ -169,7 +169,7 @@ TIMM = (
 
 def _timm_keys(port: Port) -> dict[str, Key]:
     if port.module.pool == "pooler":
-        raise InputError("timm has no ViT with pool='pooler'; its class token goes to the head")
+        raise InputError("timm has no ViT with pool='pooler'; it feeds the class token to the head")
     table = {}
     for leaf, key in _keys(port).items():
         name = key.name
@@ -187,7 +187,7 @@ def _timm_options(
     if missing := [key for key in needed if key not in shapes]:
         raise InputError(f"expected a ViT under timm's names ({', '.join(needed)}), found no {missing[0]}")
     if "heads" not in config:
-        raise InputError("no config.json, and shapes don't tell the heads; set config.model.heads")
+        raise InputError("no config.json, and shapes don't determine the heads; set config.model.heads")
     width, channels, patch, _ = shapes["patch_embed.proj.weight"]
     special = 1 + ("dist_token" in shapes)
     side = math.isqrt(shapes["pos_embed"][1] - special) * patch
@@ -207,7 +207,7 @@ def _timm_options(
 
 
 def _timm_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    raise InputError("timm's folders are read, not written; use --format=hf")
+    raise InputError("timm folders can be read but not written; use --format=hf")
 
 
 LAYOUTS = (

@@ -102,7 +102,7 @@ def _load_stream(file: BinaryIO) -> Any:
     unpickler = Unpickler(file, fetch)
     content, keys = unpickler.load(), [str(key) for key in plain()]
     if set(keys) != set(unpickler.storages):
-        raise Corrupted("a list of storages that is not that of the tensors")
+        raise Corrupted("a list of storages that does not match the tensors")
     begin = file.tell()
     length = file.seek(0, io.SEEK_END)
     for key in keys:

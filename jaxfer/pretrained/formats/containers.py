@@ -51,7 +51,7 @@ def unwrapped(content: Any, pick: str = "") -> tuple[Mapping[str, Any], tuple[st
         listing = ", ".join(map(str, list(content)[:5])) or "nothing"
         listing += "" if skipped is None else f" (of class {skipped.name})"
         fix = f"{HINT}.pick to their keys" if _holds_tensors(content) else archives.SAVE_AGAIN
-        raise InputError(f"no tensors there nor under {', '.join(WRAPPERS)}; found {listing}; {fix}")
+        raise InputError(f"expected tensors, directly or under {', '.join(WRAPPERS)}; found {listing}; {fix}")
     return content, path, beside
 
 

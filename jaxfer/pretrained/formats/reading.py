@@ -159,15 +159,15 @@ def _read_file(path: epath.Path, pick: str) -> Weights:
     with _opened(path) as file:
         head = file.read(64)
     if pick and head[:2] != b"PK" and head[:1] != b"\x80":
-        raise InputError(f"{path}: config.init_options.pick={pick!r} is for PyTorch archives; take it out")
+        raise InputError(f"{path}: config.init_options.pick={pick!r} is for PyTorch archives; remove it")
     if head[8:9] == b"{":  # checked first: the preceding length may resemble any magic number
         return _read_safetensors(path)
     if head[:2] == b"PK" and (kind := _other_zip(path)) is not None:
         if kind == "npz":
             return _read_npz(path)
-        raise InputError(f"{path}: {kind}, which is not read; convert it to safetensors")
+        raise InputError(f"{path}: {kind}, which is not supported; convert it to safetensors")
     if head[:4] == b"\x89HDF":
-        raise InputError(f"{path}: an HDF5 file, as Keras writes, which is not read; convert it to safetensors")
+        raise InputError(f"{path}: an HDF5 file, as Keras writes, which is not supported; convert it to safetensors")
     if head[:2] == b"PK" or head[:1] == b"\x80":
         return _read_archive(path, pick)
     if head.startswith(b"version https://git-lfs"):
@@ -189,7 +189,7 @@ def _read_safetensors(path: epath.Path) -> Weights:
     tensors = {}
     for key, entry in entries:
         if entry["dtype"] not in DTYPES:
-            raise InputError(f"{path}: {key} is {entry['dtype']}, which is not read; known: {', '.join(DTYPES)}")
+            raise InputError(f"{path}: {key} is {entry['dtype']}, which is not supported; known: {', '.join(DTYPES)}")
         tensors[key] = np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
         tensors[key].flags.writeable = False
     if not tensors:

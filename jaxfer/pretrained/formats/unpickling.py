@@ -171,7 +171,7 @@ class Unpickler(pickle._Unpickler):
             return pid[1]
         kind, name, key, _, count, *view = pid
         if isinstance(name, Skipped):
-            raise Refused(f"tensors in a {name.name}, which is not read; known: {', '.join(STORAGES)}")
+            raise Refused(f"tensors in a {name.name}, which is not supported; known: {', '.join(STORAGES)}")
         plain = type(kind) is str and type(name) is str and type(key) in (str, int)
         if not plain or kind != "storage" or name not in STORAGES or type(count) is not int or count < 0:
             raise Corrupted(f"a storage record {_shown(kind)} that torch does not write")
@@ -182,7 +182,7 @@ class Unpickler(pickle._Unpickler):
             return whole
         _, start, size = view[0]
         if not (type(start) is int and type(size) is int and start >= 0 and size >= 0 and start + size <= count):
-            raise Corrupted(f"a view that leaves storage {key!r}")
+            raise Corrupted(f"a view beyond the end of storage {key!r}")
         return dataclasses.replace(whole, count=size, start=start)
 
     def _build(self) -> None:
@@ -203,7 +203,7 @@ class Unpickler(pickle._Unpickler):
 
     def _new(self) -> None:
         if not isinstance(self.stack[-1], _Global | Skipped):
-            raise Corrupted("an object of something that is no class")
+            raise Corrupted("an object whose type is not a class")
         self.stack[-1] = self.stack[-1]()
 
     def _set(self, items: list[Any]) -> None:
@@ -212,7 +212,7 @@ class Unpickler(pickle._Unpickler):
         if isinstance(target, Skipped):
             return
         if not isinstance(target, dict) or len(items) % 2:
-            raise Corrupted("items of something that is no dict")
+            raise Corrupted("dict items for an object that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[_key(key)] = value
 
@@ -235,7 +235,7 @@ class Unpickler(pickle._Unpickler):
         if isinstance(target, Skipped):
             return
         if not isinstance(target, list):
-            raise Corrupted("items of something that is no list")
+            raise Corrupted("list items for an object that is not a list")
         target.extend(items)
 
     def _append(self) -> None:
@@ -248,7 +248,7 @@ class Unpickler(pickle._Unpickler):
     def _additems(self) -> None:
         items = self.pop_mark()
         if not isinstance(self.stack[-1], set | Skipped):
-            raise Corrupted("items of something that is no set")
+            raise Corrupted("set items for an object that is not a set")
         if isinstance(self.stack[-1], set):
             self.stack[-1].update(map(_key, items))
 
@@ -287,7 +287,7 @@ def _key(key: Any) -> Hashable:
         node = nodes.pop()
         count += 1
         if not isinstance(node, str | bytes | int | float | tuple | frozenset | Skipped | None) or count > KEY_NODES:
-            raise Corrupted(f"a dict's key {_shown(key)} that no state dict has")
+            raise Corrupted(f"a dict key {_shown(key)}, unexpected in a state dict")
         if isinstance(node, tuple):
             nodes.extend(node[:KEY_NODES])
     return key
@@ -303,7 +303,7 @@ def _dimensions(sizes: Iterable[Any]) -> tuple[Any, ...]:
 def _of_a_subclass(rebuild: Any, kind: Any, args: Any, state: Any) -> Any:
     """Rebuilds the plain tensor of a tensor subclass or of a tensor with attributes."""
     if not isinstance(rebuild, _Global):
-        raise Corrupted("a tensor that nothing rebuilds")
+        raise Corrupted("a tensor without a function that rebuilds it")
     return rebuild(*args)
 
 

@@ -106,7 +106,7 @@ def test_luma_is_pillows():
 
 
 def test_channels_that_cannot_be_made():
-    with pytest.raises(InputError, match="expected images of 5 channels, found 3"):
+    with pytest.raises(InputError, match="expected images with 5 channels, found 3"):
         to_channels(pixels(2, 2, 3), 5)
 
 

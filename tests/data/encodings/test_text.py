@@ -57,7 +57,7 @@ def test_lengths_before_the_cut_are_counted_without_reading_a_text_twice(monkeyp
 @pytest.mark.parametrize(("second", "longest", "special"), [(None, 2, 2), (("bad",), 3, 3)])
 def test_a_length_without_room_for_a_text(second, longest, special):
     with pytest.raises(
-        InputError, match=f"max_length={longest} has no room .* adds {special} special .* {special + 1}"
+        InputError, match=f"max_length={longest} leaves no room .* adds {special} special .* {special + 1}"
     ):
         tokenize(split(("good",), second), preprocessing(max_length=longest, buckets=(longest,)))
 
@@ -148,8 +148,8 @@ def test_a_relative_folder_is_looked_up_in_the_data_folder(monkeypatch):
     [
         (dict(tokenizer=""), "the model has no tokenizer; set config.model.tokenizer to a folder"),
         (dict(tokenizer="no/such"), "config.model.tokenizer: expected a folder, found nothing at 'no/such'"),
-        (dict(vocab=22), "does not belong to the model: expected 22 tokens, found 23 tokens; set config.model.tokeni"),
-        (dict(vocab=30522), "does not belong to the model: expected 30522 tokens, found 23 tokens"),
+        (dict(vocab=22), "does not match the model: expected 22 tokens, found 23 tokens; set config.model.tokeni"),
+        (dict(vocab=30522), "does not match the model: expected 30522 tokens, found 23 tokens"),
     ],
 )
 def test_tokenizers_that_are_not_the_models(changes, message):

@@ -67,7 +67,7 @@ def test_files_left_out_are_counted_with_the_option_that_reads_them(tmp_path):
     data = folder.source(path=path)
     assert data.splits["train"].labels.tolist() == [0, 1]
     assert data.notes == (
-        "4 files left out by suffix (1 without a suffix, 1 .gif, 2 .tif); data.suffixes names what is read",
+        "4 files left out by suffix (1 without a suffix, 1 .gif, 2 .tif); data.suffixes lists those to read",
         "2 files left out in folders below a class (1 .jpg, 1 .png); data.nested=true reads them",
         "1 file left out beside the class folders (1 .jpg); move them into one",
         "1 file left out as hidden (1 .jpg); rename those that start with a dot to read them",
@@ -176,7 +176,7 @@ def test_images_replaced_by_others_of_the_same_size_are_seen(tmp_path):
 
 BAD_FOLDERS = [
     (["a/0.png", "b/c/0.png"], {}, r"expected images \(.jpg .*\) in '.*b', found none; it has folders \(c\): set"),
-    (["a/0.tif", "a/1.gif"], {}, r"in '.*a', found none; it has .gif .tif: name what is to be read in data.suffixes"),
+    (["a/0.tif", "a/1.gif"], {}, r"in '.*a', found none; it has .gif .tif: list the suffixes to read in data.suffixes"),
     (["a/0.png"], {"suffixes": ("png",)}, "expected data.suffixes such as '.jpg', in lower case, found 'png'"),
     (["train/a/0.png", "extra/a/0.png"], {}, "expected folders train, val and test in '.*', found also 'extra'"),
     (["test/a/0.png"], {}, "expected folders train, val and test in '.*', found no train"),
@@ -239,7 +239,7 @@ def test_a_run_in_the_data_folder_is_refused_before_it_becomes_a_class(tmp_path,
     config = tiny_config("resnet_basic")
     config.data = dict(source="folder", path=write(tmp_path / "data", *(f"{c}/{i}.png" for c in "abc" for i in "01")))
     with pytest.raises(
-        InputError, match="lies in the data's folder '.*data', where it would become a class; use a --wo"
+        InputError, match="is inside the data folder '.*data', where it would become a class; use a --wo"
     ):
         preflight(config, epath.Path(tmp_path / "data" / inside))
     assert preflight(config, epath.Path(tmp_path / "data2")).data.listed == tmp_path / "data"

@@ -33,11 +33,11 @@ def test_lists_that_pandas_wrote_as_text(tmp_path):
         (["10.0", "1.0", "2.0", "-1.5"], ("-1.5", "1.0", "2.0", "10.0"), []),
         (["10", "9", "1" * 5000], ("9", "10", "1" * 5000), []),
         (["5", "--5", "10"], ("--5", "10", "5"), []),
-        (["1", "1.0"], ("1", "1.0"), ["classes '1' and '1.0' are one number written in two ways; they stay apart"]),
+        (["1", "1.0"], ("1", "1.0"), ["classes '1' and '1.0' are the same number; they are kept separate"]),
         (
             ["pos", "neg", "Pos"],
             ("Pos", "neg", "pos"),
-            ["classes 'Pos' and 'pos' are one word but for its case; they stay apart"],
+            ["classes 'Pos' and 'pos' differ only in case; they are kept separate"],
         ),
     ],
 )
@@ -58,9 +58,9 @@ def test_numbers_as_classes_in_json(tmp_path):
         (
             '{"text": "half \\ud800", "label": 1}',
             "class",
-            "a.jsonl:2 has half of a surrogate pair, which is no character",
+            "a.jsonl:2 has an unpaired surrogate, which is not a character",
         ),
-        ('{"text": "b", "label": "\\udce9"}', "class", "a.jsonl:2 has half of a surrogate pair"),
+        ('{"text": "b", "label": "\\udce9"}', "class", "a.jsonl:2 has an unpaired surrogate"),
         ('{"text": "b", "label": 1e39}', "value", "a.jsonl:2 has a label beyond float32: 1e+39"),
         ('{"text": "b", "label": "-1e300"}', "value", "a.jsonl:2 has a label beyond float32: '-1e300'"),
         ('{"text": "b", "label": 1%s}' % ("0" * 400), "value", "a.jsonl:2 has a label beyond float32: 100000"),

@@ -44,7 +44,7 @@ def test_npz_arrays_that_are_not_read_are_noted(tmp_path):
     data = npz.source(path=saved(tmp_path, **arrays(), valid_image=np.zeros(1), valid_label=np.zeros(1)))
     (note,) = data.notes
     assert note == (
-        "2 arrays not read (valid_image, valid_label); data.image_key and data.label_key name those that are"
+        "2 arrays not read (valid_image, valid_label); data.image_key and data.label_key choose the arrays to read"
     )
     assert data.provenance == {"train": "train_image, train_label", "test": "test_image, test_label"}
 

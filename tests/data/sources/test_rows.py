@@ -50,15 +50,15 @@ def test_encodings_and_delimiters(tmp_path, encoding, delimiter):
         (
             b"text;label\na;b\n",
             {},
-            "data.text='text' is no column of 'FILE'; nearest: 'text;label'; set data.delimiter=';'",
+            "data.text='text' is not a column of 'FILE'; nearest: 'text;label'; set data.delimiter=';'",
         ),
         (
             b"text,label\na,b\n",
             {"train": "b.csv"},
             "data.train='b.csv' has no effect: data.path names a file; name its",
         ),
-        (b"text,label\na,b\n", {"val": "b.csv"}, "data.val='b.csv' is no file in 'FOLDER'; nearest: 'a.csv'"),
-        (b"text,label\na,b\n", {"test": "a.csv"}, "data.test and data.train are one file, 'FILE'; name two"),
+        (b"text,label\na,b\n", {"val": "b.csv"}, "data.val='b.csv' is not a file in 'FOLDER'; nearest: 'a.csv'"),
+        (b"text,label\na,b\n", {"test": "a.csv"}, "data.test and data.train name the same file, 'FILE'; name two"),
         (b"text,label\na,b\n", {"train": "none"}, "data.train='none' has no effect"),
     ],
 )
@@ -79,5 +79,5 @@ def test_quoted_line_ends_in_a_tsv_are_noted(tmp_path):
     data = one(tmp_path, "a_tsv", 'label\ttext\nx\t"one\ny\ttwo"\ny\tthree\n')
     assert fetched(data.splits["train"]) == ["one\ny\ttwo", "three"]
     assert data.notes == (
-        "a.tsv: 1 row spans lines within quotes; data.quotes=false where quotes are plain characters",
+        "a.tsv: 1 row spans lines within quotes; set data.quotes=false if quotes are ordinary characters",
     )

@@ -15,7 +15,7 @@ def test_split_files_by_name(tmp_path):
     data = source(path=path, train="one.csv", val="none")
     assert (set(data.splits), data.provenance) == ({"train"}, {"train": "one.csv"})
     assert data.notes == (
-        "2 files not read (two.csv, val.csv); data.train, data.val and data.test name a split's file",
+        "2 files not read (two.csv, val.csv); data.train, data.val and data.test choose the files to read",
     )
     beside = source(path=f"{path}/one.csv", val="two.csv")
     assert (beside.provenance, beside.notes) == ({"train": "one.csv", "val": "two.csv"}, ())

@@ -75,7 +75,7 @@ def test_files_without_a_header(tmp_path):
     data = one(tmp_path, "a_csv", "good,1,A film\nbad,2,Another\n", columns=("label", "id", "text"))
     assert fetched(data.splits["train"]) == ["A film", "Another"]
     assert data.classes == ("bad", "good")
-    with pytest.raises(InputError, match="has a header, the columns themselves; remove data.columns"):
+    with pytest.raises(InputError, match="has a header with these columns already; remove data.columns"):
         one(tmp_path, "b_csv", ROWS, columns=("text", "label"))
 
 
@@ -104,12 +104,12 @@ STSB = {
     "train_tsv": "index\tgenre\tsentence1\tsentence2\tscore\n0\tx\tA plane\tAn air plane\t5.000\n1\tx\tB\tC\t0.5\n",
     "test_tsv": "index\tsentence1\tsentence2\tscore\n0\tC\tD\t-1.0\n",
 }
-NO_LABEL = "test.tsv has no column '{}' ({} and is left out: no test split; data.test names another file"
+NO_LABEL = "test.tsv has no column '{}' ({} and is left out: no test split; set data.test to another file"
 MINUS_ONE = (
-    "test.tsv has the label -1 in all of its 1 rows and is left out: no test split; data.test names another file"
+    "test.tsv has the label -1 in all of its 1 rows and is left out: no test split; set data.test to another file"
 )
-PAIRS = "no column 'text': took {!r} and {!r} as pairs; data.text and data.text_pair name others"
-SENTENCE = "no column 'text': took 'sentence'; data.text and data.text_pair name others"
+PAIRS = "no column 'text': using {!r} and {!r} as pairs; set data.text and data.text_pair to use others"
+SENTENCE = "no column 'text': using 'sentence'; set data.text and data.text_pair to use others"
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ SENTENCE = "no column 'text': took 'sentence'; data.text and data.text_pair name
             [("C", "D")],
             [
                 PAIRS.format("#1 String", "#2 String"),
-                "no column 'label': took 'Quality'; data.label names another",
+                "no column 'label': using 'Quality'; set data.label to use another",
                 NO_LABEL.format("Quality", "rows: 1)"),
             ],
         ),
@@ -146,9 +146,9 @@ SENTENCE = "no column 'text': took 'sentence'; data.text and data.text_pair name
             [(("A", "B"), 0)],
             [("C", "D")],
             [
-                "1 file not read (dev_mismatched.tsv); data.train, data.val and data.test name a split's file",
+                "1 file not read (dev_mismatched.tsv); data.train, data.val and data.test choose the files to read",
                 PAIRS.format("sentence1", "sentence2"),
-                "no column 'label': took 'gold_label'; data.label names another",
+                "no column 'label': using 'gold_label'; set data.label to use another",
             ],
         ),
         (QNLI, {}, [(("Who?", "He."), 0)], None, [PAIRS.format("question", "sentence")]),
@@ -159,7 +159,7 @@ SENTENCE = "no column 'text': took 'sentence'; data.text and data.text_pair name
             None,
             [
                 PAIRS.format("sentence1", "sentence2"),
-                "no column 'label': took 'score'; data.label names another",
+                "no column 'label': using 'score'; set data.label to use another",
                 MINUS_ONE,
             ],
         ),
@@ -240,7 +240,10 @@ def test_bad_rows_of_other_kinds(tmp_path):
     content = "\n".join([*lines, '{"text": "c", "score": NaN}', '{"text": "d"}', '{"text": "e", "score": true}'])
     with pytest.raises(InputError) as error:
         one(tmp_path, "a_jsonl", content, label="score", target="value")
-    shown = "a.jsonl:2 is no JSON; a.jsonl:3 is no JSON object; a.jsonl:4 has no number for a label: 'x'; ..."
+    shown = (
+        "a.jsonl:2 is not valid JSON; a.jsonl:3 is not a JSON object; "
+        "a.jsonl:4 has a label that is not a number: 'x'; ..."
+    )
     assert "7 of 8 rows" in str(error.value) and shown in str(error.value)
     data = one(tmp_path, "a_jsonl", content, label="score", target="value", bad_rows=7)
     assert data.splits["train"].labels.tolist() == [1.0]
@@ -268,12 +271,15 @@ def test_the_fingerprint_is_of_the_content_not_of_the_format(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(text="txt"), "data.text='txt' is no column of 'FILE'; nearest: 'text'; name the columns of a file witho"),
-        (dict(text_pair="pair"), "data.text_pair='pair' is no column of 'FILE'"),
-        (dict(label="lable"), "data.label='lable' is no column of 'FILE'; nearest: 'label'"),
+        (
+            dict(text="txt"),
+            "data.text='txt' is not a column of 'FILE'; nearest: 'text'; if the file has no header, name",
+        ),
+        (dict(text_pair="pair"), "data.text_pair='pair' is not a column of 'FILE'"),
+        (dict(label="lable"), "data.label='lable' is not a column of 'FILE'; nearest: 'label'"),
         (dict(columns=("text", "label", "id")), "4 of 4 rows in 'FILE' are bad (a.csv:1 has 2 fields for 3 columns"),
         (dict(target="classes"), "unknown data.target 'classes'; nearest: 'class'"),
-        (dict(target="value"), "3 of 3 rows in 'FILE' are bad (a.csv:2 has no number for a label: 'good'"),
+        (dict(target="value"), "3 of 3 rows in 'FILE' are bad (a.csv:2 has a label that is not a number: 'good'"),
         (dict(separator=""), "expected data.separator to be a character between labels"),
         (dict(bad_rows=-1), "and data.bad_rows >= 0, found test_fraction=0.0, bad_rows=-1"),
         (dict(test_fraction=1.0), "expected data.test_fraction from 0 to below 1"),

@@ -128,7 +128,7 @@ def numbers(split):
 def test_splits_that_are_not_read_are_noted(folder):
     data = photos(folder, train="train[:2]+train[3:]", test="none")
     assert data.provenance == {"train": "train[:2]+train[3:]"}
-    assert data.notes == ("1 split not read: test (2); data.train, data.val and data.test name those that are",)
+    assert data.notes == ("1 split not read: test (2); data.train, data.val and data.test choose the splits to read",)
     assert photos(folder).notes == ()
 
 
@@ -234,7 +234,9 @@ def test_an_image_before_it_becomes_an_array(folder, monkeypatch):
     split = photos(folder).splits["train"].take(np.array([7, 2]))
     np.testing.assert_array_equal(np.asarray(split.picture(1)), split.fetch(1))
     monkeypatch.setattr(type(split.origin()[0].records), "parse", lambda *_: {"photo": b"oops"})
-    with pytest.raises(InputError, match=r"found \"record 2 of 'train' in '.*'\" \(no format that Pillow knows\)"):
+    with pytest.raises(
+        InputError, match=r"found \"record 2 of 'train' in '.*'\" \(not in a format that Pillow reads\)"
+    ):
         split.picture(1)
 
 
@@ -261,15 +263,15 @@ BAD = {
     "no folder": ({"data_dir": "nowhere"}, "data.data_dir does not exist: expected 'nowhere'"),
     "unknown split": (
         {"val": "dev"},
-        r"data.val='dev' is no split of tiny_photos/1.0.0 \(Unknown split.*; its splits: train \(10\), test \(2\)",
+        r"data.val='dev' is not a split of tiny_photos/1.0.0 \(Unknown split.*; its splits: train \(10\), test \(2\)",
     ),
-    "bad slice": ({"train": "train[:200%]"}, r"data.train='train\[:200%\]' is no split of .*\[-100, 100\]"),
+    "bad slice": ({"train": "train[:200%]"}, r"data.train='train\[:200%\]' is not a split of .*\[-100, 100\]"),
     "empty slice": ({"train": "train[5:3]"}, r"data.train='train\[5:3\]' holds no example"),
     "shared examples": ({"val": "train[8:]"}, "data.train='train' and data.val share 2 examples; slice them apart"),
     "all": ({"train": "all"}, "data.train='all' and data.test share 2 examples"),
     "twice": ({"train": "train+train[:3]"}, r"data.train='train\+train\[:3\]' names 3 examples twice"),
     "no train": ({"train": "none"}, "has no train split; set data.train to one of train, test"),
-    "unknown feature": ({"label": "kin"}, "data.label='kin' is no feature of tiny_photos/1.0.0; nearest: 'kind'"),
+    "unknown feature": ({"label": "kin"}, "data.label='kin' is not a feature of tiny_photos/1.0.0; nearest: 'kind'"),
     "two inputs": ({"image": "photo", "text": "caption"}, "data.image and data.text are both set"),
     "no image": ({"image": "kind"}, "data.image='kind': expected a feature of type Image, found ClassLabel"),
     "no label": ({"label": "caption"}, "data.label='caption': expected a ClassLabel, a Sequence of them or a number"),
@@ -298,7 +300,9 @@ def test_other_formats_damaged_records_and_images_that_are_none(folder, tmp_path
         photos(tmp_path)
     monkeypatch.setattr(sys.modules[__name__], "encoded", lambda pixels, how: b"oops")
     prepare(TinyPhotos, tmp_path / "broken")
-    with pytest.raises(InputError, match=r"found \"record 0 of 'train' in '.*'\" \(no format that Pillow knows\)"):
+    with pytest.raises(
+        InputError, match=r"found \"record 0 of 'train' in '.*'\" \(not in a format that Pillow reads\)"
+    ):
         photos(tmp_path / "broken")
 
 

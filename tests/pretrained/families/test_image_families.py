@@ -260,7 +260,7 @@ def test_a_single_statistic_is_written_for_every_channel():
     [
         (
             lambda: RESNET.options({"hidden_sizes": [64, 100]}, {}, {}),
-            "expected hidden_sizes of the 4 stages of depths",
+            "expected hidden_sizes for the 4 stages in depths",
         ),
         (lambda: RESNET.options({"hidden_sizes": [4, 8, 10, 8]}, {}, {}), "multiples of 4 for layer_type='bottleneck'"),
         (lambda: RESNET.options({"downsample_in_first_stage": True}, {}, {}), "downsample_in_first_stage is True"),
@@ -270,13 +270,13 @@ def test_a_single_statistic_is_written_for_every_channel():
         (lambda: VIT.options({}, {"size": 224, "resample": 9}, {}), "expected resample from 0 to 5"),
         (
             lambda: VIT.options({}, {"image_processor_type": "BeitImageProcessor"}, {}),
-            "is of BeitImageProcessor; jaxfer",
+            "is for BeitImageProcessor; jaxfer",
         ),
         (lambda: VIT.options({}, {"size": {"shortest_edge": 224}}, {}), "gives images of many shapes"),
-        (lambda: MOBILENET.options({}, {"do_resize": False}, {}), "cuts the centre out of images as they come"),
+        (lambda: MOBILENET.options({}, {"do_resize": False}, {}), "center-crops images without resizing them"),
         (
             lambda: RESNET.options({}, {"do_center_crop": True, "crop_size": 9}, {}),
-            "and no do_center_crop of a ConvNext",
+            "and no do_center_crop for a ConvNext",
         ),
         (lambda: RESNET.options({}, {"size": {"height": 9, "width": 9}}, {}), "expected size={'shortest_edge': N}"),
         (lambda: VIT.options({"image_size": "big"}, {}, {}), "image_size must be a side or a height and a width"),

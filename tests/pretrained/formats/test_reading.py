@@ -141,10 +141,10 @@ def test_npz_is_read_and_what_keras_writes_is_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.keras", "w") as archive:
         archive.writestr("config.json", "{}")
         archive.writestr("model.weights.h5", b"")
-    with pytest.raises(InputError, match=r"x\.keras: a Keras model, which is not read; convert it to safetensors"):
+    with pytest.raises(InputError, match=r"x\.keras: a Keras model, which is not supported; convert it to safetensors"):
         read(tmp_path / "x.keras")
     (tmp_path / "x.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
-    with pytest.raises(InputError, match=r"x\.h5: an HDF5 file, as Keras writes, which is not read; convert it"):
+    with pytest.raises(InputError, match=r"x\.h5: an HDF5 file, as Keras writes, which is not supported; convert it"):
         read(tmp_path / "x.h5")
 
 
@@ -186,7 +186,7 @@ def test_a_prefix_of_some_keys_is_a_name(tmp_path):
     "content, message",
     [
         ([tensor([1.0])], "expected a dict of tensors, found a list"),
-        ({"epoch": 3, "lr": 0.1}, "no tensors there nor under state_dict, .*; found epoch, lr"),
+        ({"epoch": 3, "lr": 0.1}, "expected tensors, directly or under state_dict, .*; found epoch, lr"),
         ({}, "found nothing"),
     ],
 )
@@ -222,7 +222,7 @@ def test_shards_that_contradict_their_index(tmp_path):
         with pytest.raises(InputError, match=message):
             read(index)
     index.write_text("{")
-    with pytest.raises(InputError, match="index.json: no readable JSON"):
+    with pytest.raises(InputError, match="index.json: not readable as JSON"):
         read(index)
 
 
