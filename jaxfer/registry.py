@@ -39,12 +39,14 @@ class Room:
       factory: the function every module defines.
       shared: the same arguments give the same product, and so share its compiled programs; False where a product
         depends on more than its arguments (files), and each module decides what it may keep.
+      reserved: parameters of factories that are no options of a config.
     """
 
     kind: str
     package: str
     factory: str
     shared: bool = True
+    reserved: tuple[str, ...] = ()
 
     @property
     def word(self) -> str:
@@ -103,7 +105,7 @@ class Room:
         return {
             p.name: (hints.get(p.name, Any), p.default)
             for p in parameters
-            if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
+            if p.kind is p.KEYWORD_ONLY and p.default is not p.empty and p.name not in self.reserved
         }
 
     def complete(self, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -189,7 +191,7 @@ def _entry_points(folder: str) -> dict[str, str]:
 
 
 METHODS = Room("method", "jaxfer.methods", "method")
-MODELS = Room("model", "jaxfer.models", "port")
+MODELS = Room("model", "jaxfer.models", "port", reserved=("head",))  # the task names it
 TASKS = Room("task", "jaxfer.tasks", "task")
 SOURCES = Room("data source", "jaxfer.data.sources", "source", shared=False)  # files change
 ROOMS = (METHODS, MODELS, TASKS, SOURCES)

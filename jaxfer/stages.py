@@ -14,6 +14,7 @@ from jaxfer import rules
 from jaxfer.config.experiment import Experiment, StageConfig
 from jaxfer.errors import InputError, RuleError, nearest
 from jaxfer.method import FROZEN, Method
+from jaxfer.models import heads
 from jaxfer.models.execution import Execution
 from jaxfer.models.port import Port
 from jaxfer.optim import Leaf
@@ -96,8 +97,11 @@ def compiled_port_init(port: Port) -> Any:
 def make_port(experiment: Experiment, classes: int) -> tuple[Port, Task]:
     """The model with a head for the task's outputs, and the task."""
     task = TASKS.make(experiment.task.name, **dict(experiment.task.options))
-    outputs = task.outputs(classes)
-    return MODELS.make(experiment.model.name, outputs=outputs, **dict(experiment.model.options)), task
+    outputs, model = task.outputs(classes), experiment.model
+    heads.check(model.name, MODELS.get(model.name), task.head, experiment.task.name)
+    kind = {} if task.head == heads.POOLED else {"head": task.head}
+    port = MODELS.make(model.name, outputs=outputs, **kind, **dict(model.options))
+    return (port.with_words() if task.words else port), task
 
 
 def example_batch(port: Port, task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfer.data.encoding import Draw, Fields
-from jaxfer.data.split import Split
+from jaxfer.data.split import Column, Split
 
 Batch = Mapping[str, jax.Array]
 Hparams = Mapping[str, jax.Array]
@@ -65,11 +65,13 @@ class Answer(NamedTuple):
       labels: the chosen classes; () where the answer is a number or a text.
       probabilities: {class: probability}, likeliest first.
       value: the predicted number.
+      spans: (text, class) of each part of the input that has one.
     """
 
     labels: tuple[str, ...] = ()
     probabilities: Mapping[str, float] = {}
     value: float | None = None
+    spans: tuple[tuple[str, str], ...] | None = None
 
 
 def ranked(chances: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
@@ -78,8 +80,8 @@ def ranked(chances: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
 
 
 def labels(split: Split, rows: np.ndarray, encoded: Fields, draw: Draw | None) -> Fields:
-    """The targets of most tasks: the column `label`."""
-    return {"label": split.labels[rows]}
+    """The targets of most tasks: the column `label`; none for data without one, whose answers are asked for."""
+    return {} if split.labels is None else {"label": split.labels[rows]}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,7 +90,8 @@ class Task:
 
     Attributes:
       outputs: number of classes of the data (0: real targets) -> width of the head.
-      target: kind of the column `label` that it learns.
+      head: kind of head that it needs, one of `jaxfer.models.heads`.
+      target: kind of the column that it learns, in its name too where that isn't `label`.
       shapes: (examples, width of the head, shapes of the encoded fields) -> {field: shape} of its targets.
       targets: on the host: (split, rows [b], encoded fields, draw) -> {field: [b, ...]}; `draw` is None in evaluation,
         and then the same rows give the same targets. A module's own function, so that it can be pickled.
@@ -98,7 +101,9 @@ class Task:
         or tokens rather than all logits, since these are what evaluation moves to the host and keeps.
       gathered: on the host: (collected arrays of the whole split, split) -> {metric: value} for what a mean can't
         express; None where there is nothing of the kind.
-      answer: (collected of one example, names of the classes) -> what `predict` prints.
+      answer: (collected of one example, names of the classes, the example's input) -> what `predict` prints.
+      words: whether targets need to know which word a token is part of (`TextEncoding.words`).
+      phrase: what `predict` makes of a column of texts before the model reads it.
       monitor: the validation metric that picks the best checkpoint.
       maximize: whether more of it is better.
       hparams: {name: default}: strengths that a config may set and a sweep may vary without compiling again.
@@ -107,13 +112,16 @@ class Task:
 
     outputs: Callable[[int], int]
     target: str
+    head: str = "pooled"
     shapes: Callable[[int, int, Shapes], Shapes]
     loss: Callable[[jax.Array, Batch, Hparams], Mean]
     scores: Callable[[jax.Array, Batch], dict[str, Mean]]
     targets: Callable[[Split, np.ndarray, Fields, Draw | None], Fields] = labels
     collect: Callable[[jax.Array, Batch], Any] = lambda outputs, batch: outputs
     gathered: Callable[[Any, Split], dict[str, float]] | None = None
-    answer: Callable[[Any, Sequence[str]], Answer] | None = None
+    answer: Callable[[Any, Sequence[str], Any], Answer] | None = None
+    words: bool = False
+    phrase: Callable[[Column], Column] = lambda column: column
     monitor: str = "loss"
     maximize: bool = False
     hparams: Mapping[str, float] | None = None

@@ -61,5 +61,7 @@ def _shown(answer: Any) -> tuple[str, str]:
     tail = "" if answer.expected is None else f"  expected {answer.expected or '-'}"
     if answer.value is not None:
         return "", f"{answer.value:.4f}{tail}"
+    if answer.spans is not None:
+        return "", "; ".join(f"{text} ({name})" for text, name in answer.spans) or "-"
     chances = " ".join(f"{answer.probabilities[label]:.4f}" for label in answer.labels)
     return ";".join(answer.labels) or "-", chances + tail

@@ -22,6 +22,7 @@ from jaxfer.pretrained.heads import guessed_task, head_width, loaded, whole_leng
 from jaxfer.registry import MODELS, TASKS
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.folder import holds_run
+from jaxfer.task import Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Model:
       params: nested, head included.
       model_state: running statistics.
       labels: name of each output.
-      task: `classification`, `multilabel` or `regression`.
+      task: name of a file in `jaxfer/tasks/`.
       notes: remarks about its files, one line each.
     """
 
@@ -54,6 +55,7 @@ class Prediction:
       labels: the likeliest class; for multilabel, all at or above one half; () for regression.
       probabilities: {class: probability}, likeliest first; they sum to 1 except for multilabel.
       value: the predicted value of a regression.
+      spans: (text, class) of the parts of the input that have one, for tagging.
       error: why there is no answer, in one line.
       expected: the label in a labelled file, several separated by semicolons; else None.
     """
@@ -62,6 +64,7 @@ class Prediction:
     labels: tuple[str, ...] = ()
     probabilities: dict[str, float] = dataclasses.field(default_factory=dict)
     value: float | None = None
+    spans: tuple[tuple[str, str], ...] | None = None
     error: str | None = None
     expected: str | None = None
 
@@ -69,6 +72,8 @@ class Prediction:
         """The fields of its JSON line; absent values are omitted."""
         fields = {"input": self.input, "expected": self.expected, "error": self.error, "value": self.value}
         fields = {name: value for name, value in fields.items() if value is not None}
+        if self.spans is not None:
+            fields["spans"] = [{"text": text, "class": name} for text, name in self.spans]
         if self.probabilities:
             fields |= {"labels": list(self.labels), "probabilities": self.probabilities}
         return fields
@@ -131,32 +136,34 @@ def predict(
     return answers(model, collected(inputs, model.port.encoding, text=text), batch_size)[0]
 
 
-def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Prediction], np.ndarray]:
-    """(an answer to each input, [readable inputs, outputs] float32)."""
+def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Prediction], list[Any]]:
+    """(an answer to each input, what the task collects of each readable input)."""
     good = [i for i in range(len(inputs.names)) if i not in inputs.errors]
     predictions = {i: Prediction(input=inputs.names[i], error=error) for i, error in inputs.errors.items()}
-    outputs = np.zeros((0, len(model.labels)), np.float32)
+    task, rows = TASKS.make(model.task), []
     if good:
-        split = Split.whole(**{model.port.encoding.column: inputs.column})
-        outputs = _outputs(model, split, min(batch_size, len(good)))
-        predictions |= {i: _answer(model, inputs.names[i], row) for i, row in zip(good, outputs, strict=True)}
-    return [predictions[i] for i in range(len(inputs.names))], outputs
+        column = task.phrase(inputs.column)
+        rows = _collected(model, task, Split.whole(**{model.port.encoding.column: column}), min(batch_size, len(good)))
+        for place, (i, row) in enumerate(zip(good, rows, strict=True)):
+            predictions[i] = _answer(model, task, inputs.names[i], row, column[place])
+    return [predictions[i] for i in range(len(inputs.names))], rows
 
 
-def _outputs(model: Model, split: Split, batch_size: int) -> np.ndarray:
-    """[inputs, outputs] float32."""
-    apply = jax.jit(lambda params, state, batch: model.port.apply(params, state, batch)[0])
-    rows = []
-    for batch in eval_batches(Feed(split=split, encodings=model.port.encodings), batch_size=batch_size):
-        mask = batch.pop("mask").astype(bool)
-        rows.append(np.asarray(apply(model.params, model.model_state, batch))[mask])
-    return np.concatenate(rows).astype(np.float32)
+def _collected(model: Model, task: Task, split: Split, batch_size: int) -> list[Any]:
+    """What the task collects of each example."""
+    apply = jax.jit(lambda params, state, batch: task.collect(model.port.apply(params, state, batch)[0], batch))
+    feed, rows = Feed(split=split, encodings=model.port.encodings, targets=task.targets), []
+    for batch in eval_batches(feed, batch_size=batch_size):
+        real = int(batch.pop("mask").sum())
+        values = jax.device_get(apply(model.params, model.model_state, batch))
+        rows += [jax.tree.map(lambda x, i=i: x[i], values) for i in range(real)]
+    return rows
 
 
-def _answer(model: Model, name: str, row: np.ndarray) -> Prediction:
-    if not np.isfinite(row).all():
-        values = ", ".join(f"{value:g}" for value in row[:4])
-        fix = "check the input, or give a checkpoint that computes finite ones"
-        return Prediction(input=name, error=f"expected finite outputs for {name!r}, found {values}; {fix}")
-    answer = TASKS.make(model.task).answer(row, model.labels)
-    return Prediction(input=name, **answer._asdict())
+def _answer(model: Model, task: Task, name: str, row: Any, example: Any) -> Prediction:
+    for values in jax.tree.leaves(row):
+        if not np.isfinite(values).all():
+            shown = ", ".join(f"{value:g}" for value in values.ravel()[:4])
+            fix = "check the input, or give a checkpoint that computes finite ones"
+            return Prediction(input=name, error=f"expected finite outputs for {name!r}, found {shown}; {fix}")
+    return Prediction(input=name, **task.answer(row, model.labels, example)._asdict())

@@ -75,8 +75,8 @@ def score(
     labels, notes = _labels(model, data, file)
     predicted, outputs = answers(model, _inputs(model, split.columns["text"], Path(file).parent), batch_size)
     answered = np.asarray([answer.error is None for answer in predicted])
-    read = np.asarray([np.isfinite(row).all() for row in outputs], bool)  # `outputs` omits unreadable rows
-    metrics = _metrics(model.task, outputs[read], labels[answered]) if answered.any() else {}
+    read = [row for row in outputs if np.isfinite(row).all()]  # `outputs` omits unreadable rows
+    metrics = _metrics(model.task, np.stack(read), labels[answered]) if answered.any() else {}
     if not answered.all():
         notes = (*notes, f"{int((~answered).sum())} of {len(predicted)} rows have no answer and are not scored")
     predictions = tuple(

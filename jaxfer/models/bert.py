@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxfer.data.encodings.text import TextEncoding
 from jaxfer.errors import InputError
 from jaxfer.models.chain import Chain, check_choice, check_positive, check_rate
+from jaxfer.models.heads import POOLED, TOKEN
 from jaxfer.models.layers import BLOCK_TENSOR_AXES, Dense
 from jaxfer.models.port import Port
 
@@ -40,6 +41,7 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 
 PROJECTION_ACTIVATIONS = {"identity": lambda x: x, **ACTIVATIONS}
 
+HEADS = (POOLED, TOKEN)
 SHORTEST = 32  # tokens in the first default bucket
 
 
@@ -174,10 +176,23 @@ class Head(nn.Module):
         return Dense((self.outputs,), name="out")(pooled)
 
 
+class TokenHead(nn.Module):
+    """The output layer at every token: [batch, length, width] -> [batch, length, outputs]."""
+
+    outputs: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, **side: Any) -> jax.Array:
+        x = nn.Dropout(self.dropout, name="drop")(x, deterministic=not train)
+        return Dense((self.outputs,), name="out")(x)
+
+
 class Bert(Chain, kw_only=True):
     """The chain stem, block_0 ... block_{layers-1}, head; fields as the options of `port`."""
 
     outputs: int
+    head: str
     vocab: int
     width: int
     layers: int
@@ -204,6 +219,8 @@ class Bert(Chain, kw_only=True):
             Block, self.heads, self.mlp_width, self.activation, self.epsilon, self.dropout, self.attention_dropout
         )
         blocks = {f"block_{i}": block for i in range(self.layers)}
+        if self.head == TOKEN:
+            return {"stem": stem, **blocks, "head": functools.partial(TokenHead, self.outputs, self.classifier_dropout)}
         projection = (self.projection, self.projection_activation, self.projection_bias)
         head = functools.partial(
             Head, self.outputs, self.pool, self.classifier_dropout, *projection, normalize=self.normalize
@@ -214,6 +231,7 @@ class Bert(Chain, kw_only=True):
 def port(
     *,
     outputs: int,
+    head: str = POOLED,
     vocab: int = 30522,
     width: int = 768,
     layers: int = 12,
@@ -240,6 +258,7 @@ def port(
 
     Args:
       outputs: outputs of the head.
+      head: `pooled`, or `token` for outputs at every token, which pools nothing.
       vocab: rows of the token embedding.
       width: channels of a token.
       layers: transformer blocks.
@@ -288,6 +307,7 @@ def port(
         raise InputError(f"max_length must be at most the {positions} positions of the model, found {max_length}")
     module = Bert(
         outputs=outputs,
+        head=head,
         vocab=vocab,
         width=width,
         layers=layers,

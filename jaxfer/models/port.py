@@ -151,6 +151,14 @@ class Port:
         """The same port with these execution settings."""
         return dataclasses.replace(self, execution=execution)
 
+    def with_words(self) -> Port:
+        """The same port whose text encodings keep the word of each token, for a task's targets."""
+        encodings = (
+            dataclasses.replace(encoding, words=True) if hasattr(encoding, "words") else encoding
+            for encoding in self.encodings
+        )
+        return dataclasses.replace(self, encodings=tuple(encodings))
+
     def _inputs(self, batch: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         return batch[self.inputs[0]], {name: batch[name] for name in self.inputs[1:]}
 

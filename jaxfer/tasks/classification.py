@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +70,7 @@ def _gathered(outputs: np.ndarray, split: Split) -> dict[str, float]:
     }
 
 
-def _answer(row: np.ndarray, classes: Sequence[str]) -> Answer:
+def _answer(row: np.ndarray, classes: Sequence[str], example: Any) -> Answer:
     row = row.astype(np.float64)
     chances = np.exp(row - row.max())
     chances /= chances.sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,7 @@ def _mean(values: list[float]) -> float:
     return float(np.mean(values)) if values else 0.0
 
 
-def _answer(row: np.ndarray, classes: Sequence[str]) -> Answer:
+def _answer(row: np.ndarray, classes: Sequence[str], example: Any) -> Answer:
     chances = 1 / (1 + np.exp(-row.astype(np.float64)))
     chosen = tuple(name for name, chance in zip(classes, chances, strict=True) if chance >= 0.5)
     return Answer(labels=chosen, probabilities=ranked(chances, classes))

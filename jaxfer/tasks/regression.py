@@ -21,7 +21,7 @@ def task() -> Task:
         loss=lambda outputs, batch, hparams: Mean(_squared_error(outputs, batch)),
         scores=_scores,
         gathered=_gathered,
-        answer=lambda row, classes: Answer(value=float(row[0])),
+        answer=lambda row, classes, example: Answer(value=float(row[0])),
         monitor="mse",
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -73,8 +73,20 @@ def evaluate_split(
             means.setdefault(name, []).append(jax.tree.map(lambda x, real=real: x[:real], mean))
     metrics = {name: Mean.of(batches) for name, batches in means.items()}
     if spec.task.gathered is not None:
-        metrics |= spec.task.gathered(jax.tree.map(lambda *parts: np.concatenate(parts), *collected), split)
+        metrics |= spec.task.gathered(jax.tree.map(lambda *parts: _joined(parts), *collected), split)
     return Evaluation(metrics=metrics, compile_seconds=compile_seconds)
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Batches one after the other; those of shorter buckets are padded with -1 along the second axis."""
+    longest = max(part.shape[1] for part in parts) if parts[0].ndim > 1 else 0
+    padded = (
+        part
+        if part.ndim == 1
+        else np.pad(part, [(0, 0), (0, longest - part.shape[1])] + [(0, 0)] * (part.ndim - 2), constant_values=-1)
+        for part in parts
+    )
+    return np.concatenate(list(padded))
 
 
 def evaluate(

@@ -10,10 +10,10 @@ import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -60,6 +60,7 @@ class TextEncoding:
       types: token types the model tells apart.
       max_length: longest input in tokens, special ones included.
       buckets: lengths that batches are padded to, rising; the last is `max_length`. One program is compiled for each.
+      words: whether the word of each token is kept too, for targets that are made from it.
     """
 
     tokenizer: str = dataclasses.field(compare=False)
@@ -68,6 +69,7 @@ class TextEncoding:
     types: int
     max_length: int
     buckets: tuple[int, ...]
+    words: bool = False
 
     column: ClassVar[str] = "text"
     noun: ClassVar[str] = "texts"
@@ -102,7 +104,8 @@ class TextEncoding:
     def flat(self, split: Split) -> np.ndarray:
         """Whole texts, the two of a pair joined, objects [n] of str."""
         examples = (split.example("text", row) for row in range(len(split)))
-        return np.array([text if isinstance(text, str) else SEPARATOR.join(text) for text in examples], object)
+        joint = " " if isinstance(split.columns["text"], Words) else SEPARATOR
+        return np.array([text if isinstance(text, str) else joint.join(text) for text in examples], object)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -139,9 +142,70 @@ class Texts:
         return self[row]
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Words:
+    """A column of sentences that are split into words.
+
+    Attributes:
+      sentences: the words of each.
+    """
+
+    sentences: tuple[tuple[str, ...], ...]
+
+    kind: ClassVar[str] = "text"
+    noun: ClassVar[str] = "sentences of words"
+    second: ClassVar[None] = None
+    key_bytes: ClassVar[int] = 0
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def __getitem__(self, row: int) -> tuple[str, ...]:
+        return self.sentences[row]
+
+    def key(self, row: int) -> Hashable:
+        """A key that is equal for equal sentences."""
+        return self[row]
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """sha256 (hex) of the words."""
+        return fingerprint(part for words in self.sentences for part in (*words, "sentence"))
+
+
 def texts(first: tuple[str, ...], second: tuple[str, ...] | None = None) -> Texts:
     """`Texts` of texts or pairs, with the sha256 of their content."""
     return Texts(first, second, fingerprint([*first, "pairs" if second is not None else "single", *(second or ())]))
+
+
+class Vocabulary(NamedTuple):
+    """Ids of a tokenizer.
+
+    Attributes:
+      pad: the padding token's.
+      mask: the mask token's; None if it has none.
+      rows: number of tokens.
+    """
+
+    pad: int
+    mask: int | None
+    rows: int
+
+
+class Encoded(NamedTuple):
+    """One text, cut at `max_length`.
+
+    Attributes:
+      ids: int32 [tokens].
+      types: int8 [tokens], segments.
+      words: int32 [tokens], as in `Tokens`; empty if not kept.
+      whole: number of tokens before the cut.
+    """
+
+    ids: np.ndarray
+    types: np.ndarray
+    words: np.ndarray
+    whole: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -152,13 +216,15 @@ class Tokens:
       ids: int32 [tokens of all examples].
       types: int8, likewise; the segment of each token.
       starts: int64 [examples + 1].
-      pad: id of the padding token.
+      tokenizer: what targets need to know of it.
+      words: int32, likewise: which word of its text a token is part of, -1 for special tokens; None if not kept.
     """
 
     ids: np.ndarray
     types: np.ndarray
     starts: np.ndarray
-    pad: int
+    tokenizer: Vocabulary
+    words: np.ndarray | None = None
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -166,15 +232,19 @@ class Tokens:
         return np.diff(self.starts)
 
     def __call__(self, rows: np.ndarray, length: int, draw: Draw | None = None) -> Fields:
-        """`TEXT_INPUTS`, each int32 [b, length]."""
-        ids = np.full((len(rows), length), self.pad, np.int32)
+        """`TEXT_INPUTS`, each int32 [b, length]; with kept words also `words`, padded with -1, and `vocabulary`."""
+        ids = np.full((len(rows), length), self.tokenizer.pad, np.int32)
         mask, types = np.zeros_like(ids), np.zeros_like(ids)
+        words = np.full_like(ids, -1)
         for i, row in enumerate(rows):
             begin, end = self.starts[row], self.starts[row + 1]
             ids[i, : end - begin] = self.ids[begin:end]
             types[i, : end - begin] = self.types[begin:end]
             mask[i, : end - begin] = 1
-        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+            if self.words is not None:
+                words[i, : end - begin] = self.words[begin:end]
+        extra = {} if self.words is None else {"words": words, "vocabulary": self.tokenizer}
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, **extra}
 
 
 def tokenize(split: Split, encoding: TextEncoding) -> Tokens:
@@ -185,22 +255,22 @@ def tokenize(split: Split, encoding: TextEncoding) -> Tokens:
     """
     encoded = _encoded(split, encoding)
     tokenizer, _ = load_tokenizer(encoding)
-    starts = np.cumsum([0, *(len(ids) for ids, _, _ in encoded)], dtype=np.int64)
-    empty = (np.zeros(0, np.int32), np.zeros(0, np.int8))
-    ids, types = (np.concatenate([empty[i], *(example[i] for example in encoded)]) for i in range(2))
-    return Tokens(ids=ids, types=types, starts=starts, pad=tokenizer.pad_token_id)
+    starts = np.cumsum([0, *(len(example.ids) for example in encoded)], dtype=np.int64)
+    empty = (np.zeros(0, np.int32), np.zeros(0, np.int8), np.zeros(0, np.int32))
+    ids, types, words = (np.concatenate([empty[i], *(example[i] for example in encoded)]) for i in range(3))
+    vocabulary = Vocabulary(tokenizer.pad_token_id, tokenizer.mask_token_id, len(tokenizer))
+    return Tokens(ids, types, starts, vocabulary, words if encoding.words else None)
 
 
 def whole_lengths(split: Split, encoding: TextEncoding) -> np.ndarray:
     """Tokens of each example before the cut at `max_length`, int64 [examples]; `tokenize` reuses the tokens."""
-    return np.asarray([whole for _, _, whole in _encoded(split, encoding)], np.int64)
+    return np.asarray([example.whole for example in _encoded(split, encoding)], np.int64)
 
 
-def _encoded(split: Split, encoding: TextEncoding) -> list[tuple[np.ndarray, np.ndarray, int]]:
-    """(ids, types, tokens before the cut) of each example."""
+def _encoded(split: Split, encoding: TextEncoding) -> list[Encoded]:
     source, rows = split.columns["text"], split.rows
     tokenizer, _ = load_tokenizer(encoding)
-    limits = (source.second is not None, encoding.max_length, encoding.vocab, encoding.types)
+    limits = (source.second is not None, encoding.max_length, encoding.vocab, encoding.types, encoding.words)
     with _LOCK:
         table = _table(source.sha256, read_sha256(tokenizer.name_or_path), limits)
         missing = [int(row) for row in np.unique(rows) if int(row) not in table]
@@ -214,12 +284,14 @@ _LOCK = threading.Lock()
 
 
 @functools.lru_cache(maxsize=8)
-def _table(data: str, tokenizer: str, limits: tuple[Any, ...]) -> dict[int, tuple[np.ndarray, np.ndarray, int]]:
-    """{row: (ids, types, tokens before the cut)} of one source's content under one tokenizer, filled on demand."""
+def _table(data: str, tokenizer: str, limits: tuple[Any, ...]) -> dict[int, Encoded]:
+    """{row: its tokens} of one source's content under one tokenizer, filled on demand."""
     return {}
 
 
-def _encode(tokenizer: Callable[..., Any], source: Texts, rows: list[int], encoding: TextEncoding) -> Any:
+def _encode(
+    tokenizer: Callable[..., Any], source: Texts | Words, rows: list[int], encoding: TextEncoding
+) -> Iterator[Encoded]:
     longest = encoding.max_length
     special = tokenizer.num_special_tokens_to_add(pair=source.second is not None)
     if longest <= special:
@@ -229,35 +301,43 @@ def _encode(tokenizer: Callable[..., Any], source: Texts, rows: list[int], encod
         )
     cut = _read_ids(tokenizer, source, rows, truncation=True, max_length=longest)
     # Only an example exactly as long as the limit may have been cut.
-    full = [row for row, (ids, _) in zip(rows, cut, strict=True) if len(ids) >= longest]
-    whole = dict(zip(full, _read_ids(tokenizer, source, full, truncation=False), strict=True))
-    for row, (ids, types) in zip(rows, cut, strict=True):
+    full = [row for row, ids in zip(rows, cut["input_ids"], strict=True) if len(ids) >= longest]
+    whole = dict(zip(full, _read_ids(tokenizer, source, full, truncation=False)["input_ids"], strict=True))
+    for i, (row, ids, types) in enumerate(zip(rows, cut["input_ids"], cut["token_type_ids"], strict=True)):
         if max(ids) >= encoding.vocab or max(types) >= encoding.types:
             raise InputError(
                 f"the tokenizer gave token {max(ids)} of type {max(types)}, the model has {encoding.vocab} tokens "
                 f"and {encoding.types} types; set config.model.tokenizer to the model's own"
             )
-        yield np.asarray(ids, np.int32), np.asarray(types, np.int8), len(whole.get(row, (ids,))[0])
+        words = [-1 if word is None else word for word in cut.word_ids(i)] if encoding.words else []
+        yield Encoded(
+            ids=np.asarray(ids, np.int32),
+            types=np.asarray(types, np.int8),
+            words=np.asarray(words, np.int32),
+            whole=len(whole.get(row, ids)),
+        )
 
 
 def _read_ids(
-    tokenizer: Callable[..., Any], source: Texts, rows: list[int], **options: Any
-) -> list[tuple[list[int], list[int]]]:
-    """(ids, types) of these rows, as the tokenizer's `options` say."""
+    tokenizer: Callable[..., Any], source: Texts | Words, rows: list[int], **options: Any
+) -> Mapping[str, Any]:
+    """The tokenizer's answer for these rows, as its `options` say: `input_ids`, `token_type_ids`, lists of lists."""
     if not rows:
-        return []
-    first = [source.first[row] for row in rows]
-    pairs = () if source.second is None else ([source.second[row] for row in rows],)
-    encoded = tokenizer(
-        first,
-        *pairs,
+        return {"input_ids": [], "token_type_ids": []}
+    if isinstance(source, Words):
+        given: tuple[Any, ...] = ([list(source[row]) for row in rows],)
+        options["is_split_into_words"] = True
+    else:
+        pairs = () if source.second is None else ([source.second[row] for row in rows],)
+        given = ([source.first[row] for row in rows], *pairs)
+    return tokenizer(
+        *given,
         padding=False,
         return_token_type_ids=True,
         return_attention_mask=False,
         verbose=False,
         **options,
     )
-    return list(zip(encoded["input_ids"], encoded["token_type_ids"], strict=True))
 
 
 def read_sha256(folder: str | epath.Path) -> str:

@@ -13,13 +13,16 @@ NONE = "none"
 SHOWN = 3  # file names in a note
 
 
-def split_files(root: Path, chosen: Mapping[str, str], dialect: Dialect) -> tuple[dict[str, Path], tuple[str, ...]]:
+def split_files(
+    root: Path, chosen: Mapping[str, str], dialect: Dialect, formats: tuple[str, ...] = ()
+) -> tuple[dict[str, Path], tuple[str, ...]]:
     """({split: file}, a note on the files that belong to no split).
 
     Args:
       root: the data's folder, or one file that is all `train`.
       chosen: {split: file name in the folder}; empty to go by the stems in `SPLITS`, `none` for no such split.
       dialect: which files can be read.
+      formats: suffixes of files to read instead of those of tables.
 
     Raises:
       InputError: no training file, a name that is no file, one file for two splits, or two for one.
@@ -30,9 +33,9 @@ def split_files(root: Path, chosen: Mapping[str, str], dialect: Dialect) -> tupl
         dialect.separates(root)
         candidates, files, folder = [], {"train": root}, root.parent
     else:
-        formats = (*FORMATS, ".txt") if dialect.delimiter else FORMATS
+        formats = formats or ((*FORMATS, ".txt") if dialect.delimiter else FORMATS)
         candidates = sorted(file for file in root.iterdir() if file.suffix.lower() in formats and file.is_file())
-        files, folder = _by_name(candidates, root, chosen), root
+        files, folder = _by_name(candidates, root, chosen, formats), root
     for split, name in chosen.items():
         if name == NONE and split == "train":
             raise InputError(f"data.train={NONE!r}: a run needs training rows; name a file")
@@ -57,7 +60,9 @@ def split_files(root: Path, chosen: Mapping[str, str], dialect: Dialect) -> tupl
     return {split: files[split] for split in SPLITS if split in files}, notes
 
 
-def _by_name(candidates: list[Path], root: Path, chosen: Mapping[str, str]) -> dict[str, Path]:
+def _by_name(
+    candidates: list[Path], root: Path, chosen: Mapping[str, str], formats: tuple[str, ...]
+) -> dict[str, Path]:
     """{split: file} for the splits whose file is not named by the config."""
     named = {}
     for split, stems in SPLITS.items():
@@ -76,5 +81,6 @@ def _by_name(candidates: list[Path], root: Path, chosen: Mapping[str, str]) -> d
         names = ", ".join(file.name for file in candidates[:5] or others[:5]) or "none"
         fix = "set data.path to one of the files, or data.train" if candidates else "correct data.path"
         fix = "rename or convert it, or set data.delimiter" if others else fix
-        raise InputError(f"expected train.csv, .tsv or .jsonl in {str(root)!r}, found {names}; {fix}")
+        wanted = "train.csv, .tsv or .jsonl" if formats[0] == FORMATS[0] else f"train{' or '.join(formats)}"
+        raise InputError(f"expected {wanted} in {str(root)!r}, found {names}; {fix}")
     return named
