@@ -103,7 +103,13 @@ def _memory():
         from jaxfer import stages
         from jaxfer.training import programs
 
-        for cached in (programs._train_program, programs._eval_program, programs._forward_flops):
+        for cached in (
+            programs._train_program,
+            programs._eval_program,
+            programs._forward_flops,
+            programs.train_step,
+            programs.eval_step,
+        ):
             cached.cache_clear()
         for cached in (stages._compiled_init, stages.compiled_port_init):
             cached.cache_clear()
