@@ -20,7 +20,8 @@ if "--xla_backend_optimization_level" not in flags:
     # time. What users run is optimised, and so it is in the quickstart, in tests/kill.py and in `make parity`.
     flags += " --xla_backend_optimization_level=0"
     if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones end at a flag that they don't know
-        flags += " --xla_cpu_use_fusion_emitters=false"
+        # A program is generated in one piece: both processors are busy with tests.
+        flags += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = flags.strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAXFER_CACHE"] = "off"
