@@ -99,14 +99,7 @@ class Room:
 
     def schema(self, name: str) -> dict[str, tuple[Any, Any]]:
         """{option: (annotated type, default)} of the factory's keyword-only parameters that have a default."""
-        factory = self.get(name)
-        hints = typing.get_type_hints(factory)
-        parameters = inspect.signature(factory).parameters.values()
-        return {
-            p.name: (hints.get(p.name, Any), p.default)
-            for p in parameters
-            if p.kind is p.KEYWORD_ONLY and p.default is not p.empty and p.name not in self.reserved
-        }
+        return {name: kept for name, kept in _schema(self.get(name)).items() if name not in self.reserved}
 
     def complete(self, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Every option of the factory, checked; those left out get their defaults.
@@ -132,10 +125,12 @@ class Room:
 
     def get(self, name: str) -> Callable[..., Any]:
         """The factory of `name`; `InputError` if there is none or its file can't be imported."""
-        if not isinstance(name, str) or not name.isidentifier() or name not in self.names():
-            raise InputError(f"unknown {self.kind} {name!r}{nearest(str(name), self.names())}{_searched()}")
+        named = isinstance(name, str) and name.isidentifier()
         module = f"{self.package}.{name}"
-        if not any(file.stem == name for folder in self._folders() for file in self._members(folder)):
+        # Of all files only the one is read: a config asks for its members' schemas many times.
+        if not named or not any(self._members(folder, f"{name}.py") for folder in self._folders()):
+            if not named or name not in _entry_points(self.folder):
+                raise InputError(f"unknown {self.kind} {name!r}{nearest(str(name), self.names())}{_searched()}")
             module = _entry_points(self.folder)[name]
         if module not in sys.modules:
             # Python relists a folder only when its time stamp changes, which a file written this instant may not cause.
@@ -151,8 +146,8 @@ class Room:
     def _folders(self) -> list[Path]:
         return [Path(folder) for folder in importlib.import_module(self.package).__path__]
 
-    def _members(self, folder: Path) -> list[Path]:
-        files = sorted(folder.glob("[!_]*.py"))
+    def _members(self, folder: Path, name: str | None = None) -> list[Path]:
+        files = (file for file in sorted(folder.glob("[!_]*.py")) if name in (None, file.name))
         return [file for file in files if file.stem.isidentifier() and self._defines(file)]
 
     def _defines(self, file: Path) -> bool:
@@ -176,6 +171,16 @@ class Room:
 @functools.lru_cache(maxsize=256)
 def _make(room: Room, name: str, args: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> Any:
     return room.get(name)(*args, **dict(options))
+
+
+@functools.lru_cache(maxsize=256)
+def _schema(factory: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    hints = typing.get_type_hints(factory)
+    return {
+        p.name: (hints.get(p.name, Any), p.default)
+        for p in inspect.signature(factory).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
+    }
 
 
 def _searched() -> str:

@@ -117,12 +117,12 @@ def make_stages(experiment: Experiment, port: Port, task: Task) -> tuple[Stage, 
       InputError: a rule that matches nothing, an unknown option, rates that do not name the method's groups, or a
         stage that trains nothing.
     """
-    _, model_state = _port_shapes(port, task)
+    _, model_state = port_shapes(port)
     stages, start = [], 0
     for index, (name, config) in enumerate(experiment.stages):
         where = f"config.stage.{name}" if experiment.run.stages else "config"
         method = make_method(config, port, where)
-        full, extra = _method_shapes(method, port, task)
+        full, extra = _method_shapes(method, port)
         for path, leaf in rules.flatten(full).items():
             if math.prod(leaf.shape) > LARGEST:  # XLA would abort without naming the parameter
                 raise InputError(f"{path} would have shape {leaf.shape}; make config.model or {where}.options smaller")
@@ -146,13 +146,14 @@ def make_stages(experiment: Experiment, port: Port, task: Task) -> tuple[Stage, 
 
 
 @functools.lru_cache(maxsize=64)
-def _port_shapes(port: Port, task: Task) -> tuple[Any, Any]:
-    return jax.eval_shape(port.init, jax.random.key(0), example_batch(port, task, 2))
+def port_shapes(port: Port) -> tuple[Any, Any]:
+    """(params, model_state) of the port as ShapeDtypeStructs; fresh parameters are then drawn from the same trace."""
+    return jax.eval_shape(compiled_port_init(port), jax.random.key(0), port.example(2))
 
 
 @functools.lru_cache(maxsize=64)
-def _method_shapes(method: Method, port: Port, task: Task) -> tuple[Any, Any]:
-    return jax.eval_shape(method.init, _port_shapes(port, task)[0], jax.random.key(0))
+def _method_shapes(method: Method, port: Port) -> tuple[Any, Any]:
+    return jax.eval_shape(method.init, port_shapes(port)[0], jax.random.key(0))
 
 
 def make_method(config: StageConfig, port: Port, where: str = "config") -> Method:

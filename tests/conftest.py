@@ -20,7 +20,8 @@ if "--xla_backend_optimization_level" not in flags:
     # time. What users run is optimised, and so it is in the quickstart, in tests/kill.py and in `make parity`.
     flags += " --xla_backend_optimization_level=0"
     if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones end at a flag that they don't know
-        flags += " --xla_cpu_use_fusion_emitters=false"
+        # A program is generated in one piece: both processors are busy with tests.
+        flags += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = flags.strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAXFER_CACHE"] = "off"
@@ -103,7 +104,13 @@ def _memory():
         from jaxfer import stages
         from jaxfer.training import programs
 
-        for cached in (programs._train_program, programs._eval_program, programs._forward_flops):
+        for cached in (
+            programs._train_program,
+            programs._eval_program,
+            programs._forward_flops,
+            programs.train_step,
+            programs.eval_step,
+        ):
             cached.cache_clear()
         for cached in (stages._compiled_init, stages.compiled_port_init):
             cached.cache_clear()

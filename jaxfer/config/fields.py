@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,11 @@ SECTIONS = {"model": ("name", MODELS), "data": ("source", SOURCES), "task": ("na
 
 def hints(cls: type) -> dict[str, Any]:
     """{field: annotation} of a config dataclass."""
+    return dict(_hints(cls))
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 
 from jaxfer.conformance import methods, models, sources, tasks, tiny
-from jaxfer.conformance.training import tiny_stage
 from jaxfer.errors import InputError
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
@@ -78,7 +77,7 @@ def families() -> tuple[str, ...]:
 def refusal(method: str, case: str) -> str | None:
     """Why the method can't be applied to the model, as it says when the stage is planned; None where it can."""
     try:
-        tiny_stage(case, method=method)
+        methods.planned(method, case)
     except InputError as error:
         return str(error)
     return None

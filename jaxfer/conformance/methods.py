@@ -16,24 +16,25 @@ import numpy as np
 from etils import epath
 
 from jaxfer.config.experiment import ParallelConfig
+from jaxfer.conformance import tiny
 from jaxfer.conformance.training import backbone, batches, continue_training, outputs, tiny_stage, train
 from jaxfer.method import FROZEN
 from jaxfer.models.port import Port
 from jaxfer.parallel.placement import placement
+from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.finished import placed
-from jaxfer.stages import Stage, example_batch
+from jaxfer.stages import Stage, example_batch, port_shapes
 from jaxfer.state import State
-from jaxfer.step import make_eval_step, make_train_step
-from jaxfer.training.programs import train_program
+from jaxfer.training.programs import eval_step, train_program, train_step
 
 PLACEMENTS = (("jit", 1), ("jit", 4), ("pmap", 4))
 TOLERANCE = 2e-5
 
 
 def groups_hold_parameters_and_have_rates(method: str, case: str) -> str | None:
-    stage = tiny_stage(case, method=method)
+    stage = planned(method, case)
     declared = {group for _, group in stage.spec.method.rules} - {FROZEN}
     used = {leaf.group for leaf in stage.spec.trainable.values()}
     if declared != used:
@@ -43,16 +44,16 @@ def groups_hold_parameters_and_have_rates(method: str, case: str) -> str | None:
 
 
 def added_parameters_name_their_unit(method: str, case: str) -> str | None:
-    stage = tiny_stage(case, method=method)
-    backbone_paths = flatten(_backbone(stage)[0]).keys()
+    stage = planned(method, case)
+    backbone_paths = flatten(port_shapes(stage.spec.port)[0]).keys()
     lost = [path for path in stage.leaves().keys() - backbone_paths if stage.spec.port.unit(path) is None]
     return f"{sorted(lost)[0]} names no unit of the model ({', '.join(stage.spec.port.units)})" if lost else None
 
 
 def a_training_step_maps_a_state_to_its_like(method: str, case: str) -> str | None:
-    stage = tiny_stage(case, method=method)
-    before = stage.blank(0)
-    after, metrics = jax.eval_shape(make_train_step(stage.spec), before, _batch(stage))
+    stage = planned(method, case)
+    before = _blank(method, case)
+    after, metrics = jax.eval_shape(train_step(stage.spec), before, _batch(stage))
     if problem := _unlike(after, before):
         return f"the State after a step: {problem}"
     for name in ("loss", "grad_norm"):
@@ -65,9 +66,9 @@ def a_training_step_maps_a_state_to_its_like(method: str, case: str) -> str | No
 
 
 def an_evaluation_gives_a_row_of_outputs_per_example(method: str, case: str) -> str | None:
-    stage = tiny_stage(case, method=method)
-    batch, state = _batch(stage), stage.blank(0)
-    values = jax.eval_shape(make_eval_step(stage.spec), state.params, state.model_state, state.extra, batch)
+    stage = planned(method, case)
+    batch, state = _batch(stage), _blank(method, case)
+    values = jax.eval_shape(eval_step(stage.spec), state.params, state.model_state, state.extra, batch)
     size = stage.config.batch_size
     wanted = dict.fromkeys(values, (size,)) | {"outputs": (size, stage.spec.port.outputs)}
     wrong = [name for name, value in values.items() if value.shape != wanted[name]]
@@ -75,9 +76,9 @@ def an_evaluation_gives_a_row_of_outputs_per_example(method: str, case: str) -> 
 
 
 def merging_gives_the_backbone_back(method: str, case: str) -> str | None:
-    stage = tiny_stage(case, method=method)
-    merged, _ = jax.eval_shape(stage.leave, stage.blank(0))
-    return _unlike(merged, _backbone(stage)[0])
+    stage = planned(method, case)
+    merged, _ = jax.eval_shape(stage.leave, _blank(method, case))
+    return _unlike(merged, port_shapes(stage.spec.port)[0])
 
 
 def frozen_leaves_stay_bitwise_and_trainable_ones_move(method: str, case: str) -> str | None:
@@ -166,7 +167,7 @@ def merged_parameters_alone_give_the_adapted_outputs(method: str, case: str) -> 
     (batch,) = batches(stage, 1, seed=9)
     adapted = outputs(stage, state, batch)
     params, model_state = stage.leave(state)
-    if flatten(params).keys() != flatten(backbone(stage)[0]).keys():
+    if flatten(params).keys() != flatten(port_shapes(stage.spec.port)[0]).keys():
         return "merge does not give the backbone's parameters back"
     merged = _forward(stage.spec.port)(params, model_state, batch)
     return _apart(adapted, merged, 1e-5 * max(1, float(np.abs(adapted).max())))
@@ -208,6 +209,31 @@ PLACED = (
 )
 
 
+def planned(method: str, case: str) -> Stage:
+    """The stage with the method's defaults, planned once for everything asked of a pair."""
+    return _planned(*_pair(method, case))
+
+
+def _blank(method: str, case: str) -> State:
+    """The shapes of its State, likewise."""
+    return _blank_of(*_pair(method, case))
+
+
+def _pair(method: str, case: str) -> tuple[Any, ...]:
+    """Both names and both factories, of which a file that is read anew has another."""
+    return method, case, METHODS.get(method), MODELS.get(tiny.options(case)[0])
+
+
+@functools.lru_cache(maxsize=4)
+def _planned(method: str, case: str, *factories: Any) -> Stage:
+    return tiny_stage(case, method=method)
+
+
+@functools.lru_cache(maxsize=4)
+def _blank_of(*pair: Any) -> State:
+    return _planned(*pair).blank(0)
+
+
 def _batch(stage: Stage) -> dict[str, Any]:
     return example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
 
@@ -216,10 +242,6 @@ def _batch(stage: Stage) -> dict[str, Any]:
 def _forward(port: Port) -> Any:
     """The plain model, compiled once for all methods."""
     return jax.jit(lambda params, model_state, batch: port.apply(params, model_state, batch)[0])
-
-
-def _backbone(stage: Stage) -> tuple[Any, Any]:
-    return jax.eval_shape(stage.spec.port.init, jax.random.key(0), _batch(stage))
 
 
 def _unlike(tree: State | Any, like: State | Any) -> str | None:

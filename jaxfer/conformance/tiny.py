@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxfer.models.port import Port
 from jaxfer.registry import MODELS
+from jaxfer.stages import port_shapes
 
 # {case: (model, options)}; one model may have several cases.
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
@@ -100,16 +101,16 @@ def _mask(rng: np.random.Generator, port: Port, n: int) -> jax.Array:
     length = port.encoding.max_length
     kept = rng.integers(2, length + 1, size=n)
     kept[0] = length
-    return jnp.asarray(np.arange(length) < kept[:, None], jnp.int32)
+    return jnp.asarray((np.arange(length) < kept[:, None]).astype(np.int32))
 
 
 def _ids(rng: np.random.Generator, port: Port, n: int, rows: int) -> jax.Array:
-    return jnp.asarray(rng.integers(rows, size=(n, port.encoding.max_length)), jnp.int32)
+    return jnp.asarray(rng.integers(rows, size=(n, port.encoding.max_length)).astype(np.int32))
 
 
 # {batch field: (generator, port, examples) -> [examples, ...]}
 FIELDS = {
-    "image": lambda rng, port, n: jnp.asarray(rng.normal(size=(n, *port.encoding.size)), jnp.float32),
+    "image": lambda rng, port, n: jnp.asarray(rng.normal(size=(n, *port.encoding.size)).astype(np.float32)),
     "input_ids": lambda rng, port, n: _ids(rng, port, n, port.encoding.vocab),
     "token_type_ids": lambda rng, port, n: _ids(rng, port, n, port.encoding.types),
     "attention_mask": _mask,
@@ -135,7 +136,6 @@ def draw(port: Port, seed: int = 0) -> tuple[Any, Any]:
             # A window is one sum a channel; at the smallest sizes zeros surround its middle.
             scale = {"kernel": math.prod(like.shape[:-1]) ** -0.5, "window": 1.0}.get(name, 0.2)
             value = rng.normal(size=like.shape) * scale
-        return jnp.asarray(value, like.dtype)
+        return jnp.asarray(value.astype(like.dtype))
 
-    shapes = jax.eval_shape(port.init, jax.random.key(0), batch(port))
-    return jax.tree_util.tree_map_with_path(leaf, shapes)
+    return jax.tree_util.tree_map_with_path(leaf, port_shapes(port))

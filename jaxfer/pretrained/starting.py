@@ -21,7 +21,7 @@ from jaxfer.pretrained.ledger import Start
 from jaxfer.rules import flatten, unflatten
 from jaxfer.runs import records
 from jaxfer.runs.finished import FinishedRun, fingerprint, open_run
-from jaxfer.stages import Stage, compiled_port_init, example_batch
+from jaxfer.stages import Stage, compiled_port_init, example_batch, port_shapes
 
 __all__ = ["Start", "completed", "is_foreign", "locate", "source_folder", "source_sha256", "start"]
 
@@ -85,7 +85,7 @@ def _key(experiment: Experiment) -> jax.Array:
 
 def _scratch(experiment: Experiment, data: Dataset, stage: Stage) -> Start:
     port = stage.spec.port
-    zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), example_batch(port, stage.spec.task, 2))
+    zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), port.example(2))
     params, model_state = compiled_port_init(port)(_key(experiment), zeros)
     ledger = {leaf: _entry("initialised", None, x) for leaf, x in _leaves(params, model_state).items()}
     return Start(params=params, model_state=model_state, ledger=ledger, lineage=_lineage(experiment, data))
@@ -97,7 +97,7 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
     batch = example_batch(port, stage.spec.task, 2)
     model, options = experiment.model, experiment.init_options
     checkpoint = foreign.opened(run.init, model.name, dict(model.options), options)
-    shapes = _leaves(*jax.eval_shape(port.init, jax.random.key(0), batch))
+    shapes = _leaves(*port_shapes(port))
     head = [leaf for leaf in shapes if leaf.startswith(f"params/{port.head}/")]
     keep = carrying.keeps_head(run.head, checkpoint, data.classes)
     conversion = carrying.carry(checkpoint, port, shapes, reset=[] if keep else head, differs=run.differs)
@@ -149,7 +149,7 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
     keep = _keeps_head(experiment.run.head, source, data)
     ledger, filled = {}, {}
     source_leaves, batch = _leaves(*loaded), example_batch(port, stage.spec.task, 2)
-    shapes = _leaves(*jax.eval_shape(port.init, jax.random.key(0), batch))
+    shapes = _leaves(*port_shapes(port))
     anew = [] if keep else [path for path in shapes if path.startswith(f"params/{port.head}/")]
     for path, leaf in shapes.items():
         if path in anew:

@@ -82,9 +82,22 @@ def forward_flops(spec: StepSpec, state: State, batch: Mapping[str, Any]) -> flo
     return _forward_flops(spec, _static(eval_arguments(state)), _static(dict(batch)))
 
 
+@functools.lru_cache(maxsize=16)
+def train_step(spec: StepSpec) -> Callable[..., Any]:
+    """`make_train_step`, one function for equal specs: JAX keeps a function's trace, so that a step whose FLOPs are
+    counted, or that is compiled for several placements, is traced once."""
+    return make_train_step(spec)
+
+
+@functools.lru_cache(maxsize=16)
+def eval_step(spec: StepSpec) -> Callable[..., Any]:
+    """`make_eval_step`, likewise."""
+    return make_eval_step(spec)
+
+
 @functools.lru_cache(maxsize=64)
 def _forward_flops(spec: StepSpec, variables: _Static, batch: _Static) -> float:
-    return lowered_flops(make_eval_step(spec), *_tree(variables), _tree(batch))
+    return lowered_flops(eval_step(spec), *_tree(variables), _tree(batch))
 
 
 @functools.lru_cache(maxsize=64)
@@ -95,7 +108,7 @@ def _train_program(spec: StepSpec, state: _Static, batch: _Static, where: Placem
         return _compile(lambda: _lower_train(spec, *shapes, where), flops)
     # One copy of the State for all devices: in_axes None on the way in, None on the way out.
     mapped = jax.pmap(
-        make_train_step(dataclasses.replace(spec, axis_name=DATA)),
+        train_step(dataclasses.replace(spec, axis_name=DATA)),
         DATA,
         in_axes=(None, 0),
         out_axes=(None, None),
@@ -110,7 +123,7 @@ def _train_program(spec: StepSpec, state: _Static, batch: _Static, where: Placem
 def _lower_train(spec: StepSpec, state: Any, batch: Any, where: Placement) -> Any:
     states = where.shardings(spec, state.params, state)
     return jax.jit(
-        make_train_step(where.applied(spec)),
+        train_step(where.applied(spec)),
         in_shardings=(states, where.batched),
         out_shardings=(states, where.replicated),
         donate_argnums=0,
@@ -135,7 +148,7 @@ def _options(where: Placement) -> dict[str, str] | None:
 def _eval_program(spec: StepSpec, variables: _Static, batch: _Static, where: Placement) -> Program:
     arguments = _tree(variables)
     shardings = (*where.shardings(spec, arguments[0], arguments), where.batched)
-    step = jax.jit(make_eval_step(where.applied(spec)), in_shardings=shardings, out_shardings=where.replicated)
+    step = jax.jit(eval_step(where.applied(spec)), in_shardings=shardings, out_shardings=where.replicated)
     return _compile(lambda: step.lower(*arguments, _tree(batch)))
 
 
