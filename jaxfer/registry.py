@@ -61,8 +61,7 @@ class Room:
 
         Other modules are shared code, and names that start with `_` are private.
         """
-        local = {file.stem for folder in self._folders() for file in self._members(folder)}
-        return tuple(sorted({*local, *_entry_points(self.folder)}))
+        return tuple(sorted({*self._local(), *_entry_points(self.folder)}))
 
     def sources(self, name: str) -> tuple[Path, ...]:
         """The file that defines `name` and the shared code beside it: every file of the room it can depend on."""
@@ -117,24 +116,19 @@ class Room:
         Raises:
           InputError: there is no such option, or the value is not of the annotated type.
         """
-        defaults = {option: default for option, (_, default) in self.schema(name).items()}
-        return defaults | self.checked(name, options, where)
+        known = self.schema(name)
+        return {option: default for option, (_, default) in known.items()} | _checked(known, options, where)
 
     def checked(self, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
         """These options alone, checked against their annotations; raises as `complete` does."""
-        known = self.schema(name)
-        for option in options:
-            if option not in known:
-                raise InputError(f"unknown field {where}.{option}{nearest(option, known)}")
-        return {option: check(value, known[option][0], f"{where}.{option}") for option, value in options.items()}
+        return _checked(self.schema(name), options, where)
 
     def get(self, name: str) -> Callable[..., Any]:
         """The factory of `name`; `InputError` if there is none or its file can't be imported."""
-        if not isinstance(name, str) or not name.isidentifier() or name not in self.names():
+        local, declared = self._local(), _entry_points(self.folder)
+        if not isinstance(name, str) or not name.isidentifier() or name not in {*local, *declared}:
             raise InputError(f"unknown {self.kind} {name!r}{nearest(str(name), self.names())}{_searched()}")
-        module = f"{self.package}.{name}"
-        if not any(file.stem == name for folder in self._folders() for file in self._members(folder)):
-            module = _entry_points(self.folder)[name]
+        module = f"{self.package}.{name}" if name in local else declared[name]
         if module not in sys.modules:
             # Python relists a folder only when its time stamp changes, which a file written this instant may not cause.
             importlib.invalidate_caches()
@@ -148,6 +142,9 @@ class Room:
 
     def _folders(self) -> list[Path]:
         return [Path(folder) for folder in importlib.import_module(self.package).__path__]
+
+    def _local(self) -> set[str]:
+        return {file.stem for folder in self._folders() for file in self._members(folder)}
 
     def _members(self, folder: Path) -> list[Path]:
         files = sorted(folder.glob("[!_]*.py"))
@@ -174,6 +171,13 @@ class Room:
 @functools.lru_cache(maxsize=256)
 def _make(room: Room, name: str, args: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> Any:
     return room.get(name)(*args, **dict(options))
+
+
+def _checked(known: Mapping[str, tuple[Any, Any]], options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    for option in options:
+        if option not in known:
+            raise InputError(f"unknown field {where}.{option}{nearest(option, known)}")
+    return {option: check(value, known[option][0], f"{where}.{option}") for option, value in options.items()}
 
 
 def _searched() -> str:
