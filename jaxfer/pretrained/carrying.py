@@ -17,6 +17,7 @@ from jaxfer.pretrained import foreign, surgery
 from jaxfer.pretrained.foreign import Checkpoint
 from jaxfer.pretrained.layout import Conversion, convert
 from jaxfer.rules import flatten
+from jaxfer.stages import drawn
 
 
 def carry(
@@ -94,7 +95,7 @@ def _compiled_fresh(port: Port, leaves: tuple[str, ...]) -> Any:
         everything = flatten({"params": params, **model_state})
         return {leaf: everything[leaf] for leaf in leaves}
 
-    return jax.jit(draw)
+    return drawn(draw)
 
 
 def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str]) -> bool:

@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,11 @@ def execute(jobs: Sequence[Job], folder: epath.Path, *, processes: int = 1, told
 
 
 class _Queue:
-    """The order of cells: as listed, but none before its source, and none whose source is not done."""
+    """The order of cells: none before its source, and none whose source is not done.
+
+    Cells that others start from come first, then those of the program that most cells wait for: two processes that are
+    left with one program at the end would both compile it.
+    """
 
     def __init__(self, cells: Sequence[Job], told: Told):
         self.waiting = list(cells)
@@ -96,7 +101,7 @@ class _Queue:
         return len(self.outcomes) == self.total
 
     def next(self, compiled: frozenset[Any], elsewhere: frozenset[Any] = frozenset()) -> Job | None:
-        """The first ready cell whose programs are `compiled` already, else one that no other process has compiled."""
+        """A ready cell whose programs are `compiled` already, else one that no other process has compiled."""
         ready = [cell for cell in self.waiting if cell.source is None or cell.source in self.outcomes]
         for cell in ready:
             if cell.source is not None and self.outcomes[cell.source].status != DONE:
@@ -105,6 +110,8 @@ class _Queue:
                     cell, Outcome(status=FAILED, message=f"the cell it starts from is not done ({cell.source})")
                 )
                 return self.next(compiled, elsewhere)
+        sources, waiting = {c.source for c in self.waiting}, Counter(c.programs for c in self.waiting)
+        ready.sort(key=lambda c: (c.key not in sources, -waiting[c.programs]))
         orders = (lambda c: compiled.issuperset(c.programs), lambda c: elsewhere.isdisjoint(c.programs), lambda c: True)
         for fits in orders:
             for cell in filter(fits, ready):
