@@ -17,6 +17,7 @@ from jaxfer.errors import InputError
 from jaxfer.exports.hf import label_names
 from jaxfer.exports.inputs import Inputs, collected
 from jaxfer.models.port import Port
+from jaxfer.network import Network, of_state
 from jaxfer.pretrained import foreign
 from jaxfer.pretrained.heads import guessed_task, head_width, loaded, whole_length
 from jaxfer.registry import MODELS, TASKS
@@ -30,20 +31,21 @@ class Model:
     """A model ready for prediction.
 
     Attributes:
-      port: its network and preprocessing.
-      params: nested, head included.
-      model_state: running statistics.
+      network: its port and weights, head included.
       labels: name of each output.
       task: name of a file in `jaxfer/tasks/`.
       notes: remarks about its files, one line each.
     """
 
-    port: Port
-    params: Any
-    model_state: Any
+    network: Network
     labels: tuple[str, ...]
     task: str
     notes: tuple[str, ...] = ()
+
+    @property
+    def port(self) -> Port:
+        """The network's port."""
+        return self.network.port
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,9 +96,7 @@ def load_export(folder: str | epath.Path) -> Model:
     params, model_state = loaded(checkpoint, port)
     labels = checkpoint.labels or label_names((), outputs)
     return Model(
-        port=port,
-        params=params,
-        model_state=model_state,
+        network=Network(port=port, params=params, model_state=model_state),
         labels=labels,
         task=guessed_task(checkpoint),
         notes=checkpoint.notes,
@@ -109,10 +109,9 @@ def load_model(source: str | epath.Path) -> Model:
     if not holds_run(folder):
         return load_export(source)  # it also reports a missing folder
     finished = open_run(folder)
-    params, model_state = finished.stage.leave(finished.state)
-    port = finished.stage.spec.port
-    labels = label_names(finished.classes, port.outputs)
-    return Model(port=port, params=params, model_state=model_state, labels=labels, task=finished.experiment.task.name)
+    network = of_state(finished.stage, finished.state)
+    labels = label_names(finished.classes, network.port.outputs)
+    return Model(network=network, labels=labels, task=finished.experiment.task.name)
 
 
 def predict(
@@ -151,11 +150,12 @@ def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Predict
 
 def _collected(model: Model, task: Task, split: Split, batch_size: int) -> list[Any]:
     """What the task collects of each example."""
-    apply = jax.jit(lambda params, state, batch: task.collect(model.port.apply(params, state, batch)[0], batch))
+    network = model.network
+    apply = jax.jit(lambda arrays, batch: task.collect(network.with_arrays(*arrays)(batch).outputs, batch))
     feed, rows = Feed(split=split, encodings=model.port.encodings, targets=task.targets), []
     for batch in eval_batches(feed, batch_size=batch_size):
         real = int(batch.pop("mask").sum())
-        values = jax.device_get(apply(model.params, model.model_state, batch))
+        values = jax.device_get(apply(network.arrays, batch))
         rows += [jax.tree.map(lambda x, i=i: x[i], values) for i in range(real)]
     return rows
 

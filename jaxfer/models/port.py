@@ -10,18 +10,36 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 
 from jaxfer import rules
 from jaxfer.data.encoding import Encoding
+from jaxfer.errors import InputError, nearest
 from jaxfer.models.execution import PLAIN, Execution
 from jaxfer.rules import Rules
 
 Params = Mapping[str, Any]
 Interceptor = Callable[..., Any]
+
+FEATURES = "features"  # the tap of what the output layer reads
+_TAPS = "taps"  # flax's collection of them
+
+
+class Passed(NamedTuple):
+    """What a forward pass gives.
+
+    Attributes:
+      outputs: of the last unit that ran.
+      model_state: after the pass.
+      taps: {name: activation} of those that were asked for.
+    """
+
+    outputs: jax.Array
+    model_state: Params
+    taps: Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +113,33 @@ class Port:
         Returns:
           (outputs of the last unit, model_state after the pass).
         """
+        return self.forward(params, model_state, batch, training=training, intercept=intercept, begin=begin, end=end)[
+            :2
+        ]
+
+    def forward(
+        self,
+        params: Params,
+        model_state: Params,
+        batch: Mapping[str, Any],
+        *,
+        training: Training | None = None,
+        intercept: Interceptor | None = None,
+        begin: str | None = None,
+        end: str | None = None,
+        taps: tuple[str, ...] = (),
+    ) -> Passed:
+        """`apply` that also gives activations.
+
+        Args:
+          taps: names of units, for what they give, or `features`, for what the output layer reads: [batch, ...] each.
+
+        Raises:
+          InputError: a tap that is neither.
+        """
+        for tap in taps:
+            if tap not in (*self.units, FEATURES):
+                raise InputError(f"tap {tap!r} is neither a unit of the model nor 'features'{nearest(tap, self.units)}")
         x, side = self._inputs(batch)
         variables = {"params": self.execution.tables(params), **model_state}
         call = dict(side, begin=begin, end=end, train=training is not None, execution=self.execution)
@@ -104,12 +149,15 @@ class Port:
             between = () if intercept is None else (intercept,)
             for interceptor in (*self.execution.interceptors(self.head, between), *policy):
                 entered.enter_context(nn.intercept_methods(interceptor))
-            if training is None:
-                return self.module.apply(variables, x, **call), model_state
-            outputs, updated = self.module.apply(
-                variables, x, **call, rngs={"dropout": training.key}, mutable=list(model_state)
-            )
-        return outputs, {**model_state, **updated}
+            if taps:
+                entered.enter_context(nn.intercept_methods(_tapped(taps, self.head)))
+            if training is None and not taps:
+                return Passed(self.module.apply(variables, x, **call), model_state, {})
+            mutable = [*(() if training is None else model_state), *((_TAPS,) if taps else ())]
+            rngs = None if training is None else {"dropout": training.key}
+            outputs, updated = self.module.apply(variables, x, **call, rngs=rngs, mutable=mutable)
+        kept = rules.flatten(updated.pop(_TAPS, {}))
+        return Passed(outputs, {**model_state, **updated}, {path.rsplit("/", 1)[1]: kept[path][0] for path in kept})
 
     @property
     def encoding(self) -> Encoding:
@@ -161,6 +209,22 @@ class Port:
 
     def _inputs(self, batch: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         return batch[self.inputs[0]], {name: batch[name] for name in self.inputs[1:]}
+
+
+def _tapped(taps: tuple[str, ...], head: str) -> Interceptor:
+    """Interceptor that keeps activations; as a collection of flax, so that a rematerialised unit gives its own too."""
+
+    def intercept(next_fun, args, kwargs, context):
+        path, module = "/".join(context.module.path), context.module
+        called = context.method_name == "__call__"
+        if called and path == head and FEATURES in taps:
+            module.sow(_TAPS, FEATURES, args[0])
+        outputs = next_fun(*args, **kwargs)
+        if called and path in taps:
+            module.sow(_TAPS, path, outputs)
+        return outputs
+
+    return intercept
 
 
 def _policy(training: Training) -> Interceptor:
