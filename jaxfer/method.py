@@ -74,6 +74,8 @@ class Method:
         float leaves are averaged over the devices, each of which sees its own examples.
       merge: (params, extra) -> backbone params that alone give the adapted outputs, for export and the next stage; None
         where there are none, because the method changes the architecture.
+      whole_batch: whether the loss is of the batch as a whole and no mean over examples: then it can't be accumulated
+        over slices or computed under pmap.
       hparams: {name: (default, tuning grid)}, scalars that `loss` and `update` read; `lr` is the rate where the config
         names none. What `view` and `intercept` need is an option of the factory.
     """
@@ -88,6 +90,7 @@ class Method:
     gradient: Callable[[Gradients, Context, Params], tuple[Params, Any]] = lambda next, ctx, trainable: next(trainable)
     update: Callable[[Context, Any], Any] = lambda ctx, extra: extra
     merge: Callable[[Params, Any], Params] | None = lambda params, extra: params
+    whole_batch: bool = False
     hparams: Mapping[str, tuple[float, tuple[float, ...]]] = field(
         default_factory=lambda: {"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3))}
     )

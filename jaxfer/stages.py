@@ -144,6 +144,11 @@ def make_stages(experiment: Experiment, port: Port, task: Task) -> tuple[Stage, 
         for path, leaf in rules.flatten(full).items():
             if math.prod(leaf.shape) > LARGEST:  # XLA would abort without naming the parameter
                 raise InputError(f"{path} would have shape {leaf.shape}; make config.model or {where}.options smaller")
+        if method.whole_batch and config.accumulate > 1:
+            raise InputError(
+                f"{where}.accumulate: the loss of method {config.method!r} is of the batch as a whole, found "
+                f"{config.accumulate} slices; set it to 1"
+            )
         groups = _groups(config, method, port, full, where)
         config = _completed(config, method, where)
         spec = _spec(config, port, task, method, groups, model_state, where)

@@ -47,6 +47,16 @@ class Model:
         """The network's port."""
         return self.network.port
 
+    @property
+    def params(self) -> Any:
+        """The network's parameters, nested."""
+        return self.network.params
+
+    @property
+    def model_state(self) -> Any:
+        """The network's running statistics."""
+        return self.network.model_state
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:

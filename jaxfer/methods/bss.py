@@ -7,7 +7,6 @@ Learning", NeurIPS, eq. 7: loss + eta * (sum of the squares of the `smallest` k 
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError
@@ -27,13 +26,14 @@ def method(port: Port, *, smallest: int = 1) -> Method:
         # Squares of singular values are eigenvalues of the smaller Gram matrix; their gradient stays finite at zero.
         wide = features.shape[0] <= features.shape[1]
         gram = features @ features.T if wide else features.T @ features
-        spectrum = jnp.sort(jax.numpy.linalg.eigvalsh(gram))
+        spectrum = jnp.linalg.eigvalsh(gram)  # ascending
         penalty = ctx.hparams["eta"] * spectrum[:smallest].sum()
         return value + penalty, {**metrics, "penalty": penalty}
 
     return Method(
         rules=((f"{port.head}/.*", "head"), (".*", "backbone")),
         taps=(FEATURES,),
+        whole_batch=True,
         loss=loss,
         hparams={"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)), "eta": (1e-3, (1e-4, 1e-3, 1e-2))},
     )
