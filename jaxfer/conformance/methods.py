@@ -68,10 +68,11 @@ def an_evaluation_gives_a_row_of_outputs_per_example(method: str, case: str) -> 
     stage = tiny_stage(case, method=method)
     batch, state = _batch(stage), stage.blank(0)
     values = jax.eval_shape(make_eval_step(stage.spec), state.params, state.model_state, state.extra, batch)
-    size = stage.config.batch_size
-    wanted = dict.fromkeys(values, (size,)) | {"outputs": (size, stage.spec.port.outputs)}
-    wrong = [name for name, value in values.items() if value.shape != wanted[name]]
-    return f"{wrong[0]}: expected {wanted[wrong[0]]}, found {values[wrong[0]].shape}" if wrong else None
+    size, collected = stage.config.batch_size, values.pop("collected")
+    wanted = dict.fromkeys(values, (size,)) | {"collected": (size, stage.spec.port.outputs)}
+    found = {name: mean.total.shape for name, mean in values.items()} | {"collected": collected.shape}
+    wrong = [name for name, shape in found.items() if shape != wanted[name]]
+    return f"{wrong[0]}: expected {wanted[wrong[0]]}, found {found[wrong[0]]}" if wrong else None
 
 
 def merging_gives_the_backbone_back(method: str, case: str) -> str | None:
