@@ -141,7 +141,7 @@ def test_the_name_of_another_is_refused(repository):
 
 def test_a_process_that_a_run_starts_knows_them(repository):
     registry.use((str(repository), str(repository / "configs")))
-    code = "import jaxfer.data.sources.bars as b; print(b.Bar(8)(1).sum())"
+    code = "import jaxfer.data.sources.bars as b; print(b.Bar(8)[1].sum())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == 8 * 4 * 255
 
