@@ -83,7 +83,11 @@ def _splits(data: Dataset) -> dict[str, Split]:
 
 def _kind(data: Dataset) -> str:
     column = data.splits["train"].input[1]
-    kind = getattr(column, "noun", {"image": "images", "text": "texts", "audio": "sounds", "row": "rows"}.get(column.kind, column.kind))
+    kind = getattr(
+        column,
+        "noun",
+        {"image": "images", "text": "texts", "audio": "sounds", "row": "rows"}.get(column.kind, column.kind),
+    )
     if data.splits["train"].labels is None:
         return kind
     if not data.classes:

@@ -20,13 +20,19 @@ from jaxfer.models.port import Port
 
 
 class Stem(nn.Module):
-    """[batch, frames, mels] -> [batch, frames, mels, 1]: each bin by its own mean and variance."""
+    """[batch, frames, mels] -> [batch, frames, mels, 1]: each bin by its own mean and variance.
 
+    Levels are relative to the loudest of the sound, so that a quiet recording is like a loud one.
+    """
+
+    drop_rate: float
     axis_name: str | None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        return BatchNorm(axis_name=self.axis_name, name="norm")(x, use_running_average=not train)[..., None]
+        x = x - x.max((1, 2), keepdims=True)
+        x = BatchNorm(axis_name=self.axis_name, name="norm")(x, use_running_average=not train)
+        return nn.Dropout(self.drop_rate, broadcast_dims=(1,), name="drop")(x, deterministic=not train)[..., None]
 
 
 class Block(nn.Module):
@@ -64,6 +70,7 @@ class AudioCNN(Chain, kw_only=True):
     outputs: int
     widths: tuple[int, ...]
     dropout: float
+    bin_dropout: float
 
     @nn.nowrap
     def units(self) -> dict[str, Callable[..., nn.Module]]:
@@ -72,7 +79,7 @@ class AudioCNN(Chain, kw_only=True):
             for i, width in enumerate(self.widths)
         }
         return {
-            "stem": functools.partial(Stem, self.axis_name),
+            "stem": functools.partial(Stem, self.bin_dropout, self.axis_name),
             **blocks,
             "head": functools.partial(Head, self.outputs),
         }
@@ -83,6 +90,7 @@ def port(
     outputs: int,
     widths: tuple[int, ...] = (16, 32, 64, 128),
     dropout: float = 0.2,
+    bin_dropout: float = 0.0,
     rate: int = 16000,
     seconds: float = 1.0,
     mels: int = 80,
@@ -105,7 +113,7 @@ def port(
         raise InputError(f"widths must be a tuple of at least one width, found {widths!r}; give e.g. (16, 32)")
     check_positive(**{f"widths[{i}]": width for i, width in enumerate(widths)})
     check_rate(dropout=dropout)
-    module = AudioCNN(outputs=outputs, widths=widths, dropout=dropout)
+    module = AudioCNN(outputs=outputs, widths=widths, dropout=dropout, bin_dropout=bin_dropout)
     return Port(
         module=module,
         units=tuple(module.units()),

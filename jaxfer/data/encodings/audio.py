@@ -127,7 +127,7 @@ def resampled(sound: np.ndarray, old: int, new: int) -> np.ndarray:
 
 
 def log_mel(sound: np.ndarray, encoding: AudioEncoding) -> np.ndarray:
-    """[n] at the encoding's rate -> float32 [frames, mels]: `(max(l, max(l) - 8) + 4) / 4`, l the log10 of mel energies.
+    """[n] at the encoding's rate -> float32 [frames, mels]: `(max(l, max(l) - 8) + 4) / 4` of the log10 mel energies l.
 
     The energies are those of Hann windows around every hop-th sample, mirrored at both ends of the padded sound.
     """
