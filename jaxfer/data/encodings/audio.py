@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 from scipy.signal import resample_poly
+from scipy.sparse import csr_array
 
 from jaxfer.data.encoding import Draw, Fields
 from jaxfer.data.encodings.image import MAX_FEATURES, averaged
@@ -138,7 +139,7 @@ def log_mel(sound: np.ndarray, encoding: AudioEncoding) -> np.ndarray:
     padded = np.pad(padded, size // 2, mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, size)[: encoding.frames * hop : hop]
     spectrum = np.fft.rfft(windows * _hann(size))
-    energy = (spectrum.real**2 + spectrum.imag**2) @ mel_filters(encoding.rate, size, encoding.mels).T
+    energy = _bins(encoding.rate, size, encoding.mels).dot((spectrum.real**2 + spectrum.imag**2).T).T
     levels = np.log10(np.maximum(energy, FLOOR))
     return ((np.maximum(levels, levels.max() - RANGE) + 4) / 4).astype(np.float32)
 
@@ -157,6 +158,13 @@ def mel_filters(rate: int, size: int, mels: int) -> np.ndarray:
     frequencies = np.linspace(0, top, size // 2 + 1)
     rise, fall = (frequencies - low) / (peak - low), (high - frequencies) / (high - peak)
     return np.maximum(0, np.minimum(rise, fall)) * (2 / (high - low))
+
+
+@functools.lru_cache(maxsize=8)
+def _bins(rate: int, size: int, mels: int) -> csr_array:
+    """`mel_filters` without its zeros: with a dense product, whose threads wait for each other, a second of sound took
+    8 ms on two busy cores, not 0.7."""
+    return csr_array(mel_filters(rate, size, mels))
 
 
 @functools.lru_cache(maxsize=8)
