@@ -1,4 +1,4 @@
-"""Tiny whole experiments for the tests: one set of images, one of phrases, one of sounds, every model at its smallest."""
+"""Tiny whole experiments for the tests: sets of images, of phrases and of sounds, every model at its smallest."""
 
 from __future__ import annotations
 
