@@ -23,6 +23,9 @@ class Stem(nn.Module):
     """[batch, frames, mels] -> [batch, frames, mels, 1]: each bin by its own mean and variance.
 
     Levels are relative to the loudest of the sound, so that a quiet recording is like a loud one.
+
+    Attributes:
+      drop_rate: probability that a bin is dropped from a whole sound in training.
     """
 
     drop_rate: float
@@ -101,6 +104,8 @@ def port(
       outputs: outputs of the head.
       widths: channels of each block; every block halves frames and mel bins.
       dropout: drop rate after each block.
+      bin_dropout: drop rate of whole mel bins at the input, the kind of gaps that SpecAugment cuts (Park et al., 2019,
+        arXiv:1904.08779).
       rate: samples a second; sounds of another rate are resampled.
       seconds: length of the input: longer sounds are cut, shorter ones end in silence.
       mels: bins of the spectrogram.
@@ -112,7 +117,7 @@ def port(
     if not isinstance(widths, tuple) or not widths:
         raise InputError(f"widths must be a tuple of at least one width, found {widths!r}; give e.g. (16, 32)")
     check_positive(**{f"widths[{i}]": width for i, width in enumerate(widths)})
-    check_rate(dropout=dropout)
+    check_rate(dropout=dropout, bin_dropout=bin_dropout)
     module = AudioCNN(outputs=outputs, widths=widths, dropout=dropout, bin_dropout=bin_dropout)
     return Port(
         module=module,
