@@ -1,4 +1,4 @@
-"""Tiny whole experiments for the tests: one set of synthetic images, one of phrases, every model at its smallest."""
+"""Tiny whole experiments for the tests: sets of images, of phrases and of sounds, every model at its smallest."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from jaxfer.conformance.training import CLASSES, backbone, batches, continue_tra
 __all__ = (
     "CLASSES",
     "PHRASES",
+    "SOUNDS",
     "TOKENIZER",
     "backbone",
     "batches",
@@ -24,12 +25,15 @@ __all__ = (
 
 DATA = Path(__file__).parent / "data"
 PHRASES, TOKENIZER = str(DATA / "phrases"), str(DATA / "tokenizer")  # 48 of three classes; 23 tokens
+SOUNDS = str(DATA / "sounds")  # 48 of three classes
 
 
 def tiny_config(case: str, **fields: Any) -> ConfigDict:
-    """A config of one tiny model (a key of TINY) on 48 images or phrases, 8 a step; `fields` override."""
+    """A config of one tiny model (a key of TINY) on 48 images, phrases or sounds, 8 a step; `fields` override."""
     config = training.tiny_config(case)
-    if "image" not in config.model:
+    if "mels" in config.model:
+        config.data = dict(source="sounds", path=SOUNDS)
+    elif "image" not in config.model:
         config.data = dict(source="table", path=PHRASES)
         config.model.tokenizer = TOKENIZER
     for name, value in fields.items():

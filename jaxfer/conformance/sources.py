@@ -76,8 +76,12 @@ def _is_text(example: Any) -> bool:
     return 1 <= len(parts) <= 2 and all(isinstance(part, str) for part in parts)
 
 
-FITS = {"image": _is_image, "text": _is_text}
-EXPECTED = {"image": "uint8 [height, width, channels]", "text": "of one str or two"}
+def _is_sound(example: Any) -> bool:
+    return isinstance(example, np.ndarray) and example.dtype == np.float32 and example.ndim == 1
+
+
+FITS = {"image": _is_image, "text": _is_text, "audio": _is_sound}
+EXPECTED = {"image": "uint8 [height, width, channels]", "text": "of one str or two", "audio": "float32 [samples]"}
 
 
 def _kind(example: Any) -> str:

@@ -75,6 +75,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
             pool="mean",
         ),
     ),
+    "audio_cnn": ("audio_cnn", dict(outputs=3, widths=(4, 6), dropout=0.0, rate=8000, seconds=0.09, mels=7)),
 }
 
 
@@ -111,6 +112,9 @@ def _ids(rng: np.random.Generator, port: Port, n: int, rows: int) -> jax.Array:
 # {batch field: (generator, port, examples) -> [examples, ...]}
 FIELDS = {
     "image": lambda rng, port, n: jnp.asarray(rng.normal(size=(n, *port.encoding.size)).astype(np.float32)),
+    "audio": lambda rng, port, n: jnp.asarray(
+        rng.normal(size=(n, port.encoding.frames, port.encoding.mels)).astype(np.float32)
+    ),
     "input_ids": lambda rng, port, n: _ids(rng, port, n, port.encoding.vocab),
     "token_type_ids": lambda rng, port, n: _ids(rng, port, n, port.encoding.types),
     "attention_mask": _mask,

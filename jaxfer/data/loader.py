@@ -69,7 +69,7 @@ class Feed:
 
 
 def _noun(kind: str) -> str:
-    return {"image": "images", "text": "texts", "row": "rows of a table"}.get(kind, kind)
+    return {"image": "images", "text": "texts", "audio": "sounds", "row": "rows of a table"}.get(kind, kind)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

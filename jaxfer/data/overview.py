@@ -18,6 +18,7 @@ WIDTH = 80  # columns
 LISTED = 12  # classes; of more, the largest and the smallest are shown
 NAME = 30  # columns of a class's name
 READ = 2**30  # bytes that may be read to look for duplicates
+NOUNS = {"image": "images", "text": "texts", "audio": "sounds", "row": "rows"}
 SAMPLE = 20_000  # texts per split that are tokenized to count truncated ones when no run follows
 
 
@@ -83,7 +84,7 @@ def _splits(data: Dataset) -> dict[str, Split]:
 
 def _kind(data: Dataset) -> str:
     column = data.splits["train"].input[1]
-    kind = getattr(column, "noun", {"image": "images", "text": "texts", "row": "rows"}.get(column.kind, column.kind))
+    kind = getattr(column, "noun", NOUNS.get(column.kind, column.kind))
     if data.splits["train"].labels is None:
         return kind
     if not data.classes:

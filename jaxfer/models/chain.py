@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 
+from jaxfer.data.encodings.audio import AudioEncoding, mel_filters
 from jaxfer.data.encodings.image import ImageEncoding
 from jaxfer.data.encodings.pixels import INTERPOLATIONS
 from jaxfer.errors import InputError, nearest
@@ -114,3 +116,16 @@ def image_encoding(
         raise InputError(f"resize={resize} is smaller than image={image}, which is cut out of it; make it larger")
     resize = () if resize == image[:2] else resize  # no crop then
     return ImageEncoding(size=image, mean=mean, std=std, interpolation=interpolation, resize=resize)
+
+
+def audio_encoding(rate: int, seconds: float, mels: int) -> AudioEncoding:
+    """The checked encoding of an audio family."""
+    check_positive(rate=rate, mels=mels)
+    if rate % 200 or rate < 1000:
+        raise InputError(f"rate must be a multiple of 200 from 1000 samples a second, found {rate}; give e.g. 16000")
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0.02 <= seconds < math.inf:
+        raise InputError(f"seconds must be a length of at least 0.02, found {seconds!r}; give e.g. 1.0")
+    encoding = AudioEncoding(rate=rate, seconds=float(seconds), mels=mels)
+    if not mel_filters(rate, encoding.window, mels).max(1).all():
+        raise InputError(f"mels={mels} at rate={rate} has bins without any frequency; lower mels")
+    return encoding

@@ -70,7 +70,7 @@ class ImageEncoding:
         rows, read = np.empty((len(split), to[0] * to[1] * channels), np.float32), self.reader(split)
         for begin in range(0, len(split), 32):
             images = read(np.arange(begin, min(begin + 32, len(split))))["image"]
-            images = _averaged(images, to) if shrink else images
+            images = averaged(images, to) if shrink else images
             rows[begin : begin + len(images)] = images.reshape(len(images), -1)
         return rows
 
@@ -160,7 +160,7 @@ def augmented(
     return image
 
 
-def _averaged(images: np.ndarray, to: tuple[int, int]) -> np.ndarray:
+def averaged(images: np.ndarray, to: tuple[int, int]) -> np.ndarray:
     """[n, h, w, c] -> [n, *to, c]: each new pixel is the mean over its area, fractions of old pixels included."""
     rows, columns = (_area_weights(old, new) for old, new in zip(images.shape[1:3], to, strict=True))
     return np.einsum("ih,nhwc,jw->nijc", rows, images, columns, optimize=True).astype(np.float32)

@@ -1,0 +1,20 @@
+"""Spoken digits by voices never heard: a small network of log-mels from scratch on the Free Spoken Digit Dataset.
+
+jaxfer run configs/spoken_digits.py --config.seed=1
+"""
+
+import jaxfer.config
+
+
+def get_config(arg=""):
+    """arg: `tiny` for two steps on a handful of tones."""
+    words = jaxfer.config.words(arg, ("tiny",))
+    config = jaxfer.config.base()
+    config.model = dict(name="audio_cnn", widths=(16, 32, 64, 128), rate=8000, seconds=1.0, mels=40)
+    config.data = dict(source="sounds", path="audio/fsdd", val_names=("_nicolas_",))
+    config.update(batch_size=32, steps=400, warmup=40, eval_every=100, select="best", lr=3e-3, weight_decay=0.05)
+    if "tiny" in words:
+        config.model = dict(name="audio_cnn", widths=(4, 8), rate=8000, seconds=0.1, mels=20)
+        config.data = dict(source="sounds", path="tests/data/sounds")
+        config.update(batch_size=4, steps=2, warmup=1, eval_every=0)
+    return config
