@@ -76,8 +76,17 @@ def _is_text(example: Any) -> bool:
     return 1 <= len(parts) <= 2 and all(isinstance(part, str) for part in parts)
 
 
-FITS = {"image": _is_image, "text": _is_text}
-EXPECTED = {"image": "uint8 [height, width, channels]", "text": "of one str or two"}
+def _is_series(example: Any) -> bool:
+    shaped = isinstance(example, np.ndarray) and example.dtype == np.float32 and example.ndim == 2
+    return shaped and bool(np.isfinite(example).all())
+
+
+FITS = {"image": _is_image, "text": _is_text, "series": _is_series}
+EXPECTED = {
+    "image": "uint8 [height, width, channels]",
+    "text": "of one str or two",
+    "series": "finite float32 [length, channels]",
+}
 
 
 def _kind(example: Any) -> str:

@@ -74,6 +74,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
             pool="mean",
         ),
     ),
+    "series_cnn": ("series_cnn", dict(outputs=3, widths=(4, 6), length=9, channels=2)),
 }
 
 
@@ -110,6 +111,7 @@ def _ids(rng: np.random.Generator, port: Port, n: int, rows: int) -> jax.Array:
 # {batch field: (generator, port, examples) -> [examples, ...]}
 FIELDS = {
     "image": lambda rng, port, n: jnp.asarray(rng.normal(size=(n, *port.encoding.size)), jnp.float32),
+    "series": lambda rng, port, n: jnp.asarray(rng.normal(size=port.example(n)["series"].shape), jnp.float32),
     "input_ids": lambda rng, port, n: _ids(rng, port, n, port.encoding.vocab),
     "token_type_ids": lambda rng, port, n: _ids(rng, port, n, port.encoding.types),
     "attention_mask": _mask,

@@ -28,7 +28,7 @@ COMPUTES = (
     "data/lookup.py",
     "data/order.py",
     "data/loader.py",
-    "data/augment.py",
+    "data/encoding.py",
     "data/encodings",
     "parallel/placement.py",
     "parallel/sharding.py",

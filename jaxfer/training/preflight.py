@@ -94,7 +94,8 @@ def preflight(
         raise InputError(f"config.test: data source {source.name!r} has no test split here; set config.test=false")
     port, task = make_port(experiment, len(data.classes))
     port = port if folder is None else tokenizer.at_home(port, folder)
-    Feed(split=data.splits["train"], encodings=port.encodings).check(experiment.data.augment)
+    for split in data.splits.values():
+        Feed(split=split, encodings=port.encodings).check(experiment.data.augment)
     assumed += tokenizer.check(port, own=known.own_tokenizer)
     stages = make_stages(experiment, port, task)
     where.check(stages)
