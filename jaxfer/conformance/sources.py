@@ -81,11 +81,18 @@ def _is_series(example: Any) -> bool:
     return shaped and bool(np.isfinite(example).all())
 
 
-FITS = {"image": _is_image, "text": _is_text, "series": _is_series}
+def _is_row(example: Any) -> bool:
+    return isinstance(example, dict) and all(
+        value is None or isinstance(value, float | str) for value in example.values()
+    )
+
+
+FITS = {"image": _is_image, "text": _is_text, "series": _is_series, "row": _is_row}
 EXPECTED = {
     "image": "uint8 [height, width, channels]",
     "text": "of one str or two",
     "series": "finite float32 [length, channels]",
+    "row": "{name: float, str or None}",
 }
 
 

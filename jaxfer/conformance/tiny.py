@@ -74,6 +74,20 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
             pool="mean",
         ),
     ),
+    "row_mlp": (
+        "row_mlp",
+        dict(
+            outputs=3,
+            width=6,
+            mlp_width=8,
+            embedding=3,
+            numbers=("a", "b", "c"),
+            means=(0.0, 1.0, 2.0),
+            stds=(1.0, 2.0, 3.0),
+            categories=("d", "e"),
+            values=(("x", "y"), ("z",)),
+        ),
+    ),
     "series_cnn": ("series_cnn", dict(outputs=3, widths=(4, 6), length=9, channels=2)),
 }
 
@@ -112,6 +126,11 @@ def _ids(rng: np.random.Generator, port: Port, n: int, rows: int) -> jax.Array:
 FIELDS = {
     "image": lambda rng, port, n: jnp.asarray(rng.normal(size=(n, *port.encoding.size)), jnp.float32),
     "series": lambda rng, port, n: jnp.asarray(rng.normal(size=port.example(n)["series"].shape), jnp.float32),
+    "numbers": lambda rng, port, n: jnp.asarray(rng.normal(size=port.example(n)["numbers"].shape), jnp.float32),
+    "missing": lambda rng, port, n: jnp.asarray(rng.random(port.example(n)["missing"].shape) < 0.3, jnp.float32),
+    "categories": lambda rng, port, n: jnp.asarray(
+        rng.integers(0, [len(words) + 1 for words in port.encoding.values], (n, len(port.encoding.values))), jnp.int32
+    ),
     "input_ids": lambda rng, port, n: _ids(rng, port, n, port.encoding.vocab),
     "token_type_ids": lambda rng, port, n: _ids(rng, port, n, port.encoding.types),
     "attention_mask": _mask,
