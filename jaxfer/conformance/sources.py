@@ -80,8 +80,25 @@ def _is_sound(example: Any) -> bool:
     return isinstance(example, np.ndarray) and example.dtype == np.float32 and example.ndim == 1
 
 
-FITS = {"image": _is_image, "text": _is_text, "audio": _is_sound}
-EXPECTED = {"image": "uint8 [height, width, channels]", "text": "of one str or two", "audio": "float32 [samples]"}
+def _is_series(example: Any) -> bool:
+    shaped = isinstance(example, np.ndarray) and example.dtype == np.float32 and example.ndim == 2
+    return shaped and bool(np.isfinite(example).all())
+
+
+def _is_row(example: Any) -> bool:
+    return isinstance(example, dict) and all(
+        value is None or isinstance(value, float | str) for value in example.values()
+    )
+
+
+FITS = {"image": _is_image, "text": _is_text, "audio": _is_sound, "series": _is_series, "row": _is_row}
+EXPECTED = {
+    "image": "uint8 [height, width, channels]",
+    "text": "of one str or two",
+    "audio": "float32 [samples]",
+    "series": "finite float32 [length, channels]",
+    "row": "{name: float, str or None}",
+}
 
 
 def _kind(example: Any) -> str:

@@ -76,6 +76,21 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         ),
     ),
     "audio_cnn": ("audio_cnn", dict(outputs=3, widths=(4, 6), dropout=0.0, rate=8000, seconds=0.09, mels=7)),
+    "row_mlp": (
+        "row_mlp",
+        dict(
+            outputs=3,
+            width=6,
+            mlp_width=8,
+            embedding=3,
+            numbers=("a", "b", "c"),
+            means=(0.0, 1.0, 2.0),
+            stds=(1.0, 2.0, 3.0),
+            categories=("d", "e"),
+            values=(("x", "y"), ("z",)),
+        ),
+    ),
+    "series_cnn": ("series_cnn", dict(outputs=3, widths=(4, 6), length=9, channels=2)),
 }
 
 
@@ -97,6 +112,10 @@ def cases(model: str) -> tuple[str, ...]:
     return tuple(case for case, (name, _) in TINY.items() if name == model) or (model,)
 
 
+def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.asarray(rng.normal(size=shape).astype(np.float32))
+
+
 def _mask(rng: np.random.Generator, port: Port, n: int) -> jax.Array:
     """Tokens first, then padding; the first text has none."""
     length = port.encoding.max_length
@@ -111,9 +130,17 @@ def _ids(rng: np.random.Generator, port: Port, n: int, rows: int) -> jax.Array:
 
 # {batch field: (generator, port, examples) -> [examples, ...]}
 FIELDS = {
-    "image": lambda rng, port, n: jnp.asarray(rng.normal(size=(n, *port.encoding.size)).astype(np.float32)),
-    "audio": lambda rng, port, n: jnp.asarray(
-        rng.normal(size=(n, port.encoding.frames, port.encoding.mels)).astype(np.float32)
+    "image": lambda rng, port, n: _normal(rng, (n, *port.encoding.size)),
+    "audio": lambda rng, port, n: _normal(rng, (n, port.encoding.frames, port.encoding.mels)),
+    "series": lambda rng, port, n: _normal(rng, port.example(n)["series"].shape),
+    "numbers": lambda rng, port, n: _normal(rng, port.example(n)["numbers"].shape),
+    "missing": lambda rng, port, n: jnp.asarray(
+        (rng.random(port.example(n)["missing"].shape) < 0.3).astype(np.float32)
+    ),
+    "categories": lambda rng, port, n: jnp.asarray(
+        rng.integers(
+            0, [len(words) + 1 for words in port.encoding.values], (n, len(port.encoding.values)), dtype=np.int32
+        )
     ),
     "input_ids": lambda rng, port, n: _ids(rng, port, n, port.encoding.vocab),
     "token_type_ids": lambda rng, port, n: _ids(rng, port, n, port.encoding.types),

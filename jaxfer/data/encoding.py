@@ -63,6 +63,9 @@ class Reader(Protocol):
 class Encoding(Protocol):
     """Static facts about a model's input, and how examples become it. Hashable: part of the port.
 
+    Optional: `check(split)`, an `InputError` if the split's examples can't become it, before anything is compiled;
+    `fitted(train)`, {model option: value} of what it takes from the training split, {} where nothing is left open.
+
     Attributes:
       column: name of the column it reads.
       noun: what that holds, in messages ("images").

@@ -48,7 +48,7 @@ class Feed:
     targets: Targets | None = None
 
     def check(self, augment: tuple[str, ...] = ()) -> None:
-        """`InputError` if the split has no column that the model reads, or if nothing of it can be augmented."""
+        """`InputError` if the split has nothing that the model can read, or if nothing of it can be augmented."""
         augmentations(augment)
         for encoding in self.encodings:
             if encoding.column not in self.split.columns:
@@ -56,6 +56,8 @@ class Feed:
                     f"the model reads {encoding.noun}, the data source has {_noun(self.split.input[1].kind)}; choose "
                     "another of the two"
                 )
+            if hasattr(encoding, "check"):
+                encoding.check(self.split)
         if augment and not any(encoding.augments for encoding in self.encodings):
             has = _noun(self.split.input[1].kind)
             raise InputError(f"data.augment={tuple(augment)} is of images, the data source has {has}; remove it")

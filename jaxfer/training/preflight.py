@@ -22,6 +22,7 @@ from jaxfer.parallel.placement import Placement, placement
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs import tokenizer
 from jaxfer.stages import Stage, make_port, make_stages
+from jaxfer.training.fitted import fitted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,9 +93,13 @@ def preflight(
         )
     if run.test and "test" not in data.splits:
         raise InputError(f"config.test: data source {source.name!r} has no test split here; set config.test=false")
-    port, task = make_port(experiment, len(data.classes))
-    port = port if folder is None else tokenizer.at_home(port, folder)
+    port, _ = make_port(experiment, len(data.classes))
     Feed(split=data.splits["train"], encodings=port.encodings).check(experiment.data.augment)
+    experiment, whole = fitted(experiment, port, data.splits["train"], folder)
+    port, task = make_port(whole, len(data.classes))
+    port = port if folder is None else tokenizer.at_home(port, folder)
+    for split in data.splits.values():
+        Feed(split=split, encodings=port.encodings).check()
     assumed += tokenizer.check(port, own=known.own_tokenizer)
     stages = make_stages(experiment, port, task)
     where.check(stages)

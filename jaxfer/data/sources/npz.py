@@ -1,4 +1,4 @@
-"""Images in one .npz file: a pair of arrays for each split."""
+"""Images or series in one .npz file: a pair of arrays for each split."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from jaxfer.data.lookup import fingerprint, locate, stamp
 from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 
-# The layouts of jaxfer, MedMNIST and Keras.
-LAYOUTS = (("{split}_image", "{split}_label"), ("{split}_images", "{split}_labels"), ("x_{split}", "y_{split}"))
+SERIES = "{split}_series"
+# The layouts of jaxfer, MedMNIST and Keras, and of series.
+LAYOUTS = (
+    ("{split}_image", "{split}_label"),
+    ("{split}_images", "{split}_labels"),
+    ("x_{split}", "y_{split}"),
+    (SERIES, "{split}_label"),
+)
 TARGETS = ("class", "value")
 
 
@@ -23,7 +29,8 @@ def source(*, path: str = "", image_key: str = "", label_key: str = "", target: 
     Args:
       path: the file; a relative one that is absent is looked up in the folder that JAXFER_DATA names.
       image_key: pattern of the image arrays' names, such as `{split}_image`; their values are uint8 [n, h, w] or
-        [n, h, w, c]. Empty: `LAYOUTS` are tried in order.
+        [n, h, w, c]. Empty: `LAYOUTS` are tried in order. Arrays called `{split}_series` hold finite float [n, length]
+        or [n, length, channels], in any unit.
       label_key: pattern of the labels' names; [n] or [n, 1].
       target: `class` for integer labels, whose sorted training values become the classes; `value` for regression.
 
@@ -51,8 +58,9 @@ def _load(file: Path, version: tuple, layouts: tuple[tuple[str, str], ...], targ
     pairs = {split: _pair(arrays, file, split, layout) for split in ("train", "val", "test")}
     pairs = {split: pair for split, pair in pairs.items() if pair is not None}
     classes, labels = _classes(pairs, file) if target == "class" else ((), _values(pairs, file))
+    kind = _kind(layout)
     splits = {
-        name: Split.whole(image=Array(pairs[name][0], "image"), label=Array(labels[name], target)) for name in pairs
+        name: Split.whole(**{kind: Array(pairs[name][0], kind), "label": Array(labels[name], target)}) for name in pairs
     }
     parts = [part for name in pairs for part in (name, pairs[name][0], labels[name])]
     provenance = {name: ", ".join(key.replace("{split}", name) for key in layout) for name in pairs}
@@ -80,27 +88,55 @@ def _layout(arrays: dict[str, np.ndarray], file: Path, layouts: tuple[tuple[str,
     raise InputError(f"expected arrays {wanted} in {str(file)!r}, found {names}; set data.image_key and data.label_key")
 
 
+def _kind(layout: tuple[str, str]) -> str:
+    return "series" if layout[0] == SERIES else "image"
+
+
 def _pair(
     arrays: dict[str, np.ndarray], file: Path, split: str, layout: tuple[str, str]
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Images [n, h, w, c] and raw labels [n] of one split, None if it has neither."""
+    """Images [n, h, w, c] or series [n, length, channels], and raw labels [n] of one split; None if it has neither."""
+    kind = _kind(layout)
     image_key, label_key = (key.replace("{split}", split) for key in layout)
     present = [key for key in (image_key, label_key) if key in arrays]
     if not present:
         return None
     if len(present) == 1:
         raise InputError(f"expected {image_key} and {label_key} in {str(file)!r}, found {present[0]}; add the other")
-    images, labels = arrays[image_key], arrays[label_key]
-    if images.dtype != np.uint8:
-        raise InputError(f"expected {image_key} of {str(file)!r} to be uint8, found {images.dtype}; scale it to 0..255")
-    if not images.size or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] <= 4)):
-        raise InputError(f"expected {image_key} to be [n, h, w(, 1 to 4)], found {list(images.shape)}; reshape it")
+    inputs = (_series if kind == "series" else _images)(arrays[image_key], image_key, file)
+    labels = arrays[label_key]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.shape != images.shape[:1]:
-        mismatch = f"{list(labels.shape)}; store one label per image"
-        raise InputError(f"expected {label_key} to have shape [{len(images)}] as {image_key} has, found {mismatch}")
-    return images if images.ndim == 4 else images[..., None], labels
+    if labels.shape != inputs.shape[:1]:
+        mismatch = f"{list(labels.shape)}; store one label per {kind}"
+        raise InputError(f"expected {label_key} to have shape [{len(inputs)}] as {image_key} has, found {mismatch}")
+    return inputs, labels
+
+
+def _images(images: np.ndarray, key: str, file: Path) -> np.ndarray:
+    """uint8 [n, h, w, c]."""
+    if images.dtype != np.uint8:
+        raise InputError(f"expected {key} of {str(file)!r} to be uint8, found {images.dtype}; scale it to 0..255")
+    if not images.size or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] <= 4)):
+        raise InputError(f"expected {key} to be [n, h, w(, 1 to 4)], found {list(images.shape)}; reshape it")
+    return images if images.ndim == 4 else images[..., None]
+
+
+def _series(series: np.ndarray, key: str, file: Path) -> np.ndarray:
+    """float32 [n, length, channels], all finite."""
+    if series.dtype.kind != "f":
+        fix = "store it as float32"
+        raise InputError(f"expected {key} of {str(file)!r} to be of floats, found {series.dtype}; {fix}")
+    if not series.size or series.ndim not in (2, 3):
+        raise InputError(f"expected {key} to be [n, length(, channels)], found {list(series.shape)}; reshape it")
+    with np.errstate(over="ignore"):
+        values = series.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))
+    if len(bad):
+        problem = "numbers beyond float32" if np.isfinite(series).all() else "NaN or infinity"
+        some = f"{len(bad)} of {len(series)}, the first is {bad[0]}"
+        raise InputError(f"expected finite {key} of {str(file)!r}, found {problem} in {some}; fill in or remove these")
+    return values if values.ndim == 3 else values[..., None]
 
 
 def _classes(pairs: dict[str, tuple], file: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:

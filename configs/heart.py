@@ -1,0 +1,54 @@
+"""Heart disease from one clinic to another (UCI, 13 columns): a model of Cleveland's rows, few labels elsewhere.
+
+jaxfer compare configs/heart.py --processes 2                  # Hungary; also :va and :switzerland
+jaxfer run configs/heart.py:pretrain --workdir runs/heart/pretrain
+jaxfer run configs/heart.py:va --workdir runs/heart/va
+"""
+
+import jaxfer.config
+from jaxfer.sweeps import Cell
+
+# {clinic: (examples of each class for validation, labels of each class)}; Switzerland has 8 healthy rows in all.
+CLINICS = {"hungarian": (20, 10), "va": (15, 10), "switzerland": (2, 2)}
+NUMBERS = ("age", "trestbps", "chol", "thalach", "oldpeak", "ca")
+CATEGORIES = ("sex", "cp", "fbs", "restecg", "exang", "slope", "thal")
+
+
+def get_config(arg=""):
+    """arg: `pretrain` (Cleveland) or a clinic (default `hungarian`), `probe` or `full` (default), and `tiny`."""
+    words = jaxfer.config.words(arg, ("pretrain", "probe", "full", "tiny", *CLINICS))
+    config = jaxfer.config.base()
+    clinic = next((name for name in CLINICS if name in words), "hungarian")
+    val, labels = CLINICS[clinic]
+    config.model = dict(name="row_mlp", dropout=0.2)  # means, values of categories, ...: from its training rows
+    config.data = dict(
+        source="csv_rows",
+        numbers=NUMBERS,
+        categories=CATEGORIES,
+        label="disease",
+        zero_is_missing=("chol", "trestbps"),
+        path=f"tabular/heart/{clinic}.csv",
+        test_fraction=0.4,
+        val_per_class=val,
+        labels_per_class=labels,
+    )
+    config.update(init="sibling:pretrain", head="keep")  # ill or not: the same two classes in every clinic
+    config.update(batch_size=2 * labels, steps=100, eval_every=10, select="best")
+    config.compare.update(methods=("probe", "full"), seeds=3, trials=3)
+    if "pretrain" in words:
+        config.update(init="scratch", head="auto")
+        config.data.update(path="tabular/heart/cleveland.csv", test_fraction=0.0, val_per_class=30, labels_per_class=0)
+        config.update(batch_size=32, steps=300, eval_every=50, lr=2e-3, warmup=20, weight_decay=1e-2)
+    if "probe" in words:
+        config.update(method="probe", lr=1e-2)
+    if "tiny" in words:
+        config.update(init="scratch", head="auto")
+        config.model = dict(name="row_mlp", width=4, mlp_width=6, embedding=2)
+        config.data = dict(source="csv_rows", path="tests/data/rows", numbers=("size",), categories=("colour",))
+        config.update(batch_size=4, steps=2, eval_every=0, select="last")
+    return config
+
+
+def sweep():
+    """The clinic that `compare` starts from."""
+    yield Cell(name="pretrain", arg="pretrain")
