@@ -20,7 +20,8 @@ system: $(VENV)/.installed-test
 	$(PYTEST) --slowest=build/slowest/system.txt -m system $(ARGS)
 	$(VENV)/bin/python tests/kill.py --tries 5
 	$(VENV)/bin/python tests/hosts.py
-	$(VENV)/bin/python tests/kill.py --processes 4 --tries 2 --kills 1
+	$(VENV)/bin/python tests/kill.py --processes 4 --tries 1 --kills 1
+	$(VENV)/bin/python tests/golden.py
 
 # Every method on every model; here a pair's tests are what runs in one worker.
 conformance: $(VENV)/.installed-test

@@ -340,6 +340,19 @@ COMMANDS = {
         f"run c.py {NEW} --config.init=https://huggingface.co/google/vit-base-patch16-224",
         ["give its name, google/vit-base-patch16-224"],
     ),
+    "tags from a model that pools": (
+        f"run c.py {NEW} --config.task.name=tagging",
+        ["task 'tagging' needs a model with a token head, model 'resnet' has pooled", "choose another task or model"],
+    ),
+    "unknown add-on": (f"run c.py {NEW} --config.adds=emma", ["unknown add-on 'emma'", "nearest: 'ema'"]),
+    "adapters in a network without transformer blocks": (
+        f"run c.py {NEW} --config.method=adapter",
+        ["adapter: the model has no transformer blocks to put adapters into", "use lora"],
+    ),
+    "slices of a loss of whole batches": (
+        f"run c.py {NEW} --config.method=bss --config.accumulate=2",
+        ["config.accumulate: the loss of method 'bss' is of the batch as a whole, found 2 slices", "set it to 1"],
+    ),
     "init of nothing": (f"run c.py {NEW} --config.init=run:runs/no", ["no run at runs/no", "train it first"]),
     "sibling that is not there": (f"run c.py {NEW} --config.init=sibling:no", ["no run at runs/no", "train it first"]),
     "init of an unfinished run": (
