@@ -68,15 +68,18 @@ def compare(
       CellsFailed: some run ended with an error: nothing was selected, and test stays sealed.
       Preempted: SIGTERM came; every run under way is saved.
     """
-    from jaxfer.evals.baselines import baselines as simple  # scikit-learn is slow to import
+    from jaxfer.evals import baselines  # scikit-learn is slow to import
 
     spec = config.spelled(spec)
     design, folder = make_design(spec, overrides or {}), files.opened(workdir)
     for note in design.notes:
         Reporter(quiet=quiet).say(f"note: {note}")
     task, classes = design.ready.experiment.task.name, len(design.ready.data.classes)
-    text = design.ready.stages[0].spec.port.encoding.column == "text"
-    kinds, tuning = simple(task, classes, text=text), [*design.sources, *design.tuning.values()]
+    features = design.ready.stages[0].spec.port.encoding.features
+    kinds = baselines.baselines(task, classes, features=features) if task in baselines.TASKS else ()
+    if not kinds:
+        Reporter(quiet=quiet).say(f"note: task {task!r} has no simple baseline; arms are judged against scratch alone")
+    tuning = [*design.sources, *design.tuning.values()]
     with locked(folder):
         claim(folder, design)
         outcomes = run_cells(tuning, folder, processes=processes, quiet=quiet)

@@ -83,7 +83,7 @@ class Finding:
 def tune_baselines(design: Design, kinds: Sequence[Baseline]) -> list[BaselineScores]:
     """Tunes every simple baseline on train and val alone, with as many settings as an arm has trials."""
     task, port, tuned = design.ready.stages[0].spec.task, design.ready.stages[0].spec.port, []
-    for labels in design.labels:
+    for labels in design.labels if kinds else ():
         splits = [
             preflight(design.cells(labels, SCRATCH, 0)[seed].config).data.splits for seed in range(design.config.seeds)
         ]

@@ -71,12 +71,14 @@ class Encoding(Protocol):
       noun: what that holds, in messages ("images").
       buckets: lengths that batches are padded to, rising; () where all examples have one shape.
       augments: whether `data.augment` acts on it.
+      features: what `flat` gives, in the names of simple baselines ("pixels").
     """
 
     column: str
     noun: str
     buckets: tuple[int, ...]
     augments: bool
+    features: str
 
     def example(self, n: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a batch's input fields, of the longest bucket. The first is the model's `x`."""

@@ -51,7 +51,7 @@ class Baseline:
     fit: Callable[[np.ndarray, np.ndarray, float], Predict]
 
 
-def baselines(task: str, classes: int, *, text: bool = False) -> tuple[Baseline, ...]:
+def baselines(task: str, classes: int, *, features: str = PIXELS) -> tuple[Baseline, ...]:
     """The baselines of a task, the trivial one first.
 
     `classification`: `majority class` (outputs the log share of each class, so a tie goes to the lowest label) and
@@ -61,21 +61,21 @@ def baselines(task: str, classes: int, *, text: bool = False) -> tuple[Baseline,
     label that all training examples have, or none, keeps its prevalence.
     `regression`: `training mean` and `ridge on pixels` (setting: `alpha`, the strength).
 
-    The linear models standardise each pixel by its training mean and standard deviation. For texts they are `... on
-    TF-IDF` instead: of lower-case words and pairs of neighbours, `(1 + log count) (1 + log((1 + n) / (1 + df)))`, each
+    The linear models standardise each pixel by its training mean and standard deviation; so they do with what an
+    encoding makes of sounds, series and rows. For texts they are `... on TF-IDF` instead: of lower-case words and pairs of neighbours, `(1 + log count) (1 + log((1 + n) / (1 + df)))`, each
     text scaled to length 1, with vocabulary and frequencies of train alone.
 
     Args:
       task: `classification`, `multilabel` or `regression`.
       classes: number of classes of the data; 0 for regression.
-      text: whether the data are texts, or pairs of them.
+      features: the encoding's word for what its `flat` gives; for texts `TF-IDF`.
 
     Raises:
       InputError: a task without simple baselines; from `fit`, a class without a training example.
     """
     if task not in _BASELINES:
         raise InputError(f"no simple baseline for task {task!r}{nearest(task, _BASELINES)}")
-    return _BASELINES[task](classes, WORDS if text else PIXELS)
+    return _BASELINES[task](classes, features)
 
 
 def _classification(classes: int, inputs: str) -> tuple[Baseline, ...]:
@@ -98,7 +98,7 @@ def _classification(classes: int, inputs: str) -> tuple[Baseline, ...]:
 
     return (
         Baseline(name="majority class", settings=(0.0,), fit=majority),
-        Baseline(name=f"logistic regression on {inputs}", settings=C[inputs], fit=logistic),
+        Baseline(name=f"logistic regression on {inputs}", settings=C.get(inputs, C[PIXELS]), fit=logistic),
     )
 
 
@@ -122,7 +122,7 @@ def _multilabel(classes: int, inputs: str) -> tuple[Baseline, ...]:
 
     return (
         Baseline(name="label prevalence", settings=(0.0,), fit=prevalence),
-        Baseline(name=f"logistic regression on {inputs}", settings=C[inputs], fit=one_vs_rest),
+        Baseline(name=f"logistic regression on {inputs}", settings=C.get(inputs, C[PIXELS]), fit=one_vs_rest),
     )
 
 
@@ -141,11 +141,12 @@ def _regression(classes: int, inputs: str) -> tuple[Baseline, ...]:
 
     return (
         Baseline(name="training mean", settings=(0.0,), fit=mean),
-        Baseline(name=f"ridge on {inputs}", settings=ALPHA[inputs], fit=ridge),
+        Baseline(name=f"ridge on {inputs}", settings=ALPHA.get(inputs, ALPHA[PIXELS]), fit=ridge),
     )
 
 
 _BASELINES = {"classification": _classification, "multilabel": _multilabel, "regression": _regression}
+TASKS = tuple(_BASELINES)
 
 
 def _class_counts(labels: np.ndarray, classes: int) -> np.ndarray:

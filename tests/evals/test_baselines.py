@@ -18,7 +18,7 @@ from jaxfer.data.prepare import DataConfig, build
 from jaxfer.data.sources import digits
 from jaxfer.data.split import Array, Split
 from jaxfer.errors import InputError
-from jaxfer.evals.baselines import baselines
+from jaxfer.evals.baselines import PIXELS, WORDS, baselines
 from jaxfer.parallel.placement import placement
 from jaxfer.registry import MODELS, TASKS
 from jaxfer.task import score
@@ -178,7 +178,7 @@ def test_ridge_on_tf_idf_is_the_normal_equations():
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     y = np.array([1, 4, 2, 9], np.float32)
     centred = rows[:4] - rows[:4].mean(0)
-    ridge = baselines("regression", 0, text=True)[1]
+    ridge = baselines("regression", 0, features=WORDS)[1]
     assert ridge.name == "ridge on TF-IDF"
     for alpha in ridge.settings:
         weights = np.linalg.solve(centred.T @ centred + alpha * np.eye(13), centred.T @ (y - y.mean()))
@@ -190,7 +190,7 @@ def test_ridge_on_tf_idf_is_the_normal_equations():
 def test_logistic_regression_on_tf_idf_is_at_its_optimum():
     """Unit rows (1, 0) and (0, 1), weights (-w, w): w^2 + 2 C log(1 + exp(-w)) is least where w = C / (1 + exp(w))."""
     x, labels = strings("one", "two"), np.array([0, 1], np.int32)
-    baseline = baselines("classification", 2, text=True)[1]
+    baseline = baselines("classification", 2, features=WORDS)[1]
     assert baseline.name == "logistic regression on TF-IDF"
     for c in baseline.settings:
         outputs = baseline.fit(x, labels, c)(np.append(x, "unheard of"))
@@ -221,9 +221,9 @@ def test_each_label_has_its_own_logistic_regression(text):
     words = [" ".join(rng.choice(["good", "bad", "film", "plot", "!"], 4)) for _ in range(12)]
     x = strings(*words) if text else rng.normal(size=(12, 3)).astype(np.float32)
     labels = np.stack([np.arange(12) % 3 == 0, np.ones(12, bool), np.zeros(12, bool), np.arange(12) < 5], axis=1)
-    constant, logistic = baselines("multilabel", 4, text=text)
+    constant, logistic = baselines("multilabel", 4, features=WORDS if text else PIXELS)
     assert logistic.name == f"logistic regression on {'TF-IDF' if text else 'pixels'}"
-    binary = baselines("classification", 2, text=text)[1]
+    binary = baselines("classification", 2, features=WORDS if text else PIXELS)[1]
     for strength in logistic.settings:
         found = logistic.fit(x, labels, strength)(x[:5])
         assert (found.shape, found.dtype) == ((5, 4), np.float32)
@@ -236,7 +236,7 @@ def test_each_label_has_its_own_logistic_regression(text):
 
 def test_texts_without_a_word_of_two_letters():
     x, labels = strings("a", "?!", "b", "?"), np.array([0, 1, 0, 1], np.int32)
-    for baseline in baselines("classification", 2, text=True):
+    for baseline in baselines("classification", 2, features=WORDS):
         assert np.isfinite(baseline.fit(x, labels, 1.0)(strings("¿", "a"))).all()
 
 
@@ -288,7 +288,7 @@ def test_every_baseline_fits_with_every_setting_and_repeats_itself(text):
         ("multilabel", 3, np.eye(3, dtype=bool)[np.arange(9) % 3]),
         ("regression", 0, rng.normal(size=9).astype(np.float32)),
     ):
-        for baseline in baselines(task, classes, text=text):
+        for baseline in baselines(task, classes, features=WORDS if text else PIXELS):
             for setting in baseline.settings:
                 with warnings.catch_warnings():
                     warnings.simplefilter("error")

@@ -45,6 +45,7 @@ class AudioEncoding:
     noun: ClassVar[str] = "sounds"
     buckets: ClassVar[tuple[int, ...]] = ()
     augments: ClassVar[bool] = False
+    features: ClassVar[str] = "log-mels"
 
     @property
     def samples(self) -> int:

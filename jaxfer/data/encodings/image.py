@@ -48,6 +48,7 @@ class ImageEncoding:
     noun: ClassVar[str] = "images"
     buckets: ClassVar[tuple[int, ...]] = ()
     augments: ClassVar[bool] = True
+    features: ClassVar[str] = "pixels"
 
     def example(self, n: int) -> dict[str, jax.ShapeDtypeStruct]:
         return {"image": jax.ShapeDtypeStruct((n, *self.size), "float32")}

@@ -80,6 +80,7 @@ class RowEncoding:
     noun: ClassVar[str] = "rows of a table"
     buckets: ClassVar[tuple[int, ...]] = ()
     augments: ClassVar[bool] = False
+    features: ClassVar[str] = "columns"
 
     def example(self, n: int) -> dict[str, jax.ShapeDtypeStruct]:
         numbers = jax.ShapeDtypeStruct((n, len(self.numbers)), "float32")

@@ -34,6 +34,7 @@ class SeriesEncoding:
     noun: ClassVar[str] = "series"
     buckets: ClassVar[tuple[int, ...]] = ()
     augments: ClassVar[bool] = False
+    features: ClassVar[str] = "samples"
 
     def example(self, n: int) -> dict[str, jax.ShapeDtypeStruct]:
         return {"series": jax.ShapeDtypeStruct((n, self.length, self.channels), "float32")}

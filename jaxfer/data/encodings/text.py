@@ -74,6 +74,7 @@ class TextEncoding:
     column: ClassVar[str] = "text"
     noun: ClassVar[str] = "texts"
     augments: ClassVar[bool] = False
+    features: ClassVar[str] = "TF-IDF"
 
     def example(self, n: int) -> dict[str, jax.ShapeDtypeStruct]:
         return dict.fromkeys(TEXT_INPUTS, jax.ShapeDtypeStruct((n, self.max_length), "int32"))
