@@ -62,8 +62,9 @@ def baselines(task: str, classes: int, *, features: str = PIXELS) -> tuple[Basel
     `regression`: `training mean` and `ridge on pixels` (setting: `alpha`, the strength).
 
     The linear models standardise each pixel by its training mean and standard deviation; so they do with what an
-    encoding makes of sounds, series and rows. For texts they are `... on TF-IDF` instead: of lower-case words and pairs of neighbours, `(1 + log count) (1 + log((1 + n) / (1 + df)))`, each
-    text scaled to length 1, with vocabulary and frequencies of train alone.
+    encoding makes of sounds, series and rows. For texts they are `... on TF-IDF` instead: of lower-case words and pairs
+    of neighbours, `(1 + log count) (1 + log((1 + n) / (1 + df)))`, each text scaled to length 1, with vocabulary and
+    frequencies of train alone.
 
     Args:
       task: `classification`, `multilabel` or `regression`.

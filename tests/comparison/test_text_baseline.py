@@ -18,7 +18,7 @@ import jaxfer
 from jaxfer.comparison.findings import test_baselines as on_test  # a name that pytest would collect
 from jaxfer.comparison.findings import tune_baselines
 from jaxfer.comparison.protocol import make_design
-from jaxfer.evals.baselines import WORDS, baselines
+from jaxfer.evals.baselines import baselines
 from tests.experiments import PHRASES, TOKENIZER
 from tests.models.tiny import TINY
 
@@ -78,7 +78,7 @@ def tf_idf() -> TfidfVectorizer:
 
 def tuned_and_tested(spec: str, task: str, classes: int):
     planned = make_design(spec, {})
-    kinds = baselines(task, classes, features=WORDS)
+    kinds = baselines(task, classes, features="TF-IDF")
     return on_test(planned, kinds, tune_baselines(planned, kinds))
 
 
