@@ -89,7 +89,8 @@ class Task:
     """A loss and its metrics. Compared by identity, since compiled programs are shared between runs of one task.
 
     Attributes:
-      outputs: number of classes of the data (0: real targets) -> width of the head.
+      outputs: number of classes of the data (0: real targets) -> width of the head; 0 for a head as wide as the model
+        says, such as `vocab`.
       head: kind of head that it needs, one of `jaxfer.models.heads`.
       target: kind of the column that it learns, in its name too where that isn't `label`.
       shapes: (examples, width of the head, shapes of the encoded fields) -> {field: shape} of its targets.
@@ -101,7 +102,8 @@ class Task:
         or tokens rather than all logits, since these are what evaluation moves to the host and keeps.
       gathered: on the host: (collected arrays of the whole split, split) -> {metric: value} for what a mean can't
         express; None where there is nothing of the kind.
-      answer: (collected of one example, names of the classes, the example's input) -> what `predict` prints.
+      answer: (collected of one example, names of the classes, the example's input) -> what `predict` prints; None where
+        it has nothing to print.
       words: whether targets need to know which word a token is part of (`TextEncoding.words`).
       phrase: what `predict` makes of a column of texts before the model reads it.
       monitor: the validation metric that picks the best checkpoint.

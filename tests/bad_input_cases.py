@@ -154,6 +154,14 @@ COMMANDS = {
     ),
     "unknown optimizer": ("show c.py --config.optimizer=adam", ["optimizer: expected one of adamw, sgd, found 'adam'"]),
     "unknown schedule": ("show c.py --config.schedule=cos", ["expected one of constant, linear, cosine, found 'cos'"]),
+    "masked words of images": (
+        "show c.py --config.task.name=masked_lm",
+        ["task 'masked_lm' needs a model with a vocab head, model 'resnet' has pooled", "choose another task or model"],
+    ),
+    "share of masked words": (
+        "show c.py --config.task.name=masked_lm --config.task.rate=1.5",
+        ["config.task.rate: expected a share above 0, at most 1, found 1.5", "0.15 is BERT's"],
+    ),
     "unknown head": ("show c.py --config.head=new", ["config.head: expected one of auto, keep, reset, found 'new'"]),
     "unknown select": ("show c.py --config.select=max", ["config.select: expected one of last, best, found 'max'"]),
     "unknown mode": (

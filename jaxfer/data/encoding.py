@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from jaxfer.data.order import example_rng
+from jaxfer.data.order import Stream, example_rng
 from jaxfer.data.split import Dataset, Split
 
 Fields = dict[str, np.ndarray]
@@ -35,9 +35,9 @@ class Draw:
     positions: np.ndarray
     augment: tuple[str, ...] = ()
 
-    def rng(self, i: int) -> np.random.Generator:
+    def rng(self, i: int, stream: Stream = Stream.AUGMENT) -> np.random.Generator:
         """A new generator for the i-th of these examples; each call gives the same numbers again."""
-        return example_rng(self.seed, self.step, int(self.positions[i]))
+        return example_rng(self.seed, self.step, int(self.positions[i]), stream)
 
 
 class Reader(Protocol):

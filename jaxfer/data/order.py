@@ -25,6 +25,7 @@ class Stream(enum.IntEnum):
     SYNTHETIC = 5
     TRIALS = 6
     BUCKET = 7
+    MASK = 8
 
 
 def bits(seed: int, stream: Stream, *key: int) -> np.random.Philox:
@@ -114,9 +115,14 @@ def bucket_of(lengths: np.ndarray, buckets: tuple[int, ...]) -> int:
     return buckets[int(np.searchsorted(buckets, lengths.max()))]
 
 
-def example_rng(seed: int, step: int, position: int) -> np.random.Generator:
-    """Randomness of one example's augmentation: a function of its position in the global batch, not of who loads it."""
-    return np.random.Generator(bits(seed, Stream.AUGMENT, step, position))
+def example_rng(seed: int, step: int, position: int, stream: Stream = Stream.AUGMENT) -> np.random.Generator:
+    """Randomness of one example of a batch: a function of its position in the global batch, not of who loads it."""
+    return np.random.Generator(bits(seed, stream, step, position))
+
+
+def row_rng(row: int, stream: Stream) -> np.random.Generator:
+    """Randomness of one example in evaluation: a function of its row in the source, the same in every run."""
+    return np.random.Generator(bits(0, stream, row))
 
 
 def draw(

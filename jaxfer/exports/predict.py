@@ -150,6 +150,8 @@ def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Predict
     good = [i for i in range(len(inputs.names)) if i not in inputs.errors]
     predictions = {i: Prediction(input=inputs.names[i], error=error) for i, error in inputs.errors.items()}
     task, rows = TASKS.make(model.task), []
+    if task.answer is None:
+        raise InputError(f"task {model.task!r} has no answers to print; measure the run with `jaxfer eval`")
     if good:
         column = task.phrase(inputs.column)
         rows = _collected(model, task, Split.whole(**{model.port.encoding.column: column}), min(batch_size, len(good)))

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jaxfer.data.encodings.text import TextEncoding
 from jaxfer.errors import InputError
 from jaxfer.models.chain import Chain, check_choice, check_positive, check_rate
-from jaxfer.models.heads import POOLED, TOKEN
-from jaxfer.models.layers import BLOCK_TENSOR_AXES, Dense
+from jaxfer.models.heads import POOLED, TOKEN, VOCAB
+from jaxfer.models.layers import BLOCK_TENSOR_AXES, Dense, like
 from jaxfer.models.port import Port
 
 # BERT's own, and sentence-transformers' by its names.
@@ -41,7 +41,7 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 
 PROJECTION_ACTIVATIONS = {"identity": lambda x: x, **ACTIVATIONS}
 
-HEADS = (POOLED, TOKEN)
+HEADS = (POOLED, TOKEN, VOCAB)
 SHORTEST = 32  # tokens in the first default bucket
 
 
@@ -188,6 +188,24 @@ class TokenHead(nn.Module):
         return Dense((self.outputs,), name="out")(x)
 
 
+class VocabHead(nn.Module):
+    """Scores of every token of the vocabulary at every token: [batch, length, width] -> [batch, length, vocab].
+
+    A dense layer, the activation and a norm, then products with the rows of the word embedding, `table` [vocab, width],
+    which it only reads: `BertForMaskedLM`'s tied decoder.
+    """
+
+    activation: str
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, table: jax.Array, train: bool, **side: Any) -> jax.Array:
+        y = ACTIVATIONS[self.activation](Dense(x.shape[-1:], name="dense")(x))
+        y = layer_norm(self.epsilon, "norm")(y)
+        bias = self.param("bias", nn.initializers.zeros, table.shape[:1])
+        return jnp.einsum("blw,vw->blv", y, like(table, y)) + like(bias, y)
+
+
 class Bert(Chain, kw_only=True):
     """The chain stem, block_0 ... block_{layers-1}, head; fields as the options of `port`."""
 
@@ -221,11 +239,17 @@ class Bert(Chain, kw_only=True):
         blocks = {f"block_{i}": block for i in range(self.layers)}
         if self.head == TOKEN:
             return {"stem": stem, **blocks, "head": functools.partial(TokenHead, self.outputs, self.classifier_dropout)}
+        if self.head == VOCAB:
+            return {"stem": stem, **blocks, "head": functools.partial(VocabHead, self.activation, self.epsilon)}
         projection = (self.projection, self.projection_activation, self.projection_bias)
         head = functools.partial(
             Head, self.outputs, self.pool, self.classifier_dropout, *projection, normalize=self.normalize
         )
         return {"stem": stem, **blocks, "head": head}
+
+    @nn.nowrap
+    def shared(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        return {"head": {"table": ("stem", "word", "embedding")}} if self.head == VOCAB else {}
 
 
 def port(
@@ -257,8 +281,9 @@ def port(
     """BERT with a classifier; the module's table has the published sizes.
 
     Args:
-      outputs: outputs of the head.
-      head: `pooled`, or `token` for outputs at every token, which pools nothing.
+      outputs: outputs of the head; 0 for a `vocab` head, which has `vocab` of them.
+      head: `pooled`, `token` for outputs at every token, or `vocab` for the scores of every token of the vocabulary
+        there; the latter two pool nothing.
       vocab: rows of the token embedding.
       width: channels of a token.
       layers: transformer blocks.
@@ -286,6 +311,7 @@ def port(
     Raises:
       InputError: an option has no such value, or two don't go together.
     """
+    outputs = vocab if head == VOCAB else outputs
     check_positive(outputs=outputs, vocab=vocab, width=width, layers=layers, heads=heads, mlp_width=mlp_width)
     check_positive(positions=positions, types=types, max_length=max_length)
     for name in pool.split("+") if "+" in pool else ():
@@ -329,7 +355,7 @@ def port(
     return Port(
         module=module,
         units=tuple(module.units()),
-        head="head/out",
+        head="head" if head == VOCAB else "head/out",
         input_axes=((r".*/attn/out/kernel", 2), (r".*/kernel", 1)),
         encodings=(
             TextEncoding(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,6 +35,11 @@ class Chain(nn.Module):
         """{unit name: constructor that takes `name`}, from the input to the head."""
         raise NotImplementedError
 
+    @nn.nowrap
+    def shared(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+        """{unit: {argument: path of a parameter of an earlier unit}}: what a unit reads besides its own."""
+        return {}
+
     @nn.compact
     def __call__(
         self,
@@ -56,9 +62,16 @@ class Chain(nn.Module):
         if first > last:
             raise InputError(f"begin={begin!r} comes after end={end!r}; the units are {', '.join(names)}")
         # Units are named here, not by order of creation, so a cut never moves a parameter.
+        shared = self.shared()
         for name in names[first : last + 1]:
-            x = execution.run(units[name](name=name), x, train=train, side=side)
+            lent = {argument: self._leaf(path) for argument, path in shared.get(name, {}).items()}
+            x = execution.run(units[name](name=name), x, train=train, side={**side, **lent})
         return x
+
+    @nn.nowrap
+    def _leaf(self, path: tuple[str, ...]) -> Any:
+        unit, *inside = path
+        return functools.reduce(lambda tree, name: tree[name], inside, self.get_variable("params", unit))
 
 
 def linear_rates(rate: float, blocks: int) -> tuple[float, ...]:

@@ -104,7 +104,7 @@ class Port:
         """Runs units `begin` to `end` (both included; default all).
 
         Args:
-          params: at least the parameters of the units that run.
+          params: at least the parameters of the units that run, and those they share with earlier ones.
           model_state: running statistics, `{}` where the family has none.
           batch: the port's input fields, [batch, ...]; with `begin`, the first holds that unit's input instead.
           training: None for evaluation.

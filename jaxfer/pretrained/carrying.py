@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxfer.errors import InputError
+from jaxfer.models.heads import VOCAB
 from jaxfer.models.port import Port
 from jaxfer.pretrained import foreign, surgery
 from jaxfer.pretrained.foreign import Checkpoint
@@ -98,13 +99,17 @@ def _compiled_fresh(port: Port, leaves: tuple[str, ...]) -> Any:
     return drawn(draw)
 
 
-def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str]) -> bool:
+def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str], kind: str) -> bool:
     """Whether to keep the checkpoint's head: the config asks for it, or the classes match by name and order.
+
+    A `vocab` head is of the checkpoint's own vocabulary, and fits any data.
 
     Raises:
       InputError: the same classes in another order, which is no reason to lose the head and none to keep it; or
         `keep` for a head of another kind of task.
     """
+    if kind == VOCAB:
+        return head != "reset"
     if checkpoint.other_head is not None:
         if head == "keep":
             source = f"{checkpoint.files.init} is a {checkpoint.other_head}"

@@ -30,6 +30,7 @@ from jaxfer.runs.tokenizer import stated_length
 USUAL = InitOptions()
 SETTLED = 2e9  # nanoseconds: file timestamps have a resolution of up to two seconds
 AVERAGES = r"(?i)(^|.*[_.-])(ema|swa|averaged?_model)([_.-].*|$)"  # keys that hold averaged weights
+MASKED = ("ForMaskedLM", "ForPreTraining")  # transformers' classes with a head over the vocabulary
 UNNAMED = r"LABEL_\d+"  # transformers' placeholder for unnamed classes
 
 
@@ -147,7 +148,8 @@ def _guesses(init: str, assumed: Mapping[str, Any]) -> Iterator[str]:
 
 def _left_out(init: str, head: str | None, normalize: bool, averages: Sequence[str]) -> Iterator[str]:
     if head is not None:
-        yield f"{init} is a {head}: its head does not label whole inputs and is not loaded"
+        only = "is loaded by the task masked_lm alone" if head.endswith(MASKED) else "is not loaded"
+        yield f"{init} is a {head}: its head does not label whole inputs and {only}"
     if normalize:
         yield (
             f"{init}: modules.json scales pooled embeddings to length 1 (Normalize), but the head reads them unscaled; "

@@ -13,6 +13,7 @@ from jaxfer import files
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
+from jaxfer.models.heads import VOCAB
 from jaxfer.pretrained import carrying, foreign
 from jaxfer.pretrained.agreement import TRAINING_OPTIONS, completed
 from jaxfer.pretrained.foreign import is_foreign
@@ -99,14 +100,14 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
     checkpoint = foreign.opened(run.init, model.name, dict(model.options), options)
     shapes = _leaves(*port_shapes(port))
     head = [leaf for leaf in shapes if leaf.startswith(f"params/{port.head}/")]
-    keep = carrying.keeps_head(run.head, checkpoint, data.classes)
+    keep = carrying.keeps_head(run.head, checkpoint, data.classes, stage.spec.task.head)
     conversion = carrying.carry(checkpoint, port, shapes, reset=[] if keep else head, differs=run.differs)
     for leaf in conversion.fresh:
         entry = conversion.ledger[leaf]
         entry["why"] = "announced in config.differs"
         if leaf in head:
             entry["why"] = _why(run.head, checkpoint.labels) if entry["from"] else "the source has none"
-            if entry["from"] and checkpoint.other_head is not None:
+            if entry["from"] and checkpoint.other_head is not None and stage.spec.task.head != VOCAB:
                 entry["why"] = f"the source's head is that of a {checkpoint.other_head}"
         if run.head == "keep" and leaf in head:
             raise InputError(f"config.head=keep: {run.init} has no head ({leaf} is missing); set config.head=reset")

@@ -186,11 +186,13 @@ class Vocabulary(NamedTuple):
       pad: the padding token's.
       mask: the mask token's; None if it has none.
       rows: number of tokens.
+      special: ids of all special tokens: padding, separators, masks, unknown words.
     """
 
     pad: int
     mask: int | None
     rows: int
+    special: tuple[int, ...]
 
 
 class Encoded(NamedTuple):
@@ -259,7 +261,8 @@ def tokenize(split: Split, encoding: TextEncoding) -> Tokens:
     starts = np.cumsum([0, *(len(example.ids) for example in encoded)], dtype=np.int64)
     empty = (np.zeros(0, np.int32), np.zeros(0, np.int8), np.zeros(0, np.int32))
     ids, types, words = (np.concatenate([empty[i], *(example[i] for example in encoded)]) for i in range(3))
-    vocabulary = Vocabulary(tokenizer.pad_token_id, tokenizer.mask_token_id, len(tokenizer))
+    special = tuple(sorted(tokenizer.all_special_ids))
+    vocabulary = Vocabulary(tokenizer.pad_token_id, tokenizer.mask_token_id, len(tokenizer), special)
     return Tokens(ids, types, starts, vocabulary, words if encoding.words else None)
 
 

@@ -1,4 +1,4 @@
-"""BERT in Hugging Face's layout: `BertModel`, `BertForSequenceClassification`, sentence-transformers' encoders."""
+"""BERT in Hugging Face's layout: `BertModel`, with a classifier or `BertForMaskedLM`'s head, sentence-transformers'."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from jaxfer.errors import InputError
-from jaxfer.models.heads import POOLED
+from jaxfer.models.heads import POOLED, VOCAB
 from jaxfer.models.port import Port
 from jaxfer.pretrained.layout import DENSE, IDENTITY, Key, Layout, Transform, heads_in, heads_out
 from jaxfer.pretrained.sentence import PREFIX
@@ -64,6 +64,14 @@ def _keys(port: Port) -> dict[str, Key]:
         dense(f"{block}/mlp/fc1", f"bert.{layer}.intermediate.dense")
         dense(f"{block}/mlp/fc2", f"bert.{layer}.output.dense")
         norm(f"{block}/norm_2", f"{layer}.output.LayerNorm")
+    if module.head == VOCAB:
+        transform = "cls.predictions.transform"
+        dense("head/dense", f"{transform}.dense")
+        for leaf, name, other in (("scale", "weight", "gamma"), ("bias", "bias", "beta")):
+            key = f"{transform}.LayerNorm"
+            table[f"params/head/norm/{leaf}"] = Key(f"{key}.{name}", others=(f"{key}.{other}",))
+        table["params/head/bias"] = Key("cls.predictions.bias")
+        return table
     if module.pool == "pooler" and module.head == POOLED:
         dense("head/pooler", "bert.pooler.dense")
     if module.projection and module.head == POOLED:
@@ -176,8 +184,9 @@ LAYOUTS = (
         options=_options,
         config=_config,
         preprocessor=lambda port: {},
-        optional=(r"classifier\..*", r"bert\.pooler\..*", r"dense\.linear\..*"),
-        # Heads of pretraining and question answering do not transfer to other tasks.
+        optional=(r"classifier\..*", r"bert\.pooler\..*", r"dense\.linear\..*", r"cls\.predictions\..*"),
+        # Heads of pretraining and question answering do not transfer to other tasks; `masked_lm` has its own of `cls`,
+        # whose decoder is the word embedding.
         ignored=(r"bert\.embeddings\.(position_ids|token_type_ids)", r"cls\..*", r"qa_outputs\..*"),
         prefixes=("bert.",),
         encoder=_encoder,
