@@ -5,8 +5,9 @@ jaxfer run configs/phalanx.py:pretrain --workdir runs/phalanx/pretrain
 jaxfer run configs/phalanx.py:full --workdir runs/phalanx/full
 
 Test accuracy by the first command, 20 labels a class, 3 seeds: scratch 0.670 ± 0.017, probe 0.552 ± 0.290, full
-0.682 ± 0.162, full from Distal 0.731 ± 0.105; 6, 3, 9 and 12 s a run. No evidence either way for any transfer: full from
-Distal is +0.061 over scratch, 95 % interval [-0.041, +0.163]. A probe of Proximal's features stays near chance on val.
+0.682 ± 0.162, full from Distal 0.731 ± 0.105; 6, 3, 9 and 12 s a run. No evidence either way for any transfer: full
+from Distal is +0.061 over scratch, 95 % interval [-0.041, +0.163]. A probe of Proximal's features stays near chance on
+val.
 """
 
 import jaxfer.config
