@@ -109,8 +109,9 @@ def drawn(init: Callable[..., Any]) -> Any:
 def make_port(experiment: Experiment, classes: int) -> tuple[Port, Task]:
     """The model with a head for the task's outputs, and the task."""
     task = TASKS.make(experiment.task.name, **dict(experiment.task.options))
-    outputs, model = task.outputs(classes), experiment.model
+    model = experiment.model
     heads.check(model.name, MODELS.get(model.name), task.head, experiment.task.name)
+    outputs = task.outputs(classes)
     kind = {} if task.head == heads.POOLED else {"head": task.head}
     port = MODELS.make(model.name, outputs=outputs, **kind, **dict(model.options))
     return (port.with_words() if task.words else port), task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -35,6 +36,7 @@ class Model:
       model_state: running statistics.
       labels: name of each output.
       task: name of a file in `jaxfer/tasks/`.
+      options: the task's.
       notes: remarks about its files, one line each.
     """
 
@@ -43,6 +45,7 @@ class Model:
     model_state: Any
     labels: tuple[str, ...]
     task: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -56,6 +59,7 @@ class Prediction:
       probabilities: {class: probability}, likeliest first; they sum to 1 except for multilabel.
       value: the predicted value of a regression.
       spans: (text, class) of the parts of the input that have one, for tagging.
+      text: the part of the second text that answers the first.
       error: why there is no answer, in one line.
       expected: the label in a labelled file, several separated by semicolons; else None.
     """
@@ -65,12 +69,14 @@ class Prediction:
     probabilities: dict[str, float] = dataclasses.field(default_factory=dict)
     value: float | None = None
     spans: tuple[tuple[str, str], ...] | None = None
+    text: str | None = None
     error: str | None = None
     expected: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of its JSON line; absent values are omitted."""
-        fields = {"input": self.input, "expected": self.expected, "error": self.error, "value": self.value}
+        names = ("input", "expected", "error", "value", "text")
+        fields = {name: getattr(self, name) for name in names}
         fields = {name: value for name, value in fields.items() if value is not None}
         if self.spans is not None:
             fields["spans"] = [{"text": text, "class": name} for text, name in self.spans]
@@ -112,7 +118,15 @@ def load_model(source: str | epath.Path) -> Model:
     params, model_state = finished.stage.leave(finished.state)
     port = finished.stage.spec.port
     labels = label_names(finished.classes, port.outputs)
-    return Model(port=port, params=params, model_state=model_state, labels=labels, task=finished.experiment.task.name)
+    task = finished.experiment.task
+    return Model(
+        port=port,
+        params=params,
+        model_state=model_state,
+        labels=labels,
+        task=task.name,
+        options=dict(task.options),
+    )
 
 
 def predict(
@@ -140,7 +154,7 @@ def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Predict
     """(an answer to each input, what the task collects of each readable input)."""
     good = [i for i in range(len(inputs.names)) if i not in inputs.errors]
     predictions = {i: Prediction(input=inputs.names[i], error=error) for i, error in inputs.errors.items()}
-    task, rows = TASKS.make(model.task), []
+    task, rows = TASKS.make(model.task, **model.options), []
     if good:
         column = task.phrase(inputs.column)
         rows = _collected(model, task, Split.whole(**{model.port.encoding.column: column}), min(batch_size, len(good)))
@@ -152,12 +166,16 @@ def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Predict
 def _collected(model: Model, task: Task, split: Split, batch_size: int) -> list[Any]:
     """What the task collects of each example."""
     apply = jax.jit(lambda params, state, batch: task.collect(model.port.apply(params, state, batch)[0], batch))
-    feed, rows = Feed(split=split, encodings=model.port.encodings, targets=task.targets), []
+    read = task.expanded(split, model.port.encodings)
+    feed, rows = Feed(split=read, encodings=model.port.encodings, targets=task.targets), []
     for batch in eval_batches(feed, batch_size=batch_size):
         real = int(batch.pop("mask").sum())
         values = jax.device_get(apply(model.params, model.model_state, batch))
         rows += [jax.tree.map(lambda x, i=i: x[i], values) for i in range(real)]
-    return rows
+    if task.expand is None:
+        return rows
+    merged = task.merge(jax.tree.map(lambda *each: np.stack(each), *rows), read)
+    return [jax.tree.map(lambda x, i=i: x[i], merged) for i in range(len(split))]
 
 
 def _answer(model: Model, task: Task, name: str, row: Any, example: Any) -> Prediction:

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -253,7 +253,9 @@ def tokenize(split: Split, encoding: TextEncoding) -> Tokens:
     Raises:
       InputError: there is no tokenizer, or it is not the model's.
     """
-    encoded = _encoded(split, encoding)
+    column = split.columns["text"]
+    ready = hasattr(column, "encoded")  # windows come with their tokens
+    encoded = column.encoded(split.rows) if ready else _encoded(split, encoding)
     tokenizer, _ = load_tokenizer(encoding)
     starts = np.cumsum([0, *(len(example.ids) for example in encoded)], dtype=np.int64)
     empty = (np.zeros(0, np.int32), np.zeros(0, np.int8), np.zeros(0, np.int32))
@@ -304,17 +306,22 @@ def _encode(
     full = [row for row, ids in zip(rows, cut["input_ids"], strict=True) if len(ids) >= longest]
     whole = dict(zip(full, _read_ids(tokenizer, source, full, truncation=False)["input_ids"], strict=True))
     for i, (row, ids, types) in enumerate(zip(rows, cut["input_ids"], cut["token_type_ids"], strict=True)):
-        if max(ids) >= encoding.vocab or max(types) >= encoding.types:
-            raise InputError(
-                f"the tokenizer gave token {max(ids)} of type {max(types)}, the model has {encoding.vocab} tokens "
-                f"and {encoding.types} types; set config.model.tokenizer to the model's own"
-            )
+        check_ids(ids, types, encoding)
         words = [-1 if word is None else word for word in cut.word_ids(i)] if encoding.words else []
         yield Encoded(
             ids=np.asarray(ids, np.int32),
             types=np.asarray(types, np.int8),
             words=np.asarray(words, np.int32),
             whole=len(whole.get(row, ids)),
+        )
+
+
+def check_ids(ids: Sequence[int], types: Sequence[int], encoding: TextEncoding) -> None:
+    """`InputError` if a tokenizer's answer is not of the model."""
+    if max(ids) >= encoding.vocab or max(types) >= encoding.types:
+        raise InputError(
+            f"the tokenizer gave token {max(ids)} of type {max(types)}, the model has {encoding.vocab} tokens "
+            f"and {encoding.types} types; set config.model.tokenizer to the model's own"
         )
 
 
