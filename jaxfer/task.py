@@ -91,7 +91,7 @@ class Task:
     """A loss and its metrics. Compared by identity, since compiled programs are shared between runs of one task.
 
     Attributes:
-      outputs: number of classes of the data (0: real targets) -> width of the head.
+      outputs: number of classes of the data (0: real targets) -> width of the head; 0 for the head `embedding`.
       head: kind of head that it needs, one of `jaxfer.models.heads`.
       target: kind of the column that it learns, in its name too where that isn't `label`.
       shapes: (examples, width of the head, shapes of the encoded fields) -> {field: shape} of its targets.
@@ -107,6 +107,8 @@ class Task:
       gathered: on the host: (collected arrays of the whole split, split) -> {metric: value} for what a mean can't
         express; None where there is nothing of the kind.
       answer: (collected of one example, names of the classes, the example's input) -> what `predict` prints.
+      apart: whether the two texts of a pair are read each on its own (`TextEncoding.apart`): outputs [batch, 2, ...].
+      whole_batch: whether the loss of an example depends on the others of its batch, so that it can't be split.
       words: whether targets need to know which word a token is part of (`TextEncoding.words`).
       phrase: what `predict` makes of a column of texts before the model reads it.
       monitor: the validation metric that picks the best checkpoint.
@@ -127,6 +129,8 @@ class Task:
     collect: Callable[[jax.Array, Batch], Any] = lambda outputs, batch: outputs
     gathered: Callable[[Any, Split], dict[str, float]] | None = None
     answer: Callable[[Any, Sequence[str], Any], Answer] | None = None
+    apart: bool = False
+    whole_batch: bool = False
     words: bool = False
     phrase: Callable[[Column], Column] = lambda column: column
     monitor: str = "loss"

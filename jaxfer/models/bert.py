@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxfer.data.encodings.text import TextEncoding
 from jaxfer.errors import InputError
 from jaxfer.models.chain import Chain, check_choice, check_positive, check_rate
-from jaxfer.models.heads import POOLED, TOKEN
+from jaxfer.models.heads import EMBEDDING, POOLED, TOKEN
 from jaxfer.models.layers import BLOCK_TENSOR_AXES, Dense
 from jaxfer.models.port import Port
 
@@ -41,7 +41,7 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 
 PROJECTION_ACTIVATIONS = {"identity": lambda x: x, **ACTIVATIONS}
 
-HEADS = (POOLED, TOKEN)
+HEADS = (POOLED, TOKEN, EMBEDDING)
 SHORTEST = 32  # tokens in the first default bucket
 
 
@@ -149,6 +149,7 @@ class Head(nn.Module):
     """The pooler (tanh of a dense layer on the first token) or another pooling of the tokens, and the output layer.
 
     Attributes:
+      outputs: of the output layer; 0 for none: what was pooled is the output.
       projection: width of a dense layer after the pooling; 0 for none.
     """
 
@@ -172,6 +173,8 @@ class Head(nn.Module):
         if self.normalize:
             square = (pooled.astype(jnp.float32) ** 2).sum(-1, keepdims=True)
             pooled = (pooled / jnp.sqrt(jnp.maximum(square, 1e-24))).astype(pooled.dtype)
+        if not self.outputs:
+            return pooled
         pooled = nn.Dropout(self.dropout, name="drop")(pooled, deterministic=not train)
         return Dense((self.outputs,), name="out")(pooled)
 
@@ -257,8 +260,8 @@ def port(
     """BERT with a classifier; the module's table has the published sizes.
 
     Args:
-      outputs: outputs of the head.
-      head: `pooled`, or `token` for outputs at every token, which pools nothing.
+      outputs: outputs of the head; 0 with the head `embedding`.
+      head: `pooled`; `token` for outputs at every token, which pools nothing; `embedding` for what was pooled itself.
       vocab: rows of the token embedding.
       width: channels of a token.
       layers: transformer blocks.
@@ -286,7 +289,9 @@ def port(
     Raises:
       InputError: an option has no such value, or two don't go together.
     """
-    check_positive(outputs=outputs, vocab=vocab, width=width, layers=layers, heads=heads, mlp_width=mlp_width)
+    if head != EMBEDDING:
+        check_positive(outputs=outputs)
+    check_positive(vocab=vocab, width=width, layers=layers, heads=heads, mlp_width=mlp_width)
     check_positive(positions=positions, types=types, max_length=max_length)
     for name in pool.split("+") if "+" in pool else ():
         check_choice("each part of pool", name, POOLS[1:])

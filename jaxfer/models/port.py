@@ -93,9 +93,10 @@ class Port:
           intercept: a method's activation-space change, a `flax.linen` interceptor.
 
         Returns:
-          (outputs of the last unit, model_state after the pass).
+          (outputs of the last unit, model_state after the pass). Where the texts of a pair are read apart, units see
+          [2 * batch, ...], and the outputs of the whole model are [batch, 2, width].
         """
-        x, side = self._inputs(batch)
+        x, side = self._inputs(batch, begin)
         variables = {"params": self.execution.tables(params), **model_state}
         call = dict(side, begin=begin, end=end, train=training is not None, execution=self.execution)
         policy = () if training is None else (_policy(training),)
@@ -105,11 +106,11 @@ class Port:
             for interceptor in (*self.execution.interceptors(self.head, between), *policy):
                 entered.enter_context(nn.intercept_methods(interceptor))
             if training is None:
-                return self.module.apply(variables, x, **call), model_state
+                return self._paired(self.module.apply(variables, x, **call), begin, end), model_state
             outputs, updated = self.module.apply(
                 variables, x, **call, rngs={"dropout": training.key}, mutable=list(model_state)
             )
-        return outputs, {**model_state, **updated}
+        return self._paired(outputs, begin, end), {**model_state, **updated}
 
     @property
     def encoding(self) -> Encoding:
@@ -159,8 +160,30 @@ class Port:
         )
         return dataclasses.replace(self, encodings=tuple(encodings))
 
-    def _inputs(self, batch: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return batch[self.inputs[0]], {name: batch[name] for name in self.inputs[1:]}
+    def with_apart(self) -> Port:
+        """The same port whose text encodings read the two texts of a pair each on its own."""
+        encodings = (
+            dataclasses.replace(encoding, apart=True) if hasattr(encoding, "apart") else encoding
+            for encoding in self.encodings
+        )
+        return dataclasses.replace(self, encodings=tuple(encodings))
+
+    @property
+    def apart(self) -> bool:
+        """Whether the two texts of a pair are read each on its own."""
+        return any(getattr(encoding, "apart", False) for encoding in self.encodings)
+
+    def _inputs(self, batch: Mapping[str, Any], begin: str | None = None) -> tuple[Any, dict[str, Any]]:
+        """(x, the other fields); pairs are folded into the batch: rows 2 i and 2 i + 1 are of example i."""
+        fields = {name: batch[name] for name in self.inputs}
+        if self.apart:  # a later unit's input is folded already
+            folded = self.inputs if begin is None else self.inputs[1:]
+            fields |= {name: fields[name].reshape(-1, *fields[name].shape[2:]) for name in folded}
+        return fields[self.inputs[0]], {name: fields[name] for name in self.inputs[1:]}
+
+    def _paired(self, outputs: jax.Array, begin: str | None, end: str | None) -> jax.Array:
+        whole = begin is None and end is None
+        return outputs.reshape(-1, 2, outputs.shape[-1]) if self.apart and whole else outputs
 
 
 def _policy(training: Training) -> Interceptor:

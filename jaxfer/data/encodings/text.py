@@ -61,6 +61,7 @@ class TextEncoding:
       max_length: longest input in tokens, special ones included.
       buckets: lengths that batches are padded to, rising; the last is `max_length`. One program is compiled for each.
       words: whether the word of each token is kept too, for targets that are made from it.
+      apart: whether the two texts of a pair are read each on its own: fields are then [batch, 2, length].
     """
 
     tokenizer: str = dataclasses.field(compare=False)
@@ -70,15 +71,19 @@ class TextEncoding:
     max_length: int
     buckets: tuple[int, ...]
     words: bool = False
+    apart: bool = False
 
     column: ClassVar[str] = "text"
     noun: ClassVar[str] = "texts"
     augments: ClassVar[bool] = False
 
     def example(self, n: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return dict.fromkeys(TEXT_INPUTS, jax.ShapeDtypeStruct((n, self.max_length), "int32"))
+        texts = (2,) if self.apart else ()
+        return dict.fromkeys(TEXT_INPUTS, jax.ShapeDtypeStruct((n, *texts, self.max_length), "int32"))
 
-    def reader(self, split: Split) -> Tokens:
+    def reader(self, split: Split) -> Tokens | Apart:
+        if self.apart:
+            return Apart(tuple(tokenize(part, self) for part in _apart(split)))
         return tokenize(split, self)
 
     def notes(self, data: Dataset, sample: int) -> tuple[str, ...]:
@@ -88,7 +93,8 @@ class TextEncoding:
             rows = np.arange(len(split))
             if sample and len(split) > sample:
                 rows = np.linspace(0, len(split) - 1, sample).astype(np.int64)
-            lengths = whole_lengths(split.take(rows), self)
+            parts = _apart(split.take(rows)) if self.apart else (split.take(rows),)
+            lengths = np.max([whole_lengths(part, self) for part in parts], axis=0)
             if count := int(np.sum(lengths > self.max_length)):
                 longest = max(longest, int(lengths.max()))
                 sampled = " sampled" if len(rows) < len(split) else ""
@@ -245,6 +251,37 @@ class Tokens:
                 words[i, : end - begin] = self.words[begin:end]
         extra = {} if self.words is None else {"words": words, "vocabulary": self.tokenizer}
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, **extra}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Apart:
+    """The reader of pairs whose texts are read each on its own.
+
+    Attributes:
+      parts: the tokens of the first texts and of the second ones.
+    """
+
+    parts: tuple[Tokens, ...]
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of the longer text of each pair, int64 [examples]."""
+        return np.maximum(*(part.lengths for part in self.parts))
+
+    def __call__(self, rows: np.ndarray, length: int, draw: Draw | None = None) -> Fields:
+        """`TEXT_INPUTS`, each int32 [b, 2, length]."""
+        first, second = (part(rows, length, draw) for part in self.parts)
+        return {name: np.stack([first[name], second[name]], 1) for name in TEXT_INPUTS}
+
+
+def _apart(split: Split) -> tuple[Split, Split]:
+    """The first and the second texts of a split of pairs, as splits."""
+    column = split.columns["text"]
+    if column.second is None:
+        fix = "name the column of the second texts, as data.text_pair, or choose another task"
+        raise InputError(f"expected pairs of texts, found {column.noun}; {fix}")
+    first, second = (Split(columns={"text": texts(part)}, rows=split.rows) for part in (column.first, column.second))
+    return first, second
 
 
 def tokenize(split: Split, encoding: TextEncoding) -> Tokens:
