@@ -115,11 +115,13 @@ def drawn(init: Callable[..., Any]) -> Any:
 def make_port(experiment: Experiment, classes: int) -> tuple[Port, Task]:
     """The model with a head for the task's outputs, and the task."""
     task = TASKS.make(experiment.task.name, **dict(experiment.task.options))
-    outputs, model = task.outputs(classes), experiment.model
+    model = experiment.model
     heads.check(model.name, MODELS.get(model.name), task.head, experiment.task.name)
+    outputs = task.outputs(classes)
     kind = {} if task.head == heads.POOLED else {"head": task.head}
     port = MODELS.make(model.name, outputs=outputs, **kind, **dict(model.options))
-    return (port.with_words() if task.words else port), task
+    port = port.with_words() if task.words else port
+    return (port.with_apart() if task.apart else port), task
 
 
 def example_batch(port: Port, task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -218,7 +220,9 @@ def _completed(config: StageConfig, method: Method, where: str) -> StageConfig:
 def _groups(config: StageConfig, method: Method, port: Port, params: Any, where: str) -> dict[str, str]:
     """{path: group or FROZEN}; the config's freezing takes precedence over the method's rules."""
     paths = list(rules.flatten(params))
-    names = {group for _, group in method.rules} - {FROZEN}
+    # A model with the head `embedding` has no layer for what methods say of the head.
+    absent = () if any(path.startswith(f"{port.head}/") for path in paths) else (f"{port.head}/.*",)
+    names = {group for pattern, group in method.rules if pattern not in absent} - {FROZEN}
     if config.freeze_units >= len(port.units):
         raise InputError(f"{where}.freeze_units: the model has {len(port.units)} units, found {config.freeze_units}")
     before = rules.resolve((), paths, defaults=method.rules, what=f"rule of method {config.method!r}")
@@ -241,6 +245,9 @@ def _groups(config: StageConfig, method: Method, port: Port, params: Any, where:
 def _spec(
     config: StageConfig, port: Port, task: Task, method: Method, groups: dict[str, str], model_state: Any, where: str
 ) -> StepSpec:
+    if task.whole_batch and config.accumulate > 1:
+        found = f"{where}.accumulate={config.accumulate}"
+        raise InputError(f"the task compares the examples of a whole batch, found {found}; set it to 1")
     trainable = [path for path, group in groups.items() if group != FROZEN]
     ones = ((".*", 1.0),)
     lr_scale = rules.resolve(config.lr_rules, groups, defaults=ones, what="lr rule")

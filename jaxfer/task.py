@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfer.data.encoding import Draw, Fields
+from jaxfer.data.encoding import Draw, Encoding, Fields
 from jaxfer.data.split import Column, Split
 
 Batch = Mapping[str, jax.Array]
@@ -66,12 +66,14 @@ class Answer(NamedTuple):
       probabilities: {class: probability}, likeliest first.
       value: the predicted number.
       spans: (text, class) of each part of the input that has one.
+      text: the part of the input that answers a question.
     """
 
     labels: tuple[str, ...] = ()
     probabilities: Mapping[str, float] = {}
     value: float | None = None
     spans: tuple[tuple[str, str], ...] | None = None
+    text: str | None = None
 
 
 def ranked(chances: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
@@ -90,12 +92,15 @@ class Task:
 
     Attributes:
       outputs: number of classes of the data (0: real targets) -> width of the head; 0 for a head as wide as the model
-        says, such as `vocab`.
+        says, `vocab` or `embedding`.
       head: kind of head that it needs, one of `jaxfer.models.heads`.
       target: kind of the column that it learns, in its name too where that isn't `label`.
       shapes: (examples, width of the head, shapes of the encoded fields) -> {field: shape} of its targets.
       targets: on the host: (split, rows [b], encoded fields, draw) -> {field: [b, ...]}; `draw` is None in evaluation,
         and then the same rows give the same targets. A module's own function, so that it can be pickled.
+      expand: (split, the model's encodings) -> the split that the model reads in its place, where one example becomes
+        several: windows of a long text. Steps, batches and `loss` then count these. None: read as they are.
+      merge: on the host: (collected of the expanded split, that split) -> collected of the split's own examples.
       loss: (outputs [batch, ...], batch, hparams) -> Mean, as trained on.
       scores: (outputs, batch) -> {metric: Mean}; `loss` is one of them and counts what the loss counts.
       collect: on the device: (outputs, batch) -> arrays [batch, ...] that `gathered` and `answer` need: chosen classes
@@ -104,6 +109,8 @@ class Task:
         express; None where there is nothing of the kind.
       answer: (collected of one example, names of the classes, the example's input) -> what `predict` prints; None where
         it has nothing to print.
+      apart: whether the two texts of a pair are read each on its own (`TextEncoding.apart`): outputs [batch, 2, ...].
+      whole_batch: whether the loss of an example depends on the others of its batch, so that it can't be split.
       words: whether targets need to know which word a token is part of (`TextEncoding.words`).
       phrase: what `predict` makes of a column of texts before the model reads it.
       monitor: the validation metric that picks the best checkpoint.
@@ -119,15 +126,23 @@ class Task:
     loss: Callable[[jax.Array, Batch, Hparams], Mean]
     scores: Callable[[jax.Array, Batch], dict[str, Mean]]
     targets: Callable[[Split, np.ndarray, Fields, Draw | None], Fields] = labels
+    expand: Callable[[Split, Sequence[Encoding]], Split] | None = None
+    merge: Callable[[Any, Split], Any] = lambda collected, expanded: collected
     collect: Callable[[jax.Array, Batch], Any] = lambda outputs, batch: outputs
     gathered: Callable[[Any, Split], dict[str, float]] | None = None
     answer: Callable[[Any, Sequence[str], Any], Answer] | None = None
+    apart: bool = False
+    whole_batch: bool = False
     words: bool = False
     phrase: Callable[[Column], Column] = lambda column: column
     monitor: str = "loss"
     maximize: bool = False
     hparams: Mapping[str, float] | None = None
     limits: Mapping[str, tuple[float, float]] | None = None
+
+    def expanded(self, split: Split, encodings: Sequence[Encoding]) -> Split:
+        """The split that the model reads."""
+        return split if self.expand is None else self.expand(split, encodings)
 
 
 def score(task: Task, outputs: np.ndarray, split: Split) -> dict[str, float]:

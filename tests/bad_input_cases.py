@@ -29,6 +29,24 @@ NEW, DONE = "--workdir=runs/new", "--workdir=runs/done"
 
 # {case: (command line, fragments of the message: what was expected, what was found, the fix)}
 COMMANDS = {
+    # spans
+    "span on a ResNet": (
+        "show c.py --config.task.name=span",
+        ["task 'span' needs a model with the head 'token'", "'resnet' has pooled", "choose another task or model"],
+    ),
+    "an answer that is not in its context": (
+        "show c.py --config.data.source=squad --config.data.path=data/questions",
+        ["1 of 1 rows", "train.jsonl:1 (id 'q1'): the answer 'film' is not in its context at 3", "data.bad_rows=1"],
+    ),
+    # similarity
+    "similarity on a ResNet": (
+        "show c.py --config.task.name=similarity",
+        ["task 'similarity' needs a model with the head 'embedding'", "'resnet' has pooled"],
+    ),
+    "similarity by another loss": (
+        "show c.py --config.task.name=similarity --config.task.loss=cosin",
+        ["unknown config.task.loss 'cosin'", "nearest: 'cosine'"],
+    ),
     # selection rules
     "misspelt freeze rule": (
         "show c.py --config.freeze=blok_0/.*",

@@ -36,6 +36,9 @@ def place(tmp_path_factory):
     Image.fromarray(images[0]).save(data / "empty/a/0.png")
     Image.fromarray(images[0]).save(data / "unreadable/b/0.png")
     (data / "unreadable/a/0.png").write_text("no image")
+    (data / "questions").mkdir()
+    question = '{"id": "q1", "question": "What?", "context": "A film.", "answers": [{"text": "film", "start": 3}]}'
+    (data / "questions/train.jsonl").write_text(question)
     jaxfer.run(jaxfer.load(str(folder / "c.py")), folder / "runs/done", quiet=True)
     shutil.copytree(folder / "runs/done", folder / "runs/unfinished")
     (folder / "runs/unfinished/result.json").unlink()

@@ -61,6 +61,8 @@ def _shown(answer: Any) -> tuple[str, str]:
     tail = "" if answer.expected is None else f"  expected {answer.expected or '-'}"
     if answer.value is not None:
         return "", f"{answer.value:.4f}{tail}"
+    if answer.text is not None:
+        return "", answer.text
     if answer.spans is not None:
         return "", "; ".join(f"{text} ({name})" for text, name in answer.spans) or "-"
     chances = " ".join(f"{answer.probabilities[label]:.4f}" for label in answer.labels)

@@ -74,6 +74,35 @@ class Array:
         return self.values.shape[1:], hashlib.blake2b(self.values[row].tobytes(), digest_size=16).digest()
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Picked:
+    """Rows of another column, each as often as it is named.
+
+    Attributes:
+      column: the other.
+      rows: int64 [n], rows of it.
+    """
+
+    column: Column
+    rows: np.ndarray
+
+    @property
+    def kind(self) -> str:
+        """The other's."""
+        return self.column.kind
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """sha256 (hex) of the other's content and the rows."""
+        return fingerprint([self.column.sha256, self.rows])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.column[int(self.rows[row])]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Split:
     """Rows of columns.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -34,12 +35,14 @@ class Model:
       network: its port and weights, head included.
       labels: name of each output.
       task: name of a file in `jaxfer/tasks/`.
+      options: the task's.
       notes: remarks about its files, one line each.
     """
 
     network: Network
     labels: tuple[str, ...]
     task: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -68,6 +71,7 @@ class Prediction:
       probabilities: {class: probability}, likeliest first; they sum to 1 except for multilabel.
       value: the predicted value of a regression.
       spans: (text, class) of the parts of the input that have one, for tagging.
+      text: the part of the second text that answers the first.
       error: why there is no answer, in one line.
       expected: the label in a labelled file, several separated by semicolons; else None.
     """
@@ -77,12 +81,14 @@ class Prediction:
     probabilities: dict[str, float] = dataclasses.field(default_factory=dict)
     value: float | None = None
     spans: tuple[tuple[str, str], ...] | None = None
+    text: str | None = None
     error: str | None = None
     expected: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of its JSON line; absent values are omitted."""
-        fields = {"input": self.input, "expected": self.expected, "error": self.error, "value": self.value}
+        names = ("input", "expected", "error", "value", "text")
+        fields = {name: getattr(self, name) for name in names}
         fields = {name: value for name, value in fields.items() if value is not None}
         if self.spans is not None:
             fields["spans"] = [{"text": text, "class": name} for text, name in self.spans]
@@ -120,8 +126,8 @@ def load_model(source: str | epath.Path) -> Model:
         return load_export(source)  # it also reports a missing folder
     finished = open_run(folder)
     network = of_state(finished.stage, finished.state)
-    labels = label_names(finished.classes, network.port.outputs)
-    return Model(network=network, labels=labels, task=finished.experiment.task.name)
+    labels, task = label_names(finished.classes, network.port.outputs), finished.experiment.task
+    return Model(network=network, labels=labels, task=task.name, options=dict(task.options))
 
 
 def predict(
@@ -149,7 +155,7 @@ def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Predict
     """(an answer to each input, what the task collects of each readable input)."""
     good = [i for i in range(len(inputs.names)) if i not in inputs.errors]
     predictions = {i: Prediction(input=inputs.names[i], error=error) for i, error in inputs.errors.items()}
-    task, rows = TASKS.make(model.task), []
+    task, rows = TASKS.make(model.task, **model.options), []
     if task.answer is None:
         raise InputError(f"task {model.task!r} has no answers to print; measure the run with `jaxfer eval`")
     if good:
@@ -162,14 +168,17 @@ def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Predict
 
 def _collected(model: Model, task: Task, split: Split, batch_size: int) -> list[Any]:
     """What the task collects of each example."""
-    network = model.network
+    network, read = model.network, task.expanded(split, model.port.encodings)
     apply = jax.jit(lambda arrays, batch: task.collect(network.with_arrays(*arrays)(batch).outputs, batch))
-    feed, rows = Feed(split=split, encodings=model.port.encodings, targets=task.targets), []
+    feed, rows = Feed(split=read, encodings=model.port.encodings, targets=task.targets), []
     for batch in eval_batches(feed, batch_size=batch_size):
         real = int(batch.pop("mask").sum())
         values = jax.device_get(apply(network.arrays, batch))
         rows += [jax.tree.map(lambda x, i=i: x[i], values) for i in range(real)]
-    return rows
+    if task.expand is None:
+        return rows
+    merged = task.merge(jax.tree.map(lambda *each: np.stack(each), *rows), read)
+    return [jax.tree.map(lambda x, i=i: x[i], merged) for i in range(len(split))]
 
 
 def _answer(model: Model, task: Task, name: str, row: Any, example: Any) -> Prediction:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxfer.data.encodings.text import TextEncoding
 from jaxfer.errors import InputError
 from jaxfer.models.chain import Chain, check_choice, check_positive, check_rate
-from jaxfer.models.heads import POOLED, TOKEN, VOCAB
+from jaxfer.models.heads import EMBEDDING, POOLED, TOKEN, VOCAB
 from jaxfer.models.layers import BLOCK_TENSOR_AXES, Dense, like
 from jaxfer.models.port import Port
 
@@ -41,7 +41,7 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 
 PROJECTION_ACTIVATIONS = {"identity": lambda x: x, **ACTIVATIONS}
 
-HEADS = (POOLED, TOKEN, VOCAB)
+HEADS = (POOLED, TOKEN, VOCAB, EMBEDDING)
 SHORTEST = 32  # tokens in the first default bucket
 
 
@@ -149,6 +149,7 @@ class Head(nn.Module):
     """The pooler (tanh of a dense layer on the first token) or another pooling of the tokens, and the output layer.
 
     Attributes:
+      outputs: of the output layer; 0 for none: what was pooled is the output.
       projection: width of a dense layer after the pooling; 0 for none.
     """
 
@@ -172,6 +173,8 @@ class Head(nn.Module):
         if self.normalize:
             square = (pooled.astype(jnp.float32) ** 2).sum(-1, keepdims=True)
             pooled = (pooled / jnp.sqrt(jnp.maximum(square, 1e-24))).astype(pooled.dtype)
+        if not self.outputs:
+            return pooled
         pooled = nn.Dropout(self.dropout, name="drop")(pooled, deterministic=not train)
         return Dense((self.outputs,), name="out")(pooled)
 
@@ -281,9 +284,9 @@ def port(
     """BERT with a classifier; the module's table has the published sizes.
 
     Args:
-      outputs: outputs of the head; 0 for a `vocab` head, which has `vocab` of them.
-      head: `pooled`, `token` for outputs at every token, or `vocab` for the scores of every token of the vocabulary
-        there; the latter two pool nothing.
+      outputs: outputs of the head; 0 for a head of another width: `vocab` and `embedding`.
+      head: `pooled`; `token` for outputs at every token; `vocab` for the scores of every token of the vocabulary there,
+        neither of which pools; `embedding` for what was pooled itself.
       vocab: rows of the token embedding.
       width: channels of a token.
       layers: transformer blocks.
@@ -312,7 +315,9 @@ def port(
       InputError: an option has no such value, or two don't go together.
     """
     outputs = vocab if head == VOCAB else outputs
-    check_positive(outputs=outputs, vocab=vocab, width=width, layers=layers, heads=heads, mlp_width=mlp_width)
+    if head != EMBEDDING:
+        check_positive(outputs=outputs)
+    check_positive(vocab=vocab, width=width, layers=layers, heads=heads, mlp_width=mlp_width)
     check_positive(positions=positions, types=types, max_length=max_length)
     for name in pool.split("+") if "+" in pool else ():
         check_choice("each part of pool", name, POOLS[1:])

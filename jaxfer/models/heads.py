@@ -30,6 +30,6 @@ def check(model: str, factory: Callable[..., Any], kind: str, task: str) -> None
     kinds = supported(factory)
     if kind not in kinds:
         raise InputError(
-            f"task {task!r} needs a model with a {kind} head, model {model!r} has {' and '.join(kinds)}; choose "
+            f"task {task!r} needs a model with the head {kind!r}, model {model!r} has {' and '.join(kinds)}; choose "
             "another task or model"
         )

@@ -111,7 +111,8 @@ class Port:
           intercept: a method's activation-space change, a `flax.linen` interceptor.
 
         Returns:
-          (outputs of the last unit, model_state after the pass).
+          (outputs of the last unit, model_state after the pass). Where the texts of a pair are read apart, units see
+          [2 * batch, ...], and the outputs of the whole model are [batch, 2, width].
         """
         return self.forward(params, model_state, batch, training=training, intercept=intercept, begin=begin, end=end)[
             :2
@@ -140,7 +141,7 @@ class Port:
         for tap in taps:
             if tap not in (*self.units, FEATURES):
                 raise InputError(f"tap {tap!r} is neither a unit of the model nor 'features'{nearest(tap, self.units)}")
-        x, side = self._inputs(batch)
+        x, side = self._inputs(batch, begin)
         variables = {"params": self.execution.tables(params), **model_state}
         call = dict(side, begin=begin, end=end, train=training is not None, execution=self.execution)
         policy = () if training is None else (_policy(training),)
@@ -152,12 +153,13 @@ class Port:
             if taps:
                 entered.enter_context(nn.intercept_methods(_tapped(taps, self.head)))
             if training is None and not taps:
-                return Passed(self.module.apply(variables, x, **call), model_state, {})
+                return Passed(self._paired(self.module.apply(variables, x, **call), begin, end), model_state, {})
             mutable = [*(() if training is None else model_state), *((_TAPS,) if taps else ())]
             rngs = None if training is None else {"dropout": training.key}
             outputs, updated = self.module.apply(variables, x, **call, rngs=rngs, mutable=mutable)
         kept = rules.flatten(updated.pop(_TAPS, {}))
-        return Passed(outputs, {**model_state, **updated}, {path.rsplit("/", 1)[1]: kept[path][0] for path in kept})
+        activations = {path.rsplit("/", 1)[1]: kept[path][0] for path in kept}
+        return Passed(self._paired(outputs, begin, end), {**model_state, **updated}, activations)
 
     @property
     def encoding(self) -> Encoding:
@@ -207,8 +209,30 @@ class Port:
         )
         return dataclasses.replace(self, encodings=tuple(encodings))
 
-    def _inputs(self, batch: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return batch[self.inputs[0]], {name: batch[name] for name in self.inputs[1:]}
+    def with_apart(self) -> Port:
+        """The same port whose text encodings read the two texts of a pair each on its own."""
+        encodings = (
+            dataclasses.replace(encoding, apart=True) if hasattr(encoding, "apart") else encoding
+            for encoding in self.encodings
+        )
+        return dataclasses.replace(self, encodings=tuple(encodings))
+
+    @property
+    def apart(self) -> bool:
+        """Whether the two texts of a pair are read each on its own."""
+        return any(getattr(encoding, "apart", False) for encoding in self.encodings)
+
+    def _inputs(self, batch: Mapping[str, Any], begin: str | None = None) -> tuple[Any, dict[str, Any]]:
+        """(x, the other fields); pairs are folded into the batch: rows 2 i and 2 i + 1 are of example i."""
+        fields = {name: batch[name] for name in self.inputs}
+        if self.apart:  # a later unit's input is folded already
+            folded = self.inputs if begin is None else self.inputs[1:]
+            fields |= {name: fields[name].reshape(-1, *fields[name].shape[2:]) for name in folded}
+        return fields[self.inputs[0]], {name: fields[name] for name in self.inputs[1:]}
+
+    def _paired(self, outputs: jax.Array, begin: str | None, end: str | None) -> jax.Array:
+        whole = begin is None and end is None
+        return outputs.reshape(-1, 2, outputs.shape[-1]) if self.apart and whole else outputs
 
 
 def _tapped(taps: tuple[str, ...], head: str) -> Interceptor:

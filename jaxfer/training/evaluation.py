@@ -46,11 +46,14 @@ def evaluate_split(
 ) -> Evaluation | None:
     """Runs the whole split once; totals and counts are summed in float64, without those of padding.
 
+    Where the task expands examples, means are over what they become, and `gathered` is over the examples.
+
     Returns None where `stop` became true between two batches: an evaluation must not keep a preempted process.
     """
-    size = where.rounded(min(batch_size, len(split)))
+    read = spec.task.expanded(split, spec.port.encodings)
+    size = where.rounded(min(batch_size, len(read)))
     compile_seconds, means, collected, done = 0.0, {}, [], 0
-    feed = Feed(split=split, encodings=spec.port.encodings, targets=spec.task.targets)
+    feed = Feed(split=read, encodings=spec.port.encodings, targets=spec.task.targets)
 
     def unmasked() -> Iterator[dict[str, np.ndarray]]:
         held = where.rows(size)
@@ -64,7 +67,7 @@ def evaluate_split(
         program, fresh = eval_program(spec, state, batch, where)
         compile_seconds += program.compile_seconds if fresh else 0.0
         values = jax.device_get(program.call(*eval_arguments(state), batch))
-        real = min(size, len(split) - done)
+        real = min(size, len(read) - done)
         done += real
         kept = values.pop("collected")
         if spec.task.gathered is not None:
@@ -73,7 +76,8 @@ def evaluate_split(
             means.setdefault(name, []).append(jax.tree.map(lambda x, real=real: x[:real], mean))
     metrics = {name: Mean.of(batches) for name, batches in means.items()}
     if spec.task.gathered is not None:
-        metrics |= spec.task.gathered(jax.tree.map(lambda *parts: _joined(parts), *collected), split)
+        whole = jax.tree.map(lambda *parts: _joined(parts), *collected)
+        metrics |= spec.task.gathered(spec.task.merge(whole, read), split)
     return Evaluation(metrics=metrics, compile_seconds=compile_seconds)
 
 

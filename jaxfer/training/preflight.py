@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -61,8 +62,9 @@ class Preflight:
 
     def overview(self, *, sample: int = 0) -> str:
         """The data in a few lines; `sample` as in `jaxfer.data.overview`."""
-        source, port = self.experiment.source, self.stages[0].spec.port
-        return overview(source.name, dict(source.options), self.data, port.encodings, sample=sample)
+        source, spec = self.experiment.source, self.stages[0].spec
+        encodings = () if spec.task.expand is not None else spec.port.encodings  # windows hold all of a text
+        return overview(source.name, dict(source.options), self.data, encodings, sample=sample)
 
 
 def preflight(
@@ -100,7 +102,13 @@ def preflight(
     port = port if folder is None else tokenizer.at_home(port, folder)
     for split in data.splits.values():
         Feed(split=split, encodings=port.encodings).check()
+    if task.whole_batch and where.mode == "pmap":
+        raise InputError(
+            "the task compares the examples of a whole batch, found config.parallel.mode=pmap, which splits it; use "
+            "mode=jit"
+        )
     assumed += tokenizer.check(port, own=known.own_tokenizer)
+    task.expanded(data.splits["train"].take(np.arange(1)), port.encodings)  # refuses data of another task
     stages = make_stages(experiment, port, task)
     where.check(stages)
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))

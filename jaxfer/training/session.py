@@ -156,8 +156,10 @@ class Session:
         if done == stage.config.steps:  # resumed at the end of the stage
             return state
         programs: dict[tuple[int, ...], Program] = {}
+        task, encodings = stage.spec.task, stage.spec.port.encodings
+        split = task.expanded(self.data.splits["train"], encodings)
         batches = train_batches(
-            Feed(split=self.data.splits["train"], encodings=stage.spec.port.encodings, targets=stage.spec.task.targets),
+            Feed(split=split, encodings=encodings, targets=task.targets),
             seed=run.seed,
             batch_size=stage.config.batch_size,
             start=stage.start + done,

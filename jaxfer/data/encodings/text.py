@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -61,6 +61,7 @@ class TextEncoding:
       max_length: longest input in tokens, special ones included.
       buckets: lengths that batches are padded to, rising; the last is `max_length`. One program is compiled for each.
       words: whether the word of each token is kept too, for targets that are made from it.
+      apart: whether the two texts of a pair are read each on its own: fields are then [batch, 2, length].
     """
 
     tokenizer: str = dataclasses.field(compare=False)
@@ -70,6 +71,7 @@ class TextEncoding:
     max_length: int
     buckets: tuple[int, ...]
     words: bool = False
+    apart: bool = False
 
     column: ClassVar[str] = "text"
     noun: ClassVar[str] = "texts"
@@ -77,9 +79,12 @@ class TextEncoding:
     features: ClassVar[str] = "TF-IDF"
 
     def example(self, n: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return dict.fromkeys(TEXT_INPUTS, jax.ShapeDtypeStruct((n, self.max_length), "int32"))
+        texts = (2,) if self.apart else ()
+        return dict.fromkeys(TEXT_INPUTS, jax.ShapeDtypeStruct((n, *texts, self.max_length), "int32"))
 
-    def reader(self, split: Split) -> Tokens:
+    def reader(self, split: Split) -> Tokens | Apart:
+        if self.apart:
+            return Apart(tuple(tokenize(part, self) for part in _apart(split)))
         return tokenize(split, self)
 
     def notes(self, data: Dataset, sample: int) -> tuple[str, ...]:
@@ -89,7 +94,8 @@ class TextEncoding:
             rows = np.arange(len(split))
             if sample and len(split) > sample:
                 rows = np.linspace(0, len(split) - 1, sample).astype(np.int64)
-            lengths = whole_lengths(split.take(rows), self)
+            parts = _apart(split.take(rows)) if self.apart else (split.take(rows),)
+            lengths = np.max([whole_lengths(part, self) for part in parts], axis=0)
             if count := int(np.sum(lengths > self.max_length)):
                 longest = max(longest, int(lengths.max()))
                 sampled = " sampled" if len(rows) < len(split) else ""
@@ -250,13 +256,46 @@ class Tokens:
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, **extra}
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Apart:
+    """The reader of pairs whose texts are read each on its own.
+
+    Attributes:
+      parts: the tokens of the first texts and of the second ones.
+    """
+
+    parts: tuple[Tokens, ...]
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of the longer text of each pair, int64 [examples]."""
+        return np.maximum(*(part.lengths for part in self.parts))
+
+    def __call__(self, rows: np.ndarray, length: int, draw: Draw | None = None) -> Fields:
+        """`TEXT_INPUTS`, each int32 [b, 2, length]."""
+        first, second = (part(rows, length, draw) for part in self.parts)
+        return {name: np.stack([first[name], second[name]], 1) for name in TEXT_INPUTS}
+
+
+def _apart(split: Split) -> tuple[Split, Split]:
+    """The first and the second texts of a split of pairs, as splits."""
+    column = split.columns["text"]
+    if column.second is None:
+        fix = "name the column of the second texts, as data.text_pair, or choose another task"
+        raise InputError(f"expected pairs of texts, found {column.noun}; {fix}")
+    first, second = (Split(columns={"text": texts(part)}, rows=split.rows) for part in (column.first, column.second))
+    return first, second
+
+
 def tokenize(split: Split, encoding: TextEncoding) -> Tokens:
     """The token ids of a split of `Texts`, cut at `max_length`; texts seen in this process are not tokenized again.
 
     Raises:
       InputError: there is no tokenizer, or it is not the model's.
     """
-    encoded = _encoded(split, encoding)
+    column = split.columns["text"]
+    ready = hasattr(column, "encoded")  # windows come with their tokens
+    encoded = column.encoded(split.rows) if ready else _encoded(split, encoding)
     tokenizer, _ = load_tokenizer(encoding)
     starts = np.cumsum([0, *(len(example.ids) for example in encoded)], dtype=np.int64)
     empty = (np.zeros(0, np.int32), np.zeros(0, np.int8), np.zeros(0, np.int32))
@@ -308,17 +347,22 @@ def _encode(
     full = [row for row, ids in zip(rows, cut["input_ids"], strict=True) if len(ids) >= longest]
     whole = dict(zip(full, _read_ids(tokenizer, source, full, truncation=False)["input_ids"], strict=True))
     for i, (row, ids, types) in enumerate(zip(rows, cut["input_ids"], cut["token_type_ids"], strict=True)):
-        if max(ids) >= encoding.vocab or max(types) >= encoding.types:
-            raise InputError(
-                f"the tokenizer gave token {max(ids)} of type {max(types)}, the model has {encoding.vocab} tokens "
-                f"and {encoding.types} types; set config.model.tokenizer to the model's own"
-            )
+        check_ids(ids, types, encoding)
         words = [-1 if word is None else word for word in cut.word_ids(i)] if encoding.words else []
         yield Encoded(
             ids=np.asarray(ids, np.int32),
             types=np.asarray(types, np.int8),
             words=np.asarray(words, np.int32),
             whole=len(whole.get(row, ids)),
+        )
+
+
+def check_ids(ids: Sequence[int], types: Sequence[int], encoding: TextEncoding) -> None:
+    """`InputError` if a tokenizer's answer is not of the model."""
+    if max(ids) >= encoding.vocab or max(types) >= encoding.types:
+        raise InputError(
+            f"the tokenizer gave token {max(ids)} of type {max(types)}, the model has {encoding.vocab} tokens "
+            f"and {encoding.types} types; set config.model.tokenizer to the model's own"
         )
 
 

@@ -16,6 +16,7 @@ from jaxfer.errors import InputError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FORMATS = (*DELIMITERS, ".jsonl")
+SHOWN = 3  # bad rows in a message
 ESCAPES = {"\\t": "\t", "tab": "\t"}  # a tab is hard to type on a command line
 
 
@@ -125,6 +126,17 @@ def _delimited(
         if dialect.quotes:
             fix = "close the quote, or set data.quotes=false if quotes are ordinary characters"
         raise InputError(f"{file.name}:{reader.line_num} of {str(file)!r} can't be read ({error}); {fix}") from None
+
+
+def judged(bad: Sequence[str], total: int, root: Path, allowed: int) -> tuple[str, ...]:
+    """Notes on the bad rows of `total` ones that the config allows; `InputError` where there are more."""
+    if not bad:
+        return ()
+    shown = "; ".join(bad[:SHOWN]) + ("; ..." if len(bad) > SHOWN else "")
+    summary = f"{len(bad)} of {total} rows in {str(root)!r} are bad ({shown})"
+    if len(bad) > allowed:
+        raise InputError(f"{summary}; correct them, or leave them out with data.bad_rows={len(bad)}")
+    return (f"{summary} and left out",)
 
 
 def _undecodable(file: Path, encoding: str, error: UnicodeError) -> str:

@@ -14,12 +14,10 @@ from jaxfer.data.encodings.text import texts
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.order import Stream, draw
 from jaxfer.data.sources import labels as reading
-from jaxfer.data.sources.rows import DELIMITERS, Bad, Dialect, records
+from jaxfer.data.sources.rows import DELIMITERS, Bad, Dialect, judged, records
 from jaxfer.data.sources.splitfiles import split_files
 from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
-
-SHOWN = 3  # bad rows in a message
 
 # Other column names, from GLUE tasks and similar sets, used where the files lack the default ones.
 TEXTS = (
@@ -98,7 +96,8 @@ def source(
         notes += (f"{files['test'].name} has {why} and is left out: no test split; set data.test to another file",)
         del tables["test"], files["test"]
     notes += tuple(f"{files[split].name}: {table.spans}" for split, table in tables.items() if table.spans)
-    notes += _judge([bad for table in tables.values() for bad in table.bad], tables, root, bad_rows)
+    total = sum(len(table.labels) + len(table.bad) for table in tables.values())
+    notes += judged([bad for table in tables.values() for bad in table.bad], total, root, bad_rows)
     for split, file in files.items():
         if not tables[split].labels:
             raise InputError(f"expected rows in {str(file)!r}, found none; add some or remove the file")
@@ -227,18 +226,6 @@ def _row(record: Mapping[str, Any], names: _Columns, read_label: Callable[[Any],
     if names.label not in record:
         raise Bad(f"has no {names.label!r}")
     return fields[0], fields[1] if names.pair else "", read_label(record[names.label])
-
-
-def _judge(bad: list[str], tables: Mapping[str, _Table], root: Path, allowed: int) -> tuple[str, ...]:
-    """Notes on bad rows that the config allows; `InputError` where there are more."""
-    if not bad:
-        return ()
-    total = sum(len(table.labels) for table in tables.values()) + len(bad)
-    shown = "; ".join(bad[:SHOWN]) + ("; ..." if len(bad) > SHOWN else "")
-    summary = f"{len(bad)} of {total} rows in {str(root)!r} are bad ({shown})"
-    if len(bad) > allowed:
-        raise InputError(f"{summary}; correct them, or leave them out with data.bad_rows={len(bad)}")
-    return (f"{summary} and left out",)
 
 
 def _split(table: _Table, classes: tuple[str, ...], target: str, file: Path) -> Split:

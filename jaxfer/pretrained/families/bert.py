@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from jaxfer.errors import InputError
-from jaxfer.models.heads import POOLED, VOCAB
+from jaxfer.models.heads import EMBEDDING, TOKEN, VOCAB
 from jaxfer.models.port import Port
 from jaxfer.pretrained.layout import DENSE, IDENTITY, Key, Layout, Transform, heads_in, heads_out
 from jaxfer.pretrained.sentence import PREFIX
@@ -72,13 +72,14 @@ def _keys(port: Port) -> dict[str, Key]:
             table[f"params/head/norm/{leaf}"] = Key(f"{key}.{name}", others=(f"{key}.{other}",))
         table["params/head/bias"] = Key("cls.predictions.bias")
         return table
-    if module.pool == "pooler" and module.head == POOLED:
+    if module.pool == "pooler" and module.head != TOKEN:
         dense("head/pooler", "bert.pooler.dense")
-    if module.projection and module.head == POOLED:
+    if module.projection and module.head != TOKEN:
         table["params/head/dense/kernel"] = Key(f"{PREFIX}linear.weight", DENSE)
         if module.projection_bias:
             table["params/head/dense/bias"] = Key(f"{PREFIX}linear.bias")
-    dense("head/out", "classifier")
+    if module.head != EMBEDDING:
+        dense("head/out", "classifier")
     return table
 
 
