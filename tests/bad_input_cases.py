@@ -174,7 +174,10 @@ COMMANDS = {
     "unknown schedule": ("show c.py --config.schedule=cos", ["expected one of constant, linear, cosine, found 'cos'"]),
     "masked words of images": (
         "show c.py --config.task.name=masked_lm",
-        ["task 'masked_lm' needs a model with a vocab head, model 'resnet' has pooled", "choose another task or model"],
+        [
+            "task 'masked_lm' needs a model with the head 'vocab', model 'resnet' has pooled",
+            "choose another task or model",
+        ],
     ),
     "share of masked words": (
         "show c.py --config.task.name=masked_lm --config.task.rate=1.5",
@@ -368,7 +371,10 @@ COMMANDS = {
     ),
     "tags from a model that pools": (
         f"run c.py {NEW} --config.task.name=tagging",
-        ["task 'tagging' needs a model with a token head, model 'resnet' has pooled", "choose another task or model"],
+        [
+            "task 'tagging' needs a model with the head 'token', model 'resnet' has pooled",
+            "choose another task or model",
+        ],
     ),
     "unknown add-on": (f"run c.py {NEW} --config.adds=emma", ["unknown add-on 'emma'", "nearest: 'ema'"]),
     "adapters in a network without transformer blocks": (

@@ -307,7 +307,9 @@ def test_low_precision_scores_in_float32():
 
 def test_a_model_of_images_is_refused():
     settings = config.load("configs/digits.py:tiny", {"task.name": "masked_lm"})
-    with pytest.raises(InputError, match="task 'masked_lm' needs a model with a vocab head, model 'resnet' has pooled"):
+    with pytest.raises(
+        InputError, match="task 'masked_lm' needs a model with the head 'vocab', model 'resnet' has pooled"
+    ):
         make_port(config.resolve(settings), 10)
 
 

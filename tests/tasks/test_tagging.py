@@ -103,7 +103,9 @@ def test_a_run_answers_with_the_entities(tmp_path):
 
 
 def test_a_model_without_such_a_head_is_refused():
-    with pytest.raises(InputError, match="task 'tagging' needs a model with a token head, model 'resnet' has pooled"):
+    with pytest.raises(
+        InputError, match="task 'tagging' needs a model with the head 'token', model 'resnet' has pooled"
+    ):
         from jaxfer.config import resolve
         from jaxfer.stages import make_port
 
