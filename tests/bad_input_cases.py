@@ -456,7 +456,7 @@ LINES = {
     ),
     "file leaves out the model": (
         "config.model = dict(width=3)",
-        ["config.model.name: expected one of bert, mobilenet_v1, resnet, vit"],
+        ["config.model.name: expected one of audio_cnn, bert, mobilenet_v1, resnet, row_mlp, series_cnn, vit"],
     ),
     "file sets an unknown model field": ("config.model.widht = 3", ["config.model.widht", "nearest: 'width'"]),
     "file sets a wrong option": (
