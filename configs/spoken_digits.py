@@ -1,6 +1,9 @@
 """Spoken digits by voices never heard: a small network of log-mels from scratch on the Free Spoken Digit Dataset.
 
 jaxfer run configs/spoken_digits.py --config.seed=1
+
+Two speakers are tested who are neither in train nor in val; val is a fifth. Test accuracy of that command with
+`--config.test=true`, 3 seeds: 0.833 ± 0.079 (val 0.618 ± 0.191: one speaker is more or less like the others).
 """
 
 import jaxfer.config

@@ -270,7 +270,7 @@ def test_bad_comparisons_are_refused_before_anything_runs(tmp_path):
             {"compare.labels": (5000,)},
             "scratch 5000 labels trial 0 seed 0: class '8' has 104 training examples besides validation",
         ),
-        ({"compare.grid.probe.lrr": (1.0,)}, "config.compare.grid.probe.lrr: probe tunes lr"),
+        ({"compare.grid.probe.lrr": (1.0,)}, "config.compare.grid.probe.lrr: probe can tune only lr"),
         ({"compare.grid.loar.lr": (1.0,)}, "config.compare.grid.loar: no such method; nearest: 'lora'"),
         ({"compare.stage.probe.lrr": 1.0}, "unknown field config.compare.stage.probe.lrr; nearest"),
         ({"compare.stage.probe.steps": 3}, "config.compare.stage.probe.steps: the same for every arm"),

@@ -26,6 +26,7 @@ FREE = {
 # Another value for every field; the test fails when a field is added without one.
 OTHER = {
     "seed": 1,
+    "adds": ("ema",),
     "init": "run:elsewhere",
     "head": "keep",
     "eval_every": 7,
@@ -102,7 +103,7 @@ def test_identity_excludes_exactly_the_free_fields(field):
     changed = experiment(**{field: OTHER[field]})
     assert (changed.identity() == experiment().identity()) == (field in FREE)
     if field not in FREE:
-        differing = {name for name, value in changed.identity().items() if experiment().identity()[name] != value}
+        differing = {name for name, value in changed.identity().items() if experiment().identity().get(name) != value}
         assert differing == {field if field in fields(RunConfig) or "." in field else f"stage.train.{field}"}
 
 

@@ -18,6 +18,8 @@ import jaxfer.config
 from jaxfer.commands import main
 from jaxfer.errors import InputError
 from jaxfer.exports.predict import Model, load_model
+from jaxfer.models.port import Passed
+from jaxfer.network import Network
 from jaxfer.pretrained import foreign
 from jaxfer.runs.finished import open_run
 from tests.experiments import PHRASES, TOKENIZER
@@ -133,11 +135,12 @@ def test_values_and_sets(digits):
         encoding = load_model(run).port.encoding
         encodings = (encoding,)
 
-        def apply(self, params, state, batch):
-            return jax.numpy.zeros((len(batch["image"]), 1)) + params, state
+        def forward(self, params, state, batch, taps):
+            return Passed(jax.numpy.zeros((len(batch["image"]), 1)) + params, state, {})
 
     def answer(logits, labels, task):
-        model = Model(port=Constant(), params=np.float32(logits), model_state={}, labels=labels, task=task)
+        network = Network(port=Constant(), params=np.float32(logits), model_state={})
+        model = Model(network=network, labels=labels, task=task)
         return jaxfer.predict(model, files[:1])[0]
 
     found = answer([-1e-3, np.log(3)], ("a", "b"), "multilabel")
@@ -200,7 +203,9 @@ def test_outputs_that_are_no_numbers_are_an_error(digits):
     run, _, files = digits
     model = load_model(run)
     broken = jax.tree.map(lambda leaf: leaf * np.nan, model.params)
-    (answer,) = jaxfer.predict(dataclasses.replace(model, params=broken), files[:1])
+    (answer,) = jaxfer.predict(
+        dataclasses.replace(model, network=dataclasses.replace(model.network, params=broken)), files[:1]
+    )
     assert answer.error.startswith(f"expected finite outputs for '{files[0]}', found nan") and not answer.probabilities
 
 

@@ -16,6 +16,8 @@ from jaxfer.commands import main
 from jaxfer.errors import InputError
 from jaxfer.exports import scoring
 from jaxfer.exports.predict import Model, load_model
+from jaxfer.models.port import Passed
+from jaxfer.network import Network
 from tests.experiments import PHRASES
 from tests.pretrained.checkpoints import RESNET, checkpoint, text_config
 
@@ -110,11 +112,12 @@ def test_sets_and_values(pictures, monkeypatch):
         encoding = load_model(source).port.encoding
         encodings = (encoding,)
 
-        def apply(self, params, state, batch):
-            return params + 0 * batch["image"][:, 0, 0, :1], state
+        def forward(self, params, state, batch, taps):
+            return Passed(params + 0 * batch["image"][:, 0, 0, :1], state, {})
 
     def scored(logits, labels, task, rows):
-        model = Model(port=Constant(), params=np.float32(logits), model_state={}, labels=labels, task=task)
+        network = Network(port=Constant(), params=np.float32(logits), model_state={})
+        model = Model(network=network, labels=labels, task=task)
         monkeypatch.setattr(scoring, "load_model", lambda _: model)
         (folder / "rows.csv").write_text(f"file,label\n{rows}")
         return jaxfer.score(source, folder / "rows.csv")
@@ -134,7 +137,9 @@ def test_a_model_without_numbers_has_no_metrics(pictures, monkeypatch):
     source, folder = pictures
     model = load_model(source)
     head = {**model.params["head"], "out": {name: leaf * np.nan for name, leaf in model.params["head"]["out"].items()}}
-    broken = dataclasses.replace(model, params={**model.params, "head": head})
+    broken = dataclasses.replace(
+        model, network=dataclasses.replace(model.network, params={**model.params, "head": head})
+    )
     monkeypatch.setattr(scoring, "load_model", lambda _: broken)
     (folder / "nan.csv").write_text("file,label\n0.png,cow\n1.png,cat\n")
     scored = jaxfer.score(source, folder / "nan.csv")

@@ -44,7 +44,7 @@ def test_words_pieces_case_and_unknown_words():
     tokens = tokenize(split(("Good film!", "the PLOTS", "a Xylophone")), encoding())
     assert [ids for ids, _ in rows(tokens)] == [[CLS, 5, 8, 21, SEP], [CLS, 11, 9, 18, SEP], [CLS, 12, UNK, SEP]]
     assert tokens.lengths.tolist() == [5, 5, 4]
-    assert (tokens.pad, tokens.ids.dtype) == (0, np.int32)
+    assert (tokens.tokenizer.pad, tokens.ids.dtype) == (0, np.int32)
 
 
 def test_long_texts_are_cut_and_keep_their_end_token():
