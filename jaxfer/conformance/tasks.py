@@ -9,22 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfer.conformance.training import CLASSES, tiny_stage
+from jaxfer.conformance.training import CLASSES, batches, tiny_stage
+from jaxfer.data.sources.conll import Tags
 from jaxfer.data.split import Array, Split
 from jaxfer.registry import TASKS
-from jaxfer.stages import example_batch
+from jaxfer.stages import Stage, example_batch
 from jaxfer.step import make_eval_step, make_train_step
 from jaxfer.task import Mean, Task
 
 # {kind of head: the tiny case that has it}
-HEADS = {"pooled": "vit_cls"}
+HEADS = {"pooled": "vit_cls", "dense": "vit_cls", "token": "bert_mean", "vocab": "bert_mean"}
 
 
 def losses_and_scores_are_means_with_a_count_per_example(name: str) -> str | None:
-    task, outputs, split = _example(name)
-    batch = {"label": jnp.asarray(split.labels)}
+    task, outputs, batch, _ = _example(name)
     hparams = {key: jnp.float32(value) for key, value in (task.hparams or {}).items()}
-    values = {"the loss": task.loss(jnp.asarray(outputs), batch, hparams), **task.scores(jnp.asarray(outputs), batch)}
+    values = {"the loss": task.loss(outputs, batch, hparams), **task.scores(outputs, batch)}
     for key, value in values.items():
         if not isinstance(value, Mean):
             return f"{key}: expected a Mean, found a {type(value).__name__}; Mean(values) makes one"
@@ -35,9 +35,10 @@ def losses_and_scores_are_means_with_a_count_per_example(name: str) -> str | Non
 
 
 def scores_hold_the_loss_and_the_monitored_metric(name: str) -> str | None:
-    task, outputs, split = _example(name)
-    scores = task.scores(jnp.asarray(outputs), {"label": jnp.asarray(split.labels)})
-    gathered = {} if task.gathered is None else task.gathered(outputs, split)
+    task, outputs, batch, split = _example(name)
+    scores = task.scores(outputs, batch)
+    collected = jax.device_get(task.collect(outputs, batch))
+    gathered = {} if task.gathered is None else task.gathered(collected, split)
     if "loss" not in scores:
         return "scores has no 'loss'"
     metrics = {*scores, *gathered}
@@ -50,29 +51,26 @@ def limits_are_of_its_own_hparams(name: str) -> str | None:
     return f"limits of {sorted(unknown)}, which are not hparams" if unknown else None
 
 
-def a_step_through_every_kind_of_head_it_takes(name: str) -> str | None:
+def a_step_through_its_kind_of_head(name: str) -> str | None:
     """Training and evaluation, traced and not compiled."""
-    for kind, case in HEADS.items():
-        stage = tiny_stage(case, _classes(TASKS.make(name)), task={"name": name})
-        batch, state = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size), stage.blank(0)
-        after, metrics = jax.eval_shape(make_train_step(stage.spec), state, batch)
-        if jax.tree.map(lambda x: (x.shape, x.dtype), after) != jax.tree.map(lambda x: (x.shape, x.dtype), state):
-            return f"{kind} head: a step changes the shapes of the State"
-        wrong = [key for key, value in metrics.items() if value.shape != () or value.dtype != np.float32]
-        if wrong:
-            return f"{kind} head: metric {wrong[0]} is not a float32 scalar"
-        values = jax.eval_shape(make_eval_step(stage.spec), state.params, state.model_state, state.extra, batch)
-        missing = {"loss", "collected"} - values.keys()
-        if missing:
-            return f"{kind} head: an evaluation has no {sorted(missing)[0]}"
-    return None
+    stage = _stage(name)
+    batch, state = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size), stage.blank(0)
+    after, metrics = jax.eval_shape(make_train_step(stage.spec), state, batch)
+    if jax.tree.map(lambda x: (x.shape, x.dtype), after) != jax.tree.map(lambda x: (x.shape, x.dtype), state):
+        return "a step changes the shapes of the State"
+    wrong = [key for key, value in metrics.items() if value.shape != () or value.dtype != np.float32]
+    if wrong:
+        return f"metric {wrong[0]} is not a float32 scalar"
+    values = jax.eval_shape(make_eval_step(stage.spec), state.params, state.model_state, state.extra, batch)
+    missing = {"loss", "collected"} - values.keys()
+    return f"an evaluation has no {sorted(missing)[0]}" if missing else None
 
 
 PROPERTIES = (
     losses_and_scores_are_means_with_a_count_per_example,
     scores_hold_the_loss_and_the_monitored_metric,
     limits_are_of_its_own_hparams,
-    a_step_through_every_kind_of_head_it_takes,
+    a_step_through_its_kind_of_head,
 )
 
 
@@ -80,11 +78,27 @@ def _classes(task: Task) -> int:
     return 0 if task.target == "value" else CLASSES
 
 
-def _example(name: str) -> tuple[Task, np.ndarray, Split]:
-    """(task, outputs of six examples, a split of their labels)."""
+def _stage(name: str) -> Stage:
+    """The tiny case with the kind of head that the task needs."""
     task = TASKS.make(name)
-    outputs = np.zeros((6, task.outputs(_classes(task))), np.float32)
-    labels = np.asarray([0, 1, 2, 2, 1, 0])
-    kinds = {"class": labels.astype(np.int32), "value": labels.astype(np.float32)}
-    labels = kinds.get(task.target, labels[:, None] == np.arange(CLASSES))
-    return task, outputs, Split.whole(label=Array(labels, task.target))
+    return tiny_stage(HEADS[task.head], _classes(task), task={"name": name})
+
+
+def _example(name: str) -> tuple[Task, jax.Array, dict[str, jax.Array], Split]:
+    """(task, its head's outputs of a batch, that batch, a split of as many examples)."""
+    stage = _stage(name)
+    spec, n = stage.spec, stage.config.batch_size
+    params, model_state, _ = stage.shapes
+    batch = {key: jnp.asarray(value) for key, value in batches(stage, 1)[0].items()}
+    outputs = jax.eval_shape(lambda p, s: spec.port.apply(p, s, batch)[0], params, model_state)
+    labels = np.arange(n) % CLASSES
+    kinds = {
+        "class": Array(labels.astype(np.int32), "class"),
+        "value": Array(labels.astype(np.float32), "value"),
+        "classes": Array(labels[:, None] == np.arange(CLASSES), "classes"),
+    }
+    batch |= {"label": jnp.asarray(kinds[spec.task.target].values)} if spec.task.target in kinds else {}
+    columns = {"label": kinds.get(spec.task.target, kinds["class"])}
+    if spec.task.target == "tags":
+        columns["tags"] = Tags(("O", "B-x", "I-x"), (np.zeros(spec.port.encoding.max_length, np.int32),) * n)
+    return spec.task, jnp.zeros(outputs.shape, outputs.dtype), batch, Split.whole(**columns)
