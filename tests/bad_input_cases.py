@@ -207,6 +207,14 @@ COMMANDS = {
         ["config.accumulate: expected a number that divides batch_size, found 3 for a batch of 4"],
     ),
     # models and tasks
+    "tags from a model of images": (
+        "show c.py --config.task.name=tagging",
+        ["task 'tagging' needs a model with", "model 'resnet' has pooled and dense; choose another task or model"],
+    ),
+    "masks from data without": (
+        "show c.py --config.task.name=segmentation",
+        ["task 'segmentation' learns 'mask', data source 'synthetic' has image and class; choose another of the two"],
+    ),
     "unknown model": ("show c.py --config.model.name=resnett", ["unknown model 'resnett'", "nearest: 'resnet'"]),
     "unknown task": ("show c.py --config.task.name=regresion", ["unknown task 'regresion'", "nearest: 'regression'"]),
     "width 0": ("show c.py --config.model.width=0", ["width must be a positive integer, found 0"]),
@@ -453,6 +461,10 @@ LINES = {
     "file sets a stage to text": (
         "config.stages = ('a',); config.stage.a = 'probe'",
         ["config.stage.a: expected its fields as dict(...), found 'probe'"],
+    ),
+    "file asks a text model for masks": (
+        'config.model = dict(name="bert"); config.task.name = "segmentation"',
+        ["task 'segmentation' needs a model with", "model 'bert' has pooled", "choose another task or model"],
     ),
     "file leaves out the model": (
         "config.model = dict(width=3)",

@@ -214,13 +214,14 @@ def the_schema_is_hashable_and_outputs_has_no_default(case: str) -> str | None:
 def gradients_reach_every_leaf(case: str) -> str | None:
     port, (params, model_state) = make(case), variables(case)
     inputs, everything = batch(port), training(port, live=port.units)
-    target = jnp.asarray(np.random.default_rng(1).normal(size=4), jnp.float32)[:, None]
+    target = jnp.asarray(np.random.default_rng(1).normal(size=4), jnp.float32)
 
     @jax.jit
     @jax.grad
     def gradient(params):
         outputs, _ = port.apply(params, model_state, inputs, training=everything)
-        return jnp.mean((jax.nn.log_softmax(outputs) - target) ** 2)
+        wanted = target.reshape(-1, *(1,) * (outputs.ndim - 1))
+        return jnp.mean((jax.nn.log_softmax(outputs) - wanted) ** 2)
 
     for path, leaf in rules.flatten(gradient(params)).items():
         if not bool(jnp.isfinite(leaf).all()):

@@ -18,7 +18,13 @@ from jaxfer.step import make_eval_step, make_train_step
 from jaxfer.task import Mean, Task
 
 # {kind of head: the tiny case that has it}
-HEADS = {"pooled": "vit_cls", "token": "bert_mean", "vocab": "bert_mean"}
+HEADS = {
+    "pooled": "vit_cls",
+    "dense": "vit_cls",
+    "token": "bert_mean",
+    "vocab": "bert_mean",
+    "embedding": "bert_mean",
+}
 
 
 def losses_and_scores_are_means_with_a_count_per_example(name: str) -> str | None:
@@ -37,10 +43,12 @@ def losses_and_scores_are_means_with_a_count_per_example(name: str) -> str | Non
 def scores_hold_the_loss_and_the_monitored_metric(name: str) -> str | None:
     task, outputs, batch, split = _example(name)
     scores = task.scores(outputs, batch)
-    collected = jax.device_get(task.collect(outputs, batch))
-    gathered = {} if task.gathered is None else task.gathered(collected, split)
     if "loss" not in scores:
         return "scores has no 'loss'"
+    if task.expand is not None:  # what it gathers is of whole texts, and needs a tokenizer
+        return None
+    collected = jax.device_get(task.collect(outputs, batch))
+    gathered = {} if task.gathered is None else task.gathered(collected, split)
     metrics = {*scores, *gathered}
     return None if task.monitor in metrics else f"monitor {task.monitor!r} is not among {', '.join(sorted(metrics))}"
 
@@ -75,7 +83,7 @@ PROPERTIES = (
 
 
 def _classes(task: Task) -> int:
-    return 0 if task.target == "value" else CLASSES
+    return 0 if task.target in ("value", "spans") else CLASSES
 
 
 def _stage(name: str) -> Stage:

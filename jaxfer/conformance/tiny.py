@@ -118,14 +118,14 @@ def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> jax.Array:
 
 def _mask(rng: np.random.Generator, port: Port, n: int) -> jax.Array:
     """Tokens first, then padding; the first text has none."""
-    length = port.encoding.max_length
-    kept = rng.integers(2, length + 1, size=n)
+    *rows, length = port.example(n)["attention_mask"].shape
+    kept = rng.integers(2, length + 1, size=rows)
     kept[0] = length
-    return jnp.asarray((np.arange(length) < kept[:, None]).astype(np.int32))
+    return jnp.asarray((np.arange(length) < kept[..., None]).astype(np.int32))
 
 
 def _ids(rng: np.random.Generator, port: Port, n: int, rows: int) -> jax.Array:
-    return jnp.asarray(rng.integers(rows, size=(n, port.encoding.max_length)).astype(np.int32))
+    return jnp.asarray(rng.integers(rows, size=port.example(n)["input_ids"].shape).astype(np.int32))
 
 
 # {batch field: (generator, port, examples) -> [examples, ...]}

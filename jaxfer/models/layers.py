@@ -99,6 +99,9 @@ class Conv(nn.Module):
 class Depthwise(nn.Module):
     """2-D convolution of each channel by itself: window [kh, kw, 1, channels], padding as in `Conv`.
 
+    With a dilation its taps are so many pixels apart, and the padding grows with them (Chen et al., 2017,
+    arXiv:1706.05587, eq. 1).
+
     A sum of shifted products, because XLA's grouped convolution is 14 to 50 times slower on a CPU and, with its
     gradients, 5 to 25 times. The leaf is no `kernel`: nothing is summed over channels, so it has no low-rank adapter.
     """
@@ -106,17 +109,21 @@ class Depthwise(nn.Module):
     size: tuple[int, int]
     stride: int = 1
     padding: int | str = 0
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         window = like(self.param("window", window_init, (*self.size, 1, x.shape[-1])), x)
-        pads = zeros(x.shape[1:3], self.size, self.stride, self.padding)
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-        rows, cols = (
-            (side - size) // self.stride * self.stride + 1 for side, size in zip(x.shape[1:3], self.size, strict=True)
+        apart, step = self.dilation, self.stride
+        spans = tuple((size - 1) * apart + 1 for size in self.size)
+        padding = self.padding if self.padding == "same" else self.padding * apart
+        x = jnp.pad(x, ((0, 0), *zeros(x.shape[1:3], spans, step, padding), (0, 0)))
+        rows, cols = ((side - span) // step * step + 1 for side, span in zip(x.shape[1:3], spans, strict=True))
+        taps = ((i, j) for i in range(self.size[0]) for j in range(self.size[1]))
+        return sum(
+            x[:, i * apart : i * apart + rows : step, j * apart : j * apart + cols : step] * window[i, j, 0]
+            for i, j in taps
         )
-        shifts = ((i, j) for i in range(self.size[0]) for j in range(self.size[1]))
-        return sum(x[:, i : i + rows : self.stride, j : j + cols : self.stride] * window[i, j, 0] for i, j in shifts)
 
 
 def zeros(
@@ -126,6 +133,24 @@ def zeros(
     if padding != "same":
         return ((padding, padding),) * 2
     return tuple(map(tuple, jax.lax.padtype_to_pads(image, size, (stride, stride), "SAME")))
+
+
+class DenseHead(nn.Module):
+    """The output layer at every place of a feature map: [batch, h, w, c] -> [batch, *size, outputs].
+
+    Enlarged bilinearly, as every network of Long et al. (2014, arXiv:1411.4038) is; corners are those of PyTorch's
+    `align_corners=False`.
+    """
+
+    outputs: int
+    size: tuple[int, int]
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = nn.Dropout(self.dropout, name="drop")(x, deterministic=not train)
+        y = Dense((self.outputs,), name="out")(x)
+        return jax.image.resize(y, (len(y), *self.size, self.outputs), "bilinear")
 
 
 class BatchNorm(nn.Module):

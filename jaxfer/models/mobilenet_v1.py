@@ -15,9 +15,11 @@ import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 from jaxfer.models.chain import Chain, check_positive, check_rate, image_encoding
-from jaxfer.models.layers import BatchNorm, Conv, Dense, Depthwise
+from jaxfer.models.heads import DENSE, POOLED
+from jaxfer.models.layers import BatchNorm, Conv, Dense, DenseHead, Depthwise
 from jaxfer.models.port import Port
 
+HEADS = (POOLED, DENSE)
 WIDEST = 1000  # times the published width: beyond it no layer would fit in memory
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # of each block's depthwise convolution
 
@@ -45,12 +47,13 @@ class Block(nn.Module):
 
     features: int
     stride: int
+    dilation: int
     padding: int | str
     norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        x = Depthwise((3, 3), self.stride, self.padding, name="depthwise")(x)
+        x = Depthwise((3, 3), self.stride, self.padding, self.dilation, name="depthwise")(x)
         x = relu6(self.norm(name="norm_1")(x, use_running_average=not train))
         x = Conv(self.features, (1, 1), name="pointwise")(x)
         return relu6(self.norm(name="norm_2")(x, use_running_average=not train))
@@ -69,12 +72,18 @@ class Head(nn.Module):
 
 
 class MobileNetV1(Chain, kw_only=True):
-    """The chain stem, block_0 ... block_{n-1} (n is 13), head; fields as the options of `port`."""
+    """The chain stem, block_0 ... block_{n-1} (n is 13), head; fields as the options of `port`.
+
+    Attributes:
+      dense: (height, width) of a dense head's outputs; () for the pooled head.
+    """
 
     outputs: int
+    dense: tuple[int, ...]
     depth_multiplier: float
     min_depth: int
     strides: tuple[int, ...]
+    output_stride: int
     tf_padding: bool
     dropout: float
     epsilon: float
@@ -95,19 +104,32 @@ class MobileNetV1(Chain, kw_only=True):
         padding = "same" if self.tf_padding else 1
         first, *widths = self.widths()
         blocks = {
-            f"block_{i}": functools.partial(Block, width, stride, padding, norm)
-            for i, (width, stride) in enumerate(zip(widths, self.strides, strict=True))
+            f"block_{i}": functools.partial(Block, width, *steps, padding, norm)
+            for i, (width, steps) in enumerate(zip(widths, self.steps(), strict=True))
         }
         stem = functools.partial(Stem, first, padding, norm)
-        return {"stem": stem, **blocks, "head": functools.partial(Head, self.outputs, self.dropout)}
+        head = functools.partial(DenseHead, size=self.dense) if self.dense else Head
+        return {"stem": stem, **blocks, "head": functools.partial(head, self.outputs, dropout=self.dropout)}
+
+    @nn.nowrap
+    def steps(self) -> list[tuple[int, int]]:
+        """(stride, dilation) of each block; a stride beyond `output_stride` dilates the later blocks instead."""
+        steps, total, dilation = [], 2, 1
+        for stride in self.strides:
+            strides = not self.output_stride or total * stride <= self.output_stride
+            steps.append((stride if strides else 1, dilation))
+            total, dilation = (total * stride, dilation) if strides else (total, dilation * stride)
+        return steps
 
 
 def port(
     *,
     outputs: int,
+    head: str = POOLED,
     depth_multiplier: float = 1.0,
     min_depth: int = 8,
     strides: tuple[int, ...] = STRIDES,
+    output_stride: int = 0,
     tf_padding: bool = True,
     dropout: float = 0.0,
     epsilon: float = 1e-3,
@@ -125,10 +147,13 @@ def port(
 
     Args:
       outputs: outputs of the head.
+      head: `pooled`, or `dense` for outputs at every pixel of the input.
       depth_multiplier: thins every layer: int(channels * depth_multiplier), at least `min_depth`.
       min_depth: the fewest channels of a layer.
       strides: of each block's depthwise convolution; channels double where a block strides, and in the first. Others
         than the published ones are for small images.
+      output_stride: the last feature map is at most so many times smaller than the image: later blocks see as far by
+        dilated windows, with the same weights (arXiv:1706.05587). 0 for no limit: 32 with the published strides.
       tf_padding: TensorFlow's `same` padding, which depends on the size and may differ by side, as all published
         checkpoints have it; False: one zero on each side.
       dropout: rate before the output layer.
@@ -148,6 +173,8 @@ def port(
     if not isinstance(strides, tuple) or not strides:
         raise InputError(f"strides must be a tuple of at least one stride, found {strides!r}; give e.g. (1, 2)")
     check_positive(**{f"strides[{i}]": stride for i, stride in enumerate(strides)})
+    if output_stride:
+        check_positive(output_stride=output_stride)
     check_rate(dropout=dropout)
     for name, value in dict(depth_multiplier=depth_multiplier, epsilon=epsilon, norm_momentum=norm_momentum).items():
         if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
@@ -158,9 +185,11 @@ def port(
         raise InputError(f"norm_momentum must be at most 1, the weight of a new batch, found {norm_momentum!r}")
     module = MobileNetV1(
         outputs=outputs,
+        dense=image[:2] if head == DENSE else (),
         depth_multiplier=depth_multiplier,
         min_depth=min_depth,
         strides=strides,
+        output_stride=output_stride,
         tf_padding=tf_padding,
         dropout=dropout,
         epsilon=epsilon,

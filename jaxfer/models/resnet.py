@@ -31,10 +31,12 @@ from jaxfer.models.chain import (
     image_encoding,
     linear_rates,
 )
-from jaxfer.models.layers import BatchNorm, Conv, Dense
+from jaxfer.models.heads import DENSE, POOLED
+from jaxfer.models.layers import BatchNorm, Conv, Dense, DenseHead
 from jaxfer.models.port import Port
 
 BLOCKS = ("basic", "bottleneck")
+HEADS = (POOLED, DENSE)
 STEMS = ("imagenet", "cifar")
 SHORTCUTS = ("projection", "padding")
 EXPANSION = 4  # output channels of a bottleneck per channel of its 3x3 convolution
@@ -116,9 +118,14 @@ class Head(nn.Module):
 
 
 class ResNet(Chain, kw_only=True):
-    """The chain stem, block_0 ... block_{n-1} (counted over all stages), head; fields as the options of `port`."""
+    """The chain stem, block_0 ... block_{n-1} (counted over all stages), head; fields as the options of `port`.
+
+    Attributes:
+      dense: (height, width) of a dense head's outputs; () for the pooled head.
+    """
 
     outputs: int
+    dense: tuple[int, ...]
     stage_sizes: tuple[int, ...]
     width: int
     widths: tuple[int, ...]
@@ -139,7 +146,8 @@ class ResNet(Chain, kw_only=True):
                 units[f"block_{len(units) - 1}"] = functools.partial(
                     Block, convs, self.shortcut_kind, next(rates), self.axis_name
                 )
-        return {**units, "head": functools.partial(Head, self.outputs)}
+        head = functools.partial(DenseHead, size=self.dense) if self.dense else Head
+        return {**units, "head": functools.partial(head, self.outputs)}
 
     @nn.nowrap
     def features(self) -> tuple[int, ...]:
@@ -157,6 +165,7 @@ class ResNet(Chain, kw_only=True):
 def port(
     *,
     outputs: int,
+    head: str = POOLED,
     stage_sizes: tuple[int, ...] = (2, 2, 2, 2),
     width: int = 64,
     widths: tuple[int, ...] = (),
@@ -175,6 +184,7 @@ def port(
 
     Args:
       outputs: outputs of the head.
+      head: `pooled`, or `dense` for outputs at every pixel of the input.
       stage_sizes: residual blocks of each stage; every stage after the first halves the size.
       width: channels of the stem and, unless `widths` says otherwise, of the first stage's 3x3 convolutions.
       widths: channels of each stage's 3x3 convolutions; () doubles `width` with each stage.
@@ -209,6 +219,7 @@ def port(
         raise InputError("stride_in_1x1=True needs block='bottleneck', found 'basic'; a basic block has no 1x1")
     module = ResNet(
         outputs=outputs,
+        dense=image[:2] if head == DENSE else (),
         stage_sizes=stage_sizes,
         width=width,
         widths=widths,

@@ -29,9 +29,11 @@ from jaxfer.models.chain import (
     image_encoding,
     linear_rates,
 )
-from jaxfer.models.layers import BLOCK_TENSOR_AXES, Conv, Dense, kernel_init
+from jaxfer.models.heads import DENSE, POOLED
+from jaxfer.models.layers import BLOCK_TENSOR_AXES, Conv, Dense, DenseHead, kernel_init
 from jaxfer.models.port import Port
 
+HEADS = (POOLED, DENSE)
 POOLS = ("cls", "mean", "pooler")
 NORMS = ("pre", "post")
 DISTILLATIONS = ("none", "token", "head")
@@ -154,10 +156,30 @@ class Head(nn.Module):
         return Dense((self.outputs,), name="out")(pooled)
 
 
+class PatchHead(DenseHead):
+    """The final norm and the output layer at every patch: [batch, tokens, width] -> [batch, *size, outputs]."""
+
+    grid: tuple[int, int] = (1, 1)
+    epsilon: float = 1e-6
+    norm: str = "pre"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = layer_norm(self.epsilon, "norm")(x) if self.norm == "pre" else x
+        rows, columns = self.grid
+        patches = x[:, -rows * columns :].reshape(len(x), rows, columns, -1)
+        return super().__call__(patches, train=train)
+
+
 class ViT(Chain, kw_only=True):
-    """The chain stem, block_0 ... block_{layers-1}, head; fields as the options of `port`."""
+    """The chain stem, block_0 ... block_{layers-1}, head; fields as the options of `port`.
+
+    Attributes:
+      dense: (height, width) of a dense head's outputs; () for a pooled head.
+    """
 
     outputs: int
+    dense: tuple[int, ...]
     patch: int
     width: int
     layers: int
@@ -187,12 +209,18 @@ class ViT(Chain, kw_only=True):
         }
         stem = functools.partial(Stem, self.patch, self.width, self.special(), self.dropout)
         head = functools.partial(Head, self.outputs, self.pool, self.epsilon, self.norm, self.distillation)
+        if self.dense:
+            grid = tuple(side // self.patch for side in self.dense)
+            head = functools.partial(
+                PatchHead, self.outputs, self.dense, grid=grid, epsilon=self.epsilon, norm=self.norm
+            )
         return {"stem": stem, **blocks, "head": head}
 
 
 def port(
     *,
     outputs: int,
+    head: str = POOLED,
     patch: int = 16,
     width: int = 768,
     layers: int = 12,
@@ -215,6 +243,7 @@ def port(
 
     Args:
       outputs: outputs of the head.
+      head: `pooled`, or `dense` for outputs at every pixel of the input, which reads the patches and pools nothing.
       patch: side of the square patches, in pixels; must divide the image's height and width.
       width: channels of a token.
       layers: transformer blocks.
@@ -254,6 +283,7 @@ def port(
         raise InputError(f"epsilon must be positive, found {epsilon!r}")
     module = ViT(
         outputs=outputs,
+        dense=image[:2] if head == DENSE else (),
         patch=patch,
         width=width,
         layers=layers,

@@ -111,6 +111,10 @@ def preflight(
     task.expanded(data.splits["train"].take(np.arange(1)), port.encodings)  # refuses data of another task
     stages = make_stages(experiment, port, task)
     where.check(stages)
+    kinds = [column.kind for column in data.splits["train"].columns.values()]
+    if task.target not in kinds:
+        has = f"data source {source.name!r} has {' and '.join(kinds)}"
+        raise InputError(f"task {experiment.task.name!r} learns {task.target!r}, {has}; choose another of the two")
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
     spare = len(jax.devices() if devices is None else devices) - where.size
     return Preflight(experiment=complete, data=data, stages=stages, where=where, spare=spare, assumed=assumed)

@@ -107,6 +107,24 @@ def test_depthwise_is_a_convolution_of_each_channel(size, stride, padding):
     np.testing.assert_allclose(y, grouped, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("padding", [0, 1, "same"])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 2), (2, 2), (1, 3)])
+def test_a_dilated_depthwise_has_its_taps_apart(stride, dilation, padding):
+    x, window = normal(2, 9, 8, 3), normal(3, 3, 1, 3)
+    y = Depthwise((3, 3), stride, padding, dilation).apply({"params": {"window": window}}, x)
+    pads = "SAME" if padding == "same" else ((padding * dilation,) * 2,) * 2
+    grouped = jax.lax.conv_general_dilated(
+        x,
+        window,
+        (stride, stride),
+        pads,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=3,
+    )
+    np.testing.assert_allclose(y, grouped, rtol=1e-5, atol=1e-5)
+
+
 def test_depthwise_initial_variance_is_he_of_one_channel():
     window = Depthwise((3, 3)).init(jax.random.key(0), jnp.zeros((1, 4, 4, 2000)))["params"]["window"]
     assert float(window.std()) == pytest.approx((2 / 9) ** 0.5, rel=0.02)

@@ -146,3 +146,23 @@ def test_bad_options_are_refused(options, message):
 
 def test_the_published_network_has_13_blocks_and_halves_five_times():
     assert len(STRIDES) == 13 and sum(stride == 2 for stride in STRIDES) == 4
+
+
+@pytest.mark.parametrize(
+    ("limit", "steps"), [(0, [(1, 1), (2, 1), (2, 1), (1, 1), (2, 1)]), (4, [(1, 1), (2, 1), (1, 1), (1, 2), (1, 2)])]
+)
+def test_beyond_the_output_stride_windows_dilate(limit, steps):
+    module = mobilenet_v1.port(outputs=2, strides=(1, 2, 2, 1, 2), output_stride=limit).module
+    assert module.steps() == steps
+
+
+def test_dilated_features_hold_the_strided_ones():
+    """At the places where the strided network has features, the dilated one has the same: zeros of PyTorch's kind."""
+    tiny = dict(outputs=2, depth_multiplier=0.1, strides=(1, 2, 1, 2, 1), tf_padding=False, image=(22, 31, 3))
+    whole, dilated = mobilenet_v1.port(**tiny), mobilenet_v1.port(**tiny, output_stride=2)
+    params, state = draw(whole)
+    inputs = batch(whole)
+    strided, _ = whole.apply(params, state, inputs, end="block_4")
+    fine, _ = dilated.apply(params, state, inputs, end="block_4")
+    assert fine.shape[1:3] == (11, 16) and strided.shape[1:3] == (3, 4)
+    np.testing.assert_allclose(fine[:, ::4, ::4], strided, rtol=1e-5, atol=1e-5)

@@ -24,6 +24,8 @@ ROWS = 32  # per pass of `normalize`: 86 kB of float32 at 224 px
 MAX_FEATURES = 32 * 32 * 3
 MAX_SIDE = 32
 
+OUTSIDE = np.uint8(255)  # the value of a mask where there is no image, or where nobody labelled it
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageEncoding:
@@ -85,10 +87,16 @@ class ImageReader:
     lengths: ClassVar[None] = None
 
     def __call__(self, rows: np.ndarray, length: int | None = None, draw: Draw | None = None) -> Fields:
+        """`image`; of a split with masks also `mask`, uint8 [b, height, width], for a task's targets."""
         images = np.empty((len(rows), *self.encoding.size), np.float32)
         for i, place in enumerate(images):  # each while it is still in the cache
             normalize(self._image(int(rows[i]), i, draw), self.encoding, out=place)
-        return {"image": images}
+        if "mask" not in self.split.columns:
+            return {"image": images}
+        masks = np.empty(images.shape[:3], np.uint8)
+        for i, place in enumerate(masks):
+            place[:] = self._mask(int(rows[i]), i, draw)
+        return {"image": images, "mask": masks}
 
     def _image(self, row: int, i: int, draw: Draw | None) -> np.ndarray:
         if draw is None or not draw.augment:
@@ -96,6 +104,12 @@ class ImageReader:
         column, row = self.split.columns["image"], int(self.split.rows[row])
         image = column.picture(row) if hasattr(column, "picture") else column[row]
         return augmented(image, draw.augment, draw.rng(i), self.encoding)
+
+    def _mask(self, row: int, i: int, draw: Draw | None) -> np.ndarray:
+        mask = self.split.example("mask", row)
+        if draw is None or not draw.augment:
+            return fit_mask(mask, self.encoding)
+        return augmented_mask(mask, draw.augment, draw.rng(i), self.encoding)
 
 
 def fit(image: np.ndarray, encoding: ImageEncoding) -> np.ndarray:
@@ -143,12 +157,16 @@ def preprocess(image: np.ndarray, encoding: ImageEncoding) -> np.ndarray:
 
 
 def augmented(
-    image: np.ndarray | Image.Image, names: tuple[str, ...], rng: np.random.Generator, encoding: ImageEncoding
+    image: np.ndarray | Image.Image,
+    names: tuple[str, ...],
+    rng: np.random.Generator,
+    encoding: ImageEncoding,
+    filter: str = "bilinear",
 ) -> np.ndarray:
     """[h, w, c] or an opened image -> the model's [height, width, channels] on 0..255: `fit`, then the augmentations.
 
     A leading `crop` replaces `fit`: its rectangle is cut out of the original image and resized once to the model's
-    size, with the model's filter.
+    size, with the model's filter; a later one resizes with `filter`.
     """
     functions, (height, width, channels) = augmentations(names), encoding.size
     if names[:1] == ("crop",):
@@ -157,8 +175,26 @@ def augmented(
     else:
         image = fit(image if isinstance(image, np.ndarray) else pixels(image), encoding)
     for function in functions:
-        image = function(image, rng)
+        image = crop(image, rng, interpolation=filter) if function is crop else function(image, rng)
     return image
+
+
+def fit_mask(mask: np.ndarray, encoding: ImageEncoding) -> np.ndarray:
+    """A mask [h, w] -> [height, width]: the pixels that `fit` gives its image, the nearest each."""
+    return fit(mask[..., None], _of_masks(encoding))[..., 0]
+
+
+def augmented_mask(
+    mask: np.ndarray, names: tuple[str, ...], rng: np.random.Generator, encoding: ImageEncoding
+) -> np.ndarray:
+    """A mask [h, w] -> [height, width], as `augmented` moves its image with an equal generator; `OUTSIDE` beyond it."""
+    # Turned over, so that the zeros around a shifted image are `OUTSIDE`.
+    moved = augmented((OUTSIDE - mask)[..., None], names, rng, _of_masks(encoding), "nearest")
+    return OUTSIDE - moved[..., 0]
+
+
+def _of_masks(encoding: ImageEncoding) -> ImageEncoding:
+    return dataclasses.replace(encoding, size=(*encoding.size[:2], 1), interpolation="nearest")
 
 
 def averaged(images: np.ndarray, to: tuple[int, int]) -> np.ndarray:

@@ -77,9 +77,9 @@ def _keys(port: Port) -> dict[str, Key]:
         dense(f"{block}/mlp/fc1", f"{prefix}{layer}.intermediate.dense")
         dense(f"{block}/mlp/fc2", f"{prefix}{layer}.output.dense")
     norm("head/norm", "layernorm")
-    if module.pool == "pooler":
+    if module.pool == "pooler" and not module.dense:
         dense("head/pooler", f"{prefix}pooler.dense")
-    if module.distillation == "head":
+    if module.distillation == "head" and not module.dense:
         dense("head/out/cls", "cls_classifier")
         dense("head/out/dist", "distillation_classifier")
     else:

@@ -1,0 +1,195 @@
+"""Images with a mask each, in two trees of folders: the class of every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from jaxfer.data.encodings.image import OUTSIDE
+from jaxfer.data.encodings.pixels import verify
+from jaxfer.data.lookup import fingerprint, locate
+from jaxfer.data.sources.folder import FORMATS, Files
+from jaxfer.data.split import Dataset, Split
+from jaxfer.errors import InputError
+
+IMAGES, MASKS, NAMES = "images", "masks", "classes.txt"
+SPLITS = ("train", "val", "test")
+SAMPLE = 2_000  # masks that are read whole before a run: about 5 s at 500 x 375 pixels
+MODES = ("1", "L", "P")  # of a PNG with one number a pixel; those of a palette are its indices
+
+
+class Masks(Files):
+    """A column of mask files: uint8 [h, w], the class of each pixel, 255 for none."""
+
+    kind: ClassVar[str] = "mask"
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return _decoded(self.root / self.names[row])
+
+
+def source(*, path: str = "") -> Dataset:
+    """PATH/images/{train,val,test}/NAME.jpg with PATH/masks/{train,val,test}/NAME.png; PATH/classes.txt.
+
+    A mask has one number a pixel: that of its class, from 0, or 255 for a pixel that is in no class, neither learned
+    nor scored. The file classes.txt has the name of a class on each line; without it they are `class_0`, ... up to the
+    largest number in the masks of train.
+
+    Before a run the header of every file is read, and every mask whole; of more than `SAMPLE` in a split, that many at
+    equal distances, which a note says. The fingerprint is made as that of the source `folder`, and covers the masks.
+
+    Args:
+      path: the folder; a relative one that is absent is looked up in the folder that JAXFER_DATA names.
+
+    Raises:
+      InputError: no such folders, an image without its mask or the reverse, a mask of another size than its image, a
+        number that is no class, or an unreadable file.
+    """
+    root = locate(path, "masks")
+    for part in (IMAGES, MASKS):
+        if not (root / part / "train").is_dir():
+            raise InputError(
+                f"expected the folders {IMAGES}/train and {MASKS}/train in {str(root)!r}, found no {part}/train; "
+                "correct data.path or move the files"
+            )
+    _check_folders(root)
+    pairs = {split: _pairs(root, split) for split in SPLITS if (root / IMAGES / split).is_dir()}
+    given, largest, notes = _given(root / NAMES), {}, []
+    for split, files in pairs.items():
+        for image, mask in files:
+            verify(image)
+            _check_size(image, mask)
+        looked = files[:: -(-len(files) // SAMPLE)]
+        if len(looked) < len(files):
+            notes.append(f"{len(looked):,} of the {len(files):,} masks of {split} were read to check their numbers")
+        largest[split] = max((_largest(mask), mask) for _, mask in looked)
+    classes = given or tuple(f"class_{i}" for i in range(largest["train"][0] + 1))
+    for most, mask in largest.values():
+        if most >= len(classes):
+            fix = "list every class in classes.txt, or draw it as 255 to leave it out"
+            raise InputError(f"expected numbers 0..{len(classes) - 1} or 255 in {str(mask)!r}, found {most}; {fix}")
+    splits = {
+        split: Split.whole(
+            image=Files(root, tuple(_relative(image, root) for image, _ in files)),
+            mask=Masks(root, tuple(_relative(mask, root) for _, mask in files)),
+        )
+        for split, files in pairs.items()
+    }
+    return Dataset(
+        splits=splits,
+        classes=classes,
+        fingerprint=fingerprint(_content(splits, classes)),
+        notes=tuple(notes),
+        provenance={split: f"{IMAGES}/{split}/" for split in splits},
+        listed=root,
+    )
+
+
+def _check_folders(root: Path) -> None:
+    """`InputError` for folders of only one of the two trees, or of no split: they would go unread."""
+    trees = {part: {entry.name for entry in (root / part).iterdir() if entry.is_dir()} for part in (IMAGES, MASKS)}
+    for part, other in ((IMAGES, MASKS), (MASKS, IMAGES)):
+        for name in sorted(name for name in trees[part] if not name.startswith(".")):
+            if name not in SPLITS or name not in trees[other]:
+                problem = f"no {other}/{name}" if name in SPLITS else f"{part}/{name}"
+                raise InputError(
+                    f"expected train, val and test in both {IMAGES} and {MASKS} of {str(root)!r}, found {problem}; "
+                    "add or rename the folder"
+                )
+
+
+def _pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
+    """(image, mask) of each example, by name."""
+    images, masks = _by_stem(root / IMAGES / split, FORMATS), _by_stem(root / MASKS / split, (".png",))
+    for part, files, others, other in ((IMAGES, images, masks, "a .png mask"), (MASKS, masks, images, "an image")):
+        if alone := sorted(set(files) - set(others)):
+            raise InputError(
+                f"expected {other} for each file in {str(root / part / split)!r}, found {len(alone)} without, such as "
+                f"{files[alone[0]].name!r}; add {other} of this name or remove the file"
+            )
+    if not images:
+        where = str(root / IMAGES / split)
+        raise InputError(f"expected images ({' '.join(FORMATS)}) in {where!r}, found none; add some or remove it")
+    return [(images[stem], masks[stem]) for stem in sorted(images)]
+
+
+def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in suffixes and not file.name.startswith("."):
+            if file.stem in files:
+                raise InputError(f"expected one file called {file.stem!r} in {str(folder)!r}, found two; rename one")
+            files[file.stem] = file
+    return files
+
+
+def _given(file: Path) -> tuple[str, ...]:
+    """The names in classes.txt; () without one."""
+    if not file.is_file():
+        return ()
+    try:
+        names = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    except UnicodeDecodeError as error:
+        raise InputError(f"expected UTF-8 in {str(file)!r}, found {error.reason}; convert it") from None
+    if len(set(names)) < len(names) or not 1 < len(names) <= OUTSIDE:
+        raise InputError(f"expected 2 to 255 different names in {str(file)!r}, found {len(names)}; correct it")
+    return names
+
+
+def _check_size(image: Path, mask: Path) -> None:
+    sizes = []
+    for file in (image, mask):
+        with _opened(file) as picture:
+            sizes.append(picture.size)
+    if sizes[0] != sizes[1]:
+        (width, height), (w, h) = sizes
+        raise InputError(f"expected a mask of {height} x {width} pixels for {str(image)!r}, found {h} x {w}; redraw it")
+
+
+def _largest(file: Path) -> int:
+    """The largest class in a mask; -1 if all of it is 255."""
+    mask = _decoded(file)
+    return int(mask[mask != OUTSIDE].max(initial=0)) if (mask != OUTSIDE).any() else -1
+
+
+def _decoded(file: Path) -> np.ndarray:
+    """uint8 [h, w]."""
+    try:
+        with _opened(file) as picture:
+            if picture.mode not in MODES:
+                fix = "save it as an 8-bit grey PNG of class numbers"
+                raise InputError(
+                    f"expected a mask of one byte a pixel, found {str(file)!r} of mode {picture.mode}; {fix}"
+                )
+            return np.asarray(picture).astype(np.uint8)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise _unreadable(file, error) from None
+
+
+def _opened(file: Path) -> Image.Image:
+    try:
+        return Image.open(file)
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: Exception) -> InputError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(f"expected a readable mask, found {str(file)!r} ({reason}); replace or remove the file")
+
+
+def _relative(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix()
+
+
+def _content(splits: dict[str, Split], classes: tuple[str, ...]) -> Iterator[bytes | str]:
+    """Names, sizes and ends of all files, as `folder` takes them."""
+    yield from classes
+    for name, split in splits.items():
+        yield name
+        for files in split.columns.values():
+            for row, file in enumerate(files.names):
+                yield from (file.encode(errors="surrogateescape"), *files.key(row))
