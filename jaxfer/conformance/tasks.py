@@ -109,4 +109,4 @@ def _example(name: str) -> tuple[Task, jax.Array, dict[str, jax.Array], Split]:
     columns = {"label": kinds.get(spec.task.target, kinds["class"])}
     if spec.task.target == "tags":
         columns["tags"] = Tags(("O", "B-x", "I-x"), (np.zeros(spec.port.encoding.max_length, np.int32),) * n)
-    return spec.task, jnp.zeros(outputs.shape, outputs.dtype), batch, Split.whole(**columns)
+    return TASKS.make(name), jnp.zeros(outputs.shape, outputs.dtype), batch, Split.whole(**columns)

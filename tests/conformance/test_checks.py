@@ -130,12 +130,12 @@ def test_a_model_that_breaks_a_property(check, fields, problem, monkeypatch):
         (
             tasks.losses_and_scores_are_means_with_a_count_per_example,
             {"loss": lambda outputs, batch, hparams: Mean(jnp.mean(outputs))},
-            "the loss: totals and counts of shapes [()] for 6 examples",
+            "the loss: totals and counts of shapes [()] for 8 examples",
         ),
         (
             tasks.losses_and_scores_are_means_with_a_count_per_example,
-            {"loss": lambda outputs, batch, hparams: Mean(outputs[:, 0], jnp.float32(6))},
-            "the loss: totals and counts of shapes [(), (6,)] for 6 examples",
+            {"loss": lambda outputs, batch, hparams: Mean(outputs[:, 0], jnp.float32(8))},
+            "the loss: totals and counts of shapes [(), (8,)] for 8 examples",
         ),
         (
             tasks.losses_and_scores_are_means_with_a_count_per_example,
