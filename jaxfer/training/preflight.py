@@ -96,7 +96,7 @@ def preflight(
     port = port if folder is None else tokenizer.at_home(port, folder)
     Feed(split=data.splits["train"], encodings=port.encodings).check(experiment.data.augment)
     assumed += tokenizer.check(port, own=known.own_tokenizer)
-    stages = make_stages(experiment, port, task)
+    stages = make_stages(experiment, port, task, len(data.classes))
     where.check(stages)
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
     spare = len(jax.devices() if devices is None else devices) - where.size
