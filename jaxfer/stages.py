@@ -115,13 +115,27 @@ def drawn(init: Callable[..., Any]) -> Any:
 def make_port(experiment: Experiment, classes: int) -> tuple[Port, Task]:
     """The model with a head for the task's outputs, and the task."""
     task = TASKS.make(experiment.task.name, **dict(experiment.task.options))
-    model = experiment.model
-    heads.check(model.name, MODELS.get(model.name), task.head, experiment.task.name)
-    outputs = task.outputs(classes)
+    return _port(experiment, experiment.task.name, task, classes), task
+
+
+def _port(experiment: Experiment, name: str, task: Task, classes: int) -> Port:
+    outputs, model = task.outputs(classes), experiment.model
+    heads.check(model.name, MODELS.get(model.name), task.head, name)
     kind = {} if task.head == heads.POOLED else {"head": task.head}
     port = MODELS.make(model.name, outputs=outputs, **kind, **dict(model.options))
     port = port.with_words() if task.words else port
-    return (port.with_apart() if task.apart else port), task
+    return port.with_apart() if task.apart else port
+
+
+def _of_stage(
+    experiment: Experiment, name: str, port: Port, task: Task, classes: int
+) -> tuple[Port, Task, Mapping[str, float]]:
+    """(model, task, the task's hparams) of a stage that names this task; empty: the config's."""
+    if name in ("", experiment.task.name):
+        return port, task, experiment.task_hparams
+    own = TASKS.make(name)
+    other = dataclasses.replace(_port(experiment, name, own, classes), encodings=port.encodings)
+    return (other.with_words() if own.words else other), own, own.hparams or {}
 
 
 def example_batch(port: Port, task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -130,17 +144,24 @@ def example_batch(port: Port, task: Task, batch_size: int) -> dict[str, jax.Shap
     return {**fields, **task.shapes(batch_size, port.outputs, fields)}
 
 
-def make_stages(experiment: Experiment, port: Port, task: Task) -> tuple[Stage, ...]:
+def make_stages(experiment: Experiment, port: Port, task: Task, classes: int = 0) -> tuple[Stage, ...]:
     """Every stage, checked: groups, rates, what is frozen; its config complete with the method's defaults.
+
+    Args:
+      experiment: the checked config.
+      port: the model, as `make_port` makes it.
+      task: the config's.
+      classes: of the data, for the heads of stages with tasks of their own.
 
     Raises:
       InputError: a rule that matches nothing, an unknown option, rates that do not name the method's groups, or a
         stage that trains nothing.
     """
-    _, model_state = port_shapes(port)
-    stages, start = [], 0
+    given, stages, start = (port, task), [], 0
     for index, (name, config) in enumerate(experiment.stages):
         where = f"config.stage.{name}" if experiment.run.stages else "config"
+        port, task, task_hparams = _of_stage(experiment, config.task, *given, classes)
+        _, model_state = port_shapes(port)
         method = make_method(config, port, where)
         full, extra = _method_shapes(method, port)
         for path, leaf in rules.flatten(full).items():
@@ -161,7 +182,7 @@ def make_stages(experiment: Experiment, port: Port, task: Task) -> tuple[Stage, 
                 start=start,
                 config=config,
                 spec=spec,
-                hparams=_hparams(config, method, experiment.task_hparams, where),
+                hparams=_hparams(config, method, task_hparams, where),
                 shapes=(full, model_state, extra),
                 notes=tuple(_notes(config, method, groups, len(port.norms(model_state) - spec.eval_norms), where)),
             )

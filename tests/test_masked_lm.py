@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import jax
@@ -22,6 +23,7 @@ from jaxfer.exports.predict import predict
 from jaxfer.models.port import Training
 from jaxfer.registry import TASKS
 from jaxfer.rules import flatten, unflatten
+from jaxfer.runs.finished import open_run
 from jaxfer.stages import make_port
 from jaxfer.step import make_train_step
 
@@ -323,3 +325,80 @@ def test_a_run_needs_no_labels_and_predicts_nothing(tmp_path):
         InputError, match="task 'masked_lm' has no answers to print; measure the run with `jaxfer eval`"
     ):
         predict(tmp_path / "run", ["a good film"], text=True)
+
+
+def adapted(steps=(2, 2), **overrides):
+    settings = config.load("configs/radiology_lm.py:tiny")
+    for name, count in zip(settings.stages, steps, strict=True):
+        settings.stage[name].steps = count
+    return config.override(settings, {"parallel.devices": 1, **overrides})
+
+
+def test_a_stage_s_own_task(tmp_path):
+    result = jaxfer.run(adapted(), tmp_path / "run", quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    val = {line["step"]: line for line in lines if line["split"] == "val"}
+    assert {step: "perplexity" in line for step, line in val.items()} == {1: True, 2: True, 3: False, 4: False}
+    # The best is one of the last task's, whose metrics the result has.
+    assert result["checkpoint_step"] in (3, 4) and "accuracy" in result["metrics"]["val"]
+    assert jaxfer.evaluate(tmp_path / "run") == pytest.approx(result["metrics"]["val"])
+    (left,) = result["lineage"]["stages"]
+    assert (left["name"], left["task"]) == ("adapt", "masked_lm")
+    # The pooler is no part of a vocab head: it is drawn with the classifier.
+    leaves = {f"params/head/{part}/{leaf}" for part in ("pooler", "out") for leaf in ("kernel", "bias")}
+    assert set(left["next_head"]) == leaves
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["stage"]["adapt"]["task"] == "masked_lm" and "task" not in stored["stage"]["full"]
+    assert jaxfer.run(adapted(), tmp_path / "run", quiet=True) == result  # nothing left to do
+
+
+def test_the_backbone_is_carried_and_the_head_is_the_seed_s(tmp_path):
+    """A second stage at rate 0 holds the first one's backbone, and the head that a run without it begins with."""
+    overrides = {"stage.full.lr": 0.0, "stage.full.lr_rules": (), "select": "last"}
+    jaxfer.run(adapted(**overrides), tmp_path / "both", quiet=True)
+    plain = config.load("configs/radiology_lm.py:tiny,plain", {"parallel.devices": 1, **overrides})
+    jaxfer.run(plain, tmp_path / "one", quiet=True)
+    found, plain = (flatten(open_run(tmp_path / name).state.params) for name in ("both", "one"))
+    moved = {path for path, leaf in plain.items() if (np.asarray(leaf) != np.asarray(found[path])).any()}
+    assert found.keys() == plain.keys()
+    assert "block_0/mlp/fc1/kernel" in moved and all(path.startswith("block_0/") for path in moved)
+
+
+@pytest.mark.parametrize("task", ["classification", "masked_lm"])
+def test_a_run_starts_from_a_masked_one(task, tmp_path):
+    jaxfer.run(phrases(**{"parallel.devices": 1}), tmp_path / "first", quiet=True)
+    source = f"run:{tmp_path / 'first'}"
+    following = {"init": source, "task.name": task, "lr": 0.0, "parallel.devices": 1}
+    jaxfer.run(phrases(**following), tmp_path / "second", quiet=True)
+    ledger = json.loads((tmp_path / "second" / "ledger.json").read_text())
+    heads = {entry.get("why") for leaf, entry in ledger["leaves"].items() if leaf.startswith("params/head/")}
+    assert heads == ({None} if task == "masked_lm" else {"the source has a vocab head"})
+    assert len(ledger["unused"]) == (0 if task == "masked_lm" else 5)
+    first, second = (flatten(open_run(tmp_path / name).state.params) for name in ("first", "second"))
+    for path in first.keys() & second.keys():
+        np.testing.assert_array_equal(first[path], second[path])
+    if task == "classification":
+        with pytest.raises(InputError, match="config.head=keep: the source has a vocab head, not a pooled one; set"):
+            jaxfer.run(phrases(**following, head="keep"), tmp_path / "third", quiet=True)
+
+
+def test_a_resumed_run_crosses_the_boundary_alike(tmp_path):
+    whole = jaxfer.run(adapted((2, 3)), tmp_path / "whole", quiet=True)
+    jaxfer.run(adapted((2, 1)), tmp_path / "parts", quiet=True)
+    parts = jaxfer.run(adapted((2, 3), **{"stage.full.schedule": "constant"}), tmp_path / "constant", quiet=True)
+    assert whole["lineage"]["stages"] == parts["lineage"]["stages"]
+    resumed = jaxfer.run(adapted((2, 3)), tmp_path / "parts", quiet=True)
+    assert resumed["steps"] == 5 and resumed["lineage"]["stages"] == whole["lineage"]["stages"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"stage.adapt.task": "maskedlm"}, "unknown task 'maskedlm'; nearest: 'masked_lm'"),
+        ({"stage.full.task": "masked_lm"}, "config.stage.full.task: the last stage trains config.task, found 'masked_"),
+        ({"stage.adapt.task": "regression"}, "task 'regression' needs real targets, the data has 3 classes"),
+    ],
+)
+def test_wrong_tasks_of_stages(overrides, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        jaxfer.run(adapted(**overrides), tmp_path, quiet=True)

@@ -62,6 +62,8 @@ class StageConfig:
       remat: patterns of units that keep only their input for the backward pass and recompute the rest.
       accumulate: number of slices a batch is computed in, one after the other; the gradient is that of the whole batch.
         Each slice has its own batch statistics and updates the running ones in turn.
+      task: name of a file in `jaxfer/tasks/` that this stage trains, with its defaults, under a head of its own; empty:
+        `config.task`, as in the last stage always. Where the next stage's task is another, its head is made anew.
     """
 
     method: str = "full"
@@ -89,6 +91,13 @@ class StageConfig:
     dtype_rules: tuple[tuple[str, str], ...] = ()
     remat: tuple[str, ...] = ()
     accumulate: int = 1
+    task: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """{field: value}; without add-ons or a task of its own, as before there were any."""
+        return {
+            name: value for name, value in dataclasses.asdict(self).items() if value or name not in ("adds", "task")
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -224,14 +233,14 @@ class Experiment:
         fields |= {f"data.{k}": v for k, v in self.source.options}
         fields |= {f"init_options.{k}": v for k, v in self._init_options().items()}
         for i, (name, stage) in enumerate(self.stages):
-            for key, value in _stage_fields(stage).items():
+            for key, value in stage.to_dict().items():
                 if key != "steps" or i + 1 < len(self.stages):  # the last stage may be made longer
                     fields[f"stage.{name}.{key}"] = value
         return fields
 
     def to_dict(self) -> dict[str, Any]:
         """A complete, JSON-serialisable config; `config.resolve` turns it back into this experiment."""
-        stages = {name: _stage_fields(stage) for name, stage in self.stages}
+        stages = {name: stage.to_dict() for name, stage in self.stages}
         return {
             **dataclasses.asdict(self.run),
             **({"init_options": self._init_options()} if self._init_options() else {}),
@@ -245,11 +254,6 @@ class Experiment:
     def _init_options(self) -> dict[str, str]:
         """The options that are set; without any, record and identity are as before this section existed."""
         return {name: value for name, value in dataclasses.asdict(self.init_options).items() if value}
-
-
-def _stage_fields(stage: StageConfig) -> dict[str, Any]:
-    """The fields of a stage; without add-ons, record and identity are as before there were any."""
-    return {name: value for name, value in dataclasses.asdict(stage).items() if value or name != "adds"}
 
 
 DTYPES = ("float32", "bfloat16")
@@ -282,6 +286,10 @@ def check_ranges(experiment: Experiment) -> None:
     _check_fields("config.parallel", experiment.parallel)
     if experiment.init_options != InitOptions() and run.init.startswith(("run:", "sibling:")):
         raise InputError(f"config.init_options apply only to a checkpoint, config.init is {run.init!r}; remove them")
+    last, own = experiment.stages[-1][0], experiment.stages[-1][1].task
+    if own not in ("", experiment.task.name):
+        fix = f"set config.task.name={own}, or leave it out"
+        raise InputError(f"config.stage.{last}.task: the last stage trains config.task, found {own!r}; {fix}")
     for name, stage in experiment.stages:
         where = f"config.stage.{name}" if run.stages else "config"
         _check_fields(where, stage)

@@ -37,6 +37,11 @@ def stage_fields() -> dict[str, Any]:
     return hints(StageConfig)
 
 
+def common_fields() -> dict[str, Any]:
+    """{field: annotation} of those whose default for all stages is `config.X`: not of the task, which is a section."""
+    return {name: annotation for name, annotation in stage_fields().items() if name not in SECTIONS}
+
+
 def section_schema(section: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """{field: annotation} of `config.model`, `config.data` or `config.task`, from the file the section names."""
     chooser, room = SECTIONS[section]
@@ -64,7 +69,7 @@ def _any_model() -> dict[str, Any]:
 
 def fields_of(config: ConfigDict) -> dict[str, Any]:
     """{dotted field: annotation} of every field this config may set, except stages and method options."""
-    fields = {**hints(RunConfig), **stage_fields()}
+    fields = {**hints(RunConfig), **common_fields()}
     fields |= {f"parallel.{name}": annotation for name, annotation in hints(ParallelConfig).items()}
     fields |= {f"init_options.{name}": annotation for name, annotation in hints(InitOptions).items()}
     fields |= {f"compare.{name}": annotation for name, annotation in hints(CompareConfig).items()}

@@ -31,7 +31,7 @@ from jaxfer.config.experiment import (
     RunConfig,
     StageConfig,
 )
-from jaxfer.config.fields import AUTO, SECTIONS, annotation_of, fields_of, stage_fields
+from jaxfer.config.fields import AUTO, SECTIONS, annotation_of, common_fields, fields_of
 from jaxfer.config.resolve import _check_sections, _defaults, check_config
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
@@ -40,7 +40,8 @@ from jaxfer.registry import METHODS
 
 def base() -> ConfigDict:
     """Every field with its default, to start a config file from. Fields that do not exist can't be set."""
-    config = ConfigDict({**_defaults(RunConfig), **_defaults(StageConfig)})
+    stage = {name: value for name, value in _defaults(StageConfig).items() if name in common_fields()}
+    config = ConfigDict({**_defaults(RunConfig), **stage})
     config.lr = config_dict.placeholder(float)
     config.parallel = _defaults(ParallelConfig)
     config.init_options = _defaults(InitOptions)
@@ -260,4 +261,4 @@ def _shadowed(config: ConfigDict, field: str) -> bool:
     """Whether every stage overrides a common stage field."""
     hiding = {"lr": ("lr", "rates"), "rates": ("lr", "rates"), "options": ("options", "method")}.get(field, (field,))
     stages = [config.get("stage", {}).get(name, {}) for name in config.get("stages", ())]
-    return field in stage_fields() and bool(stages) and all(any(name in stage for name in hiding) for stage in stages)
+    return field in common_fields() and bool(stages) and all(any(name in stage for name in hiding) for stage in stages)

@@ -21,7 +21,7 @@ from jaxfer.config.experiment import (
     check_comparison,
     check_ranges,
 )
-from jaxfer.config.fields import AUTO, SECTIONS, hints, section_schema, stage_fields
+from jaxfer.config.fields import AUTO, SECTIONS, common_fields, hints, section_schema, stage_fields
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
@@ -44,14 +44,14 @@ def resolve(config: ConfigDict) -> Experiment:
     check_config(config)
     _check_sections(config)
     plain = config.copy_and_resolve_references().to_dict()
-    common_fields, run_fields = stage_fields(), hints(RunConfig)
+    shared, run_fields = common_fields(), hints(RunConfig)
     registry.use(schema.check(plain.get("rooms", ()), run_fields["rooms"], "config.rooms"))
-    known = {*common_fields, *run_fields, *SECTIONS, "parallel", "init_options", "stage", "compare"}
+    known = {*shared, *run_fields, *SECTIONS, "parallel", "init_options", "stage", "compare"}
     for name in plain:
         if name not in known:
             raise InputError(f"unknown field config.{name}{nearest(name, known)}")
     run = RunConfig(**_checked(plain, run_fields, "config", only=run_fields))
-    common = _defaults(StageConfig) | {"lr": None} | _checked(plain, common_fields, "config", only=common_fields)
+    common = _defaults(StageConfig) | {"lr": None} | _checked(plain, shared, "config", only=shared)
     overrides = plain.get("stage", {})
     for name in overrides:
         if name not in run.stages:
@@ -122,6 +122,8 @@ def _stage(name: str, common: Mapping[str, Any], raw: Mapping[str, Any]) -> Stag
         stage["rates"] = {}
     if overrides.get("rates") and "lr" not in overrides:
         stage["lr"] = None
+    if stage["task"]:
+        TASKS.get(stage["task"])  # an unknown name raises, listing the nearest ones
     method_options = METHODS.schema(stage["method"])  # any other option is an hparam, which `stages` checks
     structural = {option: value for option, value in stage["options"].items() if option in method_options}
     complete = METHODS.complete(stage["method"], structural, f"{where}.options")

@@ -17,8 +17,8 @@ from jaxfer.models.port import Port
 from jaxfer.pretrained import foreign, surgery
 from jaxfer.pretrained.foreign import Checkpoint
 from jaxfer.pretrained.layout import Conversion, convert
-from jaxfer.rules import flatten
-from jaxfer.stages import drawn
+from jaxfer.rules import flatten, unflatten
+from jaxfer.stages import drawn, port_shapes
 
 
 def carry(
@@ -87,6 +87,27 @@ def fresh_leaves(port: Port, leaves: Sequence[str], key: jax.Array, shapes: Any)
         return {}
     zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)
     return _compiled_fresh(port, tuple(leaves))(key, zeros)
+
+
+def under_another_head(
+    params: Any, model_state: Any, head: str, port: Port, key: jax.Array
+) -> tuple[Any, Any, tuple[str, ...]]:
+    """(params, model_state, leaves made anew) of the same model with another head.
+
+    Args:
+      params: of the model with its former head.
+      model_state: likewise.
+      head: path of that head, of which nothing is kept.
+      port: the model with the new head.
+      key: draws what is made anew, as at the start of a run.
+    """
+    blank = port_shapes(port)
+    shapes, heads = flatten({"params": blank[0], **blank[1]}), (f"params/{head}/", f"params/{port.head}/")
+    leaves = flatten({"params": params, **model_state}).items()
+    kept = {leaf: value for leaf, value in leaves if leaf in shapes and not leaf.startswith(heads)}
+    fresh = tuple(leaf for leaf in shapes if leaf not in kept)
+    tree = unflatten({**kept, **fresh_leaves(port, fresh, key, port.example(2))})
+    return tree.pop("params"), tree, fresh
 
 
 @functools.lru_cache(maxsize=64)

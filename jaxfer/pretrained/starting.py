@@ -80,8 +80,13 @@ def _lineage(experiment: Experiment, data: Dataset) -> dict[str, Any]:
     return {"init": experiment.run.init, "data_sha256": data.fingerprint}
 
 
+def fresh_key(seed: int) -> jax.Array:
+    """Draws the parameters that no source has."""
+    return jax.random.fold_in(jax.random.key(seed), 0)
+
+
 def _key(experiment: Experiment) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(experiment.run.seed), 0)
+    return fresh_key(experiment.run.seed)
 
 
 def _scratch(experiment: Experiment, data: Dataset, stage: Stage) -> Start:
@@ -147,15 +152,22 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
     port, init, source = stage.spec.port, experiment.run.init, open_run(folder)
     _check_model(experiment, source.experiment)
     loaded = source.stage.leave(source.state)
-    keep = _keeps_head(experiment.run.head, source, data)
+    kind, former = stage.spec.task.head, source.stage.spec.task.head
+    keep = _keeps_head(experiment.run.head, source, data, kind)
     ledger, filled = {}, {}
     source_leaves, batch = _leaves(*loaded), example_batch(port, stage.spec.task, 2)
     shapes = _leaves(*port_shapes(port))
     anew = [] if keep else [path for path in shapes if path.startswith(f"params/{port.head}/")]
+    left = []
+    if kind != former:  # all of either head: what stands before the output layer is its own
+        left = [path for path in source_leaves if path.startswith(f"params/{source.stage.spec.port.units[-1]}/")]
+        anew = [path for path in shapes if path.startswith(f"params/{port.units[-1]}/")]
+        source_leaves = {path: leaf for path, leaf in source_leaves.items() if path not in left}
     for path, leaf in shapes.items():
         if path in anew:
             ledger[path] = _entry("re-initialised", path if path in source_leaves else None, leaf)
-            ledger[path]["why"] = _why(experiment.run.head, source.classes)
+            why = _why(experiment.run.head, source.classes)
+            ledger[path]["why"] = why if kind == former else f"the source has a {former} head"
         elif path not in source_leaves or source_leaves[path].shape != leaf.shape:
             stored = tuple(source_leaves[path].shape) if path in source_leaves else "nothing"
             raise InputError(
@@ -171,7 +183,9 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
         )
     tree = unflatten({**filled, **carrying.fresh_leaves(port, anew, _key(experiment), batch)})
     lineage = {**_lineage(experiment, data), "source_sha256": fingerprint(*loaded), "source": source.result["lineage"]}
-    return Start(params=tree.pop("params"), model_state=tree, ledger=ledger, lineage=lineage)
+    return Start(
+        params=tree.pop("params"), model_state=tree, ledger=ledger, lineage=lineage, unused=tuple(sorted(left))
+    )
 
 
 def _check_model(experiment: Experiment, source: Experiment) -> None:
@@ -196,7 +210,15 @@ def _check_model(experiment: Experiment, source: Experiment) -> None:
         )
 
 
-def _keeps_head(head: str, source: FinishedRun, data: Dataset) -> bool:
+def _keeps_head(head: str, source: FinishedRun, data: Dataset, kind: str) -> bool:
+    if kind != (former := source.stage.spec.task.head):
+        if head == "keep":
+            raise InputError(
+                f"config.head=keep: the source has a {former} head, not a {kind} one; set config.head=reset"
+            )
+        return False
+    if kind == VOCAB:
+        return head != "reset"
     if head != "auto" or source.classes != data.classes:
         return head == "keep"
     if source.result["lineage"]["data_sha256"] != data.fingerprint:

@@ -60,7 +60,7 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
     experiment, result = stored_experiment(folder), read_result(folder)
     classes = tuple(result["classes"])
     port, task = make_port(experiment, len(classes))
-    stages = make_stages(experiment, tokenizer.at_home(port, folder), task)
+    stages = make_stages(experiment, tokenizer.at_home(port, folder), task, len(classes))
     known = ("result", "last", "best")
     if checkpoint not in known:
         raise InputError(f"unknown checkpoint {checkpoint!r}; known: {', '.join(known)}")

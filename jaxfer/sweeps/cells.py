@@ -174,7 +174,7 @@ def address(cell: Cell, config: ConfigDict, before: Mapping[str, Job]) -> Job:
     if kind == "run":
         starting.source_folder(config.init, epath.Path("."))
     ready = preflight(config)
-    task = ready.stages[0].spec.task
+    task = ready.stages[-1].spec.task
     return Job(
         cell=cell,
         key=identity_hash(ready),

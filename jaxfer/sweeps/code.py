@@ -45,6 +45,7 @@ def code_version(experiment: Experiment) -> str:
     """sha256 (hex) over the source files that this experiment's numbers can depend on, a user's own among them."""
     named = {(METHODS, stage.method) for _, stage in experiment.stages}
     named |= {(ADDS, name) for _, stage in experiment.stages for name in stage.adds}
+    named |= {(TASKS, stage.task) for _, stage in experiment.stages if stage.task}
     named |= {(MODELS, experiment.model.name), (TASKS, experiment.task.name), (SOURCES, experiment.source.name)}
     return _version(frozenset(named), experiment.run.init != "scratch")
 

@@ -109,7 +109,7 @@ def preflight(
         )
     assumed += tokenizer.check(port, own=known.own_tokenizer)
     task.expanded(data.splits["train"].take(np.arange(1)), port.encodings)  # refuses data of another task
-    stages = make_stages(experiment, port, task)
+    stages = make_stages(experiment, port, task, len(data.classes))
     where.check(stages)
     kinds = [column.kind for column in data.splits["train"].columns.values()]
     if task.target not in kinds:

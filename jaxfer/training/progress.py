@@ -64,6 +64,10 @@ class Reporter:
             self._live.start()
             Reporter._live_console = self._console
 
+    def follow(self, metric: str) -> None:
+        """Shows another metric: that of the next stage's task."""
+        self._metric = metric
+
     def step(self, step: int, stage: str) -> None:
         """Step `step` of the run, of stage `stage`, is done."""
         now, status = self._clock(), self._status

