@@ -2,7 +2,12 @@
 
 jaxfer compare configs/heart.py --processes 2                  # Hungary; also :va and :switzerland
 jaxfer run configs/heart.py:pretrain --workdir runs/heart/pretrain
-jaxfer run configs/heart.py:va --workdir runs/heart/va
+jaxfer run configs/heart.py --workdir runs/heart/hungarian
+
+Test accuracy by the first command, Hungary, 10 labels a class, 3 seeds: scratch 0.749 ± 0.061, probe 0.781 ± 0.032,
+full 0.821 ± 0.064; 4, 2 and 2 s a run. No evidence either way: full is +0.071 over scratch, 95 % interval [-0.050,
++0.192].
+Logistic regression on the same 20 rows has 0.838 ± 0.021. The other two clinics are not measured.
 """
 
 import jaxfer.config

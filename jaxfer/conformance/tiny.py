@@ -83,14 +83,14 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
             width=6,
             mlp_width=8,
             embedding=3,
-            numbers=("a", "b", "c"),
-            means=(0.0, 1.0, 2.0),
-            stds=(1.0, 2.0, 3.0),
-            categories=("d", "e"),
-            values=(("x", "y"), ("z",)),
+            numbers=("size", "weight"),
+            means=(12.0, 1.0),
+            stds=(4.0, 2.0),
+            categories=("colour", "shape"),
+            values=(("blue", "green", "red"), ("round",)),
         ),
     ),
-    "series_cnn": ("series_cnn", dict(outputs=3, widths=(4, 6), length=9, channels=2)),
+    "series_cnn": ("series_cnn", dict(outputs=3, widths=(4, 6), length=9)),
 }
 
 

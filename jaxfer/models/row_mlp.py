@@ -96,7 +96,7 @@ def port(
     width: int = 64,
     mlp_width: int = 128,
     embedding: int = 8,
-    dropout: float = 0.1,
+    dropout: float = 0.0,
     numbers: tuple[str, ...] = (),
     means: tuple[float, ...] = (),
     stds: tuple[float, ...] = (),

@@ -33,6 +33,7 @@ COMPUTES = (
     "parallel/placement.py",
     "parallel/sharding.py",
     "training/evaluation.py",
+    "training/fitted.py",
     "training/session.py",
     "training/programs.py",
 )
