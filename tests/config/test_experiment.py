@@ -94,7 +94,7 @@ def two_stages(**stage) -> ConfigDict:
 
 def test_every_field_has_another_value():
     known = fields(RunConfig) | fields(StageConfig) | fields(ParallelConfig, "parallel.") | fields(DataConfig, "data.")
-    assert set(OTHER) == known - {"stages", "data.source"}
+    assert set(OTHER) == known - {"stages", "data.source", "task"}  # config.task is a section; below, a stage's own
 
 
 @pytest.mark.parametrize("field", sorted(set(OTHER) - {"options", "steps", "data.workers"}))
@@ -125,6 +125,16 @@ def test_identity_holds_every_choice(field, value, key):
 def test_identity_has_the_sources_own_options():
     a, b = (experiment(**{"data.source": "synthetic", "data.noise": noise}) for noise in (1.0, 2.0))
     assert {name for name, value in a.identity().items() if b.identity()[name] != value} == {"data.noise"}
+
+
+def test_a_stage_s_own_task_is_part_of_the_identity():
+    config = two_stages()
+    before = resolve(config)
+    config.stage.first.task = "multilabel"
+    after = resolve(config)
+    assert after.identity() == {**before.identity(), "stage.first.task": "multilabel"}
+    assert "stage.first.task" not in before.identity()
+    assert resolve(ConfigDict(after.to_dict())) == after
 
 
 def test_only_the_last_stage_may_become_longer():
