@@ -316,11 +316,16 @@ def test_a_model_of_images_is_refused():
 
 
 def test_a_run_needs_no_labels_and_predicts_nothing(tmp_path):
-    result = jaxfer.run(phrases(**{"parallel.devices": 1}), tmp_path / "run", quiet=True)
+    result = jaxfer.run(phrases(**{"parallel.devices": 1, "model.pool": "mean"}), tmp_path / "run", quiet=True)
     val = result["metrics"]["val"]
     assert set(val) == {"loss", "token_accuracy", "perplexity"}
     assert val["perplexity"] == pytest.approx(np.exp(val["loss"]))
     assert jaxfer.evaluate(tmp_path / "run") == pytest.approx(val)
+    for name in ("hf", "sentence-transformers"):
+        with pytest.raises(
+            InputError, match="a vocab head is not exported; give the run to another one with config.init"
+        ):
+            jaxfer.export(tmp_path / "run", format=name)
     with pytest.raises(
         InputError, match="task 'masked_lm' has no answers to print; measure the run with `jaxfer eval`"
     ):

@@ -130,6 +130,11 @@ def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str], kind: 
         `keep` for a head of another kind of task.
     """
     if kind == VOCAB:
+        if head != "reset" and (checkpoint.files.config or {}).get("tie_word_embeddings") is False:
+            raise InputError(
+                f"config.init={checkpoint.files.init}: its decoder is not tied to the word embedding, ours is; set "
+                "config.head=reset"
+            )
         return head != "reset"
     if checkpoint.other_head is not None:
         if head == "keep":

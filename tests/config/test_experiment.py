@@ -128,6 +128,16 @@ def test_identity_has_the_sources_own_options():
     assert {name for name, value in a.identity().items() if b.identity()[name] != value} == {"data.noise"}
 
 
+def test_a_stage_s_own_task_is_part_of_the_identity():
+    config = two_stages()
+    before = resolve(config)
+    config.stage.first.task = "multilabel"
+    after = resolve(config)
+    assert after.identity() == {**before.identity(), "stage.first.task": "multilabel"}
+    assert "stage.first.task" not in before.identity()
+    assert resolve(ConfigDict(after.to_dict())) == after
+
+
 def test_only_the_last_stage_may_become_longer():
     before = resolve(two_stages()).identity()
     longer = override(two_stages(), {"stage.second.steps": 9})

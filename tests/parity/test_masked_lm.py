@@ -11,6 +11,7 @@ import pytest
 
 import jaxfer
 from jaxfer import config, rules
+from jaxfer.errors import InputError
 from jaxfer.registry import TASKS
 from jaxfer.runs.finished import open_run
 
@@ -86,6 +87,15 @@ def test_loss_and_gradients(hidden_act, tmp_path):
     for path, grad in keys.items():
         np.testing.assert_allclose(leaves[path], grad, atol=2e-5, err_msg=path)
         assert jnp.abs(leaves[path]).max() > 1e-3
+
+
+def test_an_untied_decoder_is_refused(tmp_path):
+    saved(tmp_path / "source")
+    file = tmp_path / "source" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "tie_word_embeddings": False}))
+    with pytest.raises(InputError, match="decoder is not tied to the word embedding, ours is; set config.head=reset"):
+        trained(tmp_path / "source", tmp_path / "kept")
+    trained(tmp_path / "source", tmp_path / "reset", head="reset")
 
 
 def test_the_ledger_tells_the_head_s_origin(tmp_path):

@@ -36,6 +36,7 @@ class Config(TypedDict, total=False):
     attention_probs_dropout_prob: float
     classifier_dropout: float | None
     pooling_mode_mean_tokens: bool
+    tie_word_embeddings: bool
 
 
 def _keys(port: Port) -> dict[str, Key]:
@@ -128,6 +129,7 @@ def _options(
 def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     """config.json of a `BertForSequenceClassification`; without labels (regression), LABEL_0, ..."""
     module = port.module
+    _check_head(port)
     if module.pool != "pooler" or module.projection or module.normalize:
         settings = f"pool={module.pool!r}"
         settings += (
@@ -148,10 +150,16 @@ def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> di
 
 def _encoder(port: Port) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(config.json, constants) of a bare `BertModel`; its pooler, required but unused, is zero."""
+    _check_head(port)
     width = port.module.width
     pooler = {"weight": np.zeros((width, width), np.float32), "bias": np.zeros(width, np.float32)}
     config = {**_architecture(port), "architectures": ["BertModel"]}
     return config, {f"pooler.dense.{name}": value for name, value in pooler.items()}
+
+
+def _check_head(port: Port) -> None:
+    if port.module.head == VOCAB:
+        raise InputError("a vocab head is not exported; give the run to another one with config.init=run:FOLDER")
 
 
 def _architecture(port: Port) -> dict[str, Any]:
