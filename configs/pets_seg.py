@@ -1,6 +1,8 @@
 """Cats, dogs and what is behind them, pixel by pixel: MobileNetV1-0.75 of ImageNet -> 210 masks.
 
 jaxfer run configs/pets_seg.py
+
+A mask of background alone has a mIoU of 0.225 on test and 0.223 on train (`jaxfer.tasks.segmentation.constant`).
 """
 
 import jaxfer.config
