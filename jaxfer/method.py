@@ -27,6 +27,7 @@ class Context:
       apply: backbone params -> outputs of this batch in evaluation mode, under the current running statistics.
       task: the task; `task.loss(outputs, batch, hparams)` is a `Mean`.
       batch: this step's examples.
+      taps: {name: activation} of the training forward, as `Method.taps` asks; {} in `update`.
       params: the method's parameters, trainable and frozen (in `update`: after the step).
       extra: the method's state beside the parameters.
       hparams: {name: [] float32}.
@@ -44,6 +45,10 @@ class Context:
     groups: Mapping[str, str]
     step: jax.Array
     key: jax.Array
+    taps: Mapping[str, jax.Array] = field(default_factory=dict)
+
+
+Gradients = Callable[[Params], tuple[Params, Any]]
 
 
 def task_loss(ctx: Context, outputs: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -59,11 +64,18 @@ class Method:
       rules: parameter path -> group or FROZEN; every group must hold at least one parameter.
       init: (params, key) -> (params, extra): adds leaves, keeps anchors. An added leaf names its unit in its path.
       view: (params, extra) -> backbone params as the forward pass uses them.
+      evaluated: the same for evaluation, where that differs (averages of parameters); None: `view`.
       intercept: (params, extra) -> a `flax.linen` interceptor or None: changes in activation space.
+      taps: activations of the training forward that `loss` needs: units, or `features` (`Port.forward`).
       loss: (ctx, outputs) -> (scalar, {name: scalar} to log).
+      gradient: (next, ctx, trainable) -> (gradients, rest): `next` gives those of the whole batch at any {path: leaf}
+        of the trainable parameters, and the rest, which is handed on; it may be called twice.
       update: (ctx, extra) -> extra of the same shapes after the step (queues, averages for the loss); under pmap its
         float leaves are averaged over the devices, each of which sees its own examples.
-      merge: (params, extra) -> backbone params that alone give the adapted outputs, for export and the next stage.
+      merge: (params, extra) -> backbone params that alone give the adapted outputs, for export and the next stage; None
+        where there are none, because the method changes the architecture.
+      whole_batch: whether the loss is of the batch as a whole and no mean over examples: then it can't be accumulated
+        over slices or computed under pmap.
       hparams: {name: (default, tuning grid)}, scalars that `loss` and `update` read; `lr` is the rate where the config
         names none. What `view` and `intercept` need is an option of the factory.
     """
@@ -72,9 +84,13 @@ class Method:
     init: Callable[[Params, jax.Array], tuple[Params, Any]] = lambda params, key: (params, {})
     view: Callable[[Params, Any], Params] = lambda params, extra: params
     intercept: Callable[[Params, Any], Any] = lambda params, extra: None
+    evaluated: Callable[[Params, Any], Params] | None = None
+    taps: tuple[str, ...] = ()
     loss: Callable[[Context, jax.Array], tuple[jax.Array, dict[str, jax.Array]]] = task_loss
+    gradient: Callable[[Gradients, Context, Params], tuple[Params, Any]] = lambda next, ctx, trainable: next(trainable)
     update: Callable[[Context, Any], Any] = lambda ctx, extra: extra
-    merge: Callable[[Params, Any], Params] = lambda params, extra: params
+    merge: Callable[[Params, Any], Params] | None = lambda params, extra: params
+    whole_batch: bool = False
     hparams: Mapping[str, tuple[float, tuple[float, ...]]] = field(
         default_factory=lambda: {"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3))}
     )

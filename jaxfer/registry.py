@@ -199,6 +199,8 @@ METHODS = Room("method", "jaxfer.methods", "method")
 MODELS = Room("model", "jaxfer.models", "port", reserved=("head",))  # the task names it
 TASKS = Room("task", "jaxfer.tasks", "task")
 SOURCES = Room("data source", "jaxfer.data.sources", "source", shared=False)  # files change
+# Add-ons live among the methods: `def add(method, port)` gives that method with something added.
+ADDS = Room("add-on", "jaxfer.methods", "add")
 ROOMS = (METHODS, MODELS, TASKS, SOURCES)
 
 # Passes the folders in use to child processes (loaders, members of a sweep).
@@ -208,7 +210,9 @@ VARIABLE = "JAXFER_ROOMS"
 def beside(config: Path) -> tuple[str, ...]:
     """The folders with user files for a config, out of its own folder and the parent folder."""
     folders = dict.fromkeys((config.resolve().parent, config.resolve().parent.parent))
-    return tuple(str(folder) for folder in folders if any(room._members(folder / room.folder) for room in ROOMS))
+    return tuple(
+        str(folder) for folder in folders if any(room._members(folder / room.folder) for room in (*ROOMS, ADDS))
+    )
 
 
 def use(folders: Iterable[str]) -> None:
@@ -218,7 +222,7 @@ def use(folders: Iterable[str]) -> None:
       InputError: a name is already taken by the package or by another user file.
     """
     for folder in folders:
-        for room in ROOMS:
+        for room in (*ROOMS, ADDS):
             room.use(Path(folder, room.folder))
         in_use = [path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
         if folder not in in_use:

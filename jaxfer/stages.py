@@ -19,7 +19,7 @@ from jaxfer.models import heads
 from jaxfer.models.execution import Execution
 from jaxfer.models.port import Port
 from jaxfer.optim import Leaf
-from jaxfer.registry import METHODS, MODELS, TASKS
+from jaxfer.registry import ADDS, METHODS, MODELS, TASKS
 from jaxfer.schema import LARGEST
 from jaxfer.state import State
 from jaxfer.step import StepSpec, make_state
@@ -73,15 +73,21 @@ class Stage:
 
     def blank(self, seed: int) -> State:
         """The shapes of the stage's State, to be filled from a checkpoint."""
-        return jax.eval_shape(lambda p, m: self.enter(p, m, seed), *self._backbone_shapes())
+        return jax.eval_shape(lambda p, m: self.enter(p, m, seed), *port_shapes(self.spec.port))
 
     def leave(self, state: State) -> tuple[Any, Any]:
-        """(backbone params, model_state) that the next stage, a later run or an export starts from."""
-        return self.spec.method.merge(state.params, state.extra), state.model_state
+        """(backbone params, model_state) that the next stage, a later run or an export starts from.
 
-    def _backbone_shapes(self) -> tuple[Any, Any]:
-        params, model_state, extra = self.shapes
-        return jax.eval_shape(self.spec.method.merge, params, extra), model_state
+        Raises:
+          InputError: the method has no plain backbone to leave.
+        """
+        merge, name = self.spec.method.merge, self.config.method
+        if merge is None:
+            raise InputError(
+                f"method {name!r} adds modules that no plain {type(self.spec.port.module).__name__} has: there is no "
+                "merged model to export or to start from; evaluate the run itself, or train with another method"
+            )
+        return merge(state.params, state.extra), state.model_state
 
 
 @functools.lru_cache(maxsize=64)
@@ -140,6 +146,12 @@ def make_stages(experiment: Experiment, port: Port, task: Task) -> tuple[Stage, 
         for path, leaf in rules.flatten(full).items():
             if math.prod(leaf.shape) > LARGEST:  # XLA would abort without naming the parameter
                 raise InputError(f"{path} would have shape {leaf.shape}; make config.model or {where}.options smaller")
+        if (method.whole_batch or task.whole_batch) and config.accumulate > 1:
+            whose = f"method {config.method!r}" if method.whole_batch else f"task {experiment.task.name!r}"
+            raise InputError(
+                f"{where}.accumulate: the loss of {whose} is of the batch as a whole, found "
+                f"{config.accumulate} slices; set it to 1"
+            )
         groups = _groups(config, method, port, full, where)
         config = _completed(config, method, where)
         spec = _spec(config, port, task, method, groups, model_state, where)
@@ -175,6 +187,8 @@ def make_method(config: StageConfig, port: Port, where: str = "config") -> Metho
     schema = METHODS.schema(config.method)
     structural = {k: v for k, v in config.options.items() if k in schema}
     method = METHODS.make(config.method, port, **structural)
+    for name in config.adds:
+        method = ADDS.make(name, method, port)
     for name in method.hparams:
         if name in STAGE_HPARAMS or name in schema or "/" in name:
             raise InputError(f"method {config.method!r}: the name of its hparam {name!r} is taken; rename it")
@@ -232,9 +246,6 @@ def _groups(config: StageConfig, method: Method, port: Port, params: Any, where:
 def _spec(
     config: StageConfig, port: Port, task: Task, method: Method, groups: dict[str, str], model_state: Any, where: str
 ) -> StepSpec:
-    if task.whole_batch and config.accumulate > 1:
-        found = f"{where}.accumulate={config.accumulate}"
-        raise InputError(f"the task compares the examples of a whole batch, found {found}; set it to 1")
     trainable = [path for path, group in groups.items() if group != FROZEN]
     ones = ((".*", 1.0),)
     lr_scale = rules.resolve(config.lr_rules, groups, defaults=ones, what="lr rule")

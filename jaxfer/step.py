@@ -101,22 +101,24 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))
         trainable, frozen = split(state.params, trainable_paths)
 
-        def context(params, batch, key):
+        def context(params, batch, key, taps=None):
             def evaluate(backbone):
                 return port.apply(backbone, state.model_state, batch)[0]
 
-            return Context(evaluate, task, batch, params, state.extra, state.hparams, groups, state.step, key)
+            extra, hparams = state.extra, state.hparams
+            return Context(evaluate, task, batch, params, extra, hparams, groups, state.step, key, taps or {})
 
         def loss_fn(trainable, model_state, batch, key):
             params = unflatten({**frozen, **trainable})
-            outputs, model_state = port.apply(
+            outputs, model_state, taps = port.forward(
                 method.view(params, state.extra),
                 model_state,
                 batch,
                 training=Training(key=key, live=spec.live, eval_norms=spec.eval_norms),
                 intercept=method.intercept(params, state.extra),
+                taps=method.taps,
             )
-            loss, logged = method.loss(context(params, batch, key), outputs)
+            loss, logged = method.loss(context(params, batch, key, taps), outputs)
             scores = task.scores(outputs, batch)
             count = scores.pop("loss").parts()
             parts = {name: (mean.value(), mean.parts()) for name, mean in scores.items()}
@@ -124,9 +126,15 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
             return loss, (parts, model_state)
 
         gradients = _accumulated(jax.grad(loss_fn, has_aux=True), spec.accumulate)
-        grads, (parts, model_state) = gradients(trainable, state.model_state, batch, key)
-        if axis is not None:
-            grads, parts = _over_devices(grads, parts, axis)
+
+        def whole_batch(trainable):
+            grads, (parts, model_state) = gradients(trainable, state.model_state, batch, key)
+            if axis is not None:
+                grads, parts = _over_devices(grads, parts, axis)
+            return grads, (parts, model_state)
+
+        before = context(state.params, batch, key)
+        grads, (parts, model_state) = method.gradient(whole_batch, before, trainable)
         metrics = {name: value for name, (value, _) in parts.items()}
         updates, opt_state = spec.tx(state.hparams, state.step).update(grads, state.opt_state, trainable)
         params = unflatten({**frozen, **optax.apply_updates(trainable, updates)})
@@ -202,10 +210,10 @@ def make_eval_step(spec: StepSpec) -> Callable[[Any, Any, Any, Batch], dict[str,
     """
     port, task, method = spec.model, spec.task, spec.method
 
-    def eval_step(params: Any, model_state: Any, extra: Any, batch: Batch) -> dict[str, jax.Array]:
-        outputs, _ = port.apply(
-            method.view(params, extra), model_state, batch, intercept=method.intercept(params, extra)
-        )
+    view = method.evaluated or method.view
+
+    def eval_step(params: Any, model_state: Any, extra: Any, batch: Batch) -> dict[str, Any]:
+        outputs, _ = port.apply(view(params, extra), model_state, batch, intercept=method.intercept(params, extra))
         return {**task.scores(outputs, batch), "collected": task.collect(outputs, batch)}
 
     return eval_step

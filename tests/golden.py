@@ -1,6 +1,6 @@
 """Ten runs of 20 steps and what they gave before the data and the tasks were rebuilt: tests/golden.json.
 
-python tests/golden.py             # compares: fed arrays exactly, losses within 1e-5; says whether every bit is the same
+python tests/golden.py             # compares: fed arrays exactly, losses within 1e-5; says if every bit is the same
 python tests/golden.py --exact     # on the machine that recorded them, every bit must be the same
 python tests/golden.py --record    # writes tests/golden.json
 
@@ -60,7 +60,7 @@ def configs():
         "images, weight decay": digits("full", **scratch, weight_decay=0.01),
         "images, two stages": stages(digits("full", **scratch)),
         "images, accumulated": digits("full", **scratch, accumulate=5),
-        "images, a regression": jaxfer.load("configs/regression.py:tiny", {"steps": STEPS, "log_every": 1, "warmup": 0}),
+        "images, a regression": jaxfer.load("configs/regression.py:tiny", dict(steps=STEPS, log_every=1, warmup=0)),
         "a transformer of images, bfloat16": tiny("vit_cls", compute_dtype="bfloat16", batch_size=8),
         "bucketed texts": bert,
         "bucketed texts, LoRA": pairs,
@@ -140,7 +140,8 @@ def main():
         FILE.write_text(json.dumps(entries, indent=1) + "\n")
         return 0
     golden = json.loads(FILE.read_text())
-    return int(any([compare(name, entries[name], golden[name], args.exact) for name in golden]))
+    differ = [compare(name, entries[name], golden[name], args.exact) for name in golden]  # every one is printed
+    return int(any(differ))
 
 
 if __name__ == "__main__":

@@ -33,21 +33,30 @@ import dataclasses
 import numpy as np
 
 from jaxfer.data.lookup import fingerprint
-from jaxfer.data.split import Dataset, Split
+from jaxfer.data.split import Array, Dataset, Split
 
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
     size: int
 
-    def __call__(self, row):
+    kind = "image"
+
+    @property
+    def sha256(self):
+        return fingerprint(["bars", str(self.size)])
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, row):
         image = np.zeros((self.size, self.size, 1), np.uint8)
         image[:, (row % 2) * self.size // 2 :][:, : self.size // 2] = 255
         return image
 
 
 def source(*, size: int = 8):
-    split = Split(labels=np.arange(10, dtype=np.int32) % 2, fetch=Bar(size))
+    split = Split.whole(image=Bar(size), label=Array(np.arange(10, dtype=np.int32) % 2, "class"))
     return Dataset(splits={"train": split, "val": split}, classes=("left", "right"), fingerprint=fingerprint(["bars"]))
 '''
 CONFIG = """
@@ -132,7 +141,7 @@ def test_the_name_of_another_is_refused(repository):
 
 def test_a_process_that_a_run_starts_knows_them(repository):
     registry.use((str(repository), str(repository / "configs")))
-    code = "import jaxfer.data.sources.bars as b; print(b.Bar(8)(1).sum())"
+    code = "import jaxfer.data.sources.bars as b; print(b.Bar(8)[1].sum())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == 8 * 4 * 255
 

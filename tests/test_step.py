@@ -1,20 +1,33 @@
-"""The training step in slices of a batch, and its state in bfloat16."""
+"""The training step in slices of a batch, means over unequal counts, and a state in bfloat16."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxfer
+from jaxfer.config.experiment import ParallelConfig
+from jaxfer.data.encodings.image import preprocess
+from jaxfer.data.split import Array, Split
 from jaxfer.models.port import Training
+from jaxfer.parallel.placement import placement
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import read_metrics
+from jaxfer.stages import example_batch
+from jaxfer.task import Mean, Task
 from jaxfer.training import loop
-from jaxfer.training.programs import _train_program
+from jaxfer.training.evaluation import evaluate_split
+from jaxfer.training.programs import _train_program, train_program
 from tests.experiments import backbone, batches, tiny_config, tiny_stage, train
 from tests.training.test_resume import Asked
+
+PMAP = {"devices": 4, "mode": "pmap"}
 
 
 @pytest.mark.parametrize(
@@ -34,6 +47,129 @@ def test_the_gradient_of_slices_is_that_of_the_batch(case, fields):
     assert found == pytest.approx(losses, abs=1e-6)
     for path, leaf in flatten(whole.params).items():
         np.testing.assert_allclose(leaf, flatten(sliced.params)[path], rtol=0, atol=1e-6, err_msg=path)
+
+
+COUNTS = np.asarray([0, 0, 5, 1, 4, 0, 0, 3])  # of 8 examples; pmap gives the first of four devices nothing to learn
+KEPT = np.arange(5) < COUNTS[:, None]
+
+
+def _repeated_targets(split, rows, encoded, draw):
+    return {name: split.columns[name].values[split.rows[rows]] for name in ("label", "kept")}
+
+
+def _repeated_mean(outputs, batch):
+    logp = jax.nn.log_softmax(outputs.astype(jnp.float32))
+    return Mean.over(-jnp.take_along_axis(logp, batch["label"], axis=-1), batch["kept"])
+
+
+def _repeated_scores(outputs, batch):
+    hit = outputs.argmax(-1)[:, None] == batch["label"]
+    first = Mean(hit[:, 0].astype(jnp.float32))  # a metric that counts whole examples
+    return {"loss": _repeated_mean(outputs, batch), "accuracy": Mean.over(hit, batch["kept"]), "first": first}
+
+
+REPEATED = Task(  # five labels of one example, of which a few count: tokens are like that
+    outputs=lambda classes: classes,
+    target="repeated",
+    shapes=lambda n, outputs, fields: {
+        "label": jax.ShapeDtypeStruct((n, 5), "int32"),
+        "kept": jax.ShapeDtypeStruct((n, 5), "bool"),
+    },
+    loss=lambda outputs, batch, hparams: _repeated_mean(outputs, batch),
+    scores=_repeated_scores,
+    targets=_repeated_targets,
+)
+
+
+def repeated(accumulate=1, **fields):
+    """(a stage of that task, its batch of 8)."""
+    fields = dict(optimizer="sgd", lr=1.0, momentum=0.0, **fields)
+    stage = tiny_stage("vit_cls", accumulate=accumulate, **fields)
+    stage = dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, task=REPEATED))
+    (batch,) = batches(stage, 1)
+    return stage, batch | {"kept": KEPT}
+
+
+def one_step(stage, batch, **parallel):
+    """(parameters after a step, its metrics)."""
+    where = placement(ParallelConfig(**{"devices": 1, **parallel}), [len(batch["kept"])])
+    state = where.place(stage.spec, stage.enter(*backbone(stage), 0))
+    shapes = example_batch(stage.spec.port, stage.spec.task, len(batch["kept"]))
+    program, _ = train_program(stage.spec, state, shapes, where)
+    (fed,) = where.feed([batch], train=True)
+    state, metrics = program.call(state, fed)
+    return flatten(jax.device_get(state.params)), {name: float(value) for name, value in metrics.items()}
+
+
+def norm(leaves):
+    return np.sqrt(sum(np.square(np.asarray(leaf, np.float64)).sum() for leaf in leaves))
+
+
+@pytest.mark.parametrize("method", ["full", "l2sp"])
+def test_unequal_counts_weigh_slices_and_devices(method):
+    """Against the gradient of the whole batch by hand, at rate 1; the first slice or device may hold nothing."""
+    stage, batch = repeated(method="full")
+    params, port = backbone(stage)[0], stage.spec.port
+    before = flatten(params)
+
+    def loss(params, rows=slice(None)):
+        part = {name: value[rows] for name, value in batch.items()}
+        mean = _repeated_mean(port.apply(params, {}, part)[0], part)
+        return mean.total.sum() / max(1, COUNTS[rows].sum())
+
+    def gradient(rows=slice(None)):
+        return flatten(jax.jit(jax.grad(functools.partial(loss, rows=rows)))(params))
+
+    whole, value = gradient(), float(loss(params))
+    options = {"alpha": 0.2, "beta": 0.6}  # its penalty at the start is of the head alone, and is not counted
+    pulled = [path for path in before if method == "l2sp" and path.startswith("head/out/")]
+    wanted = {path: before[path] - whole[path] - (0.6 * before[path] if path in pulled else 0) for path in before}
+    value += 0.3 * norm(before[path] for path in pulled) ** 2
+    fields = dict(method=method, options=options) if method == "l2sp" else dict(method=method)
+    ways = [(count, parallel) for parallel in ({}, PMAP) for count in (1, 2, 4) if count < 4 or not parallel]
+    for count, parallel in (*ways, (2, {"devices": 4})):
+        found, metrics = one_step(*repeated(count, **fields), **parallel)
+        for path, leaf in found.items():
+            apart = norm([leaf - wanted[path]]) / norm([wanted[path]])
+            assert apart <= 1e-6, f"{path} in {count} slices, {parallel}: {apart:.2g}"
+        assert metrics["loss"] == pytest.approx(value, rel=1e-6)
+        outputs = port.apply(params, {}, batch)[0]
+        hit = np.asarray(outputs.argmax(-1)[:, None] == batch["label"])
+        assert metrics["accuracy"] == pytest.approx(hit[KEPT].mean(), rel=1e-6)
+        assert metrics["first"] == pytest.approx(hit[:, 0].mean(), rel=1e-6)
+    # The trap: an average of the averages of four slices, or of four devices.
+    for parts in ([slice(i, None, 4) for i in range(4)], [slice(i, i + 2) for i in range(0, 8, 2)]):
+        averages = [gradient(part) for part in parts]
+        wrong = [sum(average[path] for average in averages) / 4 - whole[path] for path in whole]
+        assert norm(wrong) > 0.1 * norm(whole.values())
+
+
+def test_a_batch_of_nothing_moves_nothing():
+    for count, parallel in ((1, {}), (2, {}), (2, PMAP)):
+        stage, batch = repeated(count)
+        found, metrics = one_step(stage, batch | {"kept": np.zeros_like(KEPT)}, **parallel)
+        before = flatten(backbone(stage)[0])
+        assert all(np.array_equal(leaf, before[path]) for path, leaf in found.items())
+        assert (metrics["loss"], metrics["accuracy"], metrics["grad_norm"]) == (0.0, 0.0, 0.0)
+
+
+def test_evaluation_divides_once():
+    """Whatever the batches, their padding and the devices: the sum over a split through its count."""
+    stage, batch = repeated()
+    (params, state), rng = backbone(stage), np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (8, *stage.spec.port.encoding.size), np.uint8)
+    columns = {"label": Array(batch["label"], "repeated"), "kept": Array(KEPT, "repeated")}
+    split = Split.whole(image=Array(pixels, "image"), **columns)
+    inputs = {"image": np.stack([preprocess(image, stage.spec.port.encoding) for image in pixels])}
+    mean = _repeated_mean(stage.spec.port.apply(params, {}, inputs)[0], batch)
+    wanted = np.asarray(mean.total, np.float64).sum() / COUNTS.sum()
+    averages = [float(Mean(mean.total[i : i + 3], mean.count[i : i + 3]).value()) for i in (0, 3, 6)]
+    assert abs(np.mean(averages) - wanted) > 1e-3 * wanted
+    for devices, size in ((1, 8), (1, 3), (4, 4)):
+        where = placement(ParallelConfig(devices=devices))
+        placed = where.place(stage.spec, stage.enter(params, state, 0))
+        found = evaluate_split(stage.spec, placed, split, where, size).metrics
+        assert found["loss"] == pytest.approx(wanted, rel=1e-6)
 
 
 def test_batch_statistics_are_each_slices_own_and_running_ones_pass_through():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -11,8 +12,10 @@ import pytest
 from sklearn import metrics
 
 from jaxfer.conformance import tasks
+from jaxfer.data.split import Array, Split
 from jaxfer.errors import InputError
 from jaxfer.registry import TASKS
+from jaxfer.task import Mean
 
 # Softmax of these: (1/2, 1/4, 1/4), (1/6, 1/3, 1/2).
 LOGITS = jnp.log(jnp.asarray([[2.0, 1.0, 1.0], [1.0, 2.0, 3.0]]))
@@ -23,21 +26,62 @@ def smoothing(value: float):
     return {"label_smoothing": jnp.float32(value)}
 
 
+def gathered(name: str, outputs: np.ndarray, labels: np.ndarray):
+    task = TASKS.make(name)
+    return task.gathered(outputs, Split.whole(label=Array(labels, task.target)))
+
+
 @pytest.mark.parametrize("name", TASKS.names())
 @pytest.mark.parametrize("check", tasks.PROPERTIES, ids=lambda check: check.__name__)
 def test_every_task_keeps(check, name):
     assert check(name) is None
 
 
+def test_a_mean_over_examples():
+    mean = Mean(jnp.asarray([1.0, 2.0, 6.0]))
+    assert (float(mean.value()), mean.parts()) == (3.0, None)
+    assert Mean.of([mean, Mean(jnp.asarray([7.0]))]) == 4.0  # not (3 + 7) / 2
+
+
+def test_a_mean_over_parts_of_examples():
+    """Three values of the first example count, none of the second, one of the third."""
+    values = jnp.asarray([[1.0, 2.0, 3.0], [np.pi, np.pi, np.pi], [9.0, 10.0, 9.0]])
+    kept = jnp.asarray([[1, 1, 1], [0, 0, 0], [0, 1, 0]], bool)
+    mean = Mean.over(values, kept)
+    assert (mean.total.tolist(), mean.count.tolist()) == ([6.0, 0.0, 10.0], [3.0, 0.0, 1.0])
+    assert (mean.total.dtype, mean.count.dtype) == (jnp.float32, jnp.float32)
+    assert (float(mean.parts()), float(mean.value())) == (4.0, 4.0)  # the mean of the means would be (2 + 10) / 2
+    halves = [Mean(mean.total[:2], mean.count[:2]), Mean(mean.total[2:], mean.count[2:])]
+    assert Mean.of(halves) == 4.0
+    alone = Mean(values[:, 0], jnp.ones(3))
+    assert float(alone.value()) == pytest.approx(float(Mean(values[:, 0]).value()), rel=1e-6)
+
+
+def test_a_mean_of_nothing_is_0_and_so_is_its_gradient():
+    nothing = Mean.over(jnp.ones((2, 3)), jnp.zeros((2, 3), bool))
+    assert (float(nothing.value()), float(nothing.parts()), Mean.of([nothing, nothing])) == (0.0, 0.0, 0.0)
+    gradient = jax.grad(lambda values: Mean.over(values, jnp.zeros((2, 3), bool)).value())(jnp.ones((2, 3)))
+    np.testing.assert_array_equal(gradient, np.zeros((2, 3)))
+
+
+def test_batches_on_the_host_are_summed_in_float64():
+    """2^24 ones and one more: float32 can't hold the sum."""
+    counts = [np.full(2**12, 2**12, np.float32), np.ones(1, np.float32)]
+    means = [Mean(count, count) for count in counts]
+    assert Mean.of(means) == 1.0
+    assert Mean.of([Mean(counts[0], counts[0]), Mean(np.zeros(1, np.float32), counts[1])]) == 2**24 / (2**24 + 1)
+
+
 def test_cross_entropy():
     task = TASKS.make("classification")
     found = task.loss(LOGITS, {"label": LABELS}, smoothing(0.0))
-    np.testing.assert_allclose(found, [math.log(2), math.log(3)], rtol=1e-6)
+    assert found.count is None
+    np.testing.assert_allclose(found.total, [math.log(2), math.log(3)], rtol=1e-6)
 
 
 def test_label_smoothing_by_the_formula():
     # (1 - e) * nll + e / K * the nll of every class: targets 1 - e + e / K and e / K.
-    found = TASKS.make("classification").loss(LOGITS, {"label": LABELS}, smoothing(0.3))
+    found = TASKS.make("classification").loss(LOGITS, {"label": LABELS}, smoothing(0.3)).total
     wanted = [
         0.7 * math.log(2) + 0.1 * (math.log(2) + math.log(4) + math.log(4)),
         0.7 * math.log(3) + 0.1 * (math.log(6) + math.log(3) + math.log(2)),
@@ -49,21 +93,21 @@ def test_label_smoothing_by_the_formula():
 
 def test_label_smoothing_is_no_part_of_the_metrics():
     scores = TASKS.make("classification").scores(LOGITS, {"label": LABELS})
-    np.testing.assert_allclose(scores["loss"], [math.log(2), math.log(3)], rtol=1e-6)
-    np.testing.assert_array_equal(scores["accuracy"], [1.0, 0.0])
+    np.testing.assert_allclose(scores["loss"].total, [math.log(2), math.log(3)], rtol=1e-6)
+    np.testing.assert_array_equal(scores["accuracy"].total, [1.0, 0.0])
 
 
 def test_low_precision_outputs_are_scored_in_float32():
     task, outputs = TASKS.make("classification"), LOGITS.astype(jnp.bfloat16)
-    assert task.loss(outputs, {"label": LABELS}, smoothing(0.1)).dtype == jnp.float32
-    assert task.scores(outputs, {"label": LABELS})["loss"].dtype == jnp.float32
+    assert task.loss(outputs, {"label": LABELS}, smoothing(0.1)).total.dtype == jnp.float32
+    assert task.scores(outputs, {"label": LABELS})["loss"].total.dtype == jnp.float32
 
 
 def test_balanced_accuracy():
     # Class 0: 3 of 4; class 1: 1 of 2; class 2 does not occur. Plain accuracy would be 4 of 6.
     labels = np.asarray([0, 0, 0, 0, 1, 1])
     predicted = np.asarray([0, 0, 0, 1, 1, 2])
-    found = TASKS.make("classification").gathered(np.eye(3)[predicted], labels)
+    found = gathered("classification", np.eye(3)[predicted], labels)
     assert found["balanced_accuracy"] == pytest.approx((3 / 4 + 1 / 2) / 2)
     # F1 is 2 TP / (2 TP + FP + FN): 6 / 7, 2 / 4 and, of a class only predicted, 0.
     assert found["macro_f1"] == pytest.approx((6 / 7 + 1 / 2 + 0) / 3)
@@ -72,12 +116,12 @@ def test_balanced_accuracy():
 def test_mcc():
     # TP 3, FN 1, FP 1, TN 1: (3 * 1 - 1 * 1) / sqrt(4 * 4 * 2 * 2).
     labels, predicted = np.asarray([1, 1, 1, 1, 0, 0]), np.asarray([1, 1, 1, 0, 1, 0])
-    found = TASKS.make("classification").gathered(np.eye(2)[predicted], labels)
+    found = gathered("classification", np.eye(2)[predicted], labels)
     assert found["mcc"] == pytest.approx(2 / 8)
 
 
 def test_a_majority_guess_is_chance():
-    found = TASKS.make("classification").gathered(np.eye(2)[np.zeros(100, int)], np.asarray([0] * 99 + [1]))
+    found = gathered("classification", np.eye(2)[np.zeros(100, int)], np.asarray([0] * 99 + [1]))
     f1 = 2 * 99 / (2 * 99 + 1)
     assert found == {"balanced_accuracy": 0.5, "macro_f1": pytest.approx(f1 / 2), "mcc": 0.0}
 
@@ -85,11 +129,11 @@ def test_a_majority_guess_is_chance():
 def test_squared_error():
     task, batch = TASKS.make("regression"), {"label": jnp.asarray([1.0, -2.0, 0.5])}
     outputs = jnp.asarray([[1.5], [1.0], [0.5]])
-    np.testing.assert_allclose(task.loss(outputs, batch, {}), [0.25, 9.0, 0.0])
+    np.testing.assert_allclose(task.loss(outputs, batch, {}).total, [0.25, 9.0, 0.0])
     scores = task.scores(outputs, batch)
-    np.testing.assert_allclose(scores["mse"], [0.25, 9.0, 0.0])
-    np.testing.assert_allclose(scores["mae"], [0.5, 3.0, 0.0])
-    np.testing.assert_allclose(scores["loss"], scores["mse"])
+    np.testing.assert_allclose(scores["mse"].total, [0.25, 9.0, 0.0])
+    np.testing.assert_allclose(scores["mae"].total, [0.5, 3.0, 0.0])
+    np.testing.assert_allclose(scores["loss"].total, scores["mse"].total)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +148,7 @@ def test_squared_error():
 )
 def test_r2(predicted, labels, r2):
     outputs = np.asarray(predicted, np.float32)[:, None]
-    found = TASKS.make("regression").gathered(outputs, np.asarray(labels, np.float32))
+    found = gathered("regression", outputs, np.asarray(labels, np.float32))
     assert found["r2"] == pytest.approx(r2)
 
 
@@ -120,14 +164,14 @@ def test_r2(predicted, labels, r2):
     ],
 )
 def test_correlations(predicted, pearson, spearman):
-    found = TASKS.make("regression").gathered(np.asarray(predicted, np.float32)[:, None], np.arange(4.0))
+    found = gathered("regression", np.asarray(predicted, np.float32)[:, None], np.arange(4.0))
     assert found["pearson"] == pytest.approx(pearson)
     assert found["spearman"] == pytest.approx(spearman)
 
 
 def test_r2_keeps_its_digits_far_from_zero():
     labels = np.asarray([1e4, 1e4 + 1, 1e4 + 2], np.float32)
-    found = TASKS.make("regression").gathered(np.asarray([[1e4], [1e4 + 1], [1e4 + 1]], np.float32), labels)
+    found = gathered("regression", np.asarray([[1e4], [1e4 + 1], [1e4 + 1]], np.float32), labels)
     assert found["r2"] == pytest.approx(0.5)
 
 
@@ -136,10 +180,10 @@ def test_sigmoid_cross_entropy_is_a_mean_over_labels():
     outputs, label = jnp.log(jnp.asarray([[1.0, 3.0, 0.25]])), jnp.asarray([[True, True, False]])
     wanted = (math.log(2) + math.log(4 / 3) + math.log(5 / 4)) / 3
     task = TASKS.make("multilabel")
-    np.testing.assert_allclose(task.loss(outputs, {"label": label}, {}), [wanted], rtol=1e-6)
+    np.testing.assert_allclose(task.loss(outputs, {"label": label}, {}).total, [wanted], rtol=1e-6)
     scores = task.scores(outputs, {"label": label})
-    np.testing.assert_allclose(scores["loss"], [wanted], rtol=1e-6)
-    np.testing.assert_allclose(scores["label_accuracy"], [2 / 3], rtol=1e-6)  # a logit of 0 is no label
+    np.testing.assert_allclose(scores["loss"].total, [wanted], rtol=1e-6)
+    np.testing.assert_allclose(scores["label_accuracy"].total, [2 / 3], rtol=1e-6)  # a logit of 0 is no label
 
 
 def test_areas_under_the_curves_by_hand():
@@ -147,7 +191,7 @@ def test_areas_under_the_curves_by_hand():
     # Label 1: every example has it: precision 1, and no pair to rank. Label 2: none has it.
     outputs = np.asarray([[4.0, 1, 0], [3, 2, 1], [2, 3, 2], [1, 4, -3]])
     labels = np.asarray([[1, 1, 0], [0, 1, 0], [1, 1, 0], [0, 1, 0]], bool)
-    found = TASKS.make("multilabel").gathered(outputs, labels)
+    found = gathered("multilabel", outputs, labels)
     assert found["macro_auprc"] == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
     assert found["macro_auroc"] == pytest.approx(3 / 4)
     # Label 0: all four chosen, F1 4 / 6; label 1: all right. Over all: TP 6, FP 2 + 2, no FN.
@@ -159,7 +203,7 @@ def test_areas_under_the_curves_by_hand():
 def test_multilabel_metrics_equal_scikit_learn():
     rng = np.random.default_rng(0)
     outputs, labels = rng.normal(size=(200, 5)), rng.random((200, 5)) < 0.3
-    found = TASKS.make("multilabel").gathered(outputs, labels)
+    found = gathered("multilabel", outputs, labels)
     assert found == {
         "macro_auprc": pytest.approx(metrics.average_precision_score(labels, outputs, average="macro")),
         "macro_auroc": pytest.approx(metrics.roc_auc_score(labels, outputs, average="macro")),
@@ -170,7 +214,7 @@ def test_multilabel_metrics_equal_scikit_learn():
 
 
 def test_multilabel_metrics_of_a_split_without_labels():
-    found = TASKS.make("multilabel").gathered(np.ones((3, 2)), np.zeros((3, 2), bool))
+    found = gathered("multilabel", np.ones((3, 2)), np.zeros((3, 2), bool))
     assert found == dict(macro_auprc=0.0, macro_auroc=0.0, macro_f1=0.0, micro_f1=0.0, labels_left_out=2.0)
 
 

@@ -25,11 +25,12 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from jaxfer.data.encodings.spec import Preprocessing
-from jaxfer.data.loader import train_batches
+from jaxfer.data.encodings.image import ImageEncoding
+from jaxfer.data.loader import Feed, train_batches
 from jaxfer.data.lookup import locate
 from jaxfer.data.sources import folder
 from jaxfer.errors import InputError
+from jaxfer.task import labels
 
 SIZE, MEAN, STD = 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AREA, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)
@@ -53,11 +54,11 @@ def photographs(place: Path, count: int) -> None:
 def ours(place: Path, batch_size: int) -> Callable[[int], Iterator[np.ndarray]]:
     """steps -> batches of jaxfer's threaded loader."""
     train = folder.source(path=str(place)).splits["train"]
-    preprocessing = Preprocessing(size=(SIZE, SIZE, 3), mean=MEAN, std=STD)
+    feed = Feed(split=train, encodings=(ImageEncoding(size=(SIZE, SIZE, 3), mean=MEAN, std=STD),), targets=labels)
 
     def batches(steps: int) -> Iterator[np.ndarray]:
-        options = {"preprocessing": preprocessing, "augment": ("crop", "flip")}
-        for batch in train_batches(train, seed=0, batch_size=batch_size, start=0, stop=steps, **options):
+        options = {"seed": 0, "batch_size": batch_size, "augment": ("crop", "flip")}
+        for batch in train_batches(feed, start=0, stop=steps, **options):
             yield batch["image"]
 
     return batches

@@ -35,6 +35,8 @@ class StageConfig:
 
     Attributes:
       method: name of a file in `jaxfer/methods/`.
+      adds: names of add-ons (`ema`, `sam`), files in `jaxfer/methods/` too, put on the method in this order; their
+        hparams are among the options.
       options: the method's own options and hparams.
       steps: optimizer steps.
       batch_size: examples per step, over all devices.
@@ -63,6 +65,7 @@ class StageConfig:
     """
 
     method: str = "full"
+    adds: tuple[str, ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     steps: int = 100
     batch_size: int = 32
@@ -221,14 +224,14 @@ class Experiment:
         fields |= {f"data.{k}": v for k, v in self.source.options}
         fields |= {f"init_options.{k}": v for k, v in self._init_options().items()}
         for i, (name, stage) in enumerate(self.stages):
-            for key, value in dataclasses.asdict(stage).items():
+            for key, value in _stage_fields(stage).items():
                 if key != "steps" or i + 1 < len(self.stages):  # the last stage may be made longer
                     fields[f"stage.{name}.{key}"] = value
         return fields
 
     def to_dict(self) -> dict[str, Any]:
         """A complete, JSON-serialisable config; `config.resolve` turns it back into this experiment."""
-        stages = {name: dataclasses.asdict(stage) for name, stage in self.stages}
+        stages = {name: _stage_fields(stage) for name, stage in self.stages}
         return {
             **dataclasses.asdict(self.run),
             **({"init_options": self._init_options()} if self._init_options() else {}),
@@ -242,6 +245,11 @@ class Experiment:
     def _init_options(self) -> dict[str, str]:
         """The options that are set; without any, record and identity are as before this section existed."""
         return {name: value for name, value in dataclasses.asdict(self.init_options).items() if value}
+
+
+def _stage_fields(stage: StageConfig) -> dict[str, Any]:
+    """The fields of a stage; without add-ons, record and identity are as before there were any."""
+    return {name: value for name, value in dataclasses.asdict(stage).items() if value or name != "adds"}
 
 
 DTYPES = ("float32", "bfloat16")

@@ -18,6 +18,7 @@ from jaxfer.errors import InputError
 from jaxfer.exports.hf import label_names
 from jaxfer.exports.inputs import Inputs, collected
 from jaxfer.models.port import Port
+from jaxfer.network import Network, of_state
 from jaxfer.pretrained import foreign
 from jaxfer.pretrained.heads import guessed_task, head_width, loaded, whole_length
 from jaxfer.registry import MODELS, TASKS
@@ -31,22 +32,33 @@ class Model:
     """A model ready for prediction.
 
     Attributes:
-      port: its network and preprocessing.
-      params: nested, head included.
-      model_state: running statistics.
+      network: its port and weights, head included.
       labels: name of each output.
       task: name of a file in `jaxfer/tasks/`.
       options: the task's.
       notes: remarks about its files, one line each.
     """
 
-    port: Port
-    params: Any
-    model_state: Any
+    network: Network
     labels: tuple[str, ...]
     task: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def port(self) -> Port:
+        """The network's port."""
+        return self.network.port
+
+    @property
+    def params(self) -> Any:
+        """The network's parameters, nested."""
+        return self.network.params
+
+    @property
+    def model_state(self) -> Any:
+        """The network's running statistics."""
+        return self.network.model_state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,9 +112,7 @@ def load_export(folder: str | epath.Path) -> Model:
     params, model_state = loaded(checkpoint, port)
     labels = checkpoint.labels or label_names((), outputs)
     return Model(
-        port=port,
-        params=params,
-        model_state=model_state,
+        network=Network(port=port, params=params, model_state=model_state),
         labels=labels,
         task=guessed_task(checkpoint),
         notes=checkpoint.notes,
@@ -115,18 +125,9 @@ def load_model(source: str | epath.Path) -> Model:
     if not holds_run(folder):
         return load_export(source)  # it also reports a missing folder
     finished = open_run(folder)
-    params, model_state = finished.stage.leave(finished.state)
-    port = finished.stage.spec.port
-    labels = label_names(finished.classes, port.outputs)
-    task = finished.experiment.task
-    return Model(
-        port=port,
-        params=params,
-        model_state=model_state,
-        labels=labels,
-        task=task.name,
-        options=dict(task.options),
-    )
+    network, task = of_state(finished.stage, finished.state), finished.experiment.task
+    labels = label_names(finished.classes, network.port.outputs)
+    return Model(network=network, labels=labels, task=task.name, options=dict(task.options))
 
 
 def predict(
@@ -165,12 +166,13 @@ def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Predict
 
 def _collected(model: Model, task: Task, split: Split, batch_size: int) -> list[Any]:
     """What the task collects of each example."""
-    apply = jax.jit(lambda params, state, batch: task.collect(model.port.apply(params, state, batch)[0], batch))
+    network = model.network
+    apply = jax.jit(lambda arrays, batch: task.collect(network.with_arrays(*arrays)(batch).outputs, batch))
     read = task.expanded(split, model.port.encodings)
     feed, rows = Feed(split=read, encodings=model.port.encodings, targets=task.targets), []
     for batch in eval_batches(feed, batch_size=batch_size):
         real = int(batch.pop("mask").sum())
-        values = jax.device_get(apply(model.params, model.model_state, batch))
+        values = jax.device_get(apply(network.arrays, batch))
         rows += [jax.tree.map(lambda x, i=i: x[i], values) for i in range(real)]
     if task.expand is None:
         return rows

@@ -10,18 +10,36 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 
 from jaxfer import rules
 from jaxfer.data.encoding import Encoding
+from jaxfer.errors import InputError, nearest
 from jaxfer.models.execution import PLAIN, Execution
 from jaxfer.rules import Rules
 
 Params = Mapping[str, Any]
 Interceptor = Callable[..., Any]
+
+FEATURES = "features"  # the tap of what the output layer reads
+_TAPS = "taps"  # flax's collection of them
+
+
+class Passed(NamedTuple):
+    """What a forward pass gives.
+
+    Attributes:
+      outputs: of the last unit that ran.
+      model_state: after the pass.
+      taps: {name: activation} of those that were asked for.
+    """
+
+    outputs: jax.Array
+    model_state: Params
+    taps: Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +114,34 @@ class Port:
           (outputs of the last unit, model_state after the pass). Where the texts of a pair are read apart, units see
           [2 * batch, ...], and the outputs of the whole model are [batch, 2, width].
         """
+        return self.forward(params, model_state, batch, training=training, intercept=intercept, begin=begin, end=end)[
+            :2
+        ]
+
+    def forward(
+        self,
+        params: Params,
+        model_state: Params,
+        batch: Mapping[str, Any],
+        *,
+        training: Training | None = None,
+        intercept: Interceptor | None = None,
+        begin: str | None = None,
+        end: str | None = None,
+        taps: tuple[str, ...] = (),
+    ) -> Passed:
+        """`apply` that also gives activations.
+
+        Args:
+          taps: names of units, for what they give, or `features`, for what the output layer reads: [batch, ...] each,
+            [2 * batch, ...] where the texts of a pair are read apart.
+
+        Raises:
+          InputError: a tap that is neither.
+        """
+        for tap in taps:
+            if tap not in (*self.units, FEATURES):
+                raise InputError(f"tap {tap!r} is neither a unit of the model nor 'features'{nearest(tap, self.units)}")
         x, side = self._inputs(batch, begin)
         variables = {"params": self.execution.tables(params), **model_state}
         call = dict(side, begin=begin, end=end, train=training is not None, execution=self.execution)
@@ -105,12 +151,18 @@ class Port:
             between = () if intercept is None else (intercept,)
             for interceptor in (*self.execution.interceptors(self.head, between), *policy):
                 entered.enter_context(nn.intercept_methods(interceptor))
-            if training is None:
-                return self._paired(self.module.apply(variables, x, **call), begin, end), model_state
-            outputs, updated = self.module.apply(
-                variables, x, **call, rngs={"dropout": training.key}, mutable=list(model_state)
-            )
-        return self._paired(outputs, begin, end), {**model_state, **updated}
+            if taps:
+                entered.enter_context(nn.intercept_methods(_tapped(taps, self.head)))
+            if training is None and not taps:
+                return Passed(self._paired(self.module.apply(variables, x, **call), begin, end), model_state, {})
+            mutable = [*(() if training is None else model_state), *((_TAPS,) if taps else ())]
+            rngs = None if training is None else {"dropout": training.key}
+            outputs, updated = self.module.apply(variables, x, **call, rngs=rngs, mutable=mutable)
+        kept = rules.flatten(updated.pop(_TAPS, {}))
+        kept = {path.rsplit("/", 1)[1]: kept[path][0] for path in kept}
+        if FEATURES in taps and not self.outputs:
+            kept[FEATURES] = outputs  # no layer reads them
+        return Passed(self._paired(outputs, begin, end), {**model_state, **updated}, kept)
 
     @property
     def encoding(self) -> Encoding:
@@ -184,6 +236,22 @@ class Port:
     def _paired(self, outputs: jax.Array, begin: str | None, end: str | None) -> jax.Array:
         whole = begin is None and end is None
         return outputs.reshape(-1, 2, outputs.shape[-1]) if self.apart and whole else outputs
+
+
+def _tapped(taps: tuple[str, ...], head: str) -> Interceptor:
+    """Interceptor that keeps activations; as a collection of flax, so that a rematerialised unit gives its own too."""
+
+    def intercept(next_fun, args, kwargs, context):
+        path, module = "/".join(context.module.path), context.module
+        called = context.method_name == "__call__"
+        if called and path == head and FEATURES in taps:
+            module.sow(_TAPS, FEATURES, args[0])
+        outputs = next_fun(*args, **kwargs)
+        if called and path in taps:
+            module.sow(_TAPS, path, outputs)
+        return outputs
+
+    return intercept
 
 
 def _policy(training: Training) -> Interceptor:

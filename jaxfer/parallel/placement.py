@@ -89,7 +89,15 @@ class Placement:
         return dataclasses.replace(spec, execution=dataclasses.replace(spec.execution, boundary=self.batched))
 
     def check(self, stages: Sequence[Stage]) -> None:
-        """Raises `InputError` where a rule claims no parameter of any stage, or does not fit one."""
+        """Raises `InputError` where a rule claims no parameter of any stage or does not fit one, or pmap would split a
+        batch whose loss is of it as a whole."""
+        for stage in stages:
+            method, task = stage.spec.method.whole_batch, stage.spec.task.whole_batch
+            if (method or task) and self.mode == "pmap" and self.size > 1:
+                whose = f"method {stage.config.method!r}" if method else "the task"
+                raise InputError(
+                    f"config.parallel.mode=pmap: the loss of {whose} is of the batch as a whole; use mode=jit"
+                )
         sharding.check_rules(self.rules, [stage.leaves() for stage in stages], self.mesh.shape)
 
     def notes(self, stage: Stage) -> Iterator[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jaxfer
 from jaxfer.config.experiment import Experiment
-from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS, Room
+from jaxfer.registry import ADDS, METHODS, MODELS, SOURCES, TASKS, Room
 
 # Files and folders that every experiment runs. `sources` are a room's, counted by name.
 COMPUTES = (
@@ -28,7 +28,7 @@ COMPUTES = (
     "data/lookup.py",
     "data/order.py",
     "data/loader.py",
-    "data/augment.py",
+    "data/encoding.py",
     "data/encodings",
     "parallel/placement.py",
     "parallel/sharding.py",
@@ -44,6 +44,7 @@ FAMILIES = "pretrained/families"
 def code_version(experiment: Experiment) -> str:
     """sha256 (hex) over the source files that this experiment's numbers can depend on, a user's own among them."""
     named = {(METHODS, stage.method) for _, stage in experiment.stages}
+    named |= {(ADDS, name) for _, stage in experiment.stages for name in stage.adds}
     named |= {(MODELS, experiment.model.name), (TASKS, experiment.task.name), (SOURCES, experiment.source.name)}
     return _version(frozenset(named), experiment.run.init != "scratch")
 

@@ -97,11 +97,6 @@ def preflight(
     port, task = make_port(experiment, len(data.classes))
     port = port if folder is None else tokenizer.at_home(port, folder)
     Feed(split=data.splits["train"], encodings=port.encodings).check(experiment.data.augment)
-    if task.whole_batch and where.mode == "pmap":
-        raise InputError(
-            "the task compares the examples of a whole batch, found config.parallel.mode=pmap, which splits it; use "
-            "mode=jit"
-        )
     assumed += tokenizer.check(port, own=known.own_tokenizer)
     task.expanded(data.splits["train"].take(np.arange(1)), port.encodings)  # refuses data of another task
     stages = make_stages(experiment, port, task)

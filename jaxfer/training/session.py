@@ -313,7 +313,7 @@ class Session:
             "examples": {name: len(split) for name, split in self.data.splits.items()},
             "lineage": {
                 **record["lineage"],
-                "sha256": fingerprint(*stage.leave(state)),
+                "sha256": fingerprint(*self._left(stage, state)),
             },
             "versions": lineage.versions(),
             "device": jax.devices()[0].device_kind,
@@ -321,6 +321,10 @@ class Session:
         }
         files.write_json(self.folder / "result.json", result)
         return result
+
+    def _left(self, stage: Stage, state: State) -> tuple[Any, Any]:
+        """What a later run starts from; where the method has no merged model, its own parameters."""
+        return stage.leave(state) if stage.spec.method.merge is not None else (state.params, state.model_state)
 
     def _cost(self, stage: Stage, state: State) -> dict[str, Any]:
         """The cost of the last stage's step and of the whole training."""

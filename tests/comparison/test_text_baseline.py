@@ -119,7 +119,7 @@ def test_few_labels_of_phrases(tmp_path):
         cell = planned.opened(planned.cells(6, "scratch", 0)[seed])
         splits = jaxfer.training.preflight.preflight(cell.config).data.splits
         (x, y), (fresh, labels) = (
-            ([splits[name].fetch(row) for row in range(len(splits[name]))], splits[name].labels)
+            ([splits[name].example("text", row) for row in range(len(splits[name]))], splits[name].labels)
             for name in ("train", "test")
         )
         model = make_pipeline(tf_idf(), LogisticRegression(C=logistic.setting, max_iter=10_000)).fit(x, y)

@@ -14,6 +14,7 @@ import jaxfer.models
 from jaxfer import conformance
 from jaxfer.conformance import methods, models, tasks, tiny
 from jaxfer.registry import TASKS
+from jaxfer.task import Mean
 
 METHOD = """
 import jax.numpy as jnp
@@ -127,9 +128,19 @@ def test_a_model_that_breaks_a_property(check, fields, problem, monkeypatch):
     ("check", "fields", "problem"),
     [
         (
-            tasks.losses_and_scores_have_a_value_per_example,
-            {"loss": lambda outputs, batch, hparams: jnp.mean(outputs)},
-            "the loss: () for 6 examples",
+            tasks.losses_and_scores_are_means_with_a_count_per_example,
+            {"loss": lambda outputs, batch, hparams: Mean(jnp.mean(outputs))},
+            "the loss: totals and counts of shapes [()] for 6 examples",
+        ),
+        (
+            tasks.losses_and_scores_are_means_with_a_count_per_example,
+            {"loss": lambda outputs, batch, hparams: Mean(outputs[:, 0], jnp.float32(6))},
+            "the loss: totals and counts of shapes [(), (6,)] for 6 examples",
+        ),
+        (
+            tasks.losses_and_scores_are_means_with_a_count_per_example,
+            {"scores": lambda outputs, batch: {"loss": outputs[:, 0]}},
+            "loss: expected a Mean, found a ",
         ),
         (tasks.scores_hold_the_loss_and_the_monitored_metric, {"monitor": "bleu"}, "monitor 'bleu' is not among"),
         (tasks.limits_are_of_its_own_hparams, {"limits": {"beta": (0, 1)}}, "limits of ['beta']"),

@@ -14,27 +14,32 @@ from absl import flags
 from PIL import Image
 
 from jaxfer.data.encodings.augment import AUGMENTATIONS, crop
-from jaxfer.data.encodings.image import normalize, preprocess, resize
-from jaxfer.data.encodings.spec import TEXT_INPUTS, Preprocessing, TextPreprocessing
-from jaxfer.data.encodings.text import texts, tokenize
-from jaxfer.data.loader import eval_batches, train_batches
+from jaxfer.data.encodings.image import ImageEncoding, normalize, preprocess
+from jaxfer.data.encodings.pixels import resize
+from jaxfer.data.encodings.text import TEXT_INPUTS, TextEncoding, texts, tokenize
+from jaxfer.data.loader import Feed, eval_batches, train_batches
 from jaxfer.data.order import batch_indices, bucketed_indices, example_rng
 from jaxfer.data.sources.folder import Files
-from jaxfer.data.split import InMemory, Split
+from jaxfer.data.split import Array, Split
 from jaxfer.errors import InputError
+from jaxfer.task import labels
 from tests.experiments import TOKENIZER
 
 SIZE = 11
-PREPROCESSING = Preprocessing(size=(8, 8, 3), mean=(0.4,), std=(0.2,))
+ENCODING = ImageEncoding(size=(8, 8, 3), mean=(0.4,), std=(0.2,))
 AUGMENT = ("shift", "flip", "crop")
 PIXELS = np.random.default_rng(0).integers(0, 256, (SIZE, 6, 10, 1), np.uint8)
-SPLIT = Split(labels=np.arange(SIZE, dtype=np.int32) % 3, fetch=InMemory(PIXELS))
-FLOATS = Split(labels=np.linspace(0, 1, SIZE, dtype=np.float32), fetch=InMemory(PIXELS))
+SPLIT = Split.whole(image=Array(PIXELS, "image"), label=Array(np.arange(SIZE, dtype=np.int32) % 3, "class"))
+FLOATS = SPLIT.with_column("label", Array(np.linspace(0, 1, SIZE, dtype=np.float32), "value"))
+
+
+def feed(split=SPLIT, encoding=ENCODING):
+    return Feed(split=split, encodings=(encoding,), targets=labels)
 
 
 def batches(start=0, stop=6, split=SPLIT, batch_size=4, augment=AUGMENT, **options):
-    options = {"seed": 5, "preprocessing": PREPROCESSING, **options}
-    return list(train_batches(split, start=start, stop=stop, batch_size=batch_size, augment=augment, **options))
+    options = {"seed": 5, "batch_size": batch_size, "augment": augment, **options}
+    return list(train_batches(feed(split), start=start, stop=stop, **options))
 
 
 def assert_same(left, right):
@@ -65,7 +70,7 @@ def test_a_crop_that_comes_first_is_cut_out_of_the_source():
     (batch,) = batches(2, 3, augment=("crop",))
     for position, row in enumerate(batch_indices(5, 2, size=SIZE, batch_size=4)):
         pixels = crop(np.repeat(PIXELS[row], 3, axis=2), example_rng(5, 2, position), (8, 8))
-        np.testing.assert_array_equal(batch["image"][position], normalize(pixels, PREPROCESSING))
+        np.testing.assert_array_equal(batch["image"][position], normalize(pixels, ENCODING))
 
 
 def test_files_make_the_batches_that_their_pixels_make(tmp_path):
@@ -74,9 +79,11 @@ def test_files_make_the_batches_that_their_pixels_make(tmp_path):
     arrays[1] = arrays[1][..., :1]  # grey
     for i, array in enumerate(arrays):
         Image.fromarray(array if array.shape[2] == 3 else array[..., 0]).save(tmp_path / f"{i}.png")
-    labels, names = np.arange(3, dtype=np.int32), tuple(f"{i}.png" for i in range(3))
-    files = Split(labels=labels, fetch=Files(tmp_path, names)).take(np.array([2, 0, 1]))
-    memory = Split(labels=labels, fetch=arrays.__getitem__).take(np.array([2, 0, 1]))
+    label, names = Array(np.arange(3, dtype=np.int32), "class"), tuple(f"{i}.png" for i in range(3))
+    ragged = np.empty(3, object)
+    ragged[:] = arrays
+    files = Split.whole(image=Files(tmp_path, names), label=label).take(np.array([2, 0, 1]))
+    memory = Split.whole(image=Array(ragged, "image"), label=label).take(np.array([2, 0, 1]))
     for augment in (("crop", "flip"), AUGMENT, ()):
         assert_same(batches(split=files, augment=augment), batches(split=memory, augment=augment))
 
@@ -84,7 +91,7 @@ def test_files_make_the_batches_that_their_pixels_make(tmp_path):
 def test_without_augmentation_images_are_the_preprocessed_ones():
     (batch,) = batches(2, 3, augment=())
     chosen = batch_indices(5, 2, size=SIZE, batch_size=4)
-    np.testing.assert_array_equal(batch["image"], [preprocess(PIXELS[row], PREPROCESSING) for row in chosen])
+    np.testing.assert_array_equal(batch["image"], [preprocess(PIXELS[row], ENCODING) for row in chosen])
     assert batch["label"].dtype == np.int32
 
 
@@ -135,7 +142,8 @@ def test_an_unreadable_image_is_one_line_to_the_user(tmp_path, workers, augment)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "cut.jpg")
     content = (tmp_path / "cut.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
-    files = Split(labels=np.zeros(2, np.int32), fetch=Files(tmp_path, ("absent.jpg", "cut.jpg")))
+    names, label = ("absent.jpg", "cut.jpg"), Array(np.zeros(2, np.int32), "class")
+    files = Split.whole(image=Files(tmp_path, names), label=label)
     broken = files.take(np.array([1]))
     with pytest.raises(InputError, match=r"expected a readable image, found '.*cut\.jpg'") as caught:
         batches(split=broken, workers=workers, augment=augment)
@@ -145,14 +153,14 @@ def test_an_unreadable_image_is_one_line_to_the_user(tmp_path, workers, augment)
     assert caught.value.__suppress_context__
     if not workers:
         with pytest.raises(InputError, match=r"cut\.jpg"):
-            list(eval_batches(broken, batch_size=2, preprocessing=PREPROCESSING))
+            list(eval_batches(feed(broken), batch_size=2))
 
 
 def test_stopping_early_leaves_no_threads():
     def threads():
         return [thread for thread in threading.enumerate() if thread.name.startswith("grain-prefetch")]
 
-    iterator = train_batches(SPLIT, seed=0, batch_size=4, start=0, stop=1000, preprocessing=PREPROCESSING)
+    iterator = train_batches(feed(), seed=0, batch_size=4, start=0, stop=1000)
     next(iterator)
     assert threads()
     iterator.close()
@@ -164,11 +172,11 @@ def test_stopping_early_leaves_no_threads():
 
 
 def test_evaluation_is_in_order_and_pads_to_a_static_shape():
-    result = list(eval_batches(SPLIT, batch_size=4, preprocessing=PREPROCESSING))
+    result = list(eval_batches(feed(), batch_size=4))
     assert [batch["image"].shape for batch in result] == [(4, 8, 8, 3)] * 3
     assert [batch["mask"].tolist() for batch in result] == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]]
     assert np.concatenate([batch["label"] for batch in result]).tolist() == [*SPLIT.labels.tolist(), 0]
-    expected = [preprocess(PIXELS[row], PREPROCESSING) for row in (*range(SIZE), 0)]
+    expected = [preprocess(PIXELS[row], ENCODING) for row in (*range(SIZE), 0)]
     np.testing.assert_array_equal(np.concatenate([batch["image"] for batch in result]), expected)
     assert result[0]["mask"].dtype == result[0]["image"].dtype == np.float32
     assert result[0]["label"].dtype == np.int32
@@ -176,13 +184,13 @@ def test_evaluation_is_in_order_and_pads_to_a_static_shape():
 
 def test_evaluation_of_an_exact_multiple_has_no_padding():
     split = SPLIT.take(np.arange(8))
-    result = list(eval_batches(split, batch_size=4, preprocessing=PREPROCESSING))
+    result = list(eval_batches(feed(split), batch_size=4))
     assert [batch["mask"].tolist() for batch in result] == [[1, 1, 1, 1]] * 2
 
 
 def test_evaluation_on_hosts_is_evaluation_cut_in_rows():
-    whole = list(eval_batches(SPLIT, batch_size=4, preprocessing=PREPROCESSING))
-    quarters = [list(eval_batches(SPLIT, batch_size=4, preprocessing=PREPROCESSING, rows=[i])) for i in range(4)]
+    whole = list(eval_batches(feed(), batch_size=4))
+    quarters = [list(eval_batches(feed(), batch_size=4, rows=[i])) for i in range(4)]
     hosts = zip(*quarters, strict=True)
     joined = [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in hosts]
     assert_same(joined, whole)
@@ -190,7 +198,7 @@ def test_evaluation_on_hosts_is_evaluation_cut_in_rows():
 
 def test_bad_arguments_are_refused_at_once():
     def start(split=SPLIT, batch_size=4, **options):
-        train_batches(split, seed=0, batch_size=batch_size, start=0, stop=1, preprocessing=PREPROCESSING, **options)
+        train_batches(feed(split), seed=0, batch_size=batch_size, start=0, stop=1, **options)
 
     with pytest.raises(InputError, match="unknown augmentation 'shfit'; nearest: 'shift'"):
         start(augment=("shfit",))
@@ -201,24 +209,24 @@ def test_bad_arguments_are_refused_at_once():
 
 
 BUCKETS = (4, 6, 9)
-TEXT = TextPreprocessing(tokenizer=TOKENIZER, tokenizer_sha256="", vocab=23, types=2, max_length=9, buckets=BUCKETS)
+TEXT = TextEncoding(tokenizer=TOKENIZER, tokenizer_sha256="", vocab=23, types=2, max_length=9, buckets=BUCKETS)
 WORDS = ("good", "bad", "plain", "film", "plot", "song", "the", "a", "was", "very")
-PHRASES = Split(
-    labels=np.arange(30, dtype=np.int32) % 3,
-    fetch=texts(tuple(" ".join(WORDS[: 1 + i % 10]) for i in range(30))),
+PHRASES = Split.whole(
+    text=texts(tuple(" ".join(WORDS[: 1 + i % 10]) for i in range(30))),
+    label=Array(np.arange(30, dtype=np.int32) % 3, "class"),
 )
 
 
 def text_batches(start=0, stop=24, **options):
-    options = {"seed": 5, "batch_size": 4, "preprocessing": TEXT, **options}
-    return list(train_batches(PHRASES, start=start, stop=stop, **options))
+    options = {"seed": 5, "batch_size": 4, **options}
+    return list(train_batches(feed(PHRASES, TEXT), start=start, stop=stop, **options))
 
 
 def test_a_batch_of_texts_is_what_order_and_tokenizer_say():
     tokens, lengths = tokenize(PHRASES, TEXT), set()
     for step, batch in enumerate(text_batches()):
         chosen, length = bucketed_indices(5, step, lengths=tokens.lengths, buckets=BUCKETS, batch_size=4)
-        expected = {**tokens.padded(chosen, length), "label": PHRASES.labels[chosen]}
+        expected = {**tokens(chosen, length), "label": PHRASES.labels[chosen]}
         assert_same([batch], [expected])
         lengths.add(length)
     assert lengths == set(BUCKETS)
@@ -238,7 +246,7 @@ def test_hosts_pad_texts_to_one_length():
 @pytest.mark.parametrize("hosts", [[None], [[0, 1], [2, 3]]])
 def test_evaluation_of_texts_is_in_order_and_padded_to_a_bucket(hosts):
     split = PHRASES.take(np.array([0, 1, 2, 3, 9, 1, 0]))  # 3, 4, 5, 6; 9 (cut), 4, 3 tokens
-    parts = [list(eval_batches(split, batch_size=4, preprocessing=TEXT, rows=rows)) for rows in hosts]
+    parts = [list(eval_batches(feed(split, TEXT), batch_size=4, rows=rows)) for rows in hosts]
     result = [{k: np.concatenate([part[k] for part in each]) for k in each[0]} for each in zip(*parts, strict=True)]
     assert [batch["input_ids"].shape for batch in result] == [(4, 6), (4, 9)]
     assert [batch["mask"].tolist() for batch in result] == [[1, 1, 1, 1], [1, 1, 1, 0]]
@@ -248,9 +256,8 @@ def test_evaluation_of_texts_is_in_order_and_padded_to_a_bucket(hosts):
 
 def test_labels_of_a_set_come_as_rows():
     sets = np.eye(30, 3, dtype=bool)
-    (batch,) = train_batches(
-        Split(labels=sets, fetch=PHRASES.fetch), seed=5, batch_size=4, start=0, stop=1, preprocessing=TEXT
-    )
+    split = PHRASES.with_column("label", Array(sets, "classes"))
+    (batch,) = train_batches(feed(split, TEXT), seed=5, batch_size=4, start=0, stop=1)
     assert (batch["label"].shape, batch["label"].dtype) == ((4, 3), bool)
     assert {*batch} == {*TEXT_INPUTS, "label"}
 
@@ -259,9 +266,9 @@ def test_models_of_one_kind_refuse_data_of_the_other():
     for make in (train_batches, eval_batches):
         options = {"batch_size": 4} | ({"seed": 0, "start": 0, "stop": 1} if make is train_batches else {})
         with pytest.raises(InputError, match="the model reads texts, the data source has images; choose another"):
-            list(make(SPLIT, preprocessing=TEXT, **options))
+            list(make(feed(SPLIT, TEXT), **options))
         with pytest.raises(InputError, match="the model reads images, the data source has texts; choose another"):
-            list(make(PHRASES, preprocessing=PREPROCESSING, **options))
+            list(make(feed(PHRASES), **options))
     with pytest.raises(
         InputError, match=r"data.augment=\('flip',\) is of images, the data source has texts; remove it"
     ):
@@ -269,7 +276,7 @@ def test_models_of_one_kind_refuse_data_of_the_other():
 
 
 def test_a_killed_loader_process_is_one_line():
-    iterator = train_batches(SPLIT, seed=0, batch_size=4, start=0, stop=10_000, preprocessing=PREPROCESSING, workers=1)
+    iterator = train_batches(feed(), seed=0, batch_size=4, start=0, stop=10_000, workers=1)
     next(iterator)
     (loader,) = multiprocessing.active_children()
     loader.kill()
@@ -282,16 +289,16 @@ def test_a_killed_loader_process_is_one_line():
 
 ORPHANS = """
 import multiprocessing, os, signal, numpy as np
-from jaxfer.data.split import InMemory, Split
-from jaxfer.data.loader import train_batches
-from jaxfer.models.port import Preprocessing
+from jaxfer.data.encodings.image import ImageEncoding
+from jaxfer.data.loader import Feed, train_batches
+from jaxfer.data.split import Array, Split
+from jaxfer.task import labels
 
 if __name__ == "__main__":
-    split = Split(labels=np.zeros(8, np.int32), fetch=InMemory(np.zeros((8, 4, 4, 1), np.uint8)))
-    preprocessing = Preprocessing(size=(4, 4, 1), mean=(0.4,), std=(0.2,))
-    batches = train_batches(
-        split, seed=0, batch_size=4, start=0, stop=10_000, preprocessing=preprocessing, workers=1
-    )
+    image, label = Array(np.zeros((8, 4, 4, 1), np.uint8), "image"), Array(np.zeros(8, np.int32), "class")
+    encoding = ImageEncoding(size=(4, 4, 1), mean=(0.4,), std=(0.2,))
+    feed = Feed(split=Split.whole(image=image, label=label), encodings=(encoding,), targets=labels)
+    batches = train_batches(feed, seed=0, batch_size=4, start=0, stop=10_000, workers=1)
     next(batches)
     print(multiprocessing.active_children()[0].pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

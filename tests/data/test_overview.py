@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
-from jaxfer.data.encodings.text import texts
-from jaxfer.data.overview import copies, cuts, overview
+from jaxfer.data.encodings.image import ImageEncoding
+from jaxfer.data.encodings.text import TextEncoding, texts
+from jaxfer.data.overview import copies, overview
 from jaxfer.data.prepare import DataConfig, build, prepare
 from jaxfer.data.sources import npz
-from jaxfer.data.split import Dataset, InMemory, Split
+from jaxfer.data.split import Array, Dataset, Split
 
 from . import shared
 
-IMAGES = Preprocessing(size=(4, 4, 3))
-TEXTS = TextPreprocessing(
+IMAGES = ImageEncoding(size=(4, 4, 3))
+TEXTS = TextEncoding(
     tokenizer=str(Path(__file__).parent / "tokenizer"),
     tokenizer_sha256="",
     vocab=23,
@@ -29,9 +29,9 @@ TEXTS = TextPreprocessing(
 )
 
 
-def lines(source, options, config, preprocessing=IMAGES, *, with_test=False, seed=3):
+def lines(source, options, config, encoding=IMAGES, *, with_test=False, seed=3):
     data = build(config, options, seed=seed, with_test=with_test)
-    return overview(source, options, data, preprocessing).splitlines()
+    return overview(source, options, data, (encoding,)).splitlines()
 
 
 def test_images_in_folders(tmp_path, monkeypatch):
@@ -109,15 +109,15 @@ def test_pairs_of_texts_and_their_cuts(tmp_path, monkeypatch):
 
 def test_texts_that_are_cut_are_counted_once_with_the_option():
     first = ("good", "it was a very very very bad film", "it was a bad film", "a good song and a very very bad plot")
-    whole = Split(labels=np.zeros(4, np.int32), fetch=texts(first))
+    whole = Split.whole(text=texts(first), label=Array(np.zeros(4, np.int32), "class"))
     data = Dataset(splits={"train": whole, "val": whole.take(np.array([0, 2]))}, classes=("x",), fingerprint="")
-    assert cuts(data, TEXTS) == (
+    assert TEXTS.notes(data, 0) == (
         "texts are cut at 7 tokens, the longest has 11; config.model.max_length sets it (2 of 4 in train)",
     )
-    assert cuts(data, TEXTS, sample=2) == (
+    assert TEXTS.notes(data, 2) == (
         "texts are cut at 7 tokens, the longest has 11; config.model.max_length sets it (1 of 2 sampled in train)",
     )
-    assert cuts(data, dataclasses.replace(TEXTS, max_length=11, buckets=(11,))) == ()
+    assert dataclasses.replace(TEXTS, max_length=11, buckets=(11,)).notes(data, 0) == ()
 
 
 def test_sets_of_labels_and_many_classes():
@@ -126,9 +126,9 @@ def test_sets_of_labels_and_many_classes():
         labels[row, : row // 2] = True
     names = ("a" * 31, "two\nlines", *(f"finding {i}" for i in range(12)))
     images = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
-    split = Split(labels=labels, fetch=InMemory(images))
+    split = Split.whole(image=Array(images, "image"), label=Array(labels, "classes"))
     data = Dataset(splits={"train": split, "val": split.take(np.arange(4))}, classes=names, fingerprint="")
-    text = overview("mine", {}, prepare(data, DataConfig(), seed=0, with_test=True), IMAGES)
+    text = overview("mine", {}, prepare(data, DataConfig(), seed=0, with_test=True), (IMAGES,))
     assert text.splitlines() == [
         "data: mine · images, any of 14 classes each",
         "  class                            train     val",
@@ -154,9 +154,10 @@ def test_sets_of_labels_and_many_classes():
 
 
 def test_a_path_that_is_not_utf8_can_be_printed():
-    split = Split(labels=np.zeros(2, np.float32), fetch=InMemory(np.arange(2, dtype=np.uint8).reshape(2, 1, 1, 1)))
+    images = np.arange(2, dtype=np.uint8).reshape(2, 1, 1, 1)
+    split = Split.whole(image=Array(images, "image"), label=Array(np.zeros(2, np.float32), "value"))
     data = Dataset(splits={"train": split}, classes=(), fingerprint="")
-    text = overview("folder", {"path": "caf\udce9"}, data, IMAGES)
+    text = overview("folder", {"path": "caf\udce9"}, data, (IMAGES,))
     assert text.splitlines()[0] == "data: folder caf\\udce9 · images, a number each"
 
 
@@ -171,9 +172,14 @@ def test_copies_are_told_from_files_that_are_alike_at_both_ends(tmp_path):
 
 
 class Lazy:
-    """A user's own fetch: it has no keys."""
+    """A user's own column: it has no keys."""
 
-    def __call__(self, row):
+    kind, sha256 = "image", "0" * 64
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, row):
         return np.zeros((2, 2, 1), np.uint8)
 
 
@@ -185,10 +191,10 @@ class Huge(Lazy):
 
 
 @pytest.mark.parametrize(
-    ("fetch", "why"), [(Lazy(), "the data source has no keys"), (Huge(), "3.0 GiB to read")], ids=["keyless", "huge"]
+    ("column", "why"), [(Lazy(), "the data source has no keys"), (Huge(), "3.0 GiB to read")], ids=["keyless", "huge"]
 )
-def test_copies_that_are_not_looked_for_are_said(fetch, why):
-    split = Split(labels=np.zeros(3, np.int32), fetch=fetch)
+def test_copies_that_are_not_looked_for_are_said(column, why):
+    split = Split.whole(image=column, label=Array(np.zeros(3, np.int32), "class"))
     assert copies({"train": split}) == (f"duplicates across splits were not checked: {why}",)
 
 

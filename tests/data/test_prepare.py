@@ -7,7 +7,7 @@ import pytest
 
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.prepare import DataConfig, build, prepare
-from jaxfer.data.split import Dataset, InMemory, Split
+from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError
 
 COUNTS = {"cat": 30, "dog": 20, "emu": 12}
@@ -19,7 +19,9 @@ def images(count):
 
 
 def split(labels):
-    return Split(labels=np.asarray(labels), fetch=InMemory(images(len(labels))))
+    labels = np.asarray(labels)
+    kind = {"i": "class", "b": "classes", "f": "value"}[labels.dtype.kind]
+    return Split.whole(image=Array(images(len(labels)), "image"), label=Array(labels, kind))
 
 
 def animals(**more):
@@ -34,7 +36,7 @@ def made(config, *, seed=0, with_test=False, dataset=None):
 
 
 def rows(split):
-    return split.origin()[1].tolist()
+    return split.rows.tolist()
 
 
 def test_validation_is_stratified_disjoint_and_the_same_for_every_seed():
@@ -99,12 +101,12 @@ def test_few_label_draws_are_nested_and_depend_on_the_seed():
 def test_subsets_share_the_sources_images():
     dataset = animals()
     data = made(DataConfig(classes=("dog", "cat"), labels_per_class=3), dataset=dataset)
-    fetch, origin = data.splits["train"].origin()
-    assert fetch is dataset.splits["train"].fetch is data.splits["val"].origin()[0]
-    assert [int(data.splits["train"].fetch(i)[0, 0, 0]) for i in range(6)] == origin.tolist()
+    column, origin = data.splits["train"].columns["image"], data.splits["train"].rows
+    assert column is dataset.splits["train"].columns["image"] is data.splits["val"].columns["image"]
+    assert [int(data.splits["train"].example("image", i)[0, 0, 0]) for i in range(6)] == origin.tolist()
     twice = data.splits["train"].take(np.array([4, 0]))
     assert rows(twice) == [origin[4], origin[0]]
-    assert int(twice.fetch(0)[0, 0, 0]) == origin[4]
+    assert int(twice.example("image", 0)[0, 0, 0]) == origin[4]
     assert data.fingerprint == "f"
 
 
@@ -112,7 +114,7 @@ def test_splits_are_picklable():
     original = made(DataConfig(labels_per_class=3)).splits["train"]
     copy = pickle.loads(pickle.dumps(original))
     assert copy.labels.tolist() == original.labels.tolist()
-    np.testing.assert_array_equal(copy.fetch(5), original.fetch(5))
+    np.testing.assert_array_equal(copy.example("image", 5), original.example("image", 5))
 
 
 def test_the_test_split_is_sealed_unless_asked_for():
@@ -195,7 +197,7 @@ def test_a_validation_split_without_the_chosen_classes():
 def test_build_makes_synthetic_data_once():
     config = DataConfig(source="synthetic")
     first, second = (build(config, {"examples": 12}, seed=seed, with_test=False) for seed in (0, 1))
-    assert first.splits["train"].origin()[0] is second.splits["train"].origin()[0]
+    assert first.splits["train"].columns["image"] is second.splits["train"].columns["image"]
     assert (len(first.splits["train"]), set(first.splits)) == (12, {"train", "val"})
 
 
@@ -205,7 +207,7 @@ def test_build_reads_changed_data_again(tmp_path):
         return build(DataConfig(source="npz"), {"path": str(tmp_path / "a.npz")}, seed=0, with_test=False)
 
     first, second = saved(3), saved(4)
-    assert [int(data.splits["train"].fetch(0)[0, 0, 0]) for data in (first, second)] == [3, 4]
+    assert [int(data.splits["train"].example("image", 0)[0, 0, 0]) for data in (first, second)] == [3, 4]
     assert first.fingerprint != second.fingerprint
 
 

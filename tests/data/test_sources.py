@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxfer import conformance
 from jaxfer.conformance import sources
-from jaxfer.data.split import Dataset, InMemory, Split
+from jaxfer.data.split import Array, Dataset, Split
 from tests.experiments import PHRASES
 
 
@@ -44,7 +44,7 @@ def test_every_source_keeps(name, options, files):
 
 def dataset(labels=(0, 1), classes=("a", "b"), dtype=np.int32, images=None, splits=("train",), fingerprint="0" * 64):
     images = np.zeros((len(labels), 2, 2, 3), np.uint8) if images is None else images
-    split = Split(labels=np.asarray(labels, dtype), fetch=InMemory(images))
+    split = Split.whole(image=Array(images, "image"), label=Array(np.asarray(labels, dtype), "class"))
     return Dataset(splits=dict.fromkeys(splits, split), classes=classes, fingerprint=fingerprint)
 
 
@@ -57,9 +57,9 @@ def dataset(labels=(0, 1), classes=("a", "b"), dtype=np.int32, images=None, spli
         (sources.labels_are_of_its_classes, dict(dtype=np.int64), r"int64\[2\] do not fit"),
         (sources.labels_are_of_its_classes, dict(classes=()), "do not fit 0 classes"),
         (
-            sources.examples_are_images_or_texts_and_stay_the_same,
+            sources.examples_are_of_their_kind_and_stay_the_same,
             dict(images=np.zeros((2, 2, 2, 3), np.float32)),
-            r"row 0: expected uint8 \[height, width, channels\] or text, found float32\[2, 2, 3\]",
+            r"row 0: expected image uint8 \[height, width, channels\], found float32\[2, 2, 3\]",
         ),
         (sources.its_fingerprint_is_a_sha256, dict(fingerprint="new"), "expected 64 hex digits, found 'new'"),
     ],

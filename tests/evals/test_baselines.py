@@ -12,21 +12,21 @@ from scipy.optimize import brentq
 from sklearn.linear_model import Ridge
 
 from jaxfer.config.experiment import ParallelConfig
-from jaxfer.data.encodings.image import preprocess
-from jaxfer.data.encodings.spec import Preprocessing, TextPreprocessing
-from jaxfer.data.encodings.text import texts
+from jaxfer.data.encodings.image import ImageEncoding, preprocess
+from jaxfer.data.encodings.text import TextEncoding, texts
 from jaxfer.data.prepare import DataConfig, build
 from jaxfer.data.sources import digits
-from jaxfer.data.split import InMemory, Split
+from jaxfer.data.split import Array, Split
 from jaxfer.errors import InputError
-from jaxfer.evals.baselines import baselines, features, pixels, score
+from jaxfer.evals.baselines import baselines
 from jaxfer.parallel.placement import placement
-from jaxfer.registry import TASKS
+from jaxfer.registry import MODELS, TASKS
+from jaxfer.task import score
 from jaxfer.training.evaluation import evaluate_split
 from tests.experiments import CLASSES, backbone, tiny_stage
 
-SIZE_8 = Preprocessing(size=(8, 8, 1))
-TWO_TOKENS = TextPreprocessing(tokenizer="", tokenizer_sha256="", vocab=9, types=2, max_length=2, buckets=(2,))
+SIZE_8 = ImageEncoding(size=(8, 8, 1))
+TWO_TOKENS = TextEncoding(tokenizer="", tokenizer_sha256="", vocab=9, types=2, max_length=2, buckets=(2,))
 
 
 def images(*shape: int, seed: int = 0) -> np.ndarray:
@@ -39,28 +39,35 @@ def strings(*found: str) -> np.ndarray:
 
 def split(pictures: np.ndarray, labels=None) -> Split:
     labels = np.zeros(len(pictures), np.int32) if labels is None else labels
-    return Split(labels=labels, fetch=InMemory(pictures))
+    kind = {"i": "class", "b": "classes"}[labels.dtype.kind]
+    return Split.whole(image=Array(pictures, "image"), label=Array(labels, kind))
+
+
+def of_labels(labels) -> Split:
+    labels = np.asarray(labels)
+    kind = {"i": "class", "b": "classes", "f": "value"}[labels.dtype.kind]
+    return Split.whole(label=Array(labels, kind))
 
 
 def test_pixels_are_the_models_input_in_order():
     pictures = images(70, 10, 6, 3)  # more than two batches, the last one padded
-    preprocessing = Preprocessing(size=(8, 8, 3), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-    found = pixels(split(pictures), preprocessing)
+    encoding = ImageEncoding(size=(8, 8, 3), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    found = encoding.flat(split(pictures))
     assert (found.shape, found.dtype) == ((70, 192), np.float32)
-    np.testing.assert_array_equal(found, [preprocess(picture, preprocessing).reshape(-1) for picture in pictures])
+    np.testing.assert_array_equal(found, [preprocess(picture, encoding).reshape(-1) for picture in pictures])
 
 
 def test_large_images_are_averaged_down():
     """3,072 values are left alone; beyond, each new pixel is the mean over its area."""
-    assert pixels(split(images(2, 32, 32, 3)), Preprocessing(size=(32, 32, 3))).shape == (2, 3072)
-    assert pixels(split(images(2, 8, 100, 3)), Preprocessing(size=(8, 100, 3))).shape == (2, 2400)
+    assert ImageEncoding(size=(32, 32, 3)).flat(split(images(2, 32, 32, 3))).shape == (2, 3072)
+    assert ImageEncoding(size=(8, 100, 3)).flat(split(images(2, 8, 100, 3))).shape == (2, 2400)
     picture = images(1, 64, 96, 3)
-    found = pixels(split(picture), Preprocessing(size=(64, 96, 3))).reshape(32, 32, 3)
+    found = ImageEncoding(size=(64, 96, 3)).flat(split(picture)).reshape(32, 32, 3)
     normalised = (picture[0] / 255.0 - 0.5) / 0.5
     np.testing.assert_allclose(found, normalised.reshape(32, 2, 32, 3, 3).mean((1, 3)), atol=1e-6)
     # 48 -> 32: the first new pixel of a row covers one and a half old ones, the second the other half and the next.
     picture = images(1, 48, 48, 3)
-    found = pixels(split(picture), Preprocessing(size=(48, 48, 3))).reshape(32, 32, 3)
+    found = ImageEncoding(size=(48, 48, 3)).flat(split(picture)).reshape(32, 32, 3)
     row = ((picture[0] / 255.0 - 0.5) / 0.5)[:3]
     columns = np.stack([row[:, 0] + row[:, 1] / 2, row[:, 1] / 2 + row[:, 2]], axis=1) / 1.5
     expected = np.stack([columns[0] + columns[1] / 2, columns[1] / 2 + columns[2]]) / 1.5
@@ -68,17 +75,21 @@ def test_large_images_are_averaged_down():
 
 
 def test_texts_are_whole_and_pairs_joined_in_order():
-    labels = np.zeros(3, np.int32)
-    single = Split(labels=labels, fetch=texts(("a film, and more", "b", "a film, and more")))
-    found = features(single.take(np.array([1, 0])), TWO_TOKENS)  # no tokenizer is read, nothing is cut at two tokens
+    single = Split.whole(text=texts(("a film, and more", "b", "a film, and more")))
+    found = TWO_TOKENS.flat(single.take(np.array([1, 0])))  # no tokenizer is read, nothing is cut at two tokens
     assert found.dtype == object and found.tolist() == ["b", "a film, and more"]
-    pairs = Split(labels=labels, fetch=texts(("a", "b", "c"), ("x", "y", "z")))
-    assert features(pairs, TWO_TOKENS).tolist() == ["a ||| x", "b ||| y", "c ||| z"]
+    pairs = Split.whole(text=texts(("a", "b", "c"), ("x", "y", "z")))
+    assert TWO_TOKENS.flat(pairs).tolist() == ["a ||| x", "b ||| y", "c ||| z"]
 
 
-def test_features_of_images_are_pixels():
-    held_out = split(images(3, 8, 8, 1))
-    np.testing.assert_array_equal(features(held_out, SIZE_8), pixels(held_out, SIZE_8))
+def test_what_a_model_reads_decides_what_a_baseline_reads():
+    pictures = images(3, 8, 8, 1)
+    port = MODELS.make(
+        "resnet", outputs=2, stage_sizes=(1,), width=4, stem="cifar", image=(8, 8, 1), mean=(0.5,), std=(0.5,)
+    )
+    np.testing.assert_array_equal(port.encoding.flat(split(pictures)), SIZE_8.flat(split(pictures)))
+    expected = (pictures.reshape(3, 64).astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+    np.testing.assert_array_equal(SIZE_8.flat(split(pictures)), expected)
 
 
 def test_logistic_regression_on_digits():
@@ -88,8 +99,8 @@ def test_logistic_regression_on_digits():
     assert baseline.name == "logistic regression on pixels" and baseline.settings[0] == 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        predict = baseline.fit(pixels(train, SIZE_8), train.labels, baseline.settings[0])
-    found = score(TASKS.make("classification"), predict(pixels(test, SIZE_8)), test.labels)
+        predict = baseline.fit(SIZE_8.flat(train), train.labels, baseline.settings[0])
+    found = score(TASKS.make("classification"), predict(SIZE_8.flat(test)), test)
     assert found["accuracy"] > 0.93 and found["loss"] < 0.3
     # 50 of each class: recall weighs every class alike already.
     assert found["balanced_accuracy"] == pytest.approx(found["accuracy"], abs=1e-6)
@@ -111,7 +122,7 @@ def test_a_certain_prediction_has_a_finite_loss():
     for classes, train in ((2, (x, labels)), (3, third)):
         fitted = baselines("classification", classes)[1].fit(*train, 10.0)
         outputs = fitted(np.array([[1e6]], np.float32))
-        assert math.isfinite(score(TASKS.make("classification"), outputs, np.array([0]))["loss"])
+        assert math.isfinite(score(TASKS.make("classification"), outputs, of_labels([0]))["loss"])
 
 
 def test_majority_is_the_share_of_the_largest_class():
@@ -119,7 +130,7 @@ def test_majority_is_the_share_of_the_largest_class():
     assert majority.name == "majority class" and len(majority.settings) == 1
     predict = majority.fit(np.zeros((5, 2)), np.array([0, 1, 1, 2, 1]), 0.0)
     labels = np.array([1, 0, 1, 1, 2, 1, 1, 0])
-    found = score(task, predict(np.zeros((8, 2))), labels)
+    found = score(task, predict(np.zeros((8, 2))), of_labels(labels))
     assert found["accuracy"] == 5 / 8 and found["balanced_accuracy"] == pytest.approx(1 / 3)
     assert found["loss"] == pytest.approx(-(5 * math.log(3 / 5) + 3 * math.log(1 / 5)) / 8, rel=1e-6)
     tied = majority.fit(np.zeros((5, 2)), np.array([2, 1, 2, 1, 0]), 0.0)
@@ -131,7 +142,7 @@ def test_majority_of_a_prepared_dataset():
     train, val = data.splits["train"], data.splits["val"]
     assert np.bincount(train.labels).tolist() == [13, 13, 12, 12]  # a tie, so label 0
     predict = baselines("classification", len(data.classes))[0].fit(np.zeros((50, 1)), train.labels, 0.0)
-    found = score(TASKS.make("classification"), predict(np.zeros((len(val), 1))), val.labels)
+    found = score(TASKS.make("classification"), predict(np.zeros((len(val), 1))), val)
     assert found["accuracy"] == np.mean(val.labels == 0)
 
 
@@ -195,7 +206,7 @@ def test_label_prevalence_by_hand():
     assert prevalence.name == "label prevalence" and len(prevalence.settings) == 1
     outputs = prevalence.fit(np.zeros((4, 1)), train, 0.0)(np.zeros((4, 1)))
     np.testing.assert_allclose(outputs, [np.log([1.5 / 3.5, 4.5 / 0.5, 0.5 / 4.5])] * 4, rtol=1e-6)
-    found = score(task, outputs, np.array([[1, 1, 0], [1, 1, 1], [0, 1, 0], [0, 0, 0]], bool))
+    found = score(task, outputs, of_labels(np.array([[1, 1, 0], [1, 1, 1], [0, 1, 0], [0, 0, 0]], bool)))
     assert found["macro_auprc"] == pytest.approx((2 / 4 + 3 / 4 + 1 / 4) / 3)
     assert found["label_accuracy"] == pytest.approx((2 + 3 + 3) / 12) and found["macro_auroc"] == 0.5
     odds = np.array([1.5 / 3.5, 4.5 / 0.5, 0.5 / 4.5])
@@ -232,7 +243,7 @@ def test_texts_without_a_word_of_two_letters():
 def test_training_mean_has_no_r2():
     mean = baselines("regression", 0)[0]
     predict = mean.fit(np.zeros((4, 1)), np.array([1, 2, 3, 6], np.float32), 0.0)
-    found = score(TASKS.make("regression"), predict(np.zeros((2, 1))), np.array([1.0, 5.0], np.float32))
+    found = score(TASKS.make("regression"), predict(np.zeros((2, 1))), of_labels(np.array([1.0, 5.0], np.float32)))
     # Predicts 3: errors 2 and 2; the targets' own mean is 3 too. A constant correlates with nothing.
     assert found == {"loss": 4.0, "mse": 4.0, "mae": 2.0, "r2": 0.0, "pearson": 0.0, "spearman": 0.0}
 
@@ -240,7 +251,7 @@ def test_training_mean_has_no_r2():
 def test_score_of_classification_by_hand():
     """Probabilities of the labels 1/2, 1/4, 1/2, 3/8; hits 1, 0, 1, 1; recall 2/3 of label 2, 1 of label 0."""
     p = np.array([[1 / 4, 1 / 4, 1 / 2], [1 / 4, 1 / 2, 1 / 4], [1 / 4, 1 / 4, 1 / 2], [6 / 16, 5 / 16, 5 / 16]])
-    found = score(TASKS.make("classification"), np.log(p) + 7, np.array([2, 2, 2, 0]))  # logits, not yet logs of p
+    found = score(TASKS.make("classification"), np.log(p) + 7, of_labels([2, 2, 2, 0]))  # logits, not yet logs of p
     assert found["loss"] == pytest.approx((2 * math.log(2) + math.log(4) + math.log(8 / 3)) / 4, rel=1e-6)
     assert found["accuracy"] == 0.75 and found["balanced_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
 
@@ -255,14 +266,14 @@ def test_score_is_what_evaluation_gives(task):
         "classification": rng.integers(0, CLASSES, 21).astype(np.int32),
         "multilabel": rng.integers(0, 2, (21, CLASSES)).astype(bool),
     }[task]
-    height, width, channels = spec.port.preprocessing.size
+    height, width, channels = spec.port.encoding.size
     held_out = split(images(21, height, width, channels), labels)
-    inputs = pixels(held_out, spec.port.preprocessing).reshape(21, height, width, channels)
+    inputs = spec.port.encoding.flat(held_out).reshape(21, height, width, channels)
     where = placement(ParallelConfig(devices=1))
     state = jax.device_put(stage.enter(params, model_state, 0), where.replicated)
     expected = evaluate_split(spec, state, held_out, where, 8).metrics
     outputs = spec.port.apply(*stage.leave(state), {"image": inputs})[0]
-    assert score(spec.task, outputs, labels) == pytest.approx(expected, rel=1e-5)
+    assert score(spec.task, outputs, held_out) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("text", [False, True])

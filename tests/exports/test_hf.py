@@ -85,7 +85,7 @@ def test_an_export_starts_a_run_with_the_same_parameters(probed):
 def test_an_export_prepares_and_answers_as_the_run_does(probed, tmp_path):
     folder = probed
     out, port = jaxfer.export(folder / "run"), open_run(folder / "run").stage.spec.port
-    assert port.preprocessing.resize == (20,) and load_model(out).port.preprocessing == port.preprocessing
+    assert port.encoding.resize == (20,) and load_model(out).port.encoding == port.encoding
     source, ours = (json.loads((at / "preprocessor_config.json").read_text()) for at in (folder / "source", out))
     assert ours == source
     files, rng = [], np.random.default_rng(0)

@@ -39,8 +39,8 @@ def test_a_merged_lora_starts_a_run_with_the_same_parameters(adapted):
     finished = open_run(adapted / "run")
     params, state = finished.stage.leave(finished.state)
     out = jaxfer.export(adapted / "run")
-    assert finished.stage.spec.port.preprocessing.resize == (11, 15)
-    assert load_model(out).port.preprocessing == finished.stage.spec.port.preprocessing
+    assert finished.stage.spec.port.encoding.resize == (11, 15)
+    assert load_model(out).port.encoding == finished.stage.spec.port.encoding
     start = back(out, IMAGE)
     assert_same(start.params, params)
     assert_same(start.model_state, state)
@@ -105,8 +105,8 @@ def test_an_adapter_starts_a_run_that_answers_as_the_one_that_wrote_it(adapted, 
 
 def test_an_adapter_predicts(adapted, tmp_path, capsys):
     out, files = jaxfer.export(adapted / "run", format="peft"), []
-    spec = load_model(out).port.preprocessing  # with the run's mean: without it the weights would be another model's
-    assert spec.mean == (0.25,) and spec == load_model(adapted / "run").port.preprocessing
+    spec = load_model(out).port.encoding  # with the run's mean: without it the weights would be another model's
+    assert spec.mean == (0.25,) and spec == load_model(adapted / "run").port.encoding
     for seed in range(3):
         files.append(str(tmp_path / f"{seed}.png"))
         pixels = np.random.default_rng(seed).integers(0, 256, IMAGE).astype(np.uint8)

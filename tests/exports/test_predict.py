@@ -130,7 +130,8 @@ def test_values_and_sets(digits):
     run, _, files = digits
 
     class Constant:
-        inputs, preprocessing = ("image",), load_model(run).port.preprocessing
+        encoding = load_model(run).port.encoding
+        encodings = (encoding,)
 
         def apply(self, params, state, batch):
             return jax.numpy.zeros((len(batch["image"]), 1)) + params, state
@@ -221,5 +222,5 @@ def test_texts_are_cut_where_the_checkpoint_states(stated, answering, training, 
     shutil.copytree(TOKENIZER, tmp_path / "source")
     checkpoint(tmp_path / "source", "bert", {**options, "positions": 200}, labels=("bad", "good", "plain"))
     edit(tmp_path / "source" / "tokenizer_config.json", model_max_length=stated)
-    assert load_model(tmp_path / "source").port.preprocessing.max_length == answering
+    assert load_model(tmp_path / "source").port.encoding.max_length == answering
     assert foreign.opened(str(tmp_path / "source"), "auto", {}).options["max_length"] == training

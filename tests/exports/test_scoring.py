@@ -107,7 +107,8 @@ def test_sets_and_values(pictures, monkeypatch):
     source, folder = pictures
 
     class Constant:
-        inputs, preprocessing = ("image",), load_model(source).port.preprocessing
+        encoding = load_model(source).port.encoding
+        encodings = (encoding,)
 
         def apply(self, params, state, batch):
             return params + 0 * batch["image"][:, 0, 0, :1], state

@@ -22,7 +22,7 @@ def test_at_step_0_the_logits_are_the_backbones(case):
     params, model_state = backbone(stage)
     state = stage.enter(params, model_state, 0)
     (batch,) = batches(stage, 1)
-    adapted = jax.jit(make_eval_step(stage.spec))(state.params, state.model_state, state.extra, batch)["outputs"]
+    adapted = jax.jit(make_eval_step(stage.spec))(state.params, state.model_state, state.extra, batch)["collected"]
     plain = jax.jit(lambda: stage.spec.port.apply(params, model_state, batch)[0])()
     np.testing.assert_allclose(adapted, plain, rtol=0, atol=1e-6 * max(1, float(np.abs(plain).max())))
 
@@ -39,7 +39,7 @@ def test_adapters_change_every_targeted_kernel_and_merge_is_exact(case):
         leaves[path] = jnp.asarray(0.1 * rng.normal(size=leaves[path].shape), jnp.float32)
     full = unflatten(leaves)
     (batch,) = batches(stage, 1)
-    adapted = jax.jit(make_eval_step(stage.spec))(full, model_state, {}, batch)["outputs"]
+    adapted = jax.jit(make_eval_step(stage.spec))(full, model_state, {}, batch)["collected"]
     merged = stage.spec.method.merge(full, {})
     for path, kernel in flatten(params).items():
         if path.endswith("/kernel"):

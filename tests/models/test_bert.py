@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxfer import rules
-from jaxfer.data.encodings.spec import TEXT_INPUTS
+from jaxfer.data.encodings.text import TEXT_INPUTS
 from jaxfer.errors import InputError
 from jaxfer.models import bert
 from jaxfer.models.port import Training
@@ -25,7 +25,7 @@ TINY = dict(vocab=23, width=15, layers=2, heads=3, mlp_width=22, positions=9, ty
 
 def shapes(port):
     """{path: shape} of the parameters, without computing them."""
-    params, state = jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(1))
+    params, state = jax.eval_shape(port.init, jax.random.key(0), port.example(1))
     assert state == {}
     return {path: leaf.shape for path, leaf in rules.flatten(params).items()}
 
@@ -147,7 +147,7 @@ def test_every_unit_equals_pytorch():
     layout = by_model_type("bert")
     options = layout.options(index["config"], {}, {name: value.shape for name, value in theirs.items()})
     port = bert.port(outputs=30, **options)
-    params, state = jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(1))
+    params, state = jax.eval_shape(port.init, jax.random.key(0), port.example(1))
     params = convert(theirs, layout, port, rules.flatten({"params": params, **state})).params
     inputs = {name: golden[name].astype(np.int32) for name in TEXT_INPUTS}
     assert 0 < inputs["attention_mask"].sum() < inputs["attention_mask"].size
@@ -254,10 +254,10 @@ def test_initial_values():
     ],
 )
 def test_buckets(options, buckets):
-    preprocessing = bert.port(outputs=2, **options).preprocessing
-    assert preprocessing.buckets == buckets
+    encoding = bert.port(outputs=2, **options).encoding
+    assert encoding.buckets == buckets
     longest = jax.ShapeDtypeStruct((3, buckets[-1]), "int32")
-    assert preprocessing.example(3) == dict.fromkeys(TEXT_INPUTS, longest)
+    assert encoding.example(3) == dict.fromkeys(TEXT_INPUTS, longest)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from .tiny import batch, draw
 
 def shapes(port):
     """({path: shape} of the parameters, model state), without computing them."""
-    params, state = jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(1))
+    params, state = jax.eval_shape(port.init, jax.random.key(0), port.example(1))
     return {path: leaf.shape for path, leaf in rules.flatten(params).items()}, state
 
 
@@ -116,7 +116,7 @@ def test_relu6_and_its_gradient_at_the_kinks():
 
 def test_lora_adapts_the_pointwise_kernels_and_passes_the_windows_by():
     port = mobilenet_v1.port(outputs=3, depth_multiplier=0.1, image=(9, 9, 3))
-    params, _ = jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(1))
+    params, _ = jax.eval_shape(port.init, jax.random.key(0), port.example(1))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params)
     adapted, _ = lora.method(port, rank=2).init(zeros, jax.random.key(0))
     sites = {path.rsplit("/", 1)[0] for path in rules.flatten(adapted["lora"])}

@@ -10,11 +10,11 @@ import pytest
 
 from jaxfer.conformance import models
 from jaxfer.conformance.models import training
-from jaxfer.data.encodings.image import INTERPOLATIONS
-from jaxfer.data.encodings.spec import Preprocessing
+from jaxfer.data.encodings.image import ImageEncoding
+from jaxfer.data.encodings.pixels import INTERPOLATIONS
 from jaxfer.errors import InputError
 from jaxfer.models import chain
-from jaxfer.models.chain import Chain, image_preprocessing
+from jaxfer.models.chain import Chain, image_encoding
 from jaxfer.models.layers import Dense
 from jaxfer.models.port import Port
 from jaxfer.registry import MODELS
@@ -57,7 +57,7 @@ def test_a_norm_of_a_foreign_class_keeps_its_statistics_when_frozen():
         units=("stem", "block_0"),
         head="block_0/product",
         input_axes=((".*/kernel", 1),),
-        preprocessing=Preprocessing(size=(1, 1, 3)),
+        encodings=(ImageEncoding(size=(1, 1, 3)),),
     )
     inputs = {"image": jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)}
     params, model_state = port.init(jax.random.key(0), inputs)
@@ -77,11 +77,11 @@ def test_a_norm_of_a_foreign_class_keeps_its_statistics_when_frozen():
 def test_a_model_takes_the_interpolations_that_images_are_resized_by(monkeypatch):
     monkeypatch.setattr(chain, "INTERPOLATIONS", {k: v for k, v in INTERPOLATIONS.items() if k != "box"})
     for name in ("nearest", "bilinear", "bicubic", "lanczos", "hamming"):
-        assert image_preprocessing((2, 2, 1), (), (), name).interpolation == name
+        assert image_encoding((2, 2, 1), (), (), name).interpolation == name
     with pytest.raises(InputError, match="must be one of 'nearest', .*, 'lanczos', 'hamming', found 'box'"):
-        image_preprocessing((2, 2, 1), (), (), "box")
+        image_encoding((2, 2, 1), (), (), "box")
 
 
 def test_a_resize_to_the_image_itself_cuts_nothing_out():
-    assert image_preprocessing((4, 6, 1), (), (), "box", (4, 6)).resize == ()
-    assert image_preprocessing((4, 4, 1), (), (), "box", (4,)).resize == (4,)
+    assert image_encoding((4, 6, 1), (), (), "box", (4, 6)).resize == ()
+    assert image_encoding((4, 4, 1), (), (), "box", (4,)).resize == (4,)

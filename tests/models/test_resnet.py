@@ -20,7 +20,7 @@ CIFAR = dict(outputs=10, width=16, stem="cifar", shortcut="padding", image=(32, 
 
 def shapes(port):
     """{path: shape} of the parameters, and of the model state, without computing them."""
-    image = jax.ShapeDtypeStruct((1, *port.preprocessing.size), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *port.encoding.size), jnp.float32)
     params, state = jax.eval_shape(port.init, jax.random.key(0), {"image": image})
     return {path: leaf.shape for path, leaf in rules.flatten(params).items()}, state
 
@@ -159,7 +159,7 @@ def test_rates_rise_linearly_over_all_stages():
 
 
 def test_default_statistics_follow_the_channels():
-    colour, grey = (resnet.port(outputs=2, image=(8, 8, channels)).preprocessing for channels in (3, 1))
+    colour, grey = (resnet.port(outputs=2, image=(8, 8, channels)).encoding for channels in (3, 1))
     assert (colour.mean, colour.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert (grey.mean, grey.std) == ((0.5,), (0.5,))
 

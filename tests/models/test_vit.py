@@ -15,7 +15,7 @@ from .tiny import batch, draw
 
 def shapes(port):
     """{path: shape} of the parameters, without computing them."""
-    image = jax.ShapeDtypeStruct((1, *port.preprocessing.size), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *port.encoding.size), jnp.float32)
     params, state = jax.eval_shape(port.init, jax.random.key(0), {"image": image})
     assert state == {}
     return {path: leaf.shape for path, leaf in rules.flatten(params).items()}

@@ -176,7 +176,7 @@ def test_losses_and_logits_under_adam_are_those_of_one_device(name, mesh):
         found.append((losses, evaluate(*jax.device_get((state.params, state.model_state, state.extra)), batch)))
     (losses, scores), (others, theirs) = found
     np.testing.assert_allclose(losses, others, rtol=0, atol=2e-5)
-    np.testing.assert_allclose(scores["outputs"], theirs["outputs"], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(scores["collected"], theirs["collected"], rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("mesh", [{"devices": 4}, {"devices": 4, "mode": "pmap"}, MESHES[0], MIXED], ids=str)

@@ -94,7 +94,7 @@ def ours(
 
 
 def example(port: Port) -> dict[str, jax.Array]:
-    return {name: jnp.zeros(like.shape, like.dtype) for name, like in port.preprocessing.example(1).items()}
+    return {name: jnp.zeros(like.shape, like.dtype) for name, like in port.example(1).items()}
 
 
 def images(port_size: Sequence[int], examples: int = 2, seed: int = 0) -> np.ndarray:

@@ -62,7 +62,7 @@ def ours(model, **changes):
     shapes = {name: leaf.shape for name, leaf in state.items()}
     options = {**LAYOUT.options(model.config.to_dict(), {}, shapes), **changes}
     port = bert.port(outputs=model.config.num_labels, **options)
-    blank = jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(2))
+    blank = jax.eval_shape(port.init, jax.random.key(0), port.example(2))
     leaves = rules.flatten({"params": blank[0], **blank[1]})
     moved = convert(state, LAYOUT, port, leaves)
     assert not moved.fresh

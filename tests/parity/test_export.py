@@ -103,7 +103,7 @@ def test_their_processor_prepares_what_ours_does(case, trained):
     run, size = trained(case, "probe")
     processor = AutoImageProcessor.from_pretrained(jaxfer.export(run), use_fast=False)
     pixels = np.random.default_rng(0).integers(0, 256, (37, 29, 3)).astype(np.uint8)
-    spec = load_model(run).port.preprocessing
+    spec = load_model(run).port.encoding
     expected = processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0]
     found = normalize(fit(pixels, spec), spec)
     assert np.abs(found - expected.transpose(1, 2, 0)).max() <= 1 / 255 / min(spec.std)

@@ -64,6 +64,6 @@ def test_preprocessing_is_transformers(case, tmp_path):
         written = by_model_type(config["model_type"]).preprocessor(port)
         expected = answers(tmp_path, config, stated)
         for photo, theirs, exported in zip(photos(), expected, answers(tmp_path, config, written), strict=True):
-            found = preprocess(photo, port.preprocessing)
+            found = preprocess(photo, port.encoding)
             assert found.shape == theirs.shape == exported.shape
             assert np.abs(found - theirs).max() <= 1 / 255 and np.abs(found - exported).max() <= 1 / 255

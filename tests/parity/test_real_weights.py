@@ -46,8 +46,8 @@ def test_mobilenet_v1():
     )
     weights, layout = read(folder / "model.safetensors"), by_model_type("mobilenet_v1")
     port, params, state = ours(layout, config, weights, 1000, preprocessor)
-    assert port.preprocessing.size == (224, 224, 3) and port.preprocessing.interpolation == "bilinear"
-    x = photos(256, 224, np.array(port.preprocessing.mean), np.array(port.preprocessing.std))
+    assert port.encoding.size == (224, 224, 3) and port.encoding.interpolation == "bilinear"
+    x = photos(256, 224, np.array(port.encoding.mean), np.array(port.encoding.std))
     model = MobileNetV1ForImageClassification.from_pretrained(folder)
     expected = watch(model, BLOCKS, channels_first(x))
     compare(unit_outputs(port, params, state, {"image": x}), expected, scaled=False)
@@ -60,8 +60,8 @@ def test_cifar10_resnet20():
     config, weights = json.loads((folder / "config.json").read_text()), read(folder / "model.safetensors")
     layout = by_family("resnet", "torchvision")
     port, params, state = ours(layout, config, weights, 10)
-    assert port.preprocessing.size == (32, 32, 3) and port.module.stage_sizes == (3, 3, 3)
-    x = photos(32, 32, np.array(port.preprocessing.mean), np.array(port.preprocessing.std))
+    assert port.encoding.size == (32, 32, 3) and port.module.stage_sizes == (3, 3, 3)
+    x = photos(32, 32, np.array(port.encoding.mean), np.array(port.encoding.std))
     model = CifarResNet(3)
     absent = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     assert not absent.unexpected_keys and all(key.endswith("num_batches_tracked") for key in absent.missing_keys)

@@ -63,7 +63,7 @@ def test_its_own_folder_gives_its_embeddings(mode, tmp_path):
     options = {**found.options, "max_length": 6, "normalize": mode in ("cls", "mean")}
     outputs = options.get("projection") or width
     port = MODELS.make("bert", outputs=outputs, **options)
-    shapes = flatten({"params": jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(2))[0]})
+    shapes = flatten({"params": jax.eval_shape(port.init, jax.random.key(0), port.example(2))[0]})
     params = carrying.carry(found, port, shapes, reset=[], differs=[]).params
     identity = {"kernel": np.eye(outputs, dtype=np.float32), "bias": np.zeros(outputs, np.float32)}
     params["head"] = {**params.get("head", {}), "out": identity}

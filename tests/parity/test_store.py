@@ -62,4 +62,4 @@ def test_transformers_loads_it(case, tmp_path):
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     photo = np.random.default_rng(0).integers(0, 256, (50, 41, 3)).astype(np.uint8)
     theirs = np.asarray(processor(Image.fromarray(photo), return_tensors="np")["pixel_values"])[0].transpose(1, 2, 0)
-    assert np.abs(preprocess(photo, port.preprocessing) - theirs).max() <= 1 / 255 / min(port.preprocessing.std)
+    assert np.abs(preprocess(photo, port.encoding) - theirs).max() <= 1 / 255 / min(port.encoding.std)

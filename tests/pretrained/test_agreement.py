@@ -74,7 +74,7 @@ def test_auto_is_also_the_model_of_a_run(resnet, tmp_path):
 def test_how_long_texts_may_be_is_free(tmp_path):
     config = text_config(tmp_path / "source")
     config.model = dict(name="auto", max_length=6, buckets=(4, 6))
-    found = preflight(config).stages[0].spec.port.preprocessing
+    found = preflight(config).stages[0].spec.port.encoding
     assert (found.max_length, found.buckets) == (6, (4, 6))
 
 

@@ -37,7 +37,7 @@ def test_a_finished_run_is_itself_without_its_checkpoint(moved):
     assert jaxfer.run(config, run, quiet=True) == first
     assert jaxfer.evaluate(run) == pytest.approx(first["metrics"]["val"], rel=1e-6)
     assert [answer.error for answer in jaxfer.predict(run, ["was bad films"], text=True)] == [None]
-    assert open_run(run).stage.spec.port.preprocessing.tokenizer == str(run / "tokenizer")
+    assert open_run(run).stage.spec.port.encoding.tokenizer == str(run / "tokenizer")
     assert open_run(run).stage.spec == open_run(run.parent / "whole").stage.spec  # one program, wherever copies lie
     out = jaxfer.export(run)
     assert (out / "vocab.txt").read_bytes() == (run / "tokenizer" / "vocab.txt").read_bytes()

@@ -137,7 +137,7 @@ def test_its_vit_gives_its_logits(name, tmp_path):
     options = {**found.options, "image": (8, 12, 3)}
     assert options["distillation"] == ("head" if name == "timm_deit" else "none") and options["epsilon"] == 1e-6
     port = MODELS.make("vit", outputs=5, **options)
-    leaves = flatten({"params": jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(2))[0]})
+    leaves = flatten({"params": jax.eval_shape(port.init, jax.random.key(0), port.example(2))[0]})
     moved = carrying.carry(found, port, leaves, reset=[], differs=[])
     assert moved.ledger["params/block_1/attn/value/bias"]["from"] == "blocks.1.attn.qkv.bias"
     x = golden["x"].astype(np.float32).transpose(0, 2, 3, 1)

@@ -11,8 +11,7 @@ from etils import epath
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 import jaxfer
-from jaxfer.data.encodings.spec import TextPreprocessing
-from jaxfer.data.encodings.text import read_tokenizer
+from jaxfer.data.encodings.text import TextEncoding, read_tokenizer
 from jaxfer.errors import InputError
 from jaxfer.pretrained import foreign
 from jaxfer.runs import tokenizer
@@ -30,12 +29,12 @@ CASED = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "The", "film", "FI
 class Port:
     """All that a copy asks of a port."""
 
-    preprocessing: TextPreprocessing
+    encodings: tuple[TextEncoding, ...]
 
 
 def port_of(folder: Path) -> Port:
     options = dict(tokenizer_sha256="", vocab=23, types=2, max_length=20, buckets=(20,))
-    return Port(TextPreprocessing(tokenizer=str(folder), **options))
+    return Port((TextEncoding(tokenizer=str(folder), **options),))
 
 
 def write(folder: Path, **files: object) -> None:
@@ -151,9 +150,9 @@ def test_a_copy_without_its_class_yields_to_the_source(tmp_path):
     source.mkdir()
     contradicting(source)
     tokenizer.keep(port_of(source), epath.Path(run / "tokenizer"))
-    assert tokenizer.at_home(port_of(source), run).preprocessing.tokenizer == str(run / "tokenizer")
+    assert tokenizer.at_home(port_of(source), run).encodings[0].tokenizer == str(run / "tokenizer")
     (run / "tokenizer" / "config.json").unlink()
-    assert tokenizer.at_home(port_of(source), run).preprocessing.tokenizer == str(source)
+    assert tokenizer.at_home(port_of(source), run).encodings[0].tokenizer == str(source)
 
 
 @pytest.mark.parametrize(

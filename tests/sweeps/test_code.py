@@ -55,6 +55,8 @@ RELATED = (
     "data/sources/synthetic.py",
     "step.py",
     "data/order.py",
+    "data/encoding.py",
+    "data/encodings/augment.py",
     "data/encodings/image.py",
     "training/session.py",
 )

@@ -31,8 +31,8 @@ def test_padding_and_devices_change_no_metric(run):
     experiment = finished.experiment
     data = build(experiment.data, dict(experiment.source.options), seed=0, with_test=False)
     split, spec = data.splits["val"], finished.stage.spec
-    images = np.stack([split.fetch(i) for i in range(len(split.labels))])
-    mean, std = (np.float32(getattr(spec.port.preprocessing, name)) for name in ("mean", "std"))
+    images = np.stack([split.example("image", i) for i in range(len(split.labels))])
+    mean, std = (np.float32(getattr(spec.port.encoding, name)) for name in ("mean", "std"))
     inputs = {"image": (images.astype(np.float32) / 255 - mean) / std}
     params, model_state = finished.stage.leave(finished.state)
     logits = np.asarray(spec.port.apply(params, model_state, inputs)[0], np.float64)

@@ -101,8 +101,8 @@ def test_bare_weights_with_what_shapes_do_not_tell(tmp_path):
     options = {f"model.{name}": value for name, value in CIFAR.items() if name in ("image", "stem", "shortcut")}
     found = untrained.opened(str(tmp_path / "weights.safetensors"), {**overrides, **options}, split="val")
     split = found.data.splits["val"]
-    images = np.stack([split.fetch(i) for i in range(len(split))]).astype(np.float32) / 255
-    spec = found.stage.spec.port.preprocessing
+    images = np.stack([split.example("image", i) for i in range(len(split))]).astype(np.float32) / 255
+    spec = found.stage.spec.port.encoding
     logits, _ = port.apply(params, state, {"image": (images - np.float32(spec.mean)) / np.float32(spec.std)})
     accuracy = float(np.mean(np.argmax(logits, -1) == split.labels))
     metrics = jaxfer.evaluate(tmp_path / "weights.safetensors", overrides={**overrides, **options}, quiet=True)

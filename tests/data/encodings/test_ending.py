@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxfer.data.encodings.image import decode, verify
+from jaxfer.data.encodings.pixels import decode, verify
 from jaxfer.errors import InputError
 
 

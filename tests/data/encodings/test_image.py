@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxfer.data.encodings.augment import AUGMENTATIONS, augmentations, augmented, crop, flip, shift
-from jaxfer.data.encodings.image import decode, normalize, preprocess, resize, to_channels, verify
-from jaxfer.data.encodings.spec import Preprocessing
+from jaxfer.data.encodings.augment import AUGMENTATIONS, augmentations, crop, flip, shift
+from jaxfer.data.encodings.image import ImageEncoding, augmented, normalize, preprocess
+from jaxfer.data.encodings.pixels import decode, resize, to_channels, verify
 from jaxfer.errors import InputError
 
 
@@ -136,7 +136,7 @@ def test_unknown_interpolation():
 
 
 def test_normalize_by_hand():
-    preprocessing = Preprocessing(size=(1, 2, 3), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    encoding = ImageEncoding(size=(1, 2, 3), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     image_ = np.array([[[0, 51, 255], [255, 0, 102]]], np.uint8)
     expected = [
         [
@@ -144,7 +144,7 @@ def test_normalize_by_hand():
             [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (0.4 - 0.406) / 0.225],
         ]
     ]
-    result = normalize(image_, preprocessing)
+    result = normalize(image_, encoding)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
 
@@ -156,23 +156,23 @@ def test_normalize_is_the_formula_bit_for_bit(shape, kind):
     mean, std = (0.485, 0.456, 0.406)[: shape[-1]], (0.229, 0.224, 0.225)[: shape[-1]]
     for view in (values, values[::-1]):
         expected = (view.astype(np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
-        result = normalize(view, Preprocessing(size=(1, 1, shape[-1]), mean=mean, std=std))
+        result = normalize(view, ImageEncoding(size=(1, 1, shape[-1]), mean=mean, std=std))
         np.testing.assert_array_equal(result, expected)
         assert result.dtype == np.float32
 
 
 def test_normalize_wants_a_value_a_channel():
     with pytest.raises(InputError, match="expected 1 or 1 values of mean"):
-        normalize(pixels(2, 2, 1), Preprocessing(size=(2, 2, 1), mean=(0.1, 0.2, 0.3)))
+        normalize(pixels(2, 2, 1), ImageEncoding(size=(2, 2, 1), mean=(0.1, 0.2, 0.3)))
 
 
 def test_preprocess_skips_the_resize_where_the_size_matches():
-    preprocessing = Preprocessing(size=(4, 4, 3), interpolation="none such")
+    encoding = ImageEncoding(size=(4, 4, 3), interpolation="none such")
     grey = pixels(4, 4, 1)
     expected = np.repeat((grey.astype(np.float32) / 255 - 0.5) / 0.5, 3, axis=2)
-    np.testing.assert_allclose(preprocess(grey, preprocessing), expected, rtol=1e-6)
+    np.testing.assert_allclose(preprocess(grey, encoding), expected, rtol=1e-6)
     with pytest.raises(InputError, match="interpolation"):
-        preprocess(pixels(5, 4, 1), preprocessing)
+        preprocess(pixels(5, 4, 1), encoding)
 
 
 def test_flip_by_hand():
@@ -206,29 +206,29 @@ def test_a_crop_that_comes_first_is_of_the_image_itself_and_resized_once():
     grey = pixels(16, 12, 1)
     rng = Scripted(0.5, 0.0, 3, 1, 0.6)  # half of the area, square: 10 x 10 at row 3, column 1; no flip
     expected = np.asarray(Image.fromarray(grey[3:13, 1:11, 0]).resize((6, 8), Image.Resampling.BILINEAR))
-    result = augmented(grey, ("crop", "flip"), rng, Preprocessing(size=(8, 6, 3), resize=(9,)))
+    result = augmented(grey, ("crop", "flip"), rng, ImageEncoding(size=(8, 6, 3), resize=(9,)))
     np.testing.assert_array_equal(result, np.repeat(expected[..., None], 3, axis=2))
     # By the model's filter; its resize to 9 px and the cut of the centre are for evaluation.
     rng = Scripted(0.5, 0.0, 3, 1)
     nearest = np.asarray(Image.fromarray(grey[3:13, 1:11, 0]).resize((6, 8), Image.Resampling.NEAREST))
-    preprocessing = Preprocessing(size=(8, 6, 1), resize=(9,), interpolation="nearest")
-    np.testing.assert_array_equal(augmented(grey, ("crop",), rng, preprocessing)[..., 0], nearest)
+    encoding = ImageEncoding(size=(8, 6, 1), resize=(9,), interpolation="nearest")
+    np.testing.assert_array_equal(augmented(grey, ("crop",), rng, encoding)[..., 0], nearest)
     # Of the model's size there is nothing to fit: the order is all the same.
-    preprocessing, seeds = Preprocessing(size=(16, 12, 1)), (7, 7)
+    encoding, seeds = ImageEncoding(size=(16, 12, 1)), (7, 7)
     first, after = (np.random.default_rng(seed) for seed in seeds)
-    np.testing.assert_array_equal(augmented(grey, ("crop",), first, preprocessing), crop(grey, after))
+    np.testing.assert_array_equal(augmented(grey, ("crop",), first, encoding), crop(grey, after))
 
 
 @pytest.mark.parametrize("names", [("crop", "flip"), ("flip", "crop")])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("shape", [(31, 20, 3), (31, 20, 1)])
 def test_an_opened_image_is_augmented_as_its_array_is(shape, channels, names):
-    array, preprocessing = pixels(*shape), Preprocessing(size=(9, 12, channels))
+    array, encoding = pixels(*shape), ImageEncoding(size=(9, 12, channels))
     picture = Image.fromarray(array if shape[2] == 3 else array[..., 0])
     for seed in range(5):
-        results = [augmented(x, names, np.random.default_rng(seed), preprocessing) for x in (array, picture)]
+        results = [augmented(x, names, np.random.default_rng(seed), encoding) for x in (array, picture)]
         np.testing.assert_array_equal(*results)
-        assert results[0].shape == preprocessing.size
+        assert results[0].shape == encoding.size
 
 
 def test_crop_cuts_a_rectangle_that_is_too_wide():

@@ -9,9 +9,16 @@ import numpy as np
 import pytest
 
 from jaxfer.data.encodings import text
-from jaxfer.data.encodings.spec import TextPreprocessing
-from jaxfer.data.encodings.text import Tokens, load_tokenizer, texts, tokenize, tokenizer_sha256, whole_lengths
-from jaxfer.data.split import Split
+from jaxfer.data.encodings.text import (
+    TextEncoding,
+    Tokens,
+    load_tokenizer,
+    texts,
+    tokenize,
+    tokenizer_sha256,
+    whole_lengths,
+)
+from jaxfer.data.split import Array, Split
 from jaxfer.errors import InputError
 
 # [PAD] [UNK] [CLS] [SEP] [MASK] good bad plain film plot song the a was very not and it ##s ##ly . ! ?
@@ -19,13 +26,13 @@ TOKENIZER = Path(__file__).parents[1] / "tokenizer"
 CLS, SEP, UNK = 2, 3, 1
 
 
-def preprocessing(folder=TOKENIZER, **changes):
+def encoding(folder=TOKENIZER, **changes):
     options = dict(tokenizer=str(folder), tokenizer_sha256="", vocab=23, types=2, max_length=7, buckets=(4, 7))
-    return TextPreprocessing(**{**options, **changes})
+    return TextEncoding(**{**options, **changes})
 
 
 def split(first, second=None):
-    return Split(labels=np.arange(len(first), dtype=np.int32), fetch=texts(first, second))
+    return Split.whole(text=texts(first, second), label=Array(np.arange(len(first), dtype=np.int32), "class"))
 
 
 def rows(tokens):
@@ -34,24 +41,24 @@ def rows(tokens):
 
 
 def test_words_pieces_case_and_unknown_words():
-    tokens = tokenize(split(("Good film!", "the PLOTS", "a Xylophone")), preprocessing())
+    tokens = tokenize(split(("Good film!", "the PLOTS", "a Xylophone")), encoding())
     assert [ids for ids, _ in rows(tokens)] == [[CLS, 5, 8, 21, SEP], [CLS, 11, 9, 18, SEP], [CLS, 12, UNK, SEP]]
     assert tokens.lengths.tolist() == [5, 5, 4]
     assert (tokens.pad, tokens.ids.dtype) == (0, np.int32)
 
 
 def test_long_texts_are_cut_and_keep_their_end_token():
-    tokens = tokenize(split(("it was a very very very bad film",)), preprocessing())
+    tokens = tokenize(split(("it was a very very very bad film",)), encoding())
     assert rows(tokens)[0][0] == [CLS, 17, 13, 12, 14, 14, SEP]
 
 
 def test_lengths_before_the_cut_are_counted_without_reading_a_text_twice(monkeypatch):
     data = split(("good", "it was a very very very bad film", "it was a bad film"))
-    assert whole_lengths(data, preprocessing()).tolist() == [3, 10, 7]
+    assert whole_lengths(data, encoding()).tolist() == [3, 10, 7]
     pairs = split(("good film", "a"), ("bad", "it was a very bad film"))
-    assert whole_lengths(pairs, preprocessing()).tolist() == [6, 10]
+    assert whole_lengths(pairs, encoding()).tolist() == [6, 10]
     monkeypatch.setattr(text, "_encode", None)
-    assert tokenize(data, preprocessing()).lengths.tolist() == [3, 7, 7]
+    assert tokenize(data, encoding()).lengths.tolist() == [3, 7, 7]
 
 
 @pytest.mark.parametrize(("second", "longest", "special"), [(None, 2, 2), (("bad",), 3, 3)])
@@ -59,11 +66,11 @@ def test_a_length_without_room_for_a_text(second, longest, special):
     with pytest.raises(
         InputError, match=f"max_length={longest} leaves no room .* adds {special} special .* {special + 1}"
     ):
-        tokenize(split(("good",), second), preprocessing(max_length=longest, buckets=(longest,)))
+        tokenize(split(("good",), second), encoding(max_length=longest, buckets=(longest,)))
 
 
 def test_pairs_have_two_types_and_lose_the_longer_ones_end():
-    tokens = tokenize(split(("good film", "a"), ("bad", "it was a very bad film")), preprocessing())
+    tokens = tokenize(split(("good film", "a"), ("bad", "it was a very bad film")), encoding())
     assert rows(tokens) == [
         ([CLS, 5, 8, SEP, 6, SEP], [0, 0, 0, 0, 1, 1]),
         ([CLS, 12, SEP, 17, 13, 12, SEP], [0, 0, 0, 1, 1, 1, 1]),
@@ -71,8 +78,8 @@ def test_pairs_have_two_types_and_lose_the_longer_ones_end():
 
 
 def test_a_batch_is_padded_and_masked():
-    tokens = tokenize(split(("good", "good film", "a"), ("bad", "bad", "a")), preprocessing())
-    batch = tokens.padded(np.array([1, 0]), 7)
+    tokens = tokenize(split(("good", "good film", "a"), ("bad", "bad", "a")), encoding())
+    batch = tokens(np.array([1, 0]), 7)
     assert batch["input_ids"].tolist() == [[CLS, 5, 8, SEP, 6, SEP, 0], [CLS, 5, SEP, 6, SEP, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0, 0]]
     assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 0, 0]]
@@ -80,8 +87,8 @@ def test_a_batch_is_padded_and_masked():
 
 
 def test_texts_are_fetched_as_they_are():
-    assert texts(("a", "b"))(1) == "b"
-    assert texts(("a", "b"), ("c", "d"))(0) == ("a", "c")
+    assert texts(("a", "b"))[1] == "b"
+    assert texts(("a", "b"), ("c", "d"))[0] == ("a", "c")
 
 
 def test_texts_are_known_by_their_content():
@@ -99,18 +106,18 @@ def test_each_text_is_tokenized_once_and_only_when_asked_for(monkeypatch):
 
     monkeypatch.setattr(text, "_encode", counted)
     whole = split(tuple(f"good film number {i}" for i in range(6)))
-    first = tokenize(whole.take(np.array([4, 1])), preprocessing())
+    first = tokenize(whole.take(np.array([4, 1])), encoding())
     assert sorted(read) == [1, 4]
-    same = split(whole.fetch.first)  # another object of the same content, as another run reads it
-    second = tokenize(same.take(np.array([1, 2, 4, 4])), preprocessing())
+    same = split(whole.columns["text"].first)  # another object of the same content, as another run reads it
+    second = tokenize(same.take(np.array([1, 2, 4, 4])), encoding())
     assert sorted(read) == [1, 2, 4]
     assert rows(first) == [rows(second)[2], rows(second)[0]]
-    tokenize(whole.take(np.array([1])), preprocessing(max_length=6, buckets=(6,)))
+    tokenize(whole.take(np.array([1])), encoding(max_length=6, buckets=(6,)))
     assert sorted(read) == [1, 1, 2, 4]
 
 
 def test_an_empty_split_and_pickling():
-    tokens = tokenize(split(("good", "bad")).take(np.arange(0)), preprocessing())
+    tokens = tokenize(split(("good", "bad")).take(np.arange(0)), encoding())
     assert tokens.lengths.tolist() == [] and isinstance(pickle.loads(pickle.dumps(tokens)), Tokens)
 
 
@@ -123,24 +130,24 @@ def test_a_tokenizer_is_known_by_its_files(tmp_path):
     sha256 = tokenizer_sha256(TOKENIZER)
     (folder / "model.safetensors").write_bytes(b"weights")
     assert tokenizer_sha256(folder) == sha256
-    assert load_tokenizer(preprocessing(folder, tokenizer_sha256=sha256))[1] == sha256
+    assert load_tokenizer(encoding(folder, tokenizer_sha256=sha256))[1] == sha256
     (folder / "vocab.txt").write_text((folder / "vocab.txt").read_text().replace("film", "tale"))
     assert tokenizer_sha256(folder) != sha256
     with pytest.raises(InputError, match=f"sha256 .* the model was made with {sha256[:12]}; restore it"):
-        load_tokenizer(preprocessing(folder, tokenizer_sha256=sha256))
+        load_tokenizer(encoding(folder, tokenizer_sha256=sha256))
 
 
 def test_a_changed_tokenizer_is_read_again(tmp_path):
     folder = copied(tmp_path)
     data = split(("a film",))
-    assert rows(tokenize(data, preprocessing(folder)))[0][0] == [CLS, 12, 8, SEP]
+    assert rows(tokenize(data, encoding(folder)))[0][0] == [CLS, 12, 8, SEP]
     (folder / "vocab.txt").write_text((folder / "vocab.txt").read_text().replace("film", "tale"))
-    assert rows(tokenize(data, preprocessing(folder)))[0][0] == [CLS, 12, UNK, SEP]
+    assert rows(tokenize(data, encoding(folder)))[0][0] == [CLS, 12, UNK, SEP]
 
 
 def test_a_relative_folder_is_looked_up_in_the_data_folder(monkeypatch):
     monkeypatch.setenv("JAXFER_DATA", str(TOKENIZER.parent))
-    assert load_tokenizer(preprocessing("tokenizer"))[1] == tokenizer_sha256(TOKENIZER)
+    assert load_tokenizer(encoding("tokenizer"))[1] == tokenizer_sha256(TOKENIZER)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +161,7 @@ def test_a_relative_folder_is_looked_up_in_the_data_folder(monkeypatch):
 )
 def test_tokenizers_that_are_not_the_models(changes, message):
     with pytest.raises(InputError) as error:
-        tokenize(split(("good",)), preprocessing(**changes))
+        tokenize(split(("good",)), encoding(**changes))
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -162,20 +169,20 @@ def test_a_folder_without_a_tokenizer_or_with_a_broken_one(tmp_path):
     with pytest.raises(
         InputError, match=r"expected a tokenizer \(tokenizer.json or vocab.txt, ...\) in .*, found none"
     ):
-        load_tokenizer(preprocessing(tmp_path))
+        load_tokenizer(encoding(tmp_path))
     shutil.copytree(TOKENIZER, tmp_path / "negative")
     stated = json.loads((TOKENIZER / "tokenizer_config.json").read_text()) | {"model_max_length": -5}
     (tmp_path / "negative" / "tokenizer_config.json").write_text(json.dumps(stated))
     with pytest.raises(
         InputError, match=r"states model_max_length=-5; expected at least 1: correct its tokenizer_conf"
     ):
-        load_tokenizer(preprocessing(tmp_path / "negative"))
+        load_tokenizer(encoding(tmp_path / "negative"))
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
     with pytest.raises(InputError, match="expected a tokenizer in .*; restore its files") as error:
-        load_tokenizer(preprocessing(tmp_path))
+        load_tokenizer(encoding(tmp_path))
     assert "\n" not in str(error.value)
 
 
 def test_types_that_the_model_does_not_have():
     with pytest.raises(InputError, match="gave token .* of type 1, the model has 23 tokens and 1 types"):
-        tokenize(split(("good",), ("bad",)), preprocessing(types=1))
+        tokenize(split(("good",), ("bad",)), encoding(types=1))

@@ -11,7 +11,7 @@ from jaxfer.registry import SOURCES
 
 
 def origins(split):
-    return split.origin()[1].tolist()
+    return split.rows.tolist()
 
 
 def test_every_source_is_found_by_its_file():
@@ -32,7 +32,7 @@ def test_digits():
     assert sorted(origins(test) + origins(train)) == list(range(1797))
     for split in (test, train):
         np.testing.assert_array_equal(split.labels, raw.target[origins(split)])
-    first = train.fetch(0)
+    first = train.example("image", 0)
     assert (first.shape, first.dtype) == ((8, 8, 1), np.uint8)
     # 16 grey levels: 16 -> 255, 8 -> 127.5 rounded to even
     table = np.array([0, 16, 32, 48, 64, 80, 96, 112, 128, 143, 159, 175, 191, 207, 223, 239, 255])
@@ -48,7 +48,7 @@ def test_noise_changes_the_pixels_and_mixed_labels_the_training_labels_alone():
         rows = origins(clean.splits[name])
         assert rows == origins(noisy.splits[name]) == origins(mixed.splits[name]), "the same images in each split"
         np.testing.assert_array_equal(noisy.splits[name].labels, clean.splits[name].labels)
-    before, after = (data.splits["train"].fetch.fetch.images for data in (clean, noisy))
+    before, after = (data.splits["train"].columns["image"].values for data in (clean, noisy))
     inner = (before > 100) & (before < 150)  # away from 0 and 255, where noise is clipped
     assert 60 < (after.astype(int) - before)[inner].std() < 68
     np.testing.assert_array_equal(mixed.splits["test"].labels, clean.splits["test"].labels)

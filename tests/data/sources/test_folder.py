@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from jaxfer.data.encodings.image import decode
+from jaxfer.data.encodings.pixels import decode
 from jaxfer.data.sources import folder
 from jaxfer.errors import InputError
 from jaxfer.registry import SOURCES
@@ -19,7 +19,7 @@ from tests.experiments import tiny_config
 
 
 def origins(split):
-    return split.origin()[1].tolist()
+    return split.rows.tolist()
 
 
 def write(root, *names):
@@ -39,8 +39,8 @@ def test_folder_of_classes_is_all_train(tmp_path):
     assert set(data.splits) == {"train"}
     train = data.splits["train"]
     assert train.labels.tolist() == [0, 1, 1]
-    assert [train.fetch(i)[0, 0, 0] for i in range(3)] == [20, 40, 0]
-    assert (train.fetch(0).shape, train.labels.dtype) == ((3, 4, 3), np.int32)
+    assert [train.example("image", i)[0, 0, 0] for i in range(3)] == [20, 40, 0]
+    assert (train.example("image", 0).shape, train.labels.dtype) == ((3, 4, 3), np.int32)
 
 
 def test_folder_of_splits(tmp_path):
@@ -52,7 +52,7 @@ def test_folder_of_splits(tmp_path):
         "val": [1],
         "test": [0, 1],
     }
-    assert data.splits["val"].fetch(0)[0, 0, 0] == 40
+    assert data.splits["val"].example("image", 0)[0, 0, 0] == 40
 
 
 LEFT_OUT = ["cat/0.jpg", "dog/0.PNG", "cat/2.tif", "cat/3.gif", "dog/4.TIF", "cat/more/5.jpg", "dog/a/b/6.png", "7.jpg",
@@ -79,11 +79,11 @@ def test_other_suffixes_and_nested_folders_are_read_on_request(tmp_path):
     path = write(tmp_path, *LEFT_OUT)
     (tmp_path / "cat" / "8").write_bytes((tmp_path / "cat" / "0.jpg").read_bytes())
     data = folder.source(path=path, suffixes=("", ".tif", ".jpg", ".png"), nested=True)
-    assert data.splits["train"].fetch.names == (
+    assert data.splits["train"].columns["image"].names == (
         "cat/0.jpg", "cat/2.tif", "cat/8", "cat/more/5.jpg", "dog/0.PNG", "dog/4.TIF", "dog/a/b/6.png"
     )  # fmt: skip
     assert data.splits["train"].labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
-    assert data.splits["train"].fetch(1)[0, 0, 0] == 40
+    assert data.splits["train"].example("image", 1)[0, 0, 0] == 40
     assert [note.split(" (")[0] for note in data.notes] == [
         "1 file left out by suffix",
         "1 file left out beside the class folders",
@@ -104,7 +104,7 @@ def test_file_names_that_are_not_utf8(tmp_path):
     before = folder.source(path=path).fingerprint
     os.rename(tmp_path / "a" / "1.png", os.fsencode(tmp_path / "a") + b"/caf\xe9.png")
     data = folder.source(path=path)
-    assert [data.splits["train"].fetch(i)[0, 0, 0] for i in range(2)] == [0, 20]
+    assert [data.splits["train"].example("image", i)[0, 0, 0] for i in range(2)] == [0, 20]
     assert data.fingerprint != before
     os.mkdir(os.fsencode(tmp_path) + b"/caf\xe9")
     with pytest.raises(InputError, match=r"expected class folders named in UTF-8, found '.*caf\\udce9'; rename it"):
@@ -170,7 +170,7 @@ def test_images_replaced_by_others_of_the_same_size_are_seen(tmp_path):
     before = SOURCES.make("folder", path=path)
     (tmp_path / "a" / "1.bmp").write_bytes((tmp_path / "a" / "0.bmp").read_bytes())
     after = SOURCES.make("folder", path=path)
-    assert after.splits["train"].fetch(1).max() == 0
+    assert after.splits["train"].example("image", 1).max() == 0
     assert before.fingerprint != after.fingerprint
 
 
@@ -230,8 +230,8 @@ def test_shared_flowers5():
         "test": [60] * 5,
     }
     first = Path(shared("vision/flowers5")) / "test" / "rose"
-    np.testing.assert_array_equal(data.splits["test"].fetch(120), decode(min(first.iterdir())))
-    assert data.splits["test"].fetch(120).shape == (128, 128, 3)
+    np.testing.assert_array_equal(data.splits["test"].example("image", 120), decode(min(first.iterdir())))
+    assert data.splits["test"].example("image", 120).shape == (128, 128, 3)
 
 
 @pytest.mark.parametrize("inside", [".", "a", "runs/x"])

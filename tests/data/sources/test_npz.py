@@ -36,7 +36,7 @@ def test_npz(tmp_path):
     assert set(data.splits) == {"train", "test"}
     for name, split in data.splits.items():
         assert (split.labels.dtype, split.labels.tolist()) == (np.int32, values[f"{name}_label"].tolist())
-        np.testing.assert_array_equal(split.fetch(1), values[f"{name}_image"][1][..., None])
+        np.testing.assert_array_equal(split.example("image", 1), values[f"{name}_image"][1][..., None])
 
 
 def test_npz_arrays_that_are_not_read_are_noted(tmp_path):
@@ -65,7 +65,7 @@ def test_npz_layouts(tmp_path, layout, options):
         renamed[layout[1].format(name)] = values[f"{name}_label"][:, None]  # [n, 1], as MedMNIST has them
     data = npz.source(path=saved(tmp_path, **renamed), **options)
     assert data.splits["test"].labels.tolist() == [2, 1, 0]
-    assert data.splits["train"].fetch(0).shape == (4, 5, 3)
+    assert data.splits["train"].example("image", 0).shape == (4, 5, 3)
 
 
 def test_npz_labels_become_classes_in_the_order_of_their_values(tmp_path):
@@ -117,7 +117,7 @@ def test_a_changed_npz_of_the_same_size_is_read_again(tmp_path):
     saved(tmp_path, **other_arrays())
     after = SOURCES.make("npz", path=aged(path, seconds=50))
     assert os.path.getsize(path) == size
-    assert after.splits["train"].fetch(0)[0, 0, 0] == before.splits["train"].fetch(0)[0, 0, 0] ^ 1
+    assert after.splits["train"].example("image", 0)[0, 0, 0] == before.splits["train"].example("image", 0)[0, 0, 0] ^ 1
     assert after.fingerprint != before.fingerprint
 
 
@@ -274,5 +274,5 @@ def test_shared_npz(name, sizes, classes):
     assert {split: len(part) for split, part in data.splits.items()} == sizes
     assert data.classes == tuple(str(i) for i in range(classes))
     with np.load(shared(f"vision/{name}.npz")) as raw:
-        np.testing.assert_array_equal(data.splits["test"].fetch(7)[..., 0], raw["test_image"][7])
+        np.testing.assert_array_equal(data.splits["test"].example("image", 7)[..., 0], raw["test_image"][7])
         np.testing.assert_array_equal(data.splits["train"].labels, raw["train_label"])

@@ -8,7 +8,7 @@ from jaxfer.errors import InputError
 
 
 def everything(split):
-    return np.stack([split.fetch(i) for i in range(len(split))]).astype(np.float64)
+    return np.stack([split.example("image", i) for i in range(len(split))]).astype(np.float64)
 
 
 def test_synthetic_classes_are_learnable_and_noise_makes_them_harder():
@@ -29,14 +29,15 @@ def test_synthetic_shapes_counts_and_determinism():
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 13, "val": 5, "test": 5}
     assert data.classes == ("class_0", "class_1", "class_2", "class_3", "class_4")
     assert np.bincount(data.splits["train"].labels).tolist() == [3, 3, 3, 2, 2]
-    assert (data.splits["val"].fetch(0).shape, data.splits["val"].fetch(0).dtype) == ((4, 6, 3), np.uint8)
+    first = data.splits["val"].example("image", 0)
+    assert (first.shape, first.dtype) == ((4, 6, 3), np.uint8)
     assert synthetic.source(image=(4, 6, 3), classes_count=5, examples=13) is data, "made once in a process"
     again = synthetic.source.__wrapped__(image=(4, 6, 3), classes_count=5, examples=13)
     assert again.fingerprint == data.fingerprint
     assert synthetic.source(image=(4, 6, 3), classes_count=5, examples=14).fingerprint != data.fingerprint
     assert (everything(data.splits["val"]) != everything(data.splits["test"])).any()
     silent = synthetic.source(classes_count=2, examples=4, noise=0.0).splits["train"]
-    np.testing.assert_array_equal(silent.fetch(0), silent.fetch(2))
+    np.testing.assert_array_equal(silent.example("image", 0), silent.example("image", 2))
 
 
 def test_synthetic_regression_is_linear_in_the_image():

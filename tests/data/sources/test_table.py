@@ -30,7 +30,7 @@ def one(tmp_path, name, content, **options):
 
 
 def fetched(split):
-    return [split.fetch(i) for i in range(len(split))]
+    return [split.example("text", i) for i in range(len(split))]
 
 
 def test_csv_with_quotes_commas_newlines_and_blank_lines(tmp_path):

@@ -13,13 +13,14 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxfer.config import base, resolve
-from jaxfer.data.encodings.spec import Preprocessing
+from jaxfer.data.encodings.image import ImageEncoding
 from jaxfer.data.encodings.text import Texts
-from jaxfer.data.loader import train_batches
+from jaxfer.data.loader import Feed, train_batches
 from jaxfer.data.prepare import DataConfig, build
 from jaxfer.data.sources import tfds as source_of
 from jaxfer.errors import InputError
 from jaxfer.registry import SOURCES
+from jaxfer.task import labels
 
 COUNT = 10  # training images
 
@@ -122,7 +123,7 @@ def photos(folder, **options):
 
 def numbers(split):
     """Which examples a split holds, in its order: image i is filled with 20 i."""
-    return [round(split.fetch(row).mean() / 20) for row in range(len(split))]
+    return [round(split.example("image", row).mean() / 20) for row in range(len(split))]
 
 
 def test_splits_that_are_not_read_are_noted(folder):
@@ -139,9 +140,9 @@ def test_images_and_labels_by_the_builders_own_word(folder):
     assert (sorted(numbers(train)), sorted(numbers(test))) == (list(range(COUNT)), [10, 11])
     assert train.labels.dtype == np.int32
     assert train.labels.tolist() == [i % 2 for i in numbers(train)]
-    assert train.fetch(numbers(train).index(4)).shape == (3, 4, 3)
-    assert train.fetch(numbers(train).index(5)).shape == (3, 4, 1), "grey, as a file would be"
-    np.testing.assert_array_equal(train.fetch(numbers(train).index(3)), np.full((3, 4, 3), 60, np.uint8))
+    assert train.example("image", numbers(train).index(4)).shape == (3, 4, 3)
+    assert train.example("image", numbers(train).index(5)).shape == (3, 4, 1), "grey, as a file would be"
+    np.testing.assert_array_equal(train.example("image", numbers(train).index(3)), np.full((3, 4, 3), 60, np.uint8))
     assert "tensorflow" not in sys.modules
 
 
@@ -160,16 +161,17 @@ def test_splits_are_written_as_tfds_writes_them(folder):
 def test_the_features_can_be_named(folder):
     data = photos(folder, image="mask", label="tags")
     train = data.splits["train"]
-    values = [int(train.fetch(row).max()) for row in range(COUNT)]
-    assert (sorted(values), data.classes, train.fetch(0).shape) == (list(range(COUNT)), ("a", "b", "c"), (3, 4, 1))
+    values = [int(train.example("image", row).max()) for row in range(COUNT)]
+    assert (sorted(values), data.classes) == (list(range(COUNT)), ("a", "b", "c"))
+    assert train.example("image", 0).shape == (3, 4, 1)
     assert data.multilabel
     assert train.labels.tolist() == [[i % 3 > 0, False, i % 3 > 1] for i in values]
     data = photos(folder, label="weight")
     assert (data.classes, data.splits["train"].labels.dtype) == ((), np.float32)
     assert data.splits["train"].labels.tolist() == [i / 4 for i in numbers(data.splits["train"])]
     data = photos(folder, text="caption")
-    assert isinstance(data.splits["train"].fetch, Texts)
-    assert data.splits["test"].fetch(0) in ("photo 10", "photo 11")
+    assert isinstance(data.splits["train"].columns["text"], Texts)
+    assert data.splits["test"].example("text", 0) in ("photo 10", "photo 11")
 
 
 def test_configs_versions_and_pairs_of_texts(folder):
@@ -177,7 +179,7 @@ def test_configs_versions_and_pairs_of_texts(folder):
     data = source_of.source(name="tiny_pairs/long:2.0.0", **options)
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 4, "val": 2, "test": 2}
     assert data.classes == ("0", "1")
-    pairs = [data.splits["val"].fetch(row) for row in range(2)]
+    pairs = [data.splits["val"].example("text", row) for row in range(2)]
     assert sorted(pairs) == [(f"long validation é {i}", f"LONG VALIDATION É {i}") for i in range(2)]
     assert [int(first[-1]) for first, _ in pairs] == data.splits["val"].labels.tolist()
     short = source_of.source(name="tiny_pairs/short", **options)
@@ -215,7 +217,7 @@ def test_a_data_set_prepared_anew_is_read_again(tmp_path, monkeypatch):
     prepare(TinyPhotos, tmp_path)
     after = SOURCES.make("tfds", name="tiny_photos", data_dir=str(tmp_path))
     assert before.fingerprint != after.fingerprint
-    assert 61 in {int(after.splits["train"].fetch(row)[0, 0, 0]) for row in range(COUNT)}
+    assert 61 in {int(after.splits["train"].example("image", row)[0, 0, 0]) for row in range(COUNT)}
 
 
 def test_workers_get_a_copy_and_open_their_own_files(folder):
@@ -223,21 +225,20 @@ def test_workers_get_a_copy_and_open_their_own_files(folder):
     expected = numbers(split)  # opens the files
     copy = pickle.loads(pickle.dumps(split))
     assert (numbers(copy), len(pickle.dumps(copy))) == (expected, len(pickle.dumps(split)))
-    batches = train_batches(
-        split, seed=0, batch_size=3, start=0, stop=1, preprocessing=Preprocessing(size=(3, 4, 3), mean=(0,), std=(1,))
-    )
-    (batch,) = batches
+    feed = Feed(split=split, encodings=(ImageEncoding(size=(3, 4, 3), mean=(0,), std=(1,)),), targets=labels)
+    (batch,) = train_batches(feed, seed=0, batch_size=3, start=0, stop=1)
     assert sorted(np.rint(batch["image"].mean(axis=(1, 2, 3)) * 255 / 20)) == sorted(expected)
 
 
 def test_an_image_before_it_becomes_an_array(folder, monkeypatch):
     split = photos(folder).splits["train"].take(np.array([7, 2]))
-    np.testing.assert_array_equal(np.asarray(split.picture(1)), split.fetch(1))
-    monkeypatch.setattr(type(split.origin()[0].records), "parse", lambda *_: {"photo": b"oops"})
+    column, row = split.columns["image"], int(split.rows[1])
+    np.testing.assert_array_equal(np.asarray(column.picture(row)), split.example("image", 1))
+    monkeypatch.setattr(type(column.records), "parse", lambda *_: {"photo": b"oops"})
     with pytest.raises(
         InputError, match=r"found \"record 2 of 'train' in '.*'\" \(not in a format that Pillow reads\)"
     ):
-        split.picture(1)
+        column.picture(row)
 
 
 def test_a_relative_folder_is_looked_up_among_the_data(folder, monkeypatch):

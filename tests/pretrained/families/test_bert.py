@@ -35,7 +35,7 @@ def flat(params):
 
 
 def shapes(port):
-    params, state = jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(2))
+    params, state = jax.eval_shape(port.init, jax.random.key(0), port.example(2))
     return rules.flatten({"params": params, **state})
 
 

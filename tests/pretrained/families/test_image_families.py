@@ -52,7 +52,7 @@ def make(case):
 
 
 def shapes(port):
-    params, state = jax.eval_shape(port.init, jax.random.key(0), port.preprocessing.example(1))
+    params, state = jax.eval_shape(port.init, jax.random.key(0), port.example(1))
     return rules.flatten({"params": params, **state})
 
 
@@ -100,7 +100,7 @@ def test_the_names_of_head_and_shortcut_are_free(case, head, shortcut):
     }
     assert f"{head}.weight" in theirs and len(theirs) == len(stored)
     options = layout.options({}, {}, {key: np.shape(value) for key, value in theirs.items()})
-    assert MODELS.make("resnet", outputs=3, **{**options, "image": port.preprocessing.size}).module == port.module
+    assert MODELS.make("resnet", outputs=3, **{**options, "image": port.encoding.size}).module == port.module
     found = convert(theirs, layout, port, shapes(port))
     assert not found.fresh and found.ledger["params/head/out/bias"]["from"] == f"{head}.bias"
     jax.tree.map(np.testing.assert_array_equal, found.params, params)

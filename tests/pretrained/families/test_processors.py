@@ -20,11 +20,11 @@ def test_every_filter_is_transformers(case, filter_):
     config, preprocessor = CASES[case]
     number = FILTERS.index(filter_)
     port = port_of(config, {**preprocessor, "resample": number})
-    assert port.preprocessing.interpolation == filter_
+    assert port.encoding.interpolation == filter_
     # Written by export and read again, it is the same.
     written = by_model_type(config["model_type"]).preprocessor(port)
     assert written["resample"] == number
-    assert port_of(config, written).preprocessing == port.preprocessing
+    assert port_of(config, written).encoding == port.encoding
     for photo, expected in zip(photos(), GOLDEN[case][number], strict=True):
-        found = preprocess(photo, port.preprocessing)
+        found = preprocess(photo, port.encoding)
         assert found.shape == expected.shape and np.abs(found - expected).max() <= 1 / 255

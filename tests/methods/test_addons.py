@@ -1,0 +1,74 @@
+"""Add-ons, put on any method: averages for evaluation (ema), gradients where the loss is worst (sam)."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from jaxfer.errors import InputError
+from jaxfer.rules import flatten
+from jaxfer.step import make_eval_step
+from jaxfer.training.programs import eval_arguments
+from tests.experiments import backbone, batches, tiny_stage, train
+
+
+def test_the_average_by_hand():
+    """Of three steps: d = min(decay, 1 - (1 + step) ** (-2/3)) from step 1 on."""
+    stage = tiny_stage("vit_cls", method="lora", adds=("ema",), options={"decay": 0.5}, lr=0.1)
+    lora, (start, _) = tiny_stage("vit_cls", method="lora", lr=0.1), backbone(stage)
+    average = {path: np.asarray(x) for path, x in flatten(stage.enter(start, {}, 0).params).items()}
+    for steps in (1, 2, 3):
+        now, decay = flatten(train(lora, steps)[0].params), min(0.5, 1 - (1 + steps) ** (-2 / 3))
+        average = {path: decay * x + (1 - decay) * np.asarray(now[path]) for path, x in average.items()}
+    state, _ = train(stage, 3)
+    assert all(path.startswith(("lora/", "head/out/")) for path in state.extra["average"])
+    for path, leaf in state.extra["average"].items():
+        np.testing.assert_allclose(leaf, average[path], rtol=1e-5, atol=1e-6)
+    for path, leaf in flatten(state.params).items():  # what is trained is not changed by averaging it
+        np.testing.assert_array_equal(leaf, now[path])
+
+
+def test_evaluation_and_merge_use_the_average():
+    stage = tiny_stage("vit_cls", method="full", adds=("ema",), options={"decay": 0.5}, lr=0.1)
+    state, (batch,) = train(stage, 3)[0], batches(stage, 1, seed=9)
+    evaluated = jax.jit(make_eval_step(stage.spec))(*eval_arguments(state), batch)["collected"]
+    merged, model_state = stage.leave(state)
+    alone = jax.jit(lambda: stage.spec.port.apply(merged, model_state, batch)[0])()
+    last = jax.jit(lambda: stage.spec.port.apply(state.params, model_state, batch)[0])()
+    np.testing.assert_allclose(evaluated, alone, rtol=1e-5, atol=1e-6)
+    assert np.abs(evaluated - last).max() > 1e-3
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_the_gradient_is_that_at_the_worst_point_nearby(slices):
+    """One SGD step of sam is w - lr * gradient(w + rho g / |g|), g being the gradient at w, of whole batches."""
+    rate, rho, fields = 0.1, 0.3, {"optimizer": "sgd", "momentum": 0.0, "accumulate": slices}
+    stage = tiny_stage("vit_cls", method="full", adds=("sam",), options={"rho": rho}, lr=rate, **fields)
+    (params, _), (batch,) = backbone(stage), batches(stage, 1)
+
+    def loss(params):
+        outputs = stage.spec.port.apply(params, {}, batch)[0]
+        return stage.spec.task.loss(outputs, batch, {"label_smoothing": 0.0}).value()
+
+    gradient = jax.jit(jax.grad(loss))
+    first = gradient(params)
+    norm = np.sqrt(sum(float(np.square(g).sum()) for g in jax.tree.leaves(first)))
+    second = gradient(jax.tree.map(lambda w, g: w + rho * g / norm, params, first))
+    wanted = flatten(jax.tree.map(lambda w, g: w - rate * g, params, second))
+    for path, leaf in flatten(train(stage, 1)[0].params).items():
+        np.testing.assert_allclose(leaf, wanted[path], rtol=1e-4, atol=1e-6)
+
+
+def test_add_ons_are_found_by_name():
+    with pytest.raises(InputError, match="unknown add-on 'emma'; nearest: 'ema'"):
+        tiny_stage("vit_cls", adds=("emma",))
+
+
+def test_an_experiment_without_add_ons_is_what_it_was():
+    from jaxfer.config import resolve
+    from tests.experiments import tiny_config
+
+    plain, added = (resolve(tiny_config("vit_cls", adds=adds)) for adds in ((), ("ema",)))
+    assert "adds" not in plain.to_dict() and "stage.train.adds" not in plain.identity()
+    assert added.to_dict()["adds"] == ("ema",) and added.identity()["stage.train.adds"] == ("ema",)
