@@ -167,9 +167,10 @@ def make_stages(experiment: Experiment, port: Port, task: Task, classes: int = 0
         for path, leaf in rules.flatten(full).items():
             if math.prod(leaf.shape) > LARGEST:  # XLA would abort without naming the parameter
                 raise InputError(f"{path} would have shape {leaf.shape}; make config.model or {where}.options smaller")
-        if method.whole_batch and config.accumulate > 1:
+        if (method.whole_batch or task.whole_batch) and config.accumulate > 1:
+            whose = f"method {config.method!r}" if method.whole_batch else f"task {experiment.task.name!r}"
             raise InputError(
-                f"{where}.accumulate: the loss of method {config.method!r} is of the batch as a whole, found "
+                f"{where}.accumulate: the loss of {whose} is of the batch as a whole, found "
                 f"{config.accumulate} slices; set it to 1"
             )
         groups = _groups(config, method, port, full, where)
@@ -266,9 +267,6 @@ def _groups(config: StageConfig, method: Method, port: Port, params: Any, where:
 def _spec(
     config: StageConfig, port: Port, task: Task, method: Method, groups: dict[str, str], model_state: Any, where: str
 ) -> StepSpec:
-    if task.whole_batch and config.accumulate > 1:
-        found = f"{where}.accumulate={config.accumulate}"
-        raise InputError(f"the task compares the examples of a whole batch, found {found}; set it to 1")
     trainable = [path for path, group in groups.items() if group != FROZEN]
     ones = ((".*", 1.0),)
     lr_scale = rules.resolve(config.lr_rules, groups, defaults=ones, what="lr rule")

@@ -77,11 +77,10 @@ def _commit(finished: FinishedRun) -> str | None:
 
 def _loading(finished: FinishedRun, format: str) -> list[str]:
     if format == SENTENCE:
-        return [
-            "from sentence_transformers import SentenceTransformer",
-            "",
-            'logits = SentenceTransformer(".").encode(["a text"])  # [texts, outputs], in the order of the labels',
-        ]
+        line = 'logits = SentenceTransformer(".").encode(["a text"])  # [texts, outputs], in the order of the labels'
+        if not finished.stage.spec.port.outputs:
+            line = 'embeddings = SentenceTransformer(".").encode(["a text"])  # [texts, width]'
+        return ["from sentence_transformers import SentenceTransformer", "", line]
     model, processor = AUTO_CLASSES["image" if "image" in finished.stage.spec.port.inputs else "text"]
     if format == "peft":
         commit = _commit(finished)

@@ -58,6 +58,8 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
         raise InputError(
             f"--format={format}: model {family!r} can't be exported in this format{nearest(str(format), known)}"
         )
+    if not finished.stage.spec.port.outputs and format != SENTENCE:
+        raise InputError(f"--format={format} has no place for a model without an output layer; use --format={SENTENCE}")
     _check_target(target)
     layout = by_family(family, "hf" if format in (PEFT, SENTENCE) else format)
     with staging.unwound_by_sigterm(), staging.staged(target) as temporary:
@@ -104,9 +106,10 @@ def _check_meaning(finished: FinishedRun, layout: Layout, format: str, folder: e
     exported_options = foreign.opened(str(folder), family, {} if layout.model_types else options).options
     free = {name: options[name] for name in FREE if name in options}
     trained = finished.stage.spec.port
-    exported = MODELS.make(family, outputs=trained.outputs, **{**exported_options, **free})
+    kind = {} if trained.outputs else {"head": trained.module.head}
+    exported = MODELS.make(family, outputs=trained.outputs, **kind, **{**exported_options, **free})
     facts = [{**vars(port.module), **vars(port.encoding), **_per_channel(port)} for port in (trained, exported)]
-    skip = ("parent", "name", "scope", "tokenizer", "tokenizer_sha256")
+    skip = ("parent", "name", "scope", "tokenizer", "tokenizer_sha256", "apart")
     lost = [f"{k}={v!r}" for k, v in facts[0].items() if k not in skip and not k.startswith("_") and facts[1][k] != v]
     if lost:
         raise InputError(f"--format={format} can't express {', '.join(lost)}; the export would be a different model")

@@ -125,8 +125,8 @@ def load_model(source: str | epath.Path) -> Model:
     if not holds_run(folder):
         return load_export(source)  # it also reports a missing folder
     finished = open_run(folder)
-    network = of_state(finished.stage, finished.state)
-    labels, task = label_names(finished.classes, network.port.outputs), finished.experiment.task
+    network, task = of_state(finished.stage, finished.state), finished.experiment.task
+    labels = label_names(finished.classes, network.port.outputs)
     return Model(network=network, labels=labels, task=task.name, options=dict(task.options))
 
 
@@ -168,8 +168,9 @@ def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Predict
 
 def _collected(model: Model, task: Task, split: Split, batch_size: int) -> list[Any]:
     """What the task collects of each example."""
-    network, read = model.network, task.expanded(split, model.port.encodings)
+    network = model.network
     apply = jax.jit(lambda arrays, batch: task.collect(network.with_arrays(*arrays)(batch).outputs, batch))
+    read = task.expanded(split, model.port.encodings)
     feed, rows = Feed(split=read, encodings=model.port.encodings, targets=task.targets), []
     for batch in eval_batches(feed, batch_size=batch_size):
         real = int(batch.pop("mask").sum())

@@ -1,7 +1,7 @@
 """Export a token-pooling text model for `sentence-transformers`: encoder, pooling, dense layer, scaling, head.
 
 transformers has no class for such a classifier. The folder's root is the bare encoder, which `AutoModel` loads;
-`SentenceTransformer(folder).encode(texts)` gives the logits.
+`SentenceTransformer(folder).encode(texts)` gives the logits; the embeddings, where the task has no output layer.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         )
     config, constants = layout.encoder(port)
     tensors, prefix = store(*finished.stage.leave(finished.state), layout, port), layout.prefixes[0]
-    head = {key: tensors.pop(name) for key, name in DENSE_KEYS.items()}
+    head = {key: tensors.pop(name) for key, name in DENSE_KEYS.items()} if module.outputs else {}
     dense = {key.removeprefix(PREFIX): tensors.pop(key) for key in sorted(tensors) if key.startswith(PREFIX)}
     root = {name.removeprefix(prefix): value for name, value in tensors.items()}
     chain = [("", "Transformer"), ("1_Pooling", "Pooling")]
     chain += [(PROJECTION, "Dense")] * bool(module.projection) + [("2_Normalize", "Normalize")] * module.normalize
-    chain += [(epath.Path(DENSE).parent.name, "Dense")]
+    chain += [(epath.Path(DENSE).parent.name, "Dense")] * bool(module.outputs)
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"{KIND}{kind}"} for i, (path, kind) in enumerate(chain)
     ]
@@ -57,8 +57,10 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         "config.json": config,
         "sentence_bert_config.json": {"max_seq_length": port.encoding.max_length, "do_lower_case": False},
         POOLING: {"word_embedding_dimension": module.width, **pooling},
-        str(epath.Path(DENSE).parent / "config.json"): _layer(head_width, module.outputs, True, "identity"),
     }
+    if module.outputs:
+        layer = _layer(head_width, module.outputs, True, "identity")
+        contents[str(epath.Path(DENSE).parent / "config.json")] = layer
     if module.projection:
         layer = _layer(width, module.projection, module.projection_bias, module.projection_activation)
         contents[f"{PROJECTION}/config.json"] = layer
@@ -67,7 +69,8 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     for name, content in contents.items():
         files.write_json(folder / name, content)
     write_tensors(folder / "model.safetensors", {**root, **constants})
-    write_tensors(folder / DENSE, head)
+    if module.outputs:
+        write_tensors(folder / DENSE, head)
     if module.projection:
         write_tensors(folder / PROJECTION / WEIGHTS[0], dense)
 

@@ -133,7 +133,8 @@ class Port:
         """`apply` that also gives activations.
 
         Args:
-          taps: names of units, for what they give, or `features`, for what the output layer reads: [batch, ...] each.
+          taps: names of units, for what they give, or `features`, for what the output layer reads: [batch, ...] each,
+            [2 * batch, ...] where the texts of a pair are read apart.
 
         Raises:
           InputError: a tap that is neither.
@@ -158,8 +159,10 @@ class Port:
             rngs = None if training is None else {"dropout": training.key}
             outputs, updated = self.module.apply(variables, x, **call, rngs=rngs, mutable=mutable)
         kept = rules.flatten(updated.pop(_TAPS, {}))
-        activations = {path.rsplit("/", 1)[1]: kept[path][0] for path in kept}
-        return Passed(self._paired(outputs, begin, end), {**model_state, **updated}, activations)
+        kept = {path.rsplit("/", 1)[1]: kept[path][0] for path in kept}
+        if FEATURES in taps and not self.outputs:
+            kept[FEATURES] = outputs  # no layer reads them
+        return Passed(self._paired(outputs, begin, end), {**model_state, **updated}, kept)
 
     @property
     def encoding(self) -> Encoding:

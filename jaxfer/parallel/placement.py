@@ -92,10 +92,11 @@ class Placement:
         """Raises `InputError` where a rule claims no parameter of any stage or does not fit one, or pmap would split a
         batch whose loss is of it as a whole."""
         for stage in stages:
-            if stage.spec.method.whole_batch and self.mode == "pmap" and self.size > 1:
+            method, task = stage.spec.method.whole_batch, stage.spec.task.whole_batch
+            if (method or task) and self.mode == "pmap" and self.size > 1:
+                whose = f"method {stage.config.method!r}" if method else "the task"
                 raise InputError(
-                    f"config.parallel.mode=pmap: the loss of method {stage.config.method!r} is of the batch as a "
-                    "whole; use mode=jit"
+                    f"config.parallel.mode=pmap: the loss of {whose} is of the batch as a whole; use mode=jit"
                 )
         sharding.check_rules(self.rules, [stage.leaves() for stage in stages], self.mesh.shape)
 

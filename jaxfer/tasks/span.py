@@ -125,15 +125,13 @@ def _best(longest: int) -> Callable[..., dict[str, jax.Array]]:
 def _merge(found: Mapping[str, np.ndarray], windows: Split) -> dict[str, np.ndarray]:
     """Spans of windows, in tokens -> the best of each example, in characters of its context."""
     examples = windows.columns["text"].examples[windows.rows]
-    count = int(examples.max()) + 1
-    start, end = (np.zeros(count, np.int32) for _ in range(2))
-    score = np.full(count, -np.inf, np.float32)
-    for row, example in enumerate(examples):
-        if not found["score"][row] <= score[example]:  # NaN is taken, and reported where it is read
-            window = windows.example("text", row)
-            start[example], end[example] = window.begins[found["start"][row]], window.ends[found["end"][row]]
-            score[example] = found["score"][row]
-    return {"start": start, "end": end, "score": score}
+    groups = np.split(np.arange(len(examples)), np.flatnonzero(np.diff(examples)) + 1)
+    best = np.asarray([rows[found["score"][rows].argmax()] for rows in groups])  # NaN is the most, and is reported
+    return {
+        "start": np.asarray([windows.example("text", row).begins[found["start"][row]] for row in best]),
+        "end": np.asarray([windows.example("text", row).ends[found["end"][row]] for row in best]),
+        "score": found["score"][best],
+    }
 
 
 def _gathered(found: Mapping[str, np.ndarray], split: Split) -> dict[str, float]:

@@ -102,11 +102,6 @@ def preflight(
     port = port if folder is None else tokenizer.at_home(port, folder)
     for split in data.splits.values():
         Feed(split=split, encodings=port.encodings).check()
-    if task.whole_batch and where.mode == "pmap":
-        raise InputError(
-            "the task compares the examples of a whole batch, found config.parallel.mode=pmap, which splits it; use "
-            "mode=jit"
-        )
     assumed += tokenizer.check(port, own=known.own_tokenizer)
     task.expanded(data.splits["train"].take(np.arange(1)), port.encodings)  # refuses data of another task
     stages = make_stages(experiment, port, task, len(data.classes))

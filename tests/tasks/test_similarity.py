@@ -99,9 +99,9 @@ def test_a_run_and_its_answers(tmp_path, loss):
 
 def test_a_loss_over_the_batch_is_not_split():
     contrastive = {"task.loss": "multiple_negatives"}
-    with pytest.raises(InputError, match=r"a whole batch, found config.accumulate=2; set it to 1"):
+    with pytest.raises(InputError, match="task 'similarity' is of the batch as a whole, found 2 slices; set it to 1"):
         preflight(jaxfer.load(CONFIG, {**contrastive, "accumulate": 2, "parallel.devices": 1}))
-    with pytest.raises(InputError, match="a whole batch, found config.parallel.mode=pmap, .* use mode=jit"):
+    with pytest.raises(InputError, match="mode=pmap: the loss of the task is of the batch as a whole; use mode=jit"):
         preflight(jaxfer.load(CONFIG, {**contrastive, "parallel.mode": "pmap"}))
     preflight(jaxfer.load(CONFIG, {"accumulate": 2, "parallel.devices": 1}))
 
