@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from jaxfer import files
 from jaxfer.config import check_config, init_options
 from jaxfer.config.fields import AUTO
-from jaxfer.data.encodings.text import located, tokenizer_sha256
+from jaxfer.data.encodings.tokenizers import located, tokenizer_sha256
 from jaxfer.errors import InputError, nearest
 from jaxfer.pretrained.foreign import Checkpoint, is_foreign, opened
 from jaxfer.pretrained.hub import Absent

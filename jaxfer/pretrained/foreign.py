@@ -15,7 +15,7 @@ from etils import epath
 from jaxfer import files, json_files, schema
 from jaxfer.config.experiment import InitOptions
 from jaxfer.config.fields import AUTO
-from jaxfer.data.encodings.text import tokenizer_sha256
+from jaxfer.data.encodings.tokenizers import tokenizer_sha256
 from jaxfer.errors import InputError, nearest
 from jaxfer.models.port import Port
 from jaxfer.pretrained import adapter, bare, hub, sentence, stated, timm

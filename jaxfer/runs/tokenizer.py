@@ -14,10 +14,10 @@ from typing import Any
 from etils import epath
 
 from jaxfer import files
-from jaxfer.data.encodings.text import (
+from jaxfer.data.encodings.text import TextEncoding
+from jaxfer.data.encodings.tokenizers import (
     CLASS_FILE,
     TOKENIZER_FILES,
-    TextEncoding,
     fills,
     load_tokenizer,
     located,

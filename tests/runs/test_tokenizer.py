@@ -11,7 +11,8 @@ from etils import epath
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 import jaxfer
-from jaxfer.data.encodings.text import TextEncoding, read_tokenizer
+from jaxfer.data.encodings.text import TextEncoding
+from jaxfer.data.encodings.tokenizers import read_tokenizer
 from jaxfer.errors import InputError
 from jaxfer.pretrained import foreign
 from jaxfer.runs import tokenizer

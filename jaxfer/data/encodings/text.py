@@ -8,38 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
-from etils import epath
 
 from jaxfer.data.encoding import Draw, Fields
-from jaxfer.data.lookup import expanded, fingerprint
+from jaxfer.data.encodings.tokenizers import load_tokenizer, read_sha256
+from jaxfer.data.lookup import fingerprint
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
-
-# Files of a tokenizer's folder; the sha256 covers those present and ignores all others.
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
-
-# transformers uses its `model_type` or `tokenizer_class` when the tokenizer's files name no class.
-CLASS_FILE = "config.json"
 
 CHUNK = 1000  # texts per call of the tokenizer
 SEPARATOR = " ||| "  # between the texts of a pair; a token, so that no bigram reaches from one into the other
@@ -386,96 +367,3 @@ def _read_ids(
         verbose=False,
         **options,
     )
-
-
-def read_sha256(folder: str | epath.Path) -> str:
-    """sha256 (hex) of every file that affects how a folder's tokenizer reads: its own files and config.json."""
-    described = epath.Path(folder) / CLASS_FILE
-    content = described.read_bytes() if described.is_file() else b""
-    return fingerprint([tokenizer_sha256(folder), content])
-
-
-def tokenizer_sha256(folder: str | epath.Path) -> str:
-    """sha256 (hex) over the tokenizer files in a folder, names and content; `InputError` where there is none."""
-    folder = epath.Path(folder)
-    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if not files:
-        raise InputError(
-            f"expected a tokenizer (tokenizer.json or vocab.txt, ...) in {str(folder)!r}, found none; "
-            "correct config.model.tokenizer"
-        )
-    return fingerprint(part for file in files for part in (file.name, file.read_bytes()))
-
-
-def load_tokenizer(encoding: TextEncoding, *, own: bool | None = None) -> tuple[Any, str]:
-    """(the Hugging Face tokenizer, sha256 of its files) that a model names.
-
-    Args:
-      encoding: of the model.
-      own: whether it is known to be the model's, which may then have many more rows; None: if the model has a sha256.
-
-    Raises:
-      InputError: none is named, it can't be read, or it is not the model's: other files than the sha256 says, another
-        number of tokens, or no padding token.
-    """
-    if not encoding.tokenizer:
-        raise InputError("the model has no tokenizer; set config.model.tokenizer to a folder, or init to a checkpoint")
-    folder = located(encoding.tokenizer)
-    sha256, expected = tokenizer_sha256(folder), encoding.tokenizer_sha256
-    if expected and sha256 != expected:
-        raise InputError(
-            f"the tokenizer in {str(folder)!r} has sha256 {sha256[:12]}, the model was made with {expected[:12]}; "
-            "restore it, or set config.model.tokenizer to the model's own"
-        )
-    tokenizer = read_tokenizer(folder)
-    tokens, vocab = len(tokenizer), encoding.vocab
-    if tokenizer.model_max_length < 1:
-        raise InputError(
-            f"the tokenizer in {str(folder)!r} states model_max_length={tokenizer.model_max_length}; expected at least "
-            "1: correct its tokenizer_config.json"
-        )
-    own = bool(expected) if own is None else own
-    # Embeddings are often padded slightly beyond the tokenizer; far beyond, the tokenizer is another model's.
-    if not tokens <= vocab or not (own or fills(tokens, vocab)) or tokenizer.pad_token_id is None:
-        actual = f"{tokens} tokens" + (" and no padding token" if tokenizer.pad_token_id is None else "")
-        raise InputError(
-            f"the tokenizer in {str(folder)!r} does not match the model: expected {vocab} tokens, found {actual}; "
-            "set config.model.tokenizer to the checkpoint's own (from scratch: set config.model.vocab to its size), or "
-            "if it does belong to the model, announce it with config.differs=tokenizer"
-        )
-    return tokenizer, sha256
-
-
-def fills(tokens: int, vocab: int) -> bool:
-    """Whether an embedding of `vocab` rows plausibly belongs to a tokenizer of `tokens` tokens."""
-    return 0.9 * vocab <= tokens
-
-
-def located(folder: str) -> Path:
-    """The folder as written, else under the environment variable JAXFER_DATA; `InputError` if in neither place."""
-    path = expanded(folder, "config.model.tokenizer")
-    tried = [path, *([Path(os.environ["JAXFER_DATA"]) / folder] if os.environ.get("JAXFER_DATA") else [])]
-    for candidate in tried:
-        if candidate.is_dir():
-            return candidate
-    raise InputError(f"config.model.tokenizer: expected a folder, found nothing at {folder!r}; correct it")
-
-
-def read_tokenizer(folder: str | Path) -> Any:
-    """The Hugging Face tokenizer in a folder, of any model; `InputError` if it can't be read."""
-    return _read(str(folder), read_sha256(folder))
-
-
-@functools.lru_cache(maxsize=8)
-def _read(folder: str, sha256: str) -> Any:
-    """Reads the tokenizer from its files alone; never uses the network or runs code beside them."""
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # silences its warning about a missing PyTorch
-    from transformers import AutoTokenizer  # imported late: it takes a second, and image runs do not need it
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # its many readers raise anything on files in another format
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"expected a tokenizer in {folder!r}, found {type(error).__name__} ({reason}); restore its files"
-        ) from None

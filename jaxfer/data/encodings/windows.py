@@ -14,15 +14,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from jaxfer.data.encodings.text import (
-    CHUNK,
-    Encoded,
-    TextEncoding,
-    Texts,
-    check_ids,
-    load_tokenizer,
-    read_sha256,
-)
+from jaxfer.data.encodings.text import CHUNK, Encoded, TextEncoding, Texts, check_ids
+from jaxfer.data.encodings.tokenizers import load_tokenizer, read_sha256
 from jaxfer.data.lookup import fingerprint
 from jaxfer.data.split import Picked, Split
 from jaxfer.errors import InputError

@@ -9,15 +9,8 @@ import numpy as np
 import pytest
 
 from jaxfer.data.encodings import text
-from jaxfer.data.encodings.text import (
-    TextEncoding,
-    Tokens,
-    load_tokenizer,
-    texts,
-    tokenize,
-    tokenizer_sha256,
-    whole_lengths,
-)
+from jaxfer.data.encodings.text import TextEncoding, Tokens, texts, tokenize, whole_lengths
+from jaxfer.data.encodings.tokenizers import load_tokenizer, tokenizer_sha256
 from jaxfer.data.split import Array, Split
 from jaxfer.errors import InputError
 
