@@ -32,7 +32,7 @@ PAIRS = [(method, case) for method in METHODS.names() for case in FAMILIES]
 REFUSED: dict[tuple[str, str], str] = {
     ("adapter", case): "adapter: the model has no transformer blocks"
     for case in FAMILIES
-    if case.startswith(("resnet", "mobilenet"))
+    if not case.startswith(("vit", "bert"))
 }
 
 
