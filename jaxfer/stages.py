@@ -119,8 +119,9 @@ def make_port(experiment: Experiment, classes: int) -> tuple[Port, Task]:
 
 
 def _port(experiment: Experiment, name: str, task: Task, classes: int) -> Port:
-    outputs, model = task.outputs(classes), experiment.model
+    model = experiment.model
     heads.check(model.name, MODELS.get(model.name), task.head, name)
+    outputs = task.outputs(classes)
     kind = {} if task.head == heads.POOLED else {"head": task.head}
     port = MODELS.make(model.name, outputs=outputs, **kind, **dict(model.options))
     port = port.with_words() if task.words else port
