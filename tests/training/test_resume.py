@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import time
 
 import orbax.checkpoint as ocp
 import pytest
@@ -213,9 +214,20 @@ def test_a_folder_that_is_moved_away_is_one_line(tmp_path, whole, monkeypatch, c
     monkeypatch.undo()
     gc.collect()
     assert capfd.readouterr().err == ""
-    shutil.rmtree(folder, ignore_errors=True)  # orbax may have begun to write there again
-    (tmp_path / "moved").rename(folder)
+    _put_back(tmp_path / "moved", folder)
     assert not kill.ending(whole).differences(run_again(folder))
+
+
+def _put_back(moved, folder):
+    """Renames the folder back; threads of orbax may still be writing where it was, for a moment."""
+    for attempts_left in reversed(range(100)):
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            return moved.rename(folder)
+        except OSError:
+            if not attempts_left:
+                raise
+            time.sleep(0.1)
 
 
 def test_resumed_on_other_devices_the_losses_are_the_same(tmp_path, monkeypatch):
