@@ -31,7 +31,7 @@ from tests.test_own_files import forgotten_rooms
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-WHOLE = {"README", "comparing"}  # pages with whole comparisons: `make system`
+WHOLE = {"README", "comparing", "runs", "checkpoints"}  # pages with whole comparisons or many runs: `make system`
 BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 WRITTEN = re.compile(r"# ([\w/]+\.py)\n")
 REPOSITORY = "https://github.com/jaxfer/jaxfer/blob/main/"

@@ -79,6 +79,7 @@ def test_killed_processes(tmp_path):
         assert places
 
 
+@pytest.mark.system
 def test_interrupted_at_any_save(tmp_path, monkeypatch):
     """Stopped before or after a save is under way: in the stages, at their boundary, at the end."""
     jaxfer.run(two_stages(), tmp_path / "whole", quiet=True)
@@ -120,6 +121,7 @@ class Asked(Notice):
         return None
 
 
+@pytest.mark.system
 def test_sigterm_between_any_two_questions(tmp_path, whole, monkeypatch):
     """After any step, and between the batches of an evaluation, which the next sitting makes up for."""
     reference, saved = kill.ending(whole), []
@@ -230,6 +232,7 @@ def _put_back(moved, folder):
             time.sleep(0.1)
 
 
+@pytest.mark.system
 def test_resumed_on_other_devices_the_losses_are_the_same(tmp_path, monkeypatch):
     """A sitting a step, each on another mesh: 1, 2, 4 devices and back, data parallel, fsdp, tensor; with dropout."""
     model = dict(name="vit", patch=3, width=12, layers=1, heads=2, mlp_width=20, image=(6, 9, 3), dropout=0.2)
@@ -283,6 +286,7 @@ def test_sigterm_after_the_last_step_finishes(tmp_path, whole, monkeypatch):
     assert not kill.ending(whole).differences(run_again(tmp_path))
 
 
+@pytest.mark.system
 def test_a_truncated_newest_checkpoint(tmp_path, whole, capsys):
     """Each of its files in turn; one deleted, one zeroed, one with a flipped bit: the run says so and ends the same."""
     reference, newest = kill.ending(whole), whole / "checkpoints" / "7"
