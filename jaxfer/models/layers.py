@@ -135,6 +135,18 @@ def zeros(
     return tuple(map(tuple, jax.lax.padtype_to_pads(image, size, (stride, stride), "SAME")))
 
 
+class PooledHead(nn.Module):
+    """Mean over both axes of a feature map, dropout and the output layer: [batch, h, w, c] -> [batch, outputs]."""
+
+    outputs: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = nn.Dropout(self.dropout, name="drop")(x.mean((1, 2)), deterministic=not train)
+        return Dense((self.outputs,), name="out")(x)
+
+
 class DenseHead(nn.Module):
     """The output layer at every place of a feature map: [batch, h, w, c] -> [batch, *size, outputs].
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxfer.errors import InputError
 from jaxfer.models.chain import Chain, check_positive, check_rate, image_encoding
 from jaxfer.models.heads import DENSE, POOLED
-from jaxfer.models.layers import BatchNorm, Conv, Dense, DenseHead, Depthwise
+from jaxfer.models.layers import BatchNorm, Conv, DenseHead, Depthwise, PooledHead
 from jaxfer.models.port import Port
 
 HEADS = (POOLED, DENSE)
@@ -59,18 +59,6 @@ class Block(nn.Module):
         return relu6(self.norm(name="norm_2")(x, use_running_average=not train))
 
 
-class Head(nn.Module):
-    """Global average pool and the output layer: [batch, h, w, c] -> [batch, outputs]."""
-
-    outputs: int
-    dropout: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        x = nn.Dropout(self.dropout, name="drop")(x.mean((1, 2)), deterministic=not train)
-        return Dense((self.outputs,), name="out")(x)
-
-
 class MobileNetV1(Chain, kw_only=True):
     """The chain stem, block_0 ... block_{n-1} (n is 13), head; fields as the options of `port`.
 
@@ -108,7 +96,7 @@ class MobileNetV1(Chain, kw_only=True):
             for i, (width, steps) in enumerate(zip(widths, self.steps(), strict=True))
         }
         stem = functools.partial(Stem, first, padding, norm)
-        head = functools.partial(DenseHead, size=self.dense) if self.dense else Head
+        head = functools.partial(DenseHead, size=self.dense) if self.dense else PooledHead
         return {"stem": stem, **blocks, "head": functools.partial(head, self.outputs, dropout=self.dropout)}
 
     @nn.nowrap

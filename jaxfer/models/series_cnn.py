@@ -15,7 +15,7 @@ import jax
 from jaxfer.data.encodings.series import NORMALIZE, SeriesEncoding
 from jaxfer.errors import InputError
 from jaxfer.models.chain import Chain, check_choice, check_positive, check_rate
-from jaxfer.models.layers import BatchNorm, Conv, Dense
+from jaxfer.models.layers import BatchNorm, Conv, PooledHead
 from jaxfer.models.port import Port
 
 SIZES = (8, 5, 3)  # points in time that each convolution of a block sees
@@ -63,18 +63,6 @@ class Block(nn.Module):
         return nn.relu(x + y)
 
 
-class Head(nn.Module):
-    """Mean over time, dropout and the output layer: [b, length, 1, c] -> [b, outputs]."""
-
-    outputs: int
-    dropout: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        x = nn.Dropout(self.dropout, name="drop")(x.mean((1, 2)), deterministic=not train)
-        return Dense((self.outputs,), name="out")(x)
-
-
 class SeriesCNN(Chain, kw_only=True):
     """The chain stem, block_0 ... block_{n-1}, head; fields as the options of `port`."""
 
@@ -89,7 +77,7 @@ class SeriesCNN(Chain, kw_only=True):
         return {
             "stem": functools.partial(Stem, self.widths[0], self.axis_name),
             **blocks,
-            "head": functools.partial(Head, self.outputs, self.dropout),
+            "head": functools.partial(PooledHead, self.outputs, self.dropout),
         }
 
 

@@ -10,10 +10,9 @@ import numpy as np
 
 from jaxfer.data.encodings.row import Rows, Value
 from jaxfer.data.lookup import fingerprint, locate
-from jaxfer.data.order import Stream, draw
 from jaxfer.data.sources import labels as reading
 from jaxfer.data.sources.rows import Bad, Dialect, records
-from jaxfer.data.sources.splitfiles import split_files
+from jaxfer.data.sources.splitfiles import split_files, with_test
 from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 
@@ -82,7 +81,7 @@ def source(
     content = fingerprint([*classes, *parts, f"test_fraction={test_fraction}"])
     provenance = {split: file.name for split, file in files.items()}
     if test_fraction:
-        splits |= _with_test(splits, test_fraction)
+        splits |= with_test(splits, test_fraction)
         provenance["test"] = f"drawn from {provenance['train']}: data.test_fraction={test_fraction:g}"
     notes += reading.lookalikes(classes)
     return Dataset(splits=splits, classes=classes, fingerprint=content, notes=notes, provenance=provenance)
@@ -173,10 +172,3 @@ def _labels(values: list[Any], classes: tuple[str, ...], target: str, file: Path
         fix = "remove its rows or add some to train"
         raise InputError(f"expected the labels of train, found {unknown[0]!r} in {str(file)!r}; {fix}")
     return Array(np.asarray([index[name] for name in values], np.int32), "class")
-
-
-def _with_test(splits: Mapping[str, Split], fraction: float) -> dict[str, Split]:
-    if "test" in splits:
-        raise InputError(f"data.test_fraction={fraction} has no effect where a test file exists; set it to 0")
-    test, train = draw(splits["train"].labels, seed=0, stream=Stream.TEST, fraction=fraction)
-    return {"test": splits["train"].take(test), "train": splits["train"].take(train)}

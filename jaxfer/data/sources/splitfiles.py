@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from jaxfer.data.order import Stream, draw
 from jaxfer.data.sources.rows import FORMATS, Dialect
+from jaxfer.data.split import Split
 from jaxfer.errors import InputError, nearest
 
 SPLITS = {"train": ("train",), "val": ("val", "dev", "valid", "validation"), "test": ("test",)}
@@ -84,3 +86,11 @@ def _by_name(
         wanted = "train.csv, .tsv or .jsonl" if formats[0] == FORMATS[0] else f"train{' or '.join(formats)}"
         raise InputError(f"expected {wanted} in {str(root)!r}, found {names}; {fix}")
     return named
+
+
+def with_test(splits: Mapping[str, Split], fraction: float) -> dict[str, Split]:
+    """`train` without a fixed share of each class, and that share as `test`; `InputError` if there is a test file."""
+    if "test" in splits:
+        raise InputError(f"data.test_fraction={fraction} has no effect where a test file exists; set it to 0")
+    test, train = draw(splits["train"].labels, seed=0, stream=Stream.TEST, fraction=fraction)
+    return {"test": splits["train"].take(test), "train": splits["train"].take(train)}
