@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -18,6 +18,22 @@ from jaxfer.task import Task
 FROZEN = "FROZEN"
 Params = Any
 
+# What a method can ask of a stream: inputs whose labels stay sealed, a second view of the main batch's examples, or a
+# stream with a task and a head of its own.
+UNLABELLED, SAME, TASK = STREAM_KINDS = ("unlabelled", "same", "task")
+
+
+class Streamed(NamedTuple):
+    """A stream's part of the training forward.
+
+    Attributes:
+      outputs: of its own head where it has a task, else of the main one.
+      taps: {name: activation}, as `Method.taps` asks.
+    """
+
+    outputs: jax.Array
+    taps: Mapping[str, jax.Array]
+
 
 @dataclass(frozen=True)
 class Context:
@@ -26,7 +42,7 @@ class Context:
     Attributes:
       apply: backbone params -> outputs of this batch in evaluation mode, under the current running statistics.
       task: the task; `task.loss(outputs, batch, hparams)` is a `Mean`.
-      batch: this step's examples.
+      batch: this step's examples; those of the stream NAME are the dict `batch[NAME]`.
       taps: {name: activation} of the training forward, as `Method.taps` asks; {} in `update`.
       params: the method's parameters, trainable and frozen (in `update`: after the step).
       extra: the method's state beside the parameters.
@@ -34,6 +50,7 @@ class Context:
       groups: {parameter path: group or FROZEN}.
       step: [] int32, steps done before this one.
       key: this step's PRNG key.
+      streams: {name: its part of the training forward} of the streams that the method reads; {} in `update`.
     """
 
     apply: Callable[[Params], jax.Array]
@@ -46,6 +63,7 @@ class Context:
     step: jax.Array
     key: jax.Array
     taps: Mapping[str, jax.Array] = field(default_factory=dict)
+    streams: Mapping[str, Streamed] = field(default_factory=dict)
 
 
 Gradients = Callable[[Params], tuple[Params, Any]]
@@ -67,6 +85,9 @@ class Method:
       evaluated: the same for evaluation, where that differs (averages of parameters); None: `view`.
       intercept: (params, extra) -> a `flax.linen` interceptor or None: changes in activation space.
       taps: activations of the training forward that `loss` needs: units, or `features` (`Port.forward`).
+      streams: {name: UNLABELLED, SAME or TASK}: streams of the config that join the main batch in its forward pass,
+        one pass with one set of batch statistics. `ctx.streams` has their outputs. The loss of a stream with a task is
+        added for every method.
       loss: (ctx, outputs) -> (scalar, {name: scalar} to log).
       gradient: (next, ctx, trainable) -> (gradients, rest): `next` gives those of the whole batch at any {path: leaf}
         of the trainable parameters, and the rest, which is handed on; it may be called twice.
@@ -86,6 +107,7 @@ class Method:
     intercept: Callable[[Params, Any], Any] = lambda params, extra: None
     evaluated: Callable[[Params, Any], Params] | None = None
     taps: tuple[str, ...] = ()
+    streams: Mapping[str, str] = field(default_factory=dict)
     loss: Callable[[Context, jax.Array], tuple[jax.Array, dict[str, jax.Array]]] = task_loss
     gradient: Callable[[Gradients, Context, Params], tuple[Params, Any]] = lambda next, ctx, trainable: next(trainable)
     update: Callable[[Context, Any], Any] = lambda ctx, extra: extra

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,14 +14,16 @@ from jaxfer import rules
 from jaxfer.config.experiment import Experiment, StageConfig
 from jaxfer.errors import InputError, RuleError, nearest
 from jaxfer.method import FROZEN, Method
-from jaxfer.models import heads
+from jaxfer.models import parts
 from jaxfer.models.execution import Execution
 from jaxfer.models.port import Port
 from jaxfer.optim import Leaf
-from jaxfer.registry import ADDS, METHODS, MODELS, TASKS
+from jaxfer.ports import of_stage, port_shapes, with_heads
+from jaxfer.registry import ADDS, METHODS
 from jaxfer.schema import LARGEST
 from jaxfer.state import State
 from jaxfer.step import StepSpec, make_state
+from jaxfer.streams import StreamSpec, stream_hparams, stream_specs
 from jaxfer.task import Task
 
 # Hparams of every stage besides the rate of each group; reserved: no method or task may use these names.
@@ -75,8 +76,18 @@ class Stage:
         """The shapes of the stage's State, to be filled from a checkpoint."""
         return jax.eval_shape(lambda p, m: self.enter(p, m, seed), *port_shapes(self.spec.port))
 
-    def leave(self, state: State) -> tuple[Any, Any]:
+    def batch(self) -> dict[str, Any]:
+        """Shapes of one training batch, with those of the streams beside the main one."""
+        spec = self.spec
+        main = example_batch(spec.port, spec.task, self.config.batch_size)
+        return {**main, **{stream.name: stream.shapes(spec.port) for stream in spec.streams if stream.trained}}
+
+    def leave(self, state: State, *, heads: bool = False) -> tuple[Any, Any]:
         """(backbone params, model_state) that the next stage, a later run or an export starts from.
+
+        Args:
+          state: the stage's last.
+          heads: with those of the streams, for the next stage of the run.
 
         Raises:
           InputError: the method has no plain backbone to leave.
@@ -87,56 +98,14 @@ class Stage:
                 f"method {name!r} adds modules that no plain {type(self.spec.port.module).__name__} has: there is no "
                 "merged model to export or to start from; evaluate the run itself, or train with another method"
             )
-        return merge(state.params, state.extra), state.model_state
+        params = merge(state.params, state.extra)
+        beside = () if heads else (port.part for port in self.spec.port.parts)
+        return parts.without(params, beside), state.model_state
 
 
 @functools.lru_cache(maxsize=64)
 def _compiled_init(method: Method) -> Any:
     return jax.jit(method.init)
-
-
-@functools.lru_cache(maxsize=64)
-def compiled_port_init(port: Port) -> Any:
-    """`port.init` under jit: compiled once for all seeds, with the same bits for every caller."""
-    return drawn(port.init)
-
-
-def drawn(init: Callable[..., Any]) -> Any:
-    """A function that draws parameters, under jit; on a CPU compiled in about half the time, with the same bits.
-
-    It runs once a run, so XLA's costly passes don't pay. Level 0 would draw other bits. A level that the user gave in
-    XLA_FLAGS takes precedence.
-    """
-    level = "xla_backend_optimization_level"
-    quick = jax.default_backend() == "cpu" and level not in os.environ.get("XLA_FLAGS", "")
-    return jax.jit(init, compiler_options={level: 1} if quick else None)
-
-
-def make_port(experiment: Experiment, classes: int) -> tuple[Port, Task]:
-    """The model with a head for the task's outputs, and the task."""
-    task = TASKS.make(experiment.task.name, **dict(experiment.task.options))
-    return _port(experiment, experiment.task.name, task, classes), task
-
-
-def _port(experiment: Experiment, name: str, task: Task, classes: int) -> Port:
-    model = experiment.model
-    heads.check(model.name, MODELS.get(model.name), task.head, name)
-    outputs = task.outputs(classes)
-    kind = {} if task.head == heads.POOLED else {"head": task.head}
-    port = MODELS.make(model.name, outputs=outputs, **kind, **dict(model.options))
-    port = port.with_words() if task.words else port
-    return port.with_apart() if task.apart else port
-
-
-def _of_stage(
-    experiment: Experiment, name: str, port: Port, task: Task, classes: int
-) -> tuple[Port, Task, Mapping[str, float]]:
-    """(model, task, the task's hparams) of a stage that names this task; empty: the config's."""
-    if name in ("", experiment.task.name):
-        return port, task, experiment.task_hparams
-    own = TASKS.make(name)
-    other = dataclasses.replace(_port(experiment, name, own, classes), encodings=port.encodings)
-    return (other.with_words() if own.words else other), own, own.hparams or {}
 
 
 def example_batch(port: Port, task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -145,7 +114,9 @@ def example_batch(port: Port, task: Task, batch_size: int) -> dict[str, jax.Shap
     return {**fields, **task.shapes(batch_size, port.outputs, fields)}
 
 
-def make_stages(experiment: Experiment, port: Port, task: Task, classes: int = 0) -> tuple[Stage, ...]:
+def make_stages(
+    experiment: Experiment, port: Port, task: Task, classes: int = 0, streams: Mapping[str, int] | None = None
+) -> tuple[Stage, ...]:
     """Every stage, checked: groups, rates, what is frozen; its config complete with the method's defaults.
 
     Args:
@@ -153,6 +124,7 @@ def make_stages(experiment: Experiment, port: Port, task: Task, classes: int = 0
       port: the model, as `make_port` makes it.
       task: the config's.
       classes: of the data, for the heads of stages with tasks of their own.
+      streams: {name: number of classes} of the config's streams with a task.
 
     Raises:
       InputError: a rule that matches nothing, an unknown option, rates that do not name the method's groups, or a
@@ -161,9 +133,11 @@ def make_stages(experiment: Experiment, port: Port, task: Task, classes: int = 0
     given, stages, start = (port, task), [], 0
     for index, (name, config) in enumerate(experiment.stages):
         where = f"config.stage.{name}" if experiment.run.stages else "config"
-        port, task, task_hparams = _of_stage(experiment, config.task, *given, classes)
+        port, task, task_hparams = of_stage(experiment, config.task, *given, classes)
+        port = with_heads(experiment, config, port, task, streams or {}, where)
         _, model_state = port_shapes(port)
         method = make_method(config, port, where)
+        beside = stream_specs(experiment, config, method, port, where)
         full, extra = _method_shapes(method, port)
         for path, leaf in rules.flatten(full).items():
             if math.prod(leaf.shape) > LARGEST:  # XLA would abort without naming the parameter
@@ -175,8 +149,11 @@ def make_stages(experiment: Experiment, port: Port, task: Task, classes: int = 0
                 f"{config.accumulate} slices; set it to 1"
             )
         groups = _groups(config, method, port, full, where)
+        for model in port.parts:
+            if not next(stream for stream in beside if stream.name == model.part.name).trained:
+                groups |= {path: FROZEN for path in groups if path.startswith(f"{model.part.path}/")}
         config = _completed(config, method, where)
-        spec = _spec(config, port, task, method, groups, model_state, where)
+        spec = _spec(config, port, task, method, beside, groups, model_state, where)
         stages.append(
             Stage(
                 name=name,
@@ -184,19 +161,13 @@ def make_stages(experiment: Experiment, port: Port, task: Task, classes: int = 0
                 start=start,
                 config=config,
                 spec=spec,
-                hparams=_hparams(config, method, task_hparams, where),
+                hparams=_hparams(config, method, task_hparams, where) | stream_hparams(experiment, beside),
                 shapes=(full, model_state, extra),
                 notes=tuple(_notes(config, method, groups, len(port.norms(model_state) - spec.eval_norms), where)),
             )
         )
         start += config.steps
     return tuple(stages)
-
-
-@functools.lru_cache(maxsize=64)
-def port_shapes(port: Port) -> tuple[Any, Any]:
-    """(params, model_state) of the port as ShapeDtypeStructs; fresh parameters are then drawn from the same trace."""
-    return jax.eval_shape(compiled_port_init(port), jax.random.key(0), port.example(2))
 
 
 @functools.lru_cache(maxsize=64)
@@ -266,7 +237,14 @@ def _groups(config: StageConfig, method: Method, port: Port, params: Any, where:
 
 
 def _spec(
-    config: StageConfig, port: Port, task: Task, method: Method, groups: dict[str, str], model_state: Any, where: str
+    config: StageConfig,
+    port: Port,
+    task: Task,
+    method: Method,
+    beside: tuple[StreamSpec, ...],
+    groups: dict[str, str],
+    model_state: Any,
+    where: str,
 ) -> StepSpec:
     trainable = [path for path, group in groups.items() if group != FROZEN]
     ones = ((".*", 1.0),)
@@ -295,6 +273,7 @@ def _spec(
         momentum_dtype=config.momentum_dtype,
         execution=_execution(config, port, where),
         accumulate=config.accumulate,
+        streams=beside,
     )
 
 

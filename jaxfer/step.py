@@ -11,15 +11,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxfer import streams as beside
 from jaxfer.method import FROZEN, Context, Method
 from jaxfer.models.execution import PLAIN, Execution
 from jaxfer.models.port import Port, Training
 from jaxfer.optim import Leaf, make_tx
 from jaxfer.rules import flatten, unflatten
 from jaxfer.state import State, copied
+from jaxfer.streams import StreamSpec
 from jaxfer.task import Task
 
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, Any]  # of arrays; a stream beside the main one is one sub-dict of it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class StepSpec:
       execution: precision, rematerialisation and sharding of the units.
       accumulate: slices of a batch, one after the other.
       axis_name: the mapped axis under pmap, else None.
+      streams: beside the main one, as this stage reads them.
     """
 
     port: Port
@@ -53,11 +56,28 @@ class StepSpec:
     execution: Execution = PLAIN
     accumulate: int = 1
     axis_name: str | None = None
+    streams: tuple[StreamSpec, ...] = ()
+
+    @property
+    def executed_streams(self) -> tuple[StreamSpec, ...]:
+        """The streams, their ports with this stage's execution settings."""
+
+        def executed(stream: StreamSpec) -> StreamSpec:
+            if stream.port is None:
+                return stream
+            return dataclasses.replace(stream, port=stream.port.with_axis(self.axis_name).computed(self.execution))
+
+        return tuple(executed(stream) for stream in self.streams)
 
     @property
     def model(self) -> Port:
         """The port with this stage's execution settings."""
         return self.port.with_axis(self.axis_name).computed(self.execution)
+
+    def of_stream(self, name: str) -> StepSpec:
+        """What evaluates a stream's own task under its own head."""
+        stream = next(stream for stream in self.streams if stream.name == name)
+        return dataclasses.replace(self, port=stream.port, task=stream.task, streams=())
 
     @property
     def trainable(self) -> dict[str, Leaf]:
@@ -93,6 +113,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
     is clipped or logged.
     """
     port, task, method, axis = spec.model, spec.task, spec.method, spec.axis_name
+    streams = spec.executed_streams
     trainable_paths, groups = spec.trainable, {path: leaf.group if leaf else FROZEN for path, leaf in spec.leaves}
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
@@ -101,16 +122,19 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))
         trainable, frozen = split(state.params, trainable_paths)
 
-        def context(params, batch, key, taps=None):
+        def context(params, batch, key, taps=None, shown=None):
             def evaluate(backbone):
                 return port.apply(backbone, state.model_state, batch)[0]
 
             extra, hparams = state.extra, state.hparams
-            return Context(evaluate, task, batch, params, extra, hparams, groups, state.step, key, taps or {})
+            kept = (taps or {}, shown or {})
+            return Context(evaluate, task, batch, params, extra, hparams, groups, state.step, key, *kept)
 
         def loss_fn(trainable, model_state, batch, key):
             params = unflatten({**frozen, **trainable})
-            outputs, model_state, taps = port.forward(
+            (outputs, model_state, taps), shown = beside.forward(
+                port,
+                streams,
                 method.view(params, state.extra),
                 model_state,
                 batch,
@@ -118,8 +142,10 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
                 intercept=method.intercept(params, state.extra),
                 taps=method.taps,
             )
-            loss, logged = method.loss(context(params, batch, key, taps), outputs)
-            scores = task.scores(outputs, batch)
+            loss, logged = method.loss(context(params, batch, key, taps, shown), outputs)
+            added, others = beside.losses(streams, shown, batch, state.hparams)
+            beside.check_slices(others, spec.accumulate > 1 or axis is not None)
+            loss, scores = loss + added, {**task.scores(outputs, batch), **others}
             count = scores.pop("loss").parts()
             parts = {name: (mean.value(), mean.parts()) for name, mean in scores.items()}
             parts |= {name: (value, count) for name, value in {**logged, "loss": loss}.items()}
@@ -168,7 +194,7 @@ def _accumulated(gradients: Callable[..., Any], count: int) -> Callable[..., Any
                 grads = _times(grads, share / _divisor(unit))
             return (jax.tree.map(jnp.add, sums, grads), unit, model_state), parts
 
-        slices = {k: v.reshape(-1, count, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
+        slices = jax.tree.map(lambda v: v.reshape(-1, count, *v.shape[1:]).swapaxes(0, 1), dict(batch))
         begin = (jax.tree.map(jnp.zeros_like, trainable), jnp.zeros(()), model_state)
         (grads, unit, model_state), parts = jax.lax.scan(add, begin, (jnp.arange(count), slices))
         grads = jax.tree.map(lambda x: x / count, grads)

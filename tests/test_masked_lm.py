@@ -21,10 +21,10 @@ from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 from jaxfer.exports.predict import predict
 from jaxfer.models.port import Training
+from jaxfer.ports import make_port
 from jaxfer.registry import TASKS
 from jaxfer.rules import flatten, unflatten
 from jaxfer.runs.finished import open_run
-from jaxfer.stages import make_port
 from jaxfer.step import make_train_step
 
 NONE, MASK, PAD, CLS, SEP, UNK = -1, 4, 0, 2, 3, 1

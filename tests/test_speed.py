@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from jaxfer.config import resolve
-from jaxfer.stages import make_port, make_stages
+from jaxfer.ports import make_port
+from jaxfer.stages import make_stages
 
 SPEED = Path(__file__).parents[1] / "experiments" / "speed"
 

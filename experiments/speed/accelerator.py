@@ -136,7 +136,8 @@ def _step_of_jaxfer(name: str, batch_size: int, options: argparse.Namespace) -> 
     from jaxfer.config import base, resolve
     from jaxfer.config.experiment import ParallelConfig
     from jaxfer.parallel.placement import placement
-    from jaxfer.stages import compiled_port_init, example_batch, make_port, make_stages
+    from jaxfer.ports import compiled_port_init, make_port
+    from jaxfer.stages import example_batch, make_stages
     from jaxfer.training.programs import train_program
 
     model, data, classes = MODELS[name]

@@ -101,6 +101,36 @@ class StageConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """Examples beside the main ones: `config.stream.NAME`, with the fields of `config.data` and its source's options.
+
+    Attributes:
+      rows: `own`, from a data source, or `same`: the main batch's examples once more, augmented anew.
+      batch_size: examples per step, over all devices; 0: the stage's.
+      task: name of a file in `jaxfer/tasks/`, trained under a head of its own; empty: labels stay sealed, as those of a
+        test split do, and the stream is for a method that reads it.
+      weight: of its task's loss beside the main one; at 0 it is evaluated and not trained on, its head stays.
+      data: as `config.data`; of `same` rows, `augment` alone counts.
+      source: the data source; None for `same` rows.
+    """
+
+    rows: str = "own"
+    batch_size: int = 0
+    task: str = ""
+    weight: float = 1.0
+    data: DataConfig = DataConfig()
+    source: Choice | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The section of the config that says this."""
+        own = {name: getattr(self, name) for name in ("rows", "batch_size", "task", "weight")}
+        data = {name: value for name, value in dataclasses.asdict(self.data).items() if name != "workers"}
+        if self.source is None:
+            return {**own, "augment": data["augment"]}
+        return {**own, **data, **dict(self.source.options)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
     """Device placement: where a run computes, never its result.
 
@@ -215,6 +245,7 @@ class Experiment:
     source: Choice
     stages: tuple[tuple[str, StageConfig], ...]
     init_options: InitOptions = InitOptions()
+    streams: tuple[tuple[str, StreamConfig], ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """{dotted field: value} of every field that distinguishes this run from others."""
@@ -232,6 +263,7 @@ class Experiment:
         fields |= {f"task.{k}": v for k, v in (*self.task.options, *self.task_hparams.items())}
         fields |= {f"data.{k}": v for k, v in self.source.options}
         fields |= {f"init_options.{k}": v for k, v in self._init_options().items()}
+        fields |= {f"stream.{name}.{k}": v for name, stream in self.streams for k, v in stream.to_dict().items()}
         for i, (name, stage) in enumerate(self.stages):
             for key, value in stage.to_dict().items():
                 if key != "steps" or i + 1 < len(self.stages):  # the last stage may be made longer
@@ -245,6 +277,7 @@ class Experiment:
             **dataclasses.asdict(self.run),
             **({"init_options": self._init_options()} if self._init_options() else {}),
             **({"stage": stages} if self.run.stages else stages["train"]),
+            **({"stream": {name: stream.to_dict() for name, stream in self.streams}} if self.streams else {}),
             "parallel": dataclasses.asdict(self.parallel),
             "model": {"name": self.model.name, **dict(self.model.options)},
             "task": {"name": self.task.name, **dict(self.task.options), **self.task_hparams},
@@ -267,11 +300,12 @@ _CHOICES = {
     "momentum_dtype": DTYPES,
     "optimizer": OPTIMIZERS,
     "schedule": tuple(SCHEDULES),
+    "rows": ("own", "same"),
 }
 _LEAST = {
     **dict.fromkeys(("steps", "batch_size", "eval_batch_size", "log_every", "accumulate", "fsdp", "tensor"), 1),
     **dict.fromkeys(("seed", "eval_every", "save_every", "devices", "warmup", "freeze_units"), 0),
-    **dict.fromkeys(("grace", "lr", "clip", "weight_decay", "layer_decay", "momentum", "b2"), 0),
+    **dict.fromkeys(("grace", "lr", "weight", "clip", "weight_decay", "layer_decay", "momentum", "b2"), 0),
 }
 _BELOW = {"momentum": 1, "b2": 1}
 
@@ -290,6 +324,8 @@ def check_ranges(experiment: Experiment) -> None:
     if own not in ("", experiment.task.name):
         fix = f"set config.task.name={own}, or leave it out"
         raise InputError(f"config.stage.{last}.task: the last stage trains config.task, found {own!r}; {fix}")
+    for name, stream in experiment.streams:
+        _check_fields(f"config.stream.{name}", dataclasses.replace(stream, batch_size=stream.batch_size or 1))
     for name, stage in experiment.stages:
         where = f"config.stage.{name}" if run.stages else "config"
         _check_fields(where, stage)

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxfer.config.experiment import CompareConfig, InitOptions, ParallelConfig, RunConfig, StageConfig
+from jaxfer.config.streams import stream_fields
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
@@ -87,6 +88,10 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
     if head in ("options", "rates") and rest:
         return _option_annotation(config.get("method", StageConfig.method), path)
     fields = fields_of(config)
+    if head == "stream" and rest:
+        name, _, field = rest.partition(".")
+        stream = config.get("stream", {}).get(name, {})
+        fields |= {f"stream.{name}.{field}": annotation for field, annotation in stream_fields(stream).items()}
     if head == "stage" and rest:
         name, _, rest = rest.partition(".")
         stages = config.get("stages", ())

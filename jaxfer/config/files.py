@@ -49,9 +49,9 @@ def base() -> ConfigDict:
     config.model = {"name": "resnet"}
     config.data = _defaults(DataConfig)
     config.task = {"name": "classification"}
-    config.stage = {}
+    config.stage, config.stream = {}, {}
     config.lock()
-    free = (config.model, config.data, config.task, config.stage, config.options, config.rates)
+    free = (config.model, config.data, config.task, config.stage, config.stream, config.options, config.rates)
     for section in (*free, config.compare.stage, config.compare.grid, config.compare.sources):
         section.unlock()
     return config
@@ -225,7 +225,9 @@ def _precedence(path: str) -> int:
         return 0
     if path in choosers:
         return 1
-    return 2 if path.startswith("stage.") and path.endswith(".method") else 3
+    chooses = path.startswith("stage.") and path.endswith(".method")
+    chooses |= path.startswith("stream.") and path.endswith((".source", ".rows"))
+    return 2 if chooses else 3
 
 
 def _set(config: ConfigDict, path: str, value: Any) -> None:

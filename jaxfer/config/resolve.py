@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxfer import registry, schema
+from jaxfer.config import streams
 from jaxfer.config.experiment import (
     Choice,
     CompareConfig,
@@ -29,7 +30,7 @@ from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
 def _check_sections(config: ConfigDict) -> None:
     """`InputError` for a section that is not a section: `config.model = 'vit'`, `config.data = None`."""
-    names = (*SECTIONS, "parallel", "init_options", "stage", "compare", "options", "rates")
+    names = (*SECTIONS, "parallel", "init_options", "stage", "stream", "compare", "options", "rates")
     sections = {name: config[name] for name in names if name in config}
     stages = sections.get("stage")
     if isinstance(stages, ConfigDict):
@@ -46,7 +47,7 @@ def resolve(config: ConfigDict) -> Experiment:
     plain = config.copy_and_resolve_references().to_dict()
     shared, run_fields = common_fields(), hints(RunConfig)
     registry.use(schema.check(plain.get("rooms", ()), run_fields["rooms"], "config.rooms"))
-    known = {*shared, *run_fields, *SECTIONS, "parallel", "init_options", "stage", "compare"}
+    known = {*shared, *run_fields, *SECTIONS, "parallel", "init_options", "stage", "stream", "compare"}
     for name in plain:
         if name not in known:
             raise InputError(f"unknown field config.{name}{nearest(name, known)}")
@@ -83,6 +84,7 @@ def resolve(config: ConfigDict) -> Experiment:
         ),
         stages=stages,
         init_options=init_options(config) if run.init != "scratch" else InitOptions(),
+        streams=streams.resolved(plain.get("stream", {}), tuple(sections["data"][1].get("augment", ()))),
     )
     check_ranges(experiment)
     return experiment

@@ -21,11 +21,12 @@ from jaxfer.conformance.training import backbone, batches, continue_training, ou
 from jaxfer.method import FROZEN
 from jaxfer.models.port import Port
 from jaxfer.parallel.placement import placement
+from jaxfer.ports import port_shapes
 from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.finished import placed
-from jaxfer.stages import Stage, example_batch, port_shapes
+from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.training.programs import eval_step, train_program, train_step
 
@@ -249,7 +250,7 @@ def _placements(stage: Stage) -> tuple[tuple[str, int], ...]:
 
 
 def _batch(stage: Stage) -> dict[str, Any]:
-    return example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
+    return stage.batch()
 
 
 @functools.lru_cache(maxsize=8)

@@ -13,7 +13,7 @@ from jaxfer.conformance.training import CLASSES, batches, tiny_stage
 from jaxfer.data.sources.conll import Tags
 from jaxfer.data.split import Array, Split
 from jaxfer.registry import TASKS
-from jaxfer.stages import Stage, example_batch
+from jaxfer.stages import Stage
 from jaxfer.step import make_eval_step, make_train_step
 from jaxfer.task import Mean, Task
 
@@ -62,7 +62,7 @@ def limits_are_of_its_own_hparams(name: str) -> str | None:
 def a_step_through_its_kind_of_head(name: str) -> str | None:
     """Training and evaluation, traced and not compiled."""
     stage = _stage(name)
-    batch, state = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size), stage.blank(0)
+    batch, state = stage.batch(), stage.blank(0)
     after, metrics = jax.eval_shape(make_train_step(stage.spec), state, batch)
     if jax.tree.map(lambda x: (x.shape, x.dtype), after) != jax.tree.map(lambda x: (x.shape, x.dtype), state):
         return "a step changes the shapes of the State"

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfer.models.port import Port
+from jaxfer.ports import port_shapes
 from jaxfer.registry import MODELS
-from jaxfer.stages import port_shapes
 
 # {case: (model, options)}; one model may have several cases.
 TINY: dict[str, tuple[str, dict[str, Any]]] = {

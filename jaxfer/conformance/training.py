@@ -13,7 +13,8 @@ from jaxfer.config import resolve
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.conformance import tiny
 from jaxfer.parallel.placement import Placement, placement
-from jaxfer.stages import Stage, example_batch, make_port, make_stages
+from jaxfer.ports import make_port
+from jaxfer.stages import Stage, example_batch, make_stages
 from jaxfer.state import State
 from jaxfer.training.programs import eval_arguments, eval_program, train_program
 
@@ -73,7 +74,7 @@ def train(stage: Stage, steps: int, *, seed: int = 0, **parallel: Any) -> tuple[
 
 def continue_training(stage: Stage, state: State, where: Placement, feed: list[Any]) -> tuple[State, list[float]]:
     """The same from a given State and given batches."""
-    batch = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
+    batch = stage.batch()
     program, _ = train_program(stage.spec, state, batch, where)
     losses = []
     for batch in where.feed(feed, train=True):

@@ -28,16 +28,18 @@ class Draw:
       step: counted from 0.
       positions: int [b], the places of the examples in the global batch.
       augment: names in `data.augment`, in this order.
+      number: of the stream of data (`order.numbered`); 0 is the main one.
     """
 
     seed: int
     step: int
     positions: np.ndarray
     augment: tuple[str, ...] = ()
+    number: int = 0
 
     def rng(self, i: int, stream: Stream = Stream.AUGMENT) -> np.random.Generator:
         """A new generator for the i-th of these examples; each call gives the same numbers again."""
-        return example_rng(self.seed, self.step, int(self.positions[i]), stream)
+        return example_rng(self.seed, self.step, int(self.positions[i]), stream, self.number)
 
 
 class Reader(Protocol):

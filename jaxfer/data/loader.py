@@ -11,8 +11,9 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grain
 import numpy as np
@@ -20,11 +21,11 @@ from absl import flags
 
 from jaxfer.data.encoding import Draw, Encoding, Reader
 from jaxfer.data.encodings.augment import augmentations
-from jaxfer.data.order import batch_indices, bucket_of, bucketed_indices
+from jaxfer.data.order import batch_indices, bucket_of, bucketed_indices, numbered
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]  # of arrays; a stream beside the main one is one sub-dict of it
 Targets = Callable[[Split, np.ndarray, Batch, Draw | None], Batch]
 
 # A thread makes whole batches, and as many batches as threads wait in memory; Pillow and NumPy release the GIL. One for
@@ -97,6 +98,25 @@ class Bound:
         return {**{name: fields[name] for name in self.kept}, **targets}
 
 
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Beside:
+    """A stream of examples beside the main one.
+
+    Attributes:
+      feed: its examples.
+      batch_size: over all processes.
+      augment: as for the main stream.
+      rows: as for the main stream, of this one's batches.
+      same: whether its examples are those of the main batch: a second view of them, under draws of its own.
+    """
+
+    feed: Feed
+    batch_size: int
+    augment: tuple[str, ...] = ()
+    rows: Sequence[int] | None = None
+    same: bool = False
+
+
 def train_batches(
     feed: Feed,
     *,
@@ -107,6 +127,7 @@ def train_batches(
     augment: tuple[str, ...] = (),
     workers: int = 0,
     rows: Sequence[int] | None = None,
+    beside: Mapping[str, Beside] | None = None,
 ) -> Iterator[Batch]:
     """The batches of steps `start` to `stop - 1`; a run resumes by its next `start`.
 
@@ -119,10 +140,11 @@ def train_batches(
       augment: names in `AUGMENTATIONS`, applied to pixels after the resize; a leading `crop` replaces the resize.
       workers: processes; 0 for threads. A script that sets it needs the `if __name__ == "__main__"` guard of `spawn`.
       rows: the b positions in a batch that this process reads, in their order; None: all of them.
+      beside: {name: stream}, read along with it.
 
     Yields:
-      The encodings' fields and the task's targets, [b, ...] each. Of examples with lengths all are padded to one of the
-      model's buckets.
+      The encodings' fields and the task's targets, [b, ...] each, and for each stream beside it {name: such a dict}. Of
+      examples with lengths all are padded to one of the model's buckets, the same one in every stream.
 
     Raises:
       InputError: a bad argument at once; an unreadable image when its batch is due.
@@ -130,7 +152,15 @@ def train_batches(
     if not len(feed.split):
         raise InputError("expected training examples, found none; check the data's train split")
     feed.check(augment)
-    return _iterate(_TrainBatch(feed.bind(), batch_size, _rows(batch_size, rows), seed, augment), start, stop, workers)
+    others = []
+    for name, other in (beside or {}).items():
+        other.feed.check(other.augment)
+        held = _rows(other.batch_size, other.rows)
+        number = numbered(name)
+        own = _TrainBatch(other.feed.bind(), other.batch_size, held, seed, other.augment, number)
+        others.append((name, own, other.same))
+    main = _TrainBatch(feed.bind(), batch_size, _rows(batch_size, rows), seed, augment, beside=tuple(others))
+    return _iterate(main, start, stop, workers)
 
 
 def eval_batches(feed: Feed, *, batch_size: int, rows: Sequence[int] | None = None) -> Iterator[Batch]:
@@ -154,17 +184,29 @@ class _TrainBatch(grain.transforms.Map):
     rows: np.ndarray
     seed: int
     augment: tuple[str, ...]
+    number: int = 0
+    beside: tuple[tuple[str, _TrainBatch, bool], ...] = ()  # (name, its own, whether it has the main one's examples)
 
     def map(self, step: int) -> Batch:
-        step, lengths, length = int(step), self.feed.lengths, None
+        step = int(step)
+        chosen, length = self.chosen(step)
+        others = {name: (own, chosen, None) if same else (own, *own.chosen(step)) for name, own, same in self.beside}
+        lengths = [bucket for bucket in (length, *(bucket for _, _, bucket in others.values())) if bucket is not None]
+        length = max(lengths, default=None)
+        batch = self.read(step, chosen, length)
+        return batch | {name: own.read(step, rows, length) for name, (own, rows, _) in others.items()}
+
+    def chosen(self, step: int) -> tuple[np.ndarray, int | None]:
+        """(examples of the whole batch, the bucket that holds the longest; None where all have one shape)."""
+        lengths, order = self.feed.lengths, {"batch_size": self.batch_size, "number": self.number}
         if lengths is None:
-            chosen = batch_indices(self.seed, step, size=len(self.feed.split), batch_size=self.batch_size)
-        else:
-            buckets = self.feed.buckets
-            chosen, length = bucketed_indices(
-                self.seed, step, lengths=lengths, buckets=buckets, batch_size=self.batch_size
-            )
-        return self.feed(chosen[self.rows], length, Draw(self.seed, step, self.rows, self.augment))
+            return batch_indices(self.seed, step, size=len(self.feed.split), **order), None
+        return bucketed_indices(self.seed, step, lengths=lengths, buckets=self.feed.buckets, **order)
+
+    def read(self, step: int, chosen: np.ndarray, length: int | None) -> Batch:
+        """This process's part of the batch."""
+        draw = Draw(self.seed, step, self.rows, self.augment, self.number)
+        return self.feed(chosen[self.rows], length, draw)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

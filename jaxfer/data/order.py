@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import zlib
 
 import numpy as np
 
@@ -34,6 +35,19 @@ def bits(seed: int, stream: Stream, *key: int) -> np.random.Philox:
     return np.random.Philox(np.random.SeedSequence(seed, spawn_key=(int(stream), *key)))
 
 
+def numbered(name: str) -> int:
+    """The number of a stream of data (`config.stream.NAME`), which its orders and draws fold in.
+
+    It follows from the name, so that another stream beside it changes nothing. The main stream's is 0: nothing is
+    folded in, and its orders are those of a run without streams.
+    """
+    return zlib.crc32(name.encode()) + 1
+
+
+def _folded(*key: int, number: int) -> tuple[int, ...]:
+    return (*key, number) if number else key
+
+
 # Steps among which texts are regrouped by length: enough for batches of one bucket, few enough to stay random.
 WINDOW = 32
 
@@ -47,7 +61,7 @@ def permutation(size: int, seed: int, stream: Stream, *key: int) -> np.ndarray:
     return order
 
 
-def batch_indices(seed: int, step: int, *, size: int, batch_size: int) -> np.ndarray:
+def batch_indices(seed: int, step: int, *, size: int, batch_size: int, number: int = 0) -> np.ndarray:
     """The examples of one training step.
 
     Position `p = step * batch_size + i` lies in epoch `p // size`, and its example is that epoch's permutation at
@@ -59,6 +73,7 @@ def batch_indices(seed: int, step: int, *, size: int, batch_size: int) -> np.nda
       step: counted from 0.
       size: number of training examples.
       batch_size: over all hosts.
+      number: of the stream of data, as `numbered` gives it; 0 is the main one.
 
     Returns:
       Indices, int64 [batch_size].
@@ -68,12 +83,12 @@ def batch_indices(seed: int, step: int, *, size: int, batch_size: int) -> np.nda
     indices = np.empty(batch_size, np.int64)
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
         inside = epochs == epoch
-        indices[inside] = permutation(size, seed, Stream.EPOCH, epoch)[offsets[inside]]
+        indices[inside] = permutation(size, seed, Stream.EPOCH, *_folded(epoch, number=number))[offsets[inside]]
     return indices
 
 
 def bucketed_indices(
-    seed: int, step: int, *, lengths: np.ndarray, buckets: tuple[int, ...], batch_size: int
+    seed: int, step: int, *, lengths: np.ndarray, buckets: tuple[int, ...], batch_size: int, number: int = 0
 ) -> tuple[np.ndarray, int]:
     """The examples of one training step on texts, and the length they are padded to.
 
@@ -88,6 +103,7 @@ def bucketed_indices(
       lengths: tokens of each training example, int [n]; the same table on every host.
       buckets: rising lengths; no example is longer than the last.
       batch_size: over all hosts.
+      number: of the stream of data, as `numbered` gives it; 0 is the main one.
 
     Returns:
       (indices, int64 [batch_size]; the smallest bucket that holds the longest of them).
@@ -98,14 +114,15 @@ def bucketed_indices(
     first, stop = -(-epoch * size // batch_size), (epoch + 1) * size // batch_size
     inside = first <= step < stop
     if len(buckets) == 1 or not inside:
-        chosen = batch_indices(seed, step, size=size, batch_size=batch_size)
+        chosen = batch_indices(seed, step, size=size, batch_size=batch_size, number=number)
     else:
         begin = first + (step - first) // WINDOW * WINDOW
         count = min(begin + WINDOW, stop) - begin
         offset = begin * batch_size - epoch * size
-        together = permutation(size, seed, Stream.EPOCH, epoch)[offset : offset + count * batch_size]
+        shuffled = permutation(size, seed, Stream.EPOCH, *_folded(epoch, number=number))
+        together = shuffled[offset : offset + count * batch_size]
         order = np.argsort(np.searchsorted(buckets, lengths[together]), kind="stable")
-        place = permutation(count, seed, Stream.BUCKET, begin)[step - begin]
+        place = permutation(count, seed, Stream.BUCKET, *_folded(begin, number=number))[step - begin]
         chosen = together[order].reshape(count, batch_size)[place]
     return chosen, bucket_of(lengths[chosen], buckets)
 
@@ -115,9 +132,14 @@ def bucket_of(lengths: np.ndarray, buckets: tuple[int, ...]) -> int:
     return buckets[int(np.searchsorted(buckets, lengths.max()))]
 
 
-def example_rng(seed: int, step: int, position: int, stream: Stream = Stream.AUGMENT) -> np.random.Generator:
-    """Randomness of one example of a batch: a function of its position in the global batch, not of who loads it."""
-    return np.random.Generator(bits(seed, stream, step, position))
+def example_rng(
+    seed: int, step: int, position: int, stream: Stream = Stream.AUGMENT, number: int = 0
+) -> np.random.Generator:
+    """Randomness of one example of a batch: a function of its position in the global batch, not of who loads it.
+
+    `number` is that of the stream of data, so that a second view of the same examples is drawn anew.
+    """
+    return np.random.Generator(bits(seed, stream, *_folded(step, position, number=number)))
 
 
 def row_rng(row: int, stream: Stream) -> np.random.Generator:

@@ -29,6 +29,7 @@ def overview(
     encodings: Sequence[Encoding],
     *,
     sample: int = 0,
+    of: str = "data",
 ) -> str:
     """The lines that `show` and `run` print first.
 
@@ -38,12 +39,13 @@ def overview(
       data: as `prepare` returns it.
       encodings: the model's.
       sample: at most so many texts of a split are tokenized to count those that are cut; 0: all.
+      of: what the first line calls them.
 
     Returns:
       Lines of at most 80 columns, as long as no single word is longer.
     """
     where = options.get("path") or options.get("name") or ""
-    title = f"data: {source}{f' {where}' if where else ''} · {_kind(data)}"
+    title = f"{of}: {source}{f' {where}' if where else ''} · {_kind(data)}"
     lines = [*_wrapped(title, ""), *(f"  {row}" for row in _table(data))]
     for name, split in _splits(data).items():
         origin = data.provenance.get(name, "the source's own")

@@ -90,7 +90,7 @@ def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool)
         provenance["train"] = "; ".join(filter(None, (provenance.get("train"), drawn)))
         train = train.take(draw(_strata(train), seed=seed, stream=Stream.LABELS, per_class=config.labels_per_class)[0])
     splits["train"] = train
-    splits = {name: _relabel(split, dataset, names) for name, split in splits.items()}
+    splits = {name: relabelled(split, dataset, names) for name, split in splits.items()}
     return dataclasses.replace(dataset, classes=names, splits=splits, notes=notes, provenance=provenance, sealed=sealed)
 
 
@@ -162,7 +162,8 @@ def _take_val(train: Split, config: DataConfig, dataset: Dataset, names: tuple[s
     return train.take(drawn), train.take(rest)
 
 
-def _relabel(split: Split, dataset: Dataset, names: tuple[str, ...]) -> Split:
+def relabelled(split: Split, dataset: Dataset, names: tuple[str, ...]) -> Split:
+    """The split with labels that count these names of the dataset's classes."""
     if not names or split.labels is None:
         return split
     places = [dataset.classes.index(name) for name in names]

@@ -172,6 +172,7 @@ class Dataset:
       sealed: the inputs of the test split where it isn't opened: they are counted, and compared with the others' for
         copies.
       listed: the folder whose subfolders are data, so that no run may write into it; None for other data.
+      streams: {name: data beside these}, as `config.stream` names them; of those without a task, labels are sealed.
     """
 
     splits: Mapping[str, Split]
@@ -181,6 +182,7 @@ class Dataset:
     provenance: Mapping[str, str] = field(default_factory=dict)
     sealed: Split | None = None
     listed: Path | None = None
+    streams: Mapping[str, Dataset] = field(default_factory=dict)
 
     @property
     def multilabel(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,8 +17,11 @@ import jax
 
 from jaxfer import rules
 from jaxfer.data.encoding import Encoding
+from jaxfer.data.order import numbered
 from jaxfer.errors import InputError, nearest
+from jaxfer.models import parts
 from jaxfer.models.execution import PLAIN, Execution
+from jaxfer.models.parts import Part
 from jaxfer.rules import Rules
 
 Params = Mapping[str, Any]
@@ -73,6 +76,8 @@ class Port:
       tensor_axes: rules, parameter path -> the axis that is split where one layer is computed by several devices
         (attention heads, the MLP's width, the vocabulary, a convolution's output channels); None: whole on each.
       execution: how a pass is executed; families keep the default.
+      parts: heads for the tasks of other streams, a port each; `init` draws them too.
+      part: of such a port, where its own parameters lie.
     """
 
     module: nn.Module
@@ -83,12 +88,18 @@ class Port:
     no_decay: Rules[float] = ((r".*/(bias|scale)", 0.0), (".*", 1.0))
     tensor_axes: Rules[int | None] = ((".*", None),)
     execution: Execution = PLAIN
+    parts: tuple[Port, ...] = ()
+    part: Part | None = None
 
     def init(self, key: jax.Array, batch: Mapping[str, Any]) -> tuple[Params, Params]:
         """Fresh (params, model_state), both nested dicts; `batch` gives shapes only."""
         x, side = self._inputs(batch)
         variables = dict(self.module.init({"params": key}, x, train=False, **side))
-        return variables.pop("params"), variables
+        params = variables.pop("params")
+        for port in self.parts:
+            drawn, _ = port.init(jax.random.fold_in(key, numbered(port.part.name)), batch)
+            params = parts.added(params, port.part, port.part.stored(drawn))
+        return params, variables
 
     def apply(
         self,
@@ -143,6 +154,7 @@ class Port:
             if tap not in (*self.units, FEATURES):
                 raise InputError(f"tap {tap!r} is neither a unit of the model nor 'features'{nearest(tap, self.units)}")
         x, side = self._inputs(batch, begin)
+        params = params if self.part is None else self.part.chosen(params)
         variables = {"params": self.execution.tables(params), **model_state}
         call = dict(side, begin=begin, end=end, train=training is not None, execution=self.execution)
         policy = () if training is None else (_policy(training),)
@@ -196,13 +208,19 @@ class Port:
         """Paths of the modules that keep running statistics."""
         return frozenset(path.rsplit("/", 1)[0] for path in rules.flatten(model_state.get("batch_stats", {})))
 
+    def with_parts(self, ports: Sequence[Port]) -> Port:
+        """The same port with heads beside its own."""
+        return dataclasses.replace(self, parts=tuple(ports))
+
     def with_axis(self, axis_name: str | None) -> Port:
         """The same port with batch statistics averaged over a mapped axis (pmap); jit on a mesh needs none."""
-        return dataclasses.replace(self, module=self.module.clone(axis_name=axis_name))
+        inside = tuple(port.with_axis(axis_name) for port in self.parts)
+        return dataclasses.replace(self, module=self.module.clone(axis_name=axis_name), parts=inside)
 
     def computed(self, execution: Execution) -> Port:
-        """The same port with these execution settings."""
-        return dataclasses.replace(self, execution=execution)
+        """The same port with these execution settings, and its parts."""
+        inside = tuple(port.computed(execution) for port in self.parts)
+        return dataclasses.replace(self, execution=execution, parts=inside)
 
     def with_words(self) -> Port:
         """The same port whose text encodings keep the word of each token, for a task's targets."""

@@ -118,7 +118,7 @@ class Placement:
         ahead = None
         for batch in batches:
             if train and self.mode == "pmap":
-                batch = {k: v.reshape(self.size, -1, *v.shape[1:]) for k, v in batch.items()}
+                batch = jax.tree.map(lambda v: v.reshape(self.size, -1, *v.shape[1:]), dict(batch))
             placed = jax.device_put(dict(batch), self.batched) if cluster.alone() else self._joined(batch)
             if ahead is not None:
                 yield ahead
@@ -129,9 +129,11 @@ class Placement:
     def whole(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a training batch before `feed`, without the device axis that pmap adds in front."""
         axes = 2 if self.mode == "pmap" else 1
-        return {
-            k: jax.ShapeDtypeStruct((math.prod(v.shape[:axes]), *v.shape[axes:]), v.dtype) for k, v in batch.items()
-        }
+
+        def shape(v: jax.Array) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((math.prod(v.shape[:axes]), *v.shape[axes:]), v.dtype)
+
+        return jax.tree.map(shape, dict(batch))
 
     def rows(self, batch_size: int, process: int | None = None) -> np.ndarray:
         """Which rows of a batch the devices of a process hold, ascending: int [b]; by default of this process.
@@ -145,13 +147,13 @@ class Placement:
         share = batch_size // self.parts
         return (np.array(held)[:, None] * share + np.arange(share)).reshape(-1)
 
-    def _joined(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    def _joined(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """This process's rows of a batch -> its part of arrays over the devices of all."""
-        rows = next(iter(batch.values())).shape[0]
-        size = rows // len(self.rows(self.parts)) * self.parts
-        held = self.rows(size)
 
         def array(value: np.ndarray) -> jax.Array:
+            size = value.shape[0] // len(self.rows(self.parts)) * self.parts
+            held = self.rows(size)
+
             def part(index: tuple[slice, ...]) -> np.ndarray:
                 begin, end, _ = index[0].indices(size)
                 first = int(np.searchsorted(held, begin))
@@ -159,7 +161,7 @@ class Placement:
 
             return jax.make_array_from_callback((size, *value.shape[1:]), self.batched, part)
 
-        return {name: array(value) for name, value in batch.items()}
+        return jax.tree.map(array, dict(batch))
 
     def rounded(self, batch_size: int) -> int:
         """The next batch size that can be split; evaluation pads up to it."""

@@ -14,11 +14,11 @@ import numpy as np
 from jaxfer.errors import InputError
 from jaxfer.models.heads import VOCAB
 from jaxfer.models.port import Port
+from jaxfer.ports import drawn, port_shapes
 from jaxfer.pretrained import foreign, surgery
 from jaxfer.pretrained.foreign import Checkpoint
 from jaxfer.pretrained.layout import Conversion, convert
 from jaxfer.rules import flatten, unflatten
-from jaxfer.stages import drawn, port_shapes
 
 
 def carry(

@@ -25,6 +25,8 @@ class Start:
       unused: keys of the source without a leaf in the model.
       unwrapped: keys and prefixes that a training script put around the weights, outermost first.
       dropped: other entries of its file.
+      trained_head: {path below the head: leaf} of the source's own output layer, kept or not; {} for none.
+      trained_on: (sha256 of the data, names of the classes) that it was trained on, where the source is a run.
     """
 
     params: Any
@@ -34,6 +36,8 @@ class Start:
     unused: tuple[str, ...] = ()
     unwrapped: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    trained_head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    trained_on: tuple[str, tuple[str, ...]] = ("", ())
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ledger.json."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,8 @@ from jaxfer.config.experiment import Experiment
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
 from jaxfer.models.heads import VOCAB
-from jaxfer.pretrained import carrying, foreign
+from jaxfer.ports import compiled_port_init, port_shapes
+from jaxfer.pretrained import carrying, foreign, stream_heads
 from jaxfer.pretrained.agreement import TRAINING_OPTIONS, completed
 from jaxfer.pretrained.foreign import is_foreign
 from jaxfer.pretrained.hub import Absent
@@ -22,7 +24,7 @@ from jaxfer.pretrained.ledger import Start
 from jaxfer.rules import flatten, unflatten
 from jaxfer.runs import records
 from jaxfer.runs.finished import FinishedRun, fingerprint, open_run
-from jaxfer.stages import Stage, compiled_port_init, example_batch, port_shapes
+from jaxfer.stages import Stage, example_batch
 
 __all__ = ["Start", "completed", "is_foreign", "locate", "source_folder", "source_sha256", "start"]
 
@@ -39,6 +41,12 @@ def start(experiment: Experiment, data: Dataset, stage: Stage, folder: epath.Pat
     Raises:
       InputError: an unknown source, an unfinished run, or a model or leaves that differ and were not announced.
     """
+    bare = dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, port=stage.spec.port.with_parts(())))
+    begun = _start(experiment, data, bare, folder)
+    return stream_heads.added(begun, stage.spec, data, _key(experiment)) if stage.spec.port.parts else begun
+
+
+def _start(experiment: Experiment, data: Dataset, stage: Stage, folder: epath.Path) -> Start:
     init = experiment.run.init
     if init == "scratch":
         return _scratch(experiment, data, stage)
@@ -183,8 +191,15 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
         )
     tree = unflatten({**filled, **carrying.fresh_leaves(port, anew, _key(experiment), batch)})
     lineage = {**_lineage(experiment, data), "source_sha256": fingerprint(*loaded), "source": source.result["lineage"]}
+    below = f"params/{source.stage.spec.port.head}/"
     return Start(
-        params=tree.pop("params"), model_state=tree, ledger=ledger, lineage=lineage, unused=tuple(sorted(left))
+        params=tree.pop("params"),
+        model_state=tree,
+        ledger=ledger,
+        lineage=lineage,
+        unused=tuple(sorted(left)),
+        trained_head={path.removeprefix(below): x for path, x in _leaves(*loaded).items() if path.startswith(below)},
+        trained_on=(source.result["lineage"]["data_sha256"], source.classes),
     )
 
 

@@ -14,10 +14,11 @@ from jaxfer import files, rules
 from jaxfer.config.experiment import Experiment
 from jaxfer.errors import InputError
 from jaxfer.parallel import cluster
+from jaxfer.ports import make_port
 from jaxfer.runs import tokenizer
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.folder import holds_run, read_result, stored_experiment
-from jaxfer.stages import Stage, make_port, make_stages
+from jaxfer.stages import Stage, make_stages
 from jaxfer.state import State
 
 
@@ -60,7 +61,8 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
     experiment, result = stored_experiment(folder), read_result(folder)
     classes = tuple(result["classes"])
     port, task = make_port(experiment, len(classes))
-    stages = make_stages(experiment, tokenizer.at_home(port, folder), task, len(classes))
+    streams = {name: len(stream["classes"]) for name, stream in result.get("streams", {}).items()}
+    stages = make_stages(experiment, tokenizer.at_home(port, folder), task, len(classes), streams)
     known = ("result", "last", "best")
     if checkpoint not in known:
         raise InputError(f"unknown checkpoint {checkpoint!r}; known: {', '.join(known)}")

@@ -21,6 +21,7 @@ from jaxfer.errors import InputError, nearest
 from jaxfer.pretrained import starting
 from jaxfer.sweeps.code import code_version
 from jaxfer.training.preflight import Preflight, preflight
+from jaxfer.training.streams import fingerprints
 
 FOLDER = "cells"
 
@@ -198,6 +199,7 @@ def identity_hash(ready: Preflight) -> str:
         # A sibling's identity is in its name.
         "source": None if init.startswith("sibling:") else starting.source_sha256(init, epath.Path(".")),
         "code": code_version(experiment),
+        **({"streams": dict(fingerprints(ready.data))} if ready.data.streams else {}),
     }
     text = json.dumps(identity, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

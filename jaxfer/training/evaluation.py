@@ -14,7 +14,7 @@ from jaxfer import config, files
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.loader import Feed, eval_batches
 from jaxfer.data.prepare import build
-from jaxfer.data.split import Split
+from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
 from jaxfer.parallel.placement import Placement, placement
 from jaxfer.runs import seal
@@ -79,6 +79,28 @@ def evaluate_split(
         whole = jax.tree.map(lambda *parts: _joined(parts), *collected)
         metrics |= spec.task.gathered(spec.task.merge(whole, read), split)
     return Evaluation(metrics=metrics, compile_seconds=compile_seconds)
+
+
+def evaluate_streams(
+    spec: StepSpec, state: State, data: Dataset, split: str, where: Placement, batch_size: int, *, stop: object = False
+) -> Evaluation | None:
+    """Evaluates a split of the main data, and of each stream that has it: metrics `NAME/metric`.
+
+    A stream with a task is evaluated on that task under its own head; one without, by the main task, if its classes
+    are the same. None as of `evaluate_split`.
+    """
+    own = {stream.name: spec.of_stream(stream.name) for stream in spec.streams if stream.task is not None}
+    main = dataclasses.replace(spec, streams=())
+    whole = evaluate_split(main, state, data.splits[split], where, batch_size, stop=stop)
+    for name, stream in data.streams.items():
+        if whole is None or split not in stream.splits:
+            continue
+        part = evaluate_split(own.get(name, main), state, stream.splits[split], where, batch_size, stop=stop)
+        if part is None:
+            return None
+        metrics = whole.metrics | {f"{name}/{metric}": value for metric, value in part.metrics.items()}
+        whole = Evaluation(metrics=metrics, compile_seconds=whole.compile_seconds + part.compile_seconds)
+    return whole
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -16,6 +16,7 @@ from jaxfer.runs import seal
 from jaxfer.runs.finished import fingerprint
 from jaxfer.runs.folder import check_owner, read_result
 from jaxfer.training.preflight import Preflight
+from jaxfer.training.streams import fingerprints
 
 PACKAGES = ("jaxfer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -23,6 +24,8 @@ PACKAGES = ("jaxfer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "num
 def begin(ready: Preflight, folder: epath.Path) -> starting.Start:
     """Loads the weights the run starts from; `InputError` where they differ between processes."""
     start = cluster.together(lambda: starting.start(ready.experiment, ready.data, ready.stages[0], folder))
+    if ready.data.streams:
+        start.lineage["streams"] = dict(fingerprints(ready.data))
     if not cluster.alone():  # each process reads its own files: a host-local folder may hold other weights
         cluster.agree({"weights that config.init reads": fingerprint(start.params, start.model_state)})
     return start
@@ -48,6 +51,8 @@ def check(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None
     stored = {"data": lineage["data_sha256"], "source": lineage.get("source_sha256")}
     # A source that has been deleted can't have changed.
     current = {"data": data.fingerprint, "source": starting.source_sha256(lineage["init"], folder) or stored["source"]}
+    for name, stream in data.streams.items():
+        stored[f"stream {name}"], current[f"stream {name}"] = lineage["streams"][name], stream.fingerprint
     for part, sha256 in stored.items():
         if sha256 != current[part]:
             raise InputError(

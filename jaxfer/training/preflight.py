@@ -20,9 +20,11 @@ from jaxfer.data.prepare import build
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
 from jaxfer.parallel.placement import Placement, placement
+from jaxfer.ports import make_port
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs import tokenizer
-from jaxfer.stages import Stage, make_port, make_stages
+from jaxfer.stages import Stage, make_stages
+from jaxfer.training import streams
 from jaxfer.training.fitted import fitted
 
 
@@ -64,7 +66,12 @@ class Preflight:
         """The data in a few lines; `sample` as in `jaxfer.data.overview`."""
         source, spec = self.experiment.source, self.stages[0].spec
         encodings = () if spec.task.expand is not None else spec.port.encodings  # windows hold all of a text
-        return overview(source.name, dict(source.options), self.data, encodings, sample=sample)
+        blocks = [overview(source.name, dict(source.options), self.data, encodings, sample=sample)]
+        for name, stream in self.experiment.streams:
+            if stream.source is not None:
+                own, data = stream.source, self.data.streams[name]
+                blocks.append(overview(own.name, dict(own.options), data, (), sample=sample, of=f"stream {name}"))
+        return "\n".join(blocks)
 
 
 def preflight(
@@ -85,7 +92,8 @@ def preflight(
     known = described(config, folder)
     experiment, assumed = resolve(known.config), known.notes
     run, source = experiment.run, experiment.source
-    sizes, slices = ([getattr(s, name) for _, s in experiment.stages] for name in ("batch_size", "accumulate"))
+    batches = [(stage.batch_size, stage.accumulate) for _, stage in experiment.stages]
+    sizes, slices = zip(*batches, *streams.sizes(experiment), strict=True)
     where = placement(experiment.parallel, sizes, accumulate=slices, devices=devices)
     data = build(experiment.data, dict(source.options), seed=run.seed, with_test=run.test)
     if folder is not None and data.listed is not None and _inside(folder, data.listed):
@@ -104,7 +112,9 @@ def preflight(
         Feed(split=split, encodings=port.encodings).check()
     assumed += tokenizer.check(port, own=known.own_tokenizer)
     task.expanded(data.splits["train"].take(np.arange(1)), port.encodings)  # refuses data of another task
-    stages = make_stages(experiment, port, task, len(data.classes))
+    data = streams.with_streams(experiment, data)
+    stages = make_stages(experiment, port, task, len(data.classes), streams.classes(experiment, data))
+    assumed += streams.check(experiment, data, stages)
     where.check(stages)
     kinds = [column.kind for column in data.splits["train"].columns.values()]
     if task.target not in kinds:

@@ -25,10 +25,10 @@ from jaxfer.runs import tokenizer
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.finished import fingerprint, placed
 from jaxfer.runs.metrics import MetricsLog
-from jaxfer.stages import Stage, example_batch
+from jaxfer.stages import Stage
 from jaxfer.state import State
-from jaxfer.training import lineage
-from jaxfer.training.evaluation import Evaluation, evaluate_split
+from jaxfer.training import lineage, streams
+from jaxfer.training.evaluation import Evaluation, evaluate_streams
 from jaxfer.training.preemption import Notice
 from jaxfer.training.preflight import Preflight
 from jaxfer.training.profile import Lead, Trace, Waited
@@ -93,7 +93,7 @@ class Session:
             state = self._train_stage(stage, state)
             if stage is self.stages[-1]:
                 return self._finish(state)
-            params, model_state = stage.leave(state)
+            params, model_state = stage.leave(state, heads=True)
             left = {"name": stage.name, "sha256": fingerprint(params, model_state)}
             self.record["lineage"]["stages"].append(left)
             former, stage = stage, self.stages[stage.index + 1]
@@ -182,6 +182,7 @@ class Session:
             augment=self.experiment.data.augment,
             workers=self.experiment.data.workers,
             rows=self.where.rows(stage.config.batch_size),
+            beside=streams.beside(self.experiment, stage, self.data, self.where),
         )
         self.input = Waited(batches)
         self.losses: list[dict[str, jax.Array]] = []
@@ -217,7 +218,7 @@ class Session:
         self, programs: dict[tuple[int, ...], Program], stage: Stage, state: State, batch: Mapping[str, jax.Array]
     ) -> Program:
         """The step for a batch of this shape: images have one shape, texts one for each bucket that occurs."""
-        shape = batch[stage.spec.port.inputs[0]].shape
+        shape = tuple(x.shape for x in jax.tree.leaves(batch))
         if shape not in programs:
             begun = time.perf_counter()
             programs[shape], fresh = train_program(stage.spec, state, self.where.whole(batch), self.where)
@@ -278,7 +279,7 @@ class Session:
     def _measure(self, stage: Stage, state: State, split: str) -> Evaluation | None:
         """Evaluates a split; None where SIGTERM came meanwhile: the next attempt evaluates the saved checkpoint."""
         size = self.experiment.run.eval_batch_size
-        return evaluate_split(stage.spec, state, self.data.splits[split], self.where, size, stop=self.notice)
+        return evaluate_streams(stage.spec, state, self.data, split, self.where, size, stop=self.notice)
 
     def _write(self, stage: Stage, step: int, split: str, metrics: Mapping[str, float]) -> None:
         seconds = round(self._seconds(), 3)
@@ -326,6 +327,7 @@ class Session:
             "checkpoint_step": step,
             "classes": list(self.data.classes),
             "examples": {name: len(split) for name, split in self.data.splits.items()},
+            **({"streams": streams.described(self.data)} if self.data.streams else {}),
             "lineage": {
                 **record["lineage"],
                 "sha256": fingerprint(*self._left(stage, state)),
@@ -344,7 +346,7 @@ class Session:
     def _cost(self, stage: Stage, state: State) -> dict[str, Any]:
         """The cost of the last stage's step and of the whole training."""
         spent, spec = self.record["cost"], stage.spec
-        batch = example_batch(spec.port, spec.task, stage.config.batch_size)
+        batch = stage.batch()
         program, _ = train_program(spec, state, batch, self.where)
         return {
             "compile_seconds": round(spent["compile_seconds"], 3),

@@ -17,12 +17,13 @@ from jaxfer.data.loader import Feed
 from jaxfer.data.prepare import build
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
+from jaxfer.ports import make_port
 from jaxfer.pretrained import foreign
 from jaxfer.pretrained.agreement import completed
 from jaxfer.pretrained.foreign import Checkpoint
 from jaxfer.pretrained.heads import KINDS, guessed_task, head_width, loaded, whole_length
 from jaxfer.runs import seal
-from jaxfer.stages import Stage, make_port, make_stages
+from jaxfer.stages import Stage, make_stages
 from jaxfer.state import State
 
 TAKEN = ("data.", "model.", "task.", "parallel.")  # sections of the config that an evaluation reads

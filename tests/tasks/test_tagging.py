@@ -107,6 +107,6 @@ def test_a_model_without_such_a_head_is_refused():
         InputError, match="task 'tagging' needs a model with the head 'token', model 'resnet' has pooled"
     ):
         from jaxfer.config import resolve
-        from jaxfer.stages import make_port
+        from jaxfer.ports import make_port
 
         make_port(resolve(tiny_config("resnet_basic", task={"name": "tagging"})), 3)

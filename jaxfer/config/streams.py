@@ -1,0 +1,75 @@
+"""The section `config.stream`: its fields and their check."""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from jaxfer import schema
+from jaxfer.config.experiment import Choice, StreamConfig
+from jaxfer.data.prepare import DataConfig
+from jaxfer.errors import InputError, nearest
+from jaxfer.registry import SOURCES, TASKS
+
+# What a stream without a task can't ask for, since each chooses rows by their labels.
+BY_LABEL = ("classes", "labels_per_class", "val_per_class")
+
+
+def stream_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{field: annotation} of a stream with these values."""
+    own = {name: kind for name, kind in typing.get_type_hints(StreamConfig).items() if name not in ("data", "source")}
+    data = {name: kind for name, kind in typing.get_type_hints(DataConfig).items() if name != "workers"}
+    if values.get("rows") == "same":
+        return {**own, "augment": data["augment"]}
+    source = values.get("source")
+    options = {} if source is None else {name: kind for name, (kind, _) in SOURCES.schema(source).items()}
+    return {**own, **data, **options}
+
+
+def resolved(section: Mapping[str, Any], augment: tuple[str, ...]) -> tuple[tuple[str, StreamConfig], ...]:
+    """The checked streams, by name.
+
+    Args:
+      section: `config.stream`.
+      augment: of the main stream, which a second view of its examples has by default too.
+
+    Raises:
+      InputError: the first thing that is wrong.
+    """
+    return tuple((name, _stream(name, section[name], augment)) for name in sorted(section))
+
+
+def _stream(name: str, values: Any, augment: tuple[str, ...]) -> StreamConfig:
+    where = f"config.stream.{name}"
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}: expected its fields as dict(...), found {values!r}")
+    if not re.fullmatch(r"[a-z]\w*", name):
+        raise InputError(f"{where}: a stream's name is of small letters, digits and _, found {name!r}; rename it")
+    fields = stream_fields(values)
+    for field in values:
+        if field not in fields:
+            why = "; rows='same' has the main data" if values.get("rows") == "same" else nearest(field, fields)
+            raise InputError(f"unknown field {where}.{field}{why}")
+    values = {field: schema.check(value, fields[field], f"{where}.{field}") for field, value in values.items()}
+    own = {field: values[field] for field in ("rows", "batch_size", "task", "weight") if field in values}
+    if own.get("task"):
+        TASKS.get(own["task"])  # an unknown name raises, listing the nearest ones
+    if own.get("rows") == "same":
+        if own.get("batch_size"):
+            raise InputError(f"{where}.batch_size: a second view has the examples of the main batch; remove it")
+        return StreamConfig(**own, data=DataConfig(augment=values.get("augment", augment)))
+    if "source" not in values:
+        raise InputError(f"{where}.source: expected one of {', '.join(SOURCES.names())}, found nothing")
+    for field in BY_LABEL:
+        if values.get(field) and not own.get("task"):
+            raise InputError(
+                f"{where}.{field}={values[field]} chooses examples by their labels, which stay sealed in a stream "
+                "without a task; remove it, or set its task"
+            )
+    data = {field: values[field] for field in typing.get_type_hints(DataConfig) if field in values}
+    options = {field: value for field, value in values.items() if field not in data and field not in own}
+    complete = SOURCES.complete(values["source"], options, where)
+    choice = Choice(name=values["source"], options=tuple(sorted(complete.items())))
+    return StreamConfig(**own, data=DataConfig(**data), source=choice)

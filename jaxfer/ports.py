@@ -1,0 +1,103 @@
+"""The models of a run: of the config's task, of stages with tasks of their own, and with heads for other streams."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from jaxfer import rules
+from jaxfer.config.experiment import Experiment, StageConfig
+from jaxfer.errors import InputError
+from jaxfer.models import heads
+from jaxfer.models.parts import Part
+from jaxfer.models.port import Port
+from jaxfer.registry import MODELS, TASKS
+from jaxfer.task import Task
+
+
+def make_port(experiment: Experiment, classes: int) -> tuple[Port, Task]:
+    """The model with a head for the task's outputs, and the task."""
+    task = TASKS.make(experiment.task.name, **dict(experiment.task.options))
+    return _port(experiment, experiment.task.name, task, classes), task
+
+
+def _port(experiment: Experiment, name: str, task: Task, classes: int) -> Port:
+    model = experiment.model
+    heads.check(model.name, MODELS.get(model.name), task.head, name)
+    outputs = task.outputs(classes)
+    kind = {} if task.head == heads.POOLED else {"head": task.head}
+    port = MODELS.make(model.name, outputs=outputs, **kind, **dict(model.options))
+    port = port.with_words() if task.words else port
+    return port.with_apart() if task.apart else port
+
+
+def of_stage(
+    experiment: Experiment, name: str, port: Port, task: Task, classes: int
+) -> tuple[Port, Task, Mapping[str, float]]:
+    """(model, task, the task's hparams) of a stage that names this task; empty: the config's."""
+    if name in ("", experiment.task.name):
+        return port, task, experiment.task_hparams
+    own = TASKS.make(name)
+    other = dataclasses.replace(_port(experiment, name, own, classes), encodings=port.encodings)
+    return (other.with_words() if own.words else other), own, own.hparams or {}
+
+
+def with_heads(
+    experiment: Experiment, config: StageConfig, port: Port, task: Task, classes: Mapping[str, int], where: str
+) -> Port:
+    """The stage's model with a head for each stream that has a task.
+
+    Args:
+      experiment: the checked config.
+      config: of the stage.
+      port: its model.
+      task: its task.
+      classes: {stream: number of classes of its data}.
+      where: what errors call the stage.
+    """
+    trained = [(name, stream.task) for name, stream in experiment.streams if stream.task]
+    if trained and config.task not in ("", experiment.task.name):
+        raise InputError(
+            f"{where}.task: a stage with a task of its own has no heads of other streams, found "
+            f"config.stream.{trained[0][0]}; use two runs"
+        )
+    at_head = {path.removeprefix(f"{port.head}/").split("/")[0] for path in rules.flatten(port_shapes(port)[0])}
+    inside = []
+    for name, own in ((name, TASKS.make(own)) for name, own in trained):
+        if name in at_head:
+            raise InputError(f"config.stream.{name}: the head has a parameter of this name; rename the stream")
+        model = _port(experiment, dict(trained)[name], own, classes.get(name, 0))
+        model = dataclasses.replace(model, encodings=port.encodings)
+        model = model.with_words() if own.words else model
+        model = model.with_apart() if own.apart else model
+        path = model.head if own.head == task.head else model.units[-1]
+        inside.append(dataclasses.replace(model, part=Part(name=name, head=port.head, own=path)))
+    return port.with_parts(inside) if inside else port
+
+
+@functools.lru_cache(maxsize=64)
+def compiled_port_init(port: Port) -> Any:
+    """`port.init` under jit: compiled once for all seeds, with the same bits for every caller."""
+    return drawn(port.init)
+
+
+def drawn(init: Callable[..., Any]) -> Any:
+    """A function that draws parameters, under jit; on a CPU compiled in about half the time, with the same bits.
+
+    It runs once a run, so XLA's costly passes don't pay. Level 0 would draw other bits. A level that the user gave in
+    XLA_FLAGS takes precedence.
+    """
+    level = "xla_backend_optimization_level"
+    quick = jax.default_backend() == "cpu" and level not in os.environ.get("XLA_FLAGS", "")
+    return jax.jit(init, compiler_options={level: 1} if quick else None)
+
+
+@functools.lru_cache(maxsize=64)
+def port_shapes(port: Port) -> tuple[Any, Any]:
+    """(params, model_state) of the port as ShapeDtypeStructs; fresh parameters are then drawn from the same trace."""
+    return jax.eval_shape(compiled_port_init(port), jax.random.key(0), port.example(2))
