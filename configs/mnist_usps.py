@@ -23,7 +23,7 @@ def get_config(arg=""):
     if "tiny" in words:
         config.model.update(stage_sizes=(1,), width=4, image=(8, 8, 1))
         config.data = dict(source="synthetic", image=(8, 8, 1), examples=40)
-        config.stream.target = dict(source="synthetic", image=(8, 8, 1), examples=40, task="")
+        config.stream.target = dict(source="synthetic", image=(8, 8, 1), examples=40)
         config.update(batch_size=4, steps=2, warmup=1)
     return config
 

@@ -16,6 +16,6 @@ def get_config(arg=""):
     config.update(method="l2sp", batch_size=64, steps=1000, warmup=50, lr=1e-3, eval_every=100, select="best")
     if "tiny" in words:
         config.model = dict(name="resnet", stage_sizes=(1,), width=4, stem="cifar", image=(8, 8, 3))
-        config.data = dict(source="synthetic", image=(8, 8, 3), examples=40, task="regression")
+        config.data = dict(source="synthetic", image=(8, 8, 3), examples=40, target="value")
         config.update(batch_size=4, steps=2, warmup=0)
     return config

@@ -228,7 +228,7 @@ COMMANDS = {
         ["needs real targets, the data has 4 classes", "use --config.task.name=classification"],
     ),
     "classification of real targets": (
-        "show c.py --config.data.task=regression",
+        "show c.py --config.data.target=value",
         ["needs at least 2 classes, the data has 0", "use --config.task.name=regression"],
     ),
     # data

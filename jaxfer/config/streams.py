@@ -25,6 +25,8 @@ def stream_fields(values: Mapping[str, Any]) -> dict[str, Any]:
         return {**own, "augment": data["augment"]}
     source = values.get("source")
     options = {} if source is None else {name: kind for name, (kind, _) in SOURCES.schema(source).items()}
+    if taken := sorted(options.keys() & own.keys()):
+        raise InputError(f"data source {source!r}: its option {taken[0]!r} is a stream's own field; rename the option")
     return {**own, **data, **options}
 
 

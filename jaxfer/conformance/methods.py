@@ -84,7 +84,7 @@ def merging_gives_the_backbone_back(method: str, case: str) -> str | None:
     if stage.spec.method.merge is None:  # there is none, and whoever asks for it is told so
         return None
     merged, _ = jax.eval_shape(stage.leave, _blank(method, case))
-    return _unlike(merged, port_shapes(stage.spec.port)[0])
+    return _unlike(merged, port_shapes(stage.spec.port.with_parts(()))[0])
 
 
 def frozen_leaves_stay_bitwise_and_trainable_ones_move(method: str, case: str) -> str | None:
@@ -177,7 +177,7 @@ def merged_parameters_alone_give_the_adapted_outputs(method: str, case: str) -> 
     (batch,) = batches(stage, 1, seed=9)
     adapted = outputs(stage, state, batch)
     params, model_state = stage.leave(state)
-    if flatten(params).keys() != flatten(port_shapes(stage.spec.port)[0]).keys():
+    if flatten(params).keys() != flatten(port_shapes(stage.spec.port.with_parts(()))[0]).keys():
         return "merge does not give the backbone's parameters back"
     merged = _forward(stage.spec.port)(params, model_state, batch)
     return _apart(adapted, merged, 1e-5 * max(1, float(np.abs(adapted).max())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,8 +13,11 @@ import jaxfer.config
 from jaxfer.config import resolve
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.conformance import tiny
+from jaxfer.method import SAME, TASK, UNLABELLED
+from jaxfer.models.port import Port
 from jaxfer.parallel.placement import Placement, placement
 from jaxfer.ports import make_port
+from jaxfer.registry import METHODS
 from jaxfer.stages import Stage, example_batch, make_stages
 from jaxfer.state import State
 from jaxfer.training.programs import eval_arguments, eval_program, train_program
@@ -34,13 +38,24 @@ def tiny_config(case: str, **fields: Any) -> ConfigDict:
     config.update(batch_size=8, steps=4, log_every=2, eval_every=0, save_every=0, schedule="constant")
     for name, value in fields.items():
         config[name] = value
+    return with_streams(config)
+
+
+def with_streams(config: ConfigDict) -> ConfigDict:
+    """The config with the streams that its method reads: the same data once more."""
+    port, _ = make_port(resolve(config), CLASSES)
+    own = {name: value for name, value in config.data.to_dict().items() if name != "workers"}
+    sections = {UNLABELLED: own, SAME: {"rows": "same"}, TASK: {**own, "task": "classification"}}
+    for name, kind in METHODS.make(config.method, port).streams.items():
+        config.stream[name] = sections[kind]
     return config
 
 
 def tiny_stage(case: str, classes: int = CLASSES, **fields: Any) -> Stage:
     """The first stage of such a config, planned for data of so many classes (0: real targets)."""
     experiment = resolve(tiny_config(case, **fields))
-    return make_stages(experiment, *make_port(experiment, classes))[0]
+    streams = {name: CLASSES for name, stream in experiment.streams if stream.task}
+    return make_stages(experiment, *make_port(experiment, classes), streams=streams)[0]
 
 
 def backbone(stage: Stage, seed: int = 0) -> tuple[Any, Any]:
@@ -52,17 +67,20 @@ def batches(stage: Stage, steps: int, seed: int = 0) -> list[dict[str, np.ndarra
     """Random training batches of the stage's size."""
     rng, port, size = np.random.default_rng(seed), stage.spec.port, stage.config.batch_size
     shapes = example_batch(port, stage.spec.task, size)
-    targets = {name: shape for name, shape in shapes.items() if name not in port.inputs}
+    beside = {s.name: (s.shapes(port), s.batch_size) for s in stage.spec.streams if s.trained}
     return [
-        {
-            **{name: np.asarray(tiny.FIELDS[name](rng, port, size)) for name in port.inputs},
-            **{
-                name: rng.integers(0, 2 if shape.dtype == bool else CLASSES, shape.shape).astype(shape.dtype)
-                for name, shape in targets.items()
-            },
-        }
+        _drawn(rng, port, shapes, size) | {name: _drawn(rng, port, *other) for name, other in beside.items()}
         for _ in range(steps)
     ]
+
+
+def _drawn(rng: np.random.Generator, port: Port, shapes: Mapping[str, Any], size: int) -> dict[str, Any]:
+    targets = {name: shape for name, shape in shapes.items() if name not in port.inputs}
+    fields = {name: np.asarray(tiny.FIELDS[name](rng, port, size)) for name in port.inputs}
+    return fields | {
+        name: rng.integers(0, 2 if shape.dtype == bool else CLASSES, shape.shape).astype(shape.dtype)
+        for name, shape in targets.items()
+    }
 
 
 def train(stage: Stage, steps: int, *, seed: int = 0, **parallel: Any) -> tuple[State, list[float]]:

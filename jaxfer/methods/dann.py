@@ -40,7 +40,7 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 2) -> Method:
         for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
             kernel = jax.random.normal(jax.random.fold_in(key, i), (fan_in, fan_out)) * jnp.sqrt(2 / fan_in)
             stack[f"layer_{i}"] = {"kernel": kernel, "bias": jnp.zeros(fan_out)}
-        return {**params, "discriminator": stack}, {}
+        return {**params, "discriminator": {port.units[-1]: stack}}, {}
 
     def view(params, extra):
         return {name: value for name, value in params.items() if name != "discriminator"}
@@ -53,7 +53,7 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 2) -> Method:
         if source.ndim != 2:
             raise InputError(f"dann compares one vector per example, the head reads {source.ndim} axes; use another")
         features = jnp.concatenate([source, target]).astype(jnp.float32)
-        logits = _discriminated(ctx.params["discriminator"], _reversed(features, strength))
+        logits = _discriminated(ctx.params["discriminator"][port.units[-1]], _reversed(features, strength))
         domain = jnp.concatenate([jnp.ones(len(source)), jnp.zeros(len(target))])
         each = optax.sigmoid_binary_cross_entropy(logits, domain)
         confusion = 0.5 * (each[: len(source)].mean() + each[len(source) :].mean())

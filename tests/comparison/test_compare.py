@@ -327,7 +327,7 @@ from jaxfer.sweeps import Cell
 def get_config(arg=""):
     config = jaxfer.config.base()
     config.model = dict(name="resnet", stage_sizes=(1,), width=4, stem="cifar", image=(4, 4, 1))
-    config.data = dict(source="synthetic", image=(4, 4, 1), examples=40, task="regression")
+    config.data = dict(source="synthetic", image=(4, 4, 1), examples=40, target="value")
     config.task = dict(name="regression")
     config.parallel.devices = 1
     config.update(batch_size=4, steps=4, head="reset", init="scratch" if arg else "sibling:source")

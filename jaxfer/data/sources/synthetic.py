@@ -11,7 +11,7 @@ from jaxfer.data.order import Stream, bits
 from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 
-TASKS = ("classification", "regression")
+TARGETS = ("class", "value")
 
 
 @functools.lru_cache(maxsize=8)
@@ -21,7 +21,7 @@ def source(
     classes_count: int = 4,
     examples: int = 256,
     noise: float = 1.0,
-    task: str = "classification",
+    target: str = "class",
 ) -> Dataset:
     """Class prototypes plus noise, or a linear function of noise images.
 
@@ -29,28 +29,28 @@ def source(
       image: (height, width, channels).
       classes_count: number of classes, named `class_0`, ...; regression has none.
       examples: training examples; `val` and `test` have a quarter of that each, at least one a class.
-      noise: classification: standard deviation of the pixels' noise, in that of the prototypes (32 grey levels).
-        Regression: standard deviation of the target's noise, in tenths of the signal's (1).
-      task: `classification` or `regression`.
+      noise: of classes: standard deviation of the pixels' noise, in that of the prototypes (32 grey levels).
+        Of values: standard deviation of the target's noise, in tenths of the signal's (1).
+      target: `class` or `value`, a number.
 
     Raises:
-      InputError: a count that is not positive, negative noise, or an unknown task.
+      InputError: a count that is not positive, negative noise, or an unknown target.
     """
-    if task not in TASKS:
-        raise InputError(f"unknown data.task {task!r}{nearest(str(task), TASKS)}")
+    if target not in TARGETS:
+        raise InputError(f"unknown data.target {target!r}{nearest(str(target), TARGETS)}")
     if len(image) != 3 or min(image) < 1:
         raise InputError(f"expected data.image to be (height, width, channels), all positive, found {image}")
     if classes_count < 1 or examples < classes_count or noise < 0:
         values = f"classes_count={classes_count}, examples={examples}, noise={noise}"
         raise InputError(f"expected data.classes_count >= 1, examples >= classes_count and noise >= 0, found {values}")
-    make = _classification if task == "classification" else _regression
+    make = _classification if target == "class" else _regression
     held_out = max(examples // 4, classes_count)
     splits = {
         name: make(tuple(image), classes_count, count, noise, number)
         for number, (name, count) in enumerate({"train": examples, "val": held_out, "test": held_out}.items())
     }
     parts = [split.columns[name].values for split in splits.values() for name in ("image", "label")]
-    classes = tuple(f"class_{i}" for i in range(classes_count)) if task == "classification" else ()
+    classes = tuple(f"class_{i}" for i in range(classes_count)) if target == "class" else ()
     provenance = dict.fromkeys(splits, "made up")
     return Dataset(splits=splits, classes=classes, fingerprint=fingerprint(parts), provenance=provenance)
 

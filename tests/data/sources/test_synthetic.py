@@ -41,7 +41,7 @@ def test_synthetic_shapes_counts_and_determinism():
 
 
 def test_synthetic_regression_is_linear_in_the_image():
-    data = synthetic.source(image=(3, 3, 1), examples=400, noise=0.0, task="regression")
+    data = synthetic.source(image=(3, 3, 1), examples=400, noise=0.0, target="value")
     assert data.classes == ()
     train, test = data.splits["train"], data.splits["test"]
     assert train.labels.dtype == np.float32
@@ -54,7 +54,7 @@ def test_synthetic_regression_is_linear_in_the_image():
     np.testing.assert_allclose(features(test) @ weights, test.labels, atol=1e-5)
 
     def noise(amount):
-        noisy = synthetic.source(image=(3, 3, 1), examples=400, noise=amount, task="regression").splits["test"]
+        noisy = synthetic.source(image=(3, 3, 1), examples=400, noise=amount, target="value").splits["test"]
         return noisy.labels - test.labels
 
     np.testing.assert_allclose(noise(5.0), 5 * noise(1.0), atol=1e-5)
@@ -64,7 +64,7 @@ def test_synthetic_regression_is_linear_in_the_image():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": "regresion"}, "unknown data.task 'regresion'; nearest: 'regression'"),
+        ({"target": "vallue"}, "unknown data.target 'vallue'; nearest: 'value'"),
         ({"image": (8, 8)}, r"expected data.image to be \(height, width, channels\), all positive, found \(8, 8\)"),
         ({"image": (8, 0, 1)}, r"all positive, found \(8, 0, 1\)"),
         ({"classes_count": 0}, "found classes_count=0, examples=256, noise=1.0"),
