@@ -204,6 +204,10 @@ class Port:
         """The same port with these execution settings."""
         return dataclasses.replace(self, execution=execution)
 
+    def with_outputs(self, outputs: int) -> Port:
+        """The same port with an output layer of another width."""
+        return dataclasses.replace(self, module=self.module.clone(outputs=outputs))
+
     def with_words(self) -> Port:
         """The same port whose text encodings keep the word of each token, for a task's targets."""
         encodings = (

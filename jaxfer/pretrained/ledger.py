@@ -25,6 +25,7 @@ class Start:
       unused: keys of the source without a leaf in the model.
       unwrapped: keys and prefixes that a training script put around the weights, outermost first.
       dropped: other entries of its file.
+      head: {path: leaf} of the source's own output layer, kept for a method that asks for it; None otherwise.
     """
 
     params: Any
@@ -34,6 +35,7 @@ class Start:
     unused: tuple[str, ...] = ()
     unwrapped: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    head: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ledger.json."""

@@ -14,7 +14,7 @@ from jaxfer.config.experiment import Experiment
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
 from jaxfer.models.heads import VOCAB
-from jaxfer.pretrained import carrying, foreign
+from jaxfer.pretrained import carrying, foreign, source_head
 from jaxfer.pretrained.agreement import TRAINING_OPTIONS, completed
 from jaxfer.pretrained.foreign import is_foreign
 from jaxfer.pretrained.hub import Absent
@@ -144,6 +144,7 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
         unused=tuple(sorted(conversion.unused)),
         unwrapped=conversion.unwrapped,
         dropped=conversion.dropped,
+        head=source_head.of_checkpoint(checkpoint, stage, run.differs),
     )
 
 
@@ -184,7 +185,12 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
     tree = unflatten({**filled, **carrying.fresh_leaves(port, anew, _key(experiment), batch)})
     lineage = {**_lineage(experiment, data), "source_sha256": fingerprint(*loaded), "source": source.result["lineage"]}
     return Start(
-        params=tree.pop("params"), model_state=tree, ledger=ledger, lineage=lineage, unused=tuple(sorted(left))
+        params=tree.pop("params"),
+        model_state=tree,
+        ledger=ledger,
+        lineage=lineage,
+        unused=tuple(sorted(left)),
+        head=source_head.of_params(loaded[0], stage),
     )
 
 

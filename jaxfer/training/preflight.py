@@ -23,6 +23,7 @@ from jaxfer.parallel.placement import Placement, placement
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs import tokenizer
 from jaxfer.stages import Stage, make_port, make_stages
+from jaxfer.training import source_outputs
 from jaxfer.training.fitted import fitted
 
 
@@ -83,7 +84,7 @@ def preflight(
       InputError: the first thing that is wrong in the config, the checkpoint's files, the data or for these devices.
     """
     known = described(config, folder)
-    experiment, assumed = resolve(known.config), known.notes
+    experiment, assumed = source_outputs.completed(resolve(known.config), folder), known.notes
     run, source = experiment.run, experiment.source
     sizes, slices = ([getattr(s, name) for _, s in experiment.stages] for name in ("batch_size", "accumulate"))
     where = placement(experiment.parallel, sizes, accumulate=slices, devices=devices)
