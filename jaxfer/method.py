@@ -37,10 +37,11 @@ class Streamed(NamedTuple):
 
 @dataclass(frozen=True)
 class Context:
-    """The inputs to a method's `loss` and `update`.
+    """The inputs to a method's `loss` and `update`; `measure` sees the backbone's parameters, no extra and no hparams.
 
     Attributes:
-      apply: backbone params -> outputs of this batch in evaluation mode, under the current running statistics.
+      apply: backbone params -> outputs of this batch in evaluation mode, under the current running statistics; a
+        second argument is another batch.
       task: the task; `task.loss(outputs, batch, hparams)` is a `Mean`.
       batch: this step's examples; those of the stream NAME are the dict `batch[NAME]`.
       taps: {name: activation} of the training forward, as `Method.taps` asks; {} in `update`.
@@ -53,7 +54,7 @@ class Context:
       streams: {name: its part of the training forward} of the streams that the method reads; {} in `update`.
     """
 
-    apply: Callable[[Params], jax.Array]
+    apply: Callable[..., jax.Array]
     task: Task
     batch: Mapping[str, jax.Array]
     params: Params
@@ -66,6 +67,22 @@ class Context:
     streams: Mapping[str, Streamed] = field(default_factory=dict)
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Given:
+    """What a stage's `init` is given beside the backbone's parameters. Arrays alone, so it may be traced.
+
+    Attributes:
+      head: {path: leaf} of the source's own output layer, before `config.head` made a new one; None unless the method
+        states `source_outputs`.
+      measured: the mean of `Method.measure` over the training split; None without it.
+    """
+
+    head: Mapping[str, jax.Array] | None = None
+    measured: Any = None
+
+
+NOTHING = Given()
 Gradients = Callable[[Params], tuple[Params, Any]]
 
 
@@ -80,7 +97,13 @@ class Method:
 
     Attributes:
       rules: parameter path -> group or FROZEN; every group must hold at least one parameter.
-      init: (params, key) -> (params, extra): adds leaves, keeps anchors. An added leaf names its unit in its path.
+      init: (params, key, given) -> (params, extra): adds leaves, keeps anchors. An added leaf names its unit in its
+        path. `given` is what the two fields below ask for.
+      source_outputs: width of the source's output layer, where `init` needs that layer; the factory's option of this
+        name, 0 until the source is known. Such a method goes first and starts from a classifier. None: not needed.
+      measure: (ctx, given) -> a tree of [batch, ...]: a row of values for each example, in evaluation mode at the
+        parameters the stage starts from. Their mean over the training split is `given.measured` of `init`. Computed
+        once, before the stage's first step: what `init` keeps of it is in every checkpoint. None: nothing is measured.
       view: (params, extra) -> backbone params as the forward pass uses them.
       evaluated: the same for evaluation, where that differs (averages of parameters); None: `view`.
       intercept: (params, extra) -> a `flax.linen` interceptor or None: changes in activation space.
@@ -95,6 +118,8 @@ class Method:
         float leaves are averaged over the devices, each of which sees its own examples.
       merge: (params, extra) -> backbone params that alone give the adapted outputs, for export and the next stage; None
         where there are none, because the method changes the architecture.
+      tasks: names of the tasks that it can learn; empty: all.
+      scales: {group: its rate as a multiple of `lr`}, 1 where absent; rates of `config.rates` are taken as they are.
       whole_batch: whether the loss is of the batch as a whole and no mean over examples: then it can't be accumulated
         over slices or computed under pmap.
       hparams: {name: (default, tuning grid)}, scalars that `loss` and `update` read; `lr` is the rate where the config
@@ -102,7 +127,9 @@ class Method:
     """
 
     rules: Rules[str]
-    init: Callable[[Params, jax.Array], tuple[Params, Any]] = lambda params, key: (params, {})
+    init: Callable[[Params, jax.Array, Given], tuple[Params, Any]] = lambda params, key, given: (params, {})
+    source_outputs: int | None = None
+    measure: Callable[[Context, Given], Any] | None = None
     view: Callable[[Params, Any], Params] = lambda params, extra: params
     intercept: Callable[[Params, Any], Any] = lambda params, extra: None
     evaluated: Callable[[Params, Any], Params] | None = None
@@ -112,6 +139,8 @@ class Method:
     gradient: Callable[[Gradients, Context, Params], tuple[Params, Any]] = lambda next, ctx, trainable: next(trainable)
     update: Callable[[Context, Any], Any] = lambda ctx, extra: extra
     merge: Callable[[Params, Any], Params] | None = lambda params, extra: params
+    tasks: tuple[str, ...] = ()
+    scales: Mapping[str, float] = field(default_factory=dict)
     whole_batch: bool = False
     hparams: Mapping[str, tuple[float, tuple[float, ...]]] = field(
         default_factory=lambda: {"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3))}

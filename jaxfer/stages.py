@@ -13,7 +13,7 @@ import jax
 from jaxfer import rules
 from jaxfer.config.experiment import Experiment, StageConfig
 from jaxfer.errors import InputError, RuleError, nearest
-from jaxfer.method import FROZEN, Method
+from jaxfer.method import FROZEN, NOTHING, Given, Method
 from jaxfer.models import parts
 from jaxfer.models.execution import Execution
 from jaxfer.models.port import Port
@@ -22,7 +22,7 @@ from jaxfer.ports import of_stage, port_shapes, with_heads
 from jaxfer.registry import ADDS, METHODS
 from jaxfer.schema import LARGEST
 from jaxfer.state import State
-from jaxfer.step import StepSpec, make_state
+from jaxfer.step import StepSpec, make_measure, make_state
 from jaxfer.streams import StreamSpec, stream_hparams, stream_specs
 from jaxfer.task import Task
 
@@ -42,6 +42,7 @@ class Stage:
       spec: the static part of its steps.
       hparams: the traced part: {name: value}.
       shapes: (params with the method's leaves, model_state, extra) as ShapeDtypeStructs.
+      given: what its method's `init` is given beside the parameters, as ShapeDtypeStructs.
       notes: warnings about rules of the config that have no effect in this stage, a line each.
     """
 
@@ -52,6 +53,7 @@ class Stage:
     spec: StepSpec
     hparams: Mapping[str, float]
     shapes: tuple[Any, Any, Any]
+    given: Given = NOTHING
     notes: tuple[str, ...] = ()
 
     @property
@@ -59,9 +61,13 @@ class Stage:
         """Number of steps of the run at the end of this stage."""
         return self.start + self.config.steps
 
-    def enter(self, params: Any, model_state: Any, seed: int) -> State:
-        """The stage's first State, from backbone params of the source or of the previous stage, merged."""
-        params, extra = _compiled_init(self.spec.method)(params, jax.random.fold_in(self.step_key(seed), 2**32 - 1))
+    def enter(self, params: Any, model_state: Any, seed: int, given: Given = NOTHING) -> State:
+        """The stage's first State, from backbone params of the source or of the previous stage, merged.
+
+        `given` is of the shapes in the field of this name.
+        """
+        key = jax.random.fold_in(self.step_key(seed), 2**32 - 1)
+        params, extra = _compiled_init(self.spec.method)(params, key, given)
         return make_state(self.spec, params, model_state, extra, self.hparams, self.step_key(seed))
 
     def step_key(self, seed: int) -> jax.Array:
@@ -74,7 +80,7 @@ class Stage:
 
     def blank(self, seed: int) -> State:
         """The shapes of the stage's State, to be filled from a checkpoint."""
-        return jax.eval_shape(lambda p, m: self.enter(p, m, seed), *port_shapes(self.spec.port))
+        return jax.eval_shape(lambda p, m, g: self.enter(p, m, seed, g), *port_shapes(self.spec.port), self.given)
 
     def batch(self) -> dict[str, Any]:
         """Shapes of one training batch, with those of the streams beside the main one."""
@@ -138,7 +144,9 @@ def make_stages(
         _, model_state = port_shapes(port)
         method = make_method(config, port, where)
         beside = stream_specs(experiment, config, method, port, where)
-        full, extra = _method_shapes(method, port)
+        _check_task(method, config, config.task or experiment.task.name, where)
+        needs = given_shapes(method, port, task)
+        full, extra = _method_shapes(method, port, task)
         for path, leaf in rules.flatten(full).items():
             if math.prod(leaf.shape) > LARGEST:  # XLA would abort without naming the parameter
                 raise InputError(f"{path} would have shape {leaf.shape}; make config.model or {where}.options smaller")
@@ -163,6 +171,7 @@ def make_stages(
                 spec=spec,
                 hparams=_hparams(config, method, task_hparams, where) | stream_hparams(experiment, beside),
                 shapes=(full, model_state, extra),
+                given=needs,
                 notes=tuple(_notes(config, method, groups, len(port.norms(model_state) - spec.eval_norms), where)),
             )
         )
@@ -171,8 +180,33 @@ def make_stages(
 
 
 @functools.lru_cache(maxsize=64)
-def _method_shapes(method: Method, port: Port) -> tuple[Any, Any]:
-    return jax.eval_shape(method.init, port_shapes(port)[0], jax.random.key(0))
+def _method_shapes(method: Method, port: Port, task: Task) -> tuple[Any, Any]:
+    return jax.eval_shape(method.init, port_shapes(port)[0], jax.random.key(0), given_shapes(method, port, task))
+
+
+@functools.lru_cache(maxsize=64)
+def given_shapes(method: Method, port: Port, task: Task) -> Given:
+    """What `init` will be given, as ShapeDtypeStructs; an unknown source's head is as wide as the model's own."""
+    head, measured = None, None
+    if method.source_outputs is not None:
+        leaves = rules.flatten(port_shapes(port.with_parts(()).with_outputs(method.source_outputs or port.outputs))[0])
+        head = {path: leaf for path, leaf in leaves.items() if path.startswith(f"{port.head}/")}
+    if method.measure is not None:
+        measure = make_measure(port, task, method)
+        rows = jax.eval_shape(measure, *port_shapes(port), Given(head=head), example_batch(port, task, 2))
+        for leaf in jax.tree.leaves(rows):
+            if leaf.shape[:1] != (2,):
+                raise InputError(f"measure gives {list(leaf.shape)} for 2 examples; expected a row for each of them")
+        measured = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], "float32"), rows)
+    return Given(head=head, measured=measured)
+
+
+def _check_task(method: Method, config: StageConfig, task: str, where: str) -> None:
+    if method.tasks and task not in method.tasks:
+        raise InputError(
+            f"{where}.method: {config.method!r} learns the task {' or '.join(method.tasks)}, config.task is {task!r}; "
+            "choose another of the two"
+        )
 
 
 def make_method(config: StageConfig, port: Port, where: str = "config") -> Method:
@@ -286,10 +320,14 @@ def _execution(config: StageConfig, port: Port, where: str) -> Execution:
     )
 
 
+def _rate(config: StageConfig, method: Method, group: str) -> float:
+    return config.rates[group] if group in config.rates else config.lr * method.scales.get(group, 1.0)
+
+
 def _hparams(config: StageConfig, method: Method, task_hparams: Mapping[str, float], where: str) -> dict[str, float]:
     groups = sorted({group for _, group in method.rules} - {FROZEN})
     hparams = {
-        **{f"lr/{group}": config.rates.get(group, config.lr) for group in groups},
+        **{f"lr/{group}": _rate(config, method, group) for group in groups},
         **{name: getattr(config, name) for name in ("layer_decay", "weight_decay", "momentum", "b2")},
         "clip": config.clip or math.inf,
         "warmup": float(config.warmup),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxfer import streams as beside
-from jaxfer.method import FROZEN, Context, Method
+from jaxfer.method import FROZEN, Context, Given, Method
 from jaxfer.models.execution import PLAIN, Execution
 from jaxfer.models.port import Port, Training
 from jaxfer.optim import Leaf, make_tx
@@ -123,7 +123,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
         trainable, frozen = split(state.params, trainable_paths)
 
         def context(params, batch, key, taps=None, shown=None):
-            def evaluate(backbone):
+            def evaluate(backbone, batch=batch):
                 return port.apply(backbone, state.model_state, batch)[0]
 
             extra, hparams = state.extra, state.hparams
@@ -243,6 +243,20 @@ def make_eval_step(spec: StepSpec) -> Callable[[Any, Any, Any, Batch], dict[str,
         return {**task.scores(outputs, batch), "collected": task.collect(outputs, batch)}
 
     return eval_step
+
+
+def make_measure(port: Port, task: Task, method: Method) -> Callable[[Any, Any, Given, Batch], Any]:
+    """(backbone params, model_state, given, batch) -> what the method measures of each example: leaves [batch, ...]."""
+
+    def measure(params: Any, model_state: Any, given: Given, batch: Batch) -> Any:
+        def evaluate(backbone, batch=batch):
+            return port.apply(backbone, model_state, batch)[0]
+
+        taps = port.forward(params, model_state, batch, taps=method.taps).taps if method.taps else {}
+        step, key = jnp.zeros((), jnp.int32), jax.random.key(0)
+        return method.measure(Context(evaluate, task, batch, params, None, {}, {}, step, key, taps), given)
+
+    return measure
 
 
 def _averaged(axis: str, new: jax.Array, old: jax.Array) -> jax.Array:

@@ -47,6 +47,15 @@ COMMANDS = {
         "show c.py --config.task.name=similarity --config.task.loss=cosin",
         ["unknown config.task.loss 'cosin'", "nearest: 'cosine'"],
     ),
+    # methods that read their source's head
+    "co-tuning from scratch": (
+        "show c.py --config.method=cotuning",
+        ["'cotuning' reads the head of a source that classifies", "config.init is 'scratch'", "use another method"],
+    ),
+    "co-tuning after another stage": (
+        "show c.py:stages --config.init=run:runs/done --config.stage.full.method=cotuning",
+        ["config.stage.full.method: 'cotuning' reads the source's head", "don't keep", "make it the first stage"],
+    ),
     # selection rules
     "misspelt freeze rule": (
         "show c.py --config.freeze=blok_0/.*",

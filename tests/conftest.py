@@ -101,7 +101,7 @@ def _memory():
     if _resident() > MEMORY:
         import jax
 
-        from jaxfer import stages
+        from jaxfer import ports, stages
         from jaxfer.training import programs
 
         for cached in (
@@ -112,7 +112,7 @@ def _memory():
             programs.eval_step,
         ):
             cached.cache_clear()
-        for cached in (stages._compiled_init, stages.compiled_port_init):
+        for cached in (stages._compiled_init, ports.compiled_port_init):
             cached.cache_clear()
         jax.clear_caches()
         gc.collect()

@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxfer import rules
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.errors import RuleError
+from jaxfer.method import NOTHING
 from jaxfer.models.port import Training
 from jaxfer.optim import Leaf, make_tx, schedule
 from jaxfer.parallel.placement import placement
@@ -175,7 +176,8 @@ def test_trap_dropout_in_frozen_units_is_off():
     assert not np.array_equal(hidden({"block_1"}, 1), hidden({"block_1"}, 2))
     # An adapter makes its unit live.
     method = METHODS.make("lora", port, targets=("block_1/.*",))
-    assert {port.unit(path) for path in flatten(method.init(params, jax.random.key(0))[0]["lora"])} == {"block_1"}
+    adapted, _ = method.init(params, jax.random.key(0), NOTHING)
+    assert {port.unit(path) for path in flatten(adapted["lora"])} == {"block_1"}
 
 
 def test_trap_a_donated_anchor_is_a_copy():
@@ -229,7 +231,7 @@ def test_trap_lora_takes_each_kernel_by_its_input_axes(case):
     """Attention's output kernels sum over two axes, convolutions over three: the delta must match each."""
     stage = tiny_stage(case, method="lora", options={"rank": 2})
     params, _ = backbone(stage)
-    full, _ = stage.spec.method.init(params, jax.random.key(1))
+    full, _ = stage.spec.method.init(params, jax.random.key(1), NOTHING)
     kernels, low = flatten(params), flatten(full["lora"])
     for site in {path.rsplit("/", 1)[0] for path in low}:
         kernel, a, b = kernels[f"{site}/kernel"], low[f"{site}/a"], low[f"{site}/b"]

@@ -17,7 +17,7 @@ from etils import epath
 
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.conformance import tiny
-from jaxfer.conformance.training import backbone, batches, continue_training, outputs, tiny_stage, train
+from jaxfer.conformance.training import batches, continue_training, entered, outputs, tiny_stage, train
 from jaxfer.method import FROZEN
 from jaxfer.models.port import Port
 from jaxfer.parallel.placement import placement
@@ -89,7 +89,7 @@ def merging_gives_the_backbone_back(method: str, case: str) -> str | None:
 
 def frozen_leaves_stay_bitwise_and_trainable_ones_move(method: str, case: str) -> str | None:
     stage = tiny_stage(case, method=method, lr=1e-2, weight_decay=0.1)
-    before = flatten(stage.enter(*backbone(stage), 0).params)
+    before = flatten(entered(stage).params)
     state, _ = train(stage, 3)
     after, trainable = flatten(state.params), stage.spec.trainable
     if not after.keys() == before.keys() == dict(stage.spec.leaves).keys():
@@ -107,7 +107,7 @@ def one_compile_for_four_rates_and_decays(method: str, case: str) -> str | None:
     programs, losses = set(), set()
     for rate, decay in [(1e-3, 0.0), (1e-2, 0.01), (3e-2, 0.1), (0.1, 0.5)]:
         member = tiny_stage(case, method=method, lr=rate, weight_decay=decay)
-        state = member.enter(*backbone(member), 0)
+        state = entered(member)
         program, _ = train_program(member.spec, state, batch, where)
         for _ in range(3):
             state, metrics = program.call(state, batch)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxfer.method import Given
 from jaxfer.models.port import Port
 from jaxfer.ports import port_shapes
 from jaxfer.registry import MODELS
@@ -152,6 +153,14 @@ def batch(port: Port, examples: int = 4, seed: int = 0) -> dict[str, jax.Array]:
     """A random batch with the port's input fields."""
     rng = np.random.default_rng(seed)
     return {name: FIELDS[name](rng, port, examples) for name in port.inputs}
+
+
+def given(shapes: Given, seed: int = 0) -> Given:
+    """What a method's `init` is given: random leaves of these shapes, positive where they stand for a measurement."""
+    rng = np.random.default_rng(seed)
+    head = None if shapes.head is None else {path: _normal(rng, leaf.shape) for path, leaf in shapes.head.items()}
+    measured = jax.tree.map(lambda s: jnp.asarray(rng.uniform(0.5, 1.5, s.shape), jnp.float32), shapes.measured)
+    return Given(head=head, measured=measured)
 
 
 def draw(port: Port, seed: int = 0) -> tuple[Any, Any]:

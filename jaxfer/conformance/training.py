@@ -63,6 +63,11 @@ def backbone(stage: Stage, seed: int = 0) -> tuple[Any, Any]:
     return tiny.draw(stage.spec.port, seed)
 
 
+def entered(stage: Stage, seed: int = 0) -> State:
+    """The stage's first State on that backbone, with a random head of a source and a random measurement if it asks."""
+    return stage.enter(*backbone(stage, seed), seed, tiny.given(stage.given, seed))
+
+
 def batches(stage: Stage, steps: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
     """Random training batches of the stage's size."""
     rng, port, size = np.random.default_rng(seed), stage.spec.port, stage.config.batch_size
@@ -86,7 +91,7 @@ def _drawn(rng: np.random.Generator, port: Port, shapes: Mapping[str, Any], size
 def train(stage: Stage, steps: int, *, seed: int = 0, **parallel: Any) -> tuple[State, list[float]]:
     """(State after so many steps, loss of each) from the perturbed backbone, on one device or as `parallel` says."""
     where = placement(ParallelConfig(**{"devices": 1, **parallel}), [stage.config.batch_size])
-    state = where.place(stage.spec, stage.enter(*backbone(stage, seed), seed))
+    state = where.place(stage.spec, entered(stage, seed))
     return continue_training(stage, state, where, batches(stage, steps, seed))
 
 

@@ -41,7 +41,7 @@ def method(port: Port, *, kind: str = "houlsby", bottleneck: int = 48) -> Method
     after = getattr(port.module, "norm", "post") == "post"
     places = {"houlsby": ("attn/out", "mlp/fc2"), "pfeiffer": ("norm_2",) if after else ("mlp/fc2",)}[kind]
 
-    def init(params, key):
+    def init(params, key, given):
         leaves = rules.flatten(params)
         blocks = dict.fromkeys(path.split("/")[0] for path in leaves if re.match(r"block_\d+/attn/", path))
         sites = [f"{block}/{place}" for block in blocks for place in places]

@@ -31,7 +31,7 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 2) -> Method:
     if hidden < 1 or layers < 0:
         raise InputError(f"options: expected hidden >= 1 and layers >= 0, found hidden={hidden}, layers={layers}")
 
-    def init(params, key):
+    def init(params, key, given):
         kernel = flatten(params).get(f"{port.head}/kernel")
         if kernel is None:
             raise InputError("dann: the model has no output layer whose inputs could be compared; use another task")

@@ -21,8 +21,8 @@ def add(method: Method, port: Port) -> Method:
     def averaged(params, extra):
         return unflatten({**flatten(params), **extra["average"]})
 
-    def init(params, key):
-        params, base = method.init(params, key)
+    def init(params, key, given):
+        params, base = method.init(params, key, given)
         groups = resolve((), flatten(params), defaults=method.rules)
         return params, {"base": base, "average": {p: x for p, x in flatten(params).items() if groups[p] != FROZEN}}
 

@@ -16,7 +16,7 @@ from jaxfer.rules import flatten
 def method(port: Port) -> Method:
     """Groups: `head`, `backbone`. Hparams: `alpha` (pull to the start), `beta` (pull of the head to zero)."""
 
-    def init(params, key):
+    def init(params, key, given):
         # The anchor is the initial backbone; State copies it, so donating the parameters leaves it intact.
         return params, {path: leaf for path, leaf in flatten(params).items() if not path.startswith(f"{port.head}/")}
 

@@ -33,7 +33,7 @@ def method(port: Port, *, rank: int = 8, alpha: float = 16.0, targets: tuple[str
         raise InputError(f"lora: expected rank >= 1, found {rank}")
     scale = alpha / rank
 
-    def init(params, key):
+    def init(params, key, given):
         kernels = {path: leaf for path, leaf in rules.flatten(params).items() if path.endswith("/kernel")}
         inner = [path for path in kernels if not path.startswith((f"{port.head}/", f"{port.units[0]}/"))]
         chosen = rules.select(targets, kernels, what="lora target") if targets else frozenset(inner)

@@ -12,8 +12,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 
@@ -23,6 +26,24 @@ POOLED, TOKEN, VOCAB, DENSE, EMBEDDING = KINDS = ("pooled", "token", "vocab", "d
 def supported(factory: Callable[..., Any]) -> tuple[str, ...]:
     """The kinds of head that a family's factory takes: the constant `HEADS` of its module; most have the pooled one."""
     return getattr(inspect.getmodule(factory), "HEADS", (POOLED,))
+
+
+def read(layer: Mapping[str, jax.Array], features: jax.Array) -> jax.Array:
+    """The outputs [batch, outputs] of a pooled output layer, another than the model's own.
+
+    Args:
+      layer: {path below the layer: leaf}: `kernel` [width, outputs] and `bias`; or these of several layers in the order
+        of their names, of which the mean is taken.
+      features: what the model's own layer reads: [batch, width], or [batch, layers, width].
+    """
+    if "kernel" in layer:
+        return features.astype(jnp.float32) @ layer["kernel"] + layer.get("bias", 0.0)
+    names = sorted({path.split("/")[0] for path in layer})
+    parts = [
+        read({path.removeprefix(f"{name}/"): leaf for path, leaf in layer.items() if path.startswith(f"{name}/")}, x)
+        for name, x in zip(names, features.swapaxes(0, 1), strict=True)
+    ]
+    return sum(parts) / len(parts)
 
 
 def check(model: str, factory: Callable[..., Any], kind: str, task: str) -> None:

@@ -222,6 +222,10 @@ class Port:
         inside = tuple(port.computed(execution) for port in self.parts)
         return dataclasses.replace(self, execution=execution, parts=inside)
 
+    def with_outputs(self, outputs: int) -> Port:
+        """The same port with an output layer of another width."""
+        return dataclasses.replace(self, module=self.module.clone(outputs=outputs))
+
     def with_words(self) -> Port:
         """The same port whose text encodings keep the word of each token, for a task's targets."""
         encodings = (

@@ -27,6 +27,7 @@ class Start:
       dropped: other entries of its file.
       trained_head: {path below the head: leaf} of the source's own output layer, kept or not; {} for none.
       trained_on: (sha256 of the data, names of the classes) that it was trained on, where the source is a run.
+      head: {path: leaf} of the source's own output layer, kept for a method that asks for it; None otherwise.
     """
 
     params: Any
@@ -38,6 +39,7 @@ class Start:
     dropped: tuple[str, ...] = ()
     trained_head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     trained_on: tuple[str, tuple[str, ...]] = ("", ())
+    head: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ledger.json."""

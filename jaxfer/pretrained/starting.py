@@ -16,7 +16,7 @@ from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
 from jaxfer.models.heads import VOCAB
 from jaxfer.ports import compiled_port_init, port_shapes
-from jaxfer.pretrained import carrying, foreign, stream_heads
+from jaxfer.pretrained import carrying, foreign, source_head, stream_heads
 from jaxfer.pretrained.agreement import TRAINING_OPTIONS, completed
 from jaxfer.pretrained.foreign import is_foreign
 from jaxfer.pretrained.hub import Absent
@@ -152,6 +152,7 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
         unused=tuple(sorted(conversion.unused)),
         unwrapped=conversion.unwrapped,
         dropped=conversion.dropped,
+        head=source_head.of_checkpoint(checkpoint, stage, run.differs),
     )
 
 
@@ -200,6 +201,7 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
         unused=tuple(sorted(left)),
         trained_head={path.removeprefix(below): x for path, x in _leaves(*loaded).items() if path.startswith(below)},
         trained_on=(source.result["lineage"]["data_sha256"], source.classes),
+        head=source_head.of_params(loaded[0], stage),
     )
 
 

@@ -13,7 +13,7 @@ from jaxfer.method import FROZEN, Method
 def method(port, *, targets: tuple[str, ...] = (r"block_.*/kernel",)):
     """Groups: `scale`, `head`. Keyword arguments are options: `--config.options.targets=block_0/.*/kernel`."""
 
-    def init(params, key):  # adds leaves: ones for the output axes of each target
+    def init(params, key, given):  # adds leaves: ones for the output axes of each target
         kernels = rules.flatten(params)
         chosen = sorted(rules.select(targets, kernels, what="__NAME__ target"))
         inputs = rules.resolve((), chosen, defaults=port.input_axes)

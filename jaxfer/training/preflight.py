@@ -24,7 +24,7 @@ from jaxfer.ports import make_port
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs import tokenizer
 from jaxfer.stages import Stage, make_stages
-from jaxfer.training import streams
+from jaxfer.training import source_outputs, streams
 from jaxfer.training.fitted import fitted
 
 
@@ -90,7 +90,7 @@ def preflight(
       InputError: the first thing that is wrong in the config, the checkpoint's files, the data or for these devices.
     """
     known = described(config, folder)
-    experiment, assumed = resolve(known.config), known.notes
+    experiment, assumed = source_outputs.completed(resolve(known.config), folder), known.notes
     run, source = experiment.run, experiment.source
     batches = [(stage.batch_size, stage.accumulate) for _, stage in experiment.stages]
     sizes, slices = zip(*batches, *streams.sizes(experiment), strict=True)

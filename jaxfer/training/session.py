@@ -18,6 +18,7 @@ from jaxfer.config.experiment import Experiment
 from jaxfer.data.loader import Feed, train_batches
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, NonFiniteLoss
+from jaxfer.method import Given
 from jaxfer.parallel import cluster
 from jaxfer.parallel.placement import Placement, spread
 from jaxfer.pretrained import carrying, starting
@@ -29,6 +30,7 @@ from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.training import lineage, streams
 from jaxfer.training.evaluation import Evaluation, evaluate_streams
+from jaxfer.training.measured import measured
 from jaxfer.training.preemption import Notice
 from jaxfer.training.preflight import Preflight
 from jaxfer.training.profile import Lead, Trace, Waited
@@ -134,7 +136,7 @@ class Session:
             "best": None,
             "unevaluated": False,
         }
-        return self._enter(self.stages[0], start.params, start.model_state)
+        return self._enter(self.stages[0], start.params, start.model_state, start.head)
 
     def _extend(self, step: int, stop: int) -> None:
         """Extends the run to another length. The lineage records it: the result differs from a run of that length."""
@@ -156,11 +158,16 @@ class Session:
         blank = stage.blank(self.experiment.run.seed)
         return placed(blank, self.where.shardings(stage.spec, blank.params, blank))
 
-    def _enter(self, stage: Stage, params: Any, model_state: Any) -> State:
+    def _enter(self, stage: Stage, params: Any, model_state: Any, head: Any = None) -> State:
         """The stage's first State; parameters are split before the optimizer's state is made from them."""
+        given = Given(head=head)
+        if stage.spec.method.measure is not None:
+            split, size = self.data.splits["train"], self.experiment.run.eval_batch_size
+            what = measured(stage, params, model_state, given, split, self.where, size)
+            given = Given(head=head, measured=what)
         if self.where.shards:
-            params = spread(params, self.where.shardings(stage.spec, params, params))
-        return self.where.place(stage.spec, stage.enter(params, model_state, self.experiment.run.seed))
+            params, given = (spread(x, self.where.shardings(stage.spec, params, x)) for x in (params, given))
+        return self.where.place(stage.spec, stage.enter(params, model_state, self.experiment.run.seed, given))
 
     def _train_stage(self, stage: Stage, state: State) -> State:
         run, done = self.experiment.run, int(state.step)

@@ -51,14 +51,14 @@ def plant(tmp_path, monkeypatch):
         (
             "planted_growing",
             methods.a_training_step_maps_a_state_to_its_like,
-            "init=lambda params, key: (params, {'seen': jnp.zeros(2)}), "
+            "init=lambda params, key, given: (params, {'seen': jnp.zeros(2)}), "
             "update=lambda ctx, extra: {'seen': jnp.zeros(3)}",
             "the State after a step: extra/seen: expected float32[2], found float32[3]",
         ),
         (
             "planted_homeless",
             methods.added_parameters_name_their_unit,
-            "init=lambda params, key: ({**params, 'added': {'scale': jnp.ones(2)}}, {}), "
+            "init=lambda params, key, given: ({**params, 'added': {'scale': jnp.ones(2)}}, {}), "
             "view=lambda params, extra: {name: unit for name, unit in params.items() if name != 'added'}",
             "added/scale names no unit of the model (stem, block_0, block_1, block_2, head)",
         ),
@@ -72,7 +72,7 @@ def plant(tmp_path, monkeypatch):
         (
             "planted_unused",
             methods.frozen_leaves_stay_bitwise_and_trainable_ones_move,
-            "init=lambda params, key: ({**params, 'head_extra': {'head': {'out': jnp.zeros(2)}}}, {}), "
+            "init=lambda params, key, given: ({**params, 'head_extra': {'head': {'out': jnp.zeros(2)}}}, {}), "
             "view=lambda params, extra: {name: unit for name, unit in params.items() if name != 'head_extra'}",
             "head_extra/head/out did not change",
         ),

@@ -91,12 +91,24 @@ def lines(folder):
     return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder / "metrics.jsonl")]
 
 
+def needs_source(method):
+    return "source_outputs" in METHODS.schema(method)
+
+
+def source(case, folder):
+    """The folder of a finished run of the same model and data."""
+    jaxfer.run(tiny_config(case, steps=1, eval_batch_size=8), folder, quiet=True)
+    return folder
+
+
 def runs_resume_bitwise_and_share_one_program(method, case):
     """Whole runs, on one device and the pair's program; `full` on all four devices."""
     devices = {} if method == "full" else {"devices": 1}
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         whole, parts, other = (Path(folder, name) for name in ("whole", "parts", "other"))
-        config = tiny_config(case, method=method, steps=5, eval_every=3, log_every=2, seed=1, eval_batch_size=8)
+        begin = {"init": f"run:{source(case, Path(folder, 'source'))}"} if needs_source(method) else {}
+        fields = {"method": method, "eval_batch_size": 8, **begin}
+        config = tiny_config(case, steps=5, eval_every=3, log_every=2, seed=1, **fields)
         config.parallel.update(devices)
         before = _train_program.cache_info().misses
         jaxfer.run(config, whole, quiet=True)
@@ -113,7 +125,7 @@ def runs_resume_bitwise_and_share_one_program(method, case):
             leaves = zip(*(jax.tree.leaves(getattr(state, name)) for state in ends), strict=True)
             assert all(np.array_equal(a, b) for a, b in leaves), name
         assert lines(whole) == lines(parts)
-        config = tiny_config(case, method=method, seed=2, lr=1e-2, weight_decay=0.3, eval_batch_size=8)
+        config = tiny_config(case, seed=2, lr=1e-2, weight_decay=0.3, **fields)
         config.parallel.update(devices)
         jaxfer.run(config, other, quiet=True)
         assert _train_program.cache_info().misses == compiled
@@ -155,7 +167,7 @@ def test_what_update_makes_of_a_batch_is_the_same_under_pmap():
     stage = tiny_stage("resnet_basic", optimizer="sgd")
     method = dataclasses.replace(
         stage.spec.method,
-        init=lambda params, key: (params, {"label": np.float32(0), "kept": np.float32(1 / 3)}),
+        init=lambda params, key, given: (params, {"label": np.float32(0), "kept": np.float32(1 / 3)}),
         update=mean_label,
     )
     stage = dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, method=method))

@@ -9,6 +9,7 @@ import pytest
 
 import jaxfer
 from jaxfer.errors import InputError
+from jaxfer.method import NOTHING
 from jaxfer.models import bert
 from jaxfer.registry import METHODS
 from jaxfer.rules import flatten
@@ -21,7 +22,7 @@ def test_counts_on_bert_base(kind, bottleneck, count):
     port = bert.port(outputs=2)
     method = METHODS.make("adapter", port, kind=kind, bottleneck=bottleneck)
     shapes = jax.eval_shape(port.init, jax.random.key(0), port.example(1))[0]
-    params, _ = jax.eval_shape(method.init, shapes, jax.random.key(0))
+    params, _ = jax.eval_shape(method.init, shapes, jax.random.key(0), NOTHING)
     assert sum(leaf.size for path, leaf in flatten(params).items() if path.startswith("adapter/")) == count
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxfer.errors import InputError
+from jaxfer.method import NOTHING
 from jaxfer.registry import METHODS
 from jaxfer.rules import flatten, unflatten
 from jaxfer.step import make_eval_step
@@ -32,7 +33,7 @@ def test_adapters_change_every_targeted_kernel_and_merge_is_exact(case):
     """With b far from zero: intercepted logits = logits of the merged weights = W + (alpha / rank) a b by hand."""
     stage = tiny_stage(case, method="lora", options={"rank": 2, "alpha": 6.0, "targets": (".*/kernel",)})
     params, model_state = backbone(stage)
-    full, _ = stage.spec.method.init(params, jax.random.key(3))
+    full, _ = stage.spec.method.init(params, jax.random.key(3), NOTHING)
     leaves = flatten(full)
     rng = np.random.default_rng(0)
     for path in [path for path in leaves if path.endswith("/b")]:

@@ -7,6 +7,7 @@ import pytest
 
 from jaxfer import rules
 from jaxfer.errors import InputError
+from jaxfer.method import NOTHING
 from jaxfer.methods import lora
 from jaxfer.models import mobilenet_v1
 from jaxfer.models.mobilenet_v1 import STRIDES, relu6
@@ -118,11 +119,11 @@ def test_lora_adapts_the_pointwise_kernels_and_passes_the_windows_by():
     port = mobilenet_v1.port(outputs=3, depth_multiplier=0.1, image=(9, 9, 3))
     params, _ = jax.eval_shape(port.init, jax.random.key(0), port.example(1))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params)
-    adapted, _ = lora.method(port, rank=2).init(zeros, jax.random.key(0))
+    adapted, _ = lora.method(port, rank=2).init(zeros, jax.random.key(0), NOTHING)
     sites = {path.rsplit("/", 1)[0] for path in rules.flatten(adapted["lora"])}
     assert sites == {f"block_{i}/pointwise" for i in range(13)}
     with pytest.raises(InputError, match="lora target '.*/depthwise/window' matches no parameter"):
-        lora.method(port, targets=(".*/depthwise/window",)).init(zeros, jax.random.key(0))
+        lora.method(port, targets=(".*/depthwise/window",)).init(zeros, jax.random.key(0), NOTHING)
 
 
 @pytest.mark.parametrize(

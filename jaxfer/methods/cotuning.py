@@ -1,0 +1,63 @@
+"""Co-tuning: the source's head is trained on too, towards what the source's classes say of the target's.
+
+You et al., 2020, "Co-Tuning for Transfer Learning", NeurIPS, eq. 2: CE(target head, y_t) + trade_off * CE(source head,
+p(y_s | y_t)). The relation p(y_s | y_t) is the mean of the source head's softmax over the training examples of each
+target class, on the source's features (the paper's direct approach, section 3.2). The paper calibrates the source head
+first, on data of the source; here its softmax is taken as it is.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxfer.method import Method, task_loss
+from jaxfer.models import heads
+from jaxfer.models.port import FEATURES, Port
+from jaxfer.rules import flatten, unflatten
+
+
+def method(port: Port, *, source_outputs: int = 0) -> Method:
+    """Groups: `head`, `source_head` (at 0.1 of the rate), `backbone`. Hparam: `trade_off`.
+
+    Args:
+      port: the model.
+      source_outputs: classes of the source, filled in from `config.init`.
+    """
+
+    def layer(leaves):
+        return {path.removeprefix(f"{port.head}/"): leaf for path, leaf in leaves.items()}
+
+    def measure(ctx, given):  # [batch, target classes, source classes] and [batch, target classes]
+        chances = jax.nn.softmax(heads.read(layer(given.head), ctx.taps[FEATURES]))
+        of_class = jax.nn.one_hot(ctx.batch["label"], port.outputs)
+        return {"chances": of_class[:, :, None] * chances[:, None, :], "share": of_class}
+
+    def init(params, key, given):
+        relation = given.measured["chances"] / given.measured["share"][:, None]
+        return {**params, "cotuning": unflatten(given.head)}, {"relation": relation}
+
+    def view(params, extra):
+        return {name: unit for name, unit in params.items() if name != "cotuning"}
+
+    def loss(ctx, outputs):
+        value, metrics = task_loss(ctx, outputs)
+        logits = heads.read(layer(flatten(ctx.params["cotuning"])), ctx.taps[FEATURES])
+        wanted = ctx.extra["relation"][ctx.batch["label"]]
+        source = jnp.mean(optax.softmax_cross_entropy(logits, wanted))
+        return value + ctx.hparams["trade_off"] * source, {**metrics, "source_loss": source}
+
+    return Method(
+        rules=(("cotuning/.*", "source_head"), (f"{port.head}/.*", "head"), (".*", "backbone")),
+        source_outputs=source_outputs,
+        measure=measure,
+        init=init,
+        view=view,
+        merge=view,
+        taps=(FEATURES,),
+        loss=loss,
+        tasks=("classification",),
+        scales={"source_head": 0.1},
+        hparams={"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)), "trade_off": (2.3, (0.5, 1.0, 2.3))},
+    )

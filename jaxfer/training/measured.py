@@ -1,0 +1,84 @@
+"""What a method measures before its first step: a mean over all examples of a split, in evaluation mode."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfer.data.loader import Feed, eval_batches
+from jaxfer.data.split import Split
+from jaxfer.errors import InputError
+from jaxfer.method import Given, Method
+from jaxfer.models.port import Port
+from jaxfer.parallel.placement import Placement, spread
+from jaxfer.stages import Stage
+from jaxfer.step import make_measure
+from jaxfer.task import Task
+
+LARGEST = 2**28  # bytes of what one device measures at once: a row for each example may be as large as the model
+
+
+def measured(
+    stage: Stage, params: Any, model_state: Any, given: Given, split: Split, where: Placement, batch_size: int
+) -> Any:
+    """The mean of `Method.measure` over a split: a tree of float32 on the host, as `stage.given.measured`.
+
+    Sums of a batch are taken in float32 on the devices, without the padding, and those of the batches in float64.
+
+    Args:
+      stage: what is entered.
+      params: of the backbone.
+      model_state: its running statistics.
+      given: with the source's head, where the method asks for it.
+      split: the examples; fields and targets are those of the stage.
+      where: the devices.
+      batch_size: examples at once, at most; fewer where what is measured of one is large.
+
+    Raises:
+      InputError: what was measured is not finite.
+    """
+    spec, size = stage.spec, _batch_size(stage, len(split), where, batch_size)
+    read = spec.task.expanded(split, spec.port.encodings)
+    feed = Feed(split=read, encodings=spec.port.encodings, targets=spec.task.targets)
+    applied = where.applied(spec)
+    total = _totals(applied.model, spec.task, spec.method)
+    arguments = [spread(tree, where.shardings(spec, params, tree)) for tree in (params, model_state, given)]
+    sums: Any = None
+    for batch in where.feed(_batches(feed, size, where), train=False):
+        mask = batch.pop("mask")
+        part = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(total(*arguments, batch, mask)))
+        sums = part if sums is None else jax.tree.map(np.add, sums, part)
+    mean = jax.tree.map(lambda x: (x / len(read)).astype(np.float32), sums)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(mean)):
+        raise InputError(
+            f"method {stage.config.method!r} measured values that are not finite on the source's parameters; choose "
+            "another config.init"
+        )
+    return mean
+
+
+def _batches(feed: Feed, size: int, where: Placement) -> Iterator[dict[str, np.ndarray]]:
+    return eval_batches(feed, batch_size=size, rows=where.rows(size))
+
+
+def _batch_size(stage: Stage, examples: int, where: Placement, largest: int) -> int:
+    row = sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(stage.given.measured))
+    return where.rounded(max(1, min(largest, examples, where.parts * LARGEST // max(row, 1))))
+
+
+@functools.lru_cache(maxsize=16)
+def _totals(port: Port, task: Task, method: Method) -> Any:
+    """(params, model_state, given, batch, mask) -> the sums over the examples that are no padding."""
+    measure = make_measure(port, task, method)
+
+    def total(params: Any, model_state: Any, given: Given, batch: Any, mask: jax.Array) -> Any:
+        rows = measure(params, model_state, given, batch)
+        return jax.tree.map(lambda x: jnp.tensordot(mask, x.astype(jnp.float32), 1), rows)
+
+    return jax.jit(total)
