@@ -5,6 +5,7 @@ The protocol is in `protocol.py`, what is compared in `arms.py`, verdicts in `fi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,8 @@ from jaxfer.comparison.protocol import Design, claim, make_design, select, selec
 from jaxfer.errors import CellsFailed
 from jaxfer.runs import seal
 from jaxfer.runs.folder import locked
-from jaxfer.sweeps import run_cells, table
-from jaxfer.sweeps.executor import FAILED, Outcome
+from jaxfer.sweeps import check_processes, run_cells, table
+from jaxfer.sweeps.executor import FAILED, Outcome, Pool
 from jaxfer.terminal import page_of, say
 from jaxfer.training.progress import Reporter
 
@@ -68,10 +69,24 @@ def compare(
       CellsFailed: some run ended with an error: nothing was selected, and test stays sealed.
       Preempted: SIGTERM came; every run under way is saved.
     """
+    check_processes(processes)
+    with Pool(processes) if processes > 1 else contextlib.nullcontext() as pool:  # they import while this one plans
+        return _compare(spec, workdir, overrides or {}, processes=processes, pool=pool, quiet=quiet)
+
+
+def _compare(
+    spec: str,
+    workdir: str | epath.Path,
+    overrides: Mapping[str, Any],
+    *,
+    processes: int,
+    pool: Pool | None,
+    quiet: bool,
+) -> Comparison:
     from jaxfer.evals import baselines  # scikit-learn is slow to import
 
-    spec = config.spelled(spec)
-    design, folder = make_design(spec, overrides or {}), files.opened(workdir)
+    spec, running = config.spelled(spec), dict(processes=processes, pool=pool, quiet=quiet)
+    design, folder = make_design(spec, overrides), files.opened(workdir)
     for note in design.notes:
         Reporter(quiet=quiet).say(f"note: {note}")
     task, classes = design.ready.experiment.task.name, len(design.ready.data.classes)
@@ -82,12 +97,14 @@ def compare(
     tuning = [*design.sources, *design.tuning.values()]
     with locked(folder):
         claim(folder, design)
-        outcomes = run_cells(tuning, folder, processes=processes, quiet=quiet)
+        outcomes = run_cells(tuning, folder, **running)
         _all_ended(outcomes, folder)
         selected, tuned = select(design, outcomes), tune_baselines(design, kinds)
         record, opened = selection_record(design, selected, [dataclasses.asdict(b) for b in tuned])
         seal.write_selection(folder, record, opened)
-        outcomes |= _read_test(design, opened, folder, outcomes, processes=processes, quiet=quiet)
+        outcomes |= _read_test(design, opened, folder, outcomes, **running)
+        if pool is not None:
+            pool.release()
         simplest = test_baselines(design, kinds, tuned)
         judged = findings(design, selected, outcomes, simplest, folder)
         files.write_json(folder / "comparison.json", tables.as_json(design, judged, simplest))

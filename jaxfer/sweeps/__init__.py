@@ -16,12 +16,11 @@ from etils import epath
 from jaxfer import config, files
 from jaxfer.errors import InputError
 from jaxfer.evals.intervals import too_few
-from jaxfer.report import plots
 from jaxfer.runs import seal
 from jaxfer.runs.folder import locked
 from jaxfer.sweeps import cells, table
 from jaxfer.sweeps.cells import Cell, Job
-from jaxfer.sweeps.executor import DIVERGED, FAILED, Outcome, execute
+from jaxfer.sweeps.executor import DIVERGED, FAILED, Outcome, Pool, execute
 from jaxfer.sweeps.table import Row
 from jaxfer.terminal import page_of, say
 from jaxfer.training.progress import Reporter
@@ -70,6 +69,8 @@ def sweep(
       InputError: a cell's config is wrong; nothing has been run.
       Preempted: SIGTERM came; every cell under way is saved.
     """
+    from jaxfer.report import plots  # matplotlib is slow to import, and no process that runs cells needs it
+
     spec = config.spelled(spec)
     jobs = cells.make_jobs(spec, cells.expand(spec, overrides))
     folder = files.opened(workdir)
@@ -98,7 +99,13 @@ def sweep(
 
 
 def run_cells(
-    jobs: Sequence[Job], folder: epath.Path, *, processes: int = 1, quiet: bool = False, again: str = ""
+    jobs: Sequence[Job],
+    folder: epath.Path,
+    *,
+    processes: int = 1,
+    pool: Pool | None = None,
+    quiet: bool = False,
+    again: str = "",
 ) -> dict[str, Outcome]:
     """Runs the missing cells, reports progress and keeps cells.json up to date.
 
@@ -106,10 +113,11 @@ def run_cells(
       jobs: each after the cell it starts from.
       folder: of the sweep.
       processes: how many run side by side.
+      pool: as many processes that are there already.
       quiet: print warnings only.
       again: said in place of a line for each cell where cells that cells.json knows are asked for something more.
     """
-    _check_processes(processes)
+    check_processes(processes)
     reporter = Reporter(quiet=quiet)
     standing = _Standing({p.key: p.cell.name for p in reversed(jobs)}, reporter, plain=not again)
 
@@ -126,7 +134,7 @@ def run_cells(
             reporter.say(f"note: {note}")
         reporter.begin(len(standing.names), 0)
         try:
-            outcomes = execute(jobs, folder, processes=processes, told=standing.told)
+            outcomes = execute(jobs, folder, processes=processes, pool=pool, told=standing.told)
         finally:
             keep_index()
     if not again:
@@ -169,7 +177,8 @@ class _Standing:
         return " · ".join(notes)
 
 
-def _check_processes(processes: int) -> None:
+def check_processes(processes: int) -> None:
+    """`InputError` for a number of processes that can't run side by side here."""
     if type(processes) is not int or processes < 1:
         raise InputError(f"--processes: expected at least 1, found {processes}")
     if processes > 1:

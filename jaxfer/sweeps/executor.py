@@ -54,13 +54,16 @@ class Outcome:
 Told = Callable[[Job, Outcome], None]
 
 
-def execute(jobs: Sequence[Job], folder: epath.Path, *, processes: int = 1, told: Told) -> dict[str, Outcome]:
+def execute(
+    jobs: Sequence[Job], folder: epath.Path, *, processes: int = 1, pool: Pool | None = None, told: Told
+) -> dict[str, Outcome]:
     """Runs every cell that is not finished under `folder`.
 
     Args:
       jobs: each after the cell it starts from.
       folder: of the sweep.
       processes: 1 runs here, one cell after another; more run side by side, each compiling for itself.
+      pool: processes that are there already, used in place of new ones; after an error they have ended.
       told: of every outcome, as it comes.
 
     Returns:
@@ -73,13 +76,18 @@ def execute(jobs: Sequence[Job], folder: epath.Path, *, processes: int = 1, told
     queue = _Queue(cells, told)
     with preemption_notice() as notice:
         notice.grace = max((cell.config.get("grace", 0.0) for cell in cells), default=0.0)
-        if processes == 1:
+        if pool is None and processes == 1:
             while cell := queue.next(frozenset()):
                 queue.finished(cell, _attempt(cell, folder))
                 if notice and not queue.done:
                     raise _stopped(queue, notice)
         else:
-            _side_by_side(queue, folder, min(processes, len(cells)), notice)
+            with contextlib.nullcontext(pool) if pool is not None else Pool(min(processes, len(cells))) as pool:
+                try:
+                    _side_by_side(queue, folder, pool, notice)
+                except BaseException:  # here, where SIGTERM still waits for what they save
+                    pool.close(notice.grace)
+                    raise
     return queue.outcomes
 
 
@@ -166,80 +174,123 @@ class _Worker:
     pipe: multiprocessing.connection.Connection
     cell: Job | None = None
     compiled: frozenset[Any] = frozenset()
+    used: bool = False
 
-    def sent(self, cell: Job) -> bool:
+    def sent(self, cell: Job, folder: epath.Path) -> bool:
         """Sends the worker a cell; False where its process has ended."""
+        self.used = True
         try:
-            self.pipe.send((cell.key, cell.config.to_dict()))
+            self.pipe.send((str(folder), cell.key, cell.config.to_dict()))
         except OSError:
             return False
         return True
 
 
-def _side_by_side(queue: _Queue, folder: epath.Path, count: int, notice: Notice) -> None:
-    with _workers(count, folder, notice) as (workers, start):
-        while not queue.done:
-            for worker in [w for w in workers if w.cell is None]:
-                others = frozenset().union(*(w.compiled for w in workers if w is not worker))
-                cell = queue.next(worker.compiled, others)
-                if cell is None:
-                    continue
-                if not worker.sent(cell):  # killed while idle
-                    worker.process.join()
-                    workers[workers.index(worker)] = worker = start()
-                    worker.sent(cell)
-                worker.cell, worker.compiled = cell, worker.compiled | frozenset(cell.programs)
-            for pipe in multiprocessing.connection.wait([w.pipe for w in workers if w.cell is not None], timeout=0.2):
-                worker = next(w for w in workers if w.pipe is pipe)
-                try:
-                    outcome = pipe.recv()
-                except (EOFError, OSError):  # OSError: it died before it had read its cell
-                    worker.process.join()
-                    if notice:
-                        break
-                    code = worker.process.exitcode
-                    outcome = Outcome(status=FAILED, message=f"its process died (exit code {code}); out of memory?")
-                    workers[workers.index(worker)] = start()
-                queue.finished(worker.cell, outcome)
-                worker.cell = None
-            if notice and not queue.done:
-                for worker in workers:
-                    worker.process.terminate()
-                for worker in workers:
-                    worker.process.join()
-                raise _stopped(queue, notice)
+class Pool:
+    """Processes that run cells. They begin to import at once, and keep the programs that they have compiled.
 
+    Attributes:
+      workers: as many as were asked for; one that died is replaced.
+    """
 
-@contextlib.contextmanager
-def _workers(count: int, folder: epath.Path, notice: Notice) -> Iterator[tuple[list[_Worker], Callable[[], _Worker]]]:
-    context = multiprocessing.get_context("spawn")  # a fork of a process with JAX's threads hangs
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / count:.2f}")  # a GPU is shared
-
-    def start(attempts: int = 3) -> _Worker:
-        parent_end, child_end = context.Pipe()
-        # Not a daemon: daemons can't start loader processes. `_serve` ends it with its parent.
-        process = context.Process(target=_serve, args=(child_end, str(folder), compilation_cache.in_use()))
+    def __init__(self, processes: int):
+        self._context = multiprocessing.get_context("spawn")  # a fork of a process with JAX's threads hangs
+        if processes:
+            os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / processes:.2f}")  # a GPU is shared
+        self.workers: list[_Worker] = []
         try:
-            process.start()
+            for _ in range(processes):
+                self.workers.append(self._start())
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self, attempts: int = 3) -> _Worker:
+        parent_end, child_end = self._context.Pipe()
+        # Not a daemon: daemons can't start loader processes. `_serve` ends it with its parent.
+        process = self._context.Process(target=_serve, args=(child_end, compilation_cache.in_use()))
+        try:
+            with _without_interrupts():
+                process.start()
         except BrokenPipeError:  # it was killed before it had read its arguments
             if attempts == 1:
                 raise
-            return start(attempts - 1)
+            return self._start(attempts - 1)
         finally:
             child_end.close()
         return _Worker(process, parent_end)
 
-    workers = [start() for _ in range(count)]
-    try:
-        yield workers, start
-    finally:
-        for worker in workers:
+    def replaced(self, worker: _Worker) -> _Worker:
+        """A new worker in the place of one whose process has ended."""
+        fresh = self.workers[self.workers.index(worker)] = self._start()
+        return fresh
+
+    def release(self) -> None:
+        """Lets processes that have nothing to run end, which takes them a second; `close` waits for them."""
+        for worker in self.workers:
             worker.pipe.close()
-            if worker.cell is not None:  # an interrupt: the worker saves its cell
+
+    def close(self, seconds: float = 0.0) -> None:
+        """Ends every process; one that runs a cell saves it, for which it has the grace that `seconds` configures."""
+        self.release()
+        for worker in self.workers:
+            # An interrupt: the worker saves its cell. One that never had any may still be importing.
+            if worker.cell is not None or not worker.used:
                 worker.process.terminate()
-        for worker in workers:
-            worker.process.join(timeout=10 if worker.cell is None else grace(notice.grace))
+        for worker in self.workers:
+            worker.process.join(timeout=10 if worker.cell is None else grace(seconds))
             worker.process.kill()
+        self.workers = []
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """A process that starts in here inherits that Ctrl-C waits: it would end its imports with a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _side_by_side(queue: _Queue, folder: epath.Path, pool: Pool, notice: Notice) -> None:
+    workers = pool.workers
+    while not queue.done:
+        for worker in [w for w in workers if w.cell is None]:
+            others = frozenset().union(*(w.compiled for w in workers if w is not worker))
+            cell = queue.next(worker.compiled, others)
+            if cell is None:
+                continue
+            if not worker.sent(cell, folder):  # killed while idle
+                worker.process.join()
+                worker = pool.replaced(worker)
+                worker.sent(cell, folder)
+            worker.cell, worker.compiled = cell, worker.compiled | frozenset(cell.programs)
+        for pipe in multiprocessing.connection.wait([w.pipe for w in workers if w.cell is not None], timeout=0.2):
+            worker = next(w for w in workers if w.pipe is pipe)
+            try:
+                outcome = pipe.recv()
+            except (EOFError, OSError):  # OSError: it died before it had read its cell
+                worker.process.join()
+                if notice:
+                    break
+                code = worker.process.exitcode
+                outcome = Outcome(status=FAILED, message=f"its process died (exit code {code}); out of memory?")
+                pool.replaced(worker)
+            queue.finished(worker.cell, outcome)
+            worker.cell = None
+        if notice and not queue.done:
+            for worker in workers:
+                worker.process.terminate()
+            for worker in workers:
+                worker.process.join()
+            raise _stopped(queue, notice)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +301,7 @@ class _Sent:
     config: ConfigDict
 
 
-def _serve(pipe: multiprocessing.connection.Connection, folder: str, cache: str | None) -> None:
+def _serve(pipe: multiprocessing.connection.Connection, cache: str | None) -> None:
     """A worker's main loop: ends with its pipe, at SIGTERM once its cell is saved, at once if its parent is gone."""
 
     def orphaned() -> None:
@@ -259,8 +310,9 @@ def _serve(pipe: multiprocessing.connection.Connection, folder: str, cache: str 
 
     threading.Thread(target=orphaned, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's Ctrl-C reaches the whole group; the parent decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # it was held back meanwhile
     compilation_cache.enable(cache and Path(cache))
     with contextlib.suppress(EOFError, OSError):
         while True:
-            key, config = pipe.recv()
+            folder, key, config = pipe.recv()
             pipe.send(_attempt(_Sent(key, ConfigDict(config)), epath.Path(folder)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -286,26 +285,45 @@ def test_a_comparisons_folder_is_refused(config, tmp_path):
 
 
 @pytest.mark.system
-def test_an_idle_worker_that_is_killed_is_replaced(config, tmp_path, monkeypatch):
+def test_an_idle_worker_that_is_killed_is_replaced(config, tmp_path):
     """While the other runs the source, there is nothing for it to do; then there is."""
-    real, started = executor._workers, []
-
-    @contextlib.contextmanager
-    def seen(*args):
-        with real(*args) as (workers, start):
-            started.append(workers)
-            yield workers, start
-
-    def told(cell, outcome):
-        if cell.cell.name == "source":
-            (idle,) = (worker for worker in started[0] if worker.cell is None)
-            idle.process.kill()
-            idle.process.join()
-
-    monkeypatch.setattr(executor, "_workers", seen)
     planned = sweeps.cells.make_jobs(config, sweeps.cells.expand(config))[:3]
-    outcomes = executor.execute(planned, epath.Path(tmp_path / "sweep"), processes=2, told=told)
+    with executor.Pool(2) as pool:
+
+        def told(cell, outcome):
+            if cell.cell.name == "source":
+                (idle,) = (worker for worker in pool.workers if worker.cell is None)
+                idle.process.kill()
+                idle.process.join()
+
+        outcomes = executor.execute(planned, epath.Path(tmp_path / "sweep"), pool=pool, told=told)
     assert [outcomes[p.key].status for p in planned] == ["done"] * 3
+
+
+@pytest.mark.system
+def test_a_pool_keeps_its_processes_and_their_programs(config, tmp_path):
+    """For cells that come later, as the reading of a comparison's test split does; one killed meanwhile is replaced."""
+    planned = sweeps.cells.make_jobs(config, sweeps.cells.expand(config))[:1]
+    with executor.Pool(1) as pool:
+        (worker,) = pool.workers
+        outcomes = [
+            executor.execute(planned, epath.Path(tmp_path / name), pool=pool, told=lambda *_: None)[planned[0].key]
+            for name in ("first", "second")
+        ]
+        assert [outcome.compiles for outcome in outcomes] == [1, 0] and pool.workers == [worker]
+        worker.process.kill()
+        worker.process.join()
+        outcome = executor.execute(planned, epath.Path(tmp_path / "third"), pool=pool, told=lambda *_: None)
+        assert outcome[planned[0].key].compiles == 1 and pool.workers != [worker]
+        (worker,) = pool.workers
+    assert worker.process.exitcode == 0
+
+
+def test_a_pool_that_was_never_used_ends_at_once():
+    """A config's mistake must not wait for the imports of processes that have nothing to do."""
+    with executor.Pool(2) as pool:
+        processes = [worker.process for worker in pool.workers]
+    assert [process.exitcode for process in processes] == [-signal.SIGTERM] * 2
 
 
 def test_a_worker_that_dies_while_it_starts_fails_its_cell(config, tmp_path, monkeypatch):
@@ -313,15 +331,16 @@ def test_a_worker_that_dies_while_it_starts_fails_its_cell(config, tmp_path, mon
     here, there = multiprocessing.Pipe()
 
     class Doomed(executor._Worker):
-        def sent(self, cell):
-            found = super().sent(cell)
+        def sent(self, cell, folder):
+            found = super().sent(cell, folder)
             there.close()
             return found
 
     process = types.SimpleNamespace(join=lambda: None, exitcode=-9)
-    workers = contextlib.nullcontext(([Doomed(process, here)], lambda: None))
-    monkeypatch.setattr(executor, "_workers", lambda *_: workers)
+    pool = executor.Pool(0)
+    pool.workers.append(Doomed(process, here))
+    monkeypatch.setattr(pool, "_start", lambda: None)
     (cell,) = sweeps.cells.make_jobs(config, sweeps.cells.expand(config)[:1])
-    outcomes = executor.execute([cell], epath.Path(tmp_path), processes=2, told=lambda *_: None)
+    outcomes = executor.execute([cell], epath.Path(tmp_path), pool=pool, told=lambda *_: None)
     assert outcomes[cell.key].status == "failed"
     assert outcomes[cell.key].message == "its process died (exit code -9); out of memory?"
