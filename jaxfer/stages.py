@@ -13,7 +13,7 @@ import jax
 from jaxfer import rules
 from jaxfer.config.experiment import Experiment, StageConfig
 from jaxfer.errors import InputError, RuleError, nearest
-from jaxfer.method import FROZEN, NOTHING, Given, Method
+from jaxfer.method import FROZEN, NOTHING, Given, Method, task_loss
 from jaxfer.models import parts
 from jaxfer.models.execution import Execution
 from jaxfer.models.port import Port
@@ -144,7 +144,7 @@ def make_stages(
         _, model_state = port_shapes(port)
         method = make_method(config, port, where)
         beside = stream_specs(experiment, config, method, port, where)
-        _check_task(method, config, config.task or experiment.task.name, where)
+        _check_task(method, task, config, config.task or experiment.task.name, where)
         needs = given_shapes(method, port, task)
         full, extra = _method_shapes(method, port, task)
         for path, leaf in rules.flatten(full).items():
@@ -201,7 +201,11 @@ def given_shapes(method: Method, port: Port, task: Task) -> Given:
     return Given(head=head, measured=measured)
 
 
-def _check_task(method: Method, config: StageConfig, task: str, where: str) -> None:
+def _check_task(method: Method, learned: Task, config: StageConfig, task: str, where: str) -> None:
+    if learned.loss is None and method.loss is task_loss:
+        raise InputError(
+            f"{where}.method: task {task!r} has no loss and method {config.method!r} brings none; use simclr"
+        )
     if method.tasks and task not in method.tasks:
         raise InputError(
             f"{where}.method: {config.method!r} learns the task {' or '.join(method.tasks)}, config.task is {task!r}; "

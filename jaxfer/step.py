@@ -146,7 +146,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
             added, others = beside.losses(streams, shown, batch, state.hparams)
             beside.check_slices(others, spec.accumulate > 1 or axis is not None)
             loss, scores = loss + added, {**task.scores(outputs, batch), **others}
-            count = scores.pop("loss").parts()
+            count = scores.pop("loss").parts() if "loss" in scores else None
             parts = {name: (mean.value(), mean.parts()) for name, mean in scores.items()}
             parts |= {name: (value, count) for name, value in {**logged, "loss": loss}.items()}
             return loss, (parts, model_state)

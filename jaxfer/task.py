@@ -94,15 +94,15 @@ class Task:
       outputs: number of classes of the data (0: real targets) -> width of the head; 0 for a head as wide as the model
         says, `vocab` or `embedding`.
       head: kind of head that it needs, one of `jaxfer.models.heads`.
-      target: kind of the column that it learns, in its name too where that isn't `label`.
+      target: kind of the column that it learns, in its name too where that isn't `label`; empty: none.
       shapes: (examples, width of the head, shapes of the encoded fields) -> {field: shape} of its targets.
       targets: on the host: (split, rows [b], encoded fields, draw) -> {field: [b, ...]}; `draw` is None in evaluation,
         and then the same rows give the same targets. A module's own function, so that it can be pickled.
       expand: (split, the model's encodings) -> the split that the model reads in its place, where one example becomes
         several: windows of a long text. Steps, batches and `loss` then count these. None: read as they are.
       merge: on the host: (collected of the expanded split, that split) -> collected of the split's own examples.
-      loss: (outputs [batch, ...], batch, hparams) -> Mean, as trained on.
-      scores: (outputs, batch) -> {metric: Mean}; `loss` is one of them and counts what the loss counts.
+      loss: (outputs [batch, ...], batch, hparams) -> Mean, as trained on; None: the method brings the loss.
+      scores: (outputs, batch) -> {metric: Mean}; `loss` is one of them, if there is one, and counts what it counts.
       collect: on the device: (outputs, batch) -> arrays [batch, ...] that `gathered` and `answer` need: chosen classes
         or tokens rather than all logits, since these are what evaluation moves to the host and keeps.
       gathered: on the host: (collected arrays of the whole split, split) -> {metric: value} for what a mean can't
@@ -123,7 +123,7 @@ class Task:
     target: str
     head: str = "pooled"
     shapes: Callable[[int, int, Shapes], Shapes]
-    loss: Callable[[jax.Array, Batch, Hparams], Mean]
+    loss: Callable[[jax.Array, Batch, Hparams], Mean] | None
     scores: Callable[[jax.Array, Batch], dict[str, Mean]]
     targets: Callable[[Split, np.ndarray, Fields, Draw | None], Fields] = labels
     expand: Callable[[Split, Sequence[Encoding]], Split] | None = None

@@ -43,4 +43,4 @@ def tiny_config(case: str, **fields: Any) -> ConfigDict:
         config.model.tokenizer = TOKENIZER
     for name, value in fields.items():
         config[name] = value
-    return training.with_streams(config)
+    return training.with_needs(config)

@@ -71,7 +71,9 @@ def an_evaluation_gives_a_row_of_outputs_per_example(method: str, case: str) -> 
     batch, state = _batch(stage), _blank(method, case)
     values = jax.eval_shape(eval_step(stage.spec), state.params, state.model_state, state.extra, batch)
     size = stage.config.batch_size
-    wanted = dict.fromkeys(values, (size,)) | {"collected": (size, stage.spec.port.outputs)}
+    port = stage.spec.port
+    width = (port.outputs,) if port.outputs else port.features
+    wanted = dict.fromkeys(values, (size,)) | {"collected": (size, *width)}
     for name, value in values.items():
         for leaf in jax.tree.leaves(value):
             if leaf.shape != wanted[name]:

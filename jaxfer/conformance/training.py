@@ -38,15 +38,20 @@ def tiny_config(case: str, **fields: Any) -> ConfigDict:
     config.update(batch_size=8, steps=4, log_every=2, eval_every=0, save_every=0, schedule="constant")
     for name, value in fields.items():
         config[name] = value
-    return with_streams(config)
+    return with_needs(config)
 
 
-def with_streams(config: ConfigDict) -> ConfigDict:
-    """The config with the streams that its method reads: the same data once more."""
-    port, _ = make_port(resolve(config), CLASSES)
+def with_needs(config: ConfigDict) -> ConfigDict:
+    """The config with a task that its method can learn, and the streams that it reads: the same data once more."""
+    plain = config.copy_and_resolve_references()
+    plain.task = {"name": "classification"}
+    port, _ = make_port(resolve(plain), CLASSES)
+    method = METHODS.make(config.method, port)
+    if method.tasks and config.task.name not in method.tasks:
+        config.task = {"name": method.tasks[0]}
     own = {name: value for name, value in config.data.to_dict().items() if name != "workers"}
     sections = {UNLABELLED: own, SAME: {"rows": "same"}, TASK: {**own, "task": "classification"}}
-    for name, kind in METHODS.make(config.method, port).streams.items():
+    for name, kind in method.streams.items():
         config.stream[name] = sections[kind]
     return config
 

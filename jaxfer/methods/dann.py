@@ -14,7 +14,6 @@ import optax
 from jaxfer.errors import InputError
 from jaxfer.method import UNLABELLED, Method, task_loss
 from jaxfer.models.port import FEATURES, Port
-from jaxfer.rules import flatten
 
 
 def method(port: Port, *, hidden: int = 1024, layers: int = 2) -> Method:
@@ -32,10 +31,9 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 2) -> Method:
         raise InputError(f"options: expected hidden >= 1 and layers >= 0, found hidden={hidden}, layers={layers}")
 
     def init(params, key, given):
-        kernel = flatten(params).get(f"{port.head}/kernel")
-        if kernel is None:
-            raise InputError("dann: the model has no output layer whose inputs could be compared; use another task")
-        sizes = [kernel.shape[0], *[hidden] * layers, 1]
+        if len(port.features) != 1:
+            raise InputError(f"dann compares one vector per example, this model's have the shape {port.features}")
+        sizes = [*port.features, *[hidden] * layers, 1]
         stack = {}
         for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
             kernel = jax.random.normal(jax.random.fold_in(key, i), (fan_in, fan_out)) * jnp.sqrt(2 / fan_in)
@@ -50,8 +48,6 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 2) -> Method:
         progress = ctx.step / ctx.hparams["total_steps"]
         strength = 2 / (1 + jnp.exp(-ctx.hparams["slope"] * progress)) - 1
         source, target = ctx.taps[FEATURES], ctx.streams["target"].taps[FEATURES]
-        if source.ndim != 2:
-            raise InputError(f"dann compares one vector per example, the head reads {source.ndim} axes; use another")
         features = jnp.concatenate([source, target]).astype(jnp.float32)
         logits = _discriminated(ctx.params["discriminator"][port.units[-1]], _reversed(features, strength))
         domain = jnp.concatenate([jnp.ones(len(source)), jnp.zeros(len(target))])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -194,6 +195,16 @@ class Port:
     def outputs(self) -> int:
         """Width of the head."""
         return self.module.outputs
+
+    @functools.cached_property
+    def features(self) -> tuple[int, ...]:
+        """Shape of what the output layer reads of one example, without the batch axis: `(width,)` of a pooled head."""
+
+        def taps(key, batch):
+            params, model_state = self.init(key, batch)
+            return self.forward(params, model_state, batch, taps=(FEATURES,)).taps[FEATURES]
+
+        return jax.eval_shape(taps, jax.random.key(0), self.example(2)).shape[1:]
 
     def unit(self, path: str) -> str | None:
         """The unit a parameter belongs to; a leaf that a method adds names its unit anywhere in its path."""

@@ -31,12 +31,12 @@ from jaxfer.models.chain import (
     image_encoding,
     linear_rates,
 )
-from jaxfer.models.heads import DENSE, POOLED
+from jaxfer.models.heads import DENSE, EMBEDDING, POOLED
 from jaxfer.models.layers import BatchNorm, Conv, Dense, DenseHead
 from jaxfer.models.port import Port
 
 BLOCKS = ("basic", "bottleneck")
-HEADS = (POOLED, DENSE)
+HEADS = (POOLED, DENSE, EMBEDDING)
 STEMS = ("imagenet", "cifar")
 SHORTCUTS = ("projection", "padding")
 EXPANSION = 4  # output channels of a bottleneck per channel of its 3x3 convolution
@@ -108,13 +108,14 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """Global average pool and the output layer: [batch, h, w, c] -> [batch, outputs]."""
+    """Global average pool and the output layer: [batch, h, w, c] -> [batch, outputs]; the features for 0 outputs."""
 
     outputs: int
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        return Dense((self.outputs,), name="out")(x.mean((1, 2)))
+        pooled = x.mean((1, 2))
+        return Dense((self.outputs,), name="out")(pooled) if self.outputs else pooled
 
 
 class ResNet(Chain, kw_only=True):
@@ -184,7 +185,7 @@ def port(
 
     Args:
       outputs: outputs of the head.
-      head: `pooled`, or `dense` for outputs at every pixel of the input.
+      head: `pooled`, `dense` for outputs at every pixel of the input, or `embedding` for the features.
       stage_sizes: residual blocks of each stage; every stage after the first halves the size.
       width: channels of the stem and, unless `widths` says otherwise, of the first stage's 3x3 convolutions.
       widths: channels of each stage's 3x3 convolutions; () doubles `width` with each stage.
@@ -203,7 +204,7 @@ def port(
     Raises:
       InputError: an option has no such value, or two don't go together.
     """
-    check_positive(outputs=outputs, width=width)
+    check_positive(width=width, **({} if head == EMBEDDING else {"outputs": outputs}))
     if not isinstance(stage_sizes, tuple) or not stage_sizes:
         raise InputError(f"stage_sizes must be a tuple of at least one stage, found {stage_sizes!r}; give e.g. (2, 2)")
     check_positive(**{f"stage_sizes[{i}]": blocks for i, blocks in enumerate(stage_sizes)})

@@ -29,11 +29,11 @@ from jaxfer.models.chain import (
     image_encoding,
     linear_rates,
 )
-from jaxfer.models.heads import DENSE, POOLED
+from jaxfer.models.heads import DENSE, EMBEDDING, POOLED
 from jaxfer.models.layers import BLOCK_TENSOR_AXES, Conv, Dense, DenseHead, kernel_init
 from jaxfer.models.port import Port
 
-HEADS = (POOLED, DENSE)
+HEADS = (POOLED, DENSE, EMBEDDING)
 POOLS = ("cls", "mean", "pooler")
 NORMS = ("pre", "post")
 DISTILLATIONS = ("none", "token", "head")
@@ -137,7 +137,7 @@ class TwoOutputs(nn.Module):
 
 
 class Head(nn.Module):
-    """The final norm (post-norm blocks have had theirs), the pool and the output layer."""
+    """The final norm (post-norm blocks have had theirs), the pool and the output layer; the features for 0 outputs."""
 
     outputs: int
     pool: str
@@ -148,12 +148,12 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         norm = layer_norm(self.epsilon, "norm") if self.norm == "pre" else lambda x: x
-        if self.distillation == "head":
+        if self.distillation == "head" and self.outputs:
             return TwoOutputs(self.outputs, name="out")(norm(x[:, :2]))
         pooled = norm(x).mean(1) if self.pool == "mean" else norm(x[:, 0])
         if self.pool == "pooler":
             pooled = jnp.tanh(Dense(pooled.shape[-1:], name="pooler")(pooled))
-        return Dense((self.outputs,), name="out")(pooled)
+        return Dense((self.outputs,), name="out")(pooled) if self.outputs else pooled
 
 
 class PatchHead(DenseHead):
@@ -243,7 +243,8 @@ def port(
 
     Args:
       outputs: outputs of the head.
-      head: `pooled`, or `dense` for outputs at every pixel of the input, which reads the patches and pools nothing.
+      head: `pooled`, `embedding` for the features it pools, or `dense` for outputs at every pixel of the input, which
+        reads the patches and pools nothing.
       patch: side of the square patches, in pixels; must divide the image's height and width.
       width: channels of a token.
       layers: transformer blocks.
@@ -267,7 +268,8 @@ def port(
     Raises:
       InputError: an option has no such value, or two don't go together.
     """
-    check_positive(outputs=outputs, patch=patch, width=width, layers=layers, heads=heads, mlp_width=mlp_width)
+    check_positive(**({} if head == EMBEDDING else {"outputs": outputs}))
+    check_positive(patch=patch, width=width, layers=layers, heads=heads, mlp_width=mlp_width)
     check_choice("pool", pool, POOLS)
     check_choice("norm", norm, NORMS)
     check_choice("distillation", distillation, DISTILLATIONS)

@@ -117,7 +117,7 @@ def preflight(
     assumed += streams.check(experiment, data, stages)
     where.check(stages)
     kinds = [column.kind for column in data.splits["train"].columns.values()]
-    if task.target not in kinds:
+    if task.target and task.target not in kinds:
         has = f"data source {source.name!r} has {' and '.join(kinds)}"
         raise InputError(f"task {experiment.task.name!r} learns {task.target!r}, {has}; choose another of the two")
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))

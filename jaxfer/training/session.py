@@ -265,12 +265,13 @@ class Session:
         measured = self._measure(stage, state, "val")
         if measured is None:
             return
-        if not math.isfinite(measured.metrics["loss"]):
+        watched = "loss" if "loss" in measured.metrics else task.monitor
+        if not math.isfinite(measured.metrics[watched]):
             self.checkpoints.wait()
             self.checkpoints.discard_after(step - 1)
             raise NonFiniteLoss(
-                f"non-finite loss on val after step {step}, stage {stage.name!r}: {measured.metrics['loss']}; lower "
-                "the rate or set config.clip, and use another --workdir"
+                f"non-finite {watched} on val after step {step}, stage {stage.name!r}: {measured.metrics[watched]}; "
+                "lower the rate or set config.clip, and use another --workdir"
             )
         self.record["cost"]["compile_seconds"] += measured.compile_seconds
         self.record["val"] = {"step": step, **measured.metrics}

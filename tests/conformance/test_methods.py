@@ -33,6 +33,10 @@ REFUSED: dict[tuple[str, str], str] = {
     ("adapter", case): "adapter: the model has no transformer blocks"
     for case in FAMILIES
     if not case.startswith(("vit", "bert"))
+} | {
+    ("simclr", case): "task 'unlabelled' needs a model with the head 'embedding'"
+    for case in FAMILIES
+    if not case.startswith(("resnet", "vit", "bert"))
 }
 
 

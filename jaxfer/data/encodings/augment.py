@@ -64,7 +64,19 @@ def _rectangle(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, in
     return int(top), int(left), crop_h, crop_w
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "shift": shift, "crop": crop}
+def jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, then contrast about the mean grey level, each times a factor in 0.6..1.4.
+
+    Chen et al., 2020, arXiv:2002.05709, A: the strengths for CIFAR-10; hue and saturation are left alone.
+    """
+    brightness, contrast = rng.uniform(0.6, 1.4, 2)
+    bright = image.astype(np.float32) * brightness
+    return np.clip((bright - bright.mean()) * contrast + bright.mean(), 0, 255).astype(image.dtype)
+
+
+# What moves no pixel leaves masks alone.
+COLOUR = (jitter,)
+AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "shift": shift, "crop": crop, "jitter": jitter}
 
 
 def augmentations(names: Iterable[str]) -> tuple[Augmentation, ...]:

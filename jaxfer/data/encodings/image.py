@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jaxfer.data.encoding import Draw, Fields
-from jaxfer.data.encodings.augment import augmentations, crop
+from jaxfer.data.encodings.augment import COLOUR, augmentations, crop
 from jaxfer.data.encodings.pixels import pixels, resize, to_channels
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
@@ -162,11 +162,13 @@ def augmented(
     rng: np.random.Generator,
     encoding: ImageEncoding,
     filter: str = "bilinear",
+    colour: bool = True,
 ) -> np.ndarray:
     """[h, w, c] or an opened image -> the model's [height, width, channels] on 0..255: `fit`, then the augmentations.
 
     A leading `crop` replaces `fit`: its rectangle is cut out of the original image and resized once to the model's
-    size, with the model's filter; a later one resizes with `filter`.
+    size, with the model's filter; a later one resizes with `filter`. Without `colour`, what changes only that is drawn
+    and left out.
     """
     functions, (height, width, channels) = augmentations(names), encoding.size
     if names[:1] == ("crop",):
@@ -175,7 +177,8 @@ def augmented(
     else:
         image = fit(image if isinstance(image, np.ndarray) else pixels(image), encoding)
     for function in functions:
-        image = crop(image, rng, interpolation=filter) if function is crop else function(image, rng)
+        moved = crop(image, rng, interpolation=filter) if function is crop else function(image, rng)
+        image = moved if colour or function not in COLOUR else image
     return image
 
 
@@ -189,7 +192,7 @@ def augmented_mask(
 ) -> np.ndarray:
     """A mask [h, w] -> [height, width], as `augmented` moves its image with an equal generator; `OUTSIDE` beyond it."""
     # Turned over, so that the zeros around a shifted image are `OUTSIDE`.
-    moved = augmented((OUTSIDE - mask)[..., None], names, rng, _of_masks(encoding), "nearest")
+    moved = augmented((OUTSIDE - mask)[..., None], names, rng, _of_masks(encoding), "nearest", colour=False)
     return OUTSIDE - moved[..., 0]
 
 
