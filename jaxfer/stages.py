@@ -79,7 +79,15 @@ class Stage:
 
     def blank(self, seed: int) -> State:
         """The shapes of the stage's State, to be filled from a checkpoint."""
-        return jax.eval_shape(lambda p, m, g: self.enter(p, m, seed, g), *port_shapes(self.spec.port), self.given)
+        shapes = (*port_shapes(self.spec.port), self.given)
+        state = jax.eval_shape(lambda params, m, given: self.enter(params, m, seed, given), *shapes)
+        return state.replace(others={name: network.arrays for name, network in self.spec.others})
+
+    def example(self) -> dict[str, Any]:
+        """Shapes of one training batch, with what other networks read of it."""
+        size, apart = self.config.batch_size, {n.reads: n.port for _, n in self.spec.others if n.reads}
+        others = {name: port.example(size) for name, port in apart.items()}
+        return {**example_batch(self.spec.port, self.spec.task, size), **others}
 
     def leave(self, state: State) -> tuple[Any, Any]:
         """(backbone params, model_state) that the next stage, a later run or an export starts from.
@@ -172,7 +180,7 @@ def make_stages(experiment: Experiment, port: Port, task: Task, classes: int = 0
         method = make_method(config, port, where)
         _check_task(method, config, config.task or experiment.task.name, where)
         needs = given_shapes(method, port, task)
-        full, extra = _method_shapes(method, port, task)
+        full, extra = method_shapes(method, port, task)
         for path, leaf in rules.flatten(full).items():
             if math.prod(leaf.shape) > LARGEST:  # XLA would abort without naming the parameter
                 raise InputError(f"{path} would have shape {leaf.shape}; make config.model or {where}.options smaller")
@@ -209,7 +217,8 @@ def port_shapes(port: Port) -> tuple[Any, Any]:
 
 
 @functools.lru_cache(maxsize=64)
-def _method_shapes(method: Method, port: Port, task: Task) -> tuple[Any, Any]:
+def method_shapes(method: Method, port: Port, task: Task) -> tuple[Any, Any]:
+    """(params with the method's leaves, extra) as ShapeDtypeStructs."""
     return jax.eval_shape(method.init, port_shapes(port)[0], jax.random.key(0), given_shapes(method, port, task))
 
 

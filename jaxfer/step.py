@@ -19,7 +19,7 @@ from jaxfer.rules import flatten, unflatten
 from jaxfer.state import State, copied
 from jaxfer.task import Task
 
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, Any]  # fields [batch, ...]; what another network reads of the same examples under its name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class StepSpec:
       execution: precision, rematerialisation and sharding of the units.
       accumulate: slices of a batch, one after the other.
       axis_name: the mapped axis under pmap, else None.
+      others: (name, network without its arrays) of each other network that the method reads.
     """
 
     port: Port
@@ -53,6 +54,7 @@ class StepSpec:
     execution: Execution = PLAIN
     accumulate: int = 1
     axis_name: str | None = None
+    others: tuple[tuple[str, Any], ...] = ()
 
     @property
     def model(self) -> Port:
@@ -100,13 +102,15 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
         if axis is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))
         trainable, frozen = split(state.params, trainable_paths)
+        boundary = spec.execution.boundary
+        others = {name: net.along(boundary).with_arrays(*state.others[name]) for name, net in spec.others}
 
         def context(params, batch, key, taps=None):
             def evaluate(backbone, batch=batch):
                 return port.apply(backbone, state.model_state, batch)[0]
 
             extra, hparams = state.extra, state.hparams
-            return Context(evaluate, task, batch, params, extra, hparams, groups, state.step, key, taps or {})
+            return Context(evaluate, task, batch, params, extra, hparams, groups, state.step, key, taps or {}, others)
 
         def loss_fn(trainable, model_state, batch, key):
             params = unflatten({**frozen, **trainable})
@@ -168,7 +172,7 @@ def _accumulated(gradients: Callable[..., Any], count: int) -> Callable[..., Any
                 grads = _times(grads, share / _divisor(unit))
             return (jax.tree.map(jnp.add, sums, grads), unit, model_state), parts
 
-        slices = {k: v.reshape(-1, count, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
+        slices = jax.tree.map(lambda v: v.reshape(-1, count, *v.shape[1:]).swapaxes(0, 1), dict(batch))
         begin = (jax.tree.map(jnp.zeros_like, trainable), jnp.zeros(()), model_state)
         (grads, unit, model_state), parts = jax.lax.scan(add, begin, (jnp.arange(count), slices))
         grads = jax.tree.map(lambda x: x / count, grads)

@@ -204,7 +204,10 @@ class CompareConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A checked config, which the code runs on: every section is resolved, every stage complete."""
+    """A checked config, which the code runs on: every section is resolved, every stage complete.
+
+    `networks` is `config.networks`: (name, value as in `config.init`) of each other network that a method reads.
+    """
 
     run: RunConfig
     parallel: ParallelConfig
@@ -215,6 +218,7 @@ class Experiment:
     source: Choice
     stages: tuple[tuple[str, StageConfig], ...]
     init_options: InitOptions = InitOptions()
+    networks: tuple[tuple[str, str], ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """{dotted field: value} of every field that distinguishes this run from others."""
@@ -232,6 +236,7 @@ class Experiment:
         fields |= {f"task.{k}": v for k, v in (*self.task.options, *self.task_hparams.items())}
         fields |= {f"data.{k}": v for k, v in self.source.options}
         fields |= {f"init_options.{k}": v for k, v in self._init_options().items()}
+        fields |= {f"networks.{name}": value for name, value in self.networks}
         for i, (name, stage) in enumerate(self.stages):
             for key, value in stage.to_dict().items():
                 if key != "steps" or i + 1 < len(self.stages):  # the last stage may be made longer
@@ -244,6 +249,7 @@ class Experiment:
         return {
             **dataclasses.asdict(self.run),
             **({"init_options": self._init_options()} if self._init_options() else {}),
+            **({"networks": dict(self.networks)} if self.networks else {}),
             **({"stage": stages} if self.run.stages else stages["train"]),
             "parallel": dataclasses.asdict(self.parallel),
             "model": {"name": self.model.name, **dict(self.model.options)},

@@ -45,13 +45,14 @@ def base() -> ConfigDict:
     config.lr = config_dict.placeholder(float)
     config.parallel = _defaults(ParallelConfig)
     config.init_options = _defaults(InitOptions)
+    config.networks = {}
     config.compare = _defaults(CompareConfig)
     config.model = {"name": "resnet"}
     config.data = _defaults(DataConfig)
     config.task = {"name": "classification"}
     config.stage = {}
     config.lock()
-    free = (config.model, config.data, config.task, config.stage, config.options, config.rates)
+    free = (config.model, config.data, config.task, config.stage, config.options, config.rates, config.networks)
     for section in (*free, config.compare.stage, config.compare.grid, config.compare.sources):
         section.unlock()
     return config

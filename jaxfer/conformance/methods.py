@@ -25,7 +25,7 @@ from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.finished import placed
-from jaxfer.stages import Stage, example_batch, port_shapes
+from jaxfer.stages import Stage, port_shapes
 from jaxfer.state import State
 from jaxfer.training.programs import eval_step, train_program, train_step
 
@@ -130,7 +130,7 @@ def a_restored_state_continues_bitwise(method: str, case: str) -> str | None:
         restored, _ = checkpoints.restore(lambda record: blank)
         checkpoints.close()
     # A checkpoint holds what training changes; the rest follows from the config.
-    state = where.place(stage.spec, restored.replace(hparams=state.hparams, key=state.key))
+    state = where.place(stage.spec, restored.replace(hparams=state.hparams, key=state.key, others=state.others))
     parts, continued = continue_training(stage, state, where, feed[2:])
     if continued != losses[2:]:
         return f"losses {continued} after a restore, {losses[2:]} without"
@@ -249,7 +249,7 @@ def _placements(stage: Stage) -> tuple[tuple[str, int], ...]:
 
 
 def _batch(stage: Stage) -> dict[str, Any]:
-    return example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
+    return stage.example()
 
 
 @functools.lru_cache(maxsize=8)

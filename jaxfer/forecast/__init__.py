@@ -141,13 +141,12 @@ def _part(where: Any, devices: Sequence[Any]) -> InputError:
 
 
 def _stage(stage: Any, where: Any, compiled: Compiled | TooLarge) -> StagePlan:
-    from jaxfer.stages import example_batch
     from jaxfer.step import make_train_step
     from jaxfer.training.programs import lowered_flops
 
     spec = dataclasses.replace(stage.spec, accumulate=1)  # a loop's body would be counted once
     plain = dataclasses.replace(spec, execution=dataclasses.replace(spec.execution, remat=frozenset()))
-    shapes = stage.blank(0), example_batch(spec.port, spec.task, stage.config.batch_size)
+    shapes = stage.blank(0), stage.example()
     model_flops = lowered_flops(make_train_step(plain), *shapes)
     flops = lowered_flops(make_train_step(spec), *shapes) if spec.execution.remat else model_flops
     return StagePlan(
@@ -165,12 +164,11 @@ def _compiled(stage: Any, where: Any, devices: Sequence[Any]) -> Compiled | TooL
     import jax
 
     from jaxfer.forecast import hlo
-    from jaxfer.stages import example_batch
     from jaxfer.training.programs import lower_step
 
     state = where.device_bytes(stage.spec, stage.blank(0))
-    examples = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
-    batch = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in examples.values()) // where.parts
+    leaves = jax.tree.leaves(stage.example())
+    batch = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) // where.parts
     try:
         program = lower_step(stage, where).compile()
     except jax.errors.JaxRuntimeError as error:

@@ -118,7 +118,7 @@ class Placement:
         ahead = None
         for batch in batches:
             if train and self.mode == "pmap":
-                batch = {k: v.reshape(self.size, -1, *v.shape[1:]) for k, v in batch.items()}
+                batch = jax.tree.map(lambda v: v.reshape(self.size, -1, *v.shape[1:]), dict(batch))
             placed = jax.device_put(dict(batch), self.batched) if cluster.alone() else self._joined(batch)
             if ahead is not None:
                 yield ahead
@@ -129,9 +129,9 @@ class Placement:
     def whole(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a training batch before `feed`, without the device axis that pmap adds in front."""
         axes = 2 if self.mode == "pmap" else 1
-        return {
-            k: jax.ShapeDtypeStruct((math.prod(v.shape[:axes]), *v.shape[axes:]), v.dtype) for k, v in batch.items()
-        }
+        return jax.tree.map(
+            lambda v: jax.ShapeDtypeStruct((math.prod(v.shape[:axes]), *v.shape[axes:]), v.dtype), dict(batch)
+        )
 
     def rows(self, batch_size: int, process: int | None = None) -> np.ndarray:
         """Which rows of a batch the devices of a process hold, ascending: int [b]; by default of this process.
@@ -147,7 +147,7 @@ class Placement:
 
     def _joined(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's rows of a batch -> its part of arrays over the devices of all."""
-        rows = next(iter(batch.values())).shape[0]
+        rows = jax.tree.leaves(dict(batch))[0].shape[0]
         size = rows // len(self.rows(self.parts)) * self.parts
         held = self.rows(size)
 
@@ -159,7 +159,7 @@ class Placement:
 
             return jax.make_array_from_callback((size, *value.shape[1:]), self.batched, part)
 
-        return {name: array(value) for name, value in batch.items()}
+        return jax.tree.map(array, dict(batch))
 
     def rounded(self, batch_size: int) -> int:
         """The next batch size that can be split; evaluation pads up to it."""

@@ -23,7 +23,7 @@ from jaxfer.parallel.placement import Placement, placement
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs import tokenizer
 from jaxfer.stages import Stage, make_port, make_stages
-from jaxfer.training import source_outputs
+from jaxfer.training import source_outputs, teachers
 from jaxfer.training.fitted import fitted
 
 
@@ -106,6 +106,8 @@ def preflight(
     assumed += tokenizer.check(port, own=known.own_tokenizer)
     task.expanded(data.splits["train"].take(np.arange(1)), port.encodings)  # refuses data of another task
     stages = make_stages(experiment, port, task, len(data.classes))
+    stages, unstated = teachers.equipped(stages, experiment, data, folder)
+    assumed += unstated
     where.check(stages)
     kinds = [column.kind for column in data.splits["train"].columns.values()]
     if task.target not in kinds:

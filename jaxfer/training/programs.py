@@ -13,7 +13,7 @@ import jax
 
 from jaxfer.parallel.placement import Placement
 from jaxfer.parallel.sharding import DATA, FSDP, TENSOR
-from jaxfer.stages import Stage, example_batch
+from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.step import StepSpec, make_eval_step, make_train_step
 
@@ -62,8 +62,7 @@ def lower_step(stage: Stage, where: Placement) -> Any:
 
     `where` may hold a topology's devices, which are not present; `.compile()` then compiles for them.
     """
-    batch = example_batch(stage.spec.port, stage.spec.task, stage.config.batch_size)
-    return _lower_train(stage.spec, stage.blank(0), batch, where)
+    return _lower_train(stage.spec, stage.blank(0), stage.example(), where)
 
 
 def lowered_flops(function: Callable[..., Any], *shapes: Any) -> float:

@@ -14,7 +14,7 @@ from jaxfer import terminal
 from jaxfer.data.overview import SAMPLE
 from jaxfer.parallel.placement import Placement
 from jaxfer.rules import flatten
-from jaxfer.stages import Stage, example_batch
+from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.terminal import FILE, NAME, Column, Page
 from jaxfer.training.preflight import preflight
@@ -105,7 +105,7 @@ def show(config: ConfigDict) -> Shown:
 def summary(stage: Stage, where: Placement) -> StageSummary:
     """Summarises one planned stage from its shapes."""
     spec, state = stage.spec, stage.blank(0)
-    batch = example_batch(spec.port, spec.task, stage.config.batch_size)
+    batch = stage.example()
     return StageSummary(
         stage=stage,
         where=where,
