@@ -45,6 +45,7 @@ class Context:
       task: the task; `task.loss(outputs, batch, hparams)` is a `Mean`.
       batch: this step's examples; those of the stream NAME are the dict `batch[NAME]`.
       taps: {name: activation} of the training forward, as `Method.taps` asks; {} in `update`.
+      others: {name: `jaxfer.network.Network`} as `Method.others` names them, each callable on `batch`; {} in `measure`.
       params: the method's parameters, trainable and frozen (in `update`: after the step).
       extra: the method's state beside the parameters.
       hparams: {name: [] float32}.
@@ -65,6 +66,7 @@ class Context:
     key: jax.Array
     taps: Mapping[str, jax.Array] = field(default_factory=dict)
     streams: Mapping[str, Streamed] = field(default_factory=dict)
+    others: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 @jax.tree_util.register_dataclass
@@ -118,6 +120,8 @@ class Method:
         float leaves are averaged over the devices, each of which sees its own examples.
       merge: (params, extra) -> backbone params that alone give the adapted outputs, for export and the next stage; None
         where there are none, because the method changes the architecture.
+      others: names of other networks that it reads (`teacher`), trained on the same task and classes, each named in
+        `config.networks`: a run or a checkpoint, of any model that reads these data.
       tasks: names of the tasks that it can learn; empty: all.
       scales: {group: its rate as a multiple of `lr`}, 1 where absent; rates of `config.rates` are taken as they are.
       whole_batch: whether the loss is of the batch as a whole and no mean over examples: then it can't be accumulated
@@ -139,6 +143,7 @@ class Method:
     gradient: Callable[[Gradients, Context, Params], tuple[Params, Any]] = lambda next, ctx, trainable: next(trainable)
     update: Callable[[Context, Any], Any] = lambda ctx, extra: extra
     merge: Callable[[Params, Any], Params] | None = lambda params, extra: params
+    others: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     scales: Mapping[str, float] = field(default_factory=dict)
     whole_batch: bool = False

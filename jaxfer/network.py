@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jaxfer.method import Method
 from jaxfer.models.port import Passed, Port
-from jaxfer.stages import Stage
+from jaxfer.ports import port_shapes
+from jaxfer.stages import Stage, method_shapes
 from jaxfer.state import State
+from jaxfer.task import Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,6 +26,7 @@ class Network:
       model_state: running statistics.
       method: None for a plain backbone.
       extra: the method's state beside the parameters.
+      reads: name of the part of a batch that its input fields lie in; empty: the batch itself.
     """
 
     port: Port
@@ -29,10 +34,12 @@ class Network:
     model_state: Any
     method: Method | None = None
     extra: Any = None
+    reads: str = ""
 
     def __call__(self, batch: Mapping[str, Any], *, taps: tuple[str, ...] = ()) -> Passed:
         """The evaluation pass: outputs [batch, ...] and taps (`Port.forward`). Pure, so it may be called under jit with
         its arrays as arguments (`with_arrays`)."""
+        batch = batch[self.reads] if self.reads else batch
         if self.method is None:
             return self.port.forward(self.params, self.model_state, batch, taps=taps)
         view = self.method.evaluated or self.method.view
@@ -46,7 +53,12 @@ class Network:
 
     def with_arrays(self, params: Any, model_state: Any, extra: Any) -> Network:
         """The same network of other arrays: traced ones."""
-        return Network(port=self.port, params=params, model_state=model_state, method=self.method, extra=extra)
+        return dataclasses.replace(self, params=params, model_state=model_state, extra=extra)
+
+    def along(self, boundary: Any) -> Network:
+        """The same network, its units' outputs sharded by example like those of the model it stands beside."""
+        execution = dataclasses.replace(self.port.execution, boundary=boundary)
+        return dataclasses.replace(self, port=self.port.computed(execution))
 
 
 def of_state(stage: Stage, state: State) -> Network:
@@ -60,4 +72,21 @@ def of_state(stage: Stage, state: State) -> Network:
             extra=state.extra,
         )
     params, model_state = stage.leave(state)
-    return Network(port=stage.spec.port, params=params, model_state=model_state)
+    return Network(port=stage.spec.port.with_parts(()), params=params, model_state=model_state)
+
+
+@functools.lru_cache(maxsize=16)
+def blank(port: Port, method: Method | None, task: Task | None, reads: str = "") -> Network:
+    """A network of shapes (ShapeDtypeStructs), one object for equal arguments, so that a compiled step may hold it.
+
+    Args:
+      port: the model.
+      method: the method that trained it where that has no merged model; None for a plain backbone.
+      task: what that method trained; None for a plain backbone.
+      reads: as in `Network`.
+    """
+    params, model_state = port_shapes(port)
+    if method is None:
+        return Network(port=port, params=params, model_state=model_state, reads=reads)
+    params, extra = method_shapes(method, port, task)
+    return Network(port=port, params=params, model_state=model_state, method=method, extra=extra, reads=reads)

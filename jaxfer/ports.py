@@ -33,7 +33,13 @@ def _port(experiment: Experiment, name: str, task: Task, classes: int) -> Port:
     kind = {} if task.head == heads.POOLED else {"head": task.head}
     port = MODELS.make(model.name, outputs=outputs, **kind, **dict(model.options))
     port = port.with_words() if task.words else port
-    return port.with_apart() if task.apart else port
+    port = port.with_apart() if task.apart else port
+    if task.apart and not port.apart:
+        raise InputError(
+            f"task {name!r} reads pairs of texts, model {model.name!r} reads {port.encoding.noun}; choose another of "
+            "the two"
+        )
+    return port
 
 
 def of_stage(

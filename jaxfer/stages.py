@@ -80,13 +80,16 @@ class Stage:
 
     def blank(self, seed: int) -> State:
         """The shapes of the stage's State, to be filled from a checkpoint."""
-        return jax.eval_shape(lambda p, m, g: self.enter(p, m, seed, g), *port_shapes(self.spec.port), self.given)
+        shapes = (*port_shapes(self.spec.port), self.given)
+        state = jax.eval_shape(lambda params, m, given: self.enter(params, m, seed, given), *shapes)
+        return state.replace(others={name: network.arrays for name, network in self.spec.others})
 
-    def batch(self) -> dict[str, Any]:
-        """Shapes of one training batch, with those of the streams beside the main one."""
-        spec = self.spec
-        main = example_batch(spec.port, spec.task, self.config.batch_size)
-        return {**main, **{stream.name: stream.shapes(spec.port) for stream in spec.streams if stream.trained}}
+    def example(self) -> dict[str, Any]:
+        """Shapes of one training batch, with those of its streams and what other networks read of it."""
+        spec, size = self.spec, self.config.batch_size
+        streams = {stream.name: stream.shapes(spec.port) for stream in spec.streams if stream.trained}
+        others = {network.reads: network.port.example(size) for _, network in spec.others if network.reads}
+        return {**example_batch(spec.port, spec.task, size), **streams, **others}
 
     def leave(self, state: State, *, heads: bool = False) -> tuple[Any, Any]:
         """(backbone params, model_state) that the next stage, a later run or an export starts from.
@@ -146,7 +149,7 @@ def make_stages(
         beside = stream_specs(experiment, config, method, port, where)
         _check_task(method, task, config, config.task or experiment.task.name, where)
         needs = given_shapes(method, port, task)
-        full, extra = _method_shapes(method, port, task)
+        full, extra = method_shapes(method, port, task)
         for path, leaf in rules.flatten(full).items():
             if math.prod(leaf.shape) > LARGEST:  # XLA would abort without naming the parameter
                 raise InputError(f"{path} would have shape {leaf.shape}; make config.model or {where}.options smaller")
@@ -180,7 +183,8 @@ def make_stages(
 
 
 @functools.lru_cache(maxsize=64)
-def _method_shapes(method: Method, port: Port, task: Task) -> tuple[Any, Any]:
+def method_shapes(method: Method, port: Port, task: Task) -> tuple[Any, Any]:
+    """(params with the method's leaves, extra) as ShapeDtypeStructs."""
     return jax.eval_shape(method.init, port_shapes(port)[0], jax.random.key(0), given_shapes(method, port, task))
 
 

@@ -24,6 +24,8 @@ class State:
       extra: a method's state beside the parameters (anchors, averages).
       hparams: {name: [] float32}: rates, decays, strengths, schedule lengths.
       key: typed PRNG key of the stage; folded with `step`, never split in place.
+      others: {name: (params, model_state, extra)} of the other networks that the method reads. They never change, and
+        as hparams and key they follow from the config: no checkpoint holds them.
     """
 
     step: jax.Array
@@ -33,6 +35,7 @@ class State:
     extra: Any
     hparams: dict[str, jax.Array]
     key: jax.Array
+    others: Any = flax.struct.field(default_factory=dict)
 
 
 def copied(tree: Any) -> Any:

@@ -21,7 +21,7 @@ from jaxfer.state import State, copied
 from jaxfer.streams import StreamSpec
 from jaxfer.task import Task
 
-Batch = Mapping[str, Any]  # of arrays; a stream beside the main one is one sub-dict of it
+Batch = Mapping[str, Any]  # of arrays; a stream, or what another network reads of the same examples, is a dict in it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,7 @@ class StepSpec:
       accumulate: slices of a batch, one after the other.
       axis_name: the mapped axis under pmap, else None.
       streams: beside the main one, as this stage reads them.
+      others: (name, network without its arrays) of each other network that the method reads.
     """
 
     port: Port
@@ -56,6 +57,7 @@ class StepSpec:
     execution: Execution = PLAIN
     accumulate: int = 1
     axis_name: str | None = None
+    others: tuple[tuple[str, Any], ...] = ()
     streams: tuple[StreamSpec, ...] = ()
 
     @property
@@ -121,13 +123,15 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
         if axis is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))
         trainable, frozen = split(state.params, trainable_paths)
+        boundary = spec.execution.boundary
+        others = {name: net.along(boundary).with_arrays(*state.others[name]) for name, net in spec.others}
 
         def context(params, batch, key, taps=None, shown=None):
             def evaluate(backbone, batch=batch):
                 return port.apply(backbone, state.model_state, batch)[0]
 
             extra, hparams = state.extra, state.hparams
-            kept = (taps or {}, shown or {})
+            kept = (taps or {}, shown or {}, others)
             return Context(evaluate, task, batch, params, extra, hparams, groups, state.step, key, *kept)
 
         def loss_fn(trainable, model_state, batch, key):

@@ -40,8 +40,8 @@ COMMANDS = {
     ),
     # similarity
     "similarity on a ResNet": (
-        "show c.py --config.task.name=similarity",
-        ["task 'similarity' needs a model with the head 'embedding'", "'resnet' has pooled"],
+        "show c.py --config.task.name=similarity --config.data.target=value",
+        ["task 'similarity' reads pairs of texts, model 'resnet' reads images", "choose another of the two"],
     ),
     "similarity by another loss": (
         "show c.py --config.task.name=similarity --config.task.loss=cosin",
@@ -55,6 +55,39 @@ COMMANDS = {
     "co-tuning after another stage": (
         "show c.py:stages --config.init=run:runs/done --config.stage.full.method=cotuning",
         ["config.stage.full.method: 'cotuning' reads the source's head", "don't keep", "make it the first stage"],
+    ),
+    # other networks
+    "distillation without a teacher": (
+        "show c.py --config.method=distill",
+        ["method 'distill' reads the network config.networks.teacher", "not set", "run:FOLDER", "a checkpoint"],
+    ),
+    "a teacher that no method reads": (
+        "show c.py --config.networks.teacher=run:runs/done",
+        ["config.networks.teacher: no method reads such a network", "remove it"],
+    ),
+    "a misspelt network": (
+        "show c.py --config.method=distill --config.networks.teacher=run:runs/done --config.networks.techer=run:x",
+        ["config.networks.techer: no method reads such a network", "nearest: 'teacher'"],
+    ),
+    "a teacher that is no run": (
+        "show c.py --config.method=distill --config.networks.teacher=run:runs/absent",
+        ["config.networks.teacher=run:runs/absent: no run at", "train it first"],
+    ),
+    "an unfinished teacher": (
+        "show c.py --config.method=distill --config.networks.teacher=run:runs/unfinished",
+        ["config.networks.teacher=run:runs/unfinished", "is not finished; finish it first"],
+    ),
+    "a teacher from scratch": (
+        "show c.py --config.method=distill --config.networks.teacher=scratch",
+        ["config.networks.teacher: expected run:FOLDER, sibling:NAME or a checkpoint, found 'scratch'"],
+    ),
+    "a teacher of other classes": (
+        "show c.py --config.method=distill --config.networks.teacher=run:runs/done --config.data.classes_count=3",
+        ["its classes are class_0, class_1, class_2, class_3", "this data's are class_0, class_1, class_2;", "choose"],
+    ),
+    "a teacher for another task": (
+        "show c.py --config.method=distill --config.networks.teacher=run:runs/done --config.task.name=multilabel",
+        ["'distill' learns the task classification, config.task is 'multilabel'", "choose another of the two"],
     ),
     # selection rules
     "misspelt freeze rule": (
@@ -218,7 +251,7 @@ COMMANDS = {
     # models and tasks
     "tags from a model of images": (
         "show c.py --config.task.name=tagging",
-        ["task 'tagging' needs a model with", "model 'resnet' has pooled and dense; choose another task or model"],
+        ["task 'tagging' needs a model with", "model 'resnet' has pooled and dense and embedding; choose another"],
     ),
     "masks from data without": (
         "show c.py --config.task.name=segmentation",

@@ -84,7 +84,7 @@ def desk(world, tmp_path, monkeypatch):
     """The page's own copy, as the working directory."""
     shutil.copytree(world, tmp_path / "desk")
     monkeypatch.chdir(tmp_path / "desk")
-    with forgotten_rooms("ia3", "small_features", "class_means", "noisy", "at_least"):
+    with forgotten_rooms("ia3", "small_features", "class_means", "similar", "noisy", "at_least"):
         yield tmp_path / "desk"
 
 

@@ -120,7 +120,7 @@ def _read_test(
 ) -> dict[str, Outcome]:
     cells = [design.opened(p) for p in design.tuning.values() if p.key in set(opened)]
     # Their sources are done: reading test needs no training.
-    cells = [dataclasses.replace(p, source=None) for p in cells if outcomes[p.key].result is not None]
+    cells = [dataclasses.replace(p, sources=()) for p in cells if outcomes[p.key].result is not None]
     tested = run_cells(cells, folder, again="selection.json is written: reading the test split", **options)
     _all_ended(tested, folder)
     return tested

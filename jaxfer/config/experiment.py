@@ -234,7 +234,10 @@ class CompareConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A checked config, which the code runs on: every section is resolved, every stage complete."""
+    """A checked config, which the code runs on: every section is resolved, every stage complete.
+
+    `networks` is `config.networks`: (name, value as in `config.init`) of each other network that a method reads.
+    """
 
     run: RunConfig
     parallel: ParallelConfig
@@ -246,6 +249,7 @@ class Experiment:
     stages: tuple[tuple[str, StageConfig], ...]
     init_options: InitOptions = InitOptions()
     streams: tuple[tuple[str, StreamConfig], ...] = ()
+    networks: tuple[tuple[str, str], ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """{dotted field: value} of every field that distinguishes this run from others."""
@@ -264,6 +268,7 @@ class Experiment:
         fields |= {f"data.{k}": v for k, v in self.source.options}
         fields |= {f"init_options.{k}": v for k, v in self._init_options().items()}
         fields |= {f"stream.{name}.{k}": v for name, stream in self.streams for k, v in stream.to_dict().items()}
+        fields |= {f"networks.{name}": value for name, value in self.networks}
         for i, (name, stage) in enumerate(self.stages):
             for key, value in stage.to_dict().items():
                 if key != "steps" or i + 1 < len(self.stages):  # the last stage may be made longer
@@ -276,6 +281,7 @@ class Experiment:
         return {
             **dataclasses.asdict(self.run),
             **({"init_options": self._init_options()} if self._init_options() else {}),
+            **({"networks": dict(self.networks)} if self.networks else {}),
             **({"stage": stages} if self.run.stages else stages["train"]),
             **({"stream": {name: stream.to_dict() for name, stream in self.streams}} if self.streams else {}),
             "parallel": dataclasses.asdict(self.parallel),

@@ -87,6 +87,8 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
         return str  # before the section's schema, which does not exist for an unknown name
     if head in ("options", "rates") and rest:
         return _option_annotation(config.get("method", StageConfig.method), path)
+    if head == "networks" and rest and "." not in rest:
+        return str  # `preflight` checks the name against what the methods read
     fields = fields_of(config)
     if head == "stream" and rest:
         name, _, field = rest.partition(".")

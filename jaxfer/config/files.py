@@ -45,13 +45,15 @@ def base() -> ConfigDict:
     config.lr = config_dict.placeholder(float)
     config.parallel = _defaults(ParallelConfig)
     config.init_options = _defaults(InitOptions)
+    config.networks = {}
     config.compare = _defaults(CompareConfig)
     config.model = {"name": "resnet"}
     config.data = _defaults(DataConfig)
     config.task = {"name": "classification"}
     config.stage, config.stream = {}, {}
     config.lock()
-    free = (config.model, config.data, config.task, config.stage, config.stream, config.options, config.rates)
+    sections = (config.model, config.data, config.task, config.options, config.rates)
+    free = (*sections, config.stage, config.stream, config.networks)
     for section in (*free, config.compare.stage, config.compare.grid, config.compare.sources):
         section.unlock()
     return config

@@ -30,7 +30,7 @@ from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
 def _check_sections(config: ConfigDict) -> None:
     """`InputError` for a section that is not a section: `config.model = 'vit'`, `config.data = None`."""
-    names = (*SECTIONS, "parallel", "init_options", "stage", "stream", "compare", "options", "rates")
+    names = (*SECTIONS, "parallel", "init_options", "networks", "stage", "stream", "compare", "options", "rates")
     sections = {name: config[name] for name in names if name in config}
     stages = sections.get("stage")
     if isinstance(stages, ConfigDict):
@@ -47,7 +47,7 @@ def resolve(config: ConfigDict) -> Experiment:
     plain = config.copy_and_resolve_references().to_dict()
     shared, run_fields = common_fields(), hints(RunConfig)
     registry.use(schema.check(plain.get("rooms", ()), run_fields["rooms"], "config.rooms"))
-    known = {*shared, *run_fields, *SECTIONS, "parallel", "init_options", "stage", "stream", "compare"}
+    known = {*shared, *run_fields, *SECTIONS, "parallel", "init_options", "networks", "stage", "stream", "compare"}
     for name in plain:
         if name not in known:
             raise InputError(f"unknown field config.{name}{nearest(name, known)}")
@@ -85,8 +85,11 @@ def resolve(config: ConfigDict) -> Experiment:
         stages=stages,
         init_options=init_options(config) if run.init != "scratch" else InitOptions(),
         streams=streams.resolved(plain.get("stream", {}), tuple(sections["data"][1].get("augment", ()))),
+        networks=_networks(plain.get("networks", {})),
     )
     check_ranges(experiment)
+    if taken := sorted(dict(experiment.networks).keys() & dict(experiment.streams).keys()):
+        raise InputError(f"config.stream.{taken[0]}: config.networks has that name too; rename one of the two")
     return experiment
 
 
@@ -100,6 +103,14 @@ def init_options(config: ConfigDict) -> InitOptions:
     """The checked section `config.init_options`."""
     section = config.get("init_options", {})
     return InitOptions(**_checked(dict(section), hints(InitOptions), "config.init_options"))
+
+
+def _networks(values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    for name, value in values.items():
+        if not schema.check(value, str, f"config.networks.{name}") or value == "scratch":
+            expected = "expected run:FOLDER, sibling:NAME or a checkpoint"
+            raise InputError(f"config.networks.{name}: {expected}, found {value!r}")
+    return tuple(sorted(values.items()))
 
 
 def comparison(config: ConfigDict) -> CompareConfig:

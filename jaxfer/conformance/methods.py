@@ -133,7 +133,7 @@ def a_restored_state_continues_bitwise(method: str, case: str) -> str | None:
         restored, _ = checkpoints.restore(lambda record: blank)
         checkpoints.close()
     # A checkpoint holds what training changes; the rest follows from the config.
-    state = where.place(stage.spec, restored.replace(hparams=state.hparams, key=state.key))
+    state = where.place(stage.spec, restored.replace(hparams=state.hparams, key=state.key, others=state.others))
     parts, continued = continue_training(stage, state, where, feed[2:])
     if continued != losses[2:]:
         return f"losses {continued} after a restore, {losses[2:]} without"
@@ -252,7 +252,7 @@ def _placements(stage: Stage) -> tuple[tuple[str, int], ...]:
 
 
 def _batch(stage: Stage) -> dict[str, Any]:
-    return stage.batch()
+    return stage.example()
 
 
 @functools.lru_cache(maxsize=8)

@@ -63,7 +63,7 @@ def limits_are_of_its_own_hparams(name: str) -> str | None:
 def a_step_through_its_kind_of_head(name: str) -> str | None:
     """Training and evaluation, traced and not compiled."""
     stage = _stage(name)
-    batch, state = stage.batch(), stage.blank(0)
+    batch, state = stage.example(), stage.blank(0)
     after, metrics = jax.eval_shape(make_train_step(stage.spec), state, batch)
     if jax.tree.map(lambda x: (x.shape, x.dtype), after) != jax.tree.map(lambda x: (x.shape, x.dtype), state):
         return "a step changes the shapes of the State"

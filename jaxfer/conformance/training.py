@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxfer.config.experiment import ParallelConfig
 from jaxfer.conformance import tiny
 from jaxfer.method import SAME, TASK, UNLABELLED
 from jaxfer.models.port import Port
+from jaxfer.network import blank
 from jaxfer.parallel.placement import Placement, placement
 from jaxfer.ports import make_port
 from jaxfer.registry import METHODS
@@ -57,10 +59,16 @@ def with_needs(config: ConfigDict) -> ConfigDict:
 
 
 def tiny_stage(case: str, classes: int = CLASSES, **fields: Any) -> Stage:
-    """The first stage of such a config, planned for data of so many classes (0: real targets)."""
+    """The first stage of such a config, planned for data of so many classes (0: real targets).
+
+    Other networks that its method reads are of the same model.
+    """
     experiment = resolve(tiny_config(case, **fields))
     streams = {name: CLASSES for name, stream in experiment.streams if stream.task}
-    return make_stages(experiment, *make_port(experiment, classes), streams=streams)[0]
+    stage = make_stages(experiment, *make_port(experiment, classes), streams=streams)[0]
+    spec = stage.spec
+    others = tuple((name, blank(spec.port, None, None)) for name in spec.method.others)
+    return dataclasses.replace(stage, spec=dataclasses.replace(spec, others=others)) if others else stage
 
 
 def backbone(stage: Stage, seed: int = 0) -> tuple[Any, Any]:
@@ -69,8 +77,10 @@ def backbone(stage: Stage, seed: int = 0) -> tuple[Any, Any]:
 
 
 def entered(stage: Stage, seed: int = 0) -> State:
-    """The stage's first State on that backbone, with a random head of a source and a random measurement if it asks."""
-    return stage.enter(*backbone(stage, seed), seed, tiny.given(stage.given, seed))
+    """The stage's first State on that backbone, with random values of whatever else its method asks for."""
+    state = stage.enter(*backbone(stage, seed), seed, tiny.given(stage.given, seed))
+    others = {name: (*tiny.draw(network.port, seed + 100), None) for name, network in stage.spec.others}
+    return state.replace(others=others)
 
 
 def batches(stage: Stage, steps: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
@@ -102,7 +112,7 @@ def train(stage: Stage, steps: int, *, seed: int = 0, **parallel: Any) -> tuple[
 
 def continue_training(stage: Stage, state: State, where: Placement, feed: list[Any]) -> tuple[State, list[float]]:
     """The same from a given State and given batches."""
-    batch = stage.batch()
+    batch = stage.example()
     program, _ = train_program(stage.spec, state, batch, where)
     losses = []
     for batch in where.feed(feed, train=True):

@@ -12,7 +12,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grain
@@ -25,7 +25,7 @@ from jaxfer.data.order import batch_indices, bucket_of, bucketed_indices, number
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 
-Batch = dict[str, Any]  # of arrays; a stream beside the main one is one sub-dict of it
+Batch = dict[str, Any]  # of arrays; a stream, or what another model reads of the same examples, is a dict in it
 Targets = Callable[[Split, np.ndarray, Batch, Draw | None], Batch]
 
 # A thread makes whole batches, and as many batches as threads wait in memory; Pillow and NumPy release the GIL. One for
@@ -42,11 +42,14 @@ class Feed:
       encodings: the model's.
       targets: the task's: (split, rows, encoded fields, draw) -> {field: [b, ...]}; a module's own function where
         worker processes make the batches. None: inputs alone.
+      others: {name: encodings} of other models, which read the same examples, drawn alike: their fields are a part of
+        the batch of this name. All of one shape: no texts.
     """
 
     split: Split
     encodings: tuple[Encoding, ...]
     targets: Targets | None = None
+    others: Mapping[str, tuple[Encoding, ...]] = field(default_factory=dict)
 
     def check(self, augment: tuple[str, ...] = ()) -> None:
         """`InputError` if the split has nothing that the model can read, or if nothing of it can be augmented."""
@@ -68,7 +71,8 @@ class Feed:
         readers = tuple(encoding.reader(self.split) for encoding in self.encodings)
         kept = tuple(name for encoding in self.encodings for name in encoding.example(1))
         buckets = next((encoding.buckets for encoding in self.encodings if encoding.buckets), ())
-        return Bound(self.split, readers, self.targets, kept, buckets)
+        others = {name: Feed(split=self.split, encodings=encodings).bind() for name, encodings in self.others.items()}
+        return Bound(self.split, readers, self.targets, kept, buckets, others)
 
 
 def _noun(kind: str) -> str:
@@ -84,6 +88,7 @@ class Bound:
     targets: Targets | None
     kept: tuple[str, ...]  # what a model reads; what else a reader gives is for the targets alone
     buckets: tuple[int, ...]
+    others: Mapping[str, Bound] = field(default_factory=dict)
 
     @property
     def lengths(self) -> np.ndarray | None:
@@ -95,7 +100,8 @@ class Bound:
         for reader in self.readers:
             fields |= reader(rows, length, draw)
         targets = {} if self.targets is None else self.targets(self.split, rows, fields, draw)
-        return {**{name: fields[name] for name in self.kept}, **targets}
+        others = {name: bound(rows, None, draw) for name, bound in self.others.items()}
+        return {**{name: fields[name] for name in self.kept}, **targets, **others}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -229,8 +235,13 @@ class _EvalBatch(grain.transforms.Map):
         batch = self.feed(np.append(chosen[real], 0) if not real.all() else chosen, length, None)
         if not real.all():
             place = np.minimum(np.arange(len(chosen)), int(real.sum()))
-            batch = {name: values[place] for name, values in batch.items()}
+            batch = _picked(batch, place)
         return {**batch, "mask": real.astype(np.float32)}
+
+
+def _picked(batch: Batch, place: np.ndarray) -> Batch:
+    """These rows of a batch, in its parts too."""
+    return {name: _picked(x, place) if isinstance(x, Mapping) else x[place] for name, x in batch.items()}
 
 
 def _rows(batch_size: int, rows: Sequence[int] | None) -> np.ndarray:

@@ -146,7 +146,7 @@ def _stage(stage: Any, where: Any, compiled: Compiled | TooLarge) -> StagePlan:
 
     spec = dataclasses.replace(stage.spec, accumulate=1)  # a loop's body would be counted once
     plain = dataclasses.replace(spec, execution=dataclasses.replace(spec.execution, remat=frozenset()))
-    shapes = stage.blank(0), stage.batch()
+    shapes = stage.blank(0), stage.example()
     model_flops = lowered_flops(make_train_step(plain), *shapes)
     flops = lowered_flops(make_train_step(spec), *shapes) if spec.execution.remat else model_flops
     return StagePlan(
@@ -167,8 +167,8 @@ def _compiled(stage: Any, where: Any, devices: Sequence[Any]) -> Compiled | TooL
     from jaxfer.training.programs import lower_step
 
     state = where.device_bytes(stage.spec, stage.blank(0))
-    examples = stage.batch()
-    batch = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in examples.values()) // where.parts
+    leaves = jax.tree.leaves(stage.example())
+    batch = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) // where.parts
     try:
         program = lower_step(stage, where).compile()
     except jax.errors.JaxRuntimeError as error:

@@ -68,11 +68,11 @@ def source_sha256(init: str, folder: epath.Path) -> str | None:
     return files.read_json(result, records.Source)["lineage"]["sha256"] if result.exists() else None
 
 
-def source_folder(init: str, folder: epath.Path) -> epath.Path:
+def source_folder(init: str, folder: epath.Path, where: str = "config.init") -> epath.Path:
     """The run folder that `run:FOLDER` or `sibling:NAME` names; raises `InputError` if no run exists."""
     source = locate(init, folder)
     if not (source / "config.json").exists():
-        raise InputError(f"config.init={init}: no run at {source}; train it first with `jaxfer run`")
+        raise InputError(f"{where}={init}: no run at {source}; train it first with `jaxfer run`")
     return source
 
 

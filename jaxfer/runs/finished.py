@@ -58,11 +58,8 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
         raise InputError(f"no run at {folder}: expected a folder that `jaxfer run` wrote")
     if not (folder / "result.json").exists():
         raise InputError(f"the run at {folder} is not finished; run the same `jaxfer run` command again to finish it")
-    experiment, result = stored_experiment(folder), read_result(folder)
+    experiment, result, stages = planned(folder)
     classes = tuple(result["classes"])
-    port, task = make_port(experiment, len(classes))
-    streams = {name: len(stream["classes"]) for name, stream in result.get("streams", {}).items()}
-    stages = make_stages(experiment, tokenizer.at_home(port, folder), task, len(classes), streams)
     known = ("result", "last", "best")
     if checkpoint not in known:
         raise InputError(f"unknown checkpoint {checkpoint!r}; known: {', '.join(known)}")
@@ -81,6 +78,15 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
     return FinishedRun(
         folder=folder, experiment=experiment, result=result, classes=classes, stage=stages[record["stage"]], state=state
     )
+
+
+def planned(folder: epath.Path) -> tuple[Experiment, dict[str, Any], tuple[Stage, ...]]:
+    """(config, result.json, stages) of a finished run; none of its parameters."""
+    experiment, result = stored_experiment(folder), read_result(folder)
+    classes = len(result["classes"])
+    port, task = make_port(experiment, classes)
+    streams = {name: len(stream["classes"]) for name, stream in result.get("streams", {}).items()}
+    return experiment, result, make_stages(experiment, tokenizer.at_home(port, folder), task, classes, streams)
 
 
 def placed(blank: State, shardings: Any) -> State:

@@ -53,7 +53,7 @@ class Job:
       cell: as it was asked for; its name is filled in.
       key: its address, 16 hexadecimal digits.
       config: what is run, complete.
-      source: key of the cell it starts from, or None.
+      sources: keys of the cells it starts from or learns from.
       programs: hashable, one for each compiled training step it needs.
       split: `test` where its config opens it, else `val`.
       metric: the task's own.
@@ -64,7 +64,7 @@ class Job:
     cell: Cell
     key: str
     config: ConfigDict
-    source: str | None
+    sources: tuple[str, ...]
     programs: tuple[Any, ...]
     split: str
     metric: str
@@ -166,21 +166,26 @@ def checked(spec: str, cell: Cell, before: Mapping[str, Job]) -> Job:
 
 
 def address(cell: Cell, config: ConfigDict, before: Mapping[str, Job]) -> Job:
-    """Checks and addresses one cell; `init=sibling:NAME` becomes the address of cell NAME, part of this one's."""
-    kind, _, name = str(config.init).partition(":")
-    if kind == "sibling":
-        if name not in before:
-            raise InputError(f"config.init={config.init}: no cell of that name before it{nearest(name, before)}")
-        config = configs.override(config, {"init": f"sibling:{before[name].key}"})
-    if kind == "run":
-        starting.source_folder(config.init, epath.Path("."))
+    """Checks and addresses one cell; `init=sibling:NAME` becomes the address of cell NAME, part of this one's; so does
+    a network of `config.networks`."""
+    sources = []
+    named = {"init": config.init, **{f"networks.{name}": value for name, value in config.get("networks", {}).items()}}
+    for field, value in named.items():
+        kind, _, name = str(value).partition(":")
+        if kind == "sibling":
+            if name not in before:
+                raise InputError(f"config.{field}={value}: no cell of that name before it{nearest(name, before)}")
+            sources.append(before[name].key)
+            config = configs.override(config, {field: f"sibling:{before[name].key}"})
+        if kind == "run":
+            starting.source_folder(value, epath.Path("."), f"config.{field}")
     ready = preflight(config)
     task = ready.stages[-1].spec.task
     return Job(
         cell=cell,
         key=identity_hash(ready),
         config=ConfigDict(ready.experiment.to_dict()),
-        source=before[name].key if kind == "sibling" else None,
+        sources=tuple(sources),
         programs=tuple((stage.spec, stage.config.batch_size) for stage in ready.stages),
         split="test" if ready.experiment.run.test else "val",
         metric=task.monitor,
@@ -191,18 +196,23 @@ def address(cell: Cell, config: ConfigDict, before: Mapping[str, Job]) -> Job:
 
 def identity_hash(ready: Preflight) -> str:
     """16 hexadecimal digits of the sha256 of (complete config, data, source's weights, code)."""
-    experiment, init = ready.experiment, ready.experiment.run.init
+    experiment, init, networks = ready.experiment, ready.experiment.run.init, ready.experiment.networks
     identity = {
         "config": experiment.identity(),
         "steps": experiment.stages[-1][1].steps,  # no part of a run's own identity: a run may be extended, a cell not
         "data": ready.data.fingerprint,
-        # A sibling's identity is in its name.
-        "source": None if init.startswith("sibling:") else starting.source_sha256(init, epath.Path(".")),
+        "source": _sha256(init),
+        **({"networks": {name: _sha256(value) for name, value in networks}} if networks else {}),
         "code": code_version(experiment),
         **({"streams": dict(fingerprints(ready.data))} if ready.data.streams else {}),
     }
     text = json.dumps(identity, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sha256(init: str) -> str | None:
+    """Of the weights; None for a sibling, whose identity is in its name."""
+    return None if init.startswith("sibling:") else starting.source_sha256(init, epath.Path("."))
 
 
 def index(jobs: Sequence[Job], statuses: Mapping[str, str]) -> list[dict[str, Any]]:

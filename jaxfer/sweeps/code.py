@@ -34,6 +34,10 @@ COMPUTES = (
     "parallel/sharding.py",
     "training/evaluation.py",
     "training/fitted.py",
+    "training/measured.py",
+    "training/source_outputs.py",
+    "training/teachers.py",
+    "network.py",
     "training/session.py",
     "training/programs.py",
 )
@@ -48,7 +52,9 @@ def code_version(experiment: Experiment) -> str:
     named |= {(ADDS, name) for _, stage in experiment.stages for name in stage.adds}
     named |= {(TASKS, stage.task) for _, stage in experiment.stages if stage.task}
     named |= {(MODELS, experiment.model.name), (TASKS, experiment.task.name), (SOURCES, experiment.source.name)}
-    return _version(frozenset(named), experiment.run.init != "scratch")
+    if experiment.networks:  # of any model
+        named |= {(MODELS, name) for name in MODELS.names()}
+    return _version(frozenset(named), experiment.run.init != "scratch" or bool(experiment.networks))
 
 
 @functools.lru_cache(maxsize=64)

@@ -110,15 +110,14 @@ class _Queue:
 
     def next(self, compiled: frozenset[Any], elsewhere: frozenset[Any] = frozenset()) -> Job | None:
         """A ready cell whose programs are `compiled` already, else one that no other process has compiled."""
-        ready = [cell for cell in self.waiting if cell.source is None or cell.source in self.outcomes]
+        ready = [cell for cell in self.waiting if self.outcomes.keys() >= set(cell.sources)]
         for cell in ready:
-            if cell.source is not None and self.outcomes[cell.source].status != DONE:
+            undone = next((key for key in cell.sources if self.outcomes[key].status != DONE), None)
+            if undone is not None:
                 self.waiting.remove(cell)
-                self.finished(
-                    cell, Outcome(status=FAILED, message=f"the cell it starts from is not done ({cell.source})")
-                )
+                self.finished(cell, Outcome(status=FAILED, message=f"the cell it starts from is not done ({undone})"))
                 return self.next(compiled, elsewhere)
-        sources, waiting = {c.source for c in self.waiting}, Counter(c.programs for c in self.waiting)
+        sources, waiting = {key for c in self.waiting for key in c.sources}, Counter(c.programs for c in self.waiting)
         ready.sort(key=lambda c: (c.key not in sources, -waiting[c.programs]))
         orders = (lambda c: compiled.issuperset(c.programs), lambda c: elsewhere.isdisjoint(c.programs), lambda c: True)
         for fits in orders:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from jaxfer.pretrained import starting
 from jaxfer.runs import seal
 from jaxfer.runs.finished import fingerprint
 from jaxfer.runs.folder import check_owner, read_result
+from jaxfer.training import teachers
 from jaxfer.training.preflight import Preflight
 from jaxfer.training.streams import fingerprints
 
@@ -28,7 +30,10 @@ def begin(ready: Preflight, folder: epath.Path) -> starting.Start:
         start.lineage["streams"] = dict(fingerprints(ready.data))
     if not cluster.alone():  # each process reads its own files: a host-local folder may hold other weights
         cluster.agree({"weights that config.init reads": fingerprint(start.params, start.model_state)})
-    return start
+    networks = teachers.named(ready.experiment, folder)
+    if networks and not cluster.alone():
+        cluster.agree({f"config.networks.{name}": network["sha256"] for name, network in networks.items()})
+    return dataclasses.replace(start, lineage={**start.lineage, "networks": networks}) if networks else start
 
 
 def finished(ready: Preflight, folder: epath.Path) -> dict[str, Any] | None:
@@ -47,12 +52,15 @@ def finished(ready: Preflight, folder: epath.Path) -> dict[str, Any] | None:
 
 
 def check(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None:
-    """Raises `InputError` where the data, or the run that `init` names, has changed since this run began."""
+    """Raises `InputError` where the data, or what `init` or `networks` name, has changed since this run began."""
     stored = {"data": lineage["data_sha256"], "source": lineage.get("source_sha256")}
     # A source that has been deleted can't have changed.
     current = {"data": data.fingerprint, "source": starting.source_sha256(lineage["init"], folder) or stored["source"]}
     for name, stream in data.streams.items():
         stored[f"stream {name}"], current[f"stream {name}"] = lineage["streams"][name], stream.fingerprint
+    for name, network in lineage.get("networks", {}).items():  # a deleted one is missed where it is loaded
+        stored[part := f"network {name!r}"] = network["sha256"]
+        current[part] = starting.source_sha256(network["init"], folder) or network["sha256"]
     for part, sha256 in stored.items():
         if sha256 != current[part]:
             raise InputError(

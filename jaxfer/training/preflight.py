@@ -24,7 +24,7 @@ from jaxfer.ports import make_port
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs import tokenizer
 from jaxfer.stages import Stage, make_stages
-from jaxfer.training import source_outputs, streams
+from jaxfer.training import source_outputs, streams, teachers
 from jaxfer.training.fitted import fitted
 
 
@@ -114,7 +114,8 @@ def preflight(
     task.expanded(data.splits["train"].take(np.arange(1)), port.encodings)  # refuses data of another task
     data = streams.with_streams(experiment, data)
     stages = make_stages(experiment, port, task, len(data.classes), streams.classes(experiment, data))
-    assumed += streams.check(experiment, data, stages)
+    stages, unstated = teachers.equipped(stages, experiment, data, folder)
+    assumed += unstated + streams.check(experiment, data, stages)
     where.check(stages)
     kinds = [column.kind for column in data.splits["train"].columns.values()]
     if task.target and task.target not in kinds:

@@ -62,7 +62,7 @@ def lower_step(stage: Stage, where: Placement) -> Any:
 
     `where` may hold a topology's devices, which are not present; `.compile()` then compiles for them.
     """
-    return _lower_train(stage.spec, stage.blank(0), stage.batch(), where)
+    return _lower_train(stage.spec, stage.blank(0), stage.example(), where)
 
 
 def lowered_flops(function: Callable[..., Any], *shapes: Any) -> float:

@@ -28,7 +28,7 @@ from jaxfer.runs.finished import fingerprint, placed
 from jaxfer.runs.metrics import MetricsLog
 from jaxfer.stages import Stage
 from jaxfer.state import State
-from jaxfer.training import lineage, streams
+from jaxfer.training import lineage, streams, teachers
 from jaxfer.training.evaluation import Evaluation, evaluate_streams
 from jaxfer.training.measured import measured
 from jaxfer.training.preemption import Notice
@@ -147,11 +147,12 @@ class Session:
         self.reporter.say(f"extended at step {step} from {before} to {stop} steps{bend}")
 
     def _adopt(self, state: State, record: dict[str, Any]) -> tuple[State, dict[str, Any]]:
-        """Adds key and hparams to a restored State; both follow from the config, even where the run was extended."""
+        """Adds key, hparams and other networks to a restored State: they follow from the config, also when extended."""
         stage = self.stages[record["stage"]]
         hparams = {name: np.float32(value) for name, value in stage.hparams.items()}
         key = stage.step_key(self.experiment.run.seed)
-        return self.where.place(stage.spec, state.replace(hparams=hparams, key=key)), record
+        others = teachers.loaded(stage, self.experiment, self.folder)
+        return self.where.place(stage.spec, state.replace(hparams=hparams, key=key, others=others)), record
 
     def _blank(self, record: Mapping[str, Any]) -> State:
         stage = self.stages[record["stage"]]
@@ -167,7 +168,8 @@ class Session:
             given = Given(head=head, measured=what)
         if self.where.shards:
             params, given = (spread(x, self.where.shardings(stage.spec, params, x)) for x in (params, given))
-        return self.where.place(stage.spec, stage.enter(params, model_state, self.experiment.run.seed, given))
+        state = stage.enter(params, model_state, self.experiment.run.seed, given)
+        return self.where.place(stage.spec, state.replace(others=teachers.loaded(stage, self.experiment, self.folder)))
 
     def _train_stage(self, stage: Stage, state: State) -> State:
         run, done = self.experiment.run, int(state.step)
@@ -181,7 +183,7 @@ class Session:
         task, encodings = stage.spec.task, stage.spec.port.encodings
         split = task.expanded(self.data.splits["train"], encodings)
         batches = train_batches(
-            Feed(split=split, encodings=encodings, targets=task.targets),
+            Feed(split=split, encodings=encodings, targets=task.targets, others=teachers.encodings(stage)),
             seed=run.seed,
             batch_size=stage.config.batch_size,
             start=stage.start + done,
@@ -354,7 +356,7 @@ class Session:
     def _cost(self, stage: Stage, state: State) -> dict[str, Any]:
         """The cost of the last stage's step and of the whole training."""
         spent, spec = self.record["cost"], stage.spec
-        batch = stage.batch()
+        batch = stage.example()
         program, _ = train_program(spec, state, batch, self.where)
         return {
             "compile_seconds": round(spent["compile_seconds"], 3),

@@ -105,7 +105,7 @@ def show(config: ConfigDict) -> Shown:
 def summary(stage: Stage, where: Placement) -> StageSummary:
     """Summarises one planned stage from its shapes."""
     spec, state = stage.spec, stage.blank(0)
-    batch = stage.batch()
+    batch = stage.example()
     return StageSummary(
         stage=stage,
         where=where,

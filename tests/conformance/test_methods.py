@@ -95,14 +95,12 @@ def lines(folder):
     return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder / "metrics.jsonl")]
 
 
-def needs_source(method):
-    return "source_outputs" in METHODS.schema(method)
-
-
-def source(case, folder):
-    """The folder of a finished run of the same model and data."""
-    jaxfer.run(tiny_config(case, steps=1, eval_batch_size=8), folder, quiet=True)
-    return folder
+def needs(method, case, folder):
+    """Fields of the config that name what the method reads: a finished run of the same model and data."""
+    others, from_source = methods.planned(method, case).spec.method.others, "source_outputs" in METHODS.schema(method)
+    if others or from_source:
+        jaxfer.run(tiny_config(case, steps=1, eval_batch_size=8), folder, quiet=True)
+    return {"networks": dict.fromkeys(others, f"run:{folder}"), **({"init": f"run:{folder}"} if from_source else {})}
 
 
 def runs_resume_bitwise_and_share_one_program(method, case):
@@ -110,8 +108,7 @@ def runs_resume_bitwise_and_share_one_program(method, case):
     devices = {} if method == "full" else {"devices": 1}
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         whole, parts, other = (Path(folder, name) for name in ("whole", "parts", "other"))
-        begin = {"init": f"run:{source(case, Path(folder, 'source'))}"} if needs_source(method) else {}
-        fields = {"method": method, "eval_batch_size": 8, **begin}
+        fields = {"method": method, "eval_batch_size": 8, **needs(method, case, Path(folder, "source"))}
         config = tiny_config(case, steps=5, eval_every=3, log_every=2, seed=1, **fields)
         config.parallel.update(devices)
         before = _train_program.cache_info().misses

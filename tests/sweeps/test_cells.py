@@ -33,7 +33,7 @@ def test_a_source_is_part_of_the_address_of_what_starts_from_it():
     for steps in (2, 3):
         source = cells.address(Cell(name="source"), tiny_config("resnet_basic", steps=steps), {})
         found = cells.address(Cell(name="x", group="x"), config, {"source": source})
-        assert found.source == source.key and found.config.init == f"sibling:{source.key}"
+        assert found.sources == (source.key,) and found.config.init == f"sibling:{source.key}"
         addresses.add(found.key)
     assert len(addresses) == 2
 
