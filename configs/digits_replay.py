@@ -11,7 +11,7 @@ import jaxfer.config
 from jaxfer.sweeps import Cell
 
 FIRST, SECOND = tuple("01234"), tuple("56789")
-METHODS = ("full", "er")
+METHODS = ("full", "er", "ewc")
 
 
 def get_config(arg=""):
@@ -26,6 +26,9 @@ def get_config(arg=""):
         memory = dict(source="digits", classes=FIRST, labels_per_class=10, val_per_class=20, task="classification")
         config.stream.memory = dict(**memory, batch_size=32, weight=1.0 if "er" in words else 0.0)
         config.update(init="sibling:first", head="reset", method="er" if "er" in words else "full")
+    if "ewc" in words:  # the Fisher information is of these examples, which are not trained on
+        config.stream = dict(former=dict(**memory, weight=0.0))
+        config.method = "ewc"
     if "tiny" in words:
         config.update(init="scratch", head="auto", batch_size=4, steps=2, warmup=1)
         config.model.update(stage_sizes=(1,), width=4)

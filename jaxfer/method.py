@@ -105,7 +105,10 @@ class Method:
         name, 0 until the source is known. Such a method goes first and starts from a classifier. None: not needed.
       measure: (ctx, given) -> a tree of [batch, ...]: a row of values for each example, in evaluation mode at the
         parameters the stage starts from. Their mean over the training split is `given.measured` of `init`. Computed
-        once, before the stage's first step: what `init` keeps of it is in every checkpoint. None: nothing is measured.
+        once, before the stage's first step: what `init` keeps of it is in every checkpoint. With `source_outputs` these
+        parameters, and `apply`, have the source's own head. None: nothing is measured.
+      measure_on: `train`, or `former`: examples of the source's own task, labelled with its classes. Those are the
+        training split's where the run keeps the source's head; where it makes a new one, the run is refused.
       view: (params, extra) -> backbone params as the forward pass uses them.
       evaluated: the same for evaluation, where that differs (averages of parameters); None: `view`.
       intercept: (params, extra) -> a `flax.linen` interceptor or None: changes in activation space.
@@ -134,6 +137,7 @@ class Method:
     init: Callable[[Params, jax.Array, Given], tuple[Params, Any]] = lambda params, key, given: (params, {})
     source_outputs: int | None = None
     measure: Callable[[Context, Given], Any] | None = None
+    measure_on: str = "train"
     view: Callable[[Params, Any], Params] = lambda params, extra: params
     intercept: Callable[[Params, Any], Any] = lambda params, extra: None
     evaluated: Callable[[Params, Any], Params] | None = None

@@ -127,8 +127,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
         others = {name: net.along(boundary).with_arrays(*state.others[name]) for name, net in spec.others}
 
         def context(params, batch, key, taps=None, shown=None):
-            def evaluate(backbone, batch=batch):
-                return port.apply(backbone, state.model_state, batch)[0]
+            evaluate = _evaluation(port, state.model_state, batch)
 
             extra, hparams = state.extra, state.hparams
             kept = (taps or {}, shown or {}, others)
@@ -252,15 +251,32 @@ def make_eval_step(spec: StepSpec) -> Callable[[Any, Any, Any, Batch], dict[str,
 def make_measure(port: Port, task: Task, method: Method) -> Callable[[Any, Any, Given, Batch], Any]:
     """(backbone params, model_state, given, batch) -> what the method measures of each example: leaves [batch, ...]."""
 
-    def measure(params: Any, model_state: Any, given: Given, batch: Batch) -> Any:
-        def evaluate(backbone, batch=batch):
-            return port.apply(backbone, model_state, batch)[0]
+    if method.source_outputs is not None:  # the network as its source left it
+        port = port.with_outputs(method.source_outputs or port.outputs)
 
+    def measure(params: Any, model_state: Any, given: Given, batch: Batch) -> Any:
+        if given.head is not None:
+            params = unflatten({**flatten(params), **given.head})
+
+        evaluate = _evaluation(port, model_state, batch)
         taps = port.forward(params, model_state, batch, taps=method.taps).taps if method.taps else {}
         step, key = jnp.zeros((), jnp.int32), jax.random.key(0)
         return method.measure(Context(evaluate, task, batch, params, None, {}, {}, step, key, taps), given)
 
     return measure
+
+
+def _evaluation(port: Port, model_state: Any, batch: Batch) -> Callable[..., jax.Array]:
+    """`Context.apply`."""
+
+    def evaluate(backbone: Any, other: Batch | None = None) -> jax.Array:
+        if other is None:
+            return port.apply(backbone, model_state, batch)[0]
+        # Of any number of examples, one under vmap say: it has no axis to lie along the devices'.
+        alone = port.computed(dataclasses.replace(port.execution, boundary=None))
+        return alone.apply(backbone, model_state, other)[0]
+
+    return evaluate
 
 
 def _averaged(axis: str, new: jax.Array, old: jax.Array) -> jax.Array:

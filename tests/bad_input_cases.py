@@ -56,6 +56,14 @@ COMMANDS = {
         "show c.py:stages --config.init=run:runs/done --config.stage.full.method=cotuning",
         ["config.stage.full.method: 'cotuning' reads the source's head", "don't keep", "make it the first stage"],
     ),
+    "elastic weights from scratch": (
+        "show c.py --config.method=ewc",
+        ["'ewc' reads the head of a source that classifies", "config.init is 'scratch'", "use another method"],
+    ),
+    "elastic weights under a new head": (
+        f"run c.py {NEW} --config.method=ewc --config.init=run:runs/done --config.data.classes_count=3",
+        ["'ewc' measures the source on data of its own classes", "makes a new head for others", "config.head=keep"],
+    ),
     # other networks
     "distillation without a teacher": (
         "show c.py --config.method=distill",

@@ -16,7 +16,7 @@ from jaxfer.pretrained import starting
 from jaxfer.runs import seal
 from jaxfer.runs.finished import fingerprint
 from jaxfer.runs.folder import check_owner, read_result
-from jaxfer.training import teachers
+from jaxfer.training import measured, teachers
 from jaxfer.training.preflight import Preflight
 from jaxfer.training.streams import fingerprints
 
@@ -30,6 +30,7 @@ def begin(ready: Preflight, folder: epath.Path) -> starting.Start:
         start.lineage["streams"] = dict(fingerprints(ready.data))
     if not cluster.alone():  # each process reads its own files: a host-local folder may hold other weights
         cluster.agree({"weights that config.init reads": fingerprint(start.params, start.model_state)})
+    measured.check(ready.stages[0], start, ready.data)
     networks = teachers.named(ready.experiment, folder)
     if networks and not cluster.alone():
         cluster.agree({f"config.networks.{name}": network["sha256"] for name, network in networks.items()})

@@ -30,7 +30,7 @@ from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.training import lineage, streams, teachers
 from jaxfer.training.evaluation import Evaluation, evaluate_streams
-from jaxfer.training.measured import measured
+from jaxfer.training.measured import examples, measured
 from jaxfer.training.preemption import Notice
 from jaxfer.training.preflight import Preflight
 from jaxfer.training.profile import Lead, Trace, Waited
@@ -163,7 +163,7 @@ class Session:
         """The stage's first State; parameters are split before the optimizer's state is made from them."""
         given = Given(head=head)
         if stage.spec.method.measure is not None:
-            split, size = self.data.splits["train"], self.experiment.run.eval_batch_size
+            split, size = examples(stage, self.data), self.experiment.run.eval_batch_size
             what = measured(stage, params, model_state, given, split, self.where, size)
             given = Given(head=head, measured=what)
         if self.where.shards:

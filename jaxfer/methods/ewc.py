@@ -1,0 +1,63 @@
+"""Elastic weight consolidation: parameters that the source's task needs are held near their start.
+
+Kirkpatrick et al., 2017, "Overcoming catastrophic forgetting in neural networks", arXiv:1612.00796, eq. 3:
+loss + strength / 2 * sum of F * (w - w0)^2 over the backbone. F is the diagonal of the Fisher information at the
+source's parameters, by its own head: the mean over examples of the square of the gradient of log p(y | x), y being the
+label. The run's head moves freely. Its examples are those of `config.stream.former`, whose weight is 0 and whose
+metrics say what is left of the earlier task; without that stream the run's own, if it keeps the source's head.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxfer.method import Method, task_loss
+from jaxfer.models.port import Port
+from jaxfer.rules import flatten, unflatten
+
+
+def method(port: Port, *, source_outputs: int = 0) -> Method:
+    """Groups: `head`, `backbone`. Hparam: `strength`.
+
+    Args:
+      port: the model.
+      source_outputs: classes of the source, filled in from `config.init`.
+    """
+
+    def shared(params):
+        return {path: leaf for path, leaf in flatten(params).items() if not path.startswith(f"{port.head}/")}
+
+    def measure(ctx, given):  # {path: [batch, *shape]}
+        leaves = flatten(ctx.params)
+
+        def log_chance(backbone, example):
+            outputs = ctx.apply(unflatten({**leaves, **backbone}), example)
+            return -ctx.task.scores(outputs, example)["loss"].value()
+
+        def squared(example):
+            alone = jax.tree.map(lambda field: field[None], example)
+            return jax.tree.map(jnp.square, jax.grad(log_chance)(shared(ctx.params), alone))
+
+        return jax.vmap(squared)(dict(ctx.batch))
+
+    def init(params, key, given):  # State copies the anchor, so donating the parameters leaves it intact
+        return params, {"anchor": shared(params), "fisher": given.measured}
+
+    def loss(ctx, outputs):
+        value, metrics = task_loss(ctx, outputs)
+        anchor, fisher = ctx.extra["anchor"], ctx.extra["fisher"]
+        pull = sum(jnp.sum(fisher[path] * jnp.square(leaf - anchor[path])) for path, leaf in shared(ctx.params).items())
+        penalty = ctx.hparams["strength"] / 2 * pull
+        return value + penalty, {**metrics, "penalty": penalty}
+
+    return Method(
+        rules=((f"{port.head}/.*", "head"), (".*", "backbone")),
+        source_outputs=source_outputs,
+        measure=measure,
+        measure_on="former",
+        init=init,
+        loss=loss,
+        tasks=("classification",),
+        hparams={"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)), "strength": (100.0, (1.0, 10.0, 100.0, 1000.0))},
+    )
