@@ -77,7 +77,11 @@ def with_heads(
     for name, own in ((name, TASKS.make(own)) for name, own in trained):
         if name in at_head:
             raise InputError(f"config.stream.{name}: the head has a parameter of this name; rename the stream")
-        model = _port(experiment, dict(trained)[name], own, classes.get(name, 0))
+        try:
+            model = _port(experiment, dict(trained)[name], own, classes.get(name, 0))
+        except InputError as error:
+            section = f"config.stream.{name}"  # what a task says is of the config's own
+            raise InputError(f"{section}: {str(error).replace('config.task.name', f'{section}.task')}") from None
         model = dataclasses.replace(model, encodings=port.encodings)
         model = model.with_words() if own.words else model
         model = model.with_apart() if own.apart else model

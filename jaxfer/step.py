@@ -147,8 +147,10 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
             )
             loss, logged = method.loss(context(params, batch, key, taps, shown), outputs)
             added, others = beside.losses(streams, shown, batch, state.hparams)
-            beside.check_slices(others, spec.accumulate > 1 or axis is not None)
-            loss, scores = loss + added, {**task.scores(outputs, batch), **others}
+            scores = task.scores(outputs, batch)
+            if spec.accumulate > 1 or axis is not None:
+                beside.check_slices(scores.get("loss"), others)
+            loss, scores = loss + added, {**scores, **others}
             count = scores.pop("loss").parts() if "loss" in scores else None
             parts = {name: (mean.value(), mean.parts()) for name, mean in scores.items()}
             parts |= {name: (value, count) for name, value in {**logged, "loss": loss}.items()}

@@ -121,13 +121,20 @@ def losses(
     return total, scores
 
 
-def check_slices(scores: Mapping[str, Mean], sliced: bool) -> None:
-    """`InputError` if slices of a batch can't be put together: several losses that count parts of an example."""
-    counted = sorted(name.rpartition("/")[0] for name, mean in scores.items() if mean.count is not None)
-    if sliced and counted:
+def check_slices(main: Mean | None, others: Mapping[str, Mean]) -> None:
+    """`InputError` if losses of slices can't be put together: one counts parts of an example, beside another.
+
+    Args:
+      main: the main loss; None where the method brings it.
+      others: {stream: its loss}; scores of other names are passed over.
+    """
+    own = {name.removesuffix("/loss"): mean for name, mean in others.items() if name.endswith("/loss")}
+    counted = [name for name in sorted(own) if own[name].count is not None]
+    if own and (counted or (main is not None and main.count is not None)):
+        name, whose = (counted[0], "its") if counted else (min(own), "the main")
         raise InputError(
-            f"config.stream.{counted[0]}: its loss counts parts of an example (tokens, pixels), which slices of a "
-            "batch or pmap would weigh wrongly beside another loss; set config.accumulate=1 and parallel.mode=jit"
+            f"config.stream.{name}: {whose} loss counts parts of an example (tokens, pixels), which slices of a batch "
+            "or pmap would weigh wrongly beside another loss; set config.accumulate=1 and parallel.mode=jit"
         )
 
 

@@ -25,6 +25,7 @@ def get_config(arg=""):
 """
 
 NPZ, FOLDER = "--config.data.source=npz --config.data.path=", "--config.data.source=folder --config.data.path="
+TARGET = "--config.stream.target.source=synthetic --config.stream.target.image=8,8,3"
 NEW, DONE = "--workdir=runs/new", "--workdir=runs/done"
 
 # {case: (command line, fragments of the message: what was expected, what was found, the fix)}
@@ -96,6 +97,117 @@ COMMANDS = {
     "a teacher for another task": (
         "show c.py --config.method=distill --config.networks.teacher=run:runs/done --config.task.name=multilabel",
         ["'distill' learns the task classification, config.task is 'multilabel'", "choose another of the two"],
+    ),
+    # streams
+    "dann without its stream": (
+        "show c.py --config.method=dann",
+        ["'dann' reads the stream 'target'", "add config.stream.target=dict(source=...)"],
+    ),
+    "dann on a stream with labels": (
+        f"show c.py --config.method=dann {TARGET} --config.stream.target.task=classification",
+        ["config.stream.target.task=classification", "labels would leak into it", "remove it"],
+    ),
+    "dann on a second view": (
+        "show c.py --config.method=dann --config.stream.target.rows=same",
+        ["config.stream.target.rows: method 'dann' reads rows='own', found 'same'"],
+    ),
+    "replay of examples without labels": (
+        f"show c.py --config.method=er {TARGET.replace('target', 'memory')}",
+        ["config.stream.memory.task: method 'er' trains on its labels", "name the task"],
+    ),
+    "labels of a stream that has none": (
+        f"show c.py {TARGET} --config.stream.target.labels_per_class=3",
+        ["config.stream.target.labels_per_class=3 chooses examples by their labels, which stay sealed", "set its task"],
+    ),
+    "classes of a stream that has none": (
+        f"show c.py {TARGET} --config.stream.target.classes=class_0,class_1",
+        ["config.stream.target.classes=", "by their labels, which stay sealed"],
+    ),
+    "validation on sealed labels": (
+        f"show c.py {TARGET} --config.stream.target.val_fraction=0.2",
+        ["config.stream.target: val_fraction=0.2 draws by labels, which stay sealed here", "remove it"],
+    ),
+    "weight of a stream without a task": (
+        f"show c.py {TARGET} --config.stream.target.weight=3",
+        ["config.stream.target.weight=3.0 is of the loss of its task, and it has none", "set its task"],
+    ),
+    "negative weight of a stream": (
+        f"show c.py {TARGET} --config.stream.target.weight=-1 --config.stream.target.task=classification",
+        ["config.stream.target.weight: expected at least 0, found -1.0"],
+    ),
+    "stream without a source": (
+        "show c.py --config.stream.x.task=classification",
+        ["config.stream.x.source: expected one of conll,", "found nothing"],
+    ),
+    "stream of a missing file": (
+        "show c.py --config.stream.x.source=npz --config.stream.x.path=data/absent.npz",
+        ["config.stream.x: data.path does not exist", "'data/absent.npz'"],
+    ),
+    "stream of no examples": (
+        "show c.py --config.stream.x.source=npz --config.stream.x.path=data/none.npz",
+        ["config.stream.x: expected train_image to be", "found [0, 8, 8, 3]"],
+    ),
+    "stream that the model can't read": (
+        "show c.py --config.stream.x.source=squad --config.stream.x.path=data/answers",
+        ["config.stream.x: the model reads images, the data source has texts", "choose another"],
+    ),
+    "misspelt field of a stream": (
+        f"show c.py {TARGET} --config.stream.target.batch_sise=3",
+        ["unknown field config.stream.target.batch_sise", "nearest: 'stream.target.batch_size'"],
+    ),
+    "misspelt option of a stream's source": (
+        f"show c.py {TARGET} --config.stream.target.exmaples=3",
+        ["unknown field config.stream.target.exmaples", "nearest: 'stream.target.examples'"],
+    ),
+    "misspelt rows": (
+        "show c.py --config.stream.x.rows=smae",
+        ["config.stream.x.rows: expected one of own, same, found 'smae'"],
+    ),
+    "second view with a source": (
+        "show c.py --config.stream.x.rows=same --config.stream.x.source=synthetic",
+        ["config.stream.x.source: a stream with rows='same' has the main data", "remove it"],
+    ),
+    "second view of another size": (
+        "show c.py --config.stream.x.rows=same --config.stream.x.batch_size=4",
+        ["config.stream.x.batch_size: a second view has the examples of the main batch", "remove it"],
+    ),
+    "stream named like a parameter": (
+        "show c.py --config.stream.kernel.rows=same --config.stream.kernel.task=classification",
+        ["config.stream.kernel: the head has a parameter of this name", "rename the stream"],
+    ),
+    "stream named like a field of the batch": (
+        "show c.py --config.stream.image.rows=same",
+        ["config.stream.image: batches have a field of this name", "rename the stream"],
+    ),
+    "stream with a capital": ("show c.py --config.stream.Big.rows=same", ["small letters, digits and _, found 'Big'"]),
+    "unknown task of a stream": (
+        f"show c.py {TARGET} --config.stream.target.task=clasification",
+        ["config.stream.target.task: unknown task 'clasification'", "nearest: 'classification'"],
+    ),
+    "task of a stream that its model has no head for": (
+        f"show c.py {TARGET} --config.stream.target.task=tagging",
+        ["config.stream.target: task 'tagging' needs a model with the head 'token'"],
+    ),
+    "task of a stream that its data has no labels for": (
+        f"show c.py {TARGET} --config.stream.target.task=regression",
+        ["config.stream.target: task 'regression' needs real targets", "--config.stream.target.task=classification"],
+    ),
+    "masks from a stream without": (
+        f"show c.py {TARGET} --config.stream.target.task=segmentation",
+        ["config.stream.target: task 'segmentation' learns 'mask', its source has image and class"],
+    ),
+    "a stage's own task beside a stream's": (
+        "show c.py:stages --config.stage.probe.task=multilabel --config.stream.x.rows=same "
+        "--config.stream.x.task=classification",
+        ["config.stage.probe.task: a stage with a task of its own has no heads of other streams", "config.stream.x"],
+    ),
+    "stream's batch not divisible": (
+        f"run c.py {NEW} {TARGET} --config.stream.target.batch_size=6 --config.parallel.devices=4",
+        ["config.stream.target.batch_size: 6 examples can't be split over 4 devices", "use 4 or"],
+    ),
+    "stream's batch in slices": (
+        f"run c.py {NEW} {TARGET} --config.stream.target.batch_size=5 --config.accumulate=2",
+        ["config.stream.target.batch_size: 5 examples can't be split over 2 devices in 2 slices"],
     ),
     # selection rules
     "misspelt freeze rule": (

@@ -39,6 +39,9 @@ def place(tmp_path_factory):
     (data / "questions").mkdir()
     question = '{"id": "q1", "question": "What?", "context": "A film.", "answers": [{"text": "film", "start": 3}]}'
     (data / "questions/train.jsonl").write_text(question)
+    (data / "answers").mkdir()
+    (data / "answers/train.jsonl").write_text(question.replace(": 3", ": 2"))
+    np.savez(data / "none.npz", train_image=images[:0], train_label=labels[:0])
     jaxfer.run(jaxfer.load(str(folder / "c.py")), folder / "runs/done", quiet=True)
     shutil.copytree(folder / "runs/done", folder / "runs/unfinished")
     (folder / "runs/unfinished/result.json").unlink()

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxfer.config.experiment import CompareConfig, InitOptions, ParallelConfig, RunConfig, StageConfig
-from jaxfer.config.streams import stream_fields
+from jaxfer.config.streams import stream_fields, unknown_field
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
@@ -93,7 +93,10 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
     if head == "stream" and rest:
         name, _, field = rest.partition(".")
         stream = config.get("stream", {}).get(name, {})
-        fields |= {f"stream.{name}.{field}": annotation for field, annotation in stream_fields(stream).items()}
+        known = stream_fields(stream)
+        if field and field not in known:
+            raise InputError(unknown_field(name, field, stream, known))
+        fields |= {f"stream.{name}.{field}": annotation for field, annotation in known.items()}
     if head == "stage" and rest:
         name, _, rest = rest.partition(".")
         stages = config.get("stages", ())

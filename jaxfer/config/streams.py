@@ -15,6 +15,7 @@ from jaxfer.registry import SOURCES, TASKS
 
 # What a stream without a task can't ask for, since each chooses rows by their labels.
 BY_LABEL = ("classes", "labels_per_class", "val_per_class")
+ROWS = ("own", "same")
 
 
 def stream_fields(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,6 +29,14 @@ def stream_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     if taken := sorted(options.keys() & own.keys()):
         raise InputError(f"data source {source!r}: its option {taken[0]!r} is a stream's own field; rename the option")
     return {**own, **data, **options}
+
+
+def unknown_field(name: str, field: str, values: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """What is wrong with a field that a stream of these values does not have."""
+    where = f"config.stream.{name}.{field}"
+    if values.get("rows") == "same" and field not in known:
+        return f"{where}: a stream with rows='same' has the main data, augmented anew; remove it"
+    return f"unknown field {where}{nearest(f'stream.{name}.{field}', [f'stream.{name}.{other}' for other in known])}"
 
 
 def resolved(section: Mapping[str, Any], augment: tuple[str, ...]) -> tuple[tuple[str, StreamConfig], ...]:
@@ -52,12 +61,20 @@ def _stream(name: str, values: Any, augment: tuple[str, ...]) -> StreamConfig:
     fields = stream_fields(values)
     for field in values:
         if field not in fields:
-            why = "; rows='same' has the main data" if values.get("rows") == "same" else nearest(field, fields)
-            raise InputError(f"unknown field {where}.{field}{why}")
+            raise InputError(unknown_field(name, field, values, fields))
     values = {field: schema.check(value, fields[field], f"{where}.{field}") for field, value in values.items()}
     own = {field: values[field] for field in ("rows", "batch_size", "task", "weight") if field in values}
+    if own.get("rows", "own") not in ROWS:
+        raise InputError(f"{where}.rows: expected one of {', '.join(ROWS)}, found {own['rows']!r}")
+    if not own.get("task") and own.get("weight", StreamConfig.weight) != StreamConfig.weight:
+        raise InputError(
+            f"{where}.weight={own['weight']} is of the loss of its task, and it has none; set its task, or remove it"
+        )
     if own.get("task"):
-        TASKS.get(own["task"])  # an unknown name raises, listing the nearest ones
+        try:
+            TASKS.get(own["task"])
+        except InputError as error:  # an unknown name, with the nearest ones
+            raise InputError(f"{where}.task: {error}") from None
     if own.get("rows") == "same":
         if own.get("batch_size"):
             raise InputError(f"{where}.batch_size: a second view has the examples of the main batch; remove it")

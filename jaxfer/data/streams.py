@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxfer.data.prepare import DataConfig, build, relabelled
-from jaxfer.data.split import Dataset
+from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
 from jaxfer.registry import SOURCES
 
@@ -27,7 +27,8 @@ def unlabelled(config: DataConfig, options: Mapping[str, Any], main: Dataset, *,
     """A stream without a task: the inputs of its training split, all of them.
 
     Validation is left out, since nothing may be chosen on labels of a target domain. The test split has its labels only
-    where a run opens it, and only where its classes are those of the main data, which put them into their order.
+    where a run opens it, and only where the main task can score it: its classes are those of the main data, which put
+    them into their order, and labels of one kind.
 
     Raises:
       InputError: a draw of validation, which is stratified by the labels.
@@ -37,7 +38,11 @@ def unlabelled(config: DataConfig, options: Mapping[str, Any], main: Dataset, *,
     data = SOURCES.make(config.source, **options)
     same = set(data.classes) == set(main.classes)
     splits, test = {"train": data.splits["train"].sealed()}, data.splits.get("test")
-    if test is not None and with_test and same:
+    if test is not None and with_test and same and _kinds(main.splits["train"]) <= _kinds(test):
         splits["test"] = relabelled(test, data, main.classes)
     sealed = None if test is None or "test" in splits else test.sealed()
     return dataclasses.replace(data, splits=splits, classes=main.classes if same else data.classes, sealed=sealed)
+
+
+def _kinds(split: Split) -> set[str]:
+    return {column.kind for column in split.columns.values()}

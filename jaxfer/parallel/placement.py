@@ -173,14 +173,16 @@ def placement(
     batch_sizes: Sequence[int] = (),
     *,
     accumulate: Sequence[int] = (),
+    names: Sequence[str] = (),
     devices: Sequence[Any] | None = None,
 ) -> Placement:
     """The devices a config asks for, by default as many of those present as divide every batch size.
 
     Args:
       config: axes and mode.
-      batch_sizes: of the stages.
-      accumulate: slices of each stage's batch; 1 where omitted.
+      batch_sizes: of the stages and their streams.
+      accumulate: slices of each such batch; 1 where omitted.
+      names: of the fields that say these sizes, for errors; `config.batch_size` where omitted.
       devices: to choose from instead of those present: a topology's, for compiling without devices.
 
     Raises:
@@ -219,12 +221,13 @@ def placement(
             f"config.parallel.devices: {count} can't form a mesh with fsdp={config.fsdp} x tensor={config.tensor}; "
             f"use a multiple of {math.lcm(unit, processes)}"
         )
-    for batch_size, slices in itertools.zip_longest(batch_sizes, accumulate, fillvalue=1):
+    named = [*names, *["config.batch_size"] * (len(batch_sizes) - len(names))]
+    for name, batch_size, slices in itertools.zip_longest(named, batch_sizes, accumulate, fillvalue=1):
         least = parts[count] * slices
         if batch_size % least:
             over = f"{parts[count]} devices" + (f" in {slices} slices" if slices > 1 else "")
             raise InputError(
-                f"config.batch_size: {batch_size} examples can't be split over {over}; "
+                f"{name}: {batch_size} examples can't be split over {over}; "
                 f"use {max(least, batch_size // least * least)}"
                 + (" or --config.parallel.devices=1" if processes == 1 else "")
             )

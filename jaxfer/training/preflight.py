@@ -92,9 +92,9 @@ def preflight(
     known = described(config, folder)
     experiment, assumed = source_outputs.completed(resolve(known.config), folder), known.notes
     run, source = experiment.run, experiment.source
-    batches = [(stage.batch_size, stage.accumulate) for _, stage in experiment.stages]
-    sizes, slices = zip(*batches, *streams.sizes(experiment), strict=True)
-    where = placement(experiment.parallel, sizes, accumulate=slices, devices=devices)
+    batches = [("config.batch_size", stage.batch_size, stage.accumulate) for _, stage in experiment.stages]
+    names, sizes, slices = zip(*batches, *streams.sizes(experiment), strict=True)
+    where = placement(experiment.parallel, sizes, accumulate=slices, names=names, devices=devices)
     data = build(experiment.data, dict(source.options), seed=run.seed, with_test=run.test)
     if folder is not None and data.listed is not None and _inside(folder, data.listed):
         fix = "use a --workdir beside it"
@@ -115,7 +115,7 @@ def preflight(
     data = streams.with_streams(experiment, data)
     stages = make_stages(experiment, port, task, len(data.classes), streams.classes(experiment, data))
     stages, unstated = teachers.equipped(stages, experiment, data, folder)
-    assumed += unstated + streams.check(experiment, data, stages)
+    assumed += unstated + streams.check(experiment, data, stages, where)
     where.check(stages)
     kinds = [column.kind for column in data.splits["train"].columns.values()]
     if task.target and task.target not in kinds:

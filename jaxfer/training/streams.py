@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxfer.config.experiment import Experiment
@@ -15,8 +16,10 @@ from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.parallel.placement import Placement
-from jaxfer.stages import Stage
-from jaxfer.streams import StreamSpec
+from jaxfer.ports import port_shapes
+from jaxfer.stages import Stage, example_batch
+from jaxfer.streams import StreamSpec, check_slices
+from jaxfer.task import Mean, Task
 
 
 def with_streams(experiment: Experiment, data: Dataset) -> Dataset:
@@ -44,25 +47,36 @@ def classes(experiment: Experiment, data: Dataset) -> dict[str, int]:
     return {name: len(data.streams[name].classes) for name, stream in experiment.streams if stream.task}
 
 
-def check(experiment: Experiment, data: Dataset, stages: Sequence[Stage]) -> tuple[str, ...]:
-    """Checks every stream against the model and its task.
+def check(experiment: Experiment, data: Dataset, stages: Sequence[Stage], where: Placement) -> tuple[str, ...]:
+    """Checks every stream against the model, its task and the devices.
 
     Returns:
       Notes: a line for each stream that no stage reads.
 
     Raises:
-      InputError: a stream that the model can't read, or whose data lack what its task learns.
+      InputError: a stream that the model can't read, whose data lack what its task learns, or whose loss can't be
+        computed in slices.
     """
     for stage in stages:
-        for spec in stage.spec.streams:
-            split, model = data.streams[spec.name].splits["train"], spec.port or stage.spec.port
+        specs = {spec.name: spec for spec in stage.spec.streams}
+        for name, stream in experiment.streams:  # what no stage reads may still be evaluated
+            spec = specs.get(name)
+            model = spec.port if spec is not None and spec.port is not None else stage.spec.port
             try:
-                if spec.task is not None:
-                    _check_target(spec, dict(experiment.streams)[spec.name].task, data)
-                    spec.task.expanded(split.take(np.arange(1)), model.encodings)
-                Feed(split=split, encodings=model.encodings).check(_augment(experiment, spec.name))
+                if name in example_batch(stage.spec.port, stage.spec.task, 1):
+                    raise InputError("batches have a field of this name; rename the stream")
+                if spec is not None and spec.task is not None:
+                    _check_target(spec, stream.task, data)
+                    spec.task.expanded(data.streams[name].splits["train"].take(np.arange(1)), model.encodings)
+                if spec is not None and stream.source is None:
+                    _check_same(stage.spec.task, spec.task)
+                for split, examples in data.streams[name].splits.items():
+                    augment = stream.data.augment if split == "train" else ()
+                    Feed(split=examples, encodings=model.encodings).check(augment)
             except InputError as error:
-                raise InputError(f"config.stream.{spec.name}: {error}") from None
+                raise InputError(f"config.stream.{name}: {error}") from None
+        if stage.spec.accumulate > 1 or where.mode == "pmap":
+            _check_slices(stage)
     read = {spec.name for stage in stages for spec in stage.spec.streams}
     return tuple(f"config.stream.{name} is read by no stage" for name, _ in experiment.streams if name not in read)
 
@@ -72,6 +86,36 @@ def _check_target(spec: StreamSpec, task: str, data: Dataset) -> None:
     if spec.task.target not in kinds:
         learns = f"task {task!r} learns {spec.task.target!r}"
         raise InputError(f"{learns}, its source has {' and '.join(kinds)}; choose another of the two")
+
+
+def _check_same(main: Task, own: Task | None) -> None:
+    if main.expand is not (own.expand if own is not None else None):
+        raise InputError(
+            "rows='same' has the rows of the main batch, but a task makes several examples of one, and not the same "
+            "ones for both; give the stream a source"
+        )
+
+
+def _check_slices(stage: Stage) -> None:
+    """`check_slices` from shapes alone, so that nothing has been compiled or written yet."""
+    spec, batch = stage.spec, stage.example()
+    trained = [stream for stream in spec.streams if stream.trained and stream.task is not None]
+
+    def loss(port: Port, task: Task, fields: Mapping[str, Any]) -> Mean:
+        def value(params: Any, model_state: Any, fields: Mapping[str, Any]) -> Mean:
+            return task.loss(port.apply(params, model_state, fields)[0], fields, task.hparams or {})
+
+        return jax.eval_shape(value, *port_shapes(spec.port), fields)
+
+    for stream in trained:
+        if stream.task.whole_batch:
+            raise InputError(
+                f"config.stream.{stream.name}: the loss of its task is of the batch as a whole; set "
+                "config.accumulate=1 and parallel.mode=jit"
+            )
+    if trained:
+        others = {f"{stream.name}/loss": loss(stream.port, stream.task, batch[stream.name]) for stream in trained}
+        check_slices(loss(spec.port, spec.task, batch), others)
 
 
 def beside(experiment: Experiment, stage: Stage, data: Dataset, where: Placement) -> dict[str, Beside]:
@@ -90,12 +134,12 @@ def beside(experiment: Experiment, stage: Stage, data: Dataset, where: Placement
     }
 
 
-def sizes(experiment: Experiment) -> list[tuple[int, int]]:
-    """(batch size, slices) of every stream in every stage that can read it, to be split over devices."""
+def sizes(experiment: Experiment) -> list[tuple[str, int, int]]:
+    """(what it is called, batch size, slices) of every stream in every stage, to be split over devices."""
     return [
-        (stream.batch_size, stage.accumulate)
+        (f"config.stream.{name}.batch_size", stream.batch_size, stage.accumulate)
         for _, stage in experiment.stages
-        for _, stream in experiment.streams
+        for name, stream in experiment.streams
         if stream.batch_size
     ]
 
