@@ -34,6 +34,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 WHOLE = {"README", "comparing", "runs", "checkpoints"}  # pages with whole comparisons or many runs: `make system`
 BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 WRITTEN = re.compile(r"# ([\w/]+\.py)\n")
+# Modules that the pages write.
+OWN = ("ia3", "small_features", "class_means", "similar", "noisy", "at_least", "turned", "coral", "agree", "trigrams")
 REPOSITORY = "https://github.com/jaxfer/jaxfer/blob/main/"
 # What `sh parsed` blocks call besides jaxfer, make and pip.
 OTHERS = {"git", "cd", "python3", "source"}
@@ -84,7 +86,7 @@ def desk(world, tmp_path, monkeypatch):
     """The page's own copy, as the working directory."""
     shutil.copytree(world, tmp_path / "desk")
     monkeypatch.chdir(tmp_path / "desk")
-    with forgotten_rooms("ia3", "small_features", "class_means", "similar", "noisy", "at_least"):
+    with forgotten_rooms(*OWN):
         yield tmp_path / "desk"
 
 

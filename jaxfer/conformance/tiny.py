@@ -149,10 +149,20 @@ FIELDS = {
 }
 
 
+def field(name: str, rng: np.random.Generator, port: Port, n: int) -> jax.Array:
+    """A random input field; one that `FIELDS` does not know is normal, or 0 and 1 where it holds integers."""
+    if name in FIELDS:
+        return FIELDS[name](rng, port, n)
+    like = port.example(n)[name]
+    if jnp.issubdtype(like.dtype, jnp.integer):
+        return jnp.asarray(rng.integers(2, size=like.shape), like.dtype)
+    return _normal(rng, like.shape).astype(like.dtype)
+
+
 def batch(port: Port, examples: int = 4, seed: int = 0) -> dict[str, jax.Array]:
     """A random batch with the port's input fields."""
     rng = np.random.default_rng(seed)
-    return {name: FIELDS[name](rng, port, examples) for name in port.inputs}
+    return {name: field(name, rng, port, examples) for name in port.inputs}
 
 
 def given(shapes: Given, seed: int = 0) -> Given:

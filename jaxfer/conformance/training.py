@@ -96,7 +96,7 @@ def batches(stage: Stage, steps: int, seed: int = 0) -> list[dict[str, np.ndarra
 
 def _drawn(rng: np.random.Generator, port: Port, shapes: Mapping[str, Any], size: int) -> dict[str, Any]:
     targets = {name: shape for name, shape in shapes.items() if name not in port.inputs}
-    fields = {name: np.asarray(tiny.FIELDS[name](rng, port, size)) for name in port.inputs}
+    fields = {name: np.asarray(tiny.field(name, rng, port, size)) for name in port.inputs}
     return fields | {
         name: rng.integers(0, 2 if shape.dtype == bool else CLASSES, shape.shape).astype(shape.dtype)
         for name, shape in targets.items()

@@ -72,7 +72,7 @@ def check(port: Port, *, own: bool | None = None) -> tuple[str, ...]:
 
 def _encoding(port: Port) -> TextEncoding | None:
     """The encoding with a tokenizer, if the port has one."""
-    return next((encoding for encoding in port.encodings if encoding.column == TextEncoding.column), None)
+    return next((encoding for encoding in port.encodings if isinstance(encoding, TextEncoding)), None)
 
 
 @functools.lru_cache(maxsize=8)

@@ -183,3 +183,15 @@ def test_a_model_from_elsewhere_states_its_tiny_options(tmp_path, monkeypatch):
     assert tiny.options("planted_model") == ("planted_model", {"outputs": 3, "width": 4, "image": (5, 6, 3)})
     assert models.the_head_is_the_last_units_and_has_the_outputs("planted_model") is None
     assert methods.merging_gives_the_backbone_back("full", "planted_model") is None
+
+
+def test_a_field_that_no_model_of_the_package_has_is_drawn_by_its_type():
+    fields = {
+        "reading": jax.ShapeDtypeStruct((50, 3), "float32"),
+        "kind": jax.ShapeDtypeStruct((50,), "int32"),
+    }
+    batch = tiny.batch(types.SimpleNamespace(inputs=tuple(fields), example=lambda n: fields), 50)
+    assert {name: (value.shape, value.dtype) for name, value in batch.items()} == {
+        name: (like.shape, like.dtype) for name, like in fields.items()
+    }
+    assert set(batch["kind"].tolist()) == {0, 1} and 0.5 < float(batch["reading"].std()) < 1.5

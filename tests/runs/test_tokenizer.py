@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from etils import epath
@@ -36,6 +37,13 @@ class Port:
 def port_of(folder: Path) -> Port:
     options = dict(tokenizer_sha256="", vocab=23, types=2, max_length=20, buckets=(20,))
     return Port((TextEncoding(tokenizer=str(folder), **options),))
+
+
+def test_an_encoding_of_texts_without_a_tokenizer_has_nothing_to_keep(tmp_path):
+    port = Port((SimpleNamespace(column="text"),))
+    assert tokenizer.check(port) == ()
+    tokenizer.keep(port, epath.Path(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def write(folder: Path, **files: object) -> None:
