@@ -16,7 +16,7 @@ from jaxfer.data.order import batch_indices, bucket_of, bucketed_indices, exampl
 from jaxfer.data.prepare import DataConfig
 from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError
-from tests.data.test_loader import AUGMENT, BUCKETS, ENCODING, PHRASES, PIXELS, SIZE, SPLIT, TEXT, feed
+from tests.data.test_loader import AUGMENT, BUCKETS, ENCODING, PHRASES, PIXELS, SIZE, TEXT, feed
 
 OTHER = Split.whole(
     image=Array(np.random.default_rng(1).integers(0, 256, (7, 6, 10, 1), np.uint8), "image"),
