@@ -19,7 +19,7 @@ def get_config(arg=""):
     config.stream.target = dict(source="npz", path="vision/usps.npz")  # its labels stay sealed
     config.update(batch_size=64, steps=1000, warmup=50, lr=1e-3, weight_decay=1e-2)
     if "dann" in words:
-        config.method = "dann"
+        config.update(method="dann", options=dict(trade_off=0.3))
     if "tiny" in words:
         config.model.update(stage_sizes=(1,), width=4, image=(8, 8, 1))
         config.data = dict(source="synthetic", image=(8, 8, 1), examples=40)

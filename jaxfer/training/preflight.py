@@ -69,8 +69,10 @@ class Preflight:
         blocks = [overview(source.name, dict(source.options), self.data, encodings, sample=sample)]
         for name, stream in self.experiment.streams:
             if stream.source is not None:
-                own, data = stream.source, self.data.streams[name]
-                blocks.append(overview(own.name, dict(own.options), data, (), sample=sample, of=f"stream {name}"))
+                own, of = stream.source, f"stream {name}" + ("" if stream.task else ", labels sealed")
+                blocks.append(overview(own.name, dict(own.options), self.data.streams[name], (), sample=sample, of=of))
+            else:
+                blocks.append(f"stream {name}: the main examples once more, {_augmented(stream.data.augment)}")
         return "\n".join(blocks)
 
 
@@ -124,6 +126,10 @@ def preflight(
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
     spare = len(jax.devices() if devices is None else devices) - where.size
     return Preflight(experiment=complete, data=data, stages=stages, where=where, spare=spare, assumed=assumed)
+
+
+def _augmented(names: Sequence[str]) -> str:
+    return f"under draws of their own ({', '.join(names)})" if names else "not augmented"
 
 
 def _inside(folder: epath.Path, root: Path) -> bool:
