@@ -51,9 +51,9 @@ def test_the_quickstart_compares_a_right_source_and_a_wrong_one():
     planned = protocol.make_design("configs/digits.py", {"compare.seeds": 1, "compare.trials": 1})
     assert [arm.name for arm in planned.arms] == ["scratch", "probe", "full", "lora", "lora@mixed"]
     right, wrong = (planned.tuning[5, arm, 0, 0] for arm in ("lora", "lora@mixed"))
-    assert [p.key for p in planned.sources] == [right.source, wrong.source]
+    assert [p.key for p in planned.sources] == [*right.sources, *wrong.sources]
     assert right.key != wrong.key and right.programs == wrong.programs
-    assert planned.record["sources"] == {"pretrain": right.source, "mixed": wrong.source}
+    assert planned.record["sources"] == {"pretrain": right.sources[0], "mixed": wrong.sources[0]}
 
 
 def test_the_study_of_label_counts_resolves():

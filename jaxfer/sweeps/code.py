@@ -21,10 +21,13 @@ COMPUTES = (
     "task.py",
     "method.py",
     "optim.py",
+    "ports.py",
     "stages.py",
+    "streams.py",
     "step.py",
     "data/split.py",
     "data/prepare.py",
+    "data/streams.py",
     "data/lookup.py",
     "data/order.py",
     "data/loader.py",
@@ -36,6 +39,7 @@ COMPUTES = (
     "training/fitted.py",
     "training/measured.py",
     "training/source_outputs.py",
+    "training/streams.py",
     "training/teachers.py",
     "network.py",
     "training/session.py",
@@ -52,6 +56,8 @@ def code_version(experiment: Experiment) -> str:
     named |= {(ADDS, name) for _, stage in experiment.stages for name in stage.adds}
     named |= {(TASKS, stage.task) for _, stage in experiment.stages if stage.task}
     named |= {(MODELS, experiment.model.name), (TASKS, experiment.task.name), (SOURCES, experiment.source.name)}
+    named |= {(TASKS, stream.task) for _, stream in experiment.streams if stream.task}
+    named |= {(SOURCES, stream.source.name) for _, stream in experiment.streams if stream.source is not None}
     if experiment.networks:  # of any model
         named |= {(MODELS, name) for name in MODELS.names()}
     return _version(frozenset(named), experiment.run.init != "scratch" or bool(experiment.networks))
