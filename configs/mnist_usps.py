@@ -2,6 +2,12 @@
 
 jaxfer sweep configs/mnist_usps.py --processes 2
 jaxfer run configs/mnist_usps.py:dann --config.test=true
+
+Accuracy on USPS' test split by the first command (`target/accuracy` of each run's result.json), 5 seeds: source only
+0.625 ± 0.056, DANN 0.769 ± 0.057; DANN is +0.144 over source only, paired 95 % interval [+0.100, +0.187], and loses 0.5
+points on MNIST. No label of USPS chose anything: the discriminator's weight, 0.3, was chosen on the pair in
+reverse, by the accuracy on MNIST's training images. Before that, the default of 1 had been run on this pair: +0.038
+[-0.003, +0.078].
 """
 
 import jaxfer.config
