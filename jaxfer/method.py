@@ -114,8 +114,8 @@ class Method:
       intercept: (params, extra) -> a `flax.linen` interceptor or None: changes in activation space.
       taps: activations of the training forward that `loss` needs: units, or `features` (`Port.forward`).
       streams: {name: UNLABELLED, SAME or TASK}: streams of the config that join the main batch in its forward pass,
-        one pass with one set of batch statistics. `ctx.streams` has their outputs. The loss of a stream with a task is
-        added for every method.
+        one pass with one set of batch statistics. `ctx.streams` has their outputs. A stream with a task joins it,
+        and its loss is added, for every method.
       loss: (ctx, outputs) -> (scalar, {name: scalar} to log).
       gradient: (next, ctx, trainable) -> (gradients, rest): `next` gives those of the whole batch at any {path: leaf}
         of the trainable parameters, and the rest, which is handed on; it may be called twice.

@@ -1,7 +1,8 @@
 """Streams of a step: examples beside the main batch, in its forward pass or after it.
 
-A stream that the method reads joins the main batch in one pass, so that batch statistics are of both. A stream with a
-task has a head of its own, and its loss is added; where the method does not read it, it has a pass of its own.
+A stream joins the main batch in one pass, so that batch statistics are of both, in training and in what evaluation
+keeps of them. A stream with a task has a head of its own, and its loss is added. It has a pass of its own where one of
+the two tasks reads pairs of texts apart and the other does not.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class StreamSpec:
     Attributes:
       name: in the config, and in the batch.
       batch_size: examples per step, over all devices.
-      joined: whether it joins the main batch in its pass, because the method reads it.
+      joined: whether it joins the main batch in its pass.
       trained: whether its examples are part of a step; else it is only evaluated.
       task: that it trains; None: only the method reads it.
       port: the model with the stream's own head; None without a task.
@@ -178,7 +179,7 @@ def stream_specs(
             StreamSpec(
                 name=name,
                 batch_size=stream.batch_size or config.batch_size,
-                joined=joined,
+                joined=joined or (stream.weight > 0 and own[name].apart == port.apart),
                 trained=joined or stream.weight > 0,
                 task=TASKS.make(stream.task) if stream.task else None,
                 port=own.get(name),

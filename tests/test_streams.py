@@ -81,7 +81,7 @@ def test_a_joined_stream_shares_batch_statistics():
 
 def test_a_stream_of_weight_0_has_no_pass_and_keeps_its_head():
     stage = stage_of(weight=0.0)
-    assert "other" not in stage.batch()
+    assert "other" not in stage.example()
     state, _ = train(stage, 1)
     before, after = flatten(backbone(stage)[0]), flatten(state.params)
     for name in ("kernel", "bias"):

@@ -94,6 +94,10 @@ def _compare(
     kinds = baselines.baselines(task, classes, features=features) if task in baselines.TASKS else ()
     if not kinds:
         Reporter(quiet=quiet).say(f"note: task {task!r} has no simple baseline; arms are judged against scratch alone")
+    for name, _ in design.ready.experiment.streams:
+        Reporter(quiet=quiet).say(
+            f"note: config.stream.{name}: arms are judged on the main data; its metrics are in each run's result.json"
+        )
     tuning = [*design.sources, *design.tuning.values()]
     with locked(folder):
         claim(folder, design)

@@ -29,7 +29,7 @@ def files(tmp_path):
     [
         ("digits", {}),
         ("synthetic", {"examples": 8}),
-        ("synthetic", {"examples": 8, "task": "regression"}),
+        ("synthetic", {"examples": 8, "target": "value"}),
         ("table", {"path": PHRASES}),
         ("folder", {}),
         ("npz", {}),

@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxfer.errors import InputError, RuleError
+from jaxfer.method import NOTHING
 from jaxfer.parallel.sharding import check_rules, left_whole, parameter_specs, parse_rules, tree_specs
 from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten, resolve
@@ -121,7 +122,7 @@ def test_every_ports_own_axes(case):
 def test_an_adapters_leaves_are_split_too():
     port = MODELS.make("vit", outputs=3, patch=3, width=12, layers=1, heads=2, mlp_width=20, image=(6, 9, 3))
     params = jax.eval_shape(port.init, jax.random.key(0), batch(port))[0]
-    added, _ = jax.eval_shape(METHODS.make("lora", port, rank=4).init, params, jax.random.key(0))
+    added, _ = jax.eval_shape(METHODS.make("lora", port, rank=4).init, params, jax.random.key(0), NOTHING)
     found = parameter_specs(port, flatten(added), {"data": 1, "fsdp": 4, "tensor": 1})
     assert found["lora/block_0/attn/query/a"] == P(("fsdp",))
     assert found["lora/block_0/mlp/fc1/b"] == P(None, ("fsdp",))

@@ -105,13 +105,13 @@ def test_rules_that_change_nothing_are_said(tmp_path, capsys):
 
 
 def test_non_finite_validation_stops_the_run(tmp_path, monkeypatch):
-    real = session.evaluate_split
+    real = session.evaluate_streams
 
     def planted(*args, **options):
         found = real(*args, **options)
         return type(found)(metrics={**found.metrics, "loss": math.nan}, compile_seconds=0.0)
 
-    monkeypatch.setattr(session, "evaluate_split", planted)
+    monkeypatch.setattr(session, "evaluate_streams", planted)
     with pytest.raises(NonFiniteLoss, match="non-finite loss on val after step 4, stage 'train': nan"):
         jaxfer.run(tiny_config("resnet_basic"), tmp_path, quiet=True)
     assert not list((tmp_path / "checkpoints").iterdir())

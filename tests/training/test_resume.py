@@ -141,7 +141,7 @@ def test_sigterm_between_any_two_questions(tmp_path, whole, monkeypatch):
 
 def test_an_evaluation_that_is_killed_loses_no_step(tmp_path, whole, monkeypatch):
     """The step is saved before it is evaluated; the next attempt evaluates it, and an attempt may be killed again."""
-    reference, real = kill.ending(whole), session.evaluate_split
+    reference, real = kill.ending(whole), session.evaluate_streams
     for number, step in ((1, 3), (2, 6), (3, 7)):
         calls, folder = itertools.count(1), tmp_path / str(number)
 
@@ -150,11 +150,13 @@ def test_an_evaluation_that_is_killed_loses_no_step(tmp_path, whole, monkeypatch
                 raise Stop
             return real(*args, **options)
 
-        monkeypatch.setattr(session, "evaluate_split", killed)
+        monkeypatch.setattr(session, "evaluate_streams", killed)
         with pytest.raises(Stop):
             jaxfer.run(one_stage(), folder, quiet=True)
         assert max(int(path.name) for path in (folder / "checkpoints").iterdir()) == step
-        monkeypatch.setattr(session, "evaluate_split", lambda *args, **options: None)  # SIGTERM while it is made up for
+        monkeypatch.setattr(
+            session, "evaluate_streams", lambda *args, **options: None
+        )  # SIGTERM while it is made up for
         with pytest.raises(SystemExit) as stopped:
             jaxfer.run(one_stage(), folder, quiet=True)
         assert stopped.value.message.startswith(f"SIGTERM: saved at step {step} of 7;")
@@ -335,13 +337,13 @@ def test_the_best_of_equals_is_the_earliest(tmp_path, capsys):
 def test_a_fallback_keeps_the_best_of_then(tmp_path, monkeypatch):
     """The newest is the best so far; when it is torn, the best before it must still be there."""
     values = iter([0.5, 0.25, 0.75])
-    real = session.evaluate_split
+    real = session.evaluate_streams
 
     def planted(*args, **options):
         found = real(*args, **options)
         return type(found)(metrics={**found.metrics, "accuracy": next(values)}, compile_seconds=0.0)
 
-    monkeypatch.setattr(session, "evaluate_split", planted)
+    monkeypatch.setattr(session, "evaluate_streams", planted)
     config = one_stage(select="best", steps=3, eval_every=1)
     assert jaxfer.run(config, tmp_path, quiet=True)["checkpoint_step"] == 3
     (tmp_path / "result.json").unlink()
