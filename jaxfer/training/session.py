@@ -25,6 +25,7 @@ from jaxfer.pretrained import carrying, starting
 from jaxfer.runs import tokenizer
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.finished import fingerprint, placed
+from jaxfer.runs.folder import check_present
 from jaxfer.runs.metrics import MetricsLog
 from jaxfer.stages import Stage
 from jaxfer.state import State
@@ -301,6 +302,7 @@ class Session:
         return self.record["cost"]["seconds"] + time.perf_counter() - self.begun
 
     def _save(self, stage: Stage, state: State, step: int) -> None:
+        check_present(self.folder)  # orbax would make it anew, and the run end in a folder that lacks its beginning
         self.log.sync()
         self.checkpoints.save(step, state, *self._recorded())
         self.sync = time.perf_counter()
