@@ -62,5 +62,5 @@ def method(port: Port, *, source_outputs: int = 0) -> Method:
         init=init,
         loss=loss,
         tasks=("classification",),
-        hparams={"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)), "strength": (100.0, (1e2, 1e4, 1e6))},
+        hparams={"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)), "strength": (1.0, (1.0, 1e2, 1e4, 1e6))},
     )
