@@ -87,10 +87,10 @@ def forward(
     *_, before, head = port.units
     own_head = any(stream.task is not None for stream in joined)
     asked = dict.fromkeys((*taps, *((before,) if own_head else ())))
-    together = {name: jnp.concatenate([batch[name], *(batch[s.name][name] for s in joined)]) for name in port.inputs}
-    passed = port.forward(params, model_state, together if joined else batch, taps=tuple(asked), **how)
     if not streams:
-        return passed, {}
+        return port.forward(params, model_state, batch, taps=tuple(taps), **how), {}
+    together = {name: jnp.concatenate([batch[name], *(batch[s.name][name] for s in joined)]) for name in port.inputs}
+    passed = port.forward(params, model_state, together, taps=tuple(asked), **how)
     counts = [batch[port.inputs[0]].shape[0], *(batch[s.name][port.inputs[0]].shape[0] for s in joined)]
     pieces = _pieces((passed.outputs, passed.taps), counts)
     model_state, shown = passed.model_state, {}

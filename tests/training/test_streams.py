@@ -1,4 +1,5 @@
-"""Whole runs with streams: two tasks on one backbone, an earlier task's head, a sealed target, other data."""
+"""Whole runs with streams: two tasks on one backbone, an earlier task's head (`pretrained/stream_heads.py`), a sealed
+target, other data."""
 
 from __future__ import annotations
 
