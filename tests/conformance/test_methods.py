@@ -7,6 +7,7 @@ convolutional and one transformer case, every model under `full`. Tier iii, `mak
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import tempfile
 from pathlib import Path
@@ -95,20 +96,68 @@ def lines(folder):
     return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder / "metrics.jsonl")]
 
 
-def needs(method, case, folder):
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    """case -> the folder of a finished run of that model, one for all methods that read one."""
+
+    @functools.cache
+    def folder(case):
+        folder = tmp_path_factory.mktemp(case) / "run"
+        jaxfer.run(tiny_config(case, steps=1, eval_batch_size=8), folder, quiet=True)
+        return folder
+
+    return folder
+
+
+def needs(method, case, source):
     """Fields of the config that name what the method reads: a finished run of the same model and data."""
     others, from_source = methods.planned(method, case).spec.method.others, "source_outputs" in METHODS.schema(method)
-    if others or from_source:
-        jaxfer.run(tiny_config(case, steps=1, eval_batch_size=8), folder, quiet=True)
-    return {"networks": dict.fromkeys(others, f"run:{folder}"), **({"init": f"run:{folder}"} if from_source else {})}
+    if not (others or from_source):
+        return {}
+    run = f"run:{source(case)}"
+    return {"networks": dict.fromkeys(others, run), **({"init": run} if from_source else {})}
 
 
-def runs_resume_bitwise_and_share_one_program(method, case):
+# A method's placement shows on one model of each kind, a model's under one method. Adam's arithmetic is the same for
+# all of them: it is asked for on one of the two, in the whole matrix too.
+SGD, ADAM = methods.PLACED
+AXES = {
+    **dict.fromkeys(methods.NUMBERS, on_axes),
+    SGD: lambda method, case: method == "full" or case == CONVOLUTION,
+    ADAM: lambda method, case: case == TRANSFORMER,
+}
+
+
+def numbers(pairs):
+    """A test for each check of each pair: tier ii on the axes, the matrix beside them."""
+    for check, axes in AXES.items():
+        for pair in pairs:
+            if pair not in REFUSED and (check is not ADAM or axes(*pair)):
+                beside = () if axes(*pair) else (pytest.mark.matrix,)
+                yield pytest.param(check, *pair, id="-".join((check.__name__, *pair)), marks=(marks(*pair), *beside))
+
+
+@pytest.mark.tier_ii
+@pytest.mark.parametrize("check,method,case", list(numbers(PAIRS)))
+def test_numbers(check, method, case):
+    assert check(method, case) is None
+
+
+@pytest.mark.tier_ii
+@pytest.mark.parametrize(
+    "method,case",
+    [
+        pytest.param(*pair, id="-".join(pair), marks=(marks(*pair), *(() if on_axes(*pair) else (pytest.mark.matrix,))))
+        for pair in PAIRS
+        if pair not in REFUSED
+    ],
+)
+def test_runs_resume_bitwise_and_share_one_program(method, case, source):
     """Whole runs, on one device and the pair's program; `full` on all four devices."""
     devices = {} if method == "full" else {"devices": 1}
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         whole, parts, other = (Path(folder, name) for name in ("whole", "parts", "other"))
-        fields = {"method": method, "eval_batch_size": 8, **needs(method, case, Path(folder, "source"))}
+        fields = {"method": method, "eval_batch_size": 8, **needs(method, case, source)}
         config = tiny_config(case, steps=5, eval_every=3, log_every=2, seed=1, **fields)
         config.parallel.update(devices)
         before = _train_program.cache_info().misses
@@ -130,33 +179,6 @@ def runs_resume_bitwise_and_share_one_program(method, case):
         config.parallel.update(devices)
         jaxfer.run(config, other, quiet=True)
         assert _train_program.cache_info().misses == compiled
-
-
-# A method's placement shows on one model, a model's under one method; Adam's arithmetic is the same for all of them.
-SGD, ADAM = methods.PLACED
-AXES = {
-    **dict.fromkeys((*methods.NUMBERS, runs_resume_bitwise_and_share_one_program), on_axes),
-    SGD: lambda method, case: method == "full" or case == CONVOLUTION,
-    ADAM: lambda method, case: method == "full" and case in (CONVOLUTION, TRANSFORMER),
-}
-
-
-@pytest.mark.tier_ii
-@pytest.mark.parametrize(
-    "check,method,case",
-    [
-        pytest.param(
-            *(check, *pair),
-            id="-".join((check.__name__, *pair)),
-            marks=(marks(*pair), *(() if axes(*pair) else (pytest.mark.matrix,))),
-        )
-        for pair in PAIRS
-        if pair not in REFUSED
-        for check, axes in AXES.items()
-    ],
-)
-def test_numbers(check, method, case):
-    assert check(method, case) is None
 
 
 def test_what_update_makes_of_a_batch_is_the_same_under_pmap():
