@@ -32,7 +32,7 @@ class Streamed(NamedTuple):
     """
 
     outputs: jax.Array
-    taps: Mapping[str, jax.Array]
+    taps: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Context:
     groups: Mapping[str, str]
     step: jax.Array
     key: jax.Array
-    taps: Mapping[str, jax.Array] = field(default_factory=dict)
+    taps: Mapping[str, Any] = field(default_factory=dict)
     streams: Mapping[str, Streamed] = field(default_factory=dict)
     others: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 

@@ -29,7 +29,7 @@ class Leaf:
 
     Attributes:
       group: the method's group; its peak rate is `hparams['lr/GROUP']`.
-      depth: units between it and the head; the rate is multiplied by `layer_decay ** depth`.
+      depth: its distance from the head (`Port.depth`); the rate is multiplied by `layer_decay ** depth`.
       lr_scale: multiplier of its rate.
       decay_scale: multiplier of weight decay (0 for biases and norms).
     """

@@ -35,9 +35,9 @@ def _port(experiment: Experiment, name: str, task: Task, classes: int) -> Port:
     port = port.with_words() if task.words else port
     port = port.with_apart() if task.apart else port
     if task.apart and not port.apart:
+        other = next(encoding for encoding in port.encodings if not getattr(encoding, "apart", False))
         raise InputError(
-            f"task {name!r} reads pairs of texts, model {model.name!r} reads {port.encoding.noun}; choose another of "
-            "the two"
+            f"task {name!r} reads pairs of texts, model {model.name!r} reads {other.noun}; choose another of the two"
         )
     return port
 

@@ -259,15 +259,16 @@ def _groups(config: StageConfig, method: Method, port: Port, params: Any, where:
     # A model with the head `embedding` has no layer for what methods say of the head.
     absent = () if any(path.startswith(f"{port.head}/") for path in paths) else (f"{port.head}/.*",)
     names = {group for pattern, group in method.rules if pattern not in absent} - {FROZEN}
-    if config.freeze_units >= len(port.units):
-        raise InputError(f"{where}.freeze_units: the model has {len(port.units)} units, found {config.freeze_units}")
+    levels = sorted({port.depth(unit) for unit in port.units}, reverse=True)  # two towers have two units on one
+    if config.freeze_units >= len(levels):
+        raise InputError(f"{where}.freeze_units: the model is {len(levels)} units deep, found {config.freeze_units}")
     before = rules.resolve((), paths, defaults=method.rules, what=f"rule of method {config.method!r}")
     for group in sorted(names - set(before.values())):
         raise RuleError(f"method {config.method!r}: group {group!r} holds no parameter of this model")
     frozen = tuple((pattern, FROZEN) for pattern in config.freeze)
     groups = rules.resolve(frozen, paths, defaults=method.rules, what="freeze rule")
-    bottom = port.units[: config.freeze_units]
-    groups = {path: FROZEN if port.unit(path) in bottom else group for path, group in groups.items()}
+    bottom = levels[: config.freeze_units]
+    groups = {path: FROZEN if port.depth(path) in bottom else group for path, group in groups.items()}
     if set(groups.values()) == {FROZEN}:
         raise InputError(f"{where}: everything is frozen, nothing would be trained; loosen freeze or freeze_units")
     if config.rates and set(config.rates) != names:

@@ -246,7 +246,10 @@ COMMANDS = {
     ),
     "eval_norms of a model without": ("show c.py:vit --config.eval_norms=stem.*", ["this model has none of that kind"]),
     "freeze everything": ("show c.py --config.freeze=.*", ["everything is frozen", "loosen freeze or freeze_units"]),
-    "freeze too many units": ("show c.py --config.freeze_units=4", ["freeze_units: the model has 4 units, found 4"]),
+    "freeze too many units": (
+        "show c.py --config.freeze_units=4",
+        ["freeze_units: the model is 4 units deep, found 4"],
+    ),
     "freeze a negative number of units": ("show c.py --config.freeze_units=-1", ["expected at least 0, found -1"]),
     # methods
     "unknown method": ("show c.py --config.method=loraa", ["unknown method 'loraa'", "nearest: 'lora'"]),

@@ -48,7 +48,7 @@ class StageConfig:
       weight_decay: coefficient; AdamW's decoupled form, or SGD's L2 penalty.
       decay_rules: ((path pattern, multiplier of weight_decay), ...); precede the model's own (0 on biases and norms).
       freeze: patterns of parameter paths to freeze, whatever the method says.
-      freeze_units: number of units to freeze, counted from the input.
+      freeze_units: number of units to freeze, counted from the input; in a model with a table of depths, of levels.
       eval_norms: patterns of normalisation modules that use their running statistics even while trained.
       schedule: `constant`, `linear` or `cosine`, to zero at the end of the stage.
       warmup: steps of linear warm-up.

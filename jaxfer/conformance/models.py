@@ -15,7 +15,7 @@ from jaxfer import rules
 from jaxfer.conformance import tiny
 from jaxfer.conformance.tiny import batch, make
 from jaxfer.errors import InputError
-from jaxfer.models.port import Port, Training
+from jaxfer.models.port import FEATURES, Port, Training
 from jaxfer.registry import MODELS
 
 # Parameters that weight decay leaves alone, by the last component of their path.
@@ -50,12 +50,17 @@ def every_parameter_lies_in_a_unit(case: str) -> str | None:
 
 
 def depth_counts_units_to_the_head(case: str) -> str | None:
+    """Or are those of a table, where the model states one."""
     port, (params, _) = make(case), variables(case)
-    depths = [port.depth(unit) for unit in port.units]
-    if depths != list(range(len(port.units)))[::-1]:
-        return f"depths {depths} of units {port.units}"
+    table = tuple(range(len(port.units)))[::-1] if port.depths is None else port.depths
+    if len(table) != len(port.units):
+        return f"depths: {len(table)} of them for the units {port.units}"
+    if table[-1] != 0 or min(table) < 0:
+        return f"depths: {table}; expected 0 for {port.units[-1]!r} and none below"
+    if table != tuple(port.depth(unit) for unit in port.units):
+        return f"depths {table} of units {port.units}"
     for path in rules.flatten(params):
-        if port.units[len(port.units) - 1 - port.depth(path)] != path.split("/")[0]:
+        if port.depth(path) != table[port.units.index(path.split("/")[0])]:
             return f"{path}: depth {port.depth(path)} is another unit's"
     return None if port.depth("added/scale") == 0 else "an added leaf of no unit is not at the head's depth"
 
@@ -72,6 +77,15 @@ def the_head_is_the_last_units_and_has_the_outputs(case: str) -> str | None:
     changed = {path for path in leaves if leaves[path].shape != other[path].shape}
     outside = sorted(path for path in changed if not path.startswith(port.head + "/"))
     return f"{outside[0]} depends on outputs" if outside else None if changed else "nothing depends on outputs"
+
+
+def the_output_layer_reads_one_array(case: str) -> str | None:
+    port, (params, model_state) = make(case), variables(case)
+    taps = jax.eval_shape(lambda: port.forward(params, model_state, batch(port), taps=(FEATURES,)).taps)
+    if FEATURES not in taps:
+        return f"{port.head} is no module that is called"
+    shapes = [leaf.shape for leaf in jax.tree.leaves(taps[FEATURES])]
+    return None if len(shapes) == 1 and shapes[0][:1] == (4,) else f"{port.head} reads {shapes} for 4 examples"
 
 
 def input_axes_claim_every_kernel(case: str) -> str | None:
@@ -110,6 +124,9 @@ def a_cut_at_any_unit_is_bitwise_the_full_pass(case: str) -> str | None:
         for units in (port.units[:i], port.units[i:]):
             state = {collection: _of_units(tree, units) for collection, tree in model_state.items()}
             hidden, _ = port.apply(_of_units(params, units), state, x, begin=units[0], end=units[-1])
+            for leaf in jax.tree.leaves(hidden):
+                if leaf.shape[:1] != (4,):
+                    return f"{units[-1]} gives an array of shape {leaf.shape} for 4 examples"
             x = {**inputs, port.inputs[0]: hidden}
         if not np.array_equal(hidden, full):
             return f"cut before {port.units[i]!r}: the outputs differ"
@@ -153,7 +170,7 @@ def live_units_draw_and_live_norms_move(case: str) -> str | None:
     if len(port.units) > 2:
         before, _ = port.apply(params, model_state, inputs, end=port.units[-3])
         frozen, _ = port.apply(params, model_state, inputs, training=live, end=port.units[-3])
-        if not np.array_equal(frozen, before):
+        if not all(map(np.array_equal, jax.tree.leaves(frozen), jax.tree.leaves(before))):
             return "dropout acts before the live units"
     dropped, state = port.apply(params, model_state, inputs, training=live)
     if stochastic(case) != make(case) and np.array_equal(dropped, evaluated):
@@ -236,6 +253,7 @@ PROPERTIES = (
     every_parameter_lies_in_a_unit,
     depth_counts_units_to_the_head,
     the_head_is_the_last_units_and_has_the_outputs,
+    the_output_layer_reads_one_array,
     input_axes_claim_every_kernel,
     no_decay_spares_biases_and_norms,
     a_cut_at_any_unit_is_bitwise_the_full_pass,

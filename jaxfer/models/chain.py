@@ -22,7 +22,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Chain(nn.Module):
     """Units in depth order, run from any of them to any later one.
 
-    A subclass says how each unit is built in `units`; a unit is called as `unit(x, train=train, **side)`.
+    A subclass says how each unit is built in `units`; a unit is called as `unit(x, train=train, **side)`, where x is
+    the first input field, then what the unit before gives: an array [batch, ...], or any pytree of such arrays.
 
     Attributes:
       axis_name: mapped axis over which batch statistics are averaged; families without them ignore it.

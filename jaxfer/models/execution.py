@@ -25,8 +25,8 @@ class Execution:
         and what passes between their layers has it; parameters, norms, softmax and the output layer stay in float32.
       remat: units that keep only their input for the backward pass and recompute the rest
         (Chen et al., 2016, arXiv:1604.06174).
-      boundary: the sharding of a unit's outputs along the batch axis; None leaves it to the compiler, which replicates
-        activations where parameters are sharded.
+      boundary: the sharding of a unit's outputs, each array of them, along the batch axis; None leaves it to the
+        compiler, which replicates activations where parameters are sharded.
     """
 
     dtypes: tuple[tuple[str, str], ...] = ()
@@ -34,7 +34,7 @@ class Execution:
     boundary: NamedSharding | None = None
 
     def run(self, unit: nn.Module, x: Any, *, train: bool, side: dict[str, Any]) -> Any:
-        """Runs one unit on its input."""
+        """Runs one unit on its input: an array [batch, ...], or a pytree of such."""
 
         def call(unit, x):
             return unit(x, train=train, **side)
@@ -105,5 +105,8 @@ def _within(path: tuple[str, ...], head: str) -> bool:
     return f"{'/'.join(path)}/".startswith(f"{head}/")
 
 
-def _cast(x: Any, dtype: str) -> Any:
-    return x.astype(dtype) if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating) else x
+def _cast(tree: Any, dtype: str) -> Any:
+    def cast(x: Any) -> Any:
+        return x.astype(dtype) if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(cast, tree)

@@ -2,7 +2,8 @@
 
 A port's module is a chain of units in depth order (`stem`, `block_0`, ..., `head`), callable from any unit to any
 later one, and the first component of every parameter path is the name of its unit. Layer decay, unfreezing, cuts and
-LoRA all speak in units.
+LoRA all speak in units. What passes from unit to unit is an array or a pytree of them: two towers' activations, or a
+memory and a decoder's stream.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ class Passed(NamedTuple):
     """What a forward pass gives.
 
     Attributes:
-      outputs: of the last unit that ran.
+      outputs: of the last unit that ran: an array of the whole model, a pytree of a unit that passes one on.
       model_state: after the pass.
-      taps: {name: activation} of those that were asked for.
+      taps: {name: activation} of those that were asked for, likewise.
     """
 
-    outputs: jax.Array
+    outputs: Any
     model_state: Params
-    taps: Mapping[str, jax.Array]
+    taps: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class Port:
     Attributes:
       module: the chain of units; hashable, holds no arrays; its `outputs` is the width of the head.
       units: names of the units, from the input to the head.
-      head: path of the module that a new task replaces (`head/out`).
+      head: path of the module that a new task replaces (`head/out`); it reads one array.
       input_axes: rules, kernel path -> how many leading axes of the kernel are summed over.
       encodings: how examples become its inputs. The first field of the first one is the module's `x`; all other fields
         are passed by name to every unit.
@@ -77,6 +78,8 @@ class Port:
       tensor_axes: rules, parameter path -> the axis that is split where one layer is computed by several devices
         (attention heads, the MLP's width, the vocabulary, a convolution's output channels); None: whole on each.
       execution: how a pass is executed; families keep the default.
+      depths: of each unit, where the place in the chain does not say it: two towers of two units each, one after the
+        other, and their head have (2, 1, 2, 1, 0). None: units between it and the last one.
       parts: heads for the tasks of other streams, a port each; `init` draws them too.
       part: of such a port, where its own parameters lie.
     """
@@ -89,6 +92,7 @@ class Port:
     no_decay: Rules[float] = ((r".*/(bias|scale)", 0.0), (".*", 1.0))
     tensor_axes: Rules[int | None] = ((".*", None),)
     execution: Execution = PLAIN
+    depths: tuple[int, ...] | None = None
     parts: tuple[Port, ...] = ()
     part: Part | None = None
 
@@ -112,13 +116,14 @@ class Port:
         intercept: Interceptor | None = None,
         begin: str | None = None,
         end: str | None = None,
-    ) -> tuple[jax.Array, Params]:
+    ) -> tuple[Any, Params]:
         """Runs units `begin` to `end` (both included; default all).
 
         Args:
           params: at least the parameters of the units that run, and those they share with earlier ones.
           model_state: running statistics, `{}` where the family has none.
-          batch: the port's input fields, [batch, ...]; with `begin`, the first holds that unit's input instead.
+          batch: the port's input fields, [batch, ...]; with `begin`, the first holds that unit's input instead, as the
+            unit before gives it: an array [batch, ...], or a pytree of them.
           training: None for evaluation.
           intercept: a method's activation-space change, a `flax.linen` interceptor.
 
@@ -146,7 +151,7 @@ class Port:
 
         Args:
           taps: names of units, for what they give, or `features`, for what the output layer reads: [batch, ...] each,
-            [2 * batch, ...] where the texts of a pair are read apart.
+            [2 * batch, ...] where the texts of a pair are read apart. A unit that gives a pytree has one as its tap.
 
         Raises:
           InputError: a tap that is neither.
@@ -211,9 +216,12 @@ class Port:
         return next((part for part in path.split("/") if part in self.units), None)
 
     def depth(self, path: str) -> int:
-        """Units between a parameter and the head: 0 in the head and in added leaves of no unit."""
+        """How far a parameter is from the head: 0 in the head and in added leaves of no unit."""
         unit = self.unit(path)
-        return 0 if unit is None else len(self.units) - 1 - self.units.index(unit)
+        if unit is None:
+            return 0
+        place = self.units.index(unit)
+        return len(self.units) - 1 - place if self.depths is None else self.depths[place]
 
     def norms(self, model_state: Params) -> frozenset[str]:
         """Paths of the modules that keep running statistics."""
@@ -255,8 +263,8 @@ class Port:
 
     @property
     def apart(self) -> bool:
-        """Whether the two texts of a pair are read each on its own."""
-        return any(getattr(encoding, "apart", False) for encoding in self.encodings)
+        """Whether the two texts of a pair are read each on its own; other inputs would have one row for the two."""
+        return all(getattr(encoding, "apart", False) for encoding in self.encodings)
 
     def _inputs(self, batch: Mapping[str, Any], begin: str | None = None) -> tuple[Any, dict[str, Any]]:
         """(x, the other fields); pairs are folded into the batch: rows 2 i and 2 i + 1 are of example i."""

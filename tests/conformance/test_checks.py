@@ -109,6 +109,7 @@ def test_what_a_method_raises_is_its_problem(plant):
     [
         (models.every_parameter_lies_in_a_unit, {"units": ("stem", "head")}, "units: ('stem', 'head'); parameters"),
         (models.the_head_is_the_last_units_and_has_the_outputs, {"head": "stem/conv"}, "head 'stem/conv' is outside"),
+        (models.the_output_layer_reads_one_array, {"head": "head/other"}, "head/other is no module that is called"),
         (models.input_axes_claim_every_kernel, {"input_axes": ((".*", 9),)}, "block_0/conv_1/kernel: 9 input axes"),
         (
             models.no_decay_spares_biases_and_norms,
