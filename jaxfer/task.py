@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfer.data.encoding import Draw, Encoding, Fields
-from jaxfer.data.split import Column, Split
+from jaxfer.data.split import INPUTS, Column, Split
 
 Batch = Mapping[str, jax.Array]
 Hparams = Mapping[str, jax.Array]
@@ -139,6 +139,11 @@ class Task:
     maximize: bool = False
     hparams: Mapping[str, float] | None = None
     limits: Mapping[str, tuple[float, float]] | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it learns from labels; else from inputs alone, so that every example can be trained on."""
+        return bool(self.target) and self.target not in INPUTS
 
     def expanded(self, split: Split, encodings: Sequence[Encoding]) -> Split:
         """The split that the model reads."""

@@ -124,7 +124,7 @@ class StreamConfig:
     def to_dict(self) -> dict[str, Any]:
         """The section of the config that says this."""
         own = {name: getattr(self, name) for name in ("rows", "batch_size", "task", "weight")}
-        data = {name: value for name, value in dataclasses.asdict(self.data).items() if name != "workers"}
+        data = {name: value for name, value in self.data.to_dict().items() if name != "workers"}
         if self.source is None:
             return {**own, "augment": data["augment"]}
         return {**own, **data, **dict(self.source.options)}
@@ -259,6 +259,8 @@ class Experiment:
             for field in dataclasses.fields(section):
                 if field.metadata.get("identity", True):
                     fields[prefix + field.name] = getattr(section, field.name)
+        if not self.data.labels:  # as before there was such a field
+            del fields["data.labels"]
         fields["stages"] = tuple(name for name, _ in self.stages)
         fields["model.name"], fields["task.name"] = self.model.name, self.task.name
         fields |= {f"model.{k}": v for k, v in self.model.options}
@@ -287,7 +289,7 @@ class Experiment:
             "parallel": dataclasses.asdict(self.parallel),
             "model": {"name": self.model.name, **dict(self.model.options)},
             "task": {"name": self.task.name, **dict(self.task.options), **self.task_hparams},
-            "data": {**dataclasses.asdict(self.data), **dict(self.source.options)},
+            "data": {**self.data.to_dict(), **dict(self.source.options)},
         }
 
     def _init_options(self) -> dict[str, str]:

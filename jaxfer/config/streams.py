@@ -13,8 +13,8 @@ from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import SOURCES, TASKS
 
-# What a stream without a task can't ask for, since each chooses rows by their labels.
-BY_LABEL = ("classes", "labels_per_class", "val_per_class")
+# What a stream without a task can't ask for, since each chooses rows by their labels or for them.
+BY_LABEL = ("classes", "labels_per_class", "labels", "val_per_class")
 ROWS = ("own", "same")
 
 

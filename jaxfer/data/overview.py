@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import textwrap
 from collections import Counter
@@ -52,7 +53,10 @@ def overview(
         sealed = ", sealed: config.test=true opens it" if split is data.sealed else ""
         lines += _wrapped(f"{name.ljust(5)}  {origin}{sealed}", "  ")
     notes = [*data.notes, *copies(_splits(data))]
-    notes += (note for encoding in encodings for note in encoding.notes(data, sample))
+    read = data
+    if data.pool is not None:
+        read = dataclasses.replace(data, splits={**data.splits, "all of train": data.pool})
+    notes += (note for encoding in encodings for note in encoding.notes(read, sample))
     lines += (line for note in notes for line in _wrapped(f"note: {note}", "  "))
     # Linux keeps names as bytes: one that isn't UTF-8 can't be printed as it is.
     return "\n".join(lines).encode(errors="backslashreplace").decode()

@@ -29,6 +29,8 @@ class DataConfig:
       classes: keep only these, in this order, relabelled 0..k-1; `()` keeps all.
       labels_per_class: training examples per class, drawn by the run's seed; 0 for all. Draws of one seed are nested:
         a smaller one is part of a larger one.
+      labels: labelled training examples in all instead, drawn whatever their labels and nested likewise; 0 for all.
+        With either, a stage whose task reads no labels still trains on every training example.
       val_per_class: validation examples per class, taken from train; the same ones for every seed and every choice of
         classes. Refused, as `val_fraction` is, where the source has a `val` split of its own.
       val_fraction: the share of each class taken instead where `val_per_class` is 0 (rounded, at least one).
@@ -40,10 +42,15 @@ class DataConfig:
     source: str = "digits"
     classes: tuple[str, ...] = ()
     labels_per_class: int = 0
+    labels: int = 0
     val_per_class: int = 0
     val_fraction: float = 0.1
     augment: tuple[str, ...] = ()
     workers: int = field(default=0, metadata={"identity": False})
+
+    def to_dict(self) -> dict[str, Any]:
+        """{field: value}; without `labels` where it is 0, as before there was such a field."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value or name != "labels"}
 
 
 def build(config: DataConfig, options: Mapping[str, Any], *, seed: int, with_test: bool) -> Dataset:
@@ -80,23 +87,22 @@ def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool)
         splits["val"], train = _take_val(train, config, dataset, names)
         option = "val_per_class" if config.val_per_class else "val_fraction"
         provenance["val"] = f"drawn from train: data.{option}={getattr(config, option):g}"
-    if config.labels_per_class:
-        counts = _counts(train, dataset, names)
-        who, count = min(counts.items(), key=lambda item: item[1])
-        if count < config.labels_per_class:
-            wanted = f"data.labels_per_class={config.labels_per_class}; lower it to {count}"
-            raise InputError(f"{who} has {count} training examples besides validation, expected {wanted}")
-        drawn = f"drawn from {len(train):,}: data.labels_per_class={config.labels_per_class}, seed {seed}"
+    pool = None
+    if config.labels_per_class or config.labels:
+        pool, (train, how) = train.sealed(), _few(train, config, dataset, names, seed)
+        drawn = f"drawn from {len(pool):,}: {how}"
         provenance["train"] = "; ".join(filter(None, (provenance.get("train"), drawn)))
-        train = train.take(draw(_strata(train), seed=seed, stream=Stream.LABELS, per_class=config.labels_per_class)[0])
+        notes = (*notes, *_absent(train, dataset, names, how))
     splits["train"] = train
     splits = {name: relabelled(split, dataset, names) for name, split in splits.items()}
-    return dataclasses.replace(dataset, classes=names, splits=splits, notes=notes, provenance=provenance, sealed=sealed)
+    return dataclasses.replace(
+        dataset, classes=names, splits=splits, notes=notes, provenance=provenance, sealed=sealed, pool=pool
+    )
 
 
 def _check_config(config: DataConfig, dataset: Dataset) -> None:
     augmentations(config.augment)
-    for name in ("labels_per_class", "val_per_class", "workers"):
+    for name in ("labels_per_class", "labels", "val_per_class", "workers"):
         if getattr(config, name) < 0:
             raise InputError(f"expected data.{name} >= 0, found {getattr(config, name)}; 0 is the default")
     if not config.val_per_class and not 0 < config.val_fraction < 1:
@@ -106,6 +112,11 @@ def _check_config(config: DataConfig, dataset: Dataset) -> None:
             raise InputError(f"data.{name}={getattr(config, name)} needs classes, but this data has none; remove it")
         if getattr(config, name) and name != "classes" and dataset.multilabel:
             raise InputError(f"data.{name}={getattr(config, name)} needs one class per example, not a set; remove it")
+    if config.labels and config.labels_per_class:
+        both = f"data.labels={config.labels} and data.labels_per_class={config.labels_per_class}"
+        raise InputError(f"expected one number of labels, found {both}; set one of the two to 0")
+    if config.labels and dataset.splits["train"].unlabelled:
+        raise InputError(f"data.labels={config.labels} needs labels, but this data has none; remove it")
     for name in ("val_per_class", "val_fraction"):
         value, default = getattr(config, name), getattr(DataConfig, name)
         if value != default and "val" in dataset.splits:
@@ -160,6 +171,35 @@ def _take_val(train: Split, config: DataConfig, dataset: Dataset, names: tuple[s
             taken = f"data.{option}={getattr(config, option)} leaves none of them to train on"
             raise InputError(f"{who} has {before[who]} training examples and {taken}; lower it or add examples")
     return train.take(drawn), train.take(rest)
+
+
+def _few(train: Split, config: DataConfig, dataset: Dataset, names: tuple[str, ...], seed: int) -> tuple[Split, str]:
+    """(the training examples that keep their labels, how they are drawn)."""
+    option = "labels_per_class" if config.labels_per_class else "labels"
+    wanted = getattr(config, option)
+    counts = _counts(train, dataset, names) if config.labels_per_class else {"the data": len(train)}
+    who, count = min(counts.items(), key=lambda item: item[1])
+    if count < wanted:
+        lower = f"data.{option}={wanted}; lower it to {count}"
+        raise InputError(f"{who} has {count} training examples besides validation, expected {lower}")
+    strata = _strata(train) if config.labels_per_class else np.zeros(len(train), np.int32)
+    few = train.take(draw(strata, seed=seed, stream=Stream.LABELS, per_class=wanted)[0])
+    for who, count in _counts(few, dataset, names).items():
+        if not count:
+            fix = "raise it, or draw of each class with data.labels_per_class"
+            raise InputError(f"data.{option}={wanted} draws no example of {who} under seed {seed}; {fix}")
+    return few, f"data.{option}={wanted}, seed {seed}"
+
+
+def _absent(few: Split, dataset: Dataset, names: tuple[str, ...], how: str) -> tuple[str, ...]:
+    """A note on classes that no set of labels has; such an example is still a negative of each."""
+    if not dataset.multilabel:
+        return ()
+    held = few.labels.any(axis=0)
+    missing = [name for name in names if not held[dataset.classes.index(name)]]
+    more = f" and {len(missing) - 6:,} more" if len(missing) > 6 else ""
+    count = f"{len(missing):,} of {len(names):,} classes"
+    return (f"{how}: no example of {count} ({', '.join(missing[:6])}{more})",) if missing else ()
 
 
 def relabelled(split: Split, dataset: Dataset, names: tuple[str, ...]) -> Split:

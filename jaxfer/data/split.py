@@ -145,6 +145,11 @@ class Split:
         return dataclasses.replace(self, columns=inputs)
 
     @property
+    def unlabelled(self) -> bool:
+        """Whether it has inputs alone."""
+        return all(column.kind in INPUTS for column in self.columns.values())
+
+    @property
     def input(self) -> tuple[str, Column]:
         """(name, column) of the first input."""
         return next((name, column) for name, column in self.columns.items() if column.kind in INPUTS)
@@ -172,6 +177,8 @@ class Dataset:
       sealed: the inputs of the test split where it isn't opened: they are counted, and compared with the others' for
         copies.
       listed: the folder whose subfolders are data, so that no run may write into it; None for other data.
+      pool: the inputs of the whole training split, where only a few of it keep their labels and are `train`; None where
+        all do, or where nothing reads it.
       streams: {name: data beside these}, as `config.stream` names them; of those without a task, labels are sealed.
     """
 
@@ -182,6 +189,7 @@ class Dataset:
     provenance: Mapping[str, str] = field(default_factory=dict)
     sealed: Split | None = None
     listed: Path | None = None
+    pool: Split | None = None
     streams: Mapping[str, Dataset] = field(default_factory=dict)
 
     @property

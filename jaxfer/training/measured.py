@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from jaxfer.config.experiment import Experiment
 from jaxfer.data.loader import Feed, eval_batches
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
@@ -24,6 +25,7 @@ from jaxfer.rules import flatten
 from jaxfer.stages import Stage
 from jaxfer.step import make_measure
 from jaxfer.task import Task
+from jaxfer.training.examples import training_split
 
 LARGEST = 2**28  # bytes of what one device measures at once: a row for each example may be as large as the model
 
@@ -67,10 +69,10 @@ def measured(
     return mean
 
 
-def examples(stage: Stage, data: Dataset) -> Split:
-    """What the stage's method measures: the stream `former` where it asks for that and there is one, else `train`."""
+def examples(experiment: Experiment, stage: Stage, data: Dataset) -> Split:
+    """What the stage's method measures: the stream `former` where it asks for that and there is one, else its own."""
     own = stage.spec.method.measure_on == "former" and "former" in data.streams
-    return (data.streams["former"] if own else data).splits["train"]
+    return data.streams["former"].splits["train"] if own else training_split(experiment, stage, data)
 
 
 def check(stage: Stage, start: Start, data: Dataset) -> None:

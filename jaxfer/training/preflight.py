@@ -24,7 +24,7 @@ from jaxfer.ports import make_port
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs import tokenizer
 from jaxfer.stages import Stage, make_stages
-from jaxfer.training import source_outputs, streams, teachers
+from jaxfer.training import examples, source_outputs, streams, teachers
 from jaxfer.training.fitted import fitted
 
 
@@ -73,6 +73,11 @@ class Preflight:
                 blocks.append(overview(own.name, dict(own.options), self.data.streams[name], (), sample=sample, of=of))
             else:
                 blocks.append(f"stream {name}: the main examples once more, {_augmented(stream.data.augment)}")
+        if self.data.pool is not None:
+            count = f"all {len(self.data.pool):,} training examples, without their labels"
+            for name, config in self.experiment.stages:
+                if not examples.reads_labels(self.experiment, config):
+                    blocks.append(f"stage {name}: {count}")
         return "\n".join(blocks)
 
 
@@ -105,9 +110,10 @@ def preflight(
         )
     if run.test and "test" not in data.splits:
         raise InputError(f"config.test: data source {source.name!r} has no test split here; set config.test=false")
+    data = examples.with_pool(experiment, data)
     port, _ = make_port(experiment, len(data.classes))
     Feed(split=data.splits["train"], encodings=port.encodings).check(experiment.data.augment)
-    experiment, whole = fitted(experiment, port, data.splits["train"], folder)
+    experiment, whole = fitted(experiment, port, data.pool or data.splits["train"], folder)
     port, task = make_port(whole, len(data.classes))
     port = port if folder is None else tokenizer.at_home(port, folder)
     for split in data.splits.values():
@@ -119,10 +125,8 @@ def preflight(
     stages, unstated = teachers.equipped(stages, experiment, data, folder)
     assumed += unstated + streams.check(experiment, data, stages, where)
     where.check(stages)
-    kinds = [column.kind for column in data.splits["train"].columns.values()]
-    if task.target and task.target not in kinds:
-        has = f"data source {source.name!r} has {' and '.join(kinds)}"
-        raise InputError(f"task {experiment.task.name!r} learns {task.target!r}, {has}; choose another of the two")
+    for _, config in experiment.stages:
+        examples.check_target(experiment, config, data)
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
     spare = len(jax.devices() if devices is None else devices) - where.size
     return Preflight(experiment=complete, data=data, stages=stages, where=where, spare=spare, assumed=assumed)

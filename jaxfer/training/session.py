@@ -31,6 +31,7 @@ from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.training import lineage, streams, teachers
 from jaxfer.training.evaluation import Evaluation, evaluate_streams
+from jaxfer.training.examples import training_split
 from jaxfer.training.measured import examples, measured
 from jaxfer.training.preemption import Notice
 from jaxfer.training.preflight import Preflight
@@ -164,7 +165,7 @@ class Session:
         """The stage's first State; parameters are split before the optimizer's state is made from them."""
         given = Given(head=head)
         if stage.spec.method.measure is not None:
-            split, size = examples(stage, self.data), self.experiment.run.eval_batch_size
+            split, size = examples(self.experiment, stage, self.data), self.experiment.run.eval_batch_size
             what = measured(stage, params, model_state, given, split, self.where, size)
             given = Given(head=head, measured=what)
         if self.where.shards:
@@ -182,7 +183,7 @@ class Session:
             return state
         programs: dict[tuple[int, ...], Program] = {}
         task, encodings = stage.spec.task, stage.spec.port.encodings
-        split = task.expanded(self.data.splits["train"], encodings)
+        split = task.expanded(training_split(self.experiment, stage, self.data), encodings)
         batches = train_batches(
             Feed(split=split, encodings=encodings, targets=task.targets, others=teachers.encodings(stage)),
             seed=run.seed,
@@ -338,7 +339,7 @@ class Session:
             "steps": self.stages[-1].stop,
             "checkpoint_step": step,
             "classes": list(self.data.classes),
-            "examples": {name: len(split) for name, split in self.data.splits.items()},
+            "examples": self._examples(),
             **({"streams": streams.described(self.data)} if self.data.streams else {}),
             "lineage": {
                 **record["lineage"],
@@ -350,6 +351,10 @@ class Session:
         }
         files.write_json(self.folder / "result.json", result)
         return result
+
+    def _examples(self) -> dict[str, int]:
+        pool = {} if self.data.pool is None else {"unlabelled": len(self.data.pool)}
+        return {**{name: len(split) for name, split in self.data.splits.items()}, **pool}
 
     def _left(self, stage: Stage, state: State) -> tuple[Any, Any]:
         """What a later run starts from; where the method has no merged model, its own parameters."""

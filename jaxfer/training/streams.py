@@ -17,9 +17,11 @@ from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.parallel.placement import Placement
 from jaxfer.ports import port_shapes
+from jaxfer.registry import TASKS
 from jaxfer.stages import Stage, example_batch
 from jaxfer.streams import StreamSpec, check_slices
 from jaxfer.task import Mean, Task
+from jaxfer.training.examples import training_split
 
 
 def with_streams(experiment: Experiment, data: Dataset) -> Dataset:
@@ -37,6 +39,9 @@ def with_streams(experiment: Experiment, data: Dataset) -> Dataset:
                 made[name] = streams.unlabelled(stream.data, options, data, with_test=with_test)
         except InputError as error:
             raise InputError(f"config.stream.{name}: {error}") from None
+        if stream.source is not None and made[name].pool is not None and not TASKS.make(stream.task).labelled:
+            why = f"task {stream.task!r} reads no labels; set labels and labels_per_class to 0"
+            raise InputError(f"config.stream.{name}: a number of labels has no effect: {why}")
         if not len(made[name].splits["train"]):
             raise InputError(f"config.stream.{name}: expected training examples, found none; check its train split")
     return dataclasses.replace(data, streams=made)
@@ -123,7 +128,7 @@ def beside(experiment: Experiment, stage: Stage, data: Dataset, where: Placement
     known = dict(experiment.streams)
     return {
         spec.name: Beside(
-            feed=_feed(spec, stage.spec.port, data.streams[spec.name]),
+            feed=_feed(experiment, stage, spec, data.streams[spec.name]),
             batch_size=spec.batch_size,
             augment=_augment(experiment, spec.name),
             rows=where.rows(spec.batch_size),
@@ -160,10 +165,11 @@ def fingerprints(data: Dataset) -> Mapping[str, str]:
     return {name: stream.fingerprint for name, stream in data.streams.items()}
 
 
-def _feed(spec: StreamSpec, port: Port, data: Dataset) -> Feed:
-    split = data.splits["train"]
+def _feed(experiment: Experiment, stage: Stage, spec: StreamSpec, data: Dataset) -> Feed:
+    same = dict(experiment.streams)[spec.name].rows == "same"
+    split = training_split(experiment, stage, data) if same else data.splits["train"]
     if spec.task is None:
-        return Feed(split=split, encodings=port.encodings)
+        return Feed(split=split, encodings=stage.spec.port.encodings)
     encodings = spec.port.encodings
     return Feed(split=spec.task.expanded(split, encodings), encodings=encodings, targets=spec.task.targets)
 

@@ -46,6 +46,7 @@ OTHER = {
     "parallel.rules": ((".*/kernel", "- fsdp"),),
     "data.classes": ("1", "2"),
     "data.labels_per_class": 3,
+    "data.labels": 3,
     "data.val_per_class": 3,
     "data.val_fraction": 0.5,
     "data.augment": ("flip",),

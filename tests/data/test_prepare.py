@@ -98,6 +98,38 @@ def test_few_label_draws_are_nested_and_depend_on_the_seed():
     assert not few[0, 10] & set(rows(made(DataConfig(val_per_class=2)).splits["val"]))
 
 
+@pytest.mark.parametrize("kind", ["class", "value", "classes", "tags"])
+def test_a_number_of_labels_in_all_is_nested_for_any_kind_of_target(kind):
+    labels = np.repeat(np.arange(3, dtype=np.int32), list(COUNTS.values()))
+    targets = {"value": labels.astype(np.float32), "classes": np.eye(3, dtype=bool)[labels], "tags": labels}
+    values = Array(targets.get(kind, labels), kind)
+    train = Split.whole(image=Array(images(62), "image"), **{"tags" if kind == "tags" else "label": values})
+    classes = () if kind == "value" else tuple(COUNTS)
+    dataset = Dataset(splits={"train": train, "test": train}, classes=classes, fingerprint="f")
+    few = {
+        (seed, count): set(rows(made(DataConfig(labels=count), seed=seed, dataset=dataset).splits["train"]))
+        for seed in (0, 1)
+        for count in (20, 40)
+    }
+    assert [len(few[seed, count]) for seed in (0, 1) for count in (20, 40)] == [20, 40, 20, 40]
+    assert few[0, 20] < few[0, 40] and few[1, 20] < few[1, 40] and few[0, 20] != few[1, 20]
+    # The rest is there without its targets; validation is no part of either.
+    data = made(DataConfig(labels=20), dataset=dataset)
+    whole = rows(made(DataConfig(), dataset=dataset).splits["train"])
+    assert rows(data.pool) == whole and set(data.pool.columns) == {"image"}
+    assert few[0, 20] < set(whole) and not set(whole) & set(rows(data.splits["val"]))
+    assert data.provenance["train"] == f"drawn from {len(whole)}: data.labels=20, seed 0"
+    assert made(DataConfig(), dataset=dataset).pool is None
+    # All of them are the split as it was.
+    everything = made(DataConfig(labels=len(whole)), dataset=dataset)
+    assert rows(everything.splits["train"]) == whole
+
+
+def test_few_labels_a_class_leave_a_pool_too():
+    data = made(DataConfig(labels_per_class=2, val_per_class=2, classes=("emu", "cat")))
+    assert (len(data.splits["train"]), len(data.pool), set(data.pool.columns)) == (4, 38, {"image"})
+
+
 def test_subsets_share_the_sources_images():
     dataset = animals()
     data = made(DataConfig(classes=("dog", "cat"), labels_per_class=3), dataset=dataset)
@@ -155,6 +187,16 @@ def test_regression():
         (DataConfig(val_fraction=0.97), "class 'emu' has 12 training examples and data.val_fraction=0.97 leaves none"),
         (DataConfig(val_per_class=12), "class 'emu' has 12 training examples and data.val_per_class=12 leaves none"),
         (DataConfig(augment=("flipp",)), "unknown augmentation 'flipp'; nearest: 'flip'"),
+        (DataConfig(labels=-1), "expected data.labels >= 0, found -1"),
+        (
+            DataConfig(labels=20, labels_per_class=2),
+            "expected one number of labels, found data.labels=20 and data.labels_per_class=2; set one of the two to 0",
+        ),
+        (
+            DataConfig(labels=57, val_per_class=2),
+            "the data has 56 training examples besides validation, expected data.labels=57; lower it to 56",
+        ),
+        (DataConfig(labels=2, val_per_class=2), "data.labels=2 draws no example of class 'dog' under seed 0; raise it"),
         (
             DataConfig(labels_per_class=11, val_per_class=2),
             "class 'emu' has 10 training examples besides validation, expected data.labels_per_class=11; lower it to",
@@ -265,3 +307,19 @@ def test_sets_of_labels_keep_every_row_and_choose_columns():
 def test_sets_of_labels_have_no_examples_of_one_class(option):
     with pytest.raises(InputError, match=f"data.{option}=2 needs one class per example, not a set; remove it"):
         made(DataConfig(**{option: 2}), dataset=sets_of_labels())
+
+
+def test_a_class_that_no_drawn_set_has_is_said():
+    data = made(DataConfig(labels=3), dataset=sets_of_labels())
+    held = data.splits["train"].labels.any(axis=0)
+    missing = [name for name, some in zip(("cat", "dog", "emu"), held, strict=True) if not some]
+    assert missing
+    said = f"data.labels=3, seed 0: no example of {len(missing)} of 3 classes ({', '.join(missing)})"
+    assert data.notes == (said,)
+    assert made(DataConfig(labels=36), dataset=sets_of_labels()).notes == ()
+
+
+def test_labels_of_data_without_any():
+    plain = Dataset(splits={"train": Split.whole(image=Array(images(9), "image"))}, classes=(), fingerprint="p")
+    with pytest.raises(InputError, match="data.labels=3 needs labels, but this data has none; remove it"):
+        made(DataConfig(labels=3), dataset=plain)
