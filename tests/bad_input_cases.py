@@ -119,6 +119,10 @@ COMMANDS = {
         f"show c.py {TARGET} --config.stream.target.labels_per_class=3",
         ["config.stream.target.labels_per_class=3 chooses examples by their labels, which stay sealed", "set its task"],
     ),
+    "few labels of a stream that has none": (
+        f"show c.py {TARGET} --config.stream.target.labels=3",
+        ["config.stream.target.labels=3 chooses examples by their labels, which stay sealed", "set its task"],
+    ),
     "classes of a stream that has none": (
         f"show c.py {TARGET} --config.stream.target.classes=class_0,class_1",
         ["config.stream.target.classes=", "by their labels, which stay sealed"],
@@ -406,6 +410,23 @@ COMMANDS = {
     "too few labels": (
         "show c.py --config.data.labels_per_class=99",
         ["class 'class_0' has 10 training examples", "data.labels_per_class=99", "lower it to 10"],
+    ),
+    "two numbers of labels": (
+        "show c.py --config.data.labels=9 --config.data.labels_per_class=2",
+        ["expected one number of labels", "data.labels=9 and data.labels_per_class=2", "set one of the two to 0"],
+    ),
+    "more labels than examples": (
+        "show c.py --config.data.labels=99",
+        ["the data has 40 training examples besides validation", "data.labels=99", "lower it to 40"],
+    ),
+    "labels that leave a class out": (
+        "show c.py --config.data.labels=1",
+        ["data.labels=1 draws no example of class", "under seed 0", "raise it", "data.labels_per_class"],
+    ),
+    "labels that no stage reads": (
+        "show c.py --config.task.name=unlabelled --config.method=simclr --config.stream.view.rows=same "
+        "--config.data.labels=30",
+        ["data.labels=30 has no effect: task 'unlabelled' reads no labels", "set it to 0"],
     ),
     "no path": ("show c.py --config.data.source=npz", ["data source 'npz' needs a path", "set data.path"]),
     "absent npz": (f"show c.py {NPZ}data/absent.npz", ["data.path does not exist", "'data/absent.npz'", "correct it"]),

@@ -41,14 +41,17 @@ def write(
 
 def sentences(design: Design, findings: Sequence[Finding]) -> str:
     """For each label count, a line for each arm, best on val first, and one on the baseline; a warning on few seeds."""
-    parts = [f"{_heading(labels)}\n\n{_lines(design, findings, labels)}" for labels in design.labels]
+    parts = [f"{_heading(design, labels)}\n\n{_lines(design, findings, labels)}" for labels in design.labels]
     seeds = design.config.seeds
     warning = too_few(seeds, f"config.compare.seeds={seeds}")
     return "\n\n".join([*parts, *([f"{warning}."] if warning else [])])
 
 
-def _heading(labels: int) -> str:
-    return f"{labels} {'label' if labels == 1 else 'labels'} a class:" if labels else "All labels:"
+def _heading(design: Design, labels: int) -> str:
+    if labels:
+        return f"{labels} {'label' if labels == 1 else 'labels'} a class:"
+    in_all = design.ready.experiment.data.labels
+    return f"{in_all:,} labels in all:" if in_all else "All labels:"
 
 
 def _lines(design: Design, findings: Sequence[Finding], labels: int) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from jaxfer.data.order import Stream, draw
 from jaxfer.data.sources.rows import FORMATS, Dialect
 from jaxfer.data.split import Split
@@ -92,5 +94,7 @@ def with_test(splits: Mapping[str, Split], fraction: float) -> dict[str, Split]:
     """`train` without a fixed share of each class, and that share as `test`; `InputError` if there is a test file."""
     if "test" in splits:
         raise InputError(f"data.test_fraction={fraction} has no effect where a test file exists; set it to 0")
-    test, train = draw(splits["train"].labels, seed=0, stream=Stream.TEST, fraction=fraction)
+    labels = splits["train"].labels
+    strata = np.zeros(len(splits["train"]), np.int32) if labels is None else labels
+    test, train = draw(strata, seed=0, stream=Stream.TEST, fraction=fraction)
     return {"test": splits["train"].take(test), "train": splits["train"].take(train)}

@@ -1,4 +1,4 @@
-"""Texts in tables: .csv, .tsv or .jsonl files with columns for a text, optionally its partner, and a label."""
+"""Texts in tables: .csv, .tsv or .jsonl files with columns for a text, and optionally its partner and a label."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def source(
       text: column of the texts. If the files have no column `text`: `sentence`, or a pair such as `sentence1` and
         `sentence2`, with a note.
       text_pair: column of the second texts (a premise's hypothesis, a question's passage); empty: single texts.
-      label: column of the labels. If the files have no column `label`: one of `LABELS`, with a note.
+      label: column of the labels. If the files have no column `label`: one of `LABELS`, with a note. Empty: none is
+        read, for tasks that learn from texts alone.
       target: `class` for one class a text, by name or number; `value` for regression; `labels` for a set of names,
         which may be empty: `a;b` or `['a', 'b']` in a field, or a list in .jsonl.
       separator: between the names of a set.
@@ -78,6 +79,8 @@ def source(
     """
     if target not in reading.TARGETS:
         raise InputError(f"unknown data.target {target!r}{nearest(str(target), reading.TARGETS)}")
+    if not label and target != "class":
+        raise InputError(f"data.target={target!r} is of the labels, and data.label names no column; set one of the two")
     if not separator:
         raise InputError("expected data.separator to be a character between labels, found none; ';' is the default")
     if not 0 <= test_fraction < 1 or bad_rows < 0:
@@ -100,11 +103,13 @@ def source(
     for split, file in files.items():
         if not tables[split].labels:
             raise InputError(f"expected rows in {str(file)!r}, found none; add some or remove the file")
-    classes = () if target == "value" else reading.class_names(tables["train"].labels)
-    if target != "value" and not classes:
+    classed = bool(label) and target != "value"
+    classes = reading.class_names(tables["train"].labels) if classed else ()
+    if classed and not classes:
         raise InputError("expected labels in the train file, found none; correct data.label or data.separator")
     splits = {name: _split(table, classes, target, files[name]) for name, table in tables.items()}
-    parts = (part for name, split in splits.items() for part in (name, split.columns["text"].sha256, split.labels))
+    parts = [part for name, split in splits.items() for part in (name, split.columns["text"].sha256, split.labels)]
+    parts = [part for part in parts if part is not None]
     content = fingerprint([*classes, *parts, f"test_fraction={test_fraction}"])
     provenance = {split: file.name for split, file in files.items()}
     if test_fraction:
@@ -116,7 +121,7 @@ def source(
 
 @dataclass(frozen=True)
 class _Columns:
-    """Names of the columns in use, and the kind of label; `pair` is empty for single texts."""
+    """Names of the columns in use, and the kind of label; `pair` is empty for single texts, `label` for texts alone."""
 
     text: str
     pair: str
@@ -152,7 +157,7 @@ class _Table:
       names: its columns.
       first: texts of the usable rows.
       second: second texts of the usable rows, "" where the file has none.
-      labels: labels of the usable rows; empty if the file has no label column.
+      labels: labels of the usable rows, None where no column is read; empty if the file has no label column.
       bad: line and reason of each unusable row.
       spans: a note on rows that span lines within quotes; empty if there are none.
       unlabelled: rows of a file without a column of labels.
@@ -191,7 +196,7 @@ def _table(file: Path, names: _Columns, dialect: Dialect, read_label: Callable[[
     first, second, labels = zip(*rows, strict=True) if rows else ((), (), ())
     spans = f"{spanning} {'row spans' if spanning == 1 else 'rows span'} lines within quotes"
     spans += "; set data.quotes=false if quotes are ordinary characters"
-    unlabelled = count if known and names.label not in known else 0
+    unlabelled = count if known and names.label and names.label not in known else 0
     return _Table(names, first, second, labels, tuple(bad), spans if spanning else "", unlabelled)
 
 
@@ -215,21 +220,24 @@ def _unlabelled(test: _Table, train: _Table) -> str:
 
 
 def _row(record: Mapping[str, Any], names: _Columns, read_label: Callable[[Any], Any]) -> tuple[str, str, Any]:
-    """(text, partner or '', label)."""
+    """(text, partner or '', label or None)."""
     fields = []
     for column in (names.text, *([names.pair] if names.pair else [])):
         value = record.get(column)
         if not isinstance(value, str) or not value.strip():
             raise Bad(f"has no text in {column!r}")
         fields.append(reading.readable(value))
-    if names.label not in record:
+    if names.label and names.label not in record:
         raise Bad(f"has no {names.label!r}")
-    return fields[0], fields[1] if names.pair else "", read_label(record[names.label])
+    label = read_label(record[names.label]) if names.label else None
+    return fields[0], fields[1] if names.pair else "", label
 
 
 def _split(table: _Table, classes: tuple[str, ...], target: str, file: Path) -> Split:
     # Only the columns say whether a table has partners: an empty partner is a bad row.
     column = texts(table.first, table.second if any(table.second) else None)
+    if not table.names.label:
+        return Split.whole(text=column)
     if target == "value":
         return Split.whole(text=column, label=Array(np.asarray(table.labels, np.float32), "value"))
     index = {name: i for i, name in enumerate(classes)}

@@ -191,6 +191,17 @@ def test_pairs_and_values(tmp_path):
     np.testing.assert_array_equal(data.splits["train"].labels, np.array([2.5, -0.1], np.float32))
 
 
+def test_texts_alone(tmp_path):
+    data = one(tmp_path, "a_csv", "text,label\nx y,\nz,good\n", label="")
+    assert (data.classes, set(data.splits["train"].columns), data.notes) == ((), {"text"}, ())
+    assert fetched(data.splits["train"]) == ["x y", "z"]
+    pairs = one(tmp_path, "b_csv", "text,other\nx,y\nz,w\n", label="", text_pair="other", test_fraction=0.5)
+    assert {name: len(split) for name, split in pairs.splits.items()} == {"train": 1, "test": 1}
+    files = dict(train_csv="text\na\nb\n", test_csv="text\nc\n")
+    both = source(path=written(tmp_path / "both", **files), label="")
+    assert fetched(both.splits["test"]) == ["c"]
+
+
 def test_sets_of_labels(tmp_path):
     content = "text,labels\na,cat; dog\nb,\nc,dog\n"
     data = one(tmp_path, "a_csv", content, label="labels", target="labels")
@@ -281,6 +292,10 @@ def test_the_fingerprint_is_of_the_content_not_of_the_format(tmp_path):
         (dict(target="classes"), "unknown data.target 'classes'; nearest: 'class'"),
         (dict(target="value"), "3 of 3 rows in 'FILE' are bad (a.csv:2 has a label that is not a number: 'good'"),
         (dict(separator=""), "expected data.separator to be a character between labels"),
+        (
+            dict(label="", target="value"),
+            "data.target='value' is of the labels, and data.label names no column; set one",
+        ),
         (dict(bad_rows=-1), "and data.bad_rows >= 0, found test_fraction=0.0, bad_rows=-1"),
         (dict(test_fraction=1.0), "expected data.test_fraction from 0 to below 1"),
     ],
