@@ -94,7 +94,8 @@ class Task:
       outputs: number of classes of the data (0: real targets) -> width of the head; 0 for a head as wide as the model
         says, `vocab` or `embedding`.
       head: kind of head that it needs, one of `jaxfer.models.heads`.
-      target: kind of the column that it learns, in its name too where that isn't `label`; empty: none.
+      target: kind of the column that it learns, in its name too where that isn't `label`; empty: none. With none, or an
+        input's, it reads no labels.
       shapes: (examples, width of the head, shapes of the encoded fields) -> {field: shape} of its targets.
       targets: on the host: (split, rows [b], encoded fields, draw) -> {field: [b, ...]}; `draw` is None in evaluation,
         and then the same rows give the same targets. A module's own function, so that it can be pickled.

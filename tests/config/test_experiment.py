@@ -139,6 +139,20 @@ def test_a_stage_s_own_task_is_part_of_the_identity():
     assert resolve(ConfigDict(after.to_dict())) == after
 
 
+def test_a_number_of_labels_is_stored_where_it_is_set():
+    stream = {"source": "digits", "task": "classification"}
+    plain, few = experiment(), experiment(**{"data.labels": 7})
+    assert "data.labels" not in plain.identity() and "labels" not in plain.to_dict()["data"]
+    assert few.identity() == {**plain.identity(), "data.labels": 7}
+    assert resolve(ConfigDict(few.to_dict())) == few
+    config = jaxfer.config.base()
+    config.stream.s = stream
+    beside = resolve(config).identity()
+    config.stream.s = {**stream, "labels": 7}
+    assert "stream.s.labels" not in beside
+    assert resolve(config).identity() == {**beside, "stream.s.labels": 7}
+
+
 def test_only_the_last_stage_may_become_longer():
     before = resolve(two_stages()).identity()
     longer = override(two_stages(), {"stage.second.steps": 9})
