@@ -119,7 +119,7 @@ def run_cells(
     """
     check_processes(processes)
     reporter = Reporter(quiet=quiet)
-    standing = _Standing({p.key: p.cell.name for p in reversed(jobs)}, reporter, plain=not again)
+    standing = _Standing({p.key: p.cell.name for p in reversed(jobs)}, reporter, processes, plain=not again)
 
     def keep_index() -> None:
         if not again:
@@ -150,11 +150,12 @@ def run_cells(
 class _Standing:
     """A sweep's status, reported after every cell: failures, the best so far, the time left."""
 
-    def __init__(self, names: Mapping[str, str], reporter: Reporter, *, plain: bool):
+    def __init__(self, names: Mapping[str, str], reporter: Reporter, processes: int, *, plain: bool):
         self.names, self.ended, self.compiled = names, dict[str, Outcome](), 0
-        self._reporter, self._plain = reporter, plain
+        self._reporter, self._processes, self._plain = reporter, processes, plain
         self._best: tuple[float, str] | None = None
         self._begun = time.perf_counter()
+        self._first = self._begun  # when the first of the cells ended
 
     def told(self, cell: Job, outcome: Outcome) -> None:
         self.ended[cell.key] = outcome
@@ -165,9 +166,19 @@ class _Standing:
             ending = f"{cell.split} {cell.metric} {score:.3f}"
             if cell.cell.group and (self._best is None or (score - self._best[0]) * (1 if cell.maximize else -1) > 0):
                 self._best = score, self.names[cell.key]
-        waiting = len(self.names) - len(self.ended)
-        seconds = math.ceil((time.perf_counter() - self._begun) / len(self.ended) * waiting)
+        seconds = math.ceil(self._pace(outcome) * (len(self.names) - len(self.ended)))
         self._reporter.cell(len(self.ended), self.names[cell.key], ending, self._note(), seconds, plain=self._plain)
+
+    def _pace(self, outcome: Outcome) -> float:
+        """Seconds between two ends. The first cell's start and its programs are no measure for the others."""
+        now, done = time.perf_counter(), len(self.ended)
+        if done > 1:
+            return (now - self._first) / (done - 1)
+        self._first = now
+        if outcome.result is None:
+            return now - self._begun
+        cost = outcome.result["cost"]
+        return (cost["seconds"] - cost["compile_seconds"]) / self._processes
 
     def _note(self) -> str:
         count = table.counts(self.ended)
