@@ -7,21 +7,19 @@ import collections
 import contextlib
 import ctypes
 import gc
-import importlib.metadata
 import os
 import signal
 from pathlib import Path
 
 import pytest
 
+from tests.flags import UNOPTIMISED
+
 flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 if "--xla_backend_optimization_level" not in flags:
-    # Tests compile hundreds of tiny programs and run each for a moment: left unoptimised they take a quarter of the
-    # time. What users run is optimised, and so it is in the quickstart, in tests/kill.py and in `make parity`.
-    flags += " --xla_backend_optimization_level=0"
-    if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones end at a flag that they don't know
-        # A program is generated in one piece: both processors are busy with tests.
-        flags += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    # Tests compile hundreds of tiny programs. What users run is optimised, and so it is in the quickstart, in the
+    # images of tests/kill.py and in `make parity`.
+    flags += f" {UNOPTIMISED}"
 os.environ["XLA_FLAGS"] = flags.strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAXFER_CACHE"] = "off"

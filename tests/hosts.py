@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from kill import Sitting, _free_port
+from kill import CONFIG, Sitting, _free_port
 
 from jaxfer.files import read_json
 from jaxfer.runs.metrics import read_metrics
@@ -93,8 +93,7 @@ def main() -> int:
             (root / folder / "weights").symlink_to(weights)
         said = together(root / "other", *["--config.init=run:weights"] * 2, within=(root / "a", root / "b"))
         show("weights of the same name", len(set(said)) == 1 and "weights that config.init reads" in said[0], said[0])
-        script = Path(__file__).with_name("kill.py")
-        said = together(root / "absent", configs=(script, root / "absent.py"))
+        said = together(root / "absent", configs=(CONFIG, root / "absent.py"))
         show("one has no config", len(set(said)) == 2 and "absent.py" in said[0] and "absent.py" in said[1], said)
     return 1 if wrong else 0
 
@@ -133,7 +132,7 @@ def cut(folder: Path) -> None:
 def together(
     folder: Path,
     *flags: str,
-    configs: Sequence[Path] = (Path(__file__).resolve().with_name("kill.py"),) * 2,
+    configs: Sequence[Path] = (CONFIG,) * 2,
     within: Sequence[Path] = (Path(), Path()),
 ) -> list[str]:
     """What two processes say last that are given a flag, a config or a place each; and their exit codes, if not 2."""

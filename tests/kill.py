@@ -1,20 +1,22 @@
 """Kill a run at random moments: resumed, it must end as if nothing had happened.
 
     python tests/kill.py --tries 50 --seed 0
+    python tests/kill.py --tries 18 --runs texts,streams
     python tests/kill.py --tries 5 --processes 4 --kills 1
 
-Every try starts `jaxfer run` on this file's config (linear probe, then L2-SP; BatchNorm, stochastic depth,
-augmentation, a log window open at most saves), kills it up to `--kills` times, runs the same command until it ends by
-itself, and compares with an uninterrupted run, bit for bit and times aside: every leaf of the result's and of the last
-checkpoint, metrics.jsonl, result.json, ledger.json, params.txt, config.json. Most kills are SIGKILLs: anywhere in the
-training, in a save, between the stages, in the start; some are SIGTERMs. The exit code is 1 where anything differs.
+Every try starts `jaxfer run` on a config of `killed.py`, each of `--runs` in turn, kills it up to `--kills` times, runs
+the same command until it ends by itself, and compares with an uninterrupted run, bit for bit and times aside: every
+leaf of the result's and of the last checkpoint, metrics.jsonl, result.json, ledger.json, params.txt, config.json. Most
+kills are SIGKILLs: anywhere in the training, in a save, between the stages, in the start; some are SIGTERMs. The exit
+code is 1 where anything differs.
 
 With several processes (of two devices each) one of them is killed, and the others must end by themselves within a
 minute, each with a line that says why; then all are started again. Of the kinds of kills, those before they have found
-each other are left out.
+each other are left out, and of the runs all but `images`.
 
-To be quick the tries share a cache of compiled programs; the uninterrupted run does without, so that a program
-out of the cache that computed anything else would show.
+To be quick the tries of a run share a cache of compiled programs. The uninterrupted run finds it empty and fills it, so
+that a program out of the cache that computed anything else would show. Only `images` is optimised as users' runs are:
+the others would compile for most of the time.
 """
 
 from __future__ import annotations
@@ -30,36 +32,22 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-KINDS = ("training", "save", "training", "boundary", "sigterm", "start")
-STAGES = (28, 44)  # steps of each
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tests.flags import UNOPTIMISED
+from tests.killed import RUNS, get_config
 
-def get_config(arg=""):
-    """The run that is killed. arg: unused."""
-    import jaxfer.config
-
-    config = jaxfer.config.base()
-    config.model = dict(
-        name="resnet",
-        stage_sizes=(1, 1),
-        width=4,
-        stem="cifar",
-        stochastic_depth=0.5,
-        image=(6, 6, 1),
-        mean=(0.5,),
-        std=(0.2,),
-    )
-    config.data = dict(source="synthetic", image=(6, 6, 1), examples=44, noise=4.0, augment=("shift",))
-    config.stages = ("probe", "tune")
-    config.stage.probe = dict(method="probe", steps=STAGES[0])
-    config.stage.tune = dict(method="l2sp", steps=STAGES[1], clip=1.0, weight_decay=0.01, warmup=10)
-    config.update(batch_size=8, log_every=7, save_every=4, eval_every=9, select="best", test=True)
-    return config
+KINDS = ("training", "save", "boundary", "sigterm", "training", "start")
+CONFIG = Path(__file__).with_name("killed.py").resolve()
+_reading = threading.Lock()  # reading a checkpoint changes hooks of the whole process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +72,11 @@ class Sitting:
     Args:
       folder: the run's.
       cache: of compiled programs; None for none.
-      python: what follows `python` to start it; default: this file's config.
+      python: what follows `python` to start it.
       processes: how many.
       arguments: more of the command line.
       environments: of each process, in place of `processes` and of the flags that say who they are.
+      run: the argument of the config.
     """
 
     def __init__(
@@ -98,13 +87,15 @@ class Sitting:
         processes: int = 1,
         arguments: Sequence[str] = (),
         environments: Sequence[dict[str, str]] = (),
+        run: str = "images",
     ):
         self.folder, self.begun = folder, time.time_ns()
         self._said = folder.with_name(f"{folder.name}.{self.begun}.stderr")  # a pipe could fill up and hold the run
-        devices = "--xla_force_host_platform_device_count=2" if processes > 1 or environments else ""
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices, "JAXFER_CACHE": str(cache or "off")}
+        flags = "--xla_force_host_platform_device_count=2" if processes > 1 or environments else ""
+        flags = flags if run == "images" else f"{flags} {UNOPTIMISED}".strip()
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "JAXFER_CACHE": str(cache or "off")}
         environment["JAXFER_GRACE"] = "8"  # `signal` gives it 10 seconds
-        command = [sys.executable, *python, "run", __file__, "--workdir", str(folder), *arguments]
+        command = [sys.executable, *python, "run", f"{CONFIG}:{run}", "--workdir", str(folder), *arguments]
         if processes > 1:
             command += [f"--coordinator=127.0.0.1:{_free_port()}", f"--num_processes={processes}"]
         self.processes = []
@@ -172,22 +163,37 @@ class Sitting:
 
 @dataclasses.dataclass(frozen=True)
 class Uninterrupted:
-    """The reference run: its ending, and its seconds until it trained and from the first stage to the second."""
+    """A run that nothing stopped, to compare with.
 
+    Attributes:
+      run: its name, a key of RUNS.
+      stages: steps of each.
+      ending: what it left.
+      start: seconds until it trained.
+      boundary: seconds from the first stage to the first line of the second.
+    """
+
+    run: str
+    stages: tuple[int, ...]
     ending: Ending
     start: float
     boundary: float
 
 
-def uninterrupted(folder: Path, processes: int = 1) -> Uninterrupted:
-    """Runs it once, undisturbed."""
-    times, sitting = [time.monotonic()], Sitting(folder, processes=processes)
-    for event in (sitting.training, sitting.past(STAGES[0] - 1), sitting.past(STAGES[0])):
+def uninterrupted(folder: Path, cache: Path | None = None, run: str = "images", processes: int = 1) -> Uninterrupted:
+    """Runs it once, undisturbed; before it, beside its folder, the run that it starts from, if any."""
+    config = get_config(run)
+    stages = tuple(config.stage[name].steps for name in config.stages)
+    kind, _, source = config.init.partition(":")
+    if kind == "sibling" and (first := Sitting(folder.with_name(source), run=source)).wait():
+        raise SystemExit(f"the run {source} failed:\n{first.said}")
+    times, sitting = [time.monotonic()], Sitting(folder, cache, processes=processes, run=run)
+    for event in (sitting.training, sitting.past(stages[0] - 1), sitting.past(stages[0])):
         sitting.until(event)
         times.append(time.monotonic())
     if sitting.wait():
         raise SystemExit(f"the uninterrupted run failed:\n{sitting.said}")
-    return Uninterrupted(ending(folder), start=times[1] - times[0], boundary=times[3] - times[2])
+    return Uninterrupted(run, stages, ending(folder), start=times[1] - times[0], boundary=times[3] - times[2])
 
 
 def attempt(
@@ -197,7 +203,7 @@ def attempt(
     rng, places, wrong = random.Random(f"{kind} {seed}"), [], []
     kills, kill = min(kills, rng.choice((1, 1, 2, 3))), signal.SIGTERM if kind == "sigterm" else signal.SIGKILL
     while True:
-        sitting = Sitting(folder, cache, processes=processes)
+        sitting = Sitting(folder, cache, processes=processes, run=reference.run)
         if len(places) < kills and _moment(kind, sitting, reference, rng):
             saving = sitting.training() and sitting.saving()
             code = sitting.signal(kill, rng.randrange(processes))
@@ -217,13 +223,13 @@ def attempt(
 
 def _moment(kind: str, sitting: Sitting, reference: Uninterrupted, rng: random.Random) -> bool:
     """Waits for the moment to kill; False if the run ended before it came."""
-    somewhere = sitting.past(rng.randrange(sum(STAGES)))
+    somewhere = sitting.past(rng.randrange(sum(reference.stages)))
     events, longest = {
         "start": ([], reference.start),
         "training": ([sitting.training, somewhere], 0.2),
         "sigterm": ([sitting.training, somewhere], 0.2),
         "save": ([sitting.training, somewhere, sitting.saving], 0.05),
-        "boundary": ([sitting.training, sitting.past(STAGES[0] - 1)], reference.boundary * 1.1),
+        "boundary": ([sitting.training, sitting.past(reference.stages[0] - 1)], reference.boundary * 1.1),
     }[kind]
     alive = all(sitting.until(event) for event in events)
     time.sleep(rng.uniform(0, longest))
@@ -256,7 +262,8 @@ def ending(folder: Path) -> Ending:
     for name in ("config.json", "ledger.json", "params.txt"):
         found[name] = _lines((folder / name).read_text().splitlines())
     for checkpoint in ("last",) if result["checkpoint_step"] == result["steps"] else ("last", "result"):
-        state = open_run(folder, checkpoint).state
+        with _reading:
+            state = open_run(folder, checkpoint).state
         tree = {name: getattr(state, name) for name in SAVED}
         found[f"{checkpoint} checkpoint"] = {
             jax.tree_util.keystr(path): (str(leaf.dtype), leaf.shape, np.asarray(leaf).tobytes())
@@ -286,33 +293,45 @@ def _short(value: Any) -> str:
     return text if len(text) < 60 else text[:57] + "..."
 
 
+def tries(run: str, numbers: range, folder: Path, *, seed: int, processes: int, kills: int) -> Counter[str]:
+    """The tries of these numbers, all of one run, a line each; how many there were, how many kills, how many differ."""
+    kinds = [kind for kind in KINDS if processes == 1 or kind != "start"]
+    cache, count = folder / f"cache_{run}", Counter()
+    reference = uninterrupted(folder / f"uninterrupted_{run}", cache, run, processes) if numbers else None
+    for turn, number in enumerate(numbers):
+        kind, place = kinds[(turn + numbers.start) % len(kinds)], folder / f"try_{number}"
+        several = dict(seed=seed * 1_000_003 + number, processes=processes, kills=kills)
+        places, wrong = attempt(kind, place, cache, reference, **several)
+        count.update(tries=1, kills=len(places), differ=int(bool(wrong)))
+        verdict = "\n    ".join(["DIFFERS", *wrong]) if wrong else "same"
+        # In one piece: another run's tries write meanwhile.
+        sys.stdout.write(f"try {number} ({run}, {kind}): killed {'; '.join(places) or 'never'}: {verdict}\n")
+        sys.stdout.flush()
+        shutil.rmtree(place)
+    return count
+
+
 def main() -> int:
-    """Tries, one line each; 1 where a killed run ended otherwise than the uninterrupted one."""
+    """Tries, two runs at a time; 1 where a killed run ended otherwise than the uninterrupted one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tries", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--runs", default="", help=f"some of {','.join(RUNS)}; default: all, of one process")
     arguments = parser.parse_args()
-    failed, kills, begun = 0, 0, time.monotonic()
-    with tempfile.TemporaryDirectory() as directory:
-        reference = uninterrupted(Path(directory) / "uninterrupted", arguments.processes)
-        kinds = KINDS if arguments.processes == 1 else [kind for kind in KINDS if kind != "start"]
-        for i in range(arguments.tries):
-            kind, folder = kinds[i % len(kinds)], Path(directory) / f"try_{i}"
-            cache = Path(directory) / "cache"
-            seed = arguments.seed * 1_000_003 + i
-            several = dict(processes=arguments.processes, kills=arguments.kills)
-            places, wrong = attempt(kind, folder, cache, reference, seed=seed, **several)
-            kills, failed = kills + len(places), failed + bool(wrong)
-            print(
-                f"try {i} ({kind}): killed {'; '.join(places) or 'never'}: {'DIFFERS' if wrong else 'same'}", flush=True
-            )
-            for line in wrong:
-                print(f"    {line}", flush=True)
-            shutil.rmtree(folder)
-    print(f"{arguments.tries} tries, {kills} kills, {failed} differ; {time.monotonic() - begun:.0f} s")
-    return 1 if failed else 0
+    known = list(RUNS) if arguments.processes == 1 else ["images"]
+    runs = list(dict.fromkeys(arguments.runs.split(","))) if arguments.runs else known
+    if unknown := [run for run in runs if run not in known]:
+        parser.error(f"--runs: expected some of {', '.join(known)}, found {unknown[0]!r}")
+    several, begun = dict(seed=arguments.seed, processes=arguments.processes, kills=arguments.kills), time.monotonic()
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(2) as pool:
+        numbers = [range(first, arguments.tries, len(runs)) for first in range(len(runs))]
+        counts = list(pool.map(lambda run, own: tries(run, own, Path(directory), **several), runs, numbers))
+    for run, count in zip(runs, counts, strict=True):
+        print(f"{run}: {count['tries']} tries, {count['kills']} kills, {count['differ']} differ")
+    print(f"{time.monotonic() - begun:.0f} s")
+    return 1 if sum(counts, Counter())["differ"] else 0
 
 
 if __name__ == "__main__":

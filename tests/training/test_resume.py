@@ -24,7 +24,7 @@ from jaxfer.runs.folder import epath, locked
 from jaxfer.runs.metrics import read_metrics
 from jaxfer.training import loop, preemption, preflight, session
 from jaxfer.training.preemption import Notice
-from tests import kill
+from tests import kill, killed
 from tests.experiments import tiny_config
 from tests.runs.test_checkpoint import damage
 
@@ -34,8 +34,8 @@ class Stop(Exception):
 
 
 def two_stages():
-    """The config of the kill script, shorter: it saves at steps 2, 4, 5, 6 (the end of a stage), 8, 10, 12 and 13."""
-    config = kill.get_config()
+    """The kill script's `images`, shorter: it saves at steps 2, 4, 5, 6 (the end of a stage), 8, 10, 12 and 13."""
+    config = killed.get_config()
     config.parallel.devices = 1
     config.stage.probe.steps, config.stage.tune.steps, config.stage.tune.warmup = 6, 7, 2
     config.update(log_every=4, save_every=2, eval_every=5)
@@ -72,7 +72,7 @@ def unfinished(whole, folder):
 @pytest.mark.system
 def test_killed_processes(tmp_path):
     """A handful of the kill script's tries: SIGKILL in the training, in a save, between the stages; SIGTERM."""
-    reference = kill.uninterrupted(tmp_path / "uninterrupted")
+    reference = kill.uninterrupted(tmp_path / "uninterrupted", tmp_path / "cache")
     for kind in ("training", "save", "boundary", "sigterm"):
         places, wrong = kill.attempt(kind, tmp_path / kind, tmp_path / "cache", reference, seed=0, kills=1)
         assert not wrong, (kind, places, wrong)
