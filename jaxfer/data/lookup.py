@@ -33,10 +33,10 @@ SETTLED = 2e9  # nanoseconds
 
 def stamp(files: Iterable[Path]) -> tuple[tuple[Any, ...], bool]:
     """(a cache key that changes with the files, whether all are old enough for the key to be reliable)."""
-    stats = [(file.resolve(), file.stat()) for file in files]
-    # ctime: a copy may keep mtime
-    stamps = tuple((path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats)
-    return stamps, all(time.time_ns() - stat.st_mtime_ns > SETTLED for _, stat in stats)
+    stats = [(str(file), os.stat(file)) for file in files]
+    # A link may point elsewhere, which is another inode; a copy may keep mtime, but not ctime.
+    stamps = tuple((name, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats)
+    return stamps, time.time_ns() - max((s.st_mtime_ns for _, s in stats), default=0) > SETTLED
 
 
 def locate(path: str, source: str, option: str = "path") -> Path:

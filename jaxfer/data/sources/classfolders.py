@@ -7,14 +7,14 @@ import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from jaxfer.data.lookup import fingerprint, locate
+from jaxfer.data.lookup import fingerprint, locate, stamp
 from jaxfer.data.order import Stream, draw
 from jaxfer.data.split import Array, Column, Dataset, Split
 from jaxfer.errors import InputError
@@ -104,13 +104,11 @@ def dataset(
             if name not in classes:
                 where = str(roots[split] / name)
                 raise InputError(f"expected the classes of train, found {where!r}; remove it or add it to train")
-    splits = {split: _split(root, tree, classes, make) for split, tree in trees.items()}
-    if test_fraction:
-        splits |= _with_test(splits, test_fraction)
     names = sorted(name for tree in trees.values() for files in tree.values() for name in files)
-    # Linux keeps names as bytes, which need not be UTF-8.
-    parts = (part for name in names for part in (name.encode(errors="surrogateescape"), *_ends(root / name)))
-    content = fingerprint(itertools.chain(parts, [f"test_fraction={test_fraction}"]))
+    version, settled = stamp(root / name for name in names)
+    opened = _opened if settled else _opened.__wrapped__
+    listed = tuple((split, name, tuple(files)) for split, tree in trees.items() for name, files in tree.items())
+    splits, content = opened(root, listed, classes, make, test_fraction, version)
     provenance = {split: f"{where.name}/" if where != root else "every class folder" for split, where in roots.items()}
     if test_fraction:
         provenance["test"] = f"drawn from train: data.test_fraction={test_fraction:g}"
@@ -122,6 +120,37 @@ def dataset(
         provenance=provenance,
         listed=root,
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(
+    root: Path,
+    listed: tuple[tuple[str, str, tuple[str, ...]], ...],
+    classes: tuple[str, ...],
+    make: Callable[[Path, tuple[str, ...]], Column],
+    test_fraction: float,
+    version: tuple,
+) -> tuple[dict[str, Split], str]:
+    """(the splits, the fingerprint): what reads every file, once a process for all runs that are made of these.
+
+    Args:
+      root: the data's folder.
+      listed: (split, class, its files) each.
+      classes: their names in order.
+      make: as in `dataset`.
+      test_fraction: likewise.
+      version: the cache key, which changes with the files.
+    """
+    trees: dict[str, dict[str, tuple[str, ...]]] = {}
+    for split, name, files in listed:
+        trees.setdefault(split, {})[name] = files
+    splits = {split: _split(root, tree, classes, make) for split, tree in trees.items()}
+    if test_fraction:
+        splits |= _with_test(splits, test_fraction)
+    # Linux keeps names as bytes, which need not be UTF-8.
+    names = sorted(name for _, _, files in listed for name in files)
+    parts = (part for name in names for part in (name.encode(errors="surrogateescape"), *_ends(root / name)))
+    return splits, fingerprint(itertools.chain(parts, [f"test_fraction={test_fraction}"]))
 
 
 def _folders(root: Path) -> list[str]:
@@ -246,7 +275,7 @@ def _ends(file: Path) -> tuple[str, bytes]:
 
 def _split(
     root: Path,
-    tree: dict[str, list[str]],
+    tree: Mapping[str, Sequence[str]],
     classes: tuple[str, ...],
     make: Callable[[Path, tuple[str, ...]], Column],
 ) -> Split:

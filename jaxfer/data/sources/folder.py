@@ -20,11 +20,13 @@ def source(
 ) -> Dataset:
     """PATH/{train,val,test}/CLASS/*.jpg, or PATH/CLASS/*.jpg if all images are `train`.
 
-    The folder is listed, and the header of every file read, whenever the source is made: a file that is no image stops
-    the run before it starts. Files that are left out are counted in the notes. The fingerprint covers each file's
-    relative name, its size, and its first and last 4 KiB, not all of its content, which would take minutes for a large
-    set: a change in the middle of a file that keeps its size goes unseen. It holds no times, so a copy of the folder
-    has the same one.
+    The folder is listed whenever the source is made, and the header of every file read: a file that is no image stops
+    the run before it starts. A process that makes it again, as a sweep does for each cell, reads them anew only if a
+    file's size, times or inode changed. Files that are left out are counted in the notes.
+
+    The fingerprint covers each file's relative name, its size, and its first and last 4 KiB, not all of its content,
+    which would take minutes for a large set: a change in the middle of a file that keeps its size goes unseen. It holds
+    no times, so a copy of the folder has the same one.
 
     Args:
       path: the folder; a relative one that is absent is looked up in the folder that JAXFER_DATA names.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from jaxfer.data.encodings.image import OUTSIDE
 from jaxfer.data.encodings.pixels import verify
-from jaxfer.data.lookup import fingerprint, locate
+from jaxfer.data.lookup import fingerprint, locate, stamp
 from jaxfer.data.sources.folder import FORMATS, Files
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
@@ -56,8 +57,21 @@ def source(*, path: str = "") -> Dataset:
                 "correct data.path or move the files"
             )
     _check_folders(root)
-    pairs = {split: _pairs(root, split) for split in SPLITS if (root / IMAGES / split).is_dir()}
-    given, largest, notes = _given(root / NAMES), {}, []
+    pairs = tuple((split, _pairs(root, split)) for split in SPLITS if (root / IMAGES / split).is_dir())
+    version, settled = stamp(file for _, files in pairs for pair in files for file in pair)
+    read = _read if settled else _read.__wrapped__
+    return read(root, pairs, _given(root / NAMES), version)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(
+    root: Path, pairs: tuple[tuple[str, tuple[tuple[Path, Path], ...]], ...], given: tuple[str, ...], version: tuple
+) -> Dataset:
+    """The dataset of (split, (image, mask) of each example); `version` is the cache key, which changes with the files.
+
+    `given` are the names of the classes, () where there are none.
+    """
+    pairs, largest, notes = dict(pairs), {}, []
     for split, files in pairs.items():
         for image, mask in files:
             verify(image)
@@ -101,7 +115,7 @@ def _check_folders(root: Path) -> None:
                 )
 
 
-def _pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
+def _pairs(root: Path, split: str) -> tuple[tuple[Path, Path], ...]:
     """(image, mask) of each example, by name."""
     images, masks = _by_stem(root / IMAGES / split, FORMATS), _by_stem(root / MASKS / split, (".png",))
     for part, files, others, other in ((IMAGES, images, masks, "a .png mask"), (MASKS, masks, images, "an image")):
@@ -113,7 +127,7 @@ def _pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
     if not images:
         where = str(root / IMAGES / split)
         raise InputError(f"expected images ({' '.join(FORMATS)}) in {where!r}, found none; add some or remove it")
-    return [(images[stem], masks[stem]) for stem in sorted(images)]
+    return tuple((images[stem], masks[stem]) for stem in sorted(images))
 
 
 def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,25 @@ def test_a_changed_folder_is_listed_again(tmp_path):
     after = SOURCES.make("folder", path=path)
     assert [len(data.splits["train"]) for data in (before, after)] == [2, 4]
     assert before.fingerprint != after.fingerprint
+
+
+def test_files_that_stay_are_opened_once_a_process(tmp_path, monkeypatch):
+    path, settled = write(tmp_path, "a/0.png", "a/1.png", "b/0.png"), time.time() - 10
+    for file in tmp_path.rglob("*.png"):
+        os.utime(file, (settled, settled))
+    opened = []
+    monkeypatch.setattr(folder, "verify", lambda file: opened.append(file.name))
+    first = SOURCES.make("folder", path=path)
+    assert opened and SOURCES.make("folder", path=path).fingerprint == first.fingerprint
+    count, changed = len(opened), sorted(tmp_path.rglob("*.png"))[0]
+    assert SOURCES.make("folder", path=path).splits["train"].columns is first.splits["train"].columns
+    # Another of the same name, size and time is another inode.
+    copy = changed.with_name("copy")
+    copy.write_bytes(changed.read_bytes()[:-1] + b"?")
+    os.utime(copy, (settled, settled))
+    copy.replace(changed)
+    assert SOURCES.make("folder", path=path).fingerprint != first.fingerprint
+    assert len(opened) == 2 * count
 
 
 def test_images_replaced_by_others_of_the_same_size_are_seen(tmp_path):
