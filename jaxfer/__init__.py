@@ -8,6 +8,7 @@ jaxfer.evaluate("runs/digits/mine", split="test")
 jaxfer.export("runs/digits/mine", format="hf")
 jaxfer.predict("runs/digits/mine", ["a.png", "b.png"])
 jaxfer.score("runs/digits/mine", "labelled.csv").metrics
+jaxfer.features("runs/digits/mine", unit="block_1", pool="mean").write("mine.npz")
 jaxfer.compare("configs/digits.py", "runs/digits-compared")
 """
 
@@ -24,6 +25,7 @@ _API = {
     "run": "jaxfer.training.loop",
     "show": "jaxfer.training.summary",
     "evaluate": "jaxfer.training.evaluation",
+    "features": "jaxfer.training.features",
     "export": "jaxfer.exports.hf",
     "predict": "jaxfer.exports.predict",
     "score": "jaxfer.exports.scoring",

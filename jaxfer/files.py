@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import re
-from typing import Any
+import tempfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import fsspec
 from etils import epath
@@ -40,9 +42,34 @@ def write_bytes(path: epath.Path, data: bytes) -> None:
     if remote(path):
         path.write_bytes(data)
         return
+    with _replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def written(path: epath.Path) -> Iterator[BinaryIO]:
+    """A file to be written in parts, which takes the place of another once it is whole; every process writes.
+
+    On a disk its parts go to a temporary file beside it, for a store to this machine's folder of such.
+    """
+    path = epath.Path(path)
+    if remote(path):
+        with tempfile.NamedTemporaryFile() as file:
+            yield file
+            file.flush()
+            # Left alone on an error, unlike a handle, which would keep what it had so far.
+            fsspec.filesystem(str(path).partition("://")[0]).put_file(file.name, str(path))
+        return
+    with _replacing(path) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _replacing(path: epath.Path) -> Iterator[epath.Path]:
+    """A temporary path beside this one: its file takes the other's place at the end, and is gone after an error."""
     temporary = path.parent / f".{path.name}.tmp"
     try:
-        temporary.write_bytes(data)
+        yield temporary
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # its folder may be gone

@@ -630,8 +630,52 @@ COMMANDS = {
         ["split 'tst' is not in this data", "it has train, val"],
     ),
     "eval of an unknown checkpoint": ("eval runs/done --checkpoint=first", ["'first'", "known: result, last, best"]),
-    "eval with another rate": ("eval runs/done --config.lr=1", ["part of the trained run", "eval takes data.*"]),
+    "eval with another rate": (
+        "eval runs/done --config.lr=1",
+        ["part of the trained run", "what may be set is data.*"],
+    ),
     "eval on no images": (f"eval runs/done {NPZ}data/absent.npz", ["data.path does not exist"]),
+    # features
+    "features without a file": ("features runs/done", ["arguments are required: --out", "jaxfer features --help"]),
+    "features into a folder": ("features runs/done --out=runs", ["--out: runs is a folder", "runs/features.npz"]),
+    "features into data": (
+        "features runs/done --out=data/label.npz",
+        ["--out: data/label.npz exists and holds no features", "name another file"],
+    ),
+    "features into a file of another kind": (
+        "features runs/done --out=f.csv",
+        ["--out: expected a file that ends with .npz, found 'f.csv'"],
+    ),
+    "features into nothing": ("features runs/done --out=", ["--out: expected a file that ends with .npz, found ''"]),
+    "features of no run": ("features runs/no --out=f.npz", ["no run at runs/no", "or a checkpoint and the data"]),
+    "features of an unknown unit": (
+        "features runs/done --out=f.npz --unit=blok_1",
+        ["--unit: the model has no unit 'blok_1'", "nearest: 'block_1', 'block_0'"],
+    ),
+    "features pooled otherwise": (
+        "features runs/done --out=f.npz --unit=block_1 --pool=max",
+        ["--pool: expected mean, found 'max'; or leave it out"],
+    ),
+    "features that are vectors, pooled": (
+        "features runs/done --out=f.npz --pool=mean",
+        ["--pool=mean: unit 'features' gives one vector of 8 already", "leave it out"],
+    ),
+    "features of an unknown split": (
+        "features runs/done --out=f.npz --split=tst",
+        ["split 'tst' is not in this data", "it has train, val"],
+    ),
+    "features of other data": (
+        f"features runs/done --out=f.npz {FOLDER}data/empty",
+        ["expected images", "in 'data/empty/b', found none", "add some or remove it"],
+    ),
+    "features of no data": (
+        f"features runs/done --out=f.npz --split=train {NPZ}data/none.npz",
+        ["expected train_image to be", "found [0, 8, 8, 3]"],
+    ),
+    "features of a checkpoint's training": (
+        f"features net --out=f.npz {NPZ}data/label.npz --config.lr=1",
+        ["config.lr: nothing is trained here", "a checkpoint takes data.*"],
+    ),
 }
 
 # {case: (a line of get_config, fragments)}

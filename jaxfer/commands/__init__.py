@@ -16,7 +16,20 @@ from jaxfer import console
 from jaxfer.errors import CellsFailed, InputError, Interrupted, NonFiniteLoss, Preempted, refused
 
 # In the order of `jaxfer --help`.
-COMMANDS = ("run", "show", "configs", "plan", "eval", "export", "predict", "sweep", "compare", "new", "check")
+COMMANDS = (
+    "run",
+    "show",
+    "configs",
+    "plan",
+    "eval",
+    "features",
+    "export",
+    "predict",
+    "sweep",
+    "compare",
+    "new",
+    "check",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -41,6 +41,11 @@ class Chain(nn.Module):
         """{unit: {argument: path of a parameter of an earlier unit}}: what a unit reads besides its own."""
         return {}
 
+    @nn.nowrap
+    def special(self) -> tuple[str, ...]:
+        """Learned tokens before the places of the input in what units between the input and the head give."""
+        return ()
+
     @nn.compact
     def __call__(
         self,

@@ -18,7 +18,7 @@ from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
 from jaxfer.parallel.placement import Placement, placement
 from jaxfer.runs import seal
-from jaxfer.runs.finished import open_run
+from jaxfer.runs.finished import FinishedRun, open_run
 from jaxfer.runs.folder import holds_run, stored_config
 from jaxfer.state import State
 from jaxfer.step import StepSpec
@@ -141,41 +141,63 @@ def evaluate(
         comparison's run before its selection is made.
     """
     overrides = overrides or {}
+    if not names_run(run, checkpoint, overrides):
+        return _evaluate_untrained(str(run), split, overrides, quiet)
+    finished, experiment, data = reopened(run, split, checkpoint, overrides)
+    if data.classes != finished.classes:
+        raise InputError(
+            f"the run's classes are {', '.join(finished.classes)}; this data's are {', '.join(data.classes)}; "
+            "choose and order them with --config.data.classes"
+        )
+    state = finished.state.replace(hparams={}, key=None, opt_state=())
+    return _on_devices(experiment, finished.stage.spec, state, data.splits[split])
+
+
+def names_run(run: str | epath.Path, checkpoint: str, overrides: Mapping[str, Any]) -> bool:
+    """Whether this is a run's folder, and not a checkpoint that `overrides` name data for.
+
+    Raises:
+      InputError: neither, or one of a run's checkpoints asked of a checkpoint.
+    """
     config.check_overrides(overrides)
     folder = files.opened(run)
-    if not holds_run(folder):
-        if "data.source" in overrides:
-            return _evaluate_untrained(str(run), split, checkpoint, overrides, quiet)
+    if holds_run(folder):
+        return True
+    if "data.source" not in overrides:
         data = "the data to evaluate it on (--config.data.source=NAME and its options)"
         raise InputError(f"no run at {folder}: expected a folder that `jaxfer run` wrote, or a checkpoint and {data}")
+    if checkpoint != "result":
+        raise InputError(f"--checkpoint={checkpoint} is for runs, but {run} is a checkpoint itself; omit it")
+    return False
+
+
+def reopened(
+    run: str | epath.Path, split: str, checkpoint: str, overrides: Mapping[str, Any]
+) -> tuple[FinishedRun, Experiment, Dataset]:
+    """(a finished run, its config under these overrides, the data that this config names), as of `evaluate`.
+
+    Raises:
+      InputError: an unfinished run, an override of what was trained, a split that the data lacks, or a sealed one.
+    """
+    folder = files.opened(run)
     if split == "test":
         seal.check(folder)
     finished = open_run(run, checkpoint)
     for name in overrides:
         if not name.startswith(("data.", "parallel.")) and name != "eval_batch_size":
             raise InputError(
-                f"config.{name} is part of the trained run; eval takes data.*, parallel.*, eval_batch_size"
+                f"config.{name} is part of the trained run; what may be set is data.*, parallel.*, eval_batch_size"
             )
     stored = stored_config(finished.folder)
     experiment = config.resolve(config.override(stored, overrides))
     seed, source = experiment.run.seed, dict(experiment.source.options)
     data = build(experiment.data, source, seed=seed, with_test=split == "test")
-    if data.classes != finished.classes:
-        raise InputError(
-            f"the run's classes are {', '.join(finished.classes)}; this data's are {', '.join(data.classes)}; "
-            "choose and order them with --config.data.classes"
-        )
     if split not in data.splits:
         raise InputError(f"split {split!r} is not in this data; it has {', '.join(data.splits)}")
-    state = finished.state.replace(hparams={}, key=None, opt_state=())
-    return _on_devices(experiment, finished.stage.spec, state, data.splits[split])
+    return finished, experiment, data
 
 
-def _evaluate_untrained(
-    init: str, split: str, checkpoint: str, overrides: Mapping[str, Any], quiet: bool
-) -> dict[str, float]:
-    if checkpoint != "result":
-        raise InputError(f"--checkpoint={checkpoint} is for runs, but {init} is a checkpoint itself; omit it")
+def _evaluate_untrained(init: str, split: str, overrides: Mapping[str, Any], quiet: bool) -> dict[str, float]:
     loaded = untrained.opened(init, overrides, split=split)
     reporter = Reporter(quiet=quiet)
     for note in loaded.notes:

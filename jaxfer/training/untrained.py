@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from jaxfer import config
 from jaxfer.config.experiment import Experiment
@@ -18,7 +19,7 @@ from jaxfer.data.prepare import build
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
 from jaxfer.ports import make_port
-from jaxfer.pretrained import foreign
+from jaxfer.pretrained import foreign, starting
 from jaxfer.pretrained.agreement import completed
 from jaxfer.pretrained.foreign import Checkpoint
 from jaxfer.pretrained.heads import KINDS, guessed_task, head_width, loaded, whole_length
@@ -27,11 +28,12 @@ from jaxfer.stages import Stage, make_stages
 from jaxfer.state import State
 
 TAKEN = ("data.", "model.", "task.", "parallel.")  # sections of the config that an evaluation reads
+FRESH = ("re-initialised", "missing")  # kinds of the load ledger
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Untrained:
-    """Everything that an evaluation of a checkpoint needs.
+    """Everything that an evaluation of a checkpoint needs, or what reads its activations.
 
     Attributes:
       experiment: the config that the checkpoint and the overrides make; only its model, task and data are used.
@@ -39,6 +41,8 @@ class Untrained:
       state: the checkpoint's parameters; no optimizer state.
       data: its splits, labelled in the order of the checkpoint's classes.
       notes: what was assumed, a line each.
+      fresh: leaves that the checkpoint has not, or that are drawn anew.
+      sha256: of the checkpoint's file of weights.
     """
 
     experiment: Experiment
@@ -46,6 +50,8 @@ class Untrained:
     state: State
     data: Dataset
     notes: tuple[str, ...]
+    fresh: tuple[str, ...] = ()
+    sha256: str = ""
 
 
 def opened(init: str, overrides: Mapping[str, Any], *, split: str) -> Untrained:
@@ -63,17 +69,7 @@ def opened(init: str, overrides: Mapping[str, Any], *, split: str) -> Untrained:
     Raises:
       InputError: no checkpoint, none with a head, other classes than the data's, or a sealed test split.
     """
-    for name in overrides:
-        if not name.startswith(TAKEN) and name not in ("differs", "eval_batch_size"):
-            known = ", ".join(f"{section}*" for section in TAKEN)
-            raise InputError(f"config.{name}: a checkpoint's eval trains nothing; it takes {known}, eval_batch_size")
-    settings = config.base()
-    settings.model, settings.init = {"name": AUTO}, init
-    settings = config.override(settings, overrides)
-    options = dict(settings.model.items())
-    checkpoint = foreign.opened(init, options.pop("name"), options)
-    if split == "test":
-        seal.check_export(epath.Path(checkpoint.files.init).expanduser(), checkpoint.files.marker.get("run"))
+    settings, checkpoint = _described(init, overrides, split)
     outputs, notes = head_width(checkpoint), []
     if "task.name" not in overrides:
         settings.task.name = guessed_task(checkpoint)
@@ -84,9 +80,6 @@ def opened(init: str, overrides: Mapping[str, Any], *, split: str) -> Untrained:
     elif KINDS.get(checkpoint.problem_type, settings.task.name) != settings.task.name:
         mismatch = f"the checkpoint states {checkpoint.problem_type}, found {settings.task.name!r}"
         raise InputError(f"config.task.name: {mismatch}; leave it out")
-    if length := whole_length(checkpoint):
-        options.setdefault("max_length", length)
-        settings.model = {**dict(settings.model.items()), **options}
     experiment = config.resolve(completed(settings))
     data, assumed = _data(experiment, checkpoint, outputs, split)
     port, task = make_port(experiment, len(data.classes))
@@ -97,11 +90,67 @@ def opened(init: str, overrides: Mapping[str, Any], *, split: str) -> Untrained:
     Feed(split=data.splits[split], encodings=port.encodings).check()
     stage = make_stages(experiment, port, task)[0]
     params, model_state = loaded(checkpoint, port, experiment.run.differs)
+    whole = (*notes, *assumed, *data.notes)
+    return Untrained(experiment=experiment, stage=stage, state=_state(params, model_state), data=data, notes=whole)
+
+
+def headless(init: str, overrides: Mapping[str, Any], *, split: str) -> Untrained:
+    """A checkpoint, with a head or without one, and data of any classes: its output layer is drawn anew.
+
+    Args:
+      init: as of `opened`.
+      overrides: likewise.
+      split: the one to be read.
+
+    Raises:
+      InputError: no checkpoint, one that does not fit the model, a split that the data lacks, or a sealed test split.
+    """
+    settings, checkpoint = _described(init, overrides, split)
+    settings.head = "reset"
+    experiment = config.resolve(completed(settings))
+    source, seed = dict(experiment.source.options), experiment.run.seed
+    data = build(experiment.data, source, seed=seed, with_test=split == "test")
+    if split not in data.splits:
+        raise InputError(f"split {split!r} is not in this data; it has {', '.join(data.splits)}")
+    port, task = make_port(experiment, len(data.classes) or 1)
+    stage = make_stages(experiment, port, task)[0]
+    begun = starting.start(experiment, data, stage, epath.Path("."))
+    return Untrained(
+        experiment=experiment,
+        stage=stage,
+        state=_state(begun.params, begun.model_state),
+        data=data,
+        notes=(*checkpoint.notes, *data.notes),
+        fresh=tuple(leaf for leaf, entry in begun.ledger.items() if entry["what"] in FRESH),
+        sha256=begun.lineage["source_sha256"],
+    )
+
+
+def _described(init: str, overrides: Mapping[str, Any], split: str) -> tuple[ConfigDict, Checkpoint]:
+    """(the config that a checkpoint and the overrides make, the checkpoint); the seal of the test split is checked."""
+    for name in overrides:
+        if not name.startswith(TAKEN) and name not in ("differs", "eval_batch_size"):
+            known = ", ".join(f"{section}*" for section in TAKEN)
+            raise InputError(f"config.{name}: nothing is trained here; a checkpoint takes {known}, eval_batch_size")
+    settings = config.base()
+    settings.model, settings.init = {"name": AUTO}, init
+    settings = config.override(settings, overrides)
+    options = dict(settings.model.items())
+    checkpoint = foreign.opened(init, options.pop("name"), options)
+    if split == "test":
+        seal.check_export(epath.Path(checkpoint.files.init).expanduser(), checkpoint.files.marker.get("run"))
+    if length := whole_length(checkpoint):
+        options.setdefault("max_length", length)
+        settings.model = {**dict(settings.model.items()), **options}
+    return settings, checkpoint
+
+
+def _state(params: Any, model_state: Any) -> State:
+    """Weights alone."""
     state = State(
         step=np.int32(0), params=params, model_state=model_state, opt_state=(), extra={}, hparams={}, key=None
     )
-    state = jax.tree.map(jax.numpy.asarray, state)
-    return Untrained(experiment=experiment, stage=stage, state=state, data=data, notes=(*notes, *assumed, *data.notes))
+    return jax.tree.map(jax.numpy.asarray, state)
 
 
 def _data(experiment: Experiment, checkpoint: Checkpoint, outputs: int, split: str) -> tuple[Dataset, list[str]]:

@@ -132,7 +132,7 @@ def test_an_export_of_a_sealed_run_is_sealed(exported, tmp_path):
     [
         ({}, {"split": "tst"}, "split 'tst' is not in this data; it has"),
         ({}, {"checkpoint": "best"}, "--checkpoint=best is for runs, .* omit it"),
-        ({"lr": 1.0}, {}, r"config.lr: a checkpoint's eval trains nothing; it takes data.\*, model.\*, task.\*"),
+        ({"lr": 1.0}, {}, r"config.lr: nothing is trained here; a checkpoint takes data.\*, model.\*, task.\*"),
         ({"task.name": "multilabel"}, {}, "states single_label_classification, found 'multilabel'; leave it out"),
         ({"model.width": 8}, {}, "the checkpoint's model is different .width is 4 there, 8 here"),
         ({"data.classes_count": 4}, {}, "classes are class_0, class_1, class_2; this data's are class_0, .* class_3"),
