@@ -39,7 +39,7 @@ docs: $(VENV)/.installed-docs
 
 # Against PyTorch, transformers, peft and sentence-transformers, in an environment of its own and fully optimised.
 parity: $(VENV)-parity/.installed
-	XLA_FLAGS=--xla_backend_optimization_level=3 $(VENV)-parity/bin/python -m pytest -n 2 --slowest=build/slowest/parity.txt \
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(VENV)-parity/bin/python -m pytest -n 2 --dist loadgroup --slowest=build/slowest/parity.txt \
 	  tests/parity $(ARGS)
 
 $(VENV)-parity/.installed: pyproject.toml constraints.txt

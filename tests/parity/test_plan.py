@@ -16,6 +16,7 @@ from jaxfer.forecast.result import TooLarge
 from jaxfer.parallel.placement import placement
 from jaxfer.training import programs
 
+pytestmark = pytest.mark.xdist_group("plan")  # in one worker, which makes `whole` once: a minute
 DIGITS = "configs/digits.py:tiny,full"
 WIDTH, LAYERS, MLP, PATCH, TOKENS, BATCH = 128, 2, 512, 16, 17, 8192
 VIT = {
