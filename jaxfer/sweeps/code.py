@@ -36,6 +36,7 @@ COMPUTES = (
     "parallel/placement.py",
     "parallel/sharding.py",
     "training/evaluation.py",
+    "training/examples.py",
     "training/fitted.py",
     "training/measured.py",
     "training/source_outputs.py",
