@@ -27,8 +27,6 @@ from jaxfer.training.preemption import Notice
 from jaxfer.training.programs import _train_program
 from tests.experiments import batches, tiny_config, tiny_stage, train
 
-# Other tests run every line that these do; the tracer of coverage would take a third of their time.
-pytestmark = pytest.mark.no_cover
 FAMILIES = conformance.families()
 PAIRS = [(method, case) for method in METHODS.names() for case in FAMILIES]
 # {(method, case): pattern of the one line that refuses the pair}
