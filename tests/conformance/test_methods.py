@@ -6,7 +6,6 @@ convolutional and one transformer case, every model under `full`. Tier iii, `mak
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 import tempfile
@@ -25,7 +24,7 @@ from jaxfer.runs.metrics import TIMES, read_metrics
 from jaxfer.training import loop, session
 from jaxfer.training.preemption import Notice
 from jaxfer.training.programs import _train_program
-from tests.experiments import batches, tiny_config, tiny_stage, train
+from tests.experiments import tiny_config
 
 FAMILIES = conformance.families()
 PAIRS = [(method, case) for method in METHODS.names() for case in FAMILIES]
@@ -179,22 +178,3 @@ def test_runs_resume_bitwise_and_share_one_program(method, case, source):
         config.parallel.update(devices)
         jaxfer.run(config, other, quiet=True)
         assert _train_program.cache_info().misses == compiled
-
-
-def test_what_update_makes_of_a_batch_is_the_same_under_pmap():
-    """A method that keeps a mean of its labels: pmap's devices see a quarter of them each."""
-
-    def mean_label(ctx, extra):
-        return {"label": ctx.batch["label"].astype("float32").mean(), "kept": extra["kept"]}
-
-    stage = tiny_stage("resnet_basic", optimizer="sgd")
-    method = dataclasses.replace(
-        stage.spec.method,
-        init=lambda params, key, given: (params, {"label": np.float32(0), "kept": np.float32(1 / 3)}),
-        update=mean_label,
-    )
-    stage = dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, method=method))
-    wanted = batches(stage, 2)[-1]["label"].mean()
-    for mode, devices in methods.PLACEMENTS:
-        state, _ = train(stage, 2, mode=mode, devices=devices)
-        assert float(state.extra["label"]) == np.float32(wanted) and float(state.extra["kept"]) == np.float32(1 / 3)
