@@ -132,7 +132,7 @@ def numbers(pairs):
     for check, axes in AXES.items():
         for pair in pairs:
             if pair not in REFUSED and (check is not ADAM or axes(*pair)):
-                beside = () if axes(*pair) else (pytest.mark.matrix,)
+                beside = () if axes(*pair) else (pytest.mark.matrix, *([pytest.mark.placed] if check is SGD else []))
                 yield pytest.param(check, *pair, id="-".join((check.__name__, *pair)), marks=(marks(*pair), *beside))
 
 
