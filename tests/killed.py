@@ -19,19 +19,18 @@ def get_config(arg=""):
 
 def images():
     """Linear probe, then L2-SP; BatchNorm, stochastic depth, augmentation, a log window open at most saves."""
-    config = jaxfer.config.base()
+    config = often_saved()
     config.model = resnet(stage_sizes=(1, 1), stochastic_depth=0.5)
     config.data = synthetic(augment=("shift",))
     config.stages = ("probe", "tune")
     config.stage.probe = dict(method="probe", steps=28)
     config.stage.tune = dict(method="l2sp", steps=44, clip=1.0, weight_decay=0.01, warmup=10)
-    config.update(batch_size=8, log_every=7, save_every=4, eval_every=9, select="best", test=True)
     return config
 
 
 def texts():
     """Masked language modelling, then tags under a new head; dropout, two lengths, slices that count their tokens."""
-    config = jaxfer.config.base()
+    config = often_saved()
     config.task.name = "tagging"
     config.model = dict(name="bert", vocab=23, width=8, layers=1, heads=2, mlp_width=16, max_length=9, buckets=(6, 9))
     config.model.update(dropout=0.1, tokenizer=str(DATA / "tokenizer"))
@@ -39,13 +38,13 @@ def texts():
     config.stages = ("adapt", "tag")
     config.stage.adapt = dict(task="masked_lm", steps=20, accumulate=2)
     config.stage.tag = dict(steps=28, lr=3e-3, layer_decay=0.5)
-    config.update(batch_size=4, log_every=7, save_every=4, eval_every=9, select="best", test=True)
+    config.batch_size = 4
     return config
 
 
 def streams():
     """DANN, then replay: a target without labels, and in both stages a second task with a head of its own."""
-    config = jaxfer.config.base()
+    config = often_saved()
     config.model = resnet(stage_sizes=(1,))
     config.data = synthetic(augment=("shift",))
     config.stream.target = synthetic(noise=6.0, examples=36, batch_size=4)
@@ -53,13 +52,12 @@ def streams():
     config.stages = ("align", "replay")
     config.stage.align = dict(method="dann", options=dict(hidden=4, layers=1), steps=20)
     config.stage.replay = dict(method="er", steps=24)
-    config.update(batch_size=8, log_every=7, save_every=4, eval_every=9, select="best", test=True)
     return config
 
 
 def taught():
     """EWC, whose Fisher information is measured before its first step, then distillation; averaged parameters."""
-    config = jaxfer.config.base()
+    config = often_saved()
     config.model = resnet(stage_sizes=(1,))
     config.data = synthetic()
     config.init = config.networks.teacher = "sibling:source"
@@ -67,7 +65,6 @@ def taught():
     config.stages = ("keep", "distil")
     config.stage.keep = dict(method="ewc", steps=20)
     config.stage.distil = dict(method="distill", steps=24)
-    config.update(batch_size=8, log_every=7, save_every=4, eval_every=9, select="best", test=True)
     return config
 
 
@@ -77,6 +74,13 @@ def source():
     config.model = resnet(stage_sizes=(1,))
     config.data = synthetic()
     config.update(batch_size=8, steps=8)
+    return config
+
+
+def often_saved():
+    """What the runs share: saves, lines and evaluations that seldom fall on one step, test at the end."""
+    config = jaxfer.config.base()
+    config.update(batch_size=8, log_every=7, save_every=4, eval_every=9, select="best", test=True)
     return config
 
 
