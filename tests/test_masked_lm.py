@@ -238,7 +238,7 @@ def test_the_tied_gradient_is_that_of_the_lookup_and_of_the_decoder():
     def loss(params):
         return task.loss(port.apply(params, {}, batch)[0], batch, {}).value()
 
-    found = jax.grad(loss)(params)["stem"]["word"]["embedding"]
+    found = jax.jit(jax.grad(loss))(params)["stem"]["word"]["embedding"]
 
     def untied(table, decoder):
         leaves = flatten(params)
@@ -247,7 +247,7 @@ def test_the_tied_gradient_is_that_of_the_lookup_and_of_the_decoder():
         return task.loss(port.apply(head, {}, {**batch, "input_ids": x}, begin="head")[0], batch, {}).value()
 
     table = params["stem"]["word"]["embedding"]
-    lookup, decoder = jax.grad(untied, (0, 1))(table, table)
+    lookup, decoder = jax.jit(jax.grad(untied, (0, 1)))(table, table)
     np.testing.assert_allclose(found, lookup + decoder, atol=1e-6)
     # By hand: y is what the decoder reads, and the errors are softmax - onehot over the count.
     head = params["head"]

@@ -117,13 +117,17 @@ def needs(method, case, source):
     return {"networks": dict.fromkeys(others, run), **({"init": run} if from_source else {})}
 
 
-# A method's placement shows on one model of each kind, a model's under one method. Adam's arithmetic is the same for
-# all of them: it is asked for on one of the two, in the whole matrix too.
+def placed(method, case):
+    """A method's placement shows on one model, a model's under one method."""
+    return method == "full" or case == (TRANSFORMER if (method, CONVOLUTION) in REFUSED else CONVOLUTION)
+
+
+# Adam's arithmetic is the same for every method and model: which leaf is where, SGD shows.
 SGD, ADAM = methods.PLACED
 AXES = {
     **dict.fromkeys(methods.NUMBERS, on_axes),
-    SGD: lambda method, case: method == "full" or case == CONVOLUTION,
-    ADAM: lambda method, case: case == TRANSFORMER,
+    SGD: placed,
+    ADAM: lambda method, case: (method, case) == ("full", TRANSFORMER),
 }
 
 
@@ -131,8 +135,9 @@ def numbers(pairs):
     """A test for each check of each pair: tier ii on the axes, the matrix beside them."""
     for check, axes in AXES.items():
         for pair in pairs:
-            if pair not in REFUSED and (check is not ADAM or axes(*pair)):
-                beside = () if axes(*pair) else (pytest.mark.matrix, *([pytest.mark.placed] if check is SGD else []))
+            if pair not in REFUSED and (check is not ADAM or pair[1] == TRANSFORMER):
+                devices = [pytest.mark.placed] if check in methods.PLACED else []
+                beside = () if axes(*pair) else (pytest.mark.matrix, *devices)
                 yield pytest.param(check, *pair, id="-".join((check.__name__, *pair)), marks=(marks(*pair), *beside))
 
 
