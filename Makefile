@@ -5,6 +5,7 @@ ARGS ?=
 WORKDIR ?= runs/quickstart
 # A file's tests run in one worker, which makes its fixtures and compiles its programs once.
 PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+PARITY = $(VENV)-parity/bin/python -m pytest -n 2 --dist loadgroup
 
 .PHONY: quickstart test system conformance lint docs parity clean
 
@@ -37,10 +38,11 @@ lint: $(VENV)/.installed-test
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
-# Against PyTorch, transformers, peft and sentence-transformers, in an environment of its own and fully optimised.
+# Against PyTorch, transformers, peft and sentence-transformers, in an environment of its own; what is compared number
+# by number is fully optimised.
 parity: $(VENV)-parity/.installed
-	XLA_FLAGS=--xla_backend_optimization_level=3 $(VENV)-parity/bin/python -m pytest -n 2 --dist loadgroup --slowest=build/slowest/parity.txt \
-	  tests/parity $(ARGS)
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(PARITY) --slowest=build/slowest/optimised.txt -m optimised tests/parity
+	$(PARITY) --slowest=build/slowest/parity.txt -m "not optimised" tests/parity $(ARGS)
 
 $(VENV)-parity/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-parity

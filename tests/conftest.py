@@ -18,7 +18,7 @@ from tests.flags import UNOPTIMISED
 flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 if "--xla_backend_optimization_level" not in flags:
     # Tests compile hundreds of tiny programs. What users run is optimised, and so it is in the quickstart, in the
-    # images of tests/kill.py and in `make parity`.
+    # images of tests/kill.py and in the tests of `make parity` that compare numbers.
     flags += f" {UNOPTIMISED}"
 os.environ["XLA_FLAGS"] = flags.strip()
 os.environ["JAX_PLATFORMS"] = "cpu"

@@ -17,6 +17,8 @@ from jaxfer.models.port import Training
 from jaxfer.pretrained.families import by_model_type
 from jaxfer.pretrained.layout import convert, store
 
+pytestmark = pytest.mark.optimised
+
 torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `parity`")
 transformers = pytest.importorskip("transformers")
 

@@ -15,6 +15,8 @@ from jaxfer.errors import InputError
 from jaxfer.registry import TASKS
 from jaxfer.runs.finished import open_run
 
+pytestmark = pytest.mark.optimised
+
 torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `parity`")
 transformers = pytest.importorskip("transformers")
 

@@ -10,6 +10,8 @@ from jaxfer.pretrained.families import by_family
 
 from .reference import channels_first, compare, images, ours, settle, tensors, unit_outputs, watch
 
+pytestmark = pytest.mark.optimised
+
 # {ours: their submodule}: our blocks are pairs of their layers.
 BLOCKS = {"stem": "mobilenet_v1.conv_stem", **{f"block_{i}": f"mobilenet_v1.layer.{2 * i + 1}" for i in range(13)}}
 INSIDE = {f"block_{i}/norm_1": f"mobilenet_v1.layer.{2 * i}" for i in range(13)}

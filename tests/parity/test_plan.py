@@ -18,7 +18,7 @@ from jaxfer.training import programs
 
 pytestmark = pytest.mark.xdist_group("plan")  # in one worker, which makes `whole` once: a minute
 DIGITS = "configs/digits.py:tiny,full"
-WIDTH, LAYERS, MLP, PATCH, TOKENS, BATCH = 128, 2, 512, 16, 17, 8192
+WIDTH, LAYERS, MLP, PATCH, TOKENS, BATCH = 128, 2, 512, 16, 17, 4096
 VIT = {
     "model.name": "vit",
     **{f"model.{name}": value for name, value in dict(width=WIDTH, layers=LAYERS, heads=2, patch=PATCH).items()},
@@ -94,7 +94,7 @@ def test_how_a_split_step_is_compiled_is_the_users_to_say(monkeypatch):
 
 
 def test_the_compiler_refuses_what_is_too_large():
-    """A hundred times the examples of one chip above; what it says of its limit is what CHIPS has."""
+    """A thousand times the examples of one chip above; what it says of its limit is what CHIPS has."""
     found = compiled_for(VIT | {"batch_size": 2**20})
     assert isinstance(found, TooLarge)
     assert found.limit == CHIPS["v5e"].memory < found.total

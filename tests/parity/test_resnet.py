@@ -10,6 +10,8 @@ from jaxfer.pretrained.families import by_family
 
 from .reference import channels_first, compare, images, ours, settle, tensors, unit_outputs, watch
 
+pytestmark = pytest.mark.optimised
+
 LAST = r".*\.layer\.[12]\.normalization"  # also the middle one of a bottleneck, which does no harm
 
 

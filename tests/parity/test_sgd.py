@@ -26,6 +26,8 @@ from jaxfer.rules import flatten
 from .reference import BOUND, channels_first, images, ours, settle, tensors
 from .test_resnet import CifarResNet
 
+pytestmark = pytest.mark.optimised
+
 LAST = r".*(\.layers\.\d+\.layer\.[12]\.normalization|\.bn2|\.o_proj|\.fc2)"
 STEPS, EXAMPLES, OUTPUTS = 10, 8, 3
 VIT = dict(hidden_size=15, num_attention_heads=3, num_hidden_layers=2, intermediate_size=22, num_labels=OUTPUTS)

@@ -20,6 +20,8 @@ from jaxfer.rules import unflatten
 
 from .reference import channels_first, compare, images, ours, settle, tensors, unit_outputs, watch
 
+pytestmark = pytest.mark.optimised
+
 LAST = r".*\.(o_proj|fc2)"
 TINY = dict(hidden_size=15, num_attention_heads=3, num_hidden_layers=2, intermediate_size=22)
 
