@@ -18,7 +18,7 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_builds_shows_and_runs_two_steps(path, tmp_path, capsys):
+def test_config_builds_and_shows(path, capsys):
     full = config.load(str(path))
     if full.model.name == "auto":  # the checkpoint's own; what else the config says is as it would be with the tiny one
         full.model = config.load(f"{path}:tiny").model
@@ -27,6 +27,11 @@ def test_config_builds_shows_and_runs_two_steps(path, tmp_path, capsys):
     shown = capsys.readouterr().out
     new = full.task.name != "similarity"  # whose outputs are the model's own
     assert "x forward" in shown and ("head/out/kernel" in shown) == new
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_runs_two_steps(path, tmp_path):
     result = jaxfer.run(config.load(f"{path}:tiny", {"parallel.devices": 1}), tmp_path, quiet=True)
     assert result["steps"] == 2
     assert set(result["metrics"]) >= {"val"}

@@ -208,6 +208,7 @@ def test_failed_and_diverged_cells_are_counted_and_the_others_go_on(tmp_path, mo
     assert not (place / "error.txt").exists()
 
 
+@pytest.mark.system
 def test_a_sweep_of_24_probe_cells_compiles_at_most_twice(tmp_path):
     spec = example.write(
         tmp_path,

@@ -139,6 +139,7 @@ def test_sigterm_between_any_two_questions(tmp_path, whole, monkeypatch):
     assert set(saved) == set(range(1, 8)) and len(saved) > 7, "no evaluation was interrupted"
 
 
+@pytest.mark.system
 def test_an_evaluation_that_is_killed_loses_no_step(tmp_path, whole, monkeypatch):
     """The step is saved before it is evaluated; the next attempt evaluates it, and an attempt may be killed again."""
     reference, real = kill.ending(whole), session.evaluate_streams
