@@ -32,7 +32,7 @@ gc.set_threshold(200_000, 20, 100)
 
 SLOWEST = 25
 METHODS, FAMILIES = 25, 19  # what the tiers are built for
-MEMORY = 1.5 * 2**30  # bytes of a worker above which compiled programs are dropped
+MEMORY = 3 * 2**30  # bytes of a worker above which compiled programs are dropped
 
 
 def pytest_addoption(parser):
