@@ -26,8 +26,8 @@ os.environ["JAXFER_CACHE"] = "off"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a script, where Ctrl-C is nobody's
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# JAX collects its own garbage with Python's. A worker holds millions of objects, and collecting as often as Python does
-# by itself took a sixth of all seconds.
+# JAX collects its own garbage with Python's. A worker holds millions of objects, and looking at them all as often as
+# Python does by itself took a sixth of all seconds. `pytest_collection_finish` sets those aside that stay.
 gc.set_threshold(200_000, 20, 100)
 
 SLOWEST = 25
@@ -94,6 +94,11 @@ class Times:
 def pytest_configure(config):
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Times())
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
