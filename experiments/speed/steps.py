@@ -41,6 +41,8 @@ def train(tree: str, name: str, calls: int) -> None:
     from jaxfer.training import programs
     from tests import golden
 
+    if Path(tree) not in Path(jaxfer.__file__).parents:
+        sys.exit(f"expected jaxfer of {tree}, found {jaxfer.__file__}; install neither checkout's where it comes first")
     config = golden.configs()[name]
     config.update(steps=NEVER, log_every=50)
     if config.stages:
