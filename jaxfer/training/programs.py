@@ -25,16 +25,24 @@ class Program:
     Attributes:
       call: the executable; other shapes than the compiled ones raise, so nothing ever compiles twice unseen.
       compile_seconds: seconds spent tracing and compiling.
-      flops: floating-point operations of one call over all devices, as lowered (no backend's private kernels hidden).
+      count: -> `flops`.
       peak_bytes: arguments, outputs and temporaries of one device at once, aliases counted once.
       alias_bytes: bytes of the State that are updated in place.
     """
 
     call: Callable[..., Any]
     compile_seconds: float
-    flops: float
+    count: Callable[[], float]
     peak_bytes: int
     alias_bytes: int
+
+    @functools.cached_property
+    def flops(self) -> float:
+        """Floating-point operations of one call over all devices, as lowered (no backend's private kernels hidden).
+
+        Counted when they are asked for: of most programs nobody does, and it takes as long as tracing a small one.
+        """
+        return self.count()
 
 
 def train_program(spec: StepSpec, state: State, batch: Mapping[str, Any], where: Placement) -> tuple[Program, bool]:
@@ -103,8 +111,8 @@ def _forward_flops(spec: StepSpec, variables: _Static, batch: _Static) -> float:
 def _train_program(spec: StepSpec, state: _Static, batch: _Static, where: Placement) -> Program:
     shapes = _tree(state), _tree(batch)
     if where.mode == "jit":
-        flops = step_flops(spec, *shapes, where) if spec.accumulate > 1 else None
-        return _compile(lambda: _lower_train(spec, *shapes, where), flops)
+        sliced = (lambda: step_flops(spec, *shapes, where)) if spec.accumulate > 1 else None
+        return _compile(lambda: _lower_train(spec, *shapes, where), sliced)
     # One copy of the State for all devices: in_axes None on the way in, None on the way out.
     mapped = jax.pmap(
         train_step(dataclasses.replace(spec, axis_name=DATA)),
@@ -116,7 +124,7 @@ def _train_program(spec: StepSpec, state: _Static, batch: _Static, where: Placem
     )
     rows = where.size
     split = jax.tree.map(lambda s: jax.ShapeDtypeStruct((rows, s.shape[0] // rows, *s.shape[1:]), s.dtype), shapes[1])
-    return _compile(lambda: mapped.lower(shapes[0], split), step_flops(spec, *shapes, where))
+    return _compile(lambda: mapped.lower(shapes[0], split), lambda: step_flops(spec, *shapes, where))
 
 
 def _lower_train(spec: StepSpec, state: Any, batch: Any, where: Placement) -> Any:
@@ -151,7 +159,7 @@ def _eval_program(spec: StepSpec, variables: _Static, batch: _Static, where: Pla
     return _compile(lambda: step.lower(*arguments, _tree(batch)))
 
 
-def _compile(lower: Callable[[], Any], flops: float | None = None) -> Program:
+def _compile(lower: Callable[[], Any], count: Callable[[], float] | None = None) -> Program:
     begin = time.perf_counter()
     lowered = lower()
     compiled = lowered.compile()
@@ -161,7 +169,7 @@ def _compile(lower: Callable[[], Any], flops: float | None = None) -> Program:
     return Program(
         call=compiled,
         compile_seconds=seconds,
-        flops=_flops(lowered) if flops is None else flops,
+        count=count or (lambda: _flops(lowered)),
         peak_bytes=peak - memory.alias_size_in_bytes,
         alias_bytes=memory.alias_size_in_bytes,
     )

@@ -179,7 +179,8 @@ def test_runs_resume_bitwise_and_share_one_program(method, case, source):
             leaves = zip(*(jax.tree.leaves(getattr(state, name)) for state in ends), strict=True)
             assert all(np.array_equal(a, b) for a, b in leaves), name
         assert lines(whole) == lines(parts)
-        config = tiny_config(case, seed=2, lr=1e-2, weight_decay=0.3, **fields)
-        config.parallel.update(devices)
-        jaxfer.run(config, other, quiet=True)
-        assert _train_program.cache_info().misses == compiled
+        if method == "full" and case in (CONVOLUTION, TRANSFORMER):  # rates and seeds of every pair: tier ii
+            config = tiny_config(case, seed=2, lr=1e-2, weight_decay=0.3, **fields)
+            config.parallel.update(devices)
+            jaxfer.run(config, other, quiet=True)
+            assert _train_program.cache_info().misses == compiled

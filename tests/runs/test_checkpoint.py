@@ -24,6 +24,15 @@ from jaxfer.state import State
 HARM = ("emptied", "cut", "deleted", "zeroed", "flipped")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _aside():
+    """Damage is found with a collection of garbage each time, which would go through all that earlier tests left."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def make_state(step: int, **leaves) -> State:
     """Every kind of leaf that a State may hold; the values follow from `step`."""
     draw = np.random.default_rng(step).normal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -29,6 +30,7 @@ from tests.pretrained.checkpoints import RESNET, VIT, checkpoint
 SHORT = {"steps": 1, "eval_every": 0, "save_every": 0}
 
 
+@functools.cache
 def by_hand(folder, unit, split="val"):
     """(split, network, taps of each example read alone: images; or texts, without any padding)."""
     finished = open_run(folder)
