@@ -16,7 +16,7 @@ each other are left out, and of the runs all but `images`.
 
 To be quick the tries of a run share a cache of compiled programs. The uninterrupted run finds it empty and fills it, so
 that a program out of the cache that computed anything else would show. Only `images` is optimised as users' runs are:
-the others would compile for most of the time.
+the others would compile for most of the time. Stored features lie in that cache too; a try begins without any.
 """
 
 from __future__ import annotations
@@ -202,6 +202,7 @@ def attempt(
     """One try with at most so many kills: (where it was killed, what is wrong with how it ended)."""
     rng, places, wrong = random.Random(f"{kind} {seed}"), [], []
     kills, kill = min(kills, rng.choice((1, 1, 2, 3))), signal.SIGTERM if kind == "sigterm" else signal.SIGKILL
+    shutil.rmtree(cache / "features", ignore_errors=True)
     while True:
         sitting = Sitting(folder, cache, processes=processes, run=reference.run)
         if len(places) < kills and _moment(kind, sitting, reference, rng):

@@ -68,6 +68,18 @@ def taught():
     return config
 
 
+def stored():
+    """A probe on stored features, which are computed one by one, then fine-tuning."""
+    config = often_saved()
+    config.model = resnet(stage_sizes=(1,))
+    config.data = synthetic(examples=300)
+    config.eval_batch_size = 1
+    config.stages = ("probe", "tune")
+    config.stage.probe = dict(method="probe", steps=24)
+    config.stage.tune = dict(steps=20)
+    return config
+
+
 def source():
     """The source and the teacher of `taught`."""
     config = jaxfer.config.base()
@@ -94,4 +106,4 @@ def synthetic(**fields):
     return {**dict(source="synthetic", image=(6, 6, 1), examples=44, noise=4.0), **fields}
 
 
-RUNS = {"images": images, "texts": texts, "streams": streams, "taught": taught}
+RUNS = {"images": images, "texts": texts, "streams": streams, "taught": taught, "stored": stored}

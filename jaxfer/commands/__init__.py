@@ -23,6 +23,7 @@ COMMANDS = (
     "plan",
     "eval",
     "features",
+    "cache",
     "export",
     "predict",
     "sweep",

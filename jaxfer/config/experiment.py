@@ -188,6 +188,8 @@ class RunConfig:
       grace: seconds between SIGTERM and the kill, within which the run saves; 0: as JAXFER_GRACE or SLURM's end of the
         job say, else 30.
       profile: (first, last) step of the run to trace into its folder, `profile/`; empty: none.
+      cache: `auto`: a stage that trains the output layer alone computes what the layer reads of an example once, and
+        keeps it on disk for later epochs and runs; `off`: in every step.
       rooms: folders with the user's own `methods/`, `models/`, `tasks/` or `sources/`; `jaxfer.load` fills it in with
         the config file's folder and the one above.
     """
@@ -205,6 +207,7 @@ class RunConfig:
     save_every: int = _free(200)
     grace: float = _free(0.0)
     profile: tuple[int, ...] = _free(())
+    cache: str = _free("auto")
     rooms: tuple[str, ...] = _free(())
 
 
@@ -309,6 +312,7 @@ _CHOICES = {
     "optimizer": OPTIMIZERS,
     "schedule": tuple(SCHEDULES),
     "rows": ("own", "same"),
+    "cache": ("auto", "off"),
 }
 _LEAST = {
     **dict.fromkeys(("steps", "batch_size", "eval_batch_size", "log_every", "accumulate", "fsdp", "tensor"), 1),

@@ -6,6 +6,7 @@ comes from `Draw`, so that an image and its mask are flipped alike, by functions
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -101,3 +102,10 @@ class Encoding(Protocol):
     def flat(self, split: Split) -> np.ndarray:
         """What a simple baseline reads: float32 [n, features], or whole texts, objects [n] of str."""
         ...
+
+
+def stated(encoding: Encoding) -> dict[str, Any]:
+    """What an encoding makes of an example; a tokenizer is known by its content, not by its folder."""
+    fields = dataclasses.asdict(encoding) if dataclasses.is_dataclass(encoding) else {"encoding": repr(encoding)}
+    fields.pop("tokenizer", None)
+    return {"column": encoding.column, **fields}

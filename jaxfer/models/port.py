@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxfer import rules
 from jaxfer.data.encoding import Encoding
+from jaxfer.data.encodings.stored import StoredEncoding
 from jaxfer.data.order import numbered
 from jaxfer.errors import InputError, nearest
 from jaxfer.models import parts
@@ -82,6 +84,7 @@ class Port:
         other, and their head have (2, 1, 2, 1, 0). None: units between it and the last one.
       parts: heads for the tasks of other streams, a port each; `init` draws them too.
       part: of such a port, where its own parameters lie.
+      whole: of a port that begins at what the output layer reads (`from_features`), the one that reads examples.
     """
 
     module: nn.Module
@@ -95,6 +98,7 @@ class Port:
     depths: tuple[int, ...] | None = None
     parts: tuple[Port, ...] = ()
     part: Part | None = None
+    whole: Port | None = None
 
     def init(self, key: jax.Array, batch: Mapping[str, Any]) -> tuple[Params, Params]:
         """Fresh (params, model_state), both nested dicts; `batch` gives shapes only."""
@@ -160,6 +164,9 @@ class Port:
             if tap not in (*self.units, FEATURES):
                 raise InputError(f"tap {tap!r} is neither a unit of the model nor 'features'{nearest(tap, self.units)}")
         x, side = self._inputs(batch, begin)
+        stored = () if self.whole is None else (_given(x, self.whole.entrance),)
+        if self.whole is not None:
+            begin, (x, side) = self.units[-1], self.whole.anything(len(x))
         params = params if self.part is None else self.part.chosen(params)
         variables = {"params": self.execution.tables(params), **model_state}
         call = dict(side, begin=begin, end=end, train=training is not None, execution=self.execution)
@@ -167,7 +174,7 @@ class Port:
         # The first to be entered is the outermost: the method's interceptor sees the result of the policy.
         with contextlib.ExitStack() as entered:
             between = () if intercept is None else (intercept,)
-            for interceptor in (*self.execution.interceptors(self.head, between), *policy):
+            for interceptor in (*stored, *self.execution.interceptors(self.head, between), *policy):
                 entered.enter_context(nn.intercept_methods(interceptor))
             if taps:
                 entered.enter_context(nn.intercept_methods(_tapped(taps, self.head)))
@@ -205,11 +212,34 @@ class Port:
     def features(self) -> tuple[int, ...]:
         """Shape of what the output layer reads of one example, without the batch axis: `(width,)` of a pooled head."""
 
-        def taps(key, batch):
-            params, model_state = self.init(key, batch)
-            return self.forward(params, model_state, batch, taps=(FEATURES,)).taps[FEATURES]
+        return self._read[0][FEATURES].shape[1:]
 
-        return jax.eval_shape(taps, jax.random.key(0), self.example(2)).shape[1:]
+    @property
+    def entrance(self) -> str:
+        """Path of the module that stored features enter: the output layer, or a dropout whose result that reads."""
+        return self._read[1]
+
+    @functools.cached_property
+    def _read(self) -> tuple[Mapping[str, Any], str]:
+        """(shapes of what the head and its output layer read of 2 examples, the entrance)."""
+        port, dropped, entrance = dataclasses.replace(self, execution=PLAIN), [], []
+
+        def watch(next_fun, args, kwargs, context):
+            path, called = "/".join(context.module.path), context.method_name == "__call__"
+            if called and path == self.head:
+                entrance.extend(place for result, place in dropped if result is args[0])
+            outputs = next_fun(*args, **kwargs)
+            if called and isinstance(context.module, nn.Dropout):
+                dropped.append((outputs, path))
+            return outputs
+
+        def taps(key, batch):
+            params, model_state = port.init(key, batch)
+            names = (*self.units[-2:-1], FEATURES)
+            return port.forward(params, model_state, batch, taps=names, intercept=watch).taps
+
+        shapes = jax.eval_shape(taps, jax.random.key(0), self.example(2))
+        return shapes, entrance[-1] if entrance else self.head
 
     def unit(self, path: str) -> str | None:
         """The unit a parameter belongs to; a leaf that a method adds names its unit anywhere in its path."""
@@ -261,6 +291,21 @@ class Port:
         )
         return dataclasses.replace(self, encodings=tuple(encodings))
 
+    def from_features(self) -> Port:
+        """The same port, whose passes begin at what the output layer reads: its batches have `features` [b, width].
+
+        The head must read one vector of an example, and not its inputs apart.
+        """
+        (width,) = self.features
+        like = next((encoding for encoding in self.encodings if encoding.buckets), None)
+        return dataclasses.replace(self, encodings=(StoredEncoding(width=width, like=like),), whole=self)
+
+    def anything(self, n: int) -> tuple[Any, dict[str, jax.Array]]:
+        """(what the head unit reads, the other fields) of n examples, all zero: for a pass that does not look at it."""
+        read = jax.tree.map(lambda s: jnp.zeros((n, *s.shape[1:]), s.dtype), self._read[0][self.units[-2]])
+        side = {name: jnp.zeros(s.shape, s.dtype) for name, s in self.example(n).items() if name != self.inputs[0]}
+        return read, side
+
     @property
     def apart(self) -> bool:
         """Whether the two texts of a pair are read each on its own; other inputs would have one row for the two."""
@@ -277,6 +322,17 @@ class Port:
     def _paired(self, outputs: jax.Array, begin: str | None, end: str | None) -> jax.Array:
         whole = begin is None and end is None
         return outputs.reshape(-1, 2, outputs.shape[-1]) if self.apart and whole else outputs
+
+
+def _given(features: jax.Array, entrance: str) -> Interceptor:
+    """Interceptor that has this module read these; what the head computed of its inputs is dropped."""
+
+    def intercept(next_fun, args, kwargs, context):
+        if context.method_name == "__call__" and "/".join(context.module.path) == entrance:
+            args = (features, *args[1:])
+        return next_fun(*args, **kwargs)
+
+    return intercept
 
 
 def _tapped(taps: tuple[str, ...], head: str) -> Interceptor:

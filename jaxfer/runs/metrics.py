@@ -15,8 +15,8 @@ from jaxfer.files import remote, remove, write_text
 from jaxfer.parallel import cluster
 from jaxfer.runs import records
 
-# Fields that hold times: two runs of one experiment agree on everything else.
-TIMES = frozenset({"seconds", "compile_seconds", "input_seconds", "examples_per_second"})
+# Fields that hold times, or what had to be computed anew: two runs of one experiment agree on everything else.
+TIMES = frozenset({"seconds", "compile_seconds", "input_seconds", "examples_per_second", "features"})
 
 
 class MetricsLog:

@@ -35,6 +35,8 @@ COMPUTES = (
     "data/encodings",
     "parallel/placement.py",
     "parallel/sharding.py",
+    "training/cached.py",
+    "training/feature_store.py",
     "training/evaluation.py",
     "training/examples.py",
     "training/fitted.py",

@@ -21,8 +21,8 @@ VARIABLE, OFF = "JAXFER_CACHE", "off"
 LIMIT = 4 * 2**30  # bytes
 
 
-def default() -> Path | None:
-    """`$JAXFER_CACHE/xla/...`, else `~/.cache/jaxfer/xla/...`; None where JAXFER_CACHE is `off` or nobody has a home.
+def root() -> Path | None:
+    """`$JAXFER_CACHE`, else `~/.cache/jaxfer`; None where JAXFER_CACHE is `off` or nobody has a home.
 
     Raises:
       InputError: JAXFER_CACHE begins with the home of a user that there isn't.
@@ -30,16 +30,22 @@ def default() -> Path | None:
     setting = os.environ.get(VARIABLE)
     if setting == OFF:
         return None
-    root = Path(setting) if setting else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxfer")
-    # XLA splits a CPU program over the cores that it finds when it compiles, which JAX's key does not know.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    folder = Path(setting) if setting else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxfer")
     try:
-        return root.expanduser().absolute() / "xla" / f"{cores}-cores"
+        return folder.expanduser().absolute()
     except RuntimeError:  # a container's user has no entry in the password file
         if setting:
             raise InputError(f"{VARIABLE}: expected a folder or {OFF!r}, found {setting!r}: no such user") from None
-        _not_kept(root, f"no home folder; set HOME or {VARIABLE}")
+        _not_kept(folder, f"no home folder; set HOME or {VARIABLE}")
         return None
+
+
+def default() -> Path | None:
+    """The folder for programs in `root`, which raises as it does."""
+    # XLA splits a CPU program over the cores that it finds when it compiles, which JAX's key does not know.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    folder = root()
+    return folder and folder / "xla" / f"{cores}-cores"
 
 
 def enable(folder: Path | None) -> None:

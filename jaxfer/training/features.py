@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 
 from jaxfer import files, npz_files
+from jaxfer.data.encoding import stated
 from jaxfer.data.loader import Feed, eval_batches
 from jaxfer.data.split import Array, Split
 from jaxfer.errors import InputError, nearest
@@ -156,7 +157,7 @@ def features(
         "data": experiment.source.name,
         "data_sha256": data.fingerprint,
         "classes": list(data.classes),
-        "encodings": [_facts(encoding) for encoding in network.port.encodings],
+        "encodings": [stated(encoding) for encoding in network.port.encodings],
         "versions": lineage.versions(),
     }
     return Features(
@@ -285,13 +286,6 @@ def _long(values: np.ndarray, axis: int, length: int) -> np.ndarray:
     short = max(0, length - values.shape[axis])
     padded = np.pad(values, [(0, short if i == axis else 0) for i in range(values.ndim)]) if short else values
     return np.take(padded, np.arange(length), axis) if padded.shape[axis] > length else padded
-
-
-def _facts(encoding: Any) -> dict[str, Any]:
-    """What an encoding makes of an example; a tokenizer is known by its content, not by its folder."""
-    fields = dataclasses.asdict(encoding) if dataclasses.is_dataclass(encoding) else {}
-    fields.pop("tokenizer", None)
-    return {"column": encoding.column, **fields}
 
 
 def _writable(out: str | epath.Path) -> epath.Path:

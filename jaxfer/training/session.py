@@ -30,6 +30,7 @@ from jaxfer.runs.metrics import MetricsLog
 from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.training import lineage, streams, teachers
+from jaxfer.training.cached import Reading
 from jaxfer.training.evaluation import Evaluation, evaluate_streams
 from jaxfer.training.examples import training_split
 from jaxfer.training.measured import examples, measured
@@ -57,6 +58,7 @@ class Session:
     def __post_init__(self) -> None:
         self.trace = Trace(self.experiment.run.profile if cluster.leader() else (), self.folder / "profile")
         self.log = MetricsLog(self.folder)
+        self.reading = Reading(self.experiment, self.where, self.notice, self.reporter)
 
     def close(self) -> None:
         """Closes every file, even where another can't be written."""
@@ -182,8 +184,9 @@ class Session:
         if done == stage.config.steps:  # resumed at the end of the stage
             return state
         programs: dict[tuple[int, ...], Program] = {}
-        task, encodings = stage.spec.task, stage.spec.port.encodings
-        split = task.expanded(training_split(self.experiment, stage, self.data), encodings)
+        ran, split = self.reading(stage, state, training_split(self.experiment, stage, self.data))
+        task, encodings = ran.spec.task, ran.spec.port.encodings
+        split = task.expanded(split, encodings)
         batches = train_batches(
             Feed(split=split, encodings=encodings, targets=task.targets, others=teachers.encodings(stage)),
             seed=run.seed,
@@ -199,7 +202,7 @@ class Session:
         self.losses: list[dict[str, jax.Array]] = []
         self.sync, lead = time.perf_counter(), Lead()
         for step, batch in enumerate(self.where.feed(self.input, train=True), start=stage.start + done + 1):
-            program = self._program(programs, stage, state, batch)
+            program = self._program(programs, ran, state, batch)
             self.trace.begin(step, state)
             self.notice.unsaved = True
             state, metrics = program.call(state, batch)
@@ -291,7 +294,9 @@ class Session:
     def _measure(self, stage: Stage, state: State, split: str) -> Evaluation | None:
         """Evaluates a split; None where SIGTERM came meanwhile: the next attempt evaluates the saved checkpoint."""
         size = self.experiment.run.eval_batch_size
-        return evaluate_streams(stage.spec, state, self.data, split, self.where, size, stop=self.notice)
+        stage, examples = self.reading(stage, state, self.data.splits[split])
+        data = dataclasses.replace(self.data, splits={**self.data.splits, split: examples})
+        return evaluate_streams(stage.spec, state, data, split, self.where, size, stop=self.notice)
 
     def _write(self, stage: Stage, step: int, split: str, metrics: Mapping[str, float]) -> None:
         seconds = round(self._seconds(), 3)
@@ -362,8 +367,9 @@ class Session:
 
     def _cost(self, stage: Stage, state: State) -> dict[str, Any]:
         """The cost of the last stage's step and of the whole training."""
-        spent, spec = self.record["cost"], stage.spec
-        batch = stage.example()
+        ran, computed = self.reading.cost(stage)
+        spent, spec = self.record["cost"], ran.spec
+        batch = ran.example()
         program, _ = train_program(spec, state, batch, self.where)
         return {
             "compile_seconds": round(spent["compile_seconds"], 3),
@@ -373,4 +379,5 @@ class Session:
             "forward_flops": forward_flops(spec, state, batch),
             **sizes(stage, state, self.where),
             "peak_bytes": program.peak_bytes,
+            **computed,
         }

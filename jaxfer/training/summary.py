@@ -17,7 +17,9 @@ from jaxfer.rules import flatten
 from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.terminal import FILE, NAME, Column, Page
-from jaxfer.training.preflight import preflight
+from jaxfer.training import cached
+from jaxfer.training.examples import training_split
+from jaxfer.training.preflight import Preflight, preflight
 from jaxfer.training.programs import forward_flops, step_flops
 
 
@@ -35,6 +37,7 @@ class StageSummary:
       step_flops: floating-point operations of one training step on the whole batch.
       forward_flops: floating-point operations of one evaluation pass over as many examples.
       assumed: of the first stage, what the plan assumes of its checkpoint, a line each.
+      features: whether they are computed once, and of what size they are, or why not; empty: not asked.
     """
 
     stage: Stage
@@ -46,6 +49,7 @@ class StageSummary:
     step_flops: float
     forward_flops: float
     assumed: tuple[str, ...] = ()
+    features: str = ""
 
     def __str__(self) -> str:
         return self.text()
@@ -55,6 +59,7 @@ class StageSummary:
         name, config = self.stage.name, self.stage.config
         head = f"stage {name!r}: method {config.method}, {config.steps} steps of {config.batch_size} examples"
         notes = [f"note: {note}" for note in (*self.assumed, *self.stage.notes, *self.where.notes(self.stage))]
+        notes += [f"features: {self.features}"] if self.features else []
         totals = (
             f"trainable {self.params_trainable:,} of {self.params_total:,} parameters",
             f"optimizer {self.optimizer_bytes:,} bytes",
@@ -96,10 +101,23 @@ def show(config: ConfigDict) -> Shown:
       InputError: any config or data that `run` would refuse.
     """
     ready = preflight(config)
-    first, *others = (summary(stage, ready.where) for stage in ready.stages)
+    setting = ready.experiment.data.augment, ready.experiment.run.cache
+    first, *others = (
+        dataclasses.replace(
+            summary(stage, ready.where),
+            features=cached.described(stage, ready.where, *setting, _examples(ready, stage)),
+        )
+        for stage in ready.stages
+    )
     shown = Shown((dataclasses.replace(first, assumed=ready.assumed), *others))
     shown.data = ready.overview(sample=SAMPLE)
     return shown
+
+
+def _examples(ready: Preflight, stage: Stage) -> int:
+    """How many a stage reads, for training and evaluation."""
+    evaluated = (len(split) for name, split in ready.data.splits.items() if name != "train")
+    return len(training_split(ready.experiment, stage, ready.data)) + sum(evaluated)
 
 
 def summary(stage: Stage, where: Placement) -> StageSummary:

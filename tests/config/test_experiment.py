@@ -19,7 +19,7 @@ DIGITS = str(Path(__file__).parents[2] / "configs/digits.py")
 
 # Every field that a run may change when it goes on in its folder.
 FREE = {
-    *("eval_batch_size", "test", "log_every", "save_every", "grace", "profile", "rooms"),
+    *("eval_batch_size", "test", "log_every", "save_every", "grace", "profile", "cache", "rooms"),
     *("parallel.mode", "parallel.devices", "parallel.fsdp", "parallel.tensor", "parallel.rules"),
 }
 
@@ -38,6 +38,7 @@ OTHER = {
     "save_every": 7,
     "grace": 60.0,
     "profile": (1, 2),
+    "cache": "off",
     "rooms": ("elsewhere",),
     "parallel.mode": "pmap",
     "parallel.devices": 2,

@@ -70,16 +70,6 @@ def unfinished(whole, folder):
 
 
 @pytest.mark.system
-def test_killed_processes(tmp_path):
-    """A handful of the kill script's tries: SIGKILL in the training, in a save, between the stages; SIGTERM."""
-    reference = kill.uninterrupted(tmp_path / "uninterrupted", tmp_path / "cache")
-    for kind in ("training", "save", "boundary", "sigterm"):
-        places, wrong = kill.attempt(kind, tmp_path / kind, tmp_path / "cache", reference, seed=0, kills=1)
-        assert not wrong, (kind, places, wrong)
-        assert places
-
-
-@pytest.mark.system
 def test_interrupted_at_any_save(tmp_path, monkeypatch):
     """Stopped before or after a save is under way: in the stages, at their boundary, at the end."""
     jaxfer.run(two_stages(), tmp_path / "whole", quiet=True)

@@ -60,6 +60,7 @@ USUAL = (
     "parameter              shape      group   lr    weight decay\n",
     "\nhead/out/kernel        12x3       head    0.01  0\nstem/conv/kernel       3x3x3x6    FROZEN  -     -\n",
     "\nnote: config.freeze: 'stem/.*' claims only what method 'probe' freezes anyway\n"
+    "features: computed in each step: JAXFER_CACHE is off\n"
     "trainable 39 of 5,517 parameters · optimizer 316 bytes ·\n  step ",
 )
 NARROW = (
@@ -67,6 +68,7 @@ NARROW = (
     "  shape: 3x3x6x6  group: FROZEN  lr: -\n",
     "\nhead/out/kernel\n  shape: 12x3  group: head  lr: 0.01\n  weight decay: 0\nstem/conv/kernel\n",
     "\nnote: config.freeze: 'stem/.*' claims\n  only what method 'probe' freezes\n  anyway\n"
+    "features: computed in each step:\n  JAXFER_CACHE is off\n"
     "trainable 39 of 5,517 parameters ·\n  optimizer 316 bytes ·\n  step ",
 )
 
