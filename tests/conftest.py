@@ -101,6 +101,15 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope="module")
+def little_garbage():
+    """For tests whose damage is found with a collection each time, which would go through all that others left."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _memory():
     """Drops every compiled program after a module that left a worker large: it would end at 5 GB."""

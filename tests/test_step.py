@@ -187,6 +187,7 @@ def test_batch_statistics_are_each_slices_own_and_running_ones_pass_through():
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.system
 def test_everything_on_one_compile_and_resumed_it_is_bitwise_the_same(tmp_path, monkeypatch):
     """bfloat16, recomputed, in slices, frozen units, dropout, split over four devices."""
     model = dict(name="vit", patch=3, width=12, layers=2, heads=2, mlp_width=20, image=(6, 9, 3), dropout=0.2)

@@ -94,6 +94,7 @@ def test_the_teachers_fields_are_of_the_same_examples_drawn_alike(vit):
     assert last["teacher"]["image"].shape == (7, 9, 7, 3) and last["mask"].sum() == len(split) % 7
 
 
+@pytest.mark.system
 def test_another_model_on_any_devices(vit, tmp_path):
     """Losses of one device, four, pmap, fsdp and slices agree; the teacher is no part of a checkpoint."""
     losses = {}

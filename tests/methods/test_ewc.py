@@ -96,6 +96,7 @@ def test_a_new_head_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.system
 def test_the_stream_former_is_measured(tmp_path):
     """Other classes than the source's, under a new head; the Fisher information is that of the source's data."""
     first = tiny_config("resnet_basic", steps=2, lr=1e-2)

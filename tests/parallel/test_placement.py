@@ -125,16 +125,20 @@ MIXED = {"devices": 4, "fsdp": 2, "tensor": 2}
 RULES = (("block_.*/mlp/.*/kernel", "tensor -"), ("block_.*/attn/.*/kernel", "- fsdp -"))
 MESHES = (
     *({"devices": 4, "mode": "fsdp"}, {"devices": 4, "fsdp": 2}, {"devices": 4, "tensor": 2}),
-    *({"devices": 2, "mode": "tensor"}, {**MIXED, "rules": RULES}, MIXED),
+    *({"devices": 2, "mode": "tensor"}, {**MIXED, "rules": RULES}),
 )
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_parameters_under_sgd_are_those_of_one_device(name):
+@pytest.mark.parametrize(
+    ("name", "meshes"),
+    [*((name, (MIXED,)) for name in CASES), pytest.param("vit-full", MESHES, marks=pytest.mark.system)],
+    ids=[*CASES, "vit-full-meshes"],
+)
+def test_parameters_under_sgd_are_those_of_one_device(name, meshes):
     case, fields = CASES[name]
     stage = tiny_stage(case, optimizer="sgd", lr=1e-2, **fields)
     one, losses = train(stage, 10)
-    for mesh in MESHES if name == "vit-full" else (MIXED,):
+    for mesh in meshes:
         state, found = train(stage, 10, **mesh)
         np.testing.assert_allclose(found, losses, rtol=0, atol=2e-5)
         for part in ("params", "model_state"):

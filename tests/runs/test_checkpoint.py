@@ -22,15 +22,7 @@ from jaxfer.runs.checkpoint import SAVED, Checkpoints, UnreadableCheckpoint, _hu
 from jaxfer.state import State
 
 HARM = ("emptied", "cut", "deleted", "zeroed", "flipped")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _aside():
-    """Damage is found with a collection of garbage each time, which would go through all that earlier tests left."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("little_garbage")
 
 
 def make_state(step: int, **leaves) -> State:

@@ -28,6 +28,8 @@ from tests import kill, killed
 from tests.experiments import tiny_config
 from tests.runs.test_checkpoint import damage
 
+pytestmark = pytest.mark.usefixtures("little_garbage")
+
 
 class Stop(Exception):
     """In place of a kill."""

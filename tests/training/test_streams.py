@@ -40,6 +40,7 @@ def leaves(folder):
     return flatten(jax.device_get(open_run(folder).state.params))
 
 
+@pytest.mark.system
 def test_two_kinds_of_heads_on_one_backbone(tmp_path):
     """Classes of phrases and their hidden words: metrics of both, bitwise resume, and a plain model afterwards."""
     config = tiny_config("bert_mean", method="full", steps=5, eval_every=3, save_every=2, eval_batch_size=8)
