@@ -44,6 +44,7 @@ def test_standard_error_may_be_full_and_standard_output_says_so(unbuffered):
     assert found == (0, "", "No space left on device\n")
 
 
+@pytest.mark.system
 def test_a_command_into_a_full_device_is_one_line(tmp_path):
     (tmp_path / "c.py").write_text("import jaxfer.config\n\ndef get_config(arg=''):\n    return jaxfer.config.base()\n")
     argv = ["bash", "-c", f'exec "{sys.executable}" -m jaxfer show c.py >/dev/full']

@@ -369,6 +369,7 @@ def test_the_backbone_is_carried_and_the_head_is_the_seed_s(tmp_path):
     assert "block_0/mlp/fc1/kernel" in moved and all(path.startswith("block_0/") for path in moved)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("task", ["classification", "masked_lm"])
 def test_a_run_starts_from_a_masked_one(task, tmp_path):
     jaxfer.run(phrases(**{"parallel.devices": 1}), tmp_path / "first", quiet=True)
@@ -387,6 +388,7 @@ def test_a_run_starts_from_a_masked_one(task, tmp_path):
             jaxfer.run(phrases(**following, head="keep"), tmp_path / "third", quiet=True)
 
 
+@pytest.mark.system
 def test_a_resumed_run_crosses_the_boundary_alike(tmp_path):
     whole = jaxfer.run(adapted((2, 3)), tmp_path / "whole", quiet=True)
     jaxfer.run(adapted((2, 1)), tmp_path / "parts", quiet=True)

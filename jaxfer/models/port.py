@@ -211,7 +211,6 @@ class Port:
     @functools.cached_property
     def features(self) -> tuple[int, ...]:
         """Shape of what the output layer reads of one example, without the batch axis: `(width,)` of a pooled head."""
-
         return self._read[0][FEATURES].shape[1:]
 
     @property

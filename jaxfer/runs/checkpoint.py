@@ -11,6 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import gc
 import json
 import logging
@@ -61,19 +62,18 @@ class Checkpoints:
             processes = dataclasses.replace(
                 processes, primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
             )
-        self._manager = ocp.CheckpointManager(
-            folder if files.remote(folder) else folder.resolve(),  # orbax can't restore from a relative path
-            item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(multiprocessing_options=processes),
-                "record": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
-            },
-            options=ocp.CheckpointManagerOptions(
-                multiprocessing_options=processes,
-                preservation_policy=_Preserve(self._best),
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            multiprocessing_options=processes,
+            preservation_policy=_Preserve(self._best),
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
+        handlers = {
+            "state": ocp.PyTreeCheckpointHandler(multiprocessing_options=processes),
+            "record": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
+        }
+        place = folder if files.remote(folder) else folder.resolve()  # orbax can't restore from a relative path
+        self._manager = _patiently(lambda: ocp.CheckpointManager(place, item_handlers=handlers, options=options))
 
     def save(self, step: int, state: State, record: Mapping[str, Any], best: int | None) -> None:
         """Starts saving; returns once the arrays are copied off the devices. A step saved before is kept.
@@ -227,6 +227,18 @@ class Checkpoints:
         if any(reasons):
             raise UnreadableCheckpoint(f"checkpoint of step {step} can't be read ({next(filter(None, reasons))})")
         return value
+
+
+def _patiently(make: Callable[[], Any]) -> Any:
+    """What `make` gives. It removes torn saves, and threads of one that failed in this process may still be writing."""
+    for left in reversed(range(100)):
+        try:
+            return make()
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or not left:
+                raise
+            time.sleep(0.1)
+    raise AssertionError
 
 
 def _verify(arrays: Mapping[str, jax.Array], leaves: Mapping[str, Any]) -> None:

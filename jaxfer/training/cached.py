@@ -53,18 +53,11 @@ CODE = (
 )
 
 
-def reason(stage: Stage, where: Placement, augment: tuple[str, ...], setting: str) -> str | None:
-    """Why a stage can't run on stored features; None where it can.
-
-    Args:
-      stage: as planned.
-      where: its devices.
-      augment: `config.data.augment`.
-      setting: `config.cache`.
-    """
+def reason(stage: Stage, where: Placement, experiment: Experiment) -> str | None:
+    """Why a stage of the config can't run on stored features on these devices; None where it can."""
     spec, port = stage.spec, stage.spec.port
     below = [path for path in spec.trainable if not path.startswith(f"{port.head}/")]
-    if setting == "off":
+    if experiment.run.cache == "off":
         return "config.cache is off"
     if feature_store.root() is None:
         return "JAXFER_CACHE is off"
@@ -74,9 +67,9 @@ def reason(stage: Stage, where: Placement, augment: tuple[str, ...], setting: st
         return f"{below[0]} is trained, below the output layer"
     if not port.outputs or port.apart or len(port.features) != 1:
         return "what the output layer reads is not one vector of an example"
-    if augment:
+    if augment := experiment.data.augment:
         return f"the examples are augmented ({', '.join(augment)})"
-    if spec.streams or spec.others:
+    if experiment.streams or spec.others:
         return "other streams or networks read the same batches"
     if moving := sorted(port.norms(port_shapes(port)[1]) - spec.eval_norms):
         return f"{moving[0]} takes its statistics from each batch"
@@ -94,9 +87,9 @@ def reason(stage: Stage, where: Placement, augment: tuple[str, ...], setting: st
     return None
 
 
-def described(stage: Stage, where: Placement, augment: tuple[str, ...], setting: str, examples: int) -> str:
+def described(stage: Stage, where: Placement, experiment: Experiment, examples: int) -> str:
     """For `jaxfer show`: what is stored of so many examples, and where; or why nothing is."""
-    if why := reason(stage, where, augment, setting):
+    if why := reason(stage, where, experiment):
         return f"computed in each step: {why}"
     (width,) = stage.spec.port.features
     store = Store(folder=feature_store.root(), count=examples, width=width)
@@ -257,7 +250,7 @@ class Reading:
         """
         run = self._experiment.run
         if stage.index not in self._plain:
-            self._plain[stage.index] = bool(reason(stage, self._where, self._experiment.data.augment, run.cache))
+            self._plain[stage.index] = reason(stage, self._where, self._experiment) is not None
         if self._plain[stage.index]:
             return stage, split
         if self._kept is None or self._kept.plain is not stage:

@@ -194,7 +194,7 @@ class Session:
             start=stage.start + done,
             stop=stage.stop,
             augment=self.experiment.data.augment,
-            workers=self.experiment.data.workers,
+            workers=self.experiment.data.workers if ran is stage else 0,  # nothing is decoded
             rows=self.where.rows(stage.config.batch_size),
             beside=streams.beside(self.experiment, stage, self.data, self.where),
         )

@@ -101,11 +101,10 @@ def show(config: ConfigDict) -> Shown:
       InputError: any config or data that `run` would refuse.
     """
     ready = preflight(config)
-    setting = ready.experiment.data.augment, ready.experiment.run.cache
     first, *others = (
         dataclasses.replace(
             summary(stage, ready.where),
-            features=cached.described(stage, ready.where, *setting, _examples(ready, stage)),
+            features=cached.described(stage, ready.where, ready.experiment, _examples(ready, stage)),
         )
         for stage in ready.stages
     )

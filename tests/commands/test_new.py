@@ -66,6 +66,7 @@ def test_the_written_method_and_model_keep_the_contract(kind, repository, capsys
     assert code == 0, out
 
 
+@pytest.mark.system
 def test_the_written_experiment_trains(repository):
     main(["new", "experiment", "mine"])
     test = runpy.run_path("tests/test_mine.py")["test_it_trains"]

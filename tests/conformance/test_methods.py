@@ -1,7 +1,8 @@
 """Every method on every model, in three tiers. A file in `jaxfer/methods/` or `jaxfer/models/` joins by existing.
 
 Tier i traces every pair and compiles nothing. Tier ii computes numbers along the axes: every method on one
-convolutional and one transformer case, every model under `full`. Tier iii, `make conformance`, is the whole matrix.
+convolutional and one transformer case, every model under `full`; on several devices `full` on those two. Tier iii,
+`make conformance`, is the whole matrix.
 """
 
 from __future__ import annotations
@@ -126,9 +127,12 @@ def placed(method, case):
 SGD, ADAM = methods.PLACED
 AXES = {
     **dict.fromkeys(methods.NUMBERS, on_axes),
-    SGD: placed,
+    SGD: lambda method, case: method == "full" and case in (CONVOLUTION, TRANSFORMER),
     ADAM: lambda method, case: (method, case) == ("full", TRANSFORMER),
 }
+
+
+OFF = (pytest.mark.matrix, pytest.mark.rest)
 
 
 def numbers(pairs):
@@ -136,8 +140,8 @@ def numbers(pairs):
     for check, axes in AXES.items():
         for pair in pairs:
             if pair not in REFUSED and (check is not ADAM or pair[1] == TRANSFORMER):
-                devices = [pytest.mark.placed] if check in methods.PLACED else []
-                beside = () if axes(*pair) else (pytest.mark.matrix, *devices)
+                rest = [pytest.mark.rest] if check in methods.PLACED and not (check is SGD and placed(*pair)) else []
+                beside = () if axes(*pair) else (pytest.mark.matrix, *rest)
                 yield pytest.param(check, *pair, id="-".join((check.__name__, *pair)), marks=(marks(*pair), *beside))
 
 
@@ -151,7 +155,7 @@ def test_numbers(check, method, case):
 @pytest.mark.parametrize(
     "method,case",
     [
-        pytest.param(*pair, id="-".join(pair), marks=(marks(*pair), *(() if on_axes(*pair) else (pytest.mark.matrix,))))
+        pytest.param(*pair, id="-".join(pair), marks=(marks(*pair), *(() if on_axes(*pair) else OFF)))
         for pair in PAIRS
         if pair not in REFUSED
     ],

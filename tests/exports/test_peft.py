@@ -35,6 +35,7 @@ def adapted(tmp_path_factory):
     return folder
 
 
+@pytest.mark.system
 def test_a_merged_lora_starts_a_run_with_the_same_parameters(adapted):
     finished = open_run(adapted / "run")
     params, state = finished.stage.leave(finished.state)

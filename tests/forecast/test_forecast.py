@@ -99,6 +99,7 @@ def test_a_config_on_four_devices():
     assert found.to_dict()["stages"][0]["needed"] == step.total
 
 
+@pytest.mark.system
 def test_slices_of_a_batch_take_as_many_operations():
     whole, sliced = (on_cpu({"batch_size": 16, "accumulate": n}).stages[0] for n in (1, 4))
     assert sliced.flops == whole.flops

@@ -83,6 +83,7 @@ def test_another_architecture_stops_the_run(source, tmp_path):
         jaxfer.run(config, tmp_path / "run", quiet=True)
 
 
+@pytest.mark.system
 def test_what_only_training_sees_may_differ_and_the_rest_if_announced(source, tmp_path):
     config = tiny_config("resnet_basic", init=f"run:{source}", steps=1)
     config.model.stochastic_depth = 0.1

@@ -189,6 +189,7 @@ def test_a_longest_input_that_is_none(value, tmp_path):
         tokenizer.stated_length(tmp_path)
 
 
+@pytest.mark.system
 def test_a_run_and_its_export_read_as_training_did(tmp_path):
     """Run, evaluate, predict, extend, export, predict, with the checkpoint gone after the run."""
     config = text_config(tmp_path / "source")

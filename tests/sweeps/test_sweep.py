@@ -77,6 +77,7 @@ def test_again_it_only_reads(undisturbed, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*/*") if path.name != ".lock"} == before
 
 
+@pytest.mark.system
 def test_overrides_reach_the_table_and_of_the_sources_only_the_model(config, tmp_path):
     jaxfer.sweep(config, tmp_path / "sweep", overrides={"steps": "3", "model.width": "6"}, quiet=True)
     found = results(tmp_path / "sweep")

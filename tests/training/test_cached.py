@@ -18,6 +18,7 @@ import pytest
 
 import jaxfer
 from jaxfer.commands import main
+from jaxfer.config import resolve
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.conformance.training import entered
 from jaxfer.data.split import Array, Split
@@ -30,6 +31,7 @@ from jaxfer.training.preemption import Notice
 from tests.experiments import tiny_config, tiny_stage
 
 ONE = placement(ParallelConfig(devices=1))
+MIXED = {"devices": 4, "fsdp": 2, "tensor": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +43,7 @@ def folder(tmp_path, monkeypatch):
 def probe(case, **fields):
     fields = dict(method="probe", steps=12, eval_every=6, log_every=1, lr=1e-2, eval_batch_size=5) | fields
     config = tiny_config(case, **fields)
-    config.parallel.devices = 1
+    config.parallel.devices = fields.get("parallel", {}).get("devices", 1)
     if "tokenizer" in config.model:
         config.model.buckets, config.model.dropout = (4, 5, 7), 0.1  # right before the output layer, where it is drawn
     return config
@@ -54,10 +56,13 @@ def run(config, path, **fields):
     return json.loads((path / "result.json").read_text()), list(read_metrics(path / "metrics.jsonl"))
 
 
-@pytest.mark.parametrize("case", ["resnet_basic", "vit_cls", "bert_pooler", "mobilenet_v1"])
-def test_losses_and_predictions_are_those_of_every_step_anew(case, tmp_path):
+@pytest.mark.parametrize(
+    ("case", "parallel"),
+    [*((case, {}) for case in ("resnet_basic", "vit_cls", "bert_pooler", "mobilenet_v1")), ("vit_cls", MIXED)],
+)
+def test_losses_and_predictions_are_those_of_every_step_anew(case, parallel, tmp_path):
     run(probe(case, method="full", steps=1), tmp_path / "source")
-    source = dict(init=f"run:{tmp_path / 'source'}", head="reset")
+    source = dict(init=f"run:{tmp_path / 'source'}", head="reset", parallel={"devices": 1} | parallel)
     plain, wanted = run(probe(case, **source), tmp_path / "plain", cache="off")
     kept, found = run(probe(case, **source), tmp_path / "kept")
     for line, other in zip(found, wanted, strict=True):
@@ -226,29 +231,36 @@ def test_asked_to_stop_while_it_fills_it_keeps_what_is_done(tmp_path, monkeypatc
     assert [line.get("loss") for line in found] == [line.get("loss") for line in wanted]
 
 
+def reason(case="vit_cls", *, where=ONE, augment=(), cache="auto", stream=None, method="probe", **fields):
+    config = tiny_config(case, method=method, cache=cache, **fields)
+    config.data.augment = augment
+    if stream:
+        config.stream.other = stream
+    return cached.reason(tiny_stage(case, method=method, **fields), where, resolve(config))
+
+
 @pytest.mark.parametrize(
     ("case", "fields", "why"),
     [
         ("vit_cls", dict(method="full"), "block_0/.* is trained, below the output layer"),
         ("vit_cls", dict(method="lora"), "lora/.* is trained, below the output layer"),
-        ("vit_cls", dict(method="probe", task={"name": "segmentation"}), "is not one vector of an example"),
-        ("bert_mean", dict(method="probe", task={"name": "tagging"}), "is not one vector of an example"),
+        ("vit_cls", dict(task={"name": "segmentation"}), "is not one vector of an example"),
+        ("bert_mean", dict(task={"name": "tagging"}), "is not one vector of an example"),
     ],
 )
 def test_why_not(case, fields, why):
-    stage = tiny_stage(case, **fields)
-    assert re.search(why, cached.reason(stage, ONE, (), "auto"))
+    assert re.search(why, reason(case, **fields))
 
 
 def test_why_not_by_the_setting(monkeypatch):
-    stage = tiny_stage("vit_cls", method="probe")
     four = placement(ParallelConfig(devices=4, mode="pmap"), [8])
-    assert cached.reason(stage, ONE, (), "auto") is None
-    assert cached.reason(stage, ONE, (), "off") == "config.cache is off"
-    assert cached.reason(stage, ONE, ("flip",), "auto") == "the examples are augmented (flip)"
-    assert cached.reason(stage, four, (), "auto").startswith("pmap and several processes")
+    assert reason() is None
+    assert reason(cache="off") == "config.cache is off"
+    assert reason(augment=("flip",)) == "the examples are augmented (flip)"
+    assert reason(stream={"rows": "same"}) == "other streams or networks read the same batches"
+    assert reason(where=four).startswith("pmap and several processes")
     monkeypatch.setenv("JAXFER_CACHE", "off")
-    assert cached.reason(stage, ONE, (), "auto") == "JAXFER_CACHE is off"
+    assert reason() == "JAXFER_CACHE is off"
 
 
 def test_the_limit_removes_what_was_used_longest_ago(folder, monkeypatch):

@@ -25,6 +25,7 @@ def run(tmp_path_factory):
     return folder, result
 
 
+@pytest.mark.system
 def test_padding_and_devices_change_no_metric(run):
     """Every batch size and device count gives the plain mean over the split, computed here by hand."""
     finished = open_run(run[0])

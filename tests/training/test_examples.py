@@ -99,6 +99,7 @@ def test_the_first_stage_does_not_depend_on_the_labels(tmp_path):
     assert few == whole and len(few) == 5
 
 
+@pytest.mark.system
 def test_resumed_and_with_loader_processes_it_is_the_same_run(tmp_path):
     settings = reports(4, 4, log_every=1, save_every=1)
     jaxfer.run(settings, tmp_path / "whole", quiet=True)

@@ -125,6 +125,7 @@ def test_of_texts_in_buckets(phrases):
     close(vectors["features"], np.concatenate(by_hand(phrases, FEATURES, "train")[2]))
 
 
+@pytest.mark.system
 def test_pairs_that_are_read_apart(tmp_path):
     jaxfer.run(jaxfer.load("configs/stsb_similarity.py:tiny", {"eval_batch_size": 3, **SHORT}), tmp_path, quiet=True)
     examples, network, taps = by_hand(tmp_path, "block_0")

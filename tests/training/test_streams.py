@@ -66,6 +66,7 @@ def test_two_kinds_of_heads_on_one_backbone(tmp_path):
     assert not [path for path in leaves(tmp_path / "later") if path.startswith("head/out/words/")]
 
 
+@pytest.mark.system
 def test_an_earlier_task_keeps_its_head(tmp_path):
     first = images()
     jaxfer.run(first, tmp_path / "first", quiet=True)

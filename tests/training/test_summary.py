@@ -38,6 +38,7 @@ def test_forward_flops_by_hand():
     assert products <= summary(stage, placement(ParallelConfig(devices=1))).forward_flops <= 1.05 * products
 
 
+@pytest.mark.system
 def test_a_large_model_is_shown_without_allocating_it():
     config = tiny_config("vit_cls", model=dict(name="vit", image=(224, 224, 3), layers=24, width=1024, heads=16,
                                                mlp_width=4096), method="lora")  # fmt: skip
