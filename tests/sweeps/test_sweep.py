@@ -35,10 +35,12 @@ def config(tmp_path):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """(config, folder) of a sweep that nothing disturbed."""
+    """(config, folder) of a sweep that nothing disturbed; on stored features, from which others differ by rounding."""
     folder = tmp_path_factory.mktemp("undisturbed")
     spec = example.write(folder)
-    jaxfer.sweep(spec, folder / "sweep", quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXFER_CACHE", str(folder / "cache"))
+        jaxfer.sweep(spec, folder / "sweep", quiet=True)
     return spec, folder / "sweep"
 
 
@@ -119,8 +121,9 @@ def test_a_changed_config_leaves_other_cells_alone(undisturbed, tmp_path, capsys
 
 
 @pytest.mark.system
-def test_two_processes_give_the_same_table(undisturbed, tmp_path):
+def test_two_processes_give_the_same_table(undisturbed, tmp_path, monkeypatch):
     spec, folder = undisturbed
+    monkeypatch.setenv("JAXFER_CACHE", str(tmp_path / "cache"))
     jaxfer.sweep(spec, tmp_path / "two", processes=2, quiet=True)
     ours, theirs = ((f / "table.csv").read_text() for f in (tmp_path / "two", folder))
     assert example.without_seconds(ours) == example.without_seconds(theirs)
