@@ -6,6 +6,7 @@ depend on (`feature_store`), for every later epoch, seed, rate, label count and 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -224,13 +225,14 @@ class Cached:
         shardings = where.shardings(spec, state.params, arguments)
         step = _step(where.applied(spec), where, jax.tree.structure(shardings), tuple(jax.tree.leaves(shardings)))
         begin = 0
-        for batch in where.feed(eval_batches(feed, batch_size=size), train=False):
-            if self.stop:
-                raise Unfinished
-            del batch["mask"]  # padding comes last
-            part = rows[begin : begin + size]
-            store.write(part, jax.device_get(step(*arguments, batch))[: len(part)])
-            begin += size
+        with contextlib.closing(eval_batches(feed, batch_size=size)) as batches:  # its threads end with it
+            for batch in where.feed(batches, train=False):
+                if self.stop:
+                    raise Unfinished
+                del batch["mask"]  # padding comes last
+                part = rows[begin : begin + size]
+                store.write(part, jax.device_get(step(*arguments, batch))[: len(part)])
+                begin += size
 
 
 class Reading:
