@@ -99,19 +99,19 @@ def described(stage: Stage, where: Placement, experiment: Experiment, examples: 
 
 
 def _changes_below(stage: Stage) -> bool:
-    """Whether the method's `view` makes other parameters of the frozen ones, or intercepts activations."""
-    (params, _, extra), method = stage.shapes, stage.spec.method
-    if method.intercept(params, extra) is not None:
-        return True
-    for view in {method.view, method.evaluated or method.view}:
-        try:
+    """Whether the method intercepts activations, or its `view` makes other parameters of the frozen ones."""
+    (params, _, extra), method, head = stage.shapes, stage.spec.method, f"{stage.spec.port.head}/"
+    found = []
+
+    def look(params: Any, extra: Any) -> None:  # traced: an array that a view hands on is the same tracer
+        below = {path: leaf for path, leaf in rules.flatten(params).items() if not path.startswith(head)}
+        found.append(method.intercept(params, extra) is not None)
+        for view in {method.view, method.evaluated or method.view}:
             seen = rules.flatten(view(params, extra))
-        except Exception:  # it computes, and these are shapes
-            return True
-        head = f"{stage.spec.port.head}/"
-        if any(seen.get(path) is not leaf for path, leaf in rules.flatten(params).items() if not path.startswith(head)):
-            return True
-    return False
+            found.extend(seen.get(path) is not leaf for path, leaf in below.items())
+
+    jax.eval_shape(look, params, extra)
+    return any(found)
 
 
 def on_features(stage: Stage) -> Stage:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import functools
 import hashlib
@@ -20,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
+from jaxfer import files
 from jaxfer.training import compilation_cache
 
 FOLDER = "features"
@@ -71,12 +74,12 @@ class Store:
     def open(self, about: dict[str, Any]) -> None:
         """Makes the file where there is none, or one of another length; marks it as used now."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files.write_json(epath.Path(self.folder / ABOUT), about)  # first: what has none would never be listed
         path, size = self.folder / ROWS, self.count * self.row.itemsize
         if not path.exists() or path.stat().st_size != size:
             path.unlink(missing_ok=True)
             with path.open("wb") as file:
                 file.truncate(size)  # holes take no room
-        (self.folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
 
     def missing(self, rows: np.ndarray) -> np.ndarray:
         """Those of these rows whose checksum is not right, ascending, each once."""
@@ -93,7 +96,7 @@ class Store:
             for row, value in zip(rows.tolist(), np.asarray(values, "<f4"), strict=True):
                 data = _sum(row, value) + value.tobytes()
                 if os.pwrite(file.fileno(), data, row * self.row.itemsize) < len(data):
-                    raise OSError(28, "No space left on device", str(self.folder / ROWS))
+                    raise OSError(errno.ENOSPC, "No space left on device", str(self.folder / ROWS))
 
     @contextlib.contextmanager
     def locked(self, waits: Callable[[], None]) -> Iterator[None]:
@@ -129,11 +132,9 @@ def listed() -> list[Kept]:
     """All files, the one that has not been used for longest first."""
     folder, found = root(), []
     for path in folder.glob(f"*/{ABOUT}") if folder else ():
-        with contextlib.suppress(OSError, ValueError):  # another process removes it, or its text was torn
+        with contextlib.suppress(FileNotFoundError):  # another process removes it
             size = sum(file.stat().st_blocks * 512 for file in path.parent.iterdir())
-            found.append(
-                Kept(folder=path.parent, size=size, used=path.stat().st_mtime, about=json.loads(path.read_text()))
-            )
+            found.append(Kept(folder=path.parent, size=size, used=path.stat().st_mtime, about=_about(path)))
     return sorted(found, key=lambda kept: kept.used)
 
 
@@ -155,6 +156,14 @@ def clear() -> int:
     if folder:
         shutil.rmtree(folder, ignore_errors=True)
     return len(kept)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What a file says of itself; {} where that is damaged: it counts, and can be removed, all the same."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        return {}
 
 
 def _sum(row: int, values: np.ndarray) -> bytes:

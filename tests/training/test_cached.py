@@ -255,6 +255,7 @@ def test_why_not(case, fields, why):
 def test_why_not_by_the_setting(monkeypatch):
     four = placement(ParallelConfig(devices=4, mode="pmap"), [8])
     assert reason() is None
+    assert reason(adds=("ema",)) is None
     assert reason(cache="off") == "config.cache is off"
     assert reason(augment=("flip",)) == "the examples are augmented (flip)"
     assert reason(stream={"rows": "same"}) == "other streams or networks read the same batches"
@@ -274,6 +275,8 @@ def test_the_limit_removes_what_was_used_longest_ago(folder, monkeypatch):
     assert [kept.folder.name for kept in feature_store.listed()] == ["a", "c", "b"]
     assert feature_store.make_room(size, folder / "new")
     assert [kept.folder.name for kept in feature_store.listed()] == ["c", "b"]
+    (stores[1].folder / feature_store.ABOUT).write_text("{")  # damaged: it counts all the same
+    assert [kept.about for kept in feature_store.listed() if kept.folder.name == "b"] == [{}]
     assert not feature_store.make_room(4 * size, folder / "new")
 
 
