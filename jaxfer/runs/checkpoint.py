@@ -65,7 +65,6 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             multiprocessing_options=processes,
             preservation_policy=_Preserve(self._best),
-            cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
         handlers = {
@@ -73,7 +72,9 @@ class Checkpoints:
             "record": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
         }
         place = folder if files.remote(folder) else folder.resolve()  # orbax can't restore from a relative path
-        self._manager = _patiently(lambda: ocp.CheckpointManager(place, item_handlers=handlers, options=options))
+        if not read_only and cluster.leader():
+            _remove_torn(place)
+        self._manager = ocp.CheckpointManager(place, item_handlers=handlers, options=options)
 
     def save(self, step: int, state: State, record: Mapping[str, Any], best: int | None) -> None:
         """Starts saving; returns once the arrays are copied off the devices. A step saved before is kept.
@@ -229,16 +230,19 @@ class Checkpoints:
         return value
 
 
-def _patiently(make: Callable[[], Any]) -> Any:
-    """What `make` gives. It removes torn saves, and threads of one that failed in this process may still be writing."""
-    for _ in range(100):
-        try:
-            return make()
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
-                raise
-            time.sleep(0.1)
-    return make()
+def _remove_torn(folder: epath.Path) -> None:
+    """Removes saves that were cut off; threads of one that failed in this process may still be writing for a moment."""
+    if not folder.exists():
+        return
+    for torn in ocp.path.step.all_temporary_paths(folder):
+        for tries_left in reversed(range(100)):
+            try:
+                torn.get().rmtree(missing_ok=True)
+                break
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY or not tries_left:
+                    raise
+                time.sleep(0.1)
 
 
 def _verify(arrays: Mapping[str, jax.Array], leaves: Mapping[str, Any]) -> None:

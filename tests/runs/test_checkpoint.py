@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import itertools
+import os
 import shutil
 import sys
 import types
@@ -342,6 +343,24 @@ def test_an_unfinished_save_is_no_checkpoint(tmp_path):
     save(tmp_path / "run", 3)
     assert kept(tmp_path / "run") == [2, 3]
     assert_is(restore(tmp_path / "run")[0], 3)
+
+
+def test_an_unfinished_save_that_is_still_being_written_is_cleared_away(tmp_path, monkeypatch):
+    """Orbax's threads write on after a save has failed: a folder is not empty when it is about to be removed."""
+    save(tmp_path / "run", 1)
+    unfinished = tmp_path / "run" / "2.orbax-checkpoint-tmp"
+    (unfinished / "d").mkdir(parents=True)
+    real, late = os.rmdir, iter(["a", "b"])
+
+    def rmdir(path, *, dir_fd=None):
+        if (name := next(late, None)) is not None:
+            (unfinished / "d" / name).touch()
+        real(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    save(tmp_path / "run", 2)
+    assert kept(tmp_path / "run") == [1, 2]
+    assert_is(restore(tmp_path / "run")[0], 2)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), PermissionError("denied")], ids=lambda e: type(e).__name__)
