@@ -169,6 +169,12 @@ def train_batches(
     return _iterate(main, start, stop, workers)
 
 
+def single_batches(feed: Feed, *, seed: int, batch_size: int) -> Callable[[int], Batch]:
+    """Step -> its batch as `train_batches` has it, made by the caller's thread: for what takes no time to read."""
+    batch = _TrainBatch(feed.bind(), batch_size, _rows(batch_size, None), seed, ())
+    return batch.map
+
+
 def eval_batches(feed: Feed, *, batch_size: int, rows: Sequence[int] | None = None) -> Iterator[Batch]:
     """The split once, in order, in batches of one static size: the last is padded with copies of the first example.
 

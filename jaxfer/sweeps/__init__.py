@@ -20,7 +20,7 @@ from jaxfer.runs import seal
 from jaxfer.runs.folder import locked
 from jaxfer.sweeps import cells, table
 from jaxfer.sweeps.cells import Cell, Job
-from jaxfer.sweeps.executor import DIVERGED, FAILED, Outcome, Pool, execute
+from jaxfer.sweeps.executor import DIVERGED, FAILED, Outcome, Pool, execute, grouped
 from jaxfer.sweeps.table import Row
 from jaxfer.terminal import page_of, say
 from jaxfer.training.progress import Reporter
@@ -132,6 +132,9 @@ def run_cells(
             reporter.say(again)
         for note in () if again else dict.fromkeys(note for cell in jobs for note in cell.notes):
             reporter.say(f"note: {note}")
+        groups = [len(group) for group in grouped(list({p.key: p for p in jobs}.values())) if len(group) > 1]
+        if groups and not again:
+            reporter.say(f"trained together, in one program each: {', '.join(f'{count} cells' for count in groups)}")
         reporter.begin(len(standing.names), 0)
         try:
             outcomes = execute(jobs, folder, processes=processes, pool=pool, told=standing.told)

@@ -20,6 +20,7 @@ from jaxfer import config as configs
 from jaxfer.errors import InputError, nearest
 from jaxfer.pretrained import starting
 from jaxfer.sweeps.code import code_version
+from jaxfer.training import blocks
 from jaxfer.training.preflight import Preflight, preflight
 from jaxfer.training.streams import fingerprints
 
@@ -59,6 +60,8 @@ class Job:
       metric: the task's own.
       maximize: whether more of it is better.
       notes: what is assumed of its checkpoint, a line each.
+      alike: equal for cells that differ in scalars and seeds alone and can be trained in one program; empty for one
+        that can't be.
     """
 
     cell: Cell
@@ -70,6 +73,7 @@ class Job:
     metric: str
     maximize: bool
     notes: tuple[str, ...] = ()
+    alike: str = ""
 
 
 def expand(spec: str, overrides: Mapping[str, Any] | None = None) -> tuple[Cell, ...]:
@@ -191,7 +195,20 @@ def address(cell: Cell, config: ConfigDict, before: Mapping[str, Job]) -> Job:
         metric=task.monitor,
         maximize=task.maximize,
         notes=ready.assumed,
+        alike=_alike(ready),
     )
+
+
+def _alike(ready: Preflight) -> str:
+    experiment, (stage, *more) = ready.experiment, ready.stages
+    if more or not blocks.possible(stage, ready.where, experiment):
+        return ""
+    # From scratch, the seed makes the frozen network too.
+    seed = experiment.run.seed if experiment.run.init == "scratch" else 0
+    fixed = dataclasses.replace(
+        experiment, run=dataclasses.replace(experiment.run, seed=seed), stages=(), task_hparams={}
+    )
+    return hashlib.sha256(f"{stage.spec} {stage.config.batch_size} {stage.stop} {fixed}".encode()).hexdigest()[:16]
 
 
 def identity_hash(ready: Preflight) -> str:

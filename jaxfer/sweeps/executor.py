@@ -23,15 +23,17 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer import files
-from jaxfer.errors import Interrupted, NonFiniteLoss, Preempted
+from jaxfer.errors import InputError, Interrupted, NonFiniteLoss, Preempted
 from jaxfer.runs import records
 from jaxfer.sweeps.cells import FOLDER, Job
 from jaxfer.training import compilation_cache
-from jaxfer.training.loop import run
+from jaxfer.training.blocks import Grid
+from jaxfer.training.loop import run_together
 from jaxfer.training.preemption import Notice, grace, preemption_notice
 from jaxfer.training.programs import compiles
 
 DONE, FAILED, DIVERGED = "done", "failed", "diverged"
+MEMBERS = 64  # cells of a group at most: its files are open at once, and an end of its process ends all of them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,8 +79,8 @@ def execute(
     with preemption_notice() as notice:
         notice.grace = max((cell.config.get("grace", 0.0) for cell in cells), default=0.0)
         if pool is None and processes == 1:
-            while cell := queue.next(frozenset()):
-                queue.finished(cell, _attempt(cell, folder))
+            while group := queue.next(frozenset()):
+                queue.finished(group, _attempt(group, folder))
                 if notice and not queue.done:
                     raise _stopped(queue, notice)
         else:
@@ -91,15 +93,31 @@ def execute(
     return queue.outcomes
 
 
+Group = tuple[Job, ...]
+
+
+def grouped(cells: Sequence[Job]) -> list[Group]:
+    """The cells in groups that are run together; which ones follows from the cells alone, not from what is done."""
+    groups: list[list[Job]] = []
+    open_groups: dict[tuple[str, tuple[str, ...]], list[Job]] = {}
+    for cell in cells:
+        group = open_groups.get((cell.alike, cell.sources))
+        if not cell.alike or group is None or len(group) == MEMBERS:
+            groups.append(group := [])
+            open_groups[cell.alike, cell.sources] = group
+        group.append(cell)
+    return [tuple(group) for group in groups]
+
+
 class _Queue:
-    """The order of cells: none before its source, and none whose source is not done.
+    """The order of groups of cells: none before its source, and none whose source is not done.
 
     Cells that others start from come first, then those of the program that most cells wait for: two processes that are
     left with one program at the end would both compile it.
     """
 
     def __init__(self, cells: Sequence[Job], told: Told):
-        self.waiting = list(cells)
+        self.waiting = grouped(cells)
         self.total = len(cells)
         self.outcomes: dict[str, Outcome] = {}
         self._told = told
@@ -108,50 +126,73 @@ class _Queue:
     def done(self) -> bool:
         return len(self.outcomes) == self.total
 
-    def next(self, compiled: frozenset[Any], elsewhere: frozenset[Any] = frozenset()) -> Job | None:
-        """A ready cell whose programs are `compiled` already, else one that no other process has compiled."""
-        ready = [cell for cell in self.waiting if self.outcomes.keys() >= set(cell.sources)]
-        for cell in ready:
-            undone = next((key for key in cell.sources if self.outcomes[key].status != DONE), None)
+    def next(self, compiled: frozenset[Any], elsewhere: frozenset[Any] = frozenset()) -> Group | None:
+        """A ready group whose programs are `compiled` already, else one that no other process has compiled."""
+        ready = [group for group in self.waiting if self.outcomes.keys() >= set(group[0].sources)]
+        for group in ready:
+            undone = next((key for key in group[0].sources if self.outcomes[key].status != DONE), None)
             if undone is not None:
-                self.waiting.remove(cell)
-                self.finished(cell, Outcome(status=FAILED, message=f"the cell it starts from is not done ({undone})"))
+                self.waiting.remove(group)
+                lost = Outcome(status=FAILED, message=f"the cell it starts from is not done ({undone})")
+                self.finished(group, [lost] * len(group))
                 return self.next(compiled, elsewhere)
-        sources, waiting = {key for c in self.waiting for key in c.sources}, Counter(c.programs for c in self.waiting)
-        ready.sort(key=lambda c: (c.key not in sources, -waiting[c.programs]))
-        orders = (lambda c: compiled.issuperset(c.programs), lambda c: elsewhere.isdisjoint(c.programs), lambda c: True)
+        sources = {key for group in self.waiting for key in group[0].sources}
+        waiting = Counter(cell.programs for group in self.waiting for cell in group)
+        ready.sort(key=lambda g: (sources.isdisjoint(cell.key for cell in g), -waiting[g[0].programs]))
+        orders = (
+            lambda g: compiled.issuperset(g[0].programs),
+            lambda g: elsewhere.isdisjoint(g[0].programs),
+            lambda g: True,
+        )
         for fits in orders:
-            for cell in filter(fits, ready):
-                self.waiting.remove(cell)
-                return cell
+            for group in filter(fits, ready):
+                self.waiting.remove(group)
+                return group
         return None
 
-    def finished(self, cell: Job, outcome: Outcome) -> None:
-        self.outcomes[cell.key] = outcome
-        self._told(cell, outcome)
+    def finished(self, group: Group, outcomes: Sequence[Outcome]) -> None:
+        for cell, outcome in zip(group, outcomes, strict=True):
+            self.outcomes[cell.key] = outcome
+            self._told(cell, outcome)
 
 
-def _attempt(cell: Job, folder: epath.Path) -> Outcome:
-    """Runs one cell in this process; only SIGTERM and an interrupt are raised."""
-    place = folder / FOLDER / cell.key
-    before = compiles()
-    try:
-        if (reason := _diverged(place)) is not None:
-            return Outcome(status=DIVERGED, message=reason)
-        result = run(cell.config, place, quiet=True)
-    except NonFiniteLoss as error:
-        files.write_json(place / "diverged.json", {"message": str(error)})
-        return Outcome(status=DIVERGED, message=str(error), compiles=compiles() - before)
-    except Preempted:
-        raise
-    except (Exception, SystemExit) as error:  # the other cells go on after any error
+def _attempt(group: Group, folder: epath.Path) -> list[Outcome]:
+    """Runs a group's cells in this process; only SIGTERM and an interrupt are raised."""
+    places, before = [folder / FOLDER / cell.key for cell in group], compiles()
+    found: list[Any] = []
+    for place in places:
+        try:
+            reason = _diverged(place)
+            found.append(None if reason is None else Outcome(status=DIVERGED, message=reason))
+        except InputError as error:
+            found.append(error)
+    runs = [(cell.config, place) for cell, place in zip(group, places, strict=True)]
+    grid = Grid.of([cell.config.seed for cell in group])
+    asked = [run if known is None else None for run, known in zip(runs, found, strict=True)]
+    for i, ended in enumerate(run_together(asked, grid, quiet=True)):
+        found[i] = ended if found[i] is None else found[i]
+    stopped = [ended for ended in found if isinstance(ended, (Preempted, Interrupted))]
+    outcomes = [_outcome(ended, place) for ended, place in zip(found, places, strict=True) if ended not in stopped]
+    if stopped:
+        raise stopped[0]
+    return [dataclasses.replace(outcomes[0], compiles=compiles() - before), *outcomes[1:]]
+
+
+def _outcome(ended: Any, place: epath.Path) -> Outcome:
+    """Of a result.json's contents, of an error, or of an outcome from before."""
+    if isinstance(ended, Outcome):
+        return ended
+    if isinstance(ended, NonFiniteLoss):
+        files.write_json(place / "diverged.json", {"message": str(ended)})
+        return Outcome(status=DIVERGED, message=str(ended))
+    if isinstance(ended, BaseException):  # the other cells go on after any error
         with contextlib.suppress(OSError):  # a full disk has no room for it
             place.mkdir(parents=True, exist_ok=True)
-            files.write_text(place / "error.txt", traceback.format_exc())
-        line = " ".join(str(error).split())[:200] or "no message"
-        return Outcome(status=FAILED, message=f"{type(error).__name__}: {line}", compiles=compiles() - before)
+            files.write_text(place / "error.txt", "".join(traceback.format_exception(ended)))
+        line = " ".join(str(ended).split())[:200] or "no message"
+        return Outcome(status=FAILED, message=f"{type(ended).__name__}: {line}")
     (place / "error.txt").unlink(missing_ok=True)
-    return Outcome(status=DONE, result=result, compiles=compiles() - before)
+    return Outcome(status=DONE, result=ended)
 
 
 def _diverged(place: epath.Path) -> str | None:
@@ -167,19 +208,19 @@ def _stopped(queue: _Queue, notice: Notice) -> Preempted | Interrupted:
 
 @dataclasses.dataclass(eq=False)
 class _Worker:
-    """A process that runs the cells it is sent, one at a time."""
+    """A process that runs the groups of cells it is sent, one at a time."""
 
     process: Any
     pipe: multiprocessing.connection.Connection
-    cell: Job | None = None
+    group: Group | None = None
     compiled: frozenset[Any] = frozenset()
     used: bool = False
 
-    def sent(self, cell: Job, folder: epath.Path) -> bool:
-        """Sends the worker a cell; False where its process has ended."""
+    def sent(self, group: Group, folder: epath.Path) -> bool:
+        """Sends the worker a group; False where its process has ended."""
         self.used = True
         try:
-            self.pipe.send((str(folder), cell.key, cell.config.to_dict()))
+            self.pipe.send((str(folder), [(cell.key, cell.config.to_dict()) for cell in group]))
         except OSError:
             return False
         return True
@@ -240,10 +281,10 @@ class Pool:
         self.release()
         for worker in self.workers:
             # An interrupt: the worker saves its cell. One that never had any may still be importing.
-            if worker.cell is not None or not worker.used:
+            if worker.group is not None or not worker.used:
                 worker.process.terminate()
         for worker in self.workers:
-            worker.process.join(timeout=10 if worker.cell is None else grace(seconds))
+            worker.process.join(timeout=10 if worker.group is None else grace(seconds))
             worker.process.kill()
         self.workers = []
 
@@ -261,29 +302,30 @@ def _without_interrupts() -> Iterator[None]:
 def _side_by_side(queue: _Queue, folder: epath.Path, pool: Pool, notice: Notice) -> None:
     workers = pool.workers
     while not queue.done:
-        for worker in [w for w in workers if w.cell is None]:
+        for worker in [w for w in workers if w.group is None]:
             others = frozenset().union(*(w.compiled for w in workers if w is not worker))
-            cell = queue.next(worker.compiled, others)
-            if cell is None:
+            group = queue.next(worker.compiled, others)
+            if group is None:
                 continue
-            if not worker.sent(cell, folder):  # killed while idle
+            if not worker.sent(group, folder):  # killed while idle
                 worker.process.join()
                 worker = pool.replaced(worker)
-                worker.sent(cell, folder)
-            worker.cell, worker.compiled = cell, worker.compiled | frozenset(cell.programs)
-        for pipe in multiprocessing.connection.wait([w.pipe for w in workers if w.cell is not None], timeout=0.2):
+                worker.sent(group, folder)
+            worker.group, worker.compiled = group, worker.compiled | frozenset(group[0].programs)
+        for pipe in multiprocessing.connection.wait([w.pipe for w in workers if w.group is not None], timeout=0.2):
             worker = next(w for w in workers if w.pipe is pipe)
             try:
-                outcome = pipe.recv()
-            except (EOFError, OSError):  # OSError: it died before it had read its cell
+                outcomes = pipe.recv()
+            except (EOFError, OSError):  # OSError: it died before it had read its cells
                 worker.process.join()
                 if notice:
                     break
                 code = worker.process.exitcode
-                outcome = Outcome(status=FAILED, message=f"its process died (exit code {code}); out of memory?")
+                died = Outcome(status=FAILED, message=f"its process died (exit code {code}); out of memory?")
+                outcomes = [died] * len(worker.group)
                 pool.replaced(worker)
-            queue.finished(worker.cell, outcome)
-            worker.cell = None
+            queue.finished(worker.group, outcomes)
+            worker.group = None
         if notice and not queue.done:
             for worker in workers:
                 worker.process.terminate()
@@ -313,5 +355,6 @@ def _serve(pipe: multiprocessing.connection.Connection, cache: str | None) -> No
     compilation_cache.enable(cache and Path(cache))
     with contextlib.suppress(EOFError, OSError):
         while True:
-            folder, key, config = pipe.recv()
-            pipe.send(_attempt(_Sent(key, ConfigDict(config)), epath.Path(folder)))
+            folder, cells = pipe.recv()
+            group = tuple(_Sent(key, ConfigDict(config)) for key, config in cells)
+            pipe.send(_attempt(group, epath.Path(folder)))

@@ -74,17 +74,14 @@ def reason(stage: Stage, where: Placement, experiment: Experiment) -> str | None
         return "other streams or networks read the same batches"
     if moving := sorted(port.norms(port_shapes(port)[1]) - spec.eval_norms):
         return f"{moving[0]} takes its statistics from each batch"
-    if _changes_below(stage):
+    if _changes_below(_Alike.of(stage)):
         return f"method {stage.config.method!r} changes what is computed below the output layer"
     if spec.task.expand is not None or set(spec.task.shapes(1, port.outputs, port.example(1))) & set(port.inputs):
         return "the task makes its own inputs of an example"
     if dropout := _dropout(port):
         return f"{dropout} drops features at random"
-    cut = on_features(stage)
-    try:
-        jax.eval_shape(train_step(where.applied(cut.spec)), stage.blank(0), cut.example())
-    except Exception as error:  # of a method's own, that looks at the inputs
-        return f"method {stage.config.method!r} needs the inputs ({type(error).__name__}: {error})".splitlines()[0]
+    if error := _untraceable(_Alike.of(stage), where):
+        return f"method {stage.config.method!r} needs the inputs ({error})"
     return None
 
 
@@ -98,8 +95,34 @@ def described(stage: Stage, where: Placement, experiment: Experiment, examples: 
     return f"of the output layer, computed once: {size} in {store.folder}"
 
 
-def _changes_below(stage: Stage) -> bool:
+@dataclasses.dataclass(frozen=True)
+class _Alike:
+    """A stage, equal to those of the same steps: what is traced of one holds for all members of a sweep."""
+
+    spec: StepSpec
+    batch_size: int
+    stage: Stage = dataclasses.field(compare=False)
+
+    @classmethod
+    def of(cls, stage: Stage) -> _Alike:
+        return cls(stage.spec, stage.config.batch_size, stage)
+
+
+@functools.lru_cache(maxsize=64)
+def _untraceable(alike: _Alike, where: Placement) -> str | None:
+    """The error, in one line, of a method that looks at more than features; None where its step reads them alone."""
+    cut = on_features(alike.stage)
+    try:
+        jax.eval_shape(train_step(where.applied(cut.spec)), alike.stage.blank(0), cut.example())
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
+
+
+@functools.lru_cache(maxsize=64)
+def _changes_below(alike: _Alike) -> bool:
     """Whether the method intercepts activations, or its `view` makes other parameters of the frozen ones."""
+    stage = alike.stage
     (params, _, extra), method, head = stage.shapes, stage.spec.method, f"{stage.spec.port.head}/"
     found = []
 

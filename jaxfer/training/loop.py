@@ -1,22 +1,26 @@
-"""`jaxfer.run`: checks everything, claims the folder, and leaves training to a session."""
+"""`jaxfer.run`: checks everything, claims the folder, and leaves training to a session; several runs at once too."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer import files
+from jaxfer.errors import Interrupted
 from jaxfer.parallel import cluster
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.folder import check_owner, check_present, locked
-from jaxfer.training import lineage
+from jaxfer.training import blocks, lineage
+from jaxfer.training.blocks import Error, Grid
 from jaxfer.training.preemption import Notice, preemption_notice
-from jaxfer.training.preflight import Preflight, preflight
+from jaxfer.training.preflight import preflight
 from jaxfer.training.progress import Reporter
-from jaxfer.training.session import Session
+from jaxfer.training.session import Session, Turn
+from jaxfer.training.stepping import step_by_step
 
 
 def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -> dict[str, Any]:
@@ -39,21 +43,88 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
       Preempted: SIGTERM came; the run is saved.
       Interrupted: Ctrl-C came; the run is saved.
     """
-    with preemption_notice() as notice:
-        folder = cluster.together(lambda: files.opened(workdir))
-        ready = cluster.together(lambda: preflight(config, folder))
-        notice.grace = ready.experiment.run.grace
-        cluster.agree(
-            {"config": ready.experiment.to_dict(), "data sha256": ready.data.fingerprint, "workdir": str(folder)}
-        )
+    (outcome,) = run_together([(config, workdir)], Grid.of([0]), quiet=quiet)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def run_together(
+    runs: Sequence[tuple[ConfigDict, str | epath.Path] | None], grid: Grid, *, quiet: bool = False
+) -> list[dict[str, Any] | Error | None]:
+    """Several runs at once. Their stages are trained in one program where they can be, else one after the other.
+
+    Args:
+      runs: (config, folder) of each, as of `run`; None for a member of the grid that is not to run.
+      grid: where each stands in the program.
+      quiet: as of `run`.
+
+    Returns:
+      Of each its result.json, or the error that ended it: what ends one leaves the others alone.
+    """
+    outcomes: list[dict[str, Any] | Error | None] = [None] * len(runs)
+    turns: dict[int, Turn] = {}
+    with preemption_notice() as notice, contextlib.ExitStack() as opened:
+
+        def go_on(member: int, resume: Callable[[], Turn]) -> None:
+            try:
+                turns[member] = resume()
+            except StopIteration as done:
+                outcomes[member] = done.value
+            except (Exception, SystemExit, Interrupted) as error:
+                outcomes[member] = error
+
         try:
-            return _run(ready, folder, notice, quiet=quiet or not cluster.leader())
+            attempts = {}
+            for member, given in enumerate(runs):
+                if given is not None:
+                    attempts[member] = opened.enter_context(contextlib.closing(_attempt(*given, notice, quiet=quiet)))
+                    go_on(member, attempts[member].__next__)
+                    _share(member, turns)
+            while turns:
+                ended = _train(turns, grid)
+                for member in list(turns):
+                    del turns[member]
+                    attempt, error = attempts[member], ended.get(member)
+                    go_on(member, attempt.__next__ if error is None else lambda a=attempt, e=error: a.throw(e))
         finally:
             notice.unsaved = False
+    return outcomes
 
 
-def _run(ready: Preflight, folder: epath.Path, notice: Notice, *, quiet: bool) -> dict[str, Any]:
-    experiment, reporter = ready.experiment, Reporter(quiet=quiet)
+def _share(member: int, turns: Mapping[int, Turn]) -> None:
+    """Lets a member that is about to be trained in one program with others use their frozen leaves."""
+    if member in turns and (kind := blocks.key(turns[member])) is not None:
+        like = next(turn for turn in turns.values() if blocks.key(turn) == kind)
+        if like is not turns[member]:
+            blocks.share(turns[member], like)
+
+
+def _train(turns: Mapping[int, Turn], grid: Grid) -> dict[int, Error]:
+    """Trains every stage to its end; {member: why it ended early}."""
+    ended: dict[int, Error] = {}
+    kinds = {member: blocks.key(turn) for member, turn in turns.items()}
+    for kind in dict.fromkeys(kinds.values()):
+        alike = {member: turns[member] for member in turns if kinds[member] == kind}
+        if kind is not None:
+            ended |= blocks.in_blocks(alike, grid)
+            continue
+        for member, turn in alike.items():
+            try:
+                with turn.session.clock:
+                    step_by_step(turn)
+            except (Exception, SystemExit, Interrupted) as error:
+                ended[member] = error
+    return ended
+
+
+def _attempt(config: ConfigDict, workdir: str | epath.Path, notice: Notice, *, quiet: bool) -> Iterator[Turn]:
+    """One attempt at a run: yields its stages to be trained, returns the contents of result.json."""
+    folder = cluster.together(lambda: files.opened(workdir))
+    ready = cluster.together(lambda: preflight(config, folder))
+    experiment, notice.grace = ready.experiment, ready.experiment.run.grace
+    cluster.agree({"config": experiment.to_dict(), "data sha256": ready.data.fingerprint, "workdir": str(folder)})
+    reporter = Reporter(quiet=quiet or not cluster.leader())
     finished = cluster.together(lambda: lineage.finished(ready, folder))
     if finished is not None:
         return finished
@@ -69,13 +140,13 @@ def _run(ready: Preflight, folder: epath.Path, notice: Notice, *, quiet: bool) -
         cluster.together(claim)
         cluster.visible(folder)
         # The first thing that is said, but after what can be refused: a refusal stands alone.
-        reporter.say(cluster.together(lambda: "" if quiet else ready.overview()))
+        reporter.say(cluster.together(lambda: "" if quiet or not cluster.leader() else ready.overview()))
         for note in ready.notes():
             reporter.say(f"note: {note}")
         checkpoints = Checkpoints(folder / "checkpoints")
         session = Session(experiment, folder, ready.data, ready.stages, ready.where, checkpoints, notice, reporter)
         try:
-            result = session.train(first)
+            result = yield from session.training(first)
         except BaseException as error:
             with contextlib.suppress(Exception):  # the first error is the one to report
                 session.close()

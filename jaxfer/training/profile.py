@@ -37,6 +37,33 @@ class Waited:
         return seconds
 
 
+class Clock:
+    """Counts a run's seconds; it stands still while others have their turn."""
+
+    def __init__(self) -> None:
+        self._total, self._since = 0.0, None
+
+    @property
+    def seconds(self) -> float:
+        return self._total + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        self._total, self._since = self.seconds, None
+
+    def add(self, seconds: float) -> None:
+        """Counts a share of what was done together with others."""
+        self._total += seconds
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
 class Lead:
     """Limits how far the host runs ahead of the device.
 

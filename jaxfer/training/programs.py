@@ -15,7 +15,7 @@ from jaxfer.parallel.placement import Placement
 from jaxfer.parallel.sharding import DATA, FSDP, TENSOR
 from jaxfer.stages import Stage
 from jaxfer.state import State
-from jaxfer.step import StepSpec, make_eval_step, make_train_step
+from jaxfer.step import StepSpec, make_block, make_eval_step, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,21 @@ def train_program(spec: StepSpec, state: State, batch: Mapping[str, Any], where:
     return _shared(_train_program, spec, _static(state), _static(dict(batch)), where)
 
 
+def block_program(
+    spec: StepSpec, arguments: tuple[Any, ...], batch: Mapping[str, Any], state: State, where: Placement
+) -> tuple[Program, bool]:
+    """`make_block`, compiled for such arguments, likewise; its FLOPs are those of one step of one member.
+
+    Args:
+      spec: of the steps.
+      arguments: of a call, the batches being of as many steps as a call may have.
+      batch: of one step.
+      state: of one member.
+      where: a single device.
+    """
+    return _shared(_block_program, spec, _static(arguments), _static(dict(batch)), _static(state), where)
+
+
 def eval_program(spec: StepSpec, state: State, batch: Mapping[str, Any], where: Placement) -> tuple[Program, bool]:
     """The compiled evaluation step, likewise."""
     return _shared(_eval_program, spec, _static(eval_arguments(state)), _static(dict(batch)), where)
@@ -62,7 +77,7 @@ def eval_arguments(state: State) -> tuple[Any, Any, Any]:
 
 def compiles() -> int:
     """Training programs compiled in this process so far."""
-    return _train_program.cache_info().misses
+    return _train_program.cache_info().misses + _block_program.cache_info().misses
 
 
 def lower_step(stage: Stage, where: Placement) -> Any:
@@ -125,6 +140,14 @@ def _train_program(spec: StepSpec, state: _Static, batch: _Static, where: Placem
     rows = where.size
     split = jax.tree.map(lambda s: jax.ShapeDtypeStruct((rows, s.shape[0] // rows, *s.shape[1:]), s.dtype), shapes[1])
     return _compile(lambda: mapped.lower(shapes[0], split), lambda: step_flops(spec, *shapes, where))
+
+
+@functools.lru_cache(maxsize=64)
+def _block_program(spec: StepSpec, arguments: _Static, batch: _Static, state: _Static, where: Placement) -> Program:
+    shapes = _tree(arguments)
+    steps = jax.tree.leaves(shapes[6])[0].shape[0]
+    block = jax.jit(make_block(where.applied(spec), steps), donate_argnums=0, out_shardings=where.replicated)
+    return _compile(lambda: block.lower(*shapes), lambda: step_flops(spec, _tree(state), _tree(batch), where))
 
 
 def _lower_train(spec: StepSpec, state: Any, batch: Any, where: Placement) -> Any:

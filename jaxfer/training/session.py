@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-import jax
 import numpy as np
 from etils import epath
 
 from jaxfer import files
 from jaxfer.config.experiment import Experiment
-from jaxfer.data.loader import Feed, train_batches
-from jaxfer.data.split import Dataset
+from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError, NonFiniteLoss
 from jaxfer.method import Given
 from jaxfer.parallel import cluster
@@ -29,17 +26,53 @@ from jaxfer.runs.folder import check_present
 from jaxfer.runs.metrics import MetricsLog
 from jaxfer.stages import Stage
 from jaxfer.state import State
-from jaxfer.training import lineage, streams, teachers
+from jaxfer.training import lineage, results, teachers
 from jaxfer.training.cached import Reading
 from jaxfer.training.evaluation import Evaluation, evaluate_streams
 from jaxfer.training.examples import training_split
 from jaxfer.training.measured import examples, measured
 from jaxfer.training.preemption import Notice
 from jaxfer.training.preflight import Preflight
-from jaxfer.training.profile import Lead, Trace, Waited
-from jaxfer.training.programs import Program, forward_flops, train_program
+from jaxfer.training.profile import Clock, Trace
+from jaxfer.training.programs import Program, train_program
 from jaxfer.training.progress import Reporter
-from jaxfer.training.summary import parameter_table, sizes
+from jaxfer.training.summary import parameter_table
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Due:
+    """What is due after a step: a line of metrics, an evaluation, a checkpoint; true where anything is."""
+
+    logs: bool
+    evaluates: bool
+    saves: bool
+
+    def __bool__(self) -> bool:
+        return self.logs or self.saves
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Turn:
+    """A stage that is to be trained to its end.
+
+    Attributes:
+      session: whose it is; it is told what comes of the steps.
+      stage: as planned.
+      ran: as its steps run: on stored features, or as planned.
+      split: the training examples, as `ran` reads them.
+      state: the stage's; whoever trains it leaves the last one here.
+    """
+
+    session: Session
+    stage: Stage
+    ran: Stage
+    split: Split
+    state: State
+
+    @property
+    def step(self) -> int:
+        """Steps of the run that are done."""
+        return self.stage.start + int(self.state.step)
 
 
 @dataclasses.dataclass
@@ -58,6 +91,8 @@ class Session:
     def __post_init__(self) -> None:
         self.trace = Trace(self.experiment.run.profile if cluster.leader() else (), self.folder / "profile")
         self.log = MetricsLog(self.folder)
+        self.clock = Clock()
+        self.block: Program | None = None  # what trained the last stage, where that was no single step
         self.reading = Reading(self.experiment, self.where, self.notice, self.reporter)
 
     def close(self) -> None:
@@ -68,8 +103,15 @@ class Session:
             closed.callback(self.trace.close)
             closed.callback(self.log.sync)  # of a loss that became non-finite, what led there
 
-    def train(self, first: list[starting.Start]) -> dict[str, Any]:
-        self.begun = time.perf_counter()
+    def training(self, first: list[starting.Start]) -> Iterator[Turn]:
+        """The run, up to what its generator returns: the contents of result.json.
+
+        It pauses wherever a stage is to be trained, and yields it: by itself or together with those of other runs.
+
+        Args:
+          first: what the run starts from, if it has no checkpoint.
+        """
+        self.clock.start()
         say = self.reporter.warn if cluster.leader() else self.reporter.say  # all fall back together; one reports it
         restored = self.checkpoints.restore(self._blank, say=say)
         stop = self.stages[-1].stop
@@ -96,7 +138,13 @@ class Session:
         if stop != self.record["stop"]:
             self._extend(step, stop)
         while True:
-            state = self._train_stage(stage, state)
+            turn = self._turn(stage, state)
+            if turn is not None:
+                del state  # the turn's alone: it is donated
+                self.clock.stop()
+                yield turn
+                self.clock.start()
+                state = turn.state
             if stage is self.stages[-1]:
                 return self._finish(state)
             params, model_state = stage.leave(state, heads=True)
@@ -175,92 +223,87 @@ class Session:
         state = stage.enter(params, model_state, self.experiment.run.seed, given)
         return self.where.place(stage.spec, state.replace(others=teachers.loaded(stage, self.experiment, self.folder)))
 
-    def _train_stage(self, stage: Stage, state: State) -> State:
-        run, done = self.experiment.run, int(state.step)
+    def _turn(self, stage: Stage, state: State) -> Turn | None:
+        """The stage as it is to be trained; None where it is at its end."""
+        done = int(state.step)
         if self.record["unevaluated"]:  # the last attempt ended after its save and before its evaluation
             self._evaluate(stage, state, stage.start + done)
             if self.record["unevaluated"]:
                 self._leave(stage.start + done)
         if done == stage.config.steps:  # resumed at the end of the stage
-            return state
-        programs: dict[tuple[int, ...], Program] = {}
+            return None
         ran, split = self.reading(stage, state, training_split(self.experiment, stage, self.data))
-        task, encodings = ran.spec.task, ran.spec.port.encodings
-        split = task.expanded(split, encodings)
-        batches = train_batches(
-            Feed(split=split, encodings=encodings, targets=task.targets, others=teachers.encodings(stage)),
-            seed=run.seed,
-            batch_size=stage.config.batch_size,
-            start=stage.start + done,
-            stop=stage.stop,
-            augment=self.experiment.data.augment,
-            workers=self.experiment.data.workers if ran is stage else 0,  # nothing is decoded
-            rows=self.where.rows(stage.config.batch_size),
-            beside=streams.beside(self.experiment, stage, self.data, self.where),
-        )
-        self.input = Waited(batches)
-        self.losses: list[dict[str, jax.Array]] = []
-        self.sync, lead = time.perf_counter(), Lead()
-        for step, batch in enumerate(self.where.feed(self.input, train=True), start=stage.start + done + 1):
-            program = self._program(programs, ran, state, batch)
-            self.trace.begin(step, state)
-            self.notice.unsaved = True
-            state, metrics = program.call(state, batch)
-            self.trace.end(step, metrics)
-            self.losses.append(metrics)
-            lead.limit(self.losses)
-            self.reporter.step(step, stage.name)
-            asked = self.notice.at(step)  # once: it may come between two questions, and a save needs its fetch
-            ends, evaluates = step == stage.stop, bool(run.eval_every) and step % run.eval_every == 0
-            saves = bool(run.save_every) and step % run.save_every == 0
-            if step % run.log_every == 0 or ends or evaluates or saves or asked:
-                self._fetch(stage, step)
-            if step % run.log_every == 0 or ends:
-                self._log_train(stage, step)
-            if ends or evaluates or saves or asked:
-                # Saved first: whatever becomes of the evaluation, a later start can make it.
-                self.record["unevaluated"] = ends or evaluates
-                self._save(stage, state, step)
-            if self.record["unevaluated"] and not asked:
-                self._evaluate(stage, state, step)
-            saved = (ends or evaluates or saves) and not (ends and stage is self.stages[-1])
-            if asked or self.record["unevaluated"] or (saved and self.notice):  # it came during the evaluation
-                self._leave(step)
-        return state
+        split = ran.spec.task.expanded(split, ran.spec.port.encodings)
+        return Turn(session=self, stage=stage, ran=ran, split=split, state=state)
 
-    def _program(
-        self, programs: dict[tuple[int, ...], Program], stage: Stage, state: State, batch: Mapping[str, jax.Array]
-    ) -> Program:
-        """The step for a batch of this shape: images have one shape, texts one for each bucket that occurs."""
-        shape = tuple(x.shape for x in jax.tree.leaves(batch))
-        if shape not in programs:
-            begun = time.perf_counter()
-            programs[shape], fresh = train_program(stage.spec, state, self.where.whole(batch), self.where)
-            self.record["cost"]["compile_seconds"] += programs[shape].compile_seconds if fresh else 0.0
-            self.sync += time.perf_counter() - begun
-        return programs[shape]
+    def compiled(self, program: Program, fresh: bool) -> None:
+        """A stage is trained in this program, which is new or another run's."""
+        self.record["cost"]["compile_seconds"] += program.compile_seconds if fresh else 0.0
 
-    def _leave(self, step: int) -> NoReturn:
-        self.log.sync()
-        self.checkpoints.wait()
-        raise self.notice.stopped(f"saved at step {step} of {self.stages[-1].stop}")
+    def due(self, stage: Stage, step: int) -> Due:
+        """What is due after a step."""
+        run, ends = self.experiment.run, step == stage.stop
+        evaluates = ends or (bool(run.eval_every) and step % run.eval_every == 0)
+        saves = evaluates or (bool(run.save_every) and step % run.save_every == 0)
+        return Due(logs=ends or step % run.log_every == 0, evaluates=evaluates, saves=saves)
 
-    def _fetch(self, stage: Stage, step: int) -> None:
-        """Brings the metrics since the last fetch to the host; stops the run at the first that is not finite."""
-        for i, metrics in enumerate(jax.device_get(self.losses)):
-            line = {name: float(value) for name, value in metrics.items()}
+    def took(
+        self, stage: Stage, step: int, lines: Sequence[dict[str, float]], *, seconds: float, waited: float = 0.0
+    ) -> None:
+        """Records the metrics of the steps up to `step`.
+
+        Args:
+          stage: theirs.
+          step: the last of them.
+          lines: the metrics of each.
+          seconds: that they took.
+          waited: seconds of these without input.
+
+        Raises:
+          NonFiniteLoss: a loss or a gradient is not finite.
+        """
+        for at, line in enumerate(lines, start=step - len(lines) + 1):
             if not all(math.isfinite(line[name]) for name in ("loss", "grad_norm")):
-                at = step - len(self.losses) + i + 1
                 raise NonFiniteLoss(
                     f"non-finite loss at step {at}, stage {stage.name!r}: loss {line['loss']}, grad_norm "
                     f"{line['grad_norm']}; lower the rate or set config.clip, and use another --workdir"
                 )
             self.record["window"].append(line)
-        cost, now = self.record["cost"], time.perf_counter()
-        cost["train_seconds"] += now - self.sync
-        cost["input_seconds"] += self.input.take()
-        cost["examples"] += len(self.losses) * stage.config.batch_size
-        self.losses, self.sync = [], now
+        cost = self.record["cost"]
+        cost["train_seconds"] += seconds
+        cost["input_seconds"] += waited
+        cost["examples"] += len(lines) * stage.config.batch_size
+
+    def reached(self, stage: Stage, state: State, step: int, *, asked: bool) -> None:
+        """Does what is due after a step whose metrics are recorded.
+
+        Args:
+          stage: under way.
+          state: after the step.
+          step: of the run.
+          asked: whether to save and leave.
+
+        Raises:
+          NonFiniteLoss: of the validation split.
+          Preempted, Interrupted: the process is asked to stop; all is saved.
+        """
+        due, last = self.due(stage, step), step == self.stages[-1].stop
+        if due.logs:
+            self._log_train(stage, step)
+        if due.saves or asked:
+            # Saved first: whatever becomes of the evaluation, a later start can make it.
+            self.record["unevaluated"] = due.evaluates
+            self._save(stage, state, step)
+        if self.record["unevaluated"] and not asked:
+            self._evaluate(stage, state, step)
+        # It came before, or during the evaluation.
+        if asked or self.record["unevaluated"] or (due.saves and not last and self.notice):
+            self._leave(step)
+
+    def _leave(self, step: int) -> NoReturn:
+        self.log.sync()
+        self.checkpoints.wait()
+        raise self.notice.stopped(f"saved at step {step} of {self.stages[-1].stop}")
 
     def _log_train(self, stage: Stage, step: int) -> None:
         window, self.record["window"] = self.record["window"], []
@@ -289,7 +332,6 @@ class Session:
             self.record["best"] = self.record["val"]
         self.record["unevaluated"] = False
         self.checkpoints.amend(step, *self._recorded())
-        self.sync = time.perf_counter()
 
     def _measure(self, stage: Stage, state: State, split: str) -> Evaluation | None:
         """Evaluates a split; None where SIGTERM came meanwhile: the next attempt evaluates the saved checkpoint."""
@@ -305,13 +347,12 @@ class Session:
         self.reporter.line(line)
 
     def _seconds(self) -> float:
-        return self.record["cost"]["seconds"] + time.perf_counter() - self.begun
+        return self.record["cost"]["seconds"] + self.clock.seconds
 
     def _save(self, stage: Stage, state: State, step: int) -> None:
         check_present(self.folder)  # orbax would make it anew, and the run end in a folder that lacks its beginning
         self.log.sync()
         self.checkpoints.save(step, state, *self._recorded())
-        self.sync = time.perf_counter()
 
     def _recorded(self) -> tuple[dict[str, Any], int | None]:
         """What a checkpoint holds beside the State: the record up to now and the step of the best evaluation."""
@@ -321,7 +362,10 @@ class Session:
     def _finish(self, state: State) -> dict[str, Any]:
         """Writes result.json for the last or the best parameters."""
         run, record, stage = self.experiment.run, self.record, self.stages[-1]
-        cost, seconds = self._cost(stage, state), self._seconds()
+        ran, computed = self.reading.cost(stage)
+        program = self.block or train_program(ran.spec, state, ran.example(), self.where)[0]
+        cost = results.cost(ran, stage, state, self.where, record["cost"], program)
+        cost = {"seconds": round(self._seconds(), 3), **cost, **computed}
         self.log.sync()  # neither a record of an evaluation nor a result must outlive them
         self.checkpoints.wait()
         step = stage.stop
@@ -337,47 +381,8 @@ class Session:
             if measured is None:
                 self._leave(self.stages[-1].stop)
             metrics["test"] = measured.metrics
-        result = {
-            "metrics": metrics,
-            "cost": {"seconds": round(seconds, 3), **cost},
-            "seed": run.seed,
-            "steps": self.stages[-1].stop,
-            "checkpoint_step": step,
-            "classes": list(self.data.classes),
-            "examples": self._examples(),
-            **({"streams": streams.described(self.data)} if self.data.streams else {}),
-            "lineage": {
-                **record["lineage"],
-                "sha256": fingerprint(*self._left(stage, state)),
-            },
-            "versions": lineage.versions(),
-            "device": jax.devices()[0].device_kind,
-            "mesh": dict(self.where.mesh.shape),
-        }
+        result = results.contents(
+            self.experiment, self.data, stage, state, self.where, record, metrics=metrics, step=step, cost=cost
+        )
         files.write_json(self.folder / "result.json", result)
         return result
-
-    def _examples(self) -> dict[str, int]:
-        pool = {} if self.data.pool is None else {"unlabelled": len(self.data.pool)}
-        return {**{name: len(split) for name, split in self.data.splits.items()}, **pool}
-
-    def _left(self, stage: Stage, state: State) -> tuple[Any, Any]:
-        """What a later run starts from; where the method has no merged model, its own parameters."""
-        return stage.leave(state) if stage.spec.method.merge is not None else (state.params, state.model_state)
-
-    def _cost(self, stage: Stage, state: State) -> dict[str, Any]:
-        """The cost of the last stage's step and of the whole training."""
-        ran, computed = self.reading.cost(stage)
-        spent, spec = self.record["cost"], ran.spec
-        batch = ran.example()
-        program, _ = train_program(spec, state, batch, self.where)
-        return {
-            "compile_seconds": round(spent["compile_seconds"], 3),
-            "input_seconds": round(spent["input_seconds"], 3),
-            "examples_per_second": round(spent["examples"] / max(spent["train_seconds"], 1e-9), 1),
-            "step_flops": program.flops,
-            "forward_flops": forward_flops(spec, state, batch),
-            **sizes(stage, state, self.where),
-            "peak_bytes": program.peak_bytes,
-            **computed,
-        }

@@ -22,7 +22,7 @@ from jaxfer import sweeps
 from jaxfer.commands import main
 from jaxfer.errors import InputError
 from jaxfer.sweeps import Row, executor
-from jaxfer.training import programs
+from jaxfer.training import loop, programs
 from tests.sweeps import example
 
 FILES = ("table.csv", "table.md", "methods.png", "methods.svg", "cells.json")
@@ -189,14 +189,14 @@ def test_failed_and_diverged_cells_are_counted_and_the_others_go_on(tmp_path, mo
             yield Cell(name="after", arg="probe", overrides={"init": "sibling:broken"}, group="after")
     """,
     )
-    real = sweeps.executor.run
+    real = loop.preflight
 
-    def flaky(config, folder, **options):
+    def flaky(config, folder):
         if config.seed == 9:
             raise OSError(5, "Input/output error", "disk")
-        return real(config, folder, **options)
+        return real(config, folder)
 
-    monkeypatch.setattr(sweeps.executor, "run", flaky)
+    monkeypatch.setattr(loop, "preflight", flaky)
     assert main(["sweep", spec, "--workdir", str(tmp_path / "sweep")]) == 1
     said = capsys.readouterr()
     assert "2 failed" in said.err and "1 diverged" in said.err and "2 cells failed, 1 diverged" in said.out

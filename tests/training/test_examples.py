@@ -15,7 +15,7 @@ from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.folder import read_result
 from jaxfer.runs.metrics import TIMES, read_metrics
-from jaxfer.training import session
+from jaxfer.training import stepping
 from jaxfer.training.preflight import preflight
 from tests.conformance.test_methods import stop_after
 from tests.experiments import PHRASES, tiny_config
@@ -45,8 +45,8 @@ def fed(monkeypatch):
 
         return batches(dataclasses.replace(feed, targets=targets), **how)
 
-    batches = session.train_batches
-    monkeypatch.setattr(session, "train_batches", spied)
+    batches = stepping.train_batches
+    monkeypatch.setattr(stepping, "train_batches", spied)
     return stages
 
 
@@ -139,8 +139,8 @@ def test_a_second_view_is_of_the_stage_s_own_examples(tmp_path, monkeypatch):
         seen.append((feed.split.rows, {name: stream.feed.split.rows for name, stream in how["beside"].items()}))
         return batches(feed, **how)
 
-    batches = session.train_batches
-    monkeypatch.setattr(session, "train_batches", spied)
+    batches = stepping.train_batches
+    monkeypatch.setattr(stepping, "train_batches", spied)
     data = preflight(pictures()).data
     jaxfer.run(pictures(), tmp_path / "run", quiet=True)
     (views, beside), (few, none) = seen

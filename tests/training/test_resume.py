@@ -22,7 +22,7 @@ from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.folder import epath, locked
 from jaxfer.runs.metrics import read_metrics
-from jaxfer.training import loop, preemption, preflight, session
+from jaxfer.training import loop, preemption, preflight, session, stepping
 from jaxfer.training.preemption import Notice
 from tests import kill, killed
 from tests.experiments import tiny_config
@@ -255,7 +255,7 @@ def test_resumed_on_other_devices_the_losses_are_the_same(tmp_path, monkeypatch)
 
 def test_sigterm_before_the_first_step(tmp_path, whole, monkeypatch):
     """While the data is read, while a program compiles: noticed after the first step, saved."""
-    for name, module in [("preflight", loop), ("train_program", session)]:
+    for name, module in [("preflight", loop), ("train_program", stepping)]:
         real = getattr(module, name)
 
         def during(*args, real=real, **options):

@@ -20,10 +20,12 @@ class StoredEncoding:
       width: of a vector.
       like: the encoding of the examples that they were computed of, where those are of several lengths: batches are of
         the same examples then.
+      rows: the field holds rows of the column, int32 [b], in place of the vectors, which lie on the device.
     """
 
     width: int
     like: Encoding | None = None
+    rows: bool = False
 
     column: ClassVar[str] = "features"
     noun: ClassVar[str] = "features"
@@ -35,11 +37,13 @@ class StoredEncoding:
         return () if self.like is None else self.like.buckets
 
     def example(self, n: int) -> dict[str, jax.ShapeDtypeStruct]:
+        if self.rows:
+            return {"features": jax.ShapeDtypeStruct((n,), "int32")}
         return {"features": jax.ShapeDtypeStruct((n, self.width), "float32")}
 
     def reader(self, split: Split) -> StoredReader:
         lengths = None if self.like is None else self.like.reader(split).lengths
-        return StoredReader(split.columns["features"].values, split.rows, lengths)
+        return StoredReader(None if self.rows else split.columns["features"].values, split.rows, lengths)
 
     def notes(self, data: Dataset, sample: int) -> tuple[str, ...]:
         return ()
@@ -54,11 +58,14 @@ class StoredEncoding:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class StoredReader:
-    """The vectors of a split: rows of a column."""
+    """The vectors of a split: rows of a column; or these rows, without `values`."""
 
-    values: np.ndarray
+    values: np.ndarray | None
     rows: np.ndarray
     lengths: np.ndarray | None
 
     def __call__(self, rows: np.ndarray, length: int | None = None, draw: Draw | None = None) -> Fields:
-        return {"features": np.asarray(self.values[self.rows[rows]], np.float32)}
+        chosen = self.rows[rows]
+        if self.values is None:
+            return {"features": chosen.astype(np.int32)}
+        return {"features": np.asarray(self.values[chosen], np.float32)}

@@ -1,0 +1,86 @@
+"""What result.json says of a run: its metrics, what it cost, what it was trained on and from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxfer.config.experiment import Experiment
+from jaxfer.data.split import Dataset
+from jaxfer.parallel.placement import Placement
+from jaxfer.runs.finished import fingerprint
+from jaxfer.stages import Stage
+from jaxfer.state import State
+from jaxfer.training import lineage, streams
+from jaxfer.training.programs import Program, forward_flops
+from jaxfer.training.summary import sizes
+
+
+def contents(
+    experiment: Experiment,
+    data: Dataset,
+    stage: Stage,
+    state: State,
+    where: Placement,
+    record: Mapping[str, Any],
+    *,
+    metrics: Mapping[str, Mapping[str, float]],
+    step: int,
+    cost: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The contents of result.json.
+
+    Args:
+      experiment: of the run.
+      data: what it read.
+      stage: the result's.
+      state: the result's.
+      where: its devices.
+      record: of the session.
+      metrics: {split: {metric: value}} of the result.
+      step: at which the run was as its result is.
+      cost: of the whole run.
+    """
+    pool = {} if data.pool is None else {"unlabelled": len(data.pool)}
+    # What a later run starts from; where the method has no merged model, its own parameters.
+    left = stage.leave(state) if stage.spec.method.merge is not None else (state.params, state.model_state)
+    return {
+        "metrics": metrics,
+        "cost": cost,
+        "seed": experiment.run.seed,
+        "steps": record["stop"],
+        "checkpoint_step": step,
+        "classes": list(data.classes),
+        "examples": {**{name: len(split) for name, split in data.splits.items()}, **pool},
+        **({"streams": streams.described(data)} if data.streams else {}),
+        "lineage": {**record["lineage"], "sha256": fingerprint(*left)},
+        "versions": lineage.versions(),
+        "device": jax.devices()[0].device_kind,
+        "mesh": dict(where.mesh.shape),
+    }
+
+
+def cost(
+    ran: Stage, stage: Stage, state: State, where: Placement, spent: Mapping[str, Any], program: Program
+) -> dict[str, Any]:
+    """The cost of the last stage's step and of the whole training.
+
+    Args:
+      ran: the stage as its steps ran.
+      stage: as planned.
+      state: its last.
+      where: its devices.
+      spent: the record's sums.
+      program: what trained it.
+    """
+    return {
+        "compile_seconds": round(spent["compile_seconds"], 3),
+        "input_seconds": round(spent["input_seconds"], 3),
+        "examples_per_second": round(spent["examples"] / max(spent["train_seconds"], 1e-9), 1),
+        "step_flops": program.flops,
+        "forward_flops": forward_flops(ran.spec, state, ran.example()),
+        **sizes(stage, state, where),
+        "peak_bytes": program.peak_bytes,
+    }

@@ -1,0 +1,82 @@
+"""Trains a stage step by step: its batches are made meanwhile, by threads or worker processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import jax
+
+from jaxfer.data.loader import Feed, train_batches
+from jaxfer.state import State
+from jaxfer.training import streams, teachers
+from jaxfer.training.profile import Lead, Waited
+from jaxfer.training.programs import Program, train_program
+from jaxfer.training.session import Turn
+
+
+def step_by_step(turn: Turn) -> None:
+    """Trains a stage to its end; `turn.state` is its last.
+
+    Raises:
+      NonFiniteLoss: as `Session.took` and `Session.reached` do.
+      Preempted: the process was asked to stop; the State is saved.
+      Interrupted: likewise, by Ctrl-C.
+    """
+    session, stage, ran = turn.session, turn.stage, turn.ran
+    run, where, task = session.experiment.run, session.where, ran.spec.task
+    begin = turn.step
+    batches = train_batches(
+        Feed(
+            split=turn.split, encodings=ran.spec.port.encodings, targets=task.targets, others=teachers.encodings(stage)
+        ),
+        seed=run.seed,
+        batch_size=stage.config.batch_size,
+        start=begin,
+        stop=stage.stop,
+        augment=session.experiment.data.augment,
+        workers=session.experiment.data.workers if ran is stage else 0,  # of stored features nothing is decoded
+        rows=where.rows(stage.config.batch_size),
+        beside=streams.beside(session.experiment, stage, session.data, where),
+    )
+    waited, programs = Waited(batches), _Programs(turn)
+    metrics: list[dict[str, jax.Array]] = []  # of the steps since the last fetch
+    sync, lead = time.perf_counter(), Lead()
+    for step, batch in enumerate(where.feed(waited, train=True), start=begin + 1):
+        program, compiling = programs.of(turn.state, batch)
+        sync += compiling
+        session.trace.begin(step, turn.state)
+        session.notice.unsaved = True
+        turn.state, logged = program.call(turn.state, batch)
+        session.trace.end(step, logged)
+        metrics.append(logged)
+        lead.limit(metrics)
+        session.reporter.step(step, stage.name)
+        asked = session.notice.at(step)  # once: it may come between two questions, and a save needs its fetch
+        due = session.due(stage, step)
+        if due or asked:
+            lines = [{name: float(value) for name, value in line.items()} for line in jax.device_get(metrics)]
+            session.took(stage, step, lines, seconds=time.perf_counter() - sync, waited=waited.take())
+            metrics, sync = [], time.perf_counter()
+        if due or asked:
+            session.reached(stage, turn.state, step, asked=asked)
+            if due.saves or asked:
+                sync = time.perf_counter()
+
+
+class _Programs:
+    """The step for a batch of each shape: images have one, texts one for each bucket that occurs."""
+
+    def __init__(self, turn: Turn):
+        self._turn = turn
+        self._made: dict[tuple[tuple[int, ...], ...], Program] = {}
+
+    def of(self, state: State, batch: Mapping[str, jax.Array]) -> tuple[Program, float]:
+        """(the program, the seconds that getting it took)."""
+        shape, begun = tuple(x.shape for x in jax.tree.leaves(batch)), time.perf_counter()
+        if shape in self._made:
+            return self._made[shape], 0.0
+        session, spec = self._turn.session, self._turn.ran.spec
+        self._made[shape], fresh = train_program(spec, state, session.where.whole(batch), session.where)
+        session.compiled(self._made[shape], fresh)
+        return self._made[shape], time.perf_counter() - begun
