@@ -8,43 +8,21 @@ results stay bitwise what they are without the cache.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-import sys
-import tempfile
 from pathlib import Path
 
-from jaxfer import borrowed
-from jaxfer.errors import InputError, full
+from jaxfer import borrowed, cache_folder
+from jaxfer.errors import full
 
-VARIABLE, OFF = "JAXFER_CACHE", "off"
 LIMIT = 4 * 2**30  # bytes
-
-
-def root() -> Path | None:
-    """`$JAXFER_CACHE`, else `~/.cache/jaxfer`; None where JAXFER_CACHE is `off` or nobody has a home.
-
-    Raises:
-      InputError: JAXFER_CACHE begins with the home of a user that there isn't.
-    """
-    setting = os.environ.get(VARIABLE)
-    if setting == OFF:
-        return None
-    folder = Path(setting) if setting else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxfer")
-    try:
-        return folder.expanduser().absolute()
-    except RuntimeError:  # a container's user has no entry in the password file
-        if setting:
-            raise InputError(f"{VARIABLE}: expected a folder or {OFF!r}, found {setting!r}: no such user") from None
-        _not_kept(folder, f"no home folder; set HOME or {VARIABLE}")
-        return None
+PROGRAMS = "compiled programs"  # in warnings
 
 
 def default() -> Path | None:
-    """The folder for programs in `root`, which raises as it does."""
+    """The folder for programs in `cache_folder.root`, which raises as it does."""
     # XLA splits a CPU program over the cores that it finds when it compiles, which JAX's key does not know.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    folder = root()
+    folder = cache_folder.root()
     return folder and folder / "xla" / f"{cores}-cores"
 
 
@@ -60,9 +38,9 @@ def enable(folder: Path | None) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # whoever writes here runs code in our processes
-        _make_room(folder, LIMIT)
+        cache_folder.make_room(folder, LIMIT)
     except OSError as error:
-        _not_kept(folder, error.strerror)
+        cache_folder.not_kept(PROGRAMS, folder, error.strerror)
         return
     borrowed.set_program_store(lambda path: Entries(Path(path)))
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -97,35 +75,9 @@ class Entries:
     def put(self, key: str, value: bytes) -> None:
         """Writes the entry; one that was there and could not be read is replaced. A full disk costs a line."""
         try:
-            handle, temporary = tempfile.mkstemp(dir=self._path, prefix=".new-")
-            try:
-                with open(handle, "wb") as file:
-                    file.write(value)
-                os.replace(temporary, self._path / key)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            cache_folder.write(self._path / key, value)
         except OSError as error:
             reason = full(error)
             if reason is None:
                 raise
-            _not_kept(self._path, reason)
-
-
-@functools.lru_cache(maxsize=8)  # once: a start compiles fifty programs
-def _not_kept(folder: Path, reason: str) -> None:
-    print(f"warning: compiled programs are not kept: {folder}: {reason}", file=sys.stderr)
-
-
-def _make_room(folder: Path, limit: int) -> None:
-    """Removes the entries that have not been used for longest, until the others take at most `limit` bytes."""
-    stats = []
-    for file in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another process makes room too
-            stats.append((file.stat().st_mtime, file.stat().st_size, file))
-    excess = sum(size for _, size, _ in stats) - limit
-    for _, size, file in sorted(stats):
-        if excess <= 0:
-            break
-        file.unlink(missing_ok=True)
-        excess -= size
+            cache_folder.not_kept(PROGRAMS, self._path, reason)

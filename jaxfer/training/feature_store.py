@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jaxfer import files
-from jaxfer.training import compilation_cache
+from jaxfer import cache_folder, files
 
 FOLDER = "features"
 LIMIT = 8 * 2**30  # bytes of all files
@@ -37,9 +36,9 @@ def root() -> Path | None:
     """`$JAXFER_CACHE/features`, else `~/.cache/jaxfer/features`; None where nothing is kept.
 
     Raises:
-      InputError: as of the cache of compiled programs.
+      InputError: as `cache_folder.root` has it.
     """
-    folder = compilation_cache.root()
+    folder = cache_folder.root()
     return folder and folder / FOLDER
 
 

@@ -12,7 +12,7 @@ import pytest
 from jax._src import compilation_cache as of_jax
 
 import jaxfer
-from jaxfer import commands
+from jaxfer import cache_folder, commands
 from jaxfer.errors import InputError
 from jaxfer.stages import example_batch
 from jaxfer.step import make_train_step
@@ -111,13 +111,14 @@ def test_without_a_home_nothing_is_kept_and_a_wrong_one_is_refused(monkeypatch, 
     def nobody(_):
         raise RuntimeError("Could not determine home directory.")
 
-    compilation_cache._not_kept.cache_clear()
+    cache_folder.not_kept.cache_clear()
     monkeypatch.setattr(Path, "expanduser", nobody)
     monkeypatch.delenv("JAXFER_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert compilation_cache.default() is None
     assert capsys.readouterr().err == (
-        "warning: compiled programs are not kept: ~/.cache/jaxfer: no home folder; set HOME or JAXFER_CACHE\n"
+        "warning: compiled programs, features and indexes of data are not kept: ~/.cache/jaxfer: no home folder; "
+        "set HOME or JAXFER_CACHE\n"
     )
     monkeypatch.setenv("JAXFER_CACHE", "~nobody/x")
     with pytest.raises(InputError, match="JAXFER_CACHE: expected a folder or 'off', found '~nobody/x': no such user"):
@@ -128,7 +129,7 @@ def test_a_full_disk_costs_the_cache_one_line(tmp_path, monkeypatch, capsys):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    compilation_cache._not_kept.cache_clear()
+    cache_folder.not_kept.cache_clear()
     monkeypatch.setattr(os, "replace", full)
     for key in "abc":
         Entries(tmp_path).put(key, b"value")
@@ -159,12 +160,12 @@ def test_the_least_recently_used_make_room(tmp_path):
         entries.put(key, b"12345")
         os.utime(tmp_path / key, (i, i))
     entries.get("a")
-    compilation_cache._make_room(tmp_path, 12)
+    cache_folder.make_room(tmp_path, 12)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "d"]
 
 
 def test_no_folder_no_cache_and_no_harm(tmp_path, capsys, restored):
-    compilation_cache._not_kept.cache_clear()
+    cache_folder.not_kept.cache_clear()
     (tmp_path / "file").write_text("")
     compilation_cache.enable(tmp_path / "file" / "xla")
     assert compilation_cache.in_use() is None
