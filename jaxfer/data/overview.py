@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.cells import cell_len
 
+from jaxfer.data import index
 from jaxfer.data.encoding import Encoding
 from jaxfer.data.split import Dataset, Split
 
@@ -73,6 +74,7 @@ def copies(splits: Mapping[str, Split]) -> tuple[str, ...]:
     keys = {name: _keys(split, None) for name, split in splits.items()}
     shared = {key for key, count in Counter(key for k in keys.values() for key in set(k)).items() if count > 1}
     keys = {name: _keys(split, shared) if shared else [] for name, split in splits.items()}
+    index.keep()
     lines = []
     for name, other in itertools.combinations(splits, 2):
         known = set(keys[name])

@@ -29,6 +29,7 @@ COMPUTES = (
     "data/prepare.py",
     "data/streams.py",
     "data/lookup.py",
+    "data/index.py",
     "data/order.py",
     "data/loader.py",
     "data/encoding.py",

@@ -290,7 +290,7 @@ def test_show_and_the_command(tmp_path, folder, capsys):
     run(probe("vit_cls"), tmp_path / "run")
     assert main(["cache"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown[-1].startswith("2 files of features") and "ViT" in shown[1]
+    assert shown[-1].startswith("2 files of features") and "ViT" in shown[2]
     assert main(["cache", "--clear"]) == 0 and main(["cache"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("0 files of features, 0 of at most")
     assert main(["cache", "--config.seed=1"]) == 2

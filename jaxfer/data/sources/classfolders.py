@@ -7,20 +7,26 @@ import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from jaxfer.data.lookup import fingerprint, locate, stamp
+from jaxfer.data import index
+from jaxfer.data.index import Look
+from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.order import Stream, draw
 from jaxfer.data.split import Array, Column, Dataset, Split
 from jaxfer.errors import InputError
 
 SPLITS = ("train", "val", "test")
 END = 4096  # bytes of each end of a file that the fingerprint covers
+ENDS = "ends"  # the fact of a file's size and ends
+
+# (files, the names of a split's) -> their column, named by its kind; `InputError` for a bad file.
+Make = Callable[[Look, tuple[str, ...]], Column]
 
 # Reasons to leave out a file, each with a fix.
 SUFFIX, NESTED, BESIDE, HIDDEN = "by suffix", "in folders below a class", "beside the class folders", "as hidden"
@@ -53,21 +59,23 @@ class Files:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """sha256 (hex) of the files' content, which is read whole."""
-        return fingerprint(self.exact(row) for row in range(len(self)))
+        """sha256 (hex) of the files' content, which is read whole where it is not known."""
+        content = fingerprint(self.exact(row) for row in range(len(self)))
+        index.keep()
+        return content
 
     def key(self, row: int) -> Hashable:
         """A key that is equal for files of the same size, first and last 4 KiB."""
-        return _ends(self.root / self.names[row])
+        return index.fact(self.root, self.names[row], ENDS, lambda file: _digest(*ends(file)))
 
-    def exact(self, row: int) -> Hashable:
+    def exact(self, row: int) -> bytes:
         """A key that is equal for files of the same content."""
-        return hashlib.blake2b((self.root / self.names[row]).read_bytes(), digest_size=16).digest()
+        return bytes.fromhex(index.fact(self.root, self.names[row], "content", lambda file: _digest(file.read_bytes())))
 
 
 def dataset(
     path: str,
-    make: Callable[[Path, tuple[str, ...]], Column],
+    make: Make,
     *,
     source: str,
     test_fraction: float,
@@ -78,7 +86,7 @@ def dataset(
 
     Args:
       path: as `data.path` has it.
-      make: (root, the names of a split's files) -> their column, named by its kind; `InputError` for a bad file.
+      make: the column of a split.
       source: the source's name.
       test_fraction: the share of each class taken out of `train` as a fixed `test`, where there is no test folder.
       suffixes: the files to read, by the ends of their names in lower case; "" reads those without.
@@ -105,10 +113,13 @@ def dataset(
                 where = str(roots[split] / name)
                 raise InputError(f"expected the classes of train, found {where!r}; remove it or add it to train")
     names = sorted(name for tree in trees.values() for files in tree.values() for name in files)
-    version, settled = stamp(root / name for name in names)
-    opened = _opened if settled else _opened.__wrapped__
-    listed = tuple((split, name, tuple(files)) for split, tree in trees.items() for name, files in tree.items())
-    splits, content = opened(root, listed, classes, make, test_fraction, version)
+    files = index.look(root, names)
+    try:
+        splits, content = files.made(
+            (classes, make, test_fraction), lambda: _opened(files, trees, classes, make, test_fraction)
+        )
+    finally:
+        index.keep()
     provenance = {split: f"{where.name}/" if where != root else "every class folder" for split, where in roots.items()}
     if test_fraction:
         provenance["test"] = f"drawn from train: data.test_fraction={test_fraction:g}"
@@ -122,35 +133,27 @@ def dataset(
     )
 
 
-@functools.lru_cache(maxsize=4)
 def _opened(
-    root: Path,
-    listed: tuple[tuple[str, str, tuple[str, ...]], ...],
+    files: Look,
+    trees: Mapping[str, Mapping[str, Sequence[str]]],
     classes: tuple[str, ...],
-    make: Callable[[Path, tuple[str, ...]], Column],
+    make: Make,
     test_fraction: float,
-    version: tuple,
 ) -> tuple[dict[str, Split], str]:
-    """(the splits, the fingerprint): what reads every file, once a process for all runs that are made of these.
-
-    Args:
-      root: the data's folder.
-      listed: (split, class, its files) each.
-      classes: their names in order.
-      make: as in `dataset`.
-      test_fraction: likewise.
-      version: the cache key, which changes with the files.
-    """
-    trees: dict[str, dict[str, tuple[str, ...]]] = {}
-    for split, name, files in listed:
-        trees.setdefault(split, {})[name] = files
-    splits = {split: _split(root, tree, classes, make) for split, tree in trees.items()}
+    """(the splits, the fingerprint) of trees {split: {class: its files}}; the other arguments as in `dataset`."""
+    splits = {split: _split(files, tree, classes, make) for split, tree in trees.items()}
     if test_fraction:
         splits |= _with_test(splits, test_fraction)
-    # Linux keeps names as bytes, which need not be UTF-8.
-    names = sorted(name for _, _, files in listed for name in files)
-    parts = (part for name in names for part in (name.encode(errors="surrogateescape"), *_ends(root / name)))
-    return splits, fingerprint(itertools.chain(parts, [f"test_fraction={test_fraction}"]))
+    about = f"test_fraction={test_fraction}"
+    return splits, files.sum(about, lambda: fingerprint(itertools.chain(named_ends(files, files.stamps), [about])))
+
+
+def named_ends(files: Look, names: Iterable[str]) -> Iterator[str | bytes]:
+    """Name, size and ends of each file, for a fingerprint."""
+    for name in names:
+        size, data = ends(files.root / name)
+        files.fact(name, ENDS, lambda _, found=(size, data): _digest(*found))  # so that `key` need not open it
+        yield from (name.encode(errors="surrogateescape"), size, data)  # Linux keeps names as bytes
 
 
 def _folders(root: Path) -> list[str]:
@@ -204,10 +207,11 @@ class _Listing:
         for name in _folders(where):
             if not _is_utf8(name):
                 raise InputError(f"expected class folders named in UTF-8, found {str(where / name)!r}; rename it")
-            files = sorted(self._files(where / name, ()))
+            prefix = (where / name).relative_to(self.root).as_posix()
+            files = sorted(self._files(prefix, ()), key=_parts if self.nested else None)
             if not files:
                 raise InputError(self._empty(where / name))
-            tree[name] = [file.relative_to(self.root).as_posix() for file in files]
+            tree[name] = files
         if not tree:
             raise InputError(
                 f"expected class folders in {str(where)!r}, found none; put each class's {self.noun} in a folder"
@@ -244,27 +248,52 @@ class _Listing:
             fix = "add some or remove it"
         return f"expected {self.noun} ({' '.join(self.suffixes)}) in {str(folder)!r}, found none; {fix}"
 
-    def _files(self, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-        """The files of a class to read; the others are counted. `above`: the folders from the class folder down."""
-        resolved = folder.resolve()
+    def _files(self, folder: str, above: tuple[str, ...]) -> Iterator[str]:
+        """The files of a class to read, relative to root; the others are counted.
+
+        Paths are strings here: a hundred thousand `Path`s take seconds.
+
+        Args:
+          folder: relative to root.
+          above: the resolved folders from the class folder down.
+        """
+        resolved = os.path.realpath(self.root / folder)
         if resolved in above:  # a link to a folder that is being listed
             return
-        for entry in folder.iterdir():
-            suffix, hidden = entry.suffix.lower(), entry.name.startswith(".")
-            if entry.is_dir():
-                if not hidden:
-                    yield from self._files(entry, (*above, resolved))
-            elif suffix not in self.suffixes:
-                self.skipped[SUFFIX, suffix] += not hidden
-            elif hidden:
-                self.skipped[HIDDEN, suffix] += 1
-            elif above and not self.nested:
-                self.skipped[NESTED, suffix] += 1
-            else:
-                yield entry
+        with os.scandir(self.root / folder) as entries:
+            for entry in entries:
+                suffix, hidden, name = _suffix(entry.name), entry.name.startswith("."), f"{folder}/{entry.name}"
+                # A link in a circle is no folder; `entry.is_dir` would raise.
+                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                    if not hidden:
+                        yield from self._files(name, (*above, resolved))
+                elif suffix not in self.suffixes:
+                    self.skipped[SUFFIX, suffix] += not hidden
+                elif hidden:
+                    self.skipped[HIDDEN, suffix] += 1
+                elif above and not self.nested:
+                    self.skipped[NESTED, suffix] += 1
+                else:
+                    yield name
 
 
-def _ends(file: Path) -> tuple[str, bytes]:
+def _parts(name: str) -> list[str]:
+    return name.split("/")
+
+
+def _suffix(name: str) -> str:
+    """`Path(name).suffix` in lower case."""
+    stem, _, end = name.rpartition(".")
+    return f".{end}".lower() if stem and end else ""
+
+
+def _digest(*parts: str | bytes) -> str:
+    """blake2b (hex, 16 bytes) of the parts."""
+    data = b"\0".join(part.encode() if isinstance(part, str) else part for part in parts)
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def ends(file: Path) -> tuple[str, bytes]:
     """(size in bytes, the first and last 4 KiB), the whole file if it is no longer than both."""
     with open(file, "rb") as content:
         head = content.read(END)
@@ -273,14 +302,9 @@ def _ends(file: Path) -> tuple[str, bytes]:
         return str(size), head + content.read()
 
 
-def _split(
-    root: Path,
-    tree: Mapping[str, Sequence[str]],
-    classes: tuple[str, ...],
-    make: Callable[[Path, tuple[str, ...]], Column],
-) -> Split:
+def _split(files: Look, tree: Mapping[str, Sequence[str]], classes: tuple[str, ...], make: Make) -> Split:
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(tree.get(name, ())) for name in classes])
-    column = make(root, tuple(file for name in classes for file in tree.get(name, ())))
+    column = make(files, tuple(file for name in classes for file in tree.get(name, ())))
     return Split.whole(**{column.kind: column, "label": Array(labels, "class")})
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
 from jaxfer.data.encodings.pixels import opened, pixels, verify
+from jaxfer.data.index import Look
 from jaxfer.data.sources import classfolders
 from jaxfer.data.split import Dataset
 
@@ -21,8 +21,8 @@ def source(
     """PATH/{train,val,test}/CLASS/*.jpg, or PATH/CLASS/*.jpg if all images are `train`.
 
     The folder is listed whenever the source is made, and the header of every file read: a file that is no image stops
-    the run before it starts. A process that makes it again, as a sweep does for each cell, reads them anew only if a
-    file's size, times or inode changed. Files that are left out are counted in the notes.
+    the run before it starts. What was read is kept for the process, and on disk for the next one (`jaxfer cache`): only
+    files whose size, times or inode changed are opened again. Files that are left out are counted in the notes.
 
     The fingerprint covers each file's relative name, its size, and its first and last 4 KiB, not all of its content,
     which would take minutes for a large set: a change in the middle of a file that keeps its size goes unseen. It holds
@@ -54,8 +54,13 @@ class Files(classfolders.Files):
         return pixels(self.picture(row))
 
 
-def _images(root: Path, names: tuple[str, ...]) -> Files:
+def checked(files: Look, name: str) -> None:
+    """`verify`, where the file is not known to be an image."""
+    files.fact(name, "image", lambda file: verify(file) or True)
+
+
+def _images(files: Look, names: tuple[str, ...]) -> Files:
     """The column, every header read."""
     for name in names:
-        verify(root / name)
-    return Files(root, names)
+        checked(files, name)
+    return Files(files.root, names)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from jaxfer.data import index
 from jaxfer.data.encodings.image import OUTSIDE
-from jaxfer.data.encodings.pixels import verify
-from jaxfer.data.lookup import fingerprint, locate, stamp
-from jaxfer.data.sources.folder import FORMATS, Files
+from jaxfer.data.index import Look
+from jaxfer.data.lookup import fingerprint, locate
+from jaxfer.data.sources import classfolders
+from jaxfer.data.sources.folder import FORMATS, Files, checked
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
 
@@ -57,45 +58,42 @@ def source(*, path: str = "") -> Dataset:
                 "correct data.path or move the files"
             )
     _check_folders(root)
-    pairs = tuple((split, _pairs(root, split)) for split in SPLITS if (root / IMAGES / split).is_dir())
-    version, settled = stamp(file for _, files in pairs for pair in files for file in pair)
-    read = _read if settled else _read.__wrapped__
-    return read(root, pairs, _given(root / NAMES), version)
+    pairs = {split: _pairs(root, split) for split in SPLITS if (root / IMAGES / split).is_dir()}
+    given = _given(root / NAMES)
+    files = index.look(root, (name for found in pairs.values() for pair in found for name in pair))
+    try:
+        return files.made(("masks", given), lambda: _read(files, pairs, given))
+    finally:
+        index.keep()
 
 
-@functools.lru_cache(maxsize=4)
-def _read(
-    root: Path, pairs: tuple[tuple[str, tuple[tuple[Path, Path], ...]], ...], given: tuple[str, ...], version: tuple
-) -> Dataset:
-    """The dataset of (split, (image, mask) of each example); `version` is the cache key, which changes with the files.
-
-    `given` are the names of the classes, () where there are none.
-    """
-    pairs, largest, notes = dict(pairs), {}, []
-    for split, files in pairs.items():
-        for image, mask in files:
-            verify(image)
-            _check_size(image, mask)
-        looked = files[:: -(-len(files) // SAMPLE)]
-        if len(looked) < len(files):
-            notes.append(f"{len(looked):,} of the {len(files):,} masks of {split} were read to check their numbers")
-        largest[split] = max((_largest(mask), mask) for _, mask in looked)
+def _read(files: Look, pairs: Mapping[str, tuple[tuple[str, str], ...]], given: tuple[str, ...]) -> Dataset:
+    """The dataset of {split: (image, mask) of each example}; `given`: the classes' names, () where there are none."""
+    root, largest, notes = files.root, {}, []
+    for split, found in pairs.items():
+        for image, mask in found:
+            checked(files, image)
+            _check_size(files, image, mask)
+        looked = found[:: -(-len(found) // SAMPLE)]
+        if len(looked) < len(found):
+            notes.append(f"{len(looked):,} of the {len(found):,} masks of {split} were read to check their numbers")
+        largest[split] = max((files.fact(mask, "largest", _largest), mask) for _, mask in looked)
     classes = given or tuple(f"class_{i}" for i in range(largest["train"][0] + 1))
     for most, mask in largest.values():
         if most >= len(classes):
             fix = "list every class in classes.txt, or draw it as 255 to leave it out"
-            raise InputError(f"expected numbers 0..{len(classes) - 1} or 255 in {str(mask)!r}, found {most}; {fix}")
+            where = str(root / mask)
+            raise InputError(f"expected numbers 0..{len(classes) - 1} or 255 in {where!r}, found {most}; {fix}")
     splits = {
         split: Split.whole(
-            image=Files(root, tuple(_relative(image, root) for image, _ in files)),
-            mask=Masks(root, tuple(_relative(mask, root) for _, mask in files)),
+            image=Files(root, tuple(image for image, _ in found)), mask=Masks(root, tuple(mask for _, mask in found))
         )
-        for split, files in pairs.items()
+        for split, found in pairs.items()
     }
     return Dataset(
         splits=splits,
         classes=classes,
-        fingerprint=fingerprint(_content(splits, classes)),
+        fingerprint=files.sum(f"masks {classes}", lambda: fingerprint(_content(files, splits, classes))),
         notes=tuple(notes),
         provenance={split: f"{IMAGES}/{split}/" for split in splits},
         listed=root,
@@ -115,8 +113,8 @@ def _check_folders(root: Path) -> None:
                 )
 
 
-def _pairs(root: Path, split: str) -> tuple[tuple[Path, Path], ...]:
-    """(image, mask) of each example, by name."""
+def _pairs(root: Path, split: str) -> tuple[tuple[str, str], ...]:
+    """(image, mask) of each example, relative to root, by name."""
     images, masks = _by_stem(root / IMAGES / split, FORMATS), _by_stem(root / MASKS / split, (".png",))
     for part, files, others, other in ((IMAGES, images, masks, "a .png mask"), (MASKS, masks, images, "an image")):
         if alone := sorted(set(files) - set(others)):
@@ -127,7 +125,7 @@ def _pairs(root: Path, split: str) -> tuple[tuple[Path, Path], ...]:
     if not images:
         where = str(root / IMAGES / split)
         raise InputError(f"expected images ({' '.join(FORMATS)}) in {where!r}, found none; add some or remove it")
-    return tuple((images[stem], masks[stem]) for stem in sorted(images))
+    return tuple((_relative(images[stem], root), _relative(masks[stem], root)) for stem in sorted(images))
 
 
 def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
@@ -153,14 +151,17 @@ def _given(file: Path) -> tuple[str, ...]:
     return names
 
 
-def _check_size(image: Path, mask: Path) -> None:
-    sizes = []
-    for file in (image, mask):
-        with _opened(file) as picture:
-            sizes.append(picture.size)
-    if sizes[0] != sizes[1]:
-        (width, height), (w, h) = sizes
-        raise InputError(f"expected a mask of {height} x {width} pixels for {str(image)!r}, found {h} x {w}; redraw it")
+def _check_size(files: Look, image: str, mask: str) -> None:
+    (width, height), (w, h) = (tuple(files.fact(name, "size", _size)) for name in (image, mask))
+    if (width, height) != (w, h):
+        where = str(files.root / image)
+        raise InputError(f"expected a mask of {height} x {width} pixels for {where!r}, found {h} x {w}; redraw it")
+
+
+def _size(file: Path) -> tuple[int, int]:
+    """(width, height)."""
+    with _opened(file) as picture:
+        return picture.size
 
 
 def _largest(file: Path) -> int:
@@ -199,11 +200,10 @@ def _relative(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix()
 
 
-def _content(splits: dict[str, Split], classes: tuple[str, ...]) -> Iterator[bytes | str]:
+def _content(files: Look, splits: dict[str, Split], classes: tuple[str, ...]) -> Iterator[bytes | str]:
     """Names, sizes and ends of all files, as `folder` takes them."""
     yield from classes
     for name, split in splits.items():
         yield name
-        for files in split.columns.values():
-            for row, file in enumerate(files.names):
-                yield from (file.encode(errors="surrogateescape"), *files.key(row))
+        for column in split.columns.values():
+            yield from classfolders.named_ends(files, column.names)

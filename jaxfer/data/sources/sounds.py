@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from jaxfer.data.encodings import wav
+from jaxfer.data.index import Look
 from jaxfer.data.lookup import fingerprint
 from jaxfer.data.sources import classfolders
 from jaxfer.data.split import Dataset
@@ -72,11 +73,16 @@ class Sounds(classfolders.Files):
         return wav.decode(self.root / self.names[row])
 
 
-def _sounds(root: Path, names: tuple[str, ...]) -> Sounds:
+def _sounds(files: Look, names: tuple[str, ...]) -> Sounds:
     """The column, every header read."""
-    headers = [wav.header(root / name) for name in names]
-    rates, lengths = (np.array([getattr(h, field) for h in headers], np.int64) for field in ("rate", "length"))
-    return Sounds(root, names, rates, lengths, sum(h.channels > 1 for h in headers))
+    headers = np.array([files.fact(name, "sound", _header) for name in names], np.int64)
+    rates, lengths, channels = headers.T
+    return Sounds(files.root, names, rates, lengths, int((channels > 1).sum()))
+
+
+def _header(file: Path) -> tuple[int, int, int]:
+    found = wav.header(file)
+    return found.rate, found.length, found.channels
 
 
 def _with_val(data: Dataset, parts: tuple[str, ...]) -> Dataset:
