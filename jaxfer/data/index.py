@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import PIL
 
 from jaxfer import cache_folder
-from jaxfer.data.lookup import SETTLED, fingerprint
+from jaxfer.data.lookup import SETTLED, fingerprint, stamp
 
 T = TypeVar("T")
 
@@ -154,6 +154,19 @@ def look(root: Path, names: Iterable[str]) -> Look:
 def fact(root: Path, name: str, kind: str, read: Callable[[Path], T]) -> T:
     """`Look.fact` of the file as it is now."""
     return look(root, [name]).fact(name, kind, read)
+
+
+def once(read: Callable[..., T]) -> Callable[..., T]:
+    """`read({split: file}, *options)` of files that are read whole: called once a process as long as they stay."""
+
+    @functools.wraps(read)
+    def made(files: Mapping[str, Path], *options: Hashable) -> T:
+        version, settled = stamp(files.values())
+        if not settled:
+            return read(files, *options)
+        return _remembered(_MADE, (read, tuple(files), version, options), lambda: read(files, *options))
+
+    return made
 
 
 def keep() -> None:

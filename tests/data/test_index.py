@@ -17,6 +17,7 @@ from jaxfer.data import index
 from jaxfer.data.lookup import fingerprint
 from jaxfer.data.sources import folder, masks, sounds
 from jaxfer.errors import InputError
+from jaxfer.registry import SOURCES
 from jaxfer.sweeps import cells
 from jaxfer.training.preflight import preflight
 from tests.experiments import SOUNDS, tiny_config
@@ -287,3 +288,49 @@ def test_show_is_the_same_from_the_index(root, cache, opens):
     opens.clear()
     assert jaxfer.show(config).text() == before
     assert images(opens) == []
+
+
+TABLES = {
+    "table": ("train.csv", "text,label\nwarm,a\ncold,b\n", "text,label\nwarm,a\ncoat,b\n", {}),
+    "csv_rows": ("train.csv", "x,label\n1,a\n2,b\n", "x,label\n1,a\n3,b\n", {"numbers": ("x",)}),
+    "conll": ("train.conll", "Ada\tB-PER\n\nran\tO\n", "Ida\tB-PER\n\nran\tO\n", {}),
+    "squad": (
+        "train.jsonl",
+        '{"id": "1", "question": "Who?", "context": "Ada ran.", "answers": [{"text": "Ada", "start": 0}]}\n',
+        '{"id": "1", "question": "Who?", "context": "Ada sat.", "answers": [{"text": "Ada", "start": 0}]}\n',
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_read_once_a_process_until_they_change(name, tmp_path, opens):
+    file, content, other, options = TABLES[name]
+    (tmp_path / file).write_text(content)
+    age(tmp_path)
+
+    def made():
+        opens.clear()
+        data = SOURCES.make(name, path=str(tmp_path), **options)
+        return data, opens.count(file)
+
+    first, read = made()
+    assert read and made() == (first, 0)
+    (tmp_path / f"more{file[5:]}").write_text("")
+    noted, read = made()
+    assert len(noted.notes) == len(first.notes) + 1, "another file of the folder is noted at once"
+    assert noted.fingerprint == first.fingerprint
+    copy = tmp_path / "copy"
+    copy.write_text(other)
+    os.utime(copy, ns=(0, os.stat(tmp_path / file).st_mtime_ns))
+    copy.replace(tmp_path / file)
+    changed, read = made()
+    assert read and changed.fingerprint != first.fingerprint
+
+
+def test_options_of_a_table_make_another_dataset(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label,other\nwarm,a,x\ncold,b,y\n")
+    age(tmp_path)
+    sources = [SOURCES.make("table", path=str(tmp_path), label=label) for label in ("label", "other", "label")]
+    assert [data.classes for data in sources] == [("a", "b"), ("x", "y"), ("a", "b")]
+    assert sources[0] is sources[2]

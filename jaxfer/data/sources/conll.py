@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from jaxfer.data import index
 from jaxfer.data.encodings.text import Words
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.sources.rows import Dialect
@@ -78,16 +79,22 @@ def source(
         raise InputError(f"expected data.scheme to be one of {', '.join(SCHEMES)}, found {scheme!r}")
     root = locate(path, "conll")
     files, notes = split_files(root, {"train": train, "val": val, "test": test}, Dialect(delimiter="\t"), FORMATS)
+    return _read(files, notes, word, tag, scheme)
+
+
+@index.once
+def _read(files: Mapping[str, Path], notes: tuple[str, ...], word: int, tag: int, scheme: str) -> Dataset:
+    """The dataset in these files; the other arguments as in `source`."""
     sentences = {split: list(_sentences(file, word, tag)) for split, file in files.items()}
     for split, file in files.items():
         if not sentences[split]:
             raise InputError(f"expected tagged words in {str(file)!r}, found none; add some or remove the file")
     names = _names(sentences, files, scheme)
-    index = {name: i for i, name in enumerate(names)}
+    numbers = {name: i for i, name in enumerate(names)}
     splits = {
         split: Split.whole(
             text=Words(tuple(words for words, _ in pairs)),
-            tags=Tags(names, tuple(np.asarray([index[tag] for tag in tags], np.int32) for _, tags in pairs)),
+            tags=Tags(names, tuple(np.asarray([numbers[tag] for tag in tags], np.int32) for _, tags in pairs)),
         )
         for split, pairs in sentences.items()
     }

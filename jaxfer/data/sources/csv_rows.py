@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxfer.data import index
 from jaxfer.data.encodings.row import Rows, Value
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.sources import labels as reading
@@ -69,12 +70,21 @@ def source(
     _check_columns(numbers, categories, label, zero_is_missing)
     dialect = Dialect(columns=columns, delimiter=delimiter, encoding=encoding, quotes=quotes).check()
     files, notes = split_files(locate(path, "csv_rows"), {"train": train, "val": val, "test": test}, dialect)
-    fields = _Fields(numbers, categories, label, target, ("", *missing), zero_is_missing)
+    fields = (numbers, categories, label, target, ("", *missing), zero_is_missing)
+    return _read(files, notes, fields, dialect, test_fraction)
+
+
+@index.once
+def _read(
+    files: Mapping[str, Path], notes: tuple[str, ...], named: tuple[Any, ...], dialect: Dialect, test_fraction: float
+) -> Dataset:
+    """The dataset in these files; `named`: the arguments of `_Fields`."""
+    fields, target = _Fields(*named), named[3]
     read = {split: fields.read(file, dialect) for split, file in files.items()}
     classes = reading.class_names([name for _, name in read["train"]]) if target == "class" else ()
     splits = {}
     for split, rows in read.items():
-        column = Rows(numbers=numbers, categories=categories, rows=tuple(row for row, _ in rows))
+        column = Rows(numbers=fields.numbers, categories=fields.categories, rows=tuple(row for row, _ in rows))
         labels = _labels([value for _, value in rows], classes, target, files[split])
         splits[split] = Split.whole(row=column, label=labels)
     parts = (part for name, split in splits.items() for part in (name, split.columns["row"].sha256, split.labels))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from jaxfer.data import index
 from jaxfer.data.encodings.text import texts
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.sources.labels import readable
@@ -66,6 +67,12 @@ def source(*, path: str = "", train: str = "", val: str = "", test: str = "", ba
         raise InputError(f"expected data.bad_rows >= 0, found {bad_rows}")
     root = locate(path, "squad")
     files, notes = split_files(root, {"train": train, "val": val, "test": test}, Dialect(delimiter="\t"), FORMATS)
+    return _read(files, notes, root, bad_rows)
+
+
+@index.once
+def _read(files: Mapping[str, Path], notes: tuple[str, ...], root: Path, bad_rows: int) -> Dataset:
+    """The dataset in these files of the folder `root`."""
     splits, bad, total = {}, [], 0
     for split, file in files.items():
         rows = []

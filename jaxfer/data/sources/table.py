@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxfer.data import index
 from jaxfer.data.encodings.text import texts
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.sources import labels as reading
@@ -50,8 +51,9 @@ def source(
 ) -> Dataset:
     """A folder with train.*, val.* (or dev.*, valid.*, validation.*) and test.*, or one file that is all `train`.
 
-    Read whenever the source is made. A row is bad if its fields don't match the header, it has no text, or its label is
-    invalid; blank lines are skipped. A test file without labels, as GLUE has them, is left out and noted.
+    A process reads the files again only if one of them changed. A row is bad if its fields don't match the header, it
+    has no text, or its label is invalid; blank lines are skipped. A test file without labels, as GLUE has them, is left
+    out and noted.
 
     Args:
       path: the folder or file; a relative one that is absent is looked up in the folder that JAXFER_DATA names.
@@ -89,11 +91,28 @@ def source(
     dialect = Dialect(columns=columns, delimiter=delimiter, encoding=encoding, quotes=quotes).check()
     root = locate(path, "table")
     files, notes = split_files(root, {"train": train, "val": val, "test": test}, dialect)
-    names, tables = _Columns(text, text_pair, label, target), {}
+    return _read(
+        files, notes, root, _Columns(text, text_pair, label, target), dialect, separator, bad_rows, test_fraction
+    )
+
+
+@index.once
+def _read(
+    files: Mapping[str, Path],
+    notes: tuple[str, ...],
+    root: Path,
+    asked: _Columns,
+    dialect: Dialect,
+    separator: str,
+    bad_rows: int,
+    test_fraction: float,
+) -> Dataset:
+    """The dataset in these files of the folder `root`; `asked`: the columns that the config names."""
+    files, names, target, tables = dict(files), asked, asked.target, {}
     for split, file in files.items():  # train first: all splits have its columns
         tables[split] = _table(file, names, dialect, reading.reader(target, separator), split)
         names = tables[split].names
-    notes += names.notes(_Columns(text, text_pair, label, target))
+    notes += names.notes(asked)
     if "test" in tables and (why := _unlabelled(tables["test"], tables["train"])):
         notes += (f"{files['test'].name} has {why} and is left out: no test split; set data.test to another file",)
         del tables["test"], files["test"]
@@ -103,7 +122,7 @@ def source(
     for split, file in files.items():
         if not tables[split].labels:
             raise InputError(f"expected rows in {str(file)!r}, found none; add some or remove the file")
-    classed = bool(label) and target != "value"
+    classed = bool(asked.label) and target != "value"
     classes = reading.class_names(tables["train"].labels) if classed else ()
     if classed and not classes:
         raise InputError("expected labels in the train file, found none; correct data.label or data.separator")
