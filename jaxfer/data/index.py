@@ -28,7 +28,7 @@ from jaxfer.data.lookup import SETTLED, fingerprint, stamp
 T = TypeVar("T")
 
 FOLDER, SUFFIX = "index", ".json"
-LIMIT = 2**30  # bytes of all files; 100,000 images take 19 MB
+LIMIT = 2**30  # bytes of all files; 100,000 images take 16 MB
 OPEN = 4  # folders, and results, that a process remembers
 SUMS = 8  # fingerprints of a folder
 
