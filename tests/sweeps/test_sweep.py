@@ -226,6 +226,7 @@ def test_a_sweep_of_24_probe_cells_compiles_at_most_twice(tmp_path):
     """,
     )
     programs._train_program.cache_clear()
+    programs._block_program.cache_clear()
     found = jaxfer.sweep(spec, tmp_path / "sweep", quiet=True)
     assert programs.compiles() == 2, "the source and the probe"
     assert [row.compiles for row in found.rows] == [1, 0, 0, 0, 0, 0, 0, 0]
@@ -297,7 +298,7 @@ def test_an_idle_worker_that_is_killed_is_replaced(config, tmp_path):
 
         def told(cell, outcome):
             if cell.cell.name == "source":
-                (idle,) = (worker for worker in pool.workers if worker.cell is None)
+                (idle,) = (worker for worker in pool.workers if worker.group is None)
                 idle.process.kill()
                 idle.process.join()
 
