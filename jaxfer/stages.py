@@ -245,6 +245,8 @@ def _completed(config: StageConfig, method: Method, where: str) -> StageConfig:
         if name in method.hparams and not math.isfinite(value):
             raise InputError(f"{where}.options.{name}: expected a finite number, found {value}")
         options[name] = float(value) if name in method.hparams else value
+    if method.fit is not None:  # one step at no rate, whatever the config says
+        return dataclasses.replace(config, options=options, steps=1, warmup=0, lr=0.0, rates={})
     lr = config.lr
     if lr is None and not config.rates:
         if "lr" not in method.hparams:
@@ -352,6 +354,11 @@ def _hparams(config: StageConfig, method: Method, task_hparams: Mapping[str, flo
 def _notes(config: StageConfig, method: Method, groups: Mapping[str, str], moving: int, where: str) -> Iterator[str]:
     """Notes on rules that match but have no effect. Not an error: a sweep gives one rule to many methods."""
     before = rules.resolve((), groups, defaults=method.rules)
+    if method.fit is not None:
+        yield (
+            f"{where}: the head is fitted at once by {method.fit.name}, which counts as one step; steps, batch_size "
+            "and the optimizer's fields are not read"
+        )
     for pattern in config.freeze:
         hits = rules.select((pattern,), groups)
         if all(before[path] == FROZEN for path in hits):

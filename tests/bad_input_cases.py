@@ -26,6 +26,7 @@ def get_config(arg=""):
 
 NPZ, FOLDER = "--config.data.source=npz --config.data.path=", "--config.data.source=folder --config.data.path="
 TARGET = "--config.stream.target.source=synthetic --config.stream.target.image=8,8,3"
+FIT = "--config.method=probe --config.options.fit="
 NEW, DONE = "--workdir=runs/new", "--workdir=runs/done"
 
 # {case: (command line, fragments of the message: what was expected, what was found, the fix)}
@@ -64,6 +65,51 @@ COMMANDS = {
     "elastic weights under a new head": (
         f"run c.py {NEW} --config.method=ewc --config.init=run:runs/done --config.data.classes_count=3",
         ["'ewc' measures the source on data of its own classes", "makes a new head for others", "config.head=keep"],
+    ),
+    # heads that are fitted at once
+    "an unknown fit": (
+        f"show c.py {FIT}lbgfs",
+        ["probe: expected fit to be ridge or lbfgs, found 'lbgfs'", "nearest: 'lbfgs'"],
+    ),
+    "penalties without a fit": (
+        "show c.py --config.method=probe --config.options.penalties=1,10",
+        ["probe: penalties are for a fit at once", "set fit to ridge or lbfgs"],
+    ),
+    "a penalty of zero": (
+        f"show c.py {FIT}ridge --config.options.penalties=1,0",
+        ["probe: expected distinct positive penalties, found (1.0, 0.0)", "correct or omit them"],
+    ),
+    "logistic regression of a number": (
+        f"show c.py {FIT}lbfgs --config.task.name=regression --config.data.target=value",
+        ["config.options.fit: lbfgs fits the task classification, config.task is 'regression'", "omit it"],
+    ),
+    "a fit under an add-on": (
+        f"show c.py {FIT}ridge --config.adds=ema",
+        ["config.adds: add-ons change steps, and ridge takes none", "remove ema"],
+    ),
+    "a fit in slices": (
+        f"show c.py {FIT}ridge --config.accumulate=2",
+        ["config.accumulate: ridge reads all examples at once, found 2 slices", "set it to 1"],
+    ),
+    "a fit of half a layer": (
+        f"show c.py {FIT}ridge --config.freeze=head/out/bias",
+        ["config: ridge fits head/out/bias and head/out/kernel", "found head/out/kernel trainable", "config.freeze"],
+    ),
+    "a fit of augmented images": (
+        f"show c.py {FIT}ridge --config.data.augment=flip",
+        ["config.options.fit: ridge needs features that stay the same", "the examples are augmented (flip)", "omit it"],
+    ),
+    "a fit beside a stream": (
+        f"show c.py {FIT}ridge {TARGET}",
+        ["ridge needs features that stay the same", "other streams or networks read the same batches", "omit it"],
+    ),
+    "a fit under pmap": (
+        f"show c.py {FIT}ridge --config.parallel.mode=pmap",
+        ["ridge needs features that stay the same", "pmap and several processes compute features in each step"],
+    ),
+    "a trace of steps that a fit has not": (
+        f"show c.py {FIT}ridge --config.profile=1,2",
+        ["config.profile: expected steps in 1..1, as a fit counts as one, found (1, 2)", "correct it"],
     ),
     # other networks
     "distillation without a teacher": (

@@ -183,7 +183,9 @@ def main(argv: list[str] | None = None) -> None:
     if options.side:
         serve(options.side, *rows[:1])
         return
-    print("| | ms, jaxfer | ms, PyTorch | theirs / ours | lowest | highest |\n| --- | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        "| | ms, jaxfer | ms, PyTorch | theirs / ours | lowest | highest |\n| --- | ---: | ---: | ---: | ---: | ---: |"
+    )
     for row in rows:
         mine, other = Side("jaxfer", row), Side("torch", row)
         calls = max(1, round(options.seconds / max(mine.seconds(1), other.seconds(1))))

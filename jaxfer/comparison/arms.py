@@ -87,7 +87,8 @@ def _space(owner: str, stage: str, config: CompareConfig, port: Port) -> dict[st
     grids = config.grid.get(owner, {})
     for hparam in grids:
         if hparam not in hparams:
-            raise InputError(f"config.compare.grid.{owner}.{hparam}: {owner} can tune only {', '.join(hparams)}")
+            known = f"only {', '.join(hparams)}" if hparams else "nothing; remove it"
+            raise InputError(f"config.compare.grid.{owner}.{hparam}: {owner} can tune {known}")
     spaces = {}
     for hparam, (default, grid) in hparams.items():
         default = float(chosen.get(hparam, default))
@@ -99,8 +100,11 @@ def _space(owner: str, stage: str, config: CompareConfig, port: Port) -> dict[st
 def _trials(name: str, spaces: Mapping[str, tuple[float, ...]], count: int) -> tuple[Setting, ...]:
     """The default and count - 1 others, drawn without replacement from the product of the spaces (random search).
 
+    An arm with nothing to tune, a head fitted at once say, has the same setting in each trial, and is run once.
     The draw depends on nothing but the size of the product, so that a comparison can be repeated.
     """
+    if not spaces:
+        return ({},) * count
     settings = [dict(zip(spaces, values, strict=True)) for values in itertools.product(*spaces.values())]
     if len(settings) < count:
         raise InputError(

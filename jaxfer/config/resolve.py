@@ -140,7 +140,10 @@ def _stage(name: str, common: Mapping[str, Any], raw: Mapping[str, Any]) -> Stag
     method_options = METHODS.schema(stage["method"])  # any other option is an hparam, which `stages` checks
     structural = {option: value for option, value in stage["options"].items() if option in method_options}
     complete = METHODS.complete(stage["method"], structural, f"{where}.options")
-    return StageConfig(**{**stage, "options": {**stage["options"], **complete}})
+    options = {**stage["options"], **complete}
+    # An option that is None is left out: written out or not, and before its method had it, it is the same experiment.
+    options = {name: value for name, value in options.items() if value is not None or name not in method_options}
+    return StageConfig(**{**stage, "options": options})
 
 
 def _section(section: str, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

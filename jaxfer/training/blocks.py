@@ -61,7 +61,7 @@ class Grid:
 def possible(stage: Stage, where: Placement, experiment: Experiment) -> bool:
     """Whether a stage may run here: it reads stored features, on a single device."""
     single = where.mode == "jit" and where.size == 1 and not experiment.run.profile
-    return single and cached.reason(stage, where, experiment) is None
+    return single and stage.spec.method.fit is None and cached.reason(stage, where, experiment) is None
 
 
 def key(turn: Turn) -> Hashable | None:

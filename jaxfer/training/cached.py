@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,17 @@ CODE = (
 
 def reason(stage: Stage, where: Placement, experiment: Experiment) -> str | None:
     """Why a stage of the config can't run on stored features on these devices; None where it can."""
-    spec, port = stage.spec, stage.spec.port
-    below = [path for path in spec.trainable if not path.startswith(f"{port.head}/")]
     if experiment.run.cache == "off":
         return "config.cache is off"
     if feature_store.root() is None:
         return "JAXFER_CACHE is off"
+    return unlike(stage, where, experiment)
+
+
+def unlike(stage: Stage, where: Placement, experiment: Experiment) -> str | None:
+    """Why a stage's steps would be others on features computed once, stored or not; None where they are the same."""
+    spec, port = stage.spec, stage.spec.port
+    below = [path for path in spec.trainable if not path.startswith(f"{port.head}/")]
     if not cluster.alone() or where.mode == "pmap":
         return "pmap and several processes compute features in each step"
     if below:
@@ -213,10 +218,26 @@ class Cached:
             if len(missing):
                 if not feature_store.make_room(len(missing) * store.row.itemsize, store.folder):
                     raise OSError(f"those of {len(missing):,} examples would take more than the cache's limit")
-                self._fill(store, dataclasses.replace(split, rows=missing), state)
+                for rows, values in self._features(dataclasses.replace(split, rows=missing), state):
+                    store.write(rows, values)
         self.seconds += time.perf_counter() - begun
         self.computed += len(missing)
         return split.with_column(FEATURES, Array(store.values, FEATURES))
+
+    def in_memory(self, split: Split, state: State) -> Split:
+        """The same, computed now and kept nowhere else.
+
+        Raises:
+          Unfinished: the process is asked to stop.
+        """
+        begun, rows = time.perf_counter(), np.unique(split.rows)
+        (count,) = {len(split.columns[encoding.column]) for encoding in self.plain.spec.port.encodings}
+        values = np.empty((count, self.plain.spec.port.features[0]), np.float32)  # untouched rows take no room
+        for part, found in self._features(dataclasses.replace(split, rows=rows), state):
+            values[part] = found
+        self.seconds += time.perf_counter() - begun
+        self.computed += len(rows)
+        return split.with_column(FEATURES, Array(values, FEATURES))
 
     def _store(self, split: Split) -> tuple[Store, dict[str, Any]]:
         spec, root = self.plain.spec, feature_store.root()
@@ -236,8 +257,8 @@ class Cached:
         (count,) = {len(column) for column in columns.values()}
         return Store(folder=root / key, count=count, width=port.features[0]), {**about, "rows": count}
 
-    def _fill(self, store: Store, split: Split, state: State) -> None:
-        """Computes the features of these rows and writes them, batch by batch; texts from short to long."""
+    def _features(self, split: Split, state: State) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(rows, their features), batch by batch; texts from short to long."""
         spec, where = self.plain.spec, self.where
         feed = Feed(split=split, encodings=spec.port.encodings)
         lengths = feed.bind().lengths
@@ -254,7 +275,7 @@ class Cached:
                     raise Unfinished
                 del batch["mask"]  # padding comes last
                 part = rows[begin : begin + size]
-                store.write(part, jax.device_get(step(*arguments, batch))[: len(part)])
+                yield part, jax.device_get(step(*arguments, batch))[: len(part)]
                 begin += size
 
 
@@ -273,23 +294,34 @@ class Reading:
           Preempted: the process is asked to stop while it computes features.
           Interrupted: likewise, by Ctrl-C.
         """
-        run = self._experiment.run
         if stage.index not in self._plain:
             self._plain[stage.index] = reason(stage, self._where, self._experiment) is not None
         if self._plain[stage.index]:
             return stage, split
-        if self._kept is None or self._kept.plain is not stage:
-            code, say = code_version(self._experiment.model.name), self._reporter.say
-            options = {"batch_size": run.eval_batch_size, "stop": self._stop, "say": say}
-            self._kept = of_stage(stage, state, self._where, code, **options)
         try:
-            return self._kept.stage, self._kept.split(split, state)
+            kept = self._of(stage, state)
+            return kept.stage, kept.split(split, state)
         except Unfinished:
             raise self._stop.stopped("features computed so far are kept") from None
         except OSError as error:
             self._plain[stage.index] = True
             self._reporter.warn(f"features are computed anew in every step: {full(error) or error}")
             return stage, split
+
+    def features(self, stage: Stage, state: State, split: Split) -> Split:
+        """The examples with their features, stored or not, for a stage that is fitted at once; raises likewise."""
+        ran, read = self(stage, state, split)
+        try:
+            return read if ran is not stage else self._of(stage, state).in_memory(split, state)
+        except Unfinished:
+            raise self._stop.stopped("features that are not stored are computed again") from None
+
+    def _of(self, stage: Stage, state: State) -> Cached:
+        if self._kept is None or self._kept.plain is not stage:
+            code, say = code_version(self._experiment.model.name), self._reporter.say
+            options = {"batch_size": self._experiment.run.eval_batch_size, "stop": self._stop, "say": say}
+            self._kept = of_stage(stage, state, self._where, code, **options)
+        return self._kept
 
     def cost(self, stage: Stage) -> tuple[Stage, dict[str, Any]]:
         """(a stage as it ran, what its features cost this process, for result.json)."""

@@ -20,7 +20,7 @@ from jaxfer.training.preemption import Notice, preemption_notice
 from jaxfer.training.preflight import preflight
 from jaxfer.training.progress import Reporter
 from jaxfer.training.session import Session, Turn
-from jaxfer.training.stepping import step_by_step
+from jaxfer.training.stepping import at_once, step_by_step
 
 
 def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _train(turns: Mapping[int, Turn], grid: Grid) -> dict[int, Error]:
         for member, turn in alike.items():
             try:
                 with turn.session.clock:
-                    step_by_step(turn)
+                    step_by_step(turn) if turn.stage.spec.method.fit is None else at_once(turn)
             except (Exception, SystemExit, Interrupted) as error:
                 ended[member] = error
     return ended

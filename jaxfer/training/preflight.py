@@ -24,7 +24,7 @@ from jaxfer.ports import make_port
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs import tokenizer
 from jaxfer.stages import Stage, make_stages
-from jaxfer.training import examples, source_outputs, streams, teachers
+from jaxfer.training import examples, fitting, source_outputs, streams, teachers
 from jaxfer.training.fitted import fitted
 
 
@@ -127,6 +127,7 @@ def preflight(
     where.check(stages)
     for _, config in experiment.stages:
         examples.check_target(experiment, config, data)
+    fitting.check(experiment, stages, where)
     complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
     spare = len(jax.devices() if devices is None else devices) - where.size
     return Preflight(experiment=complete, data=data, stages=stages, where=where, spare=spare, assumed=assumed)

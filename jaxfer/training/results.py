@@ -55,6 +55,7 @@ def contents(
         "classes": list(data.classes),
         "examples": {**{name: len(split) for name, split in data.splits.items()}, **pool},
         **({"streams": streams.described(data)} if data.streams else {}),
+        **({"fits": record["fits"]} if "fits" in record else {}),
         "lineage": {**record["lineage"], "sha256": fingerprint(*left)},
         "versions": lineage.versions(),
         "device": jax.devices()[0].device_kind,
@@ -63,7 +64,7 @@ def contents(
 
 
 def cost(
-    ran: Stage, stage: Stage, state: State, where: Placement, spent: Mapping[str, Any], program: Program
+    ran: Stage, stage: Stage, state: State, where: Placement, spent: Mapping[str, Any], program: Program | None
 ) -> dict[str, Any]:
     """The cost of the last stage's step and of the whole training.
 
@@ -73,14 +74,14 @@ def cost(
       state: its last.
       where: its devices.
       spent: the record's sums.
-      program: what trained it.
+      program: what trained it; None for a fit at once, which has no step.
     """
+    step = {} if program is None else {"step_flops": program.flops, "peak_bytes": program.peak_bytes}
     return {
         "compile_seconds": round(spent["compile_seconds"], 3),
         "input_seconds": round(spent["input_seconds"], 3),
         "examples_per_second": round(spent["examples"] / max(spent["train_seconds"], 1e-9), 1),
-        "step_flops": program.flops,
         "forward_flops": forward_flops(ran.spec, state, ran.example()),
+        **step,
         **sizes(stage, state, where),
-        "peak_bytes": program.peak_bytes,
     }

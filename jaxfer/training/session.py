@@ -232,7 +232,10 @@ class Session:
                 self._leave(stage.start + done)
         if done == stage.config.steps:  # resumed at the end of the stage
             return None
-        ran, split = self.reading(stage, state, training_split(self.experiment, stage, self.data))
+        split = training_split(self.experiment, stage, self.data)
+        if stage.spec.method.fit is not None:
+            return Turn(session=self, stage=stage, ran=stage, split=split, state=state)
+        ran, split = self.reading(stage, state, split)
         split = ran.spec.task.expanded(split, ran.spec.port.encodings)
         return Turn(session=self, stage=stage, ran=ran, split=split, state=state)
 
@@ -248,7 +251,14 @@ class Session:
         return Due(logs=ends or step % run.log_every == 0, evaluates=evaluates, saves=saves)
 
     def took(
-        self, stage: Stage, step: int, lines: Sequence[dict[str, float]], *, seconds: float, waited: float = 0.0
+        self,
+        stage: Stage,
+        step: int,
+        lines: Sequence[dict[str, float]],
+        *,
+        seconds: float,
+        waited: float = 0.0,
+        examples: int = 0,
     ) -> None:
         """Records the metrics of the steps up to `step`.
 
@@ -258,6 +268,7 @@ class Session:
           lines: the metrics of each.
           seconds: that they took.
           waited: seconds of these without input.
+          examples: that they read; 0: a batch each.
 
         Raises:
           NonFiniteLoss: a loss or a gradient is not finite.
@@ -272,7 +283,7 @@ class Session:
         cost = self.record["cost"]
         cost["train_seconds"] += seconds
         cost["input_seconds"] += waited
-        cost["examples"] += len(lines) * stage.config.batch_size
+        cost["examples"] += examples or len(lines) * stage.config.batch_size
 
     def reached(self, stage: Stage, state: State, step: int, *, asked: bool) -> None:
         """Does what is due after a step whose metrics are recorded.
@@ -363,7 +374,9 @@ class Session:
         """Writes result.json for the last or the best parameters."""
         run, record, stage = self.experiment.run, self.record, self.stages[-1]
         ran, computed = self.reading.cost(stage)
-        program = self.block or train_program(ran.spec, state, ran.example(), self.where)[0]
+        program = self.block
+        if program is None and stage.spec.method.fit is None:
+            program, _ = train_program(ran.spec, state, ran.example(), self.where)
         cost = results.cost(ran, stage, state, self.where, record["cost"], program)
         cost = {"seconds": round(self._seconds(), 3), **cost, **computed}
         self.log.sync()  # neither a record of an evaluation nor a result must outlive them

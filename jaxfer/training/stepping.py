@@ -1,4 +1,4 @@
-"""Trains a stage step by step: its batches are made meanwhile, by threads or worker processes."""
+"""Trains a stage step by step, its batches made meanwhile by threads or worker processes; or fits its head at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 
 from jaxfer.data.loader import Feed, train_batches
 from jaxfer.state import State
-from jaxfer.training import streams, teachers
+from jaxfer.training import fitting, streams, teachers
 from jaxfer.training.profile import Lead, Waited
 from jaxfer.training.programs import Program, train_program
 from jaxfer.training.session import Turn
@@ -62,6 +62,23 @@ def step_by_step(turn: Turn) -> None:
             session.reached(stage, turn.state, step, asked=asked)
             if due.saves or asked:
                 sync = time.perf_counter()
+
+
+def at_once(turn: Turn) -> None:
+    """Fits the output layer of a stage whose method says so: its one step; raises likewise."""
+    session, stage, begun = turn.session, turn.stage, time.perf_counter()
+    splits = turn.split, session.data.splits["val"]
+    train, val = (session.reading.features(stage, turn.state, split) for split in splits)
+    session.trace.begin(stage.stop, turn.state)
+    how = {"stop": session.notice, "reporter": session.reporter}
+    turn.state, metrics, path = fitting.fitted(stage, turn.state, train, val, **how)
+    session.trace.end(stage.stop, metrics)
+    session.notice.unsaved = True
+    session.record.setdefault("fits", {})[stage.name] = path
+    session.reporter.step(stage.stop, stage.name)
+    seconds = time.perf_counter() - begun
+    session.took(stage, stage.stop, [metrics], seconds=seconds, examples=len(train))
+    session.reached(stage, turn.state, stage.stop, asked=session.notice.at(stage.stop))
 
 
 class _Programs:

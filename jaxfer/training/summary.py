@@ -57,14 +57,18 @@ class StageSummary:
     def text(self, page: Page = FILE) -> str:
         """The stage, its parameters and its notes; the totals come last, where a long table leaves them in sight."""
         name, config = self.stage.name, self.stage.config
-        head = f"stage {name!r}: method {config.method}, {config.steps} steps of {config.batch_size} examples"
+        fit, steps = self.stage.spec.method.fit, f"{config.steps} steps of {config.batch_size} examples"
+        head = f"stage {name!r}: method {config.method}, {steps if fit is None else f'fitted at once by {fit.name}'}"
         notes = [f"note: {note}" for note in (*self.assumed, *self.stage.notes, *self.where.notes(self.stage))]
         notes += [f"features: {self.features}"] if self.features else []
+        step = (
+            f"step {self.step_flops / 1e6:,.1f} MFLOP = {self.step_flops / max(self.forward_flops, 1):.2f} x forward "
+            f"({self.forward_flops / 1e6:,.1f})"
+        )
         totals = (
             f"trainable {self.params_trainable:,} of {self.params_total:,} parameters",
             f"optimizer {self.optimizer_bytes:,} bytes",
-            f"step {self.step_flops / 1e6:,.1f} MFLOP = {self.step_flops / max(self.forward_flops, 1):.2f} x forward "
-            f"({self.forward_flops / 1e6:,.1f})",
+            *((step,) if fit is None else ()),
             f"{self.where}, {self.state_bytes:,} bytes of State on each",
         )
         return "\n".join(
@@ -157,6 +161,8 @@ def parameter_table(stage: Stage, where: Placement, page: Page = FILE) -> str:
         shape = _shape(shapes[path].shape) + (f" ({_shape(part)})" if part != shapes[path].shape else "")
         if leaf is None:
             rows.append((path, shape, "FROZEN", "-", "-"))
+        elif stage.spec.method.fit is not None:
+            rows.append((path, shape, leaf.group, "-", "-"))
         else:
             decay = stage.hparams["weight_decay"] * leaf.decay_scale
             rows.append((path, shape, leaf.group, f"{leaf.rate(hparams):.3g}", f"{decay:.3g}"))

@@ -44,6 +44,15 @@ def test_the_configs_words_come_before_the_methods_own():
     assert compared["probe"].trials == ({"lr": 1e-2}, {"lr": 2.0}, {"lr": 3.0})
 
 
+def test_a_head_fitted_at_once_has_the_same_setting_in_each_trial():
+    stage = {"probe": {"options": {"fit": "ridge"}}}
+    compared = found(methods=("probe", "probe+full"), trials=2, stage=stage)
+    assert compared["probe"].trials == ({}, {})
+    assert compared["probe+full"].trials[0] == {"full.lr": 1e-3}
+    with pytest.raises(InputError, match=r"config.compare.grid.probe.lr: probe can tune nothing; remove it"):
+        found(methods=("probe",), trials=2, stage=stage, grid={"probe": {"lr": [1e-2]}})
+
+
 @pytest.mark.parametrize("steps", [6, 7])
 def test_an_arms_config(steps):
     stage = {"full": {"layer_decay": 0.5}, "lora": {"options": {"rank": 2}}}
