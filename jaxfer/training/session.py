@@ -28,6 +28,7 @@ from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.training import lineage, results, teachers
 from jaxfer.training.cached import Reading
+from jaxfer.training.due import Due
 from jaxfer.training.evaluation import Evaluation, evaluate_streams
 from jaxfer.training.examples import training_split
 from jaxfer.training.measured import examples, measured
@@ -37,18 +38,6 @@ from jaxfer.training.profile import Clock, Trace
 from jaxfer.training.programs import Program, train_program
 from jaxfer.training.progress import Reporter
 from jaxfer.training.summary import parameter_table
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Due:
-    """What is due after a step: a line of metrics, an evaluation, a checkpoint; true where anything is."""
-
-    logs: bool
-    evaluates: bool
-    saves: bool
-
-    def __bool__(self) -> bool:
-        return self.logs or self.saves
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -245,10 +234,7 @@ class Session:
 
     def due(self, stage: Stage, step: int) -> Due:
         """What is due after a step."""
-        run, ends = self.experiment.run, step == stage.stop
-        evaluates = ends or (bool(run.eval_every) and step % run.eval_every == 0)
-        saves = evaluates or (bool(run.save_every) and step % run.save_every == 0)
-        return Due(logs=ends or step % run.log_every == 0, evaluates=evaluates, saves=saves)
+        return Due.after(step, self.experiment.run, ends=step == stage.stop)
 
     def took(
         self,
