@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jaxfer
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import TIMES, read_metrics
-from jaxfer.training import programs, session
+from jaxfer.training import programs, stepping
 from tests.experiments import tiny_config
 
 FILE = Path(__file__).with_suffix(".json")
@@ -72,7 +72,7 @@ def configs():
 def measured(config):
     """The entry of one run."""
     digest, compiled = hashlib.sha256(), []
-    batches, compile_step = session.train_batches, programs._compile
+    batches, compile_step = stepping.train_batches, programs._compile
 
     def fed(*args, **kwargs):
         for batch in batches(*args, **kwargs):
@@ -87,7 +87,7 @@ def measured(config):
             compiled.append([program.flops, program.peak_bytes])
         return program
 
-    session.train_batches, programs._compile = fed, counted
+    stepping.train_batches, programs._compile = fed, counted
     programs._train_program.cache_clear()
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +96,7 @@ def measured(config):
             state = open_run(folder)
             result = json.loads(Path(folder, "result.json").read_text())
     finally:
-        session.train_batches, programs._compile = batches, compile_step
+        stepping.train_batches, programs._compile = batches, compile_step
     ends = [{k: v for k, v in line.items() if k not in TIMES} for line in lines if line["split"] != "train"]
     return {
         "fed": digest.hexdigest(),

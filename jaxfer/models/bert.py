@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from jaxfer.data.encodings.text import TextEncoding
 from jaxfer.errors import InputError
+from jaxfer.models import kernels
 from jaxfer.models.chain import Chain, check_choice, check_positive, check_rate
 from jaxfer.models.heads import EMBEDDING, POOLED, TOKEN, VOCAB
 from jaxfer.models.layers import BLOCK_TENSOR_AXES, Dense, like
@@ -30,7 +31,7 @@ POOLS = ("pooler", "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean",
 
 # By Hugging Face's `hidden_act`.
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu": kernels.gelu,
     "gelu_new": functools.partial(nn.gelu, approximate=True),
     "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
     "relu": nn.relu,
@@ -80,13 +81,14 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array, *, attention_mask: jax.Array, train: bool) -> jax.Array:
         width = x.shape[-1]
         shape = (self.heads, width // self.heads)
-        query, key, value = (Dense(shape, name=name)(x) for name in ("query", "key", "value"))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * shape[1] ** -0.5
+        query, key, value = (Dense(shape, name=name)(x).swapaxes(1, 2) for name in ("query", "key", "value"))
+        scores = kernels.scores(query, key)
         # The lowest float, not minus infinity: a row of padding alone stays finite.
         scores = jnp.where(attention_mask[:, None, None, :] > 0, scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores).astype(x.dtype)
         weights = nn.Dropout(self.dropout, name="drop")(weights, deterministic=not train)
-        return Dense((width,), inputs=2, name="out")(jnp.einsum("bhqk,bkhd->bqhd", weights, value))
+        mixed = kernels.heads_first(value, weights).swapaxes(1, 2)
+        return Dense((width,), inputs=2, name="out")(mixed)
 
 
 class Mlp(nn.Module):

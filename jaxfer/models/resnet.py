@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError
+from jaxfer.models import kernels
 from jaxfer.models.chain import (
     Chain,
     check_choice,
@@ -54,7 +55,7 @@ class Stem(nn.Module):
         size, stride = (7, 2) if self.kind == "imagenet" else (3, 1)
         x = Conv(self.width, (size, size), stride, size // 2, name="conv")(x)
         x = nn.relu(BatchNorm(axis_name=self.axis_name, name="norm")(x, use_running_average=not train))
-        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))) if self.kind == "imagenet" else x
+        return kernels.max_pool(x) if self.kind == "imagenet" else x
 
 
 class Projection(nn.Module):

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError
+from jaxfer.models import kernels
 from jaxfer.models.chain import (
     Chain,
     check_choice,
@@ -74,7 +75,7 @@ class Attention(nn.Module):
         width = x.shape[-1]
         shape = (self.heads, width // self.heads)
         query, key, value = (Dense(shape, use_bias=self.qkv_bias, name=name)(x) for name in ("query", "key", "value"))
-        return Dense((width,), inputs=2, name="out")(jax.nn.dot_product_attention(query, key, value))
+        return Dense((width,), inputs=2, name="out")(kernels.attention(query, key, value))
 
 
 class Mlp(nn.Module):
@@ -85,7 +86,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        y = nn.gelu(Dense((self.width,), name="fc1")(x), approximate=False)
+        y = kernels.gelu(Dense((self.width,), name="fc1")(x))
         y = nn.Dropout(self.dropout, name="drop")(y, deterministic=not train)
         return Dense((x.shape[-1],), name="fc2")(y)
 
