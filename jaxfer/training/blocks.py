@@ -93,9 +93,9 @@ def in_blocks(turns: Mapping[int, Turn], grid: Grid) -> dict[int, Error]:
     Returns:
       {member: why it ended early}: `NonFiniteLoss`, `Preempted`, `Interrupted` or any other error.
     """
-    first = next(iter(turns.values()))
+    begun, first = time.perf_counter(), next(iter(turns.values()))
     session, stage, ran = first.session, first.stage, first.ran
-    count = min(LONGEST, stage.stop - first.step)
+    count = min(LONGEST, stage.config.steps)  # however many are left: the same program
     values = np.asarray(first.split.columns[FEATURES].values)
     columns = jax.device_put({FEATURES: values}, session.where.replicated)
     batches = _Batches(turns, grid)
@@ -103,8 +103,9 @@ def in_blocks(turns: Mapping[int, Turn], grid: Grid) -> dict[int, Error]:
     arguments = own, hparams, keys, shared, np.int32(0), columns, batches(first.step, 1, count), np.int32(0)
     program, fresh = block_program(ran.spec, arguments, ran.example(), first.state, session.where)
     for turn in turns.values():
-        turn.session.block = program
-    next(iter(turns.values())).session.compiled(program, fresh)
+        turn.session.in_block(program)
+    session.compiled(program, fresh)
+    session.clock.add(time.perf_counter() - begun)
     ended: dict[int, Error] = {}
     step = first.step
     while step < stage.stop and len(ended) < len(turns):

@@ -107,7 +107,10 @@ def _train(turns: Mapping[int, Turn], grid: Grid) -> dict[int, Error]:
     for kind in dict.fromkeys(kinds.values()):
         alike = {member: turns[member] for member in turns if kinds[member] == kind}
         if kind is not None:
-            ended |= blocks.in_blocks(alike, grid)
+            try:
+                ended |= blocks.in_blocks(alike, grid)
+            except Exception as error:  # of none in particular: out of memory, say
+                ended |= dict.fromkeys(alike, error)
             continue
         for member, turn in alike.items():
             try:

@@ -14,7 +14,7 @@ from jaxfer.runs.finished import fingerprint
 from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.training import lineage, streams
-from jaxfer.training.programs import Program, forward_flops
+from jaxfer.training.programs import forward_flops
 from jaxfer.training.summary import sizes
 
 
@@ -64,7 +64,7 @@ def contents(
 
 
 def cost(
-    ran: Stage, stage: Stage, state: State, where: Placement, spent: Mapping[str, Any], program: Program | None
+    ran: Stage, stage: Stage, state: State, where: Placement, spent: Mapping[str, Any], step: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The cost of the last stage's step and of the whole training.
 
@@ -74,9 +74,8 @@ def cost(
       state: its last.
       where: its devices.
       spent: the record's sums.
-      program: what trained it; None for a fit at once, which has no step.
+      step: `step_flops` and `peak_bytes`, where it has steps.
     """
-    step = {} if program is None else {"step_flops": program.flops, "peak_bytes": program.peak_bytes}
     return {
         "compile_seconds": round(spent["compile_seconds"], 3),
         "input_seconds": round(spent["input_seconds"], 3),

@@ -35,7 +35,7 @@ from jaxfer.training.measured import examples, measured
 from jaxfer.training.preemption import Notice
 from jaxfer.training.preflight import Preflight
 from jaxfer.training.profile import Clock, Trace
-from jaxfer.training.programs import Program, train_program
+from jaxfer.training.programs import Program, step_flops, train_program
 from jaxfer.training.progress import Reporter
 from jaxfer.training.summary import parameter_table
 
@@ -81,7 +81,7 @@ class Session:
         self.trace = Trace(self.experiment.run.profile if cluster.leader() else (), self.folder / "profile")
         self.log = MetricsLog(self.folder)
         self.clock = Clock()
-        self.block: Program | None = None  # what trained the last stage, where that was no single step
+        self.block: Program | None = None  # what trains the stage under way, where that is many steps at a call
         self.reading = Reading(self.experiment, self.where, self.notice, self.reporter)
 
     def close(self) -> None:
@@ -140,7 +140,8 @@ class Session:
             left = {"name": stage.name, "sha256": fingerprint(params, model_state)}
             self.record["lineage"]["stages"].append(left)
             former, stage = stage, self.stages[stage.index + 1]
-            self.record["stage"] = stage.index
+            self.record["stage"], self.block = stage.index, None
+            self.record.pop("block_bytes", None)
             if stage.spec.task is not former.spec.task:
                 params, model_state, fresh = self._under_another_head(former, stage, params, model_state)
                 left |= {"task": former.config.task or self.experiment.task.name, "next_head": list(fresh)}
@@ -227,6 +228,10 @@ class Session:
         ran, split = self.reading(stage, state, split)
         split = ran.spec.task.expanded(split, ran.spec.port.encodings)
         return Turn(session=self, stage=stage, ran=ran, split=split, state=state)
+
+    def in_block(self, program: Program) -> None:
+        """The stage under way is trained in this program, many steps at a call."""
+        self.block, self.record["block_bytes"] = program, program.peak_bytes
 
     def compiled(self, program: Program, fresh: bool) -> None:
         """A stage is trained in this program, which is new or another run's."""
@@ -356,14 +361,21 @@ class Session:
         record = {**self.record, "cost": {**self.record["cost"], "seconds": self._seconds()}}
         return record, record["best"] and record["best"]["step"]
 
+    def _of_step(self, ran: Stage, state: State) -> dict[str, Any]:
+        """FLOPs of a step of the last stage, and the bytes of what ran it; a fit at once has no step."""
+        if ran.spec.method.fit is not None:
+            return {}
+        if (peak := self.record.get("block_bytes")) is not None:  # noted, since a later attempt may have no need of it
+            flops = self.block.flops if self.block else step_flops(ran.spec, state, ran.example(), self.where)
+            return {"step_flops": flops, "peak_bytes": peak}
+        program, _ = train_program(ran.spec, state, ran.example(), self.where)
+        return {"step_flops": program.flops, "peak_bytes": program.peak_bytes}
+
     def _finish(self, state: State) -> dict[str, Any]:
         """Writes result.json for the last or the best parameters."""
         run, record, stage = self.experiment.run, self.record, self.stages[-1]
         ran, computed = self.reading.cost(stage)
-        program = self.block
-        if program is None and stage.spec.method.fit is None:
-            program, _ = train_program(ran.spec, state, ran.example(), self.where)
-        cost = results.cost(ran, stage, state, self.where, record["cost"], program)
+        cost = results.cost(ran, stage, state, self.where, record["cost"], self._of_step(ran, state))
         cost = {"seconds": round(self._seconds(), 3), **cost, **computed}
         self.log.sync()  # neither a record of an evaluation nor a result must outlive them
         self.checkpoints.wait()
