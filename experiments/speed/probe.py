@@ -1,11 +1,14 @@
 """A linear probe of 10 epochs, end to end: jaxfer with features computed once, without, and a PyTorch loop.
 
     JAXFER_DATA=... python experiments/speed/probe.py --repeats 7
+    JAXFER_DATA=... python experiments/speed/probe.py --repeats 7 --only once grid       # 32 probes beside one
+    jaxfer sweep experiments/speed/probe.py                                              # these 32
 
-MobileNetV1 0.75 on the 800 training and 200 validation photographs of `vision/flowers5`; every measurement is a process
-of its own from its start to its end, and the four take turns: `once` begins with no features, `again` reads those of
-`once`, `anew` is `--config.cache=off`, `pytorch` runs the backbone of transformers under `torch.no_grad` every epoch,
-on batches of a `DataLoader` with two worker processes. Compiled programs are not kept. Needs the extra `parity`.
+MobileNetV1 0.75 on 800 training and 200 validation photographs of `vision/flowers5`; every measurement is a process of
+its own from its start to its end, and they take turns: `once` begins with no features, `again` reads those of `once`,
+`grid` is 8 rates under 4 seeds and begins with no features either, `anew` is `--config.cache=off`, `pytorch` runs the
+backbone of transformers under `torch.no_grad` every epoch, on batches of a `DataLoader` with two worker processes.
+Compiled programs are not kept. `pytorch` needs the extra `parity`.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from pathlib import Path
 from jaxfer.data.lookup import locate
 
 EPOCHS, BATCH, RATE = 10, 16, 1e-2
+ROWS = ("once", "again", "grid", "anew", "pytorch")
 CONFIG = Path(__file__).parents[2] / "configs" / "flowers5.py"
 
 
@@ -70,11 +74,24 @@ def pytorch() -> None:
     print(f"accuracy {torch.cat(hits).mean():.3f}")
 
 
-def jaxfer(cache: str, folder: Path) -> list[str]:
+def get_config(arg: str = ""):
+    """The probe."""
+    import jaxfer
+
     steps = EPOCHS * 800 // BATCH
-    fields = dict(steps=steps, batch_size=BATCH, lr=RATE, eval_every=0, save_every=0, select="last", cache=cache)
-    overrides = [f"--config.{name}={value}" for name, value in fields.items()]
-    return ["-m", "jaxfer", "run", f"{CONFIG}:probe", *overrides, "--nocache", "--workdir", str(folder)]
+    fields = dict(steps=steps, batch_size=BATCH, lr=RATE, eval_every=0, save_every=0, select="last")
+    return jaxfer.load(f"{CONFIG}:probe", {**fields, "data.val_fraction": 0.2})
+
+
+def sweep():
+    """8 rates under 4 seeds."""
+    for rate in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1):
+        for seed in range(4):
+            yield {"lr": rate, "seed": seed}
+
+
+def command(verb: str, folder: Path, *overrides: str) -> list[str]:
+    return ["-m", "jaxfer", verb, __file__, *overrides, "--nocache", "--workdir", str(folder)]
 
 
 def timed(command: list[str], environment: dict[str, str]) -> float:
@@ -90,25 +107,32 @@ def main(argv: list[str] | None = None) -> None:
     """Prints a table in Markdown: medians of seconds, and of the ratios to PyTorch in the same round."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, help="these rows (default: all)")
     parser.add_argument("--pytorch", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.pytorch:
         pytorch()
         return
-    seconds: dict[str, list[float]] = {"once": [], "again": [], "anew": [], "pytorch": []}
+    seconds: dict[str, list[float]] = {row: [] for row in ROWS if row in options.only}
     for _ in range(options.repeats):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            cached = {"JAXFER_CACHE": str(folder / "cache")}
-            seconds["once"].append(timed(jaxfer("auto", folder / "once"), cached))
-            seconds["again"].append(timed(jaxfer("auto", folder / "again"), cached))
-            seconds["anew"].append(timed(jaxfer("off", folder / "anew"), cached))
-            seconds["pytorch"].append(timed([__file__, "--pytorch"], {}))
-    print("| | seconds | PyTorch / this, by round | lowest | highest |\n| --- | ---: | ---: | ---: | ---: |")
-    for name, found in seconds.items():
-        ratios = [theirs / ours for theirs, ours in zip(seconds["pytorch"], found, strict=True)]
+            cached, other = ({"JAXFER_CACHE": str(folder / cache)} for cache in ("cache", "other"))
+            calls = {
+                "once": (command("run", folder / "once"), cached),
+                "again": (command("run", folder / "again"), cached),
+                "grid": (command("sweep", folder / "grid"), other),
+                "anew": (command("run", folder / "anew", "--config.cache=off"), cached),
+                "pytorch": ([__file__, "--pytorch"], {}),
+            }
+            for row, found in seconds.items():
+                found.append(timed(*calls[row]))
+    last = list(seconds)[-1]  # PyTorch, or what is compared in its place
+    print(f"| | seconds | {last} / this, by round | lowest | highest |\n| --- | ---: | ---: | ---: | ---: |")
+    for row, found in seconds.items():
+        ratios = [theirs / ours for theirs, ours in zip(seconds[last], found, strict=True)]
         spread = f"{statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f}"
-        print(f"| {name} | {statistics.median(found):.1f} | {spread} |")
+        print(f"| {row} | {statistics.median(found):.1f} | {spread} |")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`jaxfer compare`: which transfer method works, by how much, at what cost; with a verdict that can be trusted.
 
-The protocol is in `protocol.py`, what is compared in `arms.py`, verdicts in `findings.py`, tables in `tables.py`.
+The protocol is in `protocol.py`, what is compared in `arms.py` and `simple.py`, verdicts in `findings.py`, tables in
+`tables.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from etils import epath
 
 from jaxfer import config, files
 from jaxfer.comparison import tables
-from jaxfer.comparison.findings import BaselineScores, Finding, findings, test_baselines, tune_baselines
+from jaxfer.comparison.findings import Finding, findings
 from jaxfer.comparison.protocol import Design, claim, make_design, select, selection_record
+from jaxfer.comparison.simple import BaselineScores, Scores, test_baselines, tune_baselines
 from jaxfer.errors import CellsFailed
 from jaxfer.runs import seal
 from jaxfer.runs.folder import locked
@@ -103,13 +105,14 @@ def _compare(
         claim(folder, design)
         outcomes = run_cells(tuning, folder, **running)
         _all_ended(outcomes, folder)
-        selected, tuned = select(design, outcomes), tune_baselines(design, kinds)
+        scores = Scores(design, folder)
+        selected, tuned = select(design, outcomes), tune_baselines(design, kinds, scores)
         record, opened = selection_record(design, selected, [dataclasses.asdict(b) for b in tuned])
         seal.write_selection(folder, record, opened)
         outcomes |= _read_test(design, opened, folder, outcomes, **running)
         if pool is not None:
             pool.release()
-        simplest = test_baselines(design, kinds, tuned)
+        simplest = test_baselines(design, kinds, tuned, scores)
         judged = findings(design, selected, outcomes, simplest, folder)
         files.write_json(folder / "comparison.json", tables.as_json(design, judged, simplest))
         sentences = tables.write(folder, spec, design, judged, simplest)

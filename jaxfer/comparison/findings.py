@@ -12,36 +12,13 @@ from etils import epath
 
 from jaxfer.comparison.arms import SCRATCH, Setting
 from jaxfer.comparison.protocol import Design, Selected
-from jaxfer.evals.baselines import Baseline
+from jaxfer.comparison.simple import BaselineScores
 from jaxfer.evals.verdicts import LabelsSaved, Verdict, labels_saved, verdict
 from jaxfer.runs.metrics import read_metrics
 from jaxfer.sweeps.cells import FOLDER, Job
 from jaxfer.sweeps.executor import Outcome
-from jaxfer.task import score
-from jaxfer.training.preflight import preflight
 
 Curve = tuple[list[int], list[float]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BaselineScores:
-    """A simple baseline at one label count.
-
-    Attributes:
-      labels: labels a class.
-      name: as sentences call it.
-      setting: the one that is best on val, the earlier of equals.
-      val: mean val score of each setting tried.
-      best: that of the chosen one.
-      test: by seed; empty while the split is sealed.
-    """
-
-    labels: int
-    name: str
-    setting: float
-    val: tuple[float, ...]
-    best: float
-    test: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,49 +55,6 @@ class Finding:
     simple: Verdict | None = None
     simple_name: str = ""
     saved: LabelsSaved | None = None
-
-
-def tune_baselines(design: Design, kinds: Sequence[Baseline]) -> list[BaselineScores]:
-    """Tunes every simple baseline on train and val alone, with as many settings as an arm has trials."""
-    task, port, tuned = design.ready.stages[0].spec.task, design.ready.stages[0].spec.port, []
-    for labels in design.labels if kinds else ():
-        splits = [
-            preflight(design.cells(labels, SCRATCH, 0)[seed].config).data.splits for seed in range(design.config.seeds)
-        ]
-        train = [(port.encoding.flat(split["train"]), split["train"].labels) for split in splits]
-        val = [(port.encoding.flat(split["val"]), split["val"]) for split in splits]
-        for kind in kinds:
-            means = []
-            for setting in kind.settings[: design.config.trials]:
-                scores = [
-                    score(task, kind.fit(*fitted, setting)(x), y)[task.monitor]
-                    for fitted, (x, y) in zip(train, val, strict=True)
-                ]
-                means.append(statistics.fmean(scores))
-            best = (max if task.maximize else min)(means)
-            chosen = kind.settings[means.index(best)]
-            tuned.append(BaselineScores(labels=labels, name=kind.name, setting=chosen, val=tuple(means), best=best))
-    return tuned
-
-
-def test_baselines(design: Design, kinds: Sequence[Baseline], tuned: Sequence[BaselineScores]) -> list[BaselineScores]:
-    """Adds the baselines' test scores at the selected settings; called once the selection is on disk."""
-    task, port = design.ready.stages[0].spec.task, design.ready.stages[0].spec.port
-    by_name, tested, inputs = {kind.name: kind for kind in kinds}, [], {}
-    for chosen in tuned:
-        scores = []
-        for cell in design.cells(chosen.labels, SCRATCH, 0):
-            if cell.key not in inputs:
-                splits = preflight(design.opened(cell).config).data.splits
-                train, test = splits["train"], splits["test"]
-                inputs[cell.key] = (
-                    (port.encoding.flat(train), train.labels),
-                    (port.encoding.flat(test), test),
-                )
-            fitted, (x, y) = inputs[cell.key]
-            scores.append(score(task, by_name[chosen.name].fit(*fitted, chosen.setting)(x), y)[task.monitor])
-        tested.append(dataclasses.replace(chosen, test=tuple(scores)))
-    return tested
 
 
 def findings(

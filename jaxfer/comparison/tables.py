@@ -13,8 +13,9 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.comparison.arms import SCRATCH
-from jaxfer.comparison.findings import BaselineScores, Finding
+from jaxfer.comparison.findings import Finding
 from jaxfer.comparison.protocol import RULE, Design
+from jaxfer.comparison.simple import BaselineScores
 from jaxfer.evals.intervals import mean_interval, too_few
 from jaxfer.evals.verdicts import HELPS, NEGATIVE, NO_EVIDENCE
 from jaxfer.report import plots

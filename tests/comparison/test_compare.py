@@ -18,15 +18,24 @@ from ml_collections import ConfigDict
 import jaxfer
 from jaxfer import comparison
 from jaxfer.commands import main
-from jaxfer.comparison import protocol
+from jaxfer.comparison import protocol, simple
 from jaxfer.errors import CellsFailed, InputError
 from jaxfer.runs import seal
-from jaxfer.sweeps import executor
+from jaxfer.training import loop
 from tests.comparison import example
 from tests.sweeps.example import without_seconds
 
 FILES = {
-    *("protocol.json", "selection.json", "comparison.json", "cells.json", "table.csv", "table.md", "verdict.md"),
+    *(
+        "protocol.json",
+        "selection.json",
+        "baselines.json",
+        "comparison.json",
+        "cells.json",
+        "table.csv",
+        "table.md",
+        "verdict.md",
+    ),
     *(f"{name}.{kind}" for name in ("methods", "curves", "cost") for kind in ("png", "svg")),
 }
 
@@ -152,10 +161,16 @@ def test_all_arms_of_a_seed_see_the_same_labels_and_batches(undisturbed):
 def test_again_it_says_the_same_and_trains_nothing(undisturbed, monkeypatch):
     spec, folder, found = undisturbed
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    monkeypatch.setattr("jaxfer.training.session.train_program", None)
+    monkeypatch.setattr("jaxfer.training.loop._train", None)
+    read = simple.Scores._read
+    monkeypatch.setattr("jaxfer.comparison.simple.Scores._read", None)  # no baseline is fitted
     again = jaxfer.compare(spec, folder, quiet=True)
     assert again.sentences == found.sentences
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    monkeypatch.setattr("jaxfer.comparison.simple.Scores._read", read)
+    for damage in ("{", "[1]", '{"x": "y"}'):
+        (folder / "baselines.json").write_text(damage)
+        assert jaxfer.compare(spec, folder, quiet=True).baselines == found.baselines
 
 
 @pytest.mark.system
@@ -223,15 +238,15 @@ def test_another_protocol_after_the_selection_is_refused(undisturbed, tmp_path):
 
 @pytest.mark.system
 def test_failed_runs_leave_test_sealed_and_diverged_trials_are_out(undisturbed, tmp_path, monkeypatch, capsys):
-    real = executor.run
+    real = loop.preflight
 
-    def flaky(config, folder, **options):
+    def flaky(config, folder):
         if config.seed == 1 and config.method == "probe":
             raise OSError(28, "No space left on device")
-        return real(config, folder, **options)
+        return real(config, folder)
 
     spec = example.write(tmp_path, SMALL)
-    monkeypatch.setattr(executor, "run", flaky)
+    monkeypatch.setattr(loop, "preflight", flaky)
     argv = ["compare", spec, "--workdir", str(tmp_path / "run"), "--config.compare.methods=probe"]
     argv.append("--config.compare.grid.scratch.lr=1e30,1e-3")
     argv.append("--config.optimizer=sgd")

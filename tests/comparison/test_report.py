@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from jaxfer.comparison import tables
-from jaxfer.comparison.findings import BaselineScores, Finding
+from jaxfer.comparison.findings import Finding
+from jaxfer.comparison.simple import BaselineScores
 from jaxfer.evals.intervals import Interval
 from jaxfer.evals.verdicts import Verdict
 from jaxfer.terminal import FILE, Page

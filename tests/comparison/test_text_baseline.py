@@ -8,6 +8,7 @@ import statistics
 
 import numpy as np
 import pytest
+from etils import epath
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import average_precision_score
@@ -15,9 +16,9 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
 import jaxfer
-from jaxfer.comparison.findings import test_baselines as on_test  # a name that pytest would collect
-from jaxfer.comparison.findings import tune_baselines
 from jaxfer.comparison.protocol import make_design
+from jaxfer.comparison.simple import Scores, tune_baselines
+from jaxfer.comparison.simple import test_baselines as on_test  # a name that pytest would collect
 from jaxfer.evals.baselines import baselines
 from tests.experiments import PHRASES, TOKENIZER
 from tests.models.tiny import TINY
@@ -78,8 +79,8 @@ def tf_idf() -> TfidfVectorizer:
 
 def tuned_and_tested(spec: str, task: str, classes: int):
     planned = make_design(spec, {})
-    kinds = baselines(task, classes, features="TF-IDF")
-    return on_test(planned, kinds, tune_baselines(planned, kinds))
+    kinds, scores = baselines(task, classes, features="TF-IDF"), Scores(planned, epath.Path(spec).parent)
+    return on_test(planned, kinds, tune_baselines(planned, kinds, scores), scores)
 
 
 @pytest.mark.system

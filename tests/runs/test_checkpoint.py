@@ -258,12 +258,13 @@ def test_strict(tmp_path, leaf, found):
     assert not isinstance(refused.value, UnreadableCheckpoint)
 
 
-def damage(path, how):
+def damage(path, how, place=4):
+    """Of what is flipped, a bit in the middle, or so many eighths behind the first."""
     data = bytearray(path.read_bytes())
     if how == "deleted":
         return path.unlink()
     if how == "flipped":
-        data[len(data) // 2] ^= 0x10
+        data[len(data) * place // 8] ^= 0x10
     return path.write_bytes({"emptied": b"", "cut": data[: len(data) // 2], "zeroed": bytes(len(data))}.get(how, data))
 
 
