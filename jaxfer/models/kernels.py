@@ -188,29 +188,32 @@ def _plain_max_pool(x: jax.Array) -> jax.Array:
 
 
 _max_pool = jax.custom_vjp(_plain_max_pool)
+AROUND = ((0, 0), (1, 1), (1, 1), (0, 0))
 
 
 def _pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    y = _plain_max_pool(x)
-    return y, (x, y)
+    """Values, and which tap of each window is its maximum: of equal ones the first, as in XLA and PyTorch.
+
+    Kept and not found again by comparing: XLA may round an input otherwise where it computes it a second time.
+    """
+    rows, columns = ((side + 1) // 2 for side in x.shape[1:3])
+    padded = jnp.pad(x, AROUND, constant_values=-math.inf)
+    best = jnp.full((len(x), rows, columns, x.shape[-1]), -math.inf, x.dtype)
+    first = jnp.zeros(best.shape, jnp.int8)
+    for tap in range(9):
+        i, j = divmod(tap, 3)
+        seen = padded[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
+        better = (seen > best) | jnp.isnan(seen)
+        best, first = jnp.where(better, seen, best), jnp.where(better, jnp.int8(tap), first)
+    return best, (x, first)
 
 
 def _pool_backward(kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array]:
-    """Each place gathers from the up to four windows that hold it; XLA scatters from windows, 16 times slower.
-
-    Of equal values a window's first is its maximum, as in XLA and PyTorch.
-    """
-    x, y = kept
-    rows, columns = y.shape[1:3]
-    around = ((0, 0), (1, 1), (1, 1), (0, 0))
-    padded = jnp.pad(x, around, constant_values=-math.inf)
-    first = jnp.full(y.shape, 9, jnp.int8)  # the tap that is the window's maximum
-    for tap in reversed(range(9)):
-        i, j = divmod(tap, 3)
-        hit = padded[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2] == y
-        first = jnp.where(hit, jnp.int8(tap), first)
+    """Each place gathers from the up to four windows that hold it; XLA scatters from windows, 16 times slower."""
+    x, first = kept
+    rows, columns = first.shape[1:3]
     first, grad = jax.lax.optimization_barrier((first, grad))  # else it is found anew for each of the four
-    first, grad = jnp.pad(first, around, constant_values=9), jnp.pad(grad, around)
+    first, grad = jnp.pad(first, AROUND, constant_values=9), jnp.pad(grad, AROUND)
 
     def gathered(down: int, right: int) -> jax.Array:
         """Of the places in odd or even rows and columns of the padded input."""
