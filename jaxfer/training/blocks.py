@@ -60,14 +60,19 @@ class Grid:
 
 def possible(stage: Stage, where: Placement, experiment: Experiment) -> bool:
     """Whether a stage may run here: it reads stored features, on a single device."""
-    single = where.mode == "jit" and where.size == 1 and not experiment.run.profile
-    return single and stage.spec.method.fit is None and cached.reason(stage, where, experiment) is None
+    alone = _on_one_device(where, experiment) and stage.spec.method.fit is None
+    return alone and cached.reason(stage, where, experiment) is None
+
+
+def _on_one_device(where: Placement, experiment: Experiment) -> bool:
+    """A profile is of single steps."""
+    return where.mode == "jit" and where.size == 1 and not experiment.run.profile
 
 
 def key(turn: Turn) -> Hashable | None:
     """Equal for stages that can be trained in one call; None where a stage is trained step by step."""
     session, run = turn.session, turn.session.experiment.run
-    if turn.ran is turn.stage or session.where.mode != "jit" or session.where.size > 1 or run.profile:
+    if turn.ran is turn.stage or not _on_one_device(session.where, session.experiment):
         return None
     features = turn.split.columns[FEATURES].values
     if features.nbytes > RESIDENT:

@@ -81,7 +81,7 @@ def test_the_head_is_that_of_the_chosen_penalty_on_the_networks_features(done, f
     penalty = json.loads((done[fit] / "result.json").read_text())["fits"]["train"]["penalty"]
     path = linear.fit(fit, None, "probe")(axes(x), axes.spectrum, targets)
     wanted = axes.folded(next(solution for solution in path if solution.penalty == penalty))
-    np.testing.assert_allclose(x @ kernel + bias, x @ wanted[0] + wanted[1], atol=1e-3)
+    np.testing.assert_allclose(x @ kernel + bias, x @ wanted[0] + wanted[1], atol=1e-4)
 
 
 def test_killed_after_the_fit_it_is_evaluated_and_finished(done, tmp_path, monkeypatch):
