@@ -119,8 +119,8 @@ def _compiled_init(method: Method) -> Any:
 
 def example_batch(port: Port, task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of one training batch: the port's input fields (texts: the longest bucket) and the task's targets."""
-    fields = port.example(batch_size)
-    return {**fields, **task.shapes(batch_size, port.outputs, fields)}
+    encoded = (port.whole or port).example(batch_size)
+    return {**port.example(batch_size), **task.shapes(batch_size, port.outputs, encoded)}
 
 
 def make_stages(

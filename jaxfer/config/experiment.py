@@ -188,8 +188,10 @@ class RunConfig:
       grace: seconds between SIGTERM and the kill, within which the run saves; 0: as JAXFER_GRACE or SLURM's end of the
         job say, else 30.
       profile: (first, last) step of the run to trace into its folder, `profile/`; empty: none.
-      cache: `auto`: a stage that trains the output layer alone computes what the layer reads of an example once, and
-        keeps it on disk for later epochs and runs; `off`: in every step.
+      cache: `auto`: a stage whose lower units are frozen computes their activations once, and keeps them on disk for
+        later epochs and runs; `views`: also of augmented examples, `views` of each; `off`: in every step.
+      cache_dtype: of the file, `float32` or `bfloat16`, which rounds.
+      views: augmented views of a training example.
       rooms: folders with the user's own `methods/`, `models/`, `tasks/` or `sources/`; `jaxfer.load` fills it in with
         the config file's folder and the one above.
     """
@@ -208,6 +210,8 @@ class RunConfig:
     grace: float = _free(0.0)
     profile: tuple[int, ...] = _free(())
     cache: str = _free("auto")
+    cache_dtype: str = "float32"
+    views: int = 4
     rooms: tuple[str, ...] = _free(())
 
 
@@ -264,6 +268,10 @@ class Experiment:
                     fields[prefix + field.name] = getattr(section, field.name)
         if not self.data.labels:  # as before there was such a field
             del fields["data.labels"]
+        if self.run.cache != "views":
+            del fields["views"]
+        if self.run.cache == "off" or self.run.cache_dtype == "float32":
+            del fields["cache_dtype"]
         fields["stages"] = tuple(name for name, _ in self.stages)
         fields["model.name"], fields["task.name"] = self.model.name, self.task.name
         fields |= {f"model.{k}": v for k, v in self.model.options}
@@ -312,10 +320,13 @@ _CHOICES = {
     "optimizer": OPTIMIZERS,
     "schedule": tuple(SCHEDULES),
     "rows": ("own", "same"),
-    "cache": ("auto", "off"),
+    "cache": ("auto", "off", "views"),
+    "cache_dtype": DTYPES,
 }
 _LEAST = {
-    **dict.fromkeys(("steps", "batch_size", "eval_batch_size", "log_every", "accumulate", "fsdp", "tensor"), 1),
+    **dict.fromkeys(
+        ("steps", "batch_size", "eval_batch_size", "log_every", "accumulate", "fsdp", "tensor", "views"), 1
+    ),
     **dict.fromkeys(("seed", "eval_every", "save_every", "devices", "warmup", "freeze_units"), 0),
     **dict.fromkeys(("grace", "lr", "weight", "clip", "weight_decay", "layer_decay", "momentum", "b2"), 0),
 }

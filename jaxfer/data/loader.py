@@ -12,7 +12,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grain
@@ -175,15 +175,32 @@ def single_batches(feed: Feed, *, seed: int, batch_size: int) -> Callable[[int],
     return batch.map
 
 
-def eval_batches(feed: Feed, *, batch_size: int, rows: Sequence[int] | None = None) -> Iterator[Batch]:
+def rows_read(feed: Feed, *, seed: int, batch_size: int, start: int, stop: int) -> np.ndarray:
+    """Which examples the steps `start` to `stop - 1` of `train_batches` read: int64, ascending."""
+    count = len(feed.split)
+    if (stop - start) * batch_size >= 2 * count:  # a whole epoch is among them
+        return np.arange(count)
+    batch = _TrainBatch(feed.bind(), batch_size, _rows(batch_size, None), seed, ())
+    return np.unique(np.concatenate([batch.chosen(step)[0] for step in range(start, stop)]))
+
+
+def eval_batches(
+    feed: Feed, *, batch_size: int, rows: Sequence[int] | None = None, draw: Draw | None = None
+) -> Iterator[Batch]:
     """The split once, in order, in batches of one static size: the last is padded with copies of the first example.
+
+    Args:
+      feed: of the split.
+      batch_size: over all processes.
+      rows: as in `train_batches`.
+      draw: augments the examples, whose positions it has in the order of the split.
 
     Yields:
       As `train_batches`, and "mask", float32 [b]: 1 for an example and 0 for padding. Examples with lengths are padded
       to the smallest bucket that holds the batch's longest.
     """
     feed.check()
-    batch = _EvalBatch(feed.bind(), batch_size, _rows(batch_size, rows))
+    batch = _EvalBatch(feed.bind(), batch_size, _rows(batch_size, rows), draw)
     return _iterate(batch, 0, -(-len(feed.split) // batch_size), 0)
 
 
@@ -228,6 +245,7 @@ class _EvalBatch(grain.transforms.Map):
     feed: Bound
     batch_size: int
     rows: np.ndarray
+    draw: Draw | None = None
 
     def map(self, number: int) -> Batch:
         begin, size, lengths = int(number) * self.batch_size, len(self.feed.split), self.feed.lengths
@@ -238,7 +256,9 @@ class _EvalBatch(grain.transforms.Map):
         chosen = begin + self.rows
         real = chosen < size
         # Padding is one more example, the first, read once.
-        batch = self.feed(np.append(chosen[real], 0) if not real.all() else chosen, length, None)
+        read = np.append(chosen[real], 0) if not real.all() else chosen
+        draw = None if self.draw is None else replace(self.draw, positions=self.draw.positions[read])
+        batch = self.feed(read, length, draw)
         if not real.all():
             place = np.minimum(np.arange(len(chosen)), int(real.sum()))
             batch = _picked(batch, place)

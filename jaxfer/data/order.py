@@ -27,6 +27,7 @@ class Stream(enum.IntEnum):
     TRIALS = 6
     BUCKET = 7
     MASK = 8
+    VIEW = 9
 
 
 def bits(seed: int, stream: Stream, *key: int) -> np.random.Philox:

@@ -84,7 +84,8 @@ class Port:
         other, and their head have (2, 1, 2, 1, 0). None: units between it and the last one.
       parts: heads for the tasks of other streams, a port each; `init` draws them too.
       part: of such a port, where its own parameters lie.
-      whole: of a port that begins at what the output layer reads (`from_features`), the one that reads examples.
+      whole: of a port whose passes begin at stored activations (`beginning`), the one that reads examples.
+      start: of such a port, the unit that reads them, or `features`: the output layer.
     """
 
     module: nn.Module
@@ -99,6 +100,7 @@ class Port:
     parts: tuple[Port, ...] = ()
     part: Part | None = None
     whole: Port | None = None
+    start: str | None = None
 
     def init(self, key: jax.Array, batch: Mapping[str, Any]) -> tuple[Params, Params]:
         """Fresh (params, model_state), both nested dicts; `batch` gives shapes only."""
@@ -164,8 +166,9 @@ class Port:
             if tap not in (*self.units, FEATURES):
                 raise InputError(f"tap {tap!r} is neither a unit of the model nor 'features'{nearest(tap, self.units)}")
         x, side = self._inputs(batch, begin)
-        stored = () if self.whole is None else (_given(x, self.whole.entrance),)
-        if self.whole is not None:
+        stored, begin = (), begin or self.start
+        if self.start == FEATURES:
+            stored = (_given(x, self.whole.entrance),)
             begin, (x, side) = self.units[-1], self.whole.anything(len(x))
         params = params if self.part is None else self.part.chosen(params)
         variables = {"params": self.execution.tables(params), **model_state}
@@ -290,14 +293,30 @@ class Port:
         )
         return dataclasses.replace(self, encodings=tuple(encodings))
 
-    def from_features(self) -> Port:
-        """The same port, whose passes begin at what the output layer reads: its batches have `features` [b, width].
+    def beginning(self, at: str, *, inputs: bool = False, views: int = 1) -> Port:
+        """The same port, whose passes begin at stored activations: its batches have `features` in place of examples.
 
-        The head must read one vector of an example, and not its inputs apart.
+        Args:
+          at: the unit that reads them, one array of an example (`passed`); or `features`, what the output layer reads:
+            there, one vector of an example, and the head must not read its inputs apart.
+          inputs: whether the task makes its targets of the encoded examples.
+          views: how many augmented views of an example there are.
         """
-        (width,) = self.features
-        like = next((encoding for encoding in self.encodings if encoding.buckets), None)
-        return dataclasses.replace(self, encodings=(StoredEncoding(width=width, like=like),), whole=self)
+        buckets = any(encoding.buckets for encoding in self.encodings)
+        shape, side = (self.features, ()) if at == FEATURES else (self.passed(at).shape[1:], self.inputs[1:])
+        how = {"inputs": inputs, "views": views, "tokens": buckets and at != FEATURES}
+        stored = StoredEncoding(shape=shape, like=self.encodings, side=side, **how)
+        return dataclasses.replace(self, encodings=(stored,), whole=self, start=at)
+
+    def passed(self, to: str) -> Any:
+        """Shapes of what a unit after the first reads of 2 examples of the longest bucket: an array, or a pytree."""
+        before = self.units[self.units.index(to) - 1]
+        port = dataclasses.replace(self, execution=PLAIN)
+
+        def until(key, batch):
+            return port.apply(*port.init(key, batch), batch, end=before)[0]
+
+        return jax.eval_shape(until, jax.random.key(0), self.example(2))
 
     def anything(self, n: int) -> tuple[Any, dict[str, jax.Array]]:
         """(what the head unit reads, the other fields) of n examples, all zero: for a pass that does not look at it."""

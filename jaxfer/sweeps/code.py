@@ -38,6 +38,7 @@ COMPUTES = (
     "parallel/placement.py",
     "parallel/sharding.py",
     "training/cached.py",
+    "training/cut.py",
     "training/feature_store.py",
     "training/evaluation.py",
     "training/examples.py",

@@ -26,7 +26,7 @@ from jaxfer.parallel.placement import Placement
 from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.step import split
-from jaxfer.training import cached
+from jaxfer.training.cut import cut
 from jaxfer.training.programs import block_program
 from jaxfer.training.session import Turn
 
@@ -61,7 +61,7 @@ class Grid:
 def possible(stage: Stage, where: Placement, experiment: Experiment) -> bool:
     """Whether a stage may run here: it reads stored features, on a single device."""
     alone = _on_one_device(where, experiment) and stage.spec.method.fit is None
-    return alone and cached.reason(stage, where, experiment) is None
+    return alone and cut(stage, where, experiment).at == FEATURES
 
 
 def _on_one_device(where: Placement, experiment: Experiment) -> bool:
@@ -72,7 +72,7 @@ def _on_one_device(where: Placement, experiment: Experiment) -> bool:
 def key(turn: Turn) -> Hashable | None:
     """Equal for stages that can be trained in one call; None where a stage is trained step by step."""
     session, run = turn.session, turn.session.experiment.run
-    if turn.ran is turn.stage or not _on_one_device(session.where, session.experiment):
+    if turn.ran.spec.port.start != FEATURES or not _on_one_device(session.where, session.experiment):
         return None
     features = turn.split.columns[FEATURES].values
     if features.nbytes > RESIDENT:
@@ -101,7 +101,7 @@ def in_blocks(turns: Mapping[int, Turn], grid: Grid) -> dict[int, Error]:
     begun, first = time.perf_counter(), next(iter(turns.values()))
     session, stage, ran = first.session, first.stage, first.ran
     count = min(LONGEST, stage.config.steps)  # however many are left: the same program
-    values = np.asarray(first.split.columns[FEATURES].values)
+    values = np.asarray(first.split.columns[FEATURES].values, np.float32)
     columns = jax.device_put({FEATURES: values}, session.where.replicated)
     batches = _Batches(turns, grid)
     own, hparams, keys, shared = _stacked(turns, grid)

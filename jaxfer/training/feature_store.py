@@ -29,7 +29,8 @@ FOLDER = "features"
 LIMIT = 8 * 2**30  # bytes of all files
 DIGEST = 16  # bytes
 ROWS, ABOUT, LOCK = "rows", "about.json", "lock"
-BLOCK = 4096  # rows in memory at once
+BLOCK = 2**26  # bytes in memory at once
+_TYPES = {"float32": "<f4", "bfloat16": "<u2"}  # NumPy has no bfloat16 of its own
 
 
 def root() -> Path | None:
@@ -44,22 +45,29 @@ def root() -> Path | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Store:
-    """One file of features: float32 [count, width].
+    """One file of features: [count, *shape].
 
     Attributes:
       folder: where it lies.
       count: rows of the data column.
-      width: values of a row.
+      shape: of a row.
+      dtype: `float32` or `bfloat16`.
     """
 
     folder: Path
     count: int
-    width: int
+    shape: tuple[int, ...]
+    dtype: str = "float32"
 
     @property
     def row(self) -> np.dtype:
         """A row of the file: the checksum of its number and its values, and these."""
-        return np.dtype([("sum", f"V{DIGEST}"), ("values", "<f4", (self.width,))])
+        return np.dtype([("sum", f"V{DIGEST}"), ("values", _TYPES[self.dtype], self.shape)])
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of a value."""
+        return np.dtype(_TYPES[self.dtype]).itemsize
 
     @functools.cached_property
     def _mapped(self) -> np.ndarray:
@@ -68,7 +76,7 @@ class Store:
     @property
     def values(self) -> np.ndarray:
         """What is there, read from the disk when it is looked at; a row that is missing holds anything."""
-        return self._mapped["values"]
+        return self._mapped["values"].view(self.dtype)
 
     def open(self, about: dict[str, Any]) -> None:
         """Makes the file where there is none, or one of another length; marks it as used now."""
@@ -83,17 +91,23 @@ class Store:
     def missing(self, rows: np.ndarray) -> np.ndarray:
         """Those of these rows whose checksum is not right, ascending, each once."""
         rows, lost = np.unique(rows), []
-        for some in np.split(rows, range(BLOCK, len(rows), BLOCK)):
+        size = max(1, BLOCK // self.row.itemsize)
+        for some in np.split(rows, range(size, len(rows), size)):
             block = self._mapped[some]
             there = zip(some.tolist(), block["sum"], block["values"], strict=True)
             lost += [row for row, found, values in there if found.tobytes() != _sum(row, values)]
         return np.array(lost, np.int64)
 
     def write(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Writes these rows. Raises `OSError` where the disk is full."""
+        """Writes these rows; zeros at a row's end, as of short texts, stay holes. Raises `OSError` on a full disk."""
+        values = np.asarray(values, np.dtype(self.dtype)).view(_TYPES[self.dtype])
         with (self.folder / ROWS).open("r+b", buffering=0) as file:
-            for row, value in zip(rows.tolist(), np.asarray(values, "<f4"), strict=True):
-                data = _sum(row, value) + value.tobytes()
+            for row, value in zip(rows.tolist(), values, strict=True):
+                content = value.tobytes()
+                data = content.rstrip(b"\0")
+                if self._mapped["values"][row].reshape(-1)[len(data) // value.itemsize :].any():  # of a damaged row
+                    data = content
+                data = _sum(row, value) + data
                 if os.pwrite(file.fileno(), data, row * self.row.itemsize) < len(data):
                     raise OSError(errno.ENOSPC, "No space left on device", str(self.folder / ROWS))
 

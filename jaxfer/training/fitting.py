@@ -18,7 +18,7 @@ from jaxfer.parallel.placement import Placement
 from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.task import Mean, Task
-from jaxfer.training import cached
+from jaxfer.training.cut import at_output
 from jaxfer.training.progress import Reporter, short
 
 
@@ -41,7 +41,7 @@ def check(experiment: Experiment, stages: Sequence[Stage], where: Placement) -> 
         if set(stage.spec.trainable) != set(_layer(stage)):
             wanted, found = (" and ".join(sorted(paths)) for paths in (_layer(stage), stage.spec.trainable))
             raise InputError(f"{of}: {fit.name} fits {wanted}, found {found} trainable; correct config.freeze")
-        if why := cached.unlike(stage, where, experiment):
+        if why := at_output(stage, where, experiment):
             raise InputError(f"{of}.options.fit: {fit.name} needs features that stay the same, found: {why}; omit it")
     last = stages[-1].stop
     if fits and experiment.run.profile and experiment.run.profile[1] > last:

@@ -225,7 +225,7 @@ class Session:
         split = training_split(self.experiment, stage, self.data)
         if stage.spec.method.fit is not None:
             return Turn(session=self, stage=stage, ran=stage, split=split, state=state)
-        ran, split = self.reading(stage, state, split)
+        ran, split = self.reading(stage, state, split, trains=True)
         split = ran.spec.task.expanded(split, ran.spec.port.encodings)
         return Turn(session=self, stage=stage, ran=ran, split=split, state=state)
 

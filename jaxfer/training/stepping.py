@@ -34,7 +34,7 @@ def step_by_step(turn: Turn) -> None:
         batch_size=stage.config.batch_size,
         start=begin,
         stop=stage.stop,
-        augment=session.experiment.data.augment,
+        augment=session.experiment.data.augment if ran is stage else (),  # views are augmented already
         workers=session.experiment.data.workers if ran is stage else 0,  # of stored features nothing is decoded
         rows=where.rows(stage.config.batch_size),
         beside=streams.beside(session.experiment, stage, session.data, where),

@@ -19,7 +19,7 @@ DIGITS = str(Path(__file__).parents[2] / "configs/digits.py")
 
 # Every field that a run may change when it goes on in its folder.
 FREE = {
-    *("eval_batch_size", "test", "log_every", "save_every", "grace", "profile", "cache", "rooms"),
+    *("eval_batch_size", "test", "log_every", "save_every", "grace", "profile", "cache", "views", "rooms"),
     *("parallel.mode", "parallel.devices", "parallel.fsdp", "parallel.tensor", "parallel.rules"),
 }
 
@@ -39,6 +39,8 @@ OTHER = {
     "grace": 60.0,
     "profile": (1, 2),
     "cache": "off",
+    "cache_dtype": "bfloat16",
+    "views": 7,
     "rooms": ("elsewhere",),
     "parallel.mode": "pmap",
     "parallel.devices": 2,
@@ -123,6 +125,13 @@ def test_identity_excludes_exactly_the_free_fields(field):
 def test_identity_holds_every_choice(field, value, key):
     changed = experiment(**{"method": "l2sp", field: value}).identity()
     assert changed[key] != experiment(method="l2sp").identity().get(key)
+
+
+def test_views_count_where_they_are_kept():
+    two, three = (experiment(cache="views", views=views).identity() for views in (2, 3))
+    assert {name for name in two if two[name] != three[name]} == {"views"}
+    off, plain = experiment(cache="off", cache_dtype="bfloat16"), experiment()
+    assert off.identity() == plain.identity()
 
 
 def test_identity_has_the_sources_own_options():
