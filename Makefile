@@ -5,7 +5,8 @@ ARGS ?=
 WORKDIR ?= runs/quickstart
 # A file's tests run in one worker, which makes its fixtures and compiles its programs once.
 PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadfile
-PARITY = $(VENV)-parity/bin/python -m pytest -n 2 --dist loadgroup
+PARITY_VENV ?= $(VENV)-parity
+PARITY = $(PARITY_VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
 .PHONY: quickstart test system conformance lint docs parity clean
 
@@ -40,13 +41,13 @@ docs: $(VENV)/.installed-docs
 
 # Against PyTorch, transformers, peft and sentence-transformers, in an environment of its own; what is compared number
 # by number is fully optimised.
-parity: $(VENV)-parity/.installed
+parity: $(PARITY_VENV)/.installed-parity
 	XLA_FLAGS=--xla_backend_optimization_level=3 $(PARITY) --slowest=build/slowest/optimised.txt -m optimised tests/parity
 	$(PARITY) --slowest=build/slowest/parity.txt -m "not optimised" tests/parity $(ARGS)
 
-$(VENV)-parity/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)-parity
-	$(VENV)-parity/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,parity]'
+$(PARITY_VENV)/.installed-parity: pyproject.toml constraints.txt
+	[ -x $(PARITY_VENV)/bin/python ] || $(PYTHON) -m venv $(PARITY_VENV)
+	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,parity]'
 	touch $@
 
 $(VENV)/bin/python:

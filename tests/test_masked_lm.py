@@ -315,6 +315,7 @@ def test_a_model_of_images_is_refused():
         make_port(config.resolve(settings), 10)
 
 
+@pytest.mark.system
 def test_a_run_needs_no_labels_and_predicts_nothing(tmp_path):
     result = jaxfer.run(phrases(**{"parallel.devices": 1, "model.pool": "mean"}), tmp_path / "run", quiet=True)
     val = result["metrics"]["val"]
@@ -339,6 +340,7 @@ def adapted(steps=(2, 2), **overrides):
     return config.override(settings, {"parallel.devices": 1, **overrides})
 
 
+@pytest.mark.system
 def test_a_stage_s_own_task(tmp_path):
     result = jaxfer.run(adapted(), tmp_path / "run", quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -103,6 +103,7 @@ def repository(tmp_path):
         yield tmp_path
 
 
+@pytest.mark.system
 def test_files_next_to_the_config_or_its_folder_train_and_are_there_again_for_eval(repository, tmp_path):
     with forgotten_rooms("halved", "bars"):
         config = configs.load(str(repository / "configs/exp.py"), {"options.width": "5"})

@@ -73,6 +73,7 @@ def test_batches_double_until_memory_is_out_and_the_fastest_is_kept(accelerator)
         accelerator.search(lambda batch: 1 / 0, 8, 16)
 
 
+@pytest.mark.system
 def test_the_accelerator_script_on_a_tiny_model(accelerator, capsys):
     arguments = ["--tiny", "--models", "ViT-B/16", "--largest", "8", "--seconds", "0.01", "--side", "jaxfer"]
     accelerator.main(arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -114,15 +113,17 @@ def test_unequal_counts_weigh_slices_and_devices():
     params, port = backbone(stage)[0], stage.spec.port
     before = flatten(params)
 
-    def loss(params, rows=slice(None)):
-        part = {name: value[rows] for name, value in batch.items()}
-        mean = _repeated_mean(port.apply(params, {}, part)[0], part)
-        return mean.total.sum() / max(1, COUNTS[rows].sum())
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params, part, count):
+        return _repeated_mean(port.apply(params, {}, part)[0], part).total.sum() / count
 
     def gradient(rows=slice(None)):
-        return flatten(jax.jit(jax.grad(functools.partial(loss, rows=rows)))(params))
+        part = {name: value[rows] for name, value in batch.items()}
+        value, gradients = loss(params, part, np.float32(max(1, COUNTS[rows].sum())))
+        return flatten(gradients), float(value)
 
-    whole, value = gradient(), float(loss(params))
+    (whole, value), outputs = gradient(), jax.jit(port.apply)(params, {}, batch)[0]
     fields = dict(method="l2sp", options={"alpha": 0.2, "beta": 0.6})  # at the start a penalty of the head alone
     pulled = [path for path in before if path.startswith("head/out/")]
     wanted = {path: before[path] - whole[path] - (0.6 * before[path] if path in pulled else 0) for path in before}
@@ -133,13 +134,12 @@ def test_unequal_counts_weigh_slices_and_devices():
             apart = norm([leaf - wanted[path]]) / norm([wanted[path]])
             assert apart <= 1e-6, f"{path} in {count} slices, {parallel}: {apart:.2g}"
         assert metrics["loss"] == pytest.approx(value, rel=1e-6)
-        outputs = port.apply(params, {}, batch)[0]
-        hit = np.asarray(outputs.argmax(-1)[:, None] == batch["label"])
+        hit = np.asarray(outputs).argmax(-1)[:, None] == np.asarray(batch["label"])
         assert metrics["accuracy"] == pytest.approx(hit[KEPT].mean(), rel=1e-6)
         assert metrics["first"] == pytest.approx(hit[:, 0].mean(), rel=1e-6)
     # The trap: an average of the averages of four slices, or of four devices.
     for parts in ([slice(i, None, 4) for i in range(4)], [slice(i, i + 2) for i in range(0, 8, 2)]):
-        averages = [gradient(part) for part in parts]
+        averages = [gradient(part)[0] for part in parts]
         wrong = [sum(average[path] for average in averages) / 4 - whole[path] for path in whole]
         assert norm(wrong) > 0.1 * norm(whole.values())
 

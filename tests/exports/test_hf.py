@@ -136,6 +136,7 @@ def test_only_an_export_is_replaced_and_only_by_a_whole_one(probed, tmp_path, mo
         jaxfer.export(probed / "run", out=mine / "thesis.tex")
 
 
+@pytest.mark.system
 def test_a_text_model_takes_its_tokenizer_along(texts):
     run, out = texts
     names = {entry.name for entry in epath.Path(TOKENIZER).iterdir()}

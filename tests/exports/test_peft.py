@@ -136,6 +136,7 @@ def test_what_peft_cannot_carry(adapted, tmp_path):
         jaxfer.export(tmp_path / "tuned", format="peft")
 
 
+@pytest.mark.system
 def test_a_base_on_the_hub_goes_by_name_and_commit(tmp_path, monkeypatch):
     """As the Hub's own cache has it, without a network: a tag that names a commit."""
     commit, cache = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--tests--vit-of-adapters"

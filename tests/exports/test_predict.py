@@ -44,6 +44,7 @@ def digits(tmp_path_factory):
     return folder / "run", jaxfer.export(folder / "run"), files
 
 
+@pytest.mark.system
 def test_a_run_and_its_export_know_their_digits(digits):
     run, export, files = digits
     ours, theirs = jaxfer.predict(run, files), jaxfer.predict(export, files)
@@ -88,6 +89,7 @@ def test_the_command_prints_a_table_and_names_what_it_cannot_read(digits, capsys
     assert second["input"] == str(torn) and "readable image" in second["error"]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("pool", ["pooler", "mean"])
 def test_texts_from_the_command_line_and_from_files(pool, tmp_path):
     jaxfer.run(text_config(tmp_path / "source", pool), tmp_path / "run", quiet=True)

@@ -52,6 +52,7 @@ def assert_by_hand(scored):
     assert scored.metrics["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
+@pytest.mark.system
 def test_texts_are_scored_as_eval_scores_them(texts):
     scored = jaxfer.score(texts, TABLE)
     rows = [line.split("\t") for line in TABLE.read_text().splitlines()[1:]]

@@ -95,6 +95,7 @@ def test_nor_for_an_adapter_of_it(exported):
     assert not (exported[0] / "adapter_config.json").exists()
 
 
+@pytest.mark.system
 def test_a_projection_and_a_scaling_come_back(tmp_path):
     """Poolings `cls+max`, a dense layer of 5 with ReLU, length 1, head: written, listed in order, read as it was."""
     config = text_config(tmp_path / "source", "cls+max", head="reset")

@@ -82,6 +82,7 @@ def _layer(port, params, batch, site):
     return caught[site]
 
 
+@pytest.mark.system
 def test_a_run_predicts_and_is_not_exported(tmp_path):
     config = tiny_config("vit_cls", method="adapter", options={"bottleneck": 3}, steps=2)
     jaxfer.run(config, tmp_path / "run", quiet=True)

@@ -57,6 +57,7 @@ def test_loss_by_hand():
     assert train(stage, 1)[1][0] == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.system
 def test_a_student_equal_to_its_teacher_stays(tmp_path):
     """With alpha 1 there is nothing to learn from a teacher that is the model itself."""
     jaxfer.run(tiny_config("vit_cls", steps=2, lr=0.03), tmp_path / "teacher", quiet=True)
@@ -123,6 +124,7 @@ def test_slices_see_their_own_part_of_the_teachers_fields(vit, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.system
 def test_one_program_for_all_teachers_and_none_may_change(vit, tmp_path):
     """Their arrays are arguments of the step. The lineage has their sha256; a finished run needs them no more."""
     teacher = tmp_path / "teacher"
@@ -179,6 +181,7 @@ def test_teachers_of_other_data(tmp_path):
         preflight(of(f"run:{tmp_path}/sounds"))
 
 
+@pytest.mark.system
 def test_texts_are_read_by_one_tokenizer(tmp_path):
     jaxfer.run(tiny_config("bert_mean", steps=1), tmp_path / "teacher", quiet=True)
     config = tiny_config("bert_pooler", method="distill", steps=1)

@@ -58,7 +58,7 @@ def test_penalty_by_hand():
     assert train(stage, 2)[1][1] == pytest.approx(task + 0.3 * pull, rel=1e-5)
 
 
-@pytest.mark.parametrize(("mode", "devices"), [("jit", 4), ("fsdp", 4)])
+@pytest.mark.parametrize(("mode", "devices"), [pytest.param("jit", 4, marks=pytest.mark.system), ("fsdp", 4)])
 def test_fisher_of_a_run(tmp_path, mode, devices):
     """Kept classes, other examples: the mean over the training split, one by one, at the source's parameters."""
     jaxfer.run(tiny_config("resnet_basic", steps=2, lr=0.03), tmp_path / "source", quiet=True)

@@ -37,6 +37,7 @@ def test_effective_rank_by_hand():
     assert np.isnan(effective_rank(np.asarray([[np.nan, 1.0]])))
 
 
+@pytest.mark.system
 def test_a_probe_starts_from_it(tmp_path):
     config = tiny_config("resnet_basic", method="simclr", steps=2)
     config.data.augment = ("flip", "jitter")

@@ -272,6 +272,7 @@ def test_rows_of_a_process_are_those_of_its_devices(order, axes, expected):
         assert where.rows(3 * where.parts, host).tolist() == [3 * part + i for part in parts for i in range(3)]
 
 
+@pytest.mark.system
 def test_devices_of_several_processes():
     """As many devices of each, whether they are here or a topology's; pmap is of one process."""
     devices = [types.SimpleNamespace(process_index=i // 2) for i in range(4)]

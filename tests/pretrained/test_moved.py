@@ -32,6 +32,7 @@ def moved(tmp_path_factory):
     return folder / "run", config, first, whole
 
 
+@pytest.mark.system
 def test_a_finished_run_is_itself_without_its_checkpoint(moved):
     run, config, first, _ = moved
     assert jaxfer.run(config, run, quiet=True) == first

@@ -54,6 +54,7 @@ def results(folder):
     }
 
 
+@pytest.mark.system
 def test_table_of_a_sweep(undisturbed, capsys):
     spec, folder = undisturbed
     assert all((folder / name).exists() for name in FILES)

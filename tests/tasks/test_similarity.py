@@ -87,6 +87,7 @@ def test_one_encoder_gives_both_embeddings():
     np.testing.assert_array_equal(both.reshape(4, 12), alone)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("loss", ["cosine", "multiple_negatives"])
 def test_a_run_and_its_answers(tmp_path, loss):
     config = jaxfer.load(CONFIG, {"task.loss": loss, "eval_batch_size": 3, "parallel.devices": 2, "test": True})

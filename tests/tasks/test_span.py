@@ -107,6 +107,7 @@ def test_the_loss_is_both_ends_cross_entropy_and_knows_no_padding():
     assert float(again.value()) == pytest.approx(float(mean.value()), rel=1e-6)
 
 
+@pytest.mark.system
 def test_a_run_and_its_answers(tmp_path):
     config = jaxfer.load("configs/squad_small.py:tiny", {"parallel.devices": 1, "eval_batch_size": 3})
     result = jaxfer.run(config, tmp_path / "run", quiet=True)

@@ -90,6 +90,7 @@ def test_precision_recall_and_f1_by_hand():
     assert found == {"entity_precision": 1 / 3, "entity_recall": 1 / 3, "entity_f1": pytest.approx(1 / 3)}
 
 
+@pytest.mark.system
 def test_a_run_answers_with_the_entities(tmp_path):
     data = {"source": "conll", "path": "tests/data/tagged"}
     config = tiny_config("bert_pooler", task={"name": "tagging"}, data=data, steps=2)

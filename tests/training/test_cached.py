@@ -74,7 +74,12 @@ def same_outputs(path):
 
 @pytest.mark.parametrize(
     ("case", "parallel"),
-    [*((case, {}) for case in ("resnet_basic", "bert_pooler", "mobilenet_v1")), ("vit_cls", MIXED)],
+    [
+        ("resnet_basic", {}),
+        ("bert_pooler", {}),
+        pytest.param("mobilenet_v1", {}, marks=pytest.mark.system),
+        pytest.param("vit_cls", MIXED, marks=pytest.mark.system),
+    ],
 )
 def test_losses_and_predictions_are_those_of_every_step_anew(case, parallel, tmp_path):
     kept = alike(lambda: probe(case), tmp_path, parallel={"devices": 1} | parallel)

@@ -92,6 +92,7 @@ def test_why_not_by_the_setting(monkeypatch):
     assert why() == "JAXFER_CACHE is off"
 
 
+@pytest.mark.system
 def test_views_are_drawn_once_and_of_every_seed_the_same(tmp_path):
     """Each step reads one of them; evaluations read the examples as they are."""
 

@@ -64,6 +64,7 @@ def same_run(one, two):
     assert lines(one) == lines(two)
 
 
+@pytest.mark.system
 def test_a_stage_without_labels_reads_every_example_and_the_next_the_few(tmp_path, fed):
     result = jaxfer.run(reports(), tmp_path / "run", quiet=True)
     (adapt, inputs), (full, columns) = fed
@@ -174,6 +175,7 @@ def test_labels_that_nothing_reads(option):
         preflight(settings)
 
 
+@pytest.mark.system
 def test_texts_alone_train_a_masked_model_and_no_other(tmp_path):
     (tmp_path / "train.tsv").write_text("text\n" + "".join(f"{word} film a\n" for word in ("good", "bad", "very") * 4))
     settings = tiny_config("bert_mean", task={"name": "masked_lm"}, batch_size=4, steps=1)

@@ -107,6 +107,7 @@ def test_devices_change_nothing(images, axes):
     close(found["features"], np.concatenate(by_hand(images, "block_1")[2]))
 
 
+@pytest.mark.system
 def test_of_texts_in_buckets(phrases):
     examples, network, taps = by_hand(phrases, "block_1", "train")
     lengths = [tap.shape[1] for tap in taps]
@@ -268,6 +269,7 @@ def test_an_empty_split(images, monkeypatch):
         jaxfer.features(images)
 
 
+@pytest.mark.system
 def test_data_of_other_classes(images):
     """Rows are the source's, labels those of the chosen classes in their order."""
     whole, classes = jaxfer.features(images, split="train").arrays(), ("class_2", "class_0")

@@ -159,6 +159,7 @@ def test_an_evaluation_that_is_killed_loses_no_step(tmp_path, whole, monkeypatch
         assert best[0] == best[1], "the last record knows the last evaluation"
 
 
+@pytest.mark.system
 def test_an_interrupt_saves_the_step_under_way(tmp_path, whole, monkeypatch):
     real = session.Reporter.step
 
@@ -253,6 +254,7 @@ def test_resumed_on_other_devices_the_losses_are_the_same(tmp_path, monkeypatch)
     assert files.read_json(tmp_path / "parts" / "result.json")["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1}
 
 
+@pytest.mark.system
 def test_sigterm_before_the_first_step(tmp_path, whole, monkeypatch):
     """While the data is read, while a program compiles: noticed after the first step, saved."""
     for name, module in [("preflight", loop), ("train_program", stepping)]:
@@ -368,6 +370,7 @@ def test_a_finished_run_is_returned_without_work(whole, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
+@pytest.mark.system
 def test_extended_it_equals_the_long_run(tmp_path, whole):
     """At a constant rate; every leaf bitwise, though the short run evaluated and logged at its end."""
     shutil.copytree(whole, tmp_path / "extended")
@@ -380,6 +383,7 @@ def test_extended_it_equals_the_long_run(tmp_path, whole):
         jaxfer.run(one_stage(), tmp_path / "extended", quiet=True)
 
 
+@pytest.mark.system
 def test_another_length_midway_through_a_schedule_is_refused(tmp_path, monkeypatch):
     """A cosine of other length is another run, silently; at its end it may go on, and the lineage says so."""
     config = one_stage(schedule="cosine")
@@ -408,6 +412,7 @@ def test_other_data_is_refused(tmp_path, whole, monkeypatch):
         assert not kill.ending(whole).differences(run_again(folder))
 
 
+@pytest.mark.system
 def test_while_it_is_extended_it_is_not_finished(tmp_path, whole, monkeypatch):
     """Its old result describes a checkpoint that will go; and it can't be made shorter again than it is."""
     shutil.copytree(whole, tmp_path / "run")

@@ -89,6 +89,7 @@ def test_an_earlier_task_keeps_its_head(tmp_path):
     assert ledger["leaves"]["params/head/out/memory/kernel"]["what"] == "initialised"
 
 
+@pytest.mark.system
 def test_a_target_is_scored_on_test_alone_and_may_not_change(tmp_path):
     config = images(method="dann", test=True)
     config.stream.target = beside(config, noise=2.0)

@@ -39,6 +39,7 @@ def reordered(out, folder, names):
     return folder
 
 
+@pytest.mark.system
 def test_an_export_scores_what_its_run_scored(exported):
     _, metrics, out = exported
     for split in ("val", "test"):

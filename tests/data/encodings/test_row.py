@@ -124,6 +124,7 @@ def model_of(folder):
     return json.loads((folder / "config.json").read_text())["model"]
 
 
+@pytest.mark.system
 def test_statistics_travel_with_the_weights(tmp_path):
     settings = tiny(**{"data.val_per_class": 4})
     jaxfer.run(settings, tmp_path / "first", quiet=True)
