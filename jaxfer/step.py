@@ -86,6 +86,11 @@ class StepSpec:
         """{path: update rule} of the trainable parameters."""
         return {path: leaf for path, leaf in self.leaves if leaf is not None}
 
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Paths of the parameters that these steps leave as they are."""
+        return frozenset(path for path, leaf in self.leaves if leaf is None)
+
     def tx(self, hparams: Mapping[str, jax.Array], step: jax.Array) -> optax.GradientTransformation:
         """The optimizer at this step's hyperparameters."""
         return make_tx(

@@ -1,9 +1,10 @@
 """Checkpoints, for resuming a run exactly: the only file that imports orbax. `pretrained/` reads foreign weights.
 
-A checkpoint is a flat {name: array} and a JSON record, every byte of both under a checksum. Each device's part is
-written as it lies, and read as the run that resumes lays it out, on however many devices. Restoring is strict: the
-names, shapes and types must be the expected ones. A checkpoint that can't be read is reported and removed, and the one
-before it takes its place.
+A checkpoint is a flat {name: array} and a JSON record, every byte of both under a checksum. Frozen parameters are the
+same in every checkpoint of a stage: they are written once, to a folder named by their sha256, before the first record
+that names it. Each device's part is written as it lies, and read as the run that resumes lays it out, on however many
+devices. Restoring is strict: the names, shapes and types must be the expected ones. A checkpoint that can't be read is
+reported and removed, and the one before it takes its place.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import errno
+import functools
 import gc
+import hashlib
 import json
 import logging
-import sys
 import time
-import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ from etils import epath
 from jaxfer import borrowed, files
 from jaxfer.errors import InputError
 from jaxfer.parallel import cluster
+from jaxfer.runs import quiet
 from jaxfer.runs.checksum import array_sum
 from jaxfer.state import State
 
@@ -37,6 +39,9 @@ from jaxfer.state import State
 SAVED = ("step", "params", "model_state", "opt_state", "extra")
 # Bytes of a leaf. Up to here what orbax does for each one, or a thread, takes longer than its bytes.
 SMALL = 2**20
+# Ends the name of the folder of frozen parameters, beside that of the checkpoints: inside that, in a store, orbax would
+# take it for a save that was cut off.
+FROZEN = "_frozen"
 
 
 class UnreadableCheckpoint(InputError):
@@ -49,7 +54,7 @@ class Checkpoints:
     def __init__(self, folder: epath.Path, *, read_only: bool = False):
         # Orbax logs every save at INFO and WARNING, and a failed save with dozens of tracebacks and an exception.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        _quiet_late_tasks()
+        quiet.quiet_late_tasks()
         if str(folder).startswith("s3://"):
             borrowed.teach_orbax_s3()
         self._best: dict[int, int | None] = {}
@@ -57,6 +62,7 @@ class Checkpoints:
         self._amended = False  # whether that content is newer than what is on disk
         # A run that is opened is read whole by each process for itself.
         self._alone = read_only or cluster.alone()
+        self._writes = not read_only and cluster.leader()
         this, processes = jax.process_index(), ocp.options.MultiprocessingOptions()
         if read_only:
             processes = dataclasses.replace(
@@ -72,11 +78,17 @@ class Checkpoints:
             "record": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
         }
         place = folder if files.remote(folder) else folder.resolve()  # orbax can't restore from a relative path
-        if not read_only and cluster.leader():
+        self._frozen = place.with_name(place.name + FROZEN)
+        if self._writes:
             _remove_torn(place)
+            _remove_torn(self._frozen)
         self._manager = ocp.CheckpointManager(place, item_handlers=handlers, options=options)
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=processes)
+        self._sets = ocp.Checkpointer(handler, multiprocessing_options=processes)  # each whole once it is saved
 
-    def save(self, step: int, state: State, record: Mapping[str, Any], best: int | None) -> None:
+    def save(
+        self, step: int, state: State, record: Mapping[str, Any], best: int | None, frozen: Collection[str] = ()
+    ) -> None:
         """Starts saving; returns once the arrays are copied off the devices. A step saved before is kept.
 
         Args:
@@ -84,15 +96,36 @@ class Checkpoints:
           state: all of it but what follows from the config.
           record: what goes with it, as JSON can hold it.
           best: step of the best evaluated checkpoint: it is kept. None before any evaluation.
+          frozen: paths of the parameters that the stage does not change. They are on disk before this save begins; if
+            they are few, each checkpoint holds them.
         """
         if step in self._manager.all_steps():
             return
-        self._flush()
         arrays = _flat(state)
-        content = _content(record, best, _leaves(arrays))
+        leaves, shared = _leaves(arrays), _shared(state, frozen)
+        self.wait()
+        sets = self._save_frozen(shared, {name: leaves[name] for name in shared})
+        content = _content(record, best, leaves, sets)
         self._best[step], self._newest = best, (step, content)
-        items = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), record=ocp.args.JsonSave(content))
+        own = {name: leaf for name, leaf in arrays.items() if name not in shared}
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(own), record=ocp.args.JsonSave(content))
         self._manager.save(step, args=items)
+
+    def _save_frozen(self, arrays: dict[str, jax.Array], leaves: Mapping[str, Any]) -> dict[str, list[str]]:
+        """{sha256: names of the leaves} of the frozen parameters, which are on disk now."""
+        if not arrays:
+            return {}
+        sha256 = hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
+        if sha256 not in self._frozen_before:  # those of an older checkpoint may be damaged: nobody has read them
+            if self._writes:
+                self._frozen.mkdir(parents=True, exist_ok=True)
+            self._sets.save(self._frozen / sha256, args=ocp.args.PyTreeSave(arrays), force=True)
+        return {sha256: sorted(arrays)}
+
+    @property
+    def _frozen_before(self) -> dict[str, list[str]]:
+        """{sha256: names of the leaves} of the frozen parameters of the checkpoint saved or restored last."""
+        return {} if self._newest is None else self._newest[1].get("frozen", {})
 
     def amend(self, step: int, record: Mapping[str, Any], best: int | None) -> None:
         """Replaces the record of the checkpoint saved or restored last, at the latest before the next is saved.
@@ -104,28 +137,38 @@ class Checkpoints:
         """
         if self._newest is None or self._newest[0] != step:
             return
-        self._newest = step, _content(record, best, self._newest[1]["leaves"])
+        self._newest = step, _content(record, best, self._newest[1]["leaves"], self._frozen_before)
         self._best[step], self._amended = best, True
 
-    def _flush(self) -> None:
-        """Writes the amended record once the save is finished: deferred, so that training can go on meanwhile."""
-        if not self._amended:
-            return
-        self._manager.wait_until_finished()
-        step, content = self._newest
-        files.write_text(self._manager.directory / str(step) / "record" / "metadata", json.dumps(content))
-        self._amended = False
-
     def wait(self) -> None:
-        """Blocks until everything is on disk."""
+        """Blocks until everything is on disk, the amended record too: it is deferred, so that training can go on."""
         self._manager.wait_until_finished()
-        self._flush()
+        if self._amended:
+            step, content = self._newest
+            files.write_text(self._record(step), json.dumps(content))
+            self._amended = False
+        if self._writes:
+            self._remove_unused()
+
+    def _remove_unused(self) -> None:
+        """Removes frozen parameters that no record on disk names; what can't be removed now may be later."""
+        with contextlib.suppress(OSError, ValueError):  # a torn record may have named any
+            unused = {path.name for path in self._frozen.iterdir()} if self._frozen.exists() else set()
+            unused -= self._frozen_before.keys()
+            for step in self._manager.all_steps() if unused else ():
+                unused -= json.loads(self._record(step).read_text()).get("frozen", {}).keys()
+            for name in unused:
+                (self._frozen / name).rmtree(missing_ok=True)
+
+    def _record(self, step: int) -> epath.Path:
+        return self._manager.directory / str(step) / "record" / "metadata"
 
     def close(self) -> None:
         """Waits until everything is on disk, then closes orbax's manager."""
         try:
             self.wait()
         finally:
+            self._sets.close()
             self._manager.close()
 
     @property
@@ -182,7 +225,11 @@ class Checkpoints:
         state = blank(content["record"])
         wanted = _flat(state)
         _same(wanted, content["leaves"], step)
-        arrays = self._attempt(step, lambda: self._read_arrays(step, wanted))
+        arrays, own = {}, dict(wanted)
+        for sha256, names in content.get("frozen", {}).items():
+            read = functools.partial(self._read_frozen, sha256), {name: own.pop(name) for name in names}
+            arrays |= self._attempt(step, functools.partial(_read, *read))
+        arrays |= self._attempt(step, lambda: _read(functools.partial(self._read_own, step), own))
         self._attempt(step, lambda: _verify(arrays, content["leaves"]))
         self._newest = step, content
         return _unflat(state, arrays), content["record"]
@@ -198,15 +245,13 @@ class Checkpoints:
             raise ValueError("its record differs from what was saved")
         return content
 
-    def _read_arrays(self, step: int, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
-        restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
-        # Small leaves come to the host and go to the devices together: a third of the time. Large ones would be there
-        # twice meanwhile.
-        small = {k: leaf for k, leaf in wanted.items() if _small(leaf) and leaf.sharding.is_fully_addressable}
-        restore_args |= {k: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype) for k, leaf in small.items()}
-        args = ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args)
-        arrays = self._manager.restore(step, args=ocp.args.Composite(state=args)).state
-        return arrays | jax.device_put({k: arrays[k] for k in small}, {k: leaf.sharding for k, leaf in small.items()})
+    def _read_own(self, step: int, args: ocp.args.PyTreeRestore) -> dict[str, Any]:
+        return self._manager.restore(step, args=ocp.args.Composite(state=args)).state
+
+    def _read_frozen(self, sha256: str, args: ocp.args.PyTreeRestore) -> dict[str, Any]:
+        if not (self._frozen / sha256).exists():
+            raise ValueError(f"its frozen parameters are missing: {self._frozen.name}/{sha256[:16]}...")
+        return self._sets.restore(self._frozen / sha256, args=args)
 
     def _attempt(self, step: int, read: Callable[[], Any]) -> Any:
         """Returns the result of `read`; `UnreadableCheckpoint` with the first line of any error a torn file causes.
@@ -214,7 +259,7 @@ class Checkpoints:
         A checkpoint that one process can't read is unreadable for all that share it: they fall back together.
         """
         value, reason = None, None
-        with _hushed():
+        with quiet.hushed():
             try:
                 value = read()
             except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):  # not the checkpoint's fault
@@ -245,51 +290,23 @@ def _remove_torn(folder: epath.Path) -> None:
                 time.sleep(0.1)
 
 
+def _read(
+    restore: Callable[[ocp.args.PyTreeRestore], dict[str, Any]], wanted: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+    how = ocp.checkpoint_utils.construct_restore_args(wanted)
+    # Small leaves come to the host and go to the devices together: a third of the time. Large ones would be there
+    # twice meanwhile.
+    small = {k: leaf for k, leaf in wanted.items() if _small(leaf) and leaf.sharding.is_fully_addressable}
+    how |= {k: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype) for k, leaf in small.items()}
+    arrays = restore(ocp.args.PyTreeRestore(item=wanted, restore_args=how))
+    return arrays | jax.device_put({k: arrays[k] for k in small}, {k: leaf.sharding for k, leaf in small.items()})
+
+
 def _verify(arrays: Mapping[str, jax.Array], leaves: Mapping[str, Any]) -> None:
     kind = "crc32" if any("crc32" in leaf for leaf in leaves.values()) else "sum64"
     for name, checksum in _leaves(arrays, kind).items():
         if checksum != leaves[name]:
             raise ValueError(f"{name} differs from what was saved")
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Silences the other tasks of orbax when one fails: their tracebacks would bury the one that is reported."""
-    hook = sys.unraisablehook
-    logging.getLogger("asyncio").addFilter(_not_orbaxs)  # for good: some are collected long after
-    sys.unraisablehook = _silent
-    try:
-        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-            yield
-    finally:
-        sys.unraisablehook = hook
-
-
-_former_hook: Callable[[Any], Any] | None = None
-
-
-def _quiet_late_tasks() -> None:
-    """Silences tensorstore's threads, each of which prints a traceback once a failed save has closed its event loop."""
-    global _former_hook
-    if sys.unraisablehook is not _without_late_tasks:
-        _former_hook, sys.unraisablehook = sys.unraisablehook, _without_late_tasks
-        logging.getLogger("asyncio").addFilter(_not_orbaxs)
-
-
-def _without_late_tasks(unraisable: Any) -> None:
-    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
-        _former_hook(unraisable)
-
-
-def _not_orbaxs(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.getMessage()
-
-
-def _silent(_: Any) -> None:
-    """Ignores the error. A module-level function, since CPython holds no reference to a hook while a thread runs it.
-
-    A `lambda` was freed under tensorstore's late threads, and that was a segmentation fault (Python 3.12.1).
-    """
 
 
 class _Preserve:
@@ -309,13 +326,20 @@ class _Preserve:
         return [info.step in kept for info in checkpoints]
 
 
-def _small(leaf: Any) -> bool:
-    return leaf.size * leaf.dtype.itemsize <= SMALL
+def _small(*leaves: Any) -> bool:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) <= SMALL
 
 
 def _flat(state: State) -> dict[str, Any]:
     tree = {name: getattr(state, name) for name in SAVED}
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _shared(state: State, frozen: Collection[str]) -> dict[str, jax.Array]:
+    """The frozen parameters; none where all of them are small: each checkpoint holds them."""
+    leaves, key = jax.tree_util.tree_leaves_with_path({"params": state.params}), jax.tree_util.keystr
+    shared = {key(path): leaf for path, leaf in leaves if key(path[1:], simple=True, separator="/") in frozen}
+    return {} if _small(*shared.values()) else shared
 
 
 def _unflat(state: State, arrays: Mapping[str, Any]) -> State:
@@ -342,9 +366,11 @@ def _leaves(arrays: Mapping[str, jax.Array], kind: str = "sum64") -> dict[str, d
     }
 
 
-def _content(record: Mapping[str, Any], best: int | None, leaves: Mapping[str, Any]) -> dict[str, Any]:
+def _content(
+    record: Mapping[str, Any], best: int | None, leaves: Mapping[str, Any], frozen: Mapping[str, Any]
+) -> dict[str, Any]:
     """The JSON part of a checkpoint: a copy, since orbax writes it later, when the caller may have changed it."""
-    content = json.loads(json.dumps({"record": record, "best": best, "leaves": leaves}))
+    content = json.loads(json.dumps({"record": record, "best": best, "leaves": leaves, "frozen": frozen}))
     return {**content, "crc32": _checksum(content)}
 
 

@@ -1,6 +1,6 @@
 """A run on disk: who owns a folder, and files that a kill can't tear.
 
-config.json · ledger.json · params.txt · metrics.jsonl · checkpoints/ · result.json
+config.json · ledger.json · params.txt · metrics.jsonl · checkpoints/ · checkpoints_frozen/ · result.json
 """
 
 from __future__ import annotations

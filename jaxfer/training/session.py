@@ -354,7 +354,7 @@ class Session:
     def _save(self, stage: Stage, state: State, step: int) -> None:
         check_present(self.folder)  # orbax would make it anew, and the run end in a folder that lacks its beginning
         self.log.sync()
-        self.checkpoints.save(step, state, *self._recorded())
+        self.checkpoints.save(step, state, *self._recorded(), stage.spec.frozen)
 
     def _recorded(self) -> tuple[dict[str, Any], int | None]:
         """What a checkpoint holds beside the State: the record up to now and the step of the best evaluation."""

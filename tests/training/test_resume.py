@@ -114,6 +114,27 @@ class Asked(Notice):
 
 
 @pytest.mark.system
+def test_stages_that_freeze_other_parameters(tmp_path, monkeypatch):
+    """Each set is written once, however small; it is stopped in each stage, and the best checkpoint keeps its set."""
+    monkeypatch.setattr("jaxfer.runs.checkpoint.SMALL", 0)
+    config = one_stage(select="best", save_every=1, eval_every=1, lr=0.0)
+    config.stages = ("probe", "upper")
+    config.stage.probe = dict(method="probe", steps=2)
+    config.stage.upper = dict(method="full", freeze_units=1, steps=3)
+    jaxfer.run(config, tmp_path / "whole", quiet=True)
+    assert len(list((tmp_path / "whole" / "checkpoints_frozen").iterdir())) == 2
+    saved = []
+    while not (tmp_path / "parts" / "result.json").exists():
+        monkeypatch.setattr(loop, "preemption_notice", lambda: Asked(2 + len(saved)))
+        try:
+            jaxfer.run(config, tmp_path / "parts", quiet=True)
+        except SystemExit as stopped:
+            saved.append(int(re.search(r"saved at step (\d) of 5", stopped.message)[1]))
+    assert min(saved) <= 2 < max(saved), "a stop in each stage"
+    assert not kill.ending(tmp_path / "whole").differences(kill.ending(tmp_path / "parts"))
+
+
+@pytest.mark.system
 def test_sigterm_between_any_two_questions(tmp_path, whole, monkeypatch):
     """After any step, and between the batches of an evaluation, which the next sitting makes up for."""
     reference, saved = kill.ending(whole), []
