@@ -281,6 +281,31 @@ def _divisor(count: jax.Array) -> jax.Array:
     return jnp.where(count > 0, count, 1)
 
 
+UNCHANGED = Method(rules=())  # evaluates the parameters as they are
+
+
+def evaluated(spec: StepSpec) -> StepSpec:
+    """The part of a spec that evaluation reads: equal for methods that differ in training alone.
+
+    Its method is UNCHANGED where the spec's own takes the defaults of `view`, `evaluated` and `intercept`; such a step
+    reads no `extra`.
+    """
+    own = spec.method
+    default = own.view is UNCHANGED.view and own.intercept is UNCHANGED.intercept and own.evaluated is None
+    return StepSpec(
+        port=spec.port,
+        task=spec.task,
+        method=UNCHANGED if default else own,
+        leaves=(),
+        live=frozenset(),
+        eval_norms=frozenset(),
+        optimizer="",
+        schedule="",
+        execution=dataclasses.replace(spec.execution, remat=frozenset()),
+        axis_name=spec.axis_name,
+    )
+
+
 def make_eval_step(spec: StepSpec) -> Callable[[Any, Any, Any, Batch], dict[str, Any]]:
     """(params, model_state, extra, batch) -> {metric: Mean of [batch]} and `collected`, what the task collects.
 

@@ -19,6 +19,7 @@ from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import read_metrics
 from jaxfer.stages import example_batch
+from jaxfer.step import UNCHANGED, evaluated
 from jaxfer.task import Mean, Task
 from jaxfer.training import loop
 from jaxfer.training.evaluation import evaluate_split
@@ -46,6 +47,18 @@ def test_the_gradient_of_slices_is_that_of_the_batch(case, fields):
     assert found == pytest.approx(losses, abs=1e-6)
     for path, leaf in flatten(whole.params).items():
         np.testing.assert_allclose(leaf, flatten(sliced.params)[path], rtol=0, atol=1e-6, err_msg=path)
+
+
+def test_methods_that_differ_in_training_alone_evaluate_alike():
+    training = dict(optimizer="sgd", schedule="cosine", remat=("block_0",), freeze_units=1)
+    alike = [tiny_stage("vit_cls", method=name) for name in ("full", "probe", "l2sp")]
+    alike.append(tiny_stage("vit_cls", method="full", **training))
+    others = [tiny_stage("vit_cls", **fields) for fields in ({"method": "lora"}, {"adds": ("ema",)})]
+    others += [tiny_stage("vit_cls", compute_dtype="bfloat16"), tiny_stage("vit_cls", classes=5)]
+    specs = [evaluated(stage.spec) for stage in (*alike, *others)]
+    assert len(set(specs[:4])) == 1 and len(set(specs)) == 5
+    assert [spec.method is UNCHANGED for spec in specs] == [True] * 4 + [False, False, True, True]
+    assert evaluated(specs[0]) == specs[0]
 
 
 COUNTS = np.asarray([0, 0, 5, 1, 4, 0, 0, 3])  # of 8 examples; pmap gives the first of four devices nothing to learn

@@ -124,4 +124,4 @@ def continue_training(stage: Stage, state: State, where: Placement, feed: list[A
 def outputs(stage: Stage, state: State, batch: dict[str, np.ndarray]) -> np.ndarray:
     """The evaluation step's outputs [batch, width] on one device, wherever the State was trained."""
     program, _ = eval_program(stage.spec, state, batch, placement(ParallelConfig(devices=1)))
-    return np.asarray(program.call(*jax.device_get(eval_arguments(state)), batch)["collected"])
+    return np.asarray(program.call(*jax.device_get(eval_arguments(stage.spec, state)), batch)["collected"])

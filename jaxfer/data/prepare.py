@@ -6,8 +6,9 @@ and label counts share one source and one feature cache.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,9 +55,33 @@ class DataConfig:
 
 
 def build(config: DataConfig, options: Mapping[str, Any], *, seed: int, with_test: bool) -> Dataset:
-    """The source called `config.source` with its own `options`, prepared; each source says when it reads again."""
+    """The source called `config.source` with its own `options`, prepared."""
     options = SOURCES.complete(config.source, options, "config.data")
-    return prepare(SOURCES.make(config.source, **options), config, seed=seed, with_test=with_test)
+    return prepare(made(config.source, options), config, seed=seed, with_test=with_test)
+
+
+def made(source: str, options: Mapping[str, Any]) -> Dataset:
+    """A source with these options; each says when it reads its files again."""
+    if _OPEN is None:
+        return SOURCES.make(source, **options)
+    key = repr((source, sorted(options.items())))
+    if key not in _OPEN:
+        _OPEN[key] = SOURCES.make(source, **options)
+    return _OPEN[key]
+
+
+_OPEN: dict[str, Dataset] | None = None
+
+
+@contextlib.contextmanager
+def opened_once() -> Iterator[None]:
+    """Within it, equal sources are opened once: runs on the same data share one look at their files."""
+    global _OPEN
+    before, _OPEN = _OPEN, {} if _OPEN is None else _OPEN
+    try:
+        yield
+    finally:
+        _OPEN = before
 
 
 def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool) -> Dataset:

@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxfer.data.prepare import DataConfig, build, relabelled
+from jaxfer.data.prepare import DataConfig, build, made, relabelled
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
-from jaxfer.registry import SOURCES
 
 
 def second_view(main: Dataset, *, labelled: bool) -> Dataset:
@@ -35,7 +34,7 @@ def unlabelled(config: DataConfig, options: Mapping[str, Any], main: Dataset, *,
     """
     if config.val_fraction != DataConfig.val_fraction:
         raise InputError(f"val_fraction={config.val_fraction} draws by labels, which stay sealed here; remove it")
-    data = SOURCES.make(config.source, **options)
+    data = made(config.source, options)
     same = set(data.classes) == set(main.classes)
     splits, test = {"train": data.splits["train"].sealed()}, data.splits.get("test")
     if test is not None and with_test and same and _kinds(main.splits["train"]) <= _kinds(test):

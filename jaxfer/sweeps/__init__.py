@@ -137,7 +137,7 @@ def run_cells(
             reporter.say(f"trained together, in one program each: {', '.join(f'{count} cells' for count in groups)}")
         reporter.begin(len(standing.names), 0)
         try:
-            outcomes = execute(jobs, folder, processes=processes, pool=pool, told=standing.told)
+            outcomes = execute(jobs, folder, processes=processes, pool=pool, told=standing.told, trained=bool(again))
         finally:
             keep_index()
     if not again:

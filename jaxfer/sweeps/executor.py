@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -23,8 +24,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer import files
+from jaxfer.data.prepare import opened_once
 from jaxfer.errors import InputError, Interrupted, NonFiniteLoss, Preempted
 from jaxfer.runs import records
+from jaxfer.step import evaluated
 from jaxfer.sweeps.cells import FOLDER, Job
 from jaxfer.training import compilation_cache
 from jaxfer.training.blocks import Grid
@@ -57,7 +60,13 @@ Told = Callable[[Job, Outcome], None]
 
 
 def execute(
-    jobs: Sequence[Job], folder: epath.Path, *, processes: int = 1, pool: Pool | None = None, told: Told
+    jobs: Sequence[Job],
+    folder: epath.Path,
+    *,
+    processes: int = 1,
+    pool: Pool | None = None,
+    told: Told,
+    trained: bool = False,
 ) -> dict[str, Outcome]:
     """Runs every cell that is not finished under `folder`.
 
@@ -67,6 +76,7 @@ def execute(
       processes: 1 runs here, one cell after another; more run side by side, each compiling for itself.
       pool: processes that are there already, used in place of new ones; after an error they have ended.
       told: of every outcome, as it comes.
+      trained: of every cell a split is to be read, and nothing trained: each process takes its share of them at once.
 
     Returns:
       {key: outcome} of every cell.
@@ -75,12 +85,12 @@ def execute(
       Preempted: SIGTERM came; every cell under way is saved.
     """
     cells = list({p.key: p for p in jobs}.values())
-    queue = _Queue(cells, told)
+    queue = _Queue(shared_out(cells, processes) if trained else grouped(cells), told)
     with preemption_notice() as notice:
         notice.grace = max((cell.config.get("grace", 0.0) for cell in cells), default=0.0)
         if pool is None and processes == 1:
             while group := queue.next(frozenset()):
-                queue.finished(group, _attempt(group, folder))
+                _attempt(group, folder, queue.ended)
                 if notice and not queue.done:
                     raise _stopped(queue, notice)
         else:
@@ -109,6 +119,19 @@ def grouped(cells: Sequence[Job]) -> list[Group]:
     return [tuple(group) for group in groups]
 
 
+def shared_out(cells: Sequence[Job], processes: int) -> list[Group]:
+    """The cells in a group for each process, next to each other those that one program evaluates."""
+    shapes: dict[Any, list[Job]] = {}
+    for cell in cells:
+        spec, _ = cell.programs[-1]
+        # On stored features the program is another one.
+        probes = all(path.startswith(f"{spec.port.head}/") for path in spec.trainable)
+        shapes.setdefault((evaluated(spec), probes), []).append(cell)
+    ordered = list(itertools.chain.from_iterable(shapes.values()))
+    size = max(1, -(-len(ordered) // processes))
+    return [tuple(ordered[i : i + size]) for i in range(0, len(ordered), size)]
+
+
 class _Queue:
     """The order of groups of cells: none before its source, and none whose source is not done.
 
@@ -116,9 +139,9 @@ class _Queue:
     left with one program at the end would both compile it.
     """
 
-    def __init__(self, cells: Sequence[Job], told: Told):
-        self.waiting = grouped(cells)
-        self.total = len(cells)
+    def __init__(self, groups: list[Group], told: Told):
+        self.waiting = groups
+        self.total = sum(map(len, groups))
         self.outcomes: dict[str, Outcome] = {}
         self._told = told
 
@@ -134,7 +157,8 @@ class _Queue:
             if undone is not None:
                 self.waiting.remove(group)
                 lost = Outcome(status=FAILED, message=f"the cell it starts from is not done ({undone})")
-                self.finished(group, [lost] * len(group))
+                for cell in group:
+                    self.ended(cell, lost)
                 return self.next(compiled, elsewhere)
         sources = {key for group in self.waiting for key in group[0].sources}
         waiting = Counter(cell.programs for group in self.waiting for cell in group)
@@ -150,38 +174,46 @@ class _Queue:
                 return group
         return None
 
-    def finished(self, group: Group, outcomes: Sequence[Outcome]) -> None:
-        for cell, outcome in zip(group, outcomes, strict=True):
-            self.outcomes[cell.key] = outcome
-            self._told(cell, outcome)
+    def ended(self, cell: Job, outcome: Outcome) -> None:
+        self.outcomes[cell.key] = outcome
+        self._told(cell, outcome)
 
 
-def _attempt(group: Group, folder: epath.Path) -> list[Outcome]:
-    """Runs a group's cells in this process; only SIGTERM and an interrupt are raised."""
-    places, before = [folder / FOLDER / cell.key for cell in group], compiles()
-    found: list[Any] = []
-    for place in places:
+def _attempt(group: Group, folder: epath.Path, told: Callable[[Job, Outcome], None]) -> None:
+    """Runs a group's cells in this process, which opens their data once; raises SIGTERM and an interrupt alone."""
+    counted = compiles()
+    stopped: list[Preempted | Interrupted] = []
+
+    def tell(cell: Job, ended: Any) -> None:
+        nonlocal counted
+        if isinstance(ended, (Preempted, Interrupted)):
+            stopped.append(ended)
+            return
+        outcome = dataclasses.replace(_outcome(ended, folder / FOLDER / cell.key), compiles=compiles() - counted)
+        counted = compiles()
+        told(cell, outcome)
+
+    runs: list[tuple[ConfigDict, epath.Path] | None] = []
+    for cell in group:
+        place = folder / FOLDER / cell.key
         try:
-            reason = _diverged(place)
-            found.append(None if reason is None else Outcome(status=DIVERGED, message=reason))
+            known = _diverged(place)
         except InputError as error:
-            found.append(error)
-    runs = [(cell.config, place) for cell, place in zip(group, places, strict=True)]
+            known = error
+        runs.append((cell.config, place) if known is None else None)
+        if known is not None:
+            tell(cell, known)
     grid = Grid.of([cell.config.seed for cell in group])
-    asked = [run if known is None else None for run, known in zip(runs, found, strict=True)]
-    for i, ended in enumerate(run_together(asked, grid, quiet=True)):
-        found[i] = ended if found[i] is None else found[i]
-    stopped = [ended for ended in found if isinstance(ended, (Preempted, Interrupted))]
-    outcomes = [_outcome(ended, place) for ended, place in zip(found, places, strict=True) if ended not in stopped]
+    with opened_once():
+        run_together(runs, grid, quiet=True, told=lambda member, ended: tell(group[member], ended))
     if stopped:
         raise stopped[0]
-    return [dataclasses.replace(outcomes[0], compiles=compiles() - before), *outcomes[1:]]
 
 
 def _outcome(ended: Any, place: epath.Path) -> Outcome:
-    """Of a result.json's contents, of an error, or of an outcome from before."""
-    if isinstance(ended, Outcome):
-        return ended
+    """Of a result.json's contents, of an error, or of why a cell diverged before."""
+    if isinstance(ended, str):
+        return Outcome(status=DIVERGED, message=ended)
     if isinstance(ended, NonFiniteLoss):
         files.write_json(place / "diverged.json", {"message": str(ended)})
         return Outcome(status=DIVERGED, message=str(ended))
@@ -301,7 +333,7 @@ def _without_interrupts() -> Iterator[None]:
 
 def _side_by_side(queue: _Queue, folder: epath.Path, pool: Pool, notice: Notice) -> None:
     workers = pool.workers
-    while not queue.done:
+    while not queue.done or any(worker.group is not None for worker in workers):  # its last word is still to come
         for worker in [w for w in workers if w.group is None]:
             others = frozenset().union(*(w.compiled for w in workers if w is not worker))
             group = queue.next(worker.compiled, others)
@@ -315,17 +347,23 @@ def _side_by_side(queue: _Queue, folder: epath.Path, pool: Pool, notice: Notice)
         for pipe in multiprocessing.connection.wait([w.pipe for w in workers if w.group is not None], timeout=0.2):
             worker = next(w for w in workers if w.pipe is pipe)
             try:
-                outcomes = pipe.recv()
+                told = pipe.recv()
             except (EOFError, OSError):  # OSError: it died before it had read its cells
                 worker.process.join()
                 if notice:
                     break
                 code = worker.process.exitcode
                 died = Outcome(status=FAILED, message=f"its process died (exit code {code}); out of memory?")
-                outcomes = [died] * len(worker.group)
+                for cell in worker.group:
+                    if cell.key not in queue.outcomes:
+                        queue.ended(cell, died)
                 pool.replaced(worker)
-            queue.finished(worker.group, outcomes)
-            worker.group = None
+                told = None
+            if told is None:
+                worker.group = None
+            else:
+                key, outcome = told
+                queue.ended(next(cell for cell in worker.group if cell.key == key), outcome)
         if notice and not queue.done:
             for worker in workers:
                 worker.process.terminate()
@@ -357,4 +395,5 @@ def _serve(pipe: multiprocessing.connection.Connection, cache: str | None) -> No
         while True:
             folder, cells = pipe.recv()
             group = tuple(_Sent(key, ConfigDict(config)) for key, config in cells)
-            pipe.send(_attempt(group, epath.Path(folder)))
+            _attempt(group, epath.Path(folder), lambda cell, outcome: pipe.send((cell.key, outcome)))
+            pipe.send(None)  # all of them have ended

@@ -28,14 +28,14 @@ from jaxfer.data.loader import Feed, eval_batches, rows_read
 from jaxfer.data.lookup import fingerprint as of_content
 from jaxfer.data.split import Array, Split
 from jaxfer.errors import full
-from jaxfer.models.port import FEATURES
+from jaxfer.models.port import FEATURES, Port
 from jaxfer.parallel.placement import Placement
 from jaxfer.ports import port_shapes
 from jaxfer.registry import MODELS
 from jaxfer.runs.finished import fingerprint
 from jaxfer.stages import Stage
 from jaxfer.state import State
-from jaxfer.step import StepSpec
+from jaxfer.step import evaluated
 from jaxfer.training import feature_store
 from jaxfer.training.cut import cut, cut_at
 from jaxfer.training.feature_store import Store
@@ -225,8 +225,9 @@ class Cached:
         size = where.rounded(self.batch_size)
         arguments = state.params, state.model_state
         shardings = where.shardings(spec, state.params, arguments)
+        port = where.applied(evaluated(spec)).model
         structure, leaves = jax.tree.structure(shardings), tuple(jax.tree.leaves(shardings))
-        step = _step(where.applied(spec), self.at, where, structure, leaves)
+        step = _step(port, self.at, where, structure, leaves)
         begin = 0
         batches = eval_batches(wanted.feed, batch_size=size, draw=wanted.draw)
         with contextlib.closing(batches):  # its threads end with it
@@ -356,9 +357,8 @@ def code_version(model: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _step(spec: StepSpec, at: str, where: Placement, structure: Any, shardings: tuple[Any, ...]) -> Any:
+def _step(port: Port, at: str, where: Placement, structure: Any, shardings: tuple[Any, ...]) -> Any:
     """(params, model_state, batch) -> what is read at the cut, float32 [b, ...]."""
-    port = spec.model
     before = None if at == FEATURES else port.units[port.units.index(at) - 1]
 
     def step(params: Any, model_state: Any, batch: Any) -> jax.Array:

@@ -66,7 +66,7 @@ def evaluate_split(
             return None
         program, fresh = eval_program(spec, state, batch, where)
         compile_seconds += program.compile_seconds if fresh else 0.0
-        values = jax.device_get(program.call(*eval_arguments(state), batch))
+        values = jax.device_get(program.call(*eval_arguments(spec, state), batch))
         real = min(size, len(read) - done)
         done += real
         kept = values.pop("collected")

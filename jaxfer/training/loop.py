@@ -49,35 +49,47 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
     return outcome
 
 
+Outcome = dict[str, Any] | Error
+
+
 def run_together(
-    runs: Sequence[tuple[ConfigDict, str | epath.Path] | None], grid: Grid, *, quiet: bool = False
-) -> list[dict[str, Any] | Error | None]:
+    runs: Sequence[tuple[ConfigDict, str | epath.Path] | None],
+    grid: Grid,
+    *,
+    quiet: bool = False,
+    told: Callable[[int, Outcome], None] = lambda member, outcome: None,
+) -> list[Outcome | None]:
     """Several runs at once. Their stages are trained in one program where they can be, else one after the other.
 
     Args:
       runs: (config, folder) of each, as of `run`; None for a member of the grid that is not to run.
       grid: where each stands in the program.
       quiet: as of `run`.
+      told: of each member's outcome, as it comes.
 
     Returns:
       Of each its result.json, or the error that ended it: what ends one leaves the others alone.
     """
-    outcomes: list[dict[str, Any] | Error | None] = [None] * len(runs)
+    outcomes: list[Outcome | None] = [None] * len(runs)
     turns: dict[int, Turn] = {}
     with preemption_notice() as notice, contextlib.ExitStack() as opened:
+
+        def end(member: int, outcome: Outcome) -> None:
+            outcomes[member] = outcome
+            told(member, outcome)
 
         def go_on(member: int, resume: Callable[[], Turn]) -> None:
             try:
                 turns[member] = resume()
             except StopIteration as done:
-                outcomes[member] = done.value
+                end(member, done.value)
             except (Exception, SystemExit, Interrupted) as error:
-                outcomes[member] = error
+                end(member, error)
 
         try:
             attempts = {}
             for member, given in enumerate(runs):
-                if given is not None:
+                if given is not None and not (notice and attempts):
                     attempts[member] = opened.enter_context(contextlib.closing(_attempt(*given, notice, quiet=quiet)))
                     go_on(member, attempts[member].__next__)
                     _share(member, turns)
@@ -87,6 +99,9 @@ def run_together(
                     del turns[member]
                     attempt, error = attempts[member], ended.get(member)
                     go_on(member, attempt.__next__ if error is None else lambda a=attempt, e=error: a.throw(e))
+            for member, given in enumerate(runs):
+                if given is not None and member not in attempts:
+                    end(member, notice.stopped("it was not begun"))
         finally:
             notice.unsaved = False
     return outcomes

@@ -15,7 +15,7 @@ from jaxfer.parallel.placement import Placement
 from jaxfer.parallel.sharding import DATA, FSDP, TENSOR
 from jaxfer.stages import Stage
 from jaxfer.state import State
-from jaxfer.step import StepSpec, make_block, make_eval_step, make_train_step
+from jaxfer.step import UNCHANGED, StepSpec, evaluated, make_block, make_eval_step, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +66,13 @@ def block_program(
 
 
 def eval_program(spec: StepSpec, state: State, batch: Mapping[str, Any], where: Placement) -> tuple[Program, bool]:
-    """The compiled evaluation step, likewise."""
-    return _shared(_eval_program, spec, _static(eval_arguments(state)), _static(dict(batch)), where)
+    """The compiled evaluation step, likewise; methods that differ in training alone share it."""
+    return _shared(_eval_program, evaluated(spec), _static(eval_arguments(spec, state)), _static(dict(batch)), where)
 
 
-def eval_arguments(state: State) -> tuple[Any, Any, Any]:
+def eval_arguments(spec: StepSpec, state: State) -> tuple[Any, Any, Any]:
     """The parts of a State that an evaluation step reads."""
-    return state.params, state.model_state, state.extra
+    return state.params, state.model_state, {} if evaluated(spec).method is UNCHANGED else state.extra
 
 
 def compiles() -> int:
@@ -101,7 +101,7 @@ def step_flops(spec: StepSpec, state: State, batch: Mapping[str, Any], where: Pl
 
 def forward_flops(spec: StepSpec, state: State, batch: Mapping[str, Any]) -> float:
     """FLOPs of an evaluation pass over such a batch."""
-    return _forward_flops(spec, _static(eval_arguments(state)), _static(dict(batch)))
+    return _forward_flops(evaluated(spec), _static(eval_arguments(spec, state)), _static(dict(batch)))
 
 
 @functools.lru_cache(maxsize=16)

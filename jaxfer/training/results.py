@@ -14,7 +14,7 @@ from jaxfer.runs.finished import fingerprint
 from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.training import lineage, streams
-from jaxfer.training.programs import forward_flops
+from jaxfer.training.programs import Program, forward_flops, step_flops, train_program
 from jaxfer.training.summary import sizes
 
 
@@ -61,6 +61,25 @@ def contents(
         "device": jax.devices()[0].device_kind,
         "mesh": dict(where.mesh.shape),
     }
+
+
+def of_step(ran: Stage, state: State, where: Placement, peak: int | None, block: Program | None) -> dict[str, Any]:
+    """FLOPs of a step of the last stage, and the bytes of what ran it; a fit at once has no step.
+
+    Args:
+      ran: the stage as its steps ran.
+      state: its last.
+      where: its devices.
+      peak: bytes of the program of many steps that trained it, noted since a later attempt may have no need of it.
+      block: that program, in the attempt that used it.
+    """
+    if ran.spec.method.fit is not None:
+        return {}
+    if peak is not None:
+        flops = block.flops if block else step_flops(ran.spec, state, ran.example(), where)
+        return {"step_flops": flops, "peak_bytes": peak}
+    program, _ = train_program(ran.spec, state, ran.example(), where)
+    return {"step_flops": program.flops, "peak_bytes": program.peak_bytes}
 
 
 def cost(

@@ -22,7 +22,7 @@ from jaxfer.pretrained import carrying, starting
 from jaxfer.runs import tokenizer
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.finished import fingerprint, placed
-from jaxfer.runs.folder import check_present
+from jaxfer.runs.folder import check_present, read_result
 from jaxfer.runs.metrics import MetricsLog
 from jaxfer.stages import Stage
 from jaxfer.state import State
@@ -35,7 +35,7 @@ from jaxfer.training.measured import examples, measured
 from jaxfer.training.preemption import Notice
 from jaxfer.training.preflight import Preflight
 from jaxfer.training.profile import Clock, Trace
-from jaxfer.training.programs import Program, step_flops, train_program
+from jaxfer.training.programs import Program
 from jaxfer.training.progress import Reporter
 from jaxfer.training.summary import parameter_table
 
@@ -81,6 +81,7 @@ class Session:
         self.trace = Trace(self.experiment.run.profile if cluster.leader() else (), self.folder / "profile")
         self.log = MetricsLog(self.folder)
         self.clock = Clock()
+        self.cost: dict[str, Any] | None = None  # of a finished run, of which a split is read: its training is over
         self.block: Program | None = None  # what trains the stage under way, where that is many steps at a call
         self.reading = Reading(self.experiment, self.where, self.notice, self.reporter)
 
@@ -119,6 +120,8 @@ class Session:
         )
         if step < stop:  # a finished run goes on: what its result describes will be gone
             files.remove(self.folder / "result.json")
+        elif (self.folder / "result.json").exists():
+            self.cost = read_result(self.folder)["cost"]
         self.checkpoints.discard_after(step)
         self.log.rewind(step, unevaluated=self.record["unevaluated"])
         self.reporter.begin(stop, step, name=stage.name, metric=stage.spec.task.monitor)
@@ -361,22 +364,17 @@ class Session:
         record = {**self.record, "cost": {**self.record["cost"], "seconds": self._seconds()}}
         return record, record["best"] and record["best"]["step"]
 
-    def _of_step(self, ran: Stage, state: State) -> dict[str, Any]:
-        """FLOPs of a step of the last stage, and the bytes of what ran it; a fit at once has no step."""
-        if ran.spec.method.fit is not None:
-            return {}
-        if (peak := self.record.get("block_bytes")) is not None:  # noted, since a later attempt may have no need of it
-            flops = self.block.flops if self.block else step_flops(ran.spec, state, ran.example(), self.where)
-            return {"step_flops": flops, "peak_bytes": peak}
-        program, _ = train_program(ran.spec, state, ran.example(), self.where)
-        return {"step_flops": program.flops, "peak_bytes": program.peak_bytes}
+    def _cost(self, stage: Stage, state: State) -> dict[str, Any]:
+        """`cost` of result.json."""
+        ran, computed = self.reading.cost(stage)
+        step = results.of_step(ran, state, self.where, self.record.get("block_bytes"), self.block)
+        cost = results.cost(ran, stage, state, self.where, self.record["cost"], step)
+        return {"seconds": round(self._seconds(), 3), **cost, **computed}
 
     def _finish(self, state: State) -> dict[str, Any]:
         """Writes result.json for the last or the best parameters."""
         run, record, stage = self.experiment.run, self.record, self.stages[-1]
-        ran, computed = self.reading.cost(stage)
-        cost = results.cost(ran, stage, state, self.where, record["cost"], self._of_step(ran, state))
-        cost = {"seconds": round(self._seconds(), 3), **cost, **computed}
+        cost = self.cost or self._cost(stage, state)
         self.log.sync()  # neither a record of an evaluation nor a result must outlive them
         self.checkpoints.wait()
         step = stage.stop

@@ -20,8 +20,10 @@ from jaxfer import comparison
 from jaxfer.commands import main
 from jaxfer.comparison import protocol, simple
 from jaxfer.errors import CellsFailed, InputError
+from jaxfer.registry import Room
 from jaxfer.runs import seal
-from jaxfer.training import loop
+from jaxfer.training import cached, loop, programs
+from jaxfer.training.programs import compiles
 from tests.comparison import example
 from tests.sweeps.example import without_seconds
 
@@ -155,6 +157,35 @@ def test_all_arms_of_a_seed_see_the_same_labels_and_batches(undisturbed):
     sizes = {c.get("batch_size") or c["stage"]["full"]["batch_size"] for c in transfers}
     assert sizes == {25} and all(c["data"] == transfers[0]["data"] for c in transfers)
     assert sorted(c["seed"] for c in transfers) == [0] * 8 + [1] * 8
+
+
+@pytest.mark.system
+def test_the_test_split_is_read_with_one_opening_and_one_program_a_shape(tmp_path, monkeypatch):
+    """Of 4 arms x 2 seeds: scratch, full and l2sp share a program, and probe's is on stored features."""
+    monkeypatch.setenv("JAXFER_CACHE", str(tmp_path / "cache"))
+    counts, opened, real = [], [], (comparison._read_test, Room.make)
+
+    def counted():
+        return len(opened), programs._eval_program.cache_info().misses, cached._step.cache_info().misses, compiles()
+
+    def make(room, name, /, *args, **options):
+        opened.extend([name] * (room.kind == "data source"))
+        return real[1](room, name, *args, **options)
+
+    def read(*args, **options):
+        # As in a process that has trained and evaluated none of them.
+        for build in (programs._train_program, programs._block_program, programs._eval_program, cached._step):
+            build.cache_clear()
+        before = counted()
+        found = real[0](*args, **options)
+        counts.extend(after - at for after, at in zip(counted(), before, strict=True))
+        return found
+
+    monkeypatch.setattr(Room, "make", make)
+    monkeypatch.setattr(comparison, "_read_test", read)
+    overrides = {"compare.methods": ("probe", "full", "l2sp"), "compare.trials": 1}
+    jaxfer.compare(example.write(tmp_path, SMALL), tmp_path / "run", overrides=overrides, quiet=True)
+    assert counts == [1, 2, 1, 0], "openings, evaluations, programs of features, trainings"
 
 
 @pytest.mark.system

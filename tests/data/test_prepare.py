@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxfer.data.lookup import fingerprint, locate
-from jaxfer.data.prepare import DataConfig, build, prepare
+from jaxfer.data.prepare import DataConfig, build, opened_once, prepare
 from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError
 
@@ -251,6 +251,21 @@ def test_build_reads_changed_data_again(tmp_path):
     first, second = saved(3), saved(4)
     assert [int(data.splits["train"].example("image", 0)[0, 0, 0]) for data in (first, second)] == [3, 4]
     assert first.fingerprint != second.fingerprint
+
+
+def test_runs_that_share_a_look_at_the_files_see_no_change_of_them(tmp_path):
+    def saved(value):
+        np.savez(tmp_path / "a.npz", train_image=np.full((20, 2, 2), value, np.uint8), train_label=np.arange(20) % 2)
+        data = build(DataConfig(source="npz"), {"path": str(tmp_path / "a.npz")}, seed=value, with_test=False)
+        return int(data.splits["train"].example("image", 0)[0, 0, 0])
+
+    with opened_once():
+        with opened_once():
+            assert saved(3) == 3
+        assert saved(4) == 3, "the outer one's"
+    assert saved(5) == 5
+    with opened_once():
+        assert saved(6) == 6
 
 
 def test_build_names_unknown_sources_and_options():

@@ -32,7 +32,7 @@ def test_the_average_by_hand():
 def test_evaluation_and_merge_use_the_average():
     stage = tiny_stage("vit_cls", method="full", adds=("ema",), options={"decay": 0.5}, lr=0.1)
     state, (batch,) = train(stage, 3)[0], batches(stage, 1, seed=9)
-    evaluated = jax.jit(make_eval_step(stage.spec))(*eval_arguments(state), batch)["collected"]
+    evaluated = jax.jit(make_eval_step(stage.spec))(*eval_arguments(stage.spec, state), batch)["collected"]
     merged, model_state = stage.leave(state)
     alone = jax.jit(lambda: stage.spec.port.apply(merged, model_state, batch)[0])()
     last = jax.jit(lambda: stage.spec.port.apply(state.params, model_state, batch)[0])()

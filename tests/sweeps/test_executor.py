@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 
 from jaxfer.sweeps import executor
+from tests.experiments import tiny_stage
 
 
 @pytest.mark.parametrize(
@@ -25,8 +26,26 @@ def test_the_record_of_a_diverged_cell_is_checked(text, status, message, tmp_pat
     place.mkdir(parents=True)
     (place / "diverged.json").write_text(text)
     cell = SimpleNamespace(key="key", config=SimpleNamespace(seed=0))
-    (outcome,) = executor._attempt((cell,), epath.Path(tmp_path))
+    told = []
+    executor._attempt((cell,), epath.Path(tmp_path), lambda cell, outcome: told.append(outcome))
+    (outcome,) = told
     assert outcome.status == status and message in outcome.message and "\n" not in outcome.message
+
+
+def test_what_is_read_again_is_shared_out_by_what_evaluates_it():
+    """A part for each process; methods that differ in training alone are next to each other, probes for themselves."""
+    stages = {name: tiny_stage("resnet_basic", method=name) for name in ("full", "lora", "l2sp", "probe")}
+
+    def cell(method, seed):
+        return SimpleNamespace(key=f"{method}-{seed}", programs=((stages[method].spec, 8),))
+
+    cells = [cell(method, seed) for seed in (0, 1) for method in stages]
+    wanted = ["full-0", "l2sp-0", "full-1", "l2sp-1", "lora-0", "lora-1", "probe-0", "probe-1"]
+    assert executor.shared_out([], 2) == [], "all of them diverged"
+    for processes, parts in ((1, [8]), (2, [4, 4]), (3, [3, 3, 2]), (9, [1] * 8)):
+        groups = executor.shared_out(cells, processes)
+        assert [len(group) for group in groups] == parts
+        assert [cell.key for group in groups for cell in group] == wanted
 
 
 def test_groups_follow_from_the_cells_alone():

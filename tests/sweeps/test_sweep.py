@@ -346,7 +346,7 @@ def test_a_worker_that_dies_while_it_starts_fails_its_cell(config, tmp_path, mon
     process = types.SimpleNamespace(join=lambda: None, exitcode=-9)
     pool = executor.Pool(0)
     pool.workers.append(Doomed(process, here))
-    monkeypatch.setattr(pool, "_start", lambda: None)
+    monkeypatch.setattr(pool, "_start", lambda: types.SimpleNamespace(group=None))
     (cell,) = sweeps.cells.make_jobs(config, sweeps.cells.expand(config)[:1])
     outcomes = executor.execute([cell], epath.Path(tmp_path), pool=pool, told=lambda *_: None)
     assert outcomes[cell.key].status == "failed"

@@ -16,7 +16,7 @@ from jaxfer.errors import NonFiniteLoss
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import TIMES, read_metrics
-from jaxfer.training import blocks, session
+from jaxfer.training import blocks, loop, session
 from jaxfer.training.blocks import Grid
 from jaxfer.training.loop import run_together
 from jaxfer.training.programs import compiles
@@ -196,6 +196,20 @@ def test_asked_to_stop_every_member_is_saved(sources, tmp_path, monkeypatch):
     together(members(sources), tmp_path / "parts")
     for i in range(4):
         same(tmp_path / "whole" / str(i), tmp_path / "parts" / str(i))
+
+
+def test_asked_to_stop_while_they_begin_those_that_have_not_are_left_alone(sources, tmp_path, monkeypatch):
+    configs, real = members(sources), loop.preflight
+
+    def asking(config, folder):
+        signal.raise_signal(signal.SIGTERM)
+        return real(config, folder)
+
+    monkeypatch.setattr(loop, "preflight", asking)
+    stopped = together(configs, tmp_path)
+    assert [type(outcome).__name__ for outcome in stopped] == ["Preempted"] * 4
+    assert ["was not begun" in outcome.message for outcome in stopped] == [False, True, True, True]
+    assert (tmp_path / "0").exists() and not (tmp_path / "1").exists()
 
 
 def _asking(real):

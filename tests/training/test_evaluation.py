@@ -13,7 +13,7 @@ from jaxfer.errors import InputError
 from jaxfer.parallel.placement import placement
 from jaxfer.runs.finished import open_run
 from jaxfer.training.evaluation import evaluate_split
-from jaxfer.training.programs import _train_program
+from jaxfer.training.programs import _block_program, _train_program, compiles
 from tests.experiments import tiny_config
 
 
@@ -103,5 +103,8 @@ def test_the_test_split_stays_sealed_unless_asked(tmp_path):
     result = jaxfer.run(config, tmp_path / "run", quiet=True)
     assert set(result["metrics"]) == {"val"} and "test" not in result["examples"]
     config.test = True
+    for programs in (_train_program, _block_program):
+        programs.cache_clear()
     again = jaxfer.run(config, tmp_path / "run", quiet=True)
     assert set(again["metrics"]) == {"val", "test"} and again["metrics"]["val"] == result["metrics"]["val"]
+    assert again["cost"] == result["cost"] and compiles() == 0, "its training is over, and so is what it cost"
