@@ -23,7 +23,7 @@ from jaxfer.sweeps.cells import Cell, Job
 from jaxfer.sweeps.executor import DIVERGED, FAILED, Outcome, Pool, execute, grouped
 from jaxfer.sweeps.table import Row
 from jaxfer.terminal import page_of, say
-from jaxfer.training.progress import Reporter
+from jaxfer.training.progress import Progress, Reporter
 
 __all__ = ["Cell", "Row", "SweepResult", "run_cells", "sweep"]
 
@@ -137,7 +137,8 @@ def run_cells(
             reporter.say(f"trained together, in one program each: {', '.join(f'{count} cells' for count in groups)}")
         reporter.begin(len(standing.names), 0)
         try:
-            outcomes = execute(jobs, folder, processes=processes, pool=pool, told=standing.told, trained=bool(again))
+            tell = {"told": standing.told, "watched": standing.watched}
+            outcomes = execute(jobs, folder, processes=processes, pool=pool, trained=bool(again), **tell)
         finally:
             keep_index()
     if not again:
@@ -171,6 +172,11 @@ class _Standing:
                 self._best = score, self.names[cell.key]
         seconds = math.ceil(self._pace(outcome) * (len(self.names) - len(self.ended)))
         self._reporter.cell(len(self.ended), self.names[cell.key], ending, self._note(), seconds, plain=self._plain)
+
+    def watched(self, group: Sequence[Job], progress: Progress | None) -> None:
+        names = {cell.cell.group for cell in group}
+        name = f"{len(group)} x {names.pop() or 'source'}" if len(names) == 1 else f"{len(group)} cells"
+        self._reporter.together(group[0].key, name, progress, maximize=group[0].maximize)
 
     def _pace(self, outcome: Outcome) -> float:
         """Seconds between two ends. The first cell's start and its programs are no measure for the others."""

@@ -57,6 +57,7 @@ def run_together(
     grid: Grid,
     *,
     quiet: bool = False,
+    reporters: Sequence[Reporter] = (),
     told: Callable[[int, Outcome], None] = lambda member, outcome: None,
 ) -> list[Outcome | None]:
     """Several runs at once. Their stages are trained in one program where they can be, else one after the other.
@@ -65,6 +66,7 @@ def run_together(
       runs: (config, folder) of each, as of `run`; None for a member of the grid that is not to run.
       grid: where each stands in the program.
       quiet: as of `run`.
+      reporters: of the progress of each; default: their own.
       told: of each member's outcome, as it comes.
 
     Returns:
@@ -86,12 +88,14 @@ def run_together(
             except (Exception, SystemExit, Interrupted) as error:
                 end(member, error)
 
+        reporters = reporters or [Reporter(quiet=quiet or not cluster.leader()) for _ in runs]
         try:
             attempts = {}
             for member, given in enumerate(runs):
                 if given is not None and not (notice and attempts):
-                    attempts[member] = opened.enter_context(contextlib.closing(_attempt(*given, notice, quiet=quiet)))
-                    go_on(member, attempts[member].__next__)
+                    attempts[member] = attempt = _attempt(*given, notice, reporters[member])
+                    opened.enter_context(contextlib.closing(attempt))
+                    go_on(member, attempt.__next__)
                     _share(member, turns)
             while turns:
                 ended = _train(turns, grid)
@@ -136,13 +140,12 @@ def _train(turns: Mapping[int, Turn], grid: Grid) -> dict[int, Error]:
     return ended
 
 
-def _attempt(config: ConfigDict, workdir: str | epath.Path, notice: Notice, *, quiet: bool) -> Iterator[Turn]:
+def _attempt(config: ConfigDict, workdir: str | epath.Path, notice: Notice, reporter: Reporter) -> Iterator[Turn]:
     """One attempt at a run: yields its stages to be trained, returns the contents of result.json."""
     folder = cluster.together(lambda: files.opened(workdir))
     ready = cluster.together(lambda: preflight(config, folder))
     experiment, notice.grace = ready.experiment, ready.experiment.run.grace
     cluster.agree({"config": experiment.to_dict(), "data sha256": ready.data.fingerprint, "workdir": str(folder)})
-    reporter = Reporter(quiet=quiet or not cluster.leader())
     finished = cluster.together(lambda: lineage.finished(ready, folder))
     if finished is not None:
         return finished
@@ -158,7 +161,7 @@ def _attempt(config: ConfigDict, workdir: str | epath.Path, notice: Notice, *, q
         cluster.together(claim)
         cluster.visible(folder)
         # The first thing that is said, but after what can be refused: a refusal stands alone.
-        reporter.say(cluster.together(lambda: "" if quiet or not cluster.leader() else ready.overview()))
+        reporter.say(cluster.together(lambda: "" if reporter.quiet else ready.overview()))
         for note in ready.notes():
             reporter.say(f"note: {note}")
         checkpoints = Checkpoints(folder / "checkpoints")

@@ -5,19 +5,21 @@ What a person may want to read again (an evaluation, a finished cell, a note) is
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.text import Text
 
 from jaxfer import terminal
 
 LOG_EVERY = 10.0  # seconds between a log's lines about training; metrics.jsonl has every one
+PAUSE = 0.1  # seconds between what is told of runs that are trained together
 BAR = (8, 40)  # columns of the bar: at least, else it is left out; at most
 
 
@@ -38,13 +40,14 @@ class Reporter:
         # Left to itself, rich takes a pipe for a terminal where FORCE_COLOR is set: logs would fill with control codes.
         plain = Console(stderr=True, force_terminal=terminal.is_terminal(sys.stderr))
         self._console = console or Reporter._live_console or plain
-        self._quiet = quiet
+        self.quiet = quiet
         self._clock = clock
         self._live: Live | None = None
         self._logged = -LOG_EVERY
         self._metric = ""
         self._status = Status()
-        self._pace: tuple[str, int, float] | None = None  # stage, step and time at which its first step was done
+        self._pace = Pace()
+        self._together: dict[Hashable, _Shown] = {}  # groups of runs
 
     def begin(self, total: int, done: int, *, name: str = "", metric: str = "") -> None:
         """Starts the live line.
@@ -57,10 +60,10 @@ class Reporter:
         """
         self._metric, self._begun = metric, self._clock()
         self._status = Status(name=name, done=done, total=total, left="starting" if done < total else "")
-        if not self._quiet and self._console.is_interactive:
+        if not self.quiet and self._console.is_interactive:
             # What is printed meanwhile goes above the live line, unless it is meant for a file.
             to_screen = terminal.is_terminal(sys.stdout)
-            self._live = Live(console=self._console, get_renderable=lambda: self._status, redirect_stdout=to_screen)
+            self._live = Live(console=self._console, get_renderable=self._lines, redirect_stdout=to_screen)
             self._live.start()
             Reporter._live_console = self._console
 
@@ -71,13 +74,7 @@ class Reporter:
     def step(self, step: int, stage: str) -> None:
         """Step `step` of the run, of stage `stage`, is done."""
         now, status = self._clock(), self._status
-        if self._pace is None or self._pace[0] != stage:  # a stage's first step compiles its program
-            self._pace = stage, step, now
-        _, first, since = self._pace
-        left, rate = status.left, ""
-        if step > first and now > since:
-            pace = (now - since) / (step - first)  # evaluations included, as the remaining steps have theirs
-            left, rate = f"{duration((status.total - step) * pace)} left", speed(pace)
+        left, rate = self._pace.told(stage, step, status.total, now) or (status.left, "")
         if step == status.total:
             left = f"in {duration(now - self._begun)}"
         self._status = status._replace(name=stage, done=step, left=left, rate=rate)
@@ -91,7 +88,7 @@ class Reporter:
         elif self._metric in numbers:
             value = short(numbers[self._metric])
             self._status = status._replace(scores=(f"{split} {self._metric} {value}", f"{split} {value}"))
-        if self._quiet or (trains and self._live is not None):
+        if self.quiet or (trains and self._live is not None):
             return
         if trains:
             now = self._clock()
@@ -118,15 +115,48 @@ class Reporter:
         left = f"about {duration(seconds)} left" if seconds else ""
         ended = "" if seconds else f"in {duration(self._clock() - self._begun)}"
         self._status = self._status._replace(done=done, left=left or ended, scores=(note,))
-        if plain and not self._quiet:
+        if plain and not self.quiet:
             parts = filter(None, (ending, *(() if self._live is not None else (note, left))))
             self._write(
                 terminal.packed(parts, self._width, start=f"[{done}/{self._status.total}] {name}: ", between=" · ")
             )
 
+    def together(self, key: Hashable, name: str, progress: Progress | None, *, maximize: bool) -> None:
+        """The progress of a group of a sweep's cells: a line above the sweep's, or at times a log's at an evaluation.
+
+        Args:
+          key: of the group.
+          name: shown first.
+          progress: None: it has ended.
+          maximize: whether a larger score is better.
+        """
+        if progress is None:
+            self._together.pop(key, None)
+            return
+        now, step = self._clock(), progress.step
+        status, pace, begun, logged = self._together.get(key) or _Shown(Status(left="starting"), Pace(), step)
+        told = pace.told("", step, progress.stop, now) if step > begun else None
+        left, rate = told or (status.left, "")
+        status = Status(name=name, done=step, total=progress.stop, left=left, rate=rate, scores=status.scores)
+        if progress.scores:
+            best = f"{short((max if maximize else min)(progress.scores))} best"
+            median = f"{short(statistics.median(progress.scores))} median"
+            both = f"{best}, {median}"
+            status = status._replace(scores=(f"val {progress.metric} {both}", f"val {both}", f"val {best}"))
+            logs = progress.evaluated and step < progress.stop and now - logged >= LOG_EVERY
+            if logs and self._live is None and not self.quiet:
+                logged = now
+                parts = [f"{progress.metric} {best}", median]
+                parts += [f"({status.percent}, {left})"] if told else []
+                self._write(terminal.packed(parts, self._width, start=f"{name} val step {step}: "))
+        self._together[key] = _Shown(status, pace, begun, logged)
+
+    def _lines(self) -> Group:
+        return Group(*(group.status for group in self._together.values()), self._status)
+
     def say(self, text: str) -> None:
         """Prints a line, unless silenced."""
-        if not self._quiet:
+        if not self.quiet:
             self._write(terminal.wrapped(text, self._width))
 
     def warn(self, text: str) -> None:
@@ -145,6 +175,116 @@ class Reporter:
 
     def _write(self, text: str) -> None:
         self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+class Pace:
+    """The speed of a stage's steps after its first, which compiles its program."""
+
+    def __init__(self) -> None:
+        self._first: tuple[str, int, float] | None = None  # stage, step and time at which its first step was done
+
+    def told(self, stage: str, step: int, total: int, now: float) -> tuple[str, str] | None:
+        """(the time left until step `total`, the speed) after a step that was done `now`; None after the first."""
+        if self._first is None or self._first[0] != stage:
+            self._first = stage, step, now
+        _, first, since = self._first
+        if step <= first or now <= since:
+            return None
+        pace = (now - since) / (step - first)  # evaluations included, as the remaining steps have theirs
+        return f"{duration((total - step) * pace)} left", speed(pace)
+
+
+class _Shown(NamedTuple):
+    """A group: its line, its speed, the step at which it began, and when a log last had a line of it."""
+
+    status: Status
+    pace: Pace
+    begun: int
+    logged: float = -LOG_EVERY
+
+
+class Progress(NamedTuple):
+    """How far runs are that are trained together.
+
+    Attributes:
+      step: the mean over the runs, rounded down.
+      stop: steps of each.
+      metric: of their task.
+      scores: of each that has been evaluated, its last.
+      evaluated: whether the last of them was evaluated right now, and all at one step.
+    """
+
+    step: int
+    stop: int
+    metric: str = ""
+    scores: tuple[float, ...] = ()
+    evaluated: bool = False
+
+
+class Together:
+    """The progress of runs that are trained together, told as one, by a reporter for each.
+
+    Args:
+      tell: is told of it, at most every `PAUSE` seconds and whenever all have been evaluated.
+      clock: as of `Reporter`.
+    """
+
+    def __init__(self, tell: Callable[[Progress], None], *, clock: Callable[[], float] = time.perf_counter):
+        self._tell, self._clock, self._told = tell, clock, -PAUSE
+        self._members: list[_Member] = []  # those under way
+
+    def reporter(self) -> Reporter:
+        """The reporter of one of the runs, which itself prints warnings only."""
+        return _Member(self)
+
+    def begun(self, member: _Member) -> None:
+        self._members.append(member)
+        self.moved()
+
+    def ended(self, member: _Member) -> None:
+        self._members = [other for other in self._members if other is not member]
+
+    def moved(self, *, evaluated: bool = False) -> None:
+        now, members = self._clock(), self._members
+        if not evaluated and now - self._told < PAUSE:
+            return
+        self._told = now
+        step, (first, *_) = sum(member.done for member in members) // len(members), members
+        scores = tuple(member.score[1] for member in members if member.score is not None)
+        self._tell(Progress(step, first.total, first.metric, scores, evaluated))
+
+    def scored(self, step: int) -> None:
+        if all(member.score is not None and member.score[0] == step for member in self._members):
+            self.moved(evaluated=True)
+
+
+class _Member(Reporter):
+    """Of one of several runs."""
+
+    def __init__(self, group: Together):
+        super().__init__(quiet=True)
+        self._group, self.score = group, None
+        self.done, self.total, self.metric = 0, 0, ""
+
+    def begin(self, total: int, done: int, *, name: str = "", metric: str = "") -> None:
+        self.done, self.total, self.metric = done, total, metric
+        if done < total:
+            self._group.begun(self)
+
+    def follow(self, metric: str) -> None:
+        self.metric, self.score = metric, None
+
+    def step(self, step: int, stage: str) -> None:
+        self.done = step
+        self._group.moved()
+
+    def line(self, record: Mapping[str, Any]) -> None:
+        if record["split"] == "val" and self.metric in record:
+            self.score = record["step"], record[self.metric]
+            self._group.scored(record["step"])
+
+    def close(self) -> None:
+        self._group.ended(self)
 
 
 class Status(NamedTuple):

@@ -8,6 +8,8 @@ import pytest
 from etils import epath
 
 from jaxfer.sweeps import executor
+from jaxfer.sweeps.attempts import attempt
+from jaxfer.sweeps.cells import FOLDER
 from tests.experiments import tiny_stage
 
 
@@ -22,12 +24,12 @@ from tests.experiments import tiny_stage
 )
 def test_the_record_of_a_diverged_cell_is_checked(text, status, message, tmp_path):
     """A damaged one fails its own cell; the others go on."""
-    place = epath.Path(tmp_path) / executor.FOLDER / "key"
+    place = epath.Path(tmp_path) / FOLDER / "key"
     place.mkdir(parents=True)
     (place / "diverged.json").write_text(text)
     cell = SimpleNamespace(key="key", config=SimpleNamespace(seed=0))
     told = []
-    executor._attempt((cell,), epath.Path(tmp_path), lambda cell, outcome: told.append(outcome))
+    attempt((cell,), epath.Path(tmp_path), lambda cell, outcome: told.append(outcome), lambda progress: None)
     (outcome,) = told
     assert outcome.status == status and message in outcome.message and "\n" not in outcome.message
 

@@ -22,7 +22,9 @@ from jaxfer import sweeps
 from jaxfer.commands import main
 from jaxfer.errors import InputError
 from jaxfer.sweeps import Row, executor
+from jaxfer.sweeps.pool import Worker
 from jaxfer.training import loop, programs
+from jaxfer.training.progress import Progress, Reporter
 from tests.sweeps import example
 
 FILES = ("table.csv", "table.md", "methods.png", "methods.svg", "cells.json")
@@ -292,6 +294,28 @@ def test_a_comparisons_folder_is_refused(config, tmp_path):
 
 
 @pytest.mark.system
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_group_tells_how_far_it_is(processes, config, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXFER_CACHE", str(tmp_path / "cache"))
+    told, real = [], Reporter.together
+
+    def together(reporter, key, name, progress, *, maximize):
+        told.append((name, progress))
+        real(reporter, key, name, progress, maximize=maximize)
+        assert (key in reporter._together) == (progress is not None)
+
+    monkeypatch.setattr(Reporter, "together", together)
+    overrides = {"eval_every": 2, "save_every": 0}
+    result = jaxfer.sweep(config, tmp_path / "sweep", overrides=overrides, processes=processes, quiet=True)
+    found = [progress for name, progress in told if name == "3 x probe"]
+    evaluated = [(progress.step, len(progress.scores)) for progress in found[:-1] if progress.evaluated]
+    assert found[0] == Progress(0, 4, "accuracy") and evaluated == [(2, 3), (4, 3)] and found[-1] is None
+    (probe,) = (row for row in result.rows if row.group == "probe")
+    assert found[-2].scores == probe.scores
+    assert all(progress is None for name, progress in told if name != "3 x probe"), "the others are run one by one"
+
+
+@pytest.mark.system
 def test_an_idle_worker_that_is_killed_is_replaced(config, tmp_path):
     """While the other runs the source, there is nothing for it to do; then there is."""
     planned = sweeps.cells.make_jobs(config, sweeps.cells.expand(config))[:3]
@@ -337,7 +361,7 @@ def test_a_worker_that_dies_while_it_starts_fails_its_cell(config, tmp_path, mon
     """It leaves what it was sent unread, and the reader learns of a reset connection."""
     here, there = multiprocessing.Pipe()
 
-    class Doomed(executor._Worker):
+    class Doomed(Worker):
         def sent(self, cell, folder):
             found = super().sent(cell, folder)
             there.close()

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from jaxfer.training.progress import Reporter, Status, duration, short, speed
+from jaxfer.training.progress import Progress, Reporter, Status, Together, duration, short, speed
 
 STATUS = Status(
     name="train",
@@ -195,6 +195,87 @@ def test_a_sweep():
     reporter.close()
     assert "[1/3] probe-0: val accuracy 0.500\n" in screen and "[2/3] probe-1: failed: OSError\n" in screen
     assert shown(reporter._status, 80) == f"{'━' * 40} 3/3  100%  in 0:01  1 failed\n"
+
+
+def grouped(columns: int | None, pace: float = 1.0) -> tuple[Reporter, str]:
+    """What a sweep prints of 9 members that are evaluated at 100 and 200 of 300 steps, and of its first cell."""
+    out = console(columns)
+    reporter = Reporter(console=out, clock=Clock(pace))
+    reporter.begin(20, 0)
+    if reporter._live is not None:
+        reporter._live.auto_refresh = False
+    for step, scores in ((0, ()), (50, ()), (100, (0.5, 0.75, 0.625)), (200, (0.625, 0.875, 0.75))):
+        progress = Progress(step, 300, "accuracy", scores, evaluated=bool(scores))
+        reporter.together("a", "9 x probe", progress, maximize=True)
+    reporter.together("b", "6 x lora", Progress(0, 300), maximize=False)
+    reporter.cell(1, "full-0", "val accuracy 0.500", "best full-0 0.500", 95.0)
+    return reporter, out.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("columns", "lines"),
+    [
+        (
+            120,
+            [
+                "9 x probe ━━━━━━━━━━━━━━━━━━━━━━━──────────── 200/300  66%  0:01 left  75 steps/s  "
+                "val accuracy 0.875 best, 0.75 median",
+                "6 x lora ──────────────────────────────────────── 0/300  0%  starting",
+            ],
+        ),
+        (
+            80,
+            [
+                "9 x probe 200/300  66%  0:01 left  75 steps/s  val 0.875 best, 0.75 median",
+                "6 x lora ──────────────────────────────────────── 0/300  0%  starting",
+            ],
+        ),
+        (40, ["9 x probe 200/300  66%  0:01 left", "6 x lora ────────── 0/300  0%  starting"]),
+    ],
+)
+def test_a_group_has_a_line_above_the_sweeps(columns, lines):
+    reporter, _ = grouped(columns)
+    found = shown(reporter._lines(), columns).splitlines()
+    assert found[:2] == lines and "1/20  5%  about 1:35 left" in found[2] and len(found) == 3
+    assert all(len(line) < columns for line in found), "the last column stays free"
+    reporter.together("a", "9 x probe", None, maximize=True)
+    reporter.together("b", "6 x lora", None, maximize=False)
+    assert shown(reporter._lines(), columns).splitlines() == found[2:]
+    reporter.close()
+
+
+def test_a_log_tells_of_a_group_at_evaluations_and_at_most_every_ten_seconds():
+    ended = "[1/20] full-0: val accuracy 0.500 · best full-0 0.500 · about 1:35 left\n"
+    first = "9 x probe val step 100: accuracy 0.75 best  0.625 median  (33%, "
+    assert grouped(None)[1] == f"{first}0:04 left)\n{ended}"
+    _, slow = grouped(None, 10.0)
+    assert (
+        slow
+        == f"{first}0:40 left)\n9 x probe val step 200: accuracy 0.875 best  0.75 median  (66%, 0:13 left)\n{ended}"
+    )
+
+
+def test_the_progress_of_members_is_told_as_one():
+    told, clock = [], Clock(0.04)
+    together = Together(told.append, clock=clock)
+    members = [together.reporter() for _ in range(3)]
+    for member in members:
+        member.begin(4, 0, metric="accuracy")
+    assert told == [Progress(0, 4, "accuracy")]
+    members[2].close()  # it diverged
+    for step in (1, 2, 3):
+        for member in members[:2]:
+            member.step(step, "train")
+    assert [progress.step for progress in told] == [0, 0, 2], "at most every tenth of a second; the mean, rounded down"
+    for member, score in zip(members, (0.5, 0.75), strict=False):
+        member.line({**EVALUATION, "split": "train"})
+        member.line({**EVALUATION, "step": 3, "accuracy": score})
+    assert told[-1] == Progress(3, 4, "accuracy", (0.5, 0.75), True) and len(told) == 4
+    members[0].step(4, "train")
+    members[1].step(4, "train")
+    finished = together.reporter()
+    finished.begin(4, 4, metric="accuracy")
+    finished.close()
 
 
 def test_silenced_it_only_warns(capsys):
