@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -77,6 +77,22 @@ def at_output(stage: Stage, where: Placement, experiment: Experiment) -> str | N
     return why
 
 
+def notes(stages: Sequence[Stage], where: Placement, experiment: Experiment) -> tuple[str, ...]:
+    """For `jaxfer run`: why features are computed in every step although nothing below the output layer is trained.
+
+    A line for each reason, with the first of its stages; none where features are not to be kept.
+    """
+    if experiment.run.cache == "off" or feature_store.root() is None:
+        return ()
+    found: dict[str, Stage] = {}
+    for stage in stages:
+        if not _trained_below(stage.spec) and (why := cut(stage, where, experiment).why):
+            found.setdefault(why, stage)
+    told = "nothing below the output layer is trained, but what it reads is computed in every step"
+    of = {why: f"stage {stage.name}: " if experiment.run.stages else "" for why, stage in found.items()}
+    return tuple(f"{of[why]}{told}: {why}" for why in found)
+
+
 def cut_at(stage: Stage, at: str, views: int = 1) -> Stage:
     """The stage, whose steps and evaluations begin at stored activations."""
     spec = stage.spec
@@ -103,7 +119,7 @@ def _differs(stage: Stage, where: Placement, experiment: Experiment, augment: tu
 def _not_at_output(stage: Stage) -> str | None:
     """Why what the output layer reads can't be stored."""
     spec, port = stage.spec, stage.spec.port
-    if below := [path for path in spec.trainable if not path.startswith(f"{port.head}/")]:
+    if below := _trained_below(spec):
         return f"{below[0]} is trained, below the output layer"
     if not port.outputs or port.apart or len(port.features) != 1:
         return "what the output layer reads is not one vector of an example"
@@ -142,6 +158,11 @@ def _unit(stage: Stage) -> tuple[str, str]:
 def _early(port: Port, units: Mapping[str, str]) -> bool:
     """Whether one of these is the first unit or the second."""
     return any(unit in units for unit in port.units[:2])
+
+
+def _trained_below(spec: StepSpec) -> list[str]:
+    """What is trained below the output layer."""
+    return [path for path in spec.trainable if not path.startswith(f"{spec.port.head}/")]
 
 
 def _moving(spec: StepSpec) -> list[str]:

@@ -14,7 +14,7 @@ from jaxfer.errors import Interrupted
 from jaxfer.parallel import cluster
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.folder import check_owner, check_present, locked
-from jaxfer.training import blocks, lineage
+from jaxfer.training import blocks, cut, lineage
 from jaxfer.training.blocks import Error, Grid
 from jaxfer.training.preemption import Notice, preemption_notice
 from jaxfer.training.preflight import preflight
@@ -162,7 +162,8 @@ def _attempt(config: ConfigDict, workdir: str | epath.Path, notice: Notice, repo
         cluster.visible(folder)
         # The first thing that is said, but after what can be refused: a refusal stands alone.
         reporter.say(cluster.together(lambda: "" if reporter.quiet else ready.overview()))
-        for note in ready.notes():
+        features = () if reporter.quiet else cut.notes(ready.stages, ready.where, experiment)
+        for note in (*ready.notes(), *features):
             reporter.say(f"note: {note}")
         checkpoints = Checkpoints(folder / "checkpoints")
         session = Session(experiment, folder, ready.data, ready.stages, ready.where, checkpoints, notice, reporter)

@@ -15,7 +15,9 @@ from jaxfer.data.encoding import Draw
 from jaxfer.data.split import Array
 from jaxfer.parallel.placement import placement
 from jaxfer.training.cut import cut
+from jaxfer.training.cut import notes as notes_of
 from jaxfer.training.feature_store import Store
+from jaxfer.training.preflight import preflight
 from tests.experiments import tiny_config, tiny_stage
 from tests.training.test_cached import ONE, alike, folder, images, of, probe, run
 
@@ -160,3 +162,28 @@ def test_texts_take_the_room_of_their_tokens(tmp_path):
     store.write(np.array([1]), values[1:2])
     assert not len(store.missing(np.arange(3)))
     np.testing.assert_array_equal(store.values, values)
+
+
+def test_a_run_says_why_features_are_computed_in_every_step_where_nothing_below_is_trained(
+    tmp_path, capsys, monkeypatch
+):
+    why = "what it reads is computed in every step: the examples are augmented (flip)"
+    note = f"nothing below the output layer is trained, but {why}"
+
+    def notes(*, augment=("flip",), stages=(), **fields):
+        config = probe("vit_cls", **fields)
+        config.data.augment, config.stages = augment, tuple(stages)
+        config.stage = dict(stages)
+        ready = preflight(config)
+        return notes_of(ready.stages, ready.where, ready.experiment)
+
+    full = {"method": "full"}
+    assert notes() == notes(adds=("ema",)) == (note,)
+    assert notes(augment=()) == notes(**full) == notes(cache="off") == ()
+    assert notes(stages={"full": full, "probe": {}, "again": {}}) == (f"stage probe: {note}",), "once"
+    config = probe("vit_cls", steps=1, eval_every=0)
+    config.data.augment = ("flip",)
+    jaxfer.run(config, tmp_path / "run")
+    assert capsys.readouterr().err.splitlines().count(f"note: {note}") == 1
+    monkeypatch.setenv("JAXFER_CACHE", "off")
+    assert notes() == ()
