@@ -16,7 +16,8 @@ each other are left out, and of the runs all but `images`.
 
 To be quick the tries of a run share a cache of compiled programs. The uninterrupted run finds it empty and fills it, so
 that a program out of the cache that computed anything else would show. Only `images` is optimised as users' runs are:
-the others would compile for most of the time. Stored features lie in that cache too; a try begins without any.
+the others would compile for most of the time. Stored features lie in that cache too; a try begins without any. `grid`
+is a sweep whose cells are trained together: each must end as it would have.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.flags import UNOPTIMISED
-from tests.killed import RUNS, get_config
+from tests.killed import RUNS, SWEEPS, get_config
 
 KINDS = ("training", "save", "boundary", "sigterm", "training", "start")
 CONFIG = Path(__file__).with_name("killed.py").resolve()
@@ -95,7 +96,9 @@ class Sitting:
         flags = flags if run == "images" else f"{flags} {UNOPTIMISED}".strip()
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "JAXFER_CACHE": str(cache or "off")}
         environment["JAXFER_GRACE"] = "8"  # `signal` gives it 10 seconds
-        command = [sys.executable, *python, "run", f"{CONFIG}:{run}", "--workdir", str(folder), *arguments]
+        environment["PYTHONPATH"] = os.pathsep.join([str(CONFIG.parents[1]), os.environ.get("PYTHONPATH", "")])
+        config = ("sweep", str(CONFIG.with_name(f"killed_{run}.py"))) if run in SWEEPS else ("run", f"{CONFIG}:{run}")
+        command = [sys.executable, *python, *config, "--workdir", str(folder), *arguments]
         if processes > 1:
             command += [f"--coordinator=127.0.0.1:{_free_port()}", f"--num_processes={processes}"]
         self.processes = []
@@ -146,18 +149,18 @@ class Sitting:
 
     def training(self) -> bool:
         """Whether it has begun to train: it has opened metrics.jsonl, which it does once it has its State."""
-        path = self.folder / "metrics.jsonl"
+        path = _first(self.folder) / "metrics.jsonl"
         return path.exists() and path.stat().st_mtime_ns > self.begun
 
     def past(self, step: int) -> Callable[[], bool]:
         """Asks whether metrics.jsonl has a line later than this step."""
         from jaxfer.runs.metrics import read_metrics
 
-        return lambda: any(line["step"] > step for line in read_metrics(self.folder / "metrics.jsonl"))
+        return lambda: any(line["step"] > step for line in read_metrics(_first(self.folder) / "metrics.jsonl"))
 
     def saving(self) -> bool:
         """Whether a save is under way."""
-        path = self.folder / "checkpoints"
+        path = _first(self.folder) / "checkpoints"
         return path.exists() and any("tmp" in name for name in os.listdir(path))
 
 
@@ -219,7 +222,8 @@ def attempt(
         if code == 0:
             return places, wrong + reference.ending.differences(ending(folder))
         if code not in (-signal.SIGKILL, 75 if kill == signal.SIGTERM else None):
-            return places, [*wrong, f"exit code {code}: {sitting.said.strip()[-300:]}"]
+            errors = [error.read_text().strip()[-600:] for error in (folder / "cells").glob("*/error.txt")]
+            return places, [*wrong, f"exit code {code}: {sitting.said.strip()[-300:]}", *errors]
 
 
 def _moment(kind: str, sitting: Sitting, reference: Uninterrupted, rng: random.Random) -> bool:
@@ -237,9 +241,15 @@ def _moment(kind: str, sitting: Sitting, reference: Uninterrupted, rng: random.R
     return alive and sitting.process.poll() is None
 
 
+def _first(folder: Path) -> Path:
+    """The folder of a run; of a sweep's, the first one's."""
+    return min((folder / "cells").glob("*/"), default=folder)
+
+
 def _place(folder: Path) -> str:
     from jaxfer.runs.metrics import read_metrics
 
+    folder = _first(folder)
     if not (folder / "metrics.jsonl").exists():
         return "before training"
     lines = read_metrics(folder / "metrics.jsonl")
@@ -247,7 +257,10 @@ def _place(folder: Path) -> str:
 
 
 def ending(folder: Path) -> Ending:
-    """Reads an ended run."""
+    """Reads an ended run, or every run of an ended sweep."""
+    if cells := sorted((folder / "cells").glob("*/")):
+        parts = {cell.name: ending(cell).found for cell in cells}
+        return Ending({f"{name}: {part}": values for name, found in parts.items() for part, values in found.items()})
     import jax
     import numpy as np
 

