@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxfer.method import Method
+from jaxfer.models.execution import Execution
 from jaxfer.models.port import Passed, Port
 from jaxfer.ports import port_shapes
 from jaxfer.stages import Stage, method_shapes
@@ -55,9 +56,9 @@ class Network:
         """The same network of other arrays: traced ones."""
         return dataclasses.replace(self, params=params, model_state=model_state, extra=extra)
 
-    def along(self, boundary: Any) -> Network:
-        """The same network, its units' outputs sharded by example like those of the model it stands beside."""
-        execution = dataclasses.replace(self.port.execution, boundary=boundary)
+    def along(self, other: Execution) -> Network:
+        """The same network on the devices of the model it stands beside, sharded by example as that is."""
+        execution = dataclasses.replace(self.port.execution, boundary=other.boundary, batched=other.batched)
         return dataclasses.replace(self, port=self.port.computed(execution))
 
 

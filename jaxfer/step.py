@@ -128,8 +128,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
         if axis is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))
         trainable, frozen = split(state.params, trainable_paths)
-        boundary = spec.execution.boundary
-        others = {name: net.along(boundary).with_arrays(*state.others[name]) for name, net in spec.others}
+        others = {name: net.along(spec.execution).with_arrays(*state.others[name]) for name, net in spec.others}
 
         def context(params, batch, key, taps=None, shown=None):
             evaluate = _evaluation(port, state.model_state, batch)
@@ -348,7 +347,7 @@ def _evaluation(port: Port, model_state: Any, batch: Batch) -> Callable[..., jax
         if other is None:
             return port.apply(backbone, model_state, batch)[0]
         # Of any number of examples, one under vmap say: it has no axis to lie along the devices'.
-        alone = port.computed(dataclasses.replace(port.execution, boundary=None))
+        alone = port.computed(dataclasses.replace(port.execution, boundary=None, batched=None))
         return alone.apply(backbone, model_state, other)[0]
 
     return evaluate

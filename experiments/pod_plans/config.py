@@ -13,6 +13,8 @@ MODELS = {
     "vit_l": dict(name="vit", width=1024, layers=24, heads=16, mlp_width=4096),
     "resnet50": dict(name="resnet", stage_sizes=(3, 4, 6, 3), block="bottleneck"),
     "bert_base": dict(name="bert", max_length=128),
+    "vit_b_1024": dict(name="vit", image=(512, 512, 3)),  # patches
+    "bert_base_512": dict(name="bert", max_length=512),  # tokens
     "bert_large": dict(name="bert", width=1024, layers=24, heads=16, mlp_width=4096, max_length=128),
 }
 
@@ -24,7 +26,8 @@ def get_config(arg=""):
     config = jaxfer.config.base()
     config.model = MODELS[name]
     # A plan depends on the data's classes, not on its values.
-    config.data = dict(source="synthetic", image=(224, 224, 3), classes_count=10, examples=10)
+    image = MODELS[name].get("image", (224, 224, 3))
+    config.data = dict(source="synthetic", image=image, classes_count=10, examples=10)
     if config.model.name == "bert":
         config.data = dict(source="table", path="tests/data/phrases")
         config.model.tokenizer = _tokenizer()

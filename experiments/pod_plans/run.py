@@ -26,6 +26,7 @@ CASES = (
     *((f"{model},lora", topology) for topology, model in itertools.product(SLICES[1:], MODELS)),
     *((f"{model},fsdp16", SLICES[1]) for model in MODELS),
 )
+LONG = (("bert_base_512", SLICES[0]), ("vit_b_1024", SLICES[0]))  # inputs long enough for fused attention
 GIB = 2**30
 
 
@@ -70,13 +71,23 @@ def table(cases: list[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def attention() -> str:
+    """Markdown: memory a chip of the long inputs with plain and with fused attention."""
+    lines = ["| config | slice | GiB a chip, plain | fused | saved |", "| --- | --- | ---: | ---: | ---: |"]
+    for words, topology in (case for case in LONG if path(*case).exists()):
+        (stage,) = json.loads(path(words, topology).read_text())["stages"]
+        plain, fused = stage["plain"]["needed"] / GIB, stage["needed"] / GIB
+        lines.append(f"| {words} | {topology} | {plain:.2f} | {fused:.2f} | {plain - fused:.2f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Makes the missing plans, then prints the table of all plans."""
-    for words, topology in CASES:
+    """Makes the missing plans, then prints the tables of all plans."""
+    for words, topology in (*CASES, *LONG):
         if not path(words, topology).exists():
             print(f"{words}, {topology}: {plan(words, topology)}", file=sys.stderr, flush=True)
     done = [case for case in CASES if path(*case).exists()]
-    print(table(done))
+    print(f"{table(done)}\n\n{attention()}")
     print(f"{len(done)} of {len(CASES)} planned", file=sys.stderr)
 
 

@@ -142,6 +142,8 @@ class ParallelConfig:
       tensor: devices over which layers are split along axes the model names: heads, MLP width, vocabulary, channels.
       rules: ((path pattern, "fsdp -"), ...): how to split a parameter, one word for each axis: `-`, `fsdp`, `tensor` or
         `fsdp+tensor`. Rules take precedence over the fields above.
+      attention: `auto` uses the fused kernels of GPUs and TPUs where type, shapes and dropout allow
+        (`jaxfer.models.attention.kernel`); `plain` does without.
     """
 
     mode: str = _free("jit")
@@ -149,6 +151,7 @@ class ParallelConfig:
     fsdp: int = _free(1)
     tensor: int = _free(1)
     rules: tuple[tuple[str, str], ...] = _free(())
+    attention: str = _free("auto")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -315,6 +318,7 @@ _CHOICES = {
     "head": ("auto", "keep", "reset"),
     "select": ("last", "best"),
     "mode": ("jit", "fsdp", "tensor", "pmap"),
+    "attention": ("auto", "plain"),
     "compute_dtype": DTYPES,
     "momentum_dtype": DTYPES,
     "optimizer": OPTIMIZERS,

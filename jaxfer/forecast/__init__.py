@@ -40,7 +40,7 @@ def plan_for(config: ConfigDict, topology: str, chip: Chip, devices: Sequence[An
     ready = _ready(config, devices)
     notes = (*ready.data.notes, *ready.notes())
     planned = Plan(topology=topology, chip=chip, chips=ready.where.size, stages=(), notes=notes)
-    stages = (_stage(stage, ready.where, _compiled(stage, ready.where, devices)) for stage in ready.stages)
+    stages = (_stage(stage, ready.where, devices) for stage in ready.stages)
     planned = dataclasses.replace(planned, stages=tuple(stages))
 
     def needed(name: str, changes: Mapping[str, Any]) -> Compiled | TooLarge:
@@ -140,7 +140,7 @@ def _part(where: Any, devices: Sequence[Any]) -> InputError:
     )
 
 
-def _stage(stage: Any, where: Any, compiled: Compiled | TooLarge) -> StagePlan:
+def _stage(stage: Any, where: Any, devices: Sequence[Any]) -> StagePlan:
     from jaxfer.step import make_train_step
     from jaxfer.training.programs import lowered_flops
 
@@ -149,6 +149,8 @@ def _stage(stage: Any, where: Any, compiled: Compiled | TooLarge) -> StagePlan:
     shapes = stage.blank(0), stage.example()
     model_flops = lowered_flops(make_train_step(plain), *shapes)
     flops = lowered_flops(make_train_step(spec), *shapes) if spec.execution.remat else model_flops
+    compiled = _compiled(stage, where, devices)
+    kernels = isinstance(compiled, Compiled) and compiled.fused
     return StagePlan(
         stage=stage.name,
         batch_size=stage.config.batch_size,
@@ -157,6 +159,7 @@ def _stage(stage: Any, where: Any, compiled: Compiled | TooLarge) -> StagePlan:
         flops=flops / where.size,
         model_flops=model_flops,
         compiled=compiled,
+        plain=_compiled(stage, where.plain, devices) if kernels else None,
     )
 
 
@@ -164,13 +167,14 @@ def _compiled(stage: Any, where: Any, devices: Sequence[Any]) -> Compiled | TooL
     import jax
 
     from jaxfer.forecast import hlo
-    from jaxfer.training.programs import lower_step
+    from jaxfer.training.programs import fused, lower_step
 
     state = where.device_bytes(stage.spec, stage.blank(0))
     leaves = jax.tree.leaves(stage.example())
     batch = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) // where.parts
     try:
-        program = lower_step(stage, where).compile()
+        lowered = lower_step(stage, where)
+        program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if too_large := _refused(str(error), state + batch):
             return too_large
@@ -187,6 +191,7 @@ def _compiled(stage: Any, where: Any, devices: Sequence[Any]) -> Compiled | TooL
         program=memory.generated_code_size_in_bytes,
         alias=memory.alias_size_in_bytes,
         collectives=hlo.sent(program.as_text()),
+        fused=fused(lowered, where),
     )
 
 

@@ -26,6 +26,7 @@ class Compiled:
       program: the code.
       alias: of the State, updated in place, with its padding.
       collectives: {kind of collective: bytes that a chip sends in a step}, see `jaxfer.forecast.hlo.sent`.
+      fused: whether attention runs in fused kernels.
     """
 
     state: int
@@ -36,6 +37,7 @@ class Compiled:
     program: int
     alias: int
     collectives: Mapping[str, float]
+    fused: bool = False
 
     @property
     def total(self) -> int:
@@ -63,6 +65,7 @@ class StagePlan:
       flops: operations of a step on one chip, with all that is computed twice; as if all had the same share.
       model_flops: operations of a step on all chips, as the model needs them.
       compiled: the step.
+      plain: the step with plain attention, where `compiled` has fused kernels.
       remedies: {what to change: what is then needed}, where it does not fit.
     """
 
@@ -73,6 +76,7 @@ class StagePlan:
     flops: float
     model_flops: float
     compiled: Compiled | TooLarge
+    plain: Compiled | TooLarge | None = None
     remedies: Mapping[str, Compiled | TooLarge] = dataclasses.field(default_factory=dict)
 
 
@@ -138,14 +142,16 @@ class Plan:
             **dataclasses.asdict(stage),
             "compiled": dataclasses.asdict(stage.compiled) if known else None,
             "needed": stage.compiled.total,
+            "plain": stage.plain and self._needed(stage.plain),
             "seconds": self.seconds(stage),
             "estimate": list(self.estimate(stage)) if known else None,
             "mfu": list(self.mfu(stage)) if known else None,
             "fits": self.room(stage.compiled),
-            "remedies": {
-                remedy: {"needed": step.total, "fits": self.room(step)} for remedy, step in stage.remedies.items()
-            },
+            "remedies": {remedy: self._needed(step) for remedy, step in stage.remedies.items()},
         }
+
+    def _needed(self, step: Compiled | TooLarge) -> dict[str, Any]:
+        return {"needed": step.total, "fits": self.room(step)}
 
     def __str__(self) -> str:
         notes = [f"note: {note}" for note in self.notes]
@@ -160,6 +166,9 @@ class Plan:
             yield f"                 {', '.join(f'{kind} {_gib(getattr(step, kind))}' for kind in kinds)}"
             if step.alias < step.state:
                 yield f"                 {_gib(step.state - step.alias)} GiB of the State are not updated in place"
+        if stage.plain:
+            saved = f"{_gib(stage.plain.total - step.total)} GiB; plain: {self._memory(stage.plain)}"
+            yield f"  attention      in fused kernels, which save {saved}"
         flops = f"{stage.flops / 1e12:.3f} TFLOP a chip; the model's {stage.model_flops / 1e12:.2f} on all"
         yield f"  operations     {flops}"
         if isinstance(step, Compiled):

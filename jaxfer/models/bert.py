@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxfer.data.encodings.text import TextEncoding
 from jaxfer.errors import InputError
 from jaxfer.models import kernels
+from jaxfer.models.attention import DotProductAttention
 from jaxfer.models.chain import Chain, check_choice, check_positive, check_rate
 from jaxfer.models.heads import EMBEDDING, POOLED, TOKEN, VOCAB
 from jaxfer.models.layers import BLOCK_TENSOR_AXES, Dense, like
@@ -81,13 +82,11 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array, *, attention_mask: jax.Array, train: bool) -> jax.Array:
         width = x.shape[-1]
         shape = (self.heads, width // self.heads)
-        query, key, value = (Dense(shape, name=name)(x).swapaxes(1, 2) for name in ("query", "key", "value"))
-        scores = kernels.scores(query, key)
-        # The lowest float, not minus infinity: a row of padding alone stays finite.
-        scores = jnp.where(attention_mask[:, None, None, :] > 0, scores, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores).astype(x.dtype)
-        weights = nn.Dropout(self.dropout, name="drop")(weights, deterministic=not train)
-        mixed = kernels.heads_first(value, weights).swapaxes(1, 2)
+        query, key, value = (Dense(shape, name=name)(x) for name in ("query", "key", "value"))
+        drop = None
+        if train and self.dropout:
+            drop = functools.partial(nn.Dropout(self.dropout, name="drop"), deterministic=False)
+        mixed = DotProductAttention(name="mix")(query, key, value, attention_mask, drop=drop)
         return Dense((width,), inputs=2, name="out")(mixed)
 
 

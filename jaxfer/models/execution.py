@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxfer.models.attention import DotProductAttention
 from jaxfer.models.layers import BatchNorm
 
 NORMS = (BatchNorm, nn.BatchNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.InstanceNorm)
@@ -27,11 +28,14 @@ class Execution:
         (Chen et al., 2016, arXiv:1604.06174).
       boundary: the sharding of a unit's outputs, each array of them, along the batch axis; None leaves it to the
         compiler, which replicates activations where parameters are sharded.
+      batched: how examples lie on the devices of the pass, for attention's fused kernels, which the compiler does not
+        partition; None leaves them out.
     """
 
     dtypes: tuple[tuple[str, str], ...] = ()
     remat: frozenset[str] = frozenset()
     boundary: NamedSharding | None = None
+    batched: NamedSharding | None = None
 
     def run(self, unit: nn.Module, x: Any, *, train: bool, side: dict[str, Any]) -> Any:
         """Runs one unit on its input: an array [batch, ...], or a pytree of such."""
@@ -60,12 +64,21 @@ class Execution:
         return {name: held(name, leaf) for name, leaf in params.items()}
 
     def interceptors(self, head: str, between: Iterable[Callable[..., Any]]) -> Iterator[Callable[..., Any]]:
-        """The interceptors of a pass, outermost first: casts to unit types, the method's own, float32 islands."""
+        """The interceptors of a pass, outermost first: casts to unit types, the method's own, float32 islands, where
+        attention runs."""
         if self.dtypes:
             yield self._types(head)
         yield from between
         if self.dtypes:
             yield self._islands(head)
+        if self.batched is not None:
+            yield self._placed
+
+    def _placed(self, next_fun: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        """Attention learns of the devices."""
+        if isinstance(context.module, DotProductAttention) and context.method_name == "__call__":
+            kwargs = {**kwargs, "batched": self.batched}
+        return next_fun(*args, **kwargs)
 
     def _types(self, head: str) -> Callable[..., Any]:
         """A unit takes, and each module of it gives, the unit's type; what a method adds to a layer is cast too."""

@@ -62,30 +62,6 @@ def _product(inputs: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
     return multiplied
 
 
-def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Softmax attention, [batch, tokens, heads, width] each -> the same; scores and softmax in float32."""
-    return jax.lax.platform_dependent(query, key, value, cpu=_heads_first, default=jax.nn.dot_product_attention)
-
-
-def _heads_first(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    return heads_first(value, jax.nn.softmax(scores(query, key))).swapaxes(1, 2)
-
-
-def scores(query: jax.Array, key: jax.Array) -> jax.Array:
-    """[batch, heads, tokens, width] twice -> [batch, heads, query, key] float32, scaled.
-
-    The axes of a product come last: as [batch, tokens, heads, width] it takes twice as long on a CPU.
-    """
-    scale = query.shape[-1] ** -0.5
-    return jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32) * scale
-
-
-def heads_first(value: jax.Array, weights: jax.Array) -> jax.Array:
-    """Values [batch, heads, tokens, width], weighted [batch, heads, query, key] -> [batch, heads, query, width]."""
-    return jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), value)
-
-
 def pointwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """1x1 convolution: [b, h, w, in] x [1, 1, in, out]. As a dot it takes half the time on a CPU."""
 

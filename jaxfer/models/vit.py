@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 from jaxfer.models import kernels
+from jaxfer.models.attention import DotProductAttention
 from jaxfer.models.chain import (
     Chain,
     check_choice,
@@ -75,7 +76,8 @@ class Attention(nn.Module):
         width = x.shape[-1]
         shape = (self.heads, width // self.heads)
         query, key, value = (Dense(shape, use_bias=self.qkv_bias, name=name)(x) for name in ("query", "key", "value"))
-        return Dense((width,), inputs=2, name="out")(kernels.attention(query, key, value))
+        mixed = DotProductAttention(name="mix")(query, key, value)
+        return Dense((width,), inputs=2, name="out")(mixed)
 
 
 class Mlp(nn.Module):

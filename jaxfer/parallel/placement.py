@@ -32,16 +32,23 @@ class Placement:
       mesh: `data` x `fsdp` x `tensor`; of Auto type, since the default Explicit one refuses integer cross-entropy after
         a convolution.
       rules: how parameters lie, before the port's rules and the largest axis.
+      fused: whether attention may use fused kernels; under pmap it never does.
     """
 
     mode: str
     mesh: Mesh
     rules: Rules[sharding.Split] = ()
+    fused: bool = True
 
     @property
     def size(self) -> int:
         """Number of devices."""
         return self.mesh.size
+
+    @property
+    def platform(self) -> str:
+        """Of the devices: `cpu`, `gpu` or `tpu`."""
+        return self.mesh.devices.flat[0].platform
 
     @property
     def parts(self) -> int:
@@ -83,10 +90,17 @@ class Placement:
         return sum(math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, where in pairs)
 
     def applied(self, spec: StepSpec) -> StepSpec:
-        """The spec with activations sharded by example where parameters are split; unchanged elsewhere."""
-        if not self.shards:
-            return spec
-        return dataclasses.replace(spec, execution=dataclasses.replace(spec.execution, boundary=self.batched))
+        """The spec for these devices: activations sharded by example where parameters are split; the devices themselves
+        where attention may use their kernels; unchanged elsewhere."""
+        boundary = self.batched if self.shards else spec.execution.boundary
+        batched = self.batched if self.fused and self.mode == "jit" and self.platform != "cpu" else None
+        execution = dataclasses.replace(spec.execution, boundary=boundary, batched=batched)
+        return dataclasses.replace(spec, execution=execution)
+
+    @property
+    def plain(self) -> Placement:
+        """The same devices without fused kernels."""
+        return dataclasses.replace(self, fused=False)
 
     def check(self, stages: Sequence[Stage]) -> None:
         """Raises `InputError` where a rule claims no parameter of any stage or does not fit one, or pmap would split a
@@ -238,7 +252,8 @@ def placement(
         groups = itertools.groupby(sorted(available, key=_process), key=_process) if processes > 1 else [(0, available)]
         taken = [device for _, group in groups for device in itertools.islice(group, count // processes)]
         mesh = Mesh(np.asarray(taken).reshape(shape), AXES, axis_types=auto)
-    return Placement("pmap" if config.mode == "pmap" else "jit", mesh, sharding.parse_rules(config.rules))
+    mode, rules = "pmap" if config.mode == "pmap" else "jit", sharding.parse_rules(config.rules)
+    return Placement(mode, mesh, rules, fused=config.attention == "auto")
 
 
 def usable_devices() -> list[Any]:

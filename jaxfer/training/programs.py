@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from jaxfer.models import attention
 from jaxfer.parallel.placement import Placement
 from jaxfer.parallel.sharding import DATA, FSDP, TENSOR
 from jaxfer.stages import Stage
@@ -88,6 +89,11 @@ def lower_step(stage: Stage, where: Placement) -> Any:
     return _lower_train(stage.spec, stage.blank(0), stage.example(), where)
 
 
+def fused(lowered: Any, where: Placement) -> bool:
+    """Whether a step lowered for these devices has fused kernels of attention."""
+    return where.platform != "cpu" and any(call in lowered.as_text() for call in attention.CALLS)
+
+
 def lowered_flops(function: Callable[..., Any], *shapes: Any) -> float:
     """FLOPs of one call over these shapes; nothing is allocated or compiled."""
     return _flops(jax.jit(function).lower(*shapes))
@@ -95,8 +101,9 @@ def lowered_flops(function: Callable[..., Any], *shapes: Any) -> float:
 
 def step_flops(spec: StepSpec, state: State, batch: Mapping[str, Any], where: Placement) -> float:
     """FLOPs of a training step over such a batch on all devices; operations computed twice count twice."""
-    # XLA counts the body of a loop once: the slices of an accumulated gradient are lowered as one.
-    return _flops(_lower_train(dataclasses.replace(spec, accumulate=1), state, batch, where))
+    # XLA counts the body of a loop once, and nothing of a fused kernel: the slices of an accumulated gradient are
+    # lowered as one, attention as plain.
+    return _flops(_lower_train(dataclasses.replace(spec, accumulate=1), state, batch, where.plain))
 
 
 def forward_flops(spec: StepSpec, state: State, batch: Mapping[str, Any]) -> float:
@@ -126,8 +133,12 @@ def _forward_flops(spec: StepSpec, variables: _Static, batch: _Static) -> float:
 def _train_program(spec: StepSpec, state: _Static, batch: _Static, where: Placement) -> Program:
     shapes = _tree(state), _tree(batch)
     if where.mode == "jit":
-        sliced = (lambda: step_flops(spec, *shapes, where)) if spec.accumulate > 1 else None
-        return _compile(lambda: _lower_train(spec, *shapes, where), sliced)
+
+        def count(lowered: Any) -> float:
+            hidden = spec.accumulate > 1 or fused(lowered, where)
+            return step_flops(spec, *shapes, where) if hidden else _flops(lowered)
+
+        return _compile(lambda: _lower_train(spec, *shapes, where), count)
     # One copy of the State for all devices: in_axes None on the way in, None on the way out.
     mapped = jax.pmap(
         train_step(dataclasses.replace(spec, axis_name=DATA)),
@@ -139,7 +150,7 @@ def _train_program(spec: StepSpec, state: _Static, batch: _Static, where: Placem
     )
     rows = where.size
     split = jax.tree.map(lambda s: jax.ShapeDtypeStruct((rows, s.shape[0] // rows, *s.shape[1:]), s.dtype), shapes[1])
-    return _compile(lambda: mapped.lower(shapes[0], split), lambda: step_flops(spec, *shapes, where))
+    return _compile(lambda: mapped.lower(shapes[0], split), lambda _: step_flops(spec, *shapes, where))
 
 
 @functools.lru_cache(maxsize=64)
@@ -147,7 +158,7 @@ def _block_program(spec: StepSpec, arguments: _Static, batch: _Static, state: _S
     shapes = _tree(arguments)
     steps = jax.tree.leaves(shapes[6])[0].shape[0]
     block = jax.jit(make_block(where.applied(spec), steps), donate_argnums=0, out_shardings=where.replicated)
-    return _compile(lambda: block.lower(*shapes), lambda: step_flops(spec, _tree(state), _tree(batch), where))
+    return _compile(lambda: block.lower(*shapes), lambda _: step_flops(spec, _tree(state), _tree(batch), where))
 
 
 def _lower_train(spec: StepSpec, state: Any, batch: Any, where: Placement) -> Any:
@@ -168,10 +179,9 @@ _LOOPS = "xla_tpu_enable_windowed_einsum_for_reduce_scatter"
 
 def _options(where: Placement) -> dict[str, str] | None:
     """Compiler options for TPU; LIBTPU_INIT_ARGS takes precedence."""
-    tpu = where.mesh.devices.flat[0].platform == "tpu"
     split = where.mesh.shape[FSDP] > 1 and where.mesh.shape[TENSOR] == 1
     user_set = _LOOPS in os.environ.get("LIBTPU_INIT_ARGS", "")
-    return {_LOOPS: "false"} if tpu and split and not user_set else None
+    return {_LOOPS: "false"} if where.platform == "tpu" and split and not user_set else None
 
 
 @functools.lru_cache(maxsize=64)
@@ -182,7 +192,7 @@ def _eval_program(spec: StepSpec, variables: _Static, batch: _Static, where: Pla
     return _compile(lambda: step.lower(*arguments, _tree(batch)))
 
 
-def _compile(lower: Callable[[], Any], count: Callable[[], float] | None = None) -> Program:
+def _compile(lower: Callable[[], Any], count: Callable[[Any], float] | None = None) -> Program:
     begin = time.perf_counter()
     lowered = lower()
     compiled = lowered.compile()
@@ -192,7 +202,7 @@ def _compile(lower: Callable[[], Any], count: Callable[[], float] | None = None)
     return Program(
         call=compiled,
         compile_seconds=seconds,
-        count=count or (lambda: _flops(lowered)),
+        count=lambda: (count or _flops)(lowered),
         peak_bytes=peak - memory.alias_size_in_bytes,
         alias_bytes=memory.alias_size_in_bytes,
     )

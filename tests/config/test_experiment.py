@@ -21,6 +21,7 @@ DIGITS = str(Path(__file__).parents[2] / "configs/digits.py")
 FREE = {
     *("eval_batch_size", "test", "log_every", "save_every", "grace", "profile", "cache", "views", "rooms"),
     *("parallel.mode", "parallel.devices", "parallel.fsdp", "parallel.tensor", "parallel.rules"),
+    "parallel.attention",
 }
 
 # Another value for every field; the test fails when a field is added without one.
@@ -47,6 +48,7 @@ OTHER = {
     "parallel.fsdp": 2,
     "parallel.tensor": 2,
     "parallel.rules": ((".*/kernel", "- fsdp"),),
+    "parallel.attention": "plain",
     "data.classes": ("1", "2"),
     "data.labels_per_class": 3,
     "data.labels": 3,

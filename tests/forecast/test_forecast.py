@@ -59,6 +59,18 @@ def test_a_state_that_is_copied_is_said():
     assert "0.25 GiB of the State are not updated in place" in text
 
 
+def test_what_fused_kernels_save_is_said(monkeypatch):
+    """A step with them is compiled without them too."""
+    found = make(dataclasses.replace(compiled(2), fused=True))
+    found = dataclasses.replace(found, stages=(dataclasses.replace(found.stages[0], plain=compiled(5)),))
+    assert "attention      in fused kernels, which save 3.00 GiB; plain: 5.00 of 15.75 GiB: fits" in str(found)
+    assert found.to_dict()["stages"][0]["plain"] == {"needed": 5 * GIB, "fits": True}
+    sizes = {True: dataclasses.replace(compiled(2), fused=True), False: compiled(3)}
+    monkeypatch.setattr(forecast, "_compiled", lambda stage, where, devices: sizes[where.fused])
+    assert on_cpu().stages[0].plain == compiled(3)
+    assert on_cpu({"parallel.attention": "plain"}).stages[0].plain is None
+
+
 def test_what_does_not_fit_says_what_would():
     large = TooLarge(total=160 * GIB, limit=15.75 * GIB)
     found = make(large, a=dataclasses.replace(large, total=18 * GIB), b=compiled(9))
