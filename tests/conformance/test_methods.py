@@ -119,7 +119,7 @@ def needs(method, case, source):
 
 
 def placed(method, case):
-    """A method's placement shows on one model, a model's under one method."""
+    """A method's placement and its whole runs show on one model, a model's under one method."""
     return method == "full" or case == (TRANSFORMER if (method, CONVOLUTION) in REFUSED else CONVOLUTION)
 
 
@@ -155,7 +155,7 @@ def test_numbers(check, method, case):
 @pytest.mark.parametrize(
     "method,case",
     [
-        pytest.param(*pair, id="-".join(pair), marks=(marks(*pair), *(() if on_axes(*pair) else OFF)))
+        pytest.param(*pair, id="-".join(pair), marks=(marks(*pair), *(() if placed(*pair) else OFF)))
         for pair in PAIRS
         if pair not in REFUSED
     ],

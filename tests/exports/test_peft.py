@@ -48,6 +48,7 @@ def test_a_merged_lora_starts_a_run_with_the_same_parameters(adapted):
     assert not any(entry["what"] in ("re-initialised", "missing") for entry in start.ledger.values())
 
 
+@pytest.mark.system
 def test_a_merged_lora_leaves_the_rest_alone(adapted):
     theirs, ours = weights(adapted / "source"), weights(jaxfer.export(adapted / "run"))
     changed = {key for key in theirs if not np.array_equal(theirs[key], ours[key])}

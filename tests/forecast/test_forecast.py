@@ -200,6 +200,7 @@ def test_a_mesh_that_the_wires_do_not_form(monkeypatch):
     assert "the slice's 4 chips don't form this mesh (Failed to find assignment" in str(caught.value)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("memory", "code"), [(GIB, 0), (1, forecast.DOES_NOT_FIT)])
 def test_the_command(monkeypatch, capsys, memory, code):
     monkeypatch.setattr(forecast, "plan", lambda config, topology: on_cpu(memory=memory, devices=1))

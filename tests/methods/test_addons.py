@@ -40,7 +40,7 @@ def test_evaluation_and_merge_use_the_average():
     assert np.abs(evaluated - last).max() > 1e-3
 
 
-@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("slices", [1, pytest.param(2, marks=pytest.mark.system)])
 def test_the_gradient_is_that_at_the_worst_point_nearby(slices):
     """One SGD step of sam is w - lr * gradient(w + rho g / |g|), g being the gradient at w, of whole batches."""
     rate, rho, fields = 0.1, 0.3, {"optimizer": "sgd", "momentum": 0.0, "accumulate": slices}

@@ -64,7 +64,7 @@ def test_relation_by_hand(source, tmp_path, mode, devices):
     np.testing.assert_allclose(relation, wanted, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("case", ["resnet_basic", "vit_distilled"])
+@pytest.mark.parametrize("case", ["resnet_basic", pytest.param("vit_distilled", marks=pytest.mark.system)])
 def test_loss_by_hand(case):
     """The task's loss, plus trade_off times the cross-entropy of the source's head with the label's row."""
     stage = tiny_stage(case, method="cotuning", options={"source_outputs": 4, "trade_off": 0.7}, lr=0.0)

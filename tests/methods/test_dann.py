@@ -14,7 +14,7 @@ from jaxfer.step import make_train_step
 from tests.experiments import backbone, batches, tiny_stage
 
 
-@pytest.mark.parametrize("done", [0, 5])
+@pytest.mark.parametrize("done", [pytest.param(0, marks=pytest.mark.system), 5])
 def test_a_step_by_hand(done):
     """At rate 1 without momentum: the discriminator descends, the backbone ascends, scaled by how far training is."""
     fields = dict(optimizer="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, steps=10)

@@ -113,6 +113,7 @@ def test_another_model_on_any_devices(vit, tmp_path):
     assert record["leaves"] and not any("others" in leaf for leaf in record["leaves"])
 
 
+@pytest.mark.system
 def test_slices_see_their_own_part_of_the_teachers_fields(vit, tmp_path):
     """No norm with batch statistics: two slices give the loss of the whole batch."""
     losses = []

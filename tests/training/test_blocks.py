@@ -141,6 +141,7 @@ def test_they_are_trained_in_one_program_and_their_frozen_leaves_are_there_once(
     assert calls == [(6, (2, 3), True)] and compiles() == before + 1
 
 
+@pytest.mark.system
 def test_one_that_diverges_leaves_the_others_alone(sources, tmp_path):
     calm = together(members(sources), tmp_path / "calm")
     wild = together(members(sources, rates=(0.03, 1e38)), tmp_path / "wild")

@@ -87,6 +87,7 @@ def test_losses_and_predictions_are_those_of_every_step_anew(case, parallel, tmp
     assert kept["cost"]["features"]["computed"] == kept["examples"]["train"] + kept["examples"]["val"]
 
 
+@pytest.mark.system
 def test_another_seed_of_one_source_computes_nothing(tmp_path):
     run(probe("vit_cls", method="full", steps=1), tmp_path / "source")
     source = dict(init=f"run:{tmp_path / 'source'}", head="reset", steps=6)
