@@ -20,7 +20,7 @@ test: $(VENV)/.installed-test
 # Whole comparisons, several processes, kills at random moments.
 system: $(VENV)/.installed-test
 	$(PYTEST) --slowest=build/slowest/system.txt -m system $(ARGS)
-	$(VENV)/bin/python tests/kill.py --tries 5
+	$(VENV)/bin/python tests/kill.py --tries 6
 	$(VENV)/bin/python tests/hosts.py
 	$(VENV)/bin/python tests/kill.py --processes 4 --tries 1 --kills 1
 	$(VENV)/bin/python tests/golden.py
