@@ -92,7 +92,7 @@ def run_together(
         try:
             attempts = {}
             for member, given in enumerate(runs):
-                if given is not None and not (notice and attempts):
+                if given is not None and not (attempts and notice):
                     attempts[member] = attempt = _attempt(*given, notice, reporters[member])
                     opened.enter_context(contextlib.closing(attempt))
                     go_on(member, attempt.__next__)
