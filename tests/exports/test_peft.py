@@ -19,6 +19,8 @@ from jaxfer.runs.finished import open_run
 from tests.models.tiny import batch
 from tests.pretrained.checkpoints import CLASSES, VIT, assert_same, back, checkpoint, config_of, weights
 
+pytestmark = pytest.mark.system
+
 IMAGE = (8, 12, 3)
 # The runs announce another mean than their checkpoint's. One program serves them all.
 LORA = dict(method="lora", options=dict(rank=2, alpha=3.0), lr=0.05, steps=2)
@@ -35,7 +37,6 @@ def adapted(tmp_path_factory):
     return folder
 
 
-@pytest.mark.system
 def test_a_merged_lora_starts_a_run_with_the_same_parameters(adapted):
     finished = open_run(adapted / "run")
     params, state = finished.stage.leave(finished.state)
@@ -48,7 +49,6 @@ def test_a_merged_lora_starts_a_run_with_the_same_parameters(adapted):
     assert not any(entry["what"] in ("re-initialised", "missing") for entry in start.ledger.values())
 
 
-@pytest.mark.system
 def test_a_merged_lora_leaves_the_rest_alone(adapted):
     theirs, ours = weights(adapted / "source"), weights(jaxfer.export(adapted / "run"))
     changed = {key for key in theirs if not np.array_equal(theirs[key], ours[key])}
@@ -137,7 +137,6 @@ def test_what_peft_cannot_carry(adapted, tmp_path):
         jaxfer.export(tmp_path / "tuned", format="peft")
 
 
-@pytest.mark.system
 def test_a_base_on_the_hub_goes_by_name_and_commit(tmp_path, monkeypatch):
     """As the Hub's own cache has it, without a network: a tag that names a commit."""
     commit, cache = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--tests--vit-of-adapters"

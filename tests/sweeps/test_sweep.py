@@ -27,6 +27,8 @@ from jaxfer.training import loop, programs
 from jaxfer.training.progress import Progress, Reporter
 from tests.sweeps import example
 
+pytestmark = pytest.mark.system
+
 FILES = ("table.csv", "table.md", "methods.png", "methods.svg", "cells.json")
 
 
@@ -56,7 +58,6 @@ def results(folder):
     }
 
 
-@pytest.mark.system
 def test_table_of_a_sweep(undisturbed, capsys):
     spec, folder = undisturbed
     assert all((folder / name).exists() for name in FILES)
@@ -82,7 +83,6 @@ def test_again_it_only_reads(undisturbed, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*/*") if path.name != ".lock"} == before
 
 
-@pytest.mark.system
 def test_overrides_reach_the_table_and_of_the_sources_only_the_model(config, tmp_path):
     jaxfer.sweep(config, tmp_path / "sweep", overrides={"steps": "3", "model.width": "6"}, quiet=True)
     found = results(tmp_path / "sweep")
@@ -123,7 +123,6 @@ def test_a_changed_config_leaves_other_cells_alone(undisturbed, tmp_path, capsys
     jaxfer.sweep(undisturbed[0], folder, quiet=True)
 
 
-@pytest.mark.system
 def test_two_processes_give_the_same_table(undisturbed, tmp_path, monkeypatch):
     spec, folder = undisturbed
     monkeypatch.setenv("JAXFER_CACHE", str(tmp_path / "cache"))
@@ -135,7 +134,6 @@ def test_two_processes_give_the_same_table(undisturbed, tmp_path, monkeypatch):
     assert all(mine[name]["lineage"] == its[name]["lineage"] for name in its), "bitwise the same parameters"
 
 
-@pytest.mark.system
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_twenty_times_it_gives_the_same_table(undisturbed, tmp_path, processes):
     """kill -9 of the sweep at random moments; its workers go with it."""
@@ -165,7 +163,6 @@ def test_killed_twenty_times_it_gives_the_same_table(undisturbed, tmp_path, proc
     assert all(mine[name]["lineage"]["sha256"] == its[name]["lineage"]["sha256"] for name in its)
 
 
-@pytest.mark.system
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_saves_and_says_run_me_again(config, tmp_path, processes):
     argv = [sys.executable, "-m", "jaxfer", "sweep", config, "--workdir", str(tmp_path / "sweep")]
@@ -215,7 +212,6 @@ def test_failed_and_diverged_cells_are_counted_and_the_others_go_on(tmp_path, mo
     assert not (place / "error.txt").exists()
 
 
-@pytest.mark.system
 def test_a_sweep_of_24_probe_cells_compiles_at_most_twice(tmp_path):
     spec = example.write(
         tmp_path,
@@ -293,7 +289,6 @@ def test_a_comparisons_folder_is_refused(config, tmp_path):
         jaxfer.sweep(config, tmp_path / "sweep")
 
 
-@pytest.mark.system
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_group_tells_how_far_it_is(processes, config, tmp_path, monkeypatch):
     monkeypatch.setenv("JAXFER_CACHE", str(tmp_path / "cache"))
@@ -315,7 +310,6 @@ def test_a_group_tells_how_far_it_is(processes, config, tmp_path, monkeypatch):
     assert all(progress is None for name, progress in told if name != "3 x probe"), "the others are run one by one"
 
 
-@pytest.mark.system
 def test_an_idle_worker_that_is_killed_is_replaced(config, tmp_path):
     """While the other runs the source, there is nothing for it to do; then there is."""
     planned = sweeps.cells.make_jobs(config, sweeps.cells.expand(config))[:3]
@@ -331,7 +325,6 @@ def test_an_idle_worker_that_is_killed_is_replaced(config, tmp_path):
     assert [outcomes[p.key].status for p in planned] == ["done"] * 3
 
 
-@pytest.mark.system
 def test_a_pool_keeps_its_processes_and_their_programs(config, tmp_path):
     """For cells that come later, as the reading of a comparison's test split does; one killed meanwhile is replaced."""
     planned = sweeps.cells.make_jobs(config, sweeps.cells.expand(config))[:1]

@@ -22,6 +22,8 @@ from jaxfer.training.loop import run_together
 from jaxfer.training.programs import compiles
 from tests.experiments import tiny_config
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
@@ -98,9 +100,9 @@ def test_a_grid_has_a_row_for_each_seed():
     ("case", "fields"),
     [
         ("resnet_basic", {"momentum": 0.5, "weight_decay": 0.01, "warmup": 3}),
-        pytest.param("bert_pooler", {}, marks=pytest.mark.system),
-        pytest.param("vit_cls", {"accumulate": 2}, marks=pytest.mark.system),
-        pytest.param("mobilenet_v1", {"adds": ("ema",)}, marks=pytest.mark.system),
+        ("bert_pooler", {}),
+        ("vit_cls", {"accumulate": 2}),
+        ("mobilenet_v1", {"adds": ("ema",)}),
     ],
 )
 def test_each_member_is_the_run_it_would_be_alone(case, fields, sources, tmp_path):
@@ -141,7 +143,6 @@ def test_they_are_trained_in_one_program_and_their_frozen_leaves_are_there_once(
     assert calls == [(6, (2, 3), True)] and compiles() == before + 1
 
 
-@pytest.mark.system
 def test_one_that_diverges_leaves_the_others_alone(sources, tmp_path):
     calm = together(members(sources), tmp_path / "calm")
     wild = together(members(sources, rates=(0.03, 1e38)), tmp_path / "wild")
@@ -152,7 +153,6 @@ def test_one_that_diverges_leaves_the_others_alone(sources, tmp_path):
         same(tmp_path / "calm" / str(i), tmp_path / "wild" / str(i))
 
 
-@pytest.mark.system
 def test_with_some_finished_the_others_end_the_same(sources, tmp_path):
     together(members(sources), tmp_path / "whole")
     together(members(sources), tmp_path / "parts", missing=(0, 3))
@@ -161,7 +161,7 @@ def test_with_some_finished_the_others_end_the_same(sources, tmp_path):
         same(tmp_path / "whole" / str(i), tmp_path / "parts" / str(i))
 
 
-@pytest.mark.parametrize("at", [6, *(pytest.param(at, marks=pytest.mark.system) for at in (3, 9))])
+@pytest.mark.parametrize("at", [3, 6, 9])
 def test_stopped_between_two_members_saves_it_goes_on_bit_for_bit(at, sources, tmp_path, monkeypatch):
     """Some have a later checkpoint than others then: each continues from its own."""
     together(members(sources), tmp_path / "whole")
@@ -185,7 +185,6 @@ def test_stopped_between_two_members_saves_it_goes_on_bit_for_bit(at, sources, t
         same(tmp_path / "whole" / str(i), tmp_path / "parts" / str(i))
 
 
-@pytest.mark.system
 def test_asked_to_stop_every_member_is_saved(sources, tmp_path, monkeypatch):
     together(members(sources), tmp_path / "whole")
     monkeypatch.setattr(session.Session, "due", _asking(session.Session.due))

@@ -31,7 +31,7 @@ TOP = QUICK | dict(method="full", freeze_units=2, lr=1e-3)
     ("case", "fields", "values"),
     [
         pytest.param("vit_cls", TOP, 7 * 12, marks=pytest.mark.system),
-        ("bert_mean", TOP, 7 * 12),
+        pytest.param("bert_mean", TOP, 7 * 12, marks=pytest.mark.system),
         pytest.param("mobilenet_v1", TOP, 6 * 7 * 6, marks=pytest.mark.system),
         ("resnet_basic", TOP | {"freeze_units": 3}, 5 * 4 * 12),
     ],

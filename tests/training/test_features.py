@@ -159,6 +159,7 @@ def test_windows_name_the_row_that_they_are_of(tmp_path):
     assert found.label is None and len(found.arrays()["features"]) == len(windows)
 
 
+@pytest.mark.system
 def test_the_file_is_what_is_in_memory(images, phrases, tmp_path, capsys):
     out = tmp_path / "new" / "f.npz"
     for _ in range(2):  # a file of ours is replaced
