@@ -26,17 +26,8 @@ class DotProductAttention(nn.Module):
     """`attention` as a module without parameters: a pass's `Execution` says on which devices it runs."""
 
     @nn.compact
-    def __call__(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        mask: jax.Array | None = None,
-        *,
-        drop: Callable[[jax.Array], jax.Array] | None = None,
-        batched: NamedSharding | None = None,
-    ) -> jax.Array:
-        return attention(query, key, value, mask, drop=drop, batched=batched)
+    def __call__(self, *arrays: jax.Array | None, **settings: Any) -> jax.Array:
+        return attention(*arrays, **settings)
 
 
 def attention(
