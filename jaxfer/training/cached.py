@@ -151,15 +151,15 @@ class Cached:
           OSError: the file can't be written, or there is no room for it within the limit.
         """
         begun = time.perf_counter()
-        views = 1 if read is None else self.views[0]
-        store, about = self._store(split, views)
+        views, augment = (1, ()) if read is None else self.views
+        store, about = self._store(split, views, augment)
         rows = split.rows if read is None else split.rows[read]
         rows = np.concatenate([view * (store.count // views) + rows for view in range(views)])
         with store.locked(lambda: self.say("waiting for another run, which computes the same features")):
             store.open(about)
             missing = store.missing(rows)
             if len(missing):
-                wanted = self._wanted(split, missing, store.count // views, augmented=views > 1)
+                wanted = self._wanted(split, missing, store.count // views, augment)
                 if not feature_store.make_room(wanted.values(self._shape) * store.value_bytes, store.folder):
                     raise OSError(f"those of {len(missing):,} examples would take more than the cache's limit")
                 for part, values in self._features(wanted, state):
@@ -187,7 +187,7 @@ class Cached:
     def _shape(self) -> tuple[int, ...]:
         return self.stage.spec.port.encoding.shape
 
-    def _store(self, split: Split, views: int = 1) -> tuple[Store, dict[str, Any]]:
+    def _store(self, split: Split, views: int = 1, augment: tuple[str, ...] = ()) -> tuple[Store, dict[str, Any]]:
         spec, root = self.plain.spec, feature_store.root()
         port = spec.port
         columns = {encoding.column: split.columns[encoding.column] for encoding in port.encodings}
@@ -199,7 +199,7 @@ class Cached:
             "unit": self.at,
             "dtypes": [list(pair) for pair in spec.execution.dtypes],
             "stored": self.dtype,
-            "views": [views, *self.views[1]] if views > 1 else [],
+            "views": [views, *augment] if augment else [],
             "device": jax.default_backend(),
             "jax": jax.__version__,
         }
@@ -208,10 +208,10 @@ class Cached:
         store = Store(folder=root / key, count=views * count, shape=self._shape, dtype=self.dtype)
         return store, {**about, "rows": store.count}
 
-    def _wanted(self, split: Split, rows: np.ndarray, count: int, *, augmented: bool = False) -> _Wanted:
+    def _wanted(self, split: Split, rows: np.ndarray, count: int, augment: tuple[str, ...] = ()) -> _Wanted:
         """These rows of a store; row `view * count + i` is a view of the column's row i."""
         feed = Feed(split=dataclasses.replace(split, rows=rows % count), encodings=self.plain.spec.port.encodings)
-        draw = Draw(seed=0, step=0, positions=rows, augment=self.views[1]) if augmented else None
+        draw = Draw(seed=0, step=0, positions=rows, augment=augment) if augment else None
         lengths = feed.bind().lengths
         if lengths is None:
             return _Wanted(feed, rows, draw)

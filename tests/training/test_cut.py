@@ -134,6 +134,13 @@ def test_a_view_is_the_features_of_the_augmented_example():
     np.testing.assert_array_equal(read(np.arange(9))["features"][:, 0], np.arange(9))
 
 
+def test_a_single_view_is_augmented_too():
+    (kept, state), (one, _) = of(), of(views=(1, ("flip",)))
+    plain, view = (x.split(images(), state, np.arange(9)).columns["features"].values for x in (kept, one))
+    assert plain.shape == view.shape and not np.array_equal(plain, view)
+    np.testing.assert_array_equal(one.split(images(), state).columns["features"].values, plain)  # an evaluation
+
+
 def test_bfloat16_is_what_float32_rounds_to():
     (kept, state), (half, _) = of(), of(dtype="bfloat16")
     values = [x.split(images(), state).columns["features"].values for x in (kept, half)]
