@@ -24,6 +24,8 @@ from jaxfer.training.preflight import preflight
 from tests.experiments import backbone, batches, tiny_config, tiny_stage, train
 from tests.pretrained.checkpoints import RESNET, VIT, begin, checkpoint, config_of
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
@@ -43,7 +45,6 @@ def softmax(logits):
     return e / e.sum(-1, keepdims=True)
 
 
-@pytest.mark.system
 @pytest.mark.parametrize(("mode", "devices"), [("jit", 1), ("jit", 4), ("fsdp", 2), ("pmap", 4)])
 def test_relation_by_hand(source, tmp_path, mode, devices):
     """The mean softmax of the source's own head over each class of the training split, in batches with padding."""
@@ -62,7 +63,7 @@ def test_relation_by_hand(source, tmp_path, mode, devices):
     np.testing.assert_allclose(relation, wanted, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("case", ["resnet_basic", pytest.param("vit_distilled", marks=pytest.mark.system)])
+@pytest.mark.parametrize("case", ["resnet_basic", "vit_distilled"])
 def test_loss_by_hand(case):
     """The task's loss, plus trade_off times the cross-entropy of the source's head with the label's row."""
     stage = tiny_stage(case, method="cotuning", options={"source_outputs": 4, "trade_off": 0.7}, lr=0.0)

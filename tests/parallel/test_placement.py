@@ -20,6 +20,8 @@ from jaxfer.step import make_eval_step
 from jaxfer.training.programs import lower_step, train_program
 from tests.experiments import backbone, batches, tiny_stage, train
 
+pytestmark = pytest.mark.system
+
 
 def test_batches_are_split_over_the_devices_in_order():
     where = placement(ParallelConfig(devices=4), [8])
@@ -131,7 +133,7 @@ MESHES = (
 
 @pytest.mark.parametrize(
     ("name", "meshes"),
-    [*((name, (MIXED,)) for name in CASES), pytest.param("vit-full", MESHES, marks=pytest.mark.system)],
+    [*((name, (MIXED,)) for name in CASES), ("vit-full", MESHES)],
     ids=[*CASES, "vit-full-meshes"],
 )
 def test_parameters_under_sgd_are_those_of_one_device(name, meshes):
@@ -171,8 +173,8 @@ def assert_lies(where: Placement, stage, state):
     ("name", "mesh"),
     [
         ("vit-full", MIXED),
-        pytest.param("vit-full", MESHES[2], marks=pytest.mark.system),
-        pytest.param("bert-lora", MESHES[0], marks=pytest.mark.system),
+        ("vit-full", MESHES[2]),
+        ("bert-lora", MESHES[0]),
     ],
 )
 def test_losses_and_logits_under_adam_are_those_of_one_device(name, mesh):
@@ -279,7 +281,6 @@ def test_rows_of_a_process_are_those_of_its_devices(order, axes, expected):
         assert where.rows(3 * where.parts, host).tolist() == [3 * part + i for part in parts for i in range(3)]
 
 
-@pytest.mark.system
 def test_devices_of_several_processes():
     """As many devices of each, whether they are here or a topology's; pmap is of one process."""
     devices = [types.SimpleNamespace(process_index=i // 2) for i in range(4)]

@@ -21,6 +21,8 @@ from jaxfer.training.preflight import preflight
 from tests.experiments import tiny_config, tiny_stage
 from tests.training.test_cached import ONE, alike, folder, images, of, probe, run
 
+pytestmark = pytest.mark.system
+
 __all__ = ("folder",)
 DATA = Path(__file__).parents[1] / "data"
 QUICK = dict(steps=4, eval_every=4)
@@ -30,9 +32,9 @@ TOP = QUICK | dict(method="full", freeze_units=2, lr=1e-3)
 @pytest.mark.parametrize(
     ("case", "fields", "values"),
     [
-        pytest.param("vit_cls", TOP, 7 * 12, marks=pytest.mark.system),
-        pytest.param("bert_mean", TOP, 7 * 12, marks=pytest.mark.system),
-        pytest.param("mobilenet_v1", TOP, 6 * 7 * 6, marks=pytest.mark.system),
+        ("vit_cls", TOP, 7 * 12),
+        ("bert_mean", TOP, 7 * 12),
+        ("mobilenet_v1", TOP, 6 * 7 * 6),
         ("resnet_basic", TOP | {"freeze_units": 3}, 5 * 4 * 12),
     ],
 )
@@ -94,7 +96,6 @@ def test_why_not_by_the_setting(monkeypatch):
     assert why() == "JAXFER_CACHE is off"
 
 
-@pytest.mark.system
 def test_views_are_drawn_once_and_of_every_seed_the_same(tmp_path):
     """Each step reads one of them; evaluations read the examples as they are."""
 

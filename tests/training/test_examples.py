@@ -20,6 +20,8 @@ from jaxfer.training.preflight import preflight
 from tests.conformance.test_methods import stop_after
 from tests.experiments import PHRASES, tiny_config
 
+pytestmark = pytest.mark.system
+
 CONFIG = "configs/radiology_lm.py:tiny"
 
 
@@ -64,7 +66,6 @@ def same_run(one, two):
     assert lines(one) == lines(two)
 
 
-@pytest.mark.system
 def test_a_stage_without_labels_reads_every_example_and_the_next_the_few(tmp_path, fed):
     result = jaxfer.run(reports(), tmp_path / "run", quiet=True)
     (adapt, inputs), (full, columns) = fed
@@ -100,7 +101,6 @@ def test_the_first_stage_does_not_depend_on_the_labels(tmp_path):
     assert few == whole and len(few) == 5
 
 
-@pytest.mark.system
 def test_resumed_and_with_loader_processes_it_is_the_same_run(tmp_path):
     settings = reports(4, 4, log_every=1, save_every=1)
     jaxfer.run(settings, tmp_path / "whole", quiet=True)
@@ -175,7 +175,6 @@ def test_labels_that_nothing_reads(option):
         preflight(settings)
 
 
-@pytest.mark.system
 def test_texts_alone_train_a_masked_model_and_no_other(tmp_path):
     (tmp_path / "train.tsv").write_text("text\n" + "".join(f"{word} film a\n" for word in ("good", "bad", "very") * 4))
     settings = tiny_config("bert_mean", task={"name": "masked_lm"}, batch_size=4, steps=1)

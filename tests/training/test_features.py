@@ -27,6 +27,8 @@ from tests.experiments import tiny_config
 from tests.models.own import two_towers
 from tests.pretrained.checkpoints import RESNET, VIT, checkpoint
 
+pytestmark = pytest.mark.system
+
 SHORT = {"steps": 1, "eval_every": 0, "save_every": 0}
 
 
@@ -107,7 +109,6 @@ def test_devices_change_nothing(images, axes):
     close(found["features"], np.concatenate(by_hand(images, "block_1")[2]))
 
 
-@pytest.mark.system
 def test_of_texts_in_buckets(phrases):
     examples, network, taps = by_hand(phrases, "block_1", "train")
     lengths = [tap.shape[1] for tap in taps]
@@ -126,7 +127,6 @@ def test_of_texts_in_buckets(phrases):
     close(vectors["features"], np.concatenate(by_hand(phrases, FEATURES, "train")[2]))
 
 
-@pytest.mark.system
 def test_pairs_that_are_read_apart(tmp_path):
     jaxfer.run(jaxfer.load("configs/stsb_similarity.py:tiny", {"eval_batch_size": 3, **SHORT}), tmp_path, quiet=True)
     examples, network, taps = by_hand(tmp_path, "block_0")
@@ -159,7 +159,6 @@ def test_windows_name_the_row_that_they_are_of(tmp_path):
     assert found.label is None and len(found.arrays()["features"]) == len(windows)
 
 
-@pytest.mark.system
 def test_the_file_is_what_is_in_memory(images, phrases, tmp_path, capsys):
     out = tmp_path / "new" / "f.npz"
     for _ in range(2):  # a file of ours is replaced
@@ -270,7 +269,6 @@ def test_an_empty_split(images, monkeypatch):
         jaxfer.features(images)
 
 
-@pytest.mark.system
 def test_data_of_other_classes(images):
     """Rows are the source's, labels those of the chosen classes in their order."""
     whole, classes = jaxfer.features(images, split="train").arrays(), ("class_2", "class_0")

@@ -20,6 +20,8 @@ from jaxfer.training import feature_store
 from jaxfer.training.preflight import preflight
 from tests.experiments import tiny_config
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
@@ -143,7 +145,6 @@ def test_features_in_memory_and_on_several_devices_give_the_same_head(done, how,
     np.testing.assert_allclose(head(tmp_path / "run")[0], head(done["ridge"])[0], atol=1e-4)
 
 
-@pytest.mark.system
 def test_a_later_stage_and_a_later_run_start_from_the_fitted_head(done, tmp_path):
     """At rate 0 both evaluate as the fit does."""
     wanted = json.loads((done["lbfgs"] / "result.json").read_text())["metrics"]["val"]
@@ -157,7 +158,6 @@ def test_a_later_stage_and_a_later_run_start_from_the_fitted_head(done, tmp_path
     assert result["metrics"]["val"] == pytest.approx(wanted, abs=1e-5)
 
 
-@pytest.mark.system
 def test_texts_of_several_lengths_are_fitted_in_their_own_order(tmp_path):
     """Features are computed from short texts to long ones, and put back: else labels would be those of other texts."""
     config = tiny_config("bert_pooler", method="probe", options={"fit": "ridge"})
