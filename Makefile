@@ -17,7 +17,7 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(PYTEST) --slowest=build/slowest/test.txt $(ARGS)
 
-# Whole comparisons, several processes, kills at random moments.
+# Whole runs and comparisons, several devices and processes, kills at random moments.
 system: $(VENV)/.installed-test
 	$(PYTEST) --slowest=build/slowest/system.txt -m system $(ARGS)
 	$(VENV)/bin/python tests/kill.py --tries 6
