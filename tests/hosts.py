@@ -1,4 +1,4 @@
-"""Several processes on this machine against one: `python tests/hosts.py`, about four minutes on two cores.
+"""Several processes on this machine against one: `python tests/hosts.py`, about three minutes on two cores.
 
 2 and 4 processes of two devices each, joined over the loopback, must train what one process trains, as `fsdp` too, from
 another run's weights, and with SLURM's variables in place of flags: losses and metrics within 1e-5. A run stopped on 4

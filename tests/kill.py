@@ -15,9 +15,9 @@ minute, each with a line that says why; then all are started again. Of the kinds
 each other are left out, and of the runs all but `images`.
 
 To be quick the tries of a run share a cache of compiled programs. The uninterrupted run finds it empty and fills it, so
-that a program out of the cache that computed anything else would show. Only `images` is optimised as users' runs are:
-the others would compile for most of the time. Stored features lie in that cache too; a try begins without any. `grid`
-is a sweep whose cells are trained together: each must end as it would have.
+that a program out of the cache that computed anything else would show. Only `images` in one process is optimised as
+users' runs are: the others would compile for most of the time. Stored features lie in that cache too; a try begins
+without any. `grid` is a sweep whose cells are trained together: each must end as it would have.
 """
 
 from __future__ import annotations
@@ -92,9 +92,10 @@ class Sitting:
     ):
         self.folder, self.begun = folder, time.time_ns()
         self._said = folder.with_name(f"{folder.name}.{self.begun}.stderr")  # a pipe could fill up and hold the run
-        flags = "--xla_force_host_platform_device_count=2" if processes > 1 or environments else ""
-        flags = flags if run == "images" else f"{flags} {UNOPTIMISED}".strip()
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "JAXFER_CACHE": str(cache or "off")}
+        several = processes > 1 or bool(environments)
+        flags = ["--xla_force_host_platform_device_count=2"] * several + [UNOPTIMISED] * (several or run != "images")
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags)}
+        environment["JAXFER_CACHE"] = str(cache or "off")
         environment["JAXFER_GRACE"] = "8"  # `signal` gives it 10 seconds
         environment["PYTHONPATH"] = os.pathsep.join([str(CONFIG.parents[1]), os.environ.get("PYTHONPATH", "")])
         config = ("sweep", str(CONFIG.with_name(f"killed_{run}.py"))) if run in SWEEPS else ("run", f"{CONFIG}:{run}")

@@ -253,8 +253,10 @@ class Together:
         scores = tuple(member.score[1] for member in members if member.score is not None)
         self._tell(Progress(step, first.total, first.metric, scores, evaluated))
 
-    def scored(self, step: int) -> None:
-        if all(member.score is not None and member.score[0] == step for member in self._members):
+    def scored(self, member: _Member, step: int) -> None:
+        if member not in self._members:  # it was resumed after its last step
+            return
+        if all(other.score is not None and other.score[0] == step for other in self._members):
             self.moved(evaluated=True)
 
 
@@ -281,7 +283,7 @@ class _Member(Reporter):
     def line(self, record: Mapping[str, Any]) -> None:
         if record["split"] == "val" and self.metric in record:
             self.score = record["step"], record[self.metric]
-            self._group.scored(record["step"])
+            self._group.scored(self, record["step"])
 
     def close(self) -> None:
         self._group.ended(self)

@@ -278,6 +278,20 @@ def test_the_progress_of_members_is_told_as_one():
     finished.close()
 
 
+def test_a_member_resumed_after_its_last_step_is_not_part_of_its_group():
+    """It was killed before the evaluation that ends it, and evaluates while the others train, or alone."""
+    told = []
+    together = Together(told.append, clock=Clock(1.0))
+    over, alive = together.reporter(), together.reporter()
+    over.begin(4, 4, metric="accuracy")
+    over.line({**EVALUATION, "step": 4})
+    assert told == []
+    alive.begin(4, 3, metric="accuracy")
+    over.line({**EVALUATION, "step": 4})
+    alive.line({**EVALUATION, "step": 4, "accuracy": 0.5})
+    assert [(progress.step, progress.scores) for progress in told] == [(3, ()), (3, (0.5,))]
+
+
 def test_silenced_it_only_warns(capsys):
     reporter = Reporter(quiet=True)
     reporter.begin(4, 0)
