@@ -126,6 +126,21 @@ def test_a_majority_guess_is_chance():
     assert found == {"balanced_accuracy": 0.5, "macro_f1": pytest.approx(f1 / 2), "mcc": 0.0}
 
 
+@pytest.mark.parametrize("classes", [2, 3, 40])
+def test_scores_of_counts_are_those_of_scikit_learn(classes):
+    rng = np.random.default_rng(classes)
+    labels, outputs = rng.integers(0, classes, 50), rng.normal(size=(50, classes))
+    outputs[np.arange(50), labels] += 0.7
+    predicted = outputs.argmax(-1)
+    assert gathered("classification", outputs, labels) == {
+        "balanced_accuracy": pytest.approx(
+            metrics.recall_score(labels, predicted, average="macro", labels=[*{*labels}])
+        ),
+        "macro_f1": pytest.approx(metrics.f1_score(labels, predicted, average="macro")),
+        "mcc": pytest.approx(metrics.matthews_corrcoef(labels, predicted)),
+    }
+
+
 def test_squared_error():
     task, batch = TASKS.make("regression"), {"label": jnp.asarray([1.0, -2.0, 0.5])}
     outputs = jnp.asarray([[1.5], [1.0], [0.5]])

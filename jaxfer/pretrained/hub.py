@@ -14,7 +14,6 @@ from typing import Any, TypedDict
 import huggingface_hub
 from etils import epath
 from huggingface_hub import constants
-from huggingface_hub import errors as hub_errors
 
 from jaxfer import files
 from jaxfer.config import experiment
@@ -337,6 +336,8 @@ def _hub(name: str, revision: str | None) -> CheckpointFiles:
 
 
 def _download(name: str, revision: str | None, patterns: tuple[str, ...]) -> str:
+    from huggingface_hub import errors as hub_errors  # with it comes all of HTTP
+
     cache = constants.HF_HUB_CACHE
     at = f" at revision {revision!r}" if revision else ""
     absent = f"{name}: no such folder or file here, and"

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
@@ -56,6 +55,8 @@ def _gathered(outputs: np.ndarray, split: Split) -> dict[str, float]:
     A label without a positive in the split has no such area: it is left out of the macro means and counted in
     `labels_left_out`. One without a negative is left out of macro AUROC alone. A mean of nothing is 0.
     """
+    from sklearn.metrics import average_precision_score, f1_score, roc_auc_score  # most of a second, once it is needed
+
     labels, chosen = split.labels.astype(bool), outputs > 0
     with_positives = np.flatnonzero(labels.any(0))
     both = [i for i in with_positives if not labels[:, i].all()]

@@ -74,7 +74,7 @@ def make(kind, url):
 
 
 def start(folder, log):
-    command = [sys.executable, "-m", "jaxfer", "run", kill.__file__, f"--workdir={folder}"]
+    command = [sys.executable, "-m", "jaxfer", "run", kill.__file__, f"--workdir={folder}", "--config.save_every=8"]
     with log.open("w") as file:
         return subprocess.Popen(command, stdout=file, stderr=file)
 

@@ -19,7 +19,7 @@ from jaxfer.training import programs
 
 pytestmark = pytest.mark.xdist_group("plan")  # in one worker, which makes `whole` once
 DIGITS = "configs/digits.py:tiny,full"
-WIDTH, LAYERS, MLP, PATCH, TOKENS, BATCH = 128, 4, 512, 16, 17, 4096
+WIDTH, LAYERS, MLP, PATCH, TOKENS, BATCH = 128, 3, 512, 16, 17, 4096
 VIT = {
     "model.name": "vit",
     **{f"model.{name}": value for name, value in dict(width=WIDTH, layers=LAYERS, heads=2, patch=PATCH).items()},
