@@ -42,7 +42,8 @@ docs: $(VENV)/.installed-docs
 # Against PyTorch, transformers, peft and sentence-transformers, in an environment of its own; what is compared number
 # by number is fully optimised.
 parity: $(PARITY_VENV)/.installed-parity
-	XLA_FLAGS=--xla_backend_optimization_level=3 $(PARITY) --slowest=build/slowest/optimised.txt -m optimised tests/parity
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(PARITY) --dist loadfile --slowest=build/slowest/optimised.txt \
+	  -m optimised tests/parity
 	$(PARITY) --slowest=build/slowest/parity.txt -m "not optimised" tests/parity $(ARGS)
 
 $(PARITY_VENV)/.installed-parity: pyproject.toml constraints.txt
