@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +19,7 @@ from jaxfer.runs.folder import locked
 from jaxfer.sweeps import cells, table
 from jaxfer.sweeps.cells import Cell, Job
 from jaxfer.sweeps.executor import DIVERGED, FAILED, Outcome, Pool, execute, grouped
+from jaxfer.sweeps.remaining import Remaining
 from jaxfer.sweeps.table import Row
 from jaxfer.terminal import page_of, say
 from jaxfer.training.progress import Progress, Reporter
@@ -119,7 +118,7 @@ def run_cells(
     """
     check_processes(processes)
     reporter = Reporter(quiet=quiet)
-    standing = _Standing({p.key: p.cell.name for p in reversed(jobs)}, reporter, processes, plain=not again)
+    standing = _Standing(jobs, reporter, processes, plain=not again)
 
     def keep_index() -> None:
         if not again:
@@ -154,12 +153,12 @@ def run_cells(
 class _Standing:
     """A sweep's status, reported after every cell: failures, the best so far, the time left."""
 
-    def __init__(self, names: Mapping[str, str], reporter: Reporter, processes: int, *, plain: bool):
-        self.names, self.ended, self.compiled = names, dict[str, Outcome](), 0
-        self._reporter, self._processes, self._plain = reporter, processes, plain
+    def __init__(self, jobs: Sequence[Job], reporter: Reporter, processes: int, *, plain: bool):
+        self.names = {p.key: p.cell.name for p in reversed(jobs)}
+        self.ended, self.compiled = dict[str, Outcome](), 0
+        self._reporter, self._plain = reporter, plain
+        self._remaining = Remaining(jobs, processes, trained=not plain)
         self._best: tuple[float, str] | None = None
-        self._begun = time.perf_counter()
-        self._first = self._begun  # when the first of the cells ended
 
     def told(self, cell: Job, outcome: Outcome) -> None:
         self.ended[cell.key] = outcome
@@ -170,24 +169,13 @@ class _Standing:
             ending = f"{cell.split} {cell.metric} {score:.3f}"
             if cell.cell.group and (self._best is None or (score - self._best[0]) * (1 if cell.maximize else -1) > 0):
                 self._best = score, self.names[cell.key]
-        seconds = math.ceil(self._pace(outcome) * (len(self.names) - len(self.ended)))
+        seconds = self._remaining.after(cell, outcome, self.ended)
         self._reporter.cell(len(self.ended), self.names[cell.key], ending, self._note(), seconds, plain=self._plain)
 
     def watched(self, group: Sequence[Job], progress: Progress | None) -> None:
         names = {cell.cell.group for cell in group}
         name = f"{len(group)} x {names.pop() or 'source'}" if len(names) == 1 else f"{len(group)} cells"
         self._reporter.together(group[0].key, name, progress, maximize=group[0].maximize)
-
-    def _pace(self, outcome: Outcome) -> float:
-        """Seconds between two ends. The first cell's start and its programs are no measure for the others."""
-        now, done = time.perf_counter(), len(self.ended)
-        if done > 1:
-            return (now - self._first) / (done - 1)
-        self._first = now
-        if outcome.result is None:
-            return now - self._begun
-        cost = outcome.result["cost"]
-        return (cost["seconds"] - cost["compile_seconds"]) / self._processes
 
     def _note(self) -> str:
         count = table.counts(self.ended)

@@ -107,8 +107,8 @@ def test_help_does_not_wait_for_jax():
 )
 def test_default_workdirs_are_siblings(spec, workdir, monkeypatch):
     """`init=sibling:NAME` finds the run of another argument of the same file."""
-    monkeypatch.setattr(jaxfer, "load", lambda *_: None)
-    monkeypatch.setattr(jaxfer, "run", lambda _, folder: pytest.fail(folder))
+    monkeypatch.setitem(vars(jaxfer), "load", lambda *_: None)
+    monkeypatch.setitem(vars(jaxfer), "run", lambda _, folder: pytest.fail(folder))
     with pytest.raises(pytest.fail.Exception, match=f"^{workdir}$"):
         commands.main(["run", spec])
 

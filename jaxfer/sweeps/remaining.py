@@ -1,0 +1,85 @@
+"""How long the cells that are left will take, from what those that ended took."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from jaxfer.sweeps.attempts import Outcome
+from jaxfer.sweeps.cells import Job
+
+SLOWEST = 4.0  # cells and what comes between them may take at most so many times the cells themselves
+
+
+class Remaining:
+    """An estimate that is made again after every cell.
+
+    A cell takes the median of those with its programs. One whose programs are new takes the mean of these medians, and
+    what compiling a program took so far. New cells that are trained together count once. What the cells' own clocks do
+    not see lengthens everything alike, but for the start of the first process.
+
+    Args:
+      jobs: the cells.
+      processes: how many run side by side.
+      trained: they are there, and something is read of each: then they end as far apart as they did so far.
+      clock: seconds.
+    """
+
+    def __init__(
+        self,
+        jobs: Iterable[Job],
+        processes: int,
+        *,
+        trained: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self._jobs, self._processes, self._trained = {job.key: job for job in jobs}, processes, trained
+        self._clock, self._begun = clock, clock()
+        self._first: float | None = None  # when the first cell ended
+        self._later = 0.0  # seconds of the cells that ended after it
+        self._took: defaultdict[Any, list[float]] = defaultdict(list)
+        self._known: set[Any] = set()  # programs
+        self._compiled, self._compiling = 0, 0.0  # programs, seconds
+
+    def after(self, job: Job, outcome: Outcome, ended: Mapping[str, Any]) -> int:
+        """Seconds left, rounded up, now that this one of `ended` has; 0 where none is left."""
+        now = self._clock()
+        if outcome.result is not None and not self._trained:
+            cost = outcome.result["cost"]
+            self._took[_kind(job)].append(max(cost["seconds"] - cost["compile_seconds"], 0.0))
+            self._known |= set(job.programs)
+            self._compiled, self._compiling = (
+                self._compiled + outcome.compiles,
+                self._compiling + cost["compile_seconds"],
+            )
+            self._later += cost["seconds"] if self._first is not None else 0.0
+        self._first = now if self._first is None else self._first
+        left = [other for key, other in self._jobs.items() if key not in ended]
+        if not left:
+            return 0
+        if not self._took:
+            apart = (now - self._first) / (len(ended) - 1) if len(ended) > 1 else now - self._begun
+            return max(math.ceil(apart * len(left)), 1)
+        work, units = self._work(left)
+        slower = (now - self._first) * self._processes / self._later if self._later else 1.0
+        return max(math.ceil(work * min(max(slower, 1.0), SLOWEST) / min(self._processes, units)), 1)
+
+    def _work(self, left: list[Job]) -> tuple[float, int]:
+        """(seconds of one process, how many could share them)."""
+        usual = {kind: statistics.median(times) for kind, times in self._took.items()}
+        mean = statistics.mean(usual.values())
+        work, units = 0.0, 0
+        for kind, count in Counter(map(_kind, left)).items():
+            times = 1 if kind not in usual and isinstance(kind, str) else count
+            work, units = work + times * usual.get(kind, mean), units + times
+        unknown = {program for other in left for program in other.programs} - self._known
+        return work + len(unknown) * self._compiling / max(self._compiled, 1), units
+
+
+def _kind(job: Job) -> Any:
+    """Equal for cells that take as long as each other; text for cells that are trained together."""
+    return job.alike or job.programs
