@@ -52,10 +52,8 @@ class Remaining:
             cost = outcome.result["cost"]
             self._took[_kind(job)].append(max(cost["seconds"] - cost["compile_seconds"], 0.0))
             self._known |= set(job.programs)
-            self._compiled, self._compiling = (
-                self._compiled + outcome.compiles,
-                self._compiling + cost["compile_seconds"],
-            )
+            self._compiled += outcome.compiles
+            self._compiling += cost["compile_seconds"]
             self._later += cost["seconds"] if self._first is not None else 0.0
         self._first = now if self._first is None else self._first
         left = [other for key, other in self._jobs.items() if key not in ended]
