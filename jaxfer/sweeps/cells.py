@@ -56,6 +56,7 @@ class Job:
       config: what is run, complete.
       sources: keys of the cells it starts from or learns from.
       programs: hashable, one for each compiled training step it needs.
+      examples: that it trains on, each as often as it does.
       split: `test` where its config opens it, else `val`.
       metric: the task's own.
       maximize: whether more of it is better.
@@ -69,6 +70,7 @@ class Job:
     config: ConfigDict
     sources: tuple[str, ...]
     programs: tuple[Any, ...]
+    examples: int
     split: str
     metric: str
     maximize: bool
@@ -191,6 +193,7 @@ def address(cell: Cell, config: ConfigDict, before: Mapping[str, Job]) -> Job:
         config=ConfigDict(ready.experiment.to_dict()),
         sources=tuple(sources),
         programs=tuple((stage.spec, stage.config.batch_size) for stage in ready.stages),
+        examples=sum(stage.config.steps * stage.config.batch_size for stage in ready.stages),
         split="test" if ready.experiment.run.test else "val",
         metric=task.monitor,
         maximize=task.maximize,

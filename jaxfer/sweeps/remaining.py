@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,9 +18,10 @@ SLOWEST = 4.0  # cells and what comes between them may take at most so many time
 class Remaining:
     """An estimate that is made again after every cell.
 
-    A cell takes the median of those with its programs. One whose programs are new takes the mean of these medians, and
-    what compiling a program took so far. New cells that are trained together count once. What the cells' own clocks do
-    not see lengthens everything alike, but for the start of the first process.
+    A cell takes as long as those with its programs: for each example that it trains on, their median. One whose
+    programs are new takes the mean of these medians, and what compiling a program took so far. New cells that are
+    trained together count once. What the cells' own clocks do not see lengthens everything alike, but for the start of
+    the first process.
 
     Args:
       jobs: the cells.
@@ -41,7 +42,7 @@ class Remaining:
         self._clock, self._begun = clock, clock()
         self._first: float | None = None  # when the first cell ended
         self._later = 0.0  # seconds of the cells that ended after it
-        self._took: defaultdict[Any, list[float]] = defaultdict(list)
+        self._took: defaultdict[Any, list[float]] = defaultdict(list)  # by an example
         self._known: set[Any] = set()  # programs
         self._compiled, self._compiling = 0, 0.0  # programs, seconds
 
@@ -50,7 +51,7 @@ class Remaining:
         now = self._clock()
         if outcome.result is not None and not self._trained:
             cost = outcome.result["cost"]
-            self._took[_kind(job)].append(max(cost["seconds"] - cost["compile_seconds"], 0.0))
+            self._took[_kind(job)].append(max(cost["seconds"] - cost["compile_seconds"], 0.0) / max(job.examples, 1))
             self._known |= set(job.programs)
             self._compiled += outcome.compiles
             self._compiling += cost["compile_seconds"]
@@ -70,14 +71,18 @@ class Remaining:
         """(seconds of one process, how many could share them)."""
         usual = {kind: statistics.median(times) for kind, times in self._took.items()}
         mean = statistics.mean(usual.values())
-        work, units = 0.0, 0
-        for kind, count in Counter(map(_kind, left)).items():
-            times = 1 if kind not in usual and isinstance(kind, str) else count
-            work, units = work + times * usual.get(kind, mean), units + times
+        work, units, begun = 0.0, 0, set[Any]()
+        for job in left:
+            kind = _kind(job)
+            if kind in begun:
+                continue
+            if kind not in usual and isinstance(kind, str):
+                begun.add(kind)
+            work, units = work + job.examples * usual.get(kind, mean), units + 1
         unknown = {program for other in left for program in other.programs} - self._known
         return work + len(unknown) * self._compiling / max(self._compiled, 1), units
 
 
 def _kind(job: Job) -> Any:
-    """Equal for cells that take as long as each other; text for cells that are trained together."""
+    """Equal for cells that take as long for an example; text for cells that are trained together."""
     return job.alike or job.programs

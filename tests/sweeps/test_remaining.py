@@ -10,8 +10,8 @@ from jaxfer.sweeps.executor import Outcome
 from jaxfer.sweeps.remaining import Remaining
 
 
-def job(key, programs=("step",), alike=""):
-    return SimpleNamespace(key=key, programs=programs, alike=alike)
+def job(key, programs=("step",), examples=10, alike=""):
+    return SimpleNamespace(key=key, programs=programs, examples=examples, alike=alike)
 
 
 def done(seconds, compiling=0.0, compiles=0):
@@ -52,6 +52,12 @@ def test_other_programs_take_what_these_did_and_are_compiled():
         *(job(key, ("z",)) for key in "ef"),
     ]
     assert told(jobs, 1, [0, 7, 16], [done(7.0, 6.0, 1), done(9.0, 6.0, 1)])[1] == 2 * 1 + 2 * 2 + 6
+
+
+def test_a_long_source_says_how_long_an_example_takes():
+    """20 s for 1,000 examples: 2 s for 100."""
+    jobs = [job("source", ("x",), 1000), job("a", ("y",), 100), job("b", ("y",), 100)]
+    assert told(jobs, 1, [0, 25], [done(25.0, 5.0, 1)]) == [2 + 2 + 5]
 
 
 def test_cells_that_are_trained_together_count_once():
