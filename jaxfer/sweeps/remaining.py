@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxfer.sweeps.attempts import Outcome
@@ -18,10 +18,10 @@ SLOWEST = 4.0  # cells and what comes between them may take at most so many time
 class Remaining:
     """An estimate that is made again after every cell.
 
-    A cell takes as long as those with its programs: for each example that it trains on, their median. One whose
-    programs are new takes the mean of these medians, and what compiling a program took so far. New cells that are
-    trained together count once. What the cells' own clocks do not see lengthens everything alike, but for the start of
-    the first process.
+    A cell takes as long as those with its programs: medians of the seconds for an example that it trains on, and of
+    all others but for compiling. One whose programs are new takes the means of these, and what compiling a program took
+    so far. New cells that are trained together count once. What the cells' own clocks do not see lengthens everything
+    alike, but for the start of the first process.
 
     Args:
       jobs: the cells.
@@ -42,7 +42,7 @@ class Remaining:
         self._clock, self._begun = clock, clock()
         self._first: float | None = None  # when the first cell ended
         self._later = 0.0  # seconds of the cells that ended after it
-        self._took: defaultdict[Any, list[float]] = defaultdict(list)  # by an example
+        self._took: defaultdict[Any, list[tuple[float, float]]] = defaultdict(list)  # for an example, else
         self._known: set[Any] = set()  # programs
         self._compiled, self._compiling = 0, 0.0  # programs, seconds
 
@@ -51,7 +51,9 @@ class Remaining:
         now = self._clock()
         if outcome.result is not None and not self._trained:
             cost = outcome.result["cost"]
-            self._took[_kind(job)].append(max(cost["seconds"] - cost["compile_seconds"], 0.0) / max(job.examples, 1))
+            own, example = cost["seconds"] - cost["compile_seconds"], 1 / max(cost["examples_per_second"], 1e-9)
+            example = min(example, own / max(job.examples, 1))
+            self._took[_kind(job)].append((example, own - example * job.examples))
             self._known |= set(job.programs)
             self._compiled += outcome.compiles
             self._compiling += cost["compile_seconds"]
@@ -69,8 +71,8 @@ class Remaining:
 
     def _work(self, left: list[Job]) -> tuple[float, int]:
         """(seconds of one process, how many could share them)."""
-        usual = {kind: statistics.median(times) for kind, times in self._took.items()}
-        mean = statistics.mean(usual.values())
+        usual = {kind: _each(statistics.median, times) for kind, times in self._took.items()}
+        mean = _each(statistics.mean, usual.values())
         work, units, begun = 0.0, 0, set[Any]()
         for job in left:
             kind = _kind(job)
@@ -78,11 +80,17 @@ class Remaining:
                 continue
             if kind not in usual and isinstance(kind, str):
                 begun.add(kind)
-            work, units = work + job.examples * usual.get(kind, mean), units + 1
+            example, rest = usual.get(kind, mean)
+            work, units = work + job.examples * example + rest, units + 1
         unknown = {program for other in left for program in other.programs} - self._known
         return work + len(unknown) * self._compiling / max(self._compiled, 1), units
 
 
+def _each(middle: Callable[[Sequence[float]], float], pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    first, second = zip(*pairs, strict=True)
+    return middle(first), middle(second)
+
+
 def _kind(job: Job) -> Any:
-    """Equal for cells that take as long for an example; text for cells that are trained together."""
+    """Equal for cells that take alike; text for cells that are trained together."""
     return job.alike or job.programs

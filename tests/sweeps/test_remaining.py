@@ -14,8 +14,8 @@ def job(key, programs=("step",), examples=10, alike=""):
     return SimpleNamespace(key=key, programs=programs, examples=examples, alike=alike)
 
 
-def done(seconds, compiling=0.0, compiles=0):
-    cost = {"seconds": seconds, "compile_seconds": compiling}
+def done(seconds, compiling=0.0, compiles=0, rate=10.0):
+    cost = {"seconds": seconds, "compile_seconds": compiling, "examples_per_second": rate}
     return Outcome(status="done", result={"cost": cost}, compiles=compiles)
 
 
@@ -55,9 +55,9 @@ def test_other_programs_take_what_these_did_and_are_compiled():
 
 
 def test_a_long_source_says_how_long_an_example_takes():
-    """20 s for 1,000 examples: 2 s for 100."""
-    jobs = [job("source", ("x",), 1000), job("a", ("y",), 100), job("b", ("y",), 100)]
-    assert told(jobs, 1, [0, 25], [done(25.0, 5.0, 1)]) == [2 + 2 + 5]
+    """18 s for 900 examples at 50 a second, and 2 s else: 2 + 2 s for 100."""
+    jobs = [job("source", ("x",), 900), job("a", ("y",), 100), job("b", ("y",), 100)]
+    assert told(jobs, 1, [0, 25], [done(25.0, 5.0, 1, rate=50.0)]) == [4 + 4 + 5]
 
 
 def test_cells_that_are_trained_together_count_once():
