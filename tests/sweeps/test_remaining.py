@@ -30,17 +30,16 @@ def told(jobs, processes, times, outcomes, **how):
 
 
 def test_the_first_start_and_its_program_are_no_measure():
-    """1.5 s without the program, two side by side: 4 cells take 3 s. Then the median is 1.25 s, then 1 s."""
+    """1 s for the examples and 0.5 s else, of which half counts; two side by side. Then 0.25 s else, then none."""
     jobs = [job(str(i)) for i in range(5)]
     outcomes = [done(4.0, 2.5, 1), *[done(1.0)] * 4]
     assert told(jobs, 2, [100, 109, 109.5, 110, 110.5, 111], outcomes) == [3, 2, 1, 1, 0]
 
 
 def test_what_comes_between_cells_lengthens_them():
-    """Cells of 1 s end 2 s apart: 3, then 2 of them are left; one that waits an hour for its disk says little."""
-    jobs = [job(str(i)) for i in range(5)]
-    assert told(jobs, 1, [0, 5, 7, 9], [done(1.0)] * 3) == [4, 6, 4]
-    assert told(jobs, 1, [0, 5, 3605], [done(1.0)] * 2) == [4, 12]
+    """Cells of 1 s end 2 s apart: 4, 3 and 2 of them are left; one that waits an hour for its disk says little."""
+    jobs = [job(str(i)) for i in range(6)]
+    assert told(jobs, 1, [0, 5, 7, 9, 3609], [done(1.0)] * 4) == [5, 4 * 2, 3 * 2, 2 * 2]
 
 
 def test_other_programs_take_what_these_did_and_are_compiled():
@@ -55,15 +54,15 @@ def test_other_programs_take_what_these_did_and_are_compiled():
 
 
 def test_a_long_source_says_how_long_an_example_takes():
-    """18 s for 900 examples at 50 a second, and 2 s else: 2 + 2 s for 100."""
+    """18 s for 900 examples at 50 a second, and 2 s else, of which half counts: 2 + 1 s for 100."""
     jobs = [job("source", ("x",), 900), job("a", ("y",), 100), job("b", ("y",), 100)]
-    assert told(jobs, 1, [0, 25], [done(25.0, 5.0, 1, rate=50.0)]) == [4 + 4 + 5]
+    assert told(jobs, 1, [0, 25], [done(25.0, 5.0, 1, rate=50.0)]) == [3 + 3 + 5]
 
 
 def test_cells_that_are_trained_together_count_once():
-    """Ten as one; once three of them have ended, 0.1 s each, those left take as long."""
+    """Ten as one, of 1 s and half of 3; so are those left, 0.1 s each."""
     jobs = [job("a"), *(job(str(i), alike="rates") for i in range(10))]
-    assert told(jobs, 1, [0, 4, 4.1, 4.2, 4.3], [done(4.0), *[done(0.1)] * 3]) == [4, 1, 1, 1]
+    assert told(jobs, 1, [0, 4, 4.1, 4.2, 4.3], [done(4.0), *[done(0.1)] * 3]) == [3, 1, 1, 1]
 
 
 def test_where_nothing_is_known_cells_end_as_far_apart_as_they_did():
@@ -76,4 +75,4 @@ def test_where_nothing_is_known_cells_end_as_far_apart_as_they_did():
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_last_cell_is_not_shared(processes):
     jobs = [job("a"), job("b")]
-    assert told(jobs, processes, [0, 3], [done(3.0)]) == [3]
+    assert told(jobs, processes, [0, 3], [done(1.0, rate=5.0)]) == [1]
