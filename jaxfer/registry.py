@@ -93,9 +93,8 @@ class Room:
 
     def make(self, name: str, /, *args: Any, **options: Any) -> Any:
         """Calls the factory; in a `shared` room the same arguments give the same object."""
-        if not self.shared:
-            return self.get(name)(*args, **options)
-        return _make(self, name, args, tuple(sorted(options.items())))
+        factory = self.get(name)
+        return _made(factory, args, tuple(sorted(options.items()))) if self.shared else factory(*args, **options)
 
     def schema(self, name: str) -> dict[str, tuple[Any, Any]]:
         """{option: (annotated type, default)} of the factory's keyword-only parameters that have a default."""
@@ -169,8 +168,8 @@ class Room:
 
 
 @functools.lru_cache(maxsize=256)
-def _make(room: Room, name: str, args: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> Any:
-    return room.get(name)(*args, **dict(options))
+def _made(factory: Callable[..., Any], args: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> Any:
+    return factory(*args, **dict(options))
 
 
 @functools.lru_cache(maxsize=256)

@@ -50,7 +50,7 @@ def test_the_written_test_passes(repository):
 
 
 def test_the_written_method_and_model_fit_each_other(repository):
-    """Traced, not compiled; `make conformance` computes their numbers."""
+    """Traced, not compiled; `make system` computes their numbers."""
     registry.use([str(repository)])
     for what in conformance.methods.SHAPES:
         assert what("my_method", "my_model") is None, what
@@ -58,7 +58,7 @@ def test_the_written_method_and_model_fit_each_other(repository):
         assert what("my_model") is None, what
 
 
-@pytest.mark.matrix
+@pytest.mark.system
 @pytest.mark.parametrize("kind", ["method", "model"])
 def test_the_written_method_and_model_keep_the_contract(kind, repository, capsys):
     code = main(["check", kind, NAMES[kind]])
