@@ -4,7 +4,7 @@ jaxfer compare experiments/few_labels/config.py:flowers5 --processes 2 --workdir
 jaxfer compare experiments/few_labels/config.py:trec6 --processes 2 --workdir runs/few_labels/trec6
 
 MobileNetV1-0.75 of ImageNet -> five flowers at 96 pixels; all-MiniLM-L6-v2 -> TREC-6. Rates are those of
-configs/flowers5.py and configs/trec6.py, fixed before any run: nothing is tuned here. 90 runs each.
+configs/flowers5.py and configs/trec6.py, fixed before any run, and LoRA's: nothing is tuned here. 90 runs each.
 """
 
 import jaxfer.config
