@@ -81,8 +81,8 @@ def test_commands_keep_their_programs_unless_told_otherwise(tmp_path, monkeypatc
     monkeypatch.setenv("JAXFER_CACHE", str(tmp_path))
     found, cost = [], {"params_trainable": 1, "params_total": 1, "seconds": 1.0}
     monkeypatch.setitem(vars(jaxfer), "load", lambda *_: None)
-    monkeypatch.setattr(
-        jaxfer,
+    monkeypatch.setitem(
+        vars(jaxfer),
         "run",
         lambda *_: found.append(compilation_cache.in_use()) or {"metrics": {}, "cost": cost, "steps": 1},
     )
