@@ -2,8 +2,9 @@
 
     python experiments/speed/members.py --repeats 15
 
-Five members, each with parameters of its own, on the same batch: a call of the vmapped training step, and five calls of
-the single one, in turn, in one process. A ratio above 1 says that one program is faster. Leave the machine idle.
+Five members, each with parameters of its own: ten steps of each by the single training step, ten calls of the vmapped
+one, and ten steps of all in one call, which is how `jaxfer.training.blocks` trains them; in turn, in one process. A
+ratio above 1 says that it is faster than single steps. Leave the machine idle.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +26,8 @@ from jaxfer.step import make_train_step
 from jaxfer.training.preflight import preflight
 
 MEMBERS, CALLS = 5, 10
+ROWS = Path(__file__).parents[2] / "tests/data/rows"
+NUMBERS, CATEGORIES = ("size", "weight"), ("colour", "shape")
 MODELS = {
     "ResNet of the quickstart, 25 x 8 px": (
         dict(name="resnet", stage_sizes=(1, 1, 1), width=16, stem="cifar", image=(8, 8, 1)),
@@ -34,6 +38,16 @@ MODELS = {
         dict(name="mobilenet_v1", image=(32, 32, 3), depth_multiplier=0.25),
         dict(source="synthetic", image=(32, 32, 3)),
         16,
+    ),
+    "MLP of a table, 64 wide, 32 rows": (
+        dict(name="row_mlp", numbers=NUMBERS, categories=CATEGORIES),
+        dict(source="csv_rows", path=str(ROWS), numbers=NUMBERS, categories=CATEGORIES),
+        32,
+    ),
+    "MLP of a table, 256 wide, 32 rows": (
+        dict(name="row_mlp", numbers=NUMBERS, categories=CATEGORIES, width=256, mlp_width=512),
+        dict(source="csv_rows", path=str(ROWS), numbers=NUMBERS, categories=CATEGORIES),
+        32,
     ),
     "ViT, 64 wide, 4 blocks, 32 x 16 px": (
         dict(name="vit", width=64, layers=4, heads=4, mlp_width=256, patch=4, image=(16, 16, 3)),
@@ -77,19 +91,35 @@ class Row:
     """One model under one method: milliseconds for all members, medians, and the paired ratios."""
 
     single: float
-    together: float
-    ratios: list[float]
+    vmapped: float
+    block: float
+    vmapped_ratios: list[float]
+    block_ratios: list[float]
 
 
 def measured(step: Any, state: Any, batch: Any, repeats: int) -> Row:
-    """Both ways in turn."""
-    one, many = jax.jit(step), jax.jit(jax.vmap(step, in_axes=(0, None)))
+    """All ways in turn."""
+    grid = jax.vmap(step, in_axes=(0, None))
+    batches = jax.tree.map(lambda values: jnp.stack([values] * CALLS), batch)
+
+    def block(states: Any, batches: Any) -> Any:
+        def one(i: Any, carry: Any) -> Any:
+            return grid(carry[0], jax.tree.map(lambda values: values[i], batches))
+
+        return jax.lax.fori_loop(1, CALLS, one, grid(states, jax.tree.map(lambda values: values[0], batches)))
+
     states = jax.tree.map(lambda leaf: jnp.stack([leaf] * MEMBERS), state)
-    pairs = [
-        (seconds(one, state, batch, CALLS * MEMBERS), seconds(many, states, batch, CALLS)) for _ in range(repeats + 1)
+    single, many, blocks = jax.jit(step), jax.jit(grid), jax.jit(block)
+    times = [
+        (
+            seconds(single, state, batch, CALLS * MEMBERS),
+            seconds(many, states, batch, CALLS),
+            seconds(blocks, states, batches, 1),
+        )
+        for _ in range(repeats + 1)
     ][1:]  # the first compiles
-    single, together = (statistics.median(times) * 1e3 / CALLS for times in zip(*pairs, strict=True))
-    return Row(single, together, sorted(a / b for a, b in pairs))
+    middles = [statistics.median(column) * 1e3 / CALLS for column in zip(*times, strict=True)]
+    return Row(*middles, sorted(a / b for a, b, _ in times), sorted(a / c for a, _, c in times))
 
 
 def main() -> None:
@@ -97,17 +127,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15)
     repeats = parser.parse_args().repeats
-    print(f"| model | method | {MEMBERS} singles, ms | together, ms | singles / together | lowest | highest |")
-    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        f"| model | method | {MEMBERS} singles, ms | vmapped, ms | in one call, ms | singles / vmapped | lowest | "
+        "highest | singles / one call | lowest | highest |"
+    )
+    print("| --- | --- |" + " ---: |" * 9)
     for name, given in MODELS.items():
         for method in ("full", "lora"):
             row = measured(*ready(*given, method), repeats)
-            middle = statistics.median(row.ratios)
-            print(
-                f"| {name} | {method} | {row.single:.1f} | {row.together:.1f} | {middle:.2f} | "
-                f"{row.ratios[0]:.2f} | {row.ratios[-1]:.2f} |",
-                flush=True,
+            ratios = " | ".join(
+                f"{statistics.median(r):.2f} | {r[0]:.2f} | {r[-1]:.2f}" for r in (row.vmapped_ratios, row.block_ratios)
             )
+            print(f"| {name} | {method} | {row.single:.1f} | {row.vmapped:.1f} | {row.block:.1f} | {ratios} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from jaxfer import config as configs
 from jaxfer.errors import InputError, nearest
 from jaxfer.pretrained import starting
 from jaxfer.sweeps.code import code_version
-from jaxfer.training import blocks
+from jaxfer.training import members
 from jaxfer.training.preflight import Preflight, preflight
 from jaxfer.training.streams import fingerprints
 
@@ -204,10 +204,10 @@ def address(cell: Cell, config: ConfigDict, before: Mapping[str, Job]) -> Job:
 
 def _alike(ready: Preflight) -> str:
     experiment, (stage, *more) = ready.experiment, ready.stages
-    if more or not blocks.possible(stage, ready.where, experiment):
+    if more or not members.possible(stage, ready.where, experiment):
         return ""
-    # From scratch, the seed makes the frozen network too.
-    seed = experiment.run.seed if experiment.run.init == "scratch" else 0
+    # From scratch, the seed makes what is frozen too.
+    seed = experiment.run.seed if experiment.run.init == "scratch" and stage.spec.frozen else 0
     fixed = dataclasses.replace(
         experiment, run=dataclasses.replace(experiment.run, seed=seed), stages=(), task_hparams={}
     )

@@ -1,16 +1,17 @@
-"""Trains stages on stored features many steps at a call, those of several runs together.
+"""Trains stages many steps at a call: one on stored features, or those of several runs together.
 
-The features lie on the device, and a step reads the rows of its batch there. Runs that differ in scalars and seeds
-alone are members of one program: those of one seed see the same batches, so that their products are one wide one. A
-member's numbers depend on its own and on how many there are, not on what the others are: where one is finished, has
-diverged or continues from another step, its place is filled with a copy.
+Features lie on the device, and a step reads the rows of its batch there; a small network gets its batches with the
+call. Runs that differ in scalars and seeds alone are members of one program: those of one seed see the same batches, so
+that their products are one wide one. A member's numbers depend on its own and on how many there are, not on what the
+others are: where one is finished, has diverged or continues from another step, its place is filled with a copy.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,20 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfer import rules
-from jaxfer.config.experiment import Experiment
-from jaxfer.data.loader import Batch, Feed, single_batches
+from jaxfer.data.loader import Batch, Feed, single_batches, train_batches
 from jaxfer.errors import Interrupted
 from jaxfer.models.port import FEATURES
-from jaxfer.parallel.placement import Placement
-from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.step import split
-from jaxfer.training.cut import cut
+from jaxfer.training import members
 from jaxfer.training.programs import block_program
 from jaxfer.training.session import Turn
 
 LONGEST = 256  # steps of a call: SIGTERM waits for its end
 RESIDENT = 2**30  # bytes of features that may lie on a device
+GIVEN = 2**26  # bytes of batches that a call may get
 
 Error = Exception | SystemExit | Interrupted
 
@@ -58,34 +57,39 @@ class Grid:
         return cls(shape=(len(rows), len(seeds) // len(rows)), places=tuple(places))
 
 
-def possible(stage: Stage, where: Placement, experiment: Experiment) -> bool:
-    """Whether a stage may run here: it reads stored features, on a single device."""
-    alone = _on_one_device(where, experiment) and stage.spec.method.fit is None
-    return alone and cut(stage, where, experiment).at == FEATURES
+class TooLarge(Exception):
+    """The members' program has no room on the device; its message says so. Nothing has been trained."""
 
 
-def _on_one_device(where: Placement, experiment: Experiment) -> bool:
-    """A profile is of single steps."""
-    return where.mode == "jit" and where.size == 1 and not experiment.run.profile
+def key(turn: Turn, grid: Grid) -> Hashable | None:
+    """Equal for stages that can be trained in one call; None where a stage is trained step by step.
 
-
-def key(turn: Turn) -> Hashable | None:
-    """Equal for stages that can be trained in one call; None where a stage is trained step by step."""
-    session, run = turn.session, turn.session.experiment.run
-    if turn.ran.spec.port.start != FEATURES or not _on_one_device(session.where, session.experiment):
+    Args:
+      turn: the stage.
+      grid: of all members. A whole network is trained so as one of several alone: whether the others are finished
+        changes nothing.
+    """
+    session, run, where = turn.session, turn.session.experiment.run, turn.session.where
+    if not members.alone(where, session.experiment) or turn.stage.spec.method.fit is not None:
         return None
-    features = turn.split.columns[FEATURES].values
-    if features.nbytes > RESIDENT:
+    if turn.ran.spec.port.start == FEATURES:
+        features = turn.split.columns[FEATURES].values
+        if features.nbytes > RESIDENT:
+            return None
+        read = str(features.filename)
+    elif turn.ran is turn.stage and len(grid.places) > 1 and members.small(turn.stage, where):
+        read = members.frozen_sha256(turn.state, turn.ran.spec)
+    else:
         return None
     events = run.log_every, run.eval_every, run.save_every, turn.stage.start, turn.stage.stop
-    return turn.ran.spec, turn.stage.config.batch_size, events, str(features.filename), turn.step
+    return turn.ran.spec, turn.stage.config.batch_size, events, read, turn.step
 
 
 def share(turn: Turn, other: Turn) -> None:
     """Frozen leaves of two stages of equal `key` are the same: one copy is enough."""
     frozen = split(other.state.params, other.ran.spec.trainable)[1]
     own = split(turn.state.params, turn.ran.spec.trainable)[0]
-    turn.state = turn.state.replace(params=rules.unflatten({**frozen, **own}), model_state=other.state.model_state)
+    turn.state = turn.state.replace(params=rules.unflatten({**frozen, **own}))
 
 
 def in_blocks(turns: Mapping[int, Turn], grid: Grid) -> dict[int, Error]:
@@ -97,16 +101,30 @@ def in_blocks(turns: Mapping[int, Turn], grid: Grid) -> dict[int, Error]:
 
     Returns:
       {member: why it ended early}: `NonFiniteLoss`, `Preempted`, `Interrupted` or any other error.
+
+    Raises:
+      TooLarge: several members have no room in one program.
     """
+    with contextlib.closing(_Batches(turns, grid)) as batches:
+        return _trained(turns, grid, batches)
+
+
+def _trained(turns: Mapping[int, Turn], grid: Grid, batches: _Batches) -> dict[int, Error]:
     begun, first = time.perf_counter(), next(iter(turns.values()))
     session, stage, ran = first.session, first.stage, first.ran
-    count = min(LONGEST, stage.config.steps)  # however many are left: the same program
-    values = np.asarray(first.split.columns[FEATURES].values, np.float32)
-    columns = jax.device_put({FEATURES: values}, session.where.replicated)
-    batches = _Batches(turns, grid)
-    own, hparams, keys, shared = _stacked(turns, grid)
-    arguments = own, hparams, keys, shared, np.int32(0), columns, batches(first.step, 1, count), np.int32(0)
+    count = batches.at_most(min(LONGEST, stage.config.steps))  # however many are left: the same program
+    columns = {}
+    if ran.spec.port.start == FEATURES:
+        values = np.asarray(first.split.columns[FEATURES].values, np.float32)
+        columns = jax.device_put({FEATURES: values}, session.where.replicated)
+    own, hparams, keys, frozen = _stacked(turns, grid)
+    arguments = own, hparams, keys, frozen, np.int32(0), columns, batches(first.step, 1, count), np.int32(0)
     program, fresh = block_program(ran.spec, arguments, ran.example(), first.state, session.where)
+    if len(grid.places) > 1 and not members.fits(program.peak_bytes, session.where):
+        raise TooLarge(
+            f"{len(grid.places)} cells in one program need {program.peak_bytes / 2**30:.1f} GiB, more than this device "
+            "has: they are trained one after the other"
+        )
     for turn in turns.values():
         turn.session.in_block(program)
     session.compiled(program, fresh)
@@ -119,7 +137,7 @@ def in_blocks(turns: Mapping[int, Turn], grid: Grid) -> dict[int, Error]:
             ahead += 1
         number = np.int32(step - stage.start)
         read = batches(step, ahead, count)
-        own, logged = program.call(own, hparams, keys, shared, number, columns, read, np.int32(ahead))
+        own, logged = program.call(own, hparams, keys, frozen, number, columns, read, np.int32(ahead))
         logged, step = jax.device_get(logged), step + ahead
         seconds = (time.perf_counter() - begun) / len(turns)
         asked, due = session.notice.at(step), session.due(stage, step)
@@ -149,9 +167,13 @@ class _Batches:
         # A row without members reads another's batches: nobody reads what comes of them.
         rows = {grid.places[member][0]: turn for member, turn in turns.items()}
         made = {row: _reader(turn) for row, turn in rows.items()}
-        self._rows: list[Callable[[int], Batch]] = [
-            made.get(row, next(iter(made.values()))) for row in range(grid.shape[0])
-        ]
+        self._rows = [made.get(row, next(iter(made.values()))) for row in range(grid.shape[0])]
+        self._begin = next(iter(turns.values())).step
+
+    def at_most(self, count: int) -> int:
+        """So many steps, or fewer where their batches would be too large for a call."""
+        size = sum(leaf.nbytes for read in self._rows for leaf in jax.tree.leaves(read(self._begin)))
+        return max(1, min(count, GIVEN // size))
 
     def __call__(self, begin: int, count: int, size: int) -> Batch:
         """The batches of `count` steps after step `begin`, filled up to `size`: fields [size, rows, b, ...]."""
@@ -165,20 +187,40 @@ class _Batches:
             *(batch for read in self._rows for batch in made[id(read)]),
         )
 
+    def close(self) -> None:
+        """Ends the threads that make batches."""
+        for read in self._rows:
+            if isinstance(read, _Ahead):
+                read.close()
+
+
+class _Ahead:
+    """Step -> its batch, made by threads meanwhile: after the step before it, or once more."""
+
+    def __init__(self, batches: Generator[Batch], begin: int):
+        self._batches, self._next, self._batch = batches, begin, {}
+        self.close = batches.close
+
+    def __call__(self, step: int) -> Batch:
+        while self._next <= step:
+            self._batch, self._next = next(self._batches), self._next + 1
+        return self._batch
+
 
 def _reader(turn: Turn) -> Callable[[int], Batch]:
-    """Step -> its batch, with rows of the features' column in place of features."""
-    spec, run = turn.ran.spec, turn.session.experiment.run
-    feed = Feed(
-        split=turn.split,
-        encodings=tuple(dataclasses.replace(encoding, rows=True) for encoding in spec.port.encodings),
-        targets=spec.task.targets,
-    )
-    return single_batches(feed, seed=run.seed, batch_size=turn.stage.config.batch_size)
+    """Step -> its batch; of stored features it has rows of their column."""
+    spec, experiment = turn.ran.spec, turn.session.experiment
+    order = {"seed": experiment.run.seed, "batch_size": turn.stage.config.batch_size}
+    feed = Feed(split=turn.split, encodings=spec.port.encodings, targets=spec.task.targets)
+    if spec.port.start == FEATURES:
+        encodings = tuple(dataclasses.replace(encoding, rows=True) for encoding in feed.encodings)
+        return single_batches(dataclasses.replace(feed, encodings=encodings), **order)
+    data, steps = experiment.data, {"start": turn.step, "stop": turn.stage.stop}
+    return _Ahead(train_batches(feed, **order, **steps, augment=data.augment, workers=data.workers), turn.step)
 
 
 def _stacked(turns: Mapping[int, Turn], grid: Grid) -> tuple[Any, Any, Any, Any]:
-    """(what each member trains [rows, columns, ...], its hparams likewise, keys [rows], what all share)."""
+    """(what is each member's own [rows, columns, ...], its hparams likewise, keys [rows], leaves that all share)."""
     standing = {grid.places[member]: turn.state for member, turn in turns.items()}
     some = next(iter(turns.values()))
     rows, columns = grid.shape
@@ -193,19 +235,25 @@ def _stacked(turns: Mapping[int, Turn], grid: Grid) -> tuple[Any, Any, Any, Any]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves).reshape(*shape, *leaves[0].shape), *trees)
 
     trainable = some.ran.spec.trainable
-    own = stack([(split(state.params, trainable)[0], state.opt_state, state.extra) for state in states], rows, columns)
+    own = stack([_own(state, trainable) for state in states], rows, columns)
     hparams = stack([state.hparams for state in states], rows, columns)
     keys = stack([state.key for state in states[::columns]], rows)
-    return own, hparams, keys, (split(some.state.params, trainable)[1], some.state.model_state)
+    return own, hparams, keys, split(some.state.params, trainable)[1]
+
+
+def _own(state: State, trainable: Collection[str]) -> tuple[Any, Any, Any, Any]:
+    return split(state.params, trainable)[0], state.model_state, state.opt_state, state.extra
 
 
 def _taken(turn: Turn, own: Any, place: tuple[int, int], step: int) -> State:
     """A member's State out of all of them."""
-    trained, opt_state, extra = _member(own, *place)
+    trained, model_state, opt_state, extra = _member(own, *place)
     frozen = split(turn.state.params, turn.ran.spec.trainable)[1]
     done = jnp.int32(step - turn.stage.start)
     params = rules.unflatten({**frozen, **trained})
-    state = turn.state.replace(step=done, params=params, opt_state=opt_state, extra=extra)
+    state = turn.state.replace(
+        step=done, params=params, model_state=model_state, opt_state=opt_state, extra=extra
+    )
     return turn.session.where.place(turn.ran.spec, state)
 
 

@@ -64,7 +64,7 @@ def cut(stage: Stage, where: Placement, experiment: Experiment) -> Cut:
         if why:
             return Cut(why=why)
         shape = stage.spec.port.passed(at).shape[1:]
-    if error := _untraceable(_Alike.of(stage), at, where):
+    if error := _untraceable(Alike.of(stage), at, where):
         return Cut(why=f"method {stage.config.method!r} needs the inputs ({error})")
     return Cut(at=at, shape=shape)
 
@@ -72,7 +72,7 @@ def cut(stage: Stage, where: Placement, experiment: Experiment) -> Cut:
 def at_output(stage: Stage, where: Placement, experiment: Experiment) -> str | None:
     """Why the output layer of a stage doesn't read the same in every epoch; None where it does."""
     why = _differs(stage, where, experiment, experiment.data.augment) or _not_at_output(stage)
-    if not why and (error := _untraceable(_Alike.of(stage), FEATURES, where)):
+    if not why and (error := _untraceable(Alike.of(stage), FEATURES, where)):
         why = f"method {stage.config.method!r} needs the inputs ({error})"
     return why
 
@@ -125,7 +125,7 @@ def _not_at_output(stage: Stage) -> str | None:
         return "what the output layer reads is not one vector of an example"
     if moving := _moving(spec):
         return f"{moving[0]} takes its statistics from each batch"
-    if _changed(_Alike.of(stage))[1]:
+    if _changed(Alike.of(stage))[1]:
         return f"method {stage.config.method!r} changes what is computed below the output layer"
     if dropout := _dropout(port):
         return f"{dropout} drops features at random"
@@ -140,7 +140,7 @@ def _unit(stage: Stage) -> tuple[str, str]:
     first = moving | first
     if not _early(port, first):
         changed = f"method {stage.config.method!r} changes what is computed"
-        first = dict.fromkeys(_changed(_Alike.of(stage))[0], changed) | first
+        first = dict.fromkeys(_changed(Alike.of(stage))[0], changed) | first
     at = next((unit for unit in port.units if unit in first), None)
     if at is None:
         return "", "no unit of the model is trained"
@@ -170,7 +170,7 @@ def _moving(spec: StepSpec) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Alike:
+class Alike:
     """A stage, equal to those of the same steps: what is traced of one holds for all members of a sweep."""
 
     spec: StepSpec
@@ -178,12 +178,12 @@ class _Alike:
     stage: Stage = dataclasses.field(compare=False)
 
     @classmethod
-    def of(cls, stage: Stage) -> _Alike:
+    def of(cls, stage: Stage) -> Alike:
         return cls(stage.spec, stage.config.batch_size, stage)
 
 
 @functools.lru_cache(maxsize=64)
-def _untraceable(alike: _Alike, at: str, where: Placement) -> str | None:
+def _untraceable(alike: Alike, at: str, where: Placement) -> str | None:
     """The error, in one line, of a method that looks at more than what is stored; None where its step reads no more."""
     stage = cut_at(alike.stage, at)
     try:
@@ -194,7 +194,7 @@ def _untraceable(alike: _Alike, at: str, where: Placement) -> str | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _changed(alike: _Alike) -> tuple[frozenset[str], bool]:
+def _changed(alike: Alike) -> tuple[frozenset[str], bool]:
     """(units in which the method changes parameters or activations, whether it does so below the output layer)."""
     spec, (params, model_state, extra) = alike.stage.spec, alike.stage.shapes
     port, paths = spec.port, set()

@@ -96,7 +96,7 @@ def run_together(
                     attempts[member] = attempt = _attempt(*given, notice, reporters[member])
                     opened.enter_context(contextlib.closing(attempt))
                     go_on(member, attempt.__next__)
-                    _share(member, turns)
+                    _share(member, turns, grid)
             while turns:
                 ended = _train(turns, grid)
                 for member in list(turns):
@@ -111,10 +111,10 @@ def run_together(
     return outcomes
 
 
-def _share(member: int, turns: Mapping[int, Turn]) -> None:
+def _share(member: int, turns: Mapping[int, Turn], grid: Grid) -> None:
     """Lets a member that is about to be trained in one program with others use their frozen leaves."""
-    if member in turns and (kind := blocks.key(turns[member])) is not None:
-        like = next(turn for turn in turns.values() if blocks.key(turn) == kind)
+    if member in turns and (kind := blocks.key(turns[member], grid)) is not None:
+        like = next(turn for turn in turns.values() if blocks.key(turn, grid) == kind)
         if like is not turns[member]:
             blocks.share(turns[member], like)
 
@@ -122,15 +122,18 @@ def _share(member: int, turns: Mapping[int, Turn]) -> None:
 def _train(turns: Mapping[int, Turn], grid: Grid) -> dict[int, Error]:
     """Trains every stage to its end; {member: why it ended early}."""
     ended: dict[int, Error] = {}
-    kinds = {member: blocks.key(turn) for member, turn in turns.items()}
+    kinds = {member: blocks.key(turn, grid) for member, turn in turns.items()}
     for kind in dict.fromkeys(kinds.values()):
         alike = {member: turns[member] for member in turns if kinds[member] == kind}
         if kind is not None:
             try:
                 ended |= blocks.in_blocks(alike, grid)
+                continue
+            except blocks.TooLarge as error:
+                next(iter(alike.values())).session.reporter.warn(str(error))
             except Exception as error:  # of none in particular: out of memory, say
                 ended |= dict.fromkeys(alike, error)
-            continue
+                continue
         for member, turn in alike.items():
             try:
                 with turn.session.clock:

@@ -1,4 +1,4 @@
-"""Members of one program: each is the run it would be alone, whatever becomes of the others."""
+"""Members of one program, on stored features or whole: each is the run it would be alone, whatever becomes of others."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 
 import jaxfer
+from jaxfer.config import override
 from jaxfer.errors import NonFiniteLoss
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import TIMES, read_metrics
 from jaxfer.training import blocks, loop, session
 from jaxfer.training.blocks import Grid
+from jaxfer.training import members as training_members
 from jaxfer.training.loop import run_together
+from jaxfer.training.preflight import preflight
 from jaxfer.training.programs import compiles
 from tests.experiments import tiny_config
 
@@ -68,6 +71,13 @@ def members(source, case="resnet_basic", rates=(0.03, 0.1), seeds=(0, 1), **fiel
     return [probe(source, case, lr=rate, seed=seed, **fields) for rate in rates for seed in seeds]
 
 
+def whole(case="row_mlp", rates=(0.03, 0.1), seeds=(0, 1), **fields):
+    """Members that train networks of their own."""
+    common = dict(steps=14, eval_every=6, save_every=4, log_every=4, optimizer="sgd", clip=1.0, momentum=0.5)
+    config = override(tiny_config(case, **common, method="full"), {"parallel.devices": 1, **fields})
+    return [override(config, {"lr": rate, "seed": seed}) for rate in rates for seed in seeds]
+
+
 def together(configs, folder, *, missing=()):
     grid = Grid.of([config.seed for config in configs])
     runs = [None if i in missing else (config, folder / str(i)) for i, config in enumerate(configs)]
@@ -106,9 +116,29 @@ def test_a_grid_has_a_row_for_each_seed():
     ],
 )
 def test_each_member_is_the_run_it_would_be_alone(case, fields, sources, tmp_path):
-    configs = members(sources, case, **fields)
+    check_alone(members(sources, case, **fields), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("case", "fields"),
+    [
+        ("row_mlp", {"weight_decay": 0.01, "warmup": 3, "adds": ("ema",)}),
+        ("row_mlp", {"method": "lora", "accumulate": 2, "freeze": ("stem/.*",), "seeds": (5,)}),
+        ("resnet_basic", {"data.augment": ("flip",)}),  # with running statistics
+    ],
+)
+def test_a_small_network_too(case, fields, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_members, "small", lambda stage, where: True)  # of a ResNet not, on a CPU
+    configs, calls, real = whole(case, **fields), [], blocks.in_blocks
+    monkeypatch.setattr(blocks, "in_blocks", lambda turns, grid: calls.append(len(turns)) or real(turns, grid))
+    check_alone(configs, tmp_path)
+    assert calls == [len(configs)], "and one alone is trained step by step"
+
+
+def check_alone(configs, tmp_path):
+    """Trains them together, and the first and the last alone: the same within the bounds of float32."""
     results = together(configs, tmp_path / "together")
-    for i in (0, 3):
+    for i in (0, len(configs) - 1):
         alone = jaxfer.run(configs[i], tmp_path / "alone" / str(i), quiet=True)
         (result, lines, leaves), (_, wanted, their_leaves) = (
             ending(tmp_path / name / str(i)) for name in ("together", "alone")
@@ -153,18 +183,55 @@ def test_one_that_diverges_leaves_the_others_alone(sources, tmp_path):
         same(tmp_path / "calm" / str(i), tmp_path / "wild" / str(i))
 
 
-def test_with_some_finished_the_others_end_the_same(sources, tmp_path):
-    together(members(sources), tmp_path / "whole")
-    together(members(sources), tmp_path / "parts", missing=(0, 3))
-    together(members(sources), tmp_path / "parts")
+@pytest.mark.parametrize("on", ["features", "examples"])
+def test_with_some_finished_the_others_end_the_same(on, sources, tmp_path):
+    configs = members(sources) if on == "features" else whole(**{"model.dropout": 0.1})
+    together(configs, tmp_path / "whole")
+    together(configs, tmp_path / "parts", missing=(0, 1, 3))
+    together(configs, tmp_path / "parts")
     for i in range(4):
         same(tmp_path / "whole" / str(i), tmp_path / "parts" / str(i))
 
 
-@pytest.mark.parametrize("at", [3, 6, 9])
-def test_stopped_between_two_members_saves_it_goes_on_bit_for_bit(at, sources, tmp_path, monkeypatch):
+def test_frozen_leaves_that_differ_are_not_shared(tmp_path):
+    """From scratch each seed has its own: a group of such is trained in a program for each."""
+    configs = whole(freeze=("stem/.*",))
+    check_alone(configs, tmp_path)
+
+
+def test_without_room_for_one_program_they_are_trained_one_after_the_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training_members, "fits", lambda peak_bytes, where: False)
+    configs = whole(rates=(0.1,))
+    grid, runs = Grid.of([0, 1]), [(config, tmp_path / "parts" / str(i)) for i, config in enumerate(configs)]
+    run_together(runs, grid)
+    assert capsys.readouterr().err.count("2 cells in one program need 0.0 GiB, more than this device has") == 1
+    for i, config in enumerate(configs):
+        jaxfer.run(config, tmp_path / "whole" / str(i), quiet=True)
+        same(tmp_path / "whole" / str(i), tmp_path / "parts" / str(i))
+
+
+@pytest.mark.parametrize(
+    ("case", "fields", "expected"),
+    [
+        ("row_mlp", {}, True),
+        ("row_mlp", {"batch_size": 2**20}, False),
+        ("resnet_basic", {}, False),
+        ("bert_pooler", {}, True),
+        ("bert_pooler", {"model.buckets": (4, 7)}, False),
+    ],
+)
+def test_which_networks_are_trained_together_follows_from_the_config(case, fields, expected):
+    """Not those with convolutions: on a CPU these take longer in a loop. Not those whose batches differ in shape."""
+    (config,) = whole(case, rates=(0.1,), seeds=(0,), **fields)
+    ready = preflight(config)
+    assert training_members.possible(ready.stages[0], ready.where, ready.experiment) == expected
+
+
+@pytest.mark.parametrize(("on", "at"), [("features", 3), ("features", 6), ("features", 9), ("examples", 6)])
+def test_stopped_between_two_members_saves_it_goes_on_bit_for_bit(on, at, sources, tmp_path, monkeypatch):
     """Some have a later checkpoint than others then: each continues from its own."""
-    together(members(sources), tmp_path / "whole")
+    configs = members(sources) if on == "features" else whole(**{"model.dropout": 0.1})
+    together(configs, tmp_path / "whole")
     saves, real = [], session.Session._save
 
     def save(self, *args):
@@ -177,10 +244,10 @@ def test_stopped_between_two_members_saves_it_goes_on_bit_for_bit(at, sources, t
 
     monkeypatch.setattr(session.Session, "_save", save)
     with pytest.raises(KeyboardInterrupt):
-        together(members(sources), tmp_path / "parts")
+        together(configs, tmp_path / "parts")
     monkeypatch.undo()
     monkeypatch.setenv("JAXFER_CACHE", str(tmp_path / "cache"))
-    together(members(sources), tmp_path / "parts")
+    together(configs, tmp_path / "parts")
     for i in range(4):
         same(tmp_path / "whole" / str(i), tmp_path / "parts" / str(i))
 
