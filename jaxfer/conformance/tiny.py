@@ -34,6 +34,20 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         "vit",
         dict(outputs=3, patch=3, width=12, layers=2, heads=2, mlp_width=20, pool="mean", image=(6, 9, 3)),
     ),
+    "vit_last": (
+        "vit",
+        dict(
+            outputs=3,
+            patch=3,
+            width=12,
+            layers=3,
+            heads=3,
+            mlp_width=20,
+            pool="cls+mean",
+            last=3,
+            image=(6, 9, 3),
+        ),
+    ),
     "vit_distilled": (
         "vit",
         dict(outputs=3, patch=3, width=12, layers=2, heads=3, mlp_width=20, distillation="token", image=(6, 9, 3)),

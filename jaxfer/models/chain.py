@@ -46,6 +46,11 @@ class Chain(nn.Module):
         """Learned tokens before the places of the input in what units between the input and the head give."""
         return ()
 
+    @nn.nowrap
+    def leading(self, unit: str) -> int:
+        """How many tokens come before the places of the input in what a unit before the head gives."""
+        return len(self.special())
+
     @nn.compact
     def __call__(
         self,

@@ -82,6 +82,8 @@ class Port:
       execution: how a pass is executed; families keep the default.
       depths: of each unit, where the place in the chain does not say it: two towers of two units each, one after the
         other, and their head have (2, 1, 2, 1, 0). None: units between it and the last one.
+      feature_parts: names of the equal parts, side by side, of what the output layer reads: of a vision transformer the
+        blocks whose class tokens they are, and `mean` of the last one's patches. (): it has none.
       parts: heads for the tasks of other streams, a port each; `init` draws them too.
       part: of such a port, where its own parameters lie.
       whole: of a port whose passes begin at stored activations (`beginning`), the one that reads examples.
@@ -97,6 +99,7 @@ class Port:
     tensor_axes: Rules[int | None] = ((".*", None),)
     execution: Execution = PLAIN
     depths: tuple[int, ...] | None = None
+    feature_parts: tuple[str, ...] = ()
     parts: tuple[Port, ...] = ()
     part: Part | None = None
     whole: Port | None = None

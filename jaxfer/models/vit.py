@@ -36,8 +36,9 @@ from jaxfer.models.layers import BLOCK_TENSOR_AXES, Conv, Dense, DenseHead, kern
 from jaxfer.models.port import Port
 
 HEADS = (POOLED, DENSE, EMBEDDING)
-POOLS = ("cls", "mean", "pooler")
+POOLS = ("cls", "mean", "cls+mean", "pooler")
 NORMS = ("pre", "post")
+MEAN = "mean"  # the part of the features that is the mean of the patches
 DISTILLATIONS = ("none", "token", "head")
 
 
@@ -97,6 +98,10 @@ class Block(nn.Module):
     """`x + attn(norm_1(x))`, then `x + mlp(norm_2(x))`; in training each branch is dropped for some samples.
 
     With `norm="post"` each sum is normed instead: `norm_1(x + attn(x))`, then `norm_2(x + mlp(x))`.
+
+    Attributes:
+      carried: where the head reads the class tokens of several blocks: how many of x's first tokens are those of
+        earlier ones, which pass unchanged. x's own class token is kept behind them. None: nothing is kept.
     """
 
     heads: int
@@ -106,9 +111,16 @@ class Block(nn.Module):
     drop_rate: float
     norm: str
     qkv_bias: bool
+    carried: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if self.carried is None:
+            return self._block(x, train)
+        return jnp.concatenate([x[:, : self.carried + 1], self._block(x[:, self.carried :], train)], 1)
+
+    @nn.nowrap
+    def _block(self, x: jax.Array, train: bool) -> jax.Array:
         def attn(x):
             return self._drop(Attention(self.heads, self.qkv_bias, name="attn")(x), "1", train)
 
@@ -140,20 +152,31 @@ class TwoOutputs(nn.Module):
 
 
 class Head(nn.Module):
-    """The final norm (post-norm blocks have had theirs), the pool and the output layer; the features for 0 outputs."""
+    """The final norm (post-norm blocks have had theirs), the pool and the output layer; the features for 0 outputs.
+
+    Attributes:
+      last: how many class tokens come first: those of the last blocks, in their order.
+    """
 
     outputs: int
     pool: str
     epsilon: float
     norm: str
     distillation: str
+    last: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         norm = layer_norm(self.epsilon, "norm") if self.norm == "pre" else lambda x: x
         if self.distillation == "head" and self.outputs:
             return TwoOutputs(self.outputs, name="out")(norm(x[:, :2]))
-        pooled = norm(x).mean(1) if self.pool == "mean" else norm(x[:, 0])
+        if self.pool == "cls+mean":
+            x = norm(x)
+            pooled = jnp.concatenate([x[:, : self.last].reshape(len(x), -1), x[:, self.last :].mean(1)], -1)
+        elif self.last > 1:
+            pooled = norm(x[:, : self.last]).reshape(len(x), -1)
+        else:
+            pooled = norm(x).mean(1) if self.pool == "mean" else norm(x[:, 0])
         if self.pool == "pooler":
             pooled = jnp.tanh(Dense(pooled.shape[-1:], name="pooler")(pooled))
         return Dense((self.outputs,), name="out")(pooled) if self.outputs else pooled
@@ -189,6 +212,7 @@ class ViT(Chain, kw_only=True):
     heads: int
     mlp_width: int
     pool: str
+    last: int
     norm: str
     distillation: str
     qkv_bias: bool
@@ -202,16 +226,36 @@ class ViT(Chain, kw_only=True):
         return () if self.pool == "mean" else ("cls",) if self.distillation == "none" else ("cls", "dist")
 
     @nn.nowrap
+    def leading(self, unit: str) -> int:
+        """The special tokens, after the class tokens of earlier blocks that a block passes on."""
+        carried = self.carried().get(unit)
+        return len(self.special()) + (0 if carried is None else carried + 1)
+
+    @nn.nowrap
+    def carried(self) -> dict[str, int]:
+        """{block: how many class tokens of earlier blocks it reads}, for all but the first of the `last` blocks."""
+        return {f"block_{i}": kept for kept, i in enumerate(range(self.layers - self.last + 1, self.layers))}
+
+    @nn.nowrap
+    def feature_parts(self) -> tuple[str, ...]:
+        """Names of the parts of what a pooled head reads: the blocks whose class tokens they are, and `mean`."""
+        if self.dense or self.pool not in ("cls", "cls+mean") or self.distillation == "head":
+            return ()
+        blocks = tuple(f"block_{i}" for i in range(self.layers - self.last, self.layers))
+        return (*blocks, MEAN) if self.pool == "cls+mean" else blocks
+
+    @nn.nowrap
     def units(self) -> dict[str, Callable[..., nn.Module]]:
         """{unit name: constructor}."""
+        shape, carried = (self.heads, self.mlp_width, self.epsilon, self.dropout), self.carried()
         blocks = {
-            f"block_{i}": functools.partial(
-                Block, self.heads, self.mlp_width, self.epsilon, self.dropout, rate, self.norm, self.qkv_bias
+            (name := f"block_{i}"): functools.partial(
+                Block, *shape, rate, self.norm, self.qkv_bias, **({"carried": carried[name]} if name in carried else {})
             )
             for i, rate in enumerate(linear_rates(self.stochastic_depth, self.layers))
         }
         stem = functools.partial(Stem, self.patch, self.width, self.special(), self.dropout)
-        head = functools.partial(Head, self.outputs, self.pool, self.epsilon, self.norm, self.distillation)
+        head = functools.partial(Head, self.outputs, self.pool, self.epsilon, self.norm, self.distillation, self.last)
         if self.dense:
             grid = tuple(side // self.patch for side in self.dense)
             head = functools.partial(
@@ -230,6 +274,7 @@ def port(
     heads: int = 12,
     mlp_width: int = 3072,
     pool: str = "cls",
+    last: int = 1,
     norm: str = "pre",
     distillation: str = "none",
     qkv_bias: bool = True,
@@ -253,8 +298,12 @@ def port(
       layers: transformer blocks.
       heads: attention heads; must divide the width.
       mlp_width: hidden channels of the MLP.
-      pool: `cls` (a class token is prepended), `mean` (no class token; the mean of the normed patch tokens) or `pooler`
-        (the class token through a dense layer and tanh, as transformers' `ViTModel` has it).
+      pool: `cls` (a class token is prepended), `mean` (no class token; the mean of the normed patch tokens), `cls+mean`
+        (both, one after the other, as DINOv2's classifiers have it) or `pooler` (the class token through a dense layer
+        and tanh, as transformers' `ViTModel` has it).
+      last: of how many of the last blocks the head reads the class token, each under the final norm: DINOv2's linear
+        evaluation has 1 and 4 (Oquab et al., 2023, arXiv:2304.07193, app. B.3). Features are `last` class tokens in
+        the order of the blocks; with `cls+mean` the mean of the last block follows.
       norm: `pre`: each branch is normed before it, and the last block after it; `post`: each sum is normed.
       distillation: DeiT's. `none`; `token`: a second learned token follows the class token; `head`: and the outputs are
         the mean of two output layers, one for each of these tokens.
@@ -274,6 +323,7 @@ def port(
     check_positive(**({} if head == EMBEDDING else {"outputs": outputs}))
     check_positive(patch=patch, width=width, layers=layers, heads=heads, mlp_width=mlp_width)
     check_choice("pool", pool, POOLS)
+    check_positive(last=last)
     check_choice("norm", norm, NORMS)
     check_choice("distillation", distillation, DISTILLATIONS)
     check_rate(dropout=dropout, stochastic_depth=stochastic_depth)
@@ -282,8 +332,9 @@ def port(
         raise InputError(f"heads must divide the width, found width={width} and heads={heads}")
     if image[0] % patch or image[1] % patch:
         raise InputError(f"patch must divide the image's height and width, found patch={patch} and image={image}")
-    if distillation != "none" and pool == "mean" or distillation == "head" and pool != "cls":
+    if distillation != "none" and "mean" in pool or distillation == "head" and pool != "cls":
         raise InputError(f"distillation={distillation!r} needs pool='cls', found {pool!r}")
+    _check_read(last, pool, layers, norm, distillation, head)
     if not epsilon > 0:
         raise InputError(f"epsilon must be positive, found {epsilon!r}")
     module = ViT(
@@ -295,6 +346,7 @@ def port(
         heads=heads,
         mlp_width=mlp_width,
         pool=pool,
+        last=last,
         norm=norm,
         distillation=distillation,
         qkv_bias=qkv_bias,
@@ -313,4 +365,22 @@ def port(
             *BLOCK_TENSOR_AXES,
             (".*", None),
         ),
+        feature_parts=module.feature_parts(),
     )
+
+
+def _check_read(last: int, pool: str, layers: int, norm: str, distillation: str, head: str) -> None:
+    """`InputError` if the head can't read the tokens that `last` and `pool` say."""
+    if last > layers:
+        raise InputError(f"last must be at most the number of layers, found last={last} and layers={layers}")
+    if last == 1 and pool != "cls+mean":
+        return
+    told = f"last={last}" if last > 1 else f"pool={pool!r}"
+    if pool not in ("cls", "cls+mean"):
+        raise InputError(f"{told} needs pool='cls' or 'cls+mean', found {pool!r}")
+    if norm != "pre" or distillation != "none":
+        raise InputError(
+            f"{told} needs norm='pre' and distillation='none', found norm={norm!r} and distillation={distillation!r}"
+        )
+    if head == DENSE:
+        raise InputError(f"{told} needs a head that pools, found head={head!r}, which reads the patches; omit it")

@@ -207,7 +207,7 @@ class _Reading:
             )
         if mean and found.ndim == 2:
             raise InputError(f"--pool=mean: unit {unit!r} gives one vector of {found.shape[1]} already; leave it out")
-        skipped = len(port.module.special()) if found.ndim == 3 and unit in port.units[:-1] else 0
+        skipped = port.module.leading(unit) if found.ndim == 3 and unit in port.units[:-1] else 0
         return cls(unit=unit, mean=mean, tokens=tokens, like=found.shape[1:], apart=port.apart, skipped=skipped)
 
     def shape(self, longest: int | None) -> tuple[int, ...]:

@@ -109,6 +109,38 @@ def test_forward_equals_numpy(pool, epsilon, width):
     assert np.abs(outputs - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize(("pool", "last"), [("cls", 3), ("cls+mean", 1), ("cls+mean", 3), ("cls+mean", 4)])
+def test_features_are_class_tokens_of_the_last_blocks_and_the_mean_of_the_patches(pool, last):
+    """As its units give them: the same leaves in a network that reads one class token."""
+    sizes = dict(outputs=5, patch=3, width=12, layers=4, heads=3, mlp_width=22, image=(6, 9, 3))
+    port, plain = vit.port(**sizes, pool=pool, last=last), vit.port(**sizes)
+    inputs, (params, state) = batch(port, 2), draw(port)
+    blocks = [f"block_{i}" for i in range(4)]
+    passed = port.forward(params, state, inputs, taps=("features", *blocks))
+    outputs, found = passed.outputs, passed.taps
+    tokens = plain.forward(params, state, inputs, end="block_3", taps=tuple(blocks)).taps
+    scale, bias = params["head"]["norm"]["scale"], params["head"]["norm"]["bias"]
+    normed = [reference.layer_norm(np.asarray(tokens[name], np.float64), scale, bias, 1e-6) for name in blocks]
+    parts = [x[:, 0] for x in normed[-last:]] + ([normed[-1][:, 1:].mean(1)] if pool == "cls+mean" else [])
+    expected = np.concatenate(parts, -1)
+    assert port.features == expected.shape[1:] == (12 * len(port.feature_parts),)
+    assert port.feature_parts == (*blocks[-last:], *(["mean"] if pool == "cls+mean" else []))
+    np.testing.assert_allclose(found["features"], expected, atol=1e-5)
+    out = params["head"]["out"]
+    np.testing.assert_allclose(outputs, expected @ np.asarray(out["kernel"]) + out["bias"], atol=1e-5)
+    for name in blocks:  # behind what it carries a block gives what it gives alone
+        carried = port.module.leading(name) - 1
+        assert carried == max(0, blocks.index(name) - (4 - last))
+        np.testing.assert_allclose(found[name][:, carried:], tokens[name], atol=1e-5)
+
+
+def test_one_class_token_is_read_by_the_network_it_was():
+    """No unit knows of others' tokens, and what passes between them is what it was."""
+    port = vit.port(outputs=3, patch=3, width=12, layers=2, heads=3, mlp_width=20, image=(6, 9, 3))
+    assert all("carried" not in unit.keywords for unit in port.module.units().values())
+    assert port.passed("head").shape == (2, 7, 12) and port.feature_parts == ("block_1",)
+
+
 def test_initial_values():
     # Most kernels flatten to the same 64 x 64, because every new shape compiles its initialiser anew.
     port = vit.port(outputs=64, patch=8, width=64, layers=1, heads=4, mlp_width=64, image=(64, 64, 3))
@@ -144,7 +176,15 @@ def test_rates_rise_linearly():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(pool="max"), "pool must be one of 'cls', 'mean', 'pooler', found 'max'"),
+        (dict(pool="max"), "pool must be one of 'cls', 'mean', 'cls+mean', 'pooler', found 'max'"),
+        (dict(last=0), "last must be a positive integer, found 0"),
+        (dict(last=13), "last must be at most the number of layers, found last=13 and layers=12"),
+        (dict(last=4, pool="mean"), "last=4 needs pool='cls' or 'cls+mean', found 'mean'"),
+        (dict(last=2, pool="pooler"), "last=2 needs pool='cls' or 'cls+mean', found 'pooler'"),
+        (dict(last=2, norm="post"), "last=2 needs norm='pre' and distillation='none', found norm='post'"),
+        (dict(pool="cls+mean", distillation="token"), "distillation='token' needs pool='cls', found 'cls+mean'"),
+        (dict(last=2, distillation="token"), "last=2 needs norm='pre' and distillation='none', found norm='pre' and"),
+        (dict(pool="cls+mean", head="dense"), "pool='cls+mean' needs a head that pools, found head='dense'"),
         (dict(norm="none"), "norm must be one of 'pre', 'post', found 'none'"),
         (dict(distillation="yes"), "distillation must be one of 'none', 'token', 'head', found 'yes'"),
         (dict(distillation="token", pool="mean"), "distillation='token' needs pool='cls', found 'mean'"),

@@ -37,6 +37,16 @@ def test_another_resolution_resizes_position_embeddings_if_announced(vit):
     assert "  resized: stem/pos 1x9x12" in start.table()
 
 
+def test_a_head_that_reads_more_of_a_transformer_is_made_anew_and_the_rest_loaded(vit):
+    folder, (_, params, _) = vit
+    more = dict(last=2, pool="cls+mean")
+    start = begin(config_of(folder, (8, 12, 3), head="reset", model=more))
+    ours, theirs = flatten(start.params), flatten(params)
+    assert ours.keys() == theirs.keys() and ours["head/out/kernel"].shape == (36, 3)
+    for path in ours.keys() - {"head/out/kernel", "head/out/bias"}:
+        np.testing.assert_array_equal(ours[path], theirs[path])
+
+
 @pytest.mark.parametrize("channels", [1, 13])
 @pytest.mark.parametrize("family, leaf", [("resnet", "stem/conv/kernel"), ("vit", "stem/patch/kernel")])
 def test_other_channels_inflate_the_first_convolution_if_announced(tmp_path, channels, family, leaf):

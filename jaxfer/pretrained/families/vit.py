@@ -122,10 +122,10 @@ def _options(
 
 def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     module, (height, width, channels) = port.module, port.encoding.size
-    if module.pool != "cls":
+    if module.pool != "cls" or module.last > 1:
         raise InputError(
-            f"transformers' ViT classifiers read the class token, this model has pool={module.pool!r}; train it with "
-            "--config.model.pool=cls to export it"
+            f"transformers' ViT classifiers read one class token, this model has pool={module.pool!r} and "
+            f"last={module.last}; train it with --config.model.pool=cls and --config.model.last=1 to export it"
         )
     return {
         "architectures": [ARCHITECTURES[module.distillation]],

@@ -285,7 +285,11 @@ def test_a_single_statistic_is_written_for_every_channel():
         (lambda: RESNET.keys(make("cifar_padding")[1]), "use the layout 'torchvision'"),
         (lambda: VIT.keys(MODELS.make("vit", outputs=2, **SIZES, pool="mean")), "no ViT with pool='mean'"),
         (lambda: VIT.keys(MODELS.make("vit", outputs=2, **SIZES, norm="post")), "and norm='post'"),
-        (lambda: VIT.config(make("vit_pooler")[1], {}, []), "read the class token, this model has pool='pooler'"),
+        (lambda: VIT.config(make("vit_pooler")[1], {}, []), "read one class token, this model has pool='pooler'"),
+        (
+            lambda: VIT.config(MODELS.make("vit", outputs=2, **SIZES, last=2), {}, []),
+            "this model has pool='cls' and last=2; train it with --config.model.pool=cls and --config.model.last=1",
+        ),
         (lambda: MOBILENET.keys(MODELS.make("mobilenet_v1", outputs=2, **SMALL, strides=(1,))), "has strides="),
     ],
 )
