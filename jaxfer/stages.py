@@ -356,8 +356,8 @@ def _notes(config: StageConfig, method: Method, groups: Mapping[str, str], movin
     before = rules.resolve((), groups, defaults=method.rules)
     if method.fit is not None:
         yield (
-            f"{where}: the head is fitted at once by {method.fit.name}, which counts as one step; steps, batch_size "
-            "and the optimizer's fields are not read"
+            f"{where}: the head is fitted at once by {method.fit.name}, which counts as one step; steps"
+            f"{'' if method.fit.solver.steps else ', batch_size'} and the optimizer's fields are not read"
         )
     for pattern in config.freeze:
         hits = rules.select((pattern,), groups)

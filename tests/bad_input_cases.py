@@ -26,6 +26,7 @@ def get_config(arg=""):
 
 NPZ, FOLDER = "--config.data.source=npz --config.data.path=", "--config.data.source=folder --config.data.path="
 TARGET = "--config.stream.target.source=synthetic --config.stream.target.image=8,8,3"
+GRID = "--config.method=probe --config.options.grid="
 FIT = "--config.method=probe --config.options.fit="
 NEW, DONE = "--workdir=runs/new", "--workdir=runs/done"
 
@@ -89,7 +90,7 @@ COMMANDS = {
     ),
     "a fit in slices": (
         f"show c.py {FIT}ridge --config.accumulate=2",
-        ["config.accumulate: ridge reads all examples at once, found 2 slices", "set it to 1"],
+        ["config.accumulate: ridge takes no slices of a batch, found 2 slices", "set it to 1"],
     ),
     "a fit of half a layer": (
         f"show c.py {FIT}ridge --config.freeze=head/out/bias",
@@ -110,6 +111,35 @@ COMMANDS = {
     "a trace of steps that a fit has not": (
         f"show c.py {FIT}ridge --config.profile=1,2",
         ["config.profile: expected steps in 1..1, as a fit counts as one, found (1, 2)", "correct it"],
+    ),
+    # a grid of heads
+    "an unknown grid": (
+        f"show c.py {GRID}dino",
+        ["probe: expected grid to be dinov2, found 'dino'", "nearest: 'dinov2'"],
+    ),
+    "a grid and a fit": (
+        f"show c.py {GRID}dinov2 --config.options.fit=ridge",
+        ["probe: fit='ridge' and grid='dinov2' are two ways to fit one head", "omit one of them"],
+    ),
+    "epochs without a grid": (
+        "show c.py --config.method=probe --config.options.epochs=3",
+        ["probe: epochs are for a grid", "set grid to dinov2"],
+    ),
+    "epochs of a fit": (
+        f"show c.py {FIT}ridge --config.options.epochs=3",
+        ["probe: epochs are for a grid", "set grid to dinov2"],
+    ),
+    "no epoch": (
+        f"show c.py {GRID}dinov2 --config.options.epochs=0",
+        ["probe: epochs must be a positive integer, found 0", "correct or omit it"],
+    ),
+    "a grid of augmented images": (
+        f"show c.py {GRID}dinov2 --config.data.augment=flip",
+        ["config.options.grid: dinov2 needs features that stay the same", "the examples are augmented", "omit it"],
+    ),
+    "class tokens of more blocks than there are": (
+        "show c.py:vit --config.model.last=3",
+        ["last must be at most the number of layers", "found last=3 and layers=2"],
     ),
     # other networks
     "distillation without a teacher": (

@@ -21,7 +21,7 @@ COMPUTES = (
     "task.py",
     "method.py",
     "optim.py",
-    "linear.py",
+    "linear",
     "ports.py",
     "stages.py",
     "streams.py",

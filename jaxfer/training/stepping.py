@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import jax
 
+from jaxfer import files
 from jaxfer.data.loader import Feed, train_batches
 from jaxfer.state import State
 from jaxfer.training import fitting, streams, teachers
@@ -70,11 +71,12 @@ def at_once(turn: Turn) -> None:
     splits = turn.split, session.data.splits["val"]
     train, val = (session.reading.features(stage, turn.state, split) for split in splits)
     session.trace.begin(stage.stop, turn.state)
-    how = {"stop": session.notice, "reporter": session.reporter}
+    how = {"seed": session.experiment.run.seed, "stop": session.notice, "reporter": session.reporter}
     turn.state, metrics, path = fitting.fitted(stage, turn.state, train, val, **how)
     session.trace.end(stage.stop, metrics)
     session.notice.unsaved = True
     session.record.setdefault("fits", {})[stage.name] = path
+    files.write_text(session.folder / f"fit_{stage.name}.csv", fitting.table(path["path"]))
     session.reporter.step(stage.stop, stage.name)
     seconds = time.perf_counter() - begun
     session.took(stage, stage.stop, [metrics], seconds=seconds, examples=len(train))

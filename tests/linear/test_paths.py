@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from jaxfer import linear
 from jaxfer.errors import InputError
+from jaxfer.linear import lbfgs
 
 PENALTIES = (100.0, 1.0, 0.01)
 
@@ -21,10 +22,15 @@ def data(n, d, classes=3, seed=0):
     return (x * np.logspace(-2, 2, d) + 5).astype(np.float32), labels
 
 
-def path(name, x, targets, penalties=PENALTIES):
-    """(axes, solution of each penalty)."""
+def problem(x, labels, outputs=3):
     axes = linear.Axes.of(x)
-    return axes, list(linear.fit(name, penalties, "probe")(axes(x), axes.spectrum, targets))
+    return linear.Problem(x=axes(x), inputs=axes, labels=labels, outputs=outputs)
+
+
+def path(name, x, labels, penalties=PENALTIES, outputs=3):
+    """(axes, solution of each penalty)."""
+    given = problem(x, labels, outputs)
+    return given.inputs, list(linear.fit(name, penalties, "probe")(given))
 
 
 def standardised(x):
@@ -36,7 +42,7 @@ def standardised(x):
 def test_ridge_is_the_solution_of_the_normal_equations(n, d):
     x, labels = data(n, d)
     targets, z = np.eye(3)[labels], standardised(x)
-    axes, solutions = path("ridge", x, targets)
+    axes, solutions = path("ridge", x, labels)
     assert axes.axes.shape == (d, min(d, n - 1))
     for penalty, solution in zip(PENALTIES, solutions, strict=True):
         rows, held = np.column_stack([z, np.ones(n)]), np.diag([penalty] * d + [0.0])
@@ -52,7 +58,7 @@ def test_the_gradient_of_logistic_regression_vanishes(n, d):
     """The gradient of the mean objective over weights and bias, in float64, of the standardised features themselves."""
     x, labels = data(n, d)
     targets, z = np.eye(3)[labels], standardised(x)
-    axes, solutions = path("lbfgs", x, targets)
+    axes, solutions = path("lbfgs", x, labels)
     for penalty, solution in zip(PENALTIES, solutions, strict=True):
         weights = axes.axes @ solution.weights
         outputs = z @ weights + solution.bias
@@ -60,14 +66,14 @@ def test_the_gradient_of_logistic_regression_vanishes(n, d):
         chances /= chances.sum(1, keepdims=True)
         gradient = z.T @ (chances - targets) / n + penalty / n * weights, (chances - targets).mean(0)
         norm = np.sqrt(sum(np.square(part).sum() for part in gradient))
-        assert norm < 2 * linear.TOLERANCE
+        assert norm < 2 * lbfgs.TOLERANCE
         assert norm == pytest.approx(solution.gradient_norm, abs=1e-7)
         assert 0 < solution.iterations < 200
 
 
 def test_logistic_regression_is_scikit_learns():
     x, labels = data(60, 7)
-    axes, solutions = path("lbfgs", x, np.eye(3)[labels])
+    axes, solutions = path("lbfgs", x, labels)
     for penalty, solution in zip(PENALTIES, solutions, strict=True):
         model = LogisticRegression(C=1 / penalty, tol=1e-10, max_iter=10_000).fit(standardised(x), labels)
         # A number added to all classes changes no probability: compared without it.
@@ -82,10 +88,10 @@ def test_logistic_regression_is_scikit_learns():
 
 def test_separable_examples_under_a_tiny_penalty_stay_finite():
     x, labels = np.array([[-1.0], [-0.9], [0.9], [1.0]], np.float32), np.array([0, 0, 1, 1])
-    axes, (solution,) = path("lbfgs", x, np.eye(2)[labels], (1e-9,))
+    axes, (solution,) = path("lbfgs", x, labels, (1e-9,), 2)
     kernel, bias = axes.folded(solution)
     assert np.isfinite(kernel).all() and ((x @ kernel + bias).argmax(-1) == labels).all()
-    assert solution.gradient_norm <= linear.TOLERANCE and np.abs(solution.weights).max() < 100
+    assert solution.gradient_norm <= lbfgs.TOLERANCE and np.abs(solution.weights).max() < 100
 
 
 @pytest.mark.parametrize("name", ["ridge", "lbfgs"])
@@ -94,7 +100,7 @@ def test_a_constant_feature_has_no_weight(name):
     x, labels = data(30, 4)
     noise = np.float32(1.7) * (1 + np.finfo(np.float32).eps * (np.arange(30) % 2))
     wider = np.column_stack([x, np.full(30, 0.1), noise, np.zeros(30)]).astype(np.float32)
-    (axes, (plain,)), (wide, (solution,)) = (path(name, v, np.eye(3)[labels], (1.0,)) for v in (x, wider))
+    (axes, (plain,)), (wide, (solution,)) = (path(name, v, labels, (1.0,)) for v in (x, wider))
     kernel, bias = wide.folded(solution)
     assert np.abs(kernel[4:]).max() < 1e-12
     np.testing.assert_allclose(kernel[:4], axes.folded(plain)[0], atol=1e-5)
@@ -103,8 +109,7 @@ def test_a_constant_feature_has_no_weight(name):
 
 @pytest.mark.parametrize("name", ["ridge", "lbfgs"])
 def test_features_that_are_all_constant_leave_the_bias(name):
-    targets = np.eye(2)[[0, 0, 0, 1]]
-    axes, (solution,) = path(name, np.ones((4, 3), np.float32), targets, (1.0,))
+    axes, (solution,) = path(name, np.ones((4, 3), np.float32), np.array([0, 0, 0, 1]), (1.0,), 2)
     kernel, bias = axes.folded(solution)
     assert kernel.shape == (3, 2) and not kernel.any()
     expected = {"ridge": 0.75 - 0.25, "lbfgs": np.log(3)}[name]
@@ -114,7 +119,7 @@ def test_features_that_are_all_constant_leave_the_bias(name):
 @pytest.mark.parametrize("name", ["ridge", "lbfgs"])
 def test_a_class_without_an_example_is_finite_and_never_chosen(name):
     x, labels = data(40, 5)
-    axes, solutions = path(name, x, np.eye(4)[labels])
+    axes, solutions = path(name, x, labels, outputs=4)
     for solution in solutions:
         kernel, bias = axes.folded(solution)
         outputs = x @ kernel + bias
@@ -124,15 +129,15 @@ def test_a_class_without_an_example_is_finite_and_never_chosen(name):
 def test_the_path_goes_from_the_strongest_to_the_weakest_and_jax_stays_at_float32():
     fit = linear.fit("lbfgs", (0.1, 10.0, 1.0), "probe")
     x, labels = data(20, 3)
-    axes, seen = linear.Axes.of(x), []
-    for solution in fit(axes(x), axes.spectrum, np.eye(3)[labels]):
-        seen.append(solution.penalty)
+    seen = []
+    for solution in fit(problem(x, labels)):
+        seen.append(solution.tried["penalty"])
         assert solution.weights.dtype == np.float64 and jnp.asarray(1.0).dtype == jnp.float32
     assert seen == [10.0, 1.0, 0.1]
 
 
 def test_the_default_path_has_45_evenly_spaced_penalties():
-    penalties = linear.fit("ridge", None, "probe").penalties
+    penalties = linear.fit("ridge", None, "probe").settings["penalties"]
     assert (len(penalties), penalties[0], penalties[-1]) == (45, 1e5, 1e-6)
     np.testing.assert_allclose(np.diff(np.log10(penalties)), -0.25, atol=1e-5)
 

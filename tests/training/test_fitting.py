@@ -13,6 +13,7 @@ import jaxfer.config
 from jaxfer import linear
 from jaxfer.config import resolve
 from jaxfer.errors import NonFiniteLoss, Preempted
+from jaxfer.linear import lbfgs
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import read_metrics
@@ -78,11 +79,12 @@ def test_a_fit_leaves_an_ordinary_run(done, fit):
 def test_the_head_is_that_of_the_chosen_penalty_on_the_networks_features(done, fit):
     kernel, bias = head(done[fit])
     arrays = jaxfer.features(done[fit], split="train").arrays()
-    x, targets = arrays["features"], np.eye(4)[arrays["label"]]
+    x = arrays["features"]
     axes = linear.Axes.of(x)
     penalty = json.loads((done[fit] / "result.json").read_text())["fits"]["train"]["penalty"]
-    path = linear.fit(fit, None, "probe")(axes(x), axes.spectrum, targets)
-    wanted = axes.folded(next(solution for solution in path if solution.penalty == penalty))
+    problem = linear.Problem(x=axes(x), inputs=axes, labels=arrays["label"], outputs=4)
+    path = linear.fit(fit, None, "probe")(problem)
+    wanted = axes.folded(next(solution for solution in path if solution.tried["penalty"] == penalty))
     np.testing.assert_allclose(x @ kernel + bias, x @ wanted[0] + wanted[1], atol=1e-4)
 
 
@@ -114,8 +116,8 @@ def test_killed_after_the_fit_it_is_evaluated_and_finished(done, tmp_path, monke
 def test_sigterm_during_a_fit_keeps_nothing_of_it(done, tmp_path, monkeypatch):
     solver = linear.SOLVERS["ridge"]
 
-    def asked(*args):
-        for solution in solver.solve(*args):
+    def asked(problem, **settings):
+        for solution in solver.solve(problem, **settings):
             signal.raise_signal(signal.SIGTERM)
             yield solution
 
@@ -197,7 +199,7 @@ def test_smoothed_labels_are_fitted(tmp_path):
 
 
 def test_an_unfinished_fit_and_the_end_of_the_path_are_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(linear, "ITERATIONS", 2)
+    monkeypatch.setattr(lbfgs, "ITERATIONS", 2)
     jaxfer.run(digits(options={"fit": "lbfgs", "penalties": (10.0, 0.1)}), tmp_path, quiet=False)
     said = " ".join(capsys.readouterr().err.split())
     assert "warning: stage 'train': L-BFGS stopped after 2 iterations at 2 of 2 penalties, with a gradient norm" in said
