@@ -30,6 +30,7 @@ class Solver(NamedTuple):
       solve: (problem, **settings) -> its solutions, one by one; None in between where it is still at work, so that
         whoever reads them can stop.
       inputs: (features [n, d]) -> how it reads features.
+      count: (names of the parts of the features, **settings) -> how many solutions there will be.
       tasks: names of the tasks that it can fit.
       option: of the method, that names it.
       along: what orders its solutions, the first word of `Solution.tried`.
@@ -39,6 +40,7 @@ class Solver(NamedTuple):
 
     solve: Callable[..., Iterator[Solution | None]]
     inputs: Callable[[np.ndarray], Inputs]
+    count: Callable[..., int]
     tasks: tuple[str, ...]
     option: str = "fit"
     along: str = "penalty"
@@ -46,14 +48,19 @@ class Solver(NamedTuple):
     steps: bool = False
 
 
+def _penalties(parts: tuple[str, ...], *, penalties: tuple[float, ...]) -> int:
+    return len(penalties)
+
+
 SOLVERS = {
-    "ridge": Solver(ridge.solve, Axes.of, ("classification", "regression")),
-    "lbfgs": Solver(lbfgs.solve, Axes.of, ("classification",)),
+    "ridge": Solver(ridge.solve, Axes.of, _penalties, ("classification", "regression")),
+    "lbfgs": Solver(lbfgs.solve, Axes.of, _penalties, ("classification",)),
 }
 GRIDS = {
     "dinov2": Solver(
         dinov2.solve,
         Plain.of,
+        dinov2.count,
         ("classification", "multilabel", "regression"),
         option="grid",
         along="rate",
@@ -79,6 +86,10 @@ class Fit:
     def solver(self) -> Solver:
         """The solver."""
         return (SOLVERS | GRIDS)[self.name]
+
+    def told(self, parts: tuple[str, ...]) -> str:
+        """`ridge, 45 penalties`: the solver, and how much it tries on features of these parts."""
+        return f"{self.name}, {self.solver.count(parts, **self.settings)} {self.solver.many}"
 
     def __call__(self, problem: Problem) -> Iterator[Solution | None]:
         """The solutions, as `Solver.solve` gives them."""

@@ -31,7 +31,7 @@ def choices(parts: Sequence[str], width: int) -> list[tuple[dict[str, Any], slic
     """(what is tried, columns of the features) of each choice of inputs that the features hold.
 
     Args:
-      parts: names of equal parts, those of blocks in their order, then that of the mean. None: there is one choice.
+      parts: names of equal parts, those of blocks in their order, then that of the mean; none: there is one choice.
       width: of the features.
     """
     if not parts:
@@ -42,6 +42,11 @@ def choices(parts: Sequence[str], width: int) -> list[tuple[dict[str, Any], slic
         for blocks in dict.fromkeys((1, held))
         for pool in (False, True)[: 1 + (MEAN in parts)]
     ]
+
+
+def count(parts: Sequence[str], *, epochs: int = EPOCHS) -> int:
+    """How many layers features of these parts get."""
+    return len(RATES) * len(choices(parts, len(parts)))
 
 
 def solve(problem: Problem, *, epochs: int = EPOCHS) -> Iterator[Solution | None]:

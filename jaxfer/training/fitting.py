@@ -183,7 +183,7 @@ def _tell(stage: Stage, path: Sequence[Mapping[str, Any]], chosen: Solution, rep
     at_end = len(line) > 1 and found in (line[0], line[-1])
     advice = ": widen options.penalties" if "penalties" in fit.settings else ""
     reporter.say(
-        f"stage {stage.name!r}: {fit.name}, {len(path)} {fit.solver.many}, best on val {words} "
+        f"stage {stage.name!r}: {fit.told(stage.spec.port.feature_parts)}, best on val {words} "
         f"({metric} {_said(found[metric])}; {ends})" + (f", an end of the path{advice}" if at_end else "")
     )
     if lost := sum(row["loss"] is None for row in path):

@@ -58,7 +58,8 @@ class StageSummary:
         """The stage, its parameters and its notes; the totals come last, where a long table leaves them in sight."""
         name, config = self.stage.name, self.stage.config
         fit, steps = self.stage.spec.method.fit, f"{config.steps} steps of {config.batch_size} examples"
-        head = f"stage {name!r}: method {config.method}, {steps if fit is None else f'fitted at once by {fit.name}'}"
+        how = steps if fit is None else f"fitted at once by {fit.told(self.stage.spec.port.feature_parts)}"
+        head = f"stage {name!r}: method {config.method}, {how}"
         notes = [f"note: {note}" for note in (*self.assumed, *self.stage.notes, *self.where.notes(self.stage))]
         notes += [f"features: {self.features}"] if self.features else []
         step = (

@@ -144,6 +144,14 @@ def test_a_layer_that_diverges_is_said_and_never_chosen(tmp_path, monkeypatch, c
         jaxfer.run(digits(), tmp_path / "lost", quiet=True)
 
 
+@pytest.mark.parametrize(("model", "count"), [({}, 52), (dict(pool="cls"), 26), (dict(last=1), 26)])
+def test_show_says_how_many_layers_there_will_be(model, count):
+    text = str(jaxfer.show(digits(model={**VIT, **model})))
+    assert text.split("\n\n")[1].startswith(
+        f"stage 'train': method probe, fitted at once by dinov2, {count} linear layers\n"
+    )
+
+
 def test_the_batch_is_part_of_a_grid_and_steps_are_not():
     plans = [preflight(digits(steps=steps)).experiment for steps in (10, 99)]
     assert plans[0] == plans[1] and plans[0].stages[0][1].batch_size == 16
