@@ -1,7 +1,8 @@
 """DINOv2's linear evaluation: many linear layers trained by SGD on the same features, in one program.
 
-Oquab et al., 2023, arXiv:2304.07193, app. B.3: rates x last blocks x with or without the mean of the patches. Their
-layers see augmented images; here features are computed once, of images as they are.
+Oquab et al., 2023, arXiv:2304.07193, app. B.3: rates x last blocks x with or without the mean of the patches, with the
+rates of their code (facebookresearch/dinov2, eval/linear.py). Their layers see augmented images; here features are
+computed once, of images as they are.
 """
 
 from __future__ import annotations

@@ -249,9 +249,7 @@ class ViT(Chain, kw_only=True):
         """{unit name: constructor}."""
         shape, carried = (self.heads, self.mlp_width, self.epsilon, self.dropout), self.carried()
         blocks = {
-            (name := f"block_{i}"): functools.partial(
-                Block, *shape, rate, self.norm, self.qkv_bias, **({"carried": carried[name]} if name in carried else {})
-            )
+            (name := f"block_{i}"): functools.partial(Block, *shape, rate, self.norm, self.qkv_bias, carried.get(name))
             for i, rate in enumerate(linear_rates(self.stochastic_depth, self.layers))
         }
         stem = functools.partial(Stem, self.patch, self.width, self.special(), self.dropout)
