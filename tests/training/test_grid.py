@@ -119,6 +119,14 @@ def test_killed_between_two_calls_it_starts_again_and_ends_the_same(done, tmp_pa
     assert fit_of(tmp_path / "run") == fit_of(done)
 
 
+def test_features_of_several_devices_give_the_same_choice(done, tmp_path):
+    config = digits()
+    config.parallel.update(devices=4, fsdp=2)
+    jaxfer.run(config, tmp_path / "run", quiet=True)
+    for ours, theirs in zip(head(tmp_path / "run"), head(done), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
 def test_other_features_have_rates_alone(tmp_path, capsys):
     config = tiny_config("resnet_basic", method="probe", options={"grid": "dinov2", "epochs": 2})
     config.data.target, config.task.name = "value", "regression"
