@@ -40,12 +40,12 @@ class StageConfig:
       options: the method's own options and hparams.
       steps: optimizer steps.
       batch_size: examples per step, over all devices.
-      optimizer: `adamw` or `sgd`.
+      optimizer: `adamw`, `adam`, `sgd`, `nesterov`, `lion`, `lamb`, `lars`, `adafactor` or `rmsprop` (`jaxfer.optim`).
       lr: peak learning rate of every group; None takes the method's default.
       rates: {group: peak rate} instead of `lr`; names every group of the method or none.
       layer_decay: each unit further from the head learns at this times the rate of the one above.
       lr_rules: ((path pattern, multiplier of the rate), ...).
-      weight_decay: coefficient; AdamW's decoupled form, or SGD's L2 penalty.
+      weight_decay: coefficient; decoupled (adamw, lion, lamb, adafactor), or that of an L2 penalty (the others).
       decay_rules: ((path pattern, multiplier of weight_decay), ...); precede the model's own (0 on biases and norms).
       freeze: patterns of parameter paths to freeze, whatever the method says.
       freeze_units: number of units to freeze, counted from the input; in a model with a table of depths, of levels.
@@ -53,8 +53,8 @@ class StageConfig:
       schedule: `constant`, `linear` or `cosine`, to zero at the end of the stage.
       warmup: steps of linear warm-up.
       clip: largest global norm of the trainable gradients; 0 does not clip.
-      momentum: SGD's momentum, AdamW's b1.
-      b2: AdamW's b2.
+      momentum: of SGD and its like, b1 of Adam's and lion.
+      b2: of Adam's, lion and rmsprop; lion is published with 0.99.
       momentum_dtype: `float32` or `bfloat16`, the storage type of the first moment or SGD's momentum.
       compute_dtype: `float32` or `bfloat16`, the type units compute in; parameters, norms, softmax, the output layer
         and the loss stay in float32.
@@ -321,7 +321,7 @@ _CHOICES = {
     "attention": ("auto", "plain"),
     "compute_dtype": DTYPES,
     "momentum_dtype": DTYPES,
-    "optimizer": OPTIMIZERS,
+    "optimizer": tuple(OPTIMIZERS),
     "schedule": tuple(SCHEDULES),
     "rows": ("own", "same"),
     "cache": ("auto", "off", "views"),

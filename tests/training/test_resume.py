@@ -72,6 +72,19 @@ def unfinished(whole, folder):
 
 
 @pytest.mark.system
+@pytest.mark.parametrize("optimizer", ["lion", "adafactor"])  # one moment; a row and a column
+def test_resumed_with_another_optimizer(optimizer, tmp_path, monkeypatch):
+    config = tiny_config("row_mlp", steps=4, save_every=2, optimizer=optimizer)
+    config.model.update(width=128, mlp_width=130)
+    config.parallel.devices = 1
+    jaxfer.run(config, tmp_path / "whole", quiet=True)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(loop, "preemption_notice", lambda: Asked(2))
+        jaxfer.run(config, tmp_path / "parts", quiet=True)
+    assert run_again(tmp_path / "parts", config) == kill.ending(tmp_path / "whole")
+
+
+@pytest.mark.system
 def test_interrupted_at_any_save(tmp_path, monkeypatch):
     """Stopped before or after a save is under way: in the stages, at their boundary, at the end."""
     jaxfer.run(two_stages(), tmp_path / "whole", quiet=True)
