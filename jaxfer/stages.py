@@ -17,7 +17,7 @@ from jaxfer.method import FROZEN, NOTHING, Given, Method, task_loss
 from jaxfer.models import parts
 from jaxfer.models.execution import Execution
 from jaxfer.models.port import Port
-from jaxfer.optim import Leaf
+from jaxfer.optim import SCHEDULES, Leaf
 from jaxfer.ports import of_stage, port_shapes, with_heads
 from jaxfer.registry import ADDS, METHODS
 from jaxfer.schema import LARGEST
@@ -27,7 +27,7 @@ from jaxfer.streams import StreamSpec, stream_hparams, stream_specs
 from jaxfer.task import Task
 
 # Hparams of every stage besides the rate of each group; reserved: no method or task may use these names.
-STAGE_HPARAMS = frozenset({"layer_decay", "weight_decay", "momentum", "b2", "clip", "warmup", "total_steps"})
+STAGE_HPARAMS = frozenset({"layer_decay", "weight_decay", "momentum", "b2", "clip", "warmup", "min_lr", "total_steps"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -245,14 +245,18 @@ def _completed(config: StageConfig, method: Method, where: str) -> StageConfig:
         if name in method.hparams and not math.isfinite(value):
             raise InputError(f"{where}.options.{name}: expected a finite number, found {value}")
         options[name] = float(value) if name in method.hparams else value
+    schedule = {name: default for name, (default, _, _) in SCHEDULES[config.schedule].options.items()}
+    config = dataclasses.replace(
+        config, options=options, schedule_options=tuple({**schedule, **dict(config.schedule_options)}.items())
+    )
     if method.fit is not None:  # one step at no rate, whatever the config says
-        return dataclasses.replace(config, options=options, steps=1, warmup=0, lr=0.0, rates={})
+        return dataclasses.replace(config, steps=1, warmup=0, lr=0.0, rates={})
     lr = config.lr
     if lr is None and not config.rates:
         if "lr" not in method.hparams:
             raise InputError(f"{where}.lr: method {config.method!r} has no default rate; set one")
         lr = method.hparams["lr"][0]
-    return dataclasses.replace(config, options=options, lr=lr)
+    return dataclasses.replace(config, lr=lr)
 
 
 def _groups(config: StageConfig, method: Method, port: Port, params: Any, where: str) -> dict[str, str]:
@@ -339,7 +343,8 @@ def _hparams(config: StageConfig, method: Method, task_hparams: Mapping[str, flo
     groups = sorted({group for _, group in method.rules} - {FROZEN})
     hparams = {
         **{f"lr/{group}": _rate(config, method, group) for group in groups},
-        **{name: getattr(config, name) for name in ("layer_decay", "weight_decay", "momentum", "b2")},
+        **{name: getattr(config, name) for name in ("layer_decay", "weight_decay", "momentum", "b2", "min_lr")},
+        **{f"schedule/{name}": value for name, value in config.schedule_options},
         "clip": config.clip or math.inf,
         "warmup": float(config.warmup),
         "total_steps": float(config.steps),

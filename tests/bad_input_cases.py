@@ -415,8 +415,29 @@ COMMANDS = {
         "show c.py --config.task.label_smoothing=1",
         ["config.task.label_smoothing: expected at least 0 and less than 1, found 1.0"],
     ),
-    "unknown optimizer": ("show c.py --config.optimizer=adam", ["optimizer: expected one of adamw, sgd, found 'adam'"]),
-    "unknown schedule": ("show c.py --config.schedule=cos", ["expected one of constant, linear, cosine, found 'cos'"]),
+    "unknown schedule": ("show c.py --config.schedule=cos", ["expected one of constant, linear, cosine, polynomial, "]),
+    "unknown optimizer": ("show c.py --config.optimizer=adamx", ["expected one of adamw, adam, sgd, ", "'adamx'"]),
+    "an option of another schedule": (
+        "show c.py --config.schedule=wsd --config.schedule_options=(('power',2.0),)",
+        ["config.schedule_options: schedule 'wsd' has no option 'power'", "tail"],
+    ),
+    "an option of a schedule without any": (
+        "show c.py --config.schedule_options=(('power',2.0),)",
+        ["config.schedule_options: schedule 'cosine' has no option 'power'"],
+    ),
+    "an option of a schedule out of range": (
+        "show c.py --config.schedule=wsd --config.schedule_options=(('tail',2.0),)",
+        ["config.schedule_options: expected tail from 0.001 to 0.999, found 2.0"],
+    ),
+    "an option of a schedule twice": (
+        "show c.py --config.schedule=wsd --config.schedule_options=(('tail',0.1),('tail',0.2))",
+        ["config.schedule_options: expected each name once"],
+    ),
+    "a warm-up before a rise": (
+        "show c.py --config.schedule=one_cycle --config.warmup=1",
+        ["config.warmup: one_cycle has a rise of its own, found 1; set it to 0"],
+    ),
+    "a floor above the rate": ("show c.py --config.min_lr=1.0", ["config.min_lr: expected less than 1, found 1.0"]),
     "masked words of images": (
         "show c.py --config.task.name=masked_lm",
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxfer.optim import OPTIMIZERS, Leaf, make_tx, schedule
+from jaxfer.optim import OPTIMIZERS, SCHEDULES, Leaf, make_tx, schedule
 
 LEAVES = {"block/kernel": Leaf(group="backbone", depth=1), "head/kernel": Leaf(group="head")}
 
@@ -20,8 +21,8 @@ def hparams(**values: float) -> dict[str, jax.Array]:
     lr = values.pop("lr", 1.0)
     neutral = {"layer_decay": 1.0, "weight_decay": 0.0, "momentum": 0.9, "b2": 0.99, "clip": math.inf}
     rates = {"lr/backbone": lr, "lr/head": lr}
-    named = {name.replace("lr_", "lr/"): value for name, value in values.items()}
-    return jax.tree.map(jnp.float32, {**neutral, **rates, "warmup": 0.0, "total_steps": 10.0, **named})
+    named = {re.sub("^(lr|schedule)_", r"\1/", name): value for name, value in values.items()}
+    return jax.tree.map(jnp.float32, {**neutral, **rates, "warmup": 0.0, "min_lr": 0.0, "total_steps": 10.0, **named})
 
 
 def trees(seed: int) -> dict[str, jax.Array]:
@@ -77,6 +78,40 @@ def test_schedule_by_hand(name, warmup, wanted):
     assert found == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "wanted"),
+    [
+        ("polynomial", {"power": 2}, {0: 1.0, 4: 0.25, 6: 0.0625, 8: 0.0}),
+        ("inverse_sqrt", {"warmup": 4}, {0: 0.25, 3: 1.0, 4: math.sqrt(4 / 5), 7: math.sqrt(1 / 2), 15: 0.5}),
+        ("wsd", {"tail": 0.25}, {0: 1.0, 6: 1.0, 7: 0.5, 8: 0.0}),
+        ("wsd", {"tail": 0.5, "warmup": 4}, {1: 0.5, 3: 1.0, 6: 1.0, 7: 0.5, 8: 0.0}),
+        ("step", {"parts": 4, "drop": 0.1}, {0: 1.0, 1: 1.0, 2: 0.1, 4: 0.01, 5: 0.01, 6: 0.001, 7: 0.001}),
+        ("step", {"parts": 3, "drop": 0.5, "total_steps": 21}, {6: 1.0, 7: 0.5, 13: 0.5, 14: 0.25}),
+        ("restarts", {"cycles": 2}, {0: 1.0, 2: 0.5, 3: 0.1464466, 4: 1.0, 6: 0.5}),
+        ("one_cycle", {"rise": 0.5, "start": 25, "end": 1e4}, {0: 0.04, 2: 0.52, 4: 1.0, 6: 0.500002, 8: 4e-6}),
+        ("slanted_triangular", {"rise": 0.25, "ratio": 32}, {0: 1 / 32, 1: 16.5 / 32, 2: 1.0, 5: 16.5 / 32, 8: 1 / 32}),
+        ("cosine", {"min_lr": 0.1, "warmup": 4}, {0: 0.25, 3: 1.0, 6: 0.55, 8: 0.1, 20: 0.1}),
+    ],
+)
+def test_schedules_with_options_by_hand(name, options, wanted):
+    """Eight steps, where it is not said."""
+    hps = hparams(**{"total_steps": 8, **_named(name, options)})
+    found = {step: float(schedule(name, hps, jnp.int32(step))) for step in wanted}
+    assert found == pytest.approx(wanted, abs=2e-6)
+    assert {option for option in options if option in SCHEDULES[name].options} == set(SCHEDULES[name].options)
+
+
+def _named(name, options):
+    return {f"schedule_{key}" if key in SCHEDULES[name].options else key: value for key, value in options.items()}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_no_schedule_leaves_its_bounds(name):
+    options = {f"schedule_{key}": default for key, (default, _, _) in SCHEDULES[name].options.items()}
+    found = jax.vmap(lambda step: schedule(name, hparams(total_steps=1000, **options), step))(jnp.arange(1001))
+    assert float(found.min()) >= 0 and float(found.max()) <= 1 and float(found.max()) == pytest.approx(1, abs=0.02)
+
+
 def test_trap_traced_peak_and_length_of_the_schedule():
     # `optax.warmup_cosine_decay_schedule` raises TracerBoolConversionError here.
     traced = jax.jit(lambda hps, step: schedule("cosine", hps, step))
@@ -126,7 +161,7 @@ def test_the_others_are_optax_own(name, wanted):
 
 
 def test_rmsprop_by_hand():
-    # v = 0.01 * 2**2, u = 2 / 0.2 = 10; then v = 0.99 * 0.04 + 0.04, u = 2 / sqrt(0.0796), and half of the 10 before it.
+    # v = 0.01 * 2**2, u = 2 / 0.2 = 10; then v = 0.99 * 0.04 + 0.04, u = 2 / sqrt(0.0796) and half of the 10 before.
     hps, leaves, grads = hparams(lr=0.1, momentum=0.5), {"w": Leaf(group="head")}, {"w": jnp.float32(2.0)}
     params = {"w": jnp.float32(0.0)}
     tx = make_tx(leaves, hps, jnp.int32(0), optimizer="rmsprop", schedule_name="constant")

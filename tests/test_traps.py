@@ -36,7 +36,7 @@ PARAMS = {"body": jnp.array([1.0, -2.0]), "head": jnp.array([3.0])}
 GRADS = {"body": jnp.array([0.5, 0.5]), "head": jnp.array([1.0])}
 HPARAMS = {
     **{"lr/head": 0.1, "layer_decay": 1.0, "weight_decay": 0.5, "momentum": 0.9, "b2": 0.999},
-    **{"clip": 1e9, "warmup": 0.0, "total_steps": 10.0},
+    **{"clip": 1e9, "warmup": 0.0, "min_lr": 0.0, "total_steps": 10.0},
 }
 
 
@@ -277,7 +277,7 @@ def test_trap_optax_warmup_cosine_refuses_a_traced_peak():
 
     @functools.partial(jax.jit, static_argnums=0)
     def factor(name, step, warmup, total):
-        return schedule(name, {"warmup": warmup, "total_steps": total}, step)
+        return schedule(name, {"warmup": warmup, "min_lr": 0.0, "total_steps": total}, step)
 
     found = [float(factor("cosine", jnp.int32(step), 2.0, 6.0)) for step in range(7)]
     np.testing.assert_allclose(found, [0.5, 1, 1, 0.853553, 0.5, 0.146447, 0], atol=1e-6)

@@ -138,7 +138,9 @@ def main() -> None:
             ratios = " | ".join(
                 f"{statistics.median(r):.2f} | {r[0]:.2f} | {r[-1]:.2f}" for r in (row.vmapped_ratios, row.block_ratios)
             )
-            print(f"| {name} | {method} | {row.single:.1f} | {row.vmapped:.1f} | {row.block:.1f} | {ratios} |", flush=True)
+            print(
+                f"| {name} | {method} | {row.single:.1f} | {row.vmapped:.1f} | {row.block:.1f} | {ratios} |", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxfer.data.prepare import DataConfig
-from jaxfer.errors import InputError
+from jaxfer.errors import InputError, nearest
 from jaxfer.optim import OPTIMIZERS, SCHEDULES
 from jaxfer.schema import LARGEST
 
@@ -50,7 +50,10 @@ class StageConfig:
       freeze: patterns of parameter paths to freeze, whatever the method says.
       freeze_units: number of units to freeze, counted from the input; in a model with a table of depths, of levels.
       eval_norms: patterns of normalisation modules that use their running statistics even while trained.
-      schedule: `constant`, `linear` or `cosine`, to zero at the end of the stage.
+      schedule: of every rate after the warm-up, to the end of the stage: `constant`, `linear`, `cosine`, `polynomial`,
+        `inverse_sqrt`, `wsd`, `step`, `restarts`, `one_cycle` or `slanted_triangular` (`jaxfer.optim`).
+      schedule_options: ((name, value), ...): of the schedule, such as `(("tail", 0.1),)` of `wsd`.
+      min_lr: share of a rate that is left where the schedule says 0.
       warmup: steps of linear warm-up.
       clip: largest global norm of the trainable gradients; 0 does not clip.
       momentum: of SGD and its like, b1 of Adam's and lion.
@@ -82,6 +85,8 @@ class StageConfig:
     freeze_units: int = 0
     eval_norms: tuple[str, ...] = ()
     schedule: str = "cosine"
+    schedule_options: tuple[tuple[str, float], ...] = ()
+    min_lr: float = 0.0
     warmup: int = 0
     clip: float = 0.0
     momentum: float = 0.9
@@ -94,10 +99,9 @@ class StageConfig:
     task: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """{field: value}; without add-ons or a task of its own, as before there were any."""
-        return {
-            name: value for name, value in dataclasses.asdict(self).items() if value or name not in ("adds", "task")
-        }
+        """{field: value}; without what is newer and not set, as before there was such a field."""
+        newer = ("adds", "task", "schedule_options", "min_lr")
+        return {name: value for name, value in dataclasses.asdict(self).items() if value or name not in newer}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -332,9 +336,9 @@ _LEAST = {
         ("steps", "batch_size", "eval_batch_size", "log_every", "accumulate", "fsdp", "tensor", "views"), 1
     ),
     **dict.fromkeys(("seed", "eval_every", "save_every", "devices", "warmup", "freeze_units"), 0),
-    **dict.fromkeys(("grace", "lr", "weight", "clip", "weight_decay", "layer_decay", "momentum", "b2"), 0),
+    **dict.fromkeys(("grace", "lr", "min_lr", "weight", "clip", "weight_decay", "layer_decay", "momentum", "b2"), 0),
 }
-_BELOW = {"momentum": 1, "b2": 1}
+_BELOW = {"momentum": 1, "b2": 1, "min_lr": 1}
 
 
 def check_ranges(experiment: Experiment) -> None:
@@ -363,6 +367,7 @@ def check_ranges(experiment: Experiment) -> None:
                     raise InputError(f"{where}.{field}: expected at least 0 for {key!r}, found {value}")
         if stage.warmup > stage.steps:
             raise InputError(f"{where}.warmup: expected at most the {stage.steps} steps, found {stage.warmup}")
+        _check_schedule(where, stage)
         if stage.batch_size % stage.accumulate:
             slices = f"{stage.accumulate} for a batch of {stage.batch_size}"
             raise InputError(f"{where}.accumulate: expected a number that divides batch_size, found {slices}")
@@ -374,6 +379,21 @@ def check_ranges(experiment: Experiment) -> None:
             raise InputError(f"{where}.lr and {where}.rates are both set: rates give each group its own; remove one")
     if steps > LARGEST:
         raise InputError(f"config.stages: expected at most {LARGEST} steps in total; reduce them")
+
+
+def _check_schedule(where: str, stage: StageConfig) -> None:
+    known, options = SCHEDULES[stage.schedule], dict(stage.schedule_options)
+    if len(options) < len(stage.schedule_options):
+        raise InputError(f"{where}.schedule_options: expected each name once, found {stage.schedule_options!r}")
+    for name, value in options.items():
+        if name not in known.options:
+            lacks = f"schedule {stage.schedule!r} has no option {name!r}"
+            raise InputError(f"{where}.schedule_options: {lacks}{nearest(name, known.options)}")
+        _, least, most = known.options[name]
+        if not least <= value <= most:
+            raise InputError(f"{where}.schedule_options: expected {name} from {least:g} to {most:g}, found {value}")
+    if known.rises and stage.warmup:
+        raise InputError(f"{where}.warmup: {stage.schedule} has a rise of its own, found {stage.warmup}; set it to 0")
 
 
 def check_comparison(compare: CompareConfig) -> None:

@@ -131,6 +131,8 @@ def _stage(name: str, common: Mapping[str, Any], raw: Mapping[str, Any]) -> Stag
         raise InputError(f"{where}: {mismatch}; set {where}.method={name} or rename the stage")
     if stage["method"] != common["method"] and "options" not in overrides:
         stage["options"] = {}  # the common options are the common method's
+    if stage["schedule"] != common["schedule"] and "schedule_options" not in overrides:
+        stage["schedule_options"] = ()
     if overrides.get("lr") is not None and "rates" not in overrides:  # the stage's rate wins
         stage["rates"] = {}
     if overrides.get("rates") and "lr" not in overrides:

@@ -17,6 +17,7 @@ from jaxfer import config
 from jaxfer.config.experiment import Experiment
 from jaxfer.errors import InputError
 from jaxfer.files import FIX, read_json, remote
+from jaxfer.optim import SCHEDULES
 from jaxfer.parallel import cluster
 from jaxfer.runs import records
 
@@ -57,7 +58,7 @@ def stored_experiment(folder: epath.Path) -> Experiment:
 def check_owner(folder: epath.Path, experiment: Experiment) -> None:
     """Raises `InputError` with the differing fields where the folder holds a run of another experiment.
 
-    An unfinished run keeps its length unless its rate is constant: another length would be another schedule midway.
+    An unfinished run keeps its length unless its schedule knows none: another length would be another schedule midway.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"expected a folder to run in, found the file {folder}; use another --workdir")
@@ -74,7 +75,7 @@ def check_owner(folder: epath.Path, experiment: Experiment) -> None:
         shown = "; ".join(differing[:8]) + (f"; and {len(differing) - 8} more" if len(differing) > 8 else "")
         raise InputError(f"{folder} holds a run of another config ({shown}); use another --workdir")
     (_, before), (_, now) = stored.stages[-1], experiment.stages[-1]
-    if before.steps != now.steps and now.schedule != "constant" and not (folder / "result.json").exists():
+    if before.steps != now.steps and not SCHEDULES[now.schedule].endless and not (folder / "result.json").exists():
         raise InputError(
             f"{folder} holds an unfinished run whose last stage has {before.steps} steps, here {now.steps}: that would "
             f"change its {now.schedule} schedule midway; finish it first, or use another --workdir"

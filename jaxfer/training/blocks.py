@@ -251,9 +251,7 @@ def _taken(turn: Turn, own: Any, place: tuple[int, int], step: int) -> State:
     frozen = split(turn.state.params, turn.ran.spec.trainable)[1]
     done = jnp.int32(step - turn.stage.start)
     params = rules.unflatten({**frozen, **trained})
-    state = turn.state.replace(
-        step=done, params=params, model_state=model_state, opt_state=opt_state, extra=extra
-    )
+    state = turn.state.replace(step=done, params=params, model_state=model_state, opt_state=opt_state, extra=extra)
     return turn.session.where.place(turn.ran.spec, state)
 
 

@@ -16,6 +16,7 @@ from jaxfer.config.experiment import Experiment
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError, NonFiniteLoss
 from jaxfer.method import Given
+from jaxfer.optim import SCHEDULES
 from jaxfer.parallel import cluster
 from jaxfer.parallel.placement import Placement, spread
 from jaxfer.pretrained import carrying, starting
@@ -188,7 +189,9 @@ class Session:
         before, self.record["stop"] = self.record["stop"], stop
         self.record["lineage"].setdefault("extended", []).append({"at": step, "from": before, "to": stop})
         schedule = self.stages[-1].config.schedule
-        bend = "" if schedule == "constant" else f"; from here on it follows the {schedule} schedule of {stop} steps"
+        bend = (
+            "" if SCHEDULES[schedule].endless else f"; from here on it follows the {schedule} schedule of {stop} steps"
+        )
         self.reporter.say(f"extended at step {step} from {before} to {stop} steps{bend}")
 
     def _adopt(self, state: State, record: dict[str, Any]) -> tuple[State, dict[str, Any]]:

@@ -14,6 +14,7 @@ from jaxfer.config import override, resolve
 from jaxfer.config.experiment import Experiment, ParallelConfig, RunConfig, StageConfig
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError
+from jaxfer.training.preflight import preflight
 
 DIGITS = str(Path(__file__).parents[2] / "configs/digits.py")
 
@@ -70,7 +71,9 @@ OTHER = {
     "freeze": ("stem/.*",),
     "freeze_units": 1,
     "eval_norms": ("stem/norm",),
-    "schedule": "linear",
+    "schedule": "wsd",
+    "schedule_options": (("tail", 0.5),),
+    "min_lr": 0.5,
     "warmup": 1,
     "clip": 0.5,
     "momentum": 0.5,
@@ -104,7 +107,7 @@ def test_every_field_has_another_value():
     assert set(OTHER) == known - {"stages", "data.source", "task"}  # `task` is of a named stage alone
 
 
-@pytest.mark.parametrize("field", sorted(set(OTHER) - {"options", "steps", "data.workers"}))
+@pytest.mark.parametrize("field", sorted(set(OTHER) - {"options", "schedule_options", "steps", "data.workers"}))
 def test_identity_excludes_exactly_the_free_fields(field):
     changed = experiment(**{field: OTHER[field]})
     assert (changed.identity() == experiment().identity()) == (field in FREE)
@@ -127,6 +130,26 @@ def test_identity_excludes_exactly_the_free_fields(field):
 def test_identity_holds_every_choice(field, value, key):
     changed = experiment(**{"method": "l2sp", field: value}).identity()
     assert changed[key] != experiment(method="l2sp").identity().get(key)
+
+
+def test_a_schedules_options_are_its_own():
+    short, long = (experiment(schedule="wsd", schedule_options=(("tail", tail),)) for tail in (0.1, 0.3))
+    differing = {name for name, value in short.identity().items() if long.identity()[name] != value}
+    assert differing == {"stage.train.schedule_options"}
+    assert not {"stage.train.schedule_options", "stage.train.min_lr"} & set(experiment().identity()), "as before"
+    config = two_stages(schedule="linear")
+    config.update(schedule="wsd", schedule_options=(("tail", 0.1),))
+    (_, first), (_, second) = resolve(config).stages
+    assert (first.schedule_options, second.schedule_options) == ((("tail", 0.1),), ())
+
+
+def test_a_schedules_default_written_out_is_the_same_experiment():
+    written = {"schedule_options": (("tail", 0.2),)}
+    ready = [
+        preflight(override(jaxfer.config.base(), {"schedule": "wsd", "lr": 0.1, **more})) for more in ({}, written)
+    ]
+    assert ready[0].experiment == ready[1].experiment
+    assert ready[0].stages[0].hparams["schedule/tail"] == 0.2
 
 
 def test_views_count_where_they_are_kept():
@@ -254,8 +277,8 @@ def test_one_stage_without_a_name_stays_one():
 def test_ranges_name_the_stage():
     with pytest.raises(InputError, match=r"^config\.stage\.second\.warmup: expected at most the 4 steps, found 5$"):
         resolve(two_stages(warmup=5))
-    with pytest.raises(InputError, match=r"^config\.stage\.second\.optimizer: expected one of adamw, sgd"):
-        resolve(two_stages(optimizer="adam"))
+    with pytest.raises(InputError, match=r"^config\.stage\.second\.optimizer: expected one of adamw, adam, sgd, "):
+        resolve(two_stages(optimizer="adamx"))
     with pytest.raises(InputError, match=r"^config\.warmup: expected at most the 2 steps, found 5$"):
         experiment(warmup=5, steps=2)
 

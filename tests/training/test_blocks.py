@@ -1,4 +1,4 @@
-"""Members of one program, on stored features or whole: each is the run it would be alone, whatever becomes of others."""
+"""Members of one program, on stored features or whole: each is the run it would be alone."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import TIMES, read_metrics
 from jaxfer.training import blocks, loop, session
-from jaxfer.training.blocks import Grid
 from jaxfer.training import members as training_members
+from jaxfer.training.blocks import Grid
 from jaxfer.training.loop import run_together
 from jaxfer.training.preflight import preflight
 from jaxfer.training.programs import compiles
