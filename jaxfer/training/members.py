@@ -22,7 +22,7 @@ from jaxfer.training.programs import eval_arguments, eval_step
 # FLOPs of a forward pass over a batch, up to which several whole networks in one program are expected to take less time
 # than one after the other. On a CPU it was measured (`experiments/speed/members.py`), on accelerators it was not: there
 # it is what keeps a device for less time than its kernels take to launch.
-SMALL = {"cpu": 3e7, "gpu": 3e9, "tpu": 3e9}
+SMALL, SMALL_ON_CPU = 3e9, 3e7
 
 
 def alone(where: Placement, experiment: Experiment) -> bool:
@@ -67,12 +67,13 @@ def frozen_sha256(state: State, spec: StepSpec) -> str:
 def _small(alike: Alike, platform: str) -> bool:
     stage, spec = alike.stage, evaluated(alike.spec)
     params = sum(leaf.size for leaf in jax.tree.leaves(stage.shapes[0]))
-    if params * alike.batch_size > SMALL[platform]:  # sooner known than by tracing: products alone need more
+    most = SMALL_ON_CPU if platform == "cpu" else SMALL
+    if params * alike.batch_size > most:  # sooner known than by tracing: products alone need more
         return False
     lowered = jax.jit(eval_step(spec)).lower(*eval_arguments(stage.spec, stage.blank(0)), stage.example())
     # On a CPU, XLA's convolutions take several times as long in a loop of steps.
     slow = platform == "cpu" and "stablehlo.convolution" in lowered.as_text()
-    return not slow and lowered.cost_analysis().get("flops", 0.0) <= SMALL[platform]
+    return not slow and lowered.cost_analysis().get("flops", 0.0) <= most
 
 
 def _host_bytes() -> int:
