@@ -20,7 +20,7 @@ COMPUTES = (
     "state.py",
     "task.py",
     "method.py",
-    "optim.py",
+    "optim",
     "linear",
     "ports.py",
     "stages.py",
@@ -50,6 +50,9 @@ COMPUTES = (
     "training/teachers.py",
     "network.py",
     "training/session.py",
+    "training/stepping.py",
+    "training/blocks.py",
+    "training/members.py",
     "training/programs.py",
 )
 # Code that reads weights, for cells that start from some.
