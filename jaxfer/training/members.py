@@ -22,7 +22,7 @@ from jaxfer.training.programs import eval_arguments, eval_step
 # FLOPs of a forward pass over a batch, up to which several whole networks in one program are expected to take less time
 # than one after the other. On a CPU it was measured (`experiments/speed/members.py`), on accelerators it was not: there
 # it is what keeps a device for less time than its kernels take to launch.
-SMALL, SMALL_ON_CPU = 3e9, 3e7
+SMALL, SMALL_ON_CPU = 3e9, 4e7
 
 
 def alone(where: Placement, experiment: Experiment) -> bool:
