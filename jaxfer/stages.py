@@ -17,7 +17,8 @@ from jaxfer.method import FROZEN, NOTHING, Given, Method, task_loss
 from jaxfer.models import parts
 from jaxfer.models.execution import Execution
 from jaxfer.models.port import Port
-from jaxfer.optim import SCHEDULES, Leaf
+from jaxfer.optim import Leaf
+from jaxfer.optim.schedules import SCHEDULES
 from jaxfer.ports import of_stage, port_shapes, with_heads
 from jaxfer.registry import ADDS, METHODS
 from jaxfer.schema import LARGEST

@@ -35,8 +35,8 @@ class StepSpec:
       leaves: (path, update rule; None: frozen) of every parameter, including those the method adds.
       live: units with a trainable leaf or an adapter; dropout acts only there.
       eval_norms: normalisation modules that keep their running statistics.
-      optimizer: a key of `optim.OPTIMIZERS`.
-      schedule: a key of `optim.SCHEDULES`.
+      optimizer: a key of `OPTIMIZERS`.
+      schedule: a key of `SCHEDULES`.
       momentum_dtype: storage type of the first moment.
       execution: precision, rematerialisation and sharding of the units.
       accumulate: slices of a batch, one after the other.

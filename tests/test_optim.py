@@ -11,7 +11,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxfer.optim import OPTIMIZERS, SCHEDULES, Leaf, make_tx, schedule
+from jaxfer.optim import Leaf, make_tx
+from jaxfer.optim.optimizers import OPTIMIZERS
+from jaxfer.optim.schedules import SCHEDULES, schedule
 
 LEAVES = {"block/kernel": Leaf(group="backbone", depth=1), "head/kernel": Leaf(group="head")}
 

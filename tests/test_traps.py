@@ -23,7 +23,8 @@ from jaxfer.config.experiment import ParallelConfig
 from jaxfer.errors import RuleError
 from jaxfer.method import NOTHING
 from jaxfer.models.port import Training
-from jaxfer.optim import Leaf, make_tx, schedule
+from jaxfer.optim import Leaf, make_tx
+from jaxfer.optim.schedules import schedule
 from jaxfer.parallel.placement import placement
 from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten, unflatten

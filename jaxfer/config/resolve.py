@@ -19,10 +19,9 @@ from jaxfer.config.experiment import (
     ParallelConfig,
     RunConfig,
     StageConfig,
-    check_comparison,
-    check_ranges,
 )
 from jaxfer.config.fields import AUTO, SECTIONS, common_fields, hints, section_schema, stage_fields
+from jaxfer.config.ranges import check_comparison, check_ranges
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS

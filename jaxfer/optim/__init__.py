@@ -13,9 +13,7 @@ import jax
 import optax
 
 from jaxfer.optim.optimizers import OPTIMIZERS, Parts
-from jaxfer.optim.schedules import SCHEDULES, Hparams, Schedule, schedule
-
-__all__ = ["OPTIMIZERS", "SCHEDULES", "Hparams", "Leaf", "Parts", "Schedule", "make_tx", "schedule"]
+from jaxfer.optim.schedules import Hparams, schedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

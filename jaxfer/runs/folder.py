@@ -17,7 +17,7 @@ from jaxfer import config
 from jaxfer.config.experiment import Experiment
 from jaxfer.errors import InputError
 from jaxfer.files import FIX, read_json, remote
-from jaxfer.optim import SCHEDULES
+from jaxfer.optim.schedules import SCHEDULES
 from jaxfer.parallel import cluster
 from jaxfer.runs import records
 

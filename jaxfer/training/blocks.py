@@ -22,6 +22,7 @@ from jaxfer import rules
 from jaxfer.data.loader import Batch, Feed, single_batches, train_batches
 from jaxfer.errors import Interrupted
 from jaxfer.models.port import FEATURES
+from jaxfer.runs.finished import fingerprint
 from jaxfer.state import State
 from jaxfer.step import split
 from jaxfer.training import members
@@ -78,7 +79,7 @@ def key(turn: Turn, grid: Grid) -> Hashable | None:
             return None
         read = str(features.filename)
     elif turn.ran is turn.stage and len(grid.places) > 1 and members.small(turn.stage, where):
-        read = members.frozen_sha256(turn.state, turn.ran.spec)
+        read = fingerprint(split(turn.state.params, turn.ran.spec.trainable)[1])
     else:
         return None
     events = run.log_every, run.eval_every, run.save_every, turn.stage.start, turn.stage.stop

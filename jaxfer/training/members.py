@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 
 import jax
-import numpy as np
 
-from jaxfer import rules
 from jaxfer.config.experiment import Experiment
 from jaxfer.models.port import FEATURES
 from jaxfer.parallel.placement import Placement
 from jaxfer.stages import Stage
-from jaxfer.state import State
-from jaxfer.step import StepSpec, evaluated
+from jaxfer.step import evaluated
 from jaxfer.training.cut import Alike, cut
 from jaxfer.training.programs import eval_arguments, eval_step
 
@@ -50,17 +46,6 @@ def fits(peak_bytes: int, where: Placement) -> bool:
     """Whether a program of so many bytes, as its compiler counts them, has room on the device."""
     room = (where.mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit") or _host_bytes()
     return peak_bytes <= room
-
-
-def frozen_sha256(state: State, spec: StepSpec) -> str:
-    """sha256 of the parameters that a stage does not train: members share one copy of those that are the same."""
-    found = hashlib.sha256()
-    leaves = rules.flatten(state.params)
-    for path in sorted(spec.frozen):
-        value = np.asarray(jax.device_get(leaves[path]))
-        found.update(f"{path} {value.dtype} {value.shape}".encode())
-        found.update(value.tobytes())
-    return found.hexdigest()
 
 
 @functools.lru_cache(maxsize=64)

@@ -16,7 +16,7 @@ from jaxfer.config.experiment import Experiment
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError, NonFiniteLoss
 from jaxfer.method import Given
-from jaxfer.optim import SCHEDULES
+from jaxfer.optim.schedules import SCHEDULES
 from jaxfer.parallel import cluster
 from jaxfer.parallel.placement import Placement, spread
 from jaxfer.pretrained import carrying, starting
