@@ -22,8 +22,10 @@ from jaxfer.task import Task
 
 def make_port(experiment: Experiment, classes: int) -> tuple[Port, Task]:
     """The model with a head for the task's outputs, and the task."""
-    task = TASKS.make(experiment.task.name, **dict(experiment.task.options))
-    return _port(experiment, experiment.task.name, task, classes), task
+    name, run = experiment.task.name, experiment.run
+    made = TASKS.make(name, **dict(experiment.task.options))
+    task = made.watching(name, run.monitor, run.monitor_mode)
+    return _port(experiment, name, task, classes), task
 
 
 def _port(experiment: Experiment, name: str, task: Task, classes: int) -> Port:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 
 from jaxfer.data.encoding import Draw, Encoding, Fields
 from jaxfer.data.split import INPUTS, Column, Split
+from jaxfer.errors import InputError, nearest
 
 Batch = Mapping[str, jax.Array]
 Hparams = Mapping[str, jax.Array]
@@ -114,8 +116,9 @@ class Task:
       whole_batch: whether the loss of an example depends on the others of its batch, so that it can't be split.
       words: whether targets need to know which word a token is part of (`TextEncoding.words`).
       phrase: what `predict` makes of a column of texts before the model reads it.
-      monitor: the validation metric that picks the best checkpoint.
+      monitor: the validation metric that picks the best checkpoint, unless `config.monitor` names another.
       maximize: whether more of it is better.
+      metrics: {metric: whether more of it is better} of the others that `config.monitor` may name.
       hparams: {name: default}: strengths that a config may set and a sweep may vary without compiling again.
       limits: {hparam: (least, below)} of what a config may set it to; one that is absent may be any finite number.
     """
@@ -138,6 +141,7 @@ class Task:
     phrase: Callable[[Column], Column] = lambda column: column
     monitor: str = "loss"
     maximize: bool = False
+    metrics: Mapping[str, bool] | None = None
     hparams: Mapping[str, float] | None = None
     limits: Mapping[str, tuple[float, float]] | None = None
 
@@ -149,6 +153,31 @@ class Task:
     def expanded(self, split: Split, encodings: Sequence[Encoding]) -> Split:
         """The split that the model reads."""
         return split if self.expand is None else self.expand(split, encodings)
+
+    def watching(self, name: str, monitor: str, mode: str) -> Task:
+        """The task with the monitored metric of a config.
+
+        Args:
+          name: of the task's file.
+          monitor: `config.monitor`, a metric; empty: the task's own.
+          mode: `config.monitor_mode`, `max`, `min`, or `auto`: as the task says of the metric.
+
+        Raises:
+          InputError: the task has no such metric.
+        """
+        return _watching(self, name, monitor, mode)
+
+
+@functools.lru_cache(maxsize=256)  # equal settings give the same task, since runs of one task share programs
+def _watching(task: Task, name: str, monitor: str, mode: str) -> Task:
+    known = {**(task.metrics or {}), **({} if task.loss is None else {"loss": False}), task.monitor: task.maximize}
+    monitor = monitor or task.monitor
+    if monitor not in known:
+        raise InputError(f"config.monitor: task {name!r} has no metric {monitor!r}{nearest(monitor, known)}")
+    maximize = known[monitor] if mode == "auto" else mode == "max"
+    if (monitor, maximize) == (task.monitor, task.maximize):
+        return task
+    return replace(task, monitor=monitor, maximize=maximize)
 
 
 def score(task: Task, outputs: np.ndarray, split: Split) -> dict[str, float]:

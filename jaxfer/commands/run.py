@@ -35,7 +35,8 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     for split, metrics in result["metrics"].items():
         print(shared.numbers(metrics, f"{split}: "))
     cost = result["cost"]
+    early = "".join(f" ({name} stopped at {step})" for name, step in result.get("stopped", {}).items())
     terminal.say(
-        f"{cost['params_trainable']:,} of {cost['params_total']:,} parameters trained, {result['steps']} steps, "
+        f"{cost['params_trainable']:,} of {cost['params_total']:,} parameters trained, {result['steps']} steps{early}, "
         f"{cost['seconds']:.1f} s; everything is in {folder}"
     )

@@ -186,6 +186,11 @@ class RunConfig:
       eval_every: steps between evaluations on val; 0 evaluates at the end of each stage.
       eval_batch_size: examples per evaluation step.
       select: whether the result uses the `last` parameters or the `best` ones evaluated on val.
+      monitor: the validation metric that picks the best checkpoint, stops early, and that `compare` selects by; empty:
+        the task's own.
+      monitor_mode: whether more of it is better, `max` or `min`; `auto`: as the task says.
+      patience: evaluations in a row without a better one after which a stage ends early; 0: none.
+      min_delta: by how much an evaluation has to be better, so as to count for `patience`.
       test: evaluate the test split at the end; without it the split is never opened.
       log_every: steps between lines in metrics.jsonl, each a mean over the steps since the previous line.
       save_every: steps between checkpoints; 0 saves at the end of each stage.
@@ -208,6 +213,10 @@ class RunConfig:
     eval_every: int = 0
     eval_batch_size: int = _free(256)
     select: str = "last"
+    monitor: str = ""
+    monitor_mode: str = "auto"
+    patience: int = 0
+    min_delta: float = 0.0
     test: bool = _free(False)
     log_every: int = _free(10)
     save_every: int = _free(200)
@@ -217,6 +226,11 @@ class RunConfig:
     cache_dtype: str = "float32"
     views: int = 4
     rooms: tuple[str, ...] = _free(())
+
+    def to_dict(self) -> dict[str, Any]:
+        """{field: value}; without what is newer and not set, as before there was such a field."""
+        newer = {"monitor": "", "monitor_mode": "auto", "patience": 0, "min_delta": 0.0}
+        return {k: value for k, value in dataclasses.asdict(self).items() if k not in newer or value != newer[k]}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -267,8 +281,9 @@ class Experiment:
         fields: dict[str, Any] = {}
         for section in (self.run, self.parallel, self.data):
             prefix = "data." if section is self.data else ""
+            stated = section.to_dict() if section is self.run else vars(section)
             for field in dataclasses.fields(section):
-                if field.metadata.get("identity", True):
+                if field.metadata.get("identity", True) and field.name in stated:
                     fields[prefix + field.name] = getattr(section, field.name)
         if not self.data.labels:  # as before there was such a field
             del fields["data.labels"]
@@ -296,7 +311,7 @@ class Experiment:
         """A complete, JSON-serialisable config; `config.resolve` turns it back into this experiment."""
         stages = {name: stage.to_dict() for name, stage in self.stages}
         return {
-            **dataclasses.asdict(self.run),
+            **self.run.to_dict(),
             **({"init_options": self._init_options()} if self._init_options() else {}),
             **({"networks": dict(self.networks)} if self.networks else {}),
             **({"stage": stages} if self.run.stages else stages["train"]),

@@ -17,6 +17,7 @@ DTYPES = ("float32", "bfloat16")
 _CHOICES = {
     "head": ("auto", "keep", "reset"),
     "select": ("last", "best"),
+    "monitor_mode": ("auto", "max", "min"),
     "mode": ("jit", "fsdp", "tensor", "pmap"),
     "attention": ("auto", "plain"),
     "compute_dtype": DTYPES,
@@ -31,7 +32,9 @@ _LEAST = {
     **dict.fromkeys(
         ("steps", "batch_size", "eval_batch_size", "log_every", "accumulate", "fsdp", "tensor", "views"), 1
     ),
-    **dict.fromkeys(("seed", "eval_every", "save_every", "devices", "warmup", "freeze_units"), 0),
+    **dict.fromkeys(
+        ("seed", "eval_every", "save_every", "devices", "warmup", "freeze_units", "patience", "min_delta"), 0
+    ),
     **dict.fromkeys(("grace", "lr", "min_lr", "weight", "clip", "weight_decay", "layer_decay", "momentum", "b2"), 0),
 }
 _BELOW = {"momentum": 1, "b2": 1, "min_lr": 1}
@@ -44,6 +47,10 @@ def check_ranges(experiment: Experiment) -> None:
     steps = sum(stage.steps for _, stage in experiment.stages)
     if run.profile and not (len(run.profile) == 2 and 1 <= run.profile[0] <= run.profile[1] <= steps):
         raise InputError(f"config.profile: expected a first and a last step in 1..{steps}, found {run.profile!r}")
+    if run.patience and not run.eval_every:
+        raise InputError("config.patience counts evaluations, config.eval_every=0 has one, at the end; set eval_every")
+    if run.min_delta and not run.patience:
+        raise InputError(f"config.min_delta={run.min_delta} is for config.patience, which is 0; set it too")
     _check_fields("config.parallel", experiment.parallel)
     if experiment.init_options != InitOptions() and run.init.startswith(("run:", "sibling:")):
         raise InputError(f"config.init_options apply only to a checkpoint, config.init is {run.init!r}; remove them")

@@ -63,7 +63,7 @@ def resolve(config: ConfigDict) -> Experiment:
     sections = {name: _section(name, plain.get(name, {})) for name in SECTIONS}
     data_fields = hints(DataConfig)
     task, task_options = sections["task"]
-    made = TASKS.make(task)
+    made = TASKS.make(task).watching(task, run.monitor, run.monitor_mode)
     hparams = made.hparams or {}
     for name, (least, below) in (made.limits or {}).items():
         if not least <= task_options.get(name, hparams[name]) < below:

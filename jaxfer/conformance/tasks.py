@@ -51,7 +51,10 @@ def scores_hold_the_loss_and_the_monitored_metric(name: str) -> str | None:
     collected = jax.device_get(task.collect(outputs, batch))
     gathered = {} if task.gathered is None else task.gathered(collected, split)
     metrics = {*scores, *gathered}
-    return None if task.monitor in metrics else f"monitor {task.monitor!r} is not among {', '.join(sorted(metrics))}"
+    for what in (task.monitor, *(task.metrics or {})):
+        if what not in metrics:
+            return f"{what!r}, of monitor and metrics, is not among {', '.join(sorted(metrics))}"
+    return None
 
 
 def limits_are_of_its_own_hparams(name: str) -> str | None:

@@ -71,7 +71,10 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
         return placed(shapes, jax.tree.map(lambda _: one_device, shapes))
 
     try:
-        step = {"result": result["checkpoint_step"], "last": result["steps"]}.get(checkpoint)
+        step = {
+            "result": result["checkpoint_step"],
+            "last": result.get("stopped", {}).get(stages[-1].name, result["steps"]),
+        }.get(checkpoint)
         state, record = checkpoints.restore(blank, step=checkpoints.best if step is None else step)
     finally:
         checkpoints.close()

@@ -28,6 +28,7 @@ def task() -> Task:
         answer=_answer,
         monitor="accuracy",
         maximize=True,
+        metrics={"balanced_accuracy": True, "macro_f1": True, "mcc": True},
         hparams={"label_smoothing": 0.0},
         limits={"label_smoothing": (0.0, 1.0)},
     )

@@ -46,6 +46,7 @@ def task(*, rate: float = 0.15, whole_word: bool = False) -> Task:
         collect=lambda outputs, batch: _cross_entropy(outputs, batch)._asdict(),
         gathered=_gathered,
         monitor="loss",
+        metrics={"token_accuracy": True, "perplexity": False},
     )
 
 

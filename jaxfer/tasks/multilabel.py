@@ -27,6 +27,7 @@ def task() -> Task:
         answer=_answer,
         monitor="macro_auprc",
         maximize=True,
+        metrics={"label_accuracy": True, "macro_auroc": True, "macro_f1": True, "micro_f1": True},
     )
 
 

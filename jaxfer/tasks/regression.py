@@ -23,6 +23,7 @@ def task() -> Task:
         gathered=_gathered,
         answer=lambda row, classes, example: Answer(value=float(row[0])),
         monitor="mse",
+        metrics={"mae": False, "r2": True, "pearson": True, "spearman": True},
     )
 
 

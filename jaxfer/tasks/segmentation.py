@@ -41,6 +41,7 @@ def task() -> Task:
         answer=_answer,
         monitor="miou",
         maximize=True,
+        metrics={"pixel_accuracy": True},
     )
 
 

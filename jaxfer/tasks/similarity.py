@@ -51,6 +51,7 @@ def task(*, loss: str = "cosine", largest: float = 1.0) -> Task:
         answer=lambda found, classes, pair: Answer(value=float(found)),
         monitor="spearman",
         maximize=True,
+        metrics={"pearson": True},
         hparams={"scale": 20.0},  # `cosine` has no use for it
     )
 

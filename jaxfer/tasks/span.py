@@ -58,6 +58,7 @@ def task(*, longest: int = 30, stride: int = 64) -> Task:
         answer=lambda found, classes, pair: Answer(text=pair[1][int(found["start"]) : int(found["end"])]),
         monitor="f1",
         maximize=True,
+        metrics={"exact_match": True},
     )
 
 

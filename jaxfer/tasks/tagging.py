@@ -39,6 +39,7 @@ def task() -> Task:
         answer=_answer,
         monitor="entity_f1",
         maximize=True,
+        metrics={"word_accuracy": True, "entity_precision": True, "entity_recall": True},
     )
 
 

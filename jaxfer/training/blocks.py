@@ -82,7 +82,7 @@ def key(turn: Turn, grid: Grid) -> Hashable | None:
         read = fingerprint(split(turn.state.params, turn.ran.spec.trainable)[1])
     else:
         return None
-    events = run.log_every, run.eval_every, run.save_every, turn.stage.start, turn.stage.stop
+    events = run.log_every, run.eval_every, run.save_every, bool(run.patience), turn.stage.start, turn.stage.stop
     return turn.ran.spec, turn.stage.config.batch_size, events, read, turn.step
 
 
@@ -131,8 +131,9 @@ def _trained(turns: Mapping[int, Turn], grid: Grid, batches: _Batches) -> dict[i
     session.compiled(program, fresh)
     session.clock.add(time.perf_counter() - begun)
     ended: dict[int, Error] = {}
+    over: set[int] = set()  # that stopped early
     step = first.step
-    while step < stage.stop and len(ended) < len(turns):
+    while step < stage.stop and len(ended) + len(over) < len(turns):
         begun, ahead = time.perf_counter(), 1
         while ahead < count and not session.due(stage, step + ahead):
             ahead += 1
@@ -143,7 +144,7 @@ def _trained(turns: Mapping[int, Turn], grid: Grid, batches: _Batches) -> dict[i
         seconds = (time.perf_counter() - begun) / len(turns)
         asked, due = session.notice.at(step), session.due(stage, step)
         for member, turn in turns.items():
-            if member in ended:
+            if member in ended or member in over:
                 continue
             place, owner = grid.places[member], turn.session
             owner.clock.add(seconds)
@@ -155,7 +156,8 @@ def _trained(turns: Mapping[int, Turn], grid: Grid, batches: _Batches) -> dict[i
                     owner.took(turn.stage, step, lines, seconds=seconds)
                     if due.saves or asked:
                         turn.state = _taken(turn, own, place, step)
-                    owner.reached(turn.stage, turn.state, step, asked=asked)
+                    if owner.reached(turn.stage, turn.state, step, asked=asked):
+                        over.add(member)
             except (Exception, SystemExit, Interrupted) as error:
                 ended[member] = error
     return ended

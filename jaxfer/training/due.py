@@ -23,7 +23,9 @@ class Due:
         """After step `step` of a run, which `ends` a stage or does not."""
         evaluates = ends or (bool(run.eval_every) and step % run.eval_every == 0)
         saves = evaluates or (bool(run.save_every) and step % run.save_every == 0)
-        return cls(logs=ends or step % run.log_every == 0, evaluates=evaluates, saves=saves)
+        # An evaluation may be a stage's last step, whose means are then written: they are written before it.
+        logs = ends or step % run.log_every == 0 or (evaluates and bool(run.patience))
+        return cls(logs=logs, evaluates=evaluates, saves=saves)
 
     def __bool__(self) -> bool:
         return self.logs or self.saves

@@ -11,12 +11,14 @@ from etils import epath
 
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
+from jaxfer.optim.schedules import SCHEDULES
 from jaxfer.parallel import cluster
 from jaxfer.pretrained import starting
 from jaxfer.runs import seal
 from jaxfer.runs.finished import fingerprint
 from jaxfer.runs.folder import check_owner, read_result
-from jaxfer.training import measured, teachers
+from jaxfer.stages import Stage
+from jaxfer.training import measured, stopping, teachers
 from jaxfer.training.preflight import Preflight
 from jaxfer.training.streams import fingerprints
 
@@ -68,6 +70,21 @@ def check(lineage: Mapping[str, Any], data: Dataset, folder: epath.Path) -> None
                 f"{folder}: the {part} has changed since the run began (sha256 {sha256[:12]} then, "
                 f"{current[part][:12]} now); restore it, or use another --workdir"
             )
+
+
+def extended(record: dict[str, Any], stage: Stage, step: int) -> str:
+    """Takes note of another length of the run's last stage; returns what to say of it.
+
+    The lineage records it, since the result differs from that of a run which was as long from the start.
+    """
+    before, stop = record["stop"], stage.stop
+    record["stop"] = stop
+    if stopping.stopped(record, stage):
+        return f"{stop} steps and not {before} change nothing: stage {stage.name!r} stopped early, at step {step}"
+    record["lineage"].setdefault("extended", []).append({"at": step, "from": before, "to": stop})
+    schedule = stage.config.schedule
+    bend = "" if SCHEDULES[schedule].endless else f"; from here on it follows the {schedule} schedule of {stop} steps"
+    return f"extended at step {step} from {before} to {stop} steps{bend}"
 
 
 def versions() -> dict[str, str]:

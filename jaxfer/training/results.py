@@ -51,6 +51,7 @@ def contents(
         "cost": cost,
         "seed": experiment.run.seed,
         "steps": record["stop"],
+        **({"stopped": record["stopped"]} if record.get("stopped") else {}),
         "checkpoint_step": step,
         "classes": list(data.classes),
         "examples": {**{name: len(split) for name, split in data.splits.items()}, **pool},

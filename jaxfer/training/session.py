@@ -16,7 +16,6 @@ from jaxfer.config.experiment import Experiment
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError, NonFiniteLoss
 from jaxfer.method import Given
-from jaxfer.optim.schedules import SCHEDULES
 from jaxfer.parallel import cluster
 from jaxfer.parallel.placement import Placement, spread
 from jaxfer.pretrained import carrying, starting
@@ -27,7 +26,7 @@ from jaxfer.runs.folder import check_present, read_result
 from jaxfer.runs.metrics import MetricsLog
 from jaxfer.stages import Stage
 from jaxfer.state import State
-from jaxfer.training import lineage, results, teachers
+from jaxfer.training import lineage, results, stopping, teachers
 from jaxfer.training.cached import Reading
 from jaxfer.training.due import Due
 from jaxfer.training.evaluation import Evaluation, evaluate_streams
@@ -119,17 +118,18 @@ class Session:
         files.write_text(
             self.folder / "params.txt", "\n".join(parameter_table(stage, self.where) for stage in self.stages)
         )
-        if step < stop:  # a finished run goes on: what its result describes will be gone
+        ended = step == stop or (stage is self.stages[-1] and stopping.stopped(self.record, stage))
+        if not ended:  # a finished run goes on: what its result describes will be gone
             files.remove(self.folder / "result.json")
         elif (self.folder / "result.json").exists():
             self.cost = read_result(self.folder)["cost"]
         self.checkpoints.discard_after(step)
         self.log.rewind(step, unevaluated=self.record["unevaluated"])
         self.reporter.begin(stop, step, name=stage.name, metric=stage.spec.task.monitor)
-        if restored is not None and step < stop:
+        if restored is not None and not ended:
             self.reporter.say(f"resumed at step {step} of {stop}, stage {stage.name!r}")
         if stop != self.record["stop"]:
-            self._extend(step, stop)
+            self.reporter.say(lineage.extended(self.record, self.stages[-1], step))
         while True:
             turn = self._turn(stage, state)
             if turn is not None:
@@ -184,16 +184,6 @@ class Session:
         }
         return self._enter(self.stages[0], start.params, start.model_state, start.head)
 
-    def _extend(self, step: int, stop: int) -> None:
-        """Extends the run to another length. The lineage records it: the result differs from a run of that length."""
-        before, self.record["stop"] = self.record["stop"], stop
-        self.record["lineage"].setdefault("extended", []).append({"at": step, "from": before, "to": stop})
-        schedule = self.stages[-1].config.schedule
-        bend = (
-            "" if SCHEDULES[schedule].endless else f"; from here on it follows the {schedule} schedule of {stop} steps"
-        )
-        self.reporter.say(f"extended at step {step} from {before} to {stop} steps{bend}")
-
     def _adopt(self, state: State, record: dict[str, Any]) -> tuple[State, dict[str, Any]]:
         """Adds key, hparams and other networks to a restored State: they follow from the config, also when extended."""
         stage = self.stages[record["stage"]]
@@ -226,7 +216,7 @@ class Session:
             self._evaluate(stage, state, stage.start + done)
             if self.record["unevaluated"]:
                 self._leave(stage.start + done)
-        if done == stage.config.steps:  # resumed at the end of the stage
+        if done == stage.config.steps or stopping.stopped(self.record, stage):  # resumed at the end of the stage
             return None
         split = training_split(self.experiment, stage, self.data)
         if stage.spec.method.fit is not None:
@@ -282,8 +272,8 @@ class Session:
         cost["input_seconds"] += waited
         cost["examples"] += examples or len(lines) * stage.config.batch_size
 
-    def reached(self, stage: Stage, state: State, step: int, *, asked: bool) -> None:
-        """Does what is due after a step whose metrics are recorded.
+    def reached(self, stage: Stage, state: State, step: int, *, asked: bool) -> bool:
+        """Does what is due after a step whose metrics are recorded; returns whether the stage ends early with it.
 
         Args:
           stage: under way.
@@ -307,6 +297,7 @@ class Session:
         # It came before, or during the evaluation.
         if asked or self.record["unevaluated"] or (due.saves and not last and self.notice):
             self._leave(step)
+        return stopping.stopped(self.record, stage)
 
     def _leave(self, step: int) -> NoReturn:
         self.log.sync()
@@ -334,10 +325,8 @@ class Session:
         self.record["cost"]["compile_seconds"] += measured.compile_seconds
         self.record["val"] = {"step": step, **measured.metrics}
         self._write(stage, step, "val", measured.metrics)
-        sign, best = 1 if task.maximize else -1, self.record["best"]
-        former = math.nan if best is None else best[task.monitor]
-        if math.isnan(former) or sign * measured.metrics[task.monitor] > sign * former:
-            self.record["best"] = self.record["val"]
+        if stopping.judge(self.record, self.experiment.run, stage, self.record["val"]):
+            self.reporter.say(f"stage {stage.name!r} stops early, at step {step}: {stopping.why(self.record, stage)}")
         self.record["unevaluated"] = False
         self.checkpoints.amend(step, *self._recorded())
 
@@ -380,7 +369,7 @@ class Session:
         cost = self.cost or self._cost(stage, state)
         self.log.sync()  # neither a record of an evaluation nor a result must outlive them
         self.checkpoints.wait()
-        step = stage.stop
+        step = last = stage.start + int(state.step)
         if run.select == "best" and record["best"]["step"] != step:
             step = record["best"]["step"]
             state, best_record = self.checkpoints.restore(self._blank, step=step)
@@ -391,7 +380,7 @@ class Session:
         if run.test:
             measured = self._measure(stage, state, "test")
             if measured is None:
-                self._leave(self.stages[-1].stop)
+                self._leave(last)
             metrics["test"] = measured.metrics
         result = results.contents(
             self.experiment, self.data, stage, state, self.where, record, metrics=metrics, step=step, cost=cost

@@ -60,7 +60,9 @@ def step_by_step(turn: Turn) -> None:
             session.took(stage, step, lines, seconds=time.perf_counter() - sync, waited=waited.take())
             metrics, sync = [], time.perf_counter()
         if due or asked:
-            session.reached(stage, turn.state, step, asked=asked)
+            if session.reached(stage, turn.state, step, asked=asked):
+                batches.close()
+                return
             if due.saves or asked:
                 sync = time.perf_counter()
 

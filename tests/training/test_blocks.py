@@ -125,6 +125,7 @@ def test_each_member_is_the_run_it_would_be_alone(case, fields, sources, tmp_pat
         ("row_mlp", {"weight_decay": 0.01, "warmup": 3, "adds": ("ema",)}),
         ("row_mlp", {"method": "lora", "accumulate": 2, "freeze": ("stem/.*",), "seeds": (5,)}),
         ("resnet_basic", {"data.augment": ("flip",)}),  # with running statistics
+        ("row_mlp", {"rates": (0.0, 0.1), "seeds": (0,), "eval_every": 2, "patience": 2}),  # one stops early
     ],
 )
 def test_a_small_network_too(case, fields, tmp_path, monkeypatch):

@@ -1,0 +1,58 @@
+"""Which evaluation is the best so far, and when a stage has waited long enough for a better one.
+
+What is known lies in the session's record, so in each checkpoint: a run that is killed stops at the same step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jaxfer.config.experiment import RunConfig
+from jaxfer.stages import Stage
+
+
+def judge(record: dict[str, Any], run: RunConfig, stage: Stage, evaluated: Mapping[str, float]) -> bool:
+    """Takes note of an evaluation; returns whether the stage ends with it.
+
+    Args:
+      record: of the session. `best` is the best evaluation of all; `waiting` the stage's best value that counts for
+        `patience`, and the evaluations since; `stopped` {stage: step at which it ended early}.
+      run: settings.
+      stage: under way.
+      evaluated: {metric: value} on val, and `step`.
+    """
+    task, best = stage.spec.task, record["best"]
+    value, maximize = evaluated[task.monitor], task.maximize
+    if best is None or _better(value, best[task.monitor], maximize):
+        record["best"] = evaluated
+    if not run.patience:
+        return False
+    waiting = record.get("waiting")
+    if waiting is None or waiting["stage"] != stage.name:
+        waiting = {"stage": stage.name, "value": math.nan, "evaluations": 0}
+    if _better(value, waiting["value"], maximize, by=run.min_delta):
+        record["waiting"] = {**waiting, "value": value, "evaluations": 0}
+        return False
+    record["waiting"] = {**waiting, "evaluations": waiting["evaluations"] + 1}
+    if record["waiting"]["evaluations"] < run.patience or evaluated["step"] == stage.stop:
+        return False
+    record["stopped"] = {**record.get("stopped", {}), stage.name: evaluated["step"]}
+    return True
+
+
+def _better(value: float, former: float, maximize: bool, by: float = 0.0) -> bool:
+    """Whether it is better by more than `by`; than NaN everything is."""
+    return math.isnan(former) or (value - former if maximize else former - value) > by
+
+
+def stopped(record: Mapping[str, Any], stage: Stage) -> bool:
+    """Whether the stage ended early."""
+    return stage.name in record.get("stopped", {})
+
+
+def why(record: Mapping[str, Any], stage: Stage) -> str:
+    """For the user, of a stage that ended early."""
+    waiting, metric = record["waiting"], stage.spec.task.monitor
+    return f"{waiting['evaluations']} evaluations without a better {metric} than {waiting['value']:.4g}"
