@@ -51,9 +51,10 @@ def scores_hold_the_loss_and_the_monitored_metric(name: str) -> str | None:
     collected = jax.device_get(task.collect(outputs, batch))
     gathered = {} if task.gathered is None else task.gathered(collected, split)
     metrics = {*scores, *gathered}
-    for what in (task.monitor, *(task.metrics or {})):
-        if what not in metrics:
-            return f"{what!r}, of monitor and metrics, is not among {', '.join(sorted(metrics))}"
+    for what, names in (("monitor", [task.monitor]), ("of metrics", task.metrics or {})):
+        for name in names:
+            if name not in metrics:
+                return f"{what} {name!r} is not among {', '.join(sorted(metrics))}"
     return None
 
 

@@ -70,11 +70,9 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
         shapes = stages[record["stage"]].blank(experiment.run.seed)
         return placed(shapes, jax.tree.map(lambda _: one_device, shapes))
 
+    last = result.get("stopped", {}).get(stages[-1].name, result["steps"])
     try:
-        step = {
-            "result": result["checkpoint_step"],
-            "last": result.get("stopped", {}).get(stages[-1].name, result["steps"]),
-        }.get(checkpoint)
+        step = {"result": result["checkpoint_step"], "last": last}.get(checkpoint)
         state, record = checkpoints.restore(blank, step=checkpoints.best if step is None else step)
     finally:
         checkpoints.close()
