@@ -312,7 +312,14 @@ def _spec(
             if group == FROZEN
             else (
                 path,
-                Leaf(group=group, depth=port.depth(path), lr_scale=lr_scale[path], decay_scale=decay_scale[path]),
+                Leaf(
+                    group=group,
+                    depth=port.depth(path),
+                    lr_scale=lr_scale[path],
+                    decay_scale=decay_scale[path],
+                    inputs=port.summed(path),
+                    hidden=port.summed(path) > 0 and port.unit(path) not in (port.units[0], port.head, None),
+                ),
             )
             for path, group in groups.items()
         ),
@@ -320,6 +327,7 @@ def _spec(
         eval_norms=(norms - moving) | forced,
         optimizer=config.optimizer,
         schedule=config.schedule,
+        clip=config.clip_mode,
         momentum_dtype=config.momentum_dtype,
         execution=_execution(config, port, where),
         accumulate=config.accumulate,

@@ -37,6 +37,7 @@ class StepSpec:
       eval_norms: normalisation modules that keep their running statistics.
       optimizer: a key of `OPTIMIZERS`.
       schedule: a key of `SCHEDULES`.
+      clip: a key of `CLIPS`.
       momentum_dtype: storage type of the first moment.
       execution: precision, rematerialisation and sharding of the units.
       accumulate: slices of a batch, one after the other.
@@ -53,6 +54,7 @@ class StepSpec:
     eval_norms: frozenset[str]
     optimizer: str
     schedule: str
+    clip: str = "norm"
     momentum_dtype: str = "float32"
     execution: Execution = PLAIN
     accumulate: int = 1
@@ -91,7 +93,7 @@ class StepSpec:
         """Paths of the parameters that these steps leave as they are."""
         return frozenset(path for path, leaf in self.leaves if leaf is None)
 
-    def tx(self, hparams: Mapping[str, jax.Array], step: jax.Array) -> optax.GradientTransformation:
+    def tx(self, hparams: Mapping[str, jax.Array], step: jax.Array) -> optax.GradientTransformationExtraArgs:
         """The optimizer at this step's hyperparameters."""
         return make_tx(
             self.trainable,
@@ -99,6 +101,7 @@ class StepSpec:
             step,
             optimizer=self.optimizer,
             schedule_name=self.schedule,
+            clip=self.clip,
             momentum_dtype=self.momentum_dtype,
         )
 
@@ -171,7 +174,9 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
         before = context(state.params, batch, key)
         grads, (parts, model_state) = method.gradient(whole_batch, before, trainable)
         metrics = {name: value for name, (value, _) in parts.items()}
-        updates, opt_state = spec.tx(state.hparams, state.step).update(grads, state.opt_state, trainable)
+        updates, opt_state = spec.tx(state.hparams, state.step).update(
+            grads, state.opt_state, trainable, value=metrics["loss"]
+        )
         params = unflatten({**frozen, **optax.apply_updates(trainable, updates)})
         extra = method.update(context(params, batch, key), state.extra)
         if axis is not None:  # values computed from this device's examples are averaged, kept values are not

@@ -38,7 +38,7 @@ def train(hps, steps: int, optimizer: str, leaves=LEAVES, schedule_name: str = "
     state = make_tx(leaves, hps, jnp.int32(0), optimizer=optimizer, schedule_name=schedule_name).init(params)
     for step in range(steps):
         tx = make_tx(leaves, hps, jnp.int32(step), optimizer=optimizer, schedule_name=schedule_name)
-        updates, state = tx.update(trees(step + 1), state, params)
+        updates, state = tx.update(trees(step + 1), state, params, value=jnp.float32(0))
         params = optax.apply_updates(params, updates)
     return params
 
@@ -242,7 +242,7 @@ def test_trap_rates_act_after_adam(optimizer):
     ones, zeros = dict.fromkeys(leaves, 1.0), dict.fromkeys(leaves, 0.0)
     found = one_update(hparams(lr_head=1.0, lr_backbone=0.1, layer_decay=0.5), ones, zeros, leaves, optimizer)
     # A gradient of one is a first update of one, but for a look ahead, and a second moment that is not corrected.
-    first = {"nesterov": 1.9, "rmsprop": 10.0}.get(optimizer, 1.0)
+    first = {"nesterov": 1.9, "rmsprop": 10.0, "prodigy": 1e-6}.get(optimizer, 1.0)
     wanted = {"head": -1.0, "block_2": -0.05, "block_1": -0.025, "stem": -0.00125, "held": 0.0}
     assert found == pytest.approx({path: first * value for path, value in wanted.items()}, rel=1e-5)
 
@@ -313,3 +313,104 @@ def test_momentum_in_bfloat16_is_used_as_computed_and_kept_rounded():
     assert found[0] == pytest.approx(-1, rel=1e-4)  # the sign of the gradient
     assert found[1] == pytest.approx(-(mu / (1 - 0.9**2)) / math.sqrt(nu / (1 - 0.99**2)), rel=1e-4)
     assert sorted(kinds) == ["bfloat16", "float32", "int32"]
+
+
+def test_prodigy_is_optax_own():
+    """Whose estimate is of all leaves: here of one group, at rates that grow as its own schedule does."""
+    leaves = {path: Leaf(group="head") for path in LEAVES}
+    hps = hparams(lr=1.0, momentum=0.8, b2=0.95, weight_decay=0.3)
+    rates = jnp.asarray([0.25, 0.5, 0.75, 1.0, 1.0])
+    b1, b2 = float(np.float32(0.8)), float(np.float32(0.95))
+    own = optax.contrib.prodigy(lambda count: rates[count], betas=(b1, b2))
+    wanted = reference(optax.chain(optax.add_decayed_weights(0.3), own), 5)
+    found = train({**hps, "warmup": jnp.float32(4)}, 5, "prodigy", leaves)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9), found, wanted)
+
+
+def test_prodigy_at_no_rate_does_not_move():
+    found = train(hparams(lr_backbone=0.0), 3, "prodigy")
+    np.testing.assert_array_equal(found["block/kernel"], trees(0)["block/kernel"])
+    assert np.isfinite(found["head/kernel"]).all() and (found["head/kernel"] != trees(0)["head/kernel"]).any()
+
+
+def test_muon_is_optax_own_in_hidden_kernels_and_adamw_elsewhere():
+    leaves = {"block/kernel": Leaf(group="backbone", depth=1, inputs=1, hidden=True), "head/kernel": Leaf(group="head")}
+    found = train(hparams(lr=0.1, weight_decay=0.3, momentum=0.8, b2=0.95), 5, "muon", leaves)
+    own = optax.contrib.muon(0.1, beta=0.8, weight_decay=0.3, consistent_rms=0.2)
+    matrix, other = reference(own, 5), reference(optax.adamw(0.1, b1=0.8, b2=0.95, weight_decay=0.3), 5)
+    np.testing.assert_allclose(found["block/kernel"], matrix["block/kernel"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["head/kernel"], other["head/kernel"], rtol=1e-5, atol=1e-6)
+
+
+def test_muon_takes_the_axes_that_a_kernel_sums_over_together():
+    """Attention's output kernel, [heads, width, d], has the update of the matrix [heads * width, d]."""
+    rng = np.random.default_rng(0)
+    param, grad = (jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32) for _ in range(2))
+    hps, updates = hparams(lr=0.1), []
+    for shape, inputs in (((2, 3, 4), 2), ((6, 4), 1)):
+        leaves = {"out/kernel": Leaf(group="backbone", depth=1, inputs=inputs, hidden=True)}
+        tx = make_tx(leaves, hps, jnp.int32(0), optimizer="muon", schedule_name="constant")
+        params = {"out/kernel": param.reshape(shape)}
+        update, _ = tx.update({"out/kernel": grad.reshape(shape)}, tx.init(params), params)
+        updates.append(np.asarray(update["out/kernel"]).reshape(6, 4))
+    np.testing.assert_allclose(updates[0], updates[1], rtol=1e-6)
+    # Its singular values are about 1 times 0.2 sqrt(6) times the rate.
+    assert np.linalg.svd(updates[0])[1] == pytest.approx([0.02 * math.sqrt(6)] * 4, rel=0.35)
+
+
+def clipped(mode: str, most: float, grads, params, leaves):
+    tx = make_tx(
+        leaves, hparams(clip=most, momentum=0.0), jnp.int32(0), optimizer="sgd", schedule_name="constant", clip=mode
+    )
+    return {path: -np.asarray(x) for path, x in tx.update(grads, tx.init(params), params)[0].items()}
+
+
+def test_clip_by_value():
+    grads = {"block/kernel": jnp.asarray([3.0, -0.2]), "head/kernel": jnp.asarray([-4.0, 0.0])}
+    found = clipped("value", 0.5, grads, jax.tree.map(jnp.zeros_like, grads), LEAVES)
+    assert found["block/kernel"].tolist() == pytest.approx([0.5, -0.2])
+    assert found["head/kernel"].tolist() == [-0.5, 0.0]
+
+
+def test_adaptive_clip_by_hand():
+    """Units: columns of a matrix, whole biases, what an attention output sums over; the head is left alone."""
+    leaves = {
+        "kernel": Leaf(group="b", depth=1, inputs=1),
+        "bias": Leaf(group="b", depth=1),
+        "out/kernel": Leaf(group="b", depth=1, inputs=2),
+        "head/kernel": Leaf(group="b", depth=0, inputs=1),
+    }
+    params = {
+        "kernel": jnp.asarray([[3.0, 0.0], [4.0, 0.0]]),  # columns of norms 5 and 0
+        "bias": jnp.asarray([0.6, 0.8]),
+        "out/kernel": jnp.full((2, 2, 1), 0.5),  # one column, of norm 1
+        "head/kernel": jnp.asarray([[1.0], [0.0]]),
+    }
+    grads = {
+        "kernel": jnp.asarray([[0.3, 3.0], [0.4, 4.0]]),  # 0.5 is at most 0.1 * 5; 5 is clipped to 0.1 * 0.001
+        "bias": jnp.asarray([3.0, 4.0]),  # 5 to 0.1
+        "out/kernel": jnp.full((2, 2, 1), 1.0),  # 2 to 0.1
+        "head/kernel": jnp.asarray([[10.0], [0.0]]),
+    }
+    hps = {**hparams(clip=0.1, momentum=0.0), "lr/b": jnp.float32(1.0)}
+    tx = make_tx(leaves, hps, jnp.int32(0), optimizer="sgd", schedule_name="constant", clip="agc")
+    found = {path: -np.asarray(x) for path, x in tx.update(grads, tx.init(params), params)[0].items()}
+    np.testing.assert_allclose(found["kernel"], [[0.3, 6e-5], [0.4, 8e-5]], rtol=1e-5)
+    np.testing.assert_allclose(found["bias"], [0.06, 0.08], rtol=1e-5)
+    np.testing.assert_allclose(found["out/kernel"], np.full((2, 2, 1), 0.05), rtol=1e-5)
+    np.testing.assert_allclose(found["head/kernel"], grads["head/kernel"])
+
+
+def test_rates_fall_on_a_plateau():
+    """Windows of 2 steps, patience 2, and a loss that is lowest in the first window: a tenth after three and five."""
+    hps = hparams(schedule_drop=0.1, schedule_patience=2, schedule_window=2, momentum=0.0)
+    losses, rates = [1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0, 3.0, 0.5, 0.5, 1.0], []
+    params, state = {"head/kernel": jnp.zeros(())}, None
+    for step, loss in enumerate(losses):
+        leaves = {"head/kernel": LEAVES["head/kernel"]}
+        tx = make_tx(leaves, hps, jnp.int32(step), optimizer="sgd", schedule_name="plateau")
+        state = tx.init(params) if state is None else state
+        grads = {"head/kernel": jnp.ones(())}
+        updates, state = tx.update(grads, state, params, value=jnp.float32(loss))
+        rates.append(-float(updates["head/kernel"]))
+    assert rates == pytest.approx([1.0] * 6 + [0.1] * 4 + [0.01] * 3, rel=1e-5)

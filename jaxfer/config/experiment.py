@@ -37,7 +37,8 @@ class StageConfig:
       options: the method's own options and hparams.
       steps: optimizer steps.
       batch_size: examples per step, over all devices.
-      optimizer: `adamw`, `adam`, `sgd`, `nesterov`, `lion`, `lamb`, `lars`, `adafactor` or `rmsprop` (`jaxfer.optim`).
+      optimizer: `adamw`, `adam`, `sgd`, `nesterov`, `lion`, `lamb`, `lars`, `adafactor`, `rmsprop`, `muon` or `prodigy`
+        (`jaxfer.optim`).
       lr: peak learning rate of every group; None takes the method's default.
       rates: {group: peak rate} instead of `lr`; names every group of the method or none.
       layer_decay: each unit further from the head learns at this times the rate of the one above.
@@ -48,11 +49,13 @@ class StageConfig:
       freeze_units: number of units to freeze, counted from the input; in a model with a table of depths, of levels.
       eval_norms: patterns of normalisation modules that use their running statistics even while trained.
       schedule: of every rate after the warm-up, to the end of the stage: `constant`, `linear`, `cosine`, `polynomial`,
-        `inverse_sqrt`, `wsd`, `step`, `restarts`, `one_cycle` or `slanted_triangular` (`jaxfer.optim`).
+        `inverse_sqrt`, `wsd`, `step`, `plateau`, `restarts`, `one_cycle` or `slanted_triangular` (`jaxfer.optim`).
       schedule_options: ((name, value), ...): of the schedule, such as `(("tail", 0.1),)` of `wsd`.
       min_lr: share of a rate that is left where the schedule says 0.
       warmup: steps of linear warm-up.
       clip: largest global norm of the trainable gradients; 0 does not clip.
+      clip_mode: what `clip` bounds: `norm`, `value` (each entry), or `agc`: the norm of each output unit's gradient as
+        a multiple of that of its weights, but in the head (0.01 is usual).
       momentum: of SGD and its like, b1 of Adam's and lion.
       b2: of Adam's, lion and rmsprop; lion is published with 0.99.
       momentum_dtype: `float32` or `bfloat16`, the storage type of the first moment or SGD's momentum.
@@ -86,6 +89,7 @@ class StageConfig:
     min_lr: float = 0.0
     warmup: int = 0
     clip: float = 0.0
+    clip_mode: str = "norm"
     momentum: float = 0.9
     b2: float = 0.999
     momentum_dtype: str = "float32"
@@ -97,8 +101,8 @@ class StageConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """{field: value}; without what is newer and not set, as before there was such a field."""
-        newer = ("adds", "task", "schedule_options", "min_lr")
-        return {name: value for name, value in dataclasses.asdict(self).items() if value or name not in newer}
+        newer = {"adds": (), "task": "", "schedule_options": (), "min_lr": 0.0, "clip_mode": "norm"}
+        return {k: value for k, value in dataclasses.asdict(self).items() if k not in newer or value != newer[k]}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxfer.config.experiment import CompareConfig, Experiment, InitOptions, StageConfig
 from jaxfer.errors import InputError, nearest
+from jaxfer.optim.clipping import CLIPS
 from jaxfer.optim.optimizers import OPTIMIZERS
 from jaxfer.optim.schedules import SCHEDULES
 from jaxfer.schema import LARGEST
@@ -24,6 +25,7 @@ _CHOICES = {
     "momentum_dtype": DTYPES,
     "optimizer": tuple(OPTIMIZERS),
     "schedule": tuple(SCHEDULES),
+    "clip_mode": tuple(CLIPS),
     "rows": ("own", "same"),
     "cache": ("auto", "off", "views"),
     "cache_dtype": DTYPES,
@@ -71,6 +73,8 @@ def check_ranges(experiment: Experiment) -> None:
         if stage.warmup > stage.steps:
             raise InputError(f"{where}.warmup: expected at most the {stage.steps} steps, found {stage.warmup}")
         _check_schedule(where, stage)
+        if stage.clip_mode != "norm" and not stage.clip:
+            raise InputError(f"{where}.clip_mode={stage.clip_mode} bounds by {where}.clip, which is 0; set it")
         if stage.batch_size % stage.accumulate:
             slices = f"{stage.accumulate} for a batch of {stage.batch_size}"
             raise InputError(f"{where}.accumulate: expected a number that divides batch_size, found {slices}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -257,6 +258,10 @@ class Port:
             return 0
         place = self.units.index(unit)
         return len(self.units) - 1 - place if self.depths is None else self.depths[place]
+
+    def summed(self, path: str) -> int:
+        """How many leading axes a kernel of this path sums over; 0 for what is none."""
+        return next((axes for pattern, axes in self.input_axes if re.fullmatch(pattern, path)), 0)
 
     def norms(self, model_state: Params) -> frozenset[str]:
         """Paths of the modules that keep running statistics."""

@@ -6,35 +6,19 @@ sweep. Trainable leaves travel as a flat dict {path: leaf}; frozen leaves never 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
 import optax
 
+from jaxfer.optim.clipping import CLIPS
+from jaxfer.optim.leaves import Leaf, leafwise
 from jaxfer.optim.optimizers import OPTIMIZERS, Parts
-from jaxfer.optim.schedules import Hparams, schedule
+from jaxfer.optim.schedules import SCHEDULES, Hparams, schedule
 
+__all__ = ("Leaf", "make_tx")
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Leaf:
-    """How one trainable parameter is updated.
-
-    Attributes:
-      group: the method's group; its peak rate is `hparams['lr/GROUP']`.
-      depth: its distance from the head (`Port.depth`); the rate is multiplied by `layer_decay ** depth`.
-      lr_scale: multiplier of its rate.
-      decay_scale: multiplier of weight decay (0 for biases and norms).
-    """
-
-    group: str
-    depth: int = 0
-    lr_scale: float = 1.0
-    decay_scale: float = 1.0
-
-    def rate(self, hparams: Hparams) -> jax.Array:
-        """A group's peak learning rate."""
-        return hparams[f"lr/{self.group}"] * hparams["layer_decay"] ** self.depth * self.lr_scale
+HALF = 0.5  # optax checks the factor of a plateau, so it has to be a constant: its power says how often it fell
 
 
 def make_tx(
@@ -44,36 +28,59 @@ def make_tx(
     *,
     optimizer: str,
     schedule_name: str,
+    clip: str = "norm",
     momentum_dtype: str = "float32",
-) -> optax.GradientTransformation:
-    """One global clip over the trainable gradients, then each group's own optimizer.
+) -> optax.GradientTransformationExtraArgs:
+    """One clip over the trainable gradients, then each group's own optimizer; `update` takes the step's loss, `value`.
 
     The clip is outside the partition but sees only trainable leaves, since frozen ones are never differentiated.
     `momentum_dtype` is the type in which the first moment is kept between steps, not computed; the second stays
     float32: with b2 = 0.999 its update per step is below bfloat16's resolution.
     """
-    factor = schedule(schedule_name, hparams, step)
-    chain = OPTIMIZERS[optimizer](
-        Parts(
-            momentum=hparams["momentum"],
-            b2=hparams["b2"],
-            dtype=momentum_dtype,
-            decay=_leafwise(lambda path, u, p: u + hparams["weight_decay"] * leaves[path].decay_scale * p),
-            rate=_leafwise(lambda path, u, p: -factor * leaves[path].rate(hparams) * u),
-        )
-    )
     groups = {path: leaf.group for path, leaf in leaves.items()}
-    return optax.chain(
-        optax.clip_by_global_norm(hparams["clip"]),
-        optax.partition(dict.fromkeys(sorted(set(groups.values())), chain), lambda tree: {k: groups[k] for k in tree}),
+
+    def made(factor: jax.Array) -> optax.GradientTransformationExtraArgs:
+        def chain(group: str) -> optax.GradientTransformation:
+            return OPTIMIZERS[optimizer](
+                Parts(
+                    momentum=hparams["momentum"],
+                    b2=hparams["b2"],
+                    dtype=momentum_dtype,
+                    decay=leafwise(lambda path, u, p: u + hparams["weight_decay"] * leaves[path].decay_scale * p),
+                    rate=leafwise(lambda path, u, p: -factor * leaves[path].rate(hparams) * u),
+                    group_rate=factor * hparams[f"lr/{group}"],
+                    relative=leafwise(lambda path, u, p: leaves[path].relative(hparams) * u),
+                    hidden={path: leaf.inputs for path, leaf in leaves.items() if leaf.hidden},
+                )
+            )
+
+        chains = {group: chain(group) for group in sorted(set(groups.values()))}
+        tx = optax.chain(
+            CLIPS[clip](leaves, hparams["clip"]), optax.partition(chains, lambda tree: {k: groups[k] for k in tree})
+        )
+        return optax.with_extra_args_support(tx)
+
+    if SCHEDULES[schedule_name].watches:
+        return _on_plateau(made, hparams, step, schedule_name)
+    return made(schedule(schedule_name, hparams, step))
+
+
+def _on_plateau(
+    made: Callable[[jax.Array], optax.GradientTransformationExtraArgs], hparams: Hparams, step: jax.Array, name: str
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer at rates that fall whenever the training loss has not for long; how often is in its state."""
+    watch = optax.contrib.reduce_on_plateau(
+        factor=HALF, patience=hparams["schedule/patience"], accumulation_size=hparams["schedule/window"]
     )
 
+    def init(params):
+        return watch.init(params), made(schedule(name, hparams, step)).init(params)
 
-def _leafwise(change: Callable[[str, jax.Array, jax.Array], jax.Array]) -> optax.GradientTransformation:
-    """A stateless transform over {path: leaf} that knows each leaf's path; other groups' leaves are masked out."""
+    def update(updates, state, params=None, *, value, **more):
+        watched, own = state
+        falls = -jax.numpy.log2(watched.scale)
+        tx = made(schedule(name, hparams, step, falls))
+        updates, own = tx.update(updates, own, params, **more)
+        return updates, (watch.update({}, watched, value=value)[1], own)
 
-    def update(updates, state, params=None):
-        masked = optax.MaskedNode
-        return {k: u if isinstance(u, masked) else change(k, u, params[k]) for k, u in updates.items()}, state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers
+
+from jaxfer.optim.leaves import leafwise
+
+MUON_RMS = 0.2  # root mean square of AdamW's updates, about
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,6 +27,9 @@ class Parts:
       decay: adds each leaf's weight decay to its update: before the moments it is the gradient of an L2 penalty, after
         them it is decoupled.
       rate: multiplies each leaf's update by its rate now, and by -1.
+      group_rate: [] the group's rate now.
+      relative: multiplies each leaf's update by its rate as a multiple of the group's.
+      hidden: {path: leading axes that it sums over} of the kernels between the first unit and the head.
     """
 
     momentum: jax.Array
@@ -27,6 +37,9 @@ class Parts:
     dtype: str
     decay: optax.GradientTransformation
     rate: optax.GradientTransformation
+    group_rate: jax.Array
+    relative: optax.GradientTransformation
+    hidden: Mapping[str, int]
 
     def adam(self) -> optax.GradientTransformation:
         """Adam's moments (Kingma & Ba, 2014, arXiv:1412.6980)."""
@@ -88,6 +101,44 @@ def _rmsprop(parts: Parts) -> optax.GradientTransformation:
     return optax.chain(parts.decay, moments, parts.trace(), parts.rate)
 
 
+def _muon(parts: Parts) -> optax.GradientTransformation:
+    """Hidden kernels: the momentum's nearest orthogonal matrix; all else: AdamW (Jordan et al., 2024).
+
+    The matrix is scaled to the size of AdamW's updates (Liu et al., 2025, arXiv:2502.16982, eq. 4), so that both take
+    the same rates and decay.
+    """
+
+    def dimensions(updates):
+        def split(path: str, x):
+            inputs = parts.hidden.get(path, 0)
+            axes = MuonDimensionNumbers(tuple(range(inputs)), tuple(range(inputs, getattr(x, "ndim", 0))))
+            return x if isinstance(x, optax.MaskedNode) else axes
+
+        return {path: split(path, x) for path, x in updates.items()}
+
+    def scaled(path: str, u: jax.Array, p: jax.Array) -> jax.Array:
+        inputs = math.prod(u.shape[: parts.hidden[path]])
+        return MUON_RMS * math.sqrt(max(inputs, u.size // inputs)) * u
+
+    matrices = optax.contrib.scale_by_muon(
+        beta=parts.momentum, mu_dtype=parts.dtype, weight_dimension_numbers=dimensions
+    )
+    by_kind = {"matrix": optax.chain(matrices, leafwise(scaled)), "other": parts.adam()}
+    kinds = optax.partition(by_kind, lambda tree: {k: "matrix" if k in parts.hidden else "other" for k in tree})
+    return optax.chain(kinds, parts.decay, parts.rate)
+
+
+def _prodigy(parts: Parts) -> optax.GradientTransformation:
+    """Adam that estimates its rate; `lr` multiplies the estimate and is 1 (Mishchenko & Defazio, arXiv:2306.06101).
+
+    Each group has an estimate of its own. The decay is an L2 penalty. `momentum_dtype` is not read.
+    """
+    moves = parts.group_rate > 0  # at a rate of 0 the estimate would be 0 / 0
+    rate = jnp.where(moves, parts.group_rate, 1.0)
+    prodigy = optax.contrib.prodigy(rate, betas=(parts.momentum, parts.b2))
+    return optax.chain(parts.decay, prodigy, parts.relative, leafwise(lambda path, u, p: jnp.where(moves, u, 0.0)))
+
+
 OPTIMIZERS: dict[str, Callable[[Parts], optax.GradientTransformation]] = {
     "adamw": _adamw,
     "adam": _adam,
@@ -98,4 +149,6 @@ OPTIMIZERS: dict[str, Callable[[Parts], optax.GradientTransformation]] = {
     "lars": _lars,
     "adafactor": _adafactor,
     "rmsprop": _rmsprop,
+    "muon": _muon,
+    "prodigy": _prodigy,
 }

@@ -21,12 +21,14 @@ class Schedule:
       options: {name: (default, least, most)}.
       rises: whether it begins with a rise of its own, so that no warm-up goes before it.
       endless: whether it is the same however many steps there are.
+      watches: whether it follows the loss: `hparams['falls']` says how often the rates fell so far.
     """
 
     factor: Callable[[jax.Array, Hparams, jax.Array], jax.Array]
     options: Mapping[str, tuple[float, float, float]] = dataclasses.field(default_factory=dict)
     rises: bool = False
     endless: bool = False
+    watches: bool = False
 
 
 def _cosine(t: jax.Array) -> jax.Array:
@@ -74,6 +76,14 @@ SCHEDULES: dict[str, Schedule] = {
         factor=lambda t, hparams, step: hparams["schedule/drop"] ** jnp.floor(t * hparams["schedule/parts"] + 1e-4),
         options={"parts": (3.0, 1.0, _LARGE), "drop": (0.1, 0.0, 1.0)},
     ),
+    # The rates fall to `drop` of what they are after `patience` windows of so many steps in a row whose mean training
+    # loss is not below the lowest of an earlier one by a ten-thousandth (`optax.contrib.reduce_on_plateau`).
+    "plateau": Schedule(
+        factor=lambda t, hparams, step: hparams["schedule/drop"] ** hparams["falls"],
+        options={"drop": (0.1, 1e-3, 0.999), "patience": (5.0, 1.0, _LARGE), "window": (20.0, 1.0, _LARGE)},
+        endless=True,
+        watches=True,
+    ),
     # Warm restarts (Loshchilov & Hutter, 2016, arXiv:1608.03983), cycles of one length.
     "restarts": Schedule(
         factor=lambda t, hparams, step: _cosine((t * hparams["schedule/cycles"] + 1e-6) % 1.0),
@@ -92,12 +102,14 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
-def schedule(name: str, hparams: Hparams, step: jax.Array) -> jax.Array:
+def schedule(name: str, hparams: Hparams, step: jax.Array, falls: jax.Array | float = 0.0) -> jax.Array:
     """The factor in [0, 1] on every rate at `step`: linear warm-up over `warmup` steps, then `name` to `total_steps`.
 
     Our own few lines, since `optax.warmup_cosine_decay_schedule` refuses a traced peak or length. The first step
-    already moves (1 / warmup), and a decay ends only after the last step. What a schedule calls 0 is `min_lr`.
+    already moves (1 / warmup), and a decay ends only after the last step. What a schedule calls 0 is `min_lr`. `falls`
+    is for a schedule that follows the loss.
     """
+    hparams = {**hparams, "falls": jnp.float32(falls)}
     step, warmup, least = step.astype(jnp.float32), hparams["warmup"], hparams["min_lr"]
     t = jnp.clip((step - warmup) / jnp.maximum(hparams["total_steps"] - warmup, 1.0), 0.0, 1.0)
     factor = least + (1 - least) * SCHEDULES[name].factor(t, hparams, step)

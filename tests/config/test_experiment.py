@@ -80,6 +80,7 @@ OTHER = {
     "min_lr": 0.5,
     "warmup": 1,
     "clip": 0.5,
+    "clip_mode": "agc",
     "momentum": 0.5,
     "b2": 0.5,
     "momentum_dtype": "bfloat16",
@@ -91,7 +92,7 @@ OTHER = {
 
 
 # What some of them need beside them.
-NEEDS = {"patience": {"eval_every": 7}, "min_delta": {"eval_every": 7, "patience": 2}}
+NEEDS = {"clip_mode": {"clip": 0.5}, "patience": {"eval_every": 7}, "min_delta": {"eval_every": 7, "patience": 2}}
 
 
 def experiment(**overrides) -> Experiment:

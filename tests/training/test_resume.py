@@ -72,9 +72,17 @@ def unfinished(whole, folder):
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("optimizer", ["lion", "adafactor"])  # one moment; a row and a column
-def test_resumed_with_another_optimizer(optimizer, tmp_path, monkeypatch):
-    config = tiny_config("row_mlp", steps=4, save_every=2, optimizer=optimizer)
+@pytest.mark.parametrize(
+    ("optimizer", "fields"),
+    [
+        ("lion", {}),  # one moment
+        ("adafactor", {}),  # a row and a column
+        ("muon", {"schedule": "plateau", "schedule_options": (("patience", 1.0), ("window", 1.0))}),
+        ("prodigy", {"clip": 0.01, "clip_mode": "agc"}),
+    ],
+)
+def test_resumed_with_another_optimizer(optimizer, fields, tmp_path, monkeypatch):
+    config = tiny_config("row_mlp", steps=4, save_every=2, optimizer=optimizer, **fields)
     config.model.update(width=128, mlp_width=130)
     config.parallel.devices = 1
     jaxfer.run(config, tmp_path / "whole", quiet=True)
