@@ -90,5 +90,6 @@ def _stream(name: str, values: Any, augment: tuple[str, ...]) -> StreamConfig:
     data = {field: values[field] for field in typing.get_type_hints(DataConfig) if field in values}
     options = {field: value for field, value in values.items() if field not in data and field not in own}
     complete = SOURCES.complete(values["source"], options, where)
+    complete = {option: value for option, value in complete.items() if value is not None}
     choice = Choice(name=values["source"], options=tuple(sorted(complete.items())))
     return StreamConfig(**own, data=DataConfig(**data), source=choice)

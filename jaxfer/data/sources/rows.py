@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,13 +129,24 @@ def _delimited(
         raise InputError(f"{file.name}:{reader.line_num} of {str(file)!r} can't be read ({error}); {fix}") from None
 
 
-def judged(bad: Sequence[str], total: int, root: Path, allowed: int) -> tuple[str, ...]:
-    """Notes on the bad rows of `total` ones that the config allows; `InputError` where there are more."""
+def allowed(bad_rows: int | str | None) -> float:
+    """How many bad rows, or unreadable files, `data.bad_rows` lets a source leave out; raises `InputError`."""
+    if bad_rows in (None, "stop"):
+        return 0
+    if bad_rows == "skip":
+        return math.inf
+    if isinstance(bad_rows, str) or bad_rows < 0:
+        raise InputError(f"expected data.bad_rows to be a number >= 0, 'stop' or 'skip', found {bad_rows!r}")
+    return bad_rows
+
+
+def judged(bad: Sequence[str], total: int, root: Path, limit: float, noun: str = "rows") -> tuple[str, ...]:
+    """Notes on the bad rows of `total` ones where up to `limit` may be left out; `InputError` where there are more."""
     if not bad:
         return ()
     shown = "; ".join(bad[:SHOWN]) + ("; ..." if len(bad) > SHOWN else "")
-    summary = f"{len(bad)} of {total} rows in {str(root)!r} are bad ({shown})"
-    if len(bad) > allowed:
+    summary = f"{len(bad)} of {total} {noun} in {str(root)!r} are bad ({shown})"
+    if len(bad) > limit:
         raise InputError(f"{summary}; correct them, or leave them out with data.bad_rows={len(bad)}")
     return (f"{summary} and left out",)
 

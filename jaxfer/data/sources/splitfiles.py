@@ -13,6 +13,7 @@ from jaxfer.data.split import Split
 from jaxfer.errors import InputError, nearest
 
 SPLITS = {"train": ("train",), "val": ("val", "dev", "valid", "validation"), "test": ("test",)}
+NAMED = {name: split for split, names in SPLITS.items() for name in names}
 NONE = "none"
 SHOWN = 3  # file names in a note
 

@@ -14,7 +14,7 @@ from jaxfer.data import index
 from jaxfer.data.encodings.text import texts
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.sources import labels as reading
-from jaxfer.data.sources.rows import DELIMITERS, Bad, Dialect, judged, records
+from jaxfer.data.sources.rows import DELIMITERS, Bad, Dialect, allowed, judged, records
 from jaxfer.data.sources.splitfiles import split_files, with_test
 from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
@@ -46,7 +46,7 @@ def source(
     delimiter: str = "",
     encoding: str = "utf-8",
     quotes: bool = True,
-    bad_rows: int = 0,
+    bad_rows: int | str = 0,
     test_fraction: float = 0.0,
 ) -> Dataset:
     """A folder with train.*, val.* (or dev.*, valid.*, validation.*) and test.*, or one file that is all `train`.
@@ -73,7 +73,7 @@ def source(
       encoding: of the files, as Python names it: `latin-1`, `cp1252`, `utf-16`, ...
       quotes: whether `"` quotes a field of a .csv or .tsv (doubled inside, as spreadsheets and pandas write it); false
         where it is a character like any other.
-      bad_rows: number of bad rows that may be left out, with a note.
+      bad_rows: number of bad rows that may be left out, with a note; `skip`: any number.
       test_fraction: the share of each class taken out of `train` as a fixed `test`, where there is no test file.
 
     Raises:
@@ -85,15 +85,13 @@ def source(
         raise InputError(f"data.target={target!r} is of the labels, and data.label names no column; set one of the two")
     if not separator:
         raise InputError("expected data.separator to be a character between labels, found none; ';' is the default")
-    if not 0 <= test_fraction < 1 or bad_rows < 0:
-        options = f"test_fraction={test_fraction}, bad_rows={bad_rows}"
-        raise InputError(f"expected data.test_fraction from 0 to below 1 and data.bad_rows >= 0, found {options}")
+    if not 0 <= test_fraction < 1:
+        raise InputError(f"expected data.test_fraction from 0 to below 1, found {test_fraction}")
+    limit = allowed(bad_rows)
     dialect = Dialect(columns=columns, delimiter=delimiter, encoding=encoding, quotes=quotes).check()
     root = locate(path, "table")
     files, notes = split_files(root, {"train": train, "val": val, "test": test}, dialect)
-    return _read(
-        files, notes, root, _Columns(text, text_pair, label, target), dialect, separator, bad_rows, test_fraction
-    )
+    return _read(files, notes, root, _Columns(text, text_pair, label, target), dialect, separator, limit, test_fraction)
 
 
 @index.once
@@ -104,7 +102,7 @@ def _read(
     asked: _Columns,
     dialect: Dialect,
     separator: str,
-    bad_rows: int,
+    limit: float,
     test_fraction: float,
 ) -> Dataset:
     """The dataset in these files of the folder `root`; `asked`: the columns that the config names."""
@@ -118,7 +116,7 @@ def _read(
         del tables["test"], files["test"]
     notes += tuple(f"{files[split].name}: {table.spans}" for split, table in tables.items() if table.spans)
     total = sum(len(table.labels) + len(table.bad) for table in tables.values())
-    notes += judged([bad for table in tables.values() for bad in table.bad], total, root, bad_rows)
+    notes += judged([bad for table in tables.values() for bad in table.bad], total, root, limit)
     for split, file in files.items():
         if not tables[split].labels:
             raise InputError(f"expected rows in {str(file)!r}, found none; add some or remove the file")

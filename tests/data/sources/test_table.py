@@ -296,7 +296,7 @@ def test_the_fingerprint_is_of_the_content_not_of_the_format(tmp_path):
             dict(label="", target="value"),
             "data.target='value' is of the labels, and data.label names no column; set one",
         ),
-        (dict(bad_rows=-1), "and data.bad_rows >= 0, found test_fraction=0.0, bad_rows=-1"),
+        (dict(bad_rows=-1), "expected data.bad_rows to be a number >= 0, 'stop' or 'skip', found -1"),
         (dict(test_fraction=1.0), "expected data.test_fraction from 0 to below 1"),
     ],
 )
