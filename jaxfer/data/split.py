@@ -16,6 +16,9 @@ from jaxfer.data.lookup import fingerprint
 
 # Kinds of what a model reads; the other kinds are targets, which the sealed test split does not have.
 INPUTS = ("image", "text", "audio", "series", "row", "features")
+# Kinds of what is known of an example besides: the group it is of (a patient, a place), str [n], and when it was made,
+# float64 [n]. No model reads them; splits may be drawn by them.
+ABOUT = ("group", "time")
 # Kinds of targets that hold one array: class indices int32 [n], sets of classes bool [n, classes], float32 values [n].
 LABELS = ("class", "classes", "value")
 
@@ -27,7 +30,7 @@ class Column(Protocol):
     found (`exact(row)` where `key` leaves something out); `picture(row)`, an opened image that is not yet decoded.
 
     Attributes:
-      kind: one of `INPUTS`, `LABELS`, or another kind of target that some task reads: `mask`, `tags`, `spans`, ...
+      kind: one of `INPUTS`, `LABELS`, `ABOUT`, or another kind of target that a task reads: `mask`, `tags`, `spans`...
       sha256: sha256 (hex) of the content; token tables and feature caches are kept under it.
     """
 
@@ -147,7 +150,7 @@ class Split:
     @property
     def unlabelled(self) -> bool:
         """Whether it has inputs alone."""
-        return all(column.kind in INPUTS for column in self.columns.values())
+        return all(column.kind in (*INPUTS, *ABOUT) for column in self.columns.values())
 
     @property
     def input(self) -> tuple[str, Column]:

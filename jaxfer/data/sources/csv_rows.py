@@ -14,7 +14,7 @@ from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.sources import labels as reading
 from jaxfer.data.sources.rows import Bad, Dialect, records
 from jaxfer.data.sources.splitfiles import split_files, with_test
-from jaxfer.data.split import Array, Dataset, Split
+from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError, nearest
 
 TARGETS = ("class", "value")
@@ -85,7 +85,7 @@ def _read(
     splits = {}
     for split, rows in read.items():
         column = Rows(numbers=fields.numbers, categories=fields.categories, rows=tuple(row for row, _ in rows))
-        labels = _labels([value for _, value in rows], classes, target, files[split])
+        labels = reading.array([value for _, value in rows], classes, target, files[split])
         splits[split] = Split.whole(row=column, label=labels)
     parts = (part for name, split in splits.items() for part in (name, split.columns["row"].sha256, split.labels))
     content = fingerprint([*classes, *parts, f"test_fraction={test_fraction}"])
@@ -171,14 +171,3 @@ class _Fields:
         if not abs(number) <= reading.LARGEST:
             raise Bad(f"has no number in {name!r}: {str(value)[:40]!r}")
         return None if number == 0 and name in self.zeros else number
-
-
-def _labels(values: list[Any], classes: tuple[str, ...], target: str, file: Path) -> Array:
-    if target == "value":
-        return Array(np.asarray(values, np.float32), "value")
-    index = {name: i for i, name in enumerate(classes)}
-    unknown = sorted(set(values) - index.keys())
-    if unknown:
-        fix = "remove its rows or add some to train"
-        raise InputError(f"expected the labels of train, found {unknown[0]!r} in {str(file)!r}; {fix}")
-    return Array(np.asarray([index[name] for name in values], np.int32), "class")

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxfer.data import index
 from jaxfer.data.encodings.text import texts
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.sources import labels as reading
 from jaxfer.data.sources.rows import DELIMITERS, Bad, Dialect, allowed, judged, records
 from jaxfer.data.sources.splitfiles import split_files, with_test
-from jaxfer.data.split import Array, Dataset, Split
+from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError, nearest
 
 # Other column names, from GLUE tasks and similar sets, used where the files lack the default ones.
@@ -255,18 +253,4 @@ def _split(table: _Table, classes: tuple[str, ...], target: str, file: Path) -> 
     column = texts(table.first, table.second if any(table.second) else None)
     if not table.names.label:
         return Split.whole(text=column)
-    if target == "value":
-        return Split.whole(text=column, label=Array(np.asarray(table.labels, np.float32), "value"))
-    index = {name: i for i, name in enumerate(classes)}
-    sets = [(label,) if target == "class" else label for label in table.labels]
-    unknown = sorted({name for names in sets for name in names} - index.keys())
-    if unknown:
-        fix = "remove its rows or add some to train"
-        raise InputError(f"expected the labels of train, found {unknown[0]!r} in {str(file)!r}; {fix}")
-    if target == "class":
-        labels = np.asarray([index[name] for (name,) in sets], np.int32)
-        return Split.whole(text=column, label=Array(labels, "class"))
-    labels = np.zeros((len(sets), len(classes)), bool)
-    for row, names in enumerate(sets):
-        labels[row, [index[name] for name in names]] = True
-    return Split.whole(text=column, label=Array(labels, "classes"))
+    return Split.whole(text=column, label=reading.array(table.labels, classes, target, file))
