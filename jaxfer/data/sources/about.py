@@ -27,6 +27,9 @@ class About(NamedTuple):
 
     def read(self, record: Mapping[str, Any]) -> tuple[str, float]:
         """(group, time) of a row, "" and 0 where not read; raises `Bad`."""
+        for column in filter(None, self):
+            if column not in record:
+                raise Bad(f"has no {column!r}")
         group = reader("class", "")(record[self.group]) if self.group else ""
         return group, _time(record[self.time]) if self.time else 0.0
 

@@ -69,6 +69,9 @@ class Labels:
 
     def read(self, record: Mapping[str, Any]) -> Any:
         """The label of a row: a name, a number, or the names of a set; raises `Bad` where it has none."""
+        for column in self.one_hot or self.columns or (self.column,):
+            if column not in record:
+                raise Bad(f"has no {column!r}")
         if self.one_hot:
             names = tuple(column for column in self.one_hot if _bit(record[column], column))
             if self.target == "class" and len(names) != 1:
