@@ -27,7 +27,8 @@ class Column(Protocol):
     """One field of every example, decoded when it is asked for; picklable, because loader processes get a copy.
 
     Optional: `key(row)`, equal for equal examples, and `key_bytes`, what that reads, so that copies in two splits are
-    found (`exact(row)` where `key` leaves something out); `picture(row)`, an opened image that is not yet decoded.
+    found (`exact(row)` where `key` leaves something out, `loose(row)` for those that are almost equal); `picture(row)`,
+    an opened image that is not yet decoded.
 
     Attributes:
       kind: one of `INPUTS`, `LABELS`, `ABOUT`, or another kind of target that a task reads: `mask`, `tags`, `spans`...
