@@ -43,6 +43,7 @@ def stamp(files: Iterable[Path]) -> tuple[tuple[Any, ...], bool]:
 
 
 STATE = "state.json"  # in the folder of one split that `datasets` saved; it names the files of rows
+SHARDED = (".parquet", ".arrow")
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")  # the end of the stem of one of several files of a split
 
 
@@ -57,7 +58,7 @@ def parts(file: Path) -> tuple[Path, ...]:
         if not found:
             raise InputError(f"expected files of rows in {str(file)!r}, found none; save the data set again")
         return found
-    if not SHARD.search(file.stem):
+    if file.suffix.lower() not in SHARDED or not SHARD.search(file.stem):
         return (file,)
     return tuple(sorted(file.parent.glob(f"{glob.escape(SHARD.sub('', file.stem))}-*-of-*{file.suffix}")))
 

@@ -20,10 +20,10 @@ from PIL import Image
 
 from jaxfer.data import index
 from jaxfer.data.encodings.pixels import opened, pixels, verify
-from jaxfer.data.lookup import fingerprint, parts
+from jaxfer.data.lookup import SHARDED, fingerprint, parts
 from jaxfer.errors import InputError
 
-SUFFIXES = (".parquet", ".arrow")
+SUFFIXES = SHARDED
 BATCH = 1_000  # rows that are turned into Python objects at a time
 END = 4096  # bytes of each end of an image that its key has
 BYTES = "bytes"  # the field of Hugging Face's image struct that has the file; the other is `path`

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,11 +14,11 @@ from jaxfer.data import index
 from jaxfer.data.lookup import fingerprint, locate, parts
 from jaxfer.data.sources import arrow, classfolders, folder
 from jaxfer.data.sources.about import About
-from jaxfer.data.sources.imagerows import Asked, Content, Row, read
-from jaxfer.data.sources.labels import Labels, array, lookalikes
-from jaxfer.data.sources.rows import Dialect, allowed, judged
-from jaxfer.data.sources.splitfiles import FORMATS, split_files, with_test
-from jaxfer.data.split import Column, Dataset, Split
+from jaxfer.data.sources.imagerows import Asked, Content, How, Row, dataset, read
+from jaxfer.data.sources.labels import Labels
+from jaxfer.data.sources.rows import Dialect, allowed
+from jaxfer.data.sources.splitfiles import FORMATS, split_files
+from jaxfer.data.split import Column, Dataset
 from jaxfer.errors import InputError
 
 
@@ -101,18 +100,10 @@ def source(
         raise InputError(f"data.split={split!r} is for one table, found {names}; set data.val and data.test to 'none'")
     base = (root if root.is_dir() else root.parent) / images
     asked = Asked(base, file, suffix, labels, split, About(group, time))
-    how = _How(limit, exif_orientation, test_fraction)
+    how = How(limit, exif_orientation, test_fraction)
     content = read(tables, asked, dialect)
     data = _of_bytes(tables, asked, dialect, how) if content.bytes_in else _of_files(content, asked, how)
     return folder.with_orientation(dataclasses.replace(data, notes=(*notes, *data.notes)))
-
-
-class _How(NamedTuple):
-    """How many rows may be bad, whether images are turned upright, and the share of train that is test."""
-
-    limit: float
-    upright: bool
-    test_fraction: float
 
 
 def _tables(root: Path, chosen: Mapping[str, str], dialect: Dialect) -> tuple[dict[str, Path], tuple[str, ...]]:
@@ -124,7 +115,7 @@ def _tables(root: Path, chosen: Mapping[str, str], dialect: Dialect) -> tuple[di
     return split_files(root, chosen, dialect)
 
 
-def _of_files(content: Content, asked: Asked, how: _How) -> Dataset:
+def _of_files(content: Content, asked: Asked, how: How) -> Dataset:
     """The dataset of images in files, every header read."""
     named = sorted({row.image for rows in content.rows.values() for row in rows})
     absent = {name: f"names no file: {name!r}" for name in named if not os.path.isfile(asked.base / name)}
@@ -138,7 +129,7 @@ def _of_files(content: Content, asked: Asked, how: _How) -> Dataset:
 
         # Their content as the source `folder` takes it.
         ends = files.sum("image_table", lambda: fingerprint(classfolders.named_ends(files, files.stamps)))
-        return _dataset(content, asked, how, absent | bad, column, ends)
+        return dataset(content, asked, how, absent | bad, column, ends)
 
     try:
         return files.made(("image_table", content.sha256, content.bad, asked, how, tuple(absent)), made)
@@ -147,7 +138,7 @@ def _of_files(content: Content, asked: Asked, how: _How) -> Dataset:
 
 
 @index.once
-def _of_bytes(tables: Mapping[str, Path], asked: Asked, dialect: Dialect, how: _How) -> Dataset:
+def _of_bytes(tables: Mapping[str, Path], asked: Asked, dialect: Dialect, how: How) -> Dataset:
     """The dataset of images in the tables themselves, every header read."""
     content = read(tables, asked, dialect)
     headers = {split: arrow.headers(table, content.bytes_in) for split, table in content.tables.items()}
@@ -164,50 +155,4 @@ def _of_bytes(tables: Mapping[str, Path], asked: Asked, dialect: Dialect, how: _
     files = (part for table in dict.fromkeys(content.tables.values()) for part in parts(table))
     ends = fingerprint(piece for file in files for piece in (file.name, *classfolders.ends(file)))
     index.keep()
-    return _dataset(content, asked, how, left, column, ends)
-
-
-def _dataset(
-    content: Content,
-    asked: Asked,
-    how: _How,
-    left: Mapping[Hashable, str],
-    column: Callable[[str, Sequence[Row]], Column],
-    ends: str,
-) -> Dataset:
-    """The dataset of the rows, without those whose image, or (split, image), is `left` out for the reason there."""
-    rows, bad = {}, list(content.bad)
-    for split, found in content.rows.items():
-        wrong = [left.get(row.image) or left.get((split, row.image)) for row in found]
-        rows[split] = [row for row, reason in zip(found, wrong, strict=True) if not reason]
-        bad += [f"{row.where} {reason}" for row, reason in zip(found, wrong, strict=True) if reason]
-    total = len(content.bad) + sum(map(len, content.rows.values()))
-    notes = (*content.notes, *judged(bad, total, asked.base, how.limit))
-    for split, found in rows.items():
-        if not found:
-            raise InputError(f"expected rows in {str(content.tables[split])!r}, found none; add some")
-    labels = asked.labels
-    classes = labels.classes([row.label for row in rows["train"]]) if labels.used() else ()
-    if labels.used() and labels.target != "value" and not classes:
-        raise InputError("expected labels in train, found none; correct data.label or data.separator")
-    splits = {}
-    for split, found in rows.items():
-        columns = {"image": column(split, found)}
-        if labels.used():
-            columns["label"] = array([row.label for row in found], classes, labels.target, content.tables[split])
-        splits[split] = Split.whole(**columns, **asked.about.columns([row.about for row in found]))
-    provenance = {split: content.tables[split].name for split in splits}
-    if asked.split:
-        provenance = {split: f"{name}, by its column {asked.split!r}" for split, name in provenance.items()}
-    made = fingerprint([*classes, content.sha256, ends, *map(str, left), f"test_fraction={how.test_fraction}"])
-    if how.test_fraction:
-        splits |= with_test(splits, how.test_fraction)
-        provenance["test"] = f"drawn from {provenance['train']}: data.test_fraction={how.test_fraction:g}"
-    return Dataset(
-        splits=splits,
-        classes=classes,
-        fingerprint=made,
-        notes=(*notes, *lookalikes(classes)),
-        provenance=provenance,
-        listed=asked.base,
-    )
+    return dataset(content, asked, how, left, column, ends)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +11,10 @@ from jaxfer.data import index
 from jaxfer.data.lookup import fingerprint
 from jaxfer.data.sources import arrow
 from jaxfer.data.sources.about import About
-from jaxfer.data.sources.labels import Labels, reader
-from jaxfer.data.sources.rows import Bad, Dialect, records
-from jaxfer.data.sources.splitfiles import NAMED, SPLITS
+from jaxfer.data.sources.labels import Labels, array, lookalikes, reader
+from jaxfer.data.sources.rows import Bad, Dialect, judged, records
+from jaxfer.data.sources.splitfiles import NAMED, SPLITS, with_test
+from jaxfer.data.split import Column, Dataset, Split
 from jaxfer.errors import InputError, nearest
 
 # Other names of the column of files, used where the table lacks the default one.
@@ -29,6 +30,14 @@ class Asked(NamedTuple):
     labels: Labels
     split: str
     about: About
+
+
+class How(NamedTuple):
+    """How many rows may be bad, whether images are turned upright, and the share of train that is test."""
+
+    limit: float
+    upright: bool
+    test_fraction: float
 
 
 class Row(NamedTuple):
@@ -63,7 +72,7 @@ class Content(NamedTuple):
 @index.once
 def read(tables: Mapping[str, Path], asked: Asked, dialect: Dialect) -> Content:
     """The rows of the tables, without a look at the images."""
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, list[Row]] = {} if asked.split else {split: [] for split in tables}
     bad, notes, seen = [], [], set()
     bytes_in = arrow.image_column(tables["train"], asked.file) if arrow.reads(tables["train"]) else ""
     column = ""
@@ -75,6 +84,7 @@ def read(tables: Mapping[str, Path], asked: Asked, dialect: Dialect) -> Content:
                 seen |= known
                 if split == "test" and not asked.labels.used().keys() <= known:
                     notes.append(f"{table.name} has no labels and is left out: no test split; data.test names another")
+                    rows.pop("test", None)
                     break
                 column = column or ("" if bytes_in else _file_column(asked.file, known, notes))
                 used = _checked(asked, column, known, table)
@@ -91,9 +101,6 @@ def read(tables: Mapping[str, Path], asked: Asked, dialect: Dialect) -> Content:
                 bad.append(f"{table.name}:{where} {error}")
     if not asked.split and "split" in seen:
         notes.append("the table has a column 'split', which is not read; set data.split='split' to go by it")
-    if "train" not in rows and not bad:
-        where = str(tables["train"])
-        raise InputError(f"expected rows of train in {where!r}, found none; correct data.split or add some")
     content = fingerprint(str(part) for split, found in rows.items() for part in (split, *(row[1:] for row in found)))
     kept = {split: tuple(rows[split]) for split in SPLITS if split in rows}
     named = {split: tables.get(split, tables["train"]) for split in kept}
@@ -134,3 +141,49 @@ def _split_of(record: Mapping[str, Any], column: str) -> str:
     if split is None:
         raise Bad(f"is of no split: {str(record[column])[:40]!r} in {column!r}")
     return split
+
+
+def dataset(
+    content: Content,
+    asked: Asked,
+    how: How,
+    left: Mapping[Hashable, str],
+    column: Callable[[str, Sequence[Row]], Column],
+    ends: str,
+) -> Dataset:
+    """The dataset of the rows, without those whose image, or (split, image), is `left` out for the reason there."""
+    rows, bad = {}, list(content.bad)
+    for split, found in content.rows.items():
+        wrong = [left.get(row.image) or left.get((split, row.image)) for row in found]
+        rows[split] = [row for row, reason in zip(found, wrong, strict=True) if not reason]
+        bad += [f"{row.where} {reason}" for row, reason in zip(found, wrong, strict=True) if reason]
+    total = len(content.bad) + sum(map(len, content.rows.values()))
+    notes = (*content.notes, *judged(bad, total, asked.base, how.limit))
+    for split in ("train", *rows):
+        if not rows.get(split):
+            where = str(content.tables.get(split, asked.base))
+            raise InputError(f"expected rows of {split} in {where!r}, found none; add some or remove the file")
+    labels = asked.labels
+    classes = labels.classes([row.label for row in rows["train"]]) if labels.used() else ()
+    if labels.used() and labels.target != "value" and not classes:
+        raise InputError("expected labels in train, found none; correct data.label or data.separator")
+    splits = {}
+    for split, found in rows.items():
+        columns = {"image": column(split, found)}
+        if labels.used():
+            columns["label"] = array([row.label for row in found], classes, labels.target, content.tables[split])
+        splits[split] = Split.whole(**columns, **asked.about.columns([row.about for row in found]))
+    provenance = {split: content.tables[split].name for split in splits}
+    if asked.split:
+        provenance = {split: f"{name}, by its column {asked.split!r}" for split, name in provenance.items()}
+    made = fingerprint([*classes, content.sha256, ends, *map(str, left), f"test_fraction={how.test_fraction}"])
+    if how.test_fraction:
+        splits |= with_test(splits, how.test_fraction)
+        provenance["test"] = f"drawn from {provenance['train']}: data.test_fraction={how.test_fraction:g}"
+    return Dataset(
+        splits=splits,
+        classes=classes,
+        fingerprint=made,
+        notes=(*notes, *lookalikes(classes)),
+        provenance=provenance,
+    )

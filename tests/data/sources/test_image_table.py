@@ -122,6 +122,17 @@ def test_bad_rows_and_missing_files(tmp_path):
     assert fills(source(path=path, bad_rows="skip").splits["train"]) == [0, 7, 40]
 
 
+def test_a_split_without_rows_is_refused(tmp_path):
+    path = written(tmp_path, name="train.csv")
+    (tmp_path / "val.csv").write_text("path,label\n")
+    with pytest.raises(InputError, match=r"expected rows of val in '.*val.csv', found none"):
+        source(path=path)
+    (tmp_path / "val.csv").unlink()
+    (tmp_path / "train.csv").write_text(TABLE.replace("train", "test"))
+    with pytest.raises(InputError, match=r"expected rows of train in"):
+        source(path=path, split="split")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
