@@ -141,6 +141,7 @@ def dataset(
         classes=classes,
         fingerprint=content,
         notes=notes,
+        left_out=len(left),
         provenance=provenance,
         listed=root,
     )

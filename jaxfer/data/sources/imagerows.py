@@ -185,5 +185,6 @@ def dataset(
         classes=classes,
         fingerprint=made,
         notes=(*notes, *lookalikes(classes)),
+        left_out=len(bad),
         provenance=provenance,
     )

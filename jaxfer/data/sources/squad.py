@@ -58,7 +58,7 @@ def source(*, path: str = "", train: str = "", val: str = "", test: str = "", ba
       val: likewise; `none`: leave it out, and draw from `train`.
       test: likewise.
       bad_rows: number of bad questions that may be left out, with a note: those without an answer, or with one that is
-        not in its context at its start.
+        not in its context at its start; `skip`: any number.
 
     Raises:
       InputError: no such file, no questions, or more bad ones than allowed.
@@ -95,6 +95,7 @@ def _read(files: Mapping[str, Path], notes: tuple[str, ...], root: Path, limit: 
         classes=(),
         fingerprint=fingerprint(parts),
         notes=notes,
+        left_out=len(bad),
         provenance={split: file.name for split, file in files.items()},
     )
 

@@ -132,7 +132,8 @@ def _read(
         del tables["test"], files["test"]
     notes += tuple(f"{files[split].name}: {table.spans}" for split, table in tables.items() if table.spans)
     total = sum(len(table.labels) + len(table.bad) for table in tables.values())
-    notes += judged([bad for table in tables.values() for bad in table.bad], total, root, limit)
+    bad = [bad for table in tables.values() for bad in table.bad]
+    notes += judged(bad, total, root, limit)
     for split, file in files.items():
         if not tables[split].labels:
             raise InputError(f"expected rows in {str(file)!r}, found none; add some or remove the file")
@@ -150,7 +151,14 @@ def _read(
         splits |= with_test(splits, test_fraction)
         provenance["test"] = f"drawn from {provenance['train']}: data.test_fraction={test_fraction:g}"
     notes += reading.lookalikes(classes)
-    return Dataset(splits=splits, classes=classes, fingerprint=content, notes=notes, provenance=provenance)
+    return Dataset(
+        splits=splits,
+        classes=classes,
+        fingerprint=content,
+        notes=notes,
+        left_out=len(bad),
+        provenance=provenance,
+    )
 
 
 @dataclass(frozen=True)

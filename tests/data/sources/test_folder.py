@@ -312,6 +312,7 @@ def test_unreadable_files_stop_the_run_or_are_left_out_and_counted(tmp_path):
         (note,) = data.notes
         assert note.startswith(f"2 of 6 images in {path!r} are bad (a/2.png: expected a readable image, found")
         assert note.endswith("and left out")
+        assert data.left_out == 2
         assert data.fingerprint == clean  # as if they were not there
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "0.png").write_text("no image")

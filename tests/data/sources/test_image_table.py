@@ -118,6 +118,7 @@ def test_bad_rows_and_missing_files(tmp_path):
     data = source(path=path, bad_rows=3)
     assert (fills(data.splits["train"]), data.splits["train"].labels.tolist()) == ([0, 40], [0, 1])
     assert data.notes[0].startswith("3 of 5 rows in") and data.notes[0].endswith("and left out")
+    assert data.left_out == 3
     Image.fromarray(np.full((3, 4, 3), 7, np.uint8)).save(tmp_path / "x" / "9.png")  # a file that comes is seen
     assert fills(source(path=path, bad_rows="skip").splits["train"]) == [0, 7, 40]
 
