@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
+import operator
 import re
 import sys
 import types
@@ -73,7 +75,7 @@ def parse(text: str, annotation: Any, where: str) -> Any:
     if type(None) in args:
         if text.lower() == "none":
             return None
-        annotation = next(arg for arg in args if arg is not type(None))
+        annotation = functools.reduce(operator.or_, (arg for arg in args if arg is not type(None)))
         args = typing.get_args(annotation)
     if annotation is str:
         return text

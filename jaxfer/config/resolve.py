@@ -176,6 +176,8 @@ def _checked(values: Mapping[str, Any], fields: Mapping[str, Any], where: str, o
 
 def _choice(room: Any, name: str, options: Mapping[str, Any]) -> Choice:
     room.get(name)
+    # As for methods: a source's option that is None is left out, as before the source had it.
+    options = {option: value for option, value in options.items() if value is not None or room is not SOURCES}
     return Choice(name=name, options=tuple(sorted(options.items())))
 
 

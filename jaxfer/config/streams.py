@@ -15,6 +15,8 @@ from jaxfer.registry import SOURCES, TASKS
 
 # What a stream without a task can't ask for, since each chooses rows by their labels or for them.
 BY_LABEL = ("classes", "labels_per_class", "labels", "val_per_class")
+# What holds out validation, which such a stream has none of.
+HELD_OUT = ("val_by", "val_groups", "folds")
 ROWS = ("own", "same")
 
 
@@ -87,8 +89,14 @@ def _stream(name: str, values: Any, augment: tuple[str, ...]) -> StreamConfig:
                 f"{where}.{field}={values[field]} chooses examples by their labels, which stay sealed in a stream "
                 "without a task; remove it, or set its task"
             )
+    for field in HELD_OUT:
+        if values.get(field) and not own.get("task"):
+            raise InputError(
+                f"{where}.{field}={values[field]!r} has no effect: a stream without a task has no validation; remove it"
+            )
     data = {field: values[field] for field in typing.get_type_hints(DataConfig) if field in values}
     options = {field: value for field, value in values.items() if field not in data and field not in own}
     complete = SOURCES.complete(values["source"], options, where)
+    complete = {option: value for option, value in complete.items() if value is not None}
     choice = Choice(name=values["source"], options=tuple(sorted(complete.items())))
     return StreamConfig(**own, data=DataConfig(**data), source=choice)

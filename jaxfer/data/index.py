@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import PIL
 
 from jaxfer import cache_folder
-from jaxfer.data.lookup import SETTLED, fingerprint, stamp
+from jaxfer.data.lookup import SETTLED, fingerprint, parts, stamp
 
 T = TypeVar("T")
 
@@ -161,7 +161,7 @@ def once(read: Callable[..., T]) -> Callable[..., T]:
 
     @functools.wraps(read)
     def made(files: Mapping[str, Path], *options: Hashable) -> T:
-        version, settled = stamp(files.values())
+        version, settled = stamp(part for file in files.values() for part in parts(file))
         if not settled:
             return read(files, *options)
         return _remembered(_MADE, (read, tuple(files), version, options), lambda: read(files, *options))

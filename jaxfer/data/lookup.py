@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import json
 import os
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,6 +40,27 @@ def stamp(files: Iterable[Path]) -> tuple[tuple[Any, ...], bool]:
     # A link may point elsewhere, which is another inode; a copy may keep mtime, but not ctime.
     stamps = tuple((name, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats)
     return stamps, time.time_ns() - max((s.st_mtime_ns for _, s in stats), default=0) > SETTLED
+
+
+STATE = "state.json"  # in the folder of one split that `datasets` saved; it names the files of rows
+SHARDED = (".parquet", ".arrow")
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")  # the end of the stem of one of several files of a split
+
+
+def parts(file: Path) -> tuple[Path, ...]:
+    """The files that hold a table: itself, its shards where it is the first, or those in the folder of a split."""
+    if file.is_dir():
+        try:
+            named = [entry["filename"] for entry in json.loads((file / STATE).read_bytes())["_data_files"]]
+            found = tuple(file / Path(name).name for name in named)
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"expected {STATE} with the files of a data set in {str(file)!r}; save it again") from None
+        if not found:
+            raise InputError(f"expected files of rows in {str(file)!r}, found none; save the data set again")
+        return found
+    if file.suffix.lower() not in SHARDED or not SHARD.search(file.stem):
+        return (file,)
+    return tuple(sorted(file.parent.glob(f"{glob.escape(SHARD.sub('', file.stem))}-*-of-*{file.suffix}")))
 
 
 def locate(path: str, source: str, option: str = "path") -> Path:

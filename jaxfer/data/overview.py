@@ -64,7 +64,8 @@ def overview(
 
 
 def copies(splits: Mapping[str, Split]) -> tuple[str, ...]:
-    """A line for each pair of splits with examples of the same content: the same bytes, or the same texts."""
+    """A line for each pair of splits with examples of the same content, and one for each split with examples of the
+    same content under different labels: the same bytes, the same texts, or texts that differ in case and spaces."""
     columns = {name: split.input[1] for name, split in splits.items()}
     if not all(hasattr(column, "key") for column in columns.values()):
         return ("duplicates across splits were not checked: the data source has no keys",)
@@ -72,16 +73,49 @@ def copies(splits: Mapping[str, Split]) -> tuple[str, ...]:
     if reads > READ:
         return (f"duplicates across splits were not checked: {reads / 2**30:.1f} GiB to read",)
     keys = {name: _keys(split, None) for name, split in splits.items()}
-    shared = {key for key, count in Counter(key for k in keys.values() for key in set(k)).items() if count > 1}
+    shared = {key for key, count in Counter(itertools.chain(*keys.values())).items() if count > 1}
     keys = {name: _keys(split, shared) if shared else [] for name, split in splits.items()}
     index.keep()
-    lines = []
+    lines, labels = [], {name: _labels(split) for name, split in splits.items()}
     for name, other in itertools.combinations(splits, 2):
-        known = set(keys[name])
-        count = sum(key in known for key in keys[other])
-        if count:
-            lines.append(f"{count:,} of {len(splits[other]):,} examples of {other} are also in {name}, exact copies")
+        some = f"of {len(splits[other]):,} examples of {other}"
+        known = _labels_of(keys[name], labels[name])
+        found = [(key, label) for key, label in zip(keys[other], labels[other], strict=False) if key in known]
+        wrong = sum(None not in (label, *known[key]) and label not in known[key] for key, label in found)
+        if found:
+            end = f", {wrong:,} with another label" if wrong else ""
+            lines.append(f"{len(found):,} {some} are also in {name}, exact copies{end}")
+        if alike := _alike(splits[name], splits[other]):
+            lines.append(f"{alike:,} {some} are in {name} but for case and spaces")
+    for name, split in splits.items():
+        known = _labels_of(keys[name], labels[name])
+        if wrong := sum(len(known[key]) > 1 for key in keys[name]):
+            some = f"{wrong:,} of {len(split):,} examples of {name}"
+            lines.append(f"{some} have exact copies there with another label")
     return tuple(lines)
+
+
+def _labels(split: Split) -> list[Hashable]:
+    """The label of each example, as something to compare; None where there is none."""
+    return [None] * len(split) if split.labels is None else [label.tobytes() for label in split.labels]
+
+
+def _labels_of(keys: Sequence[Hashable], labels: Sequence[Hashable]) -> dict[Hashable, set[Hashable]]:
+    """{key: the labels of its examples}."""
+    known: dict[Hashable, set[Hashable]] = {}
+    for key, label in zip(keys, labels, strict=False):
+        known.setdefault(key, set()).add(label)
+    return known
+
+
+def _alike(split: Split, other: Split) -> int:
+    """Examples of the other split that this one has with other capitals and spaces alone."""
+    columns = [part.input[1] for part in (split, other)]
+    if not all(hasattr(column, "loose") for column in columns):
+        return 0
+    exact, loose = ({of(int(row)) for row in split.rows} for of in (columns[0].key, columns[0].loose))
+    rows = (int(row) for row in other.rows)
+    return sum(columns[1].loose(row) in loose and columns[1].key(row) not in exact for row in rows)
 
 
 def _splits(data: Dataset) -> dict[str, Split]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxfer.data import held_out
 from jaxfer.data.encodings.augment import augmentations
 from jaxfer.data.order import Stream, draw
 from jaxfer.data.split import Array, Dataset, Split
@@ -35,6 +36,11 @@ class DataConfig:
       val_per_class: validation examples per class, taken from train; the same ones for every seed and every choice of
         classes. Refused, as `val_fraction` is, where the source has a `val` split of its own.
       val_fraction: the share of each class taken instead where `val_per_class` is 0 (rounded, at least one).
+      val_by: `group` takes whole groups instead, in random order until they hold `val_fraction` of the examples; `time`
+        the last ones. The source reads the column (its options `group` and `time`); empty: a random draw.
+      val_groups: take these groups instead.
+      folds: take one of so many folds instead, equal shares of each class, or of whole groups with `val_by=group`.
+      fold: which one, from 0.
       augment: names in `AUGMENTATIONS`, applied in this order to training images; a leading `crop` is cut out
         of the original images, a later one out of the resized ones.
       workers: Grain worker processes; 0 for threads of this process.
@@ -46,12 +52,20 @@ class DataConfig:
     labels: int = 0
     val_per_class: int = 0
     val_fraction: float = 0.1
+    val_by: str = ""
+    val_groups: tuple[str, ...] = ()
+    folds: int = 0
+    fold: int = 0
     augment: tuple[str, ...] = ()
     workers: int = field(default=0, metadata={"identity": False})
 
     def to_dict(self) -> dict[str, Any]:
-        """{field: value}; without `labels` where it is 0, as before there was such a field."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value or name != "labels"}
+        """{field: value}; without those in `NEWER` that are not set, as before there were such fields."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value or name not in NEWER}
+
+
+# Fields that old runs don't have.
+NEWER = ("labels", "val_by", "val_groups", "folds", "fold")
 
 
 def build(config: DataConfig, options: Mapping[str, Any], *, seed: int, with_test: bool) -> Dataset:
@@ -110,8 +124,9 @@ def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool)
             raise InputError(f"{who} has no training example; add some or choose other data.classes")
     if "val" not in splits:
         splits["val"], train = _take_val(train, config, dataset, names)
-        option = "val_per_class" if config.val_per_class else "val_fraction"
-        provenance["val"] = f"drawn from train: data.{option}={getattr(config, option):g}"
+        provenance["val"] = f"drawn from train: {_how(config)}"
+        notes = (*notes, *_unvalidated(splits["val"], config, dataset, names))
+    notes = (*notes, *held_out.overlaps({**dataset.splits, "train": train, "val": splits["val"]}))
     pool = None
     if config.labels_per_class or config.labels:
         pool, (train, how) = train.sealed(), _few(train, config, dataset, names, seed)
@@ -127,6 +142,7 @@ def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool)
 
 def _check_config(config: DataConfig, dataset: Dataset) -> None:
     augmentations(config.augment)
+    held_out.check(config)
     for name in ("labels_per_class", "labels", "val_per_class", "workers"):
         if getattr(config, name) < 0:
             raise InputError(f"expected data.{name} >= 0, found {getattr(config, name)}; 0 is the default")
@@ -142,10 +158,15 @@ def _check_config(config: DataConfig, dataset: Dataset) -> None:
         raise InputError(f"expected one number of labels, found {both}; set one of the two to 0")
     if config.labels and dataset.splits["train"].unlabelled:
         raise InputError(f"data.labels={config.labels} needs labels, but this data has none; remove it")
-    for name in ("val_per_class", "val_fraction"):
+    for name in ("val_per_class", "val_fraction", "val_by", "val_groups", "folds"):
         value, default = getattr(config, name), getattr(DataConfig, name)
         if value != default and "val" in dataset.splits:
-            raise InputError(f"data.{name}={value} has no effect: the source has a val split; set it to {default}")
+            shown = default if isinstance(default, int | float) else repr(default)
+            raise InputError(f"data.{name}={value} has no effect: the source has a val split; set it to {shown}")
+    for name in ("val_per_class", "val_fraction") if config.folds or config.val_groups else ("val_per_class",):
+        value, default = getattr(config, name), getattr(DataConfig, name)
+        if value != default and (how := held_out.described(config)):
+            raise InputError(f"data.{name}={value} has no effect beside {how}; set it to {default}")
 
 
 def _chosen(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
@@ -187,15 +208,30 @@ def _blanked(dataset: Dataset, names: tuple[str, ...]) -> Split:
 
 def _take_val(train: Split, config: DataConfig, dataset: Dataset, names: tuple[str, ...]) -> tuple[Split, Split]:
     """(val, the rest of train); uses seed 0, so that every run of a study validates on the same examples."""
-    option = "val_per_class" if config.val_per_class else "val_fraction"
     share = {"per_class": config.val_per_class, "fraction": config.val_fraction}
-    drawn, rest = draw(_strata(train), seed=0, stream=Stream.VAL, **share)
+    if held_out.described(config):
+        held = held_out.chosen(train, _strata(train), config)
+        drawn, rest = np.flatnonzero(held), np.flatnonzero(~held)
+    else:
+        drawn, rest = draw(_strata(train), seed=0, stream=Stream.VAL, **share)
     before, after = _counts(train, dataset, names), _counts(train.take(rest), dataset, names)
     for who, count in after.items():
         if not count:
-            taken = f"data.{option}={getattr(config, option)} leaves none of them to train on"
+            taken = f"{_how(config)} leaves none of them to train on"
             raise InputError(f"{who} has {before[who]} training examples and {taken}; lower it or add examples")
     return train.take(drawn), train.take(rest)
+
+
+def _how(config: DataConfig) -> str:
+    """The options that say which training examples are val."""
+    option = "val_per_class" if config.val_per_class else "val_fraction"
+    return held_out.described(config) or f"data.{option}={getattr(config, option):g}"
+
+
+def _unvalidated(val: Split, config: DataConfig, dataset: Dataset, names: tuple[str, ...]) -> tuple[str, ...]:
+    """A note on classes without an example in val, which groups and times don't look at."""
+    missing = [who for who, count in _counts(val, dataset, names).items() if not count]
+    return (f"val has no example of {', '.join(missing[:6])}: {_how(config)}",) if missing else ()
 
 
 def _few(train: Split, config: DataConfig, dataset: Dataset, names: tuple[str, ...], seed: int) -> tuple[Split, str]:

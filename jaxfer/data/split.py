@@ -16,6 +16,9 @@ from jaxfer.data.lookup import fingerprint
 
 # Kinds of what a model reads; the other kinds are targets, which the sealed test split does not have.
 INPUTS = ("image", "text", "audio", "series", "row", "features")
+# Kinds of what is known of an example besides: the group it is of (a patient, a place), str [n], and when it was made,
+# float64 [n]. No model reads them; splits may be drawn by them.
+ABOUT = ("group", "time")
 # Kinds of targets that hold one array: class indices int32 [n], sets of classes bool [n, classes], float32 values [n].
 LABELS = ("class", "classes", "value")
 
@@ -24,10 +27,11 @@ class Column(Protocol):
     """One field of every example, decoded when it is asked for; picklable, because loader processes get a copy.
 
     Optional: `key(row)`, equal for equal examples, and `key_bytes`, what that reads, so that copies in two splits are
-    found (`exact(row)` where `key` leaves something out); `picture(row)`, an opened image that is not yet decoded.
+    found (`exact(row)` where `key` leaves something out, `loose(row)` for those that are almost equal); `picture(row)`,
+    an opened image that is not yet decoded.
 
     Attributes:
-      kind: one of `INPUTS`, `LABELS`, or another kind of target that some task reads: `mask`, `tags`, `spans`, ...
+      kind: one of `INPUTS`, `LABELS`, `ABOUT`, or another kind of target that a task reads: `mask`, `tags`, `spans`...
       sha256: sha256 (hex) of the content; token tables and feature caches are kept under it.
     """
 
@@ -147,7 +151,7 @@ class Split:
     @property
     def unlabelled(self) -> bool:
         """Whether it has inputs alone."""
-        return all(column.kind in INPUTS for column in self.columns.values())
+        return all(column.kind in (*INPUTS, *ABOUT) for column in self.columns.values())
 
     @property
     def input(self) -> tuple[str, Column]:
@@ -173,6 +177,7 @@ class Dataset:
       classes: names in label order; `()` for regression.
       fingerprint: sha256 (hex) of the source's content, kept by `prepare`: `Split.rows` says which rows are in use.
       notes: messages for the user about the files, such as rows left out, a line each.
+      left_out: bad rows or unreadable files that `data.bad_rows` let the source leave out.
       provenance: {split: its origin in a few words}.
       sealed: the inputs of the test split where it isn't opened: they are counted, and compared with the others' for
         copies.
@@ -186,6 +191,7 @@ class Dataset:
     classes: tuple[str, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    left_out: int = 0
     provenance: Mapping[str, str] = field(default_factory=dict)
     sealed: Split | None = None
     listed: Path | None = None

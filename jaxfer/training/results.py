@@ -55,6 +55,7 @@ def contents(
         "checkpoint_step": step,
         "classes": list(data.classes),
         "examples": {**{name: len(split) for name, split in data.splits.items()}, **pool},
+        **({"left_out": data.left_out} if data.left_out else {}),
         **({"streams": streams.described(data)} if data.streams else {}),
         **({"fits": record["fits"]} if "fits" in record else {}),
         "lineage": {**record["lineage"], "sha256": fingerprint(*left)},

@@ -59,6 +59,10 @@ OTHER = {
     "data.labels": 3,
     "data.val_per_class": 3,
     "data.val_fraction": 0.5,
+    "data.val_by": "group",
+    "data.val_groups": ("ward 3",),
+    "data.folds": 5,
+    "data.fold": 1,
     "data.augment": ("flip",),
     "data.workers": 2,
     "method": "probe",
@@ -182,6 +186,27 @@ def test_a_stage_s_own_task_is_part_of_the_identity():
     assert after.identity() == {**before.identity(), "stage.first.task": "multilabel"}
     assert "stage.first.task" not in before.identity()
     assert resolve(ConfigDict(after.to_dict())) == after
+
+
+def test_how_validation_is_held_out_is_stored_where_it_is_set():
+    plain, fold = experiment(), experiment(**{"data.folds": 5, "data.fold": 2})
+    newer = {"val_by", "val_groups", "folds", "fold"}
+    assert not newer & plain.to_dict()["data"].keys() and not {f"data.{name}" for name in newer} & set(plain.identity())
+    assert fold.identity() == {**plain.identity(), "data.folds": 5, "data.fold": 2}
+    assert resolve(ConfigDict(fold.to_dict())) == fold
+
+
+def test_a_sources_option_that_is_not_set_is_left_out():
+    plain, stored = (
+        experiment(**{"data.source": "folder", "data.path": "x", **more})
+        for more in ({}, {"data.exif_orientation": False, "data.bad_rows": "skip"})
+    )
+    assert not {"exif_orientation", "bad_rows"} & plain.to_dict()["data"].keys()
+    assert stored.identity() == {**plain.identity(), "data.exif_orientation": False, "data.bad_rows": "skip"}
+    assert resolve(ConfigDict(stored.to_dict())) == stored
+    config = jaxfer.config.base()
+    config.stream.s = {"source": "folder", "path": "x", "task": "classification"}
+    assert "stream.s.bad_rows" not in resolve(config).identity()
 
 
 def test_a_number_of_labels_is_stored_where_it_is_set():

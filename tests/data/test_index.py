@@ -149,7 +149,7 @@ def damage(file, how):
     if how == "torn":
         file.write_bytes(head + b"\n" + body[: len(body) // 2])
     elif how == "flipped":
-        file.write_bytes(head + b"\n" + body.replace(b"true", b"null", 1))
+        file.write_bytes(head + b"\n" + body.replace(b'bmp": 1', b'bmp": 6', 1))
     elif how == "noise":
         file.write_bytes(b"\xff\x00 no JSON")
     elif how == "empty":

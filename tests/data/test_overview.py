@@ -73,7 +73,8 @@ def test_images_in_folders(tmp_path, monkeypatch):
         "  note: 1 file left out by suffix (1 .tif); data.suffixes lists those to read",
         "  note: 1 file left out beside the class folders (1 .png); move them into one",
         "  note: 1 of 4 examples of test are also in train, exact copies",
-        "  note: 1 of 4 examples of test are also in val, exact copies",  # val was drawn from train
+        "  note: 1 of 4 examples of test are also in val, exact copies, 1 with another",  # val was drawn from train
+        "    label",
     ]
 
 
@@ -202,3 +203,20 @@ def test_real_copies():
     data = npz.source(path=shared("vision/pneumonia_mnist.npz"))
     assert copies(data.splits) == ("8 of 524 examples of val are also in train, exact copies",)
     assert copies({name: data.splits[name] for name in ("train", "test")}) == ()
+
+
+def test_copies_that_differ_a_little_and_copies_with_other_labels():
+    train = Split.whole(
+        text=texts(("a b", "a b", "c", "D  e", "d e")), label=Array(np.array([0, 1, 0, 1, 1], np.int32), "class")
+    )
+    val = Split.whole(text=texts(("c", "a  B", "f", "d e")), label=Array(np.array([1, 0, 0, 1], np.int32), "class"))
+    assert copies({"train": train, "val": val}) == (
+        "2 of 4 examples of val are also in train, exact copies, 1 with another label",
+        "1 of 4 examples of val are in train but for case and spaces",
+        "2 of 5 examples of train have exact copies there with another label",
+    )
+    assert copies({"train": train, "test": val.sealed()}) == (
+        "2 of 4 examples of test are also in train, exact copies",
+        "1 of 4 examples of test are in train but for case and spaces",
+        "2 of 5 examples of train have exact copies there with another label",
+    )

@@ -34,8 +34,24 @@ INTERPOLATIONS = {
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def verify(file: str | Path | bytes, name: str = "") -> None:
+ORIENTATION = 0x0112  # the EXIF tag: how the camera was held
+# Orientation -> how the stored pixels are turned or mirrored to stand upright (EXIF 2.32, 4.6.5).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def verify(file: str | Path | bytes, name: str = "") -> int:
     """Checks an image by its header and its end, without decoding it; bytes after the end are allowed.
+
+    Returns:
+      Its EXIF orientation, 1..8; 1 where it has none, and of a TIFF, which Pillow itself turns upright.
 
     Raises:
       InputError: the file is no image, or it was cut short.
@@ -44,31 +60,47 @@ def verify(file: str | Path | bytes, name: str = "") -> None:
         with _open(file) as image, io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as content:
             if not ending.whole(image, content):
                 raise EOFError("the file is cut short")
+            return _orientation(image)
     except _DAMAGED as error:
         raise InputError(_unreadable(file, name, error)) from None
 
 
-def opened(file: str | Path | bytes, name: str = "") -> Image.Image:
-    """An image file, decoded: of mode L (grey) or RGB; alpha dropped, 16-bit grey scaled, EXIF rotation ignored.
+def opened(file: str | Path | bytes, name: str = "", *, upright: bool = True) -> Image.Image:
+    """An image file, decoded: of mode L (grey) or RGB; alpha dropped, palettes looked up, CMYK converted, 16-bit grey
+    scaled.
 
     Args:
       file: a path, or the content of such a file.
       name: its name in errors; default: the path.
+      upright: whether it is turned as its EXIF orientation says; without that tag every bit is as stored.
 
     Raises:
       InputError: the file is missing, truncated or no image.
     """
     try:
         with _open(file) as image:
-            if image.mode.startswith("I"):  # Pillow's own conversion would clip 16 bits at 255
-                return Image.fromarray(np.rint(np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8))
-            mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-            if image.mode != mode:
-                return image.convert(mode)
             image.load()
-            return image
+            turn = _UPRIGHT.get(_orientation(image)) if upright else None
+            plain = _plain(image)
+            return plain if turn is None else plain.transpose(turn)
     except _DAMAGED as error:
         raise InputError(_unreadable(file, name, error)) from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """1..8, as the header has it. Not a PNG's own `getexif`, which would decode it."""
+    found = 1 if image.format == "TIFF" else Image.Image.getexif(image).get(ORIENTATION, 1)
+    return found if found in _UPRIGHT else 1
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """A loaded image, of mode L or RGB."""
+    if image.mode.startswith("I"):  # Pillow's own conversion would clip 16 bits at 255
+        return Image.fromarray(np.rint(np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8))
+    if image.mode == "La":  # Pillow converts it to nothing else
+        image = image.convert("LA")
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def pixels(picture: Image.Image) -> np.ndarray:

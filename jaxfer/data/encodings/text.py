@@ -129,6 +129,11 @@ class Texts:
         """A key that is equal for equal texts."""
         return self[row]
 
+    def loose(self, row: int) -> Hashable:
+        """A key that is equal for texts that differ in case and spaces alone."""
+        parts = (self.first[row],) if self.second is None else (self.first[row], self.second[row])
+        return tuple(" ".join(part.casefold().split()) for part in parts)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Words:

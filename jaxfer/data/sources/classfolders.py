@@ -7,10 +7,10 @@ import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,13 +18,16 @@ from jaxfer.data import index
 from jaxfer.data.index import Look
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.order import Stream, draw
+from jaxfer.data.sources.rows import allowed, judged
+from jaxfer.data.sources.splitfiles import NAMED, SPLITS
 from jaxfer.data.split import Array, Column, Dataset, Split
 from jaxfer.errors import InputError
 
-SPLITS = ("train", "val", "test")
 END = 4096  # bytes of each end of a file that the fingerprint covers
 ENDS = "ends"  # the fact of a file's size and ends
 
+# A bad file raises `InputError`; `file` of `Look.fact`, so that one that was read is not opened again.
+Check = Callable[[Look, str], Any]
 # (files, the names of a split's) -> their column, named by its kind; `InputError` for a bad file.
 Make = Callable[[Look, tuple[str, ...]], Column]
 
@@ -81,6 +84,8 @@ def dataset(
     test_fraction: float,
     suffixes: tuple[str, ...],
     nested: bool,
+    check: Check,
+    bad_rows: int | str | None,
 ) -> Dataset:
     """The data of PATH/{train,val,test}/CLASS/*, or PATH/CLASS/*, where all is `train`.
 
@@ -91,10 +96,13 @@ def dataset(
       test_fraction: the share of each class taken out of `train` as a fixed `test`, where there is no test folder.
       suffixes: the files to read, by the ends of their names in lower case; "" reads those without.
       nested: whether folders below a class folder are read too.
+      check: whether a file can be read, by its header.
+      bad_rows: how many may not be, as `rows.allowed` takes it.
 
     Raises:
       InputError: no such folder, no classes, a class without files, or classes that differ.
     """
+    limit = allowed(bad_rows)
     root = locate(path, source)
     if not root.is_dir():
         raise InputError(f"expected a folder of class folders, found the file {str(root)!r}; correct data.path")
@@ -115,6 +123,10 @@ def dataset(
     names = sorted(name for tree in trees.values() for files in tree.values() for name in files)
     files = index.look(root, names)
     try:
+        left = unreadable(files, check, limit, listing.noun) if limit else {}
+        if left:  # as if they were not there
+            files = index.look(root, [name for name in names if name not in left])
+            trees = {split: _without(tree, left) for split, tree in trees.items()}
         splits, content = files.made(
             (classes, make, test_fraction), lambda: _opened(files, trees, classes, make, test_fraction)
         )
@@ -123,14 +135,37 @@ def dataset(
     provenance = {split: f"{where.name}/" if where != root else "every class folder" for split, where in roots.items()}
     if test_fraction:
         provenance["test"] = f"drawn from train: data.test_fraction={test_fraction:g}"
+    notes = (*listing.notes(), *judged(list(left.values()), len(names), root, limit, listing.noun))
     return Dataset(
         splits=splits,
         classes=classes,
         fingerprint=content,
-        notes=listing.notes(),
+        notes=notes,
+        left_out=len(left),
         provenance=provenance,
         listed=root,
     )
+
+
+def unreadable(files: Look, check: Check, limit: float, noun: str) -> dict[str, str]:
+    """{file: what is wrong with it} of those that `check` refuses; `InputError` for more than `limit`."""
+    bad = {}
+    for name in files.stamps:
+        try:
+            check(files, name)
+        except InputError as error:
+            bad[name] = f"{name}: {str(error).rpartition('; ')[0]}"
+    judged(list(bad.values()), len(files.stamps), files.root, limit, noun)
+    return bad
+
+
+def _without(tree: Mapping[str, Sequence[str]], left: Container[str]) -> dict[str, list[str]]:
+    """{class: its files} without those left out; `InputError` for a class without any other."""
+    kept = {name: [file for file in names if file not in left] for name, names in tree.items()}
+    for name, names in kept.items():
+        if not names:
+            raise InputError(f"class {name!r} has no readable file; replace them or remove its folder")
+    return kept
 
 
 def _opened(
@@ -168,14 +203,19 @@ def _is_utf8(name: str) -> bool:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
+    """{split: its folder}, by the names in `splitfiles.SPLITS`; all is `train` where none is so called."""
     folders = _folders(root)
-    if not set(folders) & set(SPLITS):
+    if not set(folders) & SPLITS.keys():  # `valid` and `dev` alone may be classes
         return {"train": root}
-    other = sorted(set(folders) - set(SPLITS))
-    if other or "train" not in folders:
-        problem = f"also {other[0]!r}" if other else "no train"
+    other = sorted(set(folders) - NAMED.keys())
+    found: dict[str, list[str]] = {}
+    for name in folders:
+        found.setdefault(NAMED.get(name, ""), []).append(name)
+    twice = next((" and ".join(names) for split, names in found.items() if split and len(names) > 1), "")
+    if other or twice or "train" not in found:
+        problem = f"also {other[0]!r}" if other else f"both {twice}" if twice else "no train"
         raise InputError(f"expected folders train, val and test in {str(root)!r}, found {problem}; rename or remove")
-    return {name: root / name for name in SPLITS if name in folders}
+    return {split: root / found[split][0] for split in SPLITS if split in found}
 
 
 @dataclass(frozen=True)

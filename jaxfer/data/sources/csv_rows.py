@@ -12,9 +12,10 @@ from jaxfer.data import index
 from jaxfer.data.encodings.row import Rows, Value
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.sources import labels as reading
+from jaxfer.data.sources.about import About
 from jaxfer.data.sources.rows import Bad, Dialect, records
 from jaxfer.data.sources.splitfiles import split_files, with_test
-from jaxfer.data.split import Array, Dataset, Split
+from jaxfer.data.split import ABOUT, Dataset, Split
 from jaxfer.errors import InputError, nearest
 
 TARGETS = ("class", "value")
@@ -38,6 +39,9 @@ def source(
     encoding: str = "utf-8",
     quotes: bool = True,
     test_fraction: float = 0.0,
+    one_hot: tuple[str, ...] | None = None,
+    group: str | None = None,
+    time: str | None = None,
 ) -> Dataset:
     """A folder with train.*, val.* and test.*, or one file that is all `train`, as for the source `table`.
 
@@ -59,6 +63,10 @@ def source(
       encoding: of the files, as Python names it.
       quotes: whether `"` quotes a field.
       test_fraction: the share of each class taken out of `train` as a fixed `test`, where there is no test file.
+      one_hot: columns of 0 and 1 instead of `label`, which are the classes in this order; one of them is 1 in a row.
+      group: column of the group of a row, such as its patient; `data.val_by=group` keeps groups whole.
+      time: column of the time of a row: a number, or a date as ISO 8601 has it; `data.val_by=time` holds out the last
+        ones.
 
     Raises:
       InputError: no such file or column, no rows, a word among numbers, or labels that train does not have.
@@ -67,10 +75,14 @@ def source(
         raise InputError(f"unknown data.target {target!r}{nearest(str(target), TARGETS)}")
     if not 0 <= test_fraction < 1:
         raise InputError(f"expected data.test_fraction from 0 to below 1, found {test_fraction}; 0 is the default")
-    _check_columns(numbers, categories, label, zero_is_missing)
+    labels = reading.Labels(column=label, target=target, one_hot=one_hot or ()).check()
+    if not labels.used():
+        raise InputError("expected a column of labels, found none; name it in data.label")
+    _check_columns(numbers, categories, labels, zero_is_missing)
     dialect = Dialect(columns=columns, delimiter=delimiter, encoding=encoding, quotes=quotes).check()
     files, notes = split_files(locate(path, "csv_rows"), {"train": train, "val": val, "test": test}, dialect)
-    fields = (numbers, categories, label, target, ("", *missing), zero_is_missing)
+    about = About(group or "", time or "")
+    fields = (numbers, categories, labels, about, ("", *missing), zero_is_missing)
     return _read(files, notes, fields, dialect, test_fraction)
 
 
@@ -79,16 +91,18 @@ def _read(
     files: Mapping[str, Path], notes: tuple[str, ...], named: tuple[Any, ...], dialect: Dialect, test_fraction: float
 ) -> Dataset:
     """The dataset in these files; `named`: the arguments of `_Fields`."""
-    fields, target = _Fields(*named), named[3]
+    fields = _Fields(*named)
     read = {split: fields.read(file, dialect) for split, file in files.items()}
-    classes = reading.class_names([name for _, name in read["train"]]) if target == "class" else ()
+    classes = fields.labels.classes([label for _, label, _ in read["train"]])
     splits = {}
     for split, rows in read.items():
-        column = Rows(numbers=fields.numbers, categories=fields.categories, rows=tuple(row for row, _ in rows))
-        labels = _labels([value for _, value in rows], classes, target, files[split])
-        splits[split] = Split.whole(row=column, label=labels)
+        values, labels, about = zip(*rows, strict=True)
+        column = Rows(numbers=fields.numbers, categories=fields.categories, rows=values)
+        label = reading.array(labels, classes, fields.labels.target, files[split])
+        splits[split] = Split.whole(row=column, label=label, **fields.about.columns(about))
     parts = (part for name, split in splits.items() for part in (name, split.columns["row"].sha256, split.labels))
-    content = fingerprint([*classes, *parts, f"test_fraction={test_fraction}"])
+    beside = [split.columns[kind].sha256 for split in splits.values() for kind in ABOUT if kind in split.columns]
+    content = fingerprint([*classes, *parts, *beside, f"test_fraction={test_fraction}"])
     provenance = {split: file.name for split, file in files.items()}
     if test_fraction:
         splits |= with_test(splits, test_fraction)
@@ -98,7 +112,7 @@ def _read(
 
 
 def _check_columns(
-    numbers: tuple[str, ...], categories: tuple[str, ...], label: str, zero_is_missing: tuple[str, ...]
+    numbers: tuple[str, ...], categories: tuple[str, ...], labels: reading.Labels, zero_is_missing: tuple[str, ...]
 ) -> None:
     inputs = (*numbers, *categories)
     if not inputs:
@@ -106,30 +120,31 @@ def _check_columns(
     for name in inputs:
         if inputs.count(name) > 1:
             raise InputError(f"column {name!r} occurs twice in data.numbers and data.categories; name each once")
-    if label in inputs:
-        raise InputError(f"column {label!r} is data.label and an input as well; the model would read its answer")
+    for name, option in labels.used().items():
+        if name in inputs:
+            raise InputError(f"column {name!r} is data.{option} and an input as well; the model would read its answer")
     for name in zero_is_missing:
         if name not in numbers:
             raise InputError(f"data.zero_is_missing: {name!r} is not in data.numbers{nearest(name, numbers)}")
 
 
 class _Fields:
-    """How a record becomes (the values of a row, its label)."""
+    """How a record becomes (the values of a row, its label, its group and time)."""
 
     def __init__(
         self,
         numbers: tuple[str, ...],
         categories: tuple[str, ...],
-        label: str,
-        target: str,
+        labels: reading.Labels,
+        about: About,
         missing: tuple[str, ...],
         zeros: tuple[str, ...],
     ):
-        self.numbers, self.categories, self.label = numbers, categories, label
+        self.numbers, self.categories, self.labels, self.about = numbers, categories, labels, about
         self.missing, self.zeros = missing, zeros
-        self.word, self.answer = reading.reader("class", ""), reading.reader(target, "")
+        self.word = reading.reader("class", "")
 
-    def read(self, file: Path, dialect: Dialect) -> list[tuple[tuple[Value, ...], Any]]:
+    def read(self, file: Path, dialect: Dialect) -> list[tuple[tuple[Value, ...], Any, tuple[str, float]]]:
         """Every row of a file; `InputError` for the bad ones together."""
         rows, bad, known = [], [], set()
         for where, record in records(file, dialect, ""):
@@ -140,11 +155,10 @@ class _Fields:
                 rows.append(self._row(record))
             except Bad as error:
                 bad.append(f"{file.name}:{where} {error}")
-        for option in ("numbers", "categories", "label"):
-            named = getattr(self, option)
-            for name in (named,) if option == "label" else named:
-                if known and name not in known:
-                    raise InputError(f"data.{option}: {name!r} is not a column of {str(file)!r}{nearest(name, known)}")
+        used = dict.fromkeys(self.numbers, "numbers") | dict.fromkeys(self.categories, "categories")
+        for name, option in {**used, **self.labels.used(), **self.about.used()}.items():
+            if known and name not in known:
+                raise InputError(f"data.{option}: {name!r} is not a column of {str(file)!r}{nearest(name, known)}")
         if bad:
             shown, count = "; ".join(bad[:SHOWN]) + ("; ..." if len(bad) > SHOWN else ""), len(rows) + len(bad)
             fix = "correct them, or name what means missing in data.missing"
@@ -153,10 +167,10 @@ class _Fields:
             raise InputError(f"expected rows in {str(file)!r}, found none; add some or remove the file")
         return rows
 
-    def _row(self, record: Mapping[str, Any]) -> tuple[tuple[Value, ...], Any]:
+    def _row(self, record: Mapping[str, Any]) -> tuple[tuple[Value, ...], Any, tuple[str, float]]:
         values = [self._number(name, record.get(name)) for name in self.numbers]
         values += [None if self._absent(record.get(name)) else self.word(record[name]) for name in self.categories]
-        return tuple(values), self.answer(record.get(self.label))
+        return tuple(values), self.labels.read(record), self.about.read(record)
 
     def _absent(self, value: Any) -> bool:
         return value is None or (isinstance(value, str) and value.strip() in self.missing)
@@ -171,14 +185,3 @@ class _Fields:
         if not abs(number) <= reading.LARGEST:
             raise Bad(f"has no number in {name!r}: {str(value)[:40]!r}")
         return None if number == 0 and name in self.zeros else number
-
-
-def _labels(values: list[Any], classes: tuple[str, ...], target: str, file: Path) -> Array:
-    if target == "value":
-        return Array(np.asarray(values, np.float32), "value")
-    index = {name: i for i, name in enumerate(classes)}
-    unknown = sorted(set(values) - index.keys())
-    if unknown:
-        fix = "remove its rows or add some to train"
-        raise InputError(f"expected the labels of train, found {unknown[0]!r} in {str(file)!r}; {fix}")
-    return Array(np.asarray([index[name] for name in values], np.int32), "class")

@@ -7,13 +7,17 @@ import contextlib
 import math
 import re
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxfer.data.sources.rows import Bad
+from jaxfer.data.split import Array
+from jaxfer.errors import InputError, nearest
 
 TARGETS = ("class", "value", "labels")
 LARGEST = float(np.finfo(np.float32).max)
@@ -24,6 +28,80 @@ _NUMBER = re.compile(r"-?\d+(\.\d*)?")
 # A list as pandas writes it, `['a', 'b']`; not NumPy's `['a' 'b']`, which Python would read as 'ab'.
 _ITEM = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|-?[0-9]+(?:\.[0-9]*)?)"""
 _LIST = re.compile(rf"\[\s*(?:{_ITEM}\s*(?:,\s*{_ITEM}\s*)*)?\]", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Where a table has its labels, and what they are.
+
+    Attributes:
+      column: of the labels.
+      target: one of `TARGETS`.
+      separator: between the names of a set.
+      columns: several columns instead, each with names of its own: a set of `column=name`.
+      one_hot: columns of 0 and 1 instead, one for each class.
+    """
+
+    column: str = "label"
+    target: str = "class"
+    separator: str = ";"
+    columns: tuple[str, ...] = ()
+    one_hot: tuple[str, ...] = ()
+
+    def check(self) -> Labels:
+        """Itself; `InputError` for options that don't go together."""
+        if self.target not in TARGETS:
+            raise InputError(f"unknown data.target {self.target!r}{nearest(str(self.target), TARGETS)}")
+        if not self.separator:
+            raise InputError("expected data.separator to be a character between labels, found none; ';' is the default")
+        if self.columns and self.one_hot:
+            raise InputError("data.label_columns and data.one_hot both name columns of labels; set one of the two")
+        if self.columns and self.target != "labels":
+            raise InputError(f"data.label_columns are a set of labels, found data.target={self.target!r}; set 'labels'")
+        if self.one_hot and self.target == "value":
+            raise InputError("data.one_hot names classes, found data.target='value'; set 'class' or 'labels'")
+        return self
+
+    def used(self) -> dict[str, str]:
+        """{column that is read: the option that names it}."""
+        several = dict.fromkeys(self.columns, "label_columns") | dict.fromkeys(self.one_hot, "one_hot")
+        return several or ({self.column: "label"} if self.column else {})
+
+    def read(self, record: Mapping[str, Any]) -> Any:
+        """The label of a row: a name, a number, or the names of a set; raises `Bad` where it has none."""
+        for column in self.one_hot or self.columns or (self.column,):
+            if column not in record:
+                raise Bad(f"has no {column!r}")
+        if self.one_hot:
+            names = tuple(column for column in self.one_hot if _bit(record[column], column))
+            if self.target == "class" and len(names) != 1:
+                raise Bad(f"has {len(names)} of the classes in data.one_hot (data.target='labels' reads sets)")
+            return names if self.target == "labels" else names[0]
+        if self.columns:
+            return tuple(f"{name}={_class(record[name])}" for name in self.columns if record[name] not in ("", None))
+        return reader(self.target, self.separator)(record[self.column])
+
+    def classes(self, labels: Sequence[Any]) -> tuple[str, ...]:
+        """The classes in the labels of train, in order; () of numbers."""
+        return () if self.target == "value" else self.one_hot or class_names(labels)
+
+
+def array(labels: Sequence[Any], classes: tuple[str, ...], target: str, file: Path) -> Array:
+    """The column of these labels; `InputError` for one that is no class of train, naming the file."""
+    if target == "value":
+        return Array(np.asarray(labels, np.float32), "value")
+    index = {name: i for i, name in enumerate(classes)}
+    sets = [(label,) if target == "class" else label for label in labels]
+    unknown = sorted({name for names in sets for name in names} - index.keys())
+    if unknown:
+        fix = "remove its rows or add some to train"
+        raise InputError(f"expected the labels of train, found {unknown[0]!r} in {str(file)!r}; {fix}")
+    if target == "class":
+        return Array(np.asarray([index[name] for (name,) in sets], np.int32), "class")
+    held = np.zeros((len(sets), len(classes)), bool)
+    for row, names in enumerate(sets):
+        held[row, [index[name] for name in names]] = True
+    return Array(held, "classes")
 
 
 def reader(target: str, separator: str) -> Callable[[Any], Any]:
@@ -50,6 +128,13 @@ def lookalikes(names: Sequence[str]) -> tuple[str, ...]:
         for key, group in groups.items()
         if len(group) > 1
     )
+
+
+def _bit(value: Any, column: str) -> bool:
+    bit = {"1": True, "0": False, "true": True, "false": False}.get(str(value).strip().lower().removesuffix(".0"))
+    if bit is None:
+        raise Bad(f"has no 0 or 1 in {column!r}: {reprlib.repr(value)}")
+    return bit
 
 
 def _class(value: Any) -> str:

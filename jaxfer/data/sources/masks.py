@@ -15,11 +15,11 @@ from jaxfer.data.index import Look
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.sources import classfolders
 from jaxfer.data.sources.folder import FORMATS, Files, checked
+from jaxfer.data.sources.splitfiles import NAMED, SPLITS
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
 
 IMAGES, MASKS, NAMES = "images", "masks", "classes.txt"
-SPLITS = ("train", "val", "test")
 SAMPLE = 2_000  # masks that are read whole before a run: about 5 s at 500 x 375 pixels
 MODES = ("1", "L", "P")  # of a PNG with one number a pixel; those of a palette are its indices
 
@@ -35,6 +35,9 @@ class Masks(Files):
 
 def source(*, path: str = "") -> Dataset:
     """PATH/images/{train,val,test}/NAME.jpg with PATH/masks/{train,val,test}/NAME.png; PATH/classes.txt.
+
+    `val` may be called `dev`, `valid` or `validation`, in both. An image's EXIF orientation is not applied: a mask fits
+    the pixels as they are stored.
 
     A mask has one number a pixel: that of its class, from 0, or 255 for a pixel that is in no class, neither learned
     nor scored. The file classes.txt has the name of a class on each line; without it they are `class_0`, ... up to the
@@ -58,17 +61,24 @@ def source(*, path: str = "") -> Dataset:
                 "correct data.path or move the files"
             )
     _check_folders(root)
-    pairs = {split: _pairs(root, split) for split in SPLITS if (root / IMAGES / split).is_dir()}
+    folders = {NAMED[name]: name for name in NAMED if (root / IMAGES / name).is_dir()}
+    pairs = {split: _pairs(root, name) for split, name in folders.items()}
     given = _given(root / NAMES)
     files = index.look(root, (name for found in pairs.values() for pair in found for name in pair))
     try:
-        return files.made(("masks", given), lambda: _read(files, pairs, given))
+        return files.made(("masks", given), lambda: _read(files, pairs, folders, given))
     finally:
         index.keep()
 
 
-def _read(files: Look, pairs: Mapping[str, tuple[tuple[str, str], ...]], given: tuple[str, ...]) -> Dataset:
-    """The dataset of {split: (image, mask) of each example}; `given`: the classes' names, () where there are none."""
+def _read(
+    files: Look,
+    pairs: Mapping[str, tuple[tuple[str, str], ...]],
+    folders: Mapping[str, str],
+    given: tuple[str, ...],
+) -> Dataset:
+    """The dataset of {split: (image, mask) of each example}, from the folders of these names; `given`: the classes'
+    names, () where there are none."""
     root, largest, notes = files.root, {}, []
     for split, found in pairs.items():
         for image, mask in found:
@@ -95,7 +105,7 @@ def _read(files: Look, pairs: Mapping[str, tuple[tuple[str, str], ...]], given: 
         classes=classes,
         fingerprint=files.sum(f"masks {classes}", lambda: fingerprint(_content(files, splits, classes))),
         notes=tuple(notes),
-        provenance={split: f"{IMAGES}/{split}/" for split in splits},
+        provenance={split: f"{IMAGES}/{name}/" for split, name in folders.items()},
         listed=root,
     )
 
@@ -105,25 +115,28 @@ def _check_folders(root: Path) -> None:
     trees = {part: {entry.name for entry in (root / part).iterdir() if entry.is_dir()} for part in (IMAGES, MASKS)}
     for part, other in ((IMAGES, MASKS), (MASKS, IMAGES)):
         for name in sorted(name for name in trees[part] if not name.startswith(".")):
-            if name not in SPLITS or name not in trees[other]:
-                problem = f"no {other}/{name}" if name in SPLITS else f"{part}/{name}"
+            if name not in NAMED or name not in trees[other]:
+                problem = f"no {other}/{name}" if name in NAMED else f"{part}/{name}"
                 raise InputError(
                     f"expected train, val and test in both {IMAGES} and {MASKS} of {str(root)!r}, found {problem}; "
                     "add or rename the folder"
                 )
+    held = [name for name in SPLITS["val"] if name in trees[IMAGES]]
+    if len(held) > 1:
+        raise InputError(f"expected one val folder in {str(root / IMAGES)!r}, found {' and '.join(held)}; remove one")
 
 
-def _pairs(root: Path, split: str) -> tuple[tuple[str, str], ...]:
+def _pairs(root: Path, folder: str) -> tuple[tuple[str, str], ...]:
     """(image, mask) of each example, relative to root, by name."""
-    images, masks = _by_stem(root / IMAGES / split, FORMATS), _by_stem(root / MASKS / split, (".png",))
+    images, masks = _by_stem(root / IMAGES / folder, FORMATS), _by_stem(root / MASKS / folder, (".png",))
     for part, files, others, other in ((IMAGES, images, masks, "a .png mask"), (MASKS, masks, images, "an image")):
         if alone := sorted(set(files) - set(others)):
             raise InputError(
-                f"expected {other} for each file in {str(root / part / split)!r}, found {len(alone)} without, such as "
+                f"expected {other} for each file in {str(root / part / folder)!r}, found {len(alone)} without, such as "
                 f"{files[alone[0]].name!r}; add {other} of this name or remove the file"
             )
     if not images:
-        where = str(root / IMAGES / split)
+        where = str(root / IMAGES / folder)
         raise InputError(f"expected images ({' '.join(FORMATS)}) in {where!r}, found none; add some or remove it")
     return tuple((_relative(images[stem], root), _relative(masks[stem], root)) for stem in sorted(images))
 

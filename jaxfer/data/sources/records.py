@@ -98,7 +98,8 @@ class Images:
     def picture(self, row: int) -> Image.Image:
         (example,) = self.records.read([row])
         (feature,) = self.records.features
-        return opened(self.records.parse(example)[feature], self.records.name(row))
+        # As TFDS itself decodes it.
+        return opened(self.records.parse(example)[feature], self.records.name(row), upright=False)
 
     def __getitem__(self, row: int) -> np.ndarray:
         return pixels(self.picture(row))

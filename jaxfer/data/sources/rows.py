@@ -1,4 +1,7 @@
-"""Rows of .csv, .tsv and .jsonl files: each is a mapping from column to field, or the reason it can't be read."""
+"""Rows of .csv, .tsv, .jsonl, .parquet and .arrow files.
+
+Each is a mapping from column to field, or the reason it can't be read.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,18 @@ import codecs
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxfer.data.sources import arrow
 from jaxfer.errors import InputError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-FORMATS = (*DELIMITERS, ".jsonl")
+FORMATS = (*DELIMITERS, ".jsonl", *arrow.SUFFIXES)
 SHOWN = 3  # bad rows in a message
 ESCAPES = {"\\t": "\t", "tab": "\t"}  # a tab is hard to type on a command line
 
@@ -58,8 +63,10 @@ class Dialect:
         return Dialect(columns=self.columns, delimiter=delimiter, encoding=encoding, quotes=self.quotes)
 
     def separates(self, file: Path) -> str:
-        """The delimiter in this file; empty for JSON lines."""
+        """The delimiter in this file; empty for JSON lines, .parquet and .arrow."""
         suffix = file.suffix.lower()
+        if arrow.reads(file):
+            return ""
         if suffix not in FORMATS and not self.delimiter:
             fix = "rename or convert it, or set data.delimiter"
             raise InputError(f"expected a {', '.join(FORMATS)} file, found {str(file)!r}; {fix}")
@@ -68,6 +75,8 @@ class Dialect:
 
 def records(file: Path, dialect: Dialect, text: str) -> Iterator[tuple[int, Mapping[str, Any] | Bad]]:
     """(line, {column: field} or the reason it is bad) of each row; blank lines are skipped.
+
+    Of .parquet and .arrow files, where the number is the row's, columns of bytes are left out.
 
     Args:
       file: a file that `dialect.separates` knows.
@@ -79,6 +88,9 @@ def records(file: Path, dialect: Dialect, text: str) -> Iterator[tuple[int, Mapp
       InputError: the file is in another encoding, its quotes don't close, or its header doesn't name its columns.
     """
     delimiter = dialect.separates(file)
+    if arrow.reads(file):
+        yield from arrow.records(file)
+        return
     try:
         with open(file, encoding=dialect.encoding, newline="") as lines:
             yield from _delimited(lines, file, dialect, delimiter, text) if delimiter else _json_lines(lines)
@@ -128,13 +140,24 @@ def _delimited(
         raise InputError(f"{file.name}:{reader.line_num} of {str(file)!r} can't be read ({error}); {fix}") from None
 
 
-def judged(bad: Sequence[str], total: int, root: Path, allowed: int) -> tuple[str, ...]:
-    """Notes on the bad rows of `total` ones that the config allows; `InputError` where there are more."""
+def allowed(bad_rows: int | str | None) -> float:
+    """How many bad rows, or unreadable files, `data.bad_rows` lets a source leave out; raises `InputError`."""
+    if bad_rows in (None, "stop"):
+        return 0
+    if bad_rows == "skip":
+        return math.inf
+    if isinstance(bad_rows, str) or bad_rows < 0:
+        raise InputError(f"expected data.bad_rows to be a number >= 0, 'stop' or 'skip', found {bad_rows!r}")
+    return bad_rows
+
+
+def judged(bad: Sequence[str], total: int, root: Path, limit: float, noun: str = "rows") -> tuple[str, ...]:
+    """Notes on the bad rows of `total` ones where up to `limit` may be left out; `InputError` where there are more."""
     if not bad:
         return ()
     shown = "; ".join(bad[:SHOWN]) + ("; ..." if len(bad) > SHOWN else "")
-    summary = f"{len(bad)} of {total} rows in {str(root)!r} are bad ({shown})"
-    if len(bad) > allowed:
+    summary = f"{len(bad)} of {total} {noun} in {str(root)!r} are bad ({shown})"
+    if len(bad) > limit:
         raise InputError(f"{summary}; correct them, or leave them out with data.bad_rows={len(bad)}")
     return (f"{summary} and left out",)
 

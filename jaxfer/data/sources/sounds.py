@@ -26,6 +26,7 @@ def source(
     suffixes: tuple[str, ...] = FORMATS,
     nested: bool = False,
     val_names: tuple[str, ...] = (),
+    bad_rows: int | str | None = None,
 ) -> Dataset:
     """PATH/{train,val,test}/CLASS/*.wav, or PATH/CLASS/*.wav if all sounds are `train`.
 
@@ -39,12 +40,20 @@ def source(
       nested: whether sounds in folders below a class folder are read too.
       val_names: parts of file names (`_nicolas_`): the files of `train` with one of them are `val`. So a speaker can be
         held out, where a random draw would test on voices that were trained on.
+      bad_rows: as `folder`'s.
 
     Raises:
       InputError: as `folder`'s; a file that is no sound; names that no training file has, or all of them.
     """
     data = classfolders.dataset(
-        path, _sounds, source="sounds", test_fraction=test_fraction, suffixes=suffixes, nested=nested
+        path,
+        _sounds,
+        source="sounds",
+        test_fraction=test_fraction,
+        suffixes=suffixes,
+        nested=nested,
+        check=_checked,
+        bad_rows=bad_rows,
     )
     columns = [split.columns["audio"] for name, split in data.splits.items() if not (test_fraction and name == "test")]
     if wide := sum(column.wide for column in columns):
@@ -75,9 +84,13 @@ class Sounds(classfolders.Files):
 
 def _sounds(files: Look, names: tuple[str, ...]) -> Sounds:
     """The column, every header read."""
-    headers = np.array([files.fact(name, "sound", _header) for name in names], np.int64)
+    headers = np.array([_checked(files, name) for name in names], np.int64)
     rates, lengths, channels = headers.T
     return Sounds(files.root, names, rates, lengths, int((channels > 1).sum()))
+
+
+def _checked(files: Look, name: str) -> tuple[int, int, int]:
+    return files.fact(name, "sound", _header)
 
 
 def _header(file: Path) -> tuple[int, int, int]:

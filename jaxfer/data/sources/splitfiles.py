@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxfer.data.lookup import SHARD, STATE, parts
 from jaxfer.data.order import Stream, draw
 from jaxfer.data.sources.rows import FORMATS, Dialect
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError, nearest
 
 SPLITS = {"train": ("train",), "val": ("val", "dev", "valid", "validation"), "test": ("test",)}
+NAMED = {name: split for split, names in SPLITS.items() for name in names}
+DICT = "dataset_dict.json"  # of a folder with several splits, as `datasets` saves them
+HUB = "data"  # the folder of parquet files in a data set's repository
 NONE = "none"
 SHOWN = 3  # file names in a note
 
@@ -36,9 +40,18 @@ def split_files(
             raise InputError(f"data.train={chosen['train']!r} has no effect: data.path names a file; name its folder")
         dialect.separates(root)
         candidates, files, folder = [], {"train": root}, root.parent
+    elif (root / STATE).is_file():  # one data set as `datasets` saves it
+        candidates, files, folder = [], {"train": root}, root
+    elif (root / DICT).is_file():  # several, one folder each
+        candidates = sorted(file.parent for file in root.glob(f"*/{STATE}"))
+        files, folder = _by_name(candidates, root, chosen, formats or FORMATS), root
     else:
         formats = formats or ((*FORMATS, ".txt") if dialect.delimiter else FORMATS)
-        candidates = sorted(file for file in root.iterdir() if file.suffix.lower() in formats and file.is_file())
+        candidates = [file for file in root.iterdir() if file.suffix.lower() in formats and file.is_file()]
+        if not candidates and formats == FORMATS and (root / HUB).is_dir():
+            root = root / HUB
+            candidates = [file for file in root.iterdir() if file.suffix.lower() == ".parquet"]
+        candidates = sorted(file for file in candidates if parts(file)[0] == file)  # a split by the first of its shards
         files, folder = _by_name(candidates, root, chosen, formats), root
     for split, name in chosen.items():
         if name == NONE and split == "train":
@@ -47,8 +60,8 @@ def split_files(
             files.pop(split, None)
         elif name:
             files[split] = folder / name
-            if not files[split].is_file():
-                known = [file.name for file in folder.iterdir() if file.is_file()]
+            if not files[split].is_file() and not (files[split] / STATE).is_file():
+                known = [file.name for file in folder.iterdir() if file.is_file() or (file / STATE).is_file()]
                 raise InputError(f"data.{split}={name!r} is not a file in {str(folder)!r}{nearest(name, known)}")
             dialect.separates(files[split])
     for split, file in files.items():
@@ -70,7 +83,7 @@ def _by_name(
     """{split: file} for the splits whose file is not named by the config."""
     named = {}
     for split, stems in SPLITS.items():
-        files = [file for file in candidates if file.stem.lower() in stems]
+        files = [file for file in candidates if SHARD.sub("", file.stem).lower() in stems]
         if chosen[split]:
             continue
         if len(files) > 1:
@@ -85,7 +98,7 @@ def _by_name(
         names = ", ".join(file.name for file in candidates[:5] or others[:5]) or "none"
         fix = "set data.path to one of the files, or data.train" if candidates else "correct data.path"
         fix = "rename or convert it, or set data.delimiter" if others else fix
-        wanted = "train.csv, .tsv or .jsonl" if formats[0] == FORMATS[0] else f"train{' or '.join(formats)}"
+        wanted = "train.csv, .tsv, .jsonl or .parquet" if formats[0] == FORMATS[0] else f"train{' or '.join(formats)}"
         raise InputError(f"expected {wanted} in {str(root)!r}, found {names}; {fix}")
     return named
 

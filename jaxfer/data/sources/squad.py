@@ -13,7 +13,7 @@ from jaxfer.data import index
 from jaxfer.data.encodings.text import texts
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.sources.labels import readable
-from jaxfer.data.sources.rows import Bad, Dialect, judged, records
+from jaxfer.data.sources.rows import Bad, Dialect, allowed, judged, records
 from jaxfer.data.sources.splitfiles import split_files
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
@@ -46,7 +46,7 @@ class Spans:
         return fingerprint(part for row in self.values for answer in (*row, (-1, "")) for part in map(str, answer))
 
 
-def source(*, path: str = "", train: str = "", val: str = "", test: str = "", bad_rows: int = 0) -> Dataset:
+def source(*, path: str = "", train: str = "", val: str = "", test: str = "", bad_rows: int | str = 0) -> Dataset:
     """A folder with train.jsonl, dev.jsonl (or val, valid, validation) and test.jsonl, or one file that is all `train`.
 
     A line is an object with `id`, `question`, `context` and `answers`: [{text, start}], or {text: [...], answer_start:
@@ -58,20 +58,19 @@ def source(*, path: str = "", train: str = "", val: str = "", test: str = "", ba
       val: likewise; `none`: leave it out, and draw from `train`.
       test: likewise.
       bad_rows: number of bad questions that may be left out, with a note: those without an answer, or with one that is
-        not in its context at its start.
+        not in its context at its start; `skip`: any number.
 
     Raises:
       InputError: no such file, no questions, or more bad ones than allowed.
     """
-    if bad_rows < 0:
-        raise InputError(f"expected data.bad_rows >= 0, found {bad_rows}")
+    limit = allowed(bad_rows)
     root = locate(path, "squad")
     files, notes = split_files(root, {"train": train, "val": val, "test": test}, Dialect(delimiter="\t"), FORMATS)
-    return _read(files, notes, root, bad_rows)
+    return _read(files, notes, root, limit)
 
 
 @index.once
-def _read(files: Mapping[str, Path], notes: tuple[str, ...], root: Path, bad_rows: int) -> Dataset:
+def _read(files: Mapping[str, Path], notes: tuple[str, ...], root: Path, limit: float) -> Dataset:
     """The dataset in these files of the folder `root`."""
     splits, bad, total = {}, [], 0
     for split, file in files.items():
@@ -86,7 +85,7 @@ def _read(files: Mapping[str, Path], notes: tuple[str, ...], root: Path, bad_row
                 bad.append(f"{file.name}:{where} {error}")
         questions, contexts, spans = zip(*rows, strict=True) if rows else ((), (), ())
         splits[split] = Split.whole(text=texts(questions, contexts), spans=Spans(spans))
-    notes += judged(bad, total, root, bad_rows)
+    notes += judged(bad, total, root, limit)
     for split, file in files.items():
         if not len(splits[split]):
             raise InputError(f"expected questions in {str(file)!r}, found none; add some or remove the file")
@@ -96,6 +95,7 @@ def _read(files: Mapping[str, Path], notes: tuple[str, ...], root: Path, bad_row
         classes=(),
         fingerprint=fingerprint(parts),
         notes=notes,
+        left_out=len(bad),
         provenance={split: file.name for split, file in files.items()},
     )
 

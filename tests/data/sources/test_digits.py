@@ -21,6 +21,8 @@ def test_every_source_is_found_by_its_file():
         "test_fraction": (float, 0.0),
         "suffixes": (tuple[str, ...], (".jpg", ".jpeg", ".png", ".bmp", ".webp")),
         "nested": (bool, False),
+        "exif_orientation": (bool | None, None),
+        "bad_rows": (int | str | None, None),
     }
 
 

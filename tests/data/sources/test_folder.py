@@ -171,7 +171,7 @@ def test_files_that_stay_are_opened_once_a_process(tmp_path, monkeypatch):
     for file in tmp_path.rglob("*.png"):
         os.utime(file, (settled, settled))
     opened = []
-    monkeypatch.setattr(folder, "verify", lambda file: opened.append(file.name))
+    monkeypatch.setattr(folder, "verify", lambda file: opened.append(file.name) or 1)
     first = SOURCES.make("folder", path=path)
     assert opened and SOURCES.make("folder", path=path).fingerprint == first.fingerprint
     count, changed = len(opened), sorted(tmp_path.rglob("*.png"))[0]
@@ -263,3 +263,74 @@ def test_a_run_in_the_data_folder_is_refused_before_it_becomes_a_class(tmp_path,
     ):
         preflight(config, epath.Path(tmp_path / "data" / inside))
     assert preflight(config, epath.Path(tmp_path / "data2")).data.listed == tmp_path / "data"
+
+
+def photo(file, orientation):
+    """2 x 3 pixels (rows x columns), 10 to 60 by rows, with this EXIF orientation; None for no tag."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.fromarray(np.arange(10, 70, 10, np.uint8).reshape(2, 3)).save(file, exif=exif)
+
+
+def test_photographs_stand_upright_and_the_rest_keeps_its_bits(tmp_path):
+    for name, orientation in (("a/0.png", 6), ("b/0.png", None), ("b/1.png", 1)):
+        photo(tmp_path / "turned" / name, orientation)
+        photo(tmp_path / "plain" / name, None)
+    path, plain = str(tmp_path / "turned"), str(tmp_path / "plain")
+    data, stored = folder.source(path=path), folder.source(path=path, exif_orientation=False)
+    train = data.splits["train"]
+    assert train.example("image", 0)[..., 0].tolist() == [[40, 10], [50, 20], [60, 30]]
+    assert train.example("image", 1)[..., 0].tolist() == [[10, 20, 30], [40, 50, 60]]
+    assert stored.splits["train"].example("image", 0)[..., 0].tolist() == [[10, 20, 30], [40, 50, 60]]
+    assert data.notes == (
+        "1 of 3 images are turned upright by their EXIF orientation; data.exif_orientation=false leaves them as stored",
+    )
+    # What depends on turned pixels is kept apart; where nothing is turned, it stays under the name it had.
+    assert stored.notes == () and stored.fingerprint != data.fingerprint
+    assert train.columns["image"].sha256 != stored.splits["train"].columns["image"].sha256
+    upright, left = folder.source(path=plain), folder.source(path=plain, exif_orientation=False)
+    assert upright.fingerprint == left.fingerprint
+    assert upright.splits["train"].columns["image"].sha256 == left.splits["train"].columns["image"].sha256
+
+
+def test_unreadable_files_stop_the_run_or_are_left_out_and_counted(tmp_path):
+    path = write(tmp_path, "a/0.png", "a/1.png", "b/0.png", "b/1.png")
+    clean = folder.source(path=path).fingerprint
+    (tmp_path / "a" / "2.png").write_text("no image")
+    whole = (tmp_path / "b" / "0.png").read_bytes()
+    (tmp_path / "b" / "2.png").write_bytes(whole[: len(whole) // 2])
+    for stop in (None, 0, "stop"):
+        with pytest.raises(InputError, match=r"expected a readable image, found '.*2\.png'"):
+            folder.source(path=path, bad_rows=stop)
+    with pytest.raises(InputError, match=r"2 of 6 images in .* are bad .*leave them out with data.bad_rows=2"):
+        folder.source(path=path, bad_rows=1)
+    for skip in ("skip", 2):
+        data = folder.source(path=path, bad_rows=skip)
+        assert data.splits["train"].columns["image"].names == ("a/0.png", "a/1.png", "b/0.png", "b/1.png")
+        (note,) = data.notes
+        assert note.startswith(f"2 of 6 images in {path!r} are bad (a/2.png: expected a readable image, found")
+        assert note.endswith("and left out")
+        assert data.left_out == 2
+        assert data.fingerprint == clean  # as if they were not there
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "0.png").write_text("no image")
+    with pytest.raises(InputError, match="class 'c' has no readable file; replace them or remove its folder"):
+        folder.source(path=path, bad_rows="skip")
+    with pytest.raises(InputError, match="expected data.bad_rows to be a number >= 0, 'stop' or 'skip', found 'some'"):
+        folder.source(path=path, bad_rows="some")
+
+
+@pytest.mark.parametrize("name", ["val", "dev", "valid", "validation"])
+def test_a_validation_folder_by_its_usual_names(tmp_path, name):
+    path = write(tmp_path, "train/a/0.png", f"{name}/a/1.png")
+    data = folder.source(path=path)
+    assert (set(data.splits), data.provenance["val"]) == ({"train", "val"}, f"{name}/")
+    write(tmp_path, "val/a/0.png", "dev/a/0.png", f"{name}/a/0.png")
+    with pytest.raises(InputError, match="found both dev and val"):
+        folder.source(path=path)
+
+
+def test_classes_may_be_called_valid(tmp_path):
+    assert folder.source(path=write(tmp_path, "valid/0.png", "invalid/1.png")).classes == ("invalid", "valid")

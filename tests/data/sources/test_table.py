@@ -296,7 +296,7 @@ def test_the_fingerprint_is_of_the_content_not_of_the_format(tmp_path):
             dict(label="", target="value"),
             "data.target='value' is of the labels, and data.label names no column; set one",
         ),
-        (dict(bad_rows=-1), "and data.bad_rows >= 0, found test_fraction=0.0, bad_rows=-1"),
+        (dict(bad_rows=-1), "expected data.bad_rows to be a number >= 0, 'stop' or 'skip', found -1"),
         (dict(test_fraction=1.0), "expected data.test_fraction from 0 to below 1"),
     ],
 )
@@ -309,8 +309,8 @@ def test_bad_options(tmp_path, options, message):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (dict(books_tsv="x"), "expected train.csv, .tsv or .jsonl in 'PATH', found books.tsv; set data.path to one of"),
-        ({}, "expected train.csv, .tsv or .jsonl in 'PATH', found none; correct data.path"),
+        (dict(books_tsv="x"), "expected train.csv, .tsv, .jsonl or .parquet in 'PATH', found books.tsv; set data.path"),
+        ({}, "expected train.csv, .tsv, .jsonl or .parquet in 'PATH', found none; correct data.path"),
         (dict(train_csv=ROWS, train_tsv=ROWS), "expected one train file in 'PATH', found train.csv and train.tsv"),
         (dict(train_csv=ROWS, dev_csv=ROWS, val_csv=ROWS), "expected one val file in 'PATH', found dev.csv and va"),
         (dict(train_csv="text,label\n"), "expected rows in 'PATH/train.csv', found none; add some"),
@@ -328,7 +328,7 @@ def test_bad_files(tmp_path, files, message):
 
 def test_files_of_other_kinds(tmp_path):
     (tmp_path / "a.xlsx").write_bytes(b"")
-    with pytest.raises(InputError, match=r"expected a \.csv, \.tsv, \.jsonl file, found .*a\.xlsx"):
+    with pytest.raises(InputError, match=r"expected a \.csv, \.tsv, \.jsonl, \.parquet, \.arrow file, found .*a\.xlsx"):
         source(path=str(tmp_path / "a.xlsx"))
     (tmp_path / "b.csv").write_bytes("text,label\ncafé,a\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"expected UTF-8 text in .*b\.csv.*, found byte 0xe9"):
