@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxfer.data.encodings.augment import augmentations
+from jaxfer.data.encodings.augment import canonical
 from jaxfer.data.order import Stream, draw
 from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
@@ -35,8 +35,8 @@ class DataConfig:
       val_per_class: validation examples per class, taken from train; the same ones for every seed and every choice of
         classes. Refused, as `val_fraction` is, where the source has a `val` split of its own.
       val_fraction: the share of each class taken instead where `val_per_class` is 0 (rounded, at least one).
-      augment: names in `AUGMENTATIONS`, applied in this order to training images; a leading `crop` is cut out
-        of the original images, a later one out of the resized ones.
+      augment: names in `AUGMENTATIONS`, with options where wanted (`randaugment(ops=2, magnitude=9)`), applied in this
+        order to training images; a leading crop is cut out of the original images, a later one out of the resized ones.
       workers: Grain worker processes; 0 for threads of this process.
     """
 
@@ -48,6 +48,10 @@ class DataConfig:
     val_fraction: float = 0.1
     augment: tuple[str, ...] = ()
     workers: int = field(default=0, metadata={"identity": False})
+
+    def __post_init__(self) -> None:
+        # Two spellings of the same augmentation are one experiment.
+        object.__setattr__(self, "augment", canonical(self.augment))
 
     def to_dict(self) -> dict[str, Any]:
         """{field: value}; without `labels` where it is 0, as before there was such a field."""
@@ -126,7 +130,6 @@ def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool)
 
 
 def _check_config(config: DataConfig, dataset: Dataset) -> None:
-    augmentations(config.augment)
     for name in ("labels_per_class", "labels", "val_per_class", "workers"):
         if getattr(config, name) < 0:
             raise InputError(f"expected data.{name} >= 0, found {getattr(config, name)}; 0 is the default")
