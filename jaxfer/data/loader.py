@@ -62,14 +62,16 @@ class Feed:
                 )
             if hasattr(encoding, "check"):
                 encoding.check(self.split)
-        if augment and not any(encoding.augments for encoding in self.encodings):
-            has = _noun(self.split.input[1].kind)
-            raise InputError(f"data.augment={tuple(augment)} is of images, the data source has {has}; remove it")
+        acting = [encoding for encoding in self.encodings if encoding.augments]
+        for entry in entries:
+            if entry.kind.of not in [encoding.column for encoding in acting]:
+                of, has = _noun(entry.kind.of), _noun(self.split.input[1].kind)
+                raise InputError(f"data.augment={(str(entry),)} is of {of}, the data source has {has}; remove it")
         if lost := [entry.name for entry in entries if not entry.kind.masks and "mask" in self.split.columns]:
             raise InputError(f"data.augment: {lost[0]} mixes moved images, whose masks can't be mixed; remove it")
         if any(entry.kind.colours for entry in entries):  # says of the first image what it would say of it in training
             first = Draw(0, 0, np.arange(1), tuple(augment))
-            for encoding in self.encodings:
+            for encoding in acting:
                 encoding.reader(self.split)(np.arange(1), None, first)
 
     def bind(self) -> Bound:

@@ -36,7 +36,7 @@ class DataConfig:
         classes. Refused, as `val_fraction` is, where the source has a `val` split of its own.
       val_fraction: the share of each class taken instead where `val_per_class` is 0 (rounded, at least one).
       augment: names in `AUGMENTATIONS`, with options where wanted (`randaugment(ops=2, magnitude=9)`), applied in this
-        order to training images; a leading crop is cut out of the original images, a later one out of the resized ones.
+        order to training examples; a leading crop is cut out of the original images, a later one out of resized ones.
       workers: Grain worker processes; 0 for threads of this process.
     """
 

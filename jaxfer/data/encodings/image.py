@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jaxfer.data.encoding import Draw, Fields
-from jaxfer.data.encodings.augment import applied, augmentations, cut
+from jaxfer.data.encodings.augment import applied, augmentations, cut, finish
 from jaxfer.data.encodings.pixels import pixels, resize, to_channels
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
@@ -106,7 +106,7 @@ class ImageReader:
         image = column.picture(row) if hasattr(column, "picture") else column[row]
         rng = draw.rng(i)
         normalize(augmented(image, draw.augment, rng, self.encoding), self.encoding, out=out)
-        finish(out, draw.augment, rng)
+        finish(out, augmentations(draw.augment), rng)
 
     def _mask(self, row: int, i: int, draw: Draw | None) -> np.ndarray:
         mask = self.split.example("mask", row)
@@ -171,7 +171,7 @@ def augmented(
 
     A leading crop replaces `fit`: its rectangle is cut out of the original image and resized once to the model's
     size, with the model's filter. `filter` and `mask` as in `applied`; what acts on normalised pixels is left to
-    `finish`.
+    `augment.finish`.
     """
     entries, size, channels = augmentations(augment), encoding.size[:2], encoding.size[2]
     if entries and entries[0].kind.rectangle:
@@ -181,15 +181,6 @@ def augmented(
     else:
         image = fit(image if isinstance(image, np.ndarray) else pixels(image), encoding)
     return applied(image, entries, rng, filter, mask)
-
-
-def finish(image: np.ndarray, augment: tuple[str, ...], rng: np.random.Generator) -> None:
-    """Random erasing, in place on the normalised image [height, width, channels], with the generator as `augmented`
-    leaves it."""
-    for entry in augmentations(augment):
-        if entry.kind.last:
-            for change in entry.changes(rng, image.shape[:2]):
-                image[:] = change.apply(image, "nearest")
 
 
 def fit_mask(mask: np.ndarray, encoding: ImageEncoding) -> np.ndarray:

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from jaxfer.data.encoding import Draw
-from jaxfer.data.encodings.augment import AUGMENTATIONS, applied, augmentations, canonical
+from jaxfer.data.encodings.augment import AUGMENTATIONS, applied, augmentations, canonical, finish
 from jaxfer.data.encodings.augment.geometry import random_resized_crop
 from jaxfer.data.encodings.augment.policies import AUGMIX, OPERATIONS, RANDAUGMENT, TRIVIALAUGMENT
-from jaxfer.data.encodings.image import OUTSIDE, ImageEncoding, augmented, augmented_mask, finish, normalize
+from jaxfer.data.encodings.image import OUTSIDE, ImageEncoding, augmented, augmented_mask, normalize
 from jaxfer.data.loader import Feed
 from jaxfer.data.order import example_rng
 from jaxfer.data.split import Array, Split
@@ -68,7 +68,7 @@ def test_an_erased_rectangle_is_torchvisions_and_the_models_mean():
     encoding = ImageEncoding(size=(12, 10, 3), mean=(0.2, 0.5, 0.7), std=(0.3,))
     for seed, theirs in enumerate(THEIRS["random_erasing"]):
         image = normalize(PICTURE, encoding)
-        finish(image, ("random_erasing",), np.random.default_rng(seed))
+        finish(image, augmentations(("random_erasing",)), np.random.default_rng(seed))
         assert (image == 0).all(axis=2).sum() == (theirs == 0).all(axis=2).sum()
         kept = (theirs != 0).any(axis=2)
         np.testing.assert_array_equal(image, np.where(kept[..., None], normalize(PICTURE, encoding), 0))
@@ -76,7 +76,8 @@ def test_an_erased_rectangle_is_torchvisions_and_the_models_mean():
 
 def test_erased_with_noise():
     image = np.full((40, 30, 3), 7, np.float32)
-    finish(image, ("random_erasing(p=1, low=0.5, high=0.5, noise=1)",), np.random.default_rng(0))
+    entries = augmentations(("random_erasing(p=1, low=0.5, high=0.5, noise=1)",))
+    finish(image, entries, np.random.default_rng(0))
     noise = image[(image != 7).any(axis=2)]
     assert len(noise) == pytest.approx(600, abs=40)
     assert (noise.mean(), noise.std()) == (pytest.approx(0, abs=0.08), pytest.approx(1, abs=0.06))
@@ -240,7 +241,7 @@ def test_what_is_wrong_with_an_entry_is_one_line(entry, message):
 
 def test_erasing_before_something_else_is_refused():
     assert len(augmentations(("flip", "random_erasing", "random_erasing(noise=1)"))) == 3
-    with pytest.raises(InputError, match="random_erasing acts on normalised pixels.*before flip; move it to the end"):
+    with pytest.raises(InputError, match="random_erasing acts on the model's input.*before flip; move it to the end"):
         augmentations(("random_erasing", "flip"))
 
 

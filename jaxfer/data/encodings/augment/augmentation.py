@@ -1,4 +1,4 @@
-"""What an augmentation is: it draws changes from an image's size and a generator, and the changes act on pixels.
+"""What an augmentation is: it draws changes from an example's size and a generator, and the changes act on values.
 
 Drawing knows nothing of the pixels, so an image and its mask are moved alike by two generators in the same state.
 """
@@ -13,17 +13,17 @@ from PIL import Image
 
 from jaxfer.errors import InputError
 
-Size = tuple[int, int]  # height, width
+Size = tuple[int, int]  # height and width; of other examples as their functions say
 Rectangle = tuple[int, int, int, int]  # top, left, height, width
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What was drawn for one image.
+    """What was drawn for one example.
 
     Attributes:
       apply: (pixels [h, w, c], the name of a filter in `pixels.INTERPOLATIONS`) -> pixels of the same shape and type;
-        it leaves its input as it is.
+        it leaves its input as it is. Sounds have no use for the filter.
       moves: whether it moves pixels; a mask follows, and is left alone by what does not.
     """
 
@@ -36,18 +36,20 @@ class Augmentation:
     """One entry of `AUGMENTATIONS`, by one of `draw` and `rectangle`.
 
     Attributes:
-      draw: (generator, (height, width), the options but `p`) -> changes, applied in this order.
+      draw: (generator, size, the options but `p`) -> changes, applied in this order.
       rectangle: likewise, what a crop cuts out; it is resized to the size wanted.
       options: {name: (default, least, most)}; an integer default takes integers. `p` is the probability with which it
         is drawn at all.
+      of: the column it is for.
       colours: whether it needs 8-bit images, grey or RGB.
       masks: whether a mask can follow.
-      last: whether it acts on the normalised pixels, after everything else.
+      last: whether it acts on the normalised pixels, or on the spectrogram, after everything else.
     """
 
     draw: Callable[..., tuple[Change, ...]] | None = None
     rectangle: Callable[..., Rectangle] | None = None
     options: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    of: str = "image"
     colours: bool = False
     masks: bool = True
     last: bool = False

@@ -20,9 +20,10 @@ from jaxfer.data.encodings.augment.colour import COLOUR
 from jaxfer.data.encodings.augment.erasing import ERASING
 from jaxfer.data.encodings.augment.geometry import GEOMETRY, cut
 from jaxfer.data.encodings.augment.policies import POLICIES
+from jaxfer.data.encodings.augment.sound import SOUND
 from jaxfer.errors import InputError, nearest
 
-AUGMENTATIONS: dict[str, Augmentation] = {**GEOMETRY, **COLOUR, **POLICIES, **ERASING}
+AUGMENTATIONS: dict[str, Augmentation] = {**GEOMETRY, **COLOUR, **POLICIES, **ERASING, **SOUND}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class Entry:
         return self.kind.rectangle(rng, size, **self.options)
 
     def changes(self, rng: np.random.Generator, size: Size) -> tuple[Change, ...]:
-        """What is done to an image of this (height, width)."""
+        """What is done to an example of this size."""
         options = dict(self.options)
         p = options.pop("p", 1.0)
         if p < 1 and rng.random() >= p:
@@ -70,7 +71,7 @@ def _augmentations(entries: tuple[str, ...]) -> tuple[Entry, ...]:
     parsed = tuple(_entry(entry) for entry in entries)
     for entry, after in itertools.pairwise(parsed):
         if entry.kind.last and not after.kind.last:
-            acts = f"{entry.name} acts on normalised pixels, after everything else"
+            acts = f"{entry.name} acts on the model's input, after everything else"
             raise InputError(f"data.augment: {acts}, found it before {after.name}; move it to the end")
     return parsed
 
@@ -78,6 +79,14 @@ def _augmentations(entries: tuple[str, ...]) -> tuple[Entry, ...]:
 def canonical(entries: Iterable[str]) -> tuple[str, ...]:
     """The entries as they are recorded: without options that have their default, in the table's order and spelling."""
     return tuple(str(entry) for entry in augmentations(entries))
+
+
+def finish(values: np.ndarray, entries: Iterable[Entry], rng: np.random.Generator) -> None:
+    """What comes last, in place on the model's input, with the generator as the other entries leave it."""
+    for entry in entries:
+        if entry.kind.last:
+            for change in entry.changes(rng, values.shape[:2]):
+                values[:] = change.apply(values, "nearest")
 
 
 def applied(
