@@ -93,7 +93,8 @@ def _sequence(text: str, inner: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return value
     if inner is str:
-        return tuple(part.strip() for part in bare.split(",") if part.strip())
+        # Not at a comma between parentheses: `crop,randaugment(ops=2, magnitude=9)`.
+        return tuple(part.strip() for part in re.split(r",(?![^()]*\))", bare) if part.strip())
     value = _literal(f"({bare.rstrip(', ')},)") if bare else ()
     return text if isinstance(value, str) else value
 

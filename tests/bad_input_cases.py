@@ -500,6 +500,14 @@ COMMANDS = {
     # data
     "unknown source": ("show c.py --config.data.source=sythetic", ["unknown data source 'sythetic'", "'synthetic'"]),
     "unknown augmentation": ("show c.py --config.data.augment=flipp", ["unknown augmentation 'flipp'", "'flip'"]),
+    "option of an augmentation": (
+        "show c.py --config.data.augment=flip,randaugment(ops=2,magnitud=9)",
+        ["data.augment: randaugment has no option 'magnitud'", "'magnitude'"],
+    ),
+    "options of an augmentation without their names": (
+        "show c.py --config.data.augment=randaugment(2,9)",
+        ["data.augment: expected NAME or NAME(OPTION=NUMBER, ...)", "found 'randaugment(2,9)'"],
+    ),
     "unknown class": (
         "show c.py --config.data.classes=class_9",
         ["unknown class 'class_9' in data.classes", "'class_3'"],

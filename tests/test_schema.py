@@ -128,6 +128,7 @@ def test_check_says_which_item():
         ("('a', 'b,c')", tuple[str, ...], ("a", "b,c")),
         ("['a']", tuple[str, ...], ("a",)),
         ("(stem|block_0)/.*,[hk]ead/.*", tuple[str, ...], ("(stem|block_0)/.*", "[hk]ead/.*")),
+        ("crop, cutout(a=2, b=9),flip", tuple[str, ...], ("crop", "cutout(a=2, b=9)", "flip")),
         ("8,8,3", tuple[int, int, int], (8, 8, 3)),
         ("(8, 8, 3)", tuple[int, int, int], (8, 8, 3)),
         ("2", tuple[int, ...], (2,)),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from pathlib import Path
 
 from jaxfer.commands import shared
 
@@ -12,10 +14,19 @@ HELP = "parameters, groups, rates and cost, before anything is allocated"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help=shared.CONFIG)
+    drawn = "also draw 16 training images, each beside its augmentation, into CONFIG-augmented.png here"
+    parser.add_argument("--pictures", action="store_true", help=drawn)
 
 
 def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     import jaxfer
     from jaxfer import terminal
 
-    print(jaxfer.show(jaxfer.load(arguments.config, overrides)).text(terminal.page_of(sys.stdout)))
+    config = jaxfer.load(arguments.config, overrides)
+    print(jaxfer.show(config).text(terminal.page_of(sys.stdout)))
+    if arguments.pictures:
+        from jaxfer.report.pictures import pictures
+
+        name, _, arg = arguments.config.partition(":")
+        file = "-".join(filter(None, (Path(name).stem, re.sub(r"\W+", "-", arg), "augmented")))
+        terminal.say(pictures(config, f"{file}.png"))

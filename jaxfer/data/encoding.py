@@ -28,7 +28,7 @@ class Draw:
       seed: the run's.
       step: counted from 0.
       positions: int [b], the places of the examples in the global batch.
-      augment: names in `data.augment`, in this order.
+      augment: entries of `data.augment`, in this order.
       number: of the stream of data (`order.numbered`); 0 is the main one.
     """
 

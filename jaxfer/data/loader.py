@@ -53,7 +53,7 @@ class Feed:
 
     def check(self, augment: tuple[str, ...] = ()) -> None:
         """`InputError` if the split has nothing that the model can read, or if nothing of it can be augmented."""
-        augmentations(augment)
+        entries = augmentations(augment)
         for encoding in self.encodings:
             if encoding.column not in self.split.columns:
                 raise InputError(
@@ -62,9 +62,17 @@ class Feed:
                 )
             if hasattr(encoding, "check"):
                 encoding.check(self.split)
-        if augment and not any(encoding.augments for encoding in self.encodings):
-            has = _noun(self.split.input[1].kind)
-            raise InputError(f"data.augment={tuple(augment)} is of images, the data source has {has}; remove it")
+        acting = [encoding for encoding in self.encodings if encoding.augments]
+        for entry in entries:
+            if entry.kind.of not in [encoding.column for encoding in acting]:
+                of, has = _noun(entry.kind.of), _noun(self.split.input[1].kind)
+                raise InputError(f"data.augment={(str(entry),)} is of {of}, the data source has {has}; remove it")
+        if lost := [entry.name for entry in entries if not entry.kind.masks and "mask" in self.split.columns]:
+            raise InputError(f"data.augment: {lost[0]} mixes moved images, whose masks can't be mixed; remove it")
+        if any(entry.kind.colours for entry in entries):  # says of the first image what it would say of it in training
+            first = Draw(0, 0, np.arange(1), tuple(augment))
+            for encoding in acting:
+                encoding.reader(self.split)(np.arange(1), None, first)
 
     def bind(self) -> Bound:
         """The feed with every encoding bound to the split."""
@@ -143,7 +151,7 @@ def train_batches(
       batch_size: over all processes.
       start: first step.
       stop: one after the last step.
-      augment: names in `AUGMENTATIONS`, applied to pixels after the resize; a leading `crop` replaces the resize.
+      augment: entries of `data.augment`, applied after the resize; a leading crop replaces the resize.
       workers: processes; 0 for threads. A script that sets it needs the `if __name__ == "__main__"` guard of `spawn`.
       rows: the b positions in a batch that this process reads, in their order; None: all of them.
       beside: {name: stream}, read along with it.

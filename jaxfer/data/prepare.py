@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxfer.data import held_out
-from jaxfer.data.encodings.augment import augmentations
+from jaxfer.data.encodings.augment import canonical
 from jaxfer.data.order import Stream, draw
 from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
@@ -41,8 +41,8 @@ class DataConfig:
       val_groups: take these groups instead.
       folds: take one of so many folds instead, equal shares of each class, or of whole groups with `val_by=group`.
       fold: which one, from 0.
-      augment: names in `AUGMENTATIONS`, applied in this order to training images; a leading `crop` is cut out
-        of the original images, a later one out of the resized ones.
+      augment: names in `AUGMENTATIONS`, with options where wanted (`randaugment(ops=2, magnitude=9)`), applied in this
+        order to training examples; a leading crop is cut out of the original images, a later one out of resized ones.
       workers: Grain worker processes; 0 for threads of this process.
     """
 
@@ -58,6 +58,10 @@ class DataConfig:
     fold: int = 0
     augment: tuple[str, ...] = ()
     workers: int = field(default=0, metadata={"identity": False})
+
+    def __post_init__(self) -> None:
+        # Two spellings of the same augmentation are one experiment.
+        object.__setattr__(self, "augment", canonical(self.augment))
 
     def to_dict(self) -> dict[str, Any]:
         """{field: value}; without those in `NEWER` that are not set, as before there were such fields."""
@@ -141,7 +145,6 @@ def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool)
 
 
 def _check_config(config: DataConfig, dataset: Dataset) -> None:
-    augmentations(config.augment)
     held_out.check(config)
     for name in ("labels_per_class", "labels", "val_per_class", "workers"):
         if getattr(config, name) < 0:

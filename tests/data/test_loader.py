@@ -13,7 +13,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from jaxfer.data.encodings.augment import AUGMENTATIONS, crop
+from jaxfer.data.encodings.augment import applied, augmentations, cut
 from jaxfer.data.encodings.image import ImageEncoding, normalize, preprocess
 from jaxfer.data.encodings.pixels import resize
 from jaxfer.data.encodings.text import TEXT_INPUTS, TextEncoding, texts, tokenize
@@ -59,7 +59,7 @@ def test_a_batch_is_what_order_image_and_rng_say():
             rng = example_rng(5, step, position)
             pixels = resize(np.repeat(PIXELS[row], 3, axis=2), (8, 8), "bilinear")
             for name in AUGMENT:
-                pixels = AUGMENTATIONS[name](pixels, rng)
+                pixels = applied(pixels, augmentations((name,)), rng)
             expected.append((pixels.astype(np.float32) / np.float32(255) - np.float32(0.4)) / np.float32(0.2))
         np.testing.assert_array_equal(batch["image"], np.stack(expected))
         np.testing.assert_array_equal(batch["label"], FLOATS.labels[chosen])
@@ -69,7 +69,8 @@ def test_a_batch_is_what_order_image_and_rng_say():
 def test_a_crop_that_comes_first_is_cut_out_of_the_source():
     (batch,) = batches(2, 3, augment=("crop",))
     for position, row in enumerate(batch_indices(5, 2, size=SIZE, batch_size=4)):
-        pixels = crop(np.repeat(PIXELS[row], 3, axis=2), example_rng(5, 2, position), (8, 8))
+        rectangle = augmentations(("crop",))[0].rectangle(example_rng(5, 2, position), (6, 10))
+        pixels = cut(np.repeat(PIXELS[row], 3, axis=2), rectangle, (8, 8), "bilinear")
         np.testing.assert_array_equal(batch["image"][position], normalize(pixels, ENCODING))
 
 

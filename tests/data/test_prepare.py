@@ -186,7 +186,6 @@ def test_regression():
         (DataConfig(val_fraction=1.0), "expected data.val_fraction between 0 and 1, found 1.0"),
         (DataConfig(val_fraction=0.97), "class 'emu' has 12 training examples and data.val_fraction=0.97 leaves none"),
         (DataConfig(val_per_class=12), "class 'emu' has 12 training examples and data.val_per_class=12 leaves none"),
-        (DataConfig(augment=("flipp",)), "unknown augmentation 'flipp'; nearest: 'flip'"),
         (DataConfig(labels=-1), "expected data.labels >= 0, found -1"),
         (
             DataConfig(labels=20, labels_per_class=2),
@@ -208,6 +207,14 @@ def test_bad_choices(config, message):
         made(config)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_augmentations_are_checked_and_spelt_in_one_way():
+    with pytest.raises(InputError, match="^unknown augmentation 'flipp'; nearest: 'flip'$"):
+        DataConfig(augment=("flipp",))
+    config = DataConfig(augment=("flip", "randaugment( magnitude=5, ops=2 )"))
+    assert config == DataConfig(augment=("flip", "randaugment(magnitude=5)"))
+    assert config.to_dict()["augment"] == ("flip", "randaugment(magnitude=5)")
 
 
 @pytest.mark.parametrize("options", [{"classes": ("a",)}, {"labels_per_class": 2}, {"val_per_class": 2}])

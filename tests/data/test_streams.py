@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxfer.data import streams
-from jaxfer.data.encodings.augment import AUGMENTATIONS
+from jaxfer.data.encodings.augment import applied, augmentations
 from jaxfer.data.encodings.image import normalize
 from jaxfer.data.encodings.pixels import resize
 from jaxfer.data.encodings.text import texts, tokenize
@@ -74,7 +74,7 @@ def test_a_second_view_has_the_examples_of_the_batch_under_draws_of_its_own():
             rng = example_rng(5, step, position, number=numbered("view"))
             pixels = resize(np.repeat(PIXELS[row], 3, axis=2), (8, 8), "bilinear")
             for name in AUGMENT:
-                pixels = AUGMENTATIONS[name](pixels, rng)
+                pixels = applied(pixels, augmentations((name,)), rng)
             expected.append(normalize(pixels, ENCODING))
         np.testing.assert_array_equal(batch["view"]["image"], expected)
     plain = Beside(feed=feed(), batch_size=4, same=True)

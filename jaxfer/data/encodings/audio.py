@@ -15,6 +15,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from jaxfer.data.encoding import Draw, Fields
+from jaxfer.data.encodings.augment import augmentations, finish
 from jaxfer.data.encodings.image import MAX_FEATURES, averaged
 from jaxfer.data.split import Dataset, Split
 
@@ -44,7 +45,7 @@ class AudioEncoding:
     column: ClassVar[str] = "audio"
     noun: ClassVar[str] = "sounds"
     buckets: ClassVar[tuple[int, ...]] = ()
-    augments: ClassVar[bool] = False
+    augments: ClassVar[bool] = True
     features: ClassVar[str] = "log-mels"
 
     @property
@@ -114,9 +115,27 @@ class AudioReader:
     def __call__(self, rows: np.ndarray, length: int | None = None, draw: Draw | None = None) -> Fields:
         column, encoding = self.split.columns["audio"], self.encoding
         audio = np.empty((len(rows), encoding.frames, encoding.mels), np.float32)
-        for place, row in zip(audio, self.split.rows[rows], strict=True):
-            place[:] = log_mel(resampled(column[int(row)], int(column.rates[row]), encoding.rate), encoding)
+        for i, (place, row) in enumerate(zip(audio, self.split.rows[rows], strict=True)):
+            sound = resampled(column[int(row)], int(column.rates[row]), encoding.rate)
+            if draw is None or not draw.augment:
+                place[:] = log_mel(sound, encoding)
+            else:
+                place[:] = augmented(sound, draw.augment, draw.rng(i), encoding)
         return {"audio": audio}
+
+
+def augmented(
+    sound: np.ndarray, augment: tuple[str, ...], rng: np.random.Generator, encoding: AudioEncoding
+) -> np.ndarray:
+    """[n] at the encoding's rate -> float32 [frames, mels]: what acts on samples, `log_mel`, then what comes last."""
+    entries, sound = augmentations(augment), sound[: encoding.samples]
+    for entry in entries:
+        if not entry.kind.last:
+            for change in entry.changes(rng, (len(sound), encoding.rate)):
+                sound = change.apply(sound, "")
+    found = log_mel(sound, encoding)
+    finish(found, entries, rng)
+    return found
 
 
 def resampled(sound: np.ndarray, old: int, new: int) -> np.ndarray:

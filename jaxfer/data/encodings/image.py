@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jaxfer.data.encoding import Draw, Fields
-from jaxfer.data.encodings.augment import COLOUR, augmentations, crop
+from jaxfer.data.encodings.augment import applied, augmentations, cut, finish
 from jaxfer.data.encodings.pixels import pixels, resize, to_channels
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
@@ -90,7 +90,7 @@ class ImageReader:
         """`image`; of a split with masks also `mask`, uint8 [b, height, width], for a task's targets."""
         images = np.empty((len(rows), *self.encoding.size), np.float32)
         for i, place in enumerate(images):  # each while it is still in the cache
-            normalize(self._image(int(rows[i]), i, draw), self.encoding, out=place)
+            self._image(int(rows[i]), i, draw, place)
         if "mask" not in self.split.columns:
             return {"image": images}
         masks = np.empty(images.shape[:3], np.uint8)
@@ -98,12 +98,15 @@ class ImageReader:
             place[:] = self._mask(int(rows[i]), i, draw)
         return {"image": images, "mask": masks}
 
-    def _image(self, row: int, i: int, draw: Draw | None) -> np.ndarray:
+    def _image(self, row: int, i: int, draw: Draw | None, out: np.ndarray) -> None:
         if draw is None or not draw.augment:
-            return fit(self.split.example("image", row), self.encoding)
+            normalize(fit(self.split.example("image", row), self.encoding), self.encoding, out=out)
+            return
         column, row = self.split.columns["image"], int(self.split.rows[row])
         image = column.picture(row) if hasattr(column, "picture") else column[row]
-        return augmented(image, draw.augment, draw.rng(i), self.encoding)
+        rng = draw.rng(i)
+        normalize(augmented(image, draw.augment, rng, self.encoding), self.encoding, out=out)
+        finish(out, augmentations(draw.augment), rng)
 
     def _mask(self, row: int, i: int, draw: Draw | None) -> np.ndarray:
         mask = self.split.example("mask", row)
@@ -158,28 +161,26 @@ def preprocess(image: np.ndarray, encoding: ImageEncoding) -> np.ndarray:
 
 def augmented(
     image: np.ndarray | Image.Image,
-    names: tuple[str, ...],
+    augment: tuple[str, ...],
     rng: np.random.Generator,
     encoding: ImageEncoding,
     filter: str = "bilinear",
-    colour: bool = True,
+    mask: bool = False,
 ) -> np.ndarray:
     """[h, w, c] or an opened image -> the model's [height, width, channels] on 0..255: `fit`, then the augmentations.
 
-    A leading `crop` replaces `fit`: its rectangle is cut out of the original image and resized once to the model's
-    size, with the model's filter; a later one resizes with `filter`. Without `colour`, what changes only that is drawn
-    and left out.
+    A leading crop replaces `fit`: its rectangle is cut out of the original image and resized once to the model's
+    size, with the model's filter. `filter` and `mask` as in `applied`; what acts on normalised pixels is left to
+    `augment.finish`.
     """
-    functions, (height, width, channels) = augmentations(names), encoding.size
-    if names[:1] == ("crop",):
-        part = crop(image, rng, (height, width), encoding.interpolation)
-        image, functions = to_channels(part, channels), functions[1:]
+    entries, size, channels = augmentations(augment), encoding.size[:2], encoding.size[2]
+    if entries and entries[0].kind.rectangle:
+        whole = image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
+        part = cut(image, entries[0].rectangle(rng, whole), size, encoding.interpolation)
+        image, entries = to_channels(part, channels), entries[1:]
     else:
         image = fit(image if isinstance(image, np.ndarray) else pixels(image), encoding)
-    for function in functions:
-        moved = crop(image, rng, interpolation=filter) if function is crop else function(image, rng)
-        image = moved if colour or function not in COLOUR else image
-    return image
+    return applied(image, entries, rng, filter, mask)
 
 
 def fit_mask(mask: np.ndarray, encoding: ImageEncoding) -> np.ndarray:
@@ -188,11 +189,11 @@ def fit_mask(mask: np.ndarray, encoding: ImageEncoding) -> np.ndarray:
 
 
 def augmented_mask(
-    mask: np.ndarray, names: tuple[str, ...], rng: np.random.Generator, encoding: ImageEncoding
+    mask: np.ndarray, augment: tuple[str, ...], rng: np.random.Generator, encoding: ImageEncoding
 ) -> np.ndarray:
     """A mask [h, w] -> [height, width], as `augmented` moves its image with an equal generator; `OUTSIDE` beyond it."""
     # Turned over, so that the zeros around a shifted image are `OUTSIDE`.
-    moved = augmented((OUTSIDE - mask)[..., None], names, rng, _of_masks(encoding), "nearest", colour=False)
+    moved = augmented((OUTSIDE - mask)[..., None], augment, rng, _of_masks(encoding), "nearest", mask=True)
     return OUTSIDE - moved[..., 0]
 
 

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from transformers import WhisperFeatureExtractor
 
-from jaxfer.data.encodings.audio import AudioEncoding, log_mel, mel_filters, resampled
+from jaxfer.data.encodings.audio import AudioEncoding, augmented, log_mel, mel_filters, resampled
+from jaxfer.data.encodings.augment import augmentations
+from jaxfer.data.encodings.image import ImageEncoding
 from jaxfer.data.loader import Feed, eval_batches, train_batches
+from jaxfer.data.order import batch_indices, example_rng
 from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError
 from jaxfer.models.chain import audio_encoding
@@ -143,3 +146,63 @@ def test_augmentation_is_refused():
 def test_options_that_make_no_spectrogram(options, message):
     with pytest.raises(InputError, match=message):
         audio_encoding(**{"rate": 16000, "seconds": 1.0, "mels": 80, **options})
+
+
+ENCODING = AudioEncoding(rate=800, seconds=1, mels=20)  # 100 frames
+
+
+def test_a_sound_is_shifted_into_silence():
+    sound, found = np.arange(1, 6, dtype=np.float32), set()
+    (entry,) = augmentations(("time_shift(seconds=0.005)",))  # by 4 samples
+    for seed in range(40):
+        (change,) = entry.changes(np.random.default_rng(seed), (5, 800))
+        found.add(tuple(change.apply(sound, "").tolist()))
+    by = {0: (1, 2, 3, 4, 5), 1: (0, 1, 2, 3, 4), 4: (0, 0, 0, 0, 1), -1: (2, 3, 4, 5, 0), -4: (5, 0, 0, 0, 0)}
+    assert len(found) == 9 and set(by.values()) <= found
+    for seed in range(20):  # by at most its length
+        (change,) = augmentations(("time_shift(seconds=60)",))[0].changes(np.random.default_rng(seed), (5, 800))
+        assert change.apply(sound, "").shape == (5,)
+
+
+def test_noise_has_its_power():
+    sound = tone(100, 10, 800)  # of power 1/2
+    (change,) = augmentations(("noise(p=1, low=20, high=20)",))[0].changes(np.random.default_rng(0), (len(sound), 800))
+    added = change.apply(sound, "") - sound
+    assert added.dtype == np.float32 and np.mean(added**2) == pytest.approx(0.005, rel=0.05)
+    assert not change.apply(np.zeros(9, np.float32), "").any()
+
+
+def test_masks_by_hand():
+    """Widths, then begins; of 100 frames at most a fifth, of 20 bins at most 7."""
+    rng, again = np.random.default_rng(3), np.random.default_rng(3)
+    found = augmented(SOUNDS["noise"], ("time_mask", "frequency_mask(count=1, widest=7)"), rng, ENCODING)
+    expected = log_mel(SOUNDS["noise"], ENCODING)
+    assert expected.all()
+    for _ in range(2):
+        width = again.integers(21)
+        begin = again.integers(100 - width + 1)
+        expected[begin : begin + width] = 0
+    width = again.integers(8)
+    begin = again.integers(20 - width + 1)
+    expected[:, begin : begin + width] = 0
+    np.testing.assert_array_equal(found, expected)
+    assert 0 < (found == 0).mean() < 0.7
+
+
+def test_sounds_are_augmented_in_training_alone():
+    data = waves(*((sound, 800) for sound in SOUNDS.values()))
+    feed, augment = Feed(split=data, encodings=(ENCODING,)), ("time_shift", "noise", "time_mask", "frequency_mask")
+    order = dict(seed=1, batch_size=6, augment=augment)
+    first, second = train_batches(feed, **order, start=0, stop=2)
+    (again,) = train_batches(feed, **order, start=1, stop=2)
+    np.testing.assert_array_equal(again["audio"], second["audio"])
+    chosen = batch_indices(1, 0, size=6, batch_size=6)
+    for place, row in enumerate(chosen):
+        sound = list(SOUNDS.values())[row]
+        np.testing.assert_array_equal(
+            first["audio"][place], augmented(sound, augment, example_rng(1, 0, place), ENCODING)
+        )
+        assert (first["audio"][place] != log_mel(sound, ENCODING)).any()
+    with pytest.raises(InputError, match=r"data.augment=\('time_mask',\) is of sounds, the data source has images"):
+        image = Split.whole(image=Array(np.zeros((2, 4, 4, 1), np.uint8), "image"))
+        Feed(split=image, encodings=(ImageEncoding(size=(4, 4, 1)),)).check(("flip", "time_mask"))
