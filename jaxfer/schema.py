@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import functools
-import operator
 import re
 import sys
 import types
@@ -75,8 +73,11 @@ def parse(text: str, annotation: Any, where: str) -> Any:
     if type(None) in args:
         if text.lower() == "none":
             return None
-        annotation = functools.reduce(operator.or_, (arg for arg in args if arg is not type(None)))
-        args = typing.get_args(annotation)
+        first, *others = (arg for arg in args if arg is not type(None))
+        for choice in (first, *others) if others else ():
+            with contextlib.suppress(InputError):
+                return parse(text, choice, where)
+        annotation, args = first, typing.get_args(first)
     if annotation is str:
         return text
     if annotation is bool and text.lower() in ("true", "false"):

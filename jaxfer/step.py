@@ -154,7 +154,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
             )
             loss, logged = method.loss(context(params, batch, key, taps, shown), outputs)
             added, others = beside.losses(streams, shown, batch, state.hparams)
-            scores = task.scores(outputs, batch)
+            scores = task.trained(outputs, batch, state.hparams)
             if spec.accumulate > 1 or axis is not None:
                 beside.check_slices(scores.get("loss"), others)
             loss, scores = loss + added, {**scores, **others}

@@ -101,11 +101,14 @@ class Task:
       shapes: (examples, width of the head, shapes of the encoded fields) -> {field: shape} of its targets.
       targets: on the host: (split, rows [b], encoded fields, draw) -> {field: [b, ...]}; `draw` is None in evaluation,
         and then the same rows give the same targets. A module's own function, so that it can be pickled.
+      of_labels: whether `targets` reads the split's labels alone, so that stored features do without the inputs.
       expand: (split, the model's encodings) -> the split that the model reads in its place, where one example becomes
         several: windows of a long text. Steps, batches and `loss` then count these. None: read as they are.
       merge: on the host: (collected of the expanded split, that split) -> collected of the split's own examples.
       loss: (outputs [batch, ...], batch, hparams) -> Mean, as trained on; None: the method brings the loss.
-      scores: (outputs, batch) -> {metric: Mean}; `loss` is one of them, if there is one, and counts what it counts.
+      weights: (batch, hparams) -> [batch]: what `loss` counts where its examples weigh differently; None: what the
+        `loss` of `scores` counts.
+      scores: (outputs, batch) -> {metric: Mean}; `loss` is one of them, if there is one, without `weights`.
       collect: on the device: (outputs, batch) -> arrays [batch, ...] that `gathered` and `answer` need: chosen classes
         or tokens rather than all logits, since these are what evaluation moves to the host and keeps.
       gathered: on the host: (collected arrays of the whole split, split) -> {metric: value} for what a mean can't
@@ -121,6 +124,7 @@ class Task:
       metrics: {metric: whether more of it is better} of the others that `config.monitor` may name.
       hparams: {name: default}: strengths that a config may set and a sweep may vary without compiling again.
       limits: {hparam: (least, below)} of what a config may set it to; one that is absent may be any finite number.
+      unread: {hparam of the task under other options: the option that reads it}; a config that sets it is refused.
     """
 
     outputs: Callable[[int], int]
@@ -130,8 +134,10 @@ class Task:
     loss: Callable[[jax.Array, Batch, Hparams], Mean] | None
     scores: Callable[[jax.Array, Batch], dict[str, Mean]]
     targets: Callable[[Split, np.ndarray, Fields, Draw | None], Fields] = labels
+    of_labels: bool = False
     expand: Callable[[Split, Sequence[Encoding]], Split] | None = None
     merge: Callable[[Any, Split], Any] = lambda collected, expanded: collected
+    weights: Callable[[Batch, Hparams], jax.Array] | None = None
     collect: Callable[[jax.Array, Batch], Any] = lambda outputs, batch: outputs
     gathered: Callable[[Any, Split], dict[str, float]] | None = None
     answer: Callable[[Any, Sequence[str], Any], Answer] | None = None
@@ -144,11 +150,19 @@ class Task:
     metrics: Mapping[str, bool] | None = None
     hparams: Mapping[str, float] | None = None
     limits: Mapping[str, tuple[float, float]] | None = None
+    unread: Mapping[str, str] | None = None
 
     @property
     def labelled(self) -> bool:
         """Whether it learns from labels; else from inputs alone, so that every example can be trained on."""
         return bool(self.target) and self.target not in INPUTS
+
+    def trained(self, outputs: jax.Array, batch: Batch, hparams: Hparams) -> dict[str, Mean]:
+        """The scores of a training batch, whose `loss` counts what is trained on: slices and devices weigh by it."""
+        scores = self.scores(outputs, batch)
+        if self.weights is None:
+            return scores
+        return {**scores, "loss": scores["loss"]._replace(count=self.weights(batch, hparams))}
 
     def expanded(self, split: Split, encodings: Sequence[Encoding]) -> Split:
         """The split that the model reads."""

@@ -50,6 +50,27 @@ COMMANDS = {
         "show c.py --config.task.name=similarity --config.task.loss=cosin",
         ["unknown config.task.loss 'cosin'", "nearest: 'cosine'"],
     ),
+    # losses for classes of unequal size
+    "an unknown loss": (
+        "show c.py --config.task.loss=focul",
+        ["unknown config.task.loss 'focul'", "nearest: 'focal'", "none is the plain loss"],
+    ),
+    "a power without its loss": (
+        "show c.py --config.task.gamma=2",
+        ["config.task.gamma: nothing reads it", "set config.task.loss=focal, or leave it out"],
+    ),
+    "a negative power": (
+        "show c.py --config.task.loss=focal --config.task.gamma=-1",
+        ["config.task.gamma: expected at least 0, found -1.0"],
+    ),
+    "weights of other classes": (
+        "show c.py --config.task.class_weights=1,2",
+        ["config.task.class_weights: expected 4 weights, in the order of the classes, found 2", "correct it"],
+    ),
+    "a fit of a weighted loss": (
+        f"show c.py {FIT}ridge --config.task.class_weights=balanced",
+        ["config.task.class_weights: ridge fits the plain loss, found 'balanced'", "omit it"],
+    ),
     # methods that read their source's head
     "co-tuning from scratch": (
         "show c.py --config.method=cotuning",

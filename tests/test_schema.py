@@ -139,6 +139,9 @@ def test_check_says_which_item():
         ("(('stem/.*', 1),)", tuple[tuple[str, float], ...], (("stem/.*", 1.0),)),
         ("('stem/.*', 1),('.*', 2)", tuple[tuple[str, float], ...], (("stem/.*", 1.0), (".*", 2.0))),
         ("{'a': 1}", Mapping[str, float], {"a": 1.0}),
+        ("1,2", tuple[float, ...] | str | None, (1.0, 2.0)),
+        ("a", tuple[float, ...] | str | None, "a"),
+        ("none", tuple[float, ...] | str | None, None),
     ],
 )
 def test_parse(text, annotation, wanted):

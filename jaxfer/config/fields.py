@@ -55,7 +55,8 @@ def section_schema(section: str, config: Mapping[str, Any]) -> dict[str, Any]:
     if section == "data":
         fields |= hints(DataConfig)
     if section == "task":
-        fields |= dict.fromkeys(room.make(name).hparams or {}, float)
+        made = room.make(name)
+        fields |= dict.fromkeys((*(made.hparams or {}), *(made.unread or {})), float)
     return {chooser: str, **fields}
 
 

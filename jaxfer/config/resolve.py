@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -62,19 +63,13 @@ def resolve(config: ConfigDict) -> Experiment:
     stages = stages or (("train", _stage("", common, {})),)
     sections = {name: _section(name, plain.get(name, {})) for name in SECTIONS}
     data_fields = hints(DataConfig)
-    task, task_options = sections["task"]
-    made = TASKS.make(task).watching(task, run.monitor, run.monitor_mode)
-    hparams = made.hparams or {}
-    for name, (least, below) in (made.limits or {}).items():
-        if not least <= task_options.get(name, hparams[name]) < below:
-            value = task_options[name]
-            raise InputError(f"config.task.{name}: expected at least {least:g} and less than {below:g}, found {value}")
+    task, task_hparams = _task(*sections["task"], run)
     experiment = Experiment(
         run=run,
         parallel=ParallelConfig(**_checked(plain.get("parallel", {}), hints(ParallelConfig), "config.parallel")),
         model=_choice(MODELS, *sections["model"]),
-        task=_choice(TASKS, task, {k: v for k, v in task_options.items() if k not in hparams}),
-        task_hparams={k: task_options.get(k, default) for k, default in hparams.items()},
+        task=task,
+        task_hparams=task_hparams,
         data=DataConfig(
             **{k: v for k, v in sections["data"][1].items() if k in data_fields}, source=sections["data"][0]
         ),
@@ -90,6 +85,22 @@ def resolve(config: ConfigDict) -> Experiment:
     if taken := sorted(dict(experiment.networks).keys() & dict(experiment.streams).keys()):
         raise InputError(f"config.stream.{taken[0]}: config.networks has that name too; rename one of the two")
     return experiment
+
+
+def _task(name: str, values: Mapping[str, Any], run: RunConfig) -> tuple[Choice, dict[str, float]]:
+    """(the task with its options, its hparams). An option that is None is left out, as of a method."""
+    options = {option: values[option] for option in TASKS.schema(name) if values[option] is not None}
+    made = TASKS.make(name, **options).watching(name, run.monitor, run.monitor_mode)
+    hparams = {hparam: values.get(hparam, default) for hparam, default in (made.hparams or {}).items()}
+    for hparam, reader in (made.unread or {}).items():
+        if hparam in values:
+            raise InputError(f"config.task.{hparam}: nothing reads it; set config.task.{reader}, or leave it out")
+    for hparam, (least, below) in (made.limits or {}).items():
+        value = hparams[hparam]
+        if not least <= value < below:
+            expected = f"at least {least:g}" + (f" and less than {below:g}" if math.isfinite(below) else "")
+            raise InputError(f"config.task.{hparam}: expected {expected}, found {value}")
+    return _choice(TASKS, name, options), hparams
 
 
 def check_config(config: Any) -> None:

@@ -164,6 +164,11 @@ class Split:
         column = self.columns.get("label")
         return None if column is None or column.kind not in LABELS else column.values[self.rows]
 
+    @functools.cached_property
+    def class_counts(self) -> np.ndarray:
+        """int64 [classes]: examples of each class up to the last that occurs; of sets, those that have the label."""
+        return np.bincount(self.labels) if self.labels.ndim == 1 else self.labels.sum(0)
+
     def __getstate__(self) -> dict[str, Any]:
         return {"columns": self.columns, "rows": self.rows}
 

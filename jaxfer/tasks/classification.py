@@ -1,9 +1,10 @@
-"""One label of several: softmax cross-entropy with label smoothing."""
+"""One label of several: softmax cross-entropy with label smoothing, and losses for classes of unequal size."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,40 +14,108 @@ import optax
 
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
-from jaxfer.task import Answer, Mean, Task, ranked
+from jaxfer.task import Answer, Batch, Hparams, Mean, Task, labels, ranked
+from jaxfer.tasks import imbalance
+
+LOSSES = {
+    "focal": {"gamma": (2.0, 0.0, math.inf)},
+    "logit_adjusted": {"tau": (1.0, 0.0, math.inf)},
+    "ldam": {"max_margin": (0.5, 0.0, math.inf), "scale": (30.0, 0.0, math.inf)},
+}
+WEIGHTS = {"balanced": {}, "effective": {"class_beta": (0.999, 0.0, 1.0)}}
 
 
-def task() -> Task:
-    """Softmax classification. Hparam: `label_smoothing` in [0, 1) (Szegedy et al., 2015, arXiv:1512.00567, sec. 7)."""
+def task(*, loss: str | None = None, class_weights: tuple[float, ...] | str | None = None) -> Task:
+    """Softmax classification. Hparam: `label_smoothing` in [0, 1) (Szegedy et al., 2015, arXiv:1512.00567, sec. 7).
+
+    With class weights the loss is sum(w l) / sum(w) over the batch, PyTorch's mean: w is the weight of an example's
+    class, l its smoothed loss (PyTorch weighs the smoothed part by each class's own weight). Slices and devices sum
+    both. Counts, n of a class and N in all, are those of the examples that a stage trains on.
+
+    Args:
+      loss: None: cross-entropy. `focal`: each class's log-probability times (1 - p)^gamma, hparam `gamma` (Lin et al.,
+        2017, arXiv:1708.02002, eq. 4). `logit_adjusted`: cross-entropy of logits + tau log(n / N), hparam `tau` (Menon
+        et al., 2020, arXiv:2007.07314, eq. 10). `ldam`: cross-entropy of scale (logits - margin), where the true class
+        has the margin `max_margin` (n_min / n)^(1/4) and the others 0; hparams `max_margin` and `scale` (Cao et al.,
+        2019, arXiv:1906.07413, sec. 3.2, without deferred weights). Their 30 is for a normalised output layer; a plain
+        one wants less.
+      class_weights: None: 1. `balanced`: N / (k n), of k classes. `effective`: (1 - beta) / (1 - beta^n), hparam
+        `class_beta` (Cui et al., 2019, arXiv:1901.05555, sec. 4). Or the weights, in the order of the classes.
+
+    Raises:
+      InputError: an unknown name, a negative weight; from `outputs`, another number of weights than of classes.
+    """
+    numbers = imbalance.settings({"label_smoothing": 0.0}, loss=(loss, LOSSES), class_weights=(class_weights, WEIGHTS))
+    imbalance.check_weights("class_weights", class_weights)
+    fields = imbalance.class_fields(loss, class_weights)
+    given = class_weights if isinstance(class_weights, tuple) else None
+    weights = imbalance.example_weights if class_weights is not None else None
     return Task(
-        outputs=_outputs,
+        outputs=lambda classes: _outputs(classes, class_weights),
         target="class",
-        shapes=lambda n, outputs, fields: {"label": jax.ShapeDtypeStruct((n,), "int32")},
-        loss=_loss,
+        shapes=lambda n, outputs, encoded: {
+            "label": jax.ShapeDtypeStruct((n,), "int32"),
+            **{name: jax.ShapeDtypeStruct((n, outputs) if name == "log_prior" else (n,), "float32") for name in fields},
+        },
+        targets=functools.partial(imbalance.class_targets, fields=fields, given=given) if fields else labels,
+        of_labels=True,
+        loss=_loss(_TERMS[loss], weights),
+        weights=weights,
         scores=_scores,
         gathered=_gathered,
         answer=_answer,
         monitor="accuracy",
         maximize=True,
         metrics={"balanced_accuracy": True, "macro_f1": True, "mcc": True},
-        hparams={"label_smoothing": 0.0},
-        limits={"label_smoothing": (0.0, 1.0)},
+        **{**numbers, "limits": {"label_smoothing": (0.0, 1.0), **numbers["limits"]}},
     )
 
 
-def _outputs(classes: int) -> int:
+def _outputs(classes: int, class_weights: Any) -> int:
     if classes < 2:
         raise InputError(
             f"task 'classification' needs at least 2 classes, the data has {classes}; "
             "for real targets use --config.task.name=regression"
         )
+    imbalance.check_number("class_weights", class_weights, classes)
     return classes
 
 
-def _loss(outputs, batch, hparams):
-    smoothing, logp = hparams["label_smoothing"], jax.nn.log_softmax(outputs.astype(jnp.float32))
-    nll = -jnp.take_along_axis(logp, batch["label"][:, None], axis=-1)[:, 0]
-    return Mean((1 - smoothing) * nll - smoothing * logp.mean(-1))
+def _plain(outputs, batch, hparams):
+    return jax.nn.log_softmax(outputs)
+
+
+def _focal(outputs, batch, hparams):
+    logp = jax.nn.log_softmax(outputs)
+    return imbalance.power(-jnp.expm1(logp), hparams["gamma"]) * logp
+
+
+def _logit_adjusted(outputs, batch, hparams):
+    return jax.nn.log_softmax(outputs + hparams["tau"] * batch["log_prior"])
+
+
+def _ldam(outputs, batch, hparams):
+    margin = hparams["max_margin"] * batch["margin"][:, None] * jax.nn.one_hot(batch["label"], outputs.shape[-1])
+    return jax.nn.log_softmax(hparams["scale"] * (outputs - margin))
+
+
+# {loss: (outputs, batch, hparams) -> [batch, classes], what stands for the log-probability of each class}
+_TERMS = {None: _plain, "focal": _focal, "logit_adjusted": _logit_adjusted, "ldam": _ldam}
+
+
+def _loss(terms: Callable[..., jax.Array], weights: Callable[..., jax.Array] | None) -> Callable[..., Mean]:
+    """The smoothed, weighted loss of an example: of its own class, and of the mean class."""
+
+    def loss(outputs: jax.Array, batch: Batch, hparams: Hparams) -> Mean:
+        smoothing, logp = hparams["label_smoothing"], terms(outputs.astype(jnp.float32), batch, hparams)
+        nll = -jnp.take_along_axis(logp, batch["label"][:, None], axis=-1)[:, 0]
+        each = (1 - smoothing) * nll - smoothing * logp.mean(-1)
+        if weights is None:
+            return Mean(each)
+        weight = weights(batch, hparams)
+        return Mean(weight * each, weight)
+
+    return loss
 
 
 def _scores(outputs, batch):

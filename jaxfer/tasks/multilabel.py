@@ -1,8 +1,10 @@
-"""A set of labels for each example: one sigmoid cross-entropy a label."""
+"""A set of labels for each example: one sigmoid cross-entropy a label, and losses for rare labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,31 +14,97 @@ import optax
 
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
-from jaxfer.task import Answer, Mean, Task, ranked
+from jaxfer.task import Answer, Batch, Hparams, Mean, Task, labels, ranked
+from jaxfer.tasks import imbalance
+
+LOSSES = {
+    "focal": {"gamma": (2.0, 0.0, math.inf)},
+    "asymmetric": {"gamma_pos": (0.0, 0.0, math.inf), "gamma_neg": (4.0, 0.0, math.inf), "shift": (0.05, 0.0, 1.0)},
+}
 
 
-def task() -> Task:
-    """Independent labels, [batch, width] bool; the loss of an example is the mean over its labels."""
+def task(*, loss: str | None = None, pos_weight: tuple[float, ...] | str | None = None) -> Task:
+    """Independent labels, [batch, width] bool; the loss of an example is the mean over its labels.
+
+    It is so with weights too, as in PyTorch's `BCEWithLogitsLoss`: nothing is divided by their sum. Counts, n examples
+    with a label of N in all, are those of the examples that a stage trains on.
+
+    Args:
+      loss: None: cross-entropy. `focal`: each log-probability times (1 - p)^gamma, p that of the truth, hparam `gamma`
+        (Lin et al., 2017, arXiv:1708.02002, eq. 4). `asymmetric`: (1 - p)^gamma_pos log(p) where an example has the
+        label, else q^gamma_neg log(1 - q), q = max(p - shift, 0); hparams `gamma_pos`, `gamma_neg` and `shift`
+        (Ben-Baruch et al., 2020, arXiv:2009.14119, sec. 2). The gradient goes through the powers too.
+      pos_weight: of the loss where an example has the label. None: 1. `balanced`: (N - n) / n. Or the weights, in the
+        order of the classes.
+
+    Raises:
+      InputError: an unknown name, a negative weight; from `outputs`, another number of weights than of classes.
+    """
+    numbers = imbalance.settings({}, loss=(loss, LOSSES), pos_weight=(pos_weight, {"balanced": {}}))
+    imbalance.check_weights("pos_weight", pos_weight)
+    given, weighted = pos_weight if isinstance(pos_weight, tuple) else None, pos_weight is not None
+    plain = loss is None and not weighted
     return Task(
-        outputs=_outputs,
+        outputs=lambda classes: _outputs(classes, pos_weight),
         target="classes",
-        shapes=lambda n, outputs, fields: {"label": jax.ShapeDtypeStruct((n, outputs), "bool")},
-        loss=lambda outputs, batch, hparams: Mean(_cross_entropy(outputs, batch)),
+        shapes=lambda n, outputs, fields: {
+            "label": jax.ShapeDtypeStruct((n, outputs), "bool"),
+            **({"pos_weight": jax.ShapeDtypeStruct((n, outputs), "float32")} if weighted else {}),
+        },
+        targets=functools.partial(imbalance.label_targets, given=given) if weighted else labels,
+        of_labels=True,
+        loss=(lambda outputs, batch, hparams: Mean(_cross_entropy(outputs, batch))) if plain else _loss(_TERMS[loss]),
         scores=_scores,
         gathered=_gathered,
         answer=_answer,
         monitor="macro_auprc",
         maximize=True,
         metrics={"label_accuracy": True, "macro_auroc": True, "macro_f1": True, "micro_f1": True},
+        **numbers,
     )
 
 
-def _outputs(classes: int) -> int:
+def _outputs(classes: int, pos_weight: Any) -> int:
     if not classes:
         raise InputError(
             "task 'multilabel' needs sets of labels, the data has real targets; use --config.task.name=regression"
         )
+    imbalance.check_number("pos_weight", pos_weight, classes)
     return classes
+
+
+def _plain(outputs, hparams):
+    return jax.nn.log_sigmoid(outputs), jax.nn.log_sigmoid(-outputs)
+
+
+def _focal(outputs, hparams):
+    present, absent = _plain(outputs, hparams)
+    p, rest, gamma = jax.nn.sigmoid(outputs), jax.nn.sigmoid(-outputs), hparams["gamma"]
+    return imbalance.power(rest, gamma) * present, imbalance.power(p, gamma) * absent
+
+
+def _asymmetric(outputs, hparams):
+    present, absent = _plain(outputs, hparams)
+    p, shift = jax.nn.sigmoid(outputs), hparams["shift"]
+    # log(1 - max(p - shift, 0)), with a gradient at shift 0 too, however large the logit is.
+    easier = jnp.minimum(jnp.logaddexp(absent, jnp.log(shift)), 0.0)
+    return (
+        imbalance.power(jax.nn.sigmoid(-outputs), hparams["gamma_pos"]) * present,
+        imbalance.power(jnp.maximum(p - shift, 0.0), hparams["gamma_neg"]) * easier,
+    )
+
+
+# {loss: (outputs, hparams) -> what stands for the log-probability of having each label, and of not having it}
+_TERMS = {None: _plain, "focal": _focal, "asymmetric": _asymmetric}
+
+
+def _loss(terms: Callable[..., tuple[jax.Array, jax.Array]]) -> Callable[..., Mean]:
+    def loss(outputs: jax.Array, batch: Batch, hparams: Hparams) -> Mean:
+        present, absent = terms(outputs.astype(jnp.float32), hparams)
+        present = batch["pos_weight"] * present if "pos_weight" in batch else present
+        return Mean(-jnp.where(batch["label"].astype(bool), present, absent).mean(-1))
+
+    return loss
 
 
 def _cross_entropy(outputs, batch):

@@ -96,7 +96,7 @@ def notes(stages: Sequence[Stage], where: Placement, experiment: Experiment) -> 
 def cut_at(stage: Stage, at: str, views: int = 1) -> Stage:
     """The stage, whose steps and evaluations begin at stored activations."""
     spec = stage.spec
-    port = spec.port.beginning(at, inputs=spec.task.targets is not labels, views=views)
+    port = spec.port.beginning(at, inputs=not spec.task.of_labels and spec.task.targets is not labels, views=views)
     return dataclasses.replace(stage, spec=dataclasses.replace(spec, port=port))
 
 

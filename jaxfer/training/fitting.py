@@ -37,6 +37,9 @@ def check(experiment: Experiment, stages: Sequence[Stage], where: Placement) -> 
         if task not in tasks:
             found = f"config.task is {task!r}"
             raise InputError(f"{option}: {fit.name} fits the task {' or '.join(tasks)}, {found}; omit it")
+        if task == experiment.task.name and experiment.task.options:
+            name, found = experiment.task.options[0]
+            raise InputError(f"config.task.{name}: {fit.name} fits the plain loss, found {found!r}; omit it")
         if stage.config.adds:
             found = ", ".join(stage.config.adds)
             raise InputError(f"{of}.adds: add-ons change steps, and {fit.name} takes none; remove {found}")

@@ -209,6 +209,17 @@ def test_a_sources_option_that_is_not_set_is_left_out():
     assert "stream.s.bad_rows" not in resolve(config).identity()
 
 
+def test_a_tasks_loss_is_stored_where_it_is_set():
+    plain = experiment()
+    assert plain.to_dict()["task"] == {"name": "classification", "label_smoothing": 0.0}
+    assert experiment(**{"task.loss": "none", "task.class_weights": None}) == plain
+    focal = experiment(**{"task.gamma": "1.5", "task.loss": "focal", "task.class_weights": "1,2,1,1,1,1,1,1,1,1"})
+    assert focal.task_hparams == {"label_smoothing": 0.0, "gamma": 1.5}
+    stored = {"task.loss": "focal", "task.gamma": 1.5, "task.class_weights": (1.0, 2.0, *[1.0] * 8)}
+    assert focal.identity() == {**plain.identity(), **stored}
+    assert resolve(ConfigDict(json.loads(json.dumps(focal.to_dict())))) == focal
+
+
 def test_a_number_of_labels_is_stored_where_it_is_set():
     stream = {"source": "digits", "task": "classification"}
     plain, few = experiment(), experiment(**{"data.labels": 7})
