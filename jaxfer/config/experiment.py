@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxfer.data.prepare import DataConfig
+from jaxfer.data.prepare import NEWER, DataConfig
 
 
 def _free(default: Any) -> Any:
@@ -270,8 +270,9 @@ class Experiment:
             for field in dataclasses.fields(section):
                 if field.metadata.get("identity", True):
                     fields[prefix + field.name] = getattr(section, field.name)
-        if not self.data.labels:  # as before there was such a field
-            del fields["data.labels"]
+        for name in NEWER:  # as before there was such a field
+            if not getattr(self.data, name):
+                del fields[f"data.{name}"]
         if self.run.cache != "views":
             del fields["views"]
         if self.run.cache == "off" or self.run.cache_dtype == "float32":

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from jaxfer.data.encodings.augment import augmentations
-from jaxfer.data.order import Stream, draw
-from jaxfer.data.split import Array, Dataset, Split
+from jaxfer.data.order import SAMPLINGS, Sampler, Stream, draw
+from jaxfer.data.split import INPUTS, Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import SOURCES
 
@@ -38,6 +38,9 @@ class DataConfig:
       augment: names in `AUGMENTATIONS`, applied in this order to training images; a leading `crop` is cut out
         of the original images, a later one out of the resized ones.
       workers: Grain worker processes; 0 for threads of this process.
+      sampling: epochs with as many examples of each class (`order.Sampler`): `oversample`, `undersample` or `balanced`,
+        in batches too. Empty: each example once in an epoch. A stage whose task reads no labels has those epochs.
+      sampling_by: the column whose values take the place of classes, such as `group`; it may be of any data.
     """
 
     source: str = "digits"
@@ -48,10 +51,15 @@ class DataConfig:
     val_fraction: float = 0.1
     augment: tuple[str, ...] = ()
     workers: int = field(default=0, metadata={"identity": False})
+    sampling: str = ""
+    sampling_by: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """{field: value}; without `labels` where it is 0, as before there was such a field."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value or name != "labels"}
+        """{field: value}; without what is newer and not set, as before there was such a field."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value or name not in NEWER}
+
+
+NEWER = ("labels", "sampling", "sampling_by")
 
 
 def build(config: DataConfig, options: Mapping[str, Any], *, seed: int, with_test: bool) -> Dataset:
@@ -146,6 +154,37 @@ def _check_config(config: DataConfig, dataset: Dataset) -> None:
         value, default = getattr(config, name), getattr(DataConfig, name)
         if value != default and "val" in dataset.splits:
             raise InputError(f"data.{name}={value} has no effect: the source has a val split; set it to {default}")
+    _check_sampling(config, dataset.splits["train"])
+
+
+def _check_sampling(config: DataConfig, train: Split) -> None:
+    known, by = ", ".join(SAMPLINGS), config.sampling_by
+    if config.sampling and config.sampling not in SAMPLINGS:
+        raise InputError(f"unknown data.sampling {config.sampling!r}{nearest(config.sampling, SAMPLINGS)}")
+    if by and not config.sampling:
+        raise InputError(f"data.sampling_by={by} has no effect without data.sampling; set that to one of {known}")
+    if by:
+        targets = {name: column for name, column in train.columns.items() if column.kind not in INPUTS}
+        if by not in targets:
+            raise InputError(f"data.sampling_by: the data has no column {by!r} beside its inputs{nearest(by, targets)}")
+        if np.ndim(train.example(by, 0)):
+            kind = targets[by].kind
+            raise InputError(f"data.sampling_by: expected one value per example, found {by!r}, {kind}; name another")
+    elif config.sampling and ("label" not in train.columns or train.columns["label"].kind != "class"):
+        found = " and ".join(column.kind for column in train.columns.values() if column.kind not in INPUTS) or "none"
+        raise InputError(
+            f"data.sampling={config.sampling} needs one class per example, this data's targets are {found}; remove it, "
+            "or name a column of groups in data.sampling_by"
+        )
+
+
+def sampler(config: DataConfig, train: Split) -> Sampler | None:
+    """The epochs that the config asks for, of these training examples; None where each occurs once."""
+    if not config.sampling:
+        return None
+    by = config.sampling_by
+    strata = [train.example(by, row) for row in range(len(train))] if by else train.labels
+    return Sampler.of(config.sampling, np.asarray(strata))
 
 
 def _chosen(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
