@@ -57,6 +57,8 @@ OTHER = {
     "data.val_fraction": 0.5,
     "data.augment": ("flip",),
     "data.workers": 2,
+    "data.sampling": "balanced",
+    "data.sampling_by": "group",
     "method": "probe",
     "options": {"alpha": 1.0},
     "steps": 7,
