@@ -117,6 +117,9 @@ class Method:
       streams: {name: UNLABELLED, SAME or TASK}: streams of the config that join the main batch in its forward pass,
         one pass with one set of batch statistics. `ctx.streams` has their outputs. A stream with a task joins it,
         and its loss is added, for every method.
+      batch: (ctx) -> the examples that this step trains on in place of `ctx.batch`: its fields, changed, and others,
+        [batch, ...] each. Of the whole batch, before it is sliced, so not under pmap; evaluation reads examples as they
+        are. Features of what it changes can't be stored. None: as they are read.
       loss: (ctx, outputs) -> (scalar, {name: scalar} to log).
       gradient: (next, ctx, trainable) -> (gradients, rest): `next` gives those of the whole batch at any {path: leaf}
         of the trainable parameters, and the rest, which is handed on; it may be called twice.
@@ -134,6 +137,7 @@ class Method:
         such a stage is one step, and reads neither rates nor `loss`. None: trained by steps.
       hparams: {name: (default, tuning grid)}, scalars that `loss` and `update` read; `lr` is the rate where the config
         names none. What `view` and `intercept` need is an option of the factory.
+      limits: {hparam: (least, most)} of what a config may set it to; one that is absent may be any finite number.
     """
 
     rules: Rules[str]
@@ -146,6 +150,7 @@ class Method:
     evaluated: Callable[[Params, Any], Params] | None = None
     taps: tuple[str, ...] = ()
     streams: Mapping[str, str] = field(default_factory=dict)
+    batch: Callable[[Context], Mapping[str, Any]] | None = None
     loss: Callable[[Context, jax.Array], tuple[jax.Array, dict[str, jax.Array]]] = task_loss
     gradient: Callable[[Gradients, Context, Params], tuple[Params, Any]] = lambda next, ctx, trainable: next(trainable)
     update: Callable[[Context, Any], Any] = lambda ctx, extra: extra
@@ -158,3 +163,4 @@ class Method:
     hparams: Mapping[str, tuple[float, tuple[float, ...]]] = field(
         default_factory=lambda: {"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3))}
     )
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)

@@ -213,18 +213,20 @@ def _check_task(method: Method, learned: Task, config: StageConfig, task: str, w
         )
     if method.tasks and task not in method.tasks:
         raise InputError(
-            f"{where}.method: {config.method!r} learns the task {' or '.join(method.tasks)}, config.task is {task!r}; "
-            "choose another of the two"
+            f"{where}.method: {config.named.removeprefix('method ')} learns the task {' or '.join(method.tasks)}, "
+            f"config.task is {task!r}; choose another of the two"
         )
 
 
 def make_method(config: StageConfig, port: Port, where: str = "config") -> Method:
     """The stage's method with its structural options; checks that the hparams are known and don't clash."""
-    schema = METHODS.schema(config.method)
-    structural = {k: v for k, v in config.options.items() if k in schema}
-    method = METHODS.make(config.method, port, **structural)
-    for name in config.adds:
-        method = ADDS.make(name, method, port)
+    method, schema = None, {}
+    for room, name in ((METHODS, config.method), *((ADDS, name) for name in config.adds)):
+        own = room.schema(name)
+        if taken := sorted(own.keys() & schema.keys()):
+            raise InputError(f"{where}.adds: {name!r} has the option {taken[0]!r} as {config.method!r} has; choose one")
+        structural = {k: v for k, v in config.options.items() if k in own}
+        method, schema = room.make(name, *((port,) if method is None else (method, port)), **structural), schema | own
     for name in method.hparams:
         if name in STAGE_HPARAMS or name in schema or "/" in name:
             raise InputError(f"method {config.method!r}: the name of its hparam {name!r} is taken; rename it")
@@ -245,6 +247,9 @@ def _completed(config: StageConfig, method: Method, where: str) -> StageConfig:
     for name, value in config.options.items():
         if name in method.hparams and not math.isfinite(value):
             raise InputError(f"{where}.options.{name}: expected a finite number, found {value}")
+        least, most = method.limits.get(name, (-math.inf, math.inf))
+        if name in method.limits and not least <= value <= most:
+            raise InputError(f"{where}.options.{name}: expected {least:g} to {most:g}, found {value}")
         options[name] = float(value) if name in method.hparams else value
     schedule = {name: default for name, (default, _, _) in SCHEDULES[config.schedule].options.items()}
     config = dataclasses.replace(

@@ -163,6 +163,8 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
             parts |= {name: (value, count) for name, value in {**logged, "loss": loss}.items()}
             return loss, (parts, model_state)
 
+        if method.batch is not None:
+            batch = method.batch(context(state.params, batch, key))
         gradients = _accumulated(jax.grad(loss_fn, has_aux=True), spec.accumulate)
 
         def whole_batch(trainable):

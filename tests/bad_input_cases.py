@@ -195,6 +195,28 @@ COMMANDS = {
         "show c.py --config.method=distill --config.networks.teacher=run:runs/done --config.task.name=multilabel",
         ["'distill' learns the task classification, config.task is 'multilabel'", "choose another of the two"],
     ),
+    # samplers
+    "an unknown sampler": (
+        "show c.py --config.data.sampling=oversampling",
+        ["unknown data.sampling 'oversampling'", "nearest: 'oversample'"],
+    ),
+    "a sampler of numbers": (
+        "show c.py --config.data.target=value --config.task.name=regression --config.data.sampling=balanced",
+        ["data.sampling=balanced needs one class per example", "this data's targets are value", "remove it"],
+    ),
+    "a sampler without labels": (
+        "show c.py --config.task.name=unlabelled --config.method=simclr --config.data.sampling=balanced "
+        "--config.stream.view.rows=same",
+        ["data.sampling=balanced has no effect: task 'unlabelled' reads no labels", "remove it"],
+    ),
+    "a sampler of a fit": (
+        f"show c.py {FIT}ridge --config.data.sampling=undersample",
+        ["config.data.sampling: ridge fits all training examples alike", "found 'undersample'", "remove it"],
+    ),
+    "a sampler of sealed labels": (
+        f"show c.py {TARGET} --config.stream.target.sampling=balanced",
+        ["config.stream.target.sampling=balanced chooses examples by their labels", "stay sealed", "set its task"],
+    ),
     # streams
     "dann without its stream": (
         "show c.py --config.method=dann",

@@ -32,8 +32,8 @@ class StageConfig:
 
     Attributes:
       method: name of a file in `jaxfer/methods/`.
-      adds: names of add-ons (`ema`, `sam`), files in `jaxfer/methods/` too, put on the method in this order; their
-        hparams are among the options.
+      adds: names of add-ons (`ema`, `sam`, `mixup`), files in `jaxfer/methods/` too, put on the method in this order;
+        their options and hparams are among the options.
       options: the method's own options and hparams.
       steps: optimizer steps.
       batch_size: examples per step, over all devices.
@@ -98,6 +98,11 @@ class StageConfig:
     remat: tuple[str, ...] = ()
     accumulate: int = 1
     task: str = ""
+
+    @property
+    def named(self) -> str:
+        """The method and its add-ons, for messages."""
+        return f"method {self.method!r}{' with ' if self.adds else ''}{' and '.join(self.adds)}"
 
     def to_dict(self) -> dict[str, Any]:
         """{field: value}; without what is newer and not set, as before there was such a field."""
@@ -289,8 +294,8 @@ class Experiment:
             for field in dataclasses.fields(section):
                 if field.metadata.get("identity", True) and field.name in stated:
                     fields[prefix + field.name] = getattr(section, field.name)
-        for name in NEWER:
-            if not getattr(self.data, name):  # as before there was such a field
+        for name in NEWER:  # as before there was such a field
+            if not getattr(self.data, name):
                 del fields[f"data.{name}"]
         if self.run.cache != "views":
             del fields["views"]

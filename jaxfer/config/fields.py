@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from jaxfer.config.experiment import CompareConfig, InitOptions, ParallelConfig,
 from jaxfer.config.streams import stream_fields, unknown_field
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
-from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
+from jaxfer.registry import ADDS, METHODS, MODELS, SOURCES, TASKS
 
 # Stands for the model of the checkpoint that `config.init` names.
 AUTO = "auto"
@@ -87,7 +87,7 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
     if head in SECTIONS and rest == SECTIONS[head][0]:
         return str  # before the section's schema, which does not exist for an unknown name
     if head in ("options", "rates") and rest:
-        return _option_annotation(config.get("method", StageConfig.method), path)
+        return _option_annotation(config.get("method", StageConfig.method), config.get("adds", ()), path)
     if head == "networks" and rest and "." not in rest:
         return str  # `preflight` checks the name against what the methods read
     fields = fields_of(config)
@@ -105,7 +105,8 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
             raise InputError(f"config.stage.{name}: no such stage; name it in config.stages{nearest(name, stages)}")
         if rest.startswith(("options.", "rates.")):
             stage = config.get("stage", {}).get(name, {})
-            return _option_annotation(stage.get("method", config.get("method", StageConfig.method)), rest)
+            method = stage.get("method", config.get("method", StageConfig.method))
+            return _option_annotation(method, stage.get("adds", config.get("adds", ())), rest)
         fields = {f"stage.{name}.{field}": annotation for field, annotation in stage_fields().items()}
     if path.startswith("compare.grid.") and path.count(".") == 3:
         return tuple[float, ...]
@@ -114,7 +115,7 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
     if path.startswith("compare.stage.") and path.count(".") >= 3:
         _, _, name, rest = path.split(".", 3)
         if rest.startswith(("options.", "rates.")):
-            return _option_annotation(name, rest)
+            return _option_annotation(name, config.compare.stage.get(name, {}).get("adds", ()), rest)
         fields = {f"compare.stage.{name}.{field}": annotation for field, annotation in stage_fields().items()}
     if path in fields:
         return fields[path]
@@ -124,7 +125,8 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
     raise InputError(f"unknown field config.{path}{nearest(path, fields)}")
 
 
-def _option_annotation(method: str, path: str) -> Any:
+def _option_annotation(method: str, adds: Sequence[str], path: str) -> Any:
     kind, _, name = path.partition(".")
+    schemas = (METHODS.schema(method), *(ADDS.schema(add) for add in adds))
     # Anything but a factory option is an hparam, a number; `stages` checks its name against the method's.
-    return float if kind == "rates" else METHODS.schema(method).get(name, (float, None))[0]
+    return float if kind == "rates" else next((known[name][0] for known in schemas if name in known), float)

@@ -25,7 +25,7 @@ from jaxfer.config.fields import AUTO, SECTIONS, common_fields, hints, section_s
 from jaxfer.config.ranges import check_comparison, check_ranges
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
-from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
+from jaxfer.registry import ADDS, METHODS, MODELS, SOURCES, TASKS
 
 
 def _check_sections(config: ConfigDict) -> None:
@@ -149,10 +149,12 @@ def _stage(name: str, common: Mapping[str, Any], raw: Mapping[str, Any]) -> Stag
         stage["lr"] = None
     if stage["task"]:
         TASKS.get(stage["task"])  # an unknown name raises, listing the nearest ones
-    method_options = METHODS.schema(stage["method"])  # any other option is an hparam, which `stages` checks
-    structural = {option: value for option, value in stage["options"].items() if option in method_options}
-    complete = METHODS.complete(stage["method"], structural, f"{where}.options")
-    options = {**stage["options"], **complete}
+    options, method_options = dict(stage["options"]), {}
+    for room, member in ((METHODS, stage["method"]), *((ADDS, add) for add in stage["adds"])):
+        own = room.schema(member)  # any other option is an hparam, which `stages` checks
+        structural = {option: value for option, value in options.items() if option in own}
+        options |= room.complete(member, structural, f"{where}.options")
+        method_options |= own
     # An option that is None is left out: written out or not, and before its method had it, it is the same experiment.
     options = {name: value for name, value in options.items() if value is not None or name not in method_options}
     return StageConfig(**{**stage, "options": options})

@@ -14,7 +14,7 @@ from jaxfer.errors import InputError, nearest
 from jaxfer.registry import SOURCES, TASKS
 
 # What a stream without a task can't ask for, since each chooses rows by their labels or for them.
-BY_LABEL = ("classes", "labels_per_class", "labels", "val_per_class")
+BY_LABEL = ("classes", "labels_per_class", "labels", "val_per_class", "sampling", "sampling_by")
 # What holds out validation, which such a stream has none of.
 HELD_OUT = ("val_by", "val_groups", "folds")
 ROWS = ("own", "same")

@@ -18,7 +18,7 @@ from etils import epath
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.conformance import tiny
 from jaxfer.conformance.training import batches, continue_training, entered, outputs, tiny_stage, train
-from jaxfer.method import FROZEN
+from jaxfer.method import FROZEN, Context
 from jaxfer.models.port import Port
 from jaxfer.parallel.placement import placement
 from jaxfer.ports import port_shapes
@@ -78,6 +78,26 @@ def an_evaluation_gives_a_row_of_outputs_per_example(method: str, case: str) -> 
         for leaf in jax.tree.leaves(value):
             if leaf.shape != wanted[name]:
                 return f"{name}: expected {wanted[name]}, found {leaf.shape}"
+    return None
+
+
+def a_changed_batch_keeps_its_fields(method: str, case: str) -> str | None:
+    stage = planned(method, case)
+    spec, state, batch = stage.spec, _blank(method, case), _batch(stage)
+    if spec.method.batch is None:
+        return None
+    groups = {path: leaf.group if leaf else FROZEN for path, leaf in spec.leaves}
+
+    def change(params: Any, extra: Any, hparams: Any, step: Any, key: Any, batch: Any) -> Any:
+        return spec.method.batch(Context(None, spec.task, batch, params, extra, hparams, groups, step, key))
+
+    read = state.params, state.extra, state.hparams, state.step, state.key
+    changed, size = dict(jax.eval_shape(change, *read, batch)), stage.config.batch_size
+    if problem := _unlike({name: changed[name] for name in batch if name in changed}, batch):
+        return f"the batch that it changes: {problem}"
+    for path, leaf in flatten({name: part for name, part in changed.items() if name not in batch}).items():
+        if leaf.shape[:1] != (size,):
+            return f"the batch that it changes: {path} has the shape {list(leaf.shape)} for {size} examples"
     return None
 
 
@@ -206,6 +226,7 @@ SHAPES = (
     added_parameters_name_their_unit,
     a_training_step_maps_a_state_to_its_like,
     an_evaluation_gives_a_row_of_outputs_per_example,
+    a_changed_batch_keeps_its_fields,
     merging_gives_the_backbone_back,
 )
 NUMBERS = (
@@ -248,7 +269,9 @@ def _blank_of(*pair: Any) -> State:
 
 def _placements(stage: Stage) -> tuple[tuple[str, int], ...]:
     """A method of whole batches is refused under pmap, where each device sees its own examples."""
-    return tuple(place for place in PLACEMENTS if place[0] != "pmap" or not stage.spec.method.whole_batch)
+    method = stage.spec.method
+    whole = method.whole_batch or method.batch is not None
+    return tuple(place for place in PLACEMENTS if place[0] != "pmap" or not whole)
 
 
 def _batch(stage: Stage) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from absl import flags
 
 from jaxfer.data.encoding import Draw, Encoding, Reader
 from jaxfer.data.encodings.augment import augmentations
-from jaxfer.data.order import batch_indices, bucket_of, bucketed_indices, numbered
+from jaxfer.data.order import Sampler, batch_indices, bucket_of, bucketed_indices, numbered
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 
@@ -44,12 +44,14 @@ class Feed:
         worker processes make the batches. None: inputs alone.
       others: {name: encodings} of other models, which read the same examples, drawn alike: their fields are a part of
         the batch of this name. All of one shape: no texts.
+      sampler: of the split, whose epochs training batches are cut from; None: each example occurs once in an epoch.
     """
 
     split: Split
     encodings: tuple[Encoding, ...]
     targets: Targets | None = None
     others: Mapping[str, tuple[Encoding, ...]] = field(default_factory=dict)
+    sampler: Sampler | None = None
 
     def check(self, augment: tuple[str, ...] = ()) -> None:
         """`InputError` if the split has nothing that the model can read, or if nothing of it can be augmented."""
@@ -80,7 +82,7 @@ class Feed:
         kept = tuple(name for encoding in self.encodings for name in encoding.example(1))
         buckets = next((encoding.buckets for encoding in self.encodings if encoding.buckets), ())
         others = {name: Feed(split=self.split, encodings=encodings).bind() for name, encodings in self.others.items()}
-        return Bound(self.split, readers, self.targets, kept, buckets, others)
+        return Bound(self.split, readers, self.targets, kept, buckets, others, self.sampler)
 
 
 def _noun(kind: str) -> str:
@@ -97,6 +99,7 @@ class Bound:
     kept: tuple[str, ...]  # what a model reads; what else a reader gives is for the targets alone
     buckets: tuple[int, ...]
     others: Mapping[str, Bound] = field(default_factory=dict)
+    sampler: Sampler | None = None
 
     @property
     def lengths(self) -> np.ndarray | None:
@@ -184,10 +187,19 @@ def single_batches(feed: Feed, *, seed: int, batch_size: int) -> Callable[[int],
 
 
 def rows_read(feed: Feed, *, seed: int, batch_size: int, start: int, stop: int) -> np.ndarray:
-    """Which examples the steps `start` to `stop - 1` of `train_batches` read: int64, ascending."""
-    count = len(feed.split)
-    if (stop - start) * batch_size >= 2 * count:  # a whole epoch is among them
-        return np.arange(count)
+    """Which examples the steps `start` to `stop - 1` of `train_batches` read: int64, ascending. Of several epochs all
+    that occur in one of them."""
+    count, sampler = len(feed.split), feed.sampler
+    length = count if sampler is None else sampler.length
+    if (stop - start) * batch_size >= 2 * length:  # a whole epoch is among them
+        if sampler is None or length >= count:
+            return np.arange(count)
+        read = np.zeros(count, bool)
+        for epoch in range(start * batch_size // length, -(-stop * batch_size // length)):
+            read[sampler.epoch(seed, epoch)] = True
+            if read.all():
+                break
+        return np.flatnonzero(read)
     batch = _TrainBatch(feed.bind(), batch_size, _rows(batch_size, None), seed, ())
     return np.unique(np.concatenate([batch.chosen(step)[0] for step in range(start, stop)]))
 
@@ -235,7 +247,8 @@ class _TrainBatch(grain.transforms.Map):
 
     def chosen(self, step: int) -> tuple[np.ndarray, int | None]:
         """(examples of the whole batch, the bucket that holds the longest; None where all have one shape)."""
-        lengths, order = self.feed.lengths, {"batch_size": self.batch_size, "number": self.number}
+        lengths, sampler = self.feed.lengths, self.feed.sampler
+        order = {"batch_size": self.batch_size, "number": self.number, "sampler": sampler}
         if lengths is None:
             return batch_indices(self.seed, step, size=len(self.feed.split), **order), None
         return bucketed_indices(self.seed, step, lengths=lengths, buckets=self.feed.buckets, **order)

@@ -3,11 +3,13 @@
 The loader, the samplers and the feature cache all call `batch_indices`, so a run resumes from its step number alone and
 every host computes the same order. Only the raw bits of Philox are used (whose streams NumPy guarantees across
 versions, unlike those of `Generator.permutation`), so an order outlives an upgrade. Texts have `bucketed_indices`: the
-same order, regrouped a little, so that batches hold texts of like lengths.
+same order, regrouped a little, so that batches hold texts of like lengths. A `Sampler` gives other epochs to both: of
+as many examples of each class.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import zlib
@@ -28,6 +30,8 @@ class Stream(enum.IntEnum):
     BUCKET = 7
     MASK = 8
     VIEW = 9
+    SAMPLE = 10
+    TURN = 11
 
 
 def bits(seed: int, stream: Stream, *key: int) -> np.random.Philox:
@@ -62,12 +66,84 @@ def permutation(size: int, seed: int, stream: Stream, *key: int) -> np.ndarray:
     return order
 
 
-def batch_indices(seed: int, step: int, *, size: int, batch_size: int, number: int = 0) -> np.ndarray:
+SAMPLINGS = ("oversample", "undersample", "balanced")
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Sampler:
+    """Epochs with as many examples of each class: `each`, drawn anew for every epoch.
+
+    A class gives its examples in one permutation after the other until there are `each`, so that within an epoch it
+    repeats none before all have occurred. Per class that is what imbalanced-learn's RandomOverSampler and
+    RandomUnderSampler count; those repeat at random, and draw once for all epochs.
+
+    - `oversample`: `each` is the size of the largest class, whose examples occur once; the epoch is shuffled.
+    - `undersample`: `each` is the size of the smallest class; the epoch is shuffled.
+    - `balanced`: the examples of `oversample` in turns, which hold one of each class in an order of their own. A batch
+      that the number of classes divides has equal counts; in any other they differ by two at most.
+
+    Attributes:
+      name: one of `SAMPLINGS`.
+      members: the examples of each class, int64, ascending.
+    """
+
+    name: str
+    members: tuple[np.ndarray, ...]
+
+    @classmethod
+    def of(cls, name: str, strata: np.ndarray) -> Sampler:
+        """The sampler of examples with these classes [n], of any type that sorts; classes without any are left out."""
+        _, places, counts = np.unique(strata, return_inverse=True, return_counts=True)
+        return cls(name, tuple(np.split(np.argsort(places, kind="stable"), np.cumsum(counts)[:-1])))
+
+    @property
+    def each(self) -> int:
+        """Examples of each class in an epoch."""
+        sizes = [len(members) for members in self.members]
+        return min(sizes) if self.name == "undersample" else max(sizes)
+
+    @property
+    def length(self) -> int:
+        """Examples of an epoch."""
+        return len(self.members) * self.each
+
+    def epoch(self, seed: int, epoch: int, number: int = 0) -> np.ndarray:
+        """The examples of an epoch in their order, int64 [length], read-only."""
+        return _sampled(self, seed, epoch, number)
+
+
+@functools.lru_cache(maxsize=64)  # as above
+def _sampled(sampler: Sampler, seed: int, epoch: int, number: int) -> np.ndarray:
+    each, drawn = sampler.each, []
+    for label, members in enumerate(sampler.members):
+        source, walks = bits(seed, Stream.SAMPLE, *_folded(epoch, label, number=number)), -(-each // len(members))
+        words = source.random_raw(walks * len(members)).reshape(walks, -1)
+        drawn.append(members[np.argsort(words, axis=1, kind="stable").ravel()[:each]])
+    of_class = np.stack(drawn)
+    if sampler.name == "balanced":
+        words = bits(seed, Stream.TURN, *_folded(epoch, number=number)).random_raw(of_class.size)
+        turns = np.argsort(words.reshape(each, -1), axis=1, kind="stable")
+        order = np.take_along_axis(of_class.T, turns, axis=1).ravel()
+    else:
+        order = of_class.ravel()[permutation(of_class.size, seed, Stream.EPOCH, *_folded(epoch, number=number))]
+    order.flags.writeable = False
+    return order
+
+
+def _epoch(size: int, seed: int, epoch: int, number: int, sampler: Sampler | None) -> np.ndarray:
+    if sampler is not None:
+        return sampler.epoch(seed, epoch, number)
+    return permutation(size, seed, Stream.EPOCH, *_folded(epoch, number=number))
+
+
+def batch_indices(
+    seed: int, step: int, *, size: int, batch_size: int, number: int = 0, sampler: Sampler | None = None
+) -> np.ndarray:
     """The examples of one training step.
 
     Position `p = step * batch_size + i` lies in epoch `p // size`, and its example is that epoch's permutation at
     `p % size`. So in each epoch every example occurs exactly once, nothing is dropped, a batch may span epochs, and it
-    may be larger than the data.
+    may be larger than the data. With a sampler, `size` is its epochs' length, and their order is its own.
 
     Args:
       seed: the run's seed, >= 0.
@@ -75,28 +151,38 @@ def batch_indices(seed: int, step: int, *, size: int, batch_size: int, number: i
       size: number of training examples.
       batch_size: over all hosts.
       number: of the stream of data, as `numbered` gives it; 0 is the main one.
+      sampler: of these examples; None: each occurs once in an epoch.
 
     Returns:
       Indices, int64 [batch_size].
     """
+    size = size if sampler is None else sampler.length
     positions = step * batch_size + np.arange(batch_size, dtype=np.int64)
     epochs, offsets = np.divmod(positions, size)
     indices = np.empty(batch_size, np.int64)
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
         inside = epochs == epoch
-        indices[inside] = permutation(size, seed, Stream.EPOCH, *_folded(epoch, number=number))[offsets[inside]]
+        indices[inside] = _epoch(size, seed, epoch, number, sampler)[offsets[inside]]
     return indices
 
 
 def bucketed_indices(
-    seed: int, step: int, *, lengths: np.ndarray, buckets: tuple[int, ...], batch_size: int, number: int = 0
+    seed: int,
+    step: int,
+    *,
+    lengths: np.ndarray,
+    buckets: tuple[int, ...],
+    batch_size: int,
+    number: int = 0,
+    sampler: Sampler | None = None,
 ) -> tuple[np.ndarray, int]:
     """The examples of one training step on texts, and the length they are padded to.
 
     The steps that lie wholly inside an epoch are taken in windows of up to `WINDOW`. The examples that
     `batch_indices` gives the steps of a window are sorted by bucket (stably, so at random within one), cut into batches
     again, and the batches shuffled. So a window holds exactly the examples of the plain order, and in each epoch every
-    example occurs exactly once. A batch that spans epochs is the plain one; so are all where there is one bucket.
+    example occurs exactly once. A batch that spans epochs is the plain one; so are all where there is one bucket, and
+    all of a `balanced` sampler, whose batches would lose their balance.
 
     Args:
       seed: the run's seed, >= 0.
@@ -105,22 +191,23 @@ def bucketed_indices(
       buckets: rising lengths; no example is longer than the last.
       batch_size: over all hosts.
       number: of the stream of data, as `numbered` gives it; 0 is the main one.
+      sampler: as of `batch_indices`.
 
     Returns:
       (indices, int64 [batch_size]; the smallest bucket that holds the longest of them).
     """
-    size = len(lengths)
+    size = len(lengths) if sampler is None else sampler.length
     epoch = step * batch_size // size
     # The steps inside this epoch: from the first that begins in it to the last that ends in it.
     first, stop = -(-epoch * size // batch_size), (epoch + 1) * size // batch_size
     inside = first <= step < stop
-    if len(buckets) == 1 or not inside:
-        chosen = batch_indices(seed, step, size=size, batch_size=batch_size, number=number)
+    if len(buckets) == 1 or not inside or (sampler is not None and sampler.name == "balanced"):
+        chosen = batch_indices(seed, step, size=size, batch_size=batch_size, number=number, sampler=sampler)
     else:
         begin = first + (step - first) // WINDOW * WINDOW
         count = min(begin + WINDOW, stop) - begin
         offset = begin * batch_size - epoch * size
-        shuffled = permutation(size, seed, Stream.EPOCH, *_folded(epoch, number=number))
+        shuffled = _epoch(size, seed, epoch, number, sampler)
         together = shuffled[offset : offset + count * batch_size]
         order = np.argsort(np.searchsorted(buckets, lengths[together]), kind="stable")
         place = permutation(count, seed, Stream.BUCKET, *_folded(begin, number=number))[step - begin]

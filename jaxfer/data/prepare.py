@@ -16,8 +16,8 @@ import numpy as np
 
 from jaxfer.data import held_out
 from jaxfer.data.encodings.augment import canonical
-from jaxfer.data.order import Stream, draw
-from jaxfer.data.split import Array, Dataset, Split
+from jaxfer.data.order import SAMPLINGS, Sampler, Stream, draw
+from jaxfer.data.split import INPUTS, Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import SOURCES
 
@@ -44,6 +44,9 @@ class DataConfig:
       augment: names in `AUGMENTATIONS`, with options where wanted (`randaugment(ops=2, magnitude=9)`), applied in this
         order to training examples; a leading crop is cut out of the original images, a later one out of resized ones.
       workers: Grain worker processes; 0 for threads of this process.
+      sampling: epochs with as many examples of each class (`order.Sampler`): `oversample`, `undersample` or `balanced`,
+        in batches too. Empty: each example once in an epoch. A stage whose task reads no labels has those epochs.
+      sampling_by: the column whose values take the place of classes, such as `group`; it may be of any data.
     """
 
     source: str = "digits"
@@ -58,6 +61,8 @@ class DataConfig:
     fold: int = 0
     augment: tuple[str, ...] = ()
     workers: int = field(default=0, metadata={"identity": False})
+    sampling: str = ""
+    sampling_by: str = ""
 
     def __post_init__(self) -> None:
         # Two spellings of the same augmentation are one experiment.
@@ -69,7 +74,7 @@ class DataConfig:
 
 
 # Fields that old runs don't have.
-NEWER = ("labels", "val_by", "val_groups", "folds", "fold")
+NEWER = ("labels", "val_by", "val_groups", "folds", "fold", "sampling", "sampling_by")
 
 
 def build(config: DataConfig, options: Mapping[str, Any], *, seed: int, with_test: bool) -> Dataset:
@@ -170,6 +175,37 @@ def _check_config(config: DataConfig, dataset: Dataset) -> None:
         value, default = getattr(config, name), getattr(DataConfig, name)
         if value != default and (how := held_out.described(config)):
             raise InputError(f"data.{name}={value} has no effect beside {how}; set it to {default}")
+    _check_sampling(config, dataset.splits["train"])
+
+
+def _check_sampling(config: DataConfig, train: Split) -> None:
+    known, by = ", ".join(SAMPLINGS), config.sampling_by
+    if config.sampling and config.sampling not in SAMPLINGS:
+        raise InputError(f"unknown data.sampling {config.sampling!r}{nearest(config.sampling, SAMPLINGS)}")
+    if by and not config.sampling:
+        raise InputError(f"data.sampling_by={by} has no effect without data.sampling; set that to one of {known}")
+    if by:
+        targets = {name: column for name, column in train.columns.items() if column.kind not in INPUTS}
+        if by not in targets:
+            raise InputError(f"data.sampling_by: the data has no column {by!r} beside its inputs{nearest(by, targets)}")
+        if np.ndim(train.example(by, 0)):
+            kind = targets[by].kind
+            raise InputError(f"data.sampling_by: expected one value per example, found {by!r}, {kind}; name another")
+    elif config.sampling and ("label" not in train.columns or train.columns["label"].kind != "class"):
+        found = " and ".join(column.kind for column in train.columns.values() if column.kind not in INPUTS) or "none"
+        raise InputError(
+            f"data.sampling={config.sampling} needs one class per example, this data's targets are {found}; remove it, "
+            "or name a column of groups in data.sampling_by"
+        )
+
+
+def sampler(config: DataConfig, train: Split) -> Sampler | None:
+    """The epochs that the config asks for, of these training examples; None where each occurs once."""
+    if not config.sampling:
+        return None
+    by = config.sampling_by
+    strata = [train.example(by, row) for row in range(len(train))] if by else train.labels
+    return Sampler.of(config.sampling, np.asarray(strata))
 
 
 def _chosen(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:

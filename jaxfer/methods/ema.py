@@ -45,6 +45,7 @@ def add(method: Method, port: Port) -> Method:
         view=lambda params, extra: method.view(params, extra["base"]),
         evaluated=evaluated,
         intercept=lambda params, extra: method.intercept(params, extra["base"]),
+        batch=method.batch and (lambda ctx: method.batch(dataclasses.replace(ctx, extra=ctx.extra["base"]))),
         loss=lambda ctx, outputs: method.loss(dataclasses.replace(ctx, extra=ctx.extra["base"]), outputs),
         gradient=lambda next, ctx, x: method.gradient(next, dataclasses.replace(ctx, extra=ctx.extra["base"]), x),
         update=update,

@@ -112,6 +112,10 @@ class Placement:
                 raise InputError(
                     f"config.parallel.mode=pmap: the loss of {whose} is of the batch as a whole; use mode=jit"
                 )
+            if stage.spec.method.batch is not None and self.mode == "pmap":
+                raise InputError(
+                    f"config.parallel.mode=pmap: {stage.config.named} changes the batch as a whole; use mode=jit"
+                )
         sharding.check_rules(self.rules, [stage.leaves() for stage in stages], self.mesh.shape)
 
     def notes(self, stage: Stage) -> Iterator[str]:

@@ -25,7 +25,7 @@ from jaxfer.models.port import FEATURES
 from jaxfer.runs.finished import fingerprint
 from jaxfer.state import State
 from jaxfer.step import split
-from jaxfer.training import members
+from jaxfer.training import examples, members
 from jaxfer.training.programs import block_program
 from jaxfer.training.session import Turn
 
@@ -214,7 +214,8 @@ def _reader(turn: Turn) -> Callable[[int], Batch]:
     """Step -> its batch; of stored features it has rows of their column."""
     spec, experiment = turn.ran.spec, turn.session.experiment
     order = {"seed": experiment.run.seed, "batch_size": turn.stage.config.batch_size}
-    feed = Feed(split=turn.split, encodings=spec.port.encodings, targets=spec.task.targets)
+    sampler = examples.sampler(experiment, turn.stage.config, turn.split)
+    feed = Feed(split=turn.split, encodings=spec.port.encodings, targets=spec.task.targets, sampler=sampler)
     if spec.port.start == FEATURES:
         encodings = tuple(dataclasses.replace(encoding, rows=True) for encoding in feed.encodings)
         return single_batches(dataclasses.replace(feed, encodings=encodings), **order)

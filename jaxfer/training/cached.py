@@ -36,7 +36,7 @@ from jaxfer.runs.finished import fingerprint
 from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.step import evaluated
-from jaxfer.training import feature_store
+from jaxfer.training import examples, feature_store
 from jaxfer.training.cut import cut, cut_at
 from jaxfer.training.feature_store import Store
 from jaxfer.training.preemption import Notice
@@ -311,7 +311,8 @@ class Reading:
 
     def _read(self, stage: Stage, split: Split) -> np.ndarray:
         """Those of the training examples that the stage's steps read: all, but for a stage of less than an epoch."""
-        feed, seed = Feed(split=split, encodings=stage.spec.port.encodings), self._experiment.run.seed
+        sampler, seed = examples.sampler(self._experiment, stage.config, split), self._experiment.run.seed
+        feed = Feed(split=split, encodings=stage.spec.port.encodings, sampler=sampler)
         return rows_read(feed, seed=seed, batch_size=stage.config.batch_size, start=stage.start, stop=stage.stop)
 
     def features(self, stage: Stage, state: State, split: Split) -> Split:

@@ -105,6 +105,8 @@ def _differs(stage: Stage, where: Placement, experiment: Experiment, augment: tu
     spec = stage.spec
     if not cluster.alone() or where.mode == "pmap":
         return "pmap and several processes compute features in each step"
+    if spec.method.batch is not None:
+        return f"{stage.config.named} changes the examples of each batch"
     if augment:
         return f"the examples are augmented ({', '.join(augment)})"
     if experiment.streams or spec.others:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import dataclasses
 
 from jaxfer.config.experiment import Experiment, StageConfig
+from jaxfer.data import prepare
+from jaxfer.data.order import Sampler
+from jaxfer.data.prepare import DataConfig
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
 from jaxfer.registry import TASKS
@@ -38,21 +41,57 @@ def with_pool(experiment: Experiment, data: Dataset) -> Dataset:
             f"data.{option}={getattr(experiment.data, option)} has no effect: task {experiment.task.name!r} reads no "
             "labels; set it to 0"
         )
+    if experiment.data.sampling and not any(labelled):
+        raise InputError(
+            f"data.sampling={experiment.data.sampling} has no effect: task {experiment.task.name!r} reads no labels; "
+            "remove it"
+        )
     return dataclasses.replace(data, pool=None) if all(labelled) else data
 
 
 def check_target(experiment: Experiment, config: StageConfig, data: Dataset) -> None:
-    """`InputError` where the data lack what the stage's task learns."""
+    """`InputError` where the data lack what the stage's task learns, or can't be sampled for it."""
     kinds, target = [column.kind for column in data.splits["train"].columns.values()], _task(experiment, config).target
     if target and target not in kinds:
         has = f"data source {experiment.source.name!r} has {' and '.join(kinds)}"
         task = config.task or experiment.task.name
         raise InputError(f"task {task!r} learns {target!r}, {has}; choose another of the two")
+    if reads_labels(experiment, config):
+        check_sampling(experiment.data, _task(experiment, config), config.task or experiment.task.name)
+
+
+def check_sampling(data: DataConfig, task: Task, name: str) -> None:
+    """`InputError` where a task makes other examples of those that are to be sampled."""
+    if data.sampling and task.expand is not None:
+        raise InputError(f"data.sampling={data.sampling}: task {name!r} makes several examples of one; remove it")
 
 
 def training_split(experiment: Experiment, stage: Stage, data: Dataset) -> Split:
     """What a stage trains on, of the main data or of a second view of them."""
     return data.splits["train"] if data.pool is None or reads_labels(experiment, stage.config) else data.pool
+
+
+def sampler(experiment: Experiment, config: StageConfig, split: Split) -> Sampler | None:
+    """How a stage's epochs are made of its training examples; None where each occurs once."""
+    return prepare.sampler(experiment.data, split) if reads_labels(experiment, config) else None
+
+
+def sampled(experiment: Experiment, data: Dataset) -> str:
+    """For `jaxfer show` and `run`: an epoch and a batch of each stage, in a line; empty without a sampler."""
+    made = prepare.sampler(experiment.data, data.splits["train"])
+    if made is None:
+        return ""
+    of, count = experiment.data.sampling_by or "class", len(made.members)
+    epoch = f"{count:,} x {made.each:,} = {made.length:,} examples, of {len(data.splits['train']):,}"
+    said = [f"sampling: {made.name} by {of}, an epoch is {epoch}"]
+    for name, config in experiment.stages:
+        size, where = config.batch_size, f"stage {name}: " if experiment.run.stages else ""
+        if reads_labels(experiment, config):
+            held = f"{size / count:.3g} of each {of}{'' if made.name == 'balanced' else ' on average'}"
+            said.append(f"{where}{made.length / size:.4g} steps of {size} examples, {held}")
+        else:
+            said.append(f"{where}each example once, without labels")
+    return "; ".join(said)
 
 
 def _task(experiment: Experiment, config: StageConfig) -> Task:

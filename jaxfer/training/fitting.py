@@ -43,6 +43,9 @@ def check(experiment: Experiment, stages: Sequence[Stage], where: Placement) -> 
         if stage.config.adds:
             found = ", ".join(stage.config.adds)
             raise InputError(f"{of}.adds: add-ons change steps, and {fit.name} takes none; remove {found}")
+        if experiment.data.sampling:
+            found = f"found {experiment.data.sampling!r}"
+            raise InputError(f"config.data.sampling: {fit.name} fits all training examples alike, {found}; remove it")
         if stage.config.accumulate > 1:
             found = f"found {stage.config.accumulate} slices"
             raise InputError(f"{of}.accumulate: {fit.name} takes no slices of a batch, {found}; set it to 1")

@@ -73,6 +73,8 @@ class Preflight:
                 blocks.append(overview(own.name, dict(own.options), self.data.streams[name], (), sample=sample, of=of))
             else:
                 blocks.append(f"stream {name}: the main examples once more, {_augmented(stream.data.augment)}")
+        if said := examples.sampled(self.experiment, self.data):
+            blocks.append(said)
         if self.data.pool is not None:
             count = f"all {len(self.data.pool):,} training examples, without their labels"
             for name, config in self.experiment.stages:

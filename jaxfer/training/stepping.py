@@ -10,7 +10,7 @@ import jax
 from jaxfer import files
 from jaxfer.data.loader import Feed, train_batches
 from jaxfer.state import State
-from jaxfer.training import fitting, streams, teachers
+from jaxfer.training import examples, fitting, streams, teachers
 from jaxfer.training.profile import Lead, Waited
 from jaxfer.training.programs import Program, train_program
 from jaxfer.training.session import Turn
@@ -29,7 +29,11 @@ def step_by_step(turn: Turn) -> None:
     begin = turn.step
     batches = train_batches(
         Feed(
-            split=turn.split, encodings=ran.spec.port.encodings, targets=task.targets, others=teachers.encodings(stage)
+            split=turn.split,
+            encodings=ran.spec.port.encodings,
+            targets=task.targets,
+            others=teachers.encodings(stage),
+            sampler=examples.sampler(session.experiment, stage.config, turn.split),
         ),
         seed=run.seed,
         batch_size=stage.config.batch_size,

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxfer.config.experiment import Experiment
-from jaxfer.data import streams
+from jaxfer.data import prepare, streams
 from jaxfer.data.loader import Beside, Feed
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
@@ -21,6 +21,7 @@ from jaxfer.registry import TASKS
 from jaxfer.stages import Stage, example_batch
 from jaxfer.streams import StreamSpec, check_slices
 from jaxfer.task import Mean, Task
+from jaxfer.training import examples
 from jaxfer.training.examples import training_split
 
 
@@ -72,12 +73,13 @@ def check(experiment: Experiment, data: Dataset, stages: Sequence[Stage], where:
                     raise InputError("batches have a field of this name; rename the stream")
                 if spec is not None and spec.task is not None:
                     _check_target(spec, stream.task, data)
+                    examples.check_sampling(stream.data, spec.task, stream.task)
                     spec.task.expanded(data.streams[name].splits["train"].take(np.arange(1)), model.encodings)
                 if spec is not None and stream.source is None:
                     _check_same(stage.spec.task, spec.task)
-                for split, examples in data.streams[name].splits.items():
+                for split, rows in data.streams[name].splits.items():
                     augment = stream.data.augment if split == "train" else ()
-                    Feed(split=examples, encodings=model.encodings).check(augment)
+                    Feed(split=rows, encodings=model.encodings).check(augment)
             except InputError as error:
                 raise InputError(f"config.stream.{name}: {error}") from None
         if stage.spec.accumulate > 1 or where.mode == "pmap":
@@ -170,8 +172,9 @@ def _feed(experiment: Experiment, stage: Stage, spec: StreamSpec, data: Dataset)
     split = training_split(experiment, stage, data) if same else data.splits["train"]
     if spec.task is None:
         return Feed(split=split, encodings=stage.spec.port.encodings)
-    encodings = spec.port.encodings
-    return Feed(split=spec.task.expanded(split, encodings), encodings=encodings, targets=spec.task.targets)
+    encodings, sampler = spec.port.encodings, prepare.sampler(dict(experiment.streams)[spec.name].data, split)
+    split = spec.task.expanded(split, encodings)
+    return Feed(split=split, encodings=encodings, targets=spec.task.targets, sampler=sampler)
 
 
 def _augment(experiment: Experiment, name: str) -> tuple[str, ...]:

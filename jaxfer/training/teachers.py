@@ -75,6 +75,9 @@ def equipped(
                 where = f"config.networks.{name}={named[name]}"
                 notes += _check(where, network, stage, experiment, data)
                 reads = _reads(where, name, network.port, stage.spec.port)
+                if reads and stage.spec.method.batch is not None:
+                    changes = f"{stage.config.named} changes the model's inputs, this network reads others"
+                    raise InputError(f"{where}: {changes}; choose one with the model's image size and normalisation")
                 others.append((name, blank(network.port, network.method, network.trained, reads)))
         made.append(dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, others=tuple(others))))
     return tuple(made), tuple(dict.fromkeys(notes))

@@ -65,6 +65,8 @@ OTHER = {
     "data.fold": 1,
     "data.augment": ("flip",),
     "data.workers": 2,
+    "data.sampling": "balanced",
+    "data.sampling_by": "group",
     "method": "probe",
     "options": {"alpha": 1.0},
     "steps": 7,

@@ -70,6 +70,18 @@ def plant(tmp_path, monkeypatch):
             "differ by ",
         ),
         (
+            "planted_batch",
+            methods.a_changed_batch_keeps_its_fields,
+            "batch=lambda ctx: {'image': ctx.batch['image'][:, :4], 'label': ctx.batch['label']}",
+            "the batch that it changes: image: expected float32[8, 9, 7, 3], found float32[8, 4, 7, 3]",
+        ),
+        (
+            "planted_field",
+            methods.a_changed_batch_keeps_its_fields,
+            "batch=lambda ctx: {**ctx.batch, 'share': jnp.ones(())}",
+            "the batch that it changes: share has the shape [] for 8 examples",
+        ),
+        (
             "planted_unused",
             methods.frozen_leaves_stay_bitwise_and_trainable_ones_move,
             "init=lambda params, key, given: ({**params, 'head_extra': {'head': {'out': jnp.zeros(2)}}}, {}), "
