@@ -18,6 +18,7 @@ from jaxfer.data.lookup import fingerprint
 INPUTS = ("image", "text", "audio", "series", "row", "features")
 # Kinds of targets that hold one array: class indices int32 [n], sets of classes bool [n, classes], float32 values [n].
 LABELS = ("class", "classes", "value")
+GROUP = "group"  # name and kind of the column of subgroups, str [n]: metrics are told apart by it, no model reads it
 
 
 class Column(Protocol):
@@ -159,6 +160,12 @@ class Split:
         """The column `label` of a kind in `LABELS`, [n] or [n, classes]; None if there is none."""
         column = self.columns.get("label")
         return None if column is None or column.kind not in LABELS else column.values[self.rows]
+
+    @functools.cached_property
+    def groups(self) -> np.ndarray | None:
+        """The column `group`, str [n]; None if there is none."""
+        column = self.columns.get(GROUP)
+        return None if column is None else column.values[self.rows]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"columns": self.columns, "rows": self.rows}

@@ -35,10 +35,14 @@ class Evaluation:
     Attributes:
       metrics: {metric: mean over the examples, or the host function's value}.
       compile_seconds: seconds this evaluation spent compiling; 0 where the program was shared.
+      counts: what the task's report is made of; None where it has none.
+      collected: what the task collects of each example, where something is gathered of it.
     """
 
     metrics: dict[str, float]
-    compile_seconds: float
+    compile_seconds: float = 0.0
+    counts: dict[str, Any] | None = None
+    collected: Any = None
 
 
 def evaluate_split(
@@ -75,10 +79,12 @@ def evaluate_split(
         for name, mean in values.items():
             means.setdefault(name, []).append(jax.tree.map(lambda x, real=real: x[:real], mean))
     metrics = {name: Mean.of(batches) for name, batches in means.items()}
+    whole = counts = None
     if spec.task.gathered is not None:
-        whole = jax.tree.map(lambda *parts: _joined(parts), *collected)
-        metrics |= spec.task.gathered(spec.task.merge(whole, read), split)
-    return Evaluation(metrics=metrics, compile_seconds=compile_seconds)
+        whole = spec.task.merge(jax.tree.map(lambda *parts: _joined(parts), *collected), read)
+        metrics |= spec.task.gathered(whole, split)
+        counts = None if spec.task.counts is None else spec.task.counts(whole, split)
+    return Evaluation(metrics=metrics, compile_seconds=compile_seconds, counts=counts, collected=whole)
 
 
 def evaluate_streams(
@@ -99,7 +105,8 @@ def evaluate_streams(
         if part is None:
             return None
         metrics = whole.metrics | {f"{name}/{metric}": value for metric, value in part.metrics.items()}
-        whole = Evaluation(metrics=metrics, compile_seconds=whole.compile_seconds + part.compile_seconds)
+        seconds = whole.compile_seconds + part.compile_seconds
+        whole = dataclasses.replace(whole, metrics=metrics, compile_seconds=seconds)
     return whole
 
 

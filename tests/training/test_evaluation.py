@@ -98,6 +98,19 @@ def test_result_json_holds_everything(run):
     assert result["cost"]["optimizer_bytes"] == sum(leaf.nbytes for leaf in jax.tree.leaves(finished.state.opt_state))
 
 
+def test_the_report_is_of_the_splits_of_the_result(run):
+    """The support of each split's classes, and the accuracy that the confusion matrix has."""
+    _, result = run
+    assert set(result["report"]) == {"val", "test"}
+    for split, report in result["report"].items():
+        support = sum(scores["support"] for scores in report["classes"].values())
+        right = sum(row.get(name, 0) for name, row in report["confusion"].items())
+        assert support == result["examples"][split] and list(report["classes"]) == result["classes"]
+        assert right / support == pytest.approx(result["metrics"][split]["accuracy"])
+        recalls = [scores["recall"] for scores in report["classes"].values()]
+        assert np.mean(recalls) == pytest.approx(result["metrics"][split]["balanced_accuracy"])
+
+
 def test_the_test_split_stays_sealed_unless_asked(tmp_path):
     config = tiny_config("resnet_basic")
     result = jaxfer.run(config, tmp_path / "run", quiet=True)
@@ -107,4 +120,5 @@ def test_the_test_split_stays_sealed_unless_asked(tmp_path):
         programs.cache_clear()
     again = jaxfer.run(config, tmp_path / "run", quiet=True)
     assert set(again["metrics"]) == {"val", "test"} and again["metrics"]["val"] == result["metrics"]["val"]
+    assert again["report"]["val"] == result["report"]["val"], "the checkpoint keeps its counts"
     assert again["cost"] == result["cost"] and compiles() == 0, "its training is over, and so is what it cost"
