@@ -25,6 +25,11 @@ class Choice:
     name: str
     options: tuple[tuple[str, Any], ...] = ()
 
+    def set_options(self) -> dict[str, Any]:
+        """{option: value}; without a data source's groups where they are not set, as before there were such options."""
+        grouped = dict(self.options).get("group") != ()
+        return {name: value for name, value in self.options if grouped or name not in ("group", "group_table")}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageConfig:
@@ -128,7 +133,7 @@ class StreamConfig:
         data = {name: value for name, value in self.data.to_dict().items() if name != "workers"}
         if self.source is None:
             return {**own, "augment": data["augment"]}
-        return {**own, **data, **dict(self.source.options)}
+        return {**own, **data, **self.source.set_options()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -282,7 +287,7 @@ class Experiment:
         if fields.get("model.tokenizer_sha256"):  # the tokenizer is identified by its content, not its path
             del fields["model.tokenizer"]
         fields |= {f"task.{k}": v for k, v in (*self.task.options, *self.task_hparams.items())}
-        fields |= {f"data.{k}": v for k, v in self.source.options}
+        fields |= {f"data.{k}": v for k, v in self.source.set_options().items()}
         fields |= {f"init_options.{k}": v for k, v in self._init_options().items()}
         fields |= {f"stream.{name}.{k}": v for name, stream in self.streams for k, v in stream.to_dict().items()}
         fields |= {f"networks.{name}": value for name, value in self.networks}
@@ -304,7 +309,7 @@ class Experiment:
             "parallel": dataclasses.asdict(self.parallel),
             "model": {"name": self.model.name, **dict(self.model.options)},
             "task": {"name": self.task.name, **dict(self.task.options), **self.task_hparams},
-            "data": {**self.data.to_dict(), **dict(self.source.options)},
+            "data": {**self.data.to_dict(), **self.source.set_options()},
         }
 
     def _init_options(self) -> dict[str, str]:

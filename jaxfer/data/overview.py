@@ -53,7 +53,7 @@ def overview(
         origin = data.provenance.get(name, "the source's own")
         sealed = ", sealed: config.test=true opens it" if split is data.sealed else ""
         lines += _wrapped(f"{name.ljust(5)}  {origin}{sealed}", "  ")
-    notes = [*data.notes, *copies(_splits(data))]
+    notes = [*data.notes, *_groups(data), *copies(_splits(data))]
     read = data
     if data.pool is not None:
         read = dataclasses.replace(data, splits={**data.splits, "all of train": data.pool})
@@ -81,6 +81,18 @@ def copies(splits: Mapping[str, Split]) -> tuple[str, ...]:
         count = sum(key in known for key in keys[other])
         if count:
             lines.append(f"{count:,} of {len(splits[other]):,} examples of {other} are also in {name}, exact copies")
+    return tuple(lines)
+
+
+def _groups(data: Dataset) -> tuple[str, ...]:
+    """A line on the groups of each split that has such."""
+    lines = []
+    for name, split in data.splits.items():
+        if split.groups is not None:
+            counts = Counter(split.groups.tolist()).most_common()
+            (largest, most), (smallest, least) = counts[0], counts[-1]
+            sizes = f"the largest {largest!r} ({most:,} examples), the smallest {smallest!r} ({least:,})"
+            lines.append(f"groups of {name}: {len(counts):,}, {sizes}")
     return tuple(lines)
 
 

@@ -109,7 +109,8 @@ class Split:
     """Rows of columns.
 
     Attributes:
-      columns: {name: column}; all have the same length. Inputs are named by their kind, the usual target `label`.
+      columns: {name: column}; all have the same length. Inputs are named by their kind, the usual target `label`, names
+        of subgroups `group`.
       rows: int64 [n], which rows of every column are in use, in this order.
     """
 

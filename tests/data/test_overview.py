@@ -202,3 +202,17 @@ def test_real_copies():
     data = npz.source(path=shared("vision/pneumonia_mnist.npz"))
     assert copies(data.splits) == ("8 of 524 examples of val are also in train, exact copies",)
     assert copies({name: data.splits[name] for name in ("train", "test")}) == ()
+
+
+def test_groups_are_counted():
+    groups = Array(np.asarray(["a", "b", "b", "b", "c", "c"]), "group")
+    images, label = Array(np.zeros((6, 4, 4, 3), np.uint8), "image"), Array(np.zeros(6, np.int32), "class")
+    split = Split.whole(image=images, label=label, group=groups)
+    data = Dataset(
+        splits={"train": split.take(np.arange(5)), "val": split.take(np.arange(3))}, classes=("x",), fingerprint=""
+    )
+    notes = [line for line in overview("mine", {}, data, (IMAGES,)).splitlines() if "groups" in line]
+    assert notes == [
+        "  note: groups of train: 3, the largest 'b' (3 examples), the smallest 'c' (1)",
+        "  note: groups of val: 2, the largest 'b' (2 examples), the smallest 'a' (1)",
+    ]

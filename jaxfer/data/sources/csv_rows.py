@@ -14,7 +14,7 @@ from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.sources import labels as reading
 from jaxfer.data.sources.rows import Bad, Dialect, records
 from jaxfer.data.sources.splitfiles import split_files, with_test
-from jaxfer.data.split import Array, Dataset, Split
+from jaxfer.data.split import GROUP, Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 
 TARGETS = ("class", "value")
@@ -31,6 +31,7 @@ def source(
     categories: tuple[str, ...] = (),
     label: str = "label",
     target: str = "class",
+    group: tuple[str, ...] = (),
     missing: tuple[str, ...] = (),
     zero_is_missing: tuple[str, ...] = (),
     columns: tuple[str, ...] = (),
@@ -52,6 +53,8 @@ def source(
       categories: columns of categories: words, or numbers that are names.
       label: column of the labels.
       target: `class` for a class by name or number, `value` for regression.
+      group: columns whose fields name an example's group, `sex` or `label,background`: metrics are told apart by it
+        (`worst_group_accuracy`), and no model reads it.
       missing: fields that mean missing besides the empty one, such as `?` or `NA`.
       zero_is_missing: columns of numbers in which 0 means missing.
       columns: names of the columns of a .csv or .tsv without a header.
@@ -68,9 +71,10 @@ def source(
     if not 0 <= test_fraction < 1:
         raise InputError(f"expected data.test_fraction from 0 to below 1, found {test_fraction}; 0 is the default")
     _check_columns(numbers, categories, label, zero_is_missing)
+    reading.check_group(group, target)
     dialect = Dialect(columns=columns, delimiter=delimiter, encoding=encoding, quotes=quotes).check()
     files, notes = split_files(locate(path, "csv_rows"), {"train": train, "val": val, "test": test}, dialect)
-    fields = (numbers, categories, label, target, ("", *missing), zero_is_missing)
+    fields = (numbers, categories, label, target, ("", *missing), zero_is_missing, group)
     return _read(files, notes, fields, dialect, test_fraction)
 
 
@@ -81,13 +85,16 @@ def _read(
     """The dataset in these files; `named`: the arguments of `_Fields`."""
     fields, target = _Fields(*named), named[3]
     read = {split: fields.read(file, dialect) for split, file in files.items()}
-    classes = reading.class_names([name for _, name in read["train"]]) if target == "class" else ()
+    classes = reading.class_names([name for _, name, _ in read["train"]]) if target == "class" else ()
     splits = {}
     for split, rows in read.items():
-        column = Rows(numbers=fields.numbers, categories=fields.categories, rows=tuple(row for row, _ in rows))
-        labels = _labels([value for _, value in rows], classes, target, files[split])
+        column = Rows(numbers=fields.numbers, categories=fields.categories, rows=tuple(row for row, *_ in rows))
+        labels = _labels([value for _, value, _ in rows], classes, target, files[split])
         splits[split] = Split.whole(row=column, label=labels)
-    parts = (part for name, split in splits.items() for part in (name, split.columns["row"].sha256, split.labels))
+        if fields.group:
+            splits[split] = splits[split].with_column(GROUP, reading.groups([group for *_, group in rows]))
+    parts = [part for name, split in splits.items() for part in (name, split.columns["row"].sha256, split.labels)]
+    parts += [split.groups for split in splits.values() if split.groups is not None]
     content = fingerprint([*classes, *parts, f"test_fraction={test_fraction}"])
     provenance = {split: file.name for split, file in files.items()}
     if test_fraction:
@@ -114,7 +121,7 @@ def _check_columns(
 
 
 class _Fields:
-    """How a record becomes (the values of a row, its label)."""
+    """How a record becomes (the values of a row, its label, its group)."""
 
     def __init__(
         self,
@@ -124,12 +131,13 @@ class _Fields:
         target: str,
         missing: tuple[str, ...],
         zeros: tuple[str, ...],
+        group: tuple[str, ...],
     ):
-        self.numbers, self.categories, self.label = numbers, categories, label
+        self.numbers, self.categories, self.label, self.group = numbers, categories, label, group
         self.missing, self.zeros = missing, zeros
         self.word, self.answer = reading.reader("class", ""), reading.reader(target, "")
 
-    def read(self, file: Path, dialect: Dialect) -> list[tuple[tuple[Value, ...], Any]]:
+    def read(self, file: Path, dialect: Dialect) -> list[tuple[tuple[Value, ...], Any, str]]:
         """Every row of a file; `InputError` for the bad ones together."""
         rows, bad, known = [], [], set()
         for where, record in records(file, dialect, ""):
@@ -140,7 +148,7 @@ class _Fields:
                 rows.append(self._row(record))
             except Bad as error:
                 bad.append(f"{file.name}:{where} {error}")
-        for option in ("numbers", "categories", "label"):
+        for option in ("numbers", "categories", "label", "group"):
             named = getattr(self, option)
             for name in (named,) if option == "label" else named:
                 if known and name not in known:
@@ -153,10 +161,10 @@ class _Fields:
             raise InputError(f"expected rows in {str(file)!r}, found none; add some or remove the file")
         return rows
 
-    def _row(self, record: Mapping[str, Any]) -> tuple[tuple[Value, ...], Any]:
+    def _row(self, record: Mapping[str, Any]) -> tuple[tuple[Value, ...], Any, str]:
         values = [self._number(name, record.get(name)) for name in self.numbers]
         values += [None if self._absent(record.get(name)) else self.word(record[name]) for name in self.categories]
-        return tuple(values), self.answer(record.get(self.label))
+        return tuple(values), self.answer(record.get(self.label)), reading.group_of(record, self.group)
 
     def _absent(self, value: Any) -> bool:
         return value is None or (isinstance(value, str) and value.strip() in self.missing)

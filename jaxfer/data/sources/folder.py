@@ -10,13 +10,20 @@ from PIL import Image
 from jaxfer.data.encodings.pixels import opened, pixels, verify
 from jaxfer.data.index import Look
 from jaxfer.data.sources import classfolders
+from jaxfer.data.sources.grouped import grouped
 from jaxfer.data.split import Dataset
 
 FORMATS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def source(
-    *, path: str = "", test_fraction: float = 0.0, suffixes: tuple[str, ...] = FORMATS, nested: bool = False
+    *,
+    path: str = "",
+    test_fraction: float = 0.0,
+    suffixes: tuple[str, ...] = FORMATS,
+    nested: bool = False,
+    group: tuple[str, ...] = (),
+    group_table: str = "metadata.tsv",
 ) -> Dataset:
     """PATH/{train,val,test}/CLASS/*.jpg, or PATH/CLASS/*.jpg if all images are `train`.
 
@@ -33,13 +40,17 @@ def source(
       test_fraction: the share of each class taken out of `train` as a fixed `test`, where there is no test folder.
       suffixes: the files that are read as images, by the ends of their names in lower case; "" reads those without.
       nested: whether images in folders below a class folder are read too.
+      group: columns of `group_table` whose fields name an image's group, `sex` or `label,background`: metrics are told
+        apart by it (`worst_group_accuracy`), and no model reads it.
+      group_table: a .csv, .tsv or .jsonl in the folder, with a column `file`, relative to the folder.
 
     Raises:
       InputError: no such folder, no classes, a class without images, an unreadable image, or classes that differ.
     """
-    return classfolders.dataset(
+    data = classfolders.dataset(
         path, _images, source="folder", test_fraction=test_fraction, suffixes=suffixes, nested=nested
     )
+    return grouped(data, group_table, group) if group else data
 
 
 class Files(classfolders.Files):

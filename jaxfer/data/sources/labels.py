@@ -7,13 +7,15 @@ import contextlib
 import math
 import re
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from jaxfer.data.sources.rows import Bad
+from jaxfer.data.split import GROUP, Array
+from jaxfer.errors import InputError
 
 TARGETS = ("class", "value", "labels")
 LARGEST = float(np.finfo(np.float32).max)
@@ -50,6 +52,28 @@ def lookalikes(names: Sequence[str]) -> tuple[str, ...]:
         for key, group in groups.items()
         if len(group) > 1
     )
+
+
+def group_of(record: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """The name of a record's group, `cat, light`: its fields in these columns; `Bad` where one is empty."""
+    fields = []
+    for column in columns:
+        try:
+            fields.append(_class(record.get(column)))
+        except Bad:
+            raise Bad(f"has no group in {column!r}") from None
+    return ", ".join(fields)
+
+
+def groups(names: Sequence[str]) -> Array:
+    """The column of groups, of a name for each example."""
+    return Array(np.asarray(names, np.str_), GROUP)
+
+
+def check_group(group: Sequence[str], target: str) -> None:
+    """`InputError` for groups of other labels than classes: no other task tells its metrics apart by them."""
+    if group and target != "class":
+        raise InputError(f"data.group={tuple(group)!r} goes with data.target='class', found {target!r}; remove it")
 
 
 def _class(value: Any) -> str:

@@ -16,7 +16,7 @@ from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.sources import labels as reading
 from jaxfer.data.sources.rows import DELIMITERS, Bad, Dialect, judged, records
 from jaxfer.data.sources.splitfiles import split_files, with_test
-from jaxfer.data.split import Array, Dataset, Split
+from jaxfer.data.split import GROUP, Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 
 # Other column names, from GLUE tasks and similar sets, used where the files lack the default ones.
@@ -41,6 +41,7 @@ def source(
     text_pair: str = "",
     label: str = "label",
     target: str = "class",
+    group: tuple[str, ...] = (),
     separator: str = ";",
     columns: tuple[str, ...] = (),
     delimiter: str = "",
@@ -67,6 +68,8 @@ def source(
         read, for tasks that learn from texts alone.
       target: `class` for one class a text, by name or number; `value` for regression; `labels` for a set of names,
         which may be empty: `a;b` or `['a', 'b']` in a field, or a list in .jsonl.
+      group: columns whose fields name an example's group, `sex` or `label,background`: metrics are told apart by it
+        (`worst_group_accuracy`), and no model reads it.
       separator: between the names of a set.
       columns: names of the columns of a .csv or .tsv without a header.
       delimiter: between the fields; empty: a comma in .csv, a tab in .tsv. With it, files of any suffix are read.
@@ -83,6 +86,7 @@ def source(
         raise InputError(f"unknown data.target {target!r}{nearest(str(target), reading.TARGETS)}")
     if not label and target != "class":
         raise InputError(f"data.target={target!r} is of the labels, and data.label names no column; set one of the two")
+    reading.check_group(group, target if label else "nothing")
     if not separator:
         raise InputError("expected data.separator to be a character between labels, found none; ';' is the default")
     if not 0 <= test_fraction < 1 or bad_rows < 0:
@@ -92,7 +96,7 @@ def source(
     root = locate(path, "table")
     files, notes = split_files(root, {"train": train, "val": val, "test": test}, dialect)
     return _read(
-        files, notes, root, _Columns(text, text_pair, label, target), dialect, separator, bad_rows, test_fraction
+        files, notes, root, _Columns(text, text_pair, label, target, group), dialect, separator, bad_rows, test_fraction
     )
 
 
@@ -128,7 +132,7 @@ def _read(
         raise InputError("expected labels in the train file, found none; correct data.label or data.separator")
     splits = {name: _split(table, classes, target, files[name]) for name, table in tables.items()}
     parts = [part for name, split in splits.items() for part in (name, split.columns["text"].sha256, split.labels)]
-    parts = [part for part in parts if part is not None]
+    parts = [part for part in (*parts, *(split.groups for split in splits.values())) if part is not None]
     content = fingerprint([*classes, *parts, f"test_fraction={test_fraction}"])
     provenance = {split: file.name for split, file in files.items()}
     if test_fraction:
@@ -146,6 +150,7 @@ class _Columns:
     pair: str
     label: str
     target: str
+    group: tuple[str, ...]
 
     def among(self, known: Iterable[str]) -> _Columns:
         """The columns to use in a file with these columns: the default names if present, else known equivalents."""
@@ -177,6 +182,7 @@ class _Table:
       first: texts of the usable rows.
       second: second texts of the usable rows, "" where the file has none.
       labels: labels of the usable rows, None where no column is read; empty if the file has no label column.
+      groups: names of the usable rows' groups, "" where no column is read.
       bad: line and reason of each unusable row.
       spans: a note on rows that span lines within quotes; empty if there are none.
       unlabelled: rows of a file without a column of labels.
@@ -186,6 +192,7 @@ class _Table:
     first: tuple[str, ...]
     second: tuple[str, ...]
     labels: tuple[Any, ...]
+    groups: tuple[str, ...]
     bad: tuple[str, ...]
     spans: str
     unlabelled: int
@@ -207,16 +214,18 @@ def _table(file: Path, names: _Columns, dialect: Dialect, read_label: Callable[[
             rows.append(_row(record, names, read_label))
         except Bad as error:
             bad.append(f"{file.name}:{where} {error}")
-    for option, column in (("text", names.text), ("text_pair", names.pair), ("label", names.label)):
+    named = (("text", names.text), ("text_pair", names.pair), ("label", names.label))
+    grouped = names.group if names.label in known else ()  # a test file without labels is left out
+    for option, column in (*named, *(("group", column) for column in grouped)):
         if column and known and column not in known and (option, split) != ("label", "test"):
             raise InputError(
                 f"data.{option}={column!r} is not a column of {str(file)!r}{_column_fix(column, known, file)}"
             )
-    first, second, labels = zip(*rows, strict=True) if rows else ((), (), ())
+    first, second, labels, groups = zip(*rows, strict=True) if rows else ((), (), (), ())
     spans = f"{spanning} {'row spans' if spanning == 1 else 'rows span'} lines within quotes"
     spans += "; set data.quotes=false if quotes are ordinary characters"
     unlabelled = count if known and names.label and names.label not in known else 0
-    return _Table(names, first, second, labels, tuple(bad), spans if spanning else "", unlabelled)
+    return _Table(names, first, second, labels, groups, tuple(bad), spans if spanning else "", unlabelled)
 
 
 def _column_fix(column: str, known: set[str], file: Path) -> str:
@@ -238,8 +247,8 @@ def _unlabelled(test: _Table, train: _Table) -> str:
     return ""
 
 
-def _row(record: Mapping[str, Any], names: _Columns, read_label: Callable[[Any], Any]) -> tuple[str, str, Any]:
-    """(text, partner or '', label or None)."""
+def _row(record: Mapping[str, Any], names: _Columns, read_label: Callable[[Any], Any]) -> tuple[str, str, Any, str]:
+    """(text, partner or '', label or None, group or '')."""
     fields = []
     for column in (names.text, *([names.pair] if names.pair else [])):
         value = record.get(column)
@@ -249,7 +258,7 @@ def _row(record: Mapping[str, Any], names: _Columns, read_label: Callable[[Any],
     if names.label and names.label not in record:
         raise Bad(f"has no {names.label!r}")
     label = read_label(record[names.label]) if names.label else None
-    return fields[0], fields[1] if names.pair else "", label
+    return fields[0], fields[1] if names.pair else "", label, reading.group_of(record, names.group)
 
 
 def _split(table: _Table, classes: tuple[str, ...], target: str, file: Path) -> Split:
@@ -267,7 +276,8 @@ def _split(table: _Table, classes: tuple[str, ...], target: str, file: Path) -> 
         raise InputError(f"expected the labels of train, found {unknown[0]!r} in {str(file)!r}; {fix}")
     if target == "class":
         labels = np.asarray([index[name] for (name,) in sets], np.int32)
-        return Split.whole(text=column, label=Array(labels, "class"))
+        groups = {GROUP: reading.groups(table.groups)} if table.names.group else {}
+        return Split.whole(text=column, label=Array(labels, "class"), **groups)
     labels = np.zeros((len(sets), len(classes)), bool)
     for row, names in enumerate(sets):
         labels[row, [index[name] for name in names]] = True
