@@ -25,7 +25,8 @@ class Column(Protocol):
     """One field of every example, decoded when it is asked for; picklable, because loader processes get a copy.
 
     Optional: `key(row)`, equal for equal examples, and `key_bytes`, what that reads, so that copies in two splits are
-    found (`exact(row)` where `key` leaves something out); `picture(row)`, an opened image that is not yet decoded.
+    found (`exact(row)` where `key` leaves something out); `picture(row)`, an opened image that is not yet decoded;
+    `name(row)`, by which a person knows the example: its file, its text.
 
     Attributes:
       kind: one of `INPUTS`, `LABELS`, or another kind of target that some task reads: `mask`, `tags`, `spans`, ...

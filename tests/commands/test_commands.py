@@ -143,9 +143,10 @@ def test_a_classification_is_drawn_and_its_run_outlives_the_picture(config, call
 
 
 def test_eval_calls_evaluate_and_prints_the_metrics(calls, capsys):
-    argv = ["eval", "runs/a", "--split=test", "--checkpoint=best", "--config.data.source=npz"]
+    argv = ["eval", "runs/a", "--split=test", "--checkpoint=best", "--predictions=a.csv", "--config.data.source=npz"]
     assert commands.main(argv) == 0
-    keywords = {"split": "test", "checkpoint": "best", "overrides": {"data.source": "npz"}}
+    given = {"split": "test", "checkpoint": "best", "predictions": "a.csv"}
+    keywords = {**given, "overrides": {"data.source": "npz"}}
     assert calls == [("eval", ("runs/a",), keywords)]
     assert capsys.readouterr().out == "test: accuracy 0.5000  loss 1.2500\n"
 
@@ -188,7 +189,8 @@ def test_predictions_fit_the_terminal(columns, capsys, monkeypatch):
 
 def test_eval_defaults(calls):
     assert commands.main(["eval", "runs/a"]) == 0
-    assert calls == [("eval", ("runs/a",), {"split": "val", "checkpoint": "result", "overrides": {}})]
+    defaults = {"split": "val", "checkpoint": "result", "predictions": None, "overrides": {}}
+    assert calls == [("eval", ("runs/a",), defaults)]
 
 
 @pytest.mark.parametrize(

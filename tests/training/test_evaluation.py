@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import jax
 import numpy as np
 import pytest
@@ -56,6 +58,18 @@ def test_evaluate_repeats_the_result(run):
     folder, result = run
     for split in ("val", "test"):
         assert jaxfer.evaluate(folder, split=split) == pytest.approx(result["metrics"][split], abs=1e-6)
+
+
+def test_the_predictions_have_the_metrics(run, tmp_path):
+    metrics = jaxfer.evaluate(run[0], split="test", predictions=tmp_path / "a.csv")
+    rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+    wrong = [row["label"] != row["predicted"] for row in rows]
+    assert metrics["accuracy"] == pytest.approx(1 - sum(wrong) / len(rows))
+    assert metrics["loss"] == pytest.approx(sum(float(row["loss"]) for row in rows) / len(rows), abs=1e-5)
+    assert [row["mistake"] for row in rows] == [*map(str, range(1, sum(wrong) + 1)), *[""] * (len(rows) - sum(wrong))]
+    assert sorted(int(row["row"]) for row in rows) == list(range(len(rows)))
+    sure = [float(row["probability"]) for row in rows]
+    assert sure == sorted(sure[: sum(wrong)], reverse=True) + sorted(sure[sum(wrong) :])
 
 
 def test_an_adapter_is_not_forgotten(run):
