@@ -113,6 +113,9 @@ class Task:
         or tokens rather than all logits, since these are what evaluation moves to the host and keeps.
       gathered: on the host: (collected arrays of the whole split, split) -> {metric: value} for what a mean can't
         express; None where there is nothing of the kind.
+      counts: on the host: (collected arrays of the whole split, split) -> what `report` needs of them, as JSON; small,
+        since checkpoints keep it. None: no report.
+      report: (counts, names of the classes) -> what result.json says of a split beside its metrics, as JSON.
       answer: (collected of one example, names of the classes, the example's input) -> what `predict` prints; None where
         it has nothing to print.
       apart: whether the two texts of a pair are read each on its own (`TextEncoding.apart`): outputs [batch, 2, ...].
@@ -140,6 +143,8 @@ class Task:
     weights: Callable[[Batch, Hparams], jax.Array] | None = None
     collect: Callable[[jax.Array, Batch], Any] = lambda outputs, batch: outputs
     gathered: Callable[[Any, Split], dict[str, float]] | None = None
+    counts: Callable[[Any, Split], dict[str, Any]] | None = None
+    report: Callable[[Any, Sequence[str]], dict[str, Any]] | None = None
     answer: Callable[[Any, Sequence[str], Any], Answer] | None = None
     apart: bool = False
     whole_batch: bool = False

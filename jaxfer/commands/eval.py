@@ -13,6 +13,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="a run's folder, or a checkpoint with a head and --config.data.source=NAME ...")
     parser.add_argument("--split", default="val", help="val (default), test or train")
     parser.add_argument("--checkpoint", default="result", help="result (default), last or best")
+    table = "of a classification: write a row for each example there, the most confident mistakes first"
+    parser.add_argument("--predictions", metavar="FILE.csv", help=table)
     shared.add_nocache(parser)
 
 
@@ -21,6 +23,10 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 
     shared.keep_programs(arguments)
     metrics = jaxfer.evaluate(
-        arguments.run, split=arguments.split, checkpoint=arguments.checkpoint, overrides=overrides
+        arguments.run,
+        split=arguments.split,
+        checkpoint=arguments.checkpoint,
+        overrides=overrides,
+        predictions=arguments.predictions,
     )
     print(shared.numbers(metrics, f"{arguments.split}: "))

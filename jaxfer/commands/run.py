@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from jaxfer.commands import shared
 
@@ -34,9 +35,24 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
         return
     for split, metrics in result["metrics"].items():
         print(shared.numbers(metrics, f"{split}: "))
+    if result.get("report"):
+        _draw(folder)
     cost = result["cost"]
     early = "".join(f" ({name} stopped at {step})" for name, step in result.get("stopped", {}).items())
     terminal.say(
         f"{cost['params_trainable']:,} of {cost['params_total']:,} parameters trained, {result['steps']} steps{early}, "
         f"{cost['seconds']:.1f} s; everything is in {folder}"
     )
+
+
+def _draw(folder: str) -> None:
+    """The pictures of a finished run; the run is done, whatever becomes of them."""
+    from jaxfer import terminal
+
+    try:
+        from jaxfer.report import confusion  # matplotlib takes a second
+
+        confusion.of_run(folder)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        terminal.say(f"warning: no picture of the confusion matrix ({reason}); result.json has its counts", sys.stderr)

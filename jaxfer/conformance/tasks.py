@@ -5,6 +5,8 @@ A task meets a model at its head only, so it is tried on the kinds of heads and 
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +60,22 @@ def scores_hold_the_loss_and_the_monitored_metric(name: str) -> str | None:
     return None
 
 
+def a_report_is_json(name: str) -> str | None:
+    """Its counts go into every checkpoint, the report into result.json."""
+    task = TASKS.make(name)
+    if task.counts is None and task.report is None:
+        return None
+    if task.counts is None or task.report is None or task.gathered is None:
+        return "expected counts, report and gathered together, or neither counts nor report"
+    _, outputs, batch, split = _example(name)
+    try:
+        counts = json.loads(json.dumps(task.counts(jax.device_get(task.collect(outputs, batch)), split)))
+        json.dumps(task.report(counts, [f"class {i}" for i in range(CLASSES)]))
+    except TypeError as error:
+        return f"a report that is not JSON: {error}"
+    return None
+
+
 def limits_are_of_its_own_hparams(name: str) -> str | None:
     task = TASKS.make(name)
     unknown = set(task.limits or {}) - set(task.hparams or {})
@@ -82,6 +100,7 @@ def a_step_through_its_kind_of_head(name: str) -> str | None:
 PROPERTIES = (
     losses_and_scores_are_means_with_a_count_per_example,
     scores_hold_the_loss_and_the_monitored_metric,
+    a_report_is_json,
     limits_are_of_its_own_hparams,
     a_step_through_its_kind_of_head,
 )

@@ -53,7 +53,7 @@ def overview(
         origin = data.provenance.get(name, "the source's own")
         sealed = ", sealed: config.test=true opens it" if split is data.sealed else ""
         lines += _wrapped(f"{name.ljust(5)}  {origin}{sealed}", "  ")
-    notes = [*data.notes, *copies(_splits(data))]
+    notes = [*data.notes, *_groups(data), *copies(_splits(data))]
     read = data
     if data.pool is not None:
         read = dataclasses.replace(data, splits={**data.splits, "all of train": data.pool})
@@ -116,6 +116,18 @@ def _alike(split: Split, other: Split) -> int:
     exact, loose = ({of(int(row)) for row in split.rows} for of in (columns[0].key, columns[0].loose))
     rows = (int(row) for row in other.rows)
     return sum(columns[1].loose(row) in loose and columns[1].key(row) not in exact for row in rows)
+
+
+def _groups(data: Dataset) -> tuple[str, ...]:
+    """A line on the groups of each split that has such."""
+    lines = []
+    for name, split in data.splits.items():
+        if split.groups is not None:
+            counts = Counter(split.groups.tolist()).most_common()
+            (largest, most), (smallest, least) = counts[0], counts[-1]
+            sizes = f"the largest {largest!r} ({most:,} examples), the smallest {smallest!r} ({least:,})"
+            lines.append(f"groups of {name}: {len(counts):,}, {sizes}")
+    return tuple(lines)
 
 
 def _splits(data: Dataset) -> dict[str, Split]:

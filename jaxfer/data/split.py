@@ -21,6 +21,7 @@ INPUTS = ("image", "text", "audio", "series", "row", "features")
 ABOUT = ("group", "time")
 # Kinds of targets that hold one array: class indices int32 [n], sets of classes bool [n, classes], float32 values [n].
 LABELS = ("class", "classes", "value")
+GROUP = "group"  # name and kind of the column of subgroups, str [n]: metrics are told apart by it, no model reads it
 
 
 class Column(Protocol):
@@ -28,7 +29,7 @@ class Column(Protocol):
 
     Optional: `key(row)`, equal for equal examples, and `key_bytes`, what that reads, so that copies in two splits are
     found (`exact(row)` where `key` leaves something out, `loose(row)` for those that are almost equal); `picture(row)`,
-    an opened image that is not yet decoded.
+    an opened image that is not yet decoded; `name(row)`, by which a person knows the example: its file, its text.
 
     Attributes:
       kind: one of `INPUTS`, `LABELS`, `ABOUT`, or another kind of target that a task reads: `mask`, `tags`, `spans`...
@@ -112,7 +113,8 @@ class Split:
     """Rows of columns.
 
     Attributes:
-      columns: {name: column}; all have the same length. Inputs are named by their kind, the usual target `label`.
+      columns: {name: column}; all have the same length. Inputs are named by their kind, the usual target `label`, names
+        of subgroups `group`.
       rows: int64 [n], which rows of every column are in use, in this order.
     """
 
@@ -168,6 +170,12 @@ class Split:
     def class_counts(self) -> np.ndarray:
         """int64 [classes]: examples of each class up to the last that occurs; of sets, those that have the label."""
         return np.bincount(self.labels) if self.labels.ndim == 1 else self.labels.sum(0)
+
+    @functools.cached_property
+    def groups(self) -> np.ndarray | None:
+        """The column `group`, str [n]; None if there is none."""
+        column = self.columns.get(GROUP)
+        return None if column is None else column.values[self.rows]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"columns": self.columns, "rows": self.rows}

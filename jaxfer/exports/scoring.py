@@ -12,7 +12,7 @@ from etils import epath
 
 from jaxfer import config, files
 from jaxfer.data.encodings.text import Texts
-from jaxfer.data.split import Array, Dataset, Split
+from jaxfer.data.split import GROUP, Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 from jaxfer.exports.inputs import Inputs, images
 from jaxfer.exports.predict import Model, Prediction, answers, load_model
@@ -76,7 +76,8 @@ def score(
     predicted, outputs = answers(model, _inputs(model, split.columns["text"], Path(file).parent), batch_size)
     answered = np.asarray([answer.error is None for answer in predicted])
     read = [row for row in outputs if np.isfinite(row).all()]  # `outputs` omits unreadable rows
-    metrics = _metrics(model.task, np.stack(read), labels[answered]) if answered.any() else {}
+    groups = None if split.groups is None else split.groups[answered]
+    metrics = _metrics(model.task, np.stack(read), labels[answered], groups) if answered.any() else {}
     if not answered.all():
         notes = (*notes, f"{int((~answered).sum())} of {len(predicted)} rows have no answer and are not scored")
     predictions = tuple(
@@ -146,9 +147,10 @@ def _places(labels: Sequence[str], classes: Sequence[str], file: str | Path) -> 
     raise InputError(f"{file}: the model has no class {unknown[0]!r}{tail}")
 
 
-def _metrics(task_name: str, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def _metrics(task_name: str, outputs: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> dict[str, float]:
     task = TASKS.make(task_name)
-    return task_score(task, outputs, Split.whole(label=Array(labels, task.target)))
+    split = Split.whole(label=Array(labels, task.target))
+    return task_score(task, outputs, split if groups is None else split.with_column(GROUP, Array(groups, GROUP)))
 
 
 def _spelled(model: Model, label: Any) -> str:

@@ -15,7 +15,8 @@ import optax
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 from jaxfer.task import Answer, Batch, Hparams, Mean, Task, labels, ranked
-from jaxfer.tasks import imbalance
+from jaxfer.tasks import _report, imbalance
+from jaxfer.tasks._probabilities import of_logits
 
 LOSSES = {
     "focal": {"gamma": (2.0, 0.0, math.inf)},
@@ -63,6 +64,8 @@ def task(*, loss: str | None = None, class_weights: tuple[float, ...] | str | No
         weights=weights,
         scores=_scores,
         gathered=_gathered,
+        counts=lambda outputs, split: _report.counts(outputs.argmax(-1), split),
+        report=_report.report,
         answer=_answer,
         monitor="accuracy",
         maximize=True,
@@ -126,7 +129,9 @@ def _scores(outputs, batch):
 
 
 def _gathered(outputs: np.ndarray, split: Split) -> dict[str, float]:
-    """Three numbers that an imbalanced split can't flatter.
+    """Three numbers that an imbalanced split can't flatter, and those of the probabilities (`of_logits`).
+
+    Where the split has groups, also the lowest accuracy of any.
 
     Balanced accuracy is the mean recall over the classes that occur. F1's mean is over the classes that occur or are
     predicted; the MCC is Gorodkin's for k classes (2004, doi:10.1016/j.compbiolchem.2004.09.006), 0 where either the
@@ -139,11 +144,15 @@ def _gathered(outputs: np.ndarray, split: Split) -> dict[str, float]:
     )
     occur, either, n = true > 0, true + claimed > 0, len(labels)
     spread = float(n**2 - true @ true) * float(n**2 - claimed @ claimed)
-    return {
+    metrics = {
         "balanced_accuracy": float(np.mean(hits[occur] / true[occur])),
         "macro_f1": float(np.mean(2 * hits[either] / (true + claimed)[either])),
         "mcc": float(n * hits.sum() - true @ claimed) / math.sqrt(spread) if spread else 0.0,
+        **of_logits(outputs, labels),
     }
+    if split.groups is not None:
+        metrics["worst_group_accuracy"] = min(hits / n for n, hits in _report.by_group(predicted, split).values())
+    return metrics
 
 
 def _answer(row: np.ndarray, classes: Sequence[str], example: Any) -> Answer:

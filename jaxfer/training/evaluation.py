@@ -20,9 +20,11 @@ from jaxfer.parallel.placement import Placement, placement
 from jaxfer.runs import seal
 from jaxfer.runs.finished import FinishedRun, open_run
 from jaxfer.runs.folder import holds_run, stored_config
+from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.step import StepSpec
 from jaxfer.task import Mean
+from jaxfer.training import predictions as tables
 from jaxfer.training import untrained
 from jaxfer.training.programs import eval_arguments, eval_program
 from jaxfer.training.progress import Reporter
@@ -35,10 +37,14 @@ class Evaluation:
     Attributes:
       metrics: {metric: mean over the examples, or the host function's value}.
       compile_seconds: seconds this evaluation spent compiling; 0 where the program was shared.
+      counts: what the task's report is made of; None where it has none.
+      collected: what the task collects of each example, where something is gathered of it.
     """
 
     metrics: dict[str, float]
-    compile_seconds: float
+    compile_seconds: float = 0.0
+    counts: dict[str, Any] | None = None
+    collected: Any = None
 
 
 def evaluate_split(
@@ -75,10 +81,12 @@ def evaluate_split(
         for name, mean in values.items():
             means.setdefault(name, []).append(jax.tree.map(lambda x, real=real: x[:real], mean))
     metrics = {name: Mean.of(batches) for name, batches in means.items()}
+    whole = counts = None
     if spec.task.gathered is not None:
-        whole = jax.tree.map(lambda *parts: _joined(parts), *collected)
-        metrics |= spec.task.gathered(spec.task.merge(whole, read), split)
-    return Evaluation(metrics=metrics, compile_seconds=compile_seconds)
+        whole = spec.task.merge(jax.tree.map(lambda *parts: _joined(parts), *collected), read)
+        metrics |= spec.task.gathered(whole, split)
+        counts = None if spec.task.counts is None else spec.task.counts(whole, split)
+    return Evaluation(metrics=metrics, compile_seconds=compile_seconds, counts=counts, collected=whole)
 
 
 def evaluate_streams(
@@ -99,7 +107,8 @@ def evaluate_streams(
         if part is None:
             return None
         metrics = whole.metrics | {f"{name}/{metric}": value for metric, value in part.metrics.items()}
-        whole = Evaluation(metrics=metrics, compile_seconds=whole.compile_seconds + part.compile_seconds)
+        seconds = whole.compile_seconds + part.compile_seconds
+        whole = dataclasses.replace(whole, metrics=metrics, compile_seconds=seconds)
     return whole
 
 
@@ -121,6 +130,7 @@ def evaluate(
     split: str = "val",
     checkpoint: str = "result",
     overrides: Mapping[str, Any] | None = None,
+    predictions: str | epath.Path | None = None,
     quiet: bool = False,
 ) -> dict[str, float]:
     """Evaluates a finished run, on its own data or on another set of the same classes; or a checkpoint as it is.
@@ -131,18 +141,21 @@ def evaluate(
       split: `val`, `test` or `train`.
       checkpoint: of a run: `result` (what result.json describes), `last` or `best`.
       overrides: {"data.x": value}, as on the command line.
+      predictions: of a classification, the .csv to write with a row for each example, the most confident mistakes first
+        (`predictions.table`); an older file is replaced.
       quiet: leave out the notes on what was assumed of a checkpoint.
 
     Returns:
       {metric: value}.
 
     Raises:
-      InputError: an unfinished run, a split that the data lacks, data of other classes, or the test split of a
-        comparison's run before its selection is made.
+      InputError: an unfinished run, a split that the data lacks, data of other classes, the test split of a
+        comparison's run before its selection is made, or predictions that can't be written.
     """
     overrides = overrides or {}
+    place = None if predictions is None else tables.destination(predictions)
     if not names_run(run, checkpoint, overrides):
-        return _evaluate_untrained(str(run), split, overrides, quiet)
+        return _evaluate_untrained(str(run), split, overrides, place, quiet)
     finished, experiment, data = reopened(run, split, checkpoint, overrides)
     if data.classes != finished.classes:
         raise InputError(
@@ -150,7 +163,7 @@ def evaluate(
             "choose and order them with --config.data.classes"
         )
     state = finished.state.replace(hparams={}, key=None, opt_state=())
-    return _on_devices(experiment, finished.stage.spec, state, data.splits[split])
+    return _on_devices(experiment, finished.stage, state, data, split, place)
 
 
 def names_run(run: str | epath.Path, checkpoint: str, overrides: Mapping[str, Any]) -> bool:
@@ -197,14 +210,24 @@ def reopened(
     return finished, experiment, data
 
 
-def _evaluate_untrained(init: str, split: str, overrides: Mapping[str, Any], quiet: bool) -> dict[str, float]:
+def _evaluate_untrained(
+    init: str, split: str, overrides: Mapping[str, Any], place: epath.Path | None, quiet: bool
+) -> dict[str, float]:
     loaded = untrained.opened(init, overrides, split=split)
     reporter = Reporter(quiet=quiet)
     for note in loaded.notes:
         reporter.say(f"note: {note}")
-    return _on_devices(loaded.experiment, loaded.stage.spec, loaded.state, loaded.data.splits[split])
+    return _on_devices(loaded.experiment, loaded.stage, loaded.state, loaded.data, split, place)
 
 
-def _on_devices(experiment: Experiment, spec: StepSpec, state: State, split: Split) -> dict[str, float]:
-    where = placement(experiment.parallel)
-    return evaluate_split(spec, where.place(spec, state), split, where, experiment.run.eval_batch_size).metrics
+def _on_devices(
+    experiment: Experiment, stage: Stage, state: State, data: Dataset, name: str, place: epath.Path | None
+) -> dict[str, float]:
+    """The metrics of a split; the table of predictions, where it has a place, is written."""
+    if place is not None:
+        tables.check_task(stage.config.task or experiment.task.name)
+    where, spec, split = placement(experiment.parallel), stage.spec, data.splits[name]
+    found = evaluate_split(spec, where.place(spec, state), split, where, experiment.run.eval_batch_size)
+    if place is not None:
+        tables.write(place, found.collected, split, data.classes)
+    return found.metrics

@@ -20,6 +20,8 @@ from jaxfer import terminal
 
 LOG_EVERY = 10.0  # seconds between a log's lines about training; metrics.jsonl has every one
 PAUSE = 0.1  # seconds between what is told of runs that are trained together
+# Metrics that a line has only where they are watched: it would be two. metrics.jsonl has every one.
+UNSAID = frozenset({"auroc", "auprc", "macro_auroc", "macro_auprc", "top5_accuracy", "ece", "brier"})
 BAR = (8, 40)  # columns of the bar: at least, else it is left out; at most
 
 
@@ -95,7 +97,7 @@ class Reporter:
             if now - self._logged < LOG_EVERY and record["step"] < status.total:
                 return
             self._logged = now
-        parts = [f"{name} {short(value)}" for name, value in numbers.items()]
+        parts = [f"{name} {short(value)}" for name, value in numbers.items() if self._says(name)]
         if trains and status.left.endswith(" left"):
             parts.append(f"({status.percent}, {status.left})")
         start = f"{record['stage']} {split} step {record['step']}: "
@@ -168,6 +170,10 @@ class Reporter:
         if self._live is not None:
             self._live.stop()
             self._live = Reporter._live_console = None
+
+    def _says(self, name: str) -> bool:
+        """Whether a line has this metric, of the main data or of a stream (`NAME/metric`)."""
+        return name == self._metric or name.rpartition("/")[2] not in UNSAID
 
     @property
     def _width(self) -> int | None:

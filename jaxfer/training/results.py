@@ -14,8 +14,23 @@ from jaxfer.runs.finished import fingerprint
 from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.training import lineage, streams
+from jaxfer.training.evaluation import Evaluation
 from jaxfer.training.programs import Program, forward_flops, step_flops, train_program
 from jaxfer.training.summary import sizes
+
+COUNTS = "counts"  # beside an evaluation's metrics, in a session's record
+
+
+def noted(step: int, measured: Evaluation) -> dict[str, Any]:
+    """An evaluation after `step` as a session's record keeps it: `step`, its metrics, and its counts if it has any."""
+    counts = {} if measured.counts is None else {COUNTS: measured.counts}
+    return {"step": step, **measured.metrics, **counts}
+
+
+def recalled(noted: Mapping[str, Any]) -> Evaluation:
+    """The evaluation that was noted; without counts where an older version noted it."""
+    metrics = {name: value for name, value in noted.items() if name not in ("step", COUNTS)}
+    return Evaluation(metrics=metrics, counts=noted.get(COUNTS))
 
 
 def contents(
@@ -26,7 +41,7 @@ def contents(
     where: Placement,
     record: Mapping[str, Any],
     *,
-    metrics: Mapping[str, Mapping[str, float]],
+    measured: Mapping[str, Evaluation],
     step: int,
     cost: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -39,15 +54,18 @@ def contents(
       state: the result's.
       where: its devices.
       record: of the session.
-      metrics: {split: {metric: value}} of the result.
+      measured: {split: evaluation} of the result.
       step: at which the run was as its result is.
       cost: of the whole run.
     """
     pool = {} if data.pool is None else {"unlabelled": len(data.pool)}
     # What a later run starts from; where the method has no merged model, its own parameters.
     left = stage.leave(state) if stage.spec.method.merge is not None else (state.params, state.model_state)
+    counted = {split: found.counts for split, found in measured.items() if found.counts is not None}
+    report = {split: stage.spec.task.report(counts, data.classes) for split, counts in counted.items()}
     return {
-        "metrics": metrics,
+        "metrics": {split: found.metrics for split, found in measured.items()},
+        **({"report": report} if report else {}),
         "cost": cost,
         "seed": experiment.run.seed,
         "steps": record["stop"],

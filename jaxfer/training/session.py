@@ -323,7 +323,7 @@ class Session:
                 "lower the rate or set config.clip, and use another --workdir"
             )
         self.record["cost"]["compile_seconds"] += measured.compile_seconds
-        self.record["val"] = {"step": step, **measured.metrics}
+        self.record["val"] = results.noted(step, measured)
         self._write(stage, step, "val", measured.metrics)
         if stopping.judge(self.record, self.experiment.run, stage, self.record["val"]):
             self.reporter.say(f"stage {stage.name!r} stops early, at step {step}: {stopping.why(self.record, stage)}")
@@ -374,16 +374,14 @@ class Session:
             step = record["best"]["step"]
             state, best_record = self.checkpoints.restore(self._blank, step=step)
             stage = self.stages[best_record["stage"]]
-        metrics = {
-            "val": {k: v for k, v in (record["best"] if run.select == "best" else record["val"]).items() if k != "step"}
-        }
+        measured = {"val": results.recalled(record["best"] if run.select == "best" else record["val"])}
         if run.test:
-            measured = self._measure(stage, state, "test")
-            if measured is None:
+            test = self._measure(stage, state, "test")
+            if test is None:
                 self._leave(last)
-            metrics["test"] = measured.metrics
+            measured["test"] = test
         result = results.contents(
-            self.experiment, self.data, stage, state, self.where, record, metrics=metrics, step=step, cost=cost
+            self.experiment, self.data, stage, state, self.where, record, measured=measured, step=step, cost=cost
         )
         files.write_json(self.folder / "result.json", result)
         return result

@@ -131,10 +131,22 @@ def test_run_calls_run_and_prints_the_result(config, calls, capsys):
     ]
 
 
+def test_a_classification_is_drawn_and_its_run_outlives_the_picture(config, calls, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr("jaxfer.report.confusion.of_run", drawn.append)
+    monkeypatch.setitem(RESULT, "report", {"val": {}})
+    assert commands.main(["run", config]) == 0 and drawn == ["runs/mine/main"]
+    monkeypatch.setattr("jaxfer.report.confusion.of_run", lambda folder: 1 / 0)
+    assert commands.main(["run", config]) == 0
+    warning = "warning: no picture of the confusion matrix (division by zero); result.json has its counts"
+    assert capsys.readouterr().err.splitlines()[-1] == warning
+
+
 def test_eval_calls_evaluate_and_prints_the_metrics(calls, capsys):
-    argv = ["eval", "runs/a", "--split=test", "--checkpoint=best", "--config.data.source=npz"]
+    argv = ["eval", "runs/a", "--split=test", "--checkpoint=best", "--predictions=a.csv", "--config.data.source=npz"]
     assert commands.main(argv) == 0
-    keywords = {"split": "test", "checkpoint": "best", "overrides": {"data.source": "npz"}}
+    given = {"split": "test", "checkpoint": "best", "predictions": "a.csv"}
+    keywords = {**given, "overrides": {"data.source": "npz"}}
     assert calls == [("eval", ("runs/a",), keywords)]
     assert capsys.readouterr().out == "test: accuracy 0.5000  loss 1.2500\n"
 
@@ -177,7 +189,8 @@ def test_predictions_fit_the_terminal(columns, capsys, monkeypatch):
 
 def test_eval_defaults(calls):
     assert commands.main(["eval", "runs/a"]) == 0
-    assert calls == [("eval", ("runs/a",), {"split": "val", "checkpoint": "result", "overrides": {}})]
+    defaults = {"split": "val", "checkpoint": "result", "predictions": None, "overrides": {}}
+    assert calls == [("eval", ("runs/a",), defaults)]
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,16 @@ def test_identity_holds_every_choice(field, value, key):
     assert changed[key] != experiment(method="l2sp").identity().get(key)
 
 
+def test_groups_that_are_not_set_are_in_no_record():
+    source = {"data.source": "folder", "data.path": "photos"}
+    plain, grouped = experiment(**source), experiment(**source, **{"data.group": ("sex",)})
+    assert not {"group", "group_table"} & plain.to_dict()["data"].keys(), "as before"
+    assert not {"data.group", "data.group_table"} & plain.identity().keys()
+    assert grouped.identity()["data.group"] == ("sex",) and "group_table" not in grouped.to_dict()["data"]
+    for one in (plain, grouped):
+        assert resolve(ConfigDict(one.to_dict())) == one
+
+
 def test_a_schedules_options_are_its_own():
     short, long = (experiment(schedule="wsd", schedule_options=(("tail", tail),)) for tail in (0.1, 0.3))
     differing = {name for name, value in short.identity().items() if long.identity()[name] != value}

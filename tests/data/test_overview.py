@@ -220,3 +220,17 @@ def test_copies_that_differ_a_little_and_copies_with_other_labels():
         "1 of 4 examples of test are in train but for case and spaces",
         "2 of 5 examples of train have exact copies there with another label",
     )
+
+
+def test_groups_are_counted():
+    groups = Array(np.asarray(["a", "b", "b", "b", "c", "c"]), "group")
+    images, label = Array(np.zeros((6, 4, 4, 3), np.uint8), "image"), Array(np.zeros(6, np.int32), "class")
+    split = Split.whole(image=images, label=label, group=groups)
+    data = Dataset(
+        splits={"train": split.take(np.arange(5)), "val": split.take(np.arange(3))}, classes=("x",), fingerprint=""
+    )
+    notes = [line for line in overview("mine", {}, data, (IMAGES,)).splitlines() if "groups" in line]
+    assert notes == [
+        "  note: groups of train: 3, the largest 'b' (3 examples), the smallest 'c' (1)",
+        "  note: groups of val: 2, the largest 'b' (2 examples), the smallest 'a' (1)",
+    ]

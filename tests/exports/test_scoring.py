@@ -93,6 +93,16 @@ def test_pictures_beside_their_table(pictures, capsys):
     assert last["metrics"] == pytest.approx(scored.metrics)
 
 
+def test_groups_of_a_labelled_file(pictures):
+    """The group whose only picture is unreadable counts for nothing."""
+    source, folder = pictures
+    table = folder / "places.csv"
+    table.write_text("file,label,place\n0.png,cow,sea\n1.png,cat,sea\n2.png,cow,land\nnone.png,dog,air\n")
+    scored = jaxfer.score(source, table, overrides={"data.group": ("place",)})
+    first, second, third = (answer.labels == (answer.expected,) for answer in scored.predictions[:3])
+    assert scored.metrics["worst_group_accuracy"] == min((first + second) / 2, float(third))
+
+
 def test_labels_by_number(pictures):
     source, folder = pictures
     (folder / "names.csv").write_text("file,label\n0.png,cow\n1.png,cat\n")

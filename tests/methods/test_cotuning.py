@@ -113,7 +113,7 @@ def test_measured_once_and_without_the_source_thereafter(source, tmp_path, monke
 
     monkeypatch.setattr(session, "measured", again)
     assert jaxfer.run(of(moved, steps=3), folder, quiet=True)["steps"] == 3
-    assert set(jaxfer.evaluate(folder)) == {"accuracy", "loss", "balanced_accuracy", "macro_f1", "mcc"}
+    assert set(jaxfer.evaluate(folder)) >= {"accuracy", "loss", "balanced_accuracy", "macro_f1", "mcc"}
 
 
 @pytest.mark.parametrize(("family", "options"), [("resnet", RESNET), ("vit", VIT)])

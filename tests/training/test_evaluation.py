@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import jax
 import numpy as np
 import pytest
@@ -58,6 +60,18 @@ def test_evaluate_repeats_the_result(run):
         assert jaxfer.evaluate(folder, split=split) == pytest.approx(result["metrics"][split], abs=1e-6)
 
 
+def test_the_predictions_have_the_metrics(run, tmp_path):
+    metrics = jaxfer.evaluate(run[0], split="test", predictions=tmp_path / "a.csv")
+    rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+    wrong = [row["label"] != row["predicted"] for row in rows]
+    assert metrics["accuracy"] == pytest.approx(1 - sum(wrong) / len(rows))
+    assert metrics["loss"] == pytest.approx(sum(float(row["loss"]) for row in rows) / len(rows), abs=1e-5)
+    assert [row["mistake"] for row in rows] == [*map(str, range(1, sum(wrong) + 1)), *[""] * (len(rows) - sum(wrong))]
+    assert sorted(int(row["row"]) for row in rows) == list(range(len(rows)))
+    sure = [float(row["probability"]) for row in rows]
+    assert sure == sorted(sure[: sum(wrong)], reverse=True) + sorted(sure[sum(wrong) :])
+
+
 def test_an_adapter_is_not_forgotten(run):
     """`evaluate` goes through the method's own view and interceptor: without the adapters the loss is another."""
     finished = open_run(run[0])
@@ -98,6 +112,19 @@ def test_result_json_holds_everything(run):
     assert result["cost"]["optimizer_bytes"] == sum(leaf.nbytes for leaf in jax.tree.leaves(finished.state.opt_state))
 
 
+def test_the_report_is_of_the_splits_of_the_result(run):
+    """The support of each split's classes, and the accuracy that the confusion matrix has."""
+    _, result = run
+    assert set(result["report"]) == {"val", "test"}
+    for split, report in result["report"].items():
+        support = sum(scores["support"] for scores in report["classes"].values())
+        right = sum(row.get(name, 0) for name, row in report["confusion"].items())
+        assert support == result["examples"][split] and list(report["classes"]) == result["classes"]
+        assert right / support == pytest.approx(result["metrics"][split]["accuracy"])
+        recalls = [scores["recall"] for scores in report["classes"].values()]
+        assert np.mean(recalls) == pytest.approx(result["metrics"][split]["balanced_accuracy"])
+
+
 def test_the_test_split_stays_sealed_unless_asked(tmp_path):
     config = tiny_config("resnet_basic")
     result = jaxfer.run(config, tmp_path / "run", quiet=True)
@@ -107,4 +134,5 @@ def test_the_test_split_stays_sealed_unless_asked(tmp_path):
         programs.cache_clear()
     again = jaxfer.run(config, tmp_path / "run", quiet=True)
     assert set(again["metrics"]) == {"val", "test"} and again["metrics"]["val"] == result["metrics"]["val"]
+    assert again["report"]["val"] == result["report"]["val"], "the checkpoint keeps its counts"
     assert again["cost"] == result["cost"] and compiles() == 0, "its training is over, and so is what it cost"

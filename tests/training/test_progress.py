@@ -111,6 +111,14 @@ def test_a_log_has_lines_about_training_at_times_and_every_evaluation(monkeypatc
     assert reported(80) == LOG, "a terminal that can't go back"
 
 
+def test_a_line_has_the_metrics_of_probabilities_only_where_one_is_watched():
+    out = console(None)
+    reporter = Reporter(console=out, clock=Clock())
+    reporter.begin(4, 0, metric="auroc")
+    reporter.line({"step": 4, "stage": "train", "split": "val", "mcc": 0.5, "auroc": 0.75, "ece": 0.1, "a/brier": 0.2})
+    assert out.file.getvalue() == "train val step 4: mcc 0.5  auroc 0.75\n"
+
+
 def test_a_log_tells_the_time_left_every_ten_seconds():
     out, clock = console(None), Clock(2.0)
     reporter = Reporter(console=out, clock=clock)

@@ -123,6 +123,10 @@ class Texts:
     def __getitem__(self, row: int) -> str | tuple[str, str]:
         return self.first[row] if self.second is None else (self.first[row], self.second[row])
 
+    def name(self, row: int) -> str:
+        """The text; those of a pair with a tab between them, as `predict` reads them."""
+        return self.first[row] if self.second is None else f"{self.first[row]}\t{self.second[row]}"
+
     key_bytes = 0  # keys are computed without reading files
 
     def key(self, row: int) -> Hashable:

@@ -18,20 +18,28 @@ from jaxfer.data.split import Array
 class About(NamedTuple):
     """Names of the columns; empty where none is read. As `data.group` and `data.time` name them."""
 
-    group: str = ""
+    group: tuple[str, ...] = ()
     time: str = ""
 
     def used(self) -> dict[str, str]:
         """{column that is read: the option that names it}."""
-        return {column: option for option, column in self._asdict().items() if column}
+        return dict.fromkeys(self.group, "group") | ({self.time: "time"} if self.time else {})
 
     def read(self, record: Mapping[str, Any]) -> tuple[str, float]:
-        """(group, time) of a row, "" and 0 where not read; raises `Bad`."""
-        for column in filter(None, self):
+        """(group, time) of a row, "" and 0 where not read; several columns make `cat, light`. Raises `Bad`."""
+        for column in self.used():
             if column not in record:
                 raise Bad(f"has no {column!r}")
-        group = reader("class", "")(record[self.group]) if self.group else ""
-        return group, _time(record[self.time]) if self.time else 0.0
+        return ", ".join(self._field(record, column) for column in self.group), _time(
+            record[self.time]
+        ) if self.time else 0.0
+
+    @staticmethod
+    def _field(record: Mapping[str, Any], column: str) -> str:
+        try:
+            return reader("class", "")(record[column])
+        except Bad:
+            raise Bad(f"has no group in {column!r}") from None
 
     def columns(self, found: Sequence[tuple[str, float]]) -> dict[str, Array]:
         """The columns of a split, from what `read` returned for its rows."""

@@ -60,6 +60,10 @@ class Files:
     def __len__(self) -> int:
         return len(self.names)
 
+    def name(self, row: int) -> str:
+        """The file, relative to the data's folder."""
+        return self.names[row]
+
     @functools.cached_property
     def sha256(self) -> str:
         """sha256 (hex) of the files' content, which is read whole where it is not known."""

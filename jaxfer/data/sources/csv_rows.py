@@ -40,7 +40,7 @@ def source(
     quotes: bool = True,
     test_fraction: float = 0.0,
     one_hot: tuple[str, ...] | None = None,
-    group: str | None = None,
+    group: tuple[str, ...] | None = None,
     time: str | None = None,
 ) -> Dataset:
     """A folder with train.*, val.* and test.*, or one file that is all `train`, as for the source `table`.
@@ -64,7 +64,8 @@ def source(
       quotes: whether `"` quotes a field.
       test_fraction: the share of each class taken out of `train` as a fixed `test`, where there is no test file.
       one_hot: columns of 0 and 1 instead of `label`, which are the classes in this order; one of them is 1 in a row.
-      group: column of the group of a row, such as its patient; `data.val_by=group` keeps groups whole.
+      group: column of the group of a row, such as its patient, or several, which together name it: metrics are
+        told apart by it (`worst_group_accuracy`), and `data.val_by=group` keeps groups whole. No model reads it.
       time: column of the time of a row: a number, or a date as ISO 8601 has it; `data.val_by=time` holds out the last
         ones.
 
@@ -81,7 +82,7 @@ def source(
     _check_columns(numbers, categories, labels, zero_is_missing)
     dialect = Dialect(columns=columns, delimiter=delimiter, encoding=encoding, quotes=quotes).check()
     files, notes = split_files(locate(path, "csv_rows"), {"train": train, "val": val, "test": test}, dialect)
-    about = About(group or "", time or "")
+    about = About(group or (), time or "")
     fields = (numbers, categories, labels, about, ("", *missing), zero_is_missing)
     return _read(files, notes, fields, dialect, test_fraction)
 

@@ -14,6 +14,7 @@ from jaxfer.data.encodings.pixels import opened, pixels, verify
 from jaxfer.data.index import Look
 from jaxfer.data.lookup import fingerprint
 from jaxfer.data.sources import classfolders
+from jaxfer.data.sources.grouped import grouped
 from jaxfer.data.split import Dataset
 
 FORMATS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -27,6 +28,8 @@ def source(
     nested: bool = False,
     exif_orientation: bool | None = None,
     bad_rows: int | str | None = None,
+    group: tuple[str, ...] | None = None,
+    group_table: str | None = None,
 ) -> Dataset:
     """PATH/{train,val,test}/CLASS/*.jpg, or PATH/CLASS/*.jpg if all images are `train`.
 
@@ -49,6 +52,9 @@ def source(
         orientation says, which a note counts.
       bad_rows: number of unreadable files (no image, or cut short) that may be left out, with a note; `skip`: any
         number; otherwise the first one stops the run.
+      group: columns of `group_table` whose fields name an image's group, `sex` or `label,background`: metrics are told
+        apart by it (`worst_group_accuracy`), and no model reads it.
+      group_table: `metadata.tsv`, or another .csv, .tsv or .jsonl in the folder, with a column `file`, relative to the folder.
 
     Raises:
       InputError: no such folder, no classes, a class without images, an unreadable image, or classes that differ.
@@ -64,7 +70,8 @@ def source(
         check=checked,
         bad_rows=bad_rows,
     )
-    return with_orientation(data)
+    data = with_orientation(data)
+    return grouped(data, group_table or "metadata.tsv", group) if group else data
 
 
 @dataclass(frozen=True, eq=False, repr=False)

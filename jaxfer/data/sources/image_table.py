@@ -37,7 +37,7 @@ def source(
     target: str = "class",
     separator: str = ";",
     split: str = "",
-    group: str = "",
+    group: tuple[str, ...] = (),
     time: str = "",
     columns: tuple[str, ...] = (),
     delimiter: str = "",
@@ -74,7 +74,8 @@ def source(
         `a;b`, `['a', 'b']`, or a list.
       separator: between the names of a set.
       split: column that says which split a row is of: train, val (dev, valid, validation) or test.
-      group: column of the group of an example, such as its patient; `data.val_by=group` keeps groups whole.
+      group: column of the group of an example, such as its patient, or several, which together name it: metrics are
+        told apart by it (`worst_group_accuracy`), and `data.val_by=group` keeps groups whole. No model reads it.
       time: column of the time of an example: a number, or a date as ISO 8601 has it; `data.val_by=time` holds out the
         last ones.
       columns: names of the columns of a .csv or .tsv without a header.

@@ -51,7 +51,7 @@ def source(
     template: str | None = None,
     label_columns: tuple[str, ...] | None = None,
     one_hot: tuple[str, ...] | None = None,
-    group: str | None = None,
+    group: tuple[str, ...] | None = None,
     time: str | None = None,
 ) -> Dataset:
     """A folder with train.*, val.* (or dev.*, valid.*, validation.*) and test.*, or one file that is all `train`.
@@ -86,7 +86,8 @@ def source(
         `colour` is the class `colour=blue`, and an empty field is none.
       one_hot: columns of 0 and 1 instead, which are the classes in this order: one 1 in a row with target `class`, any
         number with `labels`.
-      group: column of the group of an example, such as its author; `data.val_by=group` keeps groups whole.
+      group: column of the group of an example, such as its author, or several, which together name it: metrics are
+        told apart by it (`worst_group_accuracy`), and `data.val_by=group` keeps groups whole. No model reads it.
       time: column of the time of an example: a number, or a date as ISO 8601 has it; `data.val_by=time` holds out the
         last ones.
 
@@ -107,7 +108,7 @@ def source(
     dialect = Dialect(columns=columns, delimiter=delimiter, encoding=encoding, quotes=quotes).check()
     root = locate(path, "table")
     files, notes = split_files(root, {"train": train, "val": val, "test": test}, dialect)
-    asked = _Columns(text, text_pair, labels, template or "", About(group or "", time or ""))
+    asked = _Columns(text, text_pair, labels, template or "", About(group or (), time or ""))
     return _read(files, notes, root, asked, dialect, limit, test_fraction)
 
 

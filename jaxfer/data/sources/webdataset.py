@@ -38,7 +38,7 @@ def source(
     label: str = "cls",
     target: str = "class",
     separator: str = ";",
-    group: str = "",
+    group: tuple[str, ...] = (),
     time: str = "",
     exif_orientation: bool = True,
     bad_rows: int | str = 0,
@@ -56,7 +56,8 @@ def source(
       label: ending of the member with the label (`cls`, `txt`), or a field of the member `json`; empty: none is read.
       target: `class`, `value` for regression, or `labels` for a set of names: `a;b`, or a list in JSON.
       separator: between the names of a set.
-      group: ending or field of the group of an example; `data.val_by=group` keeps groups whole.
+      group: ending or field of the group of an example, or several, which together name it: metrics are
+        told apart by it (`worst_group_accuracy`), and `data.val_by=group` keeps groups whole. No model reads it.
       time: likewise its time: a number, or a date as ISO 8601 has it.
       exif_orientation: whether photographs are turned upright as their EXIF orientation says, which a note counts.
       bad_rows: number of examples without a readable image or a label that may be left out, with a note; `skip`: any.

@@ -65,6 +65,17 @@ def test_regression(tmp_path):
     assert data.classes == () and data.splits["train"].labels.tolist() == [2.5, 3.0]
 
 
+def test_groups(tmp_path):
+    """Named by one column or by two; they follow their rows, and are sealed with a test split."""
+    content = TABLE.replace(",,1", ",f,1")
+    data, plain = read(tmp_path, content, group=("ill", "sex")), read(tmp_path, content)
+    train = data.splits["train"]
+    assert train.groups.tolist() == ["1, m", "0, f", "1, f", "0, m"]
+    assert train.take(np.asarray([2, 0])).groups.tolist() == ["1, f", "1, m"]
+    assert train.sealed().groups is None and plain.splits["train"].groups is None
+    assert len({data.fingerprint, plain.fingerprint, read(tmp_path, content, group=("sex",)).fingerprint}) == 3
+
+
 def test_a_share_of_each_class_is_test(tmp_path):
     rows = "age,chol,sex,ill\n" + "".join(f"{i},1,m,{i % 2}\n" for i in range(20))
     data = read(tmp_path, rows, test_fraction=0.3)
@@ -93,6 +104,9 @@ def test_a_share_of_each_class_is_test(tmp_path):
         (TABLE, {"categories": ("sex", "age")}, "column 'age' occurs twice in data.numbers and data.categories"),
         (TABLE, {"categories": ("ill",)}, "column 'ill' is data.label and an input as well"),
         (TABLE, {"zero_is_missing": ("sex",)}, "data.zero_is_missing: 'sex' is not in data.numbers; known: age, chol"),
+        (TABLE, {"group": ("sex",)}, "train.csv:4 has no group in 'sex'"),
+        (TABLE, {"group": ("sec",)}, "data.group: 'sec' is not a column of '.*'; nearest: 'sex'"),
+        (TABLE, {"group": ("sex",), "target": "value"}, "data.group=.* goes with data.target='class', found 'value'"),
         (TABLE, {"target": "labels"}, "unknown data.target 'labels'"),
         (TABLE, {"test_fraction": 1.0}, "expected data.test_fraction from 0 to below 1, found 1.0"),
     ],

@@ -43,6 +43,18 @@ def test_csv_with_quotes_commas_newlines_and_blank_lines(tmp_path):
     assert data.notes == ()
 
 
+def test_groups(tmp_path):
+    content = "text,label,site,sex\nA,good,1,f\nB,bad,2,f\nC,good,1,m\nD,bad,,m\n"
+    data = one(tmp_path, "a_csv", content, group=("site", "sex"), bad_rows=1)
+    assert data.splits["train"].groups.tolist() == ["1, f", "2, f", "1, m"]
+    assert "a.csv:5 has no group in 'site'" in data.notes[0]
+    assert data.fingerprint != one(tmp_path, "a_csv", content.replace("D,bad,,m\n", "")).fingerprint
+    with pytest.raises(InputError, match="data.group='site' is not a column of '.*'; if the file has no header"):
+        one(tmp_path, "a_csv", ROWS, group=("site",))
+    with pytest.raises(InputError, match="data.group=.* goes with data.target='class', found 'labels'; remove it"):
+        one(tmp_path, "a_csv", ROWS, group=("site",), target="labels")
+
+
 def test_tsv_with_windows_line_ends_and_a_byte_order_mark(tmp_path):
     data = one(tmp_path, "a_TSV", '\ufefftext\tlabel\r\n"a ""b"""\t1\r\nc, d\t0\r\n')
     assert fetched(data.splits["train"]) == ['a "b"', "c, d"]
