@@ -30,9 +30,8 @@ class About(NamedTuple):
         for column in self.used():
             if column not in record:
                 raise Bad(f"has no {column!r}")
-        return ", ".join(self._field(record, column) for column in self.group), _time(
-            record[self.time]
-        ) if self.time else 0.0
+        group = ", ".join(self._field(record, column) for column in self.group)
+        return group, _time(record[self.time]) if self.time else 0.0
 
     @staticmethod
     def _field(record: Mapping[str, Any], column: str) -> str:

@@ -54,7 +54,7 @@ def source(
         number; otherwise the first one stops the run.
       group: columns of `group_table` whose fields name an image's group, `sex` or `label,background`: metrics are told
         apart by it (`worst_group_accuracy`), and no model reads it.
-      group_table: `metadata.tsv`, or another .csv, .tsv or .jsonl in the folder, with a column `file`, relative to the folder.
+      group_table: `metadata.tsv`, or another .csv, .tsv or .jsonl in the folder, with a column `file`, relative to it.
 
     Raises:
       InputError: no such folder, no classes, a class without images, an unreadable image, or classes that differ.

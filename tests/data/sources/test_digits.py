@@ -23,6 +23,8 @@ def test_every_source_is_found_by_its_file():
         "nested": (bool, False),
         "exif_orientation": (bool | None, None),
         "bad_rows": (int | str | None, None),
+        "group": (tuple[str, ...] | None, None),
+        "group_table": (str | None, None),
     }
 
 

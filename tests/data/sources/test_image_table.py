@@ -61,7 +61,7 @@ def test_a_folder_with_its_only_table(tmp_path):
 
 
 def test_splits_groups_and_times_by_columns(tmp_path):
-    data = source(path=written(tmp_path), split="split", group="patient", time="taken")
+    data = source(path=written(tmp_path), split="split", group=("patient",), time="taken")
     assert {name: fills(split) for name, split in data.splits.items()} == {"train": [0, 60], "val": [20], "test": [40]}
     assert data.provenance["val"] == "labels.csv, by its column 'split'"
     train = data.splits["train"]
@@ -139,7 +139,7 @@ def test_a_split_without_rows_is_refused(tmp_path):
     [
         (dict(label="lable"), "data.label: 'lable' is not a column of 'PATH/labels.csv'; nearest: 'label'"),
         (dict(file="paht"), "data.file: 'paht' is not a column of"),
-        (dict(group="patent"), "data.group: 'patent' is not a column of"),
+        (dict(group=("patent",)), "data.group: 'patent' is not a column of"),
         (dict(time="label"), "has no time: 'cat'"),
         (dict(split="kind"), "is of no split: 'tame' in 'kind'"),
         (dict(target="set"), "unknown data.target 'set'"),

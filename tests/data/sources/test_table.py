@@ -51,8 +51,6 @@ def test_groups(tmp_path):
     assert data.fingerprint != one(tmp_path, "a_csv", content.replace("D,bad,,m\n", "")).fingerprint
     with pytest.raises(InputError, match="data.group='site' is not a column of '.*'; if the file has no header"):
         one(tmp_path, "a_csv", ROWS, group=("site",))
-    with pytest.raises(InputError, match="data.group=.* goes with data.target='class', found 'labels'; remove it"):
-        one(tmp_path, "a_csv", ROWS, group=("site",), target="labels")
 
 
 def test_tsv_with_windows_line_ends_and_a_byte_order_mark(tmp_path):

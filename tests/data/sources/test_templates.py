@@ -37,7 +37,7 @@ def read(tmp_path, **options):
 
 
 def test_several_columns_make_one_text(tmp_path):
-    data = read(tmp_path, template="{title}. {body}", group="who", time="when")
+    data = read(tmp_path, template="{title}. {body}", group=("who",), time="when")
     train = data.splits["train"]
     assert [train.example("text", row) for row in range(2)] == ["Fine. works", "Poor. "]
     assert (data.classes, train.labels.tolist()) == (("no", "yes"), [1, 0])
@@ -63,7 +63,7 @@ def test_one_hot_and_several_labels_of_texts(tmp_path):
         (dict(template="{titel}"), "data.template='titel' is not a column of"),
         (dict(template="title"), "expected data.template with columns such as '{title}. {body}', found 'title'"),
         (dict(template="{title}", text="body"), "found data.text='body' beside it"),
-        (dict(text="title", group="whom"), "data.group='whom' is not a column of"),
+        (dict(text="title", group=("whom",)), "data.group='whom' is not a column of"),
         (dict(text="title", one_hot=("good", "worse")), "data.one_hot='worse' is not a column of"),
         (dict(text="title", time="who"), "has no time: 'ann'"),
     ],
@@ -76,7 +76,7 @@ def test_bad_options(tmp_path, options, message):
 
 def test_rows_with_groups_and_one_hot_classes(tmp_path):
     (tmp_path / "a.csv").write_text("x,a,b,who\n1,0,1,p\n2,1,0,q\n3,0,1,p\n")
-    data = csv_rows.source(path=str(tmp_path / "a.csv"), numbers=("x",), one_hot=("a", "b"), group="who")
+    data = csv_rows.source(path=str(tmp_path / "a.csv"), numbers=("x",), one_hot=("a", "b"), group=("who",))
     train = data.splits["train"]
     assert (data.classes, train.labels.tolist()) == (("a", "b"), [1, 0, 1])
     assert train.columns["group"].values.tolist() == ["p", "q", "p"]

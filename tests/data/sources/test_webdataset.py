@@ -52,7 +52,7 @@ def test_shards_of_splits(tmp_path):
     tar(tmp_path / "train-000000.tar", examples(0, 2))
     tar(tmp_path / "train-000001.tar", examples(2, 2))
     tar(tmp_path / "flowers-valid-00000-of-00001.tar", examples(1, 1))
-    data = source(path=str(tmp_path), group="site")
+    data = source(path=str(tmp_path), group=("site",))
     train = data.splits["train"]
     assert (fills(train), train.labels.tolist(), data.classes) == ([0, 10, 20, 30], [0, 1, 0, 1], ("0", "1"))
     assert train.columns["group"].values.tolist() == ["s0", "s1", "s0", "s1"]
