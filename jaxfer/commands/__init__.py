@@ -18,6 +18,7 @@ from jaxfer.errors import CellsFailed, InputError, Interrupted, NonFiniteLoss, P
 # In the order of `jaxfer --help`.
 COMMANDS = (
     "run",
+    "runs",
     "show",
     "configs",
     "plan",
