@@ -19,6 +19,7 @@ from jaxfer.errors import CellsFailed, InputError, Interrupted, NonFiniteLoss, P
 COMMANDS = (
     "run",
     "runs",
+    "track",
     "show",
     "configs",
     "plan",

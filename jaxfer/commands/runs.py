@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from jaxfer.commands import shared
+
 HELP = "list the runs below a folder: what differs in their configs, scores, cost"
 
 
@@ -23,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
+    shared.spare_accelerators()
     from jaxfer import terminal
     from jaxfer.errors import InputError
     from jaxfer.runs import listing
