@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from typing import Any
 
 from jaxfer.commands import shared
+from jaxfer.errors import InputError
 
 HELP = "train, resume or extend a run"
 
@@ -24,7 +27,6 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 
     cluster.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
     import jaxfer
-    from jaxfer import terminal
 
     shared.keep_programs(arguments, say=True)
     folder = shared.workdir(arguments, arguments.config.partition(":")[2].replace(",", "-") or "main")
@@ -32,10 +34,30 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
         result = jaxfer.run(jaxfer.load(arguments.config, overrides), folder)
     if not cluster.leader():
         return
-    for split, metrics in result["metrics"].items():
-        print(shared.numbers(metrics, f"{split}: "))
-    cost = result["cost"]
-    terminal.say(
-        f"{cost['params_trainable']:,} of {cost['params_total']:,} parameters trained, {result['steps']} steps, "
-        f"{cost['seconds']:.1f} s; everything is in {folder}"
-    )
+    _end(folder, result)
+
+
+def _end(workdir: str, result: dict[str, Any]) -> None:
+    """Prints how the run ended and draws curves.png. All is on disk by now: what fails here is a warning."""
+    from jaxfer import files, terminal
+    from jaxfer.report import outcome
+    from jaxfer.runs import history
+    from jaxfer.runs.metrics import read_metrics
+
+    folder = files.opened(workdir)
+    try:
+        lines = read_metrics(folder / "metrics.jsonl")
+        by = history.monitor(files.read_json(folder / "config.json"))
+    except (InputError, OSError):
+        lines, by = [], None
+    print(outcome.table(result, lines, by, terminal.page_of(sys.stdout)))
+    terminal.say(f"{outcome.cost(result)}; everything is in {folder}")
+    if not lines:
+        return
+    try:
+        from jaxfer.report import curves  # matplotlib is slow to import
+
+        curves.draw(folder)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        terminal.say(f"warning: curves.png was not drawn ({reason}); the run is complete", sys.stderr)
