@@ -18,6 +18,8 @@ from jaxfer.errors import CellsFailed, InputError, Interrupted, NonFiniteLoss, P
 # In the order of `jaxfer --help`.
 COMMANDS = (
     "run",
+    "runs",
+    "track",
     "show",
     "configs",
     "plan",

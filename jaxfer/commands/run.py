@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from jaxfer.commands import shared
+from jaxfer.errors import InputError
 
 HELP = "train, resume or extend a run"
 
@@ -25,7 +27,6 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 
     cluster.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
     import jaxfer
-    from jaxfer import terminal
 
     shared.keep_programs(arguments, say=True)
     folder = shared.workdir(arguments, arguments.config.partition(":")[2].replace(",", "-") or "main")
@@ -33,26 +34,37 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
         result = jaxfer.run(jaxfer.load(arguments.config, overrides), folder)
     if not cluster.leader():
         return
-    for split, metrics in result["metrics"].items():
-        print(shared.numbers(metrics, f"{split}: "))
+    _end(folder, result)
+
+
+def _end(workdir: str, result: dict[str, Any]) -> None:
+    """Prints how the run ended and draws its pictures. All is on disk by now: what fails here is a warning."""
+    from jaxfer import files, terminal
+    from jaxfer.report import outcome
+    from jaxfer.runs import history
+    from jaxfer.runs.metrics import read_metrics
+
+    folder = files.opened(workdir)
+    try:
+        lines = read_metrics(folder / "metrics.jsonl")
+        by = history.monitor(files.read_json(folder / "config.json"))
+    except (InputError, OSError):
+        lines, by = [], None
+    print(outcome.table(result, lines, by, terminal.page_of(sys.stdout)))
+    terminal.say(f"{outcome.cost(result)}; everything is in {folder}")
+    if lines:
+        _draw("curves.png", folder)
     if result.get("report"):
-        _draw(folder)
-    cost = result["cost"]
-    early = "".join(f" ({name} stopped at {step})" for name, step in result.get("stopped", {}).items())
-    terminal.say(
-        f"{cost['params_trainable']:,} of {cost['params_total']:,} parameters trained, {result['steps']} steps{early}, "
-        f"{cost['seconds']:.1f} s; everything is in {folder}"
-    )
+        _draw("the confusion matrix", folder)
 
 
-def _draw(folder: str) -> None:
-    """The pictures of a finished run; the run is done, whatever becomes of them."""
+def _draw(what: str, folder: Any) -> None:
     from jaxfer import terminal
 
     try:
-        from jaxfer.report import confusion  # matplotlib takes a second
+        from jaxfer.report import confusion, curves  # matplotlib is slow to import
 
-        confusion.of_run(folder)
+        curves.draw(folder) if what == "curves.png" else confusion.of_run(folder)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        terminal.say(f"warning: no picture of the confusion matrix ({reason}); result.json has its counts", sys.stderr)
+        terminal.say(f"warning: {what} was not drawn ({reason}); the run is complete", sys.stderr)

@@ -41,6 +41,12 @@ def resumable() -> None:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(Preempted.exit_code))
 
 
+def spare_accelerators() -> None:
+    """Keeps JAX from claiming a device, and its memory, for a command that only reads files beside a run."""
+    if "jax" not in sys.modules:  # a process that computes already keeps its devices
+        os.environ["JAX_PLATFORMS"] = "cpu"
+
+
 def no_overrides(overrides: Mapping[str, str]) -> None:
     """`InputError` for the first override of a command that takes none."""
     for name in overrides:

@@ -6,7 +6,7 @@ import colorsys
 import io
 import itertools
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from etils import epath
@@ -94,13 +94,14 @@ def text_width(texts: Iterable[str]) -> float:
     return max(TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] for text in texts) / 72
 
 
-def save(figure: Figure, path: epath.Path) -> None:
-    """Writes PATH.png and PATH.svg atomically, without date or version, so that the bytes are reproducible."""
+def save(figure: Figure, path: epath.Path, *, suffixes: Sequence[str] = ("png", "svg")) -> None:
+    """Writes PATH.png and PATH.svg, or one of them, atomically, without date or version: the bytes are reproducible."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     path = epath.Path(path)
     stem = path.stem if path.suffix in (".png", ".svg") else path.name
-    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+    for suffix in suffixes:
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, metadata=metadata)
+        figure.savefig(buffer, format=suffix, metadata=metadata[suffix])
         files.write_bytes(path.parent / f"{stem}.{suffix}", buffer.getvalue())

@@ -87,6 +87,30 @@ def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
     return list(lines.values())
 
 
+TAIL = 1 << 16  # bytes from the end of a metrics.jsonl that tell how far its run is
+
+
+def last_lines(path: epath.Path) -> list[dict[str, Any]]:
+    """The whole lines in the last 64 KiB of a metrics.jsonl, checked; [] where there is none. In a store: all of it."""
+    if remote(path):
+        lines = read_metrics(path)
+    elif not path.exists():
+        return []
+    else:
+        with open(os.fspath(path), "rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - TAIL, 0))
+            begun = file.tell() > 0
+            texts = file.read().split(b"\n")[begun:-1]  # what is cut off at either end is no line
+        try:
+            lines = [json.loads(text) for text in texts if text.strip()]
+        except (ValueError, RecursionError):
+            lines = read_metrics(path)  # says which line is wrong
+    for line in lines:
+        if not (isinstance(line, dict) and type(line.get("step")) is int and isinstance(line.get("split"), str)):
+            json_files.check(line, records.Line, str(path), fix="remove that line")  # slow
+    return lines
+
+
 def _parts(path: epath.Path) -> list[epath.Path]:
     folder = path.parent / "metrics"
     return sorted(folder.glob("*.jsonl")) if remote(path) and folder.exists() else []

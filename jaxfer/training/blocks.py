@@ -152,7 +152,7 @@ def _trained(turns: Mapping[int, Turn], grid: Grid, batches: _Batches) -> dict[i
             try:
                 with owner.clock:
                     owner.notice.unsaved = True
-                    owner.reporter.step(step, stage.name)
+                    owner.reporter.step(step, stage.name, owner.record["cost"]["compile_seconds"])
                     owner.took(turn.stage, step, lines, seconds=seconds)
                     if due.saves or asked:
                         turn.state = _taken(turn, own, place, step)

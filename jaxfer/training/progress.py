@@ -73,10 +73,10 @@ class Reporter:
         """Shows another metric: that of the next stage's task."""
         self._metric = metric
 
-    def step(self, step: int, stage: str) -> None:
-        """Step `step` of the run, of stage `stage`, is done."""
+    def step(self, step: int, stage: str, compiled: float = 0.0) -> None:
+        """Step `step` of the run, of stage `stage`, is done; the run has spent `compiled` seconds compiling so far."""
         now, status = self._clock(), self._status
-        left, rate = self._pace.told(stage, step, status.total, now) or (status.left, "")
+        left, rate = self._pace.told(stage, step, status.total, now - compiled) or (status.left, "")
         if step == status.total:
             left = f"in {duration(now - self._begun)}"
         self._status = status._replace(name=stage, done=step, left=left, rate=rate)
@@ -137,7 +137,7 @@ class Reporter:
             return
         now, step = self._clock(), progress.step
         status, pace, begun, logged = self._together.get(key) or _Shown(Status(left="starting"), Pace(), step)
-        told = pace.told("", step, progress.stop, now) if step > begun else None
+        told = pace.told("", step, progress.stop, now - progress.compiled) if step > begun else None
         left, rate = told or (status.left, "")
         status = Status(name=name, done=step, total=progress.stop, left=left, rate=rate, scores=status.scores)
         if progress.scores:
@@ -184,13 +184,17 @@ class Reporter:
 
 
 class Pace:
-    """The speed of a stage's steps after its first, which compiles its program."""
+    """The speed of a stage's steps after its first, whose program was compiled before it.
+
+    Evaluations and inputs of other lengths compile theirs later: these seconds are none of the remaining steps'. Its
+    clock stands still meanwhile.
+    """
 
     def __init__(self) -> None:
         self._first: tuple[str, int, float] | None = None  # stage, step and time at which its first step was done
 
     def told(self, stage: str, step: int, total: int, now: float) -> tuple[str, str] | None:
-        """(the time left until step `total`, the speed) after a step that was done `now`; None after the first."""
+        """(the time left until step `total`, the speed) after a step done at `now`, without compiling; or None."""
         if self._first is None or self._first[0] != stage:
             self._first = stage, step, now
         _, first, since = self._first
@@ -218,6 +222,7 @@ class Progress(NamedTuple):
       metric: of their task.
       scores: of each that has been evaluated, its last.
       evaluated: whether the last of them was evaluated right now, and all at one step.
+      compiled: seconds that they have spent compiling since their first steps.
     """
 
     step: int
@@ -225,6 +230,7 @@ class Progress(NamedTuple):
     metric: str = ""
     scores: tuple[float, ...] = ()
     evaluated: bool = False
+    compiled: float = 0.0
 
 
 class Together:
@@ -238,6 +244,7 @@ class Together:
     def __init__(self, tell: Callable[[Progress], None], *, clock: Callable[[], float] = time.perf_counter):
         self._tell, self._clock, self._told = tell, clock, -PAUSE
         self._members: list[_Member] = []  # those under way
+        self.compiled = 0.0
 
     def reporter(self) -> Reporter:
         """The reporter of one of the runs, which itself prints warnings only."""
@@ -257,7 +264,7 @@ class Together:
         self._told = now
         step, (first, *_) = sum(member.done for member in members) // len(members), members
         scores = tuple(member.score[1] for member in members if member.score is not None)
-        self._tell(Progress(step, first.total, first.metric, scores, evaluated))
+        self._tell(Progress(step, first.total, first.metric, scores, evaluated, self.compiled))
 
     def scored(self, member: _Member, step: int) -> None:
         if member not in self._members:  # it was resumed after its last step
@@ -271,7 +278,7 @@ class _Member(Reporter):
 
     def __init__(self, group: Together):
         super().__init__(quiet=True)
-        self._group, self.score = group, None
+        self._group, self.score, self._compiled = group, None, None
         self.done, self.total, self.metric = 0, 0, ""
 
     def begin(self, total: int, done: int, *, name: str = "", metric: str = "") -> None:
@@ -282,8 +289,10 @@ class _Member(Reporter):
     def follow(self, metric: str) -> None:
         self.metric, self.score = metric, None
 
-    def step(self, step: int, stage: str) -> None:
-        self.done = step
+    def step(self, step: int, stage: str, compiled: float = 0.0) -> None:
+        if self._compiled is not None:  # what was compiled before counts for nothing
+            self._group.compiled += compiled - self._compiled
+        self.done, self._compiled = step, compiled
         self._group.moved()
 
     def line(self, record: Mapping[str, Any]) -> None:

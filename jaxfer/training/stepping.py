@@ -56,7 +56,7 @@ def step_by_step(turn: Turn) -> None:
         session.trace.end(step, logged)
         metrics.append(logged)
         lead.limit(metrics)
-        session.reporter.step(step, stage.name)
+        session.reporter.step(step, stage.name, session.record["cost"]["compile_seconds"])
         asked = session.notice.at(step)  # once: it may come between two questions, and a save needs its fetch
         due = session.due(stage, step)
         if due or asked:

@@ -15,6 +15,7 @@ from jaxfer.commands import shared
 from jaxfer.errors import InputError, Interrupted, NonFiniteLoss, Preempted
 from jaxfer.exports.predict import Prediction
 from jaxfer.terminal import Page
+from tests.runs.folders import write
 
 CONFIG = """
 import jaxfer.config
@@ -32,6 +33,7 @@ RESULT = {
     "metrics": METRICS,
     "cost": {"params_trainable": 1234, "params_total": 56789, "seconds": 3.21},
     "steps": 60,
+    "checkpoint_step": 60,
 }
 
 
@@ -125,8 +127,9 @@ def test_run_calls_run_and_prints_the_result(config, calls, capsys):
     assert (name, workdir, keywords) == ("run", "runs/mine/word", {})
     assert (given.steps, given.model.width) == (3, 8)
     assert capsys.readouterr().out.splitlines() == [
-        "val: accuracy 0.5000  loss 1.2500",
-        "test: accuracy 1.0000  loss 0.1250",
+        "metric    val, step 60  test, step 60",
+        "accuracy        0.5000         1.0000",
+        "loss            1.2500         0.1250",
         "1,234 of 56,789 parameters trained, 60 steps, 3.2 s; everything is in runs/mine/word",
     ]
 
@@ -135,11 +138,22 @@ def test_a_classification_is_drawn_and_its_run_outlives_the_picture(config, call
     drawn = []
     monkeypatch.setattr("jaxfer.report.confusion.of_run", drawn.append)
     monkeypatch.setitem(RESULT, "report", {"val": {}})
-    assert commands.main(["run", config]) == 0 and drawn == ["runs/mine/main"]
+    assert commands.main(["run", config]) == 0 and [folder.name for folder in drawn] == ["main"]
     monkeypatch.setattr("jaxfer.report.confusion.of_run", lambda folder: 1 / 0)
     assert commands.main(["run", config]) == 0
-    warning = "warning: no picture of the confusion matrix (division by zero); result.json has its counts"
+    warning = "warning: the confusion matrix was not drawn (division by zero); the run is complete"
     assert capsys.readouterr().err.splitlines()[-1] == warning
+
+
+def test_run_draws_its_curves_last_and_a_failure_is_one_warning(config, calls, capsys, tmp_path, monkeypatch):
+    folder = write(tmp_path / "runs" / "mine" / "main")
+    assert commands.main(["run", config]) == 0
+    assert (folder / "curves.png").exists() and capsys.readouterr().err.count("warning") == 0
+    monkeypatch.setattr("jaxfer.report.curves.draw", lambda folder: 1 / 0)
+    assert commands.main(["run", config]) == 0
+    out, err = capsys.readouterr()
+    assert "accuracy        0.5000" in out
+    assert err.endswith("warning: curves.png was not drawn (division by zero); the run is complete\n")
 
 
 def test_eval_calls_evaluate_and_prints_the_metrics(calls, capsys):
@@ -157,8 +171,9 @@ def test_on_a_terminal_lines_break_between_words(config, calls, capsys, monkeypa
     assert commands.main(["eval", "runs/a", "--nocache"]) == 0
     assert commands.main(["run", config, "--nonsense"]) == 2
     assert capsys.readouterr() == (
-        "val: accuracy 0.5000  loss 1.2500\n"
-        "test: accuracy 1.0000  loss 0.1250\n"
+        "metric    val, step 60  test, step 60\n"
+        "accuracy        0.5000         1.0000\n"
+        "loss            1.2500         0.1250\n"
         "1,234 of 56,789 parameters trained, 60\n  steps, 3.2 s; everything is in\n  runs/mine/main\n"
         "val: accuracy 0.5000  loss 1.2500\n",
         "error: unknown argument '--nonsense';\n  overrides are written\n  --config.field=value\n",

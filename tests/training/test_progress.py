@@ -134,6 +134,15 @@ def test_a_log_tells_the_time_left_every_ten_seconds():
     ]
 
 
+def test_the_time_left_is_without_compiling():
+    """A second a step: the first compiled for 20 s, an evaluation after the third for 30 s."""
+    reporter = Reporter(console=console(None), clock=iter((0.0, 21.0, 22.0, 23.0, 54.0, 55.0)).__next__)
+    reporter.begin(100, 0)
+    for step, compiled in ((1, 20.0), (2, 20.0), (3, 20.0), (4, 50.0), (5, 50.0)):
+        reporter.step(step, "train", compiled)
+    assert (reporter._status.left, reporter._status.rate) == ("1:35 left", "1 steps/s")
+
+
 def test_evaluations_stay_on_the_screen_above_the_live_line():
     drawn = reported(40).removeprefix("\x1b[?25l").removesuffix("\x1b[?25h")  # hides and shows the cursor
     cleared = "\r\x1b[2K"
@@ -284,6 +293,26 @@ def test_the_progress_of_members_is_told_as_one():
     finished = together.reporter()
     finished.begin(4, 4, metric="accuracy")
     finished.close()
+
+
+def test_what_members_compile_after_their_first_steps_is_added_up():
+    told = []
+    together = Together(told.append, clock=Clock(1.0))
+    first, second = together.reporter(), together.reporter()
+    for member in (first, second):
+        member.begin(9, 0, metric="accuracy")
+    first.step(1, "train", 5.0)
+    second.step(1, "train", 40.0)  # resumed: most of it is an earlier attempt's
+    for step, seconds in ((2, 0.0), (3, 2.5)):
+        first.step(step, "train", 5.0 + seconds)
+        second.step(step, "train", 40.0 + seconds / 2)
+    assert [progress.compiled for progress in told[4:]] == [0.0, 0.0, 2.5, 3.75]
+    out = console(None)
+    reporter = Reporter(console=out, clock=iter((0.0, 1.0, 2.0, 33.0)).__next__)
+    reporter.begin(1, 0)
+    for step, compiled in ((10, 0.0), (20, 0.0), (30, 30.0)):
+        reporter.together("a", "2 x full", Progress(step, 100, compiled=compiled), maximize=True)
+    assert reporter._together["a"].status.rate == "10 steps/s"
 
 
 def test_a_member_resumed_after_its_last_step_is_not_part_of_its_group():
