@@ -36,10 +36,11 @@ def curve(
         if rate is not None:
             axes.axvline(rate, color=INK, linestyle=dash, linewidth=1.2, label=f"{rule}: {rate:.2g}")
     axes.set(xscale="log", xlabel="learning rate of the fastest group", ylabel="training loss")
-    low, high = min(smoothed), max(smoothed[: max(2, len(smoothed) * 2 // 3)])
+    low, high = min(*smoothed, *losses), max(smoothed[: max(2, len(smoothed) * 2 // 3)])
     axes.set_ylim(
         low - 0.1 * (high - low) - 1e-6, high + 0.4 * (high - low) + 1e-6
     )  # what diverges would hide the rest
+    axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
     axes.legend(frameon=False, fontsize=11)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})

@@ -22,9 +22,8 @@ def config(**fields):
 
 
 def test_smoothed_by_hand():
-    assert smoothed(np.array([1.0, 2.0, 4.0]), beta=0.5) == pytest.approx(
-        [1.0, (0.25 * 1 + 0.5 * 2) / 0.75, (0.125 * 1 + 0.25 * 2 + 0.5 * 4) / 0.875]
-    )
+    wanted = [(1 + 0.5 * 2 + 0.25 * 4) / 1.75, (0.5 * 1 + 2 + 0.5 * 4) / 2, (0.25 * 1 + 0.5 * 2 + 4) / 1.75]
+    assert smoothed(np.array([1.0, 2.0, 4.0]), beta=0.5) == pytest.approx(wanted)
 
 
 def test_suggestions_by_hand(monkeypatch):
@@ -32,14 +31,17 @@ def test_suggestions_by_hand(monkeypatch):
     monkeypatch.setattr(module, "smoothed", lambda losses: losses)
     rates, losses = np.geomspace(1e-5, 1.0, 6), np.array([10.0, 9.0, 8.0, 5.0, 3.0, 9.0])
     curve = Curve(
-        rates=rates, losses=losses, groups={"head": 1.0, "backbone": 0.1}, relative={"stem": 0.1, "head": 2.0}
+        rates=rates,
+        losses=losses,
+        groups={"head": 1.0, "backbone": 0.1},
+        relative={"stem": 0.1, "block_0": 0.3, "head": 2.0},
     )
     # Central differences at the six points: -1, -1, -2, -2.5, 2, 6 a decade; the minimum is the fifth.
     assert curve.suggestions() == pytest.approx({"steepest descent": 1e-2, "a tenth of the minimum": 1e-2})
     assert curve.lines() == [
         "steepest descent: head 0.01, backbone 0.001",
         "a tenth of the minimum: head 0.01, backbone 0.001",
-        "relative gradients: stem 0.1, head 2; the largest is of 'head'",
+        "relative gradients: stem 0.1, block_0 0.3, head 2; the largest below the head is of 'block_0'",
     ]
     assert set(Curve(rates=rates, losses=np.arange(6.0), groups={}).suggestions().values()) == {None}
 
