@@ -13,12 +13,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference
 
 from jaxfer.errors import InputError
 
 # Fields that count steps: of a stage, of the whole run.
 STAGE, RUN = ("steps", "warmup"), ("eval_every", "save_every", "log_every")
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?) ?(epochs?|examples?|%)")
+
+
+class Steps(FieldReference):
+    """A field of a config that a file may assign an int or a duration in words."""
+
+    def set(self, value: Any, type_safe: bool = True) -> None:
+        super().set(value, type_safe and not said(value))
 
 
 def said(value: Any) -> bool:

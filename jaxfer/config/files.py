@@ -45,7 +45,7 @@ def base() -> ConfigDict:
     config = ConfigDict({**_defaults(RunConfig), **stage})
     config.lr = config_dict.placeholder(float)
     for field in (*durations.STAGE, *durations.RUN):  # steps, or a duration in words
-        config[field] = config_dict.FieldReference(config[field], field_type=object)
+        config[field] = durations.Steps(config[field])
     config.parallel = _defaults(ParallelConfig)
     config.init_options = _defaults(InitOptions)
     config.networks = {}

@@ -64,3 +64,15 @@ def test_a_stand_in_leaves_the_config_alone():
     config = override(base(), {"steps": "3epochs", "warmup": "10%"})
     plain = durations.stand_in(config)
     assert (plain.steps, plain.warmup, config.steps, config.warmup) == (1, 0, "3epochs", "10%")
+
+
+def test_a_file_may_assign_them():
+    config = base()
+    config.steps = 7
+    config.update(steps="3epochs", warmup="10%")
+    config.warmup = 5
+    assert (config.steps, config.warmup) == ("3epochs", 5)
+    for wrong in ("many", 1.5):
+        with pytest.raises(TypeError, match="override field 'steps'"):
+            config.steps = wrong
+    assert base().steps == 100

@@ -16,7 +16,7 @@ from tests.experiments import tiny_config
 
 
 def config(**fields):
-    config = tiny_config("vit_cls", steps=5, log_every=1, lr=0.01, warmup=2, **fields)
+    config = tiny_config("row_mlp", steps=5, log_every=1, lr=0.01, warmup=2, **fields)
     config.parallel.devices = 1
     return config
 
