@@ -3,6 +3,7 @@
 import jaxfer
 config = jaxfer.load("configs/digits.py:lora", {"data.labels_per_class": 20})
 for stage in jaxfer.show(config): print(stage)
+print(jaxfer.find_lr(config, "runs/digits/mine").suggestions())
 result = jaxfer.run(config, "runs/digits/mine")  # beside runs/digits/pretrain
 jaxfer.evaluate("runs/digits/mine", split="test")
 jaxfer.export("runs/digits/mine", format="hf")
@@ -24,6 +25,7 @@ _API = {
     "load": "jaxfer.config",
     "run": "jaxfer.training.loop",
     "show": "jaxfer.training.summary",
+    "find_lr": "jaxfer.training.find_lr",
     "evaluate": "jaxfer.training.evaluation",
     "features": "jaxfer.training.features",
     "export": "jaxfer.exports.hf",

@@ -201,6 +201,8 @@ SOURCES = Room("data source", "jaxfer.data.sources", "source", shared=False)  # 
 # Add-ons live among the methods: `def add(method, port)` gives that method with something added.
 ADDS = Room("add-on", "jaxfer.methods", "add")
 ROOMS = (METHODS, MODELS, TASKS, SOURCES)
+# `def recipe(facts, *, option=...)` fills in the stages of a config (`jaxfer.recipe`).
+RECIPES = Room("recipe", "jaxfer.recipes", "recipe", shared=False)
 
 # Passes the folders in use to child processes (loaders, members of a sweep).
 VARIABLE = "JAXFER_ROOMS"
@@ -210,7 +212,9 @@ def beside(config: Path) -> tuple[str, ...]:
     """The folders with user files for a config, out of its own folder and the parent folder."""
     folders = dict.fromkeys((config.resolve().parent, config.resolve().parent.parent))
     return tuple(
-        str(folder) for folder in folders if any(room._members(folder / room.folder) for room in (*ROOMS, ADDS))
+        str(folder)
+        for folder in folders
+        if any(room._members(folder / room.folder) for room in (*ROOMS, ADDS, RECIPES))
     )
 
 
@@ -221,7 +225,7 @@ def use(folders: Iterable[str]) -> None:
       InputError: a name is already taken by the package or by another user file.
     """
     for folder in folders:
-        for room in (*ROOMS, ADDS):
+        for room in (*ROOMS, ADDS, RECIPES):
             room.use(Path(folder, room.folder))
         in_use = [path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
         if folder not in in_use:

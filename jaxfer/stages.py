@@ -160,12 +160,13 @@ def make_stages(
                 f"{where}.accumulate: the loss of {whose} is of the batch as a whole, found "
                 f"{config.accumulate} slices; set it to 1"
             )
-        groups = _groups(config, method, port, full, where)
+        norms = norm_modes(config, port, where)
+        groups = _groups(config, method, port, full, norms, where)
         for model in port.parts:
             if not next(stream for stream in beside if stream.name == model.part.name).trained:
                 groups |= {path: FROZEN for path in groups if path.startswith(f"{model.part.path}/")}
         config = _completed(config, method, where)
-        spec = _spec(config, port, task, method, beside, groups, model_state, where)
+        spec = _spec(config, port, task, method, beside, groups, norms, where)
         stages.append(
             Stage(
                 name=name,
@@ -265,7 +266,15 @@ def _completed(config: StageConfig, method: Method, where: str) -> StageConfig:
     return dataclasses.replace(config, lr=lr)
 
 
-def _groups(config: StageConfig, method: Method, port: Port, params: Any, where: str) -> dict[str, str]:
+def norm_modes(config: StageConfig, port: Port, where: str) -> dict[str, str]:
+    """{norm with running statistics: `eval`, `stats_only` or `train`}, as `config.norms` says; else `train`."""
+    norms = sorted(port.norms(port_shapes(port)[1]))
+    return rules.resolve(config.norms, norms, defaults=((".*", "train"),), what=f"{where}.norms rule")
+
+
+def _groups(
+    config: StageConfig, method: Method, port: Port, params: Any, norms: Mapping[str, str], where: str
+) -> dict[str, str]:
     """{path: group or FROZEN}; the config's freezing takes precedence over the method's rules."""
     paths = list(rules.flatten(params))
     # A model with the head `embedding` has no layer for what methods say of the head.
@@ -277,10 +286,12 @@ def _groups(config: StageConfig, method: Method, port: Port, params: Any, where:
     before = rules.resolve((), paths, defaults=method.rules, what=f"rule of method {config.method!r}")
     for group in sorted(names - set(before.values())):
         raise RuleError(f"method {config.method!r}: group {group!r} holds no parameter of this model")
-    frozen = tuple((pattern, FROZEN) for pattern in config.freeze)
-    groups = rules.resolve(frozen, paths, defaults=method.rules, what="freeze rule")
+    patterns = tuple((pattern, FROZEN) for pattern in config.freeze)
+    groups = rules.resolve(patterns, paths, defaults=method.rules, what="freeze rule")
     bottom = levels[: config.freeze_units]
-    groups = {path: FROZEN if port.depth(path) in bottom else group for path, group in groups.items()}
+    still = {path for path in paths if norms.get(path.rsplit("/", 1)[0]) == "stats_only"}
+    frozen = {path for path in paths if port.depth(path) in bottom} | still
+    groups = {path: FROZEN if path in frozen else group for path, group in groups.items()}
     if set(groups.values()) == {FROZEN}:
         raise InputError(f"{where}: everything is frozen, nothing would be trained; loosen freeze or freeze_units")
     if config.rates and set(config.rates) != names:
@@ -298,16 +309,17 @@ def _spec(
     method: Method,
     beside: tuple[StreamSpec, ...],
     groups: dict[str, str],
-    model_state: Any,
+    norms: Mapping[str, str],
     where: str,
 ) -> StepSpec:
     trainable = [path for path, group in groups.items() if group != FROZEN]
     ones = ((".*", 1.0),)
     lr_scale = rules.resolve(config.lr_rules, groups, defaults=ones, what="lr rule")
     decay_scale = rules.resolve(config.decay_rules, groups, defaults=port.no_decay, what="decay rule")
-    norms = port.norms(model_state)
     forced = rules.select(config.eval_norms, norms, what=f"{where}.eval_norms pattern")
+    # Statistics follow the batches where a norm learns, or where the config lets them move alone.
     moving = {norm for norm in norms if any(path.startswith(f"{norm}/") for path in trainable)}
+    moving = {norm for norm, mode in norms.items() if mode == "stats_only" or (mode == "train" and norm in moving)}
     return StepSpec(
         port=port,
         task=task,
@@ -329,7 +341,7 @@ def _spec(
             for path, group in groups.items()
         ),
         live=frozenset(unit for unit in map(port.unit, trainable) if unit is not None),
-        eval_norms=(norms - moving) | forced,
+        eval_norms=frozenset(norms.keys() - moving) | forced,
         optimizer=config.optimizer,
         schedule=config.schedule,
         clip=config.clip_mode,

@@ -23,6 +23,7 @@ COMMANDS = (
     "show",
     "configs",
     "plan",
+    "find_lr",
     "eval",
     "features",
     "cache",
@@ -120,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     for name in COMMANDS:
         module = importlib.import_module(f"jaxfer.commands.{name}")
-        command = commands.add_parser(name, help=module.HELP)
+        command = commands.add_parser(name.replace("_", "-"), help=module.HELP)
         module.arguments(command)
         command.set_defaults(command=module.command)
     return parser

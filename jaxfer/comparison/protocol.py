@@ -28,6 +28,7 @@ from jaxfer.runs import seal
 from jaxfer.sweeps import cells
 from jaxfer.sweeps.cells import Cell, Job
 from jaxfer.sweeps.executor import Outcome
+from jaxfer.training.filled import filled
 from jaxfer.training.preflight import Preflight, preflight
 
 RULE = "best mean val score over the seeds, the earlier trial of equals; a trial with a diverged seed is out"
@@ -74,6 +75,9 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
         the test split; an override that no arm would use.
     """
     base, notes, _ = described(configs.load(spec, overrides))
+    if base.recipe:
+        raise InputError(f"config.recipe={base.recipe!r}: the arms of a comparison are methods; leave it out")
+    base = filled(base).config
     compare_config, plain = configs.comparison(base), base.to_dict()
     _check_base(base, compare_config)
     for name in overrides:

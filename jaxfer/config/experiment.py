@@ -35,7 +35,7 @@ class StageConfig:
       adds: names of add-ons (`ema`, `sam`, `mixup`), files in `jaxfer/methods/` too, put on the method in this order;
         their options and hparams are among the options.
       options: the method's own options and hparams.
-      steps: optimizer steps.
+      steps: optimizer steps; in a config also `10epochs` or `50000examples` (`jaxfer.config.durations`).
       batch_size: examples per step, over all devices.
       optimizer: `adamw`, `adam`, `sgd`, `nesterov`, `lion`, `lamb`, `lars`, `adafactor`, `rmsprop`, `muon` or `prodigy`
         (`jaxfer.optim`).
@@ -48,11 +48,13 @@ class StageConfig:
       freeze: patterns of parameter paths to freeze, whatever the method says.
       freeze_units: number of units to freeze, counted from the input; in a model with a table of depths, of levels.
       eval_norms: patterns of normalisation modules that use their running statistics even while trained.
+      norms: ((pattern, mode), ...) of normalisation modules with running statistics: `eval` as `eval_norms`,
+        `stats_only` moves the statistics, also of a frozen unit, and freezes scale and bias, `train` as without a rule.
       schedule: of every rate after the warm-up, to the end of the stage: `constant`, `linear`, `cosine`, `polynomial`,
         `inverse_sqrt`, `wsd`, `step`, `plateau`, `restarts`, `one_cycle` or `slanted_triangular` (`jaxfer.optim`).
       schedule_options: ((name, value), ...): of the schedule, such as `(("tail", 0.1),)` of `wsd`.
       min_lr: share of a rate that is left where the schedule says 0.
-      warmup: steps of linear warm-up.
+      warmup: steps of linear warm-up; in a config also `1epochs`, or `10%` of the stage's steps.
       clip: largest global norm of the trainable gradients; 0 does not clip.
       clip_mode: what `clip` bounds: `norm`, `value` (each entry), or `agc`: the norm of each output unit's gradient as
         a multiple of that of its weights, but in the head (0.01 is usual).
@@ -84,6 +86,7 @@ class StageConfig:
     freeze: tuple[str, ...] = ()
     freeze_units: int = 0
     eval_norms: tuple[str, ...] = ()
+    norms: tuple[tuple[str, str], ...] = ()
     schedule: str = "cosine"
     schedule_options: tuple[tuple[str, float], ...] = ()
     min_lr: float = 0.0
@@ -106,7 +109,7 @@ class StageConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """{field: value}; without what is newer and not set, as before there was such a field."""
-        newer = {"adds": (), "task": "", "schedule_options": (), "min_lr": 0.0, "clip_mode": "norm"}
+        newer = {"adds": (), "task": "", "schedule_options": (), "min_lr": 0.0, "clip_mode": "norm", "norms": ()}
         return {k: value for k, value in dataclasses.asdict(self).items() if k not in newer or value != newer[k]}
 
 
@@ -192,7 +195,11 @@ class RunConfig:
         stops where other data has classes of the same names; `keep`, `reset`.
       differs: model options that may differ from the source's, besides dropout rates (`image`: another resolution).
       stages: names of the stages in order, each with its overrides in `config.stage.NAME`; empty: one stage, `train`.
-      eval_every: steps between evaluations on val; 0 evaluates at the end of each stage.
+      recipe: name of a file in `jaxfer/recipes/` that fills in the stages; an `Experiment` has none left.
+      recipe_options: the recipe's own options.
+      filled_by: the recipe that filled in the stages, for readers of config.json; set by jaxfer.
+      eval_every: steps between evaluations on val; 0 evaluates at the end of each stage. In a config this and the other
+        fields in steps may be `1epochs`, `5000examples` or `10%` of the run.
       eval_batch_size: examples per evaluation step.
       select: whether the result uses the `last` parameters or the `best` ones evaluated on val.
       monitor: the validation metric that picks the best checkpoint, stops early, and that `compare` selects by; empty:
@@ -219,6 +226,9 @@ class RunConfig:
     head: str = "auto"
     differs: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
+    recipe: str = _free("")
+    recipe_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"identity": False})
+    filled_by: str = _free("")
     eval_every: int = 0
     eval_batch_size: int = _free(256)
     select: str = "last"
@@ -239,6 +249,7 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """{field: value}; without what is newer and not set, as before there was such a field."""
         newer = {"monitor": "", "monitor_mode": "auto", "patience": 0, "min_delta": 0.0}
+        newer |= {"recipe": "", "recipe_options": {}, "filled_by": ""}
         return {k: value for k, value in dataclasses.asdict(self).items() if k not in newer or value != newer[k]}
 
 

@@ -14,7 +14,7 @@ from jaxfer.config.experiment import CompareConfig, InitOptions, ParallelConfig,
 from jaxfer.config.streams import stream_fields, unknown_field
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
-from jaxfer.registry import ADDS, METHODS, MODELS, SOURCES, TASKS
+from jaxfer.registry import ADDS, METHODS, MODELS, RECIPES, SOURCES, TASKS, Room
 
 # Stands for the model of the checkpoint that `config.init` names.
 AUTO = "auto"
@@ -88,6 +88,14 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
         return str  # before the section's schema, which does not exist for an unknown name
     if head in ("options", "rates") and rest:
         return _option_annotation(config.get("method", StageConfig.method), config.get("adds", ()), path)
+    if head == "recipe_options" and rest:
+        name = config.get("recipe", "")
+        if not name:
+            raise InputError(f"config.{path}: config.recipe names no recipe; set it to one of {_names(RECIPES)}")
+        known = RECIPES.schema(name)
+        if rest not in known:
+            raise InputError(f"unknown field config.{path}: recipe {name!r} has no such option{nearest(rest, known)}")
+        return known[rest][0]
     if head == "networks" and rest and "." not in rest:
         return str  # `preflight` checks the name against what the methods read
     fields = fields_of(config)
@@ -101,7 +109,7 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
     if head == "stage" and rest:
         name, _, rest = rest.partition(".")
         stages = config.get("stages", ())
-        if name not in stages:
+        if name not in stages and not config.get("recipe"):  # a recipe names its stages later, and checks this then
             raise InputError(f"config.stage.{name}: no such stage; name it in config.stages{nearest(name, stages)}")
         if rest.startswith(("options.", "rates.")):
             stage = config.get("stage", {}).get(name, {})
@@ -123,6 +131,10 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
     if inside:
         raise InputError(f"config.{path} is a section; set a field of it: {', '.join(inside)}")
     raise InputError(f"unknown field config.{path}{nearest(path, fields)}")
+
+
+def _names(room: Room) -> str:
+    return ", ".join(room.names())
 
 
 def _option_annotation(method: str, adds: Sequence[str], path: str) -> Any:

@@ -24,6 +24,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from jaxfer import registry, schema
+from jaxfer.config import durations
 from jaxfer.config.experiment import (
     CompareConfig,
     InitOptions,
@@ -35,7 +36,7 @@ from jaxfer.config.fields import AUTO, SECTIONS, annotation_of, common_fields, f
 from jaxfer.config.resolve import _check_sections, _defaults, check_config
 from jaxfer.data.prepare import DataConfig
 from jaxfer.errors import InputError, nearest
-from jaxfer.registry import METHODS
+from jaxfer.registry import METHODS, RECIPES
 
 
 def base() -> ConfigDict:
@@ -43,6 +44,8 @@ def base() -> ConfigDict:
     stage = {name: value for name, value in _defaults(StageConfig).items() if name in common_fields()}
     config = ConfigDict({**_defaults(RunConfig), **stage})
     config.lr = config_dict.placeholder(float)
+    for field in (*durations.STAGE, *durations.RUN):  # steps, or a duration in words
+        config[field] = durations.Steps(config[field])
     config.parallel = _defaults(ParallelConfig)
     config.init_options = _defaults(InitOptions)
     config.networks = {}
@@ -53,7 +56,7 @@ def base() -> ConfigDict:
     config.stage, config.stream = {}, {}
     config.lock()
     sections = (config.model, config.data, config.task, config.options, config.rates)
-    free = (*sections, config.stage, config.stream, config.networks)
+    free = (*sections, config.recipe_options, config.stage, config.stream, config.networks)
     for section in (*free, config.compare.stage, config.compare.grid, config.compare.sources):
         section.unlock()
     return config
@@ -222,7 +225,7 @@ def check_overrides(overrides: Any) -> None:
 
 def _precedence(path: str) -> int:
     """Sort order: stage names first, then fields that choose a section's or stage's options, then the rest."""
-    choosers = {"method", *(f"{section}.{field}" for section, (field, _) in SECTIONS.items())}
+    choosers = {"method", "recipe", *(f"{section}.{field}" for section, (field, _) in SECTIONS.items())}
     if path == "stages":
         return 0
     if path in choosers:
@@ -235,9 +238,10 @@ def _precedence(path: str) -> int:
 def _set(config: ConfigDict, path: str, value: Any) -> None:
     where = f"config.{path}"
     annotation = annotation_of(config, path)
-    value = schema.parse(value, annotation, where) if isinstance(value, str) else value
-    value = schema.check(value, annotation, where)
     *parents, field = path.split(".")
+    if not (field in (*durations.STAGE, *durations.RUN) and durations.said(value)):
+        value = schema.parse(value, annotation, where) if isinstance(value, str) else value
+        value = schema.check(value, annotation, where)
     section, (chooser, room) = config, SECTIONS.get(parents[0] if parents else "", ("", None))
     if field == chooser and room is not None:
         if (parents[0], value) != ("model", AUTO):
@@ -252,6 +256,8 @@ def _set(config: ConfigDict, path: str, value: Any) -> None:
             with section.unlocked():
                 section[parent] = ConfigDict()
         section = section[parent]
+    if path == "recipe" and value and RECIPES.get(value) and value != config.get("recipe"):
+        config.recipe_options = ConfigDict()
     if field == "method" and METHODS.get(value) and value != section.get("method"):
         with section.unlocked():
             section.options = ConfigDict()

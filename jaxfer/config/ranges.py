@@ -13,6 +13,7 @@ from jaxfer.optim.schedules import SCHEDULES
 from jaxfer.schema import LARGEST
 
 DTYPES = ("float32", "bfloat16")
+NORMS = ("eval", "stats_only", "train")
 
 # Constraints of `check_ranges` by field name, in any section: choices, least value, exclusive upper bound.
 _CHOICES = {
@@ -82,6 +83,9 @@ def check_ranges(experiment: Experiment) -> None:
             if dtype not in DTYPES:
                 expected = f"one of {', '.join(DTYPES)} for {pattern!r}"
                 raise InputError(f"{where}.dtype_rules: expected {expected}, found {dtype!r}")
+        for pattern, mode in stage.norms:
+            if mode not in NORMS:
+                raise InputError(f"{where}.norms: expected one of {', '.join(NORMS)} for {pattern!r}, found {mode!r}")
         if stage.rates and stage.lr is not None:
             raise InputError(f"{where}.lr and {where}.rates are both set: rates give each group its own; remove one")
     if steps > LARGEST:

@@ -30,7 +30,8 @@ from jaxfer.registry import ADDS, METHODS, MODELS, SOURCES, TASKS
 
 def _check_sections(config: ConfigDict) -> None:
     """`InputError` for a section that is not a section: `config.model = 'vit'`, `config.data = None`."""
-    names = (*SECTIONS, "parallel", "init_options", "networks", "stage", "stream", "compare", "options", "rates")
+    names = ("parallel", "init_options", "networks", "stage", "stream", "compare", "options", "rates", "recipe_options")
+    names = (*SECTIONS, *names)
     sections = {name: config[name] for name in names if name in config}
     stages = sections.get("stage")
     if isinstance(stages, ConfigDict):

@@ -39,6 +39,7 @@ COMPUTES = (
     "parallel/sharding.py",
     "training/cached.py",
     "training/cut.py",
+    "training/entering.py",
     "training/feature_store.py",
     "training/evaluation.py",
     "training/examples.py",

@@ -86,7 +86,7 @@ def notes(stages: Sequence[Stage], where: Placement, experiment: Experiment) -> 
         return ()
     found: dict[str, Stage] = {}
     for stage in stages:
-        if not _trained_below(stage.spec) and (why := cut(stage, where, experiment).why):
+        if not trained_below(stage.spec) and (why := cut(stage, where, experiment).why):
             found.setdefault(why, stage)
     told = "nothing below the output layer is trained, but what it reads is computed in every step"
     of = {why: f"stage {stage.name}: " if experiment.run.stages else "" for why, stage in found.items()}
@@ -121,7 +121,7 @@ def _differs(stage: Stage, where: Placement, experiment: Experiment, augment: tu
 def _not_at_output(stage: Stage) -> str | None:
     """Why what the output layer reads can't be stored."""
     spec, port = stage.spec, stage.spec.port
-    if below := _trained_below(spec):
+    if below := trained_below(spec):
         return f"{below[0]} is trained, below the output layer"
     if not port.outputs or port.apart or len(port.features) != 1:
         return "what the output layer reads is not one vector of an example"
@@ -162,7 +162,7 @@ def _early(port: Port, units: Mapping[str, str]) -> bool:
     return any(unit in units for unit in port.units[:2])
 
 
-def _trained_below(spec: StepSpec) -> list[str]:
+def trained_below(spec: StepSpec) -> list[str]:
     """What is trained below the output layer."""
     return [path for path in spec.trainable if not path.startswith(f"{spec.port.head}/")]
 

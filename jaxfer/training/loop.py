@@ -14,7 +14,8 @@ from jaxfer.errors import Interrupted
 from jaxfer.parallel import cluster
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.folder import check_owner, check_present, locked
-from jaxfer.training import blocks, cut, lineage
+from jaxfer.runs.metrics import read_metrics
+from jaxfer.training import blocks, cut, lineage, results
 from jaxfer.training.blocks import Error, Grid
 from jaxfer.training.preemption import Notice, preemption_notice
 from jaxfer.training.preflight import preflight
@@ -179,4 +180,6 @@ def _attempt(config: ConfigDict, workdir: str | epath.Path, notice: Notice, repo
                 check_present(folder)
             raise
         session.close()
+        if not reporter.quiet and (note := results.stood_still(ready.stages, read_metrics(folder / "metrics.jsonl"))):
+            reporter.say(f"note: {note}")
         return result

@@ -16,7 +16,7 @@ from jaxfer.config import resolve
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.loader import Feed
 from jaxfer.data.overview import overview
-from jaxfer.data.prepare import build
+from jaxfer.data.prepare import build, opened_once
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
 from jaxfer.parallel.placement import Placement, placement
@@ -25,6 +25,7 @@ from jaxfer.pretrained.agreement import described
 from jaxfer.runs import tokenizer
 from jaxfer.stages import Stage, make_stages
 from jaxfer.training import examples, fitting, source_outputs, streams, teachers
+from jaxfer.training.filled import filled
 from jaxfer.training.fitted import fitted
 
 
@@ -39,6 +40,7 @@ class Preflight:
       where: the devices.
       spare: number of devices that stay idle.
       assumed: what no file of the checkpoint states, and what of it is left out, a line each.
+      recipe: the recipe that filled in the stages, and its reasons, a line each.
     """
 
     experiment: Experiment
@@ -47,6 +49,7 @@ class Preflight:
     where: Placement
     spare: int = 0
     assumed: tuple[str, ...] = ()
+    recipe: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -80,6 +83,7 @@ class Preflight:
             for name, config in self.experiment.stages:
                 if not examples.reads_labels(self.experiment, config):
                     blocks.append(f"stage {name}: {count}")
+        blocks += ["\n  ".join(self.recipe)] if self.recipe else []
         return "\n".join(blocks)
 
 
@@ -98,8 +102,14 @@ def preflight(
     Raises:
       InputError: the first thing that is wrong in the config, the checkpoint's files, the data or for these devices.
     """
+    with opened_once():  # a recipe looks at the data first
+        return _preflight(config, folder, devices)
+
+
+def _preflight(config: ConfigDict, folder: epath.Path | None, devices: Sequence[Any] | None) -> Preflight:
     known = described(config, folder)
-    experiment, assumed = source_outputs.completed(resolve(known.config), folder), known.notes
+    complete = filled(known.config)
+    experiment, assumed = source_outputs.completed(resolve(complete.config), folder), known.notes
     run, source = experiment.run, experiment.source
     batches = [("config.batch_size", stage.batch_size, stage.accumulate) for _, stage in experiment.stages]
     names, sizes, slices = zip(*batches, *streams.sizes(experiment), strict=True)
@@ -130,9 +140,16 @@ def preflight(
     for _, config in experiment.stages:
         examples.check_target(experiment, config, data)
     fitting.check(experiment, stages, where)
-    complete = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
-    spare = len(jax.devices() if devices is None else devices) - where.size
-    return Preflight(experiment=complete, data=data, stages=stages, where=where, spare=spare, assumed=assumed)
+    final = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
+    return Preflight(
+        experiment=final,
+        data=data,
+        stages=stages,
+        where=where,
+        spare=len(jax.devices() if devices is None else devices) - where.size,
+        assumed=assumed,
+        recipe=complete.told,
+    )
 
 
 def _augmented(names: Sequence[str]) -> str:

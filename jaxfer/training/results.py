@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jaxfer.runs.finished import fingerprint
 from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.training import lineage, streams
+from jaxfer.training.cut import trained_below
 from jaxfer.training.evaluation import Evaluation
 from jaxfer.training.programs import Program, forward_flops, step_flops, train_program
 from jaxfer.training.summary import sizes
@@ -123,3 +124,26 @@ def cost(
         **step,
         **sizes(stage, state, where),
     }
+
+
+def stood_still(stages: Sequence[Stage], lines: Sequence[Mapping[str, Any]]) -> str | None:
+    """A note on a run whose backbone was never trained, and whose later evaluations are no better than its first ones.
+
+    None where something below the output layer was trained, or where fewer than four evaluations can't tell.
+
+    Args:
+      stages: of the run.
+      lines: of its metrics.jsonl.
+    """
+    if any(trained_below(stage.spec) for stage in stages):
+        return None
+    task = stages[-1].spec.task
+    scores = [line[task.monitor] for line in lines if line["split"] == "val" and task.monitor in line]
+    half, sign = len(scores) // 2, 1 if task.maximize else -1
+    if half < 2 or max(sign * score for score in scores[half:]) > max(sign * score for score in scores[:half]):
+        return None
+    when = f"in the last {len(scores) - half} of {len(scores)} evaluations"
+    return (
+        f"the backbone was frozen to the end, and {task.monitor} on val is no better {when} than before; "
+        "config.method=full or config.recipe=lp_ft would train it"
+    )

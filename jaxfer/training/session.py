@@ -15,9 +15,8 @@ from jaxfer import files
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError, NonFiniteLoss
-from jaxfer.method import Given
 from jaxfer.parallel import cluster
-from jaxfer.parallel.placement import Placement, spread
+from jaxfer.parallel.placement import Placement
 from jaxfer.pretrained import carrying, starting
 from jaxfer.runs import tokenizer
 from jaxfer.runs.checkpoint import Checkpoints
@@ -29,9 +28,9 @@ from jaxfer.state import State
 from jaxfer.training import lineage, results, stopping, teachers
 from jaxfer.training.cached import Reading
 from jaxfer.training.due import Due
+from jaxfer.training.entering import entered
 from jaxfer.training.evaluation import Evaluation, evaluate_streams
 from jaxfer.training.examples import training_split
-from jaxfer.training.measured import examples, measured
 from jaxfer.training.preemption import Notice
 from jaxfer.training.preflight import Preflight
 from jaxfer.training.profile import Clock, Trace
@@ -198,16 +197,8 @@ class Session:
         return placed(blank, self.where.shardings(stage.spec, blank.params, blank))
 
     def _enter(self, stage: Stage, params: Any, model_state: Any, head: Any = None) -> State:
-        """The stage's first State; parameters are split before the optimizer's state is made from them."""
-        given = Given(head=head)
-        if stage.spec.method.measure is not None:
-            split, size = examples(self.experiment, stage, self.data), self.experiment.run.eval_batch_size
-            what = measured(stage, params, model_state, given, split, self.where, size)
-            given = Given(head=head, measured=what)
-        if self.where.shards:
-            params, given = (spread(x, self.where.shardings(stage.spec, params, x)) for x in (params, given))
-        state = stage.enter(params, model_state, self.experiment.run.seed, given)
-        return self.where.place(stage.spec, state.replace(others=teachers.loaded(stage, self.experiment, self.folder)))
+        run = {"experiment": self.experiment, "data": self.data, "where": self.where, "folder": self.folder}
+        return entered(stage, params, model_state, head, **run)
 
     def _turn(self, stage: Stage, state: State) -> Turn | None:
         """The stage as it is to be trained; None where it is at its end."""

@@ -22,7 +22,7 @@ DIGITS = str(Path(__file__).parents[2] / "configs/digits.py")
 FREE = {
     *("eval_batch_size", "test", "log_every", "save_every", "grace", "profile", "cache", "views", "rooms"),
     *("parallel.mode", "parallel.devices", "parallel.fsdp", "parallel.tensor", "parallel.rules"),
-    "parallel.attention",
+    *("parallel.attention", "recipe", "recipe_options", "filled_by"),  # a recipe's stages count, not its name
 }
 
 # Another value for every field; the test fails when a field is added without one.
@@ -48,6 +48,9 @@ OTHER = {
     "cache_dtype": "bfloat16",
     "views": 7,
     "rooms": ("elsewhere",),
+    "recipe": "lp_ft",
+    "recipe_options": {"share": 0.5},
+    "filled_by": "lp_ft",
     "parallel.mode": "pmap",
     "parallel.devices": 2,
     "parallel.fsdp": 2,
@@ -81,6 +84,7 @@ OTHER = {
     "freeze": ("stem/.*",),
     "freeze_units": 1,
     "eval_norms": ("stem/norm",),
+    "norms": ((".*", "eval"),),
     "schedule": "wsd",
     "schedule_options": (("tail", 0.5),),
     "min_lr": 0.5,
@@ -122,7 +126,10 @@ def test_every_field_has_another_value():
     assert set(OTHER) == known - {"stages", "data.source", "task"}  # `task` is of a named stage alone
 
 
-@pytest.mark.parametrize("field", sorted(set(OTHER) - {"options", "schedule_options", "steps", "data.workers"}))
+ALONE = set(OTHER) - {"options", "recipe_options", "schedule_options", "steps", "data.workers"}
+
+
+@pytest.mark.parametrize("field", sorted(ALONE))
 def test_identity_excludes_exactly_the_free_fields(field):
     needs = NEEDS.get(field, {})
     changed, before = experiment(**needs, **{field: OTHER[field]}).identity(), experiment(**needs).identity()

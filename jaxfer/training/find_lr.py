@@ -1,0 +1,193 @@
+"""The learning rate's range: a stage's first steps under a rate that rises exponentially, on a State of their own.
+
+Smith, 2015, arXiv:1506.01186, section 3.3; the suggestions, and where it stops, are fastai's. Nothing is written, and
+nothing that a run computes depends on it: batches are a function of (seed, step), and the State is dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxfer.data.loader import Feed, train_batches
+from jaxfer.errors import InputError
+from jaxfer.rules import flatten
+from jaxfer.stages import Stage
+from jaxfer.state import State
+from jaxfer.training import lineage, streams, teachers
+from jaxfer.training.entering import entered
+from jaxfer.training.examples import training_split
+from jaxfer.training.preflight import Preflight, preflight
+from jaxfer.training.programs import train_program
+
+BETA = 0.8  # of the smoothing, to both sides: fastai's 0.98 of past steps alone would show a fall a decade too late
+DIVERGED = 4.0  # times the smallest smoothed loss: there is nothing more to see
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curve:
+    """The loss under a rising rate.
+
+    Attributes:
+      rates: float64 [steps], of the group with the largest rate.
+      losses: float64 [steps], before the step at each rate.
+      groups: {group: its rate as a multiple of these}, as the stage has them.
+      relative: {unit: norm of the loss's gradient over that of its parameters, in the first State}, input first; of
+        all parameters, trained or not (Lee et al., 2022, arXiv:2210.11466, section 4.1, a unit at a time).
+    """
+
+    rates: np.ndarray
+    losses: np.ndarray
+    groups: Mapping[str, float]
+    relative: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def smoothed(self) -> np.ndarray:
+        """[steps]: the losses' average over neighbouring steps."""
+        return smoothed(self.losses)
+
+    def suggestions(self) -> dict[str, float | None]:
+        """{rule: rate}; None where the loss never falls."""
+        curve = self.smoothed
+        lowest = int(np.argmin(curve))
+        if lowest < 2:
+            return {"steepest descent": None, "a tenth of the minimum": None}
+        slope = np.gradient(curve, np.log(self.rates))[:lowest]
+        steepest, tenth = self.rates[int(np.argmin(slope))], self.rates[lowest] / 10
+        return {"steepest descent": float(steepest), "a tenth of the minimum": float(tenth)}
+
+    def lines(self) -> list[str]:
+        """The suggestions for each group, and the unit with the largest relative gradient."""
+        told = []
+        for rule, rate in self.suggestions().items():
+            each = (f"{group} {scale * rate:.2g}" for group, scale in self.groups.items()) if rate else ()
+            told.append(f"{rule}: {', '.join(each) or 'none, as the loss does not fall'}")
+        if self.relative:
+            body = [*self.relative][:-1] or [*self.relative]  # a new head's is large whatever the data are
+            largest = max(body, key=self.relative.__getitem__)
+            each = ", ".join(f"{unit} {value:.2g}" for unit, value in self.relative.items())
+            told.append(f"relative gradients: {each}; the largest below the head is of {largest!r}")
+        return told
+
+
+def smoothed(losses: np.ndarray, beta: float = BETA) -> np.ndarray:
+    """[steps]: at each the mean over all, one k steps away weighted by `beta ** k`."""
+    steps = np.arange(len(losses))
+    weights = beta ** np.abs(steps[:, None] - steps)
+    return weights @ np.asarray(losses, np.float64) / weights.sum(axis=1)
+
+
+def find_lr(
+    config: ConfigDict, workdir: str | epath.Path = ".", *, steps: int = 60, low: float = 1e-6, high: float = 1.0
+) -> Curve:
+    """Ramps the rates of the first stage, all groups at once and each at its multiple.
+
+    Args:
+      config: as `jaxfer.load` returns it.
+      workdir: the folder of the run it is for: `init=sibling:NAME` is next to it. Neither read otherwise nor written.
+      steps: at most so many; it ends where the loss diverges.
+      low: the first rate of the group with the largest.
+      high: the last one.
+
+    Raises:
+      InputError: whatever `run` would refuse, a range that does not rise, or a stage that has no rate.
+    """
+    if not (0 < low < high and math.isfinite(high)) or steps < 5:
+        raise InputError(f"expected 0 < low < high and at least 5 steps, found {low:g}, {high:g} and {steps} steps")
+    folder = epath.Path(workdir)
+    ready = preflight(config)
+    stage = ready.stages[0]
+    if stage.spec.method.fit is not None:
+        raise InputError(f"stage {stage.name!r}: its head is fitted at once, which has no rate; there is none to find")
+    peaks = {name.removeprefix("lr/"): rate for name, rate in stage.hparams.items() if name.startswith("lr/")}
+    if not max(peaks.values()):
+        raise InputError(f"stage {stage.name!r}: every rate is 0; set config.lr")
+    groups = {group: rate / max(peaks.values()) for group, rate in peaks.items()}
+    rates = np.geomspace(low, high, steps)
+    state, relative, losses, best = _begun(ready, stage, folder), {}, [], math.inf
+    ramp = dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, schedule="constant"))
+    for rate, batch in zip(rates, _batches(ready, stage, steps), strict=False):
+        if not losses:
+            relative = _relative(stage, state, batch)
+        hparams = {f"lr/{group}": np.float32(scale * rate) for group, scale in groups.items()}
+        hparams = jax.device_put({**hparams, "warmup": np.float32(0)}, ready.where.replicated)
+        state = state.replace(hparams={**state.hparams, **hparams})
+        program, _ = train_program(ramp.spec, state, ready.where.whole(batch), ready.where)
+        state, metrics = program.call(state, batch)
+        loss = float(metrics["loss"])
+        if not math.isfinite(loss):
+            break
+        losses.append(loss)
+        now = smoothed(np.asarray(losses))[-1]
+        best = min(best, now)
+        if now > DIVERGED * best:
+            break
+    if len(losses) < 3:
+        raise InputError(f"the loss is not finite after {len(losses)} steps; lower the first rate, {low:g}")
+    return Curve(rates=rates[: len(losses)], losses=np.asarray(losses), groups=groups, relative=relative)
+
+
+def _begun(ready: Preflight, stage: Stage, folder: epath.Path) -> State:
+    """The stage's first State, as the run's."""
+    start = lineage.begin(ready, folder)
+    run = {"experiment": ready.experiment, "data": ready.data, "where": ready.where, "folder": folder}
+    return entered(stage, start.params, start.model_state, start.head, **run)
+
+
+def _batches(ready: Preflight, stage: Stage, steps: int) -> Iterator[dict[str, jax.Array]]:
+    """The run's first batches, on the devices."""
+    spec, experiment, where = stage.spec, ready.experiment, ready.where
+    split = spec.task.expanded(training_split(experiment, stage, ready.data), spec.port.encodings)
+    others = teachers.encodings(stage)
+    batches = train_batches(
+        Feed(split=split, encodings=spec.port.encodings, targets=spec.task.targets, others=others),
+        seed=experiment.run.seed,
+        batch_size=stage.config.batch_size,
+        start=0,
+        stop=steps,
+        augment=experiment.data.augment,
+        workers=0,
+        rows=where.rows(stage.config.batch_size),
+        beside=streams.beside(experiment, stage, ready.data, where),
+    )
+    return where.feed(batches, train=True)
+
+
+def _relative(stage: Stage, state: State, batch: Mapping[str, Any]) -> dict[str, float]:
+    """{unit: norm of the gradient over the norm of the parameters} of the task's loss, in evaluation mode.
+
+    {} where the task alone does not make the loss, or each device has its own part of the batch (pmap).
+    """
+    spec = stage.spec
+    port, task, method = spec.port, spec.task, spec.method
+    if task.loss is None or batch[port.inputs[0]].shape[0] != stage.config.batch_size:
+        return {}
+
+    @jax.jit
+    def gradient(params: Any, state: State, batch: Any) -> Any:
+        def loss(params: Any) -> jax.Array:
+            outputs, _ = port.apply(
+                method.view(params, state.extra),
+                state.model_state,
+                batch,
+                intercept=method.intercept(params, state.extra),
+            )
+            return task.loss(outputs, batch, state.hparams).value()
+
+        return jax.tree.map(lambda leaf: jnp.sum(leaf**2), (jax.grad(loss)(params), params))
+
+    squares = [flatten(tree) for tree in jax.device_get(gradient(state.params, state, batch))]
+    sums = [dict.fromkeys(port.units, 0.0) for _ in squares]
+    for total, tree in zip(sums, squares, strict=True):
+        for path, square in tree.items():
+            if (unit := port.unit(path)) is not None:
+                total[unit] += float(square)
+    return {unit: math.sqrt(sums[0][unit] / sums[1][unit]) for unit in port.units if sums[1][unit]}
