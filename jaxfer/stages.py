@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from jaxfer import rules
+from jaxfer import freezing, rules
 from jaxfer.config.experiment import Experiment, StageConfig
-from jaxfer.errors import InputError, RuleError, nearest
+from jaxfer.errors import InputError, nearest
 from jaxfer.method import FROZEN, NOTHING, Given, Method, task_loss
 from jaxfer.models import parts
 from jaxfer.models.execution import Execution
@@ -160,13 +160,14 @@ def make_stages(
                 f"{where}.accumulate: the loss of {whose} is of the batch as a whole, found "
                 f"{config.accumulate} slices; set it to 1"
             )
-        norms = norm_modes(config, port, where)
-        groups = _groups(config, method, port, full, norms, where)
+        norms = freezing.norm_modes(config, port, where)
+        groups = freezing.groups_of(config, method, port, full, norms, where)
         for model in port.parts:
             if not next(stream for stream in beside if stream.name == model.part.name).trained:
                 groups |= {path: FROZEN for path in groups if path.startswith(f"{model.part.path}/")}
         config = _completed(config, method, where)
         spec = _spec(config, port, task, method, beside, groups, norms, where)
+        moving = port.norms(model_state) - spec.eval_norms
         stages.append(
             Stage(
                 name=name,
@@ -177,7 +178,7 @@ def make_stages(
                 hparams=_hparams(config, method, task_hparams, where) | stream_hparams(experiment, beside),
                 shapes=(full, model_state, extra),
                 given=needs,
-                notes=tuple(_notes(config, method, groups, len(port.norms(model_state) - spec.eval_norms), where)),
+                notes=tuple(freezing.notes(config, method, groups, len(moving), where)),
             )
         )
         start += config.steps
@@ -266,42 +267,6 @@ def _completed(config: StageConfig, method: Method, where: str) -> StageConfig:
     return dataclasses.replace(config, lr=lr)
 
 
-def norm_modes(config: StageConfig, port: Port, where: str) -> dict[str, str]:
-    """{norm with running statistics: `eval`, `stats_only` or `train`}, as `config.norms` says; else `train`."""
-    norms = sorted(port.norms(port_shapes(port)[1]))
-    return rules.resolve(config.norms, norms, defaults=((".*", "train"),), what=f"{where}.norms rule")
-
-
-def _groups(
-    config: StageConfig, method: Method, port: Port, params: Any, norms: Mapping[str, str], where: str
-) -> dict[str, str]:
-    """{path: group or FROZEN}; the config's freezing takes precedence over the method's rules."""
-    paths = list(rules.flatten(params))
-    # A model with the head `embedding` has no layer for what methods say of the head.
-    absent = () if any(path.startswith(f"{port.head}/") for path in paths) else (f"{port.head}/.*",)
-    names = {group for pattern, group in method.rules if pattern not in absent} - {FROZEN}
-    levels = sorted({port.depth(unit) for unit in port.units}, reverse=True)  # two towers have two units on one
-    if config.freeze_units >= len(levels):
-        raise InputError(f"{where}.freeze_units: the model is {len(levels)} units deep, found {config.freeze_units}")
-    before = rules.resolve((), paths, defaults=method.rules, what=f"rule of method {config.method!r}")
-    for group in sorted(names - set(before.values())):
-        raise RuleError(f"method {config.method!r}: group {group!r} holds no parameter of this model")
-    patterns = tuple((pattern, FROZEN) for pattern in config.freeze)
-    groups = rules.resolve(patterns, paths, defaults=method.rules, what="freeze rule")
-    bottom = levels[: config.freeze_units]
-    still = {path for path in paths if norms.get(path.rsplit("/", 1)[0]) == "stats_only"}
-    frozen = {path for path in paths if port.depth(path) in bottom} | still
-    groups = {path: FROZEN if path in frozen else group for path, group in groups.items()}
-    if set(groups.values()) == {FROZEN}:
-        raise InputError(f"{where}: everything is frozen, nothing would be trained; loosen freeze or freeze_units")
-    if config.rates and set(config.rates) != names:
-        raise InputError(
-            f"{where}.rates: expected a rate for each group of method {config.method!r} ({', '.join(sorted(names))}), "
-            f"found {', '.join(sorted(config.rates))}"
-        )
-    return groups
-
-
 def _spec(
     config: StageConfig,
     port: Port,
@@ -380,26 +345,3 @@ def _hparams(config: StageConfig, method: Method, task_hparams: Mapping[str, flo
         if name in hparams:
             raise InputError(f"{where}: the task's hparam {name!r} is also the stage's or its method's; rename it")
     return {**hparams, **task_hparams}
-
-
-def _notes(config: StageConfig, method: Method, groups: Mapping[str, str], moving: int, where: str) -> Iterator[str]:
-    """Notes on rules that match but have no effect. Not an error: a sweep gives one rule to many methods."""
-    before = rules.resolve((), groups, defaults=method.rules)
-    if method.fit is not None:
-        yield (
-            f"{where}: the head is fitted at once by {method.fit.name}, which counts as one step; steps"
-            f"{'' if method.fit.solver.steps else ', batch_size'} and the optimizer's fields are not read"
-        )
-    for pattern in config.freeze:
-        hits = rules.select((pattern,), groups)
-        if all(before[path] == FROZEN for path in hits):
-            yield f"{where}.freeze: {pattern!r} claims only what method {config.method!r} freezes anyway"
-    if config.accumulate > 1 and moving:
-        yield (
-            f"{where}.accumulate: {moving} norms take their batch statistics from {config.accumulate} slices of "
-            f"{config.batch_size // config.accumulate} examples, not from the {config.batch_size} of the batch"
-        )
-    for field in ("lr_rules", "decay_rules"):
-        for pattern, _ in getattr(config, field):
-            if all(groups[path] == FROZEN for path in rules.select((pattern,), groups)):
-                yield f"{where}.{field}: {pattern!r} claims only frozen parameters"
