@@ -78,11 +78,17 @@ def _arm(name: str, config: CompareConfig, port: Port) -> Arm:
 
 
 def _space(owner: str, stage: str, config: CompareConfig, port: Port) -> dict[str, tuple[float, ...]]:
-    """{hparam: values, the default first} for one method; the config takes precedence over the method."""
+    """{hparam: values, the default first} for one method; the config takes precedence over the method. Hparams of its
+    add-ons are tuned where the config gives them a grid."""
     stage_config = config.stage.get(owner, {})
     options, where = dict(stage_config.get("options", {})), f"config.compare.stage.{owner}"
-    method = make_method(StageConfig(method=stage, options=options), port, where)
-    hparams = dict(method.hparams) | ({"lr": SCRATCH_LR} if owner == SCRATCH else {})
+    adds = tuple(stage_config.get("adds", ()))
+    method = make_method(StageConfig(method=stage, options=options, adds=adds), port, where)
+    structural = {name: value for name, value in options.items() if name in METHODS.schema(stage)}
+    own = make_method(StageConfig(method=stage, options=structural), port, where).hparams
+    tuned = {*own, *config.grid.get(owner, {})}
+    hparams = {name: space for name, space in method.hparams.items() if name in tuned}
+    hparams |= {"lr": SCRATCH_LR} if owner == SCRATCH else {}
     chosen = {**options, **({"lr": stage_config["lr"]} if stage_config.get("lr") is not None else {})}
     grids = config.grid.get(owner, {})
     for hparam in grids:

@@ -83,9 +83,10 @@ def an_evaluation_gives_a_row_of_outputs_per_example(method: str, case: str) -> 
 
 def a_changed_batch_keeps_its_fields(method: str, case: str) -> str | None:
     stage = planned(method, case)
-    spec, state, batch = stage.spec, _blank(method, case), _batch(stage)
+    spec = stage.spec
     if spec.method.batch is None:
         return None
+    state, batch = _blank(method, case), _batch(stage)
     groups = {path: leaf.group if leaf else FROZEN for path, leaf in spec.leaves}
 
     def change(params: Any, extra: Any, hparams: Any, step: Any, key: Any, batch: Any) -> Any:

@@ -94,3 +94,11 @@ def test_an_arm_may_start_from_another_source():
 def test_sources_are_set_from_the_command_line():
     config = jaxfer.config.override(jaxfer.config.base(), {"compare.sources.other": "run:y"})
     assert jaxfer.config.comparison(config).sources == {"other": "run:y"}
+
+
+def test_hparams_of_add_ons_are_tuned_where_the_config_says_so():
+    stage = {"full": {"adds": ("mixup",), "options": {"mix": "pair", "mixup_alpha": 0.8}}}
+    plain = found(methods=("full",), trials=2, stage=stage)["full"]
+    assert {name for trial in plain.trials for name in trial} == {"lr"}
+    tuned = found(methods=("full",), trials=2, stage=stage, grid={"full": {"mixup_alpha": (0.2,), "lr": ()}})["full"]
+    assert [trial["mixup_alpha"] for trial in tuned.trials] == [0.8, 0.2]
