@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jaxfer.data.encoding import Encoding
 from jaxfer.data.encodings.image import ImageEncoding, fit
@@ -174,7 +174,7 @@ def _decoded(source: Any) -> np.ndarray:
 def _pixels(image: Any, i: int) -> np.ndarray:
     """uint8 [h, w, channels] of an array, or of a Pillow image as if read from a file."""
     if isinstance(image, Image.Image):
-        buffer = io.BytesIO()
+        buffer, image = io.BytesIO(), ImageOps.exif_transpose(image)
         (image if image.mode in AS_PNG else image.convert("RGB")).save(buffer, "PNG", compress_level=1)
         return decode(buffer.getvalue(), f"input {i}")
     if not isinstance(image, np.ndarray):

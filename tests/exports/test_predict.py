@@ -16,7 +16,9 @@ from sklearn.datasets import load_digits
 import jaxfer
 import jaxfer.config
 from jaxfer.commands import main
+from jaxfer.data.encodings.image import ImageEncoding
 from jaxfer.errors import InputError
+from jaxfer.exports import inputs
 from jaxfer.exports.predict import Model, load_model
 from jaxfer.models.port import Passed
 from jaxfer.network import Network
@@ -231,3 +233,12 @@ def test_texts_are_cut_where_the_checkpoint_states(stated, answering, training, 
     edit(tmp_path / "source" / "tokenizer_config.json", model_max_length=stated)
     assert load_model(tmp_path / "source").port.encoding.max_length == answering
     assert foreign.opened(str(tmp_path / "source"), "auto", {}).options["max_length"] == training
+
+
+def test_a_photograph_stands_upright_as_a_file_and_as_a_pillow_image(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # held upright: the stored rows run from top to bottom of the picture's right side
+    Image.fromarray(np.array([[1, 2, 3], [4, 5, 6]], np.uint8)).save(tmp_path / "a.png", exif=exif)
+    given = [tmp_path / "a.png", Image.open(tmp_path / "a.png")]
+    found = inputs.images(given, ImageEncoding(size=(3, 2, 1)))
+    assert [found.column[i][..., 0].tolist() for i in range(2)] == [[[4, 1], [5, 2], [6, 3]]] * 2
