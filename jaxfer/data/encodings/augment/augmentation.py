@@ -55,12 +55,15 @@ class Augmentation:
     last: bool = False
 
 
-def colours(apply: Callable[[Image.Image], Image.Image]) -> Change:
-    """A change by Pillow of an 8-bit image, grey or RGB, which moves no pixel."""
+def colours(*functions: Callable[[Image.Image], Image.Image]) -> Change:
+    """A change by Pillow of an 8-bit image, grey or RGB, which moves no pixel: the functions in this order."""
 
     def changed(image: np.ndarray, filter: str) -> np.ndarray:
         grey = image.shape[2] == 1
-        found = np.asarray(apply(Image.fromarray(np.ascontiguousarray(image[..., 0] if grey else image))))
+        picture = Image.fromarray(np.ascontiguousarray(image[..., 0] if grey else image))
+        for function in functions:
+            picture = function(picture)
+        found = np.asarray(picture)
         return found[..., None] if grey else found
 
     return Change(changed)

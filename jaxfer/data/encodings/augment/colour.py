@@ -36,7 +36,7 @@ def color_jitter(
     strengths = (brightness, contrast, saturation)
     factors = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for strength in strengths] + [rng.uniform(-hue, hue)]
     functions = (brightened, contrasted, saturated, turned)
-    return tuple(colours(functions[i](factors[i])) for i in order if (*strengths, hue)[i])
+    return (colours(*(functions[i](factors[i]) for i in order if (*strengths, hue)[i])),)
 
 
 Picture = Callable[[Image.Image], Image.Image]
