@@ -25,6 +25,10 @@ def make_port(experiment: Experiment, classes: int) -> tuple[Port, Task]:
     name, run = experiment.task.name, experiment.run
     made = TASKS.make(name, **dict(experiment.task.options))
     task = made.watching(name, run.monitor, run.monitor_mode)
+    fewest, most = (task.for_classes or {}).get(task.monitor, (0, None))
+    if not fewest <= classes <= (classes if most is None else most):
+        wanted = f"{fewest}" if most == fewest else f"at least {fewest}"
+        raise InputError(f"config.monitor: {task.monitor} is of {wanted} classes, the data has {classes}; name another")
     return _port(experiment, name, task, classes), task
 
 

@@ -125,6 +125,7 @@ class Task:
       monitor: the validation metric that picks the best checkpoint, unless `config.monitor` names another.
       maximize: whether more of it is better.
       metrics: {metric: whether more of it is better} of the others that `config.monitor` may name.
+      for_classes: {metric: (fewest, most) classes with which there is such a metric}; None: any number.
       hparams: {name: default}: strengths that a config may set and a sweep may vary without compiling again.
       limits: {hparam: (least, below)} of what a config may set it to; one that is absent may be any finite number.
       unread: {hparam of the task under other options: the option that reads it}; a config that sets it is refused.
@@ -153,6 +154,7 @@ class Task:
     monitor: str = "loss"
     maximize: bool = False
     metrics: Mapping[str, bool] | None = None
+    for_classes: Mapping[str, tuple[int, int | None]] | None = None
     hparams: Mapping[str, float] | None = None
     limits: Mapping[str, tuple[float, float]] | None = None
     unread: Mapping[str, str] | None = None

@@ -53,9 +53,10 @@ def scores_hold_the_loss_and_the_monitored_metric(name: str) -> str | None:
     collected = jax.device_get(task.collect(outputs, batch))
     gathered = {} if task.gathered is None else task.gathered(collected, split)
     metrics = {*scores, *gathered}
+    depends = {*(task.for_classes or {}), "worst_group_accuracy"}  # on the data
     for what, names in (("monitor", [task.monitor]), ("of metrics", task.metrics or {})):
         for name in names:
-            if name not in metrics:
+            if name not in metrics and name not in depends:
                 return f"{what} {name!r} is not among {', '.join(sorted(metrics))}"
     return None
 

@@ -23,6 +23,8 @@ LOSSES = {
     "logit_adjusted": {"tau": (1.0, 0.0, math.inf)},
     "ldam": {"max_margin": (0.5, 0.0, math.inf), "scale": (30.0, 0.0, math.inf)},
 }
+RISING = ("balanced_accuracy", "macro_f1", "mcc", "auroc", "auprc", "macro_auroc", "macro_auprc", "top5_accuracy")
+METRICS = {**dict.fromkeys((*RISING, "worst_group_accuracy"), True), "ece": False, "brier": False}
 WEIGHTS = {"balanced": {}, "effective": {"class_beta": (0.999, 0.0, 1.0)}}
 
 
@@ -69,7 +71,9 @@ def task(*, loss: str | None = None, class_weights: tuple[float, ...] | str | No
         answer=_answer,
         monitor="accuracy",
         maximize=True,
-        metrics={"balanced_accuracy": True, "macro_f1": True, "mcc": True},
+        metrics=METRICS,
+        for_classes={"auroc": (2, 2), "auprc": (2, 2), **dict.fromkeys(("macro_auroc", "macro_auprc"), (3, None))}
+        | {"top5_accuracy": (6, None)},
         **{**numbers, "limits": {"label_smoothing": (0.0, 1.0), **numbers["limits"]}},
     )
 

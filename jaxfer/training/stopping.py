@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxfer.config.experiment import RunConfig
+from jaxfer.errors import InputError
 from jaxfer.stages import Stage
 
 
@@ -22,8 +23,14 @@ def judge(record: dict[str, Any], run: RunConfig, stage: Stage, evaluated: Mappi
       run: settings.
       stage: under way.
       evaluated: {metric: value} on val, and `step`.
+
+    Raises:
+      InputError: the monitored metric is not among them: the data names no groups.
     """
     task, best = stage.spec.task, record["best"]
+    if task.monitor not in evaluated:
+        has = ", ".join(name for name in evaluated if name != "step")
+        raise InputError(f"config.monitor: val has no {task.monitor!r}, it has {has}; name one of these")
     value, maximize = evaluated[task.monitor], task.maximize
     if best is None or _better(value, best[task.monitor], maximize):
         record["best"] = evaluated

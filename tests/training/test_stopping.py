@@ -11,6 +11,7 @@ import jaxfer
 from jaxfer.config import resolve
 from jaxfer.config.experiment import RunConfig
 from jaxfer.errors import InputError
+from jaxfer.ports import make_port
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import read_metrics
 from jaxfer.tasks import classification
@@ -19,7 +20,7 @@ from tests import kill
 from tests.experiments import tiny_config, tiny_stage
 
 
-def evaluations(values, *, patience, min_delta=0.0, metric="accuracy"):
+def evaluations(values, *, patience, min_delta=0.0, metric="accuracy", named=""):
     """(steps at which the stage would end, the best step) of these values at steps 1, 2, ... of 100."""
     stage, run = tiny_stage("row_mlp", steps=100), RunConfig(patience=patience, min_delta=min_delta)
     task = stage.spec.task.watching("classification", metric, "auto")
@@ -28,7 +29,7 @@ def evaluations(values, *, patience, min_delta=0.0, metric="accuracy"):
     ends = [
         step
         for step, value in enumerate(values, 1)
-        if stopping.judge(record, run, stage, {"step": step, metric: value})
+        if stopping.judge(record, run, stage, {"step": step, named or metric: value})
     ]
     return ends, record["best"]["step"]
 
@@ -72,6 +73,15 @@ def test_the_metric_that_is_watched():
 def test_what_is_refused(fields, message):
     with pytest.raises(InputError, match=message):
         resolve(tiny_config("resnet_basic", **fields))
+
+
+def test_a_metric_that_these_data_lack():
+    with pytest.raises(InputError, match="config.monitor: auroc is of 2 classes, the data has 3; name another"):
+        make_port(resolve(tiny_config("resnet_basic", monitor="auroc")), 3)
+    with pytest.raises(InputError, match="macro_auroc is of at least 3 classes, the data has 2"):
+        make_port(resolve(tiny_config("resnet_basic", monitor="macro_auroc")), 2)
+    with pytest.raises(InputError, match="val has no 'worst_group_accuracy', it has accuracy; name one of these"):
+        evaluations([0.5], patience=0, metric="worst_group_accuracy", named="accuracy")
 
 
 def test_unset_they_leave_an_experiment_as_it_was():
