@@ -46,7 +46,7 @@ class Design:
       tuning: {(labels, arm, trial, seed): cell}.
       ready: the base config's preflight: the task and the model.
       record: what protocol.json holds.
-      notes: settings of the config file that no arm uses, a line each.
+      notes: settings of the config file that no arm, or no simple baseline, uses, a line each.
     """
 
     config: CompareConfig
@@ -109,6 +109,8 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
         "sources": {name: job.key for name, job in before.items()},
         "cells": sorted(job.key for job in tuning.values()),
     }
+    task = ready.experiment.task
+    losses = task.options if task.name in ("classification", "multilabel") else ()
     return Design(
         config=compare_config,
         arms=compared,
@@ -117,10 +119,13 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
         tuning=tuning,
         ready=ready,
         record=record,
-        notes=tuple(
-            f"config.{name}={plain[name]!r} is not used in a comparison; set {place}"
-            for name, place in _unused(compare_config).items()
-            if name in ("lr", "rates", "seed") and plain[name]
+        notes=(
+            *(
+                f"config.{name}={plain[name]!r} is not used in a comparison; set {place}"
+                for name, place in _unused(compare_config).items()
+                if name in ("lr", "rates", "seed") and plain[name]
+            ),
+            *(f"config.task.{name}={value!r}: the simple baselines minimise the plain loss" for name, value in losses),
         ),
     )
 

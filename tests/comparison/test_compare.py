@@ -345,12 +345,14 @@ def test_what_a_comparison_does_not_use_of_the_file_is_said(tmp_path):
             config = whole(arg)
             config.compare.update(seeds=1)
             config.update(lr=3e-3, seed=2)
+            config.task.loss = "focal"
             return config
     """
     assert protocol.make_design(example.write(tmp_path, extra), {}).notes == (
         "config.lr=0.003 is not used in a comparison; set config.compare.stage.METHOD.lr, or its grid in "
         "config.compare.grid.METHOD.lr",
         "config.seed=2 is not used in a comparison; set config.compare.seeds, a number of seeds from 0",
+        "config.task.loss='focal': the simple baselines minimise the plain loss",
     )
 
 

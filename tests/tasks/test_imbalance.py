@@ -12,15 +12,22 @@ import optax
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
+import jaxfer
+import jaxfer.config
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.conformance.training import batches, continue_training, entered, tiny_stage
 from jaxfer.data.encoding import Draw
+from jaxfer.data.loader import Feed
+from jaxfer.data.order import batch_indices
 from jaxfer.data.split import Array, Split
 from jaxfer.errors import InputError
 from jaxfer.parallel.placement import placement
 from jaxfer.registry import TASKS
 from jaxfer.rules import flatten
+from jaxfer.runs.finished import open_run
+from jaxfer.runs.metrics import read_metrics
 from jaxfer.tasks import imbalance
+from tests.experiments import tiny_config
 
 # Softmax of these: (1/2, 1/4, 1/4), (1/6, 1/3, 1/2), (1/2, 1/4, 1/4).
 LOGITS = jnp.log(jnp.asarray([[2.0, 1.0, 1.0], [1.0, 2.0, 3.0], [2.0, 1.0, 1.0]]))
@@ -247,6 +254,48 @@ def test_slices_and_devices_divide_by_the_sum_of_weights(fields, parallel):
     assert found == pytest.approx(losses, rel=1e-6)
     for path, leaf in flatten(whole.params).items():
         np.testing.assert_allclose(leaf, flatten(parts.params)[path], rtol=0, atol=1e-6, err_msg=path)
+
+
+@pytest.mark.system
+def test_a_run_counts_the_labels_it_trains_on(tmp_path, monkeypatch):
+    """Stored features and steps on the inputs read the same weights; at rate 0 the first step's loss is by hand."""
+    monkeypatch.setenv("JAXFER_CACHE", str(tmp_path / "cache"))
+    rng, labels = np.random.default_rng(0), np.repeat([0, 1, 2], [12, 6, 2])
+    images = rng.integers(0, 256, (20, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "d.npz", train_image=images, train_label=labels, val_image=images[::5], val_label=labels[::5])
+    losses = {}
+    for cache in ("auto", "off"):
+        config = jaxfer.config.base()
+        config.model = dict(name="resnet", stage_sizes=(1,), width=4, stem="cifar", image=(8, 8, 1))
+        config.data = dict(source="npz", path=str(tmp_path / "d.npz"))
+        config.task = dict(name="classification", loss="logit_adjusted", class_weights="balanced")
+        config.parallel.devices = 1
+        config.update(method="probe", steps=6, batch_size=10, lr=0.0, log_every=1, cache=cache)
+        jaxfer.run(config, tmp_path / cache, quiet=True)
+        lines = read_metrics(tmp_path / cache / "metrics.jsonl")
+        losses[cache] = [line["loss"] for line in lines if line["split"] == "train"]
+    np.testing.assert_allclose(losses["auto"], losses["off"], rtol=0, atol=1e-5)
+    run, of = open_run(tmp_path / "off"), batch_indices(0, 0, size=20, batch_size=10)
+    port, split = run.stage.spec.port, Split.whole(image=Array(images, "image"))
+    fields = Feed(split=split, encodings=port.encodings).bind()(of, None, None)
+    outputs = np.asarray(port.apply(run.state.params, run.state.model_state, fields)[0], np.float64)
+    odds = np.exp(outputs) * [0.6, 0.3, 0.1]
+    nll = -np.log((odds / odds.sum(-1, keepdims=True))[np.arange(10), labels[of]])
+    weight = (20 / (3 * np.asarray([12, 6, 2])))[labels[of]]
+    assert losses["off"][0] == pytest.approx((weight * nll).sum() / weight.sum(), rel=1e-5)
+
+
+@pytest.mark.system
+def test_a_run_of_sets(tmp_path):
+    config = tiny_config("bert_mean", steps=2, batch_size=4)
+    rows = "".join(f"a film,{labels}\n" for labels in ("x", "x;y", "y", "x", "x;z", "z") * 4)
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{rows}")
+    config.data = dict(source="table", path=str(tmp_path), target="labels")
+    config.task = dict(name="multilabel", loss="asymmetric", pos_weight="balanced", gamma_neg=2)
+    result = jaxfer.run(config, tmp_path / "run", quiet=True)
+    assert math.isfinite(result["metrics"]["val"]["loss"])
+    assert open_run(tmp_path / "run").experiment.task_hparams == {"gamma_pos": 0.0, "gamma_neg": 2.0, "shift": 0.05}
 
 
 def test_powers_of_probabilities():
