@@ -61,7 +61,8 @@ def places(config: ConfigDict) -> Iterator[tuple[str, ConfigDict, str, str]]:
     for field in (*STAGE, *RUN):
         if said(config.get(field)):
             yield field, config, field, config[field]
-    for name, stage in (config.get("stage") or {}).items():
+    stages = config.get("stage")
+    for name, stage in stages.items() if isinstance(stages, ConfigDict) else ():  # `resolve` refuses anything else
         for field in STAGE:
             if isinstance(stage, ConfigDict) and said(stage.get(field)):
                 yield f"stage.{name}.{field}", stage, field, stage[field]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 
 import pytest
 
 import jaxfer
+import jaxfer.recipes
+from jaxfer import registry
 from jaxfer.config import override, resolve
 from jaxfer.errors import InputError
 from jaxfer.runs.checkpoint import Checkpoints
@@ -123,3 +126,22 @@ def test_killed_it_ends_bitwise_as_undisturbed(tmp_path, monkeypatch):
 def test_refused(fields, message):
     with pytest.raises(InputError, match=message):
         preflight(override(tiny_config("vit_cls"), fields))
+
+
+def test_a_recipe_of_the_users_own(tmp_path, monkeypatch):
+    """A file in `recipes/` next to the config."""
+    monkeypatch.setattr(jaxfer.recipes, "__path__", [*jaxfer.recipes.__path__])
+    monkeypatch.setenv(registry.VARIABLE, "")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/thirds.py").write_text(
+        "from jaxfer.recipe import Recipe, parts\n\n\ndef recipe(facts, *, rate: float = 0.5):\n"
+        "    one, two = parts(facts.steps, (1, 2))\n"
+        "    stages = {'a': {'steps': one}, 'b': {'steps': two, 'lr': rate}}\n"
+        "    return Recipe(stages=stages, source='own')\n"
+    )
+    assert registry.beside(tmp_path / "config.py") == (str(tmp_path),)
+    registry.use([str(tmp_path)])
+    config = override(with_recipe("vit_cls", "thirds", steps=9), {"recipe_options.rate": "0.25"})
+    stages = resolve(filled(config).config).stages
+    assert [(name, stage.steps, stage.lr) for name, stage in stages] == [("a", 3, None), ("b", 6, 0.25)]
+    sys.modules.pop("jaxfer.recipes.thirds")
