@@ -72,12 +72,15 @@ def add(method: Method, port: Port, *, mix: str = "batch") -> Method:
 
     def batch(ctx):
         ctx = dataclasses.replace(ctx, batch=method.batch(ctx)) if method.batch is not None else ctx
-        images, label = ctx.batch[field], ctx.batch["label"]
+        images = ctx.batch[field]
+        # Whatever a loss reads of an example beside its inputs: its label, its class's margin.
+        targets = {name: x for name, x in ctx.batch.items() if name not in port.inputs and not isinstance(x, Mapping)}
         units, unit = units_of(mix, len(images))
         key = jax.random.fold_in(ctx.key, FOLD)
         drawn = draws(key, units, ctx.hparams, ctx.step, images.shape[1:3])
         mixed, share = blended(images, drawn, unit)
-        return {**ctx.batch, field: mixed, PARTNER: {"label": label[::-1], "share": share}}
+        partner = {"targets": {name: x[::-1] for name, x in targets.items()}, "share": share}
+        return {**ctx.batch, field: mixed, PARTNER: partner}
 
     def loss(ctx, outputs):
         unlabelled = {name: value for name, value in ctx.batch.items() if name != "label"}
@@ -166,12 +169,14 @@ def blended(images: jax.Array, drawn: Draws, unit: jax.Array) -> tuple[jax.Array
 
 def _of_both(task: Task, label: jax.Array) -> Task:
     """The task with the loss of both labels, on mixed examples; what is not mixed keeps its own."""
+    if task.weights is not None:
+        raise InputError("add-on mixup mixes labels, config.task.class_weights weighs them whole; omit one of them")
 
     def loss(outputs: jax.Array, batch: Mapping[str, Any], hparams: Mapping[str, jax.Array]) -> Mean:
         if PARTNER not in batch:
             return task.loss(outputs, batch, hparams)
-        partner = batch[PARTNER]
-        own, other = (task.loss(outputs, {**batch, "label": x}, hparams) for x in (label, partner["label"]))
-        return Mean(partner["share"] * own.total + (1 - partner["share"]) * other.total, own.count)
+        partner, share = batch[PARTNER], batch[PARTNER]["share"]
+        own, other = (task.loss(outputs, {**batch, **of}, hparams) for of in ({"label": label}, partner["targets"]))
+        return Mean(share * own.total + (1 - share) * other.total, own.count)
 
     return dataclasses.replace(task, loss=loss)

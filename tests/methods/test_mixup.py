@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,7 +113,7 @@ def test_the_loss_is_the_cross_entropy_of_the_soft_label(name):
     if name == "multilabel":
         label = one_hot = rng.random((8, 3)) < 0.5
     soft = share[:, None] * one_hot + (1 - share[:, None]) * one_hot[::-1]
-    batch = {"image": outputs, "label": label, PARTNER: {"label": label[::-1], "share": share}}
+    batch = {"image": outputs, "label": label, PARTNER: {"targets": {"label": label[::-1]}, "share": share}}
     ctx = Context(None, task, batch, {}, {}, {"label_smoothing": 0.1}, {}, jnp.int32(0), jax.random.key(0))
     found, _ = ADDS.make("mixup", METHODS.make("full", PORT), PORT).loss(ctx, outputs)
     if name == "classification":
@@ -119,6 +121,26 @@ def test_the_loss_is_the_cross_entropy_of_the_soft_label(name):
     else:
         expected = (np.log1p(np.exp(outputs)) - soft * outputs).mean(1)
     assert float(found) == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def test_a_partners_label_goes_with_what_the_loss_reads_of_it():
+    """LDAM's margin is of the label's class: of two examples that are mixed whole with each other it is the other's."""
+    task, add = TASKS.make("classification", loss="ldam"), ADDS.make("mixup", METHODS.make("full", PORT), PORT)
+    outputs = np.asarray([[0.3, -0.2, 0.1], [0.0, 0.4, -0.5]], np.float32)
+    given = {"label": np.asarray([0, 2]), "margin": np.asarray([1.0, 0.5], np.float32)}
+    hparams = {"label_smoothing": 0.0, "max_margin": 0.5, "scale": 3.0, **BOTH, "cutmix_alpha": 0.0}
+    images = np.zeros((2, 6, 9, 3), np.float32)
+    ctx = Context(None, task, {"image": images, **given}, {}, {}, hparams, {}, jnp.int32(0), jax.random.key(0))
+    mixed = add.batch(ctx)
+    share = mixed[PARTNER]["share"]
+    found, _ = add.loss(dataclasses.replace(ctx, batch=mixed), outputs)
+    own, other = (
+        task.loss(outputs, {name: x[order] for name, x in given.items()}, hparams).total for order in ([0, 1], [1, 0])
+    )
+    assert float(found) == pytest.approx(float((share * own + (1 - share) * other).mean()), rel=1e-6)
+    weighed = dataclasses.replace(ctx, task=TASKS.make("classification", class_weights="balanced"), batch=mixed)
+    with pytest.raises(InputError, match="add-on mixup mixes labels, config.task.class_weights weighs them whole"):
+        add.loss(weighed, outputs)
 
 
 FIELDS = dict(method="full", adds=("mixup",), optimizer="sgd", momentum=0.0, lr=0.1)
