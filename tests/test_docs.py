@@ -31,7 +31,7 @@ from tests.test_own_files import forgotten_rooms
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-WHOLE = {"README", "comparing", "runs", "checkpoints", "extending"}  # pages of many runs: `make system`
+WHOLE = {"README", "comparing", "data", "runs", "checkpoints", "extending"}  # pages of many runs: `make system`
 BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 WRITTEN = re.compile(r"# ([\w/]+\.py)\n")
 # Modules that the pages write.
