@@ -18,8 +18,6 @@ from jaxfer.errors import CellsFailed, InputError, Interrupted, NonFiniteLoss, P
 # In the order of `jaxfer --help`.
 COMMANDS = (
     "run",
-    "runs",
-    "track",
     "show",
     "configs",
     "plan",
@@ -29,6 +27,8 @@ COMMANDS = (
     "cache",
     "export",
     "predict",
+    "runs",
+    "track",
     "sweep",
     "compare",
     "new",

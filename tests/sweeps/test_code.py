@@ -56,7 +56,7 @@ RELATED = (
     "step.py",
     "data/order.py",
     "data/encoding.py",
-    "data/encodings/augment.py",
+    "data/encodings/augment/geometry.py",
     "data/encodings/image.py",
     "training/session.py",
 )

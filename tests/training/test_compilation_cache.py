@@ -84,7 +84,9 @@ def test_commands_keep_their_programs_unless_told_otherwise(tmp_path, monkeypatc
     monkeypatch.setitem(
         vars(jaxfer),
         "run",
-        lambda *_: found.append(compilation_cache.in_use()) or {"metrics": {}, "cost": cost, "steps": 1},
+        lambda *_: (
+            found.append(compilation_cache.in_use()) or {"metrics": {}, "cost": cost, "steps": 1, "checkpoint_step": 1}
+        ),
     )
     assert commands.main(["run", "c.py", *flags]) == 0
     folder = str(compilation_cache.default())

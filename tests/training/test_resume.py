@@ -243,8 +243,8 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, whole, monkeypatc
 def test_a_folder_that_is_moved_away_is_one_line(tmp_path, whole, monkeypatch, capfd):
     folder, real = tmp_path / "run", session.Reporter.step
 
-    def moving(self, step, stage):
-        real(self, step, stage)
+    def moving(self, step, *more):
+        real(self, step, *more)
         if step == 5:
             folder.rename(tmp_path / "moved")
 
