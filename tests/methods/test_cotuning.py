@@ -19,7 +19,7 @@ from jaxfer.models.port import FEATURES, Training
 from jaxfer.network import of_state
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
-from jaxfer.training import session
+from jaxfer.training import entering
 from jaxfer.training.preflight import preflight
 from tests.experiments import backbone, batches, tiny_config, tiny_stage, train
 from tests.pretrained.checkpoints import RESNET, VIT, begin, checkpoint, config_of
@@ -111,7 +111,7 @@ def test_measured_once_and_without_the_source_thereafter(source, tmp_path, monke
     def again(*_):
         raise AssertionError("measured twice")
 
-    monkeypatch.setattr(session, "measured", again)
+    monkeypatch.setattr(entering, "measured", again)
     assert jaxfer.run(of(moved, steps=3), folder, quiet=True)["steps"] == 3
     assert set(jaxfer.evaluate(folder)) >= {"accuracy", "loss", "balanced_accuracy", "macro_f1", "mcc"}
 

@@ -80,6 +80,7 @@ def test_a_torn_entry_is_compiled_again_and_replaced(tmp_path, restored):
 def test_commands_keep_their_programs_unless_told_otherwise(tmp_path, monkeypatch, capsys, restored, flags, kept):
     monkeypatch.setenv("JAXFER_CACHE", str(tmp_path))
     found, cost = [], {"params_trainable": 1, "params_total": 1, "seconds": 1.0}
+    result = {"metrics": {}, "cost": cost, "steps": 1, "checkpoint_step": 1}
     monkeypatch.setitem(vars(jaxfer), "load", lambda *_: None)
     monkeypatch.setitem(
         vars(jaxfer),

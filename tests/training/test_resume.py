@@ -205,8 +205,8 @@ def test_an_evaluation_that_is_killed_loses_no_step(tmp_path, whole, monkeypatch
 def test_an_interrupt_saves_the_step_under_way(tmp_path, whole, monkeypatch):
     real = session.Reporter.step
 
-    def interrupted(self, step, stage):
-        real(self, step, stage)
+    def interrupted(self, step, *more):
+        real(self, step, *more)
         if step == 5:
             graces.append(preemption._active.grace)
             signal.raise_signal(signal.SIGINT)
