@@ -36,7 +36,7 @@ class Leaf:
         return hparams["layer_decay"] ** self.depth * self.lr_scale
 
     def rate(self, hparams: Hparams) -> jax.Array:
-        """Its peak learning rate."""
+        """Its peak learning rate: `relative` times the group's, in the order that keeps the bits of old runs."""
         return hparams[f"lr/{self.group}"] * hparams["layer_decay"] ** self.depth * self.lr_scale
 
 

@@ -78,32 +78,29 @@ def _to(last: float, of: int | None = None) -> Magnitudes:
 
 
 SOLARIZE = Magnitudes(255.0, 0.0)
-RANDAUGMENT: dict[str, Magnitudes] = {
-    "Identity": Magnitudes(),
-    "ShearX": _to(0.3),
-    "ShearY": _to(0.3),
-    "TranslateX": _to(150 / 331, of=1),
-    "TranslateY": _to(150 / 331, of=0),
-    "Rotate": _to(30.0),
-    **dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), _to(0.9)),
-    "Posterize": Magnitudes(8, 4, whole=True),
-    "Solarize": SOLARIZE,
-    "AutoContrast": Magnitudes(),
-    "Equalize": Magnitudes(),
-}
-TRIVIALAUGMENT: dict[str, Magnitudes] = {
-    "Identity": Magnitudes(),
-    "ShearX": _to(0.99),
-    "ShearY": _to(0.99),
-    "TranslateX": _to(32.0),
-    "TranslateY": _to(32.0),
-    "Rotate": _to(135.0),
-    **dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), _to(0.99)),
-    "Posterize": Magnitudes(8, 2, whole=True),
-    "Solarize": SOLARIZE,
-    "AutoContrast": Magnitudes(),
-    "Equalize": Magnitudes(),
-}
+
+
+def _space(
+    *, shear: float, across: Magnitudes, down: Magnitudes, degrees: float, enhance: float, bits: int
+) -> dict[str, Magnitudes]:
+    """{operation: its magnitudes}, in the order that a drawn number counts them."""
+    return {
+        "Identity": Magnitudes(),
+        **dict.fromkeys(("ShearX", "ShearY"), _to(shear)),
+        "TranslateX": across,
+        "TranslateY": down,
+        "Rotate": _to(degrees),
+        **dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), _to(enhance)),
+        "Posterize": Magnitudes(8, bits, whole=True),
+        "Solarize": SOLARIZE,
+        **dict.fromkeys(("AutoContrast", "Equalize"), Magnitudes()),
+    }
+
+
+RANDAUGMENT = _space(
+    shear=0.3, across=_to(150 / 331, of=1), down=_to(150 / 331, of=0), degrees=30.0, enhance=0.9, bits=4
+)
+TRIVIALAUGMENT = _space(shear=0.99, across=_to(32.0), down=_to(32.0), degrees=135.0, enhance=0.99, bits=2)
 AUGMIX: dict[str, Magnitudes] = {
     "ShearX": _to(0.3),
     "ShearY": _to(0.3),
