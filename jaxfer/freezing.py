@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,12 +12,22 @@ from jaxfer.errors import InputError, RuleError
 from jaxfer.method import FROZEN, Method
 from jaxfer.models.port import Port
 from jaxfer.ports import port_shapes
+from jaxfer.step import StepSpec
 
 
 def norm_modes(config: StageConfig, port: Port, where: str) -> dict[str, str]:
     """{norm with running statistics: `eval`, `stats_only` or `train`}, as `config.norms` says; else `train`."""
     norms = sorted(port.norms(port_shapes(port)[1]))
     return rules.resolve(config.norms, norms, defaults=((".*", "train"),), what=f"{where}.norms rule")
+
+
+def dropout_rates(config: StageConfig, port: Port, where: str) -> tuple[tuple[str, float], ...]:
+    """(path of a dropout module, rate) of those whose rate `config.dropout_rules` change."""
+    if not config.dropout_rules:
+        return ()
+    what = f"{where}.dropout_rules pattern"
+    rates = rules.resolve(config.dropout_rules, port.dropouts, defaults=((".*", None),), what=what)
+    return tuple((path, rate) for path, rate in rates.items() if rate is not None)
 
 
 def groups_of(
@@ -49,7 +60,9 @@ def groups_of(
     return groups
 
 
-def notes(config: StageConfig, method: Method, groups: Mapping[str, str], moving: int, where: str) -> Iterator[str]:
+def notes(
+    config: StageConfig, method: Method, groups: Mapping[str, str], spec: StepSpec, moving: int, where: str
+) -> Iterator[str]:
     """Notes on rules that match but have no effect. Not an error: a sweep gives one rule to many methods."""
     before = rules.resolve((), groups, defaults=method.rules)
     if method.fit is not None:
@@ -70,3 +83,6 @@ def notes(config: StageConfig, method: Method, groups: Mapping[str, str], moving
         for pattern, _ in getattr(config, field):
             if all(groups[path] == FROZEN for path in rules.select((pattern,), groups)):
                 yield f"{where}.{field}: {pattern!r} claims only frozen parameters"
+    for pattern, _ in config.dropout_rules:
+        if not any(path.split("/")[0] in spec.live for path, _ in spec.dropout if re.fullmatch(pattern, path)):
+            yield f"{where}.dropout_rules: {pattern!r} claims only modules of frozen units, where nothing is dropped"

@@ -133,6 +133,8 @@ class Method:
       scales: {group: its rate as a multiple of `lr`}, 1 where absent; rates of `config.rates` are taken as they are.
       whole_batch: whether the loss is of the batch as a whole and no mean over examples: then it can't be accumulated
         over slices or computed under pmap.
+      still_norms: whether the running statistics have to stand still: no batch was normalised by those of a network
+        whose parameters are averages of many steps.
       fit: how the output layer, which alone is trained, is fitted at once to the features of all training examples;
         such a stage is one step, and reads neither rates nor `loss`. None: trained by steps.
       hparams: {name: (default, tuning grid)}, scalars that `loss` and `update` read; `lr` is the rate where the config
@@ -159,6 +161,7 @@ class Method:
     tasks: tuple[str, ...] = ()
     scales: Mapping[str, float] = field(default_factory=dict)
     whole_batch: bool = False
+    still_norms: bool = False
     fit: Fit | None = None
     hparams: Mapping[str, tuple[float, tuple[float, ...]]] = field(
         default_factory=lambda: {"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3))}

@@ -168,6 +168,11 @@ def make_stages(
         config = _completed(config, method, where)
         spec = _spec(config, port, task, method, beside, groups, norms, where)
         moving = port.norms(model_state) - spec.eval_norms
+        if method.still_norms and moving:
+            raise InputError(
+                f"{where}.adds: {config.named} averages parameters of many steps, and the statistics of {min(moving)} "
+                f"follow the last ones; set {where}.norms=((.*, eval),), or leave the add-on out"
+            )
         stages.append(
             Stage(
                 name=name,
@@ -178,7 +183,7 @@ def make_stages(
                 hparams=_hparams(config, method, task_hparams, where) | stream_hparams(experiment, beside),
                 shapes=(full, model_state, extra),
                 given=needs,
-                notes=tuple(freezing.notes(config, method, groups, len(moving), where)),
+                notes=tuple(freezing.notes(config, method, groups, spec, len(moving), where)),
             )
         )
         start += config.steps
@@ -314,6 +319,7 @@ def _spec(
         execution=_execution(config, port, where),
         accumulate=config.accumulate,
         streams=beside,
+        dropout=freezing.dropout_rates(config, port, where),
     )
 
 

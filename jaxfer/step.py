@@ -35,6 +35,7 @@ class StepSpec:
       leaves: (path, update rule; None: frozen) of every parameter, including those the method adds.
       live: units with a trainable leaf or an adapter; dropout acts only there.
       eval_norms: normalisation modules that keep their running statistics.
+      dropout: (path, rate) of the dropout modules that have another rate than the model's.
       optimizer: a key of `OPTIMIZERS`.
       schedule: a key of `SCHEDULES`.
       clip: a key of `CLIPS`.
@@ -61,6 +62,7 @@ class StepSpec:
     axis_name: str | None = None
     others: tuple[tuple[str, Any], ...] = ()
     streams: tuple[StreamSpec, ...] = ()
+    dropout: tuple[tuple[str, float], ...] = ()
 
     @property
     def executed_streams(self) -> tuple[StreamSpec, ...]:
@@ -148,7 +150,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
                 method.view(params, state.extra),
                 model_state,
                 batch,
-                training=Training(key=key, live=spec.live, eval_norms=spec.eval_norms),
+                training=Training(key=key, live=spec.live, eval_norms=spec.eval_norms, dropout=spec.dropout),
                 intercept=method.intercept(params, state.extra),
                 taps=method.taps,
             )
@@ -285,6 +287,12 @@ def _times(tree: Any, factor: jax.Array) -> Any:
 
 def _divisor(count: jax.Array) -> jax.Array:
     return jnp.where(count > 0, count, 1)
+
+
+@functools.lru_cache(maxsize=64)
+def as_trained(method: Method) -> Method:
+    """The method whose evaluation is of the parameters as they are trained, not of averages."""
+    return dataclasses.replace(method, evaluated=None)
 
 
 UNCHANGED = Method(rules=())  # evaluates the parameters as they are

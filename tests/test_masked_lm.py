@@ -15,7 +15,8 @@ from jaxfer import config
 from jaxfer.conformance import tasks, tiny
 from jaxfer.conformance.training import batches, tiny_stage
 from jaxfer.data.encoding import Draw
-from jaxfer.data.encodings.text import Vocabulary, texts
+from jaxfer.data.encodings.text import texts
+from jaxfer.data.encodings.tokens import Vocabulary
 from jaxfer.data.loader import Feed, eval_batches, train_batches
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError

@@ -12,7 +12,7 @@ HELP = "evaluate a finished run or a checkpoint, optionally on another data set"
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="a run's folder, or a checkpoint with a head and --config.data.source=NAME ...")
     parser.add_argument("--split", default="val", help="val (default), test or train")
-    parser.add_argument("--checkpoint", default="result", help="result (default), last or best")
+    parser.add_argument("--checkpoint", default="result", help="result (default), last, best, or a kept step")
     table = "of a classification: write a row for each example there, the most confident mistakes first"
     parser.add_argument("--predictions", metavar="FILE.csv", help=table)
     shared.add_nocache(parser)

@@ -50,6 +50,8 @@ class StageConfig:
       eval_norms: patterns of normalisation modules that use their running statistics even while trained.
       norms: ((pattern, mode), ...) of normalisation modules with running statistics: `eval` as `eval_norms`,
         `stats_only` moves the statistics, also of a frozen unit, and freezes scale and bias, `train` as without a rule.
+      dropout_rules: ((pattern, rate), ...) of dropout modules, those of stochastic depth too, in place of the model's
+        rates; they act in units that train.
       schedule: of every rate after the warm-up, to the end of the stage: `constant`, `linear`, `cosine`, `polynomial`,
         `inverse_sqrt`, `wsd`, `step`, `plateau`, `restarts`, `one_cycle` or `slanted_triangular` (`jaxfer.optim`).
       schedule_options: ((name, value), ...): of the schedule, such as `(("tail", 0.1),)` of `wsd`.
@@ -87,6 +89,7 @@ class StageConfig:
     freeze_units: int = 0
     eval_norms: tuple[str, ...] = ()
     norms: tuple[tuple[str, str], ...] = ()
+    dropout_rules: tuple[tuple[str, float], ...] = ()
     schedule: str = "cosine"
     schedule_options: tuple[tuple[str, float], ...] = ()
     min_lr: float = 0.0
@@ -110,6 +113,7 @@ class StageConfig:
     def to_dict(self) -> dict[str, Any]:
         """{field: value}; without what is newer and not set, as before there was such a field."""
         newer = {"adds": (), "task": "", "schedule_options": (), "min_lr": 0.0, "clip_mode": "norm", "norms": ()}
+        newer |= {"dropout_rules": ()}
         return {k: value for k, value in dataclasses.asdict(self).items() if k not in newer or value != newer[k]}
 
 
@@ -207,6 +211,7 @@ class RunConfig:
       monitor_mode: whether more of it is better, `max` or `min`; `auto`: as the task says.
       patience: evaluations in a row without a better one after which a stage ends early; 0: none.
       min_delta: by how much an evaluation has to be better, so as to count for `patience`.
+      keep_best: how many checkpoints stay on disk because they are the best evaluated, beside the last two.
       test: evaluate the test split at the end; without it the split is never opened.
       log_every: steps between lines in metrics.jsonl, each a mean over the steps since the previous line.
       save_every: steps between checkpoints; 0 saves at the end of each stage.
@@ -236,6 +241,7 @@ class RunConfig:
     monitor_mode: str = "auto"
     patience: int = 0
     min_delta: float = 0.0
+    keep_best: int = _free(1)
     test: bool = _free(False)
     log_every: int = _free(10)
     save_every: int = _free(200)
@@ -249,7 +255,7 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """{field: value}; without what is newer and not set, as before there was such a field."""
         newer = {"monitor": "", "monitor_mode": "auto", "patience": 0, "min_delta": 0.0}
-        newer |= {"recipe": "", "recipe_options": {}, "filled_by": ""}
+        newer |= {"recipe": "", "recipe_options": {}, "filled_by": "", "keep_best": 1}
         return {k: value for k, value in dataclasses.asdict(self).items() if k not in newer or value != newer[k]}
 
 

@@ -33,7 +33,7 @@ _CHOICES = {
 }
 _LEAST = {
     **dict.fromkeys(
-        ("steps", "batch_size", "eval_batch_size", "log_every", "accumulate", "fsdp", "tensor", "views"), 1
+        ("steps", "batch_size", "eval_batch_size", "log_every", "accumulate", "fsdp", "tensor", "views", "keep_best"), 1
     ),
     **dict.fromkeys(
         ("seed", "eval_every", "save_every", "devices", "warmup", "freeze_units", "patience", "min_delta"), 0
@@ -83,6 +83,9 @@ def check_ranges(experiment: Experiment) -> None:
             if dtype not in DTYPES:
                 expected = f"one of {', '.join(DTYPES)} for {pattern!r}"
                 raise InputError(f"{where}.dtype_rules: expected {expected}, found {dtype!r}")
+        for pattern, rate in stage.dropout_rules:
+            if not 0 <= rate < 1:
+                raise InputError(f"{where}.dropout_rules: expected 0 to less than 1 for {pattern!r}, found {rate}")
         for pattern, mode in stage.norms:
             if mode not in NORMS:
                 raise InputError(f"{where}.norms: expected one of {', '.join(NORMS)} for {pattern!r}, found {mode!r}")

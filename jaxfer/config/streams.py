@@ -56,6 +56,8 @@ def resolved(section: Mapping[str, Any], augment: tuple[str, ...]) -> tuple[tupl
 
 def _stream(name: str, values: Any, augment: tuple[str, ...]) -> StreamConfig:
     where = f"config.stream.{name}"
+    if name == "raw":
+        raise InputError(f"{where}: scores raw/... are those of parameters that are not averaged; rename the stream")
     if not isinstance(values, Mapping):
         raise InputError(f"{where}: expected its fields as dict(...), found {values!r}")
     if not re.fullmatch(r"[a-z]\w*", name):

@@ -149,7 +149,7 @@ def a_restored_state_continues_bitwise(method: str, case: str) -> str | None:
     blank = placed(blank, where.shardings(stage.spec, blank.params, blank))
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(epath.Path(folder))
-        checkpoints.save(2, state, {}, None)
+        checkpoints.save(2, state, {}, ())
         checkpoints.wait()
         restored, _ = checkpoints.restore(lambda record: blank)
         checkpoints.close()

@@ -21,7 +21,7 @@ from absl import flags
 
 from jaxfer.data.encoding import Draw, Encoding, Reader
 from jaxfer.data.encodings.augment import augmentations
-from jaxfer.data.order import Sampler, batch_indices, bucket_of, bucketed_indices, numbered
+from jaxfer.data.order import Repeated, Sampler, batch_indices, bucket_of, bucketed_indices, numbered
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 
@@ -51,7 +51,7 @@ class Feed:
     encodings: tuple[Encoding, ...]
     targets: Targets | None = None
     others: Mapping[str, tuple[Encoding, ...]] = field(default_factory=dict)
-    sampler: Sampler | None = None
+    sampler: Sampler | Repeated | None = None
 
     def check(self, augment: tuple[str, ...] = ()) -> None:
         """`InputError` if the split has nothing that the model can read, or if nothing of it can be augmented."""
@@ -71,10 +71,10 @@ class Feed:
                 raise InputError(f"data.augment={(str(entry),)} is of {of}, the data source has {has}; remove it")
         if lost := [entry.name for entry in entries if not entry.kind.masks and "mask" in self.split.columns]:
             raise InputError(f"data.augment: {lost[0]} mixes moved images, whose masks can't be mixed; remove it")
-        if any(entry.kind.colours for entry in entries):  # says of the first image what it would say of it in training
+        if any(entry.kind.colours or entry.kind.of == "text" for entry in entries):
             first = Draw(0, 0, np.arange(1), tuple(augment))
-            for encoding in acting:
-                encoding.reader(self.split)(np.arange(1), None, first)
+            for encoding in acting:  # says of the first example what it would say of it in training
+                encoding.reader(self.split)(np.arange(1), max(encoding.buckets, default=None), first)
 
     def bind(self) -> Bound:
         """The feed with every encoding bound to the split."""
@@ -99,7 +99,7 @@ class Bound:
     kept: tuple[str, ...]  # what a model reads; what else a reader gives is for the targets alone
     buckets: tuple[int, ...]
     others: Mapping[str, Bound] = field(default_factory=dict)
-    sampler: Sampler | None = None
+    sampler: Sampler | Repeated | None = None
 
     @property
     def lengths(self) -> np.ndarray | None:
@@ -192,7 +192,7 @@ def rows_read(feed: Feed, *, seed: int, batch_size: int, start: int, stop: int) 
     count, sampler = len(feed.split), feed.sampler
     length = count if sampler is None else sampler.length
     if (stop - start) * batch_size >= 2 * length:  # a whole epoch is among them
-        if sampler is None or length >= count:
+        if sampler is None:
             return np.arange(count)
         read = np.zeros(count, bool)
         for epoch in range(start * batch_size // length, -(-stop * batch_size // length)):

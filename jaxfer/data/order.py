@@ -4,7 +4,7 @@ The loader, the samplers and the feature cache all call `batch_indices`, so a ru
 every host computes the same order. Only the raw bits of Philox are used (whose streams NumPy guarantees across
 versions, unlike those of `Generator.permutation`), so an order outlives an upgrade. Texts have `bucketed_indices`: the
 same order, regrouped a little, so that batches hold texts of like lengths. A `Sampler` gives other epochs to both: of
-as many examples of each class.
+as many examples of each class; `Repeated` those of an example several times in a row.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Stream(enum.IntEnum):
     VIEW = 9
     SAMPLE = 10
     TURN = 11
+    AUGMENT_SECOND = 12
 
 
 def bits(seed: int, stream: Stream, *key: int) -> np.random.Philox:
@@ -107,9 +108,44 @@ class Sampler:
         """Examples of an epoch."""
         return len(self.members) * self.each
 
+    @property
+    def together(self) -> bool:
+        """Whether batches are as they are for a reason, and texts not regrouped by length."""
+        return self.name == "balanced"
+
     def epoch(self, seed: int, epoch: int, number: int = 0) -> np.ndarray:
         """The examples of an epoch in their order, int64 [length], read-only."""
         return _sampled(self, seed, epoch, number)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Repeated:
+    """Epochs that have an example `times` times in a row, each time augmented anew: repeated augmentation.
+
+    Hoffer et al., 2019, "Augment your batch", arXiv:1901.09335. As in timm's `RepeatAugSampler` an epoch is no longer
+    for it: it ends with the first `length / times` examples of the order, which is another in each epoch.
+
+    Attributes:
+      size: number of examples.
+      times: of each.
+      sampler: whose order this is; None: that of epochs in which each occurs once.
+    """
+
+    size: int
+    times: int
+    sampler: Sampler | None = None
+
+    together = True  # as of `Sampler`: an example's repetitions
+
+    @property
+    def length(self) -> int:
+        """Examples of an epoch, repetitions counted."""
+        return self.size if self.sampler is None else self.sampler.length
+
+    def epoch(self, seed: int, epoch: int, number: int = 0) -> np.ndarray:
+        """The examples of an epoch in their order, int64 [length]."""
+        first = -(-self.length // self.times)
+        return np.repeat(_epoch(self.size, seed, epoch, number, self.sampler)[:first], self.times)[: self.length]
 
 
 @functools.lru_cache(maxsize=64)  # as above
@@ -130,14 +166,14 @@ def _sampled(sampler: Sampler, seed: int, epoch: int, number: int) -> np.ndarray
     return order
 
 
-def _epoch(size: int, seed: int, epoch: int, number: int, sampler: Sampler | None) -> np.ndarray:
+def _epoch(size: int, seed: int, epoch: int, number: int, sampler: Sampler | Repeated | None) -> np.ndarray:
     if sampler is not None:
         return sampler.epoch(seed, epoch, number)
     return permutation(size, seed, Stream.EPOCH, *_folded(epoch, number=number))
 
 
 def batch_indices(
-    seed: int, step: int, *, size: int, batch_size: int, number: int = 0, sampler: Sampler | None = None
+    seed: int, step: int, *, size: int, batch_size: int, number: int = 0, sampler: Sampler | Repeated | None = None
 ) -> np.ndarray:
     """The examples of one training step.
 
@@ -174,7 +210,7 @@ def bucketed_indices(
     buckets: tuple[int, ...],
     batch_size: int,
     number: int = 0,
-    sampler: Sampler | None = None,
+    sampler: Sampler | Repeated | None = None,
 ) -> tuple[np.ndarray, int]:
     """The examples of one training step on texts, and the length they are padded to.
 
@@ -182,7 +218,7 @@ def bucketed_indices(
     `batch_indices` gives the steps of a window are sorted by bucket (stably, so at random within one), cut into batches
     again, and the batches shuffled. So a window holds exactly the examples of the plain order, and in each epoch every
     example occurs exactly once. A batch that spans epochs is the plain one; so are all where there is one bucket, and
-    all of a `balanced` sampler, whose batches would lose their balance.
+    all of a sampler whose batches are to stay `together`: balanced, or repetitions.
 
     Args:
       seed: the run's seed, >= 0.
@@ -201,7 +237,7 @@ def bucketed_indices(
     # The steps inside this epoch: from the first that begins in it to the last that ends in it.
     first, stop = -(-epoch * size // batch_size), (epoch + 1) * size // batch_size
     inside = first <= step < stop
-    if len(buckets) == 1 or not inside or (sampler is not None and sampler.name == "balanced"):
+    if len(buckets) == 1 or not inside or (sampler is not None and sampler.together):
         chosen = batch_indices(seed, step, size=size, batch_size=batch_size, number=number, sampler=sampler)
     else:
         begin = first + (step - first) // WINDOW * WINDOW

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxfer.data import held_out
 from jaxfer.data.encodings.augment import canonical
-from jaxfer.data.order import SAMPLINGS, Sampler, Stream, draw
+from jaxfer.data.order import SAMPLINGS, Repeated, Sampler, Stream, draw
 from jaxfer.data.split import INPUTS, Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 from jaxfer.registry import SOURCES
@@ -47,6 +47,8 @@ class DataConfig:
       sampling: epochs with as many examples of each class (`order.Sampler`): `oversample`, `undersample` or `balanced`,
         in batches too. Empty: each example once in an epoch. A stage whose task reads no labels has those epochs.
       sampling_by: the column whose values take the place of classes, such as `group`; it may be of any data.
+      repeats: repeated augmentation (`order.Repeated`): an example comes so many times in a row, each time augmented
+        anew; 0: once.
     """
 
     source: str = "digits"
@@ -63,6 +65,7 @@ class DataConfig:
     workers: int = field(default=0, metadata={"identity": False})
     sampling: str = ""
     sampling_by: str = ""
+    repeats: int = 0
 
     def __post_init__(self) -> None:
         # Two spellings of the same augmentation are one experiment.
@@ -74,7 +77,7 @@ class DataConfig:
 
 
 # Fields that old runs don't have.
-NEWER = ("labels", "val_by", "val_groups", "folds", "fold", "sampling", "sampling_by")
+NEWER = ("labels", "val_by", "val_groups", "folds", "fold", "sampling", "sampling_by", "repeats")
 
 
 def build(config: DataConfig, options: Mapping[str, Any], *, seed: int, with_test: bool) -> Dataset:
@@ -180,6 +183,9 @@ def _check_config(config: DataConfig, dataset: Dataset) -> None:
 
 def _check_sampling(config: DataConfig, train: Split) -> None:
     known, by = ", ".join(SAMPLINGS), config.sampling_by
+    if config.repeats and (config.repeats < 2 or not config.augment):
+        found = f"found {config.repeats}" + ("" if config.augment else " and no data.augment")
+        raise InputError(f"data.repeats: expected at least 2, or 0, for examples that are augmented, {found}")
     if config.sampling and config.sampling not in SAMPLINGS:
         raise InputError(f"unknown data.sampling {config.sampling!r}{nearest(config.sampling, SAMPLINGS)}")
     if by and not config.sampling:
@@ -199,13 +205,16 @@ def _check_sampling(config: DataConfig, train: Split) -> None:
         )
 
 
-def sampler(config: DataConfig, train: Split) -> Sampler | None:
-    """The epochs that the config asks for, of these training examples; None where each occurs once."""
-    if not config.sampling:
-        return None
-    by = config.sampling_by
-    strata = [train.example(by, row) for row in range(len(train))] if by else train.labels
-    return Sampler.of(config.sampling, np.asarray(strata))
+def sampler(config: DataConfig, train: Split, *, by_class: bool = True) -> Sampler | Repeated | None:
+    """The epochs that the config asks for, of these training examples; None where each occurs once.
+
+    `by_class` is whether `config.sampling` counts, of a stage that reads labels.
+    """
+    made, by = None, config.sampling_by
+    if config.sampling and by_class:
+        strata = [train.example(by, row) for row in range(len(train))] if by else train.labels
+        made = Sampler.of(config.sampling, np.asarray(strata))
+    return Repeated(len(train), config.repeats, made) if config.repeats else made
 
 
 def _chosen(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:

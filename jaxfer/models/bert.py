@@ -121,7 +121,9 @@ class Block(nn.Module):
 
     @nn.nowrap
     def _drop(self, y: jax.Array, branch: str, train: bool) -> jax.Array:
-        return nn.Dropout(self.dropout, name=f"drop_{branch}")(y, deterministic=not train)
+        y = nn.Dropout(self.dropout, name=f"drop_{branch}")(y, deterministic=not train)
+        skip = nn.Dropout(0.0, broadcast_dims=(1, 2), name=f"skip_{branch}")  # for rules: stochastic depth
+        return skip(y, deterministic=not train)
 
 
 def pooled_tokens(x: jax.Array, attention_mask: jax.Array, pool: str) -> jax.Array:

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -27,13 +27,10 @@ from jaxfer.errors import InputError, nearest
 from jaxfer.models import parts
 from jaxfer.models.execution import PLAIN, Execution
 from jaxfer.models.parts import Part
+from jaxfer.models.passes import FEATURES, TAPS, Interceptor, Training, given, policy, tapped
 from jaxfer.rules import Rules
 
 Params = Mapping[str, Any]
-Interceptor = Callable[..., Any]
-
-FEATURES = "features"  # the tap of what the output layer reads
-_TAPS = "taps"  # flax's collection of them
 
 
 class Passed(NamedTuple):
@@ -48,22 +45,6 @@ class Passed(NamedTuple):
     outputs: Any
     model_state: Params
     taps: Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Training:
-    """Settings of a training pass that an evaluation pass does not have.
-
-    Attributes:
-      key: typed PRNG key of this step; dropout draws from it.
-      live: units with a trainable leaf or an adapter; dropout and stochastic depth act only there.
-      eval_norms: paths of normalisation modules that use, and keep, their running statistics; of any class that is
-        called with `use_running_average`, a port's own or flax's.
-    """
-
-    key: jax.Array
-    live: frozenset[str]
-    eval_norms: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,25 +153,25 @@ class Port:
         x, side = self._inputs(batch, begin)
         stored, begin = (), begin or self.start
         if self.start == FEATURES:
-            stored = (_given(x, self.whole.entrance),)
+            stored = (given(x, self.whole.entrance),)
             begin, (x, side) = self.units[-1], self.whole.anything(len(x))
         params = params if self.part is None else self.part.chosen(params)
         variables = {"params": self.execution.tables(params), **model_state}
         call = dict(side, begin=begin, end=end, train=training is not None, execution=self.execution)
-        policy = () if training is None else (_policy(training),)
+        settings = () if training is None else (policy(training),)
         # The first to be entered is the outermost: the method's interceptor sees the result of the policy.
         with contextlib.ExitStack() as entered:
             between = () if intercept is None else (intercept,)
-            for interceptor in (*stored, *self.execution.interceptors(self.head, between), *policy):
+            for interceptor in (*stored, *self.execution.interceptors(self.head, between), *settings):
                 entered.enter_context(nn.intercept_methods(interceptor))
             if taps:
-                entered.enter_context(nn.intercept_methods(_tapped(taps, self.head)))
+                entered.enter_context(nn.intercept_methods(tapped(taps, self.head)))
             if training is None and not taps:
                 return Passed(self._paired(self.module.apply(variables, x, **call), begin, end), model_state, {})
-            mutable = [*(() if training is None else model_state), *((_TAPS,) if taps else ())]
+            mutable = [*(() if training is None else model_state), *((TAPS,) if taps else ())]
             rngs = None if training is None else {"dropout": training.key}
             outputs, updated = self.module.apply(variables, x, **call, rngs=rngs, mutable=mutable)
-        kept = rules.flatten(updated.pop(_TAPS, {}))
+        kept = rules.flatten(updated.pop(TAPS, {}))
         kept = {path.rsplit("/", 1)[1]: kept[path][0] for path in kept}
         if FEATURES in taps and not self.outputs:
             kept[FEATURES] = outputs  # no layer reads them
@@ -246,6 +227,24 @@ class Port:
 
         shapes = jax.eval_shape(taps, jax.random.key(0), self.example(2))
         return shapes, entrance[-1] if entrance else self.head
+
+    @functools.cached_property
+    def dropouts(self) -> tuple[str, ...]:
+        """Paths of the dropout modules that a training pass calls, those at rate 0 too. Dropout of attention weights is
+        among them only where the model has a rate for it."""
+        port, found = dataclasses.replace(self, execution=PLAIN), {}
+
+        def watch(next_fun, args, kwargs, context):
+            if context.method_name == "__call__" and isinstance(context.module, nn.Dropout):
+                found["/".join(context.module.path)] = None
+            return next_fun(*args, **kwargs)
+
+        def whole(key, batch):
+            training = Training(key=key, live=frozenset(self.units), eval_norms=frozenset())
+            return port.apply(*port.init(key, batch), batch, training=training, intercept=watch)
+
+        jax.eval_shape(whole, jax.random.key(0), self.example(2))
+        return tuple(found)
 
     def unit(self, path: str) -> str | None:
         """The unit a parameter belongs to; a leaf that a method adds names its unit anywhere in its path."""
@@ -348,45 +347,3 @@ class Port:
     def _paired(self, outputs: jax.Array, begin: str | None, end: str | None) -> jax.Array:
         whole = begin is None and end is None
         return outputs.reshape(-1, 2, outputs.shape[-1]) if self.apart and whole else outputs
-
-
-def _given(features: jax.Array, entrance: str) -> Interceptor:
-    """Interceptor that has this module read these; what the head computed of its inputs is dropped."""
-
-    def intercept(next_fun, args, kwargs, context):
-        if context.method_name == "__call__" and "/".join(context.module.path) == entrance:
-            args = (features, *args[1:])
-        return next_fun(*args, **kwargs)
-
-    return intercept
-
-
-def _tapped(taps: tuple[str, ...], head: str) -> Interceptor:
-    """Interceptor that keeps activations; as a collection of flax, so that a rematerialised unit gives its own too."""
-
-    def intercept(next_fun, args, kwargs, context):
-        path, module = "/".join(context.module.path), context.module
-        called = context.method_name == "__call__"
-        if called and path == head and FEATURES in taps:
-            module.sow(_TAPS, FEATURES, args[0])
-        outputs = next_fun(*args, **kwargs)
-        if called and path in taps:
-            module.sow(_TAPS, path, outputs)
-        return outputs
-
-    return intercept
-
-
-def _policy(training: Training) -> Interceptor:
-    """Interceptor for frozen units: no dropout, and running statistics in frozen norms."""
-
-    def intercept(next_fun, args, kwargs, context):
-        if context.method_name == "__call__":
-            path = context.module.path
-            if isinstance(context.module, nn.Dropout) and path[0] not in training.live:
-                kwargs = {**kwargs, "deterministic": True}
-            if "/".join(path) in training.eval_norms:
-                kwargs = {**kwargs, "use_running_average": True}
-        return next_fun(*args, **kwargs)
-
-    return intercept

@@ -49,7 +49,7 @@ class UnreadableCheckpoint(InputError):
 
 
 class Checkpoints:
-    """The checkpoints of one run folder: saved asynchronously; the last two and the best are kept."""
+    """The checkpoints of one run folder: saved asynchronously; the last two and the best ones are kept."""
 
     def __init__(self, folder: epath.Path, *, read_only: bool = False):
         # Orbax logs every save at INFO and WARNING, and a failed save with dozens of tracebacks and an exception.
@@ -57,7 +57,7 @@ class Checkpoints:
         quiet.quiet_late_tasks()
         if str(folder).startswith("s3://"):
             borrowed.teach_orbax_s3()
-        self._best: dict[int, int | None] = {}
+        self._kept: dict[int, tuple[int, ...]] = {}
         self._newest: tuple[int, dict[str, Any]] | None = None  # the step saved or restored last, and its content
         self._amended = False  # whether that content is newer than what is on disk
         # A run that is opened is read whole by each process for itself.
@@ -70,7 +70,7 @@ class Checkpoints:
             )
         options = ocp.CheckpointManagerOptions(
             multiprocessing_options=processes,
-            preservation_policy=_Preserve(self._best),
+            preservation_policy=_Preserve(self._kept),
             read_only=read_only,
         )
         handlers = {
@@ -87,7 +87,7 @@ class Checkpoints:
         self._sets = ocp.Checkpointer(handler, multiprocessing_options=processes)  # each whole once it is saved
 
     def save(
-        self, step: int, state: State, record: Mapping[str, Any], best: int | None, frozen: Collection[str] = ()
+        self, step: int, state: State, record: Mapping[str, Any], best: Sequence[int], frozen: Collection[str] = ()
     ) -> None:
         """Starts saving; returns once the arrays are copied off the devices. A step saved before is kept.
 
@@ -95,7 +95,7 @@ class Checkpoints:
           step: of the run; larger than every step saved before.
           state: all of it but what follows from the config.
           record: what goes with it, as JSON can hold it.
-          best: step of the best evaluated checkpoint: it is kept. None before any evaluation.
+          best: steps of the best evaluated checkpoints, the best first: they are kept. Empty before any evaluation.
           frozen: paths of the parameters that the stage does not change. They are on disk before this save begins; if
             they are few, each checkpoint holds them.
         """
@@ -106,7 +106,7 @@ class Checkpoints:
         self.wait()
         sets = self._save_frozen(shared, {name: leaves[name] for name in shared})
         content = _content(record, best, leaves, sets)
-        self._best[step], self._newest = best, (step, content)
+        self._kept[step], self._newest = tuple(best), (step, content)
         own = {name: leaf for name, leaf in arrays.items() if name not in shared}
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(own), record=ocp.args.JsonSave(content))
         self._manager.save(step, args=items)
@@ -127,18 +127,18 @@ class Checkpoints:
         """{sha256: names of the leaves} of the frozen parameters of the checkpoint saved or restored last."""
         return {} if self._newest is None else self._newest[1].get("frozen", {})
 
-    def amend(self, step: int, record: Mapping[str, Any], best: int | None) -> None:
+    def amend(self, step: int, record: Mapping[str, Any], best: Sequence[int]) -> None:
         """Replaces the record of the checkpoint saved or restored last, at the latest before the next is saved.
 
         Args:
           step: of that checkpoint; any other is left as it is.
           record: what takes the place of the one it was saved with.
-          best: as in `save`; now this checkpoint may be it.
+          best: as in `save`; now this checkpoint may be one.
         """
         if self._newest is None or self._newest[0] != step:
             return
         self._newest = step, _content(record, best, self._newest[1]["leaves"], self._frozen_before)
-        self._best[step], self._amended = best, True
+        self._kept[step], self._amended = tuple(best), True
 
     def wait(self) -> None:
         """Blocks until everything is on disk, the amended record too: it is deferred, so that training can go on."""
@@ -236,7 +236,7 @@ class Checkpoints:
 
     def _content(self, step: int) -> dict[str, Any]:
         content = self._attempt(step, lambda: self._read_content(step))
-        self._best[step] = content["best"]
+        self._kept[step] = (content["best"], *content.get("next_best", ()))
         return content
 
     def _read_content(self, step: int) -> dict[str, Any]:
@@ -310,19 +310,19 @@ def _verify(arrays: Mapping[str, jax.Array], leaves: Mapping[str, Any]) -> None:
 
 
 class _Preserve:
-    """Keeps the last two checkpoints and the best of each: after a fallback to the one before, its best is there too.
+    """Keeps the last two checkpoints and the best of each: after a fallback to the one before, its best are there too.
 
     Args:
-      best: {step of a checkpoint: step of the best one when it was saved}, filled in by its owner.
+      best: {step of a checkpoint: steps of the best ones when it was saved}, filled in by its owner.
     """
 
-    def __init__(self, best: Mapping[int, int | None]):
+    def __init__(self, best: Mapping[int, Sequence[int | None]]):
         self._best = best
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Answers orbax, on every save: which checkpoints to keep."""
         last = sorted(info.step for info in checkpoints)[-2:]
-        kept = {*last, *(self._best.get(step) for step in last)}
+        kept = {*last, *(best for step in last for best in self._best.get(step, ()))}
         return [info.step in kept for info in checkpoints]
 
 
@@ -367,10 +367,11 @@ def _leaves(arrays: Mapping[str, jax.Array], kind: str = "sum64") -> dict[str, d
 
 
 def _content(
-    record: Mapping[str, Any], best: int | None, leaves: Mapping[str, Any], frozen: Mapping[str, Any]
+    record: Mapping[str, Any], best: Sequence[int], leaves: Mapping[str, Any], frozen: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The JSON part of a checkpoint: a copy, since orbax writes it later, when the caller may have changed it."""
-    content = json.loads(json.dumps({"record": record, "best": best, "leaves": leaves, "frozen": frozen}))
+    ranked = {"best": next(iter(best), None), **({"next_best": best[1:]} if len(best) > 1 else {})}
+    content = json.loads(json.dumps({"record": record, **ranked, "leaves": leaves, "frozen": frozen}))
     return {**content, "crc32": _checksum(content)}
 
 

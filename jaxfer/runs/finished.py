@@ -48,7 +48,7 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
 
     Args:
       folder: its work directory.
-      checkpoint: `result` (what result.json describes), `last` or `best`.
+      checkpoint: `result` (what result.json describes), `last`, `best`, or the step of one that is kept (`best_steps`).
 
     Raises:
       InputError: no run there, an unfinished one, or checkpoints that can't be read.
@@ -61,8 +61,8 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
     experiment, result, stages = planned(folder)
     classes = tuple(result["classes"])
     known = ("result", "last", "best")
-    if checkpoint not in known:
-        raise InputError(f"unknown checkpoint {checkpoint!r}; known: {', '.join(known)}")
+    if checkpoint not in known and not checkpoint.isdecimal():
+        raise InputError(f"unknown checkpoint {checkpoint!r}; known: {', '.join(known)}, or a step")
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
@@ -72,8 +72,9 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
 
     last = result.get("stopped", {}).get(stages[-1].name, result["steps"])
     try:
-        step = {"result": result["checkpoint_step"], "last": last}.get(checkpoint)
-        state, record = checkpoints.restore(blank, step=checkpoints.best if step is None else step)
+        steps = {"result": result["checkpoint_step"], "last": last, "best": checkpoints.best}
+        step = steps[checkpoint] if checkpoint in known else int(checkpoint)
+        state, record = checkpoints.restore(blank, step=step)
     finally:
         checkpoints.close()
     return FinishedRun(

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from jaxfer.data.encoding import Draw, Fields
-from jaxfer.data.encodings.text import Vocabulary
+from jaxfer.data.encodings.tokens import Vocabulary
 from jaxfer.data.order import Stream, row_rng
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError

@@ -55,7 +55,8 @@ def cut(stage: Stage, where: Placement, experiment: Experiment) -> Cut:
         return Cut(why="config.cache is off")
     if feature_store.root() is None:
         return Cut(why="JAXFER_CACHE is off")
-    augment = () if experiment.run.cache == "views" else experiment.data.augment
+    texts = any(encoding.buckets for encoding in stage.spec.port.encodings)  # other tokens, so another attention mask
+    augment = () if experiment.run.cache == "views" and not texts else experiment.data.augment
     if why := _differs(stage, where, experiment, augment):
         return Cut(why=why)
     at, shape = FEATURES, stage.spec.port.features
@@ -129,7 +130,7 @@ def _not_at_output(stage: Stage) -> str | None:
         return f"{moving[0]} takes its statistics from each batch"
     if _changed(Alike.of(stage))[1]:
         return f"method {stage.config.method!r} changes what is computed below the output layer"
-    if dropout := _dropout(port):
+    if dropout := _dropout(port, spec.dropout):
         return f"{dropout} drops features at random"
     return None
 
@@ -201,6 +202,7 @@ def _changed(alike: Alike) -> tuple[frozenset[str], bool]:
     spec, (params, model_state, extra) = alike.stage.spec, alike.stage.shapes
     port, paths = spec.port, set()
     own = rules.flatten(port_shapes(port)[0])
+    still = Training(key=jax.random.key(0), live=frozenset(), eval_norms=port.norms(model_state))
 
     def look(params: Any, extra: Any, batch: Any) -> None:  # traced: an array that is handed on is the same tracer
         leaves = rules.flatten(params)
@@ -208,8 +210,8 @@ def _changed(alike: Alike) -> tuple[frozenset[str], bool]:
             backbone = view(params, extra)
             seen = rules.flatten(backbone)
             paths.update(path for path in own if seen.get(path) is not leaves.get(path))
-        if (intercept := spec.method.intercept(params, extra)) is not None:
-            port.apply(backbone, model_state, batch, intercept=_watched(intercept, paths))
+        if (intercept := spec.method.intercept(params, extra)) is not None:  # as in training: noise is of that alone
+            port.apply(backbone, model_state, batch, training=still, intercept=_watched(intercept, paths))
 
     jax.eval_shape(look, params, extra, port.example(2))
     units = frozenset(unit for unit in map(port.unit, paths) if unit is not None)
@@ -237,13 +239,13 @@ def _watched(intercept: Interceptor, changed: set[str]) -> Interceptor:
 
 
 @functools.lru_cache(maxsize=64)
-def _dropout(port: Port) -> str | None:
-    """The first module of the head unit, before the entrance, that draws in training."""
-    found, unit = [], port.units[-1]
+def _dropout(port: Port, rates: tuple[tuple[str, float], ...]) -> str | None:
+    """The first module of the head unit, before the entrance, that draws in training under these rates."""
+    found, unit, changed = [], port.units[-1], dict(rates)
 
     def watch(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
         path = "/".join(context.module.path)
-        if isinstance(context.module, nn.Dropout) and context.module.rate and path != port.entrance:
+        if isinstance(context.module, nn.Dropout) and changed.get(path, context.module.rate) and path != port.entrance:
             found.append(path)
         return next_fun(*args, **kwargs)
 

@@ -22,7 +22,7 @@ from jaxfer.runs.finished import FinishedRun, open_run
 from jaxfer.runs.folder import holds_run, stored_config
 from jaxfer.stages import Stage
 from jaxfer.state import State
-from jaxfer.step import StepSpec
+from jaxfer.step import StepSpec, as_trained
 from jaxfer.task import Mean
 from jaxfer.training import predictions as tables
 from jaxfer.training import untrained
@@ -95,15 +95,19 @@ def evaluate_streams(
     """Evaluates a split of the main data, and of each stream that has it: metrics `NAME/metric`.
 
     A stream with a task is evaluated on that task under its own head; one without, by the main task, if its classes
-    are the same. None as of `evaluate_split`.
+    are the same. Where the method evaluates averages, the parameters themselves are evaluated beside them, as if they
+    were such a stream: `raw/accuracy`. None as of `evaluate_split`.
     """
     own = {stream.name: spec.of_stream(stream.name) for stream in spec.streams if stream.task is not None}
     main = dataclasses.replace(spec, streams=())
     whole = evaluate_split(main, state, data.splits[split], where, batch_size, stop=stop)
-    for name, stream in data.streams.items():
-        if whole is None or split not in stream.splits:
+    parts = {name: (own.get(name, main), data.streams[name].splits.get(split)) for name in data.streams}
+    if spec.method.evaluated is not None:
+        parts["raw"] = dataclasses.replace(main, method=as_trained(spec.method)), data.splits[split]
+    for name, (measured, examples) in parts.items():
+        if whole is None or examples is None:
             continue
-        part = evaluate_split(own.get(name, main), state, stream.splits[split], where, batch_size, stop=stop)
+        part = evaluate_split(measured, state, examples, where, batch_size, stop=stop)
         if part is None:
             return None
         metrics = whole.metrics | {f"{name}/{metric}": value for metric, value in part.metrics.items()}
@@ -139,7 +143,7 @@ def evaluate(
       run: its folder; or a checkpoint with a head, as `config.init` names one, on the data that `overrides` name. Its
         classes are matched to the data's by name.
       split: `val`, `test` or `train`.
-      checkpoint: of a run: `result` (what result.json describes), `last` or `best`.
+      checkpoint: of a run: `result` (what result.json describes), `last`, `best`, or the step of one that is kept.
       overrides: {"data.x": value}, as on the command line.
       predictions: of a classification, the .csv to write with a row for each example, the most confident mistakes first
         (`predictions.table`); an older file is replaced.

@@ -9,7 +9,7 @@ import dataclasses
 
 from jaxfer.config.experiment import Experiment, StageConfig
 from jaxfer.data import prepare
-from jaxfer.data.order import Sampler
+from jaxfer.data.order import Repeated, Sampler
 from jaxfer.data.prepare import DataConfig
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
@@ -62,8 +62,10 @@ def check_target(experiment: Experiment, config: StageConfig, data: Dataset) -> 
 
 def check_sampling(data: DataConfig, task: Task, name: str) -> None:
     """`InputError` where a task makes other examples of those that are to be sampled."""
-    if data.sampling and task.expand is not None:
-        raise InputError(f"data.sampling={data.sampling}: task {name!r} makes several examples of one; remove it")
+    field = "sampling" if data.sampling else "repeats"
+    if getattr(data, field) and task.expand is not None:
+        found = f"data.{field}={getattr(data, field)}"
+        raise InputError(f"{found}: task {name!r} makes several examples of one; remove it")
 
 
 def training_split(experiment: Experiment, stage: Stage, data: Dataset) -> Split:
@@ -71,16 +73,19 @@ def training_split(experiment: Experiment, stage: Stage, data: Dataset) -> Split
     return data.splits["train"] if data.pool is None or reads_labels(experiment, stage.config) else data.pool
 
 
-def sampler(experiment: Experiment, config: StageConfig, split: Split) -> Sampler | None:
+def sampler(experiment: Experiment, config: StageConfig, split: Split) -> Sampler | Repeated | None:
     """How a stage's epochs are made of its training examples; None where each occurs once."""
-    return prepare.sampler(experiment.data, split) if reads_labels(experiment, config) else None
+    return prepare.sampler(experiment.data, split, by_class=reads_labels(experiment, config))
 
 
 def sampled(experiment: Experiment, data: Dataset) -> str:
     """For `jaxfer show` and `run`: an epoch and a batch of each stage, in a line; empty without a sampler."""
-    made = prepare.sampler(experiment.data, data.splits["train"])
+    made, times = prepare.sampler(experiment.data, data.splits["train"]), experiment.data.repeats
+    repeated = f"repeats: an example comes {times} times in a row, an epoch ends after 1/{times} of its examples"
+    if isinstance(made, Repeated):
+        made = made.sampler
     if made is None:
-        return ""
+        return repeated if times else ""
     of, count = experiment.data.sampling_by or "class", len(made.members)
     epoch = f"{count:,} x {made.each:,} = {made.length:,} examples, of {len(data.splits['train']):,}"
     said = [f"sampling: {made.name} by {of}, an epoch is {epoch}"]
@@ -91,7 +96,7 @@ def sampled(experiment: Experiment, data: Dataset) -> str:
             said.append(f"{where}{made.length / size:.4g} steps of {size} examples, {held}")
         else:
             said.append(f"{where}each example once, without labels")
-    return "; ".join(said)
+    return "; ".join([*said, repeated] if times else said)
 
 
 def _task(experiment: Experiment, config: StageConfig) -> Task:

@@ -13,7 +13,7 @@ from jaxfer.parallel.placement import Placement
 from jaxfer.runs.finished import fingerprint
 from jaxfer.stages import Stage
 from jaxfer.state import State
-from jaxfer.training import lineage, streams
+from jaxfer.training import lineage, stopping, streams
 from jaxfer.training.cut import trained_below
 from jaxfer.training.evaluation import Evaluation
 from jaxfer.training.programs import Program, forward_flops, step_flops, train_program
@@ -72,6 +72,7 @@ def contents(
         "steps": record["stop"],
         **({"stopped": record["stopped"]} if record.get("stopped") else {}),
         "checkpoint_step": step,
+        **({"best_steps": stopping.best_steps(record)} if experiment.run.keep_best > 1 else {}),
         "classes": list(data.classes),
         "examples": {**{name: len(split) for name, split in data.splits.items()}, **pool},
         **({"left_out": data.left_out} if data.left_out else {}),

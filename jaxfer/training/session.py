@@ -154,7 +154,7 @@ class Session:
         self, former: Stage, stage: Stage, params: Any, model_state: Any
     ) -> tuple[Any, Any, tuple[str, ...]]:
         """Parameters for a stage of another task; its evaluations are not compared with those before."""
-        self.record["best"] = None
+        stopping.forget(self.record)
         self.reporter.follow(stage.spec.task.monitor)
         key = starting.fresh_key(self.experiment.run.seed)
         made = carrying.under_another_head(params, model_state, former.spec.port.head, stage.spec.port, key)
@@ -342,10 +342,10 @@ class Session:
         self.log.sync()
         self.checkpoints.save(step, state, *self._recorded(), stage.spec.frozen)
 
-    def _recorded(self) -> tuple[dict[str, Any], int | None]:
-        """What a checkpoint holds beside the State: the record up to now and the step of the best evaluation."""
+    def _recorded(self) -> tuple[dict[str, Any], list[int]]:
+        """What a checkpoint holds beside the State: the record up to now and the steps of the best evaluations."""
         record = {**self.record, "cost": {**self.record["cost"], "seconds": self._seconds()}}
-        return record, record["best"] and record["best"]["step"]
+        return record, stopping.best_steps(record)
 
     def _cost(self, stage: Stage, state: State) -> dict[str, Any]:
         """`cost` of result.json."""

@@ -18,7 +18,8 @@ def judge(record: dict[str, Any], run: RunConfig, stage: Stage, evaluated: Mappi
     """Takes note of an evaluation; returns whether the stage ends with it.
 
     Args:
-      record: of the session. `best` is the best evaluation of all; `waiting` the stage's best value that counts for
+      record: of the session. `best` is the best evaluation of all; `ranked` the steps and values of the best
+        ones, as many as `keep_best`, where that is more than one; `waiting` the stage's best value that counts for
         `patience`, and the evaluations since; `stopped` {stage: step at which it ended early}.
       run: settings.
       stage: under way.
@@ -34,6 +35,10 @@ def judge(record: dict[str, Any], run: RunConfig, stage: Stage, evaluated: Mappi
     value, maximize = evaluated[task.monitor], task.maximize
     if best is None or _better(value, best[task.monitor], maximize):
         record["best"] = evaluated
+    if run.keep_best > 1:
+        ranked = [*record.get("ranked", ()), [evaluated["step"], value]]
+        ranked.sort(key=lambda entry: (math.isnan(entry[1]), -entry[1] if maximize else entry[1]))
+        record["ranked"] = ranked[: run.keep_best]
     if not run.patience:
         return False
     waiting = record.get("waiting")
@@ -47,6 +52,18 @@ def judge(record: dict[str, Any], run: RunConfig, stage: Stage, evaluated: Mappi
         return False
     record["stopped"] = {**record.get("stopped", {}), stage.name: evaluated["step"]}
     return True
+
+
+def best_steps(record: Mapping[str, Any]) -> list[int]:
+    """Steps of the evaluations whose checkpoints are kept, the best first."""
+    best = [] if record["best"] is None else [record["best"]["step"]]
+    return best + [step for step, _ in record.get("ranked", ()) if step not in best]
+
+
+def forget(record: dict[str, Any]) -> None:
+    """Forgets the best evaluations: those to come are of another task."""
+    record["best"] = None
+    record.pop("ranked", None)
 
 
 def _better(value: float, former: float, maximize: bool, by: float = 0.0) -> bool:

@@ -67,7 +67,7 @@ def shuffled(run: Path, folder: Path) -> Path:
         params=jax.tree.map(permuted, state.params), model_state=jax.tree.map(permuted, state.model_state)
     )
     checkpoints, result = Checkpoints(epath.Path(folder / "checkpoints")), finished.result
-    checkpoints.save(result["checkpoint_step"], state, {"stage": 0}, None)
+    checkpoints.save(result["checkpoint_step"], state, {"stage": 0}, ())
     checkpoints.close()
     result["lineage"]["sha256"] = fingerprint(*finished.stage.leave(state))
     files.write_json(epath.Path(folder / "result.json"), result)

@@ -20,7 +20,7 @@ DIGITS = str(Path(__file__).parents[2] / "configs/digits.py")
 
 # Every field that a run may change when it goes on in its folder.
 FREE = {
-    *("eval_batch_size", "test", "log_every", "save_every", "grace", "profile", "cache", "views", "rooms"),
+    *("eval_batch_size", "keep_best", "test", "log_every", "save_every", "grace", "profile", "cache", "views", "rooms"),
     *("parallel.mode", "parallel.devices", "parallel.fsdp", "parallel.tensor", "parallel.rules"),
     *("parallel.attention", "recipe", "recipe_options", "filled_by"),  # a recipe's stages count, not its name
 }
@@ -39,6 +39,7 @@ OTHER = {
     "monitor_mode": "min",
     "patience": 3,
     "min_delta": 0.5,
+    "keep_best": 3,
     "test": True,
     "log_every": 7,
     "save_every": 7,
@@ -70,6 +71,7 @@ OTHER = {
     "data.workers": 2,
     "data.sampling": "balanced",
     "data.sampling_by": "group",
+    "data.repeats": 3,
     "method": "probe",
     "options": {"alpha": 1.0},
     "steps": 7,
@@ -85,6 +87,7 @@ OTHER = {
     "freeze_units": 1,
     "eval_norms": ("stem/norm",),
     "norms": ((".*", "eval"),),
+    "dropout_rules": (("head/drop", 0.5),),
     "schedule": "wsd",
     "schedule_options": (("tail", 0.5),),
     "min_lr": 0.5,

@@ -11,7 +11,7 @@ import pytest
 import jaxfer
 from jaxfer.config import resolve
 from jaxfer.data.loader import Beside, Feed, rows_read, train_batches
-from jaxfer.data.order import SAMPLINGS, Sampler, batch_indices, bucketed_indices, numbered
+from jaxfer.data.order import SAMPLINGS, Repeated, Sampler, batch_indices, bucketed_indices, numbered
 from jaxfer.data.prepare import DataConfig, prepare, sampler
 from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError
@@ -65,6 +65,55 @@ def test_balanced_batches_have_equal_counts_where_classes_divide_them(batch_size
         chosen = batch_indices(1, step, size=8, batch_size=batch_size, sampler=MADE["balanced"])
         counts = np.bincount(LABELS[chosen], minlength=3)
         assert np.ptp(counts) <= (2 if batch_size % 3 else 0)
+
+
+def test_repeated_examples_come_in_a_row_and_an_epoch_is_no_longer_for_it():
+    """Of eight examples three times each an epoch has the first three of its order, the last of them twice."""
+    repeated = Repeated(8, 3)
+    assert repeated.length == 8
+    plain = [batch_indices(5, epoch, size=8, batch_size=8) for epoch in range(30)]
+    for epoch, order in enumerate(plain):
+        wanted = [order[0]] * 3 + [order[1]] * 3 + [order[2]] * 2
+        assert repeated.epoch(5, epoch).tolist() == wanted
+        assert batch_indices(5, epoch, size=8, batch_size=8, sampler=repeated).tolist() == wanted
+    assert set(np.concatenate([order[:3] for order in plain])) == set(range(8)), "each epoch has others"
+    of_sampler = Repeated(8, 2, MADE["balanced"])
+    assert of_sampler.length == 15
+    assert (of_sampler.epoch(3, 1) == np.repeat(MADE["balanced"].epoch(3, 1)[:8], 2)[:15]).all()
+
+
+def test_repeated_texts_stay_together_and_what_is_read_is_counted():
+    lengths, repeated = np.array([3, 9, 3, 9, 3, 9, 3, 9]), Repeated(8, 4)
+    for step in range(8):
+        chosen, bucket = bucketed_indices(1, step, lengths=lengths, buckets=(4, 9), batch_size=4, sampler=repeated)
+        assert len(set(chosen)) == 1 and bucket == {3: 4, 9: 9}[lengths[chosen[0]]]
+    feed = Feed(
+        split=Split.whole(image=Array(np.zeros((8, 6, 9, 3), np.uint8), "image")),
+        encodings=(ENCODING,),
+        sampler=repeated,
+    )
+    read = rows_read(feed, seed=1, batch_size=4, start=0, stop=8)
+    assert read.tolist() == sorted(set(np.concatenate([repeated.epoch(1, epoch) for epoch in range(4)])))
+
+
+@pytest.mark.parametrize(("repeats", "augment"), [(1, ("flip",)), (-1, ("flip",)), (3, ())])
+def test_repeats_that_repeat_nothing(repeats, augment):
+    config = DataConfig(repeats=repeats, augment=augment)
+    data = Dataset(
+        splits={
+            "train": Split.whole(image=Array(np.zeros((8, 2, 2, 1), np.uint8), "image"), label=Array(LABELS, "class"))
+        },
+        classes=("a", "b", "c"),
+    )
+    with pytest.raises(InputError, match="data.repeats: expected at least 2, or 0, for examples that are augmented"):
+        prepare(data, config, seed=0, with_test=False)
+
+
+@pytest.mark.system
+def test_show_says_what_an_epoch_has_of_repeated_examples():
+    config = tiny_config("resnet_basic")
+    config.data.augment, config.data.repeats = ("flip",), 3
+    assert "repeats: an example comes 3 times in a row, an epoch ends after 1/3 of its" in str(jaxfer.show(config))
 
 
 def slow_epoch(name, seed, epoch, number=()):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxfer import rules
-from jaxfer.data.encodings.text import TEXT_INPUTS
+from jaxfer.data.encodings.tokens import TEXT_INPUTS
 from jaxfer.errors import InputError
 from jaxfer.models import bert
 from jaxfer.models.port import Training

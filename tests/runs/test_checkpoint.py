@@ -46,7 +46,9 @@ def blank(record) -> State:
 def save(folder, *steps, best=None) -> None:
     checkpoints = Checkpoints(epath.Path(folder))
     for step in steps:
-        checkpoints.save(step, make_state(step), {"stage": 0, "window": [{"loss": step / 3}]}, best)
+        checkpoints.save(
+            step, make_state(step), {"stage": 0, "window": [{"loss": step / 3}]}, () if best is None else (best,)
+        )
     checkpoints.close()
 
 
@@ -98,7 +100,7 @@ def test_saved_on_some_devices_it_is_restored_on_others(tmp_path):
     for saved, restored in itertools.pairwise(layouts):
         folder = tmp_path / f"{saved}_{restored}"
         checkpoints = Checkpoints(epath.Path(folder))
-        checkpoints.save(1, laid_out(make_state(1), saved, jax.device_put), {}, None)
+        checkpoints.save(1, laid_out(make_state(1), saved, jax.device_put), {}, ())
         wanted = laid_out(
             jax.eval_shape(lambda: make_state(0)),
             restored,
@@ -142,14 +144,14 @@ def test_a_record_is_amended_once_its_save_is_done(tmp_path):
         return record, found.best
 
     checkpoints = Checkpoints(folder)
-    checkpoints.save(1, make_state(1), {"val": None}, None)
-    checkpoints.amend(2, {"val": "of another step"}, 2)
-    checkpoints.amend(1, {"val": 0.5}, 1)
-    checkpoints.save(2, make_state(2), {"val": 0.5}, 1)
-    checkpoints.save(3, make_state(3), {"val": 0.5}, 1)
+    checkpoints.save(1, make_state(1), {"val": None}, ())
+    checkpoints.amend(2, {"val": "of another step"}, (2,))
+    checkpoints.amend(1, {"val": 0.5}, (1,))
+    checkpoints.save(2, make_state(2), {"val": 0.5}, (1,))
+    checkpoints.save(3, make_state(3), {"val": 0.5}, (1,))
     checkpoints.wait()
     assert {path.name for path in folder.iterdir()} == {"1", "2", "3"}, "the best is kept"
-    checkpoints.amend(3, {"val": 0.75}, 3)
+    checkpoints.amend(3, {"val": 0.75}, (3,))
     assert read() == ({"val": 0.5}, 1), "not yet"
     checkpoints.close()
     assert read() == ({"val": 0.75}, 3)
@@ -165,7 +167,7 @@ def test_a_relative_folder(tmp_path, monkeypatch):
 def test_saving_a_step_again_keeps_the_first(tmp_path):
     save(tmp_path / "run", 1)
     checkpoints = Checkpoints(epath.Path(tmp_path / "run"))
-    checkpoints.save(1, make_state(5), {}, None)
+    checkpoints.save(1, make_state(5), {}, ())
     checkpoints.close()
     assert_is(restore(tmp_path / "run")[0], 1)
 
@@ -176,7 +178,7 @@ def test_the_record_is_of_the_moment_of_saving(tmp_path, monkeypatch):
     record = {"window": [{"loss": 1.0}], "lineage": {"stages": []}}
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints._manager, "save", lambda *args, **options: later.append((args, options)))
-        checkpoints.save(1, make_state(1), record, None)
+        checkpoints.save(1, make_state(1), record, ())
     record["window"].append({"loss": 2.0})
     record["lineage"]["stages"].append({"name": "probe"})
     for args, options in later:
@@ -190,7 +192,7 @@ def test_the_arrays_are_of_the_moment_of_saving(tmp_path):
     step = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
     checkpoints = Checkpoints(epath.Path(tmp_path / "run"))
     state = make_state(1)
-    checkpoints.save(1, state, {}, None)
+    checkpoints.save(1, state, {}, ())
     step({name: getattr(state, name) for name in SAVED})
     checkpoints.close()
     assert_is(restore(tmp_path / "run")[0], 1)
@@ -211,7 +213,7 @@ def test_the_arrays_are_of_the_moment_of_saving(tmp_path):
 def test_the_last_two_and_the_best_are_kept(tmp_path, bests, left):
     checkpoints = Checkpoints(epath.Path(tmp_path / "run"))
     for step, best in enumerate(bests, 1):
-        checkpoints.save(step, make_state(step), {}, best)
+        checkpoints.save(step, make_state(step), {}, () if best is None else (best,))
     checkpoints.close()
     assert kept(tmp_path / "run") == left
     again = Checkpoints(epath.Path(tmp_path / "run"), read_only=True)
@@ -223,7 +225,7 @@ def test_the_best_outlives_a_restart(tmp_path):
     save(tmp_path / "run", 1, 2, 3, best=1)
     checkpoints = Checkpoints(epath.Path(tmp_path / "run"))
     checkpoints.restore(blank)
-    checkpoints.save(4, make_state(4), {}, 1)
+    checkpoints.save(4, make_state(4), {}, (1,))
     checkpoints.close()
     assert kept(tmp_path / "run") == [1, 3, 4]
 
@@ -247,8 +249,8 @@ def test_the_best_outlives_a_restart(tmp_path):
 def test_strict(tmp_path, leaf, found):
     """Orbax would fill in, reshape or convert silently; another model's checkpoint is no torn one either."""
     checkpoints = Checkpoints(epath.Path(tmp_path / "run"))
-    checkpoints.save(1, make_state(1), {}, None)
-    checkpoints.save(2, make_state(2).replace(params={"head/out": leaf}), {}, None)
+    checkpoints.save(1, make_state(1), {}, ())
+    checkpoints.save(2, make_state(2).replace(params={"head/out": leaf}), {}, ())
     checkpoints.close()
     with pytest.raises(InputError, match=r"checkpoint of step 2: \['params'\]\['head/out'\]" + found) as refused:
         restore(tmp_path / "run")
@@ -314,7 +316,7 @@ def test_what_can_not_be_read_is_removed(tmp_path):
     checkpoints = Checkpoints(epath.Path(tmp_path / "run"))
     checkpoints.restore(blank, say=lambda _: None)
     checkpoints.discard_after(1)
-    checkpoints.save(2, make_state(2), {}, None)
+    checkpoints.save(2, make_state(2), {}, ())
     checkpoints.close()
     assert kept(tmp_path / "run") == [1, 2]
     assert_is(restore(tmp_path / "run")[0], 2)

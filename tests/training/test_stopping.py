@@ -84,6 +84,16 @@ def test_a_metric_that_these_data_lack():
         evaluations([0.5], patience=0, metric="worst_group_accuracy", named="accuracy")
 
 
+def test_the_best_are_ranked_and_the_earlier_of_equals_comes_first():
+    stage, run, record = tiny_stage("row_mlp"), RunConfig(keep_best=3), {"best": None}
+    assert stopping.best_steps(record) == []
+    for step, value in enumerate((0.5, 0.7, float("nan"), 0.7, 0.6, 0.8), 1):
+        stopping.judge(record, run, stage, {"step": step, "accuracy": value})
+    assert stopping.best_steps(record) == [6, 2, 4]
+    stopping.forget(record)
+    assert stopping.best_steps(record) == []
+
+
 def test_unset_they_leave_an_experiment_as_it_was():
     plain = resolve(tiny_config("row_mlp"))
     watched = resolve(tiny_config("row_mlp", monitor="loss", patience=3, eval_every=1))
@@ -131,6 +141,25 @@ def test_it_is_finished(whole, tmp_path, monkeypatch, capsys):
     assert jaxfer.run(longer, folder)["steps"] == 30
     said = "30 steps and not 20 change nothing: stage 'train' stopped early, at step 6"
     assert said in capsys.readouterr().err
+
+
+def test_the_best_checkpoints_stay(tmp_path):
+    """Losses rise, so that the first evaluations are the best: 2, 4 and 6; the last two saves are 18 and 20."""
+    config = still(monitor="loss", monitor_mode="max", keep_best=3)
+    config.patience, config.lr = 0, 3e-2
+    result = jaxfer.run(config, tmp_path / "run", quiet=True)
+    losses = {
+        line["step"]: line["loss"] for line in read_metrics(tmp_path / "run/metrics.jsonl") if line["split"] == "val"
+    }
+    best = sorted(losses, key=lambda step: (-losses[step], step))[:3]
+    assert result["best_steps"] == best
+    kept = {int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()}
+    assert kept == {*best, 18, 20}
+    assert jaxfer.evaluate(tmp_path / "run", checkpoint=str(best[2]))["loss"] == pytest.approx(losses[best[2]])
+    with pytest.raises(InputError, match="no checkpoint of step 7 in"):
+        open_run(tmp_path / "run", "7")
+    with pytest.raises(InputError, match="unknown checkpoint 'first'; known: result, last, best, or a step"):
+        open_run(tmp_path / "run", "first")
 
 
 class Stop(Exception):

@@ -16,17 +16,15 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import numpy as np
 
-from jaxfer.data.encoding import Draw, Fields
 from jaxfer.data.encodings.tokenizers import load_tokenizer, read_sha256
+from jaxfer.data.encodings.tokens import TEXT_INPUTS, Apart, Tokens, Vocabulary
 from jaxfer.data.lookup import fingerprint
+from jaxfer.data.order import Stream
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
 
 CHUNK = 1000  # texts per call of the tokenizer
 SEPARATOR = " ||| "  # between the texts of a pair; a token, so that no bigram reaches from one into the other
-
-# The input fields of a text model, int32 [batch, length]: token ids, 1 for a token and 0 for padding, segments.
-TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +54,7 @@ class TextEncoding:
 
     column: ClassVar[str] = "text"
     noun: ClassVar[str] = "texts"
-    augments: ClassVar[bool] = False
+    augments: ClassVar[bool] = True
     features: ClassVar[str] = "TF-IDF"
 
     def example(self, n: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -65,7 +63,8 @@ class TextEncoding:
 
     def reader(self, split: Split) -> Tokens | Apart:
         if self.apart:
-            return Apart(tuple(tokenize(part, self) for part in _apart(split)))
+            first, second = (tokenize(part, self) for part in _apart(split))
+            return Apart((first, dataclasses.replace(second, stream=Stream.AUGMENT_SECOND)))
         return tokenize(split, self)
 
     def notes(self, data: Dataset, sample: int) -> tuple[str, ...]:
@@ -175,22 +174,6 @@ def texts(first: tuple[str, ...], second: tuple[str, ...] | None = None) -> Text
     return Texts(first, second, fingerprint([*first, "pairs" if second is not None else "single", *(second or ())]))
 
 
-class Vocabulary(NamedTuple):
-    """Ids of a tokenizer.
-
-    Attributes:
-      pad: the padding token's.
-      mask: the mask token's; None if it has none.
-      rows: number of tokens.
-      special: ids of all special tokens: padding, separators, masks, unknown words.
-    """
-
-    pad: int
-    mask: int | None
-    rows: int
-    special: tuple[int, ...]
-
-
 class Encoded(NamedTuple):
     """One text, cut at `max_length`.
 
@@ -205,66 +188,6 @@ class Encoded(NamedTuple):
     types: np.ndarray
     words: np.ndarray
     whole: int
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Tokens:
-    """Token ids of a split, ragged, as its reader: example i holds `ids[starts[i] : starts[i + 1]]`.
-
-    Attributes:
-      ids: int32 [tokens of all examples].
-      types: int8, likewise; the segment of each token.
-      starts: int64 [examples + 1].
-      tokenizer: what targets need to know of it.
-      words: int32, likewise: which word of its text a token is part of, -1 for special tokens; None if not kept.
-    """
-
-    ids: np.ndarray
-    types: np.ndarray
-    starts: np.ndarray
-    tokenizer: Vocabulary
-    words: np.ndarray | None = None
-
-    @functools.cached_property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each example, int64 [examples]: the table by which batches are grouped."""
-        return np.diff(self.starts)
-
-    def __call__(self, rows: np.ndarray, length: int, draw: Draw | None = None) -> Fields:
-        """`TEXT_INPUTS`, each int32 [b, length]; with kept words also `words`, padded with -1, and `vocabulary`."""
-        ids = np.full((len(rows), length), self.tokenizer.pad, np.int32)
-        mask, types = np.zeros_like(ids), np.zeros_like(ids)
-        words = np.full_like(ids, -1)
-        for i, row in enumerate(rows):
-            begin, end = self.starts[row], self.starts[row + 1]
-            ids[i, : end - begin] = self.ids[begin:end]
-            types[i, : end - begin] = self.types[begin:end]
-            mask[i, : end - begin] = 1
-            if self.words is not None:
-                words[i, : end - begin] = self.words[begin:end]
-        extra = {} if self.words is None else {"words": words, "vocabulary": self.tokenizer}
-        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, **extra}
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Apart:
-    """The reader of pairs whose texts are read each on its own.
-
-    Attributes:
-      parts: the tokens of the first texts and of the second ones.
-    """
-
-    parts: tuple[Tokens, ...]
-
-    @functools.cached_property
-    def lengths(self) -> np.ndarray:
-        """Tokens of the longer text of each pair, int64 [examples]."""
-        return np.maximum(*(part.lengths for part in self.parts))
-
-    def __call__(self, rows: np.ndarray, length: int, draw: Draw | None = None) -> Fields:
-        """`TEXT_INPUTS`, each int32 [b, 2, length]."""
-        first, second = (part(rows, length, draw) for part in self.parts)
-        return {name: np.stack([first[name], second[name]], 1) for name in TEXT_INPUTS}
 
 
 def _apart(split: Split) -> tuple[Split, Split]:

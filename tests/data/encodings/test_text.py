@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from jaxfer.data.encodings import text
-from jaxfer.data.encodings.text import TextEncoding, Tokens, texts, tokenize, whole_lengths
+from jaxfer.data.encodings.text import TextEncoding, texts, tokenize, whole_lengths
 from jaxfer.data.encodings.tokenizers import load_tokenizer, tokenizer_sha256
+from jaxfer.data.encodings.tokens import Tokens
 from jaxfer.data.split import Array, Split
 from jaxfer.errors import InputError
 

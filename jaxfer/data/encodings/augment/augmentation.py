@@ -23,8 +23,8 @@ class Change:
 
     Attributes:
       apply: (pixels [h, w, c], the name of a filter in `pixels.INTERPOLATIONS`) -> pixels of the same shape and type;
-        it leaves its input as it is. Sounds have no use for the filter.
-      moves: whether it moves pixels; a mask follows, and is left alone by what does not.
+        it leaves its input as it is. Sounds and texts have no use for the filter; a text (`token`) may become shorter.
+      moves: whether it moves pixels, or tokens; a mask follows, and is left alone by what does not.
     """
 
     apply: Callable[[np.ndarray, str], np.ndarray]

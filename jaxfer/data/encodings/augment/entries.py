@@ -21,9 +21,10 @@ from jaxfer.data.encodings.augment.erasing import ERASING
 from jaxfer.data.encodings.augment.geometry import GEOMETRY, cut
 from jaxfer.data.encodings.augment.policies import POLICIES
 from jaxfer.data.encodings.augment.sound import SOUND
+from jaxfer.data.encodings.augment.token import TOKEN
 from jaxfer.errors import InputError, nearest
 
-AUGMENTATIONS: dict[str, Augmentation] = {**GEOMETRY, **COLOUR, **POLICIES, **ERASING, **SOUND}
+AUGMENTATIONS: dict[str, Augmentation] = {**GEOMETRY, **COLOUR, **POLICIES, **ERASING, **SOUND, **TOKEN}
 
 
 @dataclass(frozen=True, eq=False)
