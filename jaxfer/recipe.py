@@ -7,7 +7,7 @@ config sets itself. It returns fields of `config.stage.NAME`, which `jaxfer.trai
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,8 @@ class Facts:
       steps: `config.steps`, the whole run's, in steps.
       image: (height, width) of the first training image; () of other data.
       batch_norms: whether norms of the model keep running statistics.
+      largest_gradient: () -> the unit below the head whose gradient is largest relative to its parameters, where the
+        run starts. It costs a step's compilation, so only a recipe that goes by it asks.
       given: {stage field: value} of those that the config sets to another value than the default. They win over what a
         recipe gives the field of this name, but for `steps` and `lr` of several stages, which the recipe divides.
     """
@@ -44,6 +46,7 @@ class Facts:
     steps: int = 100
     image: tuple[int, ...] = ()
     batch_norms: bool = False
+    largest_gradient: Callable[[], str] | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
 
     def rate(self, method: str) -> float | None:

@@ -58,7 +58,7 @@ def sweep(
     """Runs the missing cells of the config file's `sweep()`; writes table.csv, table.md and methods.{png,svg}.
 
     Args:
-      spec: `FILE` of a config with `sweep() -> iterable of Cell or of dicts of overrides`.
+      spec: `FILE` of a config with `sweep() -> iterable of Cell or of dicts of overrides`; `FILE:ARG` for `sweep(arg)`.
       workdir: holds cells/KEY, a run folder for each cell, and cells.json, which says what they are.
       overrides: applied to every cell of the table.
       processes: how many cells run side by side.

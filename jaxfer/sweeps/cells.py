@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
@@ -81,14 +82,20 @@ class Job:
 def expand(spec: str, overrides: Mapping[str, Any] | None = None) -> tuple[Cell, ...]:
     """The cells of a config file's `sweep()`, named and with the command line's overrides applied.
 
+    Args:
+      spec: `FILE`, or `FILE:ARG` for `sweep(arg)`; ARG is also that of cells without one.
+      overrides: of the command line.
+
     Raises:
-      InputError: no `sweep()`, no cells, or two of one name.
+      InputError: no `sweep()`, one without an argument where there is ARG, no cells, or two of one name.
     """
     module, arg = configs.load_module(spec)
-    if arg or not hasattr(module, "sweep"):
-        raise InputError(f"{spec}: expected a config file with sweep() and no argument; only `jaxfer run` takes one")
+    if not hasattr(module, "sweep"):
+        raise InputError(f"{spec}: expected a config file with sweep(), found none")
+    if arg and not inspect.signature(module.sweep).parameters:
+        raise InputError(f"{spec}: its sweep() takes no argument, found {arg!r}; leave it out, or define sweep(arg)")
     configs.check_overrides(overrides or {})
-    cells = _cells(module, spec, overrides or {})
+    cells = _cells(module, spec, arg, overrides or {})
     if not any(cell.group for cell in cells):
         raise InputError(f"{spec}: sweep() yields no cell with a group, so there would be no table; yield some")
     return cells
@@ -96,15 +103,18 @@ def expand(spec: str, overrides: Mapping[str, Any] | None = None) -> tuple[Cell,
 
 def preparations(spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
     """The cells of `sweep()` that others start from; none where the file has no sweep."""
-    module, _ = configs.load_module(spec)
-    return tuple(cell for cell in _cells(module, spec, overrides) if not cell.group)
+    module, arg = configs.load_module(spec)
+    return tuple(cell for cell in _cells(module, spec, arg, overrides) if not cell.group)
 
 
-def _cells(module: ModuleType, spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
-    yielded = configs.called(module, spec, "sweep") if hasattr(module, "sweep") else ()
+def _cells(module: ModuleType, spec: str, arg: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
+    given = () if not hasattr(module, "sweep") or not inspect.signature(module.sweep).parameters else (arg,)
+    yielded = configs.called(module, spec, "sweep", *given) if hasattr(module, "sweep") else ()
     if isinstance(yielded, (str, Mapping)) or not isinstance(yielded, Iterable):
         raise InputError(f"{spec}: sweep() must yield jaxfer.sweeps.Cell or dicts of overrides, returned {yielded!r}")
     cells = [_named(cell, spec) for cell in yielded]
+    if given:
+        cells = [cell if cell.arg else dataclasses.replace(cell, arg=arg) for cell in cells]
     names = [cell.name for cell in cells]
     for name in names:
         if names.count(name) > 1:
@@ -166,7 +176,8 @@ def make_jobs(spec: str, cells: Iterable[Cell]) -> tuple[Job, ...]:
 def checked(spec: str, cell: Cell, before: Mapping[str, Job]) -> Job:
     """Checks and addresses one cell of a config file; an `InputError` names the cell."""
     try:
-        return address(cell, configs.load(f"{spec}:{cell.arg}" if cell.arg else spec, cell.overrides), before)
+        named = f"{spec.partition(':')[0]}:{cell.arg}" if cell.arg else spec
+        return address(cell, configs.load(named, cell.overrides), before)
     except InputError as error:
         raise InputError(f"cell {cell.name!r}: {error}") from None
 

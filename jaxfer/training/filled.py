@@ -6,6 +6,7 @@ The result is a config without either, so that neither config.json nor anything 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -108,8 +109,15 @@ def _facts(config: ConfigDict, experiment: Experiment, data: Dataset, port: Port
         steps=config.steps,
         image=_size(data.splits["train"]) if kind == "image" else (),
         batch_norms=bool(port.norms(port_shapes(port)[1])),
+        largest_gradient=functools.partial(_largest_gradient, config),
         given=given,
     )
+
+
+def _largest_gradient(config: ConfigDict) -> str:
+    from jaxfer.training.first import largest_gradient  # late: it begins a run, which is filled in first
+
+    return largest_gradient(config)
 
 
 def _rates(stage: StageConfig, port: Port) -> dict[str, float]:

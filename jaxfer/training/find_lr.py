@@ -8,24 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer.data.loader import Feed, train_batches
 from jaxfer.errors import InputError
-from jaxfer.rules import flatten
-from jaxfer.stages import Stage
-from jaxfer.state import State
-from jaxfer.training import lineage, streams, teachers
-from jaxfer.training.entering import entered
-from jaxfer.training.examples import training_split
-from jaxfer.training.preflight import Preflight, preflight
+from jaxfer.training.first import first_batches, first_state, largest, relative_gradients
+from jaxfer.training.preflight import preflight
 from jaxfer.training.programs import train_program
 
 BETA = 0.8  # of the smoothing, to both sides: fastai's 0.98 of past steps alone would show a fall a decade too late
@@ -71,10 +63,8 @@ class Curve:
             each = (f"{group} {scale * rate:.2g}" for group, scale in self.groups.items()) if rate else ()
             told.append(f"{rule}: {', '.join(each) or 'none, as the loss does not fall'}")
         if self.relative:
-            body = [*self.relative][:-1] or [*self.relative]  # a new head's is large whatever the data are
-            largest = max(body, key=self.relative.__getitem__)
             each = ", ".join(f"{unit} {value:.2g}" for unit, value in self.relative.items())
-            told.append(f"relative gradients: {each}; the largest below the head is of {largest!r}")
+            told.append(f"relative gradients: {each}; the largest below the head is of {largest(self.relative)!r}")
         return told
 
 
@@ -112,11 +102,11 @@ def find_lr(
         raise InputError(f"stage {stage.name!r}: every rate is 0; set config.lr")
     groups = {group: rate / max(peaks.values()) for group, rate in peaks.items()}
     rates = np.geomspace(low, high, steps)
-    state, relative, losses, best = _begun(ready, stage, folder), {}, [], math.inf
+    state, relative, losses, best = first_state(ready, stage, folder), {}, [], math.inf
     ramp = dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, schedule="constant"))
-    for rate, batch in zip(rates, _batches(ready, stage, steps), strict=False):
+    for rate, batch in zip(rates, first_batches(ready, stage, steps), strict=False):
         if not losses:
-            relative = _relative(stage, state, batch)
+            relative = relative_gradients(stage, state, batch)
         hparams = {f"lr/{group}": np.float32(scale * rate) for group, scale in groups.items()}
         hparams = jax.device_put({**hparams, "warmup": np.float32(0)}, ready.where.replicated)
         state = state.replace(hparams={**state.hparams, **hparams})
@@ -133,61 +123,3 @@ def find_lr(
     if len(losses) < 3:
         raise InputError(f"the loss is not finite after {len(losses)} steps; lower the first rate, {low:g}")
     return Curve(rates=rates[: len(losses)], losses=np.asarray(losses), groups=groups, relative=relative)
-
-
-def _begun(ready: Preflight, stage: Stage, folder: epath.Path) -> State:
-    """The stage's first State, as the run's."""
-    start = lineage.begin(ready, folder)
-    run = {"experiment": ready.experiment, "data": ready.data, "where": ready.where, "folder": folder}
-    return entered(stage, start.params, start.model_state, start.head, **run)
-
-
-def _batches(ready: Preflight, stage: Stage, steps: int) -> Iterator[dict[str, jax.Array]]:
-    """The run's first batches, on the devices."""
-    spec, experiment, where = stage.spec, ready.experiment, ready.where
-    split = spec.task.expanded(training_split(experiment, stage, ready.data), spec.port.encodings)
-    others = teachers.encodings(stage)
-    batches = train_batches(
-        Feed(split=split, encodings=spec.port.encodings, targets=spec.task.targets, others=others),
-        seed=experiment.run.seed,
-        batch_size=stage.config.batch_size,
-        start=0,
-        stop=steps,
-        augment=experiment.data.augment,
-        workers=0,
-        rows=where.rows(stage.config.batch_size),
-        beside=streams.beside(experiment, stage, ready.data, where),
-    )
-    return where.feed(batches, train=True)
-
-
-def _relative(stage: Stage, state: State, batch: Mapping[str, Any]) -> dict[str, float]:
-    """{unit: norm of the gradient over the norm of the parameters} of the task's loss, in evaluation mode.
-
-    {} where the task alone does not make the loss, or each device has its own part of the batch (pmap).
-    """
-    spec = stage.spec
-    port, task, method = spec.port, spec.task, spec.method
-    if task.loss is None or batch[port.inputs[0]].shape[0] != stage.config.batch_size:
-        return {}
-
-    @jax.jit
-    def gradient(params: Any, state: State, batch: Any) -> Any:
-        def loss(params: Any) -> jax.Array:
-            outputs, _ = port.apply(
-                method.view(params, state.extra),
-                state.model_state,
-                batch,
-                intercept=method.intercept(params, state.extra),
-            )
-            return task.loss(outputs, batch, state.hparams).value()
-
-        return jax.tree.map(lambda leaf: jnp.sum(leaf**2), (jax.grad(loss)(params), params))
-
-    squares = [flatten(tree) for tree in jax.device_get(gradient(state.params, state, batch))]
-    sums = [dict.fromkeys(port.units, 0.0) for _ in squares]
-    for total, tree in zip(sums, squares, strict=True):
-        for path, square in tree.items():
-            if (unit := port.unit(path)) is not None:
-                total[unit] += float(square)
-    return {unit: math.sqrt(sums[0][unit] / sums[1][unit]) for unit in port.units if sums[1][unit]}

@@ -59,9 +59,11 @@ class StageSummary:
         name, config = self.stage.name, self.stage.config
         fit, steps = self.stage.spec.method.fit, f"{config.steps} steps of {config.batch_size} examples"
         how = steps if fit is None else f"fitted at once by {fit.told(self.stage.spec.port.feature_parts)}"
-        head = f"stage {name!r}: method {config.method}, {how}"
+        head = f"stage {name!r}: method {' + '.join((config.method, *config.adds))}, {how}"
         notes = [f"note: {note}" for note in (*self.assumed, *self.stage.notes, *self.where.notes(self.stage))]
         notes += [f"features: {self.features}"] if self.features else []
+        rates = ", ".join(f"{path} {rate:g}" for path, rate in self.stage.spec.dropout)
+        notes += [f"dropout in place of the model's: {rates}"] if rates else []
         step = (
             f"step {self.step_flops / 1e6:,.1f} MFLOP = {self.step_flops / max(self.forward_flops, 1):.2f} x forward "
             f"({self.forward_flops / 1e6:,.1f})"

@@ -92,6 +92,12 @@ def test_surgical(options, trained):
     assert set(frozen) == {of_units((unit,)) for level in LEVELS for unit in level if unit not in trained}
 
 
+def test_surgical_goes_by_the_largest_gradient_where_it_is_asked():
+    measured = made("surgical", {"block": "largest"}, largest_gradient=lambda: "block_2")
+    assert measured.stages == made("surgical", {"block": "block_2"}).stages
+    assert measured.reasons[0].startswith("block 'block_2' has the largest relative gradient on the first batch: tr")
+
+
 @pytest.mark.parametrize(("examples", "steps"), [(19_999, 500), (20_000, 10_000), (499_999, 10_000), (500_000, 20_000)])
 def test_bit_hyperrule(examples, steps):
     recipe = made("bit_hyperrule", examples=examples)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from jaxfer.errors import InputError
 from jaxfer.sweeps import cells
 from jaxfer.sweeps.cells import Cell
 from jaxfer.training.preflight import preflight
@@ -46,6 +49,25 @@ def test_a_run_that_was_trained_again_is_another_source(tmp_path):
         after = cells.identity_hash(preflight(config))
         assert after != before
         before = after
+
+
+def test_a_sweep_with_an_argument(tmp_path):
+    file = tmp_path / "mine.py"
+    head = "import jaxfer.config\nfrom jaxfer.sweeps import Cell\n\n\ndef get_config(arg=''):\n"
+    config = "    config = jaxfer.config.base()\n    config.steps = 7 if arg == 'long' else 3\n    return config\n\n\n"
+    cells_of = "    yield Cell(group='a')\n    yield Cell(arg='short', group='b')\n"
+    file.write_text(f"{head}{config}def sweep(arg):\n{cells_of}")
+    expanded = cells.expand(f"{file}:long")
+    assert [(cell.name, cell.arg) for cell in expanded] == [("base", "long"), ("short", "short")]
+    jobs = cells.make_jobs(f"{file}:long", expanded)
+    assert [job.config.steps for job in jobs] == [7, 3]
+    assert [cell.arg for cell in cells.expand(str(file))] == ["", "short"]
+    file.write_text(f"{head}{config}def sweep():\n{cells_of}")
+    with pytest.raises(InputError, match="its sweep\\(\\) takes no argument, found 'long'; leave it out"):
+        cells.expand(f"{file}:long")
+    file.write_text(f"{head}{config}")
+    with pytest.raises(InputError, match="expected a config file with sweep\\(\\), found none"):
+        cells.expand(f"{file}:long")
 
 
 def test_names_and_rows_of_plain_dicts():

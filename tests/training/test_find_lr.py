@@ -59,6 +59,27 @@ def test_at_a_rate_that_stands_it_takes_the_steps_of_a_run(tmp_path, monkeypatch
     assert [line["loss"] for line in lines] == at.losses.tolist()
 
 
+def test_it_reads_the_batches_of_a_sampler_too(tmp_path):
+    sampled = config()
+    sampled.data.sampling = "undersample"
+    at = find_lr(sampled, "run", steps=5, low=0.01, high=0.01 * (1 + 1e-12))
+    sampled.warmup = 0
+    jaxfer.run(sampled, tmp_path / "run", quiet=True)
+    lines = [line for line in read_metrics(tmp_path / "run/metrics.jsonl") if line["split"] == "train"]
+    assert [line["loss"] for line in lines] == at.losses.tolist()
+
+
+def test_surgical_fine_tunes_the_unit_of_the_largest_gradient():
+    chosen = config(recipe="surgical", recipe_options={"block": "largest"})
+    relative = find_lr(config(), steps=5).relative
+    best = max(("stem", "block_0", "block_1"), key=relative.__getitem__)
+    shown = jaxfer.show(chosen)
+    trained = {path.split("/")[0] for path in shown[0].stage.spec.trainable}
+    assert trained == {best, "head"}
+    with pytest.raises(InputError, match="block=largest: expected init=run:FOLDER, found sibling:other"):
+        jaxfer.show(config(recipe="surgical", recipe_options={"block": "largest"}, init="sibling:other", head="reset"))
+
+
 @pytest.mark.system
 def test_a_run_after_it_is_the_run_before_it(tmp_path, monkeypatch):
     file = tmp_path / "mine.py"

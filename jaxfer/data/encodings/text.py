@@ -215,12 +215,26 @@ def tokenize(split: Split, encoding: TextEncoding) -> Tokens:
     ids, types, words = (np.concatenate([empty[i], *(example[i] for example in encoded)]) for i in range(3))
     special = tuple(sorted(tokenizer.all_special_ids))
     vocabulary = Vocabulary(tokenizer.pad_token_id, tokenizer.mask_token_id, len(tokenizer), special)
-    return Tokens(ids, types, starts, vocabulary, words if encoding.words else None)
+    reread = None if ready or isinstance(column, Words) else functools.partial(_reread, split, encoding)
+    return Tokens(ids, types, starts, vocabulary, words if encoding.words else None, reread=reread)
 
 
 def whole_lengths(split: Split, encoding: TextEncoding) -> np.ndarray:
     """Tokens of each example before the cut at `max_length`, int64 [examples]; `tokenize` reuses the tokens."""
     return np.asarray([example.whole for example in _encoded(split, encoding)], np.int64)
+
+
+def _reread(
+    split: Split, encoding: TextEncoding, row: int, rewrite: Callable[[str], str], length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, types) of an example's rewritten text, or texts, cut at so many tokens."""
+    given = split.example("text", row)
+    first, *second = (given,) if isinstance(given, str) else given
+    column = Texts((rewrite(first),), tuple(map(rewrite, second)) or None, "")
+    tokenizer, _ = load_tokenizer(encoding)
+    with _LOCK:  # a tokenizer's limits are its state
+        (found,) = _encode(tokenizer, column, [0], dataclasses.replace(encoding, max_length=length))
+    return found.ids, found.types
 
 
 def _encoded(split: Split, encoding: TextEncoding) -> list[Encoded]:

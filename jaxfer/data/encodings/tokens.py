@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,6 +45,8 @@ class Tokens:
       tokenizer: what targets need to know of it.
       words: int32, likewise: which word of its text a token is part of, -1 for special tokens; None if not kept.
       stream: of the draws that augment them.
+      reread: (example, a function of a text, tokens at most) -> (ids, types) of its rewritten text; None where words
+        or windows are given.
     """
 
     ids: np.ndarray
@@ -52,6 +55,7 @@ class Tokens:
     tokenizer: Vocabulary
     words: np.ndarray | None = None
     stream: Stream = Stream.AUGMENT
+    reread: Callable[[int, Callable[[str], str], int], tuple[np.ndarray, np.ndarray]] | None = None
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -64,34 +68,43 @@ class Tokens:
         mask, types = np.zeros_like(ids), np.zeros_like(ids)
         words = np.full_like(ids, -1)
         for i, row in enumerate(rows):
-            own, places = self._augmented(row, draw, i)
-            count = len(own)
-            ids[i, :count], types[i, :count], mask[i, :count] = own, self.types[places], 1
-            if self.words is not None:
-                words[i, :count] = self.words[places]
+            found = self._augmented(row, draw, i, length)
+            ids[i, : len(found)], types[i, : len(found)], mask[i, : len(found)] = found[:, 0], found[:, 1], 1
+            words[i, : len(found)] = found[:, 2]
         extra = {} if self.words is None else {"words": words, "vocabulary": self.tokenizer}
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, **extra}
 
-    def _augmented(self, row: int, draw: Draw | None, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """(ids of an example's tokens, their places in all tokens), the i-th of its batch."""
-        places = np.arange(self.starts[row], self.starts[row + 1])
-        ids = self.ids[places]
+    def _augmented(self, row: int, draw: Draw | None, i: int, length: int) -> np.ndarray:
+        """The i-th example of a batch, int [tokens, 3]: ids, types, words (-1 where they are not kept)."""
+        own = slice(self.starts[row], self.starts[row + 1])
+        ids, types = self.ids[own], self.types[own]
+        words = np.full(len(ids), -1) if self.words is None else self.words[own]
         if draw is None or not draw.augment:
-            return ids, places
-        rng = draw.rng(i, self.stream)
-        for entry in augmentations(draw.augment):
-            free = ~np.isin(ids, (*self.tokenizer.special, MASKED))
-            for change in entry.changes(rng, (int(free.sum()),)):
+            return np.stack([ids, types, words], 1)
+        rng, entries = draw.rng(i, self.stream), augmentations(draw.augment)
+        if rewriting := [entry for entry in entries if entry.kind.rewrite]:
+            if self.reread is None or self.words is not None:
+                name = rewriting[0].name
+                raise InputError(f"data.augment: {name} rewrites texts, the task reads their words; remove it")
+
+            def rewritten(text: str) -> str:
+                return functools.reduce(lambda x, entry: entry.kind.rewrite(rng, x, **entry.options), rewriting, text)
+
+            ids, types = self.reread(row, rewritten, length)
+            words = np.full(len(ids), -1)
+        tokens = np.stack([ids, np.zeros_like(ids), types, words], 1)
+        for entry in entries:
+            tokens[:, 1] = ~np.isin(tokens[:, 0], (*self.tokenizer.special, MASKED))
+            for change in entry.changes(rng, (int(tokens[:, 1].sum()),)):
                 if change.moves and self.words is not None:
                     raise InputError(f"data.augment: {entry.name} loses words that the task labels; remove it")
-                kept = change.apply(np.stack([ids, free, places], 1), "")
-                ids, places = kept[:, 0].astype(np.int32), kept[:, 2]
-        if MASKED not in ids:
-            return ids, places
-        if self.tokenizer.mask is None:
-            raise InputError("data.augment: the tokenizer has no mask token for token_mask; remove it")
-        ids[ids == MASKED] = self.tokenizer.mask
-        return ids, places
+                tokens = change.apply(tokens, "")
+        masked = tokens[:, 0] == MASKED
+        if masked.any():
+            if self.tokenizer.mask is None:
+                raise InputError("data.augment: the tokenizer has no mask token for token_mask; remove it")
+            tokens[masked, 0] = self.tokenizer.mask
+        return tokens[:, [0, 2, 3]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

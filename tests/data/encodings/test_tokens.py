@@ -10,6 +10,7 @@ from jaxfer.config import resolve
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.data.encoding import Draw
 from jaxfer.data.encodings.augment import augmentations
+from jaxfer.data.encodings.augment.rewriting import synonyms
 from jaxfer.data.encodings.text import Words
 from jaxfer.data.loader import Feed
 from jaxfer.data.split import Split
@@ -100,6 +101,52 @@ def test_what_is_refused():
         texts.check(("flip",))
     with pytest.raises(InputError, match="expects rate from 0 to 1, found 2"):
         texts.check(("token_mask(rate=2)",))
+
+
+def test_synonyms_and_paraphrases(tmp_path):
+    file = tmp_path / "synonyms.tsv"
+    file.write_text("bad\tawful\tpoor\n\nfilm\tmovie\nIt was good.\tI liked it.\n", encoding="utf-8")
+    rng = np.random.default_rng(0)
+    always = {synonyms(rng, "Bad FILM, a badge: bad!", file=str(file), rate=1.0) for _ in range(60)}
+    assert always == {f"{a} Movie, a badge: {b}!" for a in ("Awful", "Poor") for b in ("awful", "poor")}
+    assert synonyms(rng, "Bad film", file=str(file), rate=0.0) == "Bad film"
+    kept = [synonyms(rng, "It was good.", file=str(file), rate=0.25) for _ in range(400)]
+    assert set(kept) == {"It was good.", "I liked it."}
+    assert kept.count("I liked it.") == pytest.approx(100, abs=35)
+
+
+def test_rewritten_texts_are_tokenized_anew_and_cut_at_the_bucket(tmp_path):
+    file = tmp_path / "synonyms.tsv"
+    file.write_text("bad\tgood\nplot\tvery very very very very very very very song\n", encoding="utf-8")
+    entry = f"synonyms(file={str(file)!r}, rate=1.0)"
+    found, plain = fields(entry, count=2)
+    assert plain["input_ids"][:7].tolist() == [CLS, 17, 13, 12, 14, 6, 8]
+    ids = found["input_ids"][0]
+    assert ids[:9].tolist() == [CLS, 17, 13, 12, 14, 5, 8, 11, 14]
+    assert (ids != 0).all() and ids[-1] == SEP, "all sixteen places are taken, the last by the end"
+    both, _ = fields(entry, count=1, second=("a bad song",))
+    types = both["token_type_ids"][0]
+    assert 5 in both["input_ids"][0][types == 1]
+    entries = augmentations((entry, "token_mask"))
+    assert [str(one) for one in entries] == [entry, "token_mask"]
+
+
+@pytest.mark.parametrize(
+    ("content", "entry", "message"),
+    [
+        ("bad\n", "synonyms(file={file!r})", "line 1: expected WORD TAB SYNONYM TAB ..., found 'bad'"),
+        ("", "synonyms", "synonyms needs file='PATH'"),
+        ("", "synonyms(file='nowhere.tsv')", "nowhere.tsv"),
+        ("", "synonyms(file={folder!r})", "is a folder; name the file"),
+        ("", "synonyms(file=3)", "synonyms expects a text in quotes as file, found 3"),
+    ],
+)
+def test_synonyms_that_are_none(content, entry, message, tmp_path):
+    file = tmp_path / "synonyms.tsv"
+    file.write_text(content)
+    texts = Feed(split=split((TEXT,)), encodings=(LONG,))
+    with pytest.raises(InputError, match=message):
+        texts.check((entry.format(file=str(file), folder=str(tmp_path)),))
 
 
 def test_augmented_texts_are_not_stored_as_views():

@@ -1,7 +1,7 @@
 """Random augmentation of training examples, from one generator each.
 
-`AUGMENTATIONS` is the table: a new one is an entry of `geometry`, `colour`, `policies`, `erasing`, `sound` or `token`,
-that is a function which draws changes (`augmentation`). `entries` reads what a config says, and applies it.
+`AUGMENTATIONS` is the table: a new one is an entry of `geometry`, `colour`, `policies`, `erasing`, `sound`, `token` or
+`rewriting`, that is a function (`augmentation`). `entries` reads what a config says, and applies it.
 """
 
 from jaxfer.data.encodings.augment.entries import AUGMENTATIONS, applied, augmentations, canonical, finish

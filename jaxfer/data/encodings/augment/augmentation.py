@@ -33,13 +33,14 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Augmentation:
-    """One entry of `AUGMENTATIONS`, by one of `draw` and `rectangle`.
+    """One entry of `AUGMENTATIONS`, by one of `draw`, `rectangle` and `rewrite`.
 
     Attributes:
       draw: (generator, size, the options but `p`) -> changes, applied in this order.
       rectangle: likewise, what a crop cuts out; it is resized to the size wanted.
-      options: {name: (default, least, most)}; an integer default takes integers. `p` is the probability with which it
-        is drawn at all.
+      rewrite: (generator, text, the options) -> text, before it is tokenized, whatever comes before it in the list.
+      options: {name: (default, least, most)}; an integer default takes integers, a text a text, without bounds. `p` is
+        the probability with which it is drawn at all.
       of: the column it is for.
       colours: whether it needs 8-bit images, grey or RGB.
       masks: whether a mask can follow.
@@ -48,7 +49,8 @@ class Augmentation:
 
     draw: Callable[..., tuple[Change, ...]] | None = None
     rectangle: Callable[..., Rectangle] | None = None
-    options: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    rewrite: Callable[..., str] | None = None
+    options: Mapping[str, tuple[float | str, float, float]] = field(default_factory=dict)
     of: str = "image"
     colours: bool = False
     masks: bool = True

@@ -20,11 +20,12 @@ from jaxfer.data.encodings.augment.colour import COLOUR
 from jaxfer.data.encodings.augment.erasing import ERASING
 from jaxfer.data.encodings.augment.geometry import GEOMETRY, cut
 from jaxfer.data.encodings.augment.policies import POLICIES
+from jaxfer.data.encodings.augment.rewriting import REWRITING
 from jaxfer.data.encodings.augment.sound import SOUND
 from jaxfer.data.encodings.augment.token import TOKEN
 from jaxfer.errors import InputError, nearest
 
-AUGMENTATIONS: dict[str, Augmentation] = {**GEOMETRY, **COLOUR, **POLICIES, **ERASING, **SOUND, **TOKEN}
+AUGMENTATIONS: dict[str, Augmentation] = {**GEOMETRY, **COLOUR, **POLICIES, **ERASING, **SOUND, **TOKEN, **REWRITING}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class Entry:
 
     name: str
     kind: Augmentation
-    options: dict[str, float]
+    options: dict[str, float | str]
 
     def __str__(self) -> str:
         set_ = {name: value for name, value in self.options.items() if value != self.kind.options[name][0]}
@@ -53,6 +54,8 @@ class Entry:
         """What is done to an example of this size."""
         options = dict(self.options)
         p = options.pop("p", 1.0)
+        if self.kind.draw is None:  # of what was rewritten before
+            return ()
         if p < 1 and rng.random() >= p:
             return ()
         return self.kind.draw(rng, size, **options)
@@ -125,10 +128,10 @@ def _entry(text: str) -> Entry:
         if option not in kind.options:
             raise InputError(f"data.augment: {name} has no option {option!r}{nearest(option, kind.options)}")
         default, least, most = kind.options[option]
-        if type(value) not in (int, type(default)):
-            expected = "an integer" if isinstance(default, int) else "a number"
+        if type(value) is not type(default) and (isinstance(default, str) or type(value) is not int):
+            expected = {int: "an integer", str: "a text in quotes"}.get(type(default), "a number")
             raise InputError(f"data.augment: {name} expects {expected} as {option}, found {value!r}")
-        if not least <= value <= most:
+        if not isinstance(value, str) and not least <= value <= most:
             raise InputError(f"data.augment: {name} expects {option} from {least:g} to {most:g}, found {value}")
     values = {option: type(default)(given.get(option, default)) for option, (default, _, _) in kind.options.items()}
     if values.get("low", 0) > values.get("high", 1):
@@ -139,7 +142,7 @@ def _entry(text: str) -> Entry:
 
 def _options(text: str) -> dict[str, object]:
     """{option: value} of `name(option=value, ...)`."""
-    expected = f"data.augment: expected NAME or NAME(OPTION=NUMBER, ...), found {text!r}"
+    expected = f"data.augment: expected NAME or NAME(OPTION=VALUE, ...), found {text!r}"
     try:
         call = ast.parse(text.strip(), mode="eval").body
         plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
