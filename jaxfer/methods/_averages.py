@@ -1,4 +1,4 @@
-"""What the add-ons `ema` and `swa` share: averages of the trained parameters beside them, for evaluation and export."""
+"""What `ema`, `swa` and `schedule_free` share: averages of the trained parameters, for evaluation and export."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def averaged(
     begin: Callable[[Leaves], Kept],
     move: Callable[[Context, Kept, Leaves], Kept],
     show: Callable[[Kept, Leaves], Leaves] = lambda kept, now: kept["average"],
+    at: Callable[[Context, Kept, Leaves], Leaves] = lambda ctx, kept, trainable: trainable,
     **fields: Any,
 ) -> Method:
     """The method, evaluated at averages of what its rules train. Running statistics are not averaged.
@@ -30,6 +31,7 @@ def averaged(
       begin: {path: leaf} that is trained -> what is kept beside the parameters, `average` above all.
       move: (context after the step, what is kept, the trained leaves after the step) -> what is kept then.
       show: (what is kept, the trained leaves) -> the leaves to evaluate at.
+      at: (context before the step, what is kept, the trainable leaves) -> where the gradients are taken.
       fields: of the method, in place of its own.
     """
 
@@ -59,7 +61,7 @@ def averaged(
         intercept=lambda params, extra: method.intercept(params, extra["base"]),
         batch=method.batch and (lambda ctx: method.batch(base(ctx))),
         loss=lambda ctx, outputs: method.loss(base(ctx), outputs),
-        gradient=lambda next, ctx, trainable: method.gradient(next, base(ctx), trainable),
+        gradient=lambda next, ctx, trainable: method.gradient(next, base(ctx), at(ctx, ctx.extra, trainable)),
         update=update,
         merge=method.merge and (lambda params, extra: method.merge(at_average(params, extra), extra["base"])),
         **fields,
