@@ -4,8 +4,8 @@ Defazio et al., 2024, "The Road Less Scheduled", arXiv:2405.15682, eqs. 2 to 4, 
 gradients are taken at y = (1 - beta) z + beta x, the optimizer moves z, and x <- (1 - c) x + c z is what is evaluated.
 c is the step's weight over the sum of all so far, a weight being the square of the rate's share in the warm-up.
 
-It goes with `schedule="constant"` and `momentum=0.0`: `adamw` is then the paper's Schedule-Free AdamW (whose decay is of
-y; here it is of z), `sgd` its SGD. A norm's running statistics would be those of y, so they must stand still.
+It goes with `schedule="constant"` and `momentum=0.0`: `adamw` is then the paper's Schedule-Free AdamW (whose decay is
+of y; here it is of z), `sgd` its SGD. A norm's running statistics would be those of y, so they must stand still.
 """
 
 from __future__ import annotations

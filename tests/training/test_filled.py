@@ -13,6 +13,7 @@ import jaxfer.recipes
 from jaxfer import registry
 from jaxfer.config import override, resolve
 from jaxfer.errors import InputError
+from jaxfer.registry import RECIPES
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.folder import stored_config
 from jaxfer.training.filled import filled
@@ -20,12 +21,14 @@ from jaxfer.training.preflight import preflight
 from tests import kill
 from tests.experiments import tiny_config
 
+CASES = ("resnet_basic", "vit_cls", "bert_pooler")
+
 
 def with_recipe(case, name, **fields):
     return override(tiny_config(case, schedule="cosine", **fields), {"recipe": name})
 
 
-@pytest.mark.parametrize("case", ["resnet_basic", "vit_cls", "bert_pooler"])
+@pytest.mark.parametrize("case", CASES)
 def test_on_every_kind_of_model(case):
     """`gradual`, planned: groups from the head down, to all of it. The other recipes are filled in and resolve."""
     config = with_recipe(case, "gradual", steps=20)
@@ -90,14 +93,19 @@ def test_durations_of_whole_configs():
 
 
 @pytest.mark.system
-def test_killed_it_ends_bitwise_as_undisturbed(tmp_path, monkeypatch):
-    config = override(with_recipe("vit_cls", "lp_ft"), {"steps": 6, "save_every": 2, "parallel.devices": 1})
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", RECIPES.names())
+def test_killed_it_ends_bitwise_as_undisturbed(name, case, tmp_path, monkeypatch):
+    """Every recipe; it is killed after its second, third or fourth save, the last of a stage or one within."""
+    config = override(with_recipe(case, name), {"steps": 8, "save_every": 2, "parallel.devices": 1})
+    if name == "bit_hyperrule":
+        config.stage.train = {"steps": 8}
     jaxfer.run(config, tmp_path / "whole", quiet=True)
     calls, save = itertools.count(1), Checkpoints.save
 
     def stopping(self, *args):
         save(self, *args)
-        if next(calls) == 3:
+        if next(calls) == 2 + CASES.index(case):
             raise RuntimeError("in place of a kill")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
@@ -106,7 +114,8 @@ def test_killed_it_ends_bitwise_as_undisturbed(tmp_path, monkeypatch):
     jaxfer.run(config, tmp_path / "parts", quiet=True)
     assert not kill.ending(tmp_path / "whole").differences(kill.ending(tmp_path / "parts"))
     stored = json.loads((tmp_path / "whole/config.json").read_text())
-    assert stored["stages"] == ["probe", "full"] and stored["filled_by"] == "lp_ft" and "recipe" not in stored
+    assert stored["filled_by"] == name and "recipe" not in stored
+    assert name != "lp_ft" or stored["stages"] == ["probe", "full"]
     assert resolve(stored_config(tmp_path / "whole")).identity() == preflight(config).experiment.identity()
 
 
