@@ -42,6 +42,9 @@ def stamp(files: Iterable[Path]) -> tuple[tuple[Any, ...], bool]:
     return stamps, time.time_ns() - max((s.st_mtime_ns for _, s in stats), default=0) > SETTLED
 
 
+HUB = "hub:"  # begins the name of a data set on the Hugging Face Hub
+# Of a data set whose folder is not named: tables, and the images and sounds of folders.
+HUB_FILES = ("*.parquet", "*.csv", "*.tsv", "*.jsonl", "*.json", "*.arrow", "*.txt", "*.npz", "*.tar", "*.jpg", "*.png")
 STATE = "state.json"  # in the folder of one split that `datasets` saved; it names the files of rows
 SHARDED = (".parquet", ".arrow")
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")  # the end of the stem of one of several files of a split
@@ -64,9 +67,11 @@ def parts(file: Path) -> tuple[Path, ...]:
 
 
 def locate(path: str, source: str, option: str = "path") -> Path:
-    """`data.path` as written, else under the folder in the environment variable JAXFER_DATA."""
+    """`data.path` as written, else under the folder in the environment variable JAXFER_DATA; `hub:...` is downloaded."""
     if not path:
         raise InputError(f"data source {source!r} needs a {option}; set data.{option}")
+    if path.startswith(HUB):
+        return _from_hub(path.removeprefix(HUB), option)
     if "://" in path:
         raise InputError(f"data.{option}={path!r}: expected a path on this machine, found a URL; copy the data here")
     tried = [expanded(path, f"data.{option}")]
@@ -80,6 +85,23 @@ def locate(path: str, source: str, option: str = "path") -> Path:
     where = " or ".join(repr(str(candidate)) for candidate in tried)
     fix = "correct it or set JAXFER_DATA to the data's folder"
     raise InputError(f"data.{option} does not exist: expected {where}; {fix}")
+
+
+def _from_hub(named: str, option: str) -> Path:
+    """The folder of a data set's files, of `ORGANISATION/NAME[@REVISION][/FOLDER]`."""
+    hit = re.fullmatch(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w.-]+))?(?:/(.+))?", named)
+    if not hit:
+        raise InputError(f"data.{option}: expected hub:ORGANISATION/NAME[@REVISION][/FOLDER], found {HUB + named!r}")
+    name, revision, folder = hit.groups()
+    patterns = [f"{folder}/*" if folder else pattern for pattern in (("*",) if folder else HUB_FILES)]
+    from jaxfer.hub_download import snapshot  # late: few data come from there
+
+    root = Path(snapshot(name, revision, patterns, kind="dataset"))
+    found = root / (folder or "")
+    if not found.is_dir():
+        held = sorted(place.name for place in root.iterdir() if place.is_dir()) or ["none"]
+        raise InputError(f"data.{option}: {name} has no folder {folder!r}; it has {', '.join(held[:8])}")
+    return found
 
 
 def expanded(path: str, field: str) -> Path:

@@ -18,8 +18,8 @@ from jaxfer.config import check_config, init_options
 from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.tokenizers import located, tokenizer_sha256
 from jaxfer.errors import InputError, nearest
+from jaxfer.hub_download import Absent
 from jaxfer.pretrained.foreign import Checkpoint, is_foreign, opened
-from jaxfer.pretrained.hub import Absent
 from jaxfer.registry import MODELS
 from jaxfer.runs import records, tokenizer
 

@@ -11,13 +11,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-import huggingface_hub
 from etils import epath
-from huggingface_hub import constants
 
 from jaxfer import files
 from jaxfer.config import experiment
 from jaxfer.errors import InputError, nearest
+from jaxfer.hub_download import Absent, snapshot
 from jaxfer.pretrained import sentence
 from jaxfer.pretrained.formats import reading
 from jaxfer.pretrained.sentence import DENSE, POOLING, Tail
@@ -113,10 +112,6 @@ class AdapterConfig(TypedDict, total=False):
     modules_to_save: tuple[str, ...] | None
     bias: str
     init_lora_weights: bool | str | None
-
-
-class Absent(InputError):
-    """The checkpoint does not exist, was moved or deleted, or the Hub cannot be reached."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -327,33 +322,9 @@ def _read_config_files(
 def _hub(name: str, revision: str | None) -> CheckpointFiles:
     """Downloads the needed files into the Hub's cache; pickles only if a repository lacks safetensors."""
     for patterns in DOWNLOADS:
-        folder = epath.Path(_download(name, revision, patterns))
+        folder = epath.Path(snapshot(name, revision, patterns))
         places = [folder, *folder.glob("0_Transformer")]
         whole = any((place / name).exists() for place in places for name in (*SAFETENSORS, *ARCHIVES, *ADAPTERS))
         if whole and all((dense / sentence.WEIGHTS[0]).exists() for dense in folder.glob("*_Dense")):
             break
     return _folder(name, folder, commit=folder.name)
-
-
-def _download(name: str, revision: str | None, patterns: tuple[str, ...]) -> str:
-    from huggingface_hub import errors as hub_errors  # with it comes all of HTTP
-
-    cache = constants.HF_HUB_CACHE
-    at = f" at revision {revision!r}" if revision else ""
-    absent = f"{name}: no such folder or file here, and"
-    try:
-        return huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=list(patterns), cache_dir=cache
-        )
-    except hub_errors.GatedRepoError:
-        raise Absent(f"{absent} gated on the Hub; accept its terms there and run `hf auth login`") from None
-    except hub_errors.RepositoryNotFoundError:
-        raise Absent(f"{absent} not on the Hub; check the name, or run `hf auth login` if it is private") from None
-    except hub_errors.RevisionNotFoundError:
-        raise Absent(f"{name}: on the Hub, but not{at}; give a branch, tag or commit of it") from None
-    except (hub_errors.HTTPError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise Absent(
-            f"{absent} the Hub can't be reached{at} ({reason}), nor is it complete in the cache {cache}; run "
-            f"`hf download {name}` on a machine with network access and copy the cache, or give its folder"
-        ) from None

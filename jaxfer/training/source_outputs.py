@@ -13,8 +13,8 @@ from etils import epath
 from jaxfer import files
 from jaxfer.config.experiment import Experiment, StageConfig
 from jaxfer.errors import InputError
+from jaxfer.hub_download import Absent
 from jaxfer.pretrained import foreign, heads, starting
-from jaxfer.pretrained.hub import Absent
 from jaxfer.registry import METHODS
 from jaxfer.runs.folder import holds_run, read_result, stored_experiment
 

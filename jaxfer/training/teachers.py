@@ -15,10 +15,10 @@ from jaxfer.data.encoding import Encoding
 from jaxfer.data.loader import Feed
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
+from jaxfer.hub_download import Absent
 from jaxfer.models.port import Port
 from jaxfer.network import Network, blank, of_state
 from jaxfer.pretrained import foreign, heads, starting
-from jaxfer.pretrained.hub import Absent
 from jaxfer.registry import MODELS
 from jaxfer.runs.finished import open_run, planned
 from jaxfer.stages import Stage
