@@ -28,8 +28,9 @@ from jaxfer.runs import seal
 from jaxfer.sweeps import cells
 from jaxfer.sweeps.cells import Cell, Job
 from jaxfer.sweeps.executor import Outcome
+from jaxfer.training.checked import Preflight
 from jaxfer.training.filled import filled
-from jaxfer.training.preflight import Preflight, preflight
+from jaxfer.training.preflight import preflight
 
 RULE = "best mean val score over the seeds, the earlier trial of equals; a trial with a diverged seed is out"
 
@@ -77,7 +78,7 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
     base, notes, _ = described(configs.load(spec, overrides))
     if base.recipe:
         raise InputError(f"config.recipe={base.recipe!r}: the arms of a comparison are methods; leave it out")
-    base = filled(base).config
+    base = filled(base, preflight).config
     compare_config, plain = configs.comparison(base), base.to_dict()
     _check_base(base, compare_config)
     for name in overrides:

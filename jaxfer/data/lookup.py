@@ -67,7 +67,7 @@ def parts(file: Path) -> tuple[Path, ...]:
 
 
 def locate(path: str, source: str, option: str = "path") -> Path:
-    """`data.path` as written, else under the folder in the environment variable JAXFER_DATA; `hub:...` is downloaded."""
+    """`data.path` as written, else under the folder in the environment variable JAXFER_DATA; `hub:` is downloaded."""
     if not path:
         raise InputError(f"data source {source!r} needs a {option}; set data.{option}")
     if path.startswith(HUB):

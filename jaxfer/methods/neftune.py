@@ -16,7 +16,6 @@ import jax
 from jaxfer.errors import InputError
 from jaxfer.method import Method
 from jaxfer.models.port import Port
-from jaxfer.ports import port_shapes
 from jaxfer.rules import flatten
 
 
@@ -29,11 +28,14 @@ def add(method: Method, port: Port, *, noise: float = 5.0) -> Method:
       noise: the paper's alpha, 5, 10 or 15 there.
     """
     table = f"{port.units[0]}/word"
-    if f"{table}/embedding" not in flatten(port_shapes(port)[0]):
-        reads = f"the model reads {port.encoding.noun} and has no table {table}"
-        raise InputError(f"add-on neftune adds noise to embedded tokens, {reads}; remove it from adds")
     if noise < 0:
         raise InputError(f"options.noise: expected at least 0, found {noise}")
+
+    def init(params, key, given):
+        if f"{table}/embedding" not in flatten(params):
+            reads = f"the model reads {port.encoding.noun} and has no table {table}"
+            raise InputError(f"add-on neftune adds noise to embedded tokens, {reads}; remove it from adds")
+        return method.init(params, key, given)
 
     def intercept(params, extra):
         inner = method.intercept(params, extra)
@@ -50,4 +52,4 @@ def add(method: Method, port: Port, *, noise: float = 5.0) -> Method:
 
         return noisy
 
-    return dataclasses.replace(method, intercept=intercept)
+    return dataclasses.replace(method, init=init, intercept=intercept)

@@ -22,7 +22,8 @@ from jaxfer.errors import InputError, nearest
 from jaxfer.pretrained import starting
 from jaxfer.sweeps.code import code_version
 from jaxfer.training import members
-from jaxfer.training.preflight import Preflight, preflight
+from jaxfer.training.checked import Preflight
+from jaxfer.training.preflight import preflight
 from jaxfer.training.streams import fingerprints
 
 FOLDER = "cells"

@@ -6,8 +6,7 @@ The result is a config without either, so that neither config.json nor anything 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +23,8 @@ from jaxfer.ports import make_port, port_shapes
 from jaxfer.recipe import Facts, Recipe
 from jaxfer.registry import METHODS, RECIPES, TASKS
 from jaxfer.task import Task
-from jaxfer.training import examples
+from jaxfer.training import examples, first
+from jaxfer.training.checked import Preflight
 
 # Recipes of several stages divide these; any other field that the config sets wins in each stage.
 DIVIDED = ("steps", "lr")
@@ -42,11 +42,12 @@ class Filled(NamedTuple):
     told: tuple[str, ...] = ()
 
 
-def filled(config: ConfigDict) -> Filled:
+def filled(config: ConfigDict, plan: Callable[[ConfigDict], Preflight]) -> Filled:
     """The config with its recipe's stages in place and every duration in steps; most configs as they are.
 
     Args:
       config: as `jaxfer.load` returns it, its model complete.
+      plan: makes a plan of a config that is filled in, for a recipe that goes by what it measures.
 
     Raises:
       InputError: an unknown recipe or option, stages beside a recipe, or whatever `resolve` and the data refuse.
@@ -68,7 +69,9 @@ def filled(config: ConfigDict) -> Filled:
         return Filled(_in_steps(config, experiment, data, port))
     count = len(_read(task, data.splits["train"], port))
     common = durations.in_steps(_unfilled(config), {"": count})
-    made = RECIPES.make(name, _facts(common, experiment, data, port, count), **options)
+    facts = _facts(common, experiment, data, port, count)
+    facts = dataclasses.replace(facts, largest_gradient=lambda: first.largest_gradient(plan(common)))
+    made = RECIPES.make(name, facts, **options)
     complete = _merged(config, name, made)
     told = (f"recipe {name} ({made.source})", *made.reasons)
     return Filled(_in_steps(complete, experiment, data, port), told)
@@ -109,15 +112,8 @@ def _facts(config: ConfigDict, experiment: Experiment, data: Dataset, port: Port
         steps=config.steps,
         image=_size(data.splits["train"]) if kind == "image" else (),
         batch_norms=bool(port.norms(port_shapes(port)[1])),
-        largest_gradient=functools.partial(_largest_gradient, config),
         given=given,
     )
-
-
-def _largest_gradient(config: ConfigDict) -> str:
-    from jaxfer.training.first import largest_gradient  # late: it begins a run, which is filled in first
-
-    return largest_gradient(config)
 
 
 def _rates(stage: StageConfig, port: Port) -> dict[str, float]:

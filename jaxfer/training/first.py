@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
-from ml_collections import ConfigDict
 
 from jaxfer.data.loader import Feed, train_batches
 from jaxfer.errors import InputError
@@ -17,21 +16,19 @@ from jaxfer.rules import flatten
 from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.training import examples, lineage, streams, teachers
+from jaxfer.training.checked import Preflight
 from jaxfer.training.entering import entered
-from jaxfer.training.preflight import Preflight, preflight
 
 
-def largest_gradient(config: ConfigDict) -> str:
+def largest_gradient(ready: Preflight) -> str:
     """The unit below the head whose gradient is largest relative to its parameters, on the run's first batch.
 
     Raises:
-      InputError: whatever `run` would refuse, a source beside a folder that is not known here (`sibling:`), or a loss
-        that is not the task's alone.
+      InputError: a source beside a folder that is not known here (`sibling:`), or a loss that is not the task's alone.
     """
-    if str(config.init).startswith("sibling:"):
-        raise InputError(f"config.recipe_options.block=largest: expected init=run:FOLDER, found {config.init}")
-    ready = preflight(config)
-    stage = ready.stages[0]
+    init, stage = ready.experiment.run.init, ready.stages[0]
+    if init.startswith("sibling:"):
+        raise InputError(f"config.recipe_options.block=largest: expected init=run:FOLDER, found {init}")
     state = first_state(ready, stage, epath.Path("."))
     relative = relative_gradients(stage, state, next(first_batches(ready, stage, 1)))
     if not relative:

@@ -19,7 +19,7 @@ from jaxfer.runs.finished import fingerprint
 from jaxfer.runs.folder import check_owner, read_result
 from jaxfer.stages import Stage
 from jaxfer.training import measured, stopping, teachers
-from jaxfer.training.preflight import Preflight
+from jaxfer.training.checked import Preflight
 from jaxfer.training.streams import fingerprints
 
 PACKAGES = ("jaxfer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

@@ -27,12 +27,12 @@ from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.training import lineage, results, stopping, teachers
 from jaxfer.training.cached import Reading
+from jaxfer.training.checked import Preflight
 from jaxfer.training.due import Due
 from jaxfer.training.entering import entered
 from jaxfer.training.evaluation import Evaluation, evaluate_streams
 from jaxfer.training.examples import training_split
 from jaxfer.training.preemption import Notice
-from jaxfer.training.preflight import Preflight
 from jaxfer.training.profile import Clock, Trace
 from jaxfer.training.programs import Program
 from jaxfer.training.progress import Reporter

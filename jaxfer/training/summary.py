@@ -18,8 +18,9 @@ from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.terminal import FILE, NAME, Column, Page
 from jaxfer.training import cached
+from jaxfer.training.checked import Preflight
 from jaxfer.training.examples import training_split
-from jaxfer.training.preflight import Preflight, preflight
+from jaxfer.training.preflight import preflight
 from jaxfer.training.programs import forward_flops, step_flops
 
 

@@ -42,7 +42,7 @@ def test_on_every_kind_of_model(case):
     assert rates[0] == 1 and rates[1] == pytest.approx(1 / 2.6)
     assert ready.experiment.run.filled_by == "gradual" and not ready.experiment.run.recipe
     for name in ("lp_ft", "discriminative", "surgical", "bit_hyperrule", "auto"):
-        made = filled(with_recipe(case, name))
+        made = filled(with_recipe(case, name), preflight)
         assert resolve(made.config).stages and made.told[0].startswith(f"recipe {name} (")
 
 
@@ -56,10 +56,10 @@ def test_what_the_config_sets_wins():
             "stage.probe.lr": 0.3,
         },
     )
-    probe, full = (stage for _, stage in resolve(filled(config).config).stages)
+    probe, full = (stage for _, stage in resolve(filled(config, preflight).config).stages)
     assert (probe.method, probe.steps, probe.lr, probe.weight_decay) == ("probe", 2, 0.3, 0.5)
     assert (full.method, full.steps, full.lr, full.layer_decay) == ("full", 8, 5e-4, 0.9)
-    hyper = filled(with_recipe("vit_cls", "bit_hyperrule", lr=0.1, schedule_options=())).config
+    hyper = filled(with_recipe("vit_cls", "bit_hyperrule", lr=0.1, schedule_options=()), preflight).config
     (stage,) = (stage for _, stage in resolve(hyper).stages)
     assert (stage.lr, stage.steps, stage.optimizer) == (0.1, 4, "sgd")
 
@@ -151,6 +151,6 @@ def test_a_recipe_of_the_users_own(tmp_path, monkeypatch):
     assert registry.beside(tmp_path / "config.py") == (str(tmp_path),)
     registry.use([str(tmp_path)])
     config = override(with_recipe("vit_cls", "thirds", steps=9), {"recipe_options.rate": "0.25"})
-    stages = resolve(filled(config).config).stages
+    stages = resolve(filled(config, preflight).config).stages
     assert [(name, stage.steps, stage.lr) for name, stage in stages] == [("a", 3, None), ("b", 6, 0.25)]
     sys.modules.pop("jaxfer.recipes.thirds")
