@@ -64,12 +64,12 @@ def _preflight(config: ConfigDict, folder: epath.Path | None, devices: Sequence[
         raise InputError(f"config.test: data source {source.name!r} has no test split here; set config.test=false")
     data = examples.with_pool(experiment, data)
     port, _ = make_port(experiment, len(data.classes))
-    Feed(split=data.splits["train"], encodings=port.encodings).check(experiment.data.augment)
+    Feed(split=data.splits["train"], encodings=port.encodings).check()
     experiment, whole = fitted(experiment, port, data.pool or data.splits["train"], folder)
     port, task = make_port(whole, len(data.classes))
     port = port if folder is None else tokenizer.at_home(port, folder)
-    for split in data.splits.values():
-        Feed(split=split, encodings=port.encodings).check()
+    for name, split in data.splits.items():
+        Feed(split=split, encodings=port.encodings).check(experiment.data.augment if name == "train" else ())
     assumed += tokenizer.check(port, own=known.own_tokenizer)
     task.expanded(data.splits["train"].take(np.arange(1)), port.encodings)  # refuses data of another task
     data = streams.with_streams(experiment, data)
