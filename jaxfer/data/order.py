@@ -143,9 +143,16 @@ class Repeated:
         return self.size if self.sampler is None else self.sampler.length
 
     def epoch(self, seed: int, epoch: int, number: int = 0) -> np.ndarray:
-        """The examples of an epoch in their order, int64 [length]."""
-        first = -(-self.length // self.times)
-        return np.repeat(_epoch(self.size, seed, epoch, number, self.sampler)[:first], self.times)[: self.length]
+        """The examples of an epoch in their order, int64 [length], read-only."""
+        return _repeated(self, seed, epoch, number)
+
+
+@functools.lru_cache(maxsize=64)  # as above
+def _repeated(repeated: Repeated, seed: int, epoch: int, number: int) -> np.ndarray:
+    first = _epoch(repeated.size, seed, epoch, number, repeated.sampler)[: -(-repeated.length // repeated.times)]
+    order = np.repeat(first, repeated.times)[: repeated.length]
+    order.flags.writeable = False
+    return order
 
 
 @functools.lru_cache(maxsize=64)  # as above
