@@ -23,7 +23,7 @@ ARMS = {
     "mixup": {"adds": ("mixup",), "options.mixup_alpha": 0.2},
     "ema": {"adds": ("ema",), "options.decay": 0.99},
     "layer decay": {"recipe": "discriminative"},
-    "gradual unfreezing": {"recipe": "gradual"},
+    "gradual unfreezing": {"recipe": "gradual", "warmup": 0},  # its schedule has a rise of its own
 }
 # Where the classes are of one size these would change nothing.
 RARE = {

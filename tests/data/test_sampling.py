@@ -104,6 +104,7 @@ def test_repeats_that_repeat_nothing(repeats, augment):
             "train": Split.whole(image=Array(np.zeros((8, 2, 2, 1), np.uint8), "image"), label=Array(LABELS, "class"))
         },
         classes=("a", "b", "c"),
+        fingerprint="",
     )
     with pytest.raises(InputError, match="data.repeats: expected at least 2, or 0, for examples that are augmented"):
         prepare(data, config, seed=0, with_test=False)

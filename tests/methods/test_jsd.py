@@ -8,13 +8,13 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 
 import jaxfer
-from jaxfer.config import override, resolve
+from jaxfer.config import resolve
 from jaxfer.errors import InputError
 from jaxfer.methods.jsd import divergence
 from jaxfer.runs.metrics import read_metrics
 from tests.experiments import tiny_config, tiny_stage
 
-VIEWS = {f"stream.view_{i}": {"rows": "same", "augment": ("augmix",)} for i in (1, 2)}
+VIEWS = {f"view_{i}": {"rows": "same", "augment": ("augmix",)} for i in (1, 2)}
 
 
 def test_of_two_it_is_scipys_and_of_equal_ones_zero():
@@ -40,7 +40,8 @@ def test_what_is_refused():
 
 @pytest.mark.system
 def test_a_run_on_three_views(tmp_path):
-    config = override(tiny_config("resnet_basic", adds=("jsd",), steps=3, log_every=1), VIEWS)
+    config = tiny_config("resnet_basic", adds=("jsd",), steps=3, log_every=1)
+    config.stream = VIEWS
     jaxfer.run(config, tmp_path / "run", quiet=True)
     lines = [line for line in read_metrics(tmp_path / "run/metrics.jsonl") if line["split"] == "train"]
     assert all(0 < line["jsd"] < np.log(3) for line in lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -28,7 +27,7 @@ def embedded(stage, training):
 
     def seen(next_fun, args, kwargs, context):
         outputs = intercept(next_fun, args, kwargs, context)
-        if isinstance(context.module, nn.Embed) and context.module.name == "word":
+        if context.method_name == "__call__" and context.module.path == ("stem", "word"):
             found.append(outputs)
         return outputs
 
@@ -63,7 +62,8 @@ def test_without_noise_training_is_that_of_the_method():
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_a_probe_of_noisy_inputs_stores_no_features():
+def test_a_probe_of_noisy_inputs_stores_no_features(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXFER_CACHE", str(tmp_path))
     where, fields = placement(ParallelConfig(devices=1)), dict(method="probe", **FIELDS)
     found = cut(tiny_stage("bert_mean", **fields), where, resolve(tiny_config("bert_mean", **fields)))
     assert "method 'probe' changes what is computed, in unit 'stem'" in found.why

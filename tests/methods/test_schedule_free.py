@@ -9,7 +9,6 @@ import optax
 import pytest
 
 from jaxfer.errors import InputError
-from jaxfer.rules import flatten
 from tests.experiments import backbone, batches, tiny_stage, train
 
 STEPS, RATE, BETA = 5, 0.05, 0.8
@@ -25,7 +24,8 @@ def test_five_steps_are_those_of_optax(optimizer, warmup):
     (start, _), port, task = backbone(stage), stage.spec.port, stage.spec.task
     rates = lambda step: RATE * jnp.minimum((step + 1) / max(warmup, 1), 1)  # noqa: E731
     bases = {"sgd": optax.sgd(rates), "adamw": optax.adamw(rates, b1=0.0, weight_decay=0.0)}
-    tx = optax.contrib.schedule_free(bases[optimizer], rates, b1=BETA)
+    # It weighs a step by the rate of the next one, its own count being one ahead; the authors' code by the step's own.
+    tx = optax.contrib.schedule_free(bases[optimizer], lambda count: rates(count - 1), b1=BETA)
 
     @jax.jit
     def step(y, opt_state, batch):
@@ -41,9 +41,12 @@ def test_five_steps_are_those_of_optax(optimizer, warmup):
         y, opt_state, value = step(y, opt_state, batch)
         theirs.append(float(value))
     np.testing.assert_allclose(losses, theirs, rtol=2e-4)
-    x = flatten(optax.contrib.schedule_free_eval_params(opt_state, y))
-    for path, leaf in flatten(stage.leave(state)[0]).items():
-        np.testing.assert_allclose(leaf, x[path], rtol=2e-3, atol=2e-5)
+    # By what it gives: Adam moves a key's bias, whose gradient is rounding alone, as far as anything else.
+    (batch,) = batches(stage, 1, seed=9)
+    outputs = jax.jit(lambda params: port.apply(params, {}, batch)[0])
+    wanted = outputs(optax.contrib.schedule_free_eval_params(opt_state, y))
+    np.testing.assert_allclose(outputs(stage.leave(state)[0]), wanted, rtol=2e-3, atol=1e-4)
+    assert np.abs(wanted - outputs(y)).max() > 1e-2
 
 
 def test_moving_statistics_are_refused():

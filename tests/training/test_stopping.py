@@ -144,17 +144,20 @@ def test_it_is_finished(whole, tmp_path, monkeypatch, capsys):
 
 
 def test_the_best_checkpoints_stay(tmp_path):
-    """Losses rise, so that the first evaluations are the best: 2, 4 and 6; the last two saves are 18 and 20."""
+    """The three best, and the last two saves, 18 and 20; beside them what was best at the first of these."""
     config = still(monitor="loss", monitor_mode="max", keep_best=3)
     config.patience, config.lr = 0, 3e-2
     result = jaxfer.run(config, tmp_path / "run", quiet=True)
     losses = {
         line["step"]: line["loss"] for line in read_metrics(tmp_path / "run/metrics.jsonl") if line["split"] == "val"
     }
-    best = sorted(losses, key=lambda step: (-losses[step], step))[:3]
+    best, before = (
+        sorted((step for step in losses if step <= last), key=lambda step: (-losses[step], step))[:3]
+        for last in (20, 18)
+    )
     assert result["best_steps"] == best
     kept = {int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()}
-    assert kept == {*best, 18, 20}
+    assert kept == {*best, *before, 18, 20}
     assert jaxfer.evaluate(tmp_path / "run", checkpoint=str(best[2]))["loss"] == pytest.approx(losses[best[2]])
     with pytest.raises(InputError, match="no checkpoint of step 7 in"):
         open_run(tmp_path / "run", "7")

@@ -149,7 +149,8 @@ def test_synonyms_that_are_none(content, entry, message, tmp_path):
         texts.check((entry.format(file=str(file), folder=str(tmp_path)),))
 
 
-def test_augmented_texts_are_not_stored_as_views():
+def test_augmented_texts_are_not_stored_as_views(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXFER_CACHE", str(tmp_path))
     where, config = placement(ParallelConfig(devices=1)), tiny_config("bert_mean", method="probe", cache="views")
     config.data.augment = ("token_mask",)
     found = cut(tiny_stage("bert_mean", method="probe"), where, resolve(config))
