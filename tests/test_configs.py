@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from jaxfer.commands import main
 from jaxfer.comparison import protocol
 from jaxfer.errors import InputError
 from jaxfer.sweeps import cells
+from jaxfer.training.preflight import preflight
 
 STUDY = "experiments/digits_labels/config.py"
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -35,6 +37,18 @@ def test_config_runs_two_steps(path, tmp_path):
     result = jaxfer.run(config.load(f"{path}:tiny", {"parallel.devices": 1}), tmp_path, quiet=True)
     assert result["steps"] == 2
     assert set(result["metrics"]) >= {"val"}
+
+
+FROM_FILES = [path for path in CONFIGS if '"weights/' in path.read_text()]
+
+
+@pytest.mark.system
+@pytest.mark.skipif("JAXFER_DATA" not in os.environ, reason="the data folder JAXFER_DATA has the weights")
+@pytest.mark.parametrize("path", FROM_FILES, ids=lambda path: path.stem)
+def test_config_fits_its_real_data_and_weights(path):
+    full = config.load(str(path))
+    if Path(os.environ["JAXFER_DATA"], full.init).exists():
+        assert preflight(full).stages
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

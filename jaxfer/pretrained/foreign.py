@@ -82,8 +82,9 @@ def opened(init: str, name: str, model_options: Mapping[str, Any], init_options:
     source, shapes, moved, averages = located_files(init, init_options)
     tail = _tail(source, moved)
     config = {**(source.config or {}), **({"pooling_mode": tail.pool} if tail.pool else {})}
+    of_timm = timm.is_timm(config)
     try:
-        config |= timm.fields(config) if timm.is_timm(config) else {}
+        config |= timm.fields(config) if of_timm else {}
         other = stated.other_head(config)
     except InputError as error:
         raise InputError(f"config.init={init}: {error}") from None
@@ -121,7 +122,7 @@ def opened(init: str, name: str, model_options: Mapping[str, Any], init_options:
     told = _stated(source) if head & moved else config
     other = None if head & moved else other
     outputs = next((shapes[key][0] for key in sorted(head) if key in shapes), 0)
-    if timm.is_timm(config) and config.get("num_classes", outputs) != outputs:
+    if of_timm and config.get("num_classes", outputs) != outputs:
         raise InputError(f"{init}: config.json states num_classes={config['num_classes']}, its head has {outputs}")
     notes = (
         *_guesses(init, stated.assumed(port, options, soft, model_options)),

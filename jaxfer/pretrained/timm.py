@@ -25,8 +25,8 @@ FUSED = r"(.*\.attn)\.qkv\.(weight|bias)"
 
 
 def is_timm(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is timm's."""
-    return "architecture" in config and "model_type" not in config
+    """Whether a config.json is timm's: it names an architecture, and no family as transformers and others do."""
+    return "architecture" in config and not {"model_type", "family"} & config.keys()
 
 
 def fields(config: Mapping[str, Any]) -> dict[str, Any]:

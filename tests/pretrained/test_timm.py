@@ -147,7 +147,7 @@ def test_its_vit_gives_its_logits(name, tmp_path):
 
 def test_the_flat_file_of_older_versions():
     flat = {**CONFIG["pretrained_cfg"], "architecture": "resnet18", "input_size": [3, 224, 224]}
-    assert timm.is_timm(flat)
+    assert timm.is_timm(flat) and not timm.is_timm({"architecture": "resnet20", "family": "cifar_resnet"})
     assert timm.fields(flat)["input"] == timm.fields(config(input_size=[3, 224, 224]))["input"]
 
 
