@@ -575,7 +575,7 @@ COMMANDS = {
     ),
     "options of an augmentation without their names": (
         "show c.py --config.data.augment=randaugment(2,9)",
-        ["data.augment: expected NAME or NAME(OPTION=NUMBER, ...)", "found 'randaugment(2,9)'"],
+        ["data.augment: expected NAME or NAME(OPTION=VALUE, ...)", "found 'randaugment(2,9)'"],
     ),
     "unknown class": (
         "show c.py --config.data.classes=class_9",

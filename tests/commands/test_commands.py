@@ -78,7 +78,7 @@ def test_help_names_every_command_and_how_to_override(capsys):
     for argv, fragments in [
         (["--help"], ("run", "show", "eval", "sweep", "COMMAND", "train, resume or extend a run")),
         (["run", "--help"], ("--workdir", "default runs/CONFIG/ARG", "FILE.py:ARG", "--config.field=value")),
-        (["eval", "--help"], ("--split", "--checkpoint", "result (default), last or best")),
+        (["eval", "--help"], ("--split", "--checkpoint", "result (default), last, best, or a kept step")),
     ]:
         with pytest.raises(SystemExit):
             commands.main(argv)

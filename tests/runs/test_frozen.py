@@ -36,7 +36,7 @@ def state_of(step: int, stage: int = 1):
     return make_state(step, trunk={"kernel": jnp.asarray(kernel), "scale": jnp.bfloat16([stage, 0.5])})
 
 
-def save(folder, stages: dict[int, int], best=None, paths=PATHS) -> None:
+def save(folder, stages: dict[int, int], best=(), paths=PATHS) -> None:
     """Saves {step: its stage}."""
     checkpoints = Checkpoints(epath.Path(folder))
     for step, stage in stages.items():
@@ -99,7 +99,7 @@ def test_they_are_written_once_for_all_checkpoints(folder):
     again = Checkpoints(epath.Path(folder))
     assert_is(restore(folder, again), 1)
     for step in (2, 3):
-        again.save(step, state_of(step), {"stage": 1}, 1, PATHS)
+        again.save(step, state_of(step), {"stage": 1}, (1,), PATHS)
     again.close()
     assert written.name == name_of(1)
     assert {path: path.stat().st_mtime_ns for path in written.rglob("*")} == before
@@ -127,14 +127,14 @@ def test_checkpoints_of_before_are_read_and_gone_on_from(folder):
     (folder / "1" / "record" / "metadata").write_text(text)
     checkpoints = Checkpoints(epath.Path(folder))
     assert_is(restore(folder, checkpoints), 1)
-    checkpoints.amend(1, {"stage": 1}, 1)
-    checkpoints.save(2, state_of(2), {"stage": 1}, 1, PATHS)
+    checkpoints.amend(1, {"stage": 1}, (1,))
+    checkpoints.save(2, state_of(2), {"stage": 1}, (1,), PATHS)
     checkpoints.close()
     for step in (1, 2):
         assert_is(restore(folder, step=step), step)
 
 
-@pytest.mark.parametrize("best", [None, 1])
+@pytest.mark.parametrize("best", [(), (1,)])
 def test_a_set_goes_with_the_last_checkpoint_that_names_it(folder, best):
     """Two stages that freeze other values; each attempt goes on from what the one before left."""
     for step, stage, left in [(1, 1, {1}), (2, 1, {1}), (3, 2, {1, 2}), (4, 2, {2}), (5, 2, {2})]:
@@ -188,7 +188,7 @@ def test_damage_makes_a_checkpoint_unreadable(folder, how):
     assert len(said) == 1 and said[0].startswith("checkpoint of step 2 can't be read (")
     assert said[0].endswith("; falling back to step 1") and "\n" not in said[0]
     checkpoints.discard_after(1)
-    checkpoints.save(2, state_of(2, 2), {"stage": 2}, None, PATHS)
+    checkpoints.save(2, state_of(2, 2), {"stage": 2}, (), PATHS)
     checkpoints.close()
     assert_is(restore(folder), 2, 2)
 
@@ -214,7 +214,7 @@ def test_they_are_on_disk_before_their_first_checkpoint_begins(folder, monkeypat
 
     monkeypatch.setattr(checkpoints._manager, "save", saving)
     for step, stage in [(1, 1), (2, 1), (3, 2)]:
-        checkpoints.save(step, state_of(step, stage), {"stage": stage}, None, PATHS)
+        checkpoints.save(step, state_of(step, stage), {"stage": stage}, (), PATHS)
     checkpoints.close()
     assert begun == [(1, {name_of(1)}), (2, {name_of(1)}), (3, {name_of(1), name_of(2)})]
 
@@ -234,7 +234,7 @@ def test_a_disk_that_they_fill_costs_no_checkpoint(folder, monkeypatch, capfd):
     with monkeypatch.context() as patch:
         patch.setattr(ocp.PyTreeCheckpointHandler, "finalize", full)
         with pytest.raises(OSError, match="No space left on device"):
-            checkpoints.save(2, state_of(2, 2), {"stage": 2}, None, PATHS)
+            checkpoints.save(2, state_of(2, 2), {"stage": 2}, (), PATHS)
         checkpoints.close()
     assert capfd.readouterr().err == ""
     assert_is(restore(folder), 1)

@@ -229,7 +229,7 @@ def test_one_augmentation_is_recorded_in_one_spelling(given, recorded):
         ("flip(p=1, p=0)", r"expected each option once, found 'flip\(p=1, p=0\)'"),
         ("gaussian_blur(low=3)", "gaussian_blur expects low of at most high, found 3 and 2; set both"),
         *(
-            (text, r"expected NAME or NAME\(OPTION=NUMBER, ...\), found 'flip")
+            (text, r"expected NAME or NAME\(OPTION=VALUE, ...\), found 'flip")
             for text in ("flip(", "flip(0.5)", "flip(p=x)", "flip(p=1)(p=2)", "flip(**{})", "flip(p=1)+1")
         ),
     ],
