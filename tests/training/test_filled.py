@@ -97,9 +97,8 @@ def test_durations_of_whole_configs():
 @pytest.mark.parametrize("name", RECIPES.names())
 def test_killed_it_ends_bitwise_as_undisturbed(name, case, tmp_path, monkeypatch):
     """Every recipe; it is killed after its second, third or fourth save, the last of a stage or one within."""
-    config = override(with_recipe(case, name), {"steps": 8, "save_every": 2, "parallel.devices": 1})
-    if name == "bit_hyperrule":
-        config.stage.train = {"steps": 8}
+    own = {"stage.train.steps": 8} if name == "bit_hyperrule" else {}
+    config = override(with_recipe(case, name), {"steps": 8, "save_every": 2, "parallel.devices": 1, **own})
     jaxfer.run(config, tmp_path / "whole", quiet=True)
     calls, save = itertools.count(1), Checkpoints.save
 
