@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from etils import epath
+from matplotlib.ticker import MaxNLocator
 
 from jaxfer.evals.intervals import mean_interval, paired_interval
 from jaxfer.report import look
@@ -51,7 +52,7 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
 
 @look.drawn
 def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
-    """Effects and their intervals, a panel for each metric, an arm on each line."""
+    """Effects and their intervals, a panel for each metric, an arm on each line; in colour where 0 is outside."""
     metrics = [metric for metric in METRICS if metric in found["plain"]]
     arms = [arm for arm in found if arm != "plain"][::-1]
     figure = look.new_figure(3.0 + 3.2 * len(metrics), 1.4 + 0.38 * len(arms))
@@ -63,6 +64,7 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
             colour = look.COLOURS["full"] if sure else look.COLOURS["scratch"]
             ax.plot([effect.low, effect.high], [place, place], color=colour, linewidth=2)
             ax.plot([effect.mean], [place], "o", color=colour)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.axvline(0, color=look.INK, linewidth=1)
         ax.set(yticks=range(len(arms)), yticklabels=arms, xlabel=f"{METRICS[metric]}, over plain")
     look.save(figure, epath.Path(path))
