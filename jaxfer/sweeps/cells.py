@@ -93,7 +93,7 @@ def expand(spec: str, overrides: Mapping[str, Any] | None = None) -> tuple[Cell,
     module, arg = configs.load_module(spec)
     if not hasattr(module, "sweep"):
         raise InputError(f"{spec}: expected a config file with sweep(), found none")
-    if arg and not inspect.signature(module.sweep).parameters:
+    if arg and not _reads_argument(module.sweep):
         raise InputError(f"{spec}: its sweep() takes no argument, found {arg!r}; leave it out, or define sweep(arg)")
     configs.check_overrides(overrides or {})
     cells = _cells(module, spec, arg, overrides or {})
@@ -109,7 +109,7 @@ def preparations(spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 
 def _cells(module: ModuleType, spec: str, arg: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
-    given = () if not hasattr(module, "sweep") or not inspect.signature(module.sweep).parameters else (arg,)
+    given = (arg,) if _reads_argument(getattr(module, "sweep", None)) else ()
     yielded = configs.called(module, spec, "sweep", *given) if hasattr(module, "sweep") else ()
     if isinstance(yielded, (str, Mapping)) or not isinstance(yielded, Iterable):
         raise InputError(f"{spec}: sweep() must yield jaxfer.sweeps.Cell or dicts of overrides, returned {yielded!r}")
@@ -121,6 +121,10 @@ def _cells(module: ModuleType, spec: str, arg: str, overrides: Mapping[str, Any]
         if names.count(name) > 1:
             raise InputError(f"{spec}: sweep() yields two cells called {name!r}; name each once")
     return tuple(dataclasses.replace(cell, overrides={**cell.overrides, **_for(cell, overrides)}) for cell in cells)
+
+
+def _reads_argument(sweep: Any) -> bool:
+    return callable(sweep) and bool(inspect.signature(sweep).parameters)
 
 
 def _named(cell: Cell | Mapping[str, Any], spec: str) -> Cell:

@@ -248,7 +248,10 @@ def test_bad_sweeps_are_refused_before_anything_runs(config, tmp_path, capsys):
         ("def sweep():\n    yield Cell(arg='probe', group='x')", "no cell of that name before it"),
         ("def sweep():\n    yield {'batch_size': 7, 'parallel.devices': 4}", "can't be split over 4 devices"),
         ("sweep = 3", "expected a function sweep, found 3"),
-        ("def sweep(x):\n    yield {}", "sweep() failed: TypeError: sweep() missing 1 required positional argument"),
+        (
+            "def sweep(x, y):\n    yield {}",
+            "sweep('') failed: TypeError: sweep() missing 1",
+        ),
         ("def sweep():\n    yield {'seed': 1 / 0}", "sweep() failed: ZeroDivisionError: division by zero (line "),
         ("def sweep():\n    raise SystemExit", "sweep() failed: SystemExit (line "),
         ("def sweep():\n    return None", "must yield jaxfer.sweeps.Cell or dicts of overrides, returned None"),
