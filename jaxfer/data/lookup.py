@@ -93,10 +93,9 @@ def _from_hub(named: str, option: str) -> Path:
     if not hit:
         raise InputError(f"data.{option}: expected hub:ORGANISATION/NAME[@REVISION][/FOLDER], found {HUB + named!r}")
     name, revision, folder = hit.groups()
-    patterns = [f"{folder}/*" if folder else pattern for pattern in (("*",) if folder else HUB_FILES)]
     from jaxfer.hub_download import snapshot  # late: few data come from there
 
-    root = Path(snapshot(name, revision, patterns, kind="dataset"))
+    root = Path(snapshot(name, revision, [f"{folder}/*"] if folder else HUB_FILES, kind="dataset"))
     found = root / (folder or "")
     if not found.is_dir():
         held = sorted(place.name for place in root.iterdir() if place.is_dir()) or ["none"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxfer.method import FROZEN, Context, Method
 from jaxfer.rules import flatten, resolve, unflatten
@@ -18,20 +19,21 @@ Kept = Mapping[str, Any]
 def averaged(
     method: Method,
     *,
-    begin: Callable[[Leaves], Kept],
     move: Callable[[Context, Kept, Leaves], Kept],
     show: Callable[[Kept, Leaves], Leaves] = lambda kept, now: kept["average"],
     at: Callable[[Context, Kept, Leaves], Leaves] = lambda ctx, kept, trainable: trainable,
+    sums: tuple[str, ...] = (),
     **fields: Any,
 ) -> Method:
     """The method, evaluated at averages of what its rules train. Running statistics are not averaged.
 
     Args:
       method: to which this is added.
-      begin: {path: leaf} that is trained -> what is kept beside the parameters, `average` above all.
-      move: (context after the step, what is kept, the trained leaves after the step) -> what is kept then.
+      move: (context after the step, what is kept, the trained leaves after the step) -> what is kept then: `average`,
+        which begins as the trained leaves, and `sums`.
       show: (what is kept, the trained leaves) -> the leaves to evaluate at.
       at: (context before the step, what is kept, the trainable leaves) -> where the gradients are taken.
+      sums: names of numbers kept beside the average, [] float32 each, 0 at first.
       fields: of the method, in place of its own.
     """
 
@@ -46,7 +48,8 @@ def averaged(
         params, inner = method.init(params, key, given)
         leaves = flatten(params)
         groups = resolve((), leaves, defaults=method.rules)
-        return params, {"base": inner, **begin({path: x for path, x in leaves.items() if groups[path] != FROZEN})}
+        trained = {path: x for path, x in leaves.items() if groups[path] != FROZEN}
+        return params, {"base": inner, "average": trained, **{name: jnp.zeros((), jnp.float32) for name in sums}}
 
     def update(ctx, extra):
         inner = method.update(dataclasses.replace(ctx, extra=extra["base"]), extra["base"])

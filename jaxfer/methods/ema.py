@@ -22,7 +22,6 @@ def add(method: Method, port: Port) -> Method:
 
     return averaged(
         method,
-        begin=lambda trained: {"average": trained},
         move=move,
         hparams={**method.hparams, "decay": (0.999, (0.99, 0.999, 0.9998))},
     )

@@ -32,8 +32,8 @@ def add(method: Method, port: Port) -> Method:
 
     return averaged(
         method,
-        begin=lambda trained: {"average": trained, "weights": jnp.zeros((), jnp.float32)},
         move=move,
+        sums=("weights",),
         at=at,
         still_norms=True,
         hparams={**method.hparams, "beta": (0.9, (0.9, 0.95))},

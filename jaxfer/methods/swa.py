@@ -40,8 +40,8 @@ def add(method: Method, port: Port) -> Method:
 
     return averaged(
         method,
-        begin=lambda trained: {"average": trained, "count": jnp.zeros((), jnp.float32)},
         move=move,
+        sums=("count",),
         show=show,
         still_norms=True,
         hparams={**method.hparams, "swa_start": (0.75, (0.5, 0.75)), "swa_every": (1.0, (1.0,))},

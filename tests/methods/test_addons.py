@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from jaxfer.errors import InputError
+from jaxfer.method import NOTHING
+from jaxfer.methods._averages import averaged
 from jaxfer.rules import flatten
 from jaxfer.step import make_eval_step
 from jaxfer.training.programs import eval_arguments
@@ -27,6 +29,14 @@ def test_the_average_by_hand():
         np.testing.assert_allclose(leaf, average[path], rtol=1e-5, atol=1e-6)
     for path, leaf in flatten(state.params).items():  # what is trained is not changed by averaging it
         np.testing.assert_array_equal(leaf, now[path])
+
+
+def test_what_is_kept_beside_the_parameters():
+    """The trained leaves and numbers that begin at 0; nothing of the frozen backbone."""
+    method = averaged(tiny_stage("vit_cls", method="probe").spec.method, move=lambda ctx, kept, now: kept, sums=("n",))
+    params, kept = method.init(backbone(tiny_stage("vit_cls"))[0], jax.random.key(0), NOTHING)
+    assert set(kept) == {"base", "average", "n"} and kept["n"] == 0
+    assert set(kept["average"]) == {path for path in flatten(params) if path.startswith("head/out/")}
 
 
 def test_evaluation_and_merge_use_the_average():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +59,7 @@ def read(file: str) -> Table:
 
 
 @functools.lru_cache(maxsize=4)
-def _read(path, version) -> Table:
+def _read(path: Path, version: tuple[Any, ...]) -> Table:
     table: dict[str, tuple[str, ...]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
