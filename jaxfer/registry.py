@@ -1,5 +1,8 @@
 """Registries by file: `methods/x.py` defines the method `x`, and its factory's signature is its schema.
 
+The schema is the factory's keyword-only parameters that have a default, or the fields of a dataclass that its first
+parameter, `options`, is annotated with.
+
 A room is a registry: a package whose modules each define one factory of the same name: `jaxfer.methods.*.method`,
 `jaxfer.models.*.port`, `jaxfer.tasks.*.task`, `jaxfer.data.sources.*.source`. Users add to a room without editing the
 package: by a folder of the room's name next to their config (`use`), or by an entry point of an installed package in
@@ -10,6 +13,7 @@ a broken file does not stop the others.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import importlib.metadata
@@ -94,10 +98,20 @@ class Room:
     def make(self, name: str, /, *args: Any, **options: Any) -> Any:
         """Calls the factory; in a `shared` room the same arguments give the same object."""
         factory = self.get(name)
-        return _made(factory, args, tuple(sorted(options.items()))) if self.shared else factory(*args, **options)
+        return _made(factory, args, tuple(sorted(options.items()))) if self.shared else _called(factory, args, options)
+
+    def anew(self, name: str, /, *args: Any, **options: Any) -> Any:
+        """`make` that calls the factory each time."""
+        return _called(self.get(name), args, options)
+
+    def training(self, name: str) -> frozenset[str]:
+        """Names of the options that change training or its cost alone, by the fields of the factory's dataclass."""
+        kind = _dataclass(self.get(name))
+        fields = () if kind is None else dataclasses.fields(kind)
+        return frozenset(field.name for field in fields if field.metadata.get("training"))
 
     def schema(self, name: str) -> dict[str, tuple[Any, Any]]:
-        """{option: (annotated type, default)} of the factory's keyword-only parameters that have a default."""
+        """{option: (annotated type, default)}."""
         return {name: kept for name, kept in _schema(self.get(name)).items() if name not in self.reserved}
 
     def complete(self, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -169,12 +183,33 @@ class Room:
 
 @functools.lru_cache(maxsize=256)
 def _made(factory: Callable[..., Any], args: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> Any:
-    return factory(*args, **dict(options))
+    return _called(factory, args, dict(options))
+
+
+def _called(factory: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+    kind = _dataclass(factory)
+    if kind is None:
+        return factory(*args, **options)
+    names = {field.name for field in dataclasses.fields(kind)}
+    own = kind(**{name: value for name, value in options.items() if name in names})
+    return factory(own, *args, **{name: value for name, value in options.items() if name not in names})
+
+
+@functools.lru_cache(maxsize=256)
+def _dataclass(factory: Callable[..., Any]) -> type | None:
+    """The dataclass that the factory's parameter `options` is annotated with."""
+    if "options" not in inspect.signature(factory).parameters:
+        return None
+    kind = typing.get_type_hints(factory).get("options")
+    return kind if dataclasses.is_dataclass(kind) else None
 
 
 @functools.lru_cache(maxsize=256)
 def _schema(factory: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     hints = typing.get_type_hints(factory)
+    if (kind := _dataclass(factory)) is not None:
+        hints = typing.get_type_hints(kind)
+        return {field.name: (hints[field.name], field.default) for field in dataclasses.fields(kind)}
     return {
         p.name: (hints.get(p.name, Any), p.default)
         for p in inspect.signature(factory).parameters.values()

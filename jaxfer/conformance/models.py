@@ -207,7 +207,7 @@ def a_mapped_axis_keeps_the_tree(case: str) -> str | None:
 
 def a_port_is_hashable_and_made_once(case: str) -> str | None:
     model, options = tiny.options(case)
-    port, again = make(case), MODELS.get(model)(**options)
+    port, again = make(case), MODELS.anew(model, **options)
     if make(case) is not port:
         return "the same options give two ports"
     return None if again == port and hash(again) == hash(port) else "two ports of the same options differ"
@@ -221,7 +221,7 @@ def the_schema_is_hashable_and_outputs_has_no_default(case: str) -> str | None:
     for _, default in schema.values():
         hash(default)
     try:
-        MODELS.get(model)(outputs=0)
+        MODELS.anew(model, outputs=0)
     except InputError as error:
         wanted = "outputs must be a positive integer, found 0"
         return None if wanted in str(error) else f"outputs=0 is refused with {str(error)!r}"

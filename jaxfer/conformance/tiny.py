@@ -1,13 +1,10 @@
-"""Every model at its smallest: what the conformance suite trains. A model of the package without a case fails it.
-
-A model from elsewhere states its own options in its module, as `TINY = dict(...)`.
-"""
+"""Every model at its smallest: what the conformance suite trains, as the model's module states it in `TINY`."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -19,101 +16,30 @@ from jaxfer.models.port import Port
 from jaxfer.ports import port_shapes
 from jaxfer.registry import MODELS
 
-# {case: (model, options)}; one model may have several cases.
-TINY: dict[str, tuple[str, dict[str, Any]]] = {
-    "resnet_basic": (
-        "resnet",
-        dict(outputs=3, stage_sizes=(1, 2), width=6, stem="cifar", shortcut="padding", image=(9, 7, 3)),
-    ),
-    "resnet_bottleneck": (
-        "resnet",
-        dict(outputs=3, stage_sizes=(1, 1), width=4, block="bottleneck", image=(18, 14, 3)),
-    ),
-    "vit_cls": ("vit", dict(outputs=3, patch=3, width=12, layers=2, heads=3, mlp_width=20, image=(6, 9, 3))),
-    "vit_mean": (
-        "vit",
-        dict(outputs=3, patch=3, width=12, layers=2, heads=2, mlp_width=20, pool="mean", image=(6, 9, 3)),
-    ),
-    "vit_last": (
-        "vit",
-        dict(
-            outputs=3,
-            patch=3,
-            width=12,
-            layers=3,
-            heads=3,
-            mlp_width=20,
-            pool="cls+mean",
-            last=3,
-            image=(6, 9, 3),
-        ),
-    ),
-    "vit_distilled": (
-        "vit",
-        dict(outputs=3, patch=3, width=12, layers=2, heads=3, mlp_width=20, distillation="token", image=(6, 9, 3)),
-    ),
-    "vit_post": (
-        "vit",
-        dict(
-            outputs=3,
-            patch=3,
-            width=12,
-            layers=2,
-            heads=3,
-            mlp_width=20,
-            pool="pooler",
-            norm="post",
-            qkv_bias=False,
-            image=(6, 9, 3),
-        ),
-    ),
-    "mobilenet_v1": (
-        "mobilenet_v1",
-        dict(outputs=3, depth_multiplier=0.1, min_depth=5, strides=(1, 2, 1), image=(11, 14, 3)),
-    ),
-    "bert_pooler": (
-        "bert",
-        dict(outputs=3, vocab=23, width=12, layers=2, heads=3, mlp_width=20, positions=9, types=2, max_length=7),
-    ),
-    "bert_mean": (
-        "bert",
-        dict(
-            outputs=3,
-            vocab=23,
-            width=12,
-            layers=2,
-            heads=2,
-            mlp_width=20,
-            positions=9,
-            types=2,
-            max_length=7,
-            pool="mean",
-        ),
-    ),
-    "audio_cnn": ("audio_cnn", dict(outputs=3, widths=(4, 6), dropout=0.0, rate=8000, seconds=0.09, mels=7)),
-    "row_mlp": (
-        "row_mlp",
-        dict(
-            outputs=3,
-            width=6,
-            mlp_width=8,
-            embedding=3,
-            numbers=("size", "weight"),
-            means=(12.0, 1.0),
-            stds=(4.0, 2.0),
-            categories=("colour", "shape"),
-            values=(("blue", "green", "red"), ("round",)),
-        ),
-    ),
-    "series_cnn": ("series_cnn", dict(outputs=3, widths=(4, 6), length=9)),
-}
+
+def of_model(model: str) -> dict[str, Mapping[str, Any]]:
+    """{case: options} of a model: its module's `TINY`, the options of a case or {name: options} of several; where it
+    has none the defaults are the case."""
+    stated = getattr(sys.modules[MODELS.get(model).__module__], "TINY", {})
+    several = bool(stated) and all(isinstance(value, Mapping) for value in stated.values())
+    stated = stated if several else {"": stated}
+    return {f"{model}_{name}" if name else model: {"outputs": 3, **given} for name, given in stated.items()}
+
+
+def every(models: Iterable[str]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """{case: (model, options)} of these models."""
+    return {case: (model, given) for model in models for case, given in of_model(model).items()}
+
+
+# Those of the package; a user's models have cases of their own.
+TINY = every(MODELS.names())
 
 
 def options(case: str) -> tuple[str, Mapping[str, Any]]:
-    """(model, its options) of a case of TINY, or of a model that is not in TINY under its own name."""
-    if case in TINY:
-        return TINY[case]
-    return case, {"outputs": 3, **getattr(sys.modules[MODELS.get(case).__module__], "TINY", {})}
+    """(model, its options) of a case."""
+    if case not in TINY:
+        TINY.update(every(name for name in MODELS.names() if case.startswith(name)))
+    return TINY[case]
 
 
 def make(case: str, **changes: Any) -> Port:
@@ -124,7 +50,7 @@ def make(case: str, **changes: Any) -> Port:
 
 def cases(model: str) -> tuple[str, ...]:
     """The cases of one model."""
-    return tuple(case for case, (name, _) in TINY.items() if name == model) or (model,)
+    return tuple(of_model(model))
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> jax.Array:
@@ -158,7 +84,7 @@ FIELDS = {
         )
     ),
     "input_ids": lambda rng, port, n: _ids(rng, port, n, port.encoding.vocab),
-    "token_type_ids": lambda rng, port, n: _ids(rng, port, n, port.encoding.types),
+    "token_type_ids": lambda rng, port, n: _ids(rng, port, n, max(port.encoding.types, 1)),
     "attention_mask": _mask,
 }
 

@@ -14,7 +14,6 @@ from jaxfer.errors import InputError, nearest
 from jaxfer.exports import card, peft, sentence, staging, tensors
 from jaxfer.models.port import Port
 from jaxfer.pretrained import foreign
-from jaxfer.pretrained.agreement import FREE
 from jaxfer.pretrained.families import by_family, layouts
 from jaxfer.pretrained.heads import PROBLEMS
 from jaxfer.pretrained.hub import MARKER, SENTENCE
@@ -104,13 +103,13 @@ def _check_meaning(finished: FinishedRun, layout: Layout, format: str, folder: e
     """Raises `InputError` if the exported folder reads back as another model because the format lacks an option."""
     family, options = layout.family, dict(finished.experiment.model.options)
     exported_options = foreign.opened(str(folder), family, {} if layout.model_types else options).options
-    free = {name: options[name] for name in FREE if name in options}
+    free = {name: options[name] for name in MODELS.training(family) if name in options}
     trained = finished.stage.spec.port
     kind = {} if trained.outputs else {"head": trained.module.head}
     exported = MODELS.make(family, outputs=trained.outputs, **kind, **{**exported_options, **free})
-    facts = [{**vars(port.module), **vars(port.encoding), **_per_channel(port)} for port in (trained, exported)]
-    skip = ("parent", "name", "scope", "tokenizer", "tokenizer_sha256", "apart")
-    lost = [f"{k}={v!r}" for k, v in facts[0].items() if k not in skip and not k.startswith("_") and facts[1][k] != v]
+    facts = [{**port.options.network, **vars(port.encoding), **_per_channel(port)} for port in (trained, exported)]
+    skip = ("tokenizer", "tokenizer_sha256", "apart", "words")
+    lost = [f"{k}={v!r}" for k, v in facts[0].items() if k not in skip and facts[1][k] != v]
     if lost:
         raise InputError(f"--format={format} can't express {', '.join(lost)}; the export would be a different model")
 

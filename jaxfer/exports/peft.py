@@ -36,7 +36,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     checkpoint = foreign.opened(init, family, dict(experiment.model.options), experiment.init_options)
     if not checkpoint.layout.model_types:
         raise InputError(f"--format=peft needs a transformers model, {init} has another layout; merge the run instead")
-    if getattr(port.module, "tf_padding", False):  # it reads each convolution's stride, which peft's layers lack
+    if getattr(port.options, "tf_padding", False):  # it reads each convolution's stride, which peft's layers lack
         raise InputError(f"--format=peft: peft can't wrap the convolutions of a padded {family}; use --format=hf")
     if checkpoint.files.adapter is not None:
         raise InputError(f"--format=peft: {init} is an adapter itself, and peft does not stack them; use --format=hf")
@@ -49,7 +49,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     low, tensors, targets = flatten(finished.state.params["lora"]), {}, []
     for site in sorted({path.rsplit("/", 1)[0] for path in low}):
         key = keys[f"params/{site}/kernel"]
-        module = in_memory(family, key.name.removesuffix(".weight"))
+        module = in_memory(layout, key.name.removesuffix(".weight"))
         a, b = (np.asarray(low[f"{site}/{name}"]) for name in "ab")
         targets.append(module)
         tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = _torch_factors(

@@ -32,7 +32,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
       InputError: the model uses BERT's pooler.
     """
     port = finished.stage.spec.port
-    module = port.module
+    module, outputs = port.options, port.outputs
     pools, width = module.pool.split("+"), module.width * len(module.pool.split("+"))
     if not set(pools) <= set(MODES):
         raise InputError(
@@ -41,12 +41,12 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         )
     config, constants = layout.encoder(port)
     tensors, prefix = store(*finished.stage.leave(finished.state), layout, port), layout.prefixes[0]
-    head = {key: tensors.pop(name) for key, name in DENSE_KEYS.items()} if module.outputs else {}
+    head = {key: tensors.pop(name) for key, name in DENSE_KEYS.items()} if outputs else {}
     dense = {key.removeprefix(PREFIX): tensors.pop(key) for key in sorted(tensors) if key.startswith(PREFIX)}
     root = {name.removeprefix(prefix): value for name, value in tensors.items()}
     chain = [("", "Transformer"), ("1_Pooling", "Pooling")]
     chain += [(PROJECTION, "Dense")] * bool(module.projection) + [("2_Normalize", "Normalize")] * module.normalize
-    chain += [(epath.Path(DENSE).parent.name, "Dense")] * bool(module.outputs)
+    chain += [(epath.Path(DENSE).parent.name, "Dense")] * bool(outputs)
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"{KIND}{kind}"} for i, (path, kind) in enumerate(chain)
     ]
@@ -58,8 +58,8 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         "sentence_bert_config.json": {"max_seq_length": port.encoding.max_length, "do_lower_case": False},
         POOLING: {"word_embedding_dimension": module.width, **pooling},
     }
-    if module.outputs:
-        layer = _layer(head_width, module.outputs, True, "identity")
+    if outputs:
+        layer = _layer(head_width, outputs, True, "identity")
         contents[str(epath.Path(DENSE).parent / "config.json")] = layer
     if module.projection:
         layer = _layer(width, module.projection, module.projection_bias, module.projection_activation)
@@ -69,7 +69,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     for name, content in contents.items():
         files.write_json(folder / name, content)
     write_tensors(folder / "model.safetensors", {**root, **constants})
-    if module.outputs:
+    if outputs:
         write_tensors(folder / DENSE, head)
     if module.projection:
         write_tensors(folder / PROJECTION / WEIGHTS[0], dense)

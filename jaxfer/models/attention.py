@@ -36,25 +36,36 @@ def attention(
     value: jax.Array,
     mask: jax.Array | None = None,
     *,
+    bias: jax.Array | None = None,
+    causal: bool = False,
+    window: int = 0,
+    scale: float = 0.0,
     drop: Callable[[jax.Array], jax.Array] | None = None,
     batched: NamedSharding | None = None,
 ) -> jax.Array:
     """Softmax attention; scores and softmax in float32.
 
     Args:
-      query: [batch, tokens, heads, width], as `key` and `value`.
-      key: see `query`.
-      value: see `query`.
+      query: [batch, tokens, heads, width].
+      key: likewise; of fewer heads, each is shared by as many queries.
+      value: as `key`.
       mask: [batch, tokens], positive at tokens, 0 at the padding that follows them, whose keys are left out; a row of
         padding alone has finite values without a meaning.
+      bias: added to the scores, [batch or 1, heads, query, key].
+      causal: whether a token sees none after it.
+      window: tokens on each side that a token sees; 0: all.
+      scale: of the scores; 0: 1 / sqrt(width).
       drop: dropout of the weights, [batch, heads, query, key] -> the same; None where it is off.
       batched: how examples lie on the devices; None where that is not known, and no fused kernel is used.
 
     Returns:
       [batch, tokens, heads, width]
     """
-    if drop is not None:
-        return _heads_first(query, key, value, mask, drop)
+    if query.shape[2] != key.shape[2]:
+        key, value = (jnp.repeat(x, query.shape[2] // key.shape[2], 2) for x in (key, value))
+    if drop is not None or bias is not None or causal or window or scale:  # the fused kernels have none of these
+        kept = _seen(query.shape[1], key.shape[1], causal, window)
+        return _heads_first(query, key, value, mask, drop, bias, kept, scale)
     chosen = "plain" if batched is None else kernel(_platform(batched), query.dtype, query.shape[1], query.shape[3])
     if chosen == "plain" or len(query) % _ways(batched, batched.spec[0]):
         arrays = (query, key, value) if mask is None else (query, key, value, mask)
@@ -94,17 +105,34 @@ def _heads_first(
     value: jax.Array,
     mask: jax.Array | None = None,
     drop: Callable[[jax.Array], jax.Array] | None = None,
+    bias: jax.Array | None = None,
+    seen: jax.Array | None = None,
+    scale: float = 0.0,
 ) -> jax.Array:
-    """The axes of a product come last: as [batch, tokens, heads, width] it takes twice as long on a CPU."""
+    """The axes of a product come last: as [batch, tokens, heads, width] it takes twice as long on a CPU.
+
+    `seen` [query, key] says which keys a query sees; for the others see `attention`.
+    """
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    scale = query.shape[-1] ** -0.5
+    scale = scale or query.shape[-1] ** -0.5
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32) * scale
+    scores = scores if bias is None else scores + bias
+    scores = scores if seen is None else jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
     if mask is not None:
         # The lowest float, not minus infinity: a row of padding alone stays finite.
         scores = jnp.where(mask[:, None, None, :] > 0, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores).astype(value.dtype)
     weights = weights if drop is None else drop(weights)
     return jnp.einsum("bhqk,bhkd->bhqd", weights, value).swapaxes(1, 2)
+
+
+def _seen(queries: int, keys: int, causal: bool, window: int) -> jax.Array | None:
+    """Which keys each query sees, bool [queries, keys]; the last query is at the last key. None: all of them."""
+    if not causal and not window:
+        return None
+    distance = jnp.arange(keys)[None, :] - jnp.arange(keys - queries, keys)[:, None]
+    near = jnp.abs(distance) <= window if window else jnp.full(distance.shape, True)
+    return near & (distance <= 0) if causal else near
 
 
 def _plain(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None) -> jax.Array:

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
 
-from jaxfer.errors import InputError
-from jaxfer.models.chain import Chain, audio_encoding, check_positive, check_rate
+from jaxfer.data.encodings.audio import AudioEncoding
+from jaxfer.models import options as families
+from jaxfer.models.chain import audio_encoding
+from jaxfer.models.family import Family, family_port
 from jaxfer.models.layers import BatchNorm, Conv, Dense
+from jaxfer.models.options import option, sizes
+from jaxfer.models.options import rate as drop_rate
 from jaxfer.models.port import Port
 
 
@@ -67,41 +72,10 @@ class Head(nn.Module):
         return Dense((self.outputs,), name="out")(x.mean(1) + x.max(1))
 
 
-class AudioCNN(Chain, kw_only=True):
-    """The chain stem, block_0 ... block_{n-1}, head; fields as the options of `port`."""
-
-    outputs: int
-    widths: tuple[int, ...]
-    dropout: float
-    bin_dropout: float
-
-    @nn.nowrap
-    def units(self) -> dict[str, Callable[..., nn.Module]]:
-        blocks = {
-            f"block_{i}": functools.partial(Block, width, self.dropout, self.axis_name)
-            for i, width in enumerate(self.widths)
-        }
-        return {
-            "stem": functools.partial(Stem, self.bin_dropout, self.axis_name),
-            **blocks,
-            "head": functools.partial(Head, self.outputs),
-        }
-
-
-def port(
-    *,
-    outputs: int,
-    widths: tuple[int, ...] = (16, 32, 64, 128),
-    dropout: float = 0.2,
-    bin_dropout: float = 0.0,
-    rate: int = 16000,
-    seconds: float = 1.0,
-    mels: int = 80,
-) -> Port:
-    """A network of log-mels.
-
-    Args:
-      outputs: outputs of the head.
+@dataclass(frozen=True, kw_only=True)
+class Options(families.Options):
+    """
+    Attributes:
       widths: channels of each block; every block halves frames and mel bins.
       dropout: drop rate after each block.
       bin_dropout: drop rate of whole mel bins at the input, the kind of gaps that SpecAugment cuts (Park et al., 2019,
@@ -109,21 +83,49 @@ def port(
       rate: samples a second; sounds of another rate are resampled.
       seconds: length of the input: longer sounds are cut, shorter ones end in silence.
       mels: bins of the spectrogram.
-
-    Raises:
-      InputError: an option has no such value.
     """
-    check_positive(outputs=outputs)
-    if not isinstance(widths, tuple) or not widths:
-        raise InputError(f"widths must be a tuple of at least one width, found {widths!r}; give e.g. (16, 32)")
-    check_positive(**{f"widths[{i}]": width for i, width in enumerate(widths)})
-    check_rate(dropout=dropout, bin_dropout=bin_dropout)
-    module = AudioCNN(outputs=outputs, widths=widths, dropout=dropout, bin_dropout=bin_dropout)
-    return Port(
-        module=module,
-        units=tuple(module.units()),
-        head="head/out",
+
+    widths: tuple[int, ...] = sizes((16, 32, 64, 128), of="width")
+    dropout: float = drop_rate(0.2)
+    bin_dropout: float = drop_rate(0.0)
+    rate: int = option(16000, inputs=True)
+    seconds: float = option(1.0, inputs=True)
+    mels: int = option(80, inputs=True)
+
+    @functools.cached_property
+    def encoding(self) -> AudioEncoding:
+        return audio_encoding(self.rate, self.seconds, self.mels)
+
+    def check(self) -> None:
+        self.encoding  # noqa: B018
+
+
+class AudioCNN(Family):
+    """The chain stem, block_0 ... block_{n-1}, head."""
+
+    @nn.nowrap
+    def units(self) -> dict[str, Callable[..., nn.Module]]:
+        options = self.options
+        blocks = {
+            f"block_{i}": functools.partial(Block, width, options.dropout, self.axis_name)
+            for i, width in enumerate(options.widths)
+        }
+        return {
+            "stem": functools.partial(Stem, options.bin_dropout, self.axis_name),
+            **blocks,
+            "head": functools.partial(Head, self.outputs),
+        }
+
+
+def port(options: Options, *, outputs: int) -> Port:
+    """A network of log-mels."""
+    return family_port(
+        AudioCNN,
+        options,
+        outputs=outputs,
         input_axes=((r".*/conv/kernel", 3), (r"head/out/kernel", 1)),
-        encodings=(audio_encoding(rate, seconds, mels),),
         tensor_axes=((r".*/conv/kernel", 3), (".*", None)),
     )
+
+
+TINY = {"": dict(widths=(4, 6), dropout=0.0, rate=8000, seconds=0.09, mels=7)}

@@ -25,8 +25,8 @@ BLOCK_TENSOR_AXES = (
     (r".*/attn/(query|key|value)/kernel", 1),
     (r".*/attn/(query|key|value)/bias", 0),
     (r".*/attn/out/kernel", 0),
-    (r".*/mlp/fc1/kernel", 1),
-    (r".*/mlp/(fc1/bias|fc2/kernel)", 0),
+    (r".*/mlp/(fc1|gate)/kernel", 1),
+    (r".*/mlp/((fc1|gate)/bias|fc2/kernel)", 0),
 )
 
 

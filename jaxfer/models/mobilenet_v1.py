@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxfer.errors import InputError
-from jaxfer.models.chain import Chain, check_positive, check_rate, image_encoding
+from jaxfer.models.chain import check_positive
+from jaxfer.models.family import Family, family_port
 from jaxfer.models.heads import DENSE, POOLED
 from jaxfer.models.layers import BatchNorm, Conv, DenseHead, Depthwise, PooledHead
+from jaxfer.models.options import ImageOptions, option, positive, rate, size, sizes
 from jaxfer.models.port import Port
 
 HEADS = (POOLED, DENSE)
@@ -59,83 +61,10 @@ class Block(nn.Module):
         return relu6(self.norm(name="norm_2")(x, use_running_average=not train))
 
 
-class MobileNetV1(Chain, kw_only=True):
-    """The chain stem, block_0 ... block_{n-1} (n is 13), head; fields as the options of `port`.
-
-    Attributes:
-      dense: (height, width) of a dense head's outputs; () for the pooled head.
+@dataclass(frozen=True, kw_only=True)
+class Options(ImageOptions):
     """
-
-    outputs: int
-    dense: tuple[int, ...]
-    depth_multiplier: float
-    min_depth: int
-    strides: tuple[int, ...]
-    output_stride: int
-    tf_padding: bool
-    dropout: float
-    epsilon: float
-    norm_momentum: float
-
-    @nn.nowrap
-    def widths(self) -> tuple[int, ...]:
-        """Channels after the stem and after each block; they double where a block strides, and in the first."""
-        depths = [32]
-        for i, stride in enumerate(self.strides):
-            depths.append(depths[-1] * 2 if stride > 1 or i == 0 else depths[-1])
-        return tuple(max(int(depth * self.depth_multiplier), self.min_depth) for depth in depths)
-
-    @nn.nowrap
-    def units(self) -> dict[str, Callable[..., nn.Module]]:
-        """{unit name: constructor}."""
-        norm = functools.partial(BatchNorm, self.norm_momentum, self.epsilon, self.axis_name)
-        padding = "same" if self.tf_padding else 1
-        first, *widths = self.widths()
-        blocks = {
-            f"block_{i}": functools.partial(Block, width, *steps, padding, norm)
-            for i, (width, steps) in enumerate(zip(widths, self.steps(), strict=True))
-        }
-        stem = functools.partial(Stem, first, padding, norm)
-        head = functools.partial(DenseHead, size=self.dense) if self.dense else PooledHead
-        return {"stem": stem, **blocks, "head": functools.partial(head, self.outputs, dropout=self.dropout)}
-
-    @nn.nowrap
-    def steps(self) -> list[tuple[int, int]]:
-        """(stride, dilation) of each block; a stride beyond `output_stride` dilates the later blocks instead."""
-        steps, total, dilation = [], 2, 1
-        for stride in self.strides:
-            strides = not self.output_stride or total * stride <= self.output_stride
-            steps.append((stride if strides else 1, dilation))
-            total, dilation = (total * stride, dilation) if strides else (total, dilation * stride)
-        return steps
-
-
-def port(
-    *,
-    outputs: int,
-    head: str = POOLED,
-    depth_multiplier: float = 1.0,
-    min_depth: int = 8,
-    strides: tuple[int, ...] = STRIDES,
-    output_stride: int = 0,
-    tf_padding: bool = True,
-    dropout: float = 0.0,
-    epsilon: float = 1e-3,
-    norm_momentum: float = 0.1,
-    image: tuple[int, int, int] = (224, 224, 3),
-    mean: tuple[float, ...] = (0.5,),
-    std: tuple[float, ...] = (0.5,),
-    interpolation: str = "bilinear",
-    resize: tuple[int, ...] = (),
-) -> Port:
-    """A MobileNetV1.
-
-    LoRA adapts the pointwise kernels. A depthwise convolution multiplies no channels, so there is no product whose rank
-    could be low; its leaf is called `window`, not `kernel`, and adapters pass it by.
-
-    Args:
-      outputs: outputs of the head.
-      head: `pooled`, or `dense` for outputs at every pixel of the input.
+    Attributes:
       depth_multiplier: thins every layer: int(channels * depth_multiplier), at least `min_depth`.
       min_depth: the fewest channels of a layer.
       strides: of each block's depthwise convolution; channels double where a block strides, and in the first. Others
@@ -148,46 +77,71 @@ def port(
       epsilon: of every BatchNorm.
       norm_momentum: weight of a new batch in the running statistics. transformers hard-codes 0.9997 here, which was
         TensorFlow's weight of the old ones: its statistics are those of the last batch.
-      image: (height, width, channels).
-      mean: one for all channels or one each, of pixels in [0, 1].
-      std: likewise.
-      interpolation: `nearest`, `bilinear`, `bicubic`, `lanczos`, `box` or `hamming`.
-      resize: before the centre is cut out: () to the image's size, (shorter edge,) or (height, width).
-
-    Raises:
-      InputError: an option has no such value, or two don't go together.
     """
-    check_positive(outputs=outputs, min_depth=min_depth)
-    if not isinstance(strides, tuple) or not strides:
-        raise InputError(f"strides must be a tuple of at least one stride, found {strides!r}; give e.g. (1, 2)")
-    check_positive(**{f"strides[{i}]": stride for i, stride in enumerate(strides)})
-    if output_stride:
-        check_positive(output_stride=output_stride)
-    check_rate(dropout=dropout)
-    for name, value in dict(depth_multiplier=depth_multiplier, epsilon=epsilon, norm_momentum=norm_momentum).items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-            raise InputError(f"{name} must be a positive number, found {value!r}")
-    if depth_multiplier > WIDEST:
-        raise InputError(f"depth_multiplier must be at most {WIDEST}, found {depth_multiplier!r}")
-    if norm_momentum > 1:
-        raise InputError(f"norm_momentum must be at most 1, the weight of a new batch, found {norm_momentum!r}")
-    module = MobileNetV1(
+
+    depth_multiplier: float = positive(1.0, most=WIDEST)
+    min_depth: int = size(8)
+    strides: tuple[int, ...] = sizes(STRIDES, of="stride")
+    output_stride: int = option(0, lambda name, value: value == 0 or check_positive(**{name: value}))
+    tf_padding: bool = option(True)
+    dropout: float = rate(0.0)
+    epsilon: float = positive(1e-3)
+    norm_momentum: float = positive(0.1, most=1, training=True)
+    mean: tuple[float, ...] = option((0.5,), inputs=True)
+    std: tuple[float, ...] = option((0.5,), inputs=True)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels after the stem and after each block; they double where a block strides, and in the first."""
+        depths = [32]
+        for i, stride in enumerate(self.strides):
+            depths.append(depths[-1] * 2 if stride > 1 or i == 0 else depths[-1])
+        return tuple(max(int(depth * self.depth_multiplier), self.min_depth) for depth in depths)
+
+    @property
+    def steps(self) -> list[tuple[int, int]]:
+        """(stride, dilation) of each block; a stride beyond `output_stride` dilates the later blocks instead."""
+        steps, total, dilation = [], 2, 1
+        for stride in self.strides:
+            strides = not self.output_stride or total * stride <= self.output_stride
+            steps.append((stride if strides else 1, dilation))
+            total, dilation = (total * stride, dilation) if strides else (total, dilation * stride)
+        return steps
+
+
+class MobileNetV1(Family):
+    """The chain stem, block_0 ... block_{n-1} (n is 13), head."""
+
+    @nn.nowrap
+    def units(self) -> dict[str, Callable[..., nn.Module]]:
+        """{unit name: constructor}."""
+        options = self.options
+        norm = functools.partial(BatchNorm, options.norm_momentum, options.epsilon, self.axis_name)
+        padding = "same" if options.tf_padding else 1
+        first, *widths = options.widths
+        blocks = {
+            f"block_{i}": functools.partial(Block, width, *steps, padding, norm)
+            for i, (width, steps) in enumerate(zip(widths, options.steps, strict=True))
+        }
+        stem = functools.partial(Stem, first, padding, norm)
+        head = functools.partial(DenseHead, size=self.dense()) if self.dense() else PooledHead
+        return {"stem": stem, **blocks, "head": functools.partial(head, self.outputs, dropout=options.dropout)}
+
+
+def port(options: Options, *, outputs: int, head: str = POOLED) -> Port:
+    """A MobileNetV1 with a head that is `pooled`, or `dense` for outputs at every pixel of the input.
+
+    LoRA adapts the pointwise kernels. A depthwise convolution multiplies no channels, so there is no product whose rank
+    could be low; its leaf is called `window`, not `kernel`, and adapters pass it by.
+    """
+    return family_port(
+        MobileNetV1,
+        options,
         outputs=outputs,
-        dense=image[:2] if head == DENSE else (),
-        depth_multiplier=depth_multiplier,
-        min_depth=min_depth,
-        strides=strides,
-        output_stride=output_stride,
-        tf_padding=tf_padding,
-        dropout=dropout,
-        epsilon=epsilon,
-        norm_momentum=norm_momentum,
-    )
-    return Port(
-        module=module,
-        units=tuple(module.units()),
-        head="head/out",
+        head=head,
         input_axes=((r".*/(conv|pointwise)/kernel", 3), (r"head/out/kernel", 1)),
-        encodings=(image_encoding(image, mean, std, interpolation, resize),),
         tensor_axes=((r".*/(conv/kernel|pointwise/kernel|window)", 3), (".*", None)),
     )
+
+
+TINY = {"": dict(depth_multiplier=0.1, min_depth=5, strides=(1, 2, 1), image=(11, 14, 3))}

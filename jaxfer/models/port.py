@@ -196,6 +196,11 @@ class Port:
         """Width of the head."""
         return self.module.outputs
 
+    @property
+    def options(self) -> Any:
+        """The family's options, a dataclass."""
+        return self.module.options
+
     @functools.cached_property
     def features(self) -> tuple[int, ...]:
         """Shape of what the output layer reads of one example, without the batch axis: `(width,)` of a pooled head."""

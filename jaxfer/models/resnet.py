@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
@@ -24,22 +25,14 @@ import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 from jaxfer.models import kernels
-from jaxfer.models.chain import (
-    Chain,
-    check_choice,
-    check_positive,
-    check_rate,
-    image_encoding,
-    linear_rates,
-)
+from jaxfer.models.chain import linear_rates
+from jaxfer.models.family import Family, family_port
 from jaxfer.models.heads import DENSE, EMBEDDING, POOLED
 from jaxfer.models.layers import BatchNorm, Conv, Dense, DenseHead
+from jaxfer.models.options import ImageOptions, choice, option, rate, size, sizes
 from jaxfer.models.port import Port
 
-BLOCKS = ("basic", "bottleneck")
 HEADS = (POOLED, DENSE, EMBEDDING)
-STEMS = ("imagenet", "cifar")
-SHORTCUTS = ("projection", "padding")
 EXPANSION = 4  # output channels of a bottleneck per channel of its 3x3 convolution
 
 
@@ -88,8 +81,8 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         y = x
-        for i, (features, size, stride) in enumerate(self.convs, 1):
-            y = Conv(features, (size, size), stride, size // 2, name=f"conv_{i}")(y)
+        for i, (features, side, stride) in enumerate(self.convs, 1):
+            y = Conv(features, (side, side), stride, side // 2, name=f"conv_{i}")(y)
             y = BatchNorm(axis_name=self.axis_name, name=f"norm_{i}")(y, use_running_average=not train)
             y = nn.relu(y) if i < len(self.convs) else y
         y = nn.Dropout(self.drop_rate, broadcast_dims=(1, 2, 3), name="drop")(y, deterministic=not train)
@@ -119,74 +112,11 @@ class Head(nn.Module):
         return Dense((self.outputs,), name="out")(pooled) if self.outputs else pooled
 
 
-class ResNet(Chain, kw_only=True):
-    """The chain stem, block_0 ... block_{n-1} (counted over all stages), head; fields as the options of `port`.
+@dataclass(frozen=True, kw_only=True)
+class Options(ImageOptions):
+    """The module's table has the published sizes.
 
     Attributes:
-      dense: (height, width) of a dense head's outputs; () for the pooled head.
-    """
-
-    outputs: int
-    dense: tuple[int, ...]
-    stage_sizes: tuple[int, ...]
-    width: int
-    widths: tuple[int, ...]
-    block: str
-    stem_kind: str
-    shortcut_kind: str
-    stride_in_1x1: bool
-    stochastic_depth: float
-
-    @nn.nowrap
-    def units(self) -> dict[str, Callable[..., nn.Module]]:
-        """{unit name: constructor}."""
-        units = {"stem": functools.partial(Stem, self.width, self.stem_kind, self.axis_name)}
-        rates = iter(linear_rates(self.stochastic_depth, sum(self.stage_sizes)))
-        for stage, blocks in enumerate(self.stage_sizes):
-            for i in range(blocks):
-                convs = self._convs(self.widths[stage], 2 if stage > 0 and i == 0 else 1)
-                units[f"block_{len(units) - 1}"] = functools.partial(
-                    Block, convs, self.shortcut_kind, next(rates), self.axis_name
-                )
-        head = functools.partial(DenseHead, size=self.dense) if self.dense else Head
-        return {**units, "head": functools.partial(head, self.outputs)}
-
-    @nn.nowrap
-    def features(self) -> tuple[int, ...]:
-        """Channels after the stem and after each stage."""
-        return (self.width, *(self._convs(width, 1)[-1][0] for width in self.widths))
-
-    @nn.nowrap
-    def _convs(self, width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
-        if self.block == "basic":
-            return (width, 3, stride), (width, 3, 1)
-        first, second = (stride, 1) if self.stride_in_1x1 else (1, stride)
-        return (width, 1, first), (width, 3, second), (width * EXPANSION, 1, 1)
-
-
-def port(
-    *,
-    outputs: int,
-    head: str = POOLED,
-    stage_sizes: tuple[int, ...] = (2, 2, 2, 2),
-    width: int = 64,
-    widths: tuple[int, ...] = (),
-    block: str = "basic",
-    stem: str = "imagenet",
-    shortcut: str = "projection",
-    stride_in_1x1: bool = False,
-    stochastic_depth: float = 0.0,
-    image: tuple[int, int, int] = (224, 224, 3),
-    mean: tuple[float, ...] = (),
-    std: tuple[float, ...] = (),
-    interpolation: str = "bilinear",
-    resize: tuple[int, ...] = (),
-) -> Port:
-    """A ResNet; the module's table has the published sizes.
-
-    Args:
-      outputs: outputs of the head.
-      head: `pooled`, `dense` for outputs at every pixel of the input, or `embedding` for the features.
       stage_sizes: residual blocks of each stage; every stage after the first halves the size.
       width: channels of the stem and, unless `widths` says otherwise, of the first stage's 3x3 convolutions.
       widths: channels of each stage's 3x3 convolutions; () doubles `width` with each stage.
@@ -196,48 +126,77 @@ def port(
         channels, half on each side: option A of the paper).
       stride_in_1x1: a bottleneck strides in its first 1x1 (the paper's v1), not in its 3x3 (v1.5, most checkpoints).
       stochastic_depth: drop rate of the last block's branch, linear in depth (arXiv:1603.09382).
-      image: (height, width, channels).
-      mean: per channel, of pixels in [0, 1]; empty: ImageNet's for three channels, else 0.5.
-      std: likewise.
-      interpolation: `nearest`, `bilinear`, `bicubic`, `lanczos`, `box` or `hamming`.
-      resize: before the centre is cut out: () to the image's size, (shorter edge,) or (height, width).
-
-    Raises:
-      InputError: an option has no such value, or two don't go together.
     """
-    check_positive(width=width, **({} if head == EMBEDDING else {"outputs": outputs}))
-    if not isinstance(stage_sizes, tuple) or not stage_sizes:
-        raise InputError(f"stage_sizes must be a tuple of at least one stage, found {stage_sizes!r}; give e.g. (2, 2)")
-    check_positive(**{f"stage_sizes[{i}]": blocks for i, blocks in enumerate(stage_sizes)})
-    if widths and (not isinstance(widths, tuple) or len(widths) != len(stage_sizes)):
-        raise InputError(f"widths must be () or a width for each of the {len(stage_sizes)} stages, found {widths!r}")
-    widths = widths or tuple(width * 2**stage for stage in range(len(stage_sizes)))
-    check_positive(**{f"widths[{i}]": size for i, size in enumerate(widths)})
-    check_choice("block", block, BLOCKS)
-    check_choice("stem", stem, STEMS)
-    check_choice("shortcut", shortcut, SHORTCUTS)
-    check_rate(stochastic_depth=stochastic_depth)
-    if stride_in_1x1 and block == "basic":
-        raise InputError("stride_in_1x1=True needs block='bottleneck', found 'basic'; a basic block has no 1x1")
-    module = ResNet(
+
+    stage_sizes: tuple[int, ...] = sizes((2, 2, 2, 2), of="stage")
+    width: int = size(64)
+    widths: tuple[int, ...] = sizes((), of="widths", empty=True)
+    block: str = choice("basic", ("basic", "bottleneck"))
+    stem: str = choice("imagenet", ("imagenet", "cifar"))
+    shortcut: str = choice("projection", ("projection", "padding"))
+    stride_in_1x1: bool = option(False)
+    stochastic_depth: float = rate(0.0)
+
+    def check(self) -> None:
+        super().check()
+        if self.widths and len(self.widths) != len(self.stage_sizes):
+            stages = len(self.stage_sizes)
+            raise InputError(f"widths must be () or a width for each of the {stages} stages, found {self.widths!r}")
+        if self.stride_in_1x1 and self.block == "basic":
+            raise InputError("stride_in_1x1=True needs block='bottleneck', found 'basic'; a basic block has no 1x1")
+        if self.shortcut == "padding" and list(self.features) != sorted(self.features):
+            raise InputError(f"shortcut='padding' adds channels, found stages of {self.features}; use 'projection'")
+
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """Channels of each stage's 3x3 convolutions."""
+        return self.widths or tuple(self.width * 2**stage for stage in range(len(self.stage_sizes)))
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Channels after the stem and after each stage."""
+        return (self.width, *(self.convs(width, 1)[-1][0] for width in self.stage_widths))
+
+    def convs(self, width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
+        """(features, size, stride) of each convolution of a block."""
+        if self.block == "basic":
+            return (width, 3, stride), (width, 3, 1)
+        first, second = (stride, 1) if self.stride_in_1x1 else (1, stride)
+        return (width, 1, first), (width, 3, second), (width * EXPANSION, 1, 1)
+
+
+class ResNet(Family):
+    """The chain stem, block_0 ... block_{n-1} (counted over all stages), head."""
+
+    @nn.nowrap
+    def units(self) -> dict[str, Callable[..., nn.Module]]:
+        """{unit name: constructor}."""
+        options = self.options
+        units = {"stem": functools.partial(Stem, options.width, options.stem, self.axis_name)}
+        rates = iter(linear_rates(options.stochastic_depth, sum(options.stage_sizes)))
+        for stage, blocks in enumerate(options.stage_sizes):
+            for i in range(blocks):
+                convs = options.convs(options.stage_widths[stage], 2 if stage > 0 and i == 0 else 1)
+                units[f"block_{len(units) - 1}"] = functools.partial(
+                    Block, convs, options.shortcut, next(rates), self.axis_name
+                )
+        head = functools.partial(DenseHead, size=self.dense()) if self.dense() else Head
+        return {**units, "head": functools.partial(head, self.outputs)}
+
+
+def port(options: Options, *, outputs: int, head: str = POOLED) -> Port:
+    """A ResNet with a head that is `pooled`, `dense` (outputs at every pixel) or `embedding` (the features)."""
+    return family_port(
+        ResNet,
+        options,
         outputs=outputs,
-        dense=image[:2] if head == DENSE else (),
-        stage_sizes=stage_sizes,
-        width=width,
-        widths=widths,
-        block=block,
-        stem_kind=stem,
-        shortcut_kind=shortcut,
-        stride_in_1x1=stride_in_1x1,
-        stochastic_depth=stochastic_depth,
-    )
-    if shortcut == "padding" and list(module.features()) != sorted(module.features()):
-        raise InputError(f"shortcut='padding' adds channels, found stages of {module.features()}; use 'projection'")
-    return Port(
-        module=module,
-        units=tuple(module.units()),
-        head="head/out",
+        head=head,
         input_axes=((r".*/conv(_\d)?/kernel", 3), (r"head/out/kernel", 1)),
-        encodings=(image_encoding(image, mean, std, interpolation, resize),),
         tensor_axes=((r".*/conv(_\d)?/kernel", 3), (".*", None)),
     )
+
+
+TINY = {
+    "basic": dict(stage_sizes=(1, 2), width=6, stem="cifar", shortcut="padding", image=(9, 7, 3)),
+    "bottleneck": dict(stage_sizes=(1, 1), width=4, block="bottleneck", image=(18, 14, 3)),
+}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -16,8 +17,10 @@ import jax.numpy as jnp
 
 from jaxfer.data.encodings.row import RowEncoding
 from jaxfer.errors import InputError
-from jaxfer.models.chain import Chain, check_positive, check_rate
+from jaxfer.models import options as families
+from jaxfer.models.family import Family, family_port
 from jaxfer.models.layers import BatchNorm, Dense
+from jaxfer.models.options import option, rate, size
 from jaxfer.models.port import Port
 
 
@@ -67,46 +70,11 @@ class Head(nn.Module):
         return Dense((self.outputs,), name="out")(x)
 
 
-class RowMLP(Chain, kw_only=True):
-    """The chain stem, block_0 ... block_{n-1}, head; `sizes` are the numbers of known values of each category."""
+@dataclass(frozen=True, kw_only=True)
+class Options(families.Options):
+    """A run fills in the options about columns that are empty: from its source, else from its data.
 
-    outputs: int
-    blocks: int
-    width: int
-    mlp_width: int
-    embedding: int
-    sizes: tuple[int, ...]
-    dropout: float
-
-    @nn.nowrap
-    def units(self) -> dict[str, Callable[..., nn.Module]]:
-        """{unit name: constructor}."""
-        block = functools.partial(Block, self.mlp_width, self.dropout, self.axis_name)
-        return {
-            "stem": functools.partial(Stem, self.width, self.embedding, self.sizes),
-            **{f"block_{i}": block for i in range(self.blocks)},
-            "head": functools.partial(Head, self.outputs, self.axis_name),
-        }
-
-
-def port(
-    *,
-    outputs: int,
-    blocks: int = 2,
-    width: int = 64,
-    mlp_width: int = 128,
-    embedding: int = 8,
-    dropout: float = 0.0,
-    numbers: tuple[str, ...] = (),
-    means: tuple[float, ...] = (),
-    stds: tuple[float, ...] = (),
-    categories: tuple[str, ...] = (),
-    values: tuple[tuple[str, ...], ...] = (),
-) -> Port:
-    """A ResNet-like MLP. A run fills in the options about columns that are empty: from its source, else from its data.
-
-    Args:
-      outputs: outputs of the head.
+    Attributes:
       blocks: residual blocks.
       width: of what passes between them.
       mlp_width: of a block's hidden layer.
@@ -117,37 +85,76 @@ def port(
       stds: standard deviations likewise.
       categories: columns of categories.
       values: known values of each; an embedding has a row for each and one for all others.
-
-    Raises:
-      InputError: an option has no such value, or two don't go together.
     """
-    check_positive(outputs=outputs, blocks=blocks, width=width, mlp_width=mlp_width, embedding=embedding)
-    check_rate(dropout=dropout)
-    both = (*numbers, *categories)
-    if len(set(both)) < len(both):
-        raise InputError(f"numbers and categories must name each column once, found {both!r}")
-    for option, given, of in (("means", means, numbers), ("stds", stds, numbers), ("values", values, categories)):
-        if given and len(given) != len(of):
-            raise InputError(f"{option} must be () or one for each of {len(of)} columns, found {len(given)}")
-    if len(means) != len(stds):
-        raise InputError(f"means and stds go together, found {len(means)} and {len(stds)}; set both or neither")
-    if not all(std > 0 for std in stds):
-        raise InputError(f"stds must be positive, found {stds!r}")
-    encoding = RowEncoding(numbers=numbers, means=means, stds=stds, categories=categories, values=values)
-    module = RowMLP(
+
+    blocks: int = size(2)
+    width: int = size(64)
+    mlp_width: int = size(128)
+    embedding: int = size(8)
+    dropout: float = rate(0.0)
+    numbers: tuple[str, ...] = option(())
+    means: tuple[float, ...] = option((), inputs=True)
+    stds: tuple[float, ...] = option((), inputs=True)
+    categories: tuple[str, ...] = option(())
+    values: tuple[tuple[str, ...], ...] = option(())
+
+    def check(self) -> None:
+        both = (*self.numbers, *self.categories)
+        if len(set(both)) < len(both):
+            raise InputError(f"numbers and categories must name each column once, found {both!r}")
+        for name, of in (("means", self.numbers), ("stds", self.numbers), ("values", self.categories)):
+            given = getattr(self, name)
+            if given and len(given) != len(of):
+                raise InputError(f"{name} must be () or one for each of {len(of)} columns, found {len(given)}")
+        if len(self.means) != len(self.stds):
+            raise InputError(
+                f"means and stds go together, found {len(self.means)} and {len(self.stds)}; set both or neither"
+            )
+        if not all(std > 0 for std in self.stds):
+            raise InputError(f"stds must be positive, found {self.stds!r}")
+
+    @functools.cached_property
+    def encoding(self) -> RowEncoding:
+        names = ("numbers", "means", "stds", "categories", "values")
+        return RowEncoding(**{name: getattr(self, name) for name in names})
+
+
+class RowMLP(Family):
+    """The chain stem, block_0 ... block_{n-1}, head."""
+
+    @nn.nowrap
+    def units(self) -> dict[str, Callable[..., nn.Module]]:
+        """{unit name: constructor}."""
+        options = self.options
+        block = functools.partial(Block, options.mlp_width, options.dropout, self.axis_name)
+        rows = tuple(len(words) for words in options.values)
+        return {
+            "stem": functools.partial(Stem, options.width, options.embedding, rows),
+            **{f"block_{i}": block for i in range(options.blocks)},
+            "head": functools.partial(Head, self.outputs, self.axis_name),
+        }
+
+
+def port(options: Options, *, outputs: int) -> Port:
+    """A ResNet-like MLP."""
+    return family_port(
+        RowMLP,
+        options,
         outputs=outputs,
-        blocks=blocks,
-        width=width,
-        mlp_width=mlp_width,
-        embedding=embedding,
-        sizes=tuple(len(words) for words in values),
-        dropout=dropout,
-    )
-    return Port(
-        module=module,
-        units=tuple(module.units()),
-        head="head/out",
         input_axes=((r".*/kernel", 1),),
-        encodings=(encoding,),
         tensor_axes=((r".*/fc1/kernel", 1), (r".*/(fc1/bias|fc2/kernel)", 0), (".*", None)),
     )
+
+
+TINY = {
+    "": dict(
+        width=6,
+        mlp_width=8,
+        embedding=3,
+        numbers=("size", "weight"),
+        means=(12.0, 1.0),
+        stds=(4.0, 2.0),
+        categories=("colour", "shape"),
+        values=(("blue", "green", "red"), ("round",)),
+    )
+}

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
 
 from jaxfer.data.encodings.series import NORMALIZE, SeriesEncoding
-from jaxfer.errors import InputError
-from jaxfer.models.chain import Chain, check_choice, check_positive, check_rate
+from jaxfer.models import options as families
+from jaxfer.models.family import Family, family_port
 from jaxfer.models.layers import BatchNorm, Conv, PooledHead
+from jaxfer.models.options import choice, rate, size, sizes
 from jaxfer.models.port import Port
 
 SIZES = (8, 5, 3)  # points in time that each convolution of a block sees
@@ -54,8 +56,8 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         y = x
-        for i, size in enumerate(SIZES, 1):
-            y = Conv(self.width, (size, 1), padding="same", name=f"conv_{i}")(y)
+        for i, points in enumerate(SIZES, 1):
+            y = Conv(self.width, (points, 1), padding="same", name=f"conv_{i}")(y)
             y = BatchNorm(axis_name=self.axis_name, name=f"norm_{i}")(y, use_running_average=not train)
             y = nn.relu(y) if i < len(SIZES) else y
         if x.shape[-1] != self.width:
@@ -63,58 +65,52 @@ class Block(nn.Module):
         return nn.relu(x + y)
 
 
-class SeriesCNN(Chain, kw_only=True):
-    """The chain stem, block_0 ... block_{n-1}, head; fields as the options of `port`."""
-
-    outputs: int
-    widths: tuple[int, ...]
-    dropout: float
-
-    @nn.nowrap
-    def units(self) -> dict[str, Callable[..., nn.Module]]:
-        """{unit name: constructor}."""
-        blocks = {f"block_{i}": functools.partial(Block, width, self.axis_name) for i, width in enumerate(self.widths)}
-        return {
-            "stem": functools.partial(Stem, self.widths[0], self.axis_name),
-            **blocks,
-            "head": functools.partial(PooledHead, self.outputs, self.dropout),
-        }
-
-
-def port(
-    *,
-    outputs: int,
-    widths: tuple[int, ...] = (64, 128, 128),
-    dropout: float = 0.0,
-    length: int = 128,
-    channels: int = 1,
-    normalize: str = "each",
-) -> Port:
-    """A residual network for series.
-
-    Args:
-      outputs: outputs of the head.
+@dataclass(frozen=True, kw_only=True)
+class Options(families.Options):
+    """
+    Attributes:
       widths: channels of each block; the stem has the first one's.
       dropout: drop rate in front of the output layer.
       length: points in time of a series; no parameter depends on it.
       channels: values at each of them.
       normalize: `each` series and channel to mean 0 and standard deviation 1, or `none`.
-
-    Raises:
-      InputError: an option has no such value.
     """
-    check_positive(outputs=outputs, length=length, channels=channels)
-    if not isinstance(widths, tuple) or not widths:
-        raise InputError(f"widths must be a tuple of at least one block's, found {widths!r}; give e.g. (64, 128, 128)")
-    check_positive(**{f"widths[{i}]": width for i, width in enumerate(widths)})
-    check_rate(dropout=dropout)
-    check_choice("normalize", normalize, NORMALIZE)
-    module = SeriesCNN(outputs=outputs, widths=widths, dropout=dropout)
-    return Port(
-        module=module,
-        units=tuple(module.units()),
-        head="head/out",
+
+    widths: tuple[int, ...] = sizes((64, 128, 128), of="width")
+    dropout: float = rate(0.0)
+    length: int = size(128, inputs=True)
+    channels: int = size(1, inputs=True)
+    normalize: str = choice("each", NORMALIZE, inputs=True)
+
+    @property
+    def encoding(self) -> SeriesEncoding:
+        return SeriesEncoding(length=self.length, channels=self.channels, normalize=self.normalize)
+
+
+class SeriesCNN(Family):
+    """The chain stem, block_0 ... block_{n-1}, head."""
+
+    @nn.nowrap
+    def units(self) -> dict[str, Callable[..., nn.Module]]:
+        """{unit name: constructor}."""
+        widths = self.options.widths
+        blocks = {f"block_{i}": functools.partial(Block, width, self.axis_name) for i, width in enumerate(widths)}
+        return {
+            "stem": functools.partial(Stem, widths[0], self.axis_name),
+            **blocks,
+            "head": functools.partial(PooledHead, self.outputs, self.options.dropout),
+        }
+
+
+def port(options: Options, *, outputs: int) -> Port:
+    """A residual network for series."""
+    return family_port(
+        SeriesCNN,
+        options,
+        outputs=outputs,
         input_axes=((r".*/conv(_\d)?/kernel", 3), (r"head/out/kernel", 1)),
-        encodings=(SeriesEncoding(length=length, channels=channels, normalize=normalize),),
         tensor_axes=((r".*/conv(_\d)?/kernel", 3), (".*", None)),
     )
+
+
+TINY = {"": dict(widths=(4, 6), length=9)}

@@ -24,16 +24,6 @@ from jaxfer.pretrained.hub import CheckpointFiles
 from jaxfer.pretrained.layout import Layout
 
 PREFIX = "base_model.model."
-# peft uses the names of modules in memory. In transformers 5 they differ from keys on the Hub by these patterns.
-IN_MEMORY = {
-    "vit": (
-        (r"\.encoder\.layer\.", ".layers."),
-        (r"\.attention\.attention\.(query|key|value)\b", lambda hit: f".attention.{hit[1][0]}_proj"),
-        (r"\.attention\.output\.dense\b", ".attention.o_proj"),
-        (r"\.intermediate\.dense\b", ".mlp.fc1"),
-        (r"\.output\.dense\b", ".mlp.fc2"),
-    )
-}
 # Fields of adapter_config.json that `merged` uses, and those that only affect training or lookup in peft.
 READ = {
     *("peft_type", "base_model_name_or_path", "revision", "r", "lora_alpha", "rank_pattern", "alpha_pattern"),
@@ -51,9 +41,9 @@ LONGEST_PATTERN, REPETITIONS, CHOICES = 500, 3, 4
 MERGE = "merge it with peft (`merge_and_unload`) and give the merged model"
 
 
-def in_memory(family: str, name: str) -> str:
+def in_memory(layout: Layout, name: str) -> str:
     """The in-memory name in transformers 5 of a module or tensor called `name` on the Hub, prefix included."""
-    for pattern, replacement in IN_MEMORY.get(family, ()):
+    for pattern, replacement in layout.in_memory:
         name = re.sub(pattern, replacement, name)
     return name
 
@@ -179,4 +169,4 @@ def _quick(pattern: str) -> bool:
 def _canonical(layout: Layout, name: str) -> str:
     """A tensor's name without the family's prefix, in transformers 5's in-memory form."""
     bare = next((name[len(prefix) :] for prefix in layout.prefixes if name.startswith(prefix)), name)
-    return in_memory(layout.family, f".{bare}")
+    return in_memory(layout, f".{bare}")

@@ -23,11 +23,6 @@ from jaxfer.pretrained.foreign import Checkpoint, is_foreign, opened
 from jaxfer.registry import MODELS
 from jaxfer.runs import records, tokenizer
 
-# Options that only affect training: a run may set them freely.
-TRAINING_OPTIONS = ("dropout", "attention_dropout", "classifier_dropout", "stochastic_depth", "norm_momentum")
-# Options that do not change what the weights mean: the longest input is a matter of cost.
-FREE = (*TRAINING_OPTIONS, "max_length", "buckets")
-
 
 def completed(config: ConfigDict, folder: epath.Path | None = None) -> ConfigDict:
     """Completes `config.model`; the config that `described` returns."""
@@ -138,13 +133,13 @@ def agreed(checkpoint: Checkpoint, model_options: Mapping[str, Any], differs: Se
     for name in differs:
         if name not in known:
             raise InputError(f"config.differs: model {family!r} has no option {name!r}{nearest(name, known)}")
-    requested = MODELS.checked(family, model_options, "config.model")
+    requested, free = MODELS.checked(family, model_options, "config.model"), MODELS.training(family)
     options, contradicting = dict(checkpoint.options), []
     if "image" in requested and ("image" in differs or "image" in checkpoint.soft):
         options |= _statistics(options, requested["image"][2]) | _resize(options, requested["image"][:2])
     for name, value in requested.items():
         stated = options.get(name)
-        if name in differs or name in FREE or name in checkpoint.soft or name not in options:
+        if name in differs or name in free or name in checkpoint.soft or name not in options:
             options[name] = value
         elif not _same(name, requested, stated, checkpoint):
             contradicting.append(f"{name} is {stated!r} there, {value!r} here")

@@ -156,6 +156,6 @@ def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str], kind: 
 
 def _resizing(checkpoint: Checkpoint, port: Port, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
     patch, image = checkpoint.options["patch"], checkpoint.options.get("image")
-    new = tuple(side // port.module.patch for side in port.encoding.size[:2])
+    new = tuple(side // port.options.patch for side in port.encoding.size[:2])
     old = None if image is None or "image" in checkpoint.soft else tuple(side // patch for side in image[:2])
     return lambda x: surgery.resize_positions(x, old, new, extra=shape[1] - new[0] * new[1])

@@ -19,6 +19,9 @@ from jaxfer.models.port import Port
 from jaxfer.rules import flatten, unflatten
 
 Array = np.ndarray
+Shapes = Mapping[str, tuple[int, ...]]  # {checkpoint key: shape}
+# (fields of config.json that shapes determine, {option they leave open: the field that would state it})
+Facts = tuple[dict[str, Any], dict[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,23 @@ class Key:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Timm:
+    """The architectures of timm that a layout reads.
+
+    Attributes:
+      names: pattern of `architecture` in its config.json.
+      shown: the same for people.
+      pool: timm's `global_pool` of these models.
+      stated: hit of the pattern -> fields of a config.json that the name states.
+    """
+
+    names: str
+    shown: str
+    pool: str
+    stated: Callable[[re.Match[str]], dict[str, Any]] = lambda hit: {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
     """One family under one naming of its checkpoints.
 
@@ -100,6 +120,11 @@ class Layout:
       prefixes: prefixes that distinguish a full model's keys from a bare backbone's (`resnet.`), tried in order.
       constants: port -> {checkpoint key: value} that export adds without a leaf (num_batches_tracked).
       guessed: options that such a checkpoint does not state, unless a config.json names this layout as `key_layout`.
+      bare: (shapes by key without prefix, options of the config) -> `Facts`, for a file without a config.json; None:
+        it needs one.
+      in_memory: (pattern, replacement) of names on the Hub, as `re.sub` takes them, that transformers 5 changes in
+        memory, where peft takes the names of modules from.
+      timm: its names in timm; None if timm's checkpoints are not read by this layout.
       encoder: port -> (config.json, constants) of the model without its head, whose keys lack the first prefix, as
         stored at the root of a sentence-transformers folder; None if not supported.
     """
@@ -108,7 +133,7 @@ class Layout:
     family: str
     model_types: tuple[str, ...]
     keys: Callable[[Port], Mapping[str, Key]]
-    options: Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, tuple[int, ...]]], dict[str, Any]]
+    options: Callable[[Mapping[str, Any], Mapping[str, Any], Shapes], dict[str, Any]]
     config: Callable[[Port, Mapping[str, Any], Sequence[str]], dict[str, Any]]
     preprocessor: Callable[[Port], dict[str, Any]]
     entry: str = ""
@@ -119,6 +144,9 @@ class Layout:
     prefixes: tuple[str, ...] = ()
     guessed: tuple[str, ...] = ()
     constants: Callable[[Port], Mapping[str, Array]] = lambda port: {}
+    bare: Callable[[Shapes, Mapping[str, Any]], Facts] | None = None
+    in_memory: tuple[tuple[str, Any], ...] = ()
+    timm: Timm | None = None
     encoder: Callable[[Port], tuple[dict[str, Any], Mapping[str, Array]]] | None = None
 
 

@@ -17,10 +17,11 @@ from jaxfer.errors import InputError, nearest
 from jaxfer.models.heads import VOCAB
 from jaxfer.ports import compiled_port_init, port_shapes
 from jaxfer.pretrained import carrying, foreign, source_head, stream_heads
-from jaxfer.pretrained.agreement import TRAINING_OPTIONS, completed
+from jaxfer.pretrained.agreement import completed
 from jaxfer.pretrained.foreign import is_foreign
 from jaxfer.pretrained.hub import Absent
 from jaxfer.pretrained.ledger import Start
+from jaxfer.registry import MODELS
 from jaxfer.rules import flatten, unflatten
 from jaxfer.runs import records
 from jaxfer.runs.finished import FinishedRun, fingerprint, open_run
@@ -214,7 +215,8 @@ def _check_model(experiment: Experiment, source: Experiment) -> None:
                 f"config.differs: model {experiment.model.name!r} has no option {option!r}{nearest(option, options)}"
             )
     # Tokenizers are compared by content, not by path.
-    free = (*TRAINING_OPTIONS, *experiment.run.differs, *(("tokenizer",) if options.get("tokenizer_sha256") else ()))
+    free = MODELS.training(experiment.model.name) | {*experiment.run.differs}
+    free |= {"tokenizer"} if options.get("tokenizer_sha256") else set()
     differing = [
         f"{option} is {source_options.get(option)!r} there, {value!r} here"
         for option, value in options.items()

@@ -11,16 +11,12 @@ import numpy as np
 
 from jaxfer.data.encodings.pixels import INTERPOLATIONS
 from jaxfer.errors import InputError
+from jaxfer.pretrained.families import layouts
 from jaxfer.pretrained.families._image import pair
 
 Array = np.ndarray
-HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}  # of a ViT; tensor shapes do not reveal them
-RESNET = r"resnet(18|26|34|50|101|152|200)"
-VIT = rf"(vit|deit)_({'|'.join(HEADS)})(_distilled)?_patch\d+_\d+"
-READ = "resnetN (18, 26, 34, 50, 101, 152, 200), vit_SIZE_patchN_N and deit_SIZE[_distilled]_patchN_N"
 # Arguments that leave the computation unchanged; any other changes what the tensors compute.
 ARGUMENTS = ("num_classes", "in_chans", "img_size", "global_pool", "pretrained", "drop_rate", "drop_path_rate")
-POOLS = {"resnet": "avg", "vit": "token"}
 FUSED = r"(.*\.attn)\.qkv\.(weight|bias)"
 
 
@@ -40,26 +36,27 @@ def fields(config: Mapping[str, Any]) -> dict[str, Any]:
       InputError: an unsupported architecture, argument or preprocessing.
     """
     name = config["architecture"]
-    vit = re.fullmatch(VIT, name) if isinstance(name, str) else None
-    if vit is None and not (isinstance(name, str) and re.fullmatch(RESNET, name)):
+    known = [layout for layout in layouts() if layout.timm is not None]
+    hits = ((layout, re.fullmatch(layout.timm.names, name)) for layout in known if isinstance(name, str))
+    layout, hit = next(((layout, hit) for layout, hit in hits if hit), (None, None))
+    if layout is None:
+        shown = "; ".join(layout.timm.shown for layout in known)
         raise InputError(
-            f"config.json states timm's architecture {name!r}, which is not supported; jaxfer reads {READ}"
+            f"config.json states timm's architecture {name!r}, which is not supported; jaxfer reads {shown}"
         )
-    family = "resnet" if vit is None else "vit"
+    usual = layout.timm.pool
     arguments = _mapping(config.get("model_args"), "model_args")
     odd = [f"{key}={value!r}" for key, value in arguments.items() if key not in ARGUMENTS and value is not None]
-    pool = config.get("global_pool") or arguments.get("global_pool") or POOLS[family]
-    odd += [f"global_pool={pool!r}"] if pool != POOLS[family] else []
+    pool = config.get("global_pool") or arguments.get("global_pool") or usual
+    odd += [f"global_pool={pool!r}"] if pool != usual else []
     if odd:
         raise InputError(
             f"config.json: timm's {name} with {', '.join(odd)}, which is not supported; jaxfer reads it without"
         )
-    converted = {"family": family, "key_layout": "torchvision" if vit is None else "timm"}
+    converted = {"family": layout.family, "key_layout": layout.name, **layout.timm.stated(hit)}
     converted["input"] = _input(
         _mapping(config.get("pretrained_cfg", config), "pretrained_cfg")
     )  # top-level fields before timm 0.8
-    if vit is not None:
-        converted["heads"] = HEADS[vit[2]]
     names = config.get("label_names")
     names = dict(enumerate(names)) if isinstance(names, list | tuple) else names
     return converted | ({"id2label": names} if names else {})

@@ -187,10 +187,11 @@ def test_the_checks_of_a_model_are_of_each_of_its_cases(monkeypatch):
 def test_a_model_from_elsewhere_states_its_tiny_options(tmp_path, monkeypatch):
     monkeypatch.setattr(jaxfer.models, "__path__", [*jaxfer.models.__path__, str(tmp_path)])
     (tmp_path / "planted_model.py").write_text(
-        "from jaxfer.models import resnet\n"
+        "from jaxfer.registry import MODELS\n"
         "TINY = dict(width=4, image=(5, 6, 3))\n"
         "def port(*, outputs: int, width: int = 64, image: tuple[int, int, int] = (224, 224, 3)):\n"
-        "    return resnet.port(outputs=outputs, stage_sizes=(1, 1), width=width, stem='cifar', image=image)\n"
+        "    given = dict(stage_sizes=(1, 1), width=width, stem='cifar', image=image)\n"
+        "    return MODELS.make('resnet', outputs=outputs, **given)\n"
     )
     assert tiny.cases("planted_model") == ("planted_model",)
     assert tiny.options("planted_model") == ("planted_model", {"outputs": 3, "width": 4, "image": (5, 6, 3)})

@@ -10,8 +10,7 @@ import pytest
 import jaxfer
 from jaxfer.errors import InputError
 from jaxfer.method import NOTHING
-from jaxfer.models import bert
-from jaxfer.registry import METHODS
+from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten
 from tests.experiments import backbone, batches, tiny_config, tiny_stage
 
@@ -19,7 +18,7 @@ from tests.experiments import backbone, batches, tiny_config, tiny_stage
 @pytest.mark.parametrize("kind,bottleneck,count", [("houlsby", 64, 2_379_264), ("pfeiffer", 48, 894_528)])
 def test_counts_on_bert_base(kind, bottleneck, count):
     """Twelve blocks of 768 channels; norms and head not counted."""
-    port = bert.port(outputs=2)
+    port = MODELS.make("bert", outputs=2)
     method = METHODS.make("adapter", port, kind=kind, bottleneck=bottleneck)
     shapes = jax.eval_shape(port.init, jax.random.key(0), port.example(1))[0]
     params, _ = jax.eval_shape(method.init, shapes, jax.random.key(0), NOTHING)

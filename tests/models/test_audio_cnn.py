@@ -10,7 +10,7 @@ import pytest
 from jaxfer.conformance import tiny
 from jaxfer.conformance.models import training
 from jaxfer.errors import InputError
-from jaxfer.models import audio_cnn
+from jaxfer.registry import MODELS
 
 
 def test_a_louder_recording_gives_the_same_outputs():
@@ -36,7 +36,7 @@ def test_whole_bins_are_dropped_and_only_in_training():
 
 
 def test_a_side_of_one_is_not_pooled():
-    port = audio_cnn.port(outputs=2, widths=(2,) * 5, rate=8000, seconds=0.4, mels=5)  # 40 frames
+    port = MODELS.make("audio_cnn", outputs=2, widths=(2,) * 5, rate=8000, seconds=0.4, mels=5)  # 40 frames
     params, model_state = tiny.draw(port)
     hidden, _ = port.apply(params, model_state, tiny.batch(port, 1), end="block_4")
     assert hidden.shape == (1, 1, 1, 2)
@@ -48,8 +48,8 @@ def test_a_side_of_one_is_not_pooled():
 
 def test_widths_that_are_no_widths():
     with pytest.raises(InputError, match=r"widths must be a tuple of at least one width, found \(\); give e.g."):
-        audio_cnn.port(outputs=2, widths=())
+        MODELS.make("audio_cnn", outputs=2, widths=())
     with pytest.raises(InputError, match=r"widths\[1\] must be a positive integer, found 0"):
-        audio_cnn.port(outputs=2, widths=(4, 0))
+        MODELS.make("audio_cnn", outputs=2, widths=(4, 0))
     with pytest.raises(InputError, match=r"bin_dropout must be a drop rate in \[0, 1\), found 1"):
-        audio_cnn.port(outputs=2, bin_dropout=1)
+        MODELS.make("audio_cnn", outputs=2, bin_dropout=1)

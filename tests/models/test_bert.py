@@ -12,10 +12,12 @@ import pytest
 from jaxfer import rules
 from jaxfer.data.encodings.tokens import TEXT_INPUTS
 from jaxfer.errors import InputError
-from jaxfer.models import bert
+from jaxfer.models import text
+from jaxfer.models.bert import Options
 from jaxfer.models.port import Training
 from jaxfer.pretrained.families import by_model_type
 from jaxfer.pretrained.layout import convert
+from jaxfer.registry import MODELS
 
 from . import reference
 from .tiny import batch, draw
@@ -41,13 +43,13 @@ def shapes(port):
     ids=["base", "large", "MiniLM-L6", "mBERT"],
 )
 def test_parameter_count_is_the_published_one(options, count):
-    leaves = shapes(bert.port(outputs=2, **options))
+    leaves = shapes(MODELS.make("bert", outputs=2, **options))
     backbone = (shape for path, shape in leaves.items() if not path.startswith("head/out/"))
     assert sum(int(np.prod(shape)) for shape in backbone) == count
 
 
 def test_paths_and_shapes():
-    port = bert.port(outputs=5)
+    port = MODELS.make("bert", outputs=5)
     assert port.units == ("stem", *(f"block_{i}" for i in range(12)), "head")
     assert (port.inputs, port.outputs) == (TEXT_INPUTS, 5)
     expected = {
@@ -75,7 +77,7 @@ def test_paths_and_shapes():
         block |= {f"{name}/scale": (768,), f"{name}/bias": (768,)}
     expected |= {f"block_{i}/{path}": shape for i in range(12) for path, shape in block.items()}
     assert shapes(port) == expected
-    mean = shapes(bert.port(outputs=5, pool="mean"))
+    mean = shapes(MODELS.make("bert", outputs=5, pool="mean"))
     assert mean == {path: shape for path, shape in expected.items() if not path.startswith("head/pooler/")}
 
 
@@ -121,7 +123,7 @@ def forward(params, inputs, *, layers, pool, epsilon, activation):
     ids=["pooler", "mean", "relu", "gelu_new"],
 )
 def test_forward_equals_numpy_without_padding(options, activation):
-    port = bert.port(outputs=5, **TINY, **options)
+    port = MODELS.make("bert", outputs=5, **TINY, **options)
     inputs = batch(port)
     assert 0 < int(inputs["attention_mask"].sum()) < inputs["attention_mask"].size
     params, state = draw(port)
@@ -146,7 +148,7 @@ def test_every_unit_equals_pytorch():
     theirs, expected = (unpack(golden[what], index[what]) for what in ("weights", "expected"))
     layout = by_model_type("bert")
     options = layout.options(index["config"], {}, {name: value.shape for name, value in theirs.items()})
-    port = bert.port(outputs=30, **options)
+    port = MODELS.make("bert", outputs=30, **options)
     params, state = jax.eval_shape(port.init, jax.random.key(0), port.example(1))
     params = convert(theirs, layout, port, rules.flatten({"params": params, **state})).params
     inputs = {name: golden[name].astype(np.int32) for name in TEXT_INPUTS}
@@ -176,13 +178,13 @@ def test_poolings_by_hand(pool, expected):
     """Three tokens and a padding, one token and three."""
     x = jnp.asarray([[[1, -4], [2, 2], [3, 8], [99, -99]], [[5, 6], [7, 7], [8, 8], [-9, 9]]], jnp.float32)
     mask = jnp.asarray([[1, 1, 1, 0], [1, 0, 0, 0]])
-    np.testing.assert_allclose(bert.pooled_tokens(x, mask, pool), expected, rtol=1e-6)
-    assert bert.pooled_tokens(x.astype(jnp.bfloat16), mask, pool).shape == (2, len(expected[0]))
-    assert np.isfinite(bert.pooled_tokens(x, 0 * mask, pool)).all()
+    np.testing.assert_allclose(text.pooled_tokens(x, mask, pool), expected, rtol=1e-6)
+    assert text.pooled_tokens(x.astype(jnp.bfloat16), mask, pool).shape == (2, len(expected[0]))
+    assert np.isfinite(text.pooled_tokens(x, 0 * mask, pool)).all()
 
 
 def test_normalized_pooling_has_length_one():
-    head = bert.Head(outputs=2, pool="cls", dropout=0.0, normalize=True)
+    head = text.Head(outputs=2, options=Options(pool="cls", normalize=True))
     x, mask = jnp.asarray([[[3.0, -4.0]], [[0.0, 0.0]]]), jnp.ones((2, 1), jnp.int32)
     params = {"out": {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}}
     found = head.apply({"params": params}, x, attention_mask=mask, train=False)
@@ -192,14 +194,14 @@ def test_normalized_pooling_has_length_one():
 
 
 def test_a_text_of_padding_alone_stays_finite():
-    port = bert.port(outputs=2, **TINY, pool="mean")
+    port = MODELS.make("bert", outputs=2, **TINY, pool="mean")
     params, _ = draw(port)
     inputs = {**batch(port), "attention_mask": jnp.zeros((4, 7), jnp.int32)}
     assert bool(jnp.isfinite(port.apply(params, {}, inputs)[0]).all())
 
 
 def test_dropout_acts_on_embeddings_attention_branches_and_pooling():
-    port = bert.port(outputs=2, **TINY)
+    port = MODELS.make("bert", outputs=2, **TINY)
     (params, _), inputs, everything = draw(port), batch(port), {}
     still = port.apply(params, {}, inputs)[0]  # rates are of training alone
     for options in (
@@ -208,7 +210,7 @@ def test_dropout_acts_on_embeddings_attention_branches_and_pooling():
         dict(dropout=0.5),
         dict(classifier_dropout=0.5),
     ):
-        port = bert.port(outputs=2, **TINY, **options)
+        port = MODELS.make("bert", outputs=2, **TINY, **options)
         for unit in ("stem", "block_0", "head"):
             training = Training(key=jax.random.key(0), live=frozenset({unit}), eval_norms=frozenset())
             everything[tuple(options), unit] = bool(
@@ -228,12 +230,14 @@ def test_dropout_acts_on_embeddings_attention_branches_and_pooling():
         (("classifier_dropout",), "block_0"): False,
         (("classifier_dropout",), "head"): True,
     }
-    module = bert.port(outputs=2, dropout=0.3).module
-    assert (module.attention_dropout, module.classifier_dropout) == (0.3, 0.3)
+    options = Options(dropout=0.3)
+    assert (options.spec.attention_dropout, options.drop_classifier) == (0.3, 0.3)
 
 
 def test_initial_values():
-    port = bert.port(outputs=64, vocab=64, width=64, layers=1, heads=4, mlp_width=64, positions=64, max_length=8)
+    port = MODELS.make(
+        "bert", outputs=64, vocab=64, width=64, layers=1, heads=4, mlp_width=64, positions=64, max_length=8
+    )
     params = rules.flatten(port.init(jax.random.key(0), batch(port, 1))[0])
     for path, std in (("stem/word/embedding", 0.02), ("block_0/attn/query/kernel", 64**-0.5)):
         assert float(params[path].std()) == pytest.approx(std, rel=0.05), path
@@ -254,7 +258,7 @@ def test_initial_values():
     ],
 )
 def test_buckets(options, buckets):
-    encoding = bert.port(outputs=2, **options).encoding
+    encoding = MODELS.make("bert", outputs=2, **options).encoding
     assert encoding.buckets == buckets
     longest = jax.ShapeDtypeStruct((3, buckets[-1]), "int32")
     assert encoding.example(3) == dict.fromkeys(TEXT_INPUTS, longest)
@@ -269,7 +273,7 @@ def test_buckets(options, buckets):
         (dict(heads=5), "heads must divide the width, found width=768 and heads=5"),
         (dict(vocab=0), "vocab must be a positive integer, found 0"),
         (dict(attention_dropout=1.0), "attention_dropout must be a drop rate in [0, 1), found 1.0"),
-        (dict(epsilon=0.0), "epsilon must be positive, found 0.0"),
+        (dict(epsilon=0.0), "epsilon must be a positive number, found 0.0"),
         (dict(max_length=513), "max_length must be at most the 512 positions of the model, found 513"),
         (dict(buckets=(64, 32, 128)), "buckets must be rising lengths that end with max_length=128, found (64, 32,"),
         (dict(buckets=(64,)), "buckets must be rising lengths that end with max_length=128, found (64,)"),
@@ -277,5 +281,5 @@ def test_buckets(options, buckets):
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError) as error:
-        bert.port(**{"outputs": 2, **options})
+        MODELS.make("bert", **{"outputs": 2, **options})
     assert message in str(error.value) and "\n" not in str(error.value)

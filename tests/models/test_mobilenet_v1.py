@@ -11,8 +11,8 @@ from jaxfer import rules
 from jaxfer.errors import InputError
 from jaxfer.method import NOTHING
 from jaxfer.methods import lora
-from jaxfer.models import mobilenet_v1
 from jaxfer.models.mobilenet_v1 import STRIDES, relu6
+from jaxfer.registry import MODELS
 
 from . import reference
 from .tiny import batch, draw
@@ -28,12 +28,12 @@ def shapes(port):
     ("multiplier", "count"), [(1.0, 4_231_976), (0.75, 2_585_560), (0.5, 1_331_592), (0.25, 470_072)]
 )
 def test_parameter_count_is_the_published_one(multiplier, count):
-    leaves, _ = shapes(mobilenet_v1.port(outputs=1000, depth_multiplier=multiplier))
+    leaves, _ = shapes(MODELS.make("mobilenet_v1", outputs=1000, depth_multiplier=multiplier))
     assert sum(int(np.prod(shape)) for shape in leaves.values()) == count
 
 
 def test_paths_and_shapes():
-    port = mobilenet_v1.port(outputs=1000, depth_multiplier=0.75)
+    port = MODELS.make("mobilenet_v1", outputs=1000, depth_multiplier=0.75)
     leaves, state = shapes(port)
     assert port.units == ("stem", *(f"block_{i}" for i in range(13)), "head")
     assert leaves["stem/conv/kernel"] == (3, 3, 3, 24)
@@ -47,12 +47,12 @@ def test_paths_and_shapes():
 
 
 def test_widths_are_cut_off_not_rounded_and_have_a_floor():
-    module = mobilenet_v1.port(outputs=2, depth_multiplier=0.3, min_depth=11).module
-    assert module.widths() == (11, 19, *[38] * 2, *[76] * 2, *[153] * 6, *[307] * 2)
+    options = MODELS.make("mobilenet_v1", outputs=2, depth_multiplier=0.3, min_depth=11).options
+    assert options.widths == (11, 19, *[38] * 2, *[76] * 2, *[153] * 6, *[307] * 2)
 
 
 def test_sizes_are_halved_upwards():
-    port = mobilenet_v1.port(outputs=2, depth_multiplier=0.01, image=(33, 70, 3))
+    port = MODELS.make("mobilenet_v1", outputs=2, depth_multiplier=0.01, image=(33, 70, 3))
     params, state = draw(port)
     x = batch(port, 1)["image"]
     found = {}
@@ -97,8 +97,14 @@ def forward(params, state, x, *, strides, tf_padding, epsilon):
 )
 def test_forward_equals_numpy(image, tf_padding, epsilon):
     strides = (1, 2, 1, 2)
-    port = mobilenet_v1.port(
-        outputs=3, depth_multiplier=0.2, strides=strides, tf_padding=tf_padding, epsilon=epsilon, image=image
+    port = MODELS.make(
+        "mobilenet_v1",
+        outputs=3,
+        depth_multiplier=0.2,
+        strides=strides,
+        tf_padding=tf_padding,
+        epsilon=epsilon,
+        image=image,
     )
     params, state = draw(port)
     inputs = batch(port, 2)
@@ -118,7 +124,7 @@ def test_relu6_and_its_gradient_at_the_kinks():
 
 
 def test_lora_adapts_the_pointwise_kernels_and_passes_the_windows_by():
-    port = mobilenet_v1.port(outputs=3, depth_multiplier=0.1, image=(9, 9, 3))
+    port = MODELS.make("mobilenet_v1", outputs=3, depth_multiplier=0.1, image=(9, 9, 3))
     params, _ = jax.eval_shape(port.init, jax.random.key(0), port.example(1))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params)
     adapted, _ = lora.method(port, rank=2).init(zeros, jax.random.key(0), NOTHING)
@@ -137,13 +143,13 @@ def test_lora_adapts_the_pointwise_kernels_and_passes_the_windows_by():
         (dict(strides=(1, 0)), "strides[1] must be a positive integer, found 0"),
         (dict(dropout=1.0), "dropout must be a drop rate in [0, 1), found 1.0"),
         (dict(epsilon=-1e-3), "epsilon must be a positive number, found -0.001"),
-        (dict(norm_momentum=1.5), "norm_momentum must be at most 1, the weight of a new batch, found 1.5"),
+        (dict(norm_momentum=1.5), "norm_momentum must be at most 1, found 1.5"),
         (dict(image=(32, 32)), "image must be a tuple (height, width, channels), found (32, 32)"),
     ],
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError) as error:
-        mobilenet_v1.port(**{"outputs": 2, **options})
+        MODELS.make("mobilenet_v1", **{"outputs": 2, **options})
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -155,14 +161,14 @@ def test_the_published_network_has_13_blocks_and_halves_five_times():
     ("limit", "steps"), [(0, [(1, 1), (2, 1), (2, 1), (1, 1), (2, 1)]), (4, [(1, 1), (2, 1), (1, 1), (1, 2), (1, 2)])]
 )
 def test_beyond_the_output_stride_windows_dilate(limit, steps):
-    module = mobilenet_v1.port(outputs=2, strides=(1, 2, 2, 1, 2), output_stride=limit).module
-    assert module.steps() == steps
+    options = MODELS.make("mobilenet_v1", outputs=2, strides=(1, 2, 2, 1, 2), output_stride=limit).options
+    assert options.steps == steps
 
 
 def test_dilated_features_hold_the_strided_ones():
     """At the places where the strided network has features, the dilated one has the same: zeros of PyTorch's kind."""
     tiny = dict(outputs=2, depth_multiplier=0.1, strides=(1, 2, 1, 2, 1), tf_padding=False, image=(22, 31, 3))
-    whole, dilated = mobilenet_v1.port(**tiny), mobilenet_v1.port(**tiny, output_stride=2)
+    whole, dilated = MODELS.make("mobilenet_v1", **tiny), MODELS.make("mobilenet_v1", **tiny, output_stride=2)
     params, state = draw(whole)
     inputs = batch(whole)
     strided, fine = (

@@ -9,6 +9,7 @@ import pytest
 from jaxfer import rules
 from jaxfer.errors import InputError
 from jaxfer.models import resnet
+from jaxfer.registry import MODELS
 
 from . import reference
 from .tiny import batch, draw
@@ -39,7 +40,7 @@ def shapes(port):
     ids=["18", "34", "50", "101", "152", "cifar20", "cifar110"],
 )
 def test_parameter_count_is_the_published_one(options, count):
-    leaves, _ = shapes(resnet.port(**options))
+    leaves, _ = shapes(MODELS.make("resnet", **options))
     assert sum(int(np.prod(shape)) for shape in leaves.values()) == count
 
 
@@ -53,7 +54,7 @@ def test_cifar_resnet20_count_by_hand():
 
 
 def test_paths_and_shapes():
-    port = resnet.port(**BOTTLENECK, stage_sizes=(3, 4, 6, 3))
+    port = MODELS.make("resnet", **BOTTLENECK, stage_sizes=(3, 4, 6, 3))
     leaves, state = shapes(port)
     assert port.units == ("stem", *(f"block_{i}" for i in range(16)), "head")
     assert leaves["stem/conv/kernel"] == (7, 7, 3, 64)
@@ -125,7 +126,7 @@ def forward(params, state, x, *, stage_sizes, block, stem, shortcut, stride_in_1
 )
 def test_forward_equals_numpy(block, stem, shortcut, stride_in_1x1, image):
     options = dict(stage_sizes=(2, 1), block=block, stem=stem, shortcut=shortcut, stride_in_1x1=stride_in_1x1)
-    port = resnet.port(outputs=5, width=6, image=(*image, 3), **options)
+    port = MODELS.make("resnet", outputs=5, width=6, image=(*image, 3), **options)
     inputs = batch(port, 2)
     params, state = draw(port)
     outputs, _ = port.apply(params, state, inputs)
@@ -135,7 +136,9 @@ def test_forward_equals_numpy(block, stem, shortcut, stride_in_1x1, image):
 
 
 def test_stochastic_depth_drops_whole_samples_and_scales_the_rest():
-    port = resnet.port(outputs=2, stage_sizes=(1,), width=4, stem="cifar", stochastic_depth=0.5, image=(5, 5, 3))
+    port = MODELS.make(
+        "resnet", outputs=2, stage_sizes=(1,), width=4, stem="cifar", stochastic_depth=0.5, image=(5, 5, 3)
+    )
     inputs = {"image": jnp.broadcast_to(batch(port, 1)["image"], (64, 5, 5, 3))}
     params, state = draw(port)
     unit = port.module.units()["block_0"]
@@ -153,13 +156,13 @@ def test_stochastic_depth_drops_whole_samples_and_scales_the_rest():
 
 
 def test_rates_rise_linearly_over_all_stages():
-    port = resnet.port(outputs=2, stage_sizes=(1, 3), stochastic_depth=0.4)
+    port = MODELS.make("resnet", outputs=2, stage_sizes=(1, 3), stochastic_depth=0.4)
     units = port.module.units()
     assert [units[f"block_{i}"].args[2] for i in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
 
 def test_default_statistics_follow_the_channels():
-    colour, grey = (resnet.port(outputs=2, image=(8, 8, channels)).encoding for channels in (3, 1))
+    colour, grey = (MODELS.make("resnet", outputs=2, image=(8, 8, channels)).encoding for channels in (3, 1))
     assert (colour.mean, colour.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert (grey.mean, grey.std) == ((0.5,), (0.5,))
 
@@ -196,5 +199,5 @@ def test_default_statistics_follow_the_channels():
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError) as error:
-        resnet.port(**{"outputs": 2, **options})
+        MODELS.make("resnet", **{"outputs": 2, **options})
     assert message in str(error.value) and "\n" not in str(error.value)

@@ -7,7 +7,7 @@ import pytest
 
 from jaxfer import rules
 from jaxfer.errors import InputError
-from jaxfer.models import vit
+from jaxfer.registry import MODELS
 
 from . import reference
 from .tiny import batch, draw
@@ -34,11 +34,11 @@ def shapes(port):
     ids=["Ti", "S", "B", "L", "B-mean"],
 )
 def test_parameter_count_is_the_published_one(options, count):
-    assert sum(int(np.prod(shape)) for shape in shapes(vit.port(outputs=1000, **options)).values()) == count
+    assert sum(int(np.prod(shape)) for shape in shapes(MODELS.make("vit", outputs=1000, **options)).values()) == count
 
 
 def test_paths_and_shapes():
-    port = vit.port(outputs=1000)
+    port = MODELS.make("vit", outputs=1000)
     leaves = shapes(port)
     assert port.units == ("stem", *(f"block_{i}" for i in range(12)), "head")
     expected = {
@@ -97,8 +97,17 @@ def forward(params, x, *, layers, patch, pool, epsilon):
 
 @pytest.mark.parametrize(("pool", "epsilon", "width"), [("cls", 1e-6, 12), ("mean", 1e-2, 15)])
 def test_forward_equals_numpy(pool, epsilon, width):
-    port = vit.port(
-        outputs=5, patch=3, width=width, layers=2, heads=3, mlp_width=22, pool=pool, epsilon=epsilon, image=(6, 12, 3)
+    port = MODELS.make(
+        "vit",
+        outputs=5,
+        patch=3,
+        width=width,
+        layers=2,
+        heads=3,
+        mlp_width=22,
+        pool=pool,
+        epsilon=epsilon,
+        image=(6, 12, 3),
     )
     inputs = batch(port, 2)
     params, state = draw(port)
@@ -113,7 +122,7 @@ def test_forward_equals_numpy(pool, epsilon, width):
 def test_features_are_class_tokens_of_the_last_blocks_and_the_mean_of_the_patches(pool, last):
     """As its units give them: the same leaves in a network that reads one class token."""
     sizes = dict(outputs=5, patch=3, width=12, layers=4, heads=3, mlp_width=22, image=(6, 9, 3))
-    port, plain = vit.port(**sizes, pool=pool, last=last), vit.port(**sizes)
+    port, plain = MODELS.make("vit", **sizes, pool=pool, last=last), MODELS.make("vit", **sizes)
     inputs, (params, state) = batch(port, 2), draw(port)
     blocks = [f"block_{i}" for i in range(4)]
     passed = port.forward(params, state, inputs, taps=("features", *blocks))
@@ -136,14 +145,14 @@ def test_features_are_class_tokens_of_the_last_blocks_and_the_mean_of_the_patche
 
 def test_one_class_token_is_read_by_the_network_it_was():
     """No unit knows of others' tokens, and what passes between them is what it was."""
-    port = vit.port(outputs=3, patch=3, width=12, layers=2, heads=3, mlp_width=20, image=(6, 9, 3))
+    port = MODELS.make("vit", outputs=3, patch=3, width=12, layers=2, heads=3, mlp_width=20, image=(6, 9, 3))
     assert [port.module.units()[name]().carried for name in ("block_0", "block_1")] == [None, None]
     assert port.passed("head").shape == (2, 7, 12) and port.feature_parts == ("block_1",)
 
 
 def test_initial_values():
     # Most kernels flatten to the same 64 x 64, because every new shape compiles its initialiser anew.
-    port = vit.port(outputs=64, patch=8, width=64, layers=1, heads=4, mlp_width=64, image=(64, 64, 3))
+    port = MODELS.make("vit", outputs=64, patch=8, width=64, layers=1, heads=4, mlp_width=64, image=(64, 64, 3))
     params = rules.flatten(port.init(jax.random.key(0), batch(port, 1))[0])
     for path, std in (
         ("stem/patch/kernel", (8 * 8 * 3) ** -0.5),
@@ -159,7 +168,7 @@ def test_initial_values():
 
 
 def test_trap_attention_key_bias_has_no_gradient():
-    port = vit.port(outputs=3, patch=3, width=12, layers=1, heads=3, mlp_width=8, image=(6, 6, 3))
+    port = MODELS.make("vit", outputs=3, patch=3, width=12, layers=1, heads=3, mlp_width=8, image=(6, 6, 3))
     inputs = batch(port)
     params, state = draw(port)
     gradient = jax.jit(jax.grad(lambda params: jnp.square(port.apply(params, state, inputs)[0]).sum()))(params)
@@ -169,8 +178,8 @@ def test_trap_attention_key_bias_has_no_gradient():
 
 
 def test_rates_rise_linearly():
-    units = vit.port(outputs=2, layers=4, stochastic_depth=0.4).module.units()
-    assert [units[f"block_{i}"].args[4] for i in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    units = MODELS.make("vit", outputs=2, layers=4, stochastic_depth=0.4).module.units()
+    assert [units[f"block_{i}"].args[0].drop_rate for i in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
 
 @pytest.mark.parametrize(
@@ -195,11 +204,11 @@ def test_rates_rise_linearly():
         (dict(layers=True), "layers must be a positive integer, found True"),
         (dict(dropout=-0.1), "dropout must be a drop rate in [0, 1), found -0.1"),
         (dict(stochastic_depth="high"), "stochastic_depth must be a drop rate in [0, 1), found 'high'"),
-        (dict(epsilon=0.0), "epsilon must be positive, found 0.0"),
+        (dict(epsilon=0.0), "epsilon must be a positive number, found 0.0"),
         (dict(mean=(0.5, 0.5)), "mean must be a tuple of 1 or 3 value(s) for image=(224, 224, 3), found (0.5, 0.5)"),
     ],
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError) as error:
-        vit.port(**{"outputs": 2, **options})
+        MODELS.make("vit", **{"outputs": 2, **options})
     assert message in str(error.value) and "\n" not in str(error.value)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from jaxfer import rules
-from jaxfer.models import bert
 from jaxfer.models.port import Training
 from jaxfer.pretrained.families import by_model_type
 from jaxfer.pretrained.layout import convert, store
+from jaxfer.registry import MODELS
 
 pytestmark = pytest.mark.optimised
 
@@ -63,7 +63,7 @@ def ours(model, **changes):
     state = {name: leaf.numpy().copy() for name, leaf in model.state_dict().items()}
     shapes = {name: leaf.shape for name, leaf in state.items()}
     options = {**LAYOUT.options(model.config.to_dict(), {}, shapes), **changes}
-    port = bert.port(outputs=model.config.num_labels, **options)
+    port = MODELS.make("bert", outputs=model.config.num_labels, **options)
     blank = jax.eval_shape(port.init, jax.random.key(0), port.example(2))
     leaves = rules.flatten({"params": blank[0], **blank[1]})
     moved = convert(state, LAYOUT, port, leaves)

@@ -14,8 +14,8 @@ from transformers import (
     ViTModel,
 )
 
-from jaxfer.models import vit
 from jaxfer.pretrained.families import by_family
+from jaxfer.registry import MODELS
 from jaxfer.rules import unflatten
 
 from .reference import channels_first, compare, images, ours, settle, tensors, unit_outputs, watch
@@ -78,7 +78,8 @@ def test_post_norm_blocks_equal_torch():
         nn.TransformerEncoderLayer(width, heads, hidden, 0.0, "gelu", layer_norm_eps=1e-5, batch_first=True)
         for _ in range(2)
     ]
-    port = vit.port(
+    port = MODELS.make(
+        "vit",
         outputs=3,
         patch=3,
         width=width,

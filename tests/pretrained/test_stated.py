@@ -218,4 +218,4 @@ def test_a_scaling_that_no_head_reads_is_mentioned(tmp_path):
     assert note.endswith("but the head reads them unscaled; config.model.normalize=true scales them")
     config.model.normalize = True
     plan = preflight(config)
-    assert plan.notes() == () and plan.stages[0].spec.port.module.normalize
+    assert plan.notes() == () and plan.stages[0].spec.port.options.normalize

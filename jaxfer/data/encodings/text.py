@@ -36,7 +36,7 @@ class TextEncoding:
         copied tokenizer is the same model, and shares its compiled programs.
       tokenizer_sha256: sha256 (hex) of its files, the tokenizer's identity; empty takes the folder as it is.
       vocab: rows of the model's token embedding.
-      types: token types the model tells apart.
+      types: token types the model tells apart; 0: it reads none.
       max_length: longest input in tokens, special ones included.
       buckets: lengths that batches are padded to, rising; the last is `max_length`. One program is compiled for each.
       words: whether the word of each token is kept too, for targets that are made from it.
@@ -286,7 +286,7 @@ def _encode(
 
 def check_ids(ids: Sequence[int], types: Sequence[int], encoding: TextEncoding) -> None:
     """`InputError` if a tokenizer's answer is not of the model."""
-    if max(ids) >= encoding.vocab or max(types) >= encoding.types:
+    if max(ids) >= encoding.vocab or encoding.types and max(types) >= encoding.types:
         raise InputError(
             f"the tokenizer gave token {max(ids)} of type {max(types)}, the model has {encoding.vocab} tokens "
             f"and {encoding.types} types; set config.model.tokenizer to the model's own"

@@ -12,7 +12,7 @@ from jaxfer.models.mobilenet_v1 import STRIDES
 from jaxfer.models.port import Port
 from jaxfer.pretrained.families import _image
 from jaxfer.pretrained.families._image import expect, image_options, image_processor, labelled, pair
-from jaxfer.pretrained.layout import CONV, DENSE, DEPTHWISE, Key, Layout
+from jaxfer.pretrained.layout import CONV, DENSE, DEPTHWISE, Facts, Key, Layout, Shapes
 
 PREFIX = "mobilenet_v1."
 # transformers' default, found in most configs, is TensorFlow's keep probability. Used as a drop rate, as transformers
@@ -43,9 +43,9 @@ def _layers() -> dict[str, tuple[str, str]]:
 
 
 def _keys(port: Port) -> dict[str, Key]:
-    if port.module.strides != STRIDES:
+    if port.options.strides != STRIDES:
         raise InputError(
-            f"transformers' MobileNetV1 has strides={STRIDES}, found {port.module.strides}; use its strides"
+            f"transformers' MobileNetV1 has strides={STRIDES}, found {port.options.strides}; use its strides"
         )
     table = {"params/head/out/kernel": Key("classifier.weight", DENSE), "params/head/out/bias": Key("classifier.bias")}
     for layer, (leaf, norm) in _layers().items():
@@ -80,7 +80,7 @@ def _dropped(rate: float) -> float:
 
 
 def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    module, (height, width, channels) = port.module, port.encoding.size
+    module, (height, width, channels) = port.options, port.encoding.size
     return {
         "architectures": ["MobileNetV1ForImageClassification"],
         "model_type": "mobilenet_v1",
@@ -93,6 +93,20 @@ def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> di
         "classifier_dropout_prob": module.dropout,
         "layer_norm_eps": module.epsilon,
         **labelled(port, labels),
+    }
+
+
+def _bare(shapes: Shapes, options: Mapping[str, Any]) -> Facts:
+    config = {
+        "depth_multiplier": shapes["layer.25.convolution.weight"][0] / 1024,
+        "num_channels": shapes["conv_stem.convolution.weight"][1],
+    }
+    return config, {
+        "depth_multiplier": "depth_multiplier",
+        "min_depth": "min_depth",
+        "tf_padding": "tf_padding",
+        "epsilon": "layer_norm_eps",
+        "image": "image_size",
     }
 
 
@@ -114,5 +128,6 @@ LAYOUTS = (
         constants=lambda port: {
             f"{PREFIX}{layer}.normalization.num_batches_tracked": np.int64(0) for layer in _layers()
         },
+        bare=_bare,
     ),
 )

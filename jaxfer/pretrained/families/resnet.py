@@ -12,9 +12,10 @@ import numpy as np
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.models.resnet import EXPANSION
+from jaxfer.pretrained.bare import count
 from jaxfer.pretrained.families import _image
 from jaxfer.pretrained.families._image import expect, image_options, image_processor, input_options, labelled, pair
-from jaxfer.pretrained.layout import CONV, DENSE, Key, Layout
+from jaxfer.pretrained.layout import CONV, DENSE, Facts, Key, Layout, Shapes, Timm
 
 PREFIX = "resnet."
 
@@ -46,13 +47,13 @@ class TorchvisionConfig(TypedDict, total=False):
 
 def _blocks(port: Port) -> Iterator[tuple[str, int, int, int, bool]]:
     """Yields (unit, stage, index within the stage, convolutions in the branch, has a projection) for every block."""
-    module, unit = port.module, 0
+    module, unit = port.options, 0
     convs = 3 if module.block == "bottleneck" else 2
     for stage, blocks in enumerate(module.stage_sizes):
         for i in range(blocks):
-            before, after = module.features()[stage : stage + 2]
+            before, after = module.features[stage : stage + 2]
             changes = i == 0 and (stage > 0 or before != after)
-            yield f"block_{unit}", stage, i, convs, changes and module.shortcut_kind == "projection"
+            yield f"block_{unit}", stage, i, convs, changes and module.shortcut == "projection"
             unit += 1
 
 
@@ -83,10 +84,10 @@ def _counters(table: Mapping[str, Key]) -> dict[str, np.ndarray]:
 
 
 def _hf_keys(port: Port) -> dict[str, Key]:
-    module = port.module
-    if module.stem_kind != "imagenet" or module.shortcut_kind != "projection":
+    module = port.options
+    if module.stem != "imagenet" or module.shortcut != "projection":
         raise InputError(
-            f"transformers has no ResNet with stem={module.stem_kind!r} and shortcut={module.shortcut_kind!r}; "
+            f"transformers has no ResNet with stem={module.stem!r} and shortcut={module.shortcut!r}; "
             "use the layout 'torchvision'"
         )
 
@@ -132,13 +133,13 @@ def _widths(width: int, widths: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _hf_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    module = port.module
+    module = port.options
     return {
         "architectures": ["ResNetForImageClassification"],
         "model_type": "resnet",
         "num_channels": port.encoding.size[2],
         "embedding_size": module.width,
-        "hidden_sizes": list(module.features()[1:]),
+        "hidden_sizes": list(module.features[1:]),
         "depths": list(module.stage_sizes),
         "layer_type": module.block,
         "hidden_act": "relu",
@@ -152,7 +153,7 @@ def _torchvision_keys(port: Port) -> dict[str, Key]:
     """The key table. CIFAR code names the head `linear` and a projection `shortcut`, torchvision `fc` and `downsample`;
     both names are read, and the stem decides which is written."""
     heads, shortcuts = ("fc", "linear"), ("downsample", "shortcut")
-    if port.module.stem_kind == "cifar":
+    if port.options.stem == "cifar":
         heads, shortcuts = heads[::-1], shortcuts[::-1]
     table = {**_normed("stem/conv", "stem/norm", "conv1", "bn1"), **_also(_head(heads[0]), *heads)}
     for unit, stage, i, convs, projects in _blocks(port):
@@ -205,6 +206,22 @@ def _torchvision_config(port: Port, options: Mapping[str, Any], labels: Sequence
     return {"family": "resnet", "key_layout": "torchvision", "input": image, **labelled(port, labels)}
 
 
+def _bare(shapes: Shapes, options: Mapping[str, Any]) -> Facts:
+    width, channels = shapes["embedder.embedder.convolution.weight"][:2]
+    stages = range(count(shapes, r"encoder\.stages\.(\d+)\..*"))
+    bottleneck = "encoder.stages.0.layers.0.layer.2.convolution.weight" in shapes
+    last = 2 if bottleneck else 1
+    config = {
+        "embedding_size": width,
+        "num_channels": channels,
+        "depths": [count(shapes, rf"encoder\.stages\.{i}\.layers\.(\d+)\..*") for i in stages],
+        "hidden_sizes": [shapes[f"encoder.stages.{i}.layers.0.layer.{last}.convolution.weight"][0] for i in stages],
+        "layer_type": "bottleneck" if bottleneck else "basic",
+    }
+    strides = {"stride_in_1x1": "downsample_in_bottleneck"} if bottleneck else {}
+    return config, {**strides, "image": "image_size"}
+
+
 LAYOUTS = (
     Layout(
         name="hf",
@@ -221,6 +238,7 @@ LAYOUTS = (
         ignored=(r".*\.num_batches_tracked",),
         prefixes=(PREFIX,),
         constants=lambda port: _counters(_hf_keys(port)),
+        bare=_bare,
     ),
     Layout(
         name="torchvision",
@@ -237,5 +255,8 @@ LAYOUTS = (
         ignored=(r"(.*\.)?num_batches_tracked",),
         guessed=("stride_in_1x1",),
         constants=lambda port: _counters(_torchvision_keys(port)),
+        timm=Timm(
+            names=r"resnet(18|26|34|50|101|152|200)", shown="resnetN (18, 26, 34, 50, 101, 152, 200)", pool="avg"
+        ),
     ),
 )

@@ -13,10 +13,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from jaxfer.errors import InputError
+from jaxfer.models.heads import DENSE as DENSE_HEAD
 from jaxfer.models.port import Port
+from jaxfer.pretrained.bare import asked, count
 from jaxfer.pretrained.families import _image
 from jaxfer.pretrained.families._image import expect, image_options, image_processor, input_options, labelled, pair
-from jaxfer.pretrained.layout import CONV, DENSE, IDENTITY, Key, Layout, Transform, heads_in, heads_out
+from jaxfer.pretrained.layout import (
+    CONV,
+    DENSE,
+    IDENTITY,
+    Facts,
+    Key,
+    Layout,
+    Shapes,
+    Timm,
+    Transform,
+    heads_in,
+    heads_out,
+)
 
 ARCHITECTURES = {
     "none": "ViTForImageClassification",
@@ -43,7 +57,7 @@ class Config(TypedDict, total=False):
 
 
 def _keys(port: Port) -> dict[str, Key]:
-    module = port.module
+    module = port.options
     if module.pool == "mean" or module.norm != "pre":
         raise InputError(
             f"transformers has no ViT with pool={module.pool!r} and norm={module.norm!r}; "
@@ -64,7 +78,7 @@ def _keys(port: Port) -> dict[str, Key]:
 
     dense("stem/patch", f"{prefix}embeddings.patch_embeddings.projection", CONV)
     table["params/stem/pos"] = Key(f"{prefix}embeddings.position_embeddings")
-    for leaf, key in zip(module.special(), ("cls_token", "distillation_token"), strict=False):
+    for leaf, key in zip(module.special, ("cls_token", "distillation_token"), strict=False):
         table[f"params/stem/{leaf}"] = Key(f"{prefix}embeddings.{key}")
     for i in range(module.layers):
         block, layer = f"block_{i}", f"encoder.layer.{i}"
@@ -77,9 +91,9 @@ def _keys(port: Port) -> dict[str, Key]:
         dense(f"{block}/mlp/fc1", f"{prefix}{layer}.intermediate.dense")
         dense(f"{block}/mlp/fc2", f"{prefix}{layer}.output.dense")
     norm("head/norm", "layernorm")
-    if module.pool == "pooler" and not module.dense:
+    if module.pool == "pooler" and port.module.head != DENSE_HEAD:
         dense("head/pooler", f"{prefix}pooler.dense")
-    if module.distillation == "head" and not module.dense:
+    if module.distillation == "head" and port.module.head != DENSE_HEAD:
         dense("head/out/cls", "cls_classifier")
         dense("head/out/dist", "distillation_classifier")
     else:
@@ -88,7 +102,7 @@ def _keys(port: Port) -> dict[str, Key]:
 
 
 def _prefix(port: Port) -> str:
-    return "vit." if port.module.distillation == "none" else "deit."
+    return "vit." if port.options.distillation == "none" else "deit."
 
 
 def _options(
@@ -121,7 +135,7 @@ def _options(
 
 
 def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    module, (height, width, channels) = port.module, port.encoding.size
+    module, (height, width, channels) = port.options, port.encoding.size
     if module.pool != "cls" or module.last > 1:
         raise InputError(
             f"transformers' ViT classifiers read one class token, this model has pool={module.pool!r} and "
@@ -168,7 +182,7 @@ TIMM = (
 
 
 def _timm_keys(port: Port) -> dict[str, Key]:
-    if port.module.pool == "pooler":
+    if port.options.pool == "pooler":
         raise InputError("timm has no ViT with pool='pooler'; it feeds the class token to the head")
     table = {}
     for leaf, key in _keys(port).items():
@@ -210,6 +224,32 @@ def _timm_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) 
     raise InputError("timm folders can be read but not written; use --format=hf")
 
 
+def _bare(shapes: Shapes, options: Mapping[str, Any]) -> Facts:
+    width, channels, patch, _ = shapes["embeddings.patch_embeddings.projection.weight"]
+    distilled = "embeddings.distillation_token" in shapes
+    side = math.isqrt(shapes["embeddings.position_embeddings"][1] - 1 - distilled) * patch
+    config = {
+        "model_type": "deit" if distilled else "vit",
+        "hidden_size": width,
+        "patch_size": patch,
+        "num_channels": channels,
+        "image_size": side,
+        "num_hidden_layers": count(shapes, r"encoder\.layer\.(\d+)\..*"),
+        "intermediate_size": shapes["encoder.layer.0.intermediate.dense.weight"][0],
+        "num_attention_heads": asked(options, "heads", f"a divisor of the width {width}"),
+        "qkv_bias": "encoder.layer.0.attention.attention.query.bias" in shapes,
+    }
+    square = shapes["embeddings.position_embeddings"][1] - 1 - distilled == (side // patch) ** 2
+    return config, {
+        "heads": "num_attention_heads",
+        "epsilon": "layer_norm_eps",
+        **({} if square else {"image": "image_size"}),
+    }
+
+
+# timm's sizes by their heads, which tensor shapes do not reveal.
+HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
+
 LAYOUTS = (
     Layout(
         name="hf",
@@ -226,6 +266,14 @@ LAYOUTS = (
         # A classifier reads the class token, not the pooler; the others belong to masked image modelling.
         ignored=(r"(vit|deit)\.pooler\..*", r"(vit|deit)\.embeddings\.mask_token", r"decoder\..*"),
         prefixes=("vit.", "deit."),
+        bare=_bare,
+        in_memory=(
+            (r"\.encoder\.layer\.", ".layers."),
+            (r"\.attention\.attention\.(query|key|value)\b", lambda hit: f".attention.{hit[1][0]}_proj"),
+            (r"\.attention\.output\.dense\b", ".attention.o_proj"),
+            (r"\.intermediate\.dense\b", ".mlp.fc1"),
+            (r"\.output\.dense\b", ".mlp.fc2"),
+        ),
     ),
     Layout(
         name="timm",
@@ -236,5 +284,11 @@ LAYOUTS = (
         config=_timm_config,
         preprocessor=image_processor,
         optional=(r"head(_dist)?\..*",),
+        timm=Timm(
+            names=rf"(vit|deit)_({'|'.join(HEADS)})(_distilled)?_patch\d+_\d+",
+            shown="vit_SIZE_patchN_N and deit_SIZE[_distilled]_patchN_N",
+            pool="token",
+            stated=lambda hit: {"heads": HEADS[hit[2]]},
+        ),
     ),
 )

@@ -8,9 +8,9 @@ import pytest
 
 from jaxfer import rules
 from jaxfer.errors import InputError
-from jaxfer.models import bert
 from jaxfer.pretrained.families import by_model_type
 from jaxfer.pretrained.layout import convert, store
+from jaxfer.registry import MODELS
 from tests.models.tiny import draw
 
 HF = by_model_type("bert")
@@ -43,7 +43,7 @@ def shapes(port):
 @pytest.mark.parametrize("norm", ["weight bias", "gamma beta"])
 def test_a_round_trip_is_bitwise(norm, pool):
     """Also from TensorFlow's names of the norms' leaves, which the first checkpoints of 2018 have."""
-    port = bert.port(outputs=5, **TINY, pool=pool)
+    port = MODELS.make("bert", outputs=5, **TINY, pool=pool)
     params, _ = draw(port)
     stored, names = store(params, {}, HF, port), dict(zip(("weight", "bias"), norm.split(), strict=True))
     stored = {re.sub(r"(?<=LayerNorm\.)\w+", lambda hit: names[hit[0]], key): leaf for key, leaf in stored.items()}
@@ -57,7 +57,7 @@ def test_a_round_trip_is_bitwise(norm, pool):
 
 
 def test_names_and_axes_are_those_of_transformers():
-    port = bert.port(outputs=5, **TINY)
+    port = MODELS.make("bert", outputs=5, **TINY)
     params, _ = draw(port)
     stored = store(params, {}, HF, port)
     layer = "bert.encoder.layer.1."
@@ -92,7 +92,7 @@ def test_names_and_axes_are_those_of_transformers():
 
 
 def test_a_bare_encoder_of_pretraining_is_read():
-    port = bert.port(outputs=5, **TINY, pool="mean")
+    port = MODELS.make("bert", outputs=5, **TINY, pool="mean")
     stored = store(draw(port)[0], {}, HF, port)
     bare = {name.removeprefix("bert."): leaf for name, leaf in stored.items() if not name.startswith("classifier")}
     extra = {
@@ -108,7 +108,7 @@ def test_a_bare_encoder_of_pretraining_is_read():
 
 def test_options_are_the_configs():
     options = HF.options(CONFIG, {}, {"bert.pooler.dense.weight": (12, 12)})
-    port = bert.port(outputs=3, **options)
+    port = MODELS.make("bert", outputs=3, **options)
     assert options == {
         **TINY,
         "pool": "pooler",
@@ -119,8 +119,8 @@ def test_options_are_the_configs():
         "classifier_dropout": None,
         "max_length": 9,
     }
-    module = port.module
-    assert (module.attention_dropout, module.dropout, module.classifier_dropout) == (0.2, 0.1, 0.1)
+    spec = port.options.spec
+    assert (spec.attention_dropout, spec.dropout, port.options.drop_classifier) == (0.2, 0.1, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -170,16 +170,16 @@ def test_configs_that_are_not_read(change, message):
 @pytest.mark.parametrize(("dropout", "expected"), [(None, 0.1), (0.0, 0.0), (0.3, 0.3)])
 def test_the_exported_config_gives_the_same_port(dropout, expected):
     options = HF.options({**CONFIG, "classifier_dropout": dropout}, {}, {"pooler.dense.weight": ()})
-    assert bert.port(outputs=3, **options).module.classifier_dropout == expected
-    port = bert.port(outputs=3, **options)
+    assert MODELS.make("bert", outputs=3, **options).options.drop_classifier == expected
+    port = MODELS.make("bert", outputs=3, **options)
     config = HF.config(port, options, ("a", "b", "c"))
     assert config["architectures"] == ["BertForSequenceClassification"]
     assert (config["id2label"], config["label2id"]) == ({"0": "a", "1": "b", "2": "c"}, {"a": 0, "b": 1, "c": 2})
     assert HF.options(config, {}, {"bert.pooler.dense.weight": ()}) == options
-    assert HF.config(bert.port(outputs=1, **options), options, ())["problem_type"] == "regression"
+    assert HF.config(MODELS.make("bert", outputs=1, **options), options, ())["problem_type"] == "regression"
     assert HF.preprocessor(port) == {}
 
 
 def test_mean_pooling_has_no_class_in_transformers():
     with pytest.raises(InputError, match="transformers has no BERT classifier with pool='mean'"):
-        HF.config(bert.port(outputs=3, **TINY, pool="mean"), {}, ("a", "b", "c"))
+        HF.config(MODELS.make("bert", outputs=3, **TINY, pool="mean"), {}, ("a", "b", "c"))
