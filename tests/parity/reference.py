@@ -6,11 +6,12 @@ and running statistics while data flows through the network, and `compare` refus
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +25,14 @@ from jaxfer.pretrained.layout import Layout, convert
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten
 
+if TYPE_CHECKING:
+    from tests.parity.families import Case
+
 BOUND = 1e-4  # x max(1, max |reference|)
 torch.set_num_threads(2)
 
 
-def settle(model: nn.Module, inputs: torch.Tensor, *, last: str, gain: float, seed: int = 0) -> nn.Module:
+def settle(model: nn.Module, inputs: Any, *, last: str, gain: float, seed: int = 0) -> nn.Module:
     """Random weights and batch statistics, none neutral, under which hidden states keep the scale of their input.
 
     Every convolution and linear layer gets a gain of about 1; every BatchNorm the statistics of the data that reaches
@@ -63,7 +67,7 @@ def settle(model: nn.Module, inputs: torch.Tensor, *, last: str, gain: float, se
                 module.weight.mul_(gain)
             if isinstance(module, nn.BatchNorm2d):
                 hooks.append(module.register_forward_pre_hook(statistics))
-        model.eval()(inputs)
+        model.eval()(**inputs) if isinstance(inputs, dict) else model.eval()(inputs)
         for hook in hooks:
             hook.remove()
     return model
@@ -112,23 +116,66 @@ def channels_last(x: torch.Tensor) -> np.ndarray:
     return np.transpose(x, (0, 2, 3, 1)) if x.ndim == 4 else x
 
 
-def watch(model: nn.Module, paths: Mapping[str, str], x: torch.Tensor) -> dict[str, np.ndarray]:
+def watch(model: nn.Module, paths: Mapping[str, str], x: Any) -> dict[str, np.ndarray]:
     """{ours: output of their submodule `path`}, channels last, from one pass in evaluation mode."""
     found: dict[str, np.ndarray] = {}
 
     def keep(name):
         def hook(module, args, output):
+            output = getattr(output, "last_hidden_state", output)
             found[name] = channels_last(output[0] if isinstance(output, tuple) else output)
 
         return hook
 
     hooks = [model.get_submodule(path).register_forward_hook(keep(name)) for name, path in paths.items()]
     with torch.no_grad():
-        output = model.eval()(x)
+        output = model.eval()(**x) if isinstance(x, dict) else model.eval()(x)
     for hook in hooks:
         hook.remove()
     found["logits"] = (output if isinstance(output, torch.Tensor) else output.logits).numpy()
     return found
+
+
+def fed(case: Case, model: nn.Module, examples: int, seed: int) -> tuple[dict[str, np.ndarray], Any]:
+    """(our batch, their input) of a case: normal images, or texts of different lengths whose padding is masked."""
+    if case.image:
+        x = images(case.image, examples, seed)
+        return {"image": x}, channels_first(x)
+    rng, config = np.random.default_rng(seed), model.config
+    mask = (np.arange(case.length) < np.linspace(2, case.length, examples).astype(int)[:, None]).astype(np.int32)
+    ids = rng.integers(3, config.vocab_size, mask.shape).astype(np.int32)
+    pad = getattr(config, "pad_token_id", None) or 0
+    types = rng.integers(0, max(getattr(config, "type_vocab_size", 1), 1), mask.shape).astype(np.int32) * mask
+    batch = {"input_ids": np.where(mask, ids, pad).astype(np.int32), "attention_mask": mask, "token_type_ids": types}
+    read = inspect.signature(model.forward).parameters
+    return batch, {name: torch.from_numpy(leaf).long() for name, leaf in batch.items() if name in read}
+
+
+def drawn(case: Case) -> tuple[nn.Module, dict[str, np.ndarray]]:
+    """(the settled reference, our batch of two examples)."""
+    torch.manual_seed(0)
+    model = case.make()
+    settle(model, fed(case, model, 8, 0)[1], last=case.last, gain=case.gain)
+    case.prepared(model)
+    return model, fed(case, model, 2, 0)[0]
+
+
+def answers(case: Case, model: nn.Module, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{unit of ours: what theirs answers}, and `logits`; where a text is padded their outputs are zero."""
+    if case.image:
+        theirs: Any = channels_first(batch["image"])
+    else:
+        read = inspect.signature(model.forward).parameters
+        theirs = {name: torch.from_numpy(leaf).long() for name, leaf in batch.items() if name in read}
+    found = watch(model, case.units, theirs)
+    return {name: case.shaped.get(name, lambda x: x)(x) for name, x in found.items()}
+
+
+def saved(model: nn.Module, folder: Path) -> dict[str, np.ndarray]:
+    """The checkpoint's tensors; a copy, since training changes the model's in place."""
+    if hasattr(model, "save_pretrained") and hasattr(model, "config"):
+        return tensors(model, folder)
+    return {name: value.numpy().copy() for name, value in model.state_dict().items()}
 
 
 def unit_outputs(port: Port, params: Any, model_state: Any, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -1,0 +1,112 @@
+"""Every family of `families/` against its reference in PyTorch: hidden states, logits, ten steps of SGD, exports."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs PyTorch: the extra `parity`")
+
+import torch
+from safetensors.numpy import save_file
+from torch import nn
+
+from jaxfer.models.port import Training
+from jaxfer.pretrained.families import by_family
+from jaxfer.pretrained.layout import store
+from jaxfer.rules import flatten
+from tests.parity.families import cases
+from tests.parity.reference import BOUND, answers, compare, drawn, fed, ours, saved, unit_outputs
+
+pytestmark = pytest.mark.optimised
+
+CASES = cases()
+STEPS, EXAMPLES = 10, 8
+
+
+def opened(case, folder):
+    """(reference, layout, port, params, model_state, batch)."""
+    model, batch = drawn(case)
+    layout = by_family(*case.layout)
+    config = model.config.to_dict() if hasattr(model, "config") and hasattr(model.config, "to_dict") else {}
+    tensors = {key: x for key, x in saved(model, folder).items() if not re.fullmatch(case.unread, key)}
+    options = {**({"image": case.image} if case.image else {}), **case.options}
+    return model, layout, *ours(layout, config, tensors, case.outputs, **options), batch
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_unit_equals_the_reference(name, tmp_path):
+    case = CASES[name]
+    model, _, port, params, state, batch = opened(case, tmp_path)
+    found, expected = unit_outputs(port, params, state, batch), answers(case, model, batch)
+    if not case.image:  # what is at padding is of no account
+        for of in (found, expected):
+            of |= {name: x * batch["attention_mask"][..., None] for name, x in of.items() if x.ndim == 3}
+    compare(found, expected)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.rate])
+def test_ten_sgd_steps(name, tmp_path):
+    case = CASES[name]
+    model, layout, port, params, state, _ = opened(case, tmp_path / "0")
+    before = flatten({"params": params, **state})
+    batches = [fed(case, model, EXAMPLES, seed) for seed in range(STEPS)]
+    labels = np.random.default_rng(1).integers(case.outputs, size=(STEPS, EXAMPLES))
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=case.rate)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for (_, theirs), y in zip(batches, labels, strict=True):
+        optimizer.zero_grad()
+        logits = case.logits(model(**theirs) if isinstance(theirs, dict) else model(theirs))
+        nn.functional.cross_entropy(logits, torch.from_numpy(y)).backward()
+        optimizer.step()
+
+    still = tuple((path, 0.0) for path in port.dropouts)
+    training = Training(key=jax.random.key(0), live=frozenset(port.units), eval_norms=frozenset(), dropout=still)
+
+    @jax.jit
+    def step(params, state, batch, labels):
+        def loss(params):
+            logits, after = port.apply(params, state, batch, training=training)
+            return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean(), after
+
+        gradient, after = jax.grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda leaf, slope: leaf - case.rate * slope, params, gradient), after
+
+    for (batch, _), y in zip(batches, labels, strict=True):
+        params, state = step(params, state, batch, y)
+    found, theirs = flatten({"params": params, **state}), saved(model, tmp_path / "1")
+    for leaf, key in layout.keys(port).items():
+        name = next(name for name in (key.name, *key.others) if name in theirs)
+        expected = key.transform.load(theirs[name])
+        error, allowed = np.abs(found[leaf] - expected).max(), BOUND * max(1.0, np.abs(expected).max())
+        assert error <= allowed, f"{leaf}: off by {error}, allowed {allowed}"
+        # A step that went nowhere would prove nothing.
+        moved = np.abs(expected - before[leaf]).max()
+        assert moved > 5 * allowed or re.fullmatch(case.still, leaf), f"{leaf} moved by {moved} only"
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.layout[1] == "hf"])
+def test_an_export_is_read_by_the_reference(name, tmp_path):
+    """config.json and tensors of ours, as transformers reads them: no key missing, none unexpected, the same logits."""
+    case = CASES[name]
+    model, layout, port, params, state, batch = opened(case, tmp_path / "0")
+    folder = tmp_path / "export"
+    folder.mkdir()
+    labels = tuple(f"class_{i}" for i in range(case.outputs))
+    (folder / "config.json").write_text(json.dumps(layout.config(port, {}, labels)))
+    tensors = {key: np.ascontiguousarray(value) for key, value in store(params, state, layout, port).items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    again, report = type(model).from_pretrained(folder, output_loading_info=True)
+    missing = [key for key in report["missing_keys"] if not re.fullmatch(case.unread, key)]
+    assert not missing and not report["unexpected_keys"] and not report["mismatched_keys"]
+    expected = answers(case, again, batch)["logits"]
+    compare({"logits": np.asarray(port.apply(params, state, batch)[0])}, {"logits": expected}, scaled=False)
