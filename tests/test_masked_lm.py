@@ -254,7 +254,7 @@ def test_the_tied_gradient_is_that_of_the_lookup_and_of_the_decoder():
     head = params["head"]
     x = np.asarray(port.apply(params, {}, batch, end="block_1")[0], np.float64)
     y = np.asarray(jax.nn.gelu(x @ head["dense"]["kernel"] + head["dense"]["bias"], approximate=False), np.float64)
-    y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + port.module.epsilon)
+    y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + port.options.epsilon)
     y = y * head["norm"]["scale"] + head["norm"]["bias"]
     chances = jax.nn.softmax(y @ np.asarray(table).T + head["bias"])
     kept = np.asarray(batch["masked"]) != NONE

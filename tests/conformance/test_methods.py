@@ -18,8 +18,11 @@ import pytest
 
 import jaxfer
 from jaxfer import conformance
-from jaxfer.conformance import CONVOLUTION, TRANSFORMER, methods, sentence
-from jaxfer.registry import METHODS
+from jaxfer.conformance import CONVOLUTION, TRANSFORMER, methods, sentence, tiny
+from jaxfer.models.heads import EMBEDDING, supported
+from jaxfer.ports import port_shapes
+from jaxfer.registry import METHODS, MODELS
+from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import TIMES, read_metrics
 from jaxfer.training import loop, session
@@ -29,15 +32,22 @@ from tests.experiments import tiny_config
 
 FAMILIES = conformance.families()
 PAIRS = [(method, case) for method in METHODS.names() for case in FAMILIES]
+
+
+def parts(case):
+    """Parameters of a model, by its shapes."""
+    return flatten(port_shapes(tiny.make(case))[0])
+
+
 # {(method, case): pattern of the one line that refuses the pair}
 REFUSED: dict[tuple[str, str], str] = {
     ("adapter", case): "adapter: the model has no transformer blocks"
     for case in FAMILIES
-    if not case.startswith(("vit", "bert"))
+    if not any("/attn/" in path for path in parts(case))
 } | {
     ("simclr", case): "task 'unlabelled' needs a model with the head 'embedding'"
     for case in FAMILIES
-    if not case.startswith(("resnet", "vit", "bert"))
+    if EMBEDDING not in supported(MODELS.get(tiny.options(case)[0]))
 }
 
 

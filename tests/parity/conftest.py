@@ -1,7 +1,20 @@
-"""The comparison with PyTorch is collected where torch is installed (the extra `parity`), and only there."""
+"""The comparison with PyTorch is collected where torch is installed (the extra `parity`), and only there.
+
+Where torchvision is too, only what asks it or timm: `test_torchvision*.py` and `test_families.py`
+(`tests.parity.packages` says why).
+"""
 
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
-collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["*.py"]
+FILES = {file.name for file in Path(__file__).parent.glob("test_*.py")}
+VISION = {name for name in FILES if name.startswith("test_torchvision")}
+
+if importlib.util.find_spec("torch") is None:
+    collect_ignore = sorted(FILES)
+elif importlib.util.find_spec("torchvision") is None:
+    collect_ignore = sorted(VISION)
+else:
+    collect_ignore = sorted(FILES - VISION - {"test_families.py"})

@@ -26,6 +26,14 @@ from tests.parity.reference import BOUND, answers, compare, drawn, fed, ours, sa
 pytestmark = pytest.mark.optimised
 
 CASES = cases()
+
+
+def asked(chosen=lambda case: True):
+    """The names of cases as parameters; one worker has all tests of a case."""
+    names = [name for name, case in CASES.items() if chosen(case)]
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names])
+
+
 STEPS, EXAMPLES = 10, 8
 
 
@@ -39,7 +47,7 @@ def opened(case, folder):
     return model, layout, *ours(layout, config, tensors, case.outputs, **options), batch
 
 
-@pytest.mark.parametrize("name", CASES)
+@asked()
 def test_every_unit_equals_the_reference(name, tmp_path):
     case = CASES[name]
     model, _, port, params, state, batch = opened(case, tmp_path)
@@ -50,7 +58,7 @@ def test_every_unit_equals_the_reference(name, tmp_path):
     compare(found, expected)
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.rate])
+@asked(lambda case: case.rate)
 def test_ten_sgd_steps(name, tmp_path):
     case = CASES[name]
     model, layout, port, params, state, _ = opened(case, tmp_path / "0")
@@ -94,7 +102,7 @@ def test_ten_sgd_steps(name, tmp_path):
         assert moved > 5 * allowed or re.fullmatch(case.still, leaf), f"{leaf} moved by {moved} only"
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.layout[1] == "hf"])
+@asked(lambda case: case.layout[1] == "hf")
 def test_an_export_is_read_by_the_reference(name, tmp_path):
     """config.json and tensors of ours, as transformers reads them: no key missing, none unexpected, the same logits."""
     case = CASES[name]

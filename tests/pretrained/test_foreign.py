@@ -230,6 +230,8 @@ def test_unknown_things_are_named(tmp_path, resnet):
         preflight(config_of("rnu:somewhere"))
     with pytest.raises(InputError, match="no such folder or file"):
         preflight(config_of(tmp_path / "nowhere"))
-    edit(resnet[0] / "config.json", model_type="convnext")
-    with pytest.raises(InputError, match="model_type='convnext' .* it reads bert, deit, mobilenet_v1, resnet, vit"):
-        preflight(config_of(resnet[0]))
+    for unknown, close in (("resnet_v9", "nearest: 'resnet'"), ("zzz", "known: .*bert, .*vit")):
+        edit(resnet[0] / "config.json", model_type=unknown)
+        line = f"model_type '{unknown}' in config.json is of no family that jaxfer reads; {close}.*: a new family is a "
+        with pytest.raises(InputError, match=f"{line}model, a layout and a tiny case, see docs/extending.md"):
+            preflight(config_of(resnet[0]))

@@ -19,12 +19,13 @@ def layouts() -> tuple[Layout, ...]:
 
 
 def by_model_type(model_type: str, name: str = "hf") -> Layout:
-    """The layout that reads checkpoints whose config.json says `model_type`; `InputError` lists the known ones."""
+    """The layout that reads checkpoints whose config.json says `model_type`; `InputError` names the nearest ones."""
     known = {kind: layout for layout in layouts() if layout.name == name for kind in layout.model_types}
     if model_type not in known:
         raise InputError(
-            f"model_type={model_type!r} in config.json is an architecture that jaxfer does not read; "
-            f"it reads {', '.join(sorted(known)) or 'none'}"
+            f"model_type {model_type!r} in config.json is of no family that jaxfer reads"
+            f"{nearest(str(model_type), known)}: a new family is a model, a layout and a tiny case, see "
+            "docs/extending.md"
         )
     return known[model_type]
 

@@ -12,7 +12,7 @@ from jaxfer import config
 from jaxfer.data.encodings.row import RowEncoding, Rows
 from jaxfer.data.split import Array, Split
 from jaxfer.errors import InputError
-from jaxfer.models.row_mlp import port
+from jaxfer.registry import MODELS
 from jaxfer.runs.finished import open_run
 from jaxfer.training.preflight import preflight
 
@@ -113,7 +113,7 @@ def test_data_without_a_column_of_the_model(encoding, message):
 )
 def test_options_that_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        port(outputs=2, **options)
+        MODELS.make("row_mlp", outputs=2, **options)
 
 
 def tiny(**changes):

@@ -12,7 +12,6 @@ from jaxfer.data.encodings.series import SeriesEncoding, normalized
 from jaxfer.data.loader import Feed
 from jaxfer.data.split import Array, Split
 from jaxfer.errors import InputError
-from jaxfer.models.series_cnn import port
 from jaxfer.registry import MODELS
 
 
@@ -59,7 +58,7 @@ def test_another_length_or_number_of_channels_is_one_line(length, channels):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"widths": ()}, r"widths must be a tuple of at least one block's, found \(\); give"),
+        ({"widths": ()}, r"widths must be a tuple of at least one width, found \(\); give"),
         ({"widths": (4, 0)}, r"widths\[1\] must be a positive integer, found 0"),
         ({"normalize": "all"}, "normalize must be one of 'none', 'each', found 'all'"),
         ({"length": 0}, "length must be a positive integer, found 0"),
@@ -68,7 +67,7 @@ def test_another_length_or_number_of_channels_is_one_line(length, channels):
 )
 def test_options_that_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        port(outputs=2, **options)
+        MODELS.make("series_cnn", outputs=2, **options)
 
 
 def test_no_parameter_depends_on_the_length():
