@@ -17,6 +17,8 @@ from jaxfer.pretrained.families import by_model_type
 from jaxfer.pretrained.layout import convert, store
 from jaxfer.registry import MODELS
 
+from .reference import noted
+
 pytestmark = pytest.mark.optimised
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `parity`")
@@ -37,6 +39,7 @@ CASES = {
 def within(found, reference, what=""):
     reference = reference.detach().numpy()
     error, allowed = np.abs(np.asarray(found) - reference).max(), 1e-4 * max(1, np.abs(reference).max())
+    noted(1e-4 * float(error / allowed))
     assert found.shape == reference.shape and error <= allowed, f"{what}: {error} > {allowed}"
 
 
