@@ -118,6 +118,7 @@ class Layout:
       optional: regexes of checkpoint keys that may be absent (head, pooler): re-initialised where that is announced.
       ignored: regexes of checkpoint keys without information (num_batches_tracked, position_ids).
       prefixes: prefixes that distinguish a full model's keys from a bare backbone's (`resnet.`), tried in order.
+      tied: port -> {checkpoint key: key that the port reads in its place}; their tensors must be the same.
       constants: port -> {checkpoint key: value} that export adds without a leaf (num_batches_tracked).
       guessed: options that such a checkpoint does not state, unless a config.json names this layout as `key_layout`.
       bare: (shapes by key without prefix, options of the config) -> `Facts`, for a file without a config.json; None:
@@ -143,6 +144,7 @@ class Layout:
     ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     guessed: tuple[str, ...] = ()
+    tied: Callable[[Port], Mapping[str, str]] = lambda port: {}
     constants: Callable[[Port], Mapping[str, Array]] = lambda port: {}
     bare: Callable[[Shapes, Mapping[str, Any]], Facts] | None = None
     in_memory: tuple[tuple[str, Any], ...] = ()
@@ -224,6 +226,7 @@ def convert(
         ledger[leaf] = {"what": outcome, "from": origin, "shape": list(want)}
     if unfit:
         raise InputError(f"{source} has another shape (theirs, ours): {_some(unfit)}; announce what differs")
+    _check_tied(tensors, layout, port, stored_keys, source)
     used = {entry["from"] for leaf, entry in ledger.items() if leaf in leaves}
     rest = tuple(key for key in tensors if key not in used)
     allowed = (*layout.ignored, *layout.optional, *unused)
@@ -256,6 +259,20 @@ def _table(layout: Layout, port: Port, leaves: Mapping[str, Any]) -> dict[str, K
     if odd := sorted(set(leaves) ^ set(keys)):
         raise InputError(f"layout {layout.name!r} and the model differ in {_some(odd)}; merge what a method added")
     return {leaf: keys[leaf] for leaf in leaves}
+
+
+def _check_tied(
+    tensors: Mapping[str, Array], layout: Layout, port: Port, stored_keys: Mapping[str, str], source: str
+) -> None:
+    """`InputError` where a checkpoint has two tensors that are one in the port."""
+    for key, other in layout.tied(port).items():
+        name = next((name for name in _names(key, layout.prefixes) if name in tensors), None)
+        same = stored_keys.get(other)
+        if name is None or same is None or np.array_equal(tensors[name], tensors[same]):
+            continue
+        raise InputError(
+            f"{source}: {name} and {same} differ, and the model ties them; set config.head=reset, or another task"
+        )
 
 
 def _moved(x: Array, transform: Transform, want: tuple[int, ...], change: Any) -> tuple[Array | None, str]:

@@ -143,11 +143,10 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
         base = files.adapter.base
         source["adapter_base"] = {"init": base.init, "sha256": base.sha256, "commit": base.commit}
     lineage = {**_lineage(experiment, data), "source_sha256": files.sha256, "source": source}
-    params = jax.tree.map(jax.numpy.asarray, tree.pop("params"))
-    state = jax.tree.map(jax.numpy.asarray, tree)
+    # Arrays of the host: where parameters are split, no device ever holds all of them.
     return Start(
-        params=params,
-        model_state=state,
+        params=tree.pop("params"),
+        model_state=tree,
         ledger=conversion.ledger,
         lineage=lineage,
         unused=tuple(sorted(conversion.unused)),

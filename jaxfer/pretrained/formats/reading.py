@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
+import mmap
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -182,19 +184,37 @@ def _read_file(path: epath.Path, pick: str) -> Weights:
 
 
 def _read_safetensors(path: epath.Path) -> Weights:
+    """Tensors of a local file are views of its pages: none of it is copied before it goes to a device."""
     try:
-        entries = safetensors.deserialize(path.read_bytes())
+        entries = list(_mapped(path) if os.path.isfile(path) else _entries(path.read_bytes()))
     except safetensors.SafetensorError as error:
         raise InputError(f"{path}: a damaged safetensors file ({_line(error)}); download it again") from None
     tensors = {}
-    for key, entry in entries:
-        if entry["dtype"] not in DTYPES:
-            raise InputError(f"{path}: {key} is {entry['dtype']}, which is not supported; known: {', '.join(DTYPES)}")
-        tensors[key] = np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    for key, dtype, shape, data in entries:
+        if dtype not in DTYPES:
+            raise InputError(f"{path}: {key} is {dtype}, which is not supported; known: {', '.join(DTYPES)}")
+        tensors[key] = np.frombuffer(data, DTYPES[dtype]).reshape(shape)
         tensors[key].flags.writeable = False
     if not tensors:
         raise InputError(f"{path}: a safetensors file without tensors")
     return Weights(tensors=tensors)
+
+
+def _mapped(path: epath.Path) -> Iterator[tuple[str, str, list[int], memoryview]]:
+    """(key, type, shape, bytes) of each tensor; the library checks the header, which then says where they lie."""
+    with safetensors.safe_open(path, framework="numpy"), open(path, "rb") as file:
+        content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[8:begin]))
+    for key, entry in sorted(header.items(), key=lambda item: item[1].get("data_offsets", [0])):
+        if key != "__metadata__":
+            first, last = entry["data_offsets"]
+            yield key, entry["dtype"], entry["shape"], content[begin + first : begin + last]
+
+
+def _entries(content: bytes) -> Iterator[tuple[str, str, list[int], bytes]]:
+    for key, entry in safetensors.deserialize(content):
+        yield key, entry["dtype"], entry["shape"], entry["data"]
 
 
 def _other_zip(path: epath.Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import struct
 import zipfile
@@ -61,6 +62,16 @@ def test_safetensors_dtypes(name, dtype, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(raw_safetensors(header, values.tobytes()))
     found = read(tmp_path / "x.safetensors")["a"]
     assert found.dtype == values.dtype and found.tobytes() == values.tobytes()
+
+
+def test_a_local_file_is_not_copied(tmp_path):
+    save_file({"a": np.arange(6, dtype=np.float32).reshape(2, 3)}, tmp_path / "x.safetensors")
+    found = read(tmp_path / "x.safetensors")["a"]
+    np.testing.assert_array_equal(found, [[0, 1, 2], [3, 4, 5]])
+    whole = found
+    while isinstance(whole, np.ndarray):
+        whole = whole.base
+    assert isinstance(whole.obj, mmap.mmap) and not found.flags.writeable
 
 
 def test_safetensors_bfloat16_keeps_its_bits(tmp_path):
