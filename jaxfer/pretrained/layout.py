@@ -119,7 +119,8 @@ class Layout:
       ignored: regexes of checkpoint keys without information (num_batches_tracked, position_ids).
       prefixes: prefixes that distinguish a full model's keys from a bare backbone's (`resnet.`), tried in order.
       tied: port -> {checkpoint key: key that the port reads in its place}; their tensors must be the same.
-      constants: port -> {checkpoint key: value} that export adds without a leaf (num_batches_tracked).
+      constants: port -> {checkpoint key: value} that export adds without a leaf (num_batches_tracked); floats
+        (sinusoids) must be these where a checkpoint has them.
       guessed: options that such a checkpoint does not state, unless a config.json names this layout as `key_layout`.
       bare: (shapes by key without prefix, options of the config) -> `Facts`, for a file without a config.json; None:
         it needs one.
@@ -227,10 +228,12 @@ def convert(
     if unfit:
         raise InputError(f"{source} has another shape (theirs, ours): {_some(unfit)}; announce what differs")
     _check_tied(tensors, layout, port, stored_keys, source)
+    constant = _check_constants(tensors, layout, port, source)
     used = {entry["from"] for leaf, entry in ledger.items() if leaf in leaves}
     rest = tuple(key for key in tensors if key not in used)
     allowed = (*layout.ignored, *layout.optional, *unused)
     known = {stored_keys[key.name] for key in table.values() if key.name in stored_keys}
+    known |= constant
     odd = [k for k in rest if k not in known and not any(_matches(n, allowed) for n in _names(k, layout.prefixes))]
     if odd:
         names = [key.name for key in table.values()]
@@ -273,6 +276,23 @@ def _check_tied(
         raise InputError(
             f"{source}: {name} and {same} differ, and the model ties them; set config.head=reset, or another task"
         )
+
+
+def _check_constants(tensors: Mapping[str, Array], layout: Layout, port: Port, source: str) -> set[str]:
+    """Keys of the checkpoint that hold constants of the port; `InputError` where they hold something else."""
+    found = set()
+    for key, value in layout.constants(port).items():
+        name = next((name for name in _names(key, layout.prefixes) if name in tensors), None)
+        if name is None or not jnp.issubdtype(value.dtype, jnp.floating):
+            continue
+        stored = np.asarray(tensors[name], np.float32)
+        if stored.shape != value.shape or not np.allclose(stored, value, atol=2e-3):  # half precision has 1e-3
+            raise InputError(
+                f"{source}: {name} is no constant of this model, expected the values that it computes; give another "
+                "checkpoint"
+            )
+        found.add(name)
+    return found
 
 
 def _moved(x: Array, transform: Transform, want: tuple[int, ...], change: Any) -> tuple[Array | None, str]:

@@ -60,7 +60,7 @@ def settle(model: nn.Module, inputs: Any, *, last: str, gain: float, seed: int =
         for parameter in model.parameters():
             parameter.copy_(normal(parameter, 0.1 if parameter.ndim == 1 else 0.5))
         for name, module in model.named_modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
+            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
                 weight = module.weight
                 weight.copy_(normal(weight, math.prod(weight.shape[1:]) ** -0.5))
             if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
@@ -95,7 +95,9 @@ def ours(
     port = MODELS.make(layout.family, outputs=outputs, **found)
     params, state = jax.eval_shape(port.init, jax.random.key(0), example(port))
     conversion = convert(tensors, layout, port, flatten({"params": params, **state}))
-    assert not conversion.fresh and all(key.endswith("num_batches_tracked") for key in conversion.unused)
+    constants = layout.constants(port)
+    assert not conversion.fresh
+    assert all(key in constants or key.endswith("num_batches_tracked") for key in conversion.unused)
     return port, *jax.tree.map(jnp.asarray, (conversion.params, conversion.model_state))
 
 
@@ -143,6 +145,9 @@ def fed(case: Case, model: nn.Module, examples: int, seed: int) -> tuple[dict[st
     if case.image:
         x = images(case.image, examples, seed)
         return {"image": x}, channels_first(x)
+    if case.audio:
+        x = images(case.audio, examples, seed)
+        return {"audio": x}, torch.from_numpy(x.transpose(0, 2, 1).copy())
     rng, config = np.random.default_rng(seed), model.config
     mask = (np.arange(case.length) < np.linspace(2, case.length, examples).astype(int)[:, None]).astype(np.int32)
     ids = rng.integers(3, config.vocab_size, mask.shape).astype(np.int32)
@@ -166,6 +171,8 @@ def answers(case: Case, model: nn.Module, batch: Mapping[str, np.ndarray]) -> di
     """{unit of ours: what theirs answers}, and `logits`; where a text is padded their outputs are zero."""
     if case.image:
         theirs: Any = channels_first(batch["image"])
+    elif case.audio:
+        theirs = torch.from_numpy(batch["audio"].transpose(0, 2, 1).copy())
     else:
         read = inspect.signature(model.forward).parameters
         theirs = {name: torch.from_numpy(leaf).long() for name, leaf in batch.items() if name in read}

@@ -28,8 +28,9 @@ def write(name: str, case) -> None:
     with torch.no_grad():
         for leaf in (*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())):
             leaf.copy_(leaf.half().float())
+    case.prepared(model)
     batch, _ = fed(case, model, 1 if case.image else 2, 0)
-    batch = {key: x.astype(np.float16).astype(np.float32) if case.image else x for key, x in batch.items()}
+    batch = {key: x.astype(np.float16).astype(x.dtype) if x.dtype == np.float32 else x for key, x in batch.items()}
     with tempfile.TemporaryDirectory() as folder:
         weights = saved(model, Path(folder))
     weights = {
@@ -43,9 +44,8 @@ def write(name: str, case) -> None:
     }
     config = model.config.to_dict() if hasattr(getattr(model, "config", None), "to_dict") else {}
     index = {"config": config, "layout": case.layout, "options": dict(case.options), **shapes}
-    inputs = (
-        {"x": batch["image"].astype(np.float16)} if case.image else {k: x.astype(np.int16) for k, x in batch.items()}
-    )
+    small = {"int32": np.int16, "float32": np.float16}
+    inputs = {{"image": "x"}.get(key, key): x.astype(small[str(x.dtype)]) for key, x in batch.items()}
     np.savez_compressed(
         FOLDER / f"{name.replace('-', '_')}.npz",
         index=np.frombuffer(json.dumps(index, default=str).encode(), np.uint8),

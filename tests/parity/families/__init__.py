@@ -26,7 +26,8 @@ class Case:
       layout: (family, name of the layout).
       make: the PyTorch model; it need not be drawn, `settle` does that.
       units: {unit of ours: submodule of theirs with the same output}; logits are compared whatever is here.
-      image: (height, width, channels) of the input; None for texts.
+      image: (height, width, channels) of the input; None for texts and sounds.
+      audio: (frames, mels) of the input.
       length: tokens of the longest text.
       outputs: of the head.
       last: regex of the submodules that end a residual branch, and the gain that they get.
@@ -45,6 +46,7 @@ class Case:
     make: Callable[[], Any]
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)
     image: tuple[int, int, int] | None = None
+    audio: tuple[int, int] | None = None
     length: int = 9
     outputs: int = 3
     last: str = "none"
