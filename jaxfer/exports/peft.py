@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection
 
 import jax
 import numpy as np
@@ -12,7 +11,6 @@ from etils import epath
 from jaxfer import files
 from jaxfer.errors import InputError
 from jaxfer.exports.tensors import write as write_tensors
-from jaxfer.models.port import Port
 from jaxfer.pretrained import carrying, foreign
 from jaxfer.pretrained.adapter import PREFIX, in_memory
 from jaxfer.pretrained.hub import ADAPTER_CONFIG, ADAPTERS
@@ -40,24 +38,26 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         raise InputError(f"--format=peft: peft can't wrap the convolutions of a padded {family}; use --format=hf")
     if checkpoint.files.adapter is not None:
         raise InputError(f"--format=peft: {init} is an adapter itself, and peft does not stack them; use --format=hf")
-    backbone = {path: leaf for path, leaf in finished.state.params.items() if path != "lora"}
-    _check_base(checkpoint, port, backbone, finished)
     layout.config(
         port, dict(experiment.model.options), finished.classes
     )  # raises for models that no transformers class computes
     keys = layout.keys(port)
+    saved = _saved(checkpoint, layout, finished)
     low, tensors, targets = flatten(finished.state.params["lora"]), {}, []
     for site in sorted({path.rsplit("/", 1)[0] for path in low}):
         key = keys[f"params/{site}/kernel"]
         module = in_memory(layout, key.name.removesuffix(".weight"))
+        if _inside(module, saved):  # saved whole, with its update
+            continue
         a, b = (np.asarray(low[f"{site}/{name}"]) for name in "ab")
         targets.append(module)
         tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = _torch_factors(
             a, b, conv=key.transform is CONV
         )
-    head = {leaf: key for leaf, key in keys.items() if leaf.startswith(f"params/{port.head}/")}
-    leaves = {f"params/{path}": np.asarray(leaf) for path, leaf in flatten(backbone).items()}
-    tensors |= {PREFIX + key.name: key.transform.store(leaves[leaf]) for leaf, key in head.items()}
+    leaves = flatten({"params": finished.stage.leave(finished.state)[0]})
+    for leaf, key in keys.items():
+        if _inside(name := in_memory(layout, key.name), saved):
+            tensors[PREFIX + name] = key.transform.store(np.asarray(leaves[leaf]))
     write_tensors(folder / ADAPTERS[0], tensors)
     content = {
         "peft_type": "LORA",
@@ -68,7 +68,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         "lora_alpha": config.options["alpha"],
         "lora_dropout": 0.0,
         "target_modules": targets,
-        "modules_to_save": sorted({key.name.split(".")[0] for key in head.values()}),
+        "modules_to_save": sorted(saved),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -84,17 +84,33 @@ def _torch_factors(a: np.ndarray, b: np.ndarray, *, conv: bool) -> tuple[np.ndar
     return a.reshape(-1, rank).T, b.reshape(rank, -1).T
 
 
-def _check_base(checkpoint: foreign.Checkpoint, port: Port, backbone: Mapping[str, Any], finished: FinishedRun) -> None:
-    """Raises `InputError` if training changed any leaf outside the head and the adapter."""
+def _inside(name: str, modules: Collection[str]) -> bool:
+    """Whether a module or tensor is one of these modules, or lies in one."""
+    return any(f"{name}.".startswith(f"{module}.") for module in modules)
+
+
+def _saved(checkpoint: foreign.Checkpoint, layout: Layout, finished: FinishedRun) -> frozenset[str]:
+    """The modules that the adapter holds whole: the head, and layers before it that the checkpoint lacks.
+
+    Raises:
+      InputError: training changed any other leaf outside the adapter.
+    """
+    port = finished.stage.spec.port
+    backbone = {path: leaf for path, leaf in finished.state.params.items() if path != "lora"}
     leaves = flatten({"params": backbone, **finished.state.model_state})
     head = [leaf for leaf in leaves if leaf.startswith(f"params/{port.head}/")]
     source = carrying.carry(checkpoint, port, leaves, reset=head, differs=finished.experiment.run.differs)
     base = flatten({"params": source.params, **source.model_state})
     resized = [leaf for leaf, entry in source.ledger.items() if entry["what"] in ("resized", "inflated")]
     moved = [leaf for leaf in base if not np.array_equal(base[leaf], jax.device_get(leaves[leaf]))]
-    fresh = [leaf for leaf in source.fresh if leaf not in head]
-    if changed := sorted({*resized, *moved, *fresh}):
+    names = {leaf: in_memory(layout, key.name) for leaf, key in layout.keys(port).items()}
+    before = [leaf for leaf in source.fresh if leaf.startswith(f"params/{port.units[-1]}/")]
+    modules = {names[leaf].split(".")[0] for leaf in head}
+    modules |= {names[leaf].rpartition(".")[0] for leaf in before if not _inside(names[leaf], modules)}
+    changed = {leaf for leaf in (*resized, *moved, *source.fresh) if not _inside(names.get(leaf, leaf), modules)}
+    if changed:
         raise InputError(
-            f"--format=peft: {len(changed)} leaves of the backbone differ from the checkpoint ({changed[0]}), which "
+            f"--format=peft: {len(changed)} leaves of the backbone differ from the checkpoint ({min(changed)}), which "
             "an adapter can't carry; use --format=hf"
         )
+    return frozenset(modules)

@@ -38,6 +38,7 @@ class Form:
       offset: rows of the position table before that of the first token.
       pooler: activation of the layer that pools the first token.
       drop_first: whether dropout precedes that layer, and not only the output layer.
+      vocab_activation: of a vocab head; empty: the blocks'.
       relative: biases of attention by distance, whose table the stem holds.
       once: whether all blocks are one, run as often as there are layers.
     """
@@ -46,6 +47,7 @@ class Form:
     offset: int = 0
     pooler: str = "tanh"
     drop_first: bool = False
+    vocab_activation: str = ""
     relative: Relative | None = None
     once: bool = False
 
@@ -120,6 +122,11 @@ class EncoderOptions(TextOptions):
         """Channels of the embeddings; where they are fewer than the blocks', a layer maps one to the other."""
         return self.width
 
+    @property
+    def projects(self) -> bool:
+        """Whether there is that layer."""
+        return self.embedding != self.width
+
 
 def _check_pool(pool: str) -> None:
     for name in pool.split("+") if "+" in pool else ():
@@ -146,7 +153,7 @@ class Stem(nn.Module):
         if form.relative is not None:
             self.param("relative", init, (form.relative.buckets, options.heads))  # the blocks read it
         y = nn.Dropout(options.dropout, name="drop")(y, deterministic=not train)
-        return y if width == options.width else Dense((options.width,), name="project")(y)
+        return Dense((options.width,), name="project")(y) if options.projects else y
 
 
 class Repeated(nn.Module):
@@ -262,7 +269,7 @@ class Encoder(Family):
         if self.head == TOKEN:
             head = functools.partial(TokenHead, self.outputs, options.drop_classifier)
         if self.head == VOCAB:
-            head = functools.partial(VocabHead, options.activation, options.epsilon)
+            head = functools.partial(VocabHead, options.form.vocab_activation or options.activation, options.epsilon)
         return {"stem": functools.partial(Stem, options), **blocks, "head": head}
 
     @nn.nowrap

@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxfer.models import kernels
 from jaxfer.models.attention import DotProductAttention
@@ -284,21 +285,26 @@ def _biases(spec: Spec, tokens: int, table: jax.Array | None) -> jax.Array | Non
     """What is added to attention's scores, float32 [1, heads, query, key]."""
     distance = jnp.arange(tokens)[None, :] - jnp.arange(tokens)[:, None]  # of the key from the query
     if spec.relative is not None:
-        return jnp.moveaxis(table[_bucket(distance, spec.relative)].astype(jnp.float32), -1, 0)[None]
+        buckets = jnp.asarray(_buckets(tokens, spec.relative))[distance + tokens - 1]
+        return jnp.moveaxis(table[buckets].astype(jnp.float32), -1, 0)[None]
     if spec.alibi:
         return -jnp.abs(distance)[None, None] * jnp.asarray(slopes(spec.heads))[:, None, None]
     return None
 
 
-def _bucket(distance: jax.Array, relative: Relative) -> jax.Array:
-    """The bucket of each distance: near ones have their own, far ones are told apart by their logarithm."""
+def _buckets(tokens: int, relative: Relative) -> np.ndarray:
+    """The bucket of each distance from 1 - tokens to tokens - 1; far ones are told apart by their logarithm.
+
+    Found on the host: where a logarithm is a whole number, devices differ in its last bit, and so in the bucket.
+    """
+    distance = np.arange(1 - tokens, tokens)
     count = relative.buckets // 2 if relative.both else relative.buckets
-    start = jnp.where(distance > 0, count, 0) if relative.both else 0
-    far = jnp.abs(distance) if relative.both else jnp.maximum(-distance, 0)
+    start = np.where(distance > 0, count, 0) if relative.both else 0
+    far = np.abs(distance) if relative.both else np.maximum(-distance, 0)
     exact = count // 2
-    share = jnp.log(jnp.maximum(far, 1).astype(jnp.float32) / exact) / math.log(relative.farthest / exact)
-    logarithmic = jnp.minimum(exact + (share * (count - exact)).astype(jnp.int32), count - 1)
-    return start + jnp.where(far < exact, far, logarithmic)
+    share = np.log(np.maximum(far, 1) / exact) / math.log(relative.farthest / exact)
+    logarithmic = np.minimum(exact + np.floor(share * (count - exact) + 1e-9).astype(int), count - 1)
+    return start + np.where(far < exact, far, logarithmic)
 
 
 def slopes(heads: int) -> list[float]:

@@ -33,7 +33,7 @@ def model_type(config: Mapping[str, Any], layouts: Iterable[Layout]) -> str | No
     """`model_type`, or else the type of the class in `architectures`; None if neither is stated."""
     if config.get("model_type") is not None:
         return config["model_type"]
-    known = {kind.replace("_", ""): kind for layout in layouts for kind in layout.model_types}
+    known = {re.sub("[-_]", "", kind): kind for layout in layouts for kind in layout.model_types}
     classes = (re.sub(r"(For[A-Z]\w*|Model|PreTrainedModel)$", "", name) for name in architectures(config))
     return next((known[name.lower()] for name in classes if name.lower() in known), None)
 

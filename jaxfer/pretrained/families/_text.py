@@ -181,7 +181,7 @@ def keys(port: Port, names: Names) -> dict[str, Key]:
             table[f"params/stem/{leaf}/embedding"] = Key(f"{names.prefix}{key}.weight")
         elif leaf == "relative":
             table[f"params/stem/{leaf}"] = Key(f"{names.prefix}{key}.weight")
-        elif leaf != "project" or module.embedding != module.width:
+        elif leaf != "project" or module.projects:
             either(f"stem/{leaf}", f"{names.prefix}{key}")
     transforms = {**dict.fromkeys(("attn/query", "attn/key", "attn/value"), (split, split)), "attn/out": (joined,)}
     for i in range(1 if module.form.once else module.layers):
@@ -277,7 +277,9 @@ def encoder(port: Port, names: Names) -> tuple[dict[str, Any], dict[str, np.ndar
     if not names.padded_encoder:
         return config, {}
     pooler = {"weight": np.zeros((width, width), np.float32), "bias": np.zeros(width, np.float32)}
-    return config, {f"pooler.dense.{name}": value for name, value in pooler.items()}
+    inside = names.pooler.startswith(names.prefix)
+    key = names.pooler.removeprefix(names.prefix) if inside else "pooler.dense"
+    return config, {f"{key}.{name}": value for name, value in pooler.items()}
 
 
 def architecture(port: Port, names: Names) -> dict[str, Any]:
@@ -300,7 +302,9 @@ def bare(shapes: Shapes, given: Mapping[str, Any], names: Names) -> Facts:
     found = {
         "vocab": vocab,
         "width": fc1[1],
-        "layers": count(shapes, names.layer.replace(".", r"\.").format(i=r"(\d+)") + ".*"),
+        "layers": asked(given, "layers", "how often the block runs")
+        if names.options.form.once
+        else count(shapes, names.layer.replace(".", r"\.").format(i=r"(\d+)") + ".*"),
         "heads": asked(given, "heads", f"a divisor of the width {fc1[1]}"),
         "mlp_width": fc1[0],
         "positions": shapes[f"{names.stem['position']}.weight"][0],

@@ -1,0 +1,216 @@
+"""Successors of BERT: heads at every token, sentence-transformers' folders, peft's adapters, files in other forms."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import jax
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
+
+import jaxfer
+from jaxfer.exports.predict import load_export, load_model
+from jaxfer.models.transformer import Relative, _buckets
+from jaxfer.pretrained import carrying, foreign
+from jaxfer.pretrained.families import by_family
+from jaxfer.registry import MODELS
+from jaxfer.rules import flatten
+from tests.experiments import TOKENIZER, tiny_config
+
+from .families import Case
+from .reference import answers, compare, drawn, ours, saved, unit_outputs
+from .test_adapter import adapted
+from .test_export import BERT, loaded
+
+SIZES = dict(**BERT, max_position_embeddings=11, initializer_range=0.5)
+DISTIL = dict(
+    vocab_size=23, dim=12, n_layers=2, n_heads=3, hidden_dim=20, max_position_embeddings=11, initializer_range=0.5
+)
+# {family: (transformers' name in front of Config and For..., settings)}
+FAMILIES = {
+    "bert": ("Bert", SIZES),
+    "distilbert": ("DistilBert", DISTIL),
+    "roberta": ("Roberta", dict(SIZES, type_vocab_size=1)),
+    "xlm-roberta": ("XLMRoberta", dict(SIZES, type_vocab_size=1)),
+    "camembert": ("Camembert", dict(SIZES, type_vocab_size=1)),
+    "electra": ("Electra", dict(SIZES, embedding_size=7)),
+    "mpnet": ("MPNet", SIZES),
+    "albert": ("Albert", dict(SIZES, embedding_size=7)),
+}
+PHRASES = ["very film a good.", "was bad films", "a plain it songs films ! and more of it than six", "good"]
+
+
+def made(family, suffix, **more):
+    name, settings = FAMILIES[family]
+    config = getattr(transformers, f"{name}Config")(**{**settings, **more})
+    return getattr(transformers, f"{name}{suffix}")(config)
+
+
+def of(family):
+    return "roberta" if family in ("xlm-roberta", "camembert") else family
+
+
+def phrases_tokenizer(family, folder):
+    """The phrases' tokenizer, its padding at the place where the family expects it."""
+    names = open(f"{TOKENIZER}/vocab.txt").read().split("\n")
+    if of(family) in ("roberta", "mpnet"):
+        names[0], names[1] = names[1], names[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(names))
+    (folder / "tokenizer_config.json").write_text(open(f"{TOKENIZER}/tokenizer_config.json").read())
+    transformers.BertTokenizer.from_pretrained(folder).save_pretrained(folder)
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_of_the_vocabulary(family, activation, tmp_path):
+    """RoBERTa's, MPNet's and ELECTRA's head has its own activation, the others' that of the blocks."""
+    named = {"activation" if family == "distilbert" else "hidden_act": activation}
+    case = Case(layout=(of(family), "hf"), make=lambda: made(family, "ForMaskedLM", **named))
+    check(case, "vocab", 23, tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outputs_at_every_token(family, tmp_path):
+    case = Case(layout=(of(family), "hf"), make=lambda: made(family, "ForTokenClassification", num_labels=5))
+    check(case, "token", 5, tmp_path)
+
+
+def check(case, head, outputs, folder):
+    model, batch = drawn(case)
+    port = ours(by_family(*case.layout), model.config.to_dict(), saved(model, folder), outputs, head=head)
+    found, expected = unit_outputs(*port, batch)["logits"], answers(case, model, batch)["logits"]
+    mask = batch["attention_mask"][..., None]
+    compare({"logits": found * mask}, {"logits": expected * mask})
+
+
+def test_distances_share_the_buckets_of_the_reference():
+    distance = torch.arange(-600, 601)
+    np.testing.assert_array_equal(_buckets(601, Relative()), MPNetEncoder.relative_position_bucket(distance))
+
+
+@pytest.mark.parametrize("family", ["roberta", "mpnet", "albert"])
+def test_a_folder_of_sentence_transformers(family, tmp_path):
+    """As all-mpnet-base-v2's: the mean, scaled to length 1."""
+    torch.manual_seed(0)
+    made(family, "Model").save_pretrained(tmp_path / "encoder")
+    tokenizer = phrases_tokenizer(family, tmp_path / "encoder")
+    encoder = modules.Transformer(str(tmp_path / "encoder"), max_seq_length=6)
+    chain = [encoder, modules.Pooling(12, pooling_mode="mean"), modules.Normalize()]
+    reference = SentenceTransformer(modules=chain, device="cpu")
+    reference.save_pretrained(str(tmp_path / "theirs"))
+    found = foreign.opened(str(tmp_path / "theirs"), "auto", {})
+    assert (found.layout.family, found.options["pool"], found.options["max_length"]) == (family, "mean", 6)
+    port = MODELS.make(family, outputs=12, head="embedding", **{**found.options, "normalize": True})
+    shapes = flatten({"params": jax.eval_shape(port.init, jax.random.key(0), port.example(2))[0]})
+    params = carrying.carry(found, port, shapes, reset=[], differs=[]).params
+    batch = dict(tokenizer(PHRASES, padding=True, truncation=True, max_length=6, return_tensors="np"))
+    embedding = np.asarray(port.apply(params, {}, batch)[0])
+    compare({"embedding": embedding}, {"embedding": reference.encode(PHRASES)}, scaled=False)
+
+
+@pytest.mark.parametrize("family", ["roberta", "mpnet", "albert"])
+def test_an_export_for_sentence_transformers(family, tmp_path):
+    torch.manual_seed(0)
+    made(family, "Model").save_pretrained(tmp_path / "theirs")
+    phrases_tokenizer(family, tmp_path / "theirs")
+    run = tiny_config("bert_mean", steps=2, init=str(tmp_path / "theirs"), lr=1e-2, method="probe")
+    run.model = dict(name="auto", pool="mean", max_length=6)
+    jaxfer.run(run, tmp_path / "run", quiet=True)
+    out = jaxfer.export(tmp_path / "run", format="sentence-transformers")
+    loaded(transformers.AutoModel, out)
+    for model in (load_model(tmp_path / "run"), load_model(out)):
+        batch = transformers.AutoTokenizer.from_pretrained(out)(
+            PHRASES, padding=True, truncation=True, max_length=6, return_tensors="np"
+        )
+        logits = np.asarray(model.port.apply(model.params, {}, dict(batch))[0])
+        compare(
+            {"logits": logits}, {"logits": SentenceTransformer(str(out), device="cpu").encode(PHRASES)}, scaled=False
+        )
+
+
+@pytest.mark.parametrize("base", ["Model", "ForSequenceClassification"])
+def test_an_adapter_of_peft(base, tmp_path):
+    """Task SEQ_CLS: peft itself names the head, which is a layer more than BERT's."""
+    torch.manual_seed(0)
+    made("roberta", base).save_pretrained(tmp_path / "base")
+    tokenizer = phrases_tokenizer("roberta", tmp_path / "base")
+    model = transformers.RobertaForSequenceClassification.from_pretrained(
+        tmp_path / "base", num_labels=3, **({"ignore_mismatched_sizes": True} if base != "Model" else {})
+    )
+    lora = dict(task_type="SEQ_CLS", r=4, lora_alpha=8, target_modules=["query", "value"])
+    reference = adapted(model, tmp_path / "adapter", **lora)
+    batch = tokenizer(PHRASES, padding=True, truncation=True, max_length=9, return_tensors="pt")
+    with torch.no_grad():
+        expected = reference(**batch).logits
+    found = load_export(tmp_path / "adapter")
+    logits = np.asarray(found.port.apply(found.params, {}, {name: x.numpy() for name, x in batch.items()})[0])
+    compare({"logits": logits}, {"logits": expected.numpy()}, scaled=False)
+
+
+@pytest.mark.parametrize("base", ["Model", "ForSequenceClassification"])
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "electra"])
+def test_peft_reads_an_export(family, base, tmp_path):
+    """With all layers of the head that the adapter's base lacks."""
+    torch.manual_seed(0)
+    made(family, base).save_pretrained(tmp_path / "theirs")
+    phrases_tokenizer(family, tmp_path / "theirs")
+    run = tiny_config("bert_pooler", steps=2, init=str(tmp_path / "theirs"), method="lora", lr=1e-2)
+    run.model = dict(name="auto", pool="pooler", max_length=9)
+    jaxfer.run(run, tmp_path / "run", quiet=True)
+    adapter = jaxfer.export(tmp_path / "run", format="peft")
+    stated = json.loads((adapter / "adapter_config.json").read_text())
+    first = {"roberta": [], "electra": [], "distilbert": ["pre_classifier"] * (base == "Model")}[family]
+    assert stated["modules_to_save"] == ["classifier", *first]
+    torch.manual_seed(1)  # what the base lacks is drawn anew
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "theirs", num_labels=3, ignore_mismatched_sizes=True
+    )
+    batch = transformers.AutoTokenizer.from_pretrained(adapter)(
+        PHRASES, padding=True, truncation=True, max_length=9, return_tensors="pt"
+    )
+    theirs = peft.PeftModel.from_pretrained(model, str(adapter)).eval()
+    with torch.no_grad():
+        expected = {
+            "loaded": theirs(**batch).logits.numpy(),
+            "merged": theirs.merge_and_unload()(**batch).logits.numpy(),
+        }
+    for found in (load_model(tmp_path / "run"), load_export(adapter)):
+        logits = np.asarray(found.port.apply(found.params, {}, {name: x.numpy() for name, x in batch.items()})[0])
+        compare(dict.fromkeys(expected, logits), expected, scaled=False)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert"])
+def test_an_export_keeps_the_name_it_came_under(kind, tmp_path):
+    torch.manual_seed(0)
+    made(kind, "ForSequenceClassification").save_pretrained(tmp_path / "theirs")
+    phrases_tokenizer(kind, tmp_path / "theirs")
+    run = tiny_config("bert_pooler", steps=1, init=str(tmp_path / "theirs"), method="probe", lr=1e-2)
+    run.model = dict(name="auto")
+    jaxfer.run(run, tmp_path / "run", quiet=True)
+    model = loaded(transformers.AutoModelForSequenceClassification, jaxfer.export(tmp_path / "run"))
+    name = FAMILIES[kind][0]
+    assert model.config.model_type == kind and type(model).__name__ == f"{name}ForSequenceClassification"
+
+
+def test_half_precision_in_shards(tmp_path):
+    torch.manual_seed(0)
+    model = made("roberta", "ForSequenceClassification").half()
+    model.save_pretrained(tmp_path / "one")
+    model.save_pretrained(tmp_path / "many", max_shard_size="4KB")
+    assert len(list((tmp_path / "many").glob("*.safetensors"))) > 2
+    read = functools.partial(foreign.opened, name="auto", model_options={})
+    one, many = (foreign.weights(read(str(tmp_path / name)).files) for name in ("one", "many"))
+    assert one.keys() == many.keys() == model.state_dict().keys()
+    for key, tensor in model.state_dict().items():
+        assert one[key].dtype == np.float16
+        np.testing.assert_array_equal(one[key], tensor.numpy())
+        np.testing.assert_array_equal(many[key], tensor.numpy())
