@@ -25,6 +25,7 @@ HEADS = {
     "dense": "vit_cls",
     "token": "bert_mean",
     "vocab": "bert_mean",
+    "next": "decoder_llama",
     "embedding": "bert_mean",
 }
 

@@ -5,6 +5,7 @@
 | `pooled`    | [batch, outputs]                     | classification, multilabel, regression  |
 | `token`     | [batch, length, outputs]             | tagging, spans (two outputs)            |
 | `vocab`     | [batch, length, rows of the table]   | masked_lm; the decoder is the embedding |
+| `next`      | [batch, length, rows of the table]   | causal_lm; no token sees those after it |
 | `dense`     | [batch, height, width, outputs]      | segmentation                            |
 | `embedding` | [batch, width]; no new parameters    | similarity                              |
 """
@@ -20,7 +21,8 @@ import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 
-POOLED, TOKEN, VOCAB, DENSE, EMBEDDING = KINDS = ("pooled", "token", "vocab", "dense", "embedding")
+POOLED, TOKEN, VOCAB, NEXT, DENSE, EMBEDDING = KINDS = ("pooled", "token", "vocab", "next", "dense", "embedding")
+WORDS = (VOCAB, NEXT)  # heads of the model's own vocabulary, which fit any data
 
 
 def supported(factory: Callable[..., Any]) -> tuple[str, ...]:

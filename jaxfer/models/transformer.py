@@ -1,7 +1,8 @@
 """The transformer block of every family, written once: a `Spec` says which of its forms.
 
 Parameters of a block: `norm_1`, `attn/{query,key,value,out}` and `norm_2`, `mlp/{fc1,fc2}`, with `mlp/gate` where the
-MLP is gated, `scale_1` and `scale_2` with LayerScale, `attn/{query,key}_norm` where queries and keys are normed.
+MLP is gated, `scale_1` and `scale_2` with LayerScale, `attn/{query,key}_norm` where queries and keys are normed,
+`post_1` and `post_2` where what a branch gives is.
 """
 
 from __future__ import annotations
@@ -41,10 +42,15 @@ class Rotary:
     Attributes:
       theta: base of the wavelengths.
       share: of a head's width that is turned.
+      factor: by which places are divided (Chen et al., 2023, arXiv:2306.15595).
+      llama3: (factor, low, high, tokens) of Llama 3.1's scaling: waves longer than tokens / low are divided by the
+        factor, those shorter than tokens / high are kept, and between them the two are mixed; (): none.
     """
 
     theta: float = 10000.0
     share: float = 1.0
+    factor: float = 1.0
+    llama3: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,8 +77,8 @@ class Spec:
     Attributes:
       heads: of attention.
       mlp_width: hidden channels of the MLP.
-      order: `pre`: `x + branch(norm(x))`; `post`: `norm(x + branch(x))`.
-      norm: `layer` or `rms` (Zhang and Sennrich, 2019, arXiv:1910.07467).
+      order: `pre`: `x + branch(norm(x))`; `post`: `norm(x + branch(x))`; `sandwich`: `x + norm(branch(norm(x)))`.
+      norm: `layer` or `rms` (Zhang and Sennrich, 2019, arXiv:1910.07467), or `rms_1p`, which scales by 1 + its leaf.
       norm_bias: whether a LayerNorm has a bias.
       norm_first: whether attention's branch has its norm; ModernBERT's first block has none.
       epsilon: of every norm.
@@ -131,10 +137,22 @@ def layer_norm(epsilon: float, name: str, *, bias: bool = True) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon, use_bias=bias, use_fast_variance=False, name=name)
 
 
+class OffsetRMSNorm(nn.RMSNorm):
+    """RMSNorm over the last axis that scales by 1 + `scale` [channels], in float32: Gemma's."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.zeros, x.shape[-1:])
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt((y**2).mean(-1, keepdims=True) + self.epsilon)
+        return (y * (1 + scale)).astype(x.dtype)
+
+
 def norm(spec: Spec, name: str) -> nn.Module:
     """The norm that a spec says, over the last axis."""
-    if spec.norm == "rms":
-        return nn.RMSNorm(epsilon=spec.epsilon, use_fast_variance=False, name=name)
+    if spec.norm != "layer":
+        kind = OffsetRMSNorm if spec.norm == "rms_1p" else nn.RMSNorm
+        return kind(epsilon=spec.epsilon, use_fast_variance=False, name=name)
     return layer_norm(spec.epsilon, name, bias=spec.norm_bias)
 
 
@@ -151,6 +169,7 @@ class Attention(nn.Module):
         attention_mask: jax.Array | None = None,
         relative: jax.Array | None = None,
         rotations: tuple[jax.Array, jax.Array] | None = None,
+        places: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         """
@@ -159,6 +178,7 @@ class Attention(nn.Module):
           attention_mask: [batch, tokens], positive at tokens; None sees all.
           relative: table [buckets, heads] of `Relative`.
           rotations: (cos, sin), [tokens, head width] each, in place of those of `Rotary`.
+          places: of the tokens in their text, int32 [batch, tokens], for `Rotary`; None: from 0 on.
           train: whether dropout is on.
         """
         spec, width = self.spec, x.shape[-1]
@@ -172,7 +192,7 @@ class Attention(nn.Module):
         if spec.qk_norm:
             query, key = norm(spec, "query_norm")(query), norm(spec, "key_norm")(key)
         if rotations is None and spec.rotary is not None:
-            rotations = turns(x.shape[1], head, spec.rotary)
+            rotations = turns(x.shape[1] if places is None else places, head, spec.rotary)
         if rotations is not None:
             query, key = turned(query, *rotations), turned(key, *rotations)
         drop = None
@@ -227,10 +247,11 @@ class Block(nn.Module):
         attention_mask: jax.Array | None = None,
         relative: jax.Array | None = None,
         rotations: tuple[jax.Array, jax.Array] | None = None,
+        places: jax.Array | None = None,
         train: bool,
         **side: Any,
     ) -> jax.Array:
-        around = dict(attention_mask=attention_mask, relative=relative, rotations=rotations, train=train)
+        around = dict(attention_mask=attention_mask, relative=relative, rotations=rotations, places=places, train=train)
         if self.carried is None:
             return self._block(x, around)
         return jnp.concatenate([x[:, : self.carried + 1], self._block(x[:, self.carried :], around)], 1)
@@ -250,6 +271,9 @@ class Block(nn.Module):
         if spec.order == "post":
             x = norm_1(x + attn(x))
             return norm_2(x + mlp(x))
+        if spec.order == "sandwich":
+            x = x + norm(spec, "post_1")(attn(norm_1(x)))
+            return x + norm(spec, "post_2")(mlp(norm_2(x)))
         x = x + attn(norm_1(x))
         return x + mlp(norm_2(x))
 
@@ -263,21 +287,34 @@ class Block(nn.Module):
         return skip(y, deterministic=not train)
 
 
-def turns(tokens: int, width: int, rotary: Rotary) -> tuple[jax.Array, jax.Array]:
-    """(cos, sin) of each place and channel, float32 [tokens, turned channels]; the halves of a head share angles."""
+def turns(places: jax.Array | int, width: int, rotary: Rotary) -> tuple[jax.Array, jax.Array]:
+    """(cos, sin) of each place [..., tokens] and channel, float32 [..., tokens, turned channels]; the halves of a head
+    share angles. A number of tokens stands for the places from 0 on."""
+    places = jnp.arange(places) if isinstance(places, int) else places
     channels = int(width * rotary.share) // 2 * 2
     waves = rotary.theta ** (-jnp.arange(0, channels, 2, dtype=jnp.float32) / channels)
-    angles = jnp.arange(tokens, dtype=jnp.float32)[:, None] * waves
+    angles = places.astype(jnp.float32)[..., None] * _scaled(waves, rotary)
     angles = jnp.concatenate([angles, angles], -1)
     return jnp.cos(angles), jnp.sin(angles)
 
 
+def _scaled(waves: jax.Array, rotary: Rotary) -> jax.Array:
+    """The frequencies for longer texts than the model was made with, in radians per token."""
+    if not rotary.llama3:
+        return waves if rotary.factor == 1.0 else waves / rotary.factor
+    factor, low, high, tokens = rotary.llama3
+    turned = tokens * waves / (2 * math.pi)  # turns within the former longest text
+    kept = jnp.clip((turned - low) / (high - low), 0, 1)
+    return (1 - kept) * waves / factor + kept * waves
+
+
 def turned(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """[batch, tokens, heads, width] with its first channels turned by the angles of (cos, sin) [tokens, channels]."""
+    """[batch, tokens, heads, width] with its first channels turned by the angles of (cos, sin), [tokens, channels] or
+    [batch, tokens, channels]."""
     channels = cos.shape[-1]
     part, rest = x[..., :channels].astype(jnp.float32), x[..., channels:]
     first, second = jnp.split(part, 2, -1)
-    part = part * cos[:, None] + jnp.concatenate([-second, first], -1) * sin[:, None]
+    part = part * cos[..., None, :] + jnp.concatenate([-second, first], -1) * sin[..., None, :]
     return jnp.concatenate([part.astype(x.dtype), rest], -1)
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxfer.errors import InputError
-from jaxfer.models.heads import VOCAB
+from jaxfer.models.heads import WORDS
 from jaxfer.models.port import Port
 from jaxfer.ports import drawn, port_shapes
 from jaxfer.pretrained import foreign, surgery
@@ -123,14 +123,15 @@ def _compiled_fresh(port: Port, leaves: tuple[str, ...]) -> Any:
 def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str], kind: str) -> bool:
     """Whether to keep the checkpoint's head: the config asks for it, or the classes match by name and order.
 
-    A `vocab` head is of the checkpoint's own vocabulary, and fits any data.
+    A head over words is of the checkpoint's own vocabulary, and fits any data.
 
     Raises:
       InputError: the same classes in another order, which is no reason to lose the head and none to keep it; or
         `keep` for a head of another kind of task.
     """
-    if kind == VOCAB:
-        if head != "reset" and (checkpoint.files.config or {}).get("tie_word_embeddings") is False:
+    if kind in WORDS:
+        untied = (checkpoint.files.config or {}).get("tie_word_embeddings") is False
+        if head != "reset" and untied and checkpoint.options.get("tied", True):
             raise InputError(
                 f"config.init={checkpoint.files.init}: its decoder is not tied to the word embedding, ours is; set "
                 "config.head=reset"

@@ -30,7 +30,8 @@ from jaxfer.runs.tokenizer import stated_length
 USUAL = InitOptions()
 SETTLED = 2e9  # nanoseconds: file timestamps have a resolution of up to two seconds
 AVERAGES = r"(?i)(^|.*[_.-])(ema|swa|averaged?_model)([_.-].*|$)"  # keys that hold averaged weights
-MASKED = ("ForMaskedLM", "ForPreTraining")  # transformers' classes with a head over the vocabulary
+# transformers' classes with a head over the vocabulary, by the task that has it.
+OVER_WORDS = {"masked_lm": ("ForMaskedLM", "ForPreTraining"), "causal_lm": ("ForCausalLM",)}
 UNNAMED = r"LABEL_\d+"  # transformers' placeholder for unnamed classes
 
 
@@ -149,7 +150,8 @@ def _guesses(init: str, assumed: Mapping[str, Any]) -> Iterator[str]:
 
 def _left_out(init: str, head: str | None, normalize: bool, averages: Sequence[str]) -> Iterator[str]:
     if head is not None:
-        only = "is loaded by the task masked_lm alone" if head.endswith(MASKED) else "is not loaded"
+        task = next((task for task, classes in OVER_WORDS.items() if head.endswith(classes)), None)
+        only = f"is loaded by the task {task} alone" if task else "is not loaded"
         yield f"{init} is a {head}: its head does not label whole inputs and {only}"
     if normalize:
         yield (

@@ -76,11 +76,25 @@ class Key:
       name: the checkpoint's key.
       transform: between the checkpoint's tensor and the leaf.
       others: alternative keys of some checkpoints; read, never written.
+      part: (index, count) of a leaf that is one of several equal parts of the tensor, side by side along `axis`; every
+        part has a leaf. None: the leaf is the whole tensor.
+      axis: see `part`.
     """
 
     name: str
     transform: Transform = IDENTITY
     others: tuple[str, ...] = ()
+    part: tuple[int, int] | None = None
+    axis: int = -1
+
+    def load(self, x: Array) -> Array:
+        """The tensor in the leaf's axes."""
+        if self.part is not None:
+            index, count = self.part
+            if x.shape[self.axis] % count:
+                raise ValueError(f"{count} parts of {x.shape}")
+            x = np.split(x, count, self.axis)[index]
+        return self.transform.load(x)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,7 +230,7 @@ def convert(
         origin = None if leaf in absent else stored_keys.get(key.name)
         outcome = "missing" if leaf in absent else "re-initialised"
         if leaf not in absent | anew:
-            value, outcome = _moved(tensors[origin], key.transform, want, (surgery or {}).get(leaf))
+            value, outcome = _moved(tensors[origin], key, want, (surgery or {}).get(leaf))
             if value is None:
                 unfit.append(f"{origin} {tuple(tensors[origin].shape)} for {leaf} {want}")
                 continue
@@ -252,9 +266,16 @@ def store(params: Any, model_state: Any, layout: Layout, port: Port) -> dict[str
       InputError: leaves without a key in the layout (a method's unmerged leaves), or missing leaves.
     """
     leaves = flatten({"params": params, **model_state})
-    table = _table(layout, port, leaves).items()
-    stored = {key.name: np.array(key.transform.store(np.asarray(leaves[leaf])), order="C") for leaf, key in table}
-    return {**stored, **layout.constants(port)}
+    stored: dict[str, Array] = {}
+    parts: dict[tuple[str, int], dict[int, Array]] = {}
+    for leaf, key in _table(layout, port, leaves).items():
+        tensor = key.transform.store(np.asarray(leaves[leaf]))
+        if key.part is None:
+            stored[key.name] = np.array(tensor, order="C")
+        else:
+            parts.setdefault((key.name, key.axis), {})[key.part[0]] = tensor
+    whole = {name: np.concatenate([of[i] for i in sorted(of)], axis) for (name, axis), of in parts.items()}
+    return {**stored, **whole, **layout.constants(port)}
 
 
 def _table(layout: Layout, port: Port, leaves: Mapping[str, Any]) -> dict[str, Key]:
@@ -295,14 +316,14 @@ def _check_constants(tensors: Mapping[str, Array], layout: Layout, port: Port, s
     return found
 
 
-def _moved(x: Array, transform: Transform, want: tuple[int, ...], change: Any) -> tuple[Array | None, str]:
+def _moved(x: Array, key: Key, want: tuple[int, ...], change: Any) -> tuple[Array | None, str]:
     """(the tensor in the leaf's axes and shape, the kind of change); the tensor is None if it does not fit."""
     try:
-        value = transform.load(x)
+        value = key.load(x)
     except (ValueError, IndexError):  # too few axes, or no multiple of the heads
         return None, ""
     if value.shape == want:
-        return value, "renamed" if transform is IDENTITY else "transposed"
+        return value, "renamed" if key.transform is IDENTITY and key.part is None else "transposed"
     value = change(value) if change is not None else value
     return (value, "resized") if value.shape == want else (None, "")
 

@@ -14,7 +14,7 @@ from jaxfer import files
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
-from jaxfer.models.heads import VOCAB
+from jaxfer.models.heads import WORDS
 from jaxfer.ports import compiled_port_init, port_shapes
 from jaxfer.pretrained import carrying, foreign, source_head, stream_heads
 from jaxfer.pretrained.agreement import completed
@@ -121,7 +121,7 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
         entry["why"] = "announced in config.differs"
         if leaf in head:
             entry["why"] = _why(run.head, checkpoint.labels) if entry["from"] else "the source has none"
-            if entry["from"] and checkpoint.other_head is not None and stage.spec.task.head != VOCAB:
+            if entry["from"] and checkpoint.other_head is not None and stage.spec.task.head not in WORDS:
                 entry["why"] = f"the source's head is that of a {checkpoint.other_head}"
         if run.head == "keep" and leaf in head:
             raise InputError(f"config.head=keep: {run.init} has no head ({leaf} is missing); set config.head=reset")
@@ -235,7 +235,7 @@ def _keeps_head(head: str, source: FinishedRun, data: Dataset, kind: str) -> boo
                 f"config.head=keep: the source has a {former} head, not a {kind} one; set config.head=reset"
             )
         return False
-    if kind == VOCAB:
+    if kind in WORDS:
         return head != "reset"
     if head != "auto" or source.classes != data.classes:
         return head == "keep"

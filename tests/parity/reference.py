@@ -154,8 +154,14 @@ def fed(case: Case, model: nn.Module, examples: int, seed: int) -> tuple[dict[st
     pad = getattr(config, "pad_token_id", None) or 0
     types = rng.integers(0, max(getattr(config, "type_vocab_size", 1), 1), mask.shape).astype(np.int32) * mask
     batch = {"input_ids": np.where(mask, ids, pad).astype(np.int32), "attention_mask": mask, "token_type_ids": types}
-    read = inspect.signature(model.forward).parameters
+    read = texts_read(model)
     return batch, {name: torch.from_numpy(leaf).long() for name, leaf in batch.items() if name in read}
+
+
+def texts_read(model: nn.Module) -> set[str]:
+    """The input fields that the reference takes; GPT-2 would add the embeddings of token types as those of tokens."""
+    unread = set() if hasattr(model.config, "type_vocab_size") else {"token_type_ids"}
+    return {*inspect.signature(model.forward).parameters} - unread
 
 
 def drawn(case: Case) -> tuple[nn.Module, dict[str, np.ndarray]]:
@@ -174,7 +180,7 @@ def answers(case: Case, model: nn.Module, batch: Mapping[str, np.ndarray]) -> di
     elif case.audio:
         theirs = torch.from_numpy(batch["audio"].transpose(0, 2, 1).copy())
     else:
-        read = inspect.signature(model.forward).parameters
+        read = texts_read(model)
         theirs = {name: torch.from_numpy(leaf).long() for name, leaf in batch.items() if name in read}
     found = watch(model, case.units, theirs)
     return {name: case.shaped.get(name, lambda x: x)(x) for name, x in found.items()}

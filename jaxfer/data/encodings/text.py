@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import numpy as np
 
-from jaxfer.data.encodings.tokenizers import load_tokenizer, read_sha256
+from jaxfer.data.encodings.tokenizers import borrows_padding, load_tokenizer, read_sha256
 from jaxfer.data.encodings.tokens import TEXT_INPUTS, Apart, Tokens, Vocabulary
 from jaxfer.data.lookup import fingerprint
 from jaxfer.data.order import Stream
@@ -68,7 +68,10 @@ class TextEncoding:
         return tokenize(split, self)
 
     def notes(self, data: Dataset, sample: int) -> tuple[str, ...]:
-        """A line if texts are longer than `max_length` and so get truncated."""
+        """A line if texts are longer than `max_length` and so get truncated, and one on a borrowed padding token."""
+        tokenizer, _ = load_tokenizer(self)
+        padding = f"the tokenizer has no padding token: texts are padded with {tokenizer.pad_token!r}, which ends them"
+        borrowed = (padding,) if borrows_padding(tokenizer) else ()
         truncated, longest = [], 0
         for name, split in data.splits.items():
             rows = np.arange(len(split))
@@ -81,9 +84,9 @@ class TextEncoding:
                 sampled = " sampled" if len(rows) < len(split) else ""
                 truncated.append(f"{count:,} of {len(rows):,}{sampled} in {name}")
         if not truncated:
-            return ()
+            return borrowed
         limit = f"cut at {self.max_length} tokens, the longest has {longest:,}; config.model.max_length sets it"
-        return (f"texts are {limit} ({', '.join(truncated)})",)
+        return (f"texts are {limit} ({', '.join(truncated)})", *borrowed)
 
     def facts(self) -> dict[str, Any]:
         return {"max_length": self.max_length}
@@ -274,8 +277,10 @@ def _encode(
     full = [row for row, ids in zip(rows, cut["input_ids"], strict=True) if len(ids) >= longest]
     whole = dict(zip(full, _read_ids(tokenizer, source, full, truncation=False)["input_ids"], strict=True))
     for i, (row, ids, types) in enumerate(zip(rows, cut["input_ids"], cut["token_type_ids"], strict=True)):
+        if not ids:  # an empty text, where the tokenizer adds no tokens of its own
+            ids, types = [tokenizer.pad_token_id], [0]
         check_ids(ids, types, encoding)
-        words = [-1 if word is None else word for word in cut.word_ids(i)] if encoding.words else []
+        words = [-1 if word is None else word for word in cut.word_ids(i) or [None]] if encoding.words else []
         yield Encoded(
             ids=np.asarray(ids, np.int32),
             types=np.asarray(types, np.int8),

@@ -112,8 +112,20 @@ def located(folder: str) -> Path:
 
 
 def read_tokenizer(folder: str | Path) -> Any:
-    """The Hugging Face tokenizer in a folder, of any model; `InputError` if it can't be read."""
+    """The Hugging Face tokenizer in a folder, of any model; `InputError` if it can't be read.
+
+    One without a padding token, as GPT-2's and Llama's, pads with the token that ends texts: attention leaves padding
+    out, so that any token would do.
+    """
     return _read(str(folder), read_sha256(folder))
+
+
+def borrows_padding(tokenizer: Any) -> bool:
+    """Whether a read tokenizer pads with the token that ends texts for lack of one of its own."""
+    return getattr(tokenizer, _BORROWS, False)
+
+
+_BORROWS = "jaxfer_borrows_padding"
 
 
 @functools.lru_cache(maxsize=8)
@@ -123,9 +135,13 @@ def _read(folder: str, sha256: str) -> Any:
     from transformers import AutoTokenizer  # imported late: it takes a second, and image runs do not need it
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # its many readers raise anything on files in another format
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"expected a tokenizer in {folder!r}, found {type(error).__name__} ({reason}); restore its files"
         ) from None
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+        setattr(tokenizer, _BORROWS, True)
+    return tokenizer
