@@ -34,10 +34,13 @@ def shapes(port):
         (dict(BOTTLENECK, stage_sizes=(3, 4, 6, 3)), 25_557_032),
         (dict(BOTTLENECK, stage_sizes=(3, 4, 23, 3)), 44_549_160),
         (dict(BOTTLENECK, stage_sizes=(3, 8, 36, 3)), 60_192_808),
+        (dict(BOTTLENECK, stage_sizes=(3, 4, 6, 3), base_width=128), 68_883_240),
+        (dict(BOTTLENECK, stage_sizes=(3, 4, 6, 3), groups=32, base_width=4), 25_028_904),
+        (dict(BOTTLENECK, stage_sizes=(3, 4, 6, 3), squeeze=True), 28_088_024),
         (dict(CIFAR, stage_sizes=(3, 3, 3)), 269_722),
         (dict(CIFAR, stage_sizes=(18, 18, 18)), 1_727_962),
     ],
-    ids=["18", "34", "50", "101", "152", "cifar20", "cifar110"],
+    ids=["18", "34", "50", "101", "152", "wide50", "resnext50", "se50", "cifar20", "cifar110"],
 )
 def test_parameter_count_is_the_published_one(options, count):
     leaves, _ = shapes(MODELS.make("resnet", **options))
@@ -171,8 +174,8 @@ def test_default_statistics_follow_the_channels():
     ("options", "message"),
     [
         (dict(block="wide"), "block must be one of 'basic', 'bottleneck', found 'wide'"),
-        (dict(stem="mnist"), "stem must be one of 'imagenet', 'cifar', found 'mnist'"),
-        (dict(shortcut="none"), "shortcut must be one of 'projection', 'padding', found 'none'"),
+        (dict(stem="mnist"), "stem must be one of 'imagenet', 'cifar', 'deep', 'tiered', found 'mnist'"),
+        (dict(shortcut="none"), "shortcut must be one of 'projection', 'average', 'padding', found 'none'"),
         (dict(stage_sizes=()), "stage_sizes must be a tuple of at least one stage, found ()"),
         (dict(stage_sizes=(2, 0)), "stage_sizes[1] must be a positive integer, found 0"),
         (dict(stage_sizes=(2, -1)), "stage_sizes[1] must be a positive integer, found -1"),
@@ -189,6 +192,10 @@ def test_default_statistics_follow_the_channels():
             dict(interpolation="lanczos3"),
             "interpolation must be one of 'nearest', 'bilinear', 'bicubic', 'lanczos', 'box', 'hamming'",
         ),
+        (dict(groups=2), "groups=2 and base_width=64 need block='bottleneck', found 'basic'"),
+        (dict(base_width=128), "groups=1 and base_width=128 need block='bottleneck', found 'basic'"),
+        (dict(block="bottleneck", width=8, base_width=4), "base_width=4 leaves no channel of widths (8, 16, 32, 64)"),
+        (dict(stem="tiered", width=6), "stem='tiered' needs a width of at least 8, found 6"),
         (dict(widths=(8, 16)), "widths must be () or a width for each of the 4 stages, found (8, 16)"),
         (dict(widths=(8, 16, 0, 8)), "widths[2] must be a positive integer, found 0"),
         (

@@ -1,4 +1,4 @@
-"""ResNet in Hugging Face's layout and in torchvision's, which most PyTorch code for CIFAR ResNets uses too."""
+"""ResNet in Hugging Face's layout and in torchvision's, which timm and most PyTorch code for CIFAR ResNets use too."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ import numpy as np
 
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
-from jaxfer.models.resnet import EXPANSION
+from jaxfer.models.resnet import BASE, EXPANSION, stem_widths
 from jaxfer.pretrained.bare import count
 from jaxfer.pretrained.families import _image
 from jaxfer.pretrained.families._image import expect, image_options, image_processor, input_options, labelled, pair
-from jaxfer.pretrained.layout import CONV, DENSE, Facts, Key, Layout, Shapes, Timm
+from jaxfer.pretrained.layout import CONV, DENSE, Facts, Key, Layout, Shapes, Timm, Transform
 
 PREFIX = "resnet."
+GATE = Transform("gate", lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])  # a 1x1 convolution of means
+ENTRY = "layer1.0.conv1.weight"
+# Names of timm's models that differ from torchvision's by what tensor shapes say.
+TIMM = (
+    r"(se)?resnet(10|14|18|26|34|50|101|152|200|269)[cdst]?|wide_resnet(50|101)_2|(se)?resnext(26|50|101)[dt]?_\d+x\d+d"
+)
 
 
 class Config(TypedDict, total=False):
@@ -53,7 +59,7 @@ def _blocks(port: Port) -> Iterator[tuple[str, int, int, int, bool]]:
         for i in range(blocks):
             before, after = module.features[stage : stage + 2]
             changes = i == 0 and (stage > 0 or before != after)
-            yield f"block_{unit}", stage, i, convs, changes and module.shortcut == "projection"
+            yield f"block_{unit}", stage, i, convs, changes and module.shortcut != "padding"
             unit += 1
 
 
@@ -85,11 +91,9 @@ def _counters(table: Mapping[str, Key]) -> dict[str, np.ndarray]:
 
 def _hf_keys(port: Port) -> dict[str, Key]:
     module = port.options
-    if module.stem != "imagenet" or module.shortcut != "projection":
-        raise InputError(
-            f"transformers has no ResNet with stem={module.stem!r} and shortcut={module.shortcut!r}; "
-            "use the layout 'torchvision'"
-        )
+    plain = dict(stem="imagenet", shortcut="projection", groups=1, base_width=BASE, squeeze=False)
+    if odd := [f"{name}={getattr(module, name)!r}" for name, value in plain.items() if getattr(module, name) != value]:
+        raise InputError(f"transformers has no ResNet with {' and '.join(odd)}; use the layout 'torchvision'")
 
     def layer(conv: str, norm: str, key: str) -> dict[str, Key]:
         return _normed(conv, norm, f"{PREFIX}{key}.convolution", f"{PREFIX}{key}.normalization")
@@ -155,14 +159,29 @@ def _torchvision_keys(port: Port) -> dict[str, Key]:
     heads, shortcuts = ("fc", "linear"), ("downsample", "shortcut")
     if port.options.stem == "cifar":
         heads, shortcuts = heads[::-1], shortcuts[::-1]
-    table = {**_normed("stem/conv", "stem/norm", "conv1", "bn1"), **_also(_head(heads[0]), *heads)}
+    table = {**_stem(port), **_also(_head(heads[0]), *heads)}
     for unit, stage, i, convs, projects in _blocks(port):
         block = f"layer{stage + 1}.{i}"
         for j in range(1, convs + 1):
             table |= _normed(f"{unit}/conv_{j}", f"{unit}/norm_{j}", f"{block}.conv{j}", f"{block}.bn{j}")
+        for j, leaf in enumerate(("reduce", "expand") if port.options.squeeze else (), 1):
+            table[f"params/{unit}/gate/{leaf}/kernel"] = Key(f"{block}.se.fc{j}.weight", GATE)
+            table[f"params/{unit}/gate/{leaf}/bias"] = Key(f"{block}.se.fc{j}.bias")
         if projects:
-            names = (f"{block}.{shortcuts[0]}.0", f"{block}.{shortcuts[0]}.1")
+            first = int(port.options.shortcut == "average")  # after the pool
+            names = (f"{block}.{shortcuts[0]}.{first}", f"{block}.{shortcuts[0]}.{first + 1}")
             table |= _also(_normed(f"{unit}/shortcut/conv", f"{unit}/shortcut/norm", *names), *shortcuts)
+    return table
+
+
+def _stem(port: Port) -> dict[str, Key]:
+    more = len(stem_widths(port.options.width, port.options.stem)) - 1
+    table = {}
+    for i in range(more + 1):
+        leaf = f"_{i}" if i else ""
+        conv = f"conv1.{3 * i}" if more else "conv1"  # convolution, norm, ReLU in turn; the last norm has its own name
+        norm = f"conv1.{3 * i + 1}" if i < more else "bn1"
+        table |= _normed(f"stem/conv{leaf}", f"stem/norm{leaf}", conv, norm)
     return table
 
 
@@ -173,30 +192,48 @@ def _torchvision_options(
 
     Shapes can't tell a bottleneck that strides in its 1x1 (v1) from torchvision's (v1.5), which is `guessed`.
     """
-    if len(shapes.get("conv1.weight", ())) != 4 or "layer1.0.conv1.weight" not in shapes:
+    first = shapes.get("conv1.weight", shapes.get("conv1.0.weight", ()))
+    if len(first) != 4 or ENTRY not in shapes:
         raise InputError(
-            f"expected a ResNet under torchvision's names (conv1.weight, layer1.0.conv1.weight), found "
+            f"expected a ResNet under torchvision's names (conv1.weight, {ENTRY}), found "
             f"{', '.join(sorted(shapes)[:3]) or 'no tensor'}; name another layout"
         )
-    width, channels, kernel, _ = shapes["conv1.weight"]
-    stem, size = ("cifar", (32, 32)) if kernel == 3 else ("imagenet", (224, 224))
+    width, channels, kernel, _ = shapes.get("conv1.6.weight", first)
+    if "conv1.0.weight" in shapes:
+        channels = first[1]
+        stem = "deep" if first[0] == shapes.get("conv1.3.weight", first)[0] else "tiered"
+    else:
+        stem = "cifar" if kernel == 3 else "imagenet"
     places = {tuple(map(int, hit.groups())) for key in shapes if (hit := re.match(r"layer(\d+)\.(\d+)\.", key))}
     stages = range(1, max(stage for stage, _ in places) + 1)
-    projects = any(re.search(r"\.(downsample|shortcut)\.0\.", key) for key in shapes)
+    projects = {hit[2] for key in shapes if (hit := re.search(r"\.(downsample|shortcut)\.([01])\.weight", key))}
+    averages = any(len(shapes.get(f"layer{stage}.0.downsample.1.weight", ())) == 4 for stage in stages)
     stated = config.get("input", {})
     block = "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic"
+    size = (32, 32) if stem == "cifar" else (224, 224)
     size = pair(stated["size"], "config.json: input.size") if "size" in stated else size
+    last, share = ("conv3", EXPANSION) if block == "bottleneck" else ("conv1", 1)
+    widths = tuple(shapes.get(f"layer{stage}.0.{last}.weight", (0,))[0] // share for stage in stages)
     return {
         "stage_sizes": tuple(sum(place[0] == stage for place in places) for stage in stages),
         "width": width,
-        "widths": _widths(width, tuple(shapes.get(f"layer{stage}.0.conv1.weight", (0,))[0] for stage in stages)),
+        "widths": _widths(width, widths),
         "block": block,
-        **({"stride_in_1x1": False} if block == "bottleneck" else {}),
+        **({"stride_in_1x1": False, **_inner(shapes, widths)} if block == "bottleneck" else {}),
+        **({"squeeze": True} if "layer1.0.se.fc1.weight" in shapes else {}),
         "stem": stem,
-        "shortcut": "projection" if projects else "padding",
+        "shortcut": "average" if averages else "projection" if projects else "padding",
         **input_options(config),
         **image_options(preprocessor, channels, size, processor="ViT", fixed=False),
     }
+
+
+def _inner(shapes: Shapes, widths: Sequence[int]) -> dict[str, int]:
+    """`groups` and `base_width` of a bottleneck's 3x3 convolutions; {} for what a plain ResNet has."""
+    found = [shapes.get(f"layer{stage}.0.conv2.weight", (0, 1)) for stage in range(1, len(widths) + 1)]
+    groups = max(1, found[0][0] // found[0][1])
+    base = max(-(-BASE * shape[0] // (groups * max(width, 1))) for shape, width in zip(found, widths, strict=True))
+    return {**({"groups": groups} if groups > 1 else {}), **({"base_width": base} if base not in (0, BASE) else {})}
 
 
 def _torchvision_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
@@ -248,7 +285,7 @@ LAYOUTS = (
         options=_torchvision_options,
         config=_torchvision_config,
         preprocessor=image_processor,
-        entry="conv1.weight",
+        entry=ENTRY,
         facts=TorchvisionConfig,
         processor=_image.Preprocessor,
         optional=(r"(fc|linear)\..*",),
@@ -256,7 +293,9 @@ LAYOUTS = (
         guessed=("stride_in_1x1",),
         constants=lambda port: _counters(_torchvision_keys(port)),
         timm=Timm(
-            names=r"resnet(18|26|34|50|101|152|200)", shown="resnetN (18, 26, 34, 50, 101, 152, 200)", pool="avg"
+            names=TIMM,
+            shown="resnetN (and c, d, s, t), resnextN_GxWd (and d, t), both also as seresn..., wide_resnetN_2",
+            pool="avg",
         ),
     ),
 )
