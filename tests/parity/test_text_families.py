@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -59,12 +60,12 @@ def of(family):
 
 def phrases_tokenizer(family, folder):
     """The phrases' tokenizer, its padding at the place where the family expects it."""
-    names = open(f"{TOKENIZER}/vocab.txt").read().split("\n")
+    names = Path(TOKENIZER, "vocab.txt").read_text().split("\n")
     if of(family) in ("roberta", "mpnet"):
         names[0], names[1] = names[1], names[0]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(names))
-    (folder / "tokenizer_config.json").write_text(open(f"{TOKENIZER}/tokenizer_config.json").read())
+    (folder / "tokenizer_config.json").write_text(Path(TOKENIZER, "tokenizer_config.json").read_text())
     transformers.BertTokenizer.from_pretrained(folder).save_pretrained(folder)
     return transformers.AutoTokenizer.from_pretrained(folder)
 

@@ -1,7 +1,8 @@
-"""Whisper's encoder in Hugging Face's layout: of a `WhisperForAudioClassification`, or of a whole model."""
+"""Whisper's encoder in Hugging Face's layout, of a `WhisperForAudioClassification` or a whole model, and CTranslate2's."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -9,6 +10,7 @@ from jaxfer.errors import InputError
 from jaxfer.models.heads import EMBEDDING
 from jaxfer.models.port import Port
 from jaxfer.models.whisper_encoder import sinusoids
+from jaxfer.pretrained.bare import count
 from jaxfer.pretrained.families._image import expect, labelled
 from jaxfer.pretrained.layout import DENSE, IDENTITY, Key, Layout, Shapes, Transform, heads_in, heads_out
 
@@ -153,6 +155,59 @@ def _processor(port: Port) -> dict[str, Any]:
     }
 
 
+HEAD = 64  # channels of a head in every published Whisper; CTranslate2's shapes don't tell
+
+
+def _ct2_keys(port: Port) -> dict[str, Key]:
+    """CTranslate2's names: query, key and value are one tensor, whose part of the key's bias is zero."""
+    parts = {"query": 0, "key": 1, "value": 2}
+    names = {
+        "norm_1": "self_attention/layer_norm",
+        "attn/out": "self_attention/linear_1",
+        "norm_2": "ffn/layer_norm",
+        "mlp/fc1": "ffn/linear_0",
+        "mlp/fc2": "ffn/linear_1",
+    }
+    table = {}
+    for leaf, key in _keys(port).items():
+        place, _, name = leaf.removeprefix("params/").rpartition("/")
+        unit, _, inside = place.partition("/")
+        norm = "norm" in place.rsplit("/", 1)[-1]
+        end = {"scale": "gamma", "bias": "beta"}[name] if norm else {"kernel": "weight"}.get(name, name)
+        layer = f"encoder/layer_{unit.removeprefix('block_')}"
+        if unit == "stem":
+            table[leaf] = dataclasses.replace(key, name=f"encoder/{inside.replace('_', '')}/{end}")
+        elif inside.removeprefix("attn/") in parts:
+            part = (parts[inside.removeprefix("attn/")], 3)
+            table[leaf] = dataclasses.replace(key, name=f"{layer}/self_attention/linear_0/{end}", part=part, axis=0)
+        elif unit != "head":
+            table[leaf] = dataclasses.replace(key, name=f"{layer}/{names[inside]}/{end}")
+        else:
+            table[leaf] = dataclasses.replace(key, name=f"encoder/layer_norm/{end}") if norm else key
+    return table
+
+
+def _ct2_options(config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+    """The port's options from tensor shapes; the length of the input is the longest, unless the config sets it."""
+    needed = ("encoder/conv1/weight", "encoder/position_encodings/encodings", "encoder/layer_0/ffn/linear_0/weight")
+    if missing := [key for key in needed if key not in shapes]:
+        raise InputError(f"expected a Whisper of CTranslate2 ({', '.join(needed)}), found no {missing[0]}")
+    (width, mels, _), (positions, _) = shapes[needed[0]], shapes[needed[1]]
+    return {
+        "width": width,
+        "layers": count(shapes, r"encoder/layer_(\d+)/.*"),
+        "heads": config.get("heads", width // HEAD),
+        "mlp_width": shapes[needed[2]][0],
+        "positions": positions,
+        "seconds": positions / 50,
+        "mels": mels,
+    }
+
+
+def _ct2_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    raise InputError("CTranslate2 models can be read but not written; use --format=hf")
+
+
 LAYOUTS = (
     Layout(
         name="hf",
@@ -170,5 +225,20 @@ LAYOUTS = (
         ignored=(r"decoder\..*", r"proj_out\..*"),
         prefixes=("model.",),
         constants=lambda port: {POSITIONS: sinusoids(port.options.positions, port.options.width)},
+    ),
+    Layout(
+        name="ctranslate2",
+        family="whisper_encoder",
+        model_types=(),
+        keys=_ct2_keys,
+        options=_ct2_options,
+        config=_ct2_config,
+        preprocessor=_processor,
+        optional=(r"(projector|classifier)\..*",),
+        ignored=(r"decoder/.*", "encoder/num_heads"),
+        guessed=("seconds",),
+        constants=lambda port: {
+            "encoder/position_encodings/encodings": sinusoids(port.options.positions, port.options.width)
+        },
     ),
 )
