@@ -107,6 +107,8 @@ def _saved(checkpoint: foreign.Checkpoint, layout: Layout, finished: FinishedRun
     before = [leaf for leaf in source.fresh if leaf.startswith(f"params/{port.units[-1]}/")]
     modules = {names[leaf].split(".")[0] for leaf in head}
     modules |= {names[leaf].rpartition(".")[0] for leaf in before if not _inside(names[leaf], modules)}
+    # peft takes every module whose name ends so: with `classifier`, DistilBERT's `pre_classifier` too.
+    modules |= {module for name in names.values() if (module := name.rpartition(".")[0]).endswith(tuple(modules))}
     changed = {leaf for leaf in (*resized, *moved, *source.fresh) if not _inside(names.get(leaf, leaf), modules)}
     if changed:
         raise InputError(

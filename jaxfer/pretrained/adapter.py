@@ -111,7 +111,8 @@ def _sorted(
         name = key.removeprefix(PREFIX)
         if hit := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
             pairs.setdefault(hit[1], {})[hit[2]] = tensor
-        elif key != name and any(re.fullmatch(rf"(.*\.)?{re.escape(module)}\..*", name) for module in modules):
+        # peft saves every module whose name ends so: with `classifier`, DistilBERT's `pre_classifier` too.
+        elif key != name and any(f"{module}." in name for module in modules):
             saved[name] = tensor
         else:
             odd.append(key)
