@@ -14,7 +14,7 @@ from jaxfer.rules import flatten, unflatten
 from jaxfer.step import make_eval_step
 from tests.experiments import backbone, batches, tiny_stage
 
-CASES = ("resnet_basic", "resnet_bottleneck", "vit_cls", "vit_mean")
+CASES = ("resnet_basic", "resnet_bottleneck", "resnet_grouped", "vit_cls", "vit_mean")
 
 
 @pytest.mark.parametrize("case", CASES)

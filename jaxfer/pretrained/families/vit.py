@@ -1,4 +1,4 @@
-"""ViT and DeiT in the layouts of Hugging Face and timm.
+"""ViT and DeiT in the layouts of Hugging Face and timm, and ViT in Google's `.npz` (`augreg`, of families/_augreg.py).
 
 `hf` reads the bare models, `...ForImageClassification` and `...WithTeacher` under the Hub's names; transformers 5 uses
 other names in memory, but saves the Hub's.
@@ -16,7 +16,7 @@ from jaxfer.errors import InputError
 from jaxfer.models.heads import DENSE as DENSE_HEAD
 from jaxfer.models.port import Port
 from jaxfer.pretrained.bare import asked, count
-from jaxfer.pretrained.families import _image
+from jaxfer.pretrained.families import _augreg, _image
 from jaxfer.pretrained.families._image import expect, image_options, image_processor, input_options, labelled, pair
 from jaxfer.pretrained.layout import (
     CONV,
@@ -290,5 +290,17 @@ LAYOUTS = (
             pool="token",
             stated=lambda hit: {"heads": HEADS[hit[2]]},
         ),
+    ),
+    Layout(
+        name="augreg",
+        family="vit",
+        model_types=(),
+        keys=_augreg.keys,
+        options=_augreg.options,
+        config=_augreg.config,
+        preprocessor=image_processor,
+        facts=_augreg.Config,
+        processor=_image.Preprocessor,
+        optional=(r"head/.*",),
     ),
 )

@@ -47,6 +47,8 @@ CASES = {
     "deit": (VIT, dict(SIZES, distillation="token")),
     "deit_teacher": (VIT, dict(SIZES, distillation="head")),
     "mobilenet_v1": (MOBILENET, dict(SMALL, resize=(16,))),
+    "augreg": (by_family("vit", "augreg"), dict(SIZES, image=(9, 9, 3))),
+    "augreg_mean": (by_family("vit", "augreg"), dict(SIZES, image=(9, 9, 3), pool="mean")),
     "vit_cropped": (VIT, dict(SIZES, resize=(7, 12))),
 }
 
@@ -289,6 +291,10 @@ def test_a_single_statistic_is_written_for_every_channel():
         (lambda: TORCHVISION.options({}, {}, {"w": (1,)}), "a ResNet under torchvision's names"),
         (lambda: RESNET.keys(make("cifar_padding")[1]), "use the layout 'torchvision'"),
         (lambda: RESNET.keys(make("grouped")[1]), "no ResNet with groups=2 and base_width=32; use the layout"),
+        (
+            lambda: by_family("vit", "augreg").options({}, {}, {}),
+            "expected a ViT under Google's names (embedding/kernel, Transformer/posembed_input",
+        ),
         (lambda: VIT.keys(MODELS.make("vit", outputs=2, **SIZES, pool="mean")), "no ViT with pool='mean'"),
         (lambda: VIT.keys(MODELS.make("vit", outputs=2, **SIZES, norm="post")), "and norm='post'"),
         (lambda: VIT.config(make("vit_pooler")[1], {}, []), "read one class token, this model has pool='pooler'"),
