@@ -84,6 +84,7 @@ class Spec:
       epsilon: of every norm.
       activation: a name of `ACTIVATIONS`.
       gated: `fc2(activation(fc1(x)) * gate(x))`: SwiGLU, GeGLU (Shazeer, 2020, arXiv:2002.05202).
+      joined: whether `fc1` and `gate` are one layer, `fc1` [width, 2, mlp_width], the activated half first.
       bias: whether the output layer of attention and the layers of the MLP have biases.
       qkv_bias: whether query, key and value have; of each where they differ.
       key_heads: heads of key and value, shared by groups of queries (Ainslie et al., 2023, arXiv:2305.13245); 0: as
@@ -113,6 +114,7 @@ class Spec:
     epsilon: float = 1e-6
     activation: str = "gelu"
     gated: bool = False
+    joined: bool = False
     bias: bool = True
     qkv_bias: bool | tuple[bool, bool, bool] = True
     key_heads: int = 0
@@ -220,8 +222,14 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         spec = self.spec
-        y = ACTIVATIONS[spec.activation](Dense((spec.mlp_width,), use_bias=spec.bias, name="fc1")(x))
-        if spec.gated:
+        widths = (2, spec.mlp_width) if spec.joined else (spec.mlp_width,)
+        y = Dense(widths, use_bias=spec.bias, name="fc1")(x)
+        if spec.joined:
+            y, gate = y[..., 0, :], y[..., 1, :]
+        y = ACTIVATIONS[spec.activation](y)
+        if spec.joined:
+            y = y * gate
+        elif spec.gated:
             y = y * Dense((spec.mlp_width,), use_bias=spec.bias, name="gate")(x)
         if spec.mlp_dropout is not None:
             y = nn.Dropout(spec.mlp_dropout, name="drop")(y, deterministic=not train)

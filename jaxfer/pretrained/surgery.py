@@ -7,8 +7,7 @@ import math
 import numpy as np
 
 from jaxfer.errors import InputError
-
-CUBIC = -0.75  # PyTorch's value for the free parameter of Keys' kernel (1981, doi:10.1109/TASSP.1981.1163711, eq. 15)
+from jaxfer.models.positions import cubic_weights
 
 
 def resize_positions(
@@ -43,23 +42,6 @@ def resize_positions(
     rows, columns = cubic_weights(old[0], new[0]), cubic_weights(old[1], new[1])
     resized = np.einsum("yh,xw,hwc->yxc", rows, columns, grid, optimize=True).reshape(1, -1, grid.shape[-1])
     return np.concatenate([positions[:, :extra], resized.astype(positions.dtype)], axis=1)
-
-
-def cubic_weights(old: int, new: int) -> np.ndarray:
-    """[new, old] float64: the weight of each old sample in each new one; samples beyond the edge repeat it."""
-    weights = np.zeros((new, old))
-    for i in range(new):
-        centre = (i + 0.5) * old / new - 0.5  # half-pixel centres: align_corners=False
-        first = math.floor(centre)
-        for tap in range(first - 1, first + 3):
-            weights[i, min(max(tap, 0), old - 1)] += _cubic(abs(centre - tap))
-    return weights
-
-
-def _cubic(x: float) -> float:
-    if x <= 1:
-        return ((CUBIC + 2) * x - (CUBIC + 3)) * x * x + 1
-    return ((CUBIC * x - 5 * CUBIC) * x + 8 * CUBIC) * x - 4 * CUBIC if x < 2 else 0.0
 
 
 def inflate_input(kernel: np.ndarray, channels: int) -> np.ndarray:

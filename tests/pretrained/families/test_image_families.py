@@ -10,17 +10,21 @@ import pytest
 
 from jaxfer import rules
 from jaxfer.errors import InputError
+from jaxfer.pretrained import bare
+from jaxfer.pretrained.adapter import in_memory
 from jaxfer.pretrained.families import by_family, by_model_type
 from jaxfer.pretrained.families._image import image_processor, pair, statistics
 from jaxfer.pretrained.layout import convert, store
 from jaxfer.registry import MODELS
 from tests.models.tiny import draw
 
-RESNET, VIT, MOBILENET = (by_model_type(name) for name in ("resnet", "vit", "mobilenet_v1"))
+RESNET, VIT, MOBILENET, DINOV2 = (by_model_type(name) for name in ("resnet", "vit", "mobilenet_v1", "dinov2"))
 TORCHVISION = by_family("resnet", "torchvision")
 SIZES = dict(patch=3, width=12, layers=2, heads=3, mlp_width=20, image=(6, 9, 3))
 SMALL = dict(depth_multiplier=0.05, min_depth=3, image=(11, 14, 3))
 BOTTLENECK = dict(stage_sizes=(1, 2), width=4, block="bottleneck", image=(18, 14, 3))
+
+DINO = dict(patch=3, width=12, layers=2, heads=3, mlp_width=24, image=(6, 9, 3), positions=(4, 4))
 
 # {case: (layout, options)}
 CASES = {
@@ -49,6 +53,9 @@ CASES = {
     "mobilenet_v1": (MOBILENET, dict(SMALL, resize=(16,))),
     "augreg": (by_family("vit", "augreg"), dict(SIZES, image=(9, 9, 3))),
     "augreg_mean": (by_family("vit", "augreg"), dict(SIZES, image=(9, 9, 3), pool="mean")),
+    "dinov2": (DINOV2, DINO),
+    "dinov2_registers": (DINOV2, dict(DINO, registers=2, antialias=True, resize=(10,))),
+    "dinov2_gated": (DINOV2, dict(DINO, gated=True, qkv_bias=False)),
     "vit_cropped": (VIT, dict(SIZES, resize=(7, 12))),
 }
 
@@ -69,7 +76,7 @@ def test_stored_and_read_again_is_bitwise_the_same(case):
     params, state = draw(port)
     stored = store(params, state, layout, port)
     found = convert(stored, layout, port, shapes(port))
-    assert not found.fresh and all(key.endswith("num_batches_tracked") for key in found.unused)
+    assert not found.fresh and set(found.unused) == set(layout.constants(port))
     for part, original in ((found.params, params), (found.model_state, state)):
         jax.tree.map(np.testing.assert_array_equal, part, original)
 
@@ -113,6 +120,30 @@ def test_the_names_of_head_and_shortcut_are_free(case, head, shortcut):
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
     with pytest.raises(InputError, match="the checkpoint has both '(fc|linear).weight' and '(fc|linear).weight'"):
         convert({**theirs, "fc.weight": 0, "linear.weight": 0}, layout, port, shapes(port))
+
+
+def dinov2(**options):
+    """What export writes for such a model."""
+    return DINOV2.config(MODELS.make("dinov2", outputs=2, **{**DINO, **options}), {}, [])
+
+
+def test_the_size_of_dinov2s_positions_is_not_that_of_its_images():
+    processor = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}
+    options = DINOV2.options({"image_size": 518, "patch_size": 14}, processor, {})
+    assert (options["positions"], options["image"], options["resize"]) == ((37, 37), (224, 224, 3), (256,))
+    giant = DINOV2.options({"hidden_size": 1536, "use_swiglu_ffn": True}, {}, {})
+    assert giant["mlp_width"] == 4096 and giant["gated"]
+
+
+def test_dinov2_without_a_config_is_read_from_its_shapes():
+    layout, port = make("dinov2_registers")
+    theirs = {key: np.shape(value) for key, value in store(*draw(port), layout, port).items()}
+    config, left = bare.facts(layout, theirs, {"heads": 3}, {})
+    options = layout.options(config, {}, theirs)
+    assert MODELS.make("dinov2", outputs=3, **{**options, "image": (6, 9, 3)}).module == port.module
+    assert {"heads", "epsilon"} <= left
+    with pytest.raises(InputError, match="set config.model.heads"):
+        bare.facts(layout, theirs, {}, {})
 
 
 def test_regression_has_no_labels():
@@ -302,6 +333,16 @@ def test_a_single_statistic_is_written_for_every_channel():
             lambda: VIT.config(MODELS.make("vit", outputs=2, **SIZES, last=2), {}, []),
             "this model has pool='cls' and last=2; train it with --config.model.pool=cls and --config.model.last=1",
         ),
+        (lambda: DINOV2.options({"hidden_act": "relu"}, {}, {}), "with hidden_act='gelu' only"),
+        (lambda: DINOV2.options({"image_size": [28, 42]}, {}, {}), "expected square patches and positions"),
+        (
+            lambda: DINOV2.options({"model_type": "dinov2_with_registers", "num_register_tokens": 0}, {}, {}),
+            "set model_type to dinov2",
+        ),
+        (lambda: dinov2(pool="cls"), "this model has pool='cls' and last=1"),
+        (lambda: dinov2(antialias=True), "antialias=True and registers=0"),
+        (lambda: dinov2(mlp_width=20), "found mlp_width=20 and width=12"),
+        (lambda: in_memory(DINOV2, "dinov2.encoder.layer.0.mlp.weights_in"), "peft sees two layers"),
         (lambda: MOBILENET.keys(MODELS.make("mobilenet_v1", outputs=2, **SMALL, strides=(1,))), "has strides="),
     ],
 )
