@@ -109,6 +109,7 @@ class Depthwise(nn.Module):
     stride: int = 1
     padding: int | str = 0
     dilation: int = 1
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -116,7 +117,8 @@ class Depthwise(nn.Module):
         spans = tuple((size - 1) * self.dilation + 1 for size in self.size)
         padding = self.padding if self.padding == "same" else self.padding * self.dilation
         pads = zeros(x.shape[1:3], spans, self.stride, padding)
-        return kernels.depthwise(x, window, self.stride, pads, self.dilation)
+        y = kernels.depthwise(x, window, self.stride, pads, self.dilation)
+        return y + like(self.param("bias", nn.initializers.zeros, x.shape[-1:]), y) if self.use_bias else y
 
 
 def zeros(

@@ -25,6 +25,8 @@ SMALL = dict(depth_multiplier=0.05, min_depth=3, image=(11, 14, 3))
 BOTTLENECK = dict(stage_sizes=(1, 2), width=4, block="bottleneck", image=(18, 14, 3))
 
 DINO = dict(patch=3, width=12, layers=2, heads=3, mlp_width=24, image=(6, 9, 3), positions=(4, 4))
+CONVNEXT = dict(stage_sizes=(1, 2), widths=(4, 6), patch=2, image=(9, 7, 3))
+VGG = dict(stage_sizes=(2, 1), widths=(4, 5), places=2, hidden=6, image=(9, 7, 3))
 
 # {case: (layout, options)}
 CASES = {
@@ -57,7 +59,23 @@ CASES = {
     "dinov2_registers": (DINOV2, dict(DINO, registers=2, antialias=True, resize=(10,))),
     "dinov2_gated": (DINOV2, dict(DINO, gated=True, qkv_bias=False)),
     "vit_cropped": (VIT, dict(SIZES, resize=(7, 12))),
+    "convnext": (by_family("convnext", "hf"), dict(CONVNEXT, head_epsilon=1e-12, layer_scale_init=1e-3)),
+    "convnext_v2": (by_family("convnext", "hf"), dict(CONVNEXT, grn=True, resize=(12,))),
+    "convnext_torchvision": (by_family("convnext", "torchvision"), CONVNEXT),
+    "convnext_timm": (by_family("convnext", "timm"), CONVNEXT),
+    "convnext_v2_timm": (by_family("convnext", "timm"), dict(CONVNEXT, grn=True)),
+    "densenet": (
+        by_family("densenet", "torchvision"),
+        dict(stage_sizes=(1, 2), growth=3, width=5, bottleneck=2, image=(18, 14, 3)),
+    ),
+    "vgg": (by_family("vgg", "torchvision"), VGG),
+    "vgg_norm": (by_family("vgg", "torchvision"), dict(VGG, norm=True)),
+    "alexnet": (
+        by_family("alexnet", "torchvision"),
+        dict(widths=(3, 4, 5, 4, 3), places=2, hidden=6, image=(66, 63, 3)),
+    ),
 }
+UNWRITTEN = ("vit_pooler", "convnext_timm", "convnext_v2_timm")
 
 
 def make(case):
@@ -91,7 +109,7 @@ def test_a_bare_backbone_lacks_the_head_alone(case):
     assert found.fresh and all(leaf.startswith(f"params/{port.head}/") for leaf in found.fresh)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "vit_pooler"])
+@pytest.mark.parametrize("case", [case for case in CASES if case not in UNWRITTEN])
 def test_what_export_writes_reads_as_the_same_model(case):
     layout, port = make(case)
     theirs = {key: np.shape(value) for key, value in store(*draw(port), layout, port).items()}
