@@ -45,12 +45,17 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "ConvNext": {"size": {"shortest_edge": 384}, "resample": BICUBIC, "crop_pct": 224 / 256},
     "MobileNetV1": {"size": {"shortest_edge": 256}, "resample": BILINEAR, "do_center_crop": True, "crop_size": 224},
 }
-BY_EDGE = ("ConvNext", "MobileNetV1")  # a single number means the shorter edge, not both sides
 WARPED = 384  # ConvNext's processor does not crop from this edge on
 
 
 def image_options(
-    preprocessor: Mapping[str, Any], channels: int, size: tuple[int, int], *, processor: str, fixed: bool
+    preprocessor: Mapping[str, Any],
+    channels: int,
+    size: tuple[int, int],
+    *,
+    processor: str,
+    fixed: bool,
+    own: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The options `image` and, with a preprocessor, `mean`, `std`, `interpolation` and `resize`.
 
@@ -60,6 +65,7 @@ def image_options(
       size: (height, width) from config.json, or the family's default.
       processor: the family's processor, for a file that does not name one.
       fixed: whether the model takes only `size`, so the processor must yield it; else the processor decides.
+      own: defaults of the family's processor, where no other family has it.
 
     Raises:
       InputError: an unsupported processor, size or interpolation, or a processor whose size the model does not take.
@@ -68,13 +74,14 @@ def image_options(
         return {"image": (*size, channels)}
     name = preprocessor.get("image_processor_type") or preprocessor.get("feature_extractor_type") or processor
     kind = re.sub(r"(ImageProcessor(Fast|Pil)?|FeatureExtractor)$", "", str(name))
-    if kind not in PROCESSORS:
+    known = PROCESSORS if own is None else {**PROCESSORS, processor: own}
+    if kind not in known:
         raise InputError(
-            f"preprocessor_config.json is for {name}; jaxfer reads those for {', '.join(sorted(PROCESSORS))}: if one "
+            f"preprocessor_config.json is for {name}; jaxfer reads those for {', '.join(sorted(known))}: if one "
             "of them does the same, set image_processor_type to its name"
         )
-    stated = {**PROCESSORS[kind], **{field: value for field, value in preprocessor.items() if value is not None}}
-    output_size, resize = geometry(stated, kind, size)
+    stated = {**known[kind], **{field: value for field, value in preprocessor.items() if value is not None}}
+    output_size, resize = geometry(stated, kind, size, by_edge=isinstance(known[kind]["size"], Mapping))
     if fixed and output_size != size:
         raise InputError(
             f"preprocessor_config.json yields images of {output_size}, config.json expects {size}; correct one of them"
@@ -94,11 +101,14 @@ def image_options(
     }
 
 
-def geometry(stated: Mapping[str, Any], kind: str, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, ...]]:
+def geometry(
+    stated: Mapping[str, Any], kind: str, size: tuple[int, int], *, by_edge: bool
+) -> tuple[tuple[int, int], tuple[int, ...]]:
     """(output size, size before the centre crop): a port's `image` and `resize`.
 
     ConvNext's processor, which ResNets use too, crops to `crop_pct` of the shorter edge, and not at all from 384 on. A
-    processor without resizing expects images of the model's `size`.
+    processor without resizing expects images of the model's `size`. `by_edge`: whether a single number means the
+    shorter edge, not both sides.
     """
     file, cuts, edge = "preprocessor_config.json", stated.get("do_center_crop", False), stated["size"]
     if not stated.get("do_resize", True):
@@ -107,7 +117,7 @@ def geometry(stated: Mapping[str, Any], kind: str, size: tuple[int, int]) -> tup
                 f"{file} center-crops images without resizing them (do_resize=false), which is not supported"
             )
         return size, ()
-    edge = {"shortest_edge": edge} if isinstance(edge, int) and kind in BY_EDGE else edge
+    edge = {"shortest_edge": edge} if isinstance(edge, int) and by_edge else edge
     by_edge, sides = isinstance(edge, Mapping) and "shortest_edge" in edge, pair(edge, f"{file}: size")
     if kind == "ConvNext":
         share = stated["crop_pct"]
