@@ -19,6 +19,7 @@ from jaxfer.registry import MODELS
 from tests.models.tiny import draw
 
 RESNET, VIT, MOBILENET, DINOV2 = (by_model_type(name) for name in ("resnet", "vit", "mobilenet_v1", "dinov2"))
+CLIP = by_model_type("clip")
 TORCHVISION = by_family("resnet", "torchvision")
 SIZES = dict(patch=3, width=12, layers=2, heads=3, mlp_width=20, image=(6, 9, 3))
 SMALL = dict(depth_multiplier=0.05, min_depth=3, image=(11, 14, 3))
@@ -58,6 +59,7 @@ CASES = {
     "dinov2": (DINOV2, DINO),
     "dinov2_registers": (DINOV2, dict(DINO, registers=2, antialias=True, resize=(10,))),
     "dinov2_gated": (DINOV2, dict(DINO, gated=True, qkv_bias=False)),
+    "clip_mean": (CLIP, dict(SIZES, image=(6, 6, 3), pool="mean")),
     "vit_cropped": (VIT, dict(SIZES, resize=(7, 12))),
     "convnext": (by_family("convnext", "hf"), dict(CONVNEXT, head_epsilon=1e-12, layer_scale_init=1e-3)),
     "convnext_v2": (by_family("convnext", "hf"), dict(CONVNEXT, grn=True, resize=(12,))),
