@@ -113,8 +113,9 @@ def no_decay_spares_biases_and_norms(case: str) -> str | None:
 
 
 def a_cut_at_any_unit_is_bitwise_the_full_pass(case: str) -> str | None:
-    """Each part needs the parameters of its own units and no others."""
+    """Each part needs the parameters of its own units, those that they read of earlier ones, and no others."""
     port, (params, model_state) = make(case), variables(case)
+    lent = {unit: {path[0] for path in of.values()} for unit, of in port.module.shared().items()}
     inputs = batch(port)
     full, _ = port.apply(params, model_state, inputs)
     if (full.shape[0], full.shape[-1]) != (4, tiny.options(case)[1]["outputs"]):
@@ -123,7 +124,8 @@ def a_cut_at_any_unit_is_bitwise_the_full_pass(case: str) -> str | None:
         x = inputs
         for units in (port.units[:i], port.units[i:]):
             state = {collection: _of_units(tree, units) for collection, tree in model_state.items()}
-            hidden, _ = port.apply(_of_units(params, units), state, x, begin=units[0], end=units[-1])
+            needed = {*units, *(lender for unit in units for lender in lent.get(unit, ()))}
+            hidden, _ = port.apply(_of_units(params, needed), state, x, begin=units[0], end=units[-1])
             for leaf in jax.tree.leaves(hidden):
                 if leaf.shape[:1] != (4,):
                     return f"{units[-1]} gives an array of shape {leaf.shape} for 4 examples"
@@ -271,7 +273,7 @@ PROPERTIES = (
 )
 
 
-def _of_units(tree: Any, units: tuple[str, ...]) -> dict[str, Any]:
+def _of_units(tree: Any, units: Iterable[str]) -> dict[str, Any]:
     return {name: value for name, value in tree.items() if name in units}
 
 

@@ -37,8 +37,7 @@ def method(port: Port, *, kind: str = "houlsby", bottleneck: int = 48) -> Method
     if bottleneck < 1:
         raise InputError(f"adapter: expected bottleneck >= 1, found {bottleneck}")
     act = KINDS[kind]
-    # BERT's blocks add and then norm; of the others, ViT says.
-    after = getattr(port.module, "norm", "post") == "post"
+    after = getattr(getattr(port.module, "options", None), "order", "post") == "post"
     places = {"houlsby": ("attn/out", "mlp/fc2"), "pfeiffer": ("norm_2",) if after else ("mlp/fc2",)}[kind]
 
     def init(params, key, given):
@@ -47,7 +46,7 @@ def method(port: Port, *, kind: str = "houlsby", bottleneck: int = 48) -> Method
         sites = [f"{block}/{place}" for block in blocks for place in places]
         if not sites:
             raise InputError("adapter: the model has no transformer blocks to put adapters into; use lora")
-        width = leaves[f"{sites[0]}/bias"].shape[-1]
+        width = next(leaf.shape[-1] for path, leaf in leaves.items() if path.startswith(f"{sites[0]}/"))
         noise = STD * jax.random.normal(key, (len(sites), 2, width, bottleneck))
         adapters = {
             site: {

@@ -95,6 +95,11 @@ class Options:
     def check(self) -> None:
         """Raises `InputError` if options don't go together."""
 
+    @property
+    def order(self) -> str:
+        """Where transformer blocks have their norms, `pre` or `post` (`Spec.order`)."""
+        return "pre"
+
     @functools.cached_property
     def network(self) -> dict[str, Any]:
         """{name: value} of the options that are part of the network."""

@@ -255,7 +255,11 @@ def port(options: Options, *, outputs: int, head: str = POOLED) -> Port:
         options,
         outputs=outputs,
         head=head,
-        input_axes=((r".*/conv(_\d)?/kernel", 3), (r".*/gate/.*/kernel", 1), (r"head/out/kernel", 1)),
+        input_axes=(
+            (r".*/conv(_\d)?/kernel", 3),
+            *(((r".*/gate/.*/kernel", 1),) if options.squeeze else ()),
+            (r"head/out/kernel", 1),
+        ),
         tensor_axes=((r".*/conv(_\d)?/kernel", 3), (".*", None)),
     )
 

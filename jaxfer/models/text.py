@@ -99,6 +99,10 @@ class EncoderOptions(TextOptions):
             raise InputError(f"heads must divide the width, found width={self.width} and heads={self.heads}")
 
     @property
+    def order(self) -> str:
+        return self.form.order
+
+    @property
     def drop_classifier(self) -> float:
         """Dropout after the pooling."""
         return self.dropout if self.classifier_dropout is None else self.classifier_dropout
@@ -300,5 +304,6 @@ def encoder_port(options: EncoderOptions, *, outputs: int, head: str = POOLED, k
         head=head,
         output_layer="head" if head == VOCAB else "head/out",
         input_axes=((r".*/attn/out/kernel", 2), (r".*/kernel", 1)),
+        no_decay=((r".*/(bias|scale|relative)", 0.0), (".*", 1.0)),
         tensor_axes=(*BLOCK_TENSOR_AXES, (r"stem/word/embedding", 0), (".*", None)),
     )

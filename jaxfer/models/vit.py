@@ -70,6 +70,10 @@ class Options(PatchOptions):
     mean: tuple[float, ...] = option((0.5,), inputs=True)
     std: tuple[float, ...] = option((0.5,), inputs=True)
 
+    @property
+    def order(self) -> str:
+        return self.norm
+
     def check(self) -> None:
         super().check()
         if self.distillation != "none" and "mean" in self.pool or self.distillation == "head" and self.pool != "cls":

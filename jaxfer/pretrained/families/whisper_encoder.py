@@ -1,4 +1,4 @@
-"""Whisper's encoder in Hugging Face's layout, of a `WhisperForAudioClassification` or a whole model, and CTranslate2's."""
+"""Whisper's encoder: Hugging Face's layout, of a `WhisperForAudioClassification` or a whole model; CTranslate2's."""
 
 from __future__ import annotations
 

@@ -25,12 +25,11 @@ def case(make, **settings):
         make=make,
         units={"stem": units[0], **{f"block_{i}": unit for i, unit in enumerate(units[1:])}},
         last=r"features\.(0|3|6|8|10)|classifier\.[146]",
-        gain=1.4,
-        **settings,
+        **{"gain": 1.4, **settings},
     )
 
 
 CASES = {
     "odd": case(small, image=(95, 71, 3), golden=True),
-    "alexnet": case(torchvision.models.alexnet, image=(224, 224, 3), outputs=1000, rate=0.0),
+    "alexnet": case(torchvision.models.alexnet, image=(224, 224, 3), outputs=1000, rate=0.0, gain=1.0),
 }

@@ -37,7 +37,7 @@ CASES = {
         ),
         (1, 2, 2),
         image=(66, 51, 1),
-        rate=0.0,
+        rate=0.1,  # at 0.2 PyTorch's own float32 strays from its float64 by 0.09: a ReLU's kink
     ),
     "121": case(torchvision.models.densenet121, **FULL),
 }
