@@ -18,8 +18,9 @@ import pytest
 
 import jaxfer
 from jaxfer import conformance
-from jaxfer.conformance import CONVOLUTION, TRANSFORMER, methods, sentence
-from jaxfer.registry import METHODS
+from jaxfer.conformance import CONVOLUTION, TRANSFORMER, methods, sentence, tiny
+from jaxfer.models import heads
+from jaxfer.registry import METHODS, MODELS
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import TIMES, read_metrics
 from jaxfer.training import loop, session
@@ -37,7 +38,7 @@ REFUSED: dict[tuple[str, str], str] = {
 } | {
     ("simclr", case): "task 'unlabelled' needs a model with the head 'embedding'"
     for case in FAMILIES
-    if not case.startswith(("resnet", "vit", "bert"))
+    if heads.EMBEDDING not in heads.supported(MODELS.get(tiny.options(case)[0]))
 }
 
 

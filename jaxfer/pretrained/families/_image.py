@@ -33,6 +33,8 @@ class Preprocessor(TypedDict, total=False):
     do_normalize: bool | None
     image_mean: float | tuple[float, ...] | None
     image_std: float | tuple[float, ...] | None
+    rescale_offset: bool | None
+    include_top: bool | None
 
 
 RESAMPLES = {int(how): name for name, how in INTERPOLATIONS.items()}  # Pillow's numbers
@@ -45,12 +47,17 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "ConvNext": {"size": {"shortest_edge": 384}, "resample": BICUBIC, "crop_pct": 224 / 256},
     "MobileNetV1": {"size": {"shortest_edge": 256}, "resample": BILINEAR, "do_center_crop": True, "crop_size": 224},
 }
-BY_EDGE = ("ConvNext", "MobileNetV1")  # a single number means the shorter edge, not both sides
 WARPED = 384  # ConvNext's processor does not crop from this edge on
 
 
 def image_options(
-    preprocessor: Mapping[str, Any], channels: int, size: tuple[int, int], *, processor: str, fixed: bool
+    preprocessor: Mapping[str, Any],
+    channels: int,
+    size: tuple[int, int],
+    *,
+    processor: str,
+    fixed: bool,
+    own: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The options `image` and, with a preprocessor, `mean`, `std`, `interpolation` and `resize`.
 
@@ -60,6 +67,7 @@ def image_options(
       size: (height, width) from config.json, or the family's default.
       processor: the family's processor, for a file that does not name one.
       fixed: whether the model takes only `size`, so the processor must yield it; else the processor decides.
+      own: defaults of the family's processor, where no other family has it.
 
     Raises:
       InputError: an unsupported processor, size or interpolation, or a processor whose size the model does not take.
@@ -68,13 +76,14 @@ def image_options(
         return {"image": (*size, channels)}
     name = preprocessor.get("image_processor_type") or preprocessor.get("feature_extractor_type") or processor
     kind = re.sub(r"(ImageProcessor(Fast|Pil)?|FeatureExtractor)$", "", str(name))
-    if kind not in PROCESSORS:
+    known = PROCESSORS if own is None else {**PROCESSORS, processor: own}
+    if kind not in known:
         raise InputError(
-            f"preprocessor_config.json is for {name}; jaxfer reads those for {', '.join(sorted(PROCESSORS))}: if one "
+            f"preprocessor_config.json is for {name}; jaxfer reads those for {', '.join(sorted(known))}: if one "
             "of them does the same, set image_processor_type to its name"
         )
-    stated = {**PROCESSORS[kind], **{field: value for field, value in preprocessor.items() if value is not None}}
-    output_size, resize = geometry(stated, kind, size)
+    stated = {**known[kind], **{field: value for field, value in preprocessor.items() if value is not None}}
+    output_size, resize = geometry(stated, kind, size, by_edge=isinstance(known[kind]["size"], Mapping))
     if fixed and output_size != size:
         raise InputError(
             f"preprocessor_config.json yields images of {output_size}, config.json expects {size}; correct one of them"
@@ -94,11 +103,14 @@ def image_options(
     }
 
 
-def geometry(stated: Mapping[str, Any], kind: str, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, ...]]:
+def geometry(
+    stated: Mapping[str, Any], kind: str, size: tuple[int, int], *, by_edge: bool
+) -> tuple[tuple[int, int], tuple[int, ...]]:
     """(output size, size before the centre crop): a port's `image` and `resize`.
 
     ConvNext's processor, which ResNets use too, crops to `crop_pct` of the shorter edge, and not at all from 384 on. A
-    processor without resizing expects images of the model's `size`.
+    processor without resizing expects images of the model's `size`. `by_edge`: whether a single number means the
+    shorter edge, not both sides.
     """
     file, cuts, edge = "preprocessor_config.json", stated.get("do_center_crop", False), stated["size"]
     if not stated.get("do_resize", True):
@@ -107,7 +119,7 @@ def geometry(stated: Mapping[str, Any], kind: str, size: tuple[int, int]) -> tup
                 f"{file} center-crops images without resizing them (do_resize=false), which is not supported"
             )
         return size, ()
-    edge = {"shortest_edge": edge} if isinstance(edge, int) and kind in BY_EDGE else edge
+    edge = {"shortest_edge": edge} if isinstance(edge, int) and by_edge else edge
     by_edge, sides = isinstance(edge, Mapping) and "shortest_edge" in edge, pair(edge, f"{file}: size")
     if kind == "ConvNext":
         share = stated["crop_pct"]
@@ -149,13 +161,22 @@ def pair(value: Any, name: str) -> tuple[int, int]:
 
 
 def statistics(preprocessor: Mapping[str, Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) for pixels in [0, 1], whatever the processor's scale."""
+    """(mean, std) for pixels in [0, 1], whatever the processor's scale.
+
+    EfficientNet's subtracts 1 after scaling for `rescale_offset`, and divides by `image_std` twice for `include_top`.
+    """
     scale = 255 * preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 255
     if not scale > 0:
         raise InputError(f"preprocessor_config.json: expected a positive rescale_factor, found {scale / 255}")
     scale = 1.0 if abs(scale - 1) < 1e-6 else scale
+    less = 1.0 if preprocessor.get("rescale_offset") and preprocessor.get("do_rescale", True) else 0.0
+    again = preprocessor.get("include_top", False)
     if not preprocessor.get("do_normalize", True):
-        return (0.0,), (1 / scale,)
+        if again:
+            raise InputError(
+                "preprocessor_config.json: expected do_normalize=true with include_top, found false"
+            )
+        return (less / scale,), (1 / scale,)
     scaled = []
     for name in ("image_mean", "image_std"):
         values = preprocessor.get(name, 0.5)
@@ -163,8 +184,9 @@ def statistics(preprocessor: Mapping[str, Any], channels: int) -> tuple[tuple[fl
         if len(values) not in (1, channels):
             raise InputError(f"preprocessor_config.json: expected {channels} values of {name}, found {values!r}")
         values = values[:1] if len(set(values)) == 1 else values  # one value, like the ports' defaults
-        scaled.append(tuple(float(value) / scale for value in values))
-    return scaled[0], scaled[1]
+        scaled.append(tuple(map(float, values)))
+    mean, std = scaled
+    return tuple((less + x) / scale for x in mean), tuple((x * x if again else x) / scale for x in std)
 
 
 def image_processor(port: Port) -> dict[str, Any]:
