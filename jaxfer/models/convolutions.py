@@ -1,4 +1,4 @@
-"""Convolutions that are not linear in the plain way: in groups of channels, with standardised kernels, gated.
+"""Convolutions that are not linear in the plain way: in groups of channels, gated.
 
 `low_rank` of a layer says what its output gains when its kernel gains the product of two low-rank factors; layers
 without it gain the product of what the factors compute one after the other.
@@ -48,27 +48,6 @@ class GroupedConv(Conv):
         narrow = narrow.reshape(*narrow.shape[:-1], self.groups, rank)
         parts = like(b, narrow).reshape(rank, self.groups, features // self.groups)
         return jnp.einsum("bhwgr,rgo->bhwgo", narrow, parts).reshape(*narrow.shape[:-2], features)
-
-
-class StandardConv(Conv):
-    """A convolution whose kernel is standardised for each output channel: (w - mean) / sqrt(var + epsilon).
-
-    Qiao et al., 2019, arXiv:1903.10520, eq. 3 to 5. Moments are in float32 over window and input channels.
-    """
-
-    epsilon: float = 1e-8
-
-    @nn.nowrap
-    def product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """The convolution with the standardised form of a kernel [kh, kw, in, any]."""
-        centred = kernel - kernel.mean((0, 1, 2))
-        return super().product(x, centred * jax.lax.rsqrt(jnp.square(centred).mean((0, 1, 2)) + self.epsilon))
-
-    @nn.nowrap
-    def low_rank(self, x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-        """Gain for the kernel's a @ b, which is standardised with it and so is no product of its own."""
-        kernel = self.get_variable("params", "kernel")
-        return self.product(x, kernel + jnp.tensordot(a, b, 1)) - self.product(x, kernel)
 
 
 class SqueezeExcite(nn.Module):

@@ -8,12 +8,15 @@ layer computes in the type of its input, which `execution.py` chooses.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxfer.models import kernels
+
+Padding = int | str | tuple[int, int]
 
 # PyTorch's default for Linear and Conv heads would be uniform; fan-in truncated normal is the JAX field's.
 kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -28,6 +31,14 @@ BLOCK_TENSOR_AXES = (
     (r".*/mlp/(fc1|gate)/kernel", 1),
     (r".*/mlp/((fc1|gate)/bias|fc2/kernel)", 0),
 )
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """min(max(x, 0), 6); at 0 and at 6 the gradient is 0 as PyTorch's is, where `jax.nn.relu6` halves it."""
+    return jnp.where(x < 6, nn.relu(x), 6.0)
+
+
+ACTIVATIONS = {"relu6": relu6, "silu": nn.silu}
 
 
 def like(parameter: jax.Array, x: jax.Array) -> jax.Array:
@@ -69,14 +80,14 @@ class Conv(nn.Module):
     """2-D convolution over [batch, height, width, in]: kernel [kh, kw, in, out].
 
     Attributes:
-      padding: zeros on each side, as PyTorch counts them, or `same`: TensorFlow's, ceil(size / stride) outputs, the odd
-        zero at the end.
+      padding: zeros on each side, as PyTorch counts them, or (before, after) of both axes, or `same`: TensorFlow's,
+        ceil(size / stride) outputs, the odd zero at the end.
     """
 
     features: int
     size: tuple[int, int]
     stride: int = 1
-    padding: int | str = 0
+    padding: Padding = 0
     use_bias: bool = False
     kernel_init: nn.initializers.Initializer = conv_init
 
@@ -107,7 +118,7 @@ class Depthwise(nn.Module):
 
     size: tuple[int, int]
     stride: int = 1
-    padding: int | str = 0
+    padding: Padding = 0
     dilation: int = 1
     use_bias: bool = False
 
@@ -115,30 +126,47 @@ class Depthwise(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         window = like(self.param("window", window_init, (*self.size, 1, x.shape[-1])), x)
         spans = tuple((size - 1) * self.dilation + 1 for size in self.size)
-        padding = self.padding if self.padding == "same" else self.padding * self.dilation
+        padding = self.padding * self.dilation if isinstance(self.padding, int) else self.padding
         pads = zeros(x.shape[1:3], spans, self.stride, padding)
         y = kernels.depthwise(x, window, self.stride, pads, self.dilation)
         return y + like(self.param("bias", nn.initializers.zeros, x.shape[-1:]), y) if self.use_bias else y
 
 
-def zeros(
-    image: tuple[int, ...], size: tuple[int, int], stride: int, padding: int | str
-) -> tuple[tuple[int, int], ...]:
+def zeros(image: tuple[int, ...], size: tuple[int, int], stride: int, padding: Padding) -> tuple[tuple[int, int], ...]:
     """((top, bottom), (left, right)) zeros that a padding means for an image (height, width)."""
     if padding != "same":
-        return ((padding, padding),) * 2
+        return (padding if isinstance(padding, tuple) else (padding, padding),) * 2
     return tuple(map(tuple, jax.lax.padtype_to_pads(image, size, (stride, stride), "SAME")))
 
 
+def steps(strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:
+    """(stride, dilation) of each block after a stem of stride 2, at most `output_stride` times smaller; 0: no limit.
+
+    A stride beyond the limit dilates the later blocks instead (Chen et al., 2017, arXiv:1706.05587).
+    """
+    found, total, dilation = [], 2, 1
+    for stride in strides:
+        moves = not output_stride or total * stride <= output_stride
+        found.append((stride if moves else 1, dilation))
+        total, dilation = (total * stride, dilation) if moves else (total, dilation * stride)
+    return found
+
+
 class PooledHead(nn.Module):
-    """Mean over both axes of a feature map, dropout and the output layer: [batch, h, w, c] -> [batch, outputs]."""
+    """Mean over both axes of a feature map, dropout and the output layer: [batch, h, w, c] -> [batch, outputs].
+
+    The mean itself for 0 outputs.
+    """
 
     outputs: int
     dropout: float
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        x = nn.Dropout(self.dropout, name="drop")(x.mean((1, 2)), deterministic=not train)
+        pooled = x.mean((1, 2))
+        if not self.outputs:
+            return pooled
+        x = nn.Dropout(self.dropout, name="drop")(pooled, deterministic=not train)
         return Dense((self.outputs,), name="out")(x)
 
 

@@ -12,23 +12,17 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxfer.models.chain import check_positive
 from jaxfer.models.family import Family, family_port
 from jaxfer.models.heads import DENSE, POOLED
-from jaxfer.models.layers import BatchNorm, Conv, DenseHead, Depthwise, PooledHead
+from jaxfer.models.layers import BatchNorm, Conv, DenseHead, Depthwise, PooledHead, relu6, steps
 from jaxfer.models.options import ImageOptions, option, positive, rate, size, sizes
 from jaxfer.models.port import Port
 
 HEADS = (POOLED, DENSE)
 WIDEST = 1000  # times the published width: beyond it no layer would fit in memory
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # of each block's depthwise convolution
-
-
-def relu6(x: jax.Array) -> jax.Array:
-    """min(max(x, 0), 6); at 0 and at 6 the gradient is 0 as PyTorch's is, where `jax.nn.relu6` halves it."""
-    return jnp.where(x < 6, nn.relu(x), 6.0)
 
 
 class Stem(nn.Module):
@@ -101,12 +95,7 @@ class Options(ImageOptions):
     @property
     def steps(self) -> list[tuple[int, int]]:
         """(stride, dilation) of each block; a stride beyond `output_stride` dilates the later blocks instead."""
-        steps, total, dilation = [], 2, 1
-        for stride in self.strides:
-            strides = not self.output_stride or total * stride <= self.output_stride
-            steps.append((stride if strides else 1, dilation))
-            total, dilation = (total * stride, dilation) if strides else (total, dilation * stride)
-        return steps
+        return steps(self.strides, self.output_stride)
 
 
 class MobileNetV1(Family):

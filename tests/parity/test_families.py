@@ -111,7 +111,7 @@ def test_an_export_is_read_by_the_reference(name, tmp_path):
     folder.mkdir()
     labels = tuple(f"class_{i}" for i in range(case.outputs))
     (folder / "config.json").write_text(json.dumps(layout.config(port, {}, labels)))
-    tensors = {key: np.ascontiguousarray(value) for key, value in store(params, state, layout, port).items()}
+    tensors = {key: np.asarray(value, order="C") for key, value in store(params, state, layout, port).items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     again, report = type(model).from_pretrained(folder, output_loading_info=True)
     missing = [key for key in report["missing_keys"] if not re.fullmatch(case.unread, key)]

@@ -33,6 +33,8 @@ class Preprocessor(TypedDict, total=False):
     do_normalize: bool | None
     image_mean: float | tuple[float, ...] | None
     image_std: float | tuple[float, ...] | None
+    rescale_offset: bool | None
+    include_top: bool | None
 
 
 RESAMPLES = {int(how): name for name, how in INTERPOLATIONS.items()}  # Pillow's numbers
@@ -159,13 +161,20 @@ def pair(value: Any, name: str) -> tuple[int, int]:
 
 
 def statistics(preprocessor: Mapping[str, Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) for pixels in [0, 1], whatever the processor's scale."""
+    """(mean, std) for pixels in [0, 1], whatever the processor's scale.
+
+    EfficientNet's subtracts 1 after scaling for `rescale_offset`, and divides by `image_std` twice for `include_top`.
+    """
     scale = 255 * preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 255
     if not scale > 0:
         raise InputError(f"preprocessor_config.json: expected a positive rescale_factor, found {scale / 255}")
     scale = 1.0 if abs(scale - 1) < 1e-6 else scale
+    less = 1.0 if preprocessor.get("rescale_offset") and preprocessor.get("do_rescale", True) else 0.0
+    again = preprocessor.get("include_top", False)
     if not preprocessor.get("do_normalize", True):
-        return (0.0,), (1 / scale,)
+        if again:
+            raise InputError("preprocessor_config.json: expected do_normalize=true with include_top, found false")
+        return (less / scale,), (1 / scale,)
     scaled = []
     for name in ("image_mean", "image_std"):
         values = preprocessor.get(name, 0.5)
@@ -173,8 +182,9 @@ def statistics(preprocessor: Mapping[str, Any], channels: int) -> tuple[tuple[fl
         if len(values) not in (1, channels):
             raise InputError(f"preprocessor_config.json: expected {channels} values of {name}, found {values!r}")
         values = values[:1] if len(set(values)) == 1 else values  # one value, like the ports' defaults
-        scaled.append(tuple(float(value) / scale for value in values))
-    return scaled[0], scaled[1]
+        scaled.append(tuple(map(float, values)))
+    mean, std = scaled
+    return tuple((less + x) / scale for x in mean), tuple((x * x if again else x) / scale for x in std)
 
 
 def image_processor(port: Port) -> dict[str, Any]:

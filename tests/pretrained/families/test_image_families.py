@@ -21,6 +21,16 @@ from tests.models.tiny import draw
 RESNET, VIT, MOBILENET, DINOV2 = (by_model_type(name) for name in ("resnet", "vit", "mobilenet_v1", "dinov2"))
 CLIP = by_model_type("clip")
 TORCHVISION = by_family("resnet", "torchvision")
+MOBILENET_V2 = by_model_type("mobilenet_v2")
+INVERTED = dict(
+    stem=3,
+    widths=(2, 2, 3, 6, 10, 16, 32),
+    expansions=(1.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0),
+    top=128,
+    image=(33, 40, 3),
+    resize=(44,),
+)
+PLAIN = dict(INVERTED, padding="symmetric", epsilon=1e-5)
 SIZES = dict(patch=3, width=12, layers=2, heads=3, mlp_width=20, image=(6, 9, 3))
 SMALL = dict(depth_multiplier=0.05, min_depth=3, image=(11, 14, 3))
 BOTTLENECK = dict(stage_sizes=(1, 2), width=4, block="bottleneck", image=(18, 14, 3))
@@ -60,6 +70,10 @@ CASES = {
     "dinov2_registers": (DINOV2, dict(DINO, registers=2, antialias=True, resize=(10,))),
     "dinov2_gated": (DINOV2, dict(DINO, gated=True, qkv_bias=False)),
     "clip_mean": (CLIP, dict(SIZES, image=(6, 6, 3), pool="mean")),
+    "mobilenet_v2": (MOBILENET_V2, dict(INVERTED, output_stride=8, mean=(0.1,))),
+    "mobilenet_v2_first_expands": (MOBILENET_V2, dict(INVERTED, first_expands=True, padding="symmetric")),
+    "mobilenet_v2_torchvision": (by_family("mobilenet_v2", "torchvision"), PLAIN),
+    "mobilenet_v2_timm": (by_family("mobilenet_v2", "timm"), PLAIN),
     "vit_cropped": (VIT, dict(SIZES, resize=(7, 12))),
     "convnext": (by_family("convnext", "hf"), dict(CONVNEXT, head_epsilon=1e-12, layer_scale_init=1e-3)),
     "convnext_v2": (by_family("convnext", "hf"), dict(CONVNEXT, grn=True, resize=(12,))),
@@ -364,6 +378,22 @@ def test_a_single_statistic_is_written_for_every_channel():
         (lambda: dinov2(mlp_width=20), "found mlp_width=20 and width=12"),
         (lambda: in_memory(DINOV2, "dinov2.encoder.layer.0.mlp.weights_in"), "peft sees two layers"),
         (lambda: MOBILENET.keys(MODELS.make("mobilenet_v1", outputs=2, **SMALL, strides=(1,))), "has strides="),
+        (lambda: MOBILENET_V2.options({"expand_ratio": 1}, {}, {}), "expected an expand_ratio other than 1 and"),
+        (lambda: MOBILENET_V2.options({"output_stride": 12}, {}, {}), "of 2, 4, 8, 16 or 32, found 6 and 12"),
+        (lambda: MOBILENET_V2.options({"depth_multiplier": 0.25}, {}, {}), "that differ, found 8"),
+        (lambda: MOBILENET_V2.options({"expand_ratio": 4.1}, {}, {}), "no multiple of depth_divisible_by=8"),
+        (
+            lambda: MOBILENET_V2.config(MODELS.make("mobilenet_v2", outputs=2, top=1288), {}, []),
+            "thins all layers by one multiplier",
+        ),
+        (
+            lambda: by_family("mobilenet_v2", "timm").keys(MODELS.make("mobilenet_v2", outputs=2)),
+            "timm's MobileNetV2 has padding='symmetric', found 'same'",
+        ),
+        (
+            lambda: by_family("mobilenet_v2", "torchvision").options({}, {}, {"w": (1,)}),
+            "a MobileNetV2 under torchvision's names",
+        ),
     ],
 )
 def test_what_there_is_no_place_for_is_refused(act, message):

@@ -1,0 +1,206 @@
+"""Keys and shapes that the checkpoints of MobileNetV2 and its kin share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+
+from jaxfer.errors import InputError
+from jaxfer.models.inverted import InvertedOptions, Shape
+from jaxfer.models.port import Port
+from jaxfer.pretrained.families import _image
+from jaxfer.pretrained.families._image import image_options, input_options, labelled, pair
+from jaxfer.pretrained.layout import CONV, DENSE, DEPTHWISE, Key, Shapes, Transform
+
+COUNTERS = r"(.*\.)?num_batches_tracked"
+
+PREPARATION = ("mean", "std", "interpolation", "resize")  # of a bare file: what its code's authors trained with
+
+
+class _Input(TypedDict, total=False):
+    size: _image.Side
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    resize: tuple[int, ...]
+
+
+class Config(TypedDict, total=False):
+    """The field of config.json that is read where its tensors' names tell the rest."""
+
+    input: _Input
+
+
+# The names of one module of ours: (key of the convolution, key of its norm).
+Names = Mapping[str, tuple[str, str]]
+
+
+def keys(port: Port, ends: Names, block: Callable[[int, Shape], Names], head: str, prefix: str = "") -> dict[str, Key]:
+    """The key table.
+
+    Args:
+      port: an inverted network.
+      ends: names of `stem` and `top`.
+      block: (its number, its shape) -> names of its parts.
+      head: key of the output layer.
+      prefix: before all keys but the head's.
+    """
+    table = {"params/head/out/kernel": Key(f"{head}.weight", DENSE), "params/head/out/bias": Key(f"{head}.bias")}
+    for unit, (conv, norm) in ends.items():
+        table |= _normed(f"{unit}/conv/kernel", f"{unit}/norm", prefix + conv, prefix + norm, CONV)
+    for i, shape in enumerate(port.options.shapes):
+        names = block(i, shape)
+        for part in shape.parts:
+            first, second = (prefix + name for name in names[part])
+            path = f"block_{i}/{part}"
+            leaf, turn = ("window", DEPTHWISE) if part == "depthwise" else ("kernel", CONV)
+            table |= _normed(f"{path}/{leaf}", f"block_{i}/norm_{part}", first, second, turn)
+    return table
+
+
+def _normed(leaf: str, norm: str, conv_key: str, norm_key: str, turn: Transform) -> dict[str, Key]:
+    return {
+        f"params/{leaf}": Key(f"{conv_key}.weight", turn),
+        f"params/{norm}/scale": Key(f"{norm_key}.weight"),
+        f"params/{norm}/bias": Key(f"{norm_key}.bias"),
+        f"batch_stats/{norm}/mean": Key(f"{norm_key}.running_mean"),
+        f"batch_stats/{norm}/var": Key(f"{norm_key}.running_var"),
+    }
+
+
+def counters(table: Mapping[str, Key]) -> dict[str, np.ndarray]:
+    """PyTorch's batch counter for every norm of a table: unused, but required by its loaders."""
+    means = (key.name for key in table.values() if key.name.endswith("running_mean"))
+    return {name.replace("running_mean", "num_batches_tracked"): np.int64(0) for name in means}
+
+
+def divisible(channels: float, divisor: int = 8, least: int | None = None) -> int:
+    """Channels rounded to a multiple of the divisor, at least `least` and never by more than a tenth downwards."""
+    rounded = max(least or divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def stages(blocks: Sequence[Mapping[str, int]]) -> Iterator[tuple[int, Mapping[str, int]]]:
+    """(how many blocks, what they are) of each stage of a network whose keys only number its blocks.
+
+    A stage begins where a block gives another width than it reads, and where its window or expansion changes: all
+    blocks of a stage but the first are alike.
+    """
+    run: list[Mapping[str, int]] = []
+    for block in blocks:
+        if run and (
+            block["inputs"] != block["features"] or any(run[-1][of] != block[of] for of in ("ratio", "window"))
+        ):
+            yield len(run), run[0]
+            run = []
+        run.append(block)
+    if run:
+        yield len(run), run[0]
+
+
+def read_block(shapes: Shapes, expand: str, depthwise: str, project: str) -> dict[str, Any]:
+    """A block's sizes from the shapes of its convolutions; `expand` may be absent."""
+    inside, _, window, _ = shapes[depthwise]
+    inputs = shapes[expand][1] if expand in shapes else inside
+    return {
+        "inputs": inputs,
+        "features": shapes[project][0],
+        "window": window,
+        "ratio": float(inside / inputs) if inside % inputs else float(inside // inputs),
+        "expands": expand in shapes,
+    }
+
+
+def sizes(
+    shapes: Shapes, stem: str, top: str, blocks: Sequence[Mapping[str, Any]], strides: Sequence[int], what: str
+) -> tuple[dict[str, Any], tuple[int, ...], int]:
+    """(options that shapes determine, windows of each stage, channels of the input).
+
+    Raises:
+      InputError: another number of stages than `strides`, which shapes do not tell.
+    """
+    found = list(stages(blocks))
+    if len(found) != len(strides):
+        raise InputError(f"expected {what} of {len(strides)} stages, found {len(found)}; others' strides are not known")
+    options = {
+        "stem": shapes[stem][0],
+        "widths": tuple(block["features"] for _, block in found),
+        "repeats": tuple(many for many, _ in found),
+        "strides": tuple(strides),
+        "expansions": tuple(block["ratio"] for _, block in found),
+        "top": shapes[top][0],
+    }
+    return options, tuple(block["window"] for _, block in found), shapes[stem][1]
+
+
+def prepared(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any], channels: int, usual: Mapping[str, Any]
+) -> dict[str, Any]:
+    """How images are prepared, from a preprocessor, or `input` of a config.json, or else as `usual` says.
+
+    `usual` is what the weights that are published under these names were trained for: `size` and options.
+    """
+    options, stated = dict(usual), config.get("input") or {}
+    size = options.pop("size")
+    if "size" in stated:
+        size, options = pair(stated["size"], "config.json: input.size"), {}
+    return {
+        **options,
+        **input_options(config),
+        **image_options(preprocessor, channels, size, processor="ViT", fixed=False),
+    }
+
+
+def config(port: Port, family: str, layout: str, labels: Sequence[str]) -> dict[str, Any]:
+    """A config.json that names the layout, for a format that has none of its own."""
+    spec = port.encoding
+    image = {
+        "size": list(spec.size[:2]),
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "interpolation": spec.interpolation,
+        "resize": list(spec.resize),
+    }
+    return {"family": family, "key_layout": layout, "input": image, **labelled(port, labels)}
+
+
+def needed(options: InvertedOptions, what: str, **values: Any) -> None:
+    """`InputError` unless the network is one that the other library's code computes."""
+    for name, value in values.items():
+        found = getattr(options, name)
+        if found != value:
+            raise InputError(f"{what} has {name}={value!r}, found {found!r}; use another layout")
+
+
+def timm_keys(port: Port) -> dict[str, Key]:
+    """timm's key table: a block that has no expansion numbers its convolutions otherwise."""
+    places = [(stage, i) for stage, many in enumerate(port.options.repeats) for i in range(many)]
+
+    def block(i: int, shape: Shape) -> dict[str, tuple[str, str]]:
+        place = "blocks.{}.{}".format(*places[i])
+        if shape.expands:
+            parts = zip(
+                ("expand", "depthwise", "project"),
+                (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
+                strict=True,
+            )
+        else:
+            parts = zip(("depthwise", "project"), (("conv_dw", "bn1"), ("conv_pw", "bn2")), strict=True)
+        return {part: (f"{place}.{conv}", f"{place}.{norm}") for part, (conv, norm) in parts}
+
+    return keys(port, {"stem": ("conv_stem", "bn1"), "top": ("conv_head", "bn2")}, block, "classifier")
+
+
+def timm_blocks(shapes: Shapes) -> list[dict[str, Any]]:
+    """Sizes of the blocks under timm's names, in order."""
+    hits = (re.match(r"blocks\.(\d+)\.(\d+)\.conv_dw\.", key) for key in shapes)
+    blocks = []
+    for stage, i in sorted({(int(hit[1]), int(hit[2])) for hit in hits if hit}):
+        place = f"blocks.{stage}.{i}"
+        expands = f"{place}.conv_pwl.weight" in shapes
+        expand, project = (f"{place}.conv_pw", f"{place}.conv_pwl") if expands else ("", f"{place}.conv_pw")
+        blocks.append(read_block(shapes, f"{expand}.weight", f"{place}.conv_dw.weight", f"{project}.weight"))
+    return blocks
