@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 from jaxfer.models.heads import DENSE, EMBEDDING, POOLED
-from jaxfer.models.layers import Conv, kernel_init
+from jaxfer.models.layers import Conv, kernel_init, like
 from jaxfer.models.options import choice, option, size, sizes
 from jaxfer.models.port import Port
 from jaxfer.models.positions import interpolated
@@ -53,7 +53,7 @@ class Stem(nn.Module):
         size = (self.patch, self.patch)
         x = Conv(self.width, size, self.patch, use_bias=True, kernel_init=kernel_init, name="patch")(x)
         rows, columns = self.positions
-        pos = self.param("pos", nn.initializers.normal(0.02), (1, 1 + rows * columns, self.width))
+        pos = like(self.param("pos", nn.initializers.normal(0.02), (1, 1 + rows * columns, self.width)), x)
         grid = interpolated(pos[0, 1:].reshape(rows, columns, -1), x.shape[1:3], antialias=self.antialias)
         tokens = [
             self.param("cls", nn.initializers.zeros, (1, 1, self.width)) + pos[:, :1],

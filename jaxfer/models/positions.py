@@ -13,18 +13,18 @@ CUBIC, CUBIC_ANTIALIASED = -0.75, -0.5
 
 
 def interpolated(grid: jax.Array, size: tuple[int, int], *, antialias: bool = False) -> jax.Array:
-    """Bicubic: [rows, columns, channels] -> [*size, channels] in the same type, computed in float32.
+    """Bicubic: [rows, columns, channels] -> [*size, channels] in the same type.
 
     As `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`.
     """
     if grid.shape[:2] == tuple(size):
         return grid
     rows, columns = (
-        jnp.asarray(cubic_weights(old, new, antialias=antialias), jnp.float32)
+        jnp.asarray(cubic_weights(old, new, antialias=antialias), grid.dtype)
         for old, new in zip(grid.shape[:2], size, strict=True)
     )
-    weighed = jnp.einsum("yh,hwc->ywc", rows, grid.astype(jnp.float32), precision="highest")
-    return jnp.einsum("xw,ywc->yxc", columns, weighed, precision="highest").astype(grid.dtype)
+    weighed = jnp.einsum("yh,hwc->ywc", rows, grid, precision="highest")
+    return jnp.einsum("xw,ywc->yxc", columns, weighed, precision="highest")
 
 
 def cubic_weights(old: int, new: int, *, antialias: bool = False) -> np.ndarray:

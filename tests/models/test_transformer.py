@@ -17,7 +17,7 @@ from jaxfer.models.transformer import (
     Relative,
     Rotary,
     Spec,
-    _bucket,
+    _buckets,
     slopes,
     turned,
     turns,
@@ -130,8 +130,8 @@ def test_buckets_of_distances():
     """T5's: of 32 both ways, 8 exact ones, then by logarithm up to 128; keys after the query have the second half."""
     distances = np.array([0, -1, -7, -8, -15, -16, -127, -128, -1000, 1, 7, 8, 200])
     expected = [0, 1, 7, 8, 9, 10, 15, 15, 15, 17, 23, 24, 31]
-    np.testing.assert_array_equal(_bucket(jnp.asarray(distances), Relative()), expected)
-    backward = _bucket(jnp.asarray([5, 0, -3, -16, -500]), Relative(both=False))
+    np.testing.assert_array_equal(_buckets(1001, Relative())[1000 + distances], expected)
+    backward = _buckets(501, Relative(both=False))[500 + np.array([5, 0, -3, -16, -500])]
     np.testing.assert_array_equal(backward, [0, 0, 3, 16, 31])
 
 

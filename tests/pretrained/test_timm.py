@@ -95,7 +95,7 @@ def test_what_is_cut_out(changed, resize):
     [
         (
             dict(architecture="resnetblur18"),
-            "timm's architecture 'resnetblur18', which is not supported; jaxfer reads re",
+            "timm's architecture 'resnetblur18', which is not supported; jaxfer reads ",
         ),
         (dict(architecture="vit_base_patch16_clip_224"), "'vit_base_patch16_clip_224', which is not supported"),
         (dict(architecture=None), "architecture None, which is not supported"),

@@ -86,19 +86,23 @@ def divisible(channels: float, divisor: int = 8, least: int | None = None) -> in
 def stages(blocks: Sequence[Mapping[str, int]]) -> Iterator[tuple[int, Mapping[str, int]]]:
     """(how many blocks, what they are) of each stage of a network whose keys only number its blocks.
 
-    A stage begins where a block gives another width than it reads, and where its window or expansion changes: all
-    blocks of a stage but the first are alike.
+    A stage begins where the keys say so, or where a block gives another width than it reads, and where its window or
+    expansion changes: all blocks of a stage but the first are alike.
     """
     run: list[Mapping[str, int]] = []
     for block in blocks:
-        if run and (
-            block["inputs"] != block["features"] or any(run[-1][of] != block[of] for of in ("ratio", "window"))
-        ):
+        if run and _begins(run[-1], block):
             yield len(run), run[0]
             run = []
         run.append(block)
     if run:
         yield len(run), run[0]
+
+
+def _begins(before: Mapping[str, int], block: Mapping[str, int]) -> bool:
+    if "stage" in block:
+        return before["stage"] != block["stage"]
+    return block["inputs"] != block["features"] or any(before[of] != block[of] for of in ("ratio", "window"))
 
 
 def read_block(shapes: Shapes, expand: str, depthwise: str, project: str) -> dict[str, Any]:
@@ -202,5 +206,6 @@ def timm_blocks(shapes: Shapes) -> list[dict[str, Any]]:
         place = f"blocks.{stage}.{i}"
         expands = f"{place}.conv_pwl.weight" in shapes
         expand, project = (f"{place}.conv_pw", f"{place}.conv_pwl") if expands else ("", f"{place}.conv_pw")
-        blocks.append(read_block(shapes, f"{expand}.weight", f"{place}.conv_dw.weight", f"{project}.weight"))
+        block = read_block(shapes, f"{expand}.weight", f"{place}.conv_dw.weight", f"{project}.weight")
+        blocks.append({**block, "stage": stage})
     return blocks

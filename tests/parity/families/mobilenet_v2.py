@@ -44,7 +44,8 @@ def case(image, outputs=3, rate=0.05, golden=False, **config):
 
 
 CASES = {
-    "odd": case((67, 90, 3), golden=True, **TINY),
+    # At 0.05 PyTorch's own float32 strays from its float64 by 0.02: a kink of ReLU6.
+    "odd": case((67, 90, 3), rate=0.023, golden=True, **TINY),
     "first_expands": case((65, 50, 1), rate=0.0, outputs=1, first_layer_is_expansion=False, tf_padding=False, **TINY),
     "dilated": case((70, 49, 3), rate=0.0, output_stride=8, **TINY),
     "fine": case((64, 96, 3), rate=0.0, depth_multiplier=0.35),
