@@ -26,10 +26,10 @@ def write(name: str, case) -> None:
     """One golden file: the settled model, rounded to what float16 holds, and what it answers."""
     model, _ = drawn(case)
     with torch.no_grad():
-        for leaf in model.state_dict().values():  # what is not saved, such as frequencies, stays as computed
-            if leaf.is_floating_point():
+        still = {name for name, leaf in model.named_parameters() if not leaf.requires_grad}  # sinusoids
+        for name, leaf in model.state_dict().items():  # what is not saved, such as frequencies, stays as computed
+            if leaf.is_floating_point() and name not in still:
                 leaf.copy_(leaf.half().float())
-    case.prepared(model)
     batch, _ = fed(case, model, 1 if case.image else 2, 0)
     batch = {key: x.astype(np.float16).astype(x.dtype) if x.dtype == np.float32 else x for key, x in batch.items()}
     with tempfile.TemporaryDirectory() as folder:

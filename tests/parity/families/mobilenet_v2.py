@@ -21,7 +21,7 @@ def still(model):
             module.momentum = 0.1
             if "reduce_1x1" not in name:
                 with torch.no_grad():
-                    module.bias.add_(1)
+                    module.bias.add_(2)
 
 
 def case(image, outputs=3, rate=0.05, golden=False, **config):
@@ -34,7 +34,7 @@ def case(image, outputs=3, rate=0.05, golden=False, **config):
         image=image,
         outputs=outputs,
         last=r".*\.reduce_1x1\.normalization",
-        gain=0.4,
+        gain=0.3,
         rate=rate,
         # A norm after a 1x1 convolution takes away the bias before it.
         still=r".*/norm_project/bias",
@@ -44,8 +44,7 @@ def case(image, outputs=3, rate=0.05, golden=False, **config):
 
 
 CASES = {
-    # At 0.05 PyTorch's own float32 strays from its float64 by 0.02: a kink of ReLU6.
-    "odd": case((67, 90, 3), rate=0.023, golden=True, **TINY),
+    "odd": case((40, 33, 3), rate=0.1, **TINY),
     "first_expands": case((65, 50, 1), rate=0.0, outputs=1, first_layer_is_expansion=False, tf_padding=False, **TINY),
     "dilated": case((70, 49, 3), rate=0.0, output_stride=8, **TINY),
     "fine": case((64, 96, 3), rate=0.0, depth_multiplier=0.35),
