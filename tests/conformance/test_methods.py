@@ -1,8 +1,8 @@
 """Every method on every model, in three tiers. A file in `jaxfer/methods/` or `jaxfer/models/` joins by existing.
 
 Tier i traces every pair and compiles nothing. Tier ii computes numbers along the axes: every method on one
-convolutional and one transformer case, every model under `full`; on several devices `full` on those two. Tier iii,
-`make conformance`, is the whole matrix.
+convolutional and one transformer case, every model under `full`, `lora` and `probe`; whole runs and several devices on
+one model of each kind of input. Tier iii, `make conformance`, is the whole matrix.
 """
 
 from __future__ import annotations
@@ -51,8 +51,12 @@ REFUSED: dict[tuple[str, str], str] = {
 }
 
 
+# One model of each kind of input; images have two. Whole runs, and all methods beside the axes, are of these.
+KINDS = (CONVOLUTION, TRANSFORMER, "bert_pooler", "audio_cnn", "row_mlp", "series_cnn")
+
+
 def on_axes(method, case):
-    return case in (CONVOLUTION, TRANSFORMER) or method == "full"
+    return case in (CONVOLUTION, TRANSFORMER) or method in ("full", "lora", "probe")
 
 
 def marks(method, case):
@@ -130,7 +134,8 @@ def needs(method, case, source):
 
 def placed(method, case):
     """A method's placement and its whole runs show on one model, a model's under one method."""
-    return method == "full" or case == (TRANSFORMER if (method, CONVOLUTION) in REFUSED else CONVOLUTION)
+    other = TRANSFORMER if (method, CONVOLUTION) in REFUSED else CONVOLUTION
+    return case == other or method == "full" and case in KINDS
 
 
 # Adam's arithmetic is the same for every method and model: which leaf is where, SGD shows.
@@ -150,7 +155,8 @@ def numbers(pairs):
     for check, axes in AXES.items():
         for pair in pairs:
             if pair not in REFUSED and (check is not ADAM or pair[1] == TRANSFORMER):
-                rest = [pytest.mark.rest] if check in methods.PLACED and not (check is SGD and placed(*pair)) else []
+                devices = check in methods.PLACED and not (check is SGD and placed(*pair))
+                rest = [pytest.mark.rest] if devices or pair[1] not in KINDS else []
                 beside = () if axes(*pair) else (pytest.mark.matrix, *rest)
                 yield pytest.param(check, *pair, id="-".join((check.__name__, *pair)), marks=(marks(*pair), *beside))
 

@@ -242,9 +242,7 @@ def test_families_are_found_by_what_they_read(monkeypatch):
     other = dataclasses.replace(LAYOUT, name="torchvision", model_types=())
     monkeypatch.setattr(families, "layouts", lambda: (LAYOUT, other))
     assert families.by_model_type("toy") is LAYOUT and families.by_family("toy", "torchvision") is other
-    with pytest.raises(
-        InputError, match=r"model_type 'gpt2' in config\.json is of no family.*known: toy: a new family"
-    ):
+    with pytest.raises(InputError, match=r"model_type 'gpt2' in config\.json is of no .*known: toy: a new family"):
         families.by_model_type("gpt2")
     with pytest.raises(InputError, match="family 'toy' has no checkpoint layout 'timm'; known: hf, torchvision"):
         families.by_family("toy", "timm")
