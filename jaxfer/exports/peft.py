@@ -34,7 +34,8 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     checkpoint = foreign.opened(init, family, dict(experiment.model.options), experiment.init_options)
     if not checkpoint.layout.model_types:
         raise InputError(f"--format=peft needs a transformers model, {init} has another layout; merge the run instead")
-    if getattr(port.options, "tf_padding", False):  # it reads each convolution's stride, which peft's layers lack
+    # Such padding reads each convolution's stride, which peft's layers lack.
+    if getattr(port.options, "tf_padding", False) or getattr(port.options, "padding", "") == "same":
         raise InputError(f"--format=peft: peft can't wrap the convolutions of a padded {family}; use --format=hf")
     if checkpoint.files.adapter is not None:
         raise InputError(f"--format=peft: {init} is an adapter itself, and peft does not stack them; use --format=hf")
@@ -50,6 +51,9 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         if _inside(module, saved):  # saved whole, with its update
             continue
         a, b = (np.asarray(low[f"{site}/{name}"]) for name in "ab")
+        if key.part is not None or a.ndim == 4 and key.transform is not CONV:
+            what = "one tensor of several layers" if key.part is not None else "a window over time"
+            raise InputError(f"--format=peft: {module} is {what}, which peft can't adapt as we do; use --format=hf")
         targets.append(module)
         tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = _torch_factors(
             a, b, conv=key.transform is CONV

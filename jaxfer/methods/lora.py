@@ -60,7 +60,7 @@ def method(port: Port, *, rank: int = 8, alpha: float = 16.0, targets: tuple[str
             outputs, site = next_fun(*args, **kwargs), "/".join(context.module.path)
             if context.method_name != "__call__" or f"{site}/a" not in leaves:
                 return outputs
-            if hasattr(context.module, "low_rank"):  # no plain product: groups, standardised kernels
+            if hasattr(context.module, "low_rank"):  # no plain product: groups of channels
                 b = scale * leaves[f"{site}/b"]
                 return outputs + context.module.low_rank(args[0], leaves[f"{site}/a"], b)
             narrow = context.module.product(args[0], leaves[f"{site}/a"])

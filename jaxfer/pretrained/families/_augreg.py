@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
-from jaxfer.pretrained.families._image import image_options, input_options, labelled, pair
+from jaxfer.pretrained.families._image import image_options, input_options, own_config, pair
 from jaxfer.pretrained.layout import Key
 
 ENCODER = "Transformer/"
@@ -94,11 +94,10 @@ def options(
 
 def config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     """A config.json for `options` to read back, with the labels; no library defines this format."""
-    spec, module = port.encoding, port.options
+    module = port.options
     if module.epsilon != 1e-6 or module.last > 1:
         raise InputError(
             f"Google's ViT has epsilon=1e-06 and reads one class token, found epsilon={module.epsilon} and "
             f"last={module.last}; use --format=hf"
         )
-    image = {"size": list(spec.size[:2]), "mean": list(spec.mean), "std": list(spec.std)}
-    return {"family": "vit", "key_layout": "augreg", "input": image, **labelled(port, labels)}
+    return own_config(port, "vit", "augreg", labels)

@@ -10,9 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+import numpy as np
+
 from jaxfer.data.encodings.pixels import INTERPOLATIONS
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
+from jaxfer.pretrained.layout import Key
 
 Side = int | tuple[int, ...] | Mapping[str, int | None] | None
 
@@ -220,6 +223,25 @@ def labelled(port: Port, labels: Sequence[str]) -> dict[str, Any]:
         "dtype": "float32",
         **({} if labels else {"problem_type": "regression"}),
     }
+
+
+def own_config(port: Port, family: str, layout: str, labels: Sequence[str]) -> dict[str, Any]:
+    """A config.json that names the layout and how images are prepared, for a format that has none of its own."""
+    spec = port.encoding
+    image = {
+        "size": list(spec.size[:2]),
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "interpolation": spec.interpolation,
+        "resize": list(spec.resize),
+    }
+    return {"family": family, "key_layout": layout, "input": image, **labelled(port, labels)}
+
+
+def counters(table: Mapping[str, Key]) -> dict[str, np.ndarray]:
+    """PyTorch's batch counter for every norm of a table: unused, but required by its loaders."""
+    means = (key.name for key in table.values() if key.name.endswith("running_mean"))
+    return {name.replace("running_mean", "num_batches_tracked"): np.int64(0) for name in means}
 
 
 def expect(config: Mapping[str, Any], **values: Any) -> None:

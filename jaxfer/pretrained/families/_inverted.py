@@ -6,13 +6,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
-import numpy as np
-
 from jaxfer.errors import InputError
 from jaxfer.models.inverted import InvertedOptions, Shape
 from jaxfer.models.port import Port
 from jaxfer.pretrained.families import _image
-from jaxfer.pretrained.families._image import image_options, input_options, labelled, pair
+from jaxfer.pretrained.families._image import image_options, input_options, pair
 from jaxfer.pretrained.layout import CONV, DENSE, DEPTHWISE, Key, Shapes, Transform
 
 COUNTERS = r"(.*\.)?num_batches_tracked"
@@ -69,12 +67,6 @@ def _normed(leaf: str, norm: str, conv_key: str, norm_key: str, turn: Transform)
         f"batch_stats/{norm}/mean": Key(f"{norm_key}.running_mean"),
         f"batch_stats/{norm}/var": Key(f"{norm_key}.running_var"),
     }
-
-
-def counters(table: Mapping[str, Key]) -> dict[str, np.ndarray]:
-    """PyTorch's batch counter for every norm of a table: unused, but required by its loaders."""
-    means = (key.name for key in table.values() if key.name.endswith("running_mean"))
-    return {name.replace("running_mean", "num_batches_tracked"): np.int64(0) for name in means}
 
 
 def divisible(channels: float, divisor: int = 8, least: int | None = None) -> int:
@@ -156,19 +148,6 @@ def prepared(
         **input_options(config),
         **image_options(preprocessor, channels, size, processor="ViT", fixed=False),
     }
-
-
-def config(port: Port, family: str, layout: str, labels: Sequence[str]) -> dict[str, Any]:
-    """A config.json that names the layout, for a format that has none of its own."""
-    spec = port.encoding
-    image = {
-        "size": list(spec.size[:2]),
-        "mean": list(spec.mean),
-        "std": list(spec.std),
-        "interpolation": spec.interpolation,
-        "resize": list(spec.resize),
-    }
-    return {"family": family, "key_layout": layout, "input": image, **labelled(port, labels)}
 
 
 def needed(options: InvertedOptions, what: str, **values: Any) -> None:

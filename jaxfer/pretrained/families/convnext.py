@@ -10,7 +10,15 @@ from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.pretrained.bare import count
 from jaxfer.pretrained.families import _image
-from jaxfer.pretrained.families._image import expect, image_options, image_processor, input_options, labelled, pair
+from jaxfer.pretrained.families._image import (
+    expect,
+    image_options,
+    image_processor,
+    input_options,
+    labelled,
+    own_config,
+    pair,
+)
 from jaxfer.pretrained.layout import CONV, DENSE, DEPTHWISE, IDENTITY, Facts, Key, Layout, Shapes, Timm, Transform
 
 PREFIXES = ("convnext.", "convnextv2.")
@@ -251,9 +259,7 @@ def _bare_options(
 
 def _torchvision_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     """A config.json for `_bare_options` to read back, with the labels; no library defines this format."""
-    spec = port.encoding
-    image = {"size": list(spec.size[:2]), "mean": list(spec.mean), "std": list(spec.std)}
-    return {"family": "convnext", "key_layout": "torchvision", "input": image, **labelled(port, labels)}
+    return own_config(port, "convnext", "torchvision", labels)
 
 
 def _timm_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:

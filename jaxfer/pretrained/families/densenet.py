@@ -6,12 +6,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-import numpy as np
-
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.pretrained.families import _image
-from jaxfer.pretrained.families._image import image_options, image_processor, input_options, labelled, pair
+from jaxfer.pretrained.families._image import (
+    counters,
+    image_options,
+    image_processor,
+    input_options,
+    own_config,
+    pair,
+)
 from jaxfer.pretrained.layout import CONV, DENSE, Key, Layout, Shapes, Timm
 
 STEM = "features.conv0.weight"
@@ -58,12 +63,6 @@ def _keys(port: Port) -> dict[str, Key]:
     return table
 
 
-def _counters(port: Port) -> dict[str, np.ndarray]:
-    """PyTorch's batch counter for every norm: unused, but required by its loaders."""
-    means = (key.name for key in _keys(port).values() if key.name.endswith("running_mean"))
-    return {name.replace("running_mean", "num_batches_tracked"): np.int64(0) for name in means}
-
-
 def _options(config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
     """The port's options from tensor shapes; image size and statistics from `input` of a config.json, if any."""
     layers = {tuple(map(int, hit.groups())): shapes[key] for key in shapes if (hit := re.fullmatch(LAYER, key))}
@@ -91,9 +90,7 @@ def _options(config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes:
 
 def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     """A config.json for `_options` to read back, with the labels; no library defines this format."""
-    spec = port.encoding
-    image = {"size": list(spec.size[:2]), "mean": list(spec.mean), "std": list(spec.std)}
-    return {"family": "densenet", "key_layout": "torchvision", "input": image, **labelled(port, labels)}
+    return own_config(port, "densenet", "torchvision", labels)
 
 
 LAYOUTS = (
@@ -110,7 +107,7 @@ LAYOUTS = (
         processor=_image.Preprocessor,
         optional=(r"classifier\..*",),
         ignored=(r"(.*\.)?num_batches_tracked",),
-        constants=_counters,
+        constants=lambda port: counters(_keys(port)),
         timm=Timm(names=r"densenet(121|161|169|201)", shown="densenetN (121, 161, 169, 201)", pool="avg"),
     ),
 )

@@ -12,8 +12,16 @@ from jaxfer.models.mobilenet_v2 import Options
 from jaxfer.models.port import Port
 from jaxfer.pretrained.bare import count
 from jaxfer.pretrained.families import _image, _inverted
-from jaxfer.pretrained.families._image import expect, image_options, image_processor, labelled, pair
-from jaxfer.pretrained.families._inverted import COUNTERS, counters, divisible, needed, read_block
+from jaxfer.pretrained.families._image import (
+    counters,
+    expect,
+    image_options,
+    image_processor,
+    labelled,
+    own_config,
+    pair,
+)
+from jaxfer.pretrained.families._inverted import COUNTERS, divisible, needed, read_block
 from jaxfer.pretrained.layout import Facts, Key, Layout, Shapes, Timm
 
 PREFIX = "mobilenet_v2."
@@ -257,7 +265,7 @@ def _read(
 
 
 def _own_config(name: str) -> Any:
-    return lambda port, options, labels: _inverted.config(port, "mobilenet_v2", name, labels)
+    return lambda port, options, labels: own_config(port, "mobilenet_v2", name, labels)
 
 
 LAYOUTS = (

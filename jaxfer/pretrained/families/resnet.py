@@ -7,14 +7,21 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
-import numpy as np
-
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.models.resnet import BASE, EXPANSION, stem_widths
 from jaxfer.pretrained.bare import count
 from jaxfer.pretrained.families import _image
-from jaxfer.pretrained.families._image import expect, image_options, image_processor, input_options, labelled, pair
+from jaxfer.pretrained.families._image import (
+    counters,
+    expect,
+    image_options,
+    image_processor,
+    input_options,
+    labelled,
+    own_config,
+    pair,
+)
 from jaxfer.pretrained.layout import CONV, DENSE, Facts, Key, Layout, Shapes, Timm, Transform
 
 PREFIX = "resnet."
@@ -81,12 +88,6 @@ def _head(key: str) -> dict[str, Key]:
 def _also(table: Mapping[str, Key], name: str, other: str) -> dict[str, Key]:
     """The same keys, with alternatives in which `other` replaces `name`."""
     return {leaf: dataclasses.replace(key, others=(key.name.replace(name, other),)) for leaf, key in table.items()}
-
-
-def _counters(table: Mapping[str, Key]) -> dict[str, np.ndarray]:
-    """PyTorch's batch counter for every norm of a table: unused, but required by its loaders."""
-    means = (key.name for key in table.values() if key.name.endswith("running_mean"))
-    return {name.replace("running_mean", "num_batches_tracked"): np.int64(0) for name in means}
 
 
 def _hf_keys(port: Port) -> dict[str, Key]:
@@ -238,9 +239,7 @@ def _inner(shapes: Shapes, widths: Sequence[int]) -> dict[str, int]:
 
 def _torchvision_config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     """A config.json for `_torchvision_options` to read back, with the labels; no library defines this format."""
-    spec = port.encoding
-    image = {"size": list(spec.size[:2]), "mean": list(spec.mean), "std": list(spec.std)}
-    return {"family": "resnet", "key_layout": "torchvision", "input": image, **labelled(port, labels)}
+    return own_config(port, "resnet", "torchvision", labels)
 
 
 def _bare(shapes: Shapes, options: Mapping[str, Any]) -> Facts:
@@ -274,7 +273,7 @@ LAYOUTS = (
         optional=(r"classifier\.1\..*",),
         ignored=(r".*\.num_batches_tracked",),
         prefixes=(PREFIX,),
-        constants=lambda port: _counters(_hf_keys(port)),
+        constants=lambda port: counters(_hf_keys(port)),
         bare=_bare,
     ),
     Layout(
@@ -291,7 +290,7 @@ LAYOUTS = (
         optional=(r"(fc|linear)\..*",),
         ignored=(r"(.*\.)?num_batches_tracked",),
         guessed=("stride_in_1x1",),
-        constants=lambda port: _counters(_torchvision_keys(port)),
+        constants=lambda port: counters(_torchvision_keys(port)),
         timm=Timm(
             names=TIMM,
             shown="resnetN (and c, d, s, t), resnextN_GxWd (and d, t), both also as seresn..., wide_resnetN_2",

@@ -7,12 +7,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
-import numpy as np
-
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.pretrained.families import _image
-from jaxfer.pretrained.families._image import image_options, image_processor, input_options, labelled, pair
+from jaxfer.pretrained.families._image import (
+    counters,
+    image_options,
+    image_processor,
+    input_options,
+    own_config,
+    pair,
+)
 from jaxfer.pretrained.layout import CONV, DENSE, Key, Layout, Shapes, Transform
 
 
@@ -98,9 +103,7 @@ def written(family: str) -> Callable[[Port, Mapping[str, Any], Sequence[str]], d
     """config.json for `images` to read back, with the labels; no library defines this format."""
 
     def config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-        spec = port.encoding
-        image = {"size": list(spec.size[:2]), "mean": list(spec.mean), "std": list(spec.std)}
-        return {"family": family, "key_layout": "torchvision", "input": image, **labelled(port, labels)}
+        return own_config(port, family, "torchvision", labels)
 
     return config
 
@@ -117,12 +120,6 @@ def _places(port: Port) -> Iterator[int]:
 
 def _keys(port: Port) -> dict[str, Key]:
     return keys(list(_places(port)), port.options.norm, (0, 3, 6), port.options.places)
-
-
-def _counters(port: Port) -> dict[str, np.ndarray]:
-    """PyTorch's batch counter for every norm: unused, but required by its loaders."""
-    means = (key.name for key in _keys(port).values() if key.name.endswith("running_mean"))
-    return {name.replace("running_mean", "num_batches_tracked"): np.int64(0) for name in means}
 
 
 def _options(config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
@@ -164,6 +161,6 @@ LAYOUTS = (
         processor=_image.Preprocessor,
         optional=(r"classifier\.6\..*",),
         ignored=(r"(.*\.)?num_batches_tracked",),
-        constants=_counters,
+        constants=lambda port: counters(_keys(port)),
     ),
 )
