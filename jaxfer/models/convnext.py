@@ -215,7 +215,7 @@ def port(options: Options, *, outputs: int, head: str = POOLED) -> Port:
         head=head,
         input_axes=((r".*/conv/kernel", 3), (r".*/(fc1|fc2|out)/kernel", 1)),
         tensor_axes=(
-            (r".*/conv/kernel", 3),
+            (r".*/(conv/kernel|window)", 3),
             (r".*/mlp/fc1/kernel", 1),
             (r".*/mlp/(fc1/bias|grn/(scale|bias)|fc2/kernel)", 0),
             (".*", None),

@@ -143,7 +143,7 @@ def port(options: Options, *, outputs: int, head: str = POOLED) -> Port:
     return causal.decoder_port(options, outputs=outputs, head=head)
 
 
-_SMALL = dict(vocab=23, width=12, layers=2, heads=2, key_heads=1, mlp_width=20, positions=9, max_length=7)
+_SMALL = dict(vocab=23, width=16, layers=2, heads=4, key_heads=2, mlp_width=20, positions=9, max_length=7)
 TINY = {
     "llama": _SMALL,
     "qwen": {**_SMALL, "head_width": 4, "qkv_bias": True, "qk_norm": True, "pool": "mean", "tied": False},
