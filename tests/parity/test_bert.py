@@ -162,7 +162,7 @@ def test_a_real_checkpoint():
     classifier = transformers.BertForSequenceClassification(model.config)
     classifier.bert = model
     port, params = ours(classifier.eval(), tokenizer=str(folder))
-    assert json.loads((folder / "config.json").read_text())["hidden_size"] == port.module.width
+    assert json.loads((folder / "config.json").read_text())["hidden_size"] == port.options.width
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     batch = tokenizer(["A plane is taking off.", "Short."], ["Is it?", "No, it's longer."], padding=True)
     batch = {name: np.asarray(leaf, np.int32) for name, leaf in batch.items()}

@@ -60,7 +60,7 @@ def test_cifar10_resnet20():
     config, weights = json.loads((folder / "config.json").read_text()), read(folder / "model.safetensors")
     layout = by_family("resnet", "torchvision")
     port, params, state = ours(layout, config, weights, 10)
-    assert port.encoding.size == (32, 32, 3) and port.module.stage_sizes == (3, 3, 3)
+    assert port.encoding.size == (32, 32, 3) and port.options.stage_sizes == (3, 3, 3)
     x = photos(32, 32, np.array(port.encoding.mean), np.array(port.encoding.std))
     model = CifarResNet(3)
     absent = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)

@@ -121,5 +121,5 @@ def test_cifar_networks(blocks, width, image, outputs):
     expected = watch(model, cifar_blocks(blocks), channels_first(x))
     theirs = {name: value.numpy() for name, value in model.state_dict().items()}
     port, params, state = ours(by_family("resnet", "torchvision"), {}, theirs, outputs, image=image)
-    assert port.module.stage_sizes == (blocks,) * 3 and port.module.shortcut_kind == "padding"
+    assert port.options.stage_sizes == (blocks,) * 3 and port.options.shortcut == "padding"
     compare(unit_outputs(port, params, state, {"image": x}), expected)
