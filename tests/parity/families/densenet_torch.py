@@ -11,7 +11,7 @@ def case(make, depths, **settings):
         layout=("densenet", "torchvision"),
         make=make,
         units={"stem": "features.pool0", **{f"block_{n}": f"features.denseblock{i}" for i, n in enumerate(ends, 1)}},
-        still="params/stem/norm/scale",  # nearly all of it is taken away by the norms that read the stem
+        still=r"params/stem/norm/(scale|bias)",  # nearly all of them is taken away by the norms that read the stem
         **{"rate": 0.2, **settings},
     )
 
