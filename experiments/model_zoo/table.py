@@ -1,6 +1,6 @@
 """Writes the table of families in README.md, here: sizes from the code, errors from the last run of the parity tests.
 
-    JAXFER_PARITY=experiments/model_zoo/parity.jsonl make parity
+    JAXFER_PARITY=$PWD/build/parity.jsonl make parity
     python experiments/model_zoo/table.py
 
 Parameters, operations and memory are those of the family's default options with 10 outputs. A step is forward, backward
@@ -86,7 +86,7 @@ def errors(file: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    worst, checked = errors(HERE / "parity.jsonl"), json.loads((HERE / "real.json").read_text())
+    worst, checked = errors(HERE.parents[1] / "build" / "parity.jsonl"), json.loads((HERE / "real.json").read_text())
     rows = [
         "| family | networks | checkpoints | tasks | parameters (M) | GFLOP a step | MiB | error | real weights |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
