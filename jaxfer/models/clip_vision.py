@@ -22,10 +22,11 @@ from jaxfer.errors import InputError
 from jaxfer.models.chain import linear_rates
 from jaxfer.models.family import Family, family_port
 from jaxfer.models.heads import DENSE, EMBEDDING, POOLED
-from jaxfer.models.layers import BLOCK_TENSOR_AXES, Conv, Dense, DenseHead, kernel_init
+from jaxfer.models.layers import BLOCK_TENSOR_AXES, Conv, Dense, kernel_init
 from jaxfer.models.options import ImageOptions, choice, option, positive, rate, size
 from jaxfer.models.port import Port
 from jaxfer.models.transformer import ACTIVATIONS, Block, Spec, layer_norm
+from jaxfer.models.vision import PatchHead
 
 HEADS = (POOLED, DENSE, EMBEDDING)
 
@@ -61,18 +62,6 @@ class Head(nn.Module):
         if self.pool == "projection":
             x = Dense((self.projection,), use_bias=False, name="projection")(x)
         return Dense((self.outputs,), name="out")(x) if self.outputs else x
-
-
-class PatchHead(DenseHead):
-    """The final norm and the output layer at every patch: [batch, tokens, width] -> [batch, *size, outputs]."""
-
-    grid: tuple[int, int] = (1, 1)
-    epsilon: float = 1e-5
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        x = layer_norm(self.epsilon, "norm")(x[:, 1:])
-        return super().__call__(x.reshape(len(x), *self.grid, -1), train=train)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,20 @@ class Preprocessor(TypedDict, total=False):
     include_top: bool | None
 
 
+class _Input(TypedDict, total=False):
+    size: Side
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    resize: tuple[int, ...]
+
+
+class OwnConfig(TypedDict, total=False):
+    """The field that is read of the config.json that `own_config` writes."""
+
+    input: _Input
+
+
 RESAMPLES = {int(how): name for name, how in INTERPOLATIONS.items()}  # Pillow's numbers
 BILINEAR, BICUBIC = 2, 3
 

@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 from jaxfer.errors import InputError
 from jaxfer.models.inverted import InvertedOptions, Shape
 from jaxfer.models.port import Port
-from jaxfer.pretrained.families import _image
 from jaxfer.pretrained.families._image import image_options, input_options, pair
 from jaxfer.pretrained.layout import CONV, DENSE, DEPTHWISE, Key, Shapes, Transform
 
 COUNTERS = r"(.*\.)?num_batches_tracked"
 
 PREPARATION = ("mean", "std", "interpolation", "resize")  # of a bare file: what its code's authors trained with
-
-
-class _Input(TypedDict, total=False):
-    size: _image.Side
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    resize: tuple[int, ...]
-
-
-class Config(TypedDict, total=False):
-    """The field of config.json that is read where its tensors' names tell the rest."""
-
-    input: _Input
 
 
 # The names of one module of ours: (key of the convolution, key of its norm).

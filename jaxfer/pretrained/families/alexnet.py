@@ -10,7 +10,7 @@ from jaxfer.models.alexnet import CONVS
 from jaxfer.models.port import Port
 from jaxfer.pretrained.families import _image
 from jaxfer.pretrained.families._image import image_processor
-from jaxfer.pretrained.families.vgg import Config, convolutions, images, keys, tail, written
+from jaxfer.pretrained.families.vgg import convolutions, images, keys, tail, written
 from jaxfer.pretrained.layout import Key, Layout, Shapes
 
 PLACES = (0, 3, 6, 8, 10)  # of the convolutions in `features`
@@ -48,7 +48,7 @@ LAYOUTS = (
         config=written("alexnet"),
         preprocessor=image_processor,
         entry="features.0.weight",
-        facts=Config,
+        facts=_image.OwnConfig,
         processor=_image.Preprocessor,
         optional=(r"classifier\.6\..*",),
     ),

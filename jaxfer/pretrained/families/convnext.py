@@ -43,18 +43,6 @@ class Config(TypedDict, total=False):
     image_size: _image.Side
 
 
-class _Input(TypedDict, total=False):
-    size: _image.Side
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-class BareConfig(TypedDict, total=False):
-    """The field of config.json that is read with torchvision's keys and with timm's."""
-
-    input: _Input
-
-
 class Names(NamedTuple):
     """A layout's names, without `.weight` and `.bias`.
 
@@ -298,7 +286,7 @@ LAYOUTS = (
         config=_torchvision_config,
         preprocessor=image_processor,
         entry="features.0.0.weight",
-        facts=BareConfig,
+        facts=_image.OwnConfig,
         processor=_image.Preprocessor,
         optional=(r"classifier\.2\..*",),
     ),
@@ -316,7 +304,7 @@ LAYOUTS = (
         config=_timm_config,
         preprocessor=image_processor,
         entry="stem.0.weight",
-        facts=BareConfig,
+        facts=_image.OwnConfig,
         processor=_image.Preprocessor,
         optional=(r"head\.fc\..*",),
         timm=Timm(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
@@ -21,18 +21,6 @@ from jaxfer.pretrained.layout import CONV, DENSE, Key, Layout, Shapes, Timm
 
 STEM = "features.conv0.weight"
 LAYER = r"features\.denseblock(\d+)\.denselayer(\d+)\.conv\.?1\.weight"
-
-
-class _Input(TypedDict, total=False):
-    size: _image.Side
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-class Config(TypedDict, total=False):
-    """The field of config.json that is read."""
-
-    input: _Input
 
 
 def _keys(port: Port) -> dict[str, Key]:
@@ -103,7 +91,7 @@ LAYOUTS = (
         config=_config,
         preprocessor=image_processor,
         entry=STEM,
-        facts=Config,
+        facts=_image.OwnConfig,
         processor=_image.Preprocessor,
         optional=(r"classifier\..*",),
         ignored=(r"(.*\.)?num_batches_tracked",),

@@ -46,18 +46,6 @@ class Config(TypedDict, total=False):
     downsample_in_bottleneck: bool
 
 
-class _Input(TypedDict, total=False):
-    size: _image.Side
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-class TorchvisionConfig(TypedDict, total=False):
-    """The field of config.json that is read with torchvision's keys."""
-
-    input: _Input
-
-
 def _blocks(port: Port) -> Iterator[tuple[str, int, int, int, bool]]:
     """Yields (unit, stage, index within the stage, convolutions in the branch, has a projection) for every block."""
     module, unit = port.options, 0
@@ -285,7 +273,7 @@ LAYOUTS = (
         config=_torchvision_config,
         preprocessor=image_processor,
         entry=ENTRY,
-        facts=TorchvisionConfig,
+        facts=_image.OwnConfig,
         processor=_image.Preprocessor,
         optional=(r"(fc|linear)\..*",),
         ignored=(r"(.*\.)?num_batches_tracked",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
@@ -19,18 +19,6 @@ from jaxfer.pretrained.families._image import (
     pair,
 )
 from jaxfer.pretrained.layout import CONV, DENSE, Key, Layout, Shapes, Transform
-
-
-class _Input(TypedDict, total=False):
-    size: _image.Side
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-class Config(TypedDict, total=False):
-    """The field of config.json that is read."""
-
-    input: _Input
 
 
 def spread(side: int) -> Transform:
@@ -157,7 +145,7 @@ LAYOUTS = (
         config=written("vgg"),
         preprocessor=image_processor,
         entry="features.0.weight",
-        facts=Config,
+        facts=_image.OwnConfig,
         processor=_image.Preprocessor,
         optional=(r"classifier\.6\..*",),
         ignored=(r"(.*\.)?num_batches_tracked",),
