@@ -3,6 +3,9 @@
 Tier i traces every pair and compiles nothing. Tier ii computes numbers along the axes: every method on one
 convolutional and one transformer case, every model under `full`, `lora` and `probe`; whole runs and several devices on
 one model of each kind of input. Tier iii, `make conformance`, is the whole matrix.
+
+Most models are of blocks that others have too. `.ci/run` leaves what is marked `rest`: all but LoRA and probe on a model beside the
+`KINDS`, whose training ten steps of SGD compare with PyTorch.
 """
 
 from __future__ import annotations
@@ -64,8 +67,16 @@ def marks(method, case):
     return pytest.mark.xdist_group(f"{method}-{case}")
 
 
+def rest(method, case):
+    """What `.ci/run` leaves to `make test`."""
+    return () if case in KINDS or method in ("lora", "probe") else (pytest.mark.rest,)
+
+
 @pytest.mark.tier_i
-@pytest.mark.parametrize("method,case", [pytest.param(*pair, id="-".join(pair), marks=marks(*pair)) for pair in PAIRS])
+@pytest.mark.parametrize(
+    "method,case",
+    [pytest.param(*pair, id="-".join(pair), marks=(marks(*pair), *rest(*pair))) for pair in PAIRS],
+)
 def test_shapes(method, case):
     refusal = conformance.refusal(method, case)
     if (method, case) in REFUSED:
@@ -156,8 +167,8 @@ def numbers(pairs):
         for pair in pairs:
             if pair not in REFUSED and (check is not ADAM or pair[1] == TRANSFORMER):
                 devices = check in methods.PLACED and not (check is SGD and placed(*pair))
-                rest = [pytest.mark.rest] if devices or pair[1] not in KINDS else []
-                beside = () if axes(*pair) else (pytest.mark.matrix, *rest)
+                left = (pytest.mark.rest,) if devices else rest(*pair)
+                beside = rest(*pair) if axes(*pair) else (pytest.mark.matrix, *left)
                 yield pytest.param(check, *pair, id="-".join((check.__name__, *pair)), marks=(marks(*pair), *beside))
 
 
