@@ -5,8 +5,8 @@ jaxfer sweep experiments/first_transfers/networks.py:flowers5 --processes 2 --wo
 python experiments/first_transfers/networks_table.py runs/networks/*
 
 Sets: flowers5, pacs, pets_bias, pets_seg. Networks of ImageNet: MobileNetV2 (torchvision) and EfficientNet-Lite0, both
-from the packages of tests/parity/weights.txt. Photos of the sets are 96 to 160 pixels, so networks read 128. Rates and steps were fixed
-before any run, the last parameters are the result, and the test split is read once, at a run's end.
+from the packages of tests/parity/weights.txt. Photos of the sets are 96 to 160 pixels, so networks read 128. Rates and
+steps were fixed before any run, the last parameters are the result, and the test split is read once, at a run's end.
 """
 
 import jaxfer.config

@@ -1,6 +1,6 @@
 """Tables of the sweeps of networks.py, texts.py and sounds.py: one row for each arm.
 
-python experiments/first_transfers/networks_table.py runs/networks/*     # writes networks/SET.csv beside this file, prints all
+python experiments/first_transfers/networks_table.py runs/networks/*     # prints them, writes networks/SET.csv
 """
 
 import csv

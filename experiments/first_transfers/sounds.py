@@ -3,8 +3,9 @@
 jaxfer sweep experiments/first_transfers/sounds.py --processes 2 --workdir runs/networks/spoken_digits
 python experiments/first_transfers/networks_table.py runs/networks/*
 
-The encoder is that of faster-whisper's CTranslate2 file, from a package of tests/parity/weights.txt. Two speakers are tested who are
-neither in train nor in val. Rates and steps were fixed before any run; the last parameters are the result.
+The encoder is that of faster-whisper's CTranslate2 file, from a package of tests/parity/weights.txt. Two speakers are
+tested who are neither in train nor in val. Rates and steps were fixed before any run; the last parameters are the
+result.
 """
 
 import jaxfer.config

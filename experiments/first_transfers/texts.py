@@ -3,9 +3,10 @@
 jaxfer sweep experiments/first_transfers/texts.py:pawsx --processes 2 --workdir runs/networks/pawsx
 python experiments/first_transfers/networks_table.py runs/networks/*
 
-Sets: wnut17 (entities, entity F1 on test), pawsx (English: paraphrase or not, train_en to en), squad_small (answers, F1 on
-dev, which chooses nothing). Encoders: all-MiniLM-L6-v2 and paraphrase-MiniLM-L3-v2, both from packages of the environment
-of `make parity`. Word vectors stay frozen. Rates and steps were fixed before any run; the last parameters are the result.
+Sets: wnut17 (entities, entity F1 on test), pawsx (English: paraphrase or not, train_en to en), squad_small (answers,
+F1 on dev, which chooses nothing). Encoders: all-MiniLM-L6-v2 and paraphrase-MiniLM-L3-v2, both from packages of the
+environment of `make parity`. Word vectors stay frozen. Rates and steps were fixed before any run; the last parameters
+are the result.
 """
 
 import jaxfer.config
@@ -44,10 +45,7 @@ def sweep(arg):
     """Each encoder's probe and fine-tuning under three seeds."""
     for encoder, files in WEIGHTS.items():
         own = {"init": jaxfer.config.packaged(*files)}
-        arms = {
-            f"{encoder} probe": {**own, "method": "probe", "freeze": (), "lr_rules": (), "lr": 1e-2},
-            f"{encoder} full": own,
-        }
-        for name, fields in arms.items():
+        probe = {**own, "method": "probe", "freeze": (), "lr_rules": (), "lr": 1e-2}
+        for name, fields in {f"{encoder} probe": probe, f"{encoder} full": own}.items():
             for seed in range(SEEDS):
                 yield Cell(overrides={**fields, "seed": seed, "test": arg != "squad_small"}, group=name)

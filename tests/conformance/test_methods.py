@@ -4,8 +4,8 @@ Tier i traces every pair and compiles nothing. Tier ii computes numbers along th
 convolutional and one transformer case, every model under `full`, `lora` and `probe`; whole runs and several devices on
 one model of each kind of input. Tier iii, `make conformance`, is the whole matrix.
 
-Most models are of blocks that others have too. `.ci/run` leaves what is marked `rest`: all but LoRA and probe on a model beside the
-`KINDS`, whose training ten steps of SGD compare with PyTorch.
+Most models are of blocks that others have too. `.ci/run` leaves what is marked `rest`: all but LoRA and probe on a
+model beside the `KINDS`, whose training ten steps of SGD compare with PyTorch.
 """
 
 from __future__ import annotations
