@@ -57,14 +57,14 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
         raise InputError(
             f"--format={format}: model {family!r} can't be exported in this format{nearest(str(format), known)}"
         )
-    if not finished.stage.spec.port.outputs and format != SENTENCE:
+    layout, port = by_family(family, "hf" if format in (PEFT, SENTENCE) else format), finished.stage.spec.port
+    bare = format == layout.name and port.module.head in layout.without_outputs
+    if not port.outputs and format != SENTENCE and not bare:
         raise InputError(f"--format={format} has no place for a model without an output layer; use --format={SENTENCE}")
     _check_target(target)
-    layout = by_family(family, "hf" if format in (PEFT, SENTENCE) else format)
     with staging.unwound_by_sigterm(), staging.staged(target) as temporary:
         write = {PEFT: peft.write, SENTENCE: sentence.write}.get(format, _write_model)
         write(finished, layout, temporary)
-        port = finished.stage.spec.port
         if preprocessor := layout.preprocessor(port):
             files.write_json(temporary / "preprocessor_config.json", preprocessor)
         tokenizer.carry_out(port, temporary)

@@ -127,6 +127,7 @@ def opened(init: str, name: str, model_options: Mapping[str, Any], init_options:
         raise InputError(f"{init}: config.json states num_classes={config['num_classes']}, its head has {outputs}")
     notes = (
         *_guesses(init, stated.assumed(port, options, soft, model_options)),
+        *_chosen(init, name, layout, config),
         *_left_out(init, other, tail.normalize and not {"normalize"} & {*options, *model_options}, averages),
     )
     return Checkpoint(
@@ -146,6 +147,15 @@ def _guesses(init: str, assumed: Mapping[str, Any]) -> Iterator[str]:
     if assumed:
         values = ", ".join(f"{name}={value!r}" for name, value in assumed.items())
         yield f"{init}: no file states {values}; assuming these, override with config.model.NAME"
+
+
+def _chosen(init: str, name: str, layout: Layout, config: Mapping[str, Any]) -> Iterator[str]:
+    """A line where the checkpoint is of several networks and no config says which to read."""
+    kind = config.get("model_type")
+    if name == AUTO and (others := _on_request(kind)):
+        names = " or ".join(others)
+        read = f"of model_type {kind!r} the {layout.family} is read"
+        yield f"{init}: {read}; config.model.name={names} reads another part of it"
 
 
 def _left_out(init: str, head: str | None, normalize: bool, averages: Sequence[str]) -> Iterator[str]:
@@ -261,6 +271,7 @@ def _candidates(init: str, name: str, config: Mapping[str, Any]) -> tuple[Layout
             f"{', '.join(families)}: remove the field if the tensors are from such a model"
         )
     family = by_model_type(kind).family if kind is not None else config.get("family")
+    family = name if name in _on_request(kind) else family
     if family in families and name not in (AUTO, family):
         raise InputError(
             f"config.model.name is {name!r} here, config.json of {init} says {family!r}; "
@@ -272,9 +283,16 @@ def _candidates(init: str, name: str, config: Mapping[str, Any]) -> tuple[Layout
         raise InputError(f"config.init={init}: {problem}; set config.model.name to one of {', '.join(families)}")
     family_layouts = [layout for layout in layouts() if layout.family == family]
     named = [
-        layout for layout in family_layouts if kind in layout.model_types or layout.name == config.get("key_layout")
+        layout
+        for layout in family_layouts
+        if kind in (*layout.model_types, *layout.on_request) or layout.name == config.get("key_layout")
     ]
     return tuple(named or family_layouts)
+
+
+def _on_request(kind: str | None) -> tuple[str, ...]:
+    """Families that read checkpoints of this `model_type` where the config names them."""
+    return tuple(layout.family for layout in layouts() if kind in layout.on_request)
 
 
 def _options(

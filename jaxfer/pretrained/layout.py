@@ -122,6 +122,8 @@ class Layout:
       name: the naming (`hf`, `torchvision`).
       family: name of the file in `jaxfer/models`.
       model_types: values of `model_type` in config.json that this reads; () for a naming without config.json.
+      on_request: others that it reads where `config.model.name` is its family: checkpoints of several networks, which
+        another layout reads otherwise.
       keys: port -> {leaf: checkpoint key}, for every leaf of the port.
       options: (config, preprocessor config or {}, {checkpoint key: shape}) -> options of the port, all but `outputs`.
       config: (port, its options, labels) -> config.json for export: architectures, id2label, ...
@@ -143,6 +145,7 @@ class Layout:
       timm: its names in timm; None if timm's checkpoints are not read by this layout.
       encoder: port -> (config.json, constants) of the model without its head, whose keys lack the first prefix, as
         stored at the root of a sentence-transformers folder; None if not supported.
+      without_outputs: kinds of head without an output layer with which the model is exported.
     """
 
     name: str
@@ -165,6 +168,8 @@ class Layout:
     in_memory: tuple[tuple[str, Any], ...] = ()
     timm: Timm | None = None
     encoder: Callable[[Port], tuple[dict[str, Any], Mapping[str, Array]]] | None = None
+    on_request: tuple[str, ...] = ()
+    without_outputs: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

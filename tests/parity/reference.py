@@ -153,7 +153,8 @@ def fed(case: Case, model: nn.Module, examples: int, seed: int) -> tuple[dict[st
     ids = rng.integers(3, config.vocab_size, mask.shape).astype(np.int32)
     pad = getattr(config, "pad_token_id", None) or 0
     types = rng.integers(0, max(getattr(config, "type_vocab_size", 1), 1), mask.shape).astype(np.int32) * mask
-    batch = {"input_ids": np.where(mask, ids, pad).astype(np.int32), "attention_mask": mask, "token_type_ids": types}
+    ids = case.texts(np.where(mask, ids, pad).astype(np.int32), mask)
+    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
     read = texts_read(model)
     return batch, {name: torch.from_numpy(leaf).long() for name, leaf in batch.items() if name in read}
 

@@ -29,6 +29,7 @@ class Case:
       image: (height, width, channels) of the input; None for texts and sounds.
       audio: (frames, mels) of the input.
       length: tokens of the longest text.
+      texts: (token ids, mask) -> ids: what a reference asks of texts.
       outputs: of the head.
       last: regex of the submodules that end a residual branch, and the gain that they get.
       gain: see `last`.
@@ -40,6 +41,7 @@ class Case:
       logits: what their forward pass returns -> logits.
       unread: regex of their parameters that a classifier doesn't read.
       golden: whether a golden file keeps it.
+      exported: whether transformers has a class for it.
     """
 
     layout: tuple[str, str]
@@ -48,6 +50,7 @@ class Case:
     image: tuple[int, int, int] | None = None
     audio: tuple[int, int] | None = None
     length: int = 9
+    texts: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda ids, mask: ids
     outputs: int = 3
     last: str = "none"
     gain: float = 0.5
@@ -59,6 +62,7 @@ class Case:
     logits: Callable[[Any], Any] = lambda output: getattr(output, "logits", output)
     unread: str = "none"
     golden: bool = False
+    exported: bool = True
 
 
 def cases(family: str | None = None) -> dict[str, Case]:

@@ -70,6 +70,7 @@ CASES = {
     "dinov2_registers": (DINOV2, dict(DINO, registers=2, antialias=True, resize=(10,))),
     "dinov2_gated": (DINOV2, dict(DINO, gated=True, qkv_bias=False)),
     "clip_mean": (CLIP, dict(SIZES, image=(6, 6, 3), pool="mean")),
+    "siglip_mean": (by_model_type("siglip"), dict(SIZES, image=(6, 6, 3), pool="mean")),
     "mobilenet_v2": (MOBILENET_V2, dict(INVERTED, output_stride=8, mean=(0.1,))),
     "mobilenet_v2_first_expands": (MOBILENET_V2, dict(INVERTED, first_expands=True, padding="symmetric")),
     "mobilenet_v2_torchvision": (by_family("mobilenet_v2", "torchvision"), PLAIN),
