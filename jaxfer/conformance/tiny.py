@@ -72,7 +72,7 @@ def _ids(rng: np.random.Generator, port: Port, n: int, rows: int) -> jax.Array:
 # {batch field: (generator, port, examples) -> [examples, ...]}
 FIELDS = {
     "image": lambda rng, port, n: _normal(rng, (n, *port.encoding.size)),
-    "audio": lambda rng, port, n: _normal(rng, (n, port.encoding.frames, port.encoding.mels)),
+    "audio": lambda rng, port, n: _normal(rng, port.example(n)["audio"].shape),
     "series": lambda rng, port, n: _normal(rng, port.example(n)["series"].shape),
     "numbers": lambda rng, port, n: _normal(rng, port.example(n)["numbers"].shape),
     "missing": lambda rng, port, n: jnp.asarray(

@@ -50,6 +50,17 @@ def cubic_weights(old: int, new: int, *, antialias: bool = False) -> np.ndarray:
     return weights
 
 
+def linear_weights(old: int, new: int) -> np.ndarray:
+    """[new, old] float64: the weight of each old sample in each new one, of which there are at least as many."""
+    weights = np.zeros((new, old))
+    for i in range(new):
+        centre = min(max((i + 0.5) * old / new - 0.5, 0), old - 1)
+        first = min(int(centre), max(old - 2, 0))
+        weights[i, first] += 1 - (centre - first)
+        weights[i, min(first + 1, old - 1)] += centre - first
+    return weights
+
+
 def _cubic(x: float, free: float) -> float:
     if x <= 1:
         return ((free + 2) * x - (free + 3)) * x * x + 1

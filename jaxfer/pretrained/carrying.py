@@ -45,6 +45,8 @@ def carry(
             changes[f"params/{stem}/{conv}/kernel"] = ("inflated", lambda x: surgery.inflate_input(x, channels))
         if f"params/{stem}/pos" in shapes:
             changes[f"params/{stem}/pos"] = ("resized", _resizing(checkpoint, port, shapes[f"params/{stem}/pos"].shape))
+    of_layout = checkpoint.layout.resized(checkpoint.options, port)
+    changes |= {leaf: ("resized", change) for leaf, change in of_layout.items()}
     conversion = convert(
         tensors,
         checkpoint.layout,

@@ -143,6 +143,8 @@ class Layout:
       in_memory: (pattern, replacement) of names on the Hub, as `re.sub` takes them, that transformers 5 changes in
         memory, where peft takes the names of modules from.
       timm: its names in timm; None if timm's checkpoints are not read by this layout.
+      resized: (options that the checkpoint states, port) -> {leaf: function that adapts a tensor of another shape, in
+        the leaf's axes}, where the config announces other inputs.
       encoder: port -> (config.json, constants) of the model without its head, whose keys lack the first prefix, as
         stored at the root of a sentence-transformers folder; None if not supported.
       without_outputs: kinds of head without an output layer with which the model is exported.
@@ -167,6 +169,7 @@ class Layout:
     bare: Callable[[Shapes, Mapping[str, Any]], Facts] | None = None
     in_memory: tuple[tuple[str, Any], ...] = ()
     timm: Timm | None = None
+    resized: Callable[[Mapping[str, Any], Port], Mapping[str, Callable[[Array], Array]]] = lambda options, port: {}
     encoder: Callable[[Port], tuple[dict[str, Any], Mapping[str, Array]]] | None = None
     on_request: tuple[str, ...] = ()
     without_outputs: tuple[str, ...] = ()

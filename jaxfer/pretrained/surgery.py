@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from jaxfer.errors import InputError
-from jaxfer.models.positions import cubic_weights
+from jaxfer.models.positions import cubic_weights, linear_weights
 
 
 def resize_positions(
@@ -42,6 +42,36 @@ def resize_positions(
     rows, columns = cubic_weights(old[0], new[0]), cubic_weights(old[1], new[1])
     resized = np.einsum("yh,xw,hwc->yxc", rows, columns, grid, optimize=True).reshape(1, -1, grid.shape[-1])
     return np.concatenate([positions[:, :extra], resized.astype(positions.dtype)], axis=1)
+
+
+def cut_or_stretched(positions: np.ndarray, old: tuple[int, int], new: tuple[int, int], *, extra: int) -> np.ndarray:
+    """Position embeddings for another grid, as Gong et al., 2021, arXiv:2104.01778, sec. 2.2 have them.
+
+    Along each axis, the middle of a longer one is cut out, and a shorter one is stretched bilinearly, as
+    `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`.
+
+    Args:
+      positions: [1, extra + old[0] * old[1], channels], row-major after the extra tokens.
+      old: the present grid.
+      new: the new one.
+      extra: leading tokens to keep unchanged.
+
+    Raises:
+      InputError: the tokens do not form this grid.
+    """
+    if positions.shape[:2] != (1, extra + old[0] * old[1]):
+        raise InputError(
+            f"expected position embeddings [1, {extra} + {old[0]} * {old[1]}, channels], found {list(positions.shape)}"
+        )
+    grid = positions[0, extra:].reshape(*old, -1).astype(np.float64)
+    for axis in (0, 1):
+        if new[axis] < old[axis]:
+            begin = old[axis] // 2 - new[axis] // 2
+            grid = grid.take(range(begin, begin + new[axis]), axis)
+        else:
+            grid = np.moveaxis(np.tensordot(linear_weights(old[axis], new[axis]), grid, (1, axis)), 0, axis)
+    changed = grid.reshape(1, -1, grid.shape[-1]).astype(positions.dtype)
+    return np.concatenate([positions[:, :extra], changed], axis=1)
 
 
 def inflate_input(kernel: np.ndarray, channels: int) -> np.ndarray:

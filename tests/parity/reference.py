@@ -145,9 +145,9 @@ def fed(case: Case, model: nn.Module, examples: int, seed: int) -> tuple[dict[st
     if case.image:
         x = images(case.image, examples, seed)
         return {"image": x}, channels_first(x)
-    if case.audio:
-        x = images(case.audio, examples, seed)
-        return {"audio": x}, torch.from_numpy(x.transpose(0, 2, 1).copy())
+    if case.sounds or case.audio:
+        batch = case.sounds(examples, seed) if case.sounds else {"audio": images(case.audio, examples, seed)}
+        return batch, case.heard(batch)
     rng, config = np.random.default_rng(seed), model.config
     mask = (np.arange(case.length) < np.linspace(2, case.length, examples).astype(int)[:, None]).astype(np.int32)
     ids = rng.integers(3, config.vocab_size, mask.shape).astype(np.int32)
@@ -178,8 +178,8 @@ def answers(case: Case, model: nn.Module, batch: Mapping[str, np.ndarray]) -> di
     """{unit of ours: what theirs answers}, and `logits`; where a text is padded their outputs are zero."""
     if case.image:
         theirs: Any = channels_first(batch["image"])
-    elif case.audio:
-        theirs = torch.from_numpy(batch["audio"].transpose(0, 2, 1).copy())
+    elif "audio" in batch:
+        theirs = case.heard(batch)
     else:
         read = texts_read(model)
         theirs = {name: torch.from_numpy(leaf).long() for name, leaf in batch.items() if name in read}

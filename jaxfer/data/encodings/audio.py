@@ -1,6 +1,6 @@
-"""Sounds as a model takes them: one rate, one length, and the log-mel spectrogram of Whisper.
+"""Sounds as a model takes them: one rate, one length, and the log-mel spectrogram of Whisper; NumPy alone.
 
-Radford et al., 2022, arXiv:2212.04356, as transformers' `WhisperFeatureExtractor` computes it; NumPy alone.
+Radford et al., 2022, arXiv:2212.04356, as transformers' `WhisperFeatureExtractor` computes it. `fbank.py` has Kaldi's.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -16,6 +17,7 @@ from scipy.sparse import csr_array
 
 from jaxfer.data.encoding import Draw, Fields
 from jaxfer.data.encodings.augment import augmentations, finish
+from jaxfer.data.encodings.augment.entries import Entry
 from jaxfer.data.encodings.image import MAX_FEATURES, averaged
 from jaxfer.data.split import Dataset, Split
 
@@ -26,11 +28,80 @@ FLOOR, RANGE = 1e-10, 8.0  # least energy; decades below the loudest bin of a so
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AudioEncoding:
-    """How samples become the model's `audio`, float32 [b, frames, mels].
+class SoundEncoding:
+    """What the encodings of sounds share. The column has int [n] `rates` (samples a second) and `lengths` (samples).
 
-    Windows of 25 ms every 10 ms, 400 and 160 samples at 16 kHz. The column has int [n] `rates` (samples a second) and
-    `lengths` (samples).
+    Attributes:
+      rate: samples a second; sounds of another rate are resampled.
+    """
+
+    rate: int = 16000
+
+    column: ClassVar[str] = "audio"
+    noun: ClassVar[str] = "sounds"
+    buckets: ClassVar[tuple[int, ...]] = ()
+    augments: ClassVar[bool] = True
+    limit: ClassVar[str] = "seconds"  # the option that says how long the input is
+
+    @property
+    def samples(self) -> int:
+        """Samples of the input: longer sounds are cut."""
+        raise NotImplementedError
+
+    def notes(self, data: Dataset, sample: int) -> tuple[str, ...]:
+        """Lines if sounds are resampled, or longer than the input and so get cut; `sample` is ignored: headers say."""
+        rates, cut, longest = set(), [], 0.0
+        for name, split in data.splits.items():
+            column = split.columns["audio"]
+            of, seconds = column.rates[split.rows], column.lengths[split.rows] / column.rates[split.rows]
+            rates |= set(of.tolist()) - {self.rate}
+            if count := int(np.sum(seconds * self.rate > self.samples)):
+                longest = max(longest, float(seconds.max()))
+                cut.append(f"{count:,} of {len(split):,} in {name}")
+        lines = []
+        if rates:
+            lines.append(f"sounds of {_listed(rates)} Hz are resampled to the model's {self.rate:,} Hz")
+        if cut:
+            seconds = f"{self.samples / self.rate:g} s"
+            limit = f"cut at {seconds}, the longest has {longest:.3g} s; config.model.{self.limit} sets it"
+            lines.append(f"sounds are {limit} ({', '.join(cut)})")
+        return tuple(lines)
+
+    def facts(self) -> dict[str, Any]:
+        return {"rate": self.rate, "seconds": self.samples / self.rate}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpectrogramEncoding(SoundEncoding):
+    """Sounds as spectrograms: the model's `audio`, float32 [b, frames, mels]."""
+
+    mels: int = 80
+
+    features: ClassVar[str] = "log-mels"
+    frames: ClassVar[Any]  # windows of the input; a property or a field
+
+    def example(self, n: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return {"audio": jax.ShapeDtypeStruct((n, self.frames, self.mels), "float32")}
+
+    def reader(self, split: Split) -> AudioReader:
+        return AudioReader(split, self)
+
+    def spectrogram(self, sound: np.ndarray) -> np.ndarray:
+        """[n] at the encoding's rate -> float32 [frames, mels]."""
+        raise NotImplementedError
+
+    def flat(self, split: Split) -> np.ndarray:
+        """Flat log-mels; of more than 3,072 values the frames are averaged down, then the bins."""
+        to = (max(1, min(self.frames, MAX_FEATURES // self.mels)), min(self.mels, MAX_FEATURES))
+        rows, read = np.empty((len(split), to[0] * to[1]), np.float32), self.reader(split)
+        for row in range(len(split)):
+            rows[row] = averaged(read(np.array([row]))["audio"][..., None], to).reshape(-1)
+        return rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AudioEncoding(SpectrogramEncoding):
+    """Whisper's log-mels: windows of 25 ms every 10 ms, 400 and 160 samples at 16 kHz.
 
     Attributes:
       rate: samples a second; sounds of another rate are resampled.
@@ -38,19 +109,10 @@ class AudioEncoding:
       mels: bins of the spectrogram.
     """
 
-    rate: int = 16000
     seconds: float = 30.0
-    mels: int = 80
-
-    column: ClassVar[str] = "audio"
-    noun: ClassVar[str] = "sounds"
-    buckets: ClassVar[tuple[int, ...]] = ()
-    augments: ClassVar[bool] = True
-    features: ClassVar[str] = "log-mels"
 
     @property
     def samples(self) -> int:
-        """Samples of the input."""
         return round(self.seconds * self.rate)
 
     @property
@@ -68,48 +130,16 @@ class AudioEncoding:
         """Windows of the input."""
         return self.samples // self.hop
 
-    def example(self, n: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return {"audio": jax.ShapeDtypeStruct((n, self.frames, self.mels), "float32")}
-
-    def reader(self, split: Split) -> AudioReader:
-        return AudioReader(split, self)
-
-    def notes(self, data: Dataset, sample: int) -> tuple[str, ...]:
-        """Lines if sounds are resampled, or longer than `seconds` and so get cut; `sample` is ignored: headers say."""
-        rates, cut, longest = set(), [], 0.0
-        for name, split in data.splits.items():
-            column = split.columns["audio"]
-            of, seconds = column.rates[split.rows], column.lengths[split.rows] / column.rates[split.rows]
-            rates |= set(of.tolist()) - {self.rate}
-            if count := int(np.sum(seconds * self.rate > self.samples)):
-                longest = max(longest, float(seconds.max()))
-                cut.append(f"{count:,} of {len(split):,} in {name}")
-        lines = []
-        if rates:
-            lines.append(f"sounds of {_listed(rates)} Hz are resampled to the model's {self.rate:,} Hz")
-        if cut:
-            limit = f"cut at {self.seconds:g} s, the longest has {longest:.3g} s; config.model.seconds sets it"
-            lines.append(f"sounds are {limit} ({', '.join(cut)})")
-        return tuple(lines)
-
-    def facts(self) -> dict[str, Any]:
-        return {"rate": self.rate, "seconds": self.seconds}
-
-    def flat(self, split: Split) -> np.ndarray:
-        """Flat log-mels; of more than 3,072 values the frames are averaged down, then the bins."""
-        to = (max(1, min(self.frames, MAX_FEATURES // self.mels)), min(self.mels, MAX_FEATURES))
-        rows, read = np.empty((len(split), to[0] * to[1]), np.float32), self.reader(split)
-        for row in range(len(split)):
-            rows[row] = averaged(read(np.array([row]))["audio"][..., None], to).reshape(-1)
-        return rows
+    def spectrogram(self, sound: np.ndarray) -> np.ndarray:
+        return log_mel(sound, self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class AudioReader:
-    """The sounds of a split."""
+    """The spectrograms of a split."""
 
     split: Split
-    encoding: AudioEncoding
+    encoding: SpectrogramEncoding
     lengths: ClassVar[None] = None
 
     def __call__(self, rows: np.ndarray, length: int | None = None, draw: Draw | None = None) -> Fields:
@@ -118,24 +148,30 @@ class AudioReader:
         for i, (place, row) in enumerate(zip(audio, self.split.rows[rows], strict=True)):
             sound = resampled(column[int(row)], int(column.rates[row]), encoding.rate)
             if draw is None or not draw.augment:
-                place[:] = log_mel(sound, encoding)
+                place[:] = encoding.spectrogram(sound)
             else:
                 place[:] = augmented(sound, draw.augment, draw.rng(i), encoding)
         return {"audio": audio}
 
 
 def augmented(
-    sound: np.ndarray, augment: tuple[str, ...], rng: np.random.Generator, encoding: AudioEncoding
+    sound: np.ndarray, augment: tuple[str, ...], rng: np.random.Generator, encoding: SpectrogramEncoding
 ) -> np.ndarray:
-    """[n] at the encoding's rate -> float32 [frames, mels]: what acts on samples, `log_mel`, then what comes last."""
-    entries, sound = augmentations(augment), sound[: encoding.samples]
-    for entry in entries:
-        if not entry.kind.last:
-            for change in entry.changes(rng, (len(sound), encoding.rate)):
-                sound = change.apply(sound, "")
-    found = log_mel(sound, encoding)
+    """[n] at the encoding's rate -> float32 [frames, mels]: what acts on samples, the spectrogram, then what comes
+    last."""
+    entries = augmentations(augment)
+    found = encoding.spectrogram(changed(sound[: encoding.samples], entries, rng, encoding.rate))
     finish(found, entries, rng)
     return found
+
+
+def changed(sound: np.ndarray, entries: Sequence[Entry], rng: np.random.Generator, rate: int) -> np.ndarray:
+    """[n] -> [n]: what acts on samples."""
+    for entry in entries:
+        if not entry.kind.last:
+            for change in entry.changes(rng, (len(sound), rate)):
+                sound = change.apply(sound, "")
+    return sound
 
 
 def resampled(sound: np.ndarray, old: int, new: int) -> np.ndarray:

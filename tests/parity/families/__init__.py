@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class Case:
       units: {unit of ours: submodule of theirs with the same output}; logits are compared whatever is here.
       image: (height, width, channels) of the input; None for texts and sounds.
       audio: (frames, mels) of the input.
+      sounds: (examples, seed) -> our batch, where it is not of normal spectrograms.
+      heard: our batch of sounds -> their input; Whisper's is [b, mels, frames].
       length: tokens of the longest text.
       texts: (token ids, mask) -> ids: what a reference asks of texts.
       outputs: of the head.
@@ -49,6 +52,8 @@ class Case:
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)
     image: tuple[int, int, int] | None = None
     audio: tuple[int, int] | None = None
+    sounds: Callable[[int, int], dict[str, np.ndarray]] | None = None
+    heard: Callable[[Mapping[str, np.ndarray]], Any] = lambda batch: torch.tensor(batch["audio"].transpose(0, 2, 1))
     length: int = 9
     texts: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda ids, mask: ids
     outputs: int = 3
