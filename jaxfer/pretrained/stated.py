@@ -11,7 +11,13 @@ from jaxfer.models.port import Port
 from jaxfer.pretrained.layout import Layout
 
 # Suffixes of transformers' classes whose head classifies whole inputs.
-HEADS = ("ForSequenceClassification", "ForImageClassification", "ForImageClassificationWithTeacher")
+HEADS = (
+    "ForSequenceClassification",
+    "ForImageClassification",
+    "ForImageClassificationWithTeacher",
+    "PatchTSTForClassification",
+    "PatchTSTForRegression",
+)
 PREPROCESSING = ("mean", "std", "interpolation", "resize")
 
 

@@ -26,8 +26,9 @@ class Case:
       layout: (family, name of the layout).
       make: the PyTorch model; it need not be drawn, `settle` does that.
       units: {unit of ours: submodule of theirs with the same output}; logits are compared whatever is here.
-      image: (height, width, channels) of the input; None for texts and sounds.
+      image: (height, width, channels) of the input; None for texts, sounds and series.
       audio: (frames, mels) of the input.
+      series: (length, channels) of the input.
       length: tokens of the longest text.
       outputs: of the head.
       last: regex of the submodules that end a residual branch, and the gain that they get.
@@ -47,6 +48,7 @@ class Case:
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)
     image: tuple[int, int, int] | None = None
     audio: tuple[int, int] | None = None
+    series: tuple[int, int] | None = None
     length: int = 9
     outputs: int = 3
     last: str = "none"
