@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxfer.conformance.training import CLASSES, batches, tiny_stage
 from jaxfer.data.sources.conll import Tags
+from jaxfer.data.sources.csv_series import Windows
 from jaxfer.data.split import Array, Split
 from jaxfer.registry import TASKS
 from jaxfer.stages import Stage
@@ -27,6 +28,7 @@ HEADS = {
     "vocab": "bert_mean",
     "next": "decoder_llama",
     "embedding": "bert_mean",
+    "forecast": "patchtst",
 }
 
 
@@ -109,7 +111,7 @@ PROPERTIES = (
 
 
 def _classes(task: Task) -> int:
-    return 0 if task.target in ("value", "spans") else CLASSES
+    return 0 if task.target in ("value", "spans", "future") else CLASSES
 
 
 def _stage(name: str) -> Stage:
@@ -136,4 +138,9 @@ def _example(name: str) -> tuple[Task, jax.Array, dict[str, jax.Array], Split]:
     columns = {"label": kinds.get(spec.task.target, kinds["class"])}
     if spec.task.target == "tags":
         columns["tags"] = Tags(("O", "B-x", "I-x"), (np.zeros(spec.port.encoding.max_length, np.int32),) * n)
+    if spec.task.target == "future":
+        (length, channels), horizon = batch["history"].shape[1:], batch["future"].shape[1]
+        values, starts = np.zeros((length + horizon, channels), np.float32), np.zeros(n, np.int64)
+        columns["series"] = Windows(values, starts, length, "series")
+        columns["future"] = Windows(values, starts + length, horizon, "future", naive=(1.0,) * channels)
     return TASKS.make(name), jnp.zeros(outputs.shape, outputs.dtype), batch, Split.whole(**columns)

@@ -8,6 +8,7 @@
 | `next`      | [batch, length, rows of the table]   | causal_lm; no token sees those after it |
 | `dense`     | [batch, height, width, outputs]      | segmentation                            |
 | `embedding` | [batch, width]; no new parameters    | similarity                              |
+| `forecast`  | [batch, horizon, channels]           | forecast                                |
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 
-POOLED, TOKEN, VOCAB, NEXT, DENSE, EMBEDDING = KINDS = ("pooled", "token", "vocab", "next", "dense", "embedding")
+KINDS = ("pooled", "token", "vocab", "next", "dense", "embedding", "forecast")
+POOLED, TOKEN, VOCAB, NEXT, DENSE, EMBEDDING, FORECAST = KINDS
 WORDS = (VOCAB, NEXT)  # heads of the model's own vocabulary, which fit any data
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxfer.errors import InputError
-from jaxfer.models.heads import WORDS
+from jaxfer.models.heads import FORECAST, WORDS
 from jaxfer.models.port import Port
 from jaxfer.ports import drawn, port_shapes
 from jaxfer.pretrained import foreign, surgery
@@ -122,10 +122,11 @@ def _compiled_fresh(port: Port, leaves: tuple[str, ...]) -> Any:
     return drawn(draw)
 
 
-def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str], kind: str) -> bool:
+def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str], kind: str, outputs: int = 0) -> bool:
     """Whether to keep the checkpoint's head: the config asks for it, or the classes match by name and order.
 
-    A head over words is of the checkpoint's own vocabulary, and fits any data.
+    A head over words is of the checkpoint's own vocabulary, and fits any data. A forecaster's fits its horizon, the
+    `outputs` of a forecast.
 
     Raises:
       InputError: the same classes in another order, which is no reason to lose the head and none to keep it; or
@@ -139,6 +140,9 @@ def keeps_head(head: str, checkpoint: Checkpoint, classes: Sequence[str], kind: 
                 "config.head=reset"
             )
         return head != "reset"
+    if kind == FORECAST and (checkpoint.other_head or "").endswith("ForPrediction"):
+        same = (checkpoint.files.config or {}).get("prediction_length", outputs) == outputs
+        return head == "keep" or head == "auto" and same
     if checkpoint.other_head is not None:
         if head == "keep":
             source = f"{checkpoint.files.init} is a {checkpoint.other_head}"

@@ -114,7 +114,7 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
     checkpoint = foreign.opened(run.init, model.name, dict(model.options), options)
     shapes = _leaves(*port_shapes(port))
     head = [leaf for leaf in shapes if leaf.startswith(f"params/{port.head}/")]
-    keep = carrying.keeps_head(run.head, checkpoint, data.classes, stage.spec.task.head)
+    keep = carrying.keeps_head(run.head, checkpoint, data.classes, stage.spec.task.head, port.outputs)
     conversion = carrying.carry(checkpoint, port, shapes, reset=[] if keep else head, differs=run.differs)
     for leaf in conversion.fresh:
         entry = conversion.ledger[leaf]

@@ -16,6 +16,8 @@ HEADS = (
     "ForImageClassification",
     "ForImageClassificationWithTeacher",
     "ForAudioClassification",
+    "PatchTSTForClassification",
+    "PatchTSTForRegression",
 )
 PREPROCESSING = ("mean", "std", "interpolation", "resize")
 

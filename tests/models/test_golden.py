@@ -40,7 +40,7 @@ def test_every_unit_equals_pytorch(file):
     index = json.loads(golden["index"].tobytes())
     batch = {"image": golden["x"].astype(np.float32)} if "x" in golden else {}
     batch |= {name: golden[name].astype(np.int32) for name in golden.files if name.endswith(("_ids", "_mask"))}
-    batch |= {name: golden[name].astype(np.float32) for name in golden.files if name == "audio"}
+    batch |= {name: golden[name].astype(np.float32) for name in golden.files if name in ("audio", "series")}
     config = index["config"]
     theirs, expected = (unpack(golden[what], index[what]) for what in ("weights", "expected"))
 

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +49,8 @@ def settle(model: nn.Module, inputs: Any, *, last: str, gain: float, seed: int =
     def uniform(like: torch.Tensor) -> torch.Tensor:
         return 0.75 + 0.5 * torch.rand(like.shape, generator=draw)
 
-    def statistics(norm: nn.BatchNorm2d, args: tuple[torch.Tensor, ...]) -> None:
-        var, mean = torch.var_mean(args[0], (0, 2, 3))
+    def statistics(norm: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        var, mean = torch.var_mean(args[0], [axis for axis in range(args[0].ndim) if axis != 1])
         std = (var + 1e-3).sqrt()  # a channel that is dead, or has one pixel, gets a variance too
         norm.running_mean.copy_(mean + std * normal(mean, 0.2))
         norm.running_var.copy_(std**2 * uniform(var))
@@ -63,11 +63,11 @@ def settle(model: nn.Module, inputs: Any, *, last: str, gain: float, seed: int =
             if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
                 weight = module.weight
                 weight.copy_(normal(weight, math.prod(weight.shape[1:]) ** -0.5))
-            if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
                 module.weight.copy_(uniform(module.weight))
             if re.fullmatch(last, name):
                 module.weight.mul_(gain)
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 hooks.append(module.register_forward_pre_hook(statistics))
         model.eval()(**inputs) if isinstance(inputs, dict) else model.eval()(inputs)
         for hook in hooks:
@@ -120,7 +120,13 @@ def channels_last(x: torch.Tensor) -> np.ndarray:
     return np.transpose(x, (0, 2, 3, 1)) if x.ndim == 4 else x
 
 
-def watch(model: nn.Module, paths: Mapping[str, str], x: Any) -> dict[str, np.ndarray]:
+def logits_of(output: Any) -> torch.Tensor:
+    return getattr(output, "logits", output)
+
+
+def watch(
+    model: nn.Module, paths: Mapping[str, str], x: Any, logits: Callable[[Any], torch.Tensor] = logits_of
+) -> dict[str, np.ndarray]:
     """{ours: output of their submodule `path`}, channels last, from one pass in evaluation mode."""
     found: dict[str, np.ndarray] = {}
 
@@ -136,18 +142,21 @@ def watch(model: nn.Module, paths: Mapping[str, str], x: Any) -> dict[str, np.nd
         output = model.eval()(**x) if isinstance(x, dict) else model.eval()(x)
     for hook in hooks:
         hook.remove()
-    found["logits"] = (output if isinstance(output, torch.Tensor) else output.logits).numpy()
+    found["logits"] = logits(output).numpy()
     return found
 
 
 def fed(case: Case, model: nn.Module, examples: int, seed: int) -> tuple[dict[str, np.ndarray], Any]:
-    """(our batch, their input) of a case: normal images, or texts of different lengths whose padding is masked."""
+    """(our batch, their input) of a case: normal images or series, or texts, their padding masked."""
     if case.image:
         x = images(case.image, examples, seed)
         return {"image": x}, channels_first(x)
     if case.sounds or case.audio:
         batch = case.sounds(examples, seed) if case.sounds else {"audio": images(case.audio, examples, seed)}
         return batch, case.heard(batch)
+    if case.series:
+        x = images(case.series, examples, seed) + 1
+        return {"series": x}, torch.from_numpy(x)
     rng, config = np.random.default_rng(seed), model.config
     mask = (np.arange(case.length) < np.linspace(2, case.length, examples).astype(int)[:, None]).astype(np.int32)
     ids = rng.integers(3, config.vocab_size, mask.shape).astype(np.int32)
@@ -180,10 +189,12 @@ def answers(case: Case, model: nn.Module, batch: Mapping[str, np.ndarray]) -> di
         theirs: Any = channels_first(batch["image"])
     elif "audio" in batch:
         theirs = case.heard(batch)
+    elif case.series:
+        theirs = torch.from_numpy(batch["series"])
     else:
         read = texts_read(model)
         theirs = {name: torch.from_numpy(leaf).long() for name, leaf in batch.items() if name in read}
-    found = watch(model, case.units, theirs)
+    found = watch(model, case.units, theirs, case.logits)
     return {name: case.shaped.get(name, lambda x: x)(x) for name, x in found.items()}
 
 

@@ -24,11 +24,13 @@ class SeriesEncoding:
       channels: values at each of them.
       normalize: `each` takes the mean of a series' channel from it and divides by its standard deviation (of n, not
         n - 1); a constant channel becomes 0. `none` keeps the values.
+      again: whether the series is a second field, `history`, which every unit reads: a forecast is in its unit.
     """
 
     length: int
     channels: int
     normalize: str = "each"
+    again: bool = False
 
     column: ClassVar[str] = "series"
     noun: ClassVar[str] = "series"
@@ -37,7 +39,8 @@ class SeriesEncoding:
     features: ClassVar[str] = "samples"
 
     def example(self, n: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return {"series": jax.ShapeDtypeStruct((n, self.length, self.channels), "float32")}
+        series = jax.ShapeDtypeStruct((n, self.length, self.channels), "float32")
+        return {"series": series, "history": series} if self.again else {"series": series}
 
     def check(self, split: Split) -> None:
         """`InputError` if the first series has another length or number of channels."""
@@ -79,7 +82,8 @@ class SeriesReader:
         series = np.empty((len(rows), self.encoding.length, self.encoding.channels), np.float32)
         for i, row in enumerate(rows):
             series[i] = self.encoding.fitting(self.split.example("series", int(row)))
-        return {"series": normalized(series) if self.encoding.normalize == "each" else series}
+        series = normalized(series) if self.encoding.normalize == "each" else series
+        return {"series": series, "history": series} if self.encoding.again else {"series": series}
 
 
 def normalized(series: np.ndarray) -> np.ndarray:

@@ -27,10 +27,11 @@ class Case:
       layout: (family, name of the layout).
       make: the PyTorch model; it need not be drawn, `settle` does that.
       units: {unit of ours: submodule of theirs with the same output}; logits are compared whatever is here.
-      image: (height, width, channels) of the input; None for texts and sounds.
+      image: (height, width, channels) of the input; None for texts, sounds and series.
       audio: (frames, mels) of the input.
       sounds: (examples, seed) -> our batch, where it is not of normal spectrograms.
       heard: our batch of sounds -> their input; Whisper's is [b, mels, frames].
+      series: (length, channels) of the input.
       length: tokens of the longest text.
       texts: (token ids, mask) -> ids: what a reference asks of texts.
       outputs: of the head.
@@ -54,6 +55,7 @@ class Case:
     audio: tuple[int, int] | None = None
     sounds: Callable[[int, int], dict[str, np.ndarray]] | None = None
     heard: Callable[[Mapping[str, np.ndarray]], Any] = lambda batch: torch.tensor(batch["audio"].transpose(0, 2, 1))
+    series: tuple[int, int] | None = None
     length: int = 9
     texts: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda ids, mask: ids
     outputs: int = 3
