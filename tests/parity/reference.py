@@ -154,6 +154,9 @@ def fed(case: Case, model: nn.Module, examples: int, seed: int) -> tuple[dict[st
     if case.audio:
         x = images(case.audio, examples, seed)
         return {"audio": x}, torch.from_numpy(x.transpose(0, 2, 1).copy())
+    if case.batch is not None:
+        batch = case.batch(examples, seed)
+        return batch, case.theirs(batch)
     if case.series:
         x = images(case.series, examples, seed) + 1
         return {"series": x}, torch.from_numpy(x)
@@ -188,6 +191,8 @@ def answers(case: Case, model: nn.Module, batch: Mapping[str, np.ndarray]) -> di
         theirs: Any = channels_first(batch["image"])
     elif case.audio:
         theirs = torch.from_numpy(batch["audio"].transpose(0, 2, 1).copy())
+    elif case.batch is not None:
+        theirs = case.theirs(batch)
     elif case.series:
         theirs = torch.from_numpy(batch["series"])
     else:

@@ -29,6 +29,8 @@ class Case:
       image: (height, width, channels) of the input; None for texts, sounds and series.
       audio: (frames, mels) of the input.
       series: (length, channels) of the input.
+      batch: (examples, seed) -> our batch, of any other input.
+      theirs: that batch -> their keyword arguments.
       length: tokens of the longest text.
       outputs: of the head.
       last: regex of the submodules that end a residual branch, and the gain that they get.
@@ -49,6 +51,8 @@ class Case:
     image: tuple[int, int, int] | None = None
     audio: tuple[int, int] | None = None
     series: tuple[int, int] | None = None
+    batch: Callable[[int, int], dict[str, np.ndarray]] | None = None
+    theirs: Callable[[Mapping[str, np.ndarray]], dict[str, Any]] = dict
     length: int = 9
     outputs: int = 3
     last: str = "none"
