@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxfer.data.encodings.image import ImageEncoding
+from jaxfer.data.encodings.row import RowEncoding
 from jaxfer.data.encodings.text import TextEncoding
 from jaxfer.errors import InputError
 from jaxfer.models.chain import check_choice, check_positive, check_rate, image_encoding
@@ -175,6 +176,45 @@ class TextOptions(Options):
                 f"max_length must be at most the {self.positions} positions of the model, found {self.max_length}"
             )
         self.encoding  # noqa: B018
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(Options):
+    """The columns of a table; a mixin. A run fills in what is empty: from its source, else from its data.
+
+    Attributes:
+      numbers: columns of numbers.
+      means: of each number over the training rows.
+      stds: standard deviations likewise.
+      categories: columns of categories.
+      values: known values of each; an embedding has a row for each and one for all others.
+    """
+
+    numbers: tuple[str, ...] = option(())
+    means: tuple[float, ...] = option((), inputs=True)
+    stds: tuple[float, ...] = option((), inputs=True)
+    categories: tuple[str, ...] = option(())
+    values: tuple[tuple[str, ...], ...] = option(())
+
+    def check(self) -> None:
+        both = (*self.numbers, *self.categories)
+        if len(set(both)) < len(both):
+            raise InputError(f"numbers and categories must name each column once, found {both!r}")
+        for name, of in (("means", self.numbers), ("stds", self.numbers), ("values", self.categories)):
+            given = getattr(self, name)
+            if given and len(given) != len(of):
+                raise InputError(f"{name} must be () or one for each of {len(of)} columns, found {len(given)}")
+        if len(self.means) != len(self.stds):
+            raise InputError(
+                f"means and stds go together, found {len(self.means)} and {len(self.stds)}; set both or neither"
+            )
+        if not all(std > 0 for std in self.stds):
+            raise InputError(f"stds must be positive, found {self.stds!r}")
+
+    @functools.cached_property
+    def encoding(self) -> RowEncoding:
+        names = ("numbers", "means", "stds", "categories", "values")
+        return RowEncoding(**{name: getattr(self, name) for name in names})
 
 
 def _buckets(buckets: tuple[int, ...], max_length: int) -> tuple[int, ...]:

@@ -70,6 +70,8 @@ class Port:
       part: of such a port, where its own parameters lie.
       whole: of a port whose passes begin at stored activations (`beginning`), the one that reads examples.
       start: of such a port, the unit that reads them, or `features`: the output layer.
+      rows: ((leaf, names of its rows), ...) of leaves with a row for each column of a table, or for each value of one:
+        a model of another table takes those of the same names (`config.differs`).
     """
 
     module: nn.Module
@@ -86,6 +88,7 @@ class Port:
     part: Part | None = None
     whole: Port | None = None
     start: str | None = None
+    rows: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def init(self, key: jax.Array, batch: Mapping[str, Any]) -> tuple[Params, Params]:
         """Fresh (params, model_state), both nested dicts; `batch` gives shapes only."""

@@ -15,12 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxfer.data.encodings.row import RowEncoding
-from jaxfer.errors import InputError
-from jaxfer.models import options as families
 from jaxfer.models.family import Family, family_port
 from jaxfer.models.layers import BatchNorm, Dense
-from jaxfer.models.options import option, rate, size
+from jaxfer.models.options import TableOptions, rate, size
 from jaxfer.models.port import Port
 
 
@@ -71,20 +68,14 @@ class Head(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(families.Options):
-    """A run fills in the options about columns that are empty: from its source, else from its data.
-
+class Options(TableOptions):
+    """
     Attributes:
       blocks: residual blocks.
       width: of what passes between them.
       mlp_width: of a block's hidden layer.
       embedding: width of a category's embedding.
       dropout: drop rate in the blocks.
-      numbers: columns of numbers.
-      means: of each number over the training rows.
-      stds: standard deviations likewise.
-      categories: columns of categories.
-      values: known values of each; an embedding has a row for each and one for all others.
     """
 
     blocks: int = size(2)
@@ -92,31 +83,6 @@ class Options(families.Options):
     mlp_width: int = size(128)
     embedding: int = size(8)
     dropout: float = rate(0.0)
-    numbers: tuple[str, ...] = option(())
-    means: tuple[float, ...] = option((), inputs=True)
-    stds: tuple[float, ...] = option((), inputs=True)
-    categories: tuple[str, ...] = option(())
-    values: tuple[tuple[str, ...], ...] = option(())
-
-    def check(self) -> None:
-        both = (*self.numbers, *self.categories)
-        if len(set(both)) < len(both):
-            raise InputError(f"numbers and categories must name each column once, found {both!r}")
-        for name, of in (("means", self.numbers), ("stds", self.numbers), ("values", self.categories)):
-            given = getattr(self, name)
-            if given and len(given) != len(of):
-                raise InputError(f"{name} must be () or one for each of {len(of)} columns, found {len(given)}")
-        if len(self.means) != len(self.stds):
-            raise InputError(
-                f"means and stds go together, found {len(self.means)} and {len(self.stds)}; set both or neither"
-            )
-        if not all(std > 0 for std in self.stds):
-            raise InputError(f"stds must be positive, found {self.stds!r}")
-
-    @functools.cached_property
-    def encoding(self) -> RowEncoding:
-        names = ("numbers", "means", "stds", "categories", "values")
-        return RowEncoding(**{name: getattr(self, name) for name in names})
 
 
 class RowMLP(Family):

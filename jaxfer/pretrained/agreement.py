@@ -19,6 +19,7 @@ from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.tokenizers import located, tokenizer_sha256
 from jaxfer.errors import InputError, nearest
 from jaxfer.hub_download import Absent
+from jaxfer.pretrained import columns
 from jaxfer.pretrained.foreign import Checkpoint, is_foreign, opened
 from jaxfer.registry import MODELS
 from jaxfer.runs import records, tokenizer
@@ -80,7 +81,7 @@ def described(config: ConfigDict, folder: epath.Path | None = None) -> Described
             name, options = _again(stored, name, options)
             own_tokenizer = True  # as decided when the run started
     elif name == AUTO and init.startswith("run:") and (files.opened(init[4:]) / "config.json").exists():
-        name, options = _of_run(files.opened(init[4:]), options)
+        name, options = _of_run(files.opened(init[4:]), options, announced)
     elif name == AUTO and stored:
         name, options = _again(stored, name, options)
     with config.unlocked(), config.ignore_type():
@@ -105,12 +106,13 @@ def _again(
     return stored["name"], {option: value for option, value in {**stored, **options}.items() if option != "name"}
 
 
-def _of_run(source: epath.Path, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(name, options) of the model in a run's folder, using the tokenizer stored with the run."""
+def _of_run(source: epath.Path, options: Mapping[str, Any], differs: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """(name, options) of the model in a run's folder, with the run's tokenizer, without other columns."""
     model = dict(files.read_json(source / "config.json", records.StoredConfig)["model"])
     if model.get("tokenizer") and (source / tokenizer.FOLDER).exists():
         model["tokenizer"] = str(source / tokenizer.FOLDER)
-    return model.pop("name"), {**model, **options}
+    kept = {name: value for name, value in model.items() if name not in columns.announced(differs)}
+    return kept.pop("name"), {**kept, **options}
 
 
 def _sha256(folder: str, stored: Mapping[str, Any]) -> str:
@@ -134,7 +136,8 @@ def agreed(checkpoint: Checkpoint, model_options: Mapping[str, Any], differs: Se
         if name not in known:
             raise InputError(f"config.differs: model {family!r} has no option {name!r}{nearest(name, known)}")
     requested, free = MODELS.checked(family, model_options, "config.model"), MODELS.training(family)
-    options, contradicting = dict(checkpoint.options), []
+    other = columns.announced(differs)  # the data's, or the config's
+    options, contradicting = {name: x for name, x in checkpoint.options.items() if name not in other}, []
     if "image" in requested and ("image" in differs or "image" in checkpoint.soft):
         options |= _statistics(options, requested["image"][2]) | _resize(options, requested["image"][:2])
     for name, value in requested.items():

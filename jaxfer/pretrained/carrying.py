@@ -22,7 +22,13 @@ from jaxfer.rules import flatten, unflatten
 
 
 def carry(
-    checkpoint: Checkpoint, port: Port, shapes: Mapping[str, Any], *, reset: Sequence[str], differs: Sequence[str]
+    checkpoint: Checkpoint,
+    port: Port,
+    shapes: Mapping[str, Any],
+    *,
+    reset: Sequence[str],
+    differs: Sequence[str],
+    unused: Sequence[str] = (),
 ) -> Conversion:
     """Loads the checkpoint's weights into the port's leaves, resizing those that `differs` announces.
 
@@ -32,6 +38,7 @@ def carry(
       shapes: {leaf: shape} of the port.
       reset: leaves to re-initialise even if the checkpoint has them.
       differs: what `config.differs` announces.
+      unused: checkpoint keys that need no leaf.
 
     Raises:
       InputError: whatever does not fit and was not announced, and values that no network computes with.
@@ -54,6 +61,7 @@ def carry(
         shapes,
         reset=[re.escape(leaf) for leaf in reset],
         surgery={leaf: change for leaf, (_, change) in changes.items()},
+        unused=[re.escape(key) for key in unused],
         source=f"config.init={checkpoint.files.init}",
     )
     _check_values(checkpoint.files.init, conversion)

@@ -16,7 +16,7 @@ from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
 from jaxfer.models.heads import WORDS
 from jaxfer.ports import compiled_port_init, port_shapes
-from jaxfer.pretrained import carrying, foreign, source_head, stream_heads
+from jaxfer.pretrained import carrying, columns, foreign, source_head, stream_heads
 from jaxfer.pretrained.agreement import completed
 from jaxfer.pretrained.foreign import is_foreign
 from jaxfer.pretrained.hub import Absent
@@ -115,8 +115,15 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
     shapes = _leaves(*port_shapes(port))
     head = [leaf for leaf in shapes if leaf.startswith(f"params/{port.head}/")]
     keep = carrying.keeps_head(run.head, checkpoint, data.classes, stage.spec.task.head, port.outputs)
-    conversion = carrying.carry(checkpoint, port, shapes, reset=[] if keep else head, differs=run.differs)
+    tokens, source_rows, keys = {}, {}, ()
+    if columns.announced(run.differs) and port.rows:
+        tokens, source_rows, keys = columns.of_checkpoint(checkpoint, port)
+    anew = [*tokens, *([] if keep else head)]
+    conversion = carrying.carry(checkpoint, port, shapes, reset=anew, differs=run.differs, unused=keys)
     for leaf in conversion.fresh:
+        if leaf in tokens:
+            conversion.ledger[leaf] = columns.entry(dict(port.rows)[leaf], tokens[leaf], shapes[leaf].shape)
+            continue
         entry = conversion.ledger[leaf]
         entry["why"] = "announced in config.differs"
         if leaf in head:
@@ -131,6 +138,7 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
                 "announce it with config.differs=pool"
             )
     drawn = carrying.fresh_leaves(port, conversion.fresh, _key(experiment), batch)
+    drawn |= {leaf: columns.carried(drawn[leaf], places, source_rows) for leaf, places in tokens.items()}
     tree = unflatten({**_leaves(conversion.params, conversion.model_state), **drawn})
     files = checkpoint.files
     source = {
@@ -172,8 +180,13 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
         left = [path for path in source_leaves if path.startswith(f"params/{source.stage.spec.port.units[-1]}/")]
         anew = [path for path in shapes if path.startswith(f"params/{port.units[-1]}/")]
         source_leaves = {path: leaf for path, leaf in source_leaves.items() if path not in left}
+    here, there = dict(port.rows), source.stage.spec.port
+    tokens = columns.shared(port, there) if columns.announced(experiment.run.differs) else {}
+    source_rows = {path: source_leaves.pop(path) for path, _ in there.rows} if tokens else {}
     for path, leaf in shapes.items():
-        if path in anew:
+        if path in tokens:
+            ledger[path] = columns.entry(here[path], tokens[path], leaf.shape)
+        elif path in anew:
             ledger[path] = _entry("re-initialised", path if path in source_leaves else None, leaf)
             why = _why(experiment.run.head, source.classes)
             ledger[path]["why"] = why if kind == former else f"the source has a {former} head"
@@ -190,7 +203,9 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
         raise InputError(
             f"config.init={init}: {len(unused)} source leaves are not in the model: {', '.join(unused[:3])}"
         )
-    tree = unflatten({**filled, **carrying.fresh_leaves(port, anew, _key(experiment), batch)})
+    drawn = carrying.fresh_leaves(port, [*anew, *tokens], _key(experiment), batch)
+    drawn |= {path: columns.carried(drawn[path], places, source_rows) for path, places in tokens.items()}
+    tree = unflatten({**filled, **drawn})
     lineage = {**_lineage(experiment, data), "source_sha256": fingerprint(*loaded), "source": source.result["lineage"]}
     below = f"params/{source.stage.spec.port.head}/"
     return Start(
@@ -215,6 +230,7 @@ def _check_model(experiment: Experiment, source: Experiment) -> None:
             )
     # Tokenizers are compared by content, not by path.
     free = MODELS.training(experiment.model.name) | {*experiment.run.differs}
+    free |= columns.announced(experiment.run.differs)
     free |= {"tokenizer"} if options.get("tokenizer_sha256") else set()
     differing = [
         f"{option} is {source_options.get(option)!r} there, {value!r} here"

@@ -14,7 +14,7 @@ from etils import epath
 from jaxfer.config.experiment import Choice, Experiment
 from jaxfer.data.split import Split
 from jaxfer.models.port import Port
-from jaxfer.pretrained import starting
+from jaxfer.pretrained import columns, starting
 from jaxfer.runs.folder import holds_run, stored_experiment
 
 
@@ -40,8 +40,10 @@ def fitted(
     if not experiment.run.init.startswith(("run:", "sibling:")):
         complete = _with(experiment, options)
         return complete, complete
-    stored = _stored(experiment, folder)
-    complete = _with(experiment, {name: stored.get(name, value) for name, value in options.items()})
+    stored, own = _stored(experiment, folder), columns.announced(experiment.run.differs)
+    complete = _with(
+        experiment, {name: value if name in own else stored.get(name, value) for name, value in options.items()}
+    )
     return complete if stored else experiment, complete
 
 

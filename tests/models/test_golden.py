@@ -28,6 +28,10 @@ def test_the_files_are_there_and_small():
     assert all(file.stat().st_size < 64_000 for file in FILES)
 
 
+def deep_tuple(value):
+    return tuple(map(deep_tuple, value)) if isinstance(value, list) else value
+
+
 def unpack(vector, shapes):
     """{name: array} of arrays laid end to end."""
     parts = np.split(vector.astype(np.float32), np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1])
@@ -40,7 +44,9 @@ def test_every_unit_equals_pytorch(file):
     index = json.loads(golden["index"].tobytes())
     batch = {"image": golden["x"].astype(np.float32)} if "x" in golden else {}
     batch |= {name: golden[name].astype(np.int32) for name in golden.files if name.endswith(("_ids", "_mask"))}
-    batch |= {name: golden[name].astype(np.float32) for name in golden.files if name in ("audio", "series")}
+    floats = ("audio", "series", "numbers", "missing")
+    batch |= {name: golden[name].astype(np.float32) for name in golden.files if name in floats}
+    batch |= {name: golden[name].astype(np.int32) for name in golden.files if name == "categories"}
     config = index["config"]
     theirs, expected = (unpack(golden[what], index[what]) for what in ("weights", "expected"))
 
@@ -49,7 +55,7 @@ def test_every_unit_equals_pytorch(file):
     options = {
         **layout.options(config, {}, {name: value.shape for name, value in theirs.items()}),
         **({"image": tuple(batch["image"].shape[1:])} if "image" in batch else {}),
-        **{name: tuple(x) if isinstance(x, list) else x for name, x in index.get("options", {}).items()},
+        **{name: deep_tuple(x) for name, x in index.get("options", {}).items()},
     }
     port = MODELS.make(layout.family, outputs=expected["logits"].shape[1], **options)
     params, state = jax.eval_shape(port.init, jax.random.key(0), batch)

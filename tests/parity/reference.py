@@ -154,6 +154,9 @@ def fed(case: Case, model: nn.Module, examples: int, seed: int) -> tuple[dict[st
     if case.sounds or case.audio:
         batch = case.sounds(examples, seed) if case.sounds else {"audio": images(case.audio, examples, seed)}
         return batch, case.heard(batch)
+    if case.batch is not None:
+        batch = case.batch(examples, seed)
+        return batch, case.theirs(batch)
     if case.series:
         x = images(case.series, examples, seed) + 1
         return {"series": x}, torch.from_numpy(x)
@@ -189,6 +192,8 @@ def answers(case: Case, model: nn.Module, batch: Mapping[str, np.ndarray]) -> di
         theirs: Any = channels_first(batch["image"])
     elif "audio" in batch:
         theirs = case.heard(batch)
+    elif case.batch is not None:
+        theirs = case.theirs(batch)
     elif case.series:
         theirs = torch.from_numpy(batch["series"])
     else:

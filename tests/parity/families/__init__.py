@@ -32,6 +32,8 @@ class Case:
       sounds: (examples, seed) -> our batch, where it is not of normal spectrograms.
       heard: our batch of sounds -> their input; Whisper's is [b, mels, frames].
       series: (length, channels) of the input.
+      batch: (examples, seed) -> our batch, of any other input.
+      theirs: that batch -> their keyword arguments.
       length: tokens of the longest text.
       texts: (token ids, mask) -> ids: what a reference asks of texts.
       outputs: of the head.
@@ -56,6 +58,8 @@ class Case:
     sounds: Callable[[int, int], dict[str, np.ndarray]] | None = None
     heard: Callable[[Mapping[str, np.ndarray]], Any] = lambda batch: torch.tensor(batch["audio"].transpose(0, 2, 1))
     series: tuple[int, int] | None = None
+    batch: Callable[[int, int], dict[str, np.ndarray]] | None = None
+    theirs: Callable[[Mapping[str, np.ndarray]], dict[str, Any]] = dict
     length: int = 9
     texts: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda ids, mask: ids
     outputs: int = 3
