@@ -27,6 +27,7 @@ HEADS = {
     "vocab": "bert_mean",
     "next": "decoder_llama",
     "embedding": "bert_mean",
+    "pair": "clip",
 }
 
 

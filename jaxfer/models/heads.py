@@ -8,6 +8,7 @@
 | `next`      | [batch, length, rows of the table]   | causal_lm; no token sees those after it |
 | `dense`     | [batch, height, width, outputs]      | segmentation                            |
 | `embedding` | [batch, width]; no new parameters    | similarity                              |
+| `pair`      | [batch, 2, width]; likewise          | contrastive: an image and a text        |
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 
-POOLED, TOKEN, VOCAB, NEXT, DENSE, EMBEDDING = KINDS = ("pooled", "token", "vocab", "next", "dense", "embedding")
+POOLED, TOKEN, VOCAB, NEXT, DENSE, EMBEDDING, PAIR = KINDS = (
+    *("pooled", "token", "vocab", "next"),
+    *("dense", "embedding", "pair"),
+)
 WORDS = (VOCAB, NEXT)  # heads of the model's own vocabulary, which fit any data
 
 
