@@ -19,7 +19,7 @@ from jaxfer.models.port import FEATURES, Port, Training
 from jaxfer.registry import MODELS
 
 # Parameters that weight decay leaves alone, by the last component of their path.
-UNDECAYED = ("bias", "scale", "scale_1", "scale_2", "cls", "dist", "registers", "pos", "relative")
+UNDECAYED = ("bias", "scale", "scale_1", "scale_2", "cls", "dist", "registers", "pos", "relative", "probe")
 
 
 @functools.lru_cache(maxsize=64)

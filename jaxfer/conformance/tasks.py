@@ -29,6 +29,7 @@ HEADS = {
     "next": "decoder_llama",
     "embedding": "bert_mean",
     "forecast": "patchtst",
+    "pair": "clip",
 }
 
 

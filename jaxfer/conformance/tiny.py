@@ -69,6 +69,11 @@ def _ids(rng: np.random.Generator, port: Port, n: int, rows: int) -> jax.Array:
     return jnp.asarray(rng.integers(rows, size=port.example(n)["input_ids"].shape).astype(np.int32))
 
 
+def _fact(port: Port, name: str) -> Any:
+    """A fact of the encoding that has it: of two towers' the second one may be of texts."""
+    return next(getattr(encoding, name) for encoding in port.encodings if hasattr(encoding, name))
+
+
 # {batch field: (generator, port, examples) -> [examples, ...]}
 FIELDS = {
     "image": lambda rng, port, n: _normal(rng, (n, *port.encoding.size)),
@@ -83,8 +88,8 @@ FIELDS = {
             0, [len(words) + 1 for words in port.encoding.values], (n, len(port.encoding.values)), dtype=np.int32
         )
     ),
-    "input_ids": lambda rng, port, n: _ids(rng, port, n, port.encoding.vocab),
-    "token_type_ids": lambda rng, port, n: _ids(rng, port, n, max(port.encoding.types, 1)),
+    "input_ids": lambda rng, port, n: _ids(rng, port, n, _fact(port, "vocab")),
+    "token_type_ids": lambda rng, port, n: _ids(rng, port, n, max(_fact(port, "types"), 1)),
     "attention_mask": _mask,
 }
 

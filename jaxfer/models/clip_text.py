@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jaxfer.models.heads import POOLED
-from jaxfer.models.options import size
+from jaxfer.models.options import option, size
 from jaxfer.models.port import Port
 from jaxfer.models.towers import TEXT_HEADS, TextTowerOptions, text_tower_port
 
@@ -20,11 +20,16 @@ HEADS = TEXT_HEADS
 
 @dataclass(frozen=True, kw_only=True)
 class Options(TextTowerOptions):
-    """The module's table has the published sizes."""
+    """The module's table has the published sizes.
+
+    Attributes:
+      end: id of the token that ends texts, as transformers' config states it: 2 for the highest id of a text.
+    """
 
     vocab: int = size(49408)
     positions: int = size(77)
     max_length: int = size(77, training=True, inputs=True)
+    end: int = option(49407, inputs=True)
 
 
 def port(options: Options, *, outputs: int, head: str = POOLED) -> Port:

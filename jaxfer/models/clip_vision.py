@@ -13,6 +13,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,6 +26,7 @@ from jaxfer.models.heads import DENSE, EMBEDDING, POOLED
 from jaxfer.models.layers import BLOCK_TENSOR_AXES, Conv, Dense, kernel_init
 from jaxfer.models.options import ImageOptions, choice, option, positive, rate, size
 from jaxfer.models.port import Port
+from jaxfer.models.towers import unit
 from jaxfer.models.transformer import ACTIVATIONS, Block, Spec, layer_norm
 from jaxfer.models.vision import PatchHead
 
@@ -39,7 +41,7 @@ class Stem(nn.Module):
     epsilon: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, **side: Any) -> jax.Array:
         x = Conv(self.width, (self.patch,) * 2, self.patch, kernel_init=kernel_init, name="patch")(x)
         x = x.reshape(x.shape[0], -1, self.width)
         token = self.param("cls", nn.initializers.zeros, (1, 1, self.width))
@@ -55,12 +57,14 @@ class Head(nn.Module):
     pool: str
     epsilon: float
     projection: int
+    normalize: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, **side: Any) -> jax.Array:
         x = x[:, 1:].mean(1) if self.pool == "mean" else layer_norm(self.epsilon, "norm")(x[:, 0])
         if self.pool == "projection":
             x = Dense((self.projection,), use_bias=False, name="projection")(x)
+        x = unit(x) if self.normalize else x
         return Dense((self.outputs,), name="out")(x) if self.outputs else x
 
 
@@ -78,6 +82,7 @@ class Options(ImageOptions):
         images and texts share; `mean`: the mean of the patches without the final norm, as transformers'
         `CLIPForImageClassification` has it.
       projection: channels of that space.
+      normalize: whether the pooled features are scaled to length 1, as they are compared with texts.
       activation: of the MLP; OpenAI's have `quick_gelu`, most of OpenCLIP `gelu`.
       dropout: rate at the end of each branch.
       attention_dropout: rate on attention's weights.
@@ -92,6 +97,7 @@ class Options(ImageOptions):
     mlp_width: int = size(3072)
     pool: str = choice("cls", ("cls", "mean", "projection"))
     projection: int = size(512)
+    normalize: bool = option(False)
     activation: str = choice("quick_gelu", tuple(ACTIVATIONS))
     dropout: float = rate(0.0)
     attention_dropout: float = rate(0.0)
@@ -137,7 +143,8 @@ class ClipVision(Family):
             grid = tuple(side // options.patch for side in self.dense())
             head = functools.partial(PatchHead, self.outputs, self.dense(), grid=grid, epsilon=options.epsilon)
         else:
-            head = functools.partial(Head, self.outputs, options.pool, options.epsilon, options.projection)
+            pool = (options.pool, options.epsilon, options.projection, options.normalize)
+            head = functools.partial(Head, self.outputs, *pool)
         return {"stem": stem, **blocks, "head": head}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from jaxfer.models.chain import Chain, check_positive
-from jaxfer.models.heads import DENSE, EMBEDDING, POOLED
+from jaxfer.models.heads import DENSE, EMBEDDING, PAIR, POOLED
 from jaxfer.models.port import Port
 
 
@@ -46,7 +46,7 @@ def family_port(
     Raises:
       InputError: the head needs a width, and `outputs` is none.
     """
-    if head != EMBEDDING:
+    if head not in (EMBEDDING, PAIR):
         check_positive(outputs=outputs)
     module = kind(outputs=outputs, options=options, head=head)
     encodings = facts.pop("encodings", None) or (options.encoding,)

@@ -9,6 +9,7 @@
 | `dense`     | [batch, height, width, outputs]      | segmentation                            |
 | `embedding` | [batch, width]; no new parameters    | similarity                              |
 | `forecast`  | [batch, horizon, channels]           | forecast                                |
+| `pair`      | [batch, 2, width]; likewise          | contrastive: an image and a text        |
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 
-KINDS = ("pooled", "token", "vocab", "next", "dense", "embedding", "forecast")
-POOLED, TOKEN, VOCAB, NEXT, DENSE, EMBEDDING, FORECAST = KINDS
+KINDS = ("pooled", "token", "vocab", "next", "dense", "embedding", "forecast", "pair")
+POOLED, TOKEN, VOCAB, NEXT, DENSE, EMBEDDING, FORECAST, PAIR = KINDS
 WORDS = (VOCAB, NEXT)  # heads of the model's own vocabulary, which fit any data
 
 

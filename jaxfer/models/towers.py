@@ -159,8 +159,15 @@ class TextTowerOptions(TextOptions):
         return dict(causal=self.causal, epsilon=self.epsilon, projection=self.projection, bias=bias)
 
 
+def embedded(x: jax.Array, vocab: int, positions: int, width: int) -> jax.Array:
+    """Token ids to embeddings of token and place, in the calling stem: int32 [batch, length] -> [..., width]."""
+    y = nn.Embed(vocab, width, embedding_init=nn.initializers.normal(0.02), name="word")(x)
+    place = nn.Embed(positions, width, embedding_init=nn.initializers.normal(0.01), name="position")
+    return y + place(jnp.arange(x.shape[1]))
+
+
 class TextStem(nn.Module):
-    """Token ids to embeddings of token and place: int32 [batch, length] -> [batch, length, width]."""
+    """Token ids to embeddings: int32 [batch, length] -> [batch, length, width]."""
 
     vocab: int
     positions: int
@@ -168,9 +175,7 @@ class TextStem(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, **side: Any) -> jax.Array:
-        y = nn.Embed(self.vocab, self.width, embedding_init=nn.initializers.normal(0.02), name="word")(x)
-        place = nn.Embed(self.positions, self.width, embedding_init=nn.initializers.normal(0.01), name="position")
-        return y + place(jnp.arange(x.shape[1]))
+        return embedded(x, self.vocab, self.positions, self.width)
 
 
 def pooled_text(

@@ -270,8 +270,10 @@ def _candidates(init: str, name: str, config: Mapping[str, Any]) -> tuple[Layout
             f"config.json of {init} states architectures={classes!r}, which jaxfer does not read; it reads those of "
             f"{', '.join(families)}: remove the field if the tensors are from such a model"
         )
-    family = by_model_type(kind).family if kind is not None else config.get("family")
-    family = name if name in _on_request(kind) else family
+    if name in _on_request(kind):
+        family = name
+    else:
+        family = by_model_type(kind).family if kind is not None else config.get("family")
     if family in families and name not in (AUTO, family):
         raise InputError(
             f"config.model.name is {name!r} here, config.json of {init} says {family!r}; "

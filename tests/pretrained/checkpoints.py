@@ -16,7 +16,7 @@ import jaxfer.config
 from jaxfer.models.port import Port
 from jaxfer.pretrained import starting
 from jaxfer.pretrained.families import by_family
-from jaxfer.pretrained.layout import store
+from jaxfer.pretrained.layout import Layout, store
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten
 from jaxfer.training import lineage
@@ -37,13 +37,19 @@ def checkpoint(
     """Writes one with random weights; returns (port, params, model_state)."""
     port = MODELS.make(family, outputs=len(labels) or 1, **options)
     params, state = draw(port)
-    names = by_family(family, layout)
-    tensors = {key: np.asarray(value) for key, value in store(params, state, names, port).items()}
+    save(folder, port, params, state, by_family(family, layout), labels, options)
+    return port, params, state
+
+
+def save(
+    folder: Path, port: Port, params: Any, state: Any, layout: Layout, labels: Any = (), options: Any = None
+) -> None:
+    """Writes a model as its layout says."""
+    tensors = {key: np.array(value, order="C") for key, value in store(params, state, layout, port).items()}
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(names.config(port, options, labels)))
-    (folder / "preprocessor_config.json").write_text(json.dumps(names.preprocessor(port)))
-    return port, params, state
+    (folder / "config.json").write_text(json.dumps(layout.config(port, options or {}, labels)))
+    (folder / "preprocessor_config.json").write_text(json.dumps(layout.preprocessor(port)))
 
 
 def config_of(init: Path | str, image: tuple[int, int, int] = (16, 12, 3), **fields: Any) -> ConfigDict:

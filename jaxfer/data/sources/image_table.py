@@ -31,6 +31,7 @@ def source(
     images: str = "",
     file: str = "path",
     suffix: str = "",
+    text: str = "",
     label: str = "label",
     label_columns: tuple[str, ...] = (),
     one_hot: tuple[str, ...] = (),
@@ -65,6 +66,8 @@ def source(
       file: column of the files, relative to that folder, or of the images as bytes. If the table has no column `path`:
         another usual name, with a note.
       suffix: added to each file's name (`.jpg`), where the column has none.
+      text: column of a text about the image, for models that read both; the label may then be empty. An image with
+        several texts has several rows, which `group=path` keeps in one split.
       label: column of the labels; empty: none is read.
       label_columns: several columns of names instead, with target `labels`: the label `blue` in the column `colour` is
         the class `colour=blue`, and an empty field is none.
@@ -100,7 +103,7 @@ def source(
         names = " and ".join(table.name for table in tables.values())
         raise InputError(f"data.split={split!r} is for one table, found {names}; set data.val and data.test to 'none'")
     base = (root if root.is_dir() else root.parent) / images
-    asked = Asked(base, file, suffix, labels, split, About(group, time))
+    asked = Asked(base, file, suffix, labels, split, About(group, time), text)
     how = How(limit, exif_orientation, test_fraction)
     content = read(tables, asked, dialect)
     data = _of_bytes(tables, asked, dialect, how) if content.bytes_in else _of_files(content, asked, how)

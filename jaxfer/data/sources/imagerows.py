@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxfer.data import index
+from jaxfer.data.encodings.text import texts
 from jaxfer.data.lookup import fingerprint
 from jaxfer.data.sources import arrow
 from jaxfer.data.sources.about import About
-from jaxfer.data.sources.labels import Labels, array, lookalikes, reader
+from jaxfer.data.sources.labels import Labels, array, lookalikes, readable, reader
 from jaxfer.data.sources.rows import Bad, Dialect, judged, records
 from jaxfer.data.sources.splitfiles import NAMED, SPLITS, with_test
 from jaxfer.data.split import Column, Dataset, Split
@@ -30,6 +31,7 @@ class Asked(NamedTuple):
     labels: Labels
     split: str
     about: About
+    text: str = ""
 
 
 class How(NamedTuple):
@@ -41,12 +43,14 @@ class How(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A usable row: its name in errors, its image (a file relative to the folder, or a row of its table), and more."""
+    """A usable row: its name in errors, its image (a file relative to the folder, or a row of its table), and more;
+    `text` is empty where none is read."""
 
     where: str
     image: str | int
     label: Any
     about: tuple[str, float]
+    text: str = ""
 
 
 class Content(NamedTuple):
@@ -95,13 +99,16 @@ def read(tables: Mapping[str, Path], asked: Asked, dialect: Dialect) -> Content:
                     raise Bad(f"has no {missing[0]!r}")
                 name = where - 1 if bytes_in else _file(record[column], asked)
                 label = asked.labels.read(record) if asked.labels.used() else None
-                row = Row(f"{table.name}:{where}", name, label, asked.about.read(record))
+                text = _text(record[asked.text], asked.text) if asked.text else ""
+                row = Row(f"{table.name}:{where}", name, label, asked.about.read(record), text)
                 rows.setdefault(_split_of(record, asked.split) or split, []).append(row)
             except Bad as error:
                 bad.append(f"{table.name}:{where} {error}")
     if not asked.split and "split" in seen:
         notes.append("the table has a column 'split', which is not read; set data.split='split' to go by it")
-    content = fingerprint(str(part) for split, found in rows.items() for part in (split, *(row[1:] for row in found)))
+    width = len(Row._fields) if asked.text else Row._fields.index("text")
+    parts = ((split, *(row[1:width] for row in found)) for split, found in rows.items())
+    content = fingerprint(str(part) for split in parts for part in split)
     kept = {split: tuple(rows[split]) for split in SPLITS if split in rows}
     named = {split: tables.get(split, tables["train"]) for split in kept}
     return Content(named, kept, tuple(bad), tuple(notes), bytes_in, content)
@@ -121,6 +128,7 @@ def _checked(asked: Asked, column: str, known: set[str], table: Path) -> set[str
     """The columns that are read; `InputError` for one that the table does not have."""
     used = {**({column: "file"} if column else {}), **asked.labels.used(), **asked.about.used()}
     used |= {asked.split: "split"} if asked.split else {}
+    used |= {asked.text: "text"} if asked.text else {}
     for name, option in used.items():
         if name not in known:
             raise InputError(f"data.{option}: {name!r} is not a column of {str(table)!r}{nearest(name, known)}")
@@ -131,6 +139,12 @@ def _file(value: Any, asked: Asked) -> str:
     """The file that a row names, relative to the folder of the images."""
     name = reader("class", "")(value) + asked.suffix
     return os.path.relpath(name, asked.base) if os.path.isabs(name) else name
+
+
+def _text(value: Any, column: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise Bad(f"has no text in {column!r}: {str(value)[:40]!r}")
+    return readable(value)
 
 
 def _split_of(record: Mapping[str, Any], column: str) -> str:
@@ -170,6 +184,8 @@ def dataset(
     splits = {}
     for split, found in rows.items():
         columns = {"image": column(split, found)}
+        if asked.text:
+            columns["text"] = texts(tuple(row.text for row in found))
         if labels.used():
             columns["label"] = array([row.label for row in found], classes, labels.target, content.tables[split])
         splits[split] = Split.whole(**columns, **asked.about.columns([row.about for row in found]))

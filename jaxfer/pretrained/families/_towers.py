@@ -32,6 +32,7 @@ class TextConfig(TypedDict, total=False):
     attention_dropout: float
     projection_dim: int
     projection_size: int | None
+    eos_token_id: int
 
 
 class Table(dict[str, Key]):
@@ -152,19 +153,36 @@ SIGLIP_TEXT = {
 }
 
 
-def text_config(options: Any, kind: str) -> dict[str, Any]:
+def end(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The option `end` of CLIP's text tower."""
+    return {"end": stated.get("eos_token_id", 49407)}
+
+
+# {field of a tower's config.json: option, which may carry the tower's name}
+FIELDS = {
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "intermediate_size": "mlp_width",
+    "hidden_act": "activation",
+    "layer_norm_eps": "epsilon",
+}
+
+
+def tower_fields(options: Any, prefix: str = "") -> dict[str, Any]:
+    """What the config.json of every tower states; `prefix` precedes the names of its options."""
+    named = {field: getattr(options, prefix + name) for field, name in FIELDS.items()}
+    return {**named, "attention_dropout": options.attention_dropout}
+
+
+def text_config(options: Any, kind: str, prefix: str = "") -> dict[str, Any]:
     """A text tower's config.json but its projection; `kind` is `clip` or `siglip`."""
     return {
         "model_type": f"{kind}_text_model",
         "vocab_size": options.vocab,
-        "hidden_size": options.width,
-        "num_hidden_layers": options.layers,
-        "num_attention_heads": options.heads,
-        "intermediate_size": options.mlp_width,
         "max_position_embeddings": options.positions,
-        "hidden_act": options.activation,
-        "layer_norm_eps": options.epsilon,
-        "attention_dropout": options.attention_dropout,
+        **tower_fields(options, prefix),
+        **({"eos_token_id": options.end} if kind == "clip" else {}),
     }
 
 

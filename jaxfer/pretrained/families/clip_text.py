@@ -24,7 +24,8 @@ def _keys(port: Port) -> dict[str, Key]:
 
 def _options(config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
     """The port's options; a checkpoint without a projection is read without one."""
-    found = _towers.text_options(_towers.section(config, "text"), _towers.CLIP_TEXT)
+    stated = _towers.section(config, "text")
+    found = _towers.text_options(stated, _towers.CLIP_TEXT) | _towers.end(stated)
     return {**found, "projection": shapes[PROJECTION][0] if PROJECTION in shapes else 0}
 
 
@@ -32,7 +33,6 @@ def _config(port: Port, given: Mapping[str, Any], labels: Sequence[str]) -> dict
     options = port.options
     name = "CLIPTextModelWithProjection" if options.projection else "CLIPTextModel"
     _towers.no_classifier(port, "CLIP's text encoder", name)
-    # The end-of-text token is the last one of CLIP's vocabulary; transformers pools the first of its kind.
     return {
         "architectures": [name],
         **_towers.text_config(port.options, "clip"),

@@ -14,21 +14,14 @@ import numpy as np
 from jaxfer.errors import InputError
 from jaxfer.models.heads import DENSE as DENSE_HEAD
 from jaxfer.models.port import Port
-from jaxfer.models.transformer import ACTIVATIONS
 from jaxfer.pretrained.bare import asked, count
-from jaxfer.pretrained.families import _image
+from jaxfer.pretrained.families import _image, _towers
 from jaxfer.pretrained.families._image import BICUBIC, image_options, image_processor, labelled, pair
 from jaxfer.pretrained.layout import (
-    CONV,
-    DENSE,
-    IDENTITY,
     Facts,
     Key,
     Layout,
     Shapes,
-    Transform,
-    heads_in,
-    heads_out,
 )
 
 CLASSIFIER, PROJECTION = "classifier.weight", "visual_projection.weight"
@@ -42,8 +35,6 @@ PROCESSOR = {
     "image_mean": MEAN,
     "image_std": STD,
 }
-TOKEN = Transform("token", lambda x: x.reshape(1, 1, -1), lambda x: x.reshape(-1))  # [width] <-> [1, 1, width]
-POSITIONS = Transform("positions", lambda x: x[None], lambda x: x[0])  # [tokens, width] <-> [1, tokens, width]
 
 
 class Config(TypedDict, total=False):
@@ -65,60 +56,22 @@ class Config(TypedDict, total=False):
 
 
 def _keys(port: Port) -> dict[str, Key]:
-    options, dense_head = port.options, port.module.head == DENSE_HEAD
-    split, joined = heads_out(options.heads), heads_in(options.heads)
-    table = {
-        "params/stem/patch/kernel": Key("vision_model.embeddings.patch_embedding.weight", CONV),
-        "params/stem/cls": Key("vision_model.embeddings.class_embedding", TOKEN),
-        "params/stem/pos": Key("vision_model.embeddings.position_embedding.weight", POSITIONS),
-    }
-
-    def norm(leaf: str, key: str) -> None:
-        table[f"params/{leaf}/scale"] = Key(f"vision_model.{key}.weight")
-        table[f"params/{leaf}/bias"] = Key(f"vision_model.{key}.bias")
-
-    def dense(leaf: str, key: str, kernel: Transform = DENSE, bias: Transform = IDENTITY) -> None:
-        table[f"params/{leaf}/kernel"] = Key(f"{key}.weight", kernel)
-        table[f"params/{leaf}/bias"] = Key(f"{key}.bias", bias)
-
-    norm("stem/norm", "pre_layrnorm")  # spelt so
-    for i in range(options.layers):
-        block, layer = f"block_{i}", f"encoder.layers.{i}"
-        norm(f"{block}/norm_1", f"{layer}.layer_norm1")
-        norm(f"{block}/norm_2", f"{layer}.layer_norm2")
-        for name in ("query", "key", "value"):
-            dense(f"{block}/attn/{name}", f"vision_model.{layer}.self_attn.{name[0]}_proj", split, split)
-        dense(f"{block}/attn/out", f"vision_model.{layer}.self_attn.out_proj", joined)
-        for name in ("fc1", "fc2"):
-            dense(f"{block}/mlp/{name}", f"vision_model.{layer}.mlp.{name}")
+    options, table, dense_head = port.options, _towers.Table(), port.module.head == DENSE_HEAD
+    table.clip_image("", options.layers, options.heads)
     if dense_head or options.pool != "mean":
-        norm("head/norm", "post_layernorm")
+        table.norm("head/norm", "vision_model.post_layernorm")
     if options.pool == "projection" and not dense_head:
-        table["params/head/projection/kernel"] = Key(PROJECTION, DENSE)
-    dense("head/out", "classifier")
-    return table
+        table.dense("head/projection", "visual_projection", bias=None)
+    if port.outputs:
+        table.dense("head/out", "classifier")
+    return dict(table)
 
 
-def _stated(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The image encoder's fields; transformers prefers `vision_config_dict`, which old files have too."""
-    if config.get("model_type") == "clip_vision_model":
-        return config
-    return config.get("vision_config_dict") or config.get("vision_config") or {}
-
-
-def _options(config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
-    """The port's options; absent fields have `CLIPVisionConfig`'s defaults.
-
-    A checkpoint with a classifier pools as `CLIPForImageClassification` does, any other one the class token.
-    """
-    stated = _stated(config)
+def vision_options(stated: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the tower but for its pool; absent fields have `CLIPVisionConfig`'s defaults."""
     patch = pair(stated.get("patch_size", 32), "config.json: patch_size")
     if patch[0] != patch[1]:
         raise InputError(f"config.json: expected square patches, found patch_size={list(patch)}")
-    activation = stated.get("hidden_act", "quick_gelu")
-    if activation not in ACTIVATIONS:
-        raise InputError(f"config.json: expected hidden_act of {', '.join(ACTIVATIONS)}, found {activation!r}")
-    width = config.get("projection_dim", 512)
     size, channels = pair(stated.get("image_size", 224), "config.json: image_size"), stated.get("num_channels", 3)
     own = dict(PROCESSOR, crop_size=list(size))
     return {
@@ -127,40 +80,49 @@ def _options(config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes:
         "layers": stated.get("num_hidden_layers", 12),
         "heads": stated.get("num_attention_heads", 12),
         "mlp_width": stated.get("intermediate_size", 3072),
-        "pool": "mean" if CLASSIFIER in shapes else "cls",
-        "projection": shapes[PROJECTION][0] if PROJECTION in shapes else width,
-        "activation": activation,
+        "activation": _towers.activation(stated, "quick_gelu"),
         "attention_dropout": float(stated.get("attention_dropout", 0.0)),
         "epsilon": float(stated.get("layer_norm_eps", 1e-5)),
         **image_options(preprocessor, channels, size, processor="CLIP", fixed=True, own=own),
     }
 
 
-def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    module, (height, width, channels) = port.options, port.encoding.size
-    if module.pool != "mean":
-        raise InputError(
-            f"transformers' CLIP classifier reads the mean of the patches, this model has pool={module.pool!r}; train "
-            "it with --config.model.pool=mean to export it"
-        )
+def _options(config: Mapping[str, Any], preprocessor: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+    """The port's options; absent fields have `CLIPVisionConfig`'s defaults.
+
+    A checkpoint with a classifier pools as `CLIPForImageClassification` does, any other one the class token.
+    """
+    return {
+        **vision_options(_towers.section(config, "vision"), preprocessor),
+        "pool": "mean" if CLASSIFIER in shapes else "cls",
+        "projection": shapes[PROJECTION][0] if PROJECTION in shapes else config.get("projection_dim", 512),
+    }
+
+
+def vision_config(options: Any, prefix: str = "") -> dict[str, Any]:
+    """The section of config.json; `prefix` precedes the names of the tower's options."""
+    height, width, channels = options.image
     if height != width:
         raise InputError(f"transformers' CLIP takes square images, this model takes {height} x {width}")
-    vision = {
-        "model_type": "clip_vision_model",
-        "image_size": height,
-        "patch_size": module.patch,
-        "num_channels": channels,
-        "hidden_size": module.width,
-        "num_hidden_layers": module.layers,
-        "num_attention_heads": module.heads,
-        "intermediate_size": module.mlp_width,
-        "projection_dim": module.projection,
-        "hidden_act": module.activation,
-        "attention_dropout": module.attention_dropout,
-        "layer_norm_eps": module.epsilon,
-    }
+    fixed = {"image_size": height, "patch_size": options.patch, "num_channels": channels}
+    tower = _towers.tower_fields(options, prefix)
+    return {"model_type": "clip_vision_model", **fixed, **tower, "projection_dim": options.projection}
+
+
+def _config(port: Port, options: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    module = port.options
+    if module.pool != "mean" or module.normalize:
+        raise InputError(
+            f"transformers' CLIP classifier reads the mean of the patches, this model has pool={module.pool!r}"
+            f"{', normalize=True' * module.normalize}; train it with --config.model.pool=mean to export it"
+        )
     whole = {"architectures": ["CLIPForImageClassification"], "model_type": "clip"}
-    return {**whole, "projection_dim": module.projection, "vision_config": vision, **labelled(port, labels)}
+    return {
+        **whole,
+        "projection_dim": module.projection,
+        "vision_config": vision_config(module),
+        **labelled(port, labels),
+    }
 
 
 def _constants(port: Port) -> dict[str, np.ndarray]:

@@ -89,19 +89,8 @@ def vision_config(options: Any, prefix: str = "") -> dict[str, Any]:
     height, width, channels = options.image
     if height != width:
         raise InputError(f"transformers' SigLIP takes square images, this model takes {height} x {width}")
-    named = {field: getattr(options, prefix + name) for field, name in _FIELDS.items()}
     fixed = {"image_size": height, "patch_size": options.patch, "num_channels": channels}
-    return {"model_type": "siglip_vision_model", **fixed, **named, "attention_dropout": options.attention_dropout}
-
-
-_FIELDS = {
-    "hidden_size": "width",
-    "num_hidden_layers": "layers",
-    "num_attention_heads": "heads",
-    "intermediate_size": "mlp_width",
-    "hidden_act": "activation",
-    "layer_norm_eps": "epsilon",
-}
+    return {"model_type": "siglip_vision_model", **fixed, **_towers.tower_fields(options, prefix)}
 
 
 def _config(port: Port, given: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:

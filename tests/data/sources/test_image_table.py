@@ -214,3 +214,16 @@ def test_images_in_shards_of_parquet(tmp_path):
         "2 of 3 images are turned upright by their EXIF orientation; data.exif_orientation=false leaves them as stored",
     )
     assert data.fingerprint != source(path=str(tmp_path), exif_orientation=False, test="none").fingerprint
+
+
+def test_a_text_about_each_image(tmp_path):
+    captions = "path,caption\nx/0.png,a red cat\nx/0.png,tame\nx/1.png,\nx/2.png,a dog\n"
+    path = written(tmp_path, captions, "captions.csv")
+    data = source(path=path, text="caption", label="", bad_rows=1)
+    train = data.splits["train"]
+    assert [train.example("text", row) for row in range(3)] == ["a red cat", "tame", "a dog"]
+    assert (fills(train), data.classes, set(train.columns)) == ([0, 0, 40], (), {"image", "text"})
+    assert "has no text in 'caption'" in data.notes[0]
+    assert data.fingerprint != source(path=path, label="").fingerprint
+    with pytest.raises(InputError, match="data.text: 'captions' is not a column of .*nearest: 'caption'"):
+        source(path=path, text="captions", label="")
