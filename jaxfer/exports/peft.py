@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import jax
 import numpy as np
@@ -45,19 +45,24 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     keys = layout.keys(port)
     saved = _saved(checkpoint, layout, finished)
     low, tensors, targets = flatten(finished.state.params["lora"]), {}, []
+    fused: dict[str, dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]] = {}
     for site in sorted({path.rsplit("/", 1)[0] for path in low}):
         key = keys[f"params/{site}/kernel"]
         module = in_memory(layout, key.name.removesuffix(".weight"))
         if _inside(module, saved):  # saved whole, with its update
             continue
         a, b = (np.asarray(low[f"{site}/{name}"]) for name in "ab")
-        if key.part is not None or a.ndim == 4 and key.transform is not CONV:
+        if key.part is not None and key.axis != 0 or a.ndim == 4 and key.transform is not CONV:
             what = "one tensor of several layers" if key.part is not None else "a window over time"
             raise InputError(f"--format=peft: {module} is {what}, which peft can't adapt as we do; use --format=hf")
+        factors = _torch_factors(a, b, conv=key.transform is CONV)
+        if key.part is not None:
+            fused.setdefault(module, {})[key.part] = factors
+            continue
         targets.append(module)
-        tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = _torch_factors(
-            a, b, conv=key.transform is CONV
-        )
+        tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = factors
+    for module, parts in fused.items():
+        tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = _fused(parts)
     leaves = flatten({"params": finished.stage.leave(finished.state)[0]})
     for leaf, key in keys.items():
         if _inside(name := in_memory(layout, key.name), saved):
@@ -70,8 +75,14 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         "revision": checkpoint.files.commit,
         "r": config.options["rank"],
         "lora_alpha": config.options["alpha"],
+        # The rank of a fused layer is that of its parts together, the scale alpha / rank theirs.
+        **{
+            f"{name}_pattern": {module: len(parts) * config.options[name] for module, parts in fused.items()}
+            for name in ("rank", "alpha")
+            if fused
+        },
         "lora_dropout": 0.0,
-        "target_modules": targets,
+        "target_modules": sorted((*targets, *fused)) if fused else targets,
         "modules_to_save": sorted(saved),
         "bias": "none",
         "fan_in_fan_out": False,
@@ -86,6 +97,22 @@ def _torch_factors(a: np.ndarray, b: np.ndarray, *, conv: bool) -> tuple[np.ndar
         return CONV.store(a), b.T[:, :, None, None]
     rank = b.shape[0]
     return a.reshape(-1, rank).T, b.reshape(rank, -1).T
+
+
+def _fused(parts: Mapping[tuple[int, int], tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """(A, B) of one layer, [n r, in] and [out, n r], from those of n of its parts: {(index, count): (A, B)}.
+
+    B is block diagonal; parts without an update have zeros.
+    """
+    (_, count), *_ = parts
+    rows = next(iter(parts.values()))[1].shape[0]
+    a = np.concatenate([parts[part][0] for part in sorted(parts)])
+    b, column = np.zeros((count * rows, len(a)), a.dtype), 0
+    for index, _ in sorted(parts):
+        own = parts[index, count][1]
+        b[index * rows : (index + 1) * rows, column : column + own.shape[1]] = own
+        column += own.shape[1]
+    return a, b
 
 
 def _inside(name: str, modules: Collection[str]) -> bool:

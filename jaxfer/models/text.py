@@ -22,6 +22,7 @@ from jaxfer.models.layers import BLOCK_TENSOR_AXES, Dense, like
 from jaxfer.models.options import TextOptions, choice, option, positive, rate, size
 from jaxfer.models.port import Port
 from jaxfer.models.transformer import ACTIVATIONS, Block, Relative, Spec, layer_norm
+from jaxfer.rules import Rules
 
 HEADS = (POOLED, TOKEN, VOCAB, EMBEDDING)
 # The family's own, on the first token, and sentence-transformers' by its names.
@@ -208,14 +209,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, attention_mask: jax.Array, train: bool, **side: Any) -> jax.Array:
-        options, form = self.options, self.options.form
-        if options.pool == "pooler":
-            first = x[:, 0]
-            if form.drop_first:
-                first = nn.Dropout(options.drop_classifier, name="drop_first")(first, deterministic=not train)
-            pooled = ACTIVATIONS[form.pooler](Dense((x.shape[-1],), name="pooler")(first))
-        else:
-            pooled = pooled_tokens(x, attention_mask, options.pool)
+        options, pooled = self.options, self.pooled(x, attention_mask, train)
         if options.projection:
             pooled = Dense((options.projection,), use_bias=options.projection_bias, name="dense")(pooled)
             pooled = PROJECTION_ACTIVATIONS[options.projection_activation](pooled)
@@ -226,6 +220,16 @@ class Head(nn.Module):
             return pooled
         pooled = nn.Dropout(options.drop_classifier, name="drop")(pooled, deterministic=not train)
         return Dense((self.outputs,), name="out")(pooled)
+
+    @nn.nowrap
+    def pooled(self, x: jax.Array, attention_mask: jax.Array, train: bool) -> jax.Array:
+        """[batch, width]: the first token through the family's own layer, or the tokens as `options.pool` says."""
+        options, form, first = self.options, self.options.form, x[:, 0]
+        if options.pool != "pooler":
+            return pooled_tokens(x, attention_mask, options.pool)
+        if form.drop_first:
+            first = nn.Dropout(options.drop_classifier, name="drop_first")(first, deterministic=not train)
+        return ACTIVATIONS[form.pooler](Dense((x.shape[-1],), name="pooler")(first))
 
 
 class TokenHead(nn.Module):
@@ -284,7 +288,14 @@ class Encoder(Family):
         return lent
 
 
-def encoder_port(options: EncoderOptions, *, outputs: int, head: str = POOLED, kind: type[Family] = Encoder) -> Port:
+def encoder_port(
+    options: EncoderOptions,
+    *,
+    outputs: int,
+    head: str = POOLED,
+    kind: type[Family] = Encoder,
+    axes: Rules[int] = (),
+) -> Port:
     """The port of an encoder of texts.
 
     Args:
@@ -293,6 +304,7 @@ def encoder_port(options: EncoderOptions, *, outputs: int, head: str = POOLED, k
       head: `pooled`; `token` for outputs at every token; `vocab` for the scores of every token of the vocabulary there,
         neither of which pools; `embedding` for what was pooled itself.
       kind: the module's class.
+      axes: input axes of kernels that other families don't have.
 
     Raises:
       InputError: no outputs.
@@ -303,7 +315,7 @@ def encoder_port(options: EncoderOptions, *, outputs: int, head: str = POOLED, k
         outputs=options.vocab if head == VOCAB else outputs,
         head=head,
         output_layer="head" if head == VOCAB else "head/out",
-        input_axes=((r".*/attn/out/kernel", 2), (r".*/kernel", 1)),
+        input_axes=(*axes, (r".*/attn/out/kernel", 2), (r".*/kernel", 1)),
         no_decay=((r".*/(bias|scale|relative)", 0.0), (".*", 1.0)),
         tensor_axes=(*BLOCK_TENSOR_AXES, (r"stem/word/embedding", 0), (".*", None)),
     )

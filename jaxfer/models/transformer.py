@@ -101,6 +101,7 @@ class Spec:
       layer_scale_init: of these.
       dropout: rate at the end of each branch.
       attention_dropout: rate on attention's weights.
+      out_dropout: rate at the end of attention's branch; None: as `dropout`.
       mlp_dropout: rate after the activation; None has no such place.
       drop_rate: of whole branches (stochastic depth).
     """
@@ -130,6 +131,7 @@ class Spec:
     layer_scale_init: float = 1e-5
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    out_dropout: float | None = None
     mlp_dropout: float | None = None
     drop_rate: float = 0.0
 
@@ -290,7 +292,9 @@ class Block(nn.Module):
         if self.spec.layer_scale:
             start = nn.initializers.constant(self.spec.layer_scale_init)
             y = y * like(self.param(f"scale_{branch}", start, y.shape[-1:]), y)
-        y = nn.Dropout(self.spec.dropout, name=f"drop_{branch}")(y, deterministic=not train)
+        attends = branch == "1" and self.spec.out_dropout is not None
+        rate = self.spec.out_dropout if attends else self.spec.dropout
+        y = nn.Dropout(rate, name=f"drop_{branch}")(y, deterministic=not train)
         skip = nn.Dropout(self.spec.drop_rate, broadcast_dims=(1, 2), name=f"skip_{branch}")  # stochastic depth
         return skip(y, deterministic=not train)
 

@@ -15,6 +15,7 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.config import experiment
+from jaxfer.data.encodings.tokenizers import TOKENIZER_FILES
 from jaxfer.errors import InputError, nearest
 from jaxfer.hub_download import Absent, snapshot
 from jaxfer.pretrained import sentence
@@ -31,17 +32,6 @@ SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # Files that trainers write beside a model, and adapters, which are not models.
 NOT_WEIGHTS = r"(optimizer|scheduler|scaler|rng_state.*|training_args|adapter_model.*)\.\w+|.*-\d+-of-\d+\.\w+"
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
-TOKENIZERS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
 DOWNLOADS = (
     (
         *("config.json", ADAPTER_CONFIG, ADAPTERS[0], POOLING, DENSE, MARKER, sentence.MODULES),
@@ -52,7 +42,13 @@ DOWNLOADS = (
             "0_Transformer/*.json",
             "0_Transformer/*.txt",
         ),
-        *("0_Transformer/model*.safetensors", *PREPROCESSORS, *TOKENIZERS, *SAFETENSORS, "model-*-of-*.safetensors"),
+        *(
+            "0_Transformer/model*.safetensors",
+            *PREPROCESSORS,
+            *TOKENIZER_FILES,
+            *SAFETENSORS,
+            "model-*-of-*.safetensors",
+        ),
     ),
     (*ARCHIVES, ADAPTERS[1], "pytorch_model-*-of-*.bin", "*_Dense/pytorch_model.bin", "0_Transformer/pytorch_model*"),
 )
@@ -311,7 +307,7 @@ def _read_config_files(
         sha256=sums[0][0] if len(sums) == 1 else reading.sha256_of(sums),
         config=config,
         preprocessor=preprocessor,
-        tokenizer=tuple(folder / name for name in TOKENIZERS if (folder / name).exists()) if folder else (),
+        tokenizer=tuple(folder / name for name in TOKENIZER_FILES if (folder / name).exists()) if folder else (),
         commit=commit,
         marker=marker,
         dense=dense,

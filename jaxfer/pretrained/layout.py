@@ -249,7 +249,8 @@ def convert(
         ledger[leaf] = {"what": outcome, "from": origin, "shape": list(want)}
     if unfit:
         raise InputError(f"{source} has another shape (theirs, ours): {_some(unfit)}; announce what differs")
-    _check_tied(tensors, layout, port, stored_keys, source)
+    if not anew:  # a new head reads the word embedding, whatever theirs did
+        _check_tied(tensors, layout, port, stored_keys, source)
     constant = _check_constants(tensors, layout, port, source)
     used = {entry["from"] for leaf, entry in ledger.items() if leaf in leaves}
     rest = tuple(key for key in tensors if key not in used)

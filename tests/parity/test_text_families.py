@@ -34,6 +34,16 @@ SIZES = dict(**BERT, max_position_embeddings=11, initializer_range=0.5)
 DISTIL = dict(
     vocab_size=23, dim=12, n_layers=2, n_heads=3, hidden_dim=20, max_position_embeddings=11, initializer_range=0.5
 )
+MODERN = dict(
+    **dict(vocab_size=23, hidden_size=12, num_hidden_layers=3, num_attention_heads=3, intermediate_size=20),
+    **dict(max_position_embeddings=11, local_attention=4, initializer_range=0.5),
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
+)
+DEBERTA = dict(
+    **{**SIZES, "type_vocab_size": 0},
+    **dict(relative_attention=True, pos_att_type="p2c|c2p", position_buckets=4, share_att_key=True),
+    **dict(norm_rel_ebd="layer_norm", position_biased_input=False),
+)
 # {family: (transformers' name in front of Config and For..., settings)}
 FAMILIES = {
     "bert": ("Bert", SIZES),
@@ -44,6 +54,9 @@ FAMILIES = {
     "electra": ("Electra", dict(SIZES, embedding_size=7)),
     "mpnet": ("MPNet", SIZES),
     "albert": ("Albert", dict(SIZES, embedding_size=7)),
+    "modernbert": ("ModernBert", MODERN),
+    "deberta": ("DebertaV2", DEBERTA),
+    "deberta_lm": ("DebertaV2", dict(DEBERTA, legacy=False)),
 }
 PHRASES = ["very film a good.", "was bad films", "a plain it songs films ! and more of it than six", "good"]
 
@@ -55,7 +68,7 @@ def made(family, suffix, **more):
 
 
 def of(family):
-    return "roberta" if family in ("xlm-roberta", "camembert") else family
+    return "roberta" if family in ("xlm-roberta", "camembert") else family.removesuffix("_lm")
 
 
 def phrases_tokenizer(family, folder):
@@ -74,7 +87,7 @@ def phrases_tokenizer(family, folder):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_of_the_vocabulary(family, activation, tmp_path):
     """RoBERTa's, MPNet's and ELECTRA's head has its own activation, the others' that of the blocks."""
-    named = {"activation" if family == "distilbert" else "hidden_act": activation}
+    named = {{"distilbert": "activation", "modernbert": "hidden_activation"}.get(family, "hidden_act"): activation}
     case = Case(layout=(of(family), "hf"), make=lambda: made(family, "ForMaskedLM", **named))
     check(case, "vocab", 23, tmp_path)
 
@@ -98,7 +111,7 @@ def test_distances_share_the_buckets_of_the_reference():
     np.testing.assert_array_equal(_buckets(601, Relative()), MPNetEncoder.relative_position_bucket(distance))
 
 
-@pytest.mark.parametrize("family", ["roberta", "mpnet", "albert"])
+@pytest.mark.parametrize("family", ["roberta", "mpnet", "albert", "modernbert", "deberta"])
 def test_a_folder_of_sentence_transformers(family, tmp_path):
     """As all-mpnet-base-v2's: the mean, scaled to length 1."""
     torch.manual_seed(0)
@@ -113,12 +126,14 @@ def test_a_folder_of_sentence_transformers(family, tmp_path):
     port = MODELS.make(family, outputs=12, head="embedding", **{**found.options, "normalize": True})
     shapes = flatten({"params": jax.eval_shape(port.init, jax.random.key(0), port.example(2))[0]})
     params = carrying.carry(found, port, shapes, reset=[], differs=[]).params
-    batch = dict(tokenizer(PHRASES, padding=True, truncation=True, max_length=6, return_tensors="np"))
-    embedding = np.asarray(port.apply(params, {}, batch)[0])
+    batch = tokenizer(
+        PHRASES, padding=True, truncation=True, max_length=6, return_tensors="np", return_token_type_ids=True
+    )
+    embedding = np.asarray(port.apply(params, {}, dict(batch))[0])
     compare({"embedding": embedding}, {"embedding": reference.encode(PHRASES)}, scaled=False)
 
 
-@pytest.mark.parametrize("family", ["roberta", "mpnet", "albert"])
+@pytest.mark.parametrize("family", ["roberta", "mpnet", "albert", "modernbert", "deberta"])
 def test_an_export_for_sentence_transformers(family, tmp_path):
     torch.manual_seed(0)
     made(family, "Model").save_pretrained(tmp_path / "theirs")
@@ -130,7 +145,7 @@ def test_an_export_for_sentence_transformers(family, tmp_path):
     loaded(transformers.AutoModel, out)
     for model in (load_model(tmp_path / "run"), load_model(out)):
         batch = transformers.AutoTokenizer.from_pretrained(out)(
-            PHRASES, padding=True, truncation=True, max_length=6, return_tensors="np"
+            PHRASES, padding=True, truncation=True, max_length=6, return_tensors="np", return_token_type_ids=True
         )
         logits = np.asarray(model.port.apply(model.params, {}, dict(batch))[0])
         compare(
@@ -158,7 +173,7 @@ def test_an_adapter_of_peft(base, tmp_path):
 
 
 @pytest.mark.parametrize("base", ["Model", "ForSequenceClassification"])
-@pytest.mark.parametrize("family", ["roberta", "distilbert", "electra"])
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "electra", "modernbert", "deberta"])
 def test_peft_reads_an_export(family, base, tmp_path):
     """With all layers of the head that the adapter's base lacks."""
     torch.manual_seed(0)
@@ -169,7 +184,8 @@ def test_peft_reads_an_export(family, base, tmp_path):
     jaxfer.run(run, tmp_path / "run", quiet=True)
     adapter = jaxfer.export(tmp_path / "run", format="peft")
     stated = json.loads((adapter / "adapter_config.json").read_text())
-    first = ["pre_classifier"] * (family == "distilbert")
+    first = {"deberta": ["pooler.dense"], "modernbert": ["head.dense", "head.norm"]}.get(family, [])
+    first = first * (base == "Model") + ["pre_classifier"] * (family == "distilbert")
     assert stated["modules_to_save"] == ["classifier", *first]
     torch.manual_seed(1)  # what the base lacks is drawn anew
     model = transformers.AutoModelForSequenceClassification.from_pretrained(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,12 +20,17 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "special_tokens_map.json",
     "spiece.model",
+    "spm.model",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
     "vocab.json",
     "vocab.txt",
 )
+
+# SentencePiece's models. transformers converts them where there is no tokenizer.json, with two packages of its own.
+PIECES = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model")
+CONVERTS = ("sentencepiece", "google.protobuf")
 
 # transformers uses its `model_type` or `tokenizer_class` when the tokenizer's files name no class.
 CLASS_FILE = "config.json"
@@ -131,6 +137,7 @@ _BORROWS = "jaxfer_borrows_padding"
 @functools.lru_cache(maxsize=8)
 def _read(folder: str, sha256: str) -> Any:
     """Reads the tokenizer from its files alone; never uses the network or runs code beside them."""
+    _check_converts(Path(folder))
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # silences its warning about a missing PyTorch
     from transformers import AutoTokenizer  # imported late: it takes a second, and image runs do not need it
 
@@ -145,3 +152,18 @@ def _read(folder: str, sha256: str) -> Any:
         tokenizer.pad_token = tokenizer.eos_token
         setattr(tokenizer, _BORROWS, True)
     return tokenizer
+
+
+def _check_converts(folder: Path) -> None:
+    """`InputError` for a SentencePiece model alone where transformers can't convert it."""
+    model = next((name for name in PIECES if (folder / name).is_file()), None)
+    if model is None or (folder / "tokenizer.json").is_file():
+        return
+    for package in CONVERTS:
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise InputError(
+                f"the tokenizer in {str(folder)!r} is {model} alone, which is read with the packages sentencepiece and "
+                f"protobuf, and {package} is missing; install them, or save it as tokenizer.json where they are"
+            ) from None

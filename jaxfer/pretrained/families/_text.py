@@ -66,6 +66,7 @@ class Names:
       out: key of a classifier's output layer.
       token_out: the same of a classifier of tokens; empty: `out`.
       vocab: {part of a vocab head (`dense`, `norm`): key}, and `bias`.
+      tied: {key of a tensor that a masked LM's file may repeat: key of the one that is read}.
       fields: {option: field of config.json}; an option without one is None.
       defaults: {option: value} where config.json says nothing; transformers' own.
       fixed: fields that the family reads with one value only.
@@ -89,6 +90,7 @@ class Names:
     out: str = "classifier"
     token_out: str = ""
     vocab: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
     fields: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -142,6 +144,7 @@ def text_layout(names: Names, **changes: Any) -> Layout:
         # decoder is the word embedding.
         ignored=(rf"{names.prefix}embeddings\.(position_ids|token_type_ids)", r"qa_outputs\..*", *names.ignored),
         prefixes=(names.prefix,),
+        tied=lambda port: names.tied if port.module.head == VOCAB else {},
         bare=lambda shapes, given: bare(shapes, given, names),
         in_memory=names.in_memory,
         encoder=lambda port: encoder(port, names),

@@ -31,6 +31,7 @@ LAYOUTS = (
             stem={**BERT_STEM, "project": "encoder.embedding_hidden_mapping_in"},
             pooler="albert.pooler",
             vocab={"dense": "predictions.dense", "norm": "predictions.LayerNorm", "bias": "predictions.bias"},
+            tied={"predictions.decoder.weight": "albert.embeddings.word_embeddings.weight"},
             fields={"embedding_width": "embedding_size", "classifier_dropout": "classifier_dropout_prob"},
             defaults={
                 "types": 2,

@@ -22,6 +22,7 @@ LAYOUTS = (
                 "norm": "cls.predictions.transform.LayerNorm",
                 "bias": "cls.predictions.bias",
             },
+            tied={"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"},
             defaults={"types": 2},
             ignored=(r"cls\..*",),
         )

@@ -32,6 +32,7 @@ LAYOUTS = (
             },
             pooler="pre_classifier",
             vocab={"dense": "vocab_transform", "norm": "vocab_layer_norm", "bias": "vocab_projector.bias"},
+            tied={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
             fields={
                 "width": "dim",
                 "layers": "n_layers",

@@ -24,6 +24,7 @@ LAYOUTS = (
                 "norm": "generator_predictions.LayerNorm",
                 "bias": "generator_lm_head.bias",
             },
+            tied={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
             fields={"embedding_width": "embedding_size"},
             defaults={"types": 2, "embedding_width": 128},
             ignored=(r"(discriminator|generator)_predictions\..*", r"generator_lm_head\..*"),

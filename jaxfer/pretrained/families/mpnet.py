@@ -36,6 +36,7 @@ LAYOUTS = (
             out="classifier.out_proj",
             token_out="classifier",
             vocab={"dense": "lm_head.dense", "norm": "lm_head.layer_norm", "bias": "lm_head.bias"},
+            tied={"lm_head.decoder.weight": "mpnet.embeddings.word_embeddings.weight"},
             fields={"classifier_dropout": None},
             # transformers sorts distances into this many buckets whatever the field says.
             fixed={"relative_attention_num_buckets": BUCKETS},

@@ -22,6 +22,7 @@ NAMES = Names(
     out="classifier.out_proj",
     token_out="classifier",
     vocab={"dense": "lm_head.dense", "norm": "lm_head.layer_norm", "bias": "lm_head.bias"},
+    tied={"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight"},
     fields={"kind": "model_type"},
     defaults={"types": 2},
     # Positions are counted from the padding's id.
