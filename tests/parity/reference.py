@@ -120,12 +120,8 @@ def channels_last(x: torch.Tensor) -> np.ndarray:
     return np.transpose(x, (0, 2, 3, 1)) if x.ndim == 4 else x
 
 
-def logits_of(output: Any) -> torch.Tensor:
-    return getattr(output, "logits", output)
-
-
 def watch(
-    model: nn.Module, paths: Mapping[str, str], x: Any, logits: Callable[[Any], torch.Tensor] = logits_of
+    model: nn.Module, paths: Mapping[str, str], x: Any, logits: Callable[[Any], torch.Tensor] | None = None
 ) -> dict[str, np.ndarray]:
     """{ours: output of their submodule `path`}, channels last, from one pass in evaluation mode."""
     found: dict[str, np.ndarray] = {}
@@ -142,7 +138,9 @@ def watch(
         output = model.eval()(**x) if isinstance(x, dict) else model.eval()(x)
     for hook in hooks:
         hook.remove()
-    found["logits"] = logits(output).numpy()
+    if not isinstance(output, torch.Tensor):
+        output = output.logits if hasattr(output, "logits") else logits(output)
+    found["logits"] = output.numpy()
     return found
 
 
