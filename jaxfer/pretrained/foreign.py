@@ -32,6 +32,8 @@ SETTLED = 2e9  # nanoseconds: file timestamps have a resolution of up to two sec
 AVERAGES = r"(?i)(^|.*[_.-])(ema|swa|averaged?_model)([_.-].*|$)"  # keys that hold averaged weights
 # transformers' classes with a head over the vocabulary, by the task that has it.
 OVER_WORDS = {"masked_lm": ("ForMaskedLM", "ForPreTraining"), "causal_lm": ("ForCausalLM",)}
+WORDS = "params/stem/word/embedding"  # the table of tokens of every family of texts
+DISCRIMINATORS = ("ElectraForPreTraining",)  # which tells replaced tokens, and has no head over the vocabulary
 UNNAMED = r"LABEL_\d+"  # transformers' placeholder for unnamed classes
 
 
@@ -106,6 +108,7 @@ def opened(init: str, name: str, model_options: Mapping[str, Any], init_options:
     if not tried:
         raise InputError(f"config.init={init}: {'; '.join(errors)}")
     _, layout, options, soft, port, head = min(tried, key=lambda entry: entry[0])
+    _check_vocabulary(init, layout, port, shapes)
     known = MODELS.schema(layout.family)
     if source.tokenizer and "tokenizer" in known:
         folder = source.tokenizer[0].parent
@@ -160,7 +163,8 @@ def _chosen(init: str, name: str, layout: Layout, config: Mapping[str, Any]) -> 
 
 def _left_out(init: str, head: str | None, normalize: bool, averages: Sequence[str]) -> Iterator[str]:
     if head is not None:
-        task = next((task for task, classes in OVER_WORDS.items() if head.endswith(classes)), None)
+        over_words = {} if head in DISCRIMINATORS else OVER_WORDS
+        task = next((task for task, classes in over_words.items() if head.endswith(classes)), None)
         only = f"is loaded by the task {task} alone" if task else "is not loaded"
         yield f"{init} is a {head}: its head does not label whole inputs and {only}"
     if normalize:
@@ -313,12 +317,13 @@ def _options(
         if not source.preprocessor and "image_size" not in config and "size" not in config.get("input", {}):
             soft.add("image")
         if not layout.model_types and config.get("key_layout") != layout.name:
-            soft |= {"heads", *layout.guessed}
-            config = {**config, **({"heads": model_options["heads"]} if "heads" in model_options else {})}
+            soft |= {name for name in layout.guessed if name not in config}
+            config = {**({"heads": model_options["heads"]} if "heads" in model_options else {}), **config}
     options = layout.options(config, source.preprocessor or {}, shapes)
     options = {name: schema.check(value, known[name][0], f"{source.init}: {name}") for name, value in options.items()}
-    # Without a pooler in the checkpoint, mean pooling is the port's choice.
-    soft |= {"pool"} if options.get("pool") == "mean" and "pooling_mode" not in config else set()
+    # Without a pooler in the checkpoint, mean pooling of texts is the port's choice.
+    chosen = "tokenizer" in known and options.get("pool") == "mean" and "pooling_mode" not in config
+    soft |= {"pool"} if chosen else set()
     return options, soft & set(options)
 
 
@@ -399,6 +404,19 @@ def _check_stated(
                 json_files.check(content, fields, f"{source.init}: {name}", fix=reading.FIX)
     if hint := containers.hint(shapes, _entry_keys(candidates)):
         raise InputError(f"config.init={source.init}: {hint}")
+
+
+def _check_vocabulary(init: str, layout: Layout, port: Port, shapes: Mapping[str, Any]) -> None:
+    """Raises `InputError` where the table of tokens has other rows than config.json says."""
+    key = layout.keys(port).get(WORDS)
+    names = () if key is None else (key.name, *(key.name.removeprefix(prefix) for prefix in layout.prefixes))
+    rows = next((shapes[name][0] for name in names if name in shapes), port.options.vocab if names else 0)
+    if names and rows != port.options.vocab:
+        raise InputError(
+            f"config.init={init}: {key.name} has {rows} rows, config.json states {port.options.vocab} tokens; if the "
+            f"vocabulary was changed after training, set vocab_size to {rows} there and give the tokenizer it was "
+            "changed with"
+        )
 
 
 def _entry_keys(known: Sequence[Layout]) -> dict[str, tuple[str, ...]]:

@@ -132,10 +132,12 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
                 entry["why"] = f"the source's head is that of a {checkpoint.other_head}"
         if run.head == "keep" and leaf in head:
             raise InputError(f"config.head=keep: {run.init} has no head ({leaf} is missing); set config.head=reset")
-        if leaf not in head and "pool" not in run.differs:
+        pools = leaf.startswith(f"params/{port.units[-1]}/")  # a layer that the pool reads through
+        if leaf not in head and not (pools and "pool" in run.differs):
+            fix = "set config.model.pool to the checkpoint's, or announce it with config.differs=pool"
             raise InputError(
-                f"config.init={run.init}: the checkpoint has no {leaf}; set config.model.pool to the checkpoint's, or "
-                "announce it with config.differs=pool"
+                f"config.init={run.init}: the checkpoint has no {leaf}; "
+                f"{fix if pools else 'give one that has it, or set config.model as its weights are'}"
             )
     drawn = carrying.fresh_leaves(port, conversion.fresh, _key(experiment), batch)
     drawn |= {leaf: columns.carried(drawn[leaf], places, source_rows) for leaf, places in tokens.items()}

@@ -219,3 +219,74 @@ def test_a_scaling_that_no_head_reads_is_mentioned(tmp_path):
     config.model.normalize = True
     plan = preflight(config)
     assert plan.notes() == () and plan.stages[0].spec.port.options.normalize
+
+
+@pytest.mark.parametrize("rows", [25, 21])
+def test_a_vocabulary_that_was_changed_after_training(rows, tmp_path):
+    """The table of tokens has other rows than config.json says; with those there, the tokenizer must have as many."""
+    config, file = text_config(tmp_path / "source"), tmp_path / "source" / "model.safetensors"
+    tensors, key = dict(weights(tmp_path / "source")), "bert.embeddings.word_embeddings.weight"
+    tensors[key] = np.concatenate([tensors[key], tensors[key]])[:rows]
+    safetensors.numpy.save_file(tensors, file)
+    with pytest.raises(
+        InputError, match=f"{key} has {rows} rows, config.json states 23 tokens; .* vocab_size to {rows}"
+    ):
+        begin(config)
+    edit(tmp_path / "source" / "config.json", vocab_size=rows)
+    if rows > 23:  # padded beyond the tokenizer, as many are
+        assert begin(config).params["stem"]["word"]["embedding"].shape == (rows, 12)
+    else:
+        with pytest.raises(InputError, match=f"expected {rows} tokens, found 23 tokens"):
+            begin(config)
+
+
+def test_a_checkpoint_without_a_tokenizer(tmp_path):
+    config = text_config(tmp_path / "source")
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        (tmp_path / "source" / name).unlink()
+        message = (
+            "tokens of a BertTokenizer .* restore its files" if name == "vocab.txt" else "or init to a checkpoint with"
+        )
+        with pytest.raises(InputError, match=message):
+            begin(config)
+
+
+@pytest.mark.parametrize(
+    "stated", [{"image_processor_type": "CLIPImageProcessor"}, {"feature_extractor_type": "Whisper"}]
+)
+def test_a_processor_of_another_family(stated, tmp_path):
+    checkpoint(tmp_path / "source", "resnet", RESNET)
+    (tmp_path / "source" / "preprocessor_config.json").write_text(json.dumps(stated))
+    with pytest.raises(
+        InputError, match=f"is for {next(iter(stated.values()))}; jaxfer reads those for ConvNext, DeiT"
+    ):
+        begin(config_of(tmp_path / "source"))
+
+
+def test_a_discriminator_is_no_head_over_words():
+    assert next(foreign._left_out("x", "ElectraForPreTraining", False, ())).endswith("and is not loaded")
+    assert next(foreign._left_out("x", "BertForPreTraining", False, ())).endswith("loaded by the task masked_lm alone")
+
+
+def test_what_a_file_states_is_not_assumed(tmp_path):
+    """The heads of Google's npz are a shape, its mean follows from the class token that is missing."""
+    layout, vit = by_family("vit", "augreg"), dict(VIT, image=(8, 8, 3), pool="mean", epsilon=1e-6)
+    port = MODELS.make("vit", outputs=3, **vit)
+    np.savez(tmp_path / "weights.npz", **store(*draw(port), layout, port))
+    found = foreign.opened(str(tmp_path / "weights.npz"), "vit", {})
+    assert found.options["heads"] == 3 and found.options["pool"] == "mean" and found.soft == {"image"}
+
+
+def test_layers_that_no_pool_explains(tmp_path, monkeypatch):
+    """A leaf of the trunk that a checkpoint may lack is not the pool's."""
+    from jaxfer.pretrained.families import bert
+
+    config = text_config(tmp_path / "source")
+    tensors = {key: x for key, x in weights(tmp_path / "source").items() if not key.endswith("LayerNorm.bias")}
+    safetensors.numpy.save_file(tensors, tmp_path / "source" / "model.safetensors")
+    layout = bert.LAYOUTS[0]
+    monkeypatch.setitem(layout.__dict__, "optional", (*layout.optional, r".*LayerNorm\.bias"))
+    with pytest.raises(
+        InputError, match="the checkpoint has no params/.*; give one that has it, or set config.model as"
+    ):
+        begin(config)

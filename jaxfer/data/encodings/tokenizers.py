@@ -31,6 +31,8 @@ TOKENIZER_FILES = (
 # SentencePiece's models. transformers converts them where there is no tokenizer.json, with two packages of its own.
 PIECES = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model")
 CONVERTS = ("sentencepiece", "google.protobuf")
+# Those that hold no tokens of their own, but what is said of tokens.
+DESCRIBING = ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 
 # transformers uses its `model_type` or `tokenizer_class` when the tokenizer's files name no class.
 CLASS_FILE = "config.json"
@@ -75,7 +77,9 @@ def load_tokenizer(encoding: Named, *, own: bool | None = None) -> tuple[Any, st
         number of tokens, or no padding token.
     """
     if not encoding.tokenizer:
-        raise InputError("the model has no tokenizer; set config.model.tokenizer to a folder, or init to a checkpoint")
+        raise InputError(
+            "the model has no tokenizer; set config.model.tokenizer to a folder, or init to a checkpoint with one"
+        )
     folder = located(encoding.tokenizer)
     sha256, expected = tokenizer_sha256(folder), encoding.tokenizer_sha256
     if expected and sha256 != expected:
@@ -148,6 +152,13 @@ def _read(folder: str, sha256: str) -> Any:
         raise InputError(
             f"expected a tokenizer in {folder!r}, found {type(error).__name__} ({reason}); restore its files"
         ) from None
+    # Without them a class makes a tokenizer of its special tokens alone, to which every word is unknown.
+    needed = set(getattr(tokenizer, "vocab_files_names", {}).values())
+    if needed and not any((Path(folder) / name).is_file() for name in needed | {*TOKENIZER_FILES} - {*DESCRIBING}):
+        raise InputError(
+            f"expected the tokens of a {type(tokenizer).__name__} ({' or '.join(sorted(needed))}) in {folder!r}, found "
+            "none; restore its files"
+        )
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
         setattr(tokenizer, _BORROWS, True)

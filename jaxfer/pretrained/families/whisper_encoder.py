@@ -236,7 +236,7 @@ LAYOUTS = (
         preprocessor=_processor,
         optional=(r"(projector|classifier)\..*",),
         ignored=(r"decoder/.*", "encoder/num_heads"),
-        guessed=("seconds",),
+        guessed=("heads", "seconds"),
         constants=lambda port: {
             "encoder/position_encodings/encodings": sinusoids(port.options.positions, port.options.width)
         },

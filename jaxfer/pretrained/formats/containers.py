@@ -18,8 +18,12 @@ BESIDE = ("optimizer", "optimizer_state_dict", "criterion", "loss", "dino_loss",
 DEEPEST = 4
 PREFIXES = ("module.", "_orig_mod.")  # prefixes that DataParallel and torch.compile add to every key
 COUNTERS = ("n_averaged",)  # entries that AveragedModel adds
-# Attributes in which wrappers hold the network: Lightning modules, MoCo and other self-supervised learners.
-HOLDERS = ("module", "_orig_mod", "model", "net", "network", "backbone", "encoder", "encoder_q", "base_encoder")
+# Attributes in which wrappers hold the network: Lightning modules, MoCo and other self-supervised learners, and
+# sentence-transformers, whose encoder is `0.auto_model`.
+HOLDERS = (
+    *("module", "_orig_mod", "model", "net", "network", "backbone", "encoder", "encoder_q", "base_encoder"),
+    *("0", "auto_model"),
+)
 HINT = "set config.init_options"
 
 

@@ -1,4 +1,4 @@
-"""Read weights as {key: array} from safetensors, PyTorch archives, .npz and CTranslate2: a file, or shards by an index.
+"""Read weights as {key: array} from safetensors, PyTorch archives, .npz, CTranslate2, ONNX: a file, or indexed shards.
 
 The first bytes of a file decide its format, not its name. Nothing is cast: a bfloat16 tensor stays bfloat16.
 """
@@ -21,7 +21,7 @@ from etils import epath
 
 from jaxfer import json_files, npz_files
 from jaxfer.errors import InputError, nearest
-from jaxfer.pretrained.formats import archives, containers, ctranslate2
+from jaxfer.pretrained.formats import archives, containers, ctranslate2, onnx
 
 INDEX = ".index.json"
 FIX = "correct it, or download it again"
@@ -178,6 +178,8 @@ def _read_file(path: epath.Path, pick: str) -> Weights:
         raise InputError(f"{path}: a web page, not weights; download the file itself (its `raw` or `resolve` address)")
     if ctranslate2.begins(head):
         return _read_ctranslate2(path)
+    if onnx.begins(head):
+        return _read_onnx(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in ARCHIVE_SUFFIXES:
@@ -247,6 +249,14 @@ def _read_ctranslate2(path: epath.Path) -> Weights:
         return Weights(tensors=ctranslate2.read(path.read_bytes()))
     except ValueError as error:
         raise InputError(f"{path}: a damaged CTranslate2 model ({error}); download it again") from None
+
+
+def _read_onnx(path: epath.Path) -> Weights:
+    try:
+        tensors, constants = onnx.read(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path}: an ONNX model that can't be read ({error}); download it again") from None
+    return Weights(tensors=tensors, dropped=constants)
 
 
 def _read_archive(path: epath.Path, pick: str) -> Weights:

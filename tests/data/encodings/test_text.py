@@ -171,6 +171,12 @@ def test_a_folder_without_a_tokenizer_or_with_a_broken_one(tmp_path):
         InputError, match=r"states model_max_length=-5; expected at least 1: correct its tokenizer_conf"
     ):
         load_tokenizer(encoding(tmp_path / "negative"))
+    (tmp_path / "described").mkdir()
+    shutil.copy(TOKENIZER / "tokenizer_config.json", tmp_path / "described")
+    with pytest.raises(
+        InputError, match=r"the tokens of a BertTokenizer \(tokenizer.json or vocab.txt\) in .*, found none; restore"
+    ):
+        load_tokenizer(encoding(tmp_path / "described", tokenizer_sha256=tokenizer_sha256(tmp_path / "described")))
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
     with pytest.raises(InputError, match="expected a tokenizer in .*; restore its files") as error:
         load_tokenizer(encoding(tmp_path))
