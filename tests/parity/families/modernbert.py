@@ -25,6 +25,7 @@ def case(golden=False, layers=4, rate=0.1, **config):
         make=lambda: ModernBertForSequenceClassification(ModernBertConfig(**config)),
         units={"stem": "model.embeddings", **{f"block_{i}": f"model.layers.{i}" for i in range(layers)}},
         last=r".*\.(attn|mlp)\.Wo",
+        gain=0.5 if layers < 8 else 0.3,
         outputs=config.get("num_labels", 2),
         rate=rate,
         golden=golden,
