@@ -1,7 +1,6 @@
 from functools import partial
 
 from torch import nn
-from torchvision.models.efficientnet import EfficientNet, FusedMBConvConfig, MBConvConfig
 
 from tests.parity.families import Case
 from tests.parity.packages import timm, torchvision
@@ -37,14 +36,18 @@ def named(name, **arguments):
 
 
 def tiny_v2():
+    network = torchvision.models.efficientnet
+    fused, inverted = network.FusedMBConvConfig, network.MBConvConfig
     settings = [
-        FusedMBConvConfig(1, 3, 1, 8, 8, 2),
-        FusedMBConvConfig(2, 3, 2, 8, 16, 2),
-        MBConvConfig(2, 3, 2, 16, 24, 2),
-        MBConvConfig(3, 3, 2, 24, 16, 1),
+        fused(1, 3, 1, 8, 8, 2),
+        fused(2, 3, 2, 8, 16, 2),
+        inverted(2, 3, 2, 16, 24, 2),
+        inverted(3, 3, 2, 24, 16, 1),
     ]
     norm = partial(nn.BatchNorm2d, eps=1e-3)
-    return EfficientNet(settings, 0.0, stochastic_depth_prob=0.0, num_classes=3, norm_layer=norm, last_channel=24)
+    return network.EfficientNet(
+        settings, 0.0, stochastic_depth_prob=0.0, num_classes=3, norm_layer=norm, last_channel=24
+    )
 
 
 def of_timm(name, repeats, image, outputs=3, **stated):
