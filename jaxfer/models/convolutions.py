@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfer.models import kernels
-from jaxfer.models.layers import Conv, Dense, conv_init, like, zeros
+from jaxfer.models.layers import ACTIVATIONS, Conv, Dense, conv_init, like, zeros
 
 
 class GroupedConv(Conv):
@@ -54,15 +54,22 @@ class SqueezeExcite(nn.Module):
     """Channels scaled by what their means say: x * sigmoid(expand(relu(reduce(mean(x))))).
 
     Hu et al., 2017, arXiv:1709.01507, eq. 2 to 4.
+
+    Attributes:
+      hidden: channels that `reduce` gives.
+      act: name of the activation of `reduce`.
+      out: name of the activation of `expand`.
     """
 
     hidden: int
+    act: str = "relu"
+    out: str = "sigmoid"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = Dense((self.hidden,), kernel_init=conv_init, name="reduce")(x.mean((1, 2), keepdims=True))
-        y = Dense(x.shape[-1:], kernel_init=conv_init, name="expand")(nn.relu(y))
-        return x * nn.sigmoid(y)
+        y = Dense(x.shape[-1:], kernel_init=conv_init, name="expand")(ACTIVATIONS[self.act](y))
+        return x * ACTIVATIONS[self.out](y)
 
 
 def average_pool(x: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """Inverted residuals: narrow between blocks, wide inside, where a window a channel looks around (arXiv:1801.04381).
 
-MobileNetV2 and its kin are chains of these blocks; what tells them apart is in their options.
+MobileNetV2 and its kin are chains of these blocks; what tells them apart is in their options. Some blocks are `fused`:
+one window of all channels in place of the first two layers (arXiv:2104.00298, figure 2); some are a `conv` alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax
 
 from jaxfer.errors import InputError
 from jaxfer.models.chain import check_positive
+from jaxfer.models.convolutions import SqueezeExcite
 from jaxfer.models.family import Family, family_port
 from jaxfer.models.heads import DENSE, EMBEDDING, POOLED
 from jaxfer.models.layers import (
@@ -32,6 +34,7 @@ from jaxfer.models.port import Port
 
 HEADS = (POOLED, DENSE, EMBEDDING)
 PADDINGS = ("same", "symmetric", "end")
+KINDS = ("inverted", "fused", "conv")
 Norm = Callable[..., BatchNorm]
 
 
@@ -48,6 +51,9 @@ class Shape:
       dilation: of the window.
       padding: of the window.
       expands: whether a 1x1 convolution makes the channels inside, even where they are as many as the inputs.
+      act: name of the activation.
+      kind: `inverted`; `fused`, whose window makes the channels inside; `conv`, a window that gives `features`.
+      squeeze: hidden channels of the gate of the channels inside (arXiv:1709.01507); 0: none.
     """
 
     inputs: int
@@ -58,6 +64,9 @@ class Shape:
     dilation: int
     padding: Padding
     expands: bool
+    act: str
+    kind: str = "inverted"
+    squeeze: int = 0
 
     @property
     def skips(self) -> bool:
@@ -67,8 +76,12 @@ class Shape:
     @property
     def parts(self) -> Iterator[str]:
         """Names of the block's modules, norms aside, in order: each norm is called `norm_` and the same."""
-        yield from ("expand",) if self.expands else ()
-        yield from ("depthwise", "project")
+        if self.kind == "conv":
+            yield "conv"
+            return
+        yield from ("expand",) if self.expands or self.kind == "fused" else ()
+        yield from ("depthwise",) if self.kind == "inverted" else ()
+        yield "project"
 
 
 class ConvNorm(nn.Module):
@@ -92,25 +105,30 @@ class Block(nn.Module):
 
     Attributes:
       shape: what it computes.
-      act: name of the activation.
+      gate: names of the activations inside the gate and of its output.
       norm: makes a norm.
       drop_rate: probability that a sample skips the branch in training, where there is a skip.
     """
 
     shape: Shape
-    act: str
+    gate: tuple[str, str]
     norm: Norm
     drop_rate: float
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        shape, act, y = self.shape, ACTIVATIONS[self.act], x
+        shape, act, y = self.shape, ACTIVATIONS[self.shape.act], x
         around = ((shape.window, shape.window), shape.stride, shape.padding)
         for part in shape.parts:
+            features = shape.expanded if part == "expand" else shape.features
+            if part == "project" and shape.squeeze:
+                y = SqueezeExcite(shape.squeeze, *self.gate, name="gate")(y)
             if part == "depthwise":
                 y = Depthwise(*around, shape.dilation, name=part)(y)
+            elif part == "conv" or part == "expand" and shape.kind == "fused":
+                y = Conv(features, *around, name=part)(y)
             else:
-                y = Conv(shape.expanded if part == "expand" else shape.features, (1, 1), name=part)(y)
+                y = Conv(features, (1, 1), name=part)(y)
             y = self.norm(name=f"norm_{part}")(y, use_running_average=not train)
             y = y if part == "project" else act(y)
         if not shape.skips:
@@ -127,7 +145,6 @@ class InvertedOptions(ImageOptions):
       widths: channels that the blocks of each stage give.
       repeats: blocks of each stage.
       strides: of the first block of each stage.
-      expansions: of each stage: channels inside a block for each one that it reads; 1 leaves the first 1x1 out.
       top: channels of the last 1x1 convolution.
       output_stride: the last feature map is at most so many times smaller than the image: later blocks see as far by
         dilated windows, with the same weights (arXiv:1706.05587). 0 for no limit.
@@ -144,7 +161,6 @@ class InvertedOptions(ImageOptions):
     widths: tuple[int, ...] = sizes((16, 24, 32, 64, 96, 160, 320), of="stage")
     repeats: tuple[int, ...] = sizes((1, 2, 3, 4, 3, 3, 1), of="stage")
     strides: tuple[int, ...] = sizes((1, 2, 2, 2, 1, 2, 1), of="stage")
-    expansions: tuple[float, ...] = option((1.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0))
     top: int = size(1280)
     output_stride: int = option(0, lambda name, value: value == 0 or check_positive(**{name: value}))
     padding: str = choice("same", PADDINGS)
@@ -155,8 +171,13 @@ class InvertedOptions(ImageOptions):
 
     @property
     def act(self) -> str:
-        """Name of the activation in `layers.ACTIVATIONS`."""
+        """Name of the activation in `layers.ACTIVATIONS`, in `stem` and `top`, and where blocks don't say another."""
         raise NotImplementedError
+
+    @property
+    def gate(self) -> tuple[str, str]:
+        """Names of the activations inside the blocks' gates and of their output."""
+        return ("relu", "sigmoid")
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -165,11 +186,14 @@ class InvertedOptions(ImageOptions):
 
     def check(self) -> None:
         super().check()
-        self._for_each_stage("repeats", "strides", "expansions")
-        if not all(isinstance(x, int | float) and not isinstance(x, bool) and x > 0 for x in self.expansions):
-            raise InputError(f"expansions must be positive numbers, found {self.expansions!r}; give e.g. 6.0")
+        self.for_each_stage("repeats", "strides")
+        if self.output_stride and any(shape.dilation > 1 and shape.kind != "inverted" for shape in self.shapes):
+            raise InputError(
+                f"output_stride={self.output_stride} would dilate blocks that are fused; only windows a channel can be"
+            )
 
-    def _for_each_stage(self, *names: str) -> None:
+    def for_each_stage(self, *names: str) -> None:
+        """`InputError` unless these options have a value for each stage."""
         for name in names:
             value = getattr(self, name)
             if not isinstance(value, tuple) or len(value) != len(self.widths):
@@ -182,27 +206,51 @@ class InvertedOptions(ImageOptions):
         yield from ((*place, *move) for place, move in zip(where, moves, strict=True))
 
     def made(self, **varying: Sequence[Any]) -> tuple[Shape, ...]:
-        """The blocks, with fields of `Shape` that differ between families: a value for each block."""
+        """The blocks; `varying` fields of `Shape` have a value for each block, `expanded` and `expands` among them."""
         found, inputs = [], self.stem
         for block, (stage, _, stride, dilation) in enumerate(self.places()):
             given = {name: values[block] for name, values in varying.items()}
-            window, ratio = given.pop("window", 3), self.expansions[stage]
-            fields = {
-                "expanded": round(inputs * ratio),
-                "features": self.widths[stage],
-                "padding": self.padded(window, stride),
-                "expands": ratio != 1,
-                **given,
-            }
-            found.append(Shape(inputs, window=window, stride=stride, dilation=dilation, **fields))
+            window = given.pop("window", 3)
+            fields = {"padding": self.padded(window, stride), "act": self.act, **given}
+            found.append(
+                Shape(inputs, features=self.widths[stage], window=window, stride=stride, dilation=dilation, **fields)
+            )
             inputs = self.widths[stage]
         return tuple(found)
+
+    def inputs(self) -> Iterator[int]:
+        """Channels that each block reads."""
+        for stage, i, *_ in self.places():
+            yield self.widths[stage if i else stage - 1] if i or stage else self.stem
 
     def padded(self, window: int, stride: int) -> Padding:
         """Of a window of this size and stride."""
         if self.padding == "end" and stride > 1:
             return (window // 2 - 1, window // 2)
         return "same" if self.padding == "same" else window // 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatioOptions(InvertedOptions):
+    """The same where the channels inside a block are a multiple of those that it reads.
+
+    Attributes:
+      expansions: that multiple, of each stage; 1 leaves the first 1x1 of an inverted block out.
+    """
+
+    expansions: tuple[float, ...] = option((1.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0))
+
+    def check(self) -> None:
+        self.for_each_stage("expansions")
+        if not all(isinstance(x, int | float) and not isinstance(x, bool) and x > 0 for x in self.expansions):
+            raise InputError(f"expansions must be positive numbers, found {self.expansions!r}; give e.g. 6.0")
+        super().check()
+
+    def made(self, **varying: Sequence[Any]) -> tuple[Shape, ...]:
+        ratios = [self.expansions[stage] for stage, *_ in self.places()]
+        inside = [round(inputs * ratio) for inputs, ratio in zip(self.inputs(), ratios, strict=True)]
+        expands = [ratio != 1 for ratio in ratios]
+        return super().made(**{"expanded": inside, "expands": expands, **varying})
 
 
 class Inverted(Family):
@@ -215,7 +263,9 @@ class Inverted(Family):
         norm = functools.partial(BatchNorm, options.norm_momentum, options.epsilon, self.axis_name)
         shapes = options.shapes
         blocks = {
-            f"block_{i}": functools.partial(Block, shape, options.act, norm, options.stochastic_depth * i / len(shapes))
+            f"block_{i}": functools.partial(
+                Block, shape, options.gate, norm, options.stochastic_depth * i / len(shapes)
+            )
             for i, shape in enumerate(shapes)
         }
         head = functools.partial(DenseHead, size=self.dense()) if self.dense() else PooledHead
@@ -227,16 +277,33 @@ class Inverted(Family):
         }
 
 
-def inverted_port(options: InvertedOptions, *, outputs: int, head: str = POOLED) -> Port:
+def inverted_port(
+    options: InvertedOptions, *, outputs: int, head: str = POOLED, kind: type[Inverted] = Inverted
+) -> Port:
     """A network of such blocks, with a head that is `pooled`, `embedding`, or `dense` for outputs at every pixel.
 
     LoRA adapts the convolutions across channels; windows multiply no channels, see `MobileNetV1`.
     """
+    gated = any(shape.squeeze for shape in options.shapes)
     return family_port(
-        Inverted,
+        kind,
         options,
         outputs=outputs,
         head=head,
-        input_axes=((r".*/(conv|expand|project)/kernel", 3), (r"head/out/kernel", 1)),
-        tensor_axes=((r".*/((conv|expand|project)/kernel|window)", 3), (".*", None)),
+        input_axes=(
+            *(((r".*/gate/.*/kernel", 1),) if gated else ()),
+            (r".*/(conv|expand|project)/kernel", 3),
+            (r"head/(hidden|out)/kernel", 1),
+        ),
+        tensor_axes=(
+            *(((r".*/gate/.*", None),) if gated else ()),
+            (r".*/((conv|expand|project)/kernel|window)", 3),
+            (".*", None),
+        ),
     )
+
+
+def divisible(channels: float, divisor: int = 8, least: int | None = None) -> int:
+    """Channels rounded to a multiple of the divisor, at least `least` and never by more than a tenth downwards."""
+    rounded = max(least or divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded

@@ -38,7 +38,24 @@ def relu6(x: jax.Array) -> jax.Array:
     return jnp.where(x < 6, nn.relu(x), 6.0)
 
 
-ACTIVATIONS = {"relu6": relu6, "silu": nn.silu}
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """relu6(x + 3) / 6 (Howard et al., 2019, arXiv:1905.02244, section 5.2)."""
+    return relu6(x + 3) / 6
+
+
+def hard_swish(x: jax.Array) -> jax.Array:
+    """x * relu6(x + 3) / 6, likewise."""
+    return x * relu6(x + 3) / 6
+
+
+ACTIVATIONS = {
+    "relu": nn.relu,
+    "relu6": relu6,
+    "silu": nn.silu,
+    "sigmoid": nn.sigmoid,
+    "hard_sigmoid": hard_sigmoid,
+    "hard_swish": hard_swish,
+}
 
 
 def like(parameter: jax.Array, x: jax.Array) -> jax.Array:

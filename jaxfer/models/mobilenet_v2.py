@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jaxfer.models.heads import POOLED
-from jaxfer.models.inverted import HEADS, InvertedOptions, Shape, inverted_port
+from jaxfer.models.inverted import HEADS, RatioOptions, Shape, inverted_port
 from jaxfer.models.options import option
 from jaxfer.models.port import Port
 
@@ -25,7 +25,7 @@ __all__ = ["HEADS", "Options", "TINY", "port"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(InvertedOptions):
+class Options(RatioOptions):
     """`jaxfer.models.inverted` describes the others; `top` is not thinned by multipliers below 1.
 
     Attributes:

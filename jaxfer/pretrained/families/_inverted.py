@@ -12,6 +12,7 @@ from jaxfer.models.port import Port
 from jaxfer.pretrained.families._image import image_options, input_options, pair
 from jaxfer.pretrained.layout import CONV, DENSE, DEPTHWISE, Key, Shapes, Transform
 
+GATE = Transform("gate", lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])  # a 1x1 convolution of means
 COUNTERS = r"(.*\.)?num_batches_tracked"
 
 PREPARATION = ("mean", "std", "interpolation", "resize")  # of a bare file: what its code's authors trained with
@@ -27,7 +28,7 @@ def keys(port: Port, ends: Names, block: Callable[[int, Shape], Names], head: st
     Args:
       port: an inverted network.
       ends: names of `stem` and `top`.
-      block: (its number, its shape) -> names of its parts.
+      block: (its number, its shape) -> names of its parts; of its `gate`, those of both layers, where it has one.
       head: key of the output layer.
       prefix: before all keys but the head's.
     """
@@ -41,6 +42,9 @@ def keys(port: Port, ends: Names, block: Callable[[int, Shape], Names], head: st
             path = f"block_{i}/{part}"
             leaf, turn = ("window", DEPTHWISE) if part == "depthwise" else ("kernel", CONV)
             table |= _normed(f"{path}/{leaf}", f"block_{i}/norm_{part}", first, second, turn)
+        for layer, name in zip(("reduce", "expand"), names["gate"] if shape.squeeze else (), strict=False):
+            table[f"params/block_{i}/gate/{layer}/kernel"] = Key(f"{prefix}{name}.weight", GATE)
+            table[f"params/block_{i}/gate/{layer}/bias"] = Key(f"{prefix}{name}.bias")
     return table
 
 
@@ -52,12 +56,6 @@ def _normed(leaf: str, norm: str, conv_key: str, norm_key: str, turn: Transform)
         f"batch_stats/{norm}/mean": Key(f"{norm_key}.running_mean"),
         f"batch_stats/{norm}/var": Key(f"{norm_key}.running_var"),
     }
-
-
-def divisible(channels: float, divisor: int = 8, least: int | None = None) -> int:
-    """Channels rounded to a multiple of the divisor, at least `least` and never by more than a tenth downwards."""
-    rounded = max(least or divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def stages(blocks: Sequence[Mapping[str, int]]) -> Iterator[tuple[int, Mapping[str, int]]]:
@@ -79,19 +77,32 @@ def stages(blocks: Sequence[Mapping[str, int]]) -> Iterator[tuple[int, Mapping[s
 def _begins(before: Mapping[str, int], block: Mapping[str, int]) -> bool:
     if "stage" in block:
         return before["stage"] != block["stage"]
-    return block["inputs"] != block["features"] or any(before[of] != block[of] for of in ("ratio", "window"))
+    return block["inputs"] != block["features"] or any(before[of] != block[of] for of in ("kind", "ratio", "window"))
 
 
 def read_block(shapes: Shapes, expand: str, depthwise: str, project: str) -> dict[str, Any]:
     """A block's sizes from the shapes of its convolutions; `expand` may be absent."""
     inside, _, window, _ = shapes[depthwise]
     inputs = shapes[expand][1] if expand in shapes else inside
+    return {**_block("inverted", inputs, inside, shapes[project][0], window), "expands": expand in shapes}
+
+
+def read_fused(shapes: Shapes, expand: str, project: str) -> dict[str, Any]:
+    """The same of a fused block, or of a convolution alone, which has no `project`."""
+    inside, inputs, window, _ = shapes[expand]
+    if project in shapes:
+        return _block("fused", inputs, inside, shapes[project][0], window)
+    return _block("conv", inputs, inputs, inside, window)
+
+
+def _block(kind: str, inputs: int, inside: int, features: int, window: int) -> dict[str, Any]:
     return {
+        "kind": kind,
         "inputs": inputs,
-        "features": shapes[project][0],
+        "expanded": inside,
+        "features": features,
         "window": window,
         "ratio": float(inside / inputs) if inside % inputs else float(inside // inputs),
-        "expands": expand in shapes,
     }
 
 
@@ -143,33 +154,44 @@ def needed(options: InvertedOptions, what: str, **values: Any) -> None:
             raise InputError(f"{what} has {name}={value!r}, found {found!r}; use another layout")
 
 
+def timm_block(place: str, shape: Shape) -> dict[str, tuple[str, str]]:
+    """Names of a block's parts in timm, which numbers norms in the order of the convolutions before them."""
+    convs = {
+        "inverted": ("conv_pw", "conv_dw", "conv_pwl") if shape.expands else ("conv_dw", "conv_pw"),
+        "fused": ("conv_exp", "conv_pwl"),
+        "conv": ("conv",),
+    }[shape.kind]
+    parts = {
+        part: (f"{place}.{conv}", f"{place}.bn{i}")
+        for i, (part, conv) in enumerate(zip(shape.parts, convs, strict=True), 1)
+    }
+    return {**parts, "gate": (f"{place}.se.conv_reduce", f"{place}.se.conv_expand")}
+
+
 def timm_keys(port: Port) -> dict[str, Key]:
-    """timm's key table: a block that has no expansion numbers its convolutions otherwise."""
+    """timm's key table."""
     places = [(stage, i) for stage, many in enumerate(port.options.repeats) for i in range(many)]
 
     def block(i: int, shape: Shape) -> dict[str, tuple[str, str]]:
-        place = "blocks.{}.{}".format(*places[i])
-        if shape.expands:
-            parts = zip(
-                ("expand", "depthwise", "project"),
-                (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
-                strict=True,
-            )
-        else:
-            parts = zip(("depthwise", "project"), (("conv_dw", "bn1"), ("conv_pw", "bn2")), strict=True)
-        return {part: (f"{place}.{conv}", f"{place}.{norm}") for part, (conv, norm) in parts}
+        return timm_block("blocks.{}.{}".format(*places[i]), shape)
 
     return keys(port, {"stem": ("conv_stem", "bn1"), "top": ("conv_head", "bn2")}, block, "classifier")
 
 
 def timm_blocks(shapes: Shapes) -> list[dict[str, Any]]:
     """Sizes of the blocks under timm's names, in order."""
-    hits = (re.match(r"blocks\.(\d+)\.(\d+)\.conv_dw\.", key) for key in shapes)
+    hits = (re.match(r"blocks\.(\d+)\.(\d+)\.conv(_dw|_exp)?\.", key) for key in shapes)
     blocks = []
     for stage, i in sorted({(int(hit[1]), int(hit[2])) for hit in hits if hit}):
         place = f"blocks.{stage}.{i}"
-        expands = f"{place}.conv_pwl.weight" in shapes
-        expand, project = (f"{place}.conv_pw", f"{place}.conv_pwl") if expands else ("", f"{place}.conv_pw")
-        block = read_block(shapes, f"{expand}.weight", f"{place}.conv_dw.weight", f"{project}.weight")
-        blocks.append({**block, "stage": stage})
+        if f"{place}.conv_dw.weight" in shapes:
+            expands = f"{place}.conv_pwl.weight" in shapes
+            expand, project = (f"{place}.conv_pw", f"{place}.conv_pwl") if expands else ("", f"{place}.conv_pw")
+            block = read_block(shapes, f"{expand}.weight", f"{place}.conv_dw.weight", f"{project}.weight")
+        else:
+            expand = f"{place}.conv_exp.weight"
+            expand = expand if expand in shapes else f"{place}.conv.weight"
+            block = read_fused(shapes, expand, f"{place}.conv_pwl.weight")
+        gate = shapes.get(f"{place}.se.conv_reduce.weight", (0,))[0]
+        blocks.append({**block, "stage": stage, "squeeze": gate})
     return blocks

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 from jaxfer.errors import InputError
 from jaxfer.models.chain import IMAGENET_MEAN, IMAGENET_STD
-from jaxfer.models.inverted import Shape
+from jaxfer.models.inverted import Shape, divisible
 from jaxfer.models.mobilenet_v2 import Options
 from jaxfer.models.port import Port
 from jaxfer.pretrained.bare import count
@@ -21,7 +21,7 @@ from jaxfer.pretrained.families._image import (
     own_config,
     pair,
 )
-from jaxfer.pretrained.families._inverted import COUNTERS, divisible, needed, read_block
+from jaxfer.pretrained.families._inverted import COUNTERS, needed, read_block
 from jaxfer.pretrained.layout import Facts, Key, Layout, Shapes, Timm
 
 PREFIX = "mobilenet_v2."

@@ -31,6 +31,35 @@ INVERTED = dict(
     resize=(44,),
 )
 PLAIN = dict(INVERTED, padding="symmetric", epsilon=1e-5)
+EFFICIENT = dict(
+    stem=16,
+    widths=(8, 12, 20, 36),
+    repeats=(1, 2, 1, 1),
+    strides=(1, 2, 2, 2),
+    expansions=(1.0, 3.0, 2.0, 3.0),
+    kinds=("inverted",) * 4,
+    windows=(3, 5, 3, 5),
+    top=640,
+    image=(33, 40, 3),
+    resize=(44,),
+)
+PORTED = dict(EFFICIENT, padding="same", activation="relu6", squeeze=0.0, mean=(0.1,))
+V2 = dict(EFFICIENT, kinds=("conv", "fused", "fused", "inverted"), padding="symmetric")
+SMALL_V3 = dict(
+    stem=4,
+    widths=(4, 5, 6, 7, 8),
+    repeats=(1, 2, 3, 2, 3),
+    strides=(2, 2, 2, 1, 2),
+    expanded=(4, 7, 9, 9, 8, 8, 9, 9, 8, 9, 9),
+    windows=(3, 3, 5, 5, 5),
+    gated=(True, False, True, True, True),
+    acts=("relu", "relu", "hard_swish", "hard_swish", "hard_swish"),
+    top=7,
+    hidden=6,
+    padding="symmetric",
+    image=(33, 40, 3),
+)
+MINIMAL = dict(SMALL_V3, gated=(False,) * 5, acts=("relu",) * 5, activation="relu", padding="same", epsilon=1e-5)
 SIZES = dict(patch=3, width=12, layers=2, heads=3, mlp_width=20, image=(6, 9, 3))
 SMALL = dict(depth_multiplier=0.05, min_depth=3, image=(11, 14, 3))
 BOTTLENECK = dict(stage_sizes=(1, 2), width=4, block="bottleneck", image=(18, 14, 3))
@@ -75,6 +104,15 @@ CASES = {
     "mobilenet_v2_first_expands": (MOBILENET_V2, dict(INVERTED, first_expands=True, padding="symmetric")),
     "mobilenet_v2_torchvision": (by_family("mobilenet_v2", "torchvision"), PLAIN),
     "mobilenet_v2_timm": (by_family("mobilenet_v2", "timm"), PLAIN),
+    "efficientnet": (
+        by_family("efficientnet", "hf"),
+        dict(EFFICIENT, padding="end", symmetric_blocks=(1, 3), squeeze=0.5, dropout=0.3, stochastic_depth=0.1),
+    ),
+    "efficientnet_torchvision": (by_family("efficientnet", "torchvision"), dict(V2, epsilon=1e-5)),
+    "efficientnet_timm": (by_family("efficientnet", "timm"), dict(V2, epsilon=1e-5, squeeze=0.5)),
+    "efficientnet_port": (by_family("efficientnet", "efficientnet_pytorch"), PORTED),
+    "mobilenet_v3_torchvision": (by_family("mobilenet_v3", "torchvision"), SMALL_V3),
+    "mobilenet_v3_timm": (by_family("mobilenet_v3", "timm"), MINIMAL),
     "vit_cropped": (VIT, dict(SIZES, resize=(7, 12))),
     "convnext": (by_family("convnext", "hf"), dict(CONVNEXT, head_epsilon=1e-12, layer_scale_init=1e-3)),
     "convnext_v2": (by_family("convnext", "hf"), dict(CONVNEXT, grn=True, resize=(12,))),
