@@ -46,14 +46,16 @@ def method(port: Port, *, kind: str = "houlsby", bottleneck: int = 48) -> Method
         sites = [f"{block}/{place}" for block in blocks for place in places]
         if not sites:
             raise InputError("adapter: the model has no transformer blocks to put adapters into; use lora")
-        width = next(leaf.shape[-1] for path, leaf in leaves.items() if path.startswith(f"{sites[0]}/"))
-        noise = STD * jax.random.normal(key, (len(sites), 2, width, bottleneck))
+        widths = [
+            next(leaf.shape[-1] for path, leaf in leaves.items() if path.startswith(f"{site}/")) for site in sites
+        ]
+        noise = STD * jax.random.normal(key, (len(sites), 2, max(widths), bottleneck))
         adapters = {
             site: {
-                "down": {"kernel": noise[i, 0], "bias": jnp.zeros(bottleneck)},
-                "up": {"kernel": noise[i, 1].T, "bias": jnp.zeros(width)},
+                "down": {"kernel": noise[i, 0, :width], "bias": jnp.zeros(bottleneck)},
+                "up": {"kernel": noise[i, 1, :width].T, "bias": jnp.zeros(width)},
             }
-            for i, site in enumerate(sites)
+            for i, (site, width) in enumerate(zip(sites, widths, strict=True))
         }
         return {**params, "adapter": rules.unflatten(rules.flatten(adapters))}, {}
 

@@ -174,6 +174,7 @@ class Attention(nn.Module):
         relative: jax.Array | None = None,
         rotations: tuple[jax.Array, jax.Array] | None = None,
         places: jax.Array | None = None,
+        bias: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         """
@@ -183,6 +184,7 @@ class Attention(nn.Module):
           relative: table [buckets, heads] of `Relative`.
           rotations: (cos, sin), [tokens, head width] each, in place of those of `Rotary`.
           places: of the tokens in their text, int32 [batch, tokens], for `Rotary`; None: from 0 on.
+          bias: added to the scores, [batch or 1, heads, query, key], in place of those of the spec.
           train: whether dropout is on.
         """
         spec, width = self.spec, x.shape[-1]
@@ -207,7 +209,7 @@ class Attention(nn.Module):
             key,
             value,
             attention_mask,
-            bias=_biases(spec, x.shape[1], relative),
+            bias=_biases(spec, x.shape[1], relative) if bias is None else bias,
             causal=spec.causal,
             window=spec.window,
             scale=spec.scale,
@@ -258,10 +260,18 @@ class Block(nn.Module):
         relative: jax.Array | None = None,
         rotations: tuple[jax.Array, jax.Array] | None = None,
         places: jax.Array | None = None,
+        bias: jax.Array | None = None,
         train: bool,
         **side: Any,
     ) -> jax.Array:
-        around = dict(attention_mask=attention_mask, relative=relative, rotations=rotations, places=places, train=train)
+        around = dict(
+            attention_mask=attention_mask,
+            relative=relative,
+            rotations=rotations,
+            places=places,
+            bias=bias,
+            train=train,
+        )
         if self.carried is None:
             return self._block(x, around)
         return jnp.concatenate([x[:, : self.carried + 1], self._block(x[:, self.carried :], around)], 1)

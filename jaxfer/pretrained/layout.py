@@ -76,8 +76,8 @@ class Key:
       name: the checkpoint's key.
       transform: between the checkpoint's tensor and the leaf.
       others: alternative keys of some checkpoints; read, never written.
-      part: (index, count) of a leaf that is one of several equal parts of the tensor, side by side along `axis`; every
-        part has a leaf. None: the leaf is the whole tensor.
+      part: (index, count) of a leaf that is one of several equal parts of the tensor, side by side along `axis`; a part
+        without a leaf is one that the reference does not read, written as zeros. None: the leaf is the whole tensor.
       axis: see `part`.
     """
 
@@ -276,14 +276,17 @@ def store(params: Any, model_state: Any, layout: Layout, port: Port) -> dict[str
     """
     leaves = flatten({"params": params, **model_state})
     stored: dict[str, Array] = {}
-    parts: dict[tuple[str, int], dict[int, Array]] = {}
+    parts: dict[tuple[str, int, int], dict[int, Array]] = {}
     for leaf, key in _table(layout, port, leaves).items():
         tensor = key.transform.store(np.asarray(leaves[leaf]))
         if key.part is None:
             stored[key.name] = np.array(tensor, order="C")
         else:
-            parts.setdefault((key.name, key.axis), {})[key.part[0]] = tensor
-    whole = {name: np.concatenate([of[i] for i in sorted(of)], axis) for (name, axis), of in parts.items()}
+            parts.setdefault((key.name, key.axis, key.part[1]), {})[key.part[0]] = tensor
+    whole = {
+        name: np.concatenate([of[i] if i in of else np.zeros_like(of[min(of)]) for i in range(count)], axis)
+        for (name, axis, count), of in parts.items()
+    }
     return {**stored, **whole, **layout.constants(port)}
 
 

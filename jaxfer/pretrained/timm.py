@@ -17,7 +17,7 @@ from jaxfer.pretrained.families._image import pair
 Array = np.ndarray
 # Arguments that leave the computation unchanged; any other changes what the tensors compute.
 ARGUMENTS = ("num_classes", "in_chans", "img_size", "global_pool", "pretrained", "drop_rate", "drop_path_rate")
-FUSED = r"(.*\.attn)\.qkv\.(weight|bias)"
+FUSED = r"((?:.*\.)?blocks\.\d+\.attn)\.qkv\.(weight|bias)"
 
 
 def is_timm(config: Mapping[str, Any]) -> bool:

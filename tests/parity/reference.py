@@ -23,6 +23,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from jaxfer.models.port import Port
+from jaxfer.pretrained import timm
 from jaxfer.pretrained.layout import Layout, convert
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten
@@ -205,7 +206,7 @@ def saved(model: nn.Module, folder: Path) -> dict[str, np.ndarray]:
     """The checkpoint's tensors; a copy, since training changes the model's in place."""
     if hasattr(model, "save_pretrained") and hasattr(model, "config"):
         return tensors(model, folder)
-    return {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    return timm.parted({name: value.numpy().copy() for name, value in model.state_dict().items()})[0]
 
 
 def unit_outputs(port: Port, params: Any, model_state: Any, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
