@@ -16,7 +16,7 @@ from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
 from jaxfer.models.heads import WORDS
 from jaxfer.ports import compiled_port_init, port_shapes
-from jaxfer.pretrained import carrying, foreign, source_head, stream_heads
+from jaxfer.pretrained import carrying, foreign, prompts, source_head, stream_heads
 from jaxfer.pretrained.agreement import completed
 from jaxfer.pretrained.foreign import is_foreign
 from jaxfer.pretrained.hub import Absent
@@ -131,6 +131,10 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
                 "announce it with config.differs=pool"
             )
     drawn = carrying.fresh_leaves(port, conversion.fresh, _key(experiment), batch)
+    if run.head == "prompts":
+        drawn |= prompts.head(checkpoint, port, data.classes, options)
+        for leaf in head:
+            conversion.ledger[leaf] |= {"what": "initialised", "why": "config.head=prompts: embeddings of the classes"}
     tree = unflatten({**_leaves(conversion.params, conversion.model_state), **drawn})
     files = checkpoint.files
     source = {
