@@ -96,3 +96,61 @@ def test_a_model_of_images_alone_has_no_pairs(pairs):
     config.model = dict(name="clip_vision", patch=3, width=12, layers=1, heads=3, mlp_width=20, image=(6, 6, 3))
     with pytest.raises(InputError, match="task 'contrastive' needs a model with the head 'pair'"):
         jaxfer.training.preflight.preflight(config)
+
+
+def zero_shot(init, **fields):
+    config = jaxfer.config.base()
+    config.model = dict(name="auto")
+    config.data = dict(source="synthetic", image=(6, 6, 3), classes_count=3, examples=48)
+    config.init_options = dict(prompts=("a film {}", "the {} plot"), names=("good", "bad", "plain song"))
+    config.update(init=str(init), head="prompts", batch_size=8, schedule="constant", **fields)
+    return config
+
+
+@pytest.mark.parametrize(("form", "family"), [("clip", "clip_vision"), ("siglip", "siglip_vision")])
+def test_a_run_starts_from_zero_shot_classification(form, family, tmp_path):
+    init = checkpoint(tmp_path / "init", form)
+    jaxfer.run(zero_shot(init, steps=1, lr=0.0), workdir=str(tmp_path / "run"), quiet=True)
+    finished = open_run(tmp_path / "run")
+    port = finished.stage.spec.port
+    assert (finished.experiment.model.name, port.options.normalize) == (family, True)
+    ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
+    assert "config.head=prompts" in json.dumps(ledger)
+    kernel = np.asarray(finished.state.params["head"]["out"]["kernel"])
+    scale = np.exp(weights(init)["logit_scale"].item())
+    np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), [scale] * 3, rtol=1e-5)
+    bias = weights(init)["logit_bias"].item() if form == "siglip" else 0.0
+    np.testing.assert_array_equal(finished.state.params["head"]["out"]["bias"], np.full(3, np.float32(bias)))
+    # It is trained as any other head.
+    jaxfer.run(zero_shot(init, steps=2, lr=1e-2), workdir=str(tmp_path / "tuned"), quiet=True)
+    assert np.abs(np.asarray(open_run(tmp_path / "tuned").state.params["head"]["out"]["kernel"]) - kernel).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            dict(init_options=dict(names=("a", "b"))),
+            "config.init_options.names: expected a name for each of the 3 classes",
+        ),
+        (dict(init_options=dict(prompts=("a photo",))), "config.init_options.prompts: expected one {} for the class"),
+        (dict(head="auto"), "config.init_options.prompts are for config.head=prompts, which is 'auto'"),
+        (
+            dict(model=dict(name="auto", normalize=False)),
+            "expected pool='projection', normalize=True, found normalize=Fa",
+        ),
+        (dict(model=dict(name="clip_text")), "clip_text, which has no text tower beside it"),
+        (
+            dict(init="run:x", model=dict(name="clip_vision")),
+            "config.head=prompts is for a checkpoint of two towers, config.init is 'run:x'",
+        ),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused(fields, message, tmp_path):
+    config = zero_shot(checkpoint(tmp_path / "init", "clip"), steps=1)
+    if fields.get("init"):
+        config.init_options = {}
+    config.update(fields)
+    with pytest.raises(InputError) as refused:
+        jaxfer.run(config, workdir=str(tmp_path / "run"), quiet=True)
+    assert message in str(refused.value)

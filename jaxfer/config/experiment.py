@@ -173,17 +173,21 @@ class ParallelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InitOptions:
-    """Where to look for the weights in the file `config.init` names, if it has an unusual layout.
+    """How to read the checkpoint that `config.init` names: where in its file the weights are, and with which prompts.
 
     Attributes:
       pick: slash-separated keys of the state dict in a PyTorch archive (`state_dict_ema`); "" takes the usual one, or
         the only one.
       prefix: prefix of the network's parameter names (`backbone.body.`); keys without it are left out. "" tries the
         prefixes of known wrappers.
+      prompts: templates of `config.head=prompts`, each with one {} for a class's name (`a photo of a {}.`).
+      names: what the classes are called in them, in their order; empty: as in the data, underscores as spaces.
     """
 
     pick: str = ""
     prefix: str = ""
+    prompts: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,7 +200,9 @@ class RunConfig:
         checkpoint: a name on the Hub, a folder (a peft adapter's too) or a file. `config.init_options` says where in
         the file the weights are, if that is not detected (`InitOptions`).
       head: `auto` keeps the source's head on the source's own data and classes, makes a new one for other classes, and
-        stops where other data has classes of the same names; `keep`, `reset`.
+        stops where other data has classes of the same names; `keep`, `reset`; `prompts`: of an image tower with a text
+        tower beside it (CLIP, SigLIP) the embeddings of the class names, so that the run starts from zero-shot
+        classification.
       differs: model options that may differ from the source's, besides dropout rates (`image`: another resolution).
       stages: names of the stages in order, each with its overrides in `config.stage.NAME`; empty: one stage, `train`.
       recipe: name of a file in `jaxfer/recipes/` that fills in the stages; an `Experiment` has none left.
@@ -349,6 +355,6 @@ class Experiment:
             "data": {**self.data.to_dict(), **dict(self.source.options)},
         }
 
-    def _init_options(self) -> dict[str, str]:
+    def _init_options(self) -> dict[str, Any]:
         """The options that are set; without any, record and identity are as before this section existed."""
         return {name: value for name, value in dataclasses.asdict(self.init_options).items() if value}

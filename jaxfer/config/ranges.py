@@ -17,7 +17,7 @@ NORMS = ("eval", "stats_only", "train")
 
 # Constraints of `check_ranges` by field name, in any section: choices, least value, exclusive upper bound.
 _CHOICES = {
-    "head": ("auto", "keep", "reset"),
+    "head": ("auto", "keep", "reset", "prompts"),
     "select": ("last", "best"),
     "monitor_mode": ("auto", "max", "min"),
     "mode": ("jit", "fsdp", "tensor", "pmap"),
@@ -57,6 +57,13 @@ def check_ranges(experiment: Experiment) -> None:
     _check_fields("config.parallel", experiment.parallel)
     if experiment.init_options != InitOptions() and run.init.startswith(("run:", "sibling:")):
         raise InputError(f"config.init_options apply only to a checkpoint, config.init is {run.init!r}; remove them")
+    asked = experiment.init_options.prompts or experiment.init_options.names
+    if asked and run.head != "prompts":
+        raise InputError(f"config.init_options.prompts are for config.head=prompts, which is {run.head!r}; set it too")
+    if run.head == "prompts" and run.init.startswith(("run:", "sibling:")):
+        raise InputError(
+            f"config.head=prompts is for a checkpoint of two towers, config.init is {run.init!r}; set another head"
+        )
     last, own = experiment.stages[-1][0], experiment.stages[-1][1].task
     if own not in ("", experiment.task.name):
         fix = f"set config.task.name={own}, or leave it out"

@@ -73,12 +73,15 @@ class Head(nn.Module):
     outputs: int
     form: str
     most: float
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: Any, *, train: bool, **side: Any) -> jax.Array:
         image, text = x["image"], x["text"]
         if self.outputs:
-            return Dense((self.outputs,), name="out")(jnp.concatenate([image, text], -1))
+            both = jnp.concatenate([image, text], -1)
+            both = nn.Dropout(self.dropout, name="drop")(both, deterministic=not train)
+            return Dense((self.outputs,), name="out")(both)
         image, text = (towers.unit(part.astype(jnp.float32)) for part in (image, text))
         scale = jnp.exp(self.param("logit_scale", nn.initializers.constant(SCALES[self.form]), (1,)))
         if train and self.most:  # the gradient passes, so that the scale can fall again
@@ -113,7 +116,7 @@ class Options(ImageOptions, TextOptions):
       text_epsilon: see `image_epsilon`.
       projection: channels of the space that images and texts share; of SigLIP the image's width.
       max_scale: the largest exp(logit_scale) in training; 0: any.
-      dropout: rate at the end of each branch.
+      dropout: rate at the end of each branch, and before a pooled output layer.
       attention_dropout: rate on attention's weights.
       stochastic_depth: drop rate of the last blocks' branches, linear in depth (arXiv:1603.09382).
     """
@@ -212,6 +215,8 @@ class Clip(Family):
             stem = functools.partial(towers.PatchStem, options.patch, options.image_width)
             top = functools.partial(siglip_vision.Head, 0, "map", image)
         words = functools.partial(PairStem, options.vocab, options.positions, options.text_width)
+        outputs = 0 if self.head == PAIR else self.outputs
+        head = functools.partial(Head, outputs, options.form, options.max_scale, options.dropout)
         return {
             "image_stem": stem,
             **towers.blocks(image, options.image_layers, drop, "image_"),
@@ -219,7 +224,7 @@ class Clip(Family):
             "text_stem": words,
             **towers.blocks(text, options.text_layers, drop, "text_", part="text", masked=options.causal),
             "text_head": functools.partial(PairText, options.causal, options.text_epsilon, options.projection),
-            "head": functools.partial(Head, 0 if self.head == PAIR else self.outputs, options.form, options.max_scale),
+            "head": head,
         }
 
 

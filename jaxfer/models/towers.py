@@ -222,7 +222,8 @@ class TextTower(Family):
 
 
 NO_DECAY = ((r".*/(bias|scale|cls|pos|probe|logit_scale|logit_bias)", 0.0), (".*", 1.0))
-INPUT_AXES = ((r"(.*_)?stem/patch/kernel", 3), (r".*/attn/out/kernel", 2), (r".*/kernel", 1))
+TEXT_INPUT_AXES = ((r".*/attn/out/kernel", 2), (r".*/kernel", 1))
+INPUT_AXES = ((r"(image_)?stem/patch/kernel", 3), *TEXT_INPUT_AXES)
 
 
 def text_tower_port(options: TextTowerOptions, *, outputs: int, head: str = POOLED) -> Port:
@@ -238,7 +239,7 @@ def text_tower_port(options: TextTowerOptions, *, outputs: int, head: str = POOL
         options,
         outputs=outputs,
         head=head,
-        input_axes=INPUT_AXES,
+        input_axes=TEXT_INPUT_AXES,
         no_decay=NO_DECAY,
         tensor_axes=(*BLOCK_TENSOR_AXES, (r"stem/word/embedding", 0), (".*", None)),
     )

@@ -19,7 +19,7 @@ from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.tokenizers import located, tokenizer_sha256
 from jaxfer.errors import InputError, nearest
 from jaxfer.hub_download import Absent
-from jaxfer.pretrained import columns
+from jaxfer.pretrained import columns, prompts
 from jaxfer.pretrained.foreign import Checkpoint, is_foreign, opened
 from jaxfer.registry import MODELS
 from jaxfer.runs import records, tokenizer
@@ -74,6 +74,9 @@ def described(config: ConfigDict, folder: epath.Path | None = None) -> Described
             checkpoint = opened(init, name, options, init_options(config))
             notes = checkpoint.notes
             own_tokenizer = own_tokenizer or bool(checkpoint.files.tokenizer)
+            if config.get("head") == "prompts":  # the features that texts are compared with
+                needed = prompts.needed(checkpoint.layout, init)
+                options, announced = {**needed, **options}, (*announced, *needed)
             name, options = checkpoint.layout.family, agreed(checkpoint, options, announced)
         except Absent:
             if not stored:

@@ -115,6 +115,19 @@ class Timm:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Beside:
+    """The text tower in the checkpoints of an image tower.
+
+    Attributes:
+      family: that reads it.
+      pool: the image tower's option `pool` that leads to the space of both.
+    """
+
+    family: str
+    pool: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
     """One family under one naming of its checkpoints.
 
@@ -147,6 +160,7 @@ class Layout:
         the leaf's axes}, where the config announces other inputs.
       encoder: port -> (config.json, constants) of the model without its head, whose keys lack the first prefix, as
         stored at the root of a sentence-transformers folder; None if not supported.
+      beside: of an image tower, the text tower that its whole checkpoints have besides; None: none.
       without_outputs: kinds of head without an output layer with which the model is exported.
     """
 
@@ -173,6 +187,7 @@ class Layout:
     encoder: Callable[[Port], tuple[dict[str, Any], Mapping[str, Array]]] | None = None
     on_request: tuple[str, ...] = ()
     without_outputs: tuple[str, ...] = ()
+    beside: Beside | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
 from jaxfer.models.heads import WORDS
 from jaxfer.ports import compiled_port_init, port_shapes
-from jaxfer.pretrained import carrying, columns, foreign, source_head, stream_heads
+from jaxfer.pretrained import carrying, columns, foreign, prompts, source_head, stream_heads
 from jaxfer.pretrained.agreement import completed
 from jaxfer.pretrained.foreign import is_foreign
 from jaxfer.pretrained.hub import Absent
@@ -141,6 +141,10 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
             )
     drawn = carrying.fresh_leaves(port, conversion.fresh, _key(experiment), batch)
     drawn |= {leaf: columns.carried(drawn[leaf], places, source_rows) for leaf, places in tokens.items()}
+    if run.head == "prompts":
+        drawn |= prompts.head(checkpoint, port, data.classes, options)
+        for leaf in head:
+            conversion.ledger[leaf] |= {"what": "initialised", "why": "config.head=prompts: embeddings of the classes"}
     tree = unflatten({**_leaves(conversion.params, conversion.model_state), **drawn})
     files = checkpoint.files
     source = {

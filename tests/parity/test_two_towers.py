@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +14,18 @@ pytest.importorskip("torch", reason="needs PyTorch: the extra `parity`")
 
 import torch
 from safetensors.numpy import save_file
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from jaxfer.models.port import Training
 from jaxfer.pretrained.families import by_family
 from jaxfer.pretrained.layout import store
 from jaxfer.rules import flatten
 from jaxfer.tasks import contrastive
+from jaxfer.training.preflight import preflight
+from tests.experiments import TOKENIZER
 from tests.parity.families.clip_text import ended
 from tests.parity.reference import BOUND, channels_first, compare, images, ours, settle, tensors
+from tests.pretrained.checkpoints import begin, config_of
 
 pytestmark = pytest.mark.optimised
 
@@ -135,3 +139,38 @@ def test_an_export_is_read_by_transformers(form, tmp_path):
         "image_layers": 2,
     }
     assert jnp.shape(params["head"]["logit_scale"]) == (1,)
+
+
+@pytest.mark.parametrize("form", MODELS)
+def test_the_head_of_prompts_classifies_as_the_reference_does(form, tmp_path):
+    """Zero-shot logits of one template; of several, transformers' embeddings averaged as the paper says."""
+    folder = tmp_path / "init"
+    shutil.copytree(TOKENIZER, folder)
+    torch.manual_seed(0)
+    model = MODELS[form][0]()
+    settle(model, fed(7)[1], last=r".*(self_attn\.out_proj|mlp\.fc2)", gain=0.5)
+    with torch.no_grad():
+        model.logit_scale.fill_(1.5)
+    model.config.text_config.eos_token_id = 3  # the tokenizer's
+    tower = model.text_model
+    tower.eos_token_id = 3
+    model.save_pretrained(folder)
+    tokenizer, names = AutoTokenizer.from_pretrained(TOKENIZER), ("good", "bad", "plain song")
+    _, theirs = fed(3)
+    for templates in (("a film {}",), ("a film {}", "the {} plot !")):
+        config = config_of(folder, (12, 12, 3), head="prompts", init_options=dict(prompts=templates, names=names))
+        start, stage = begin(config), preflight(config).stages[0]
+        found, _ = stage.spec.port.apply(start.params, start.model_state, {"image": fed(3)[0]["image"]})
+        parts = []
+        for template in templates:
+            asked = dict(padding="max_length", max_length=LENGTH, return_tensors="pt")
+            ids = tokenizer([template.format(name) for name in names], **asked)["input_ids"]
+            with torch.no_grad():
+                answer = model.eval()(pixel_values=theirs["pixel_values"], input_ids=ids)
+            parts.append(answer.text_embeds.numpy())
+        if len(templates) == 1:
+            compare({"logits": np.asarray(found)}, {"logits": answer.logits_per_image.numpy()})
+        mean = np.mean(parts, 0)
+        scores = answer.image_embeds.numpy() @ (mean / np.linalg.norm(mean, axis=1, keepdims=True)).T
+        bias = model.logit_bias.item() if form == "siglip" else 0.0
+        compare({"logits": np.asarray(found)}, {"logits": np.exp(1.5) * scores + bias})

@@ -18,6 +18,7 @@ from jaxfer.pretrained.bare import asked, count
 from jaxfer.pretrained.families import _image, _towers
 from jaxfer.pretrained.families._image import BICUBIC, image_options, image_processor, labelled, pair
 from jaxfer.pretrained.layout import (
+    Beside,
     Facts,
     Key,
     Layout,
@@ -176,5 +177,6 @@ LAYOUTS = (
         prefixes=("vision_model.",),
         constants=_constants,
         bare=_bare,
+        beside=Beside(family="clip_text", pool="projection"),
     ),
 )

@@ -13,7 +13,7 @@ from jaxfer.models.port import Port
 from jaxfer.pretrained.bare import asked, count
 from jaxfer.pretrained.families import _image, _towers
 from jaxfer.pretrained.families._image import BICUBIC, image_options, image_processor, labelled, pair
-from jaxfer.pretrained.layout import Facts, Key, Layout, Shapes
+from jaxfer.pretrained.layout import Beside, Facts, Key, Layout, Shapes
 
 CLASSIFIER = "classifier.weight"
 # `SiglipImageProcessor`'s values for absent fields.
@@ -141,6 +141,7 @@ LAYOUTS = (
         ignored=(r"vision_model\.head\..*", r"text_model\..*", r"logit_(scale|bias)", _towers.LISTED),
         prefixes=("vision_model.",),
         bare=_bare,
+        beside=Beside(family="siglip_text", pool="map"),
         without_outputs=("embedding",),
     ),
 )
