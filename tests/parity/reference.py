@@ -145,17 +145,29 @@ def fed(case: Case, model: nn.Module, examples: int, seed: int) -> tuple[dict[st
     if case.image:
         x = images(case.image, examples, seed)
         return {"image": x}, channels_first(x)
-    if case.audio:
-        x = images(case.audio, examples, seed)
-        return {"audio": x}, torch.from_numpy(x.transpose(0, 2, 1).copy())
     rng, config = np.random.default_rng(seed), model.config
+    written = {}
+    if case.target:  # what a decoder reads
+        written = {"decoder_input_ids": rng.integers(3, config.vocab_size, (examples, case.target)).astype(np.int32)}
+    if case.audio:
+        batch = {"audio": images(case.audio, examples, seed), **written}
+        return batch, heard(batch)
     mask = (np.arange(case.length) < np.linspace(2, case.length, examples).astype(int)[:, None]).astype(np.int32)
     ids = rng.integers(3, config.vocab_size, mask.shape).astype(np.int32)
     pad = getattr(config, "pad_token_id", None) or 0
     types = rng.integers(0, max(getattr(config, "type_vocab_size", 1), 1), mask.shape).astype(np.int32) * mask
     batch = {"input_ids": np.where(mask, ids, pad).astype(np.int32), "attention_mask": mask, "token_type_ids": types}
+    batch |= written
     read = texts_read(model)
     return batch, {name: torch.from_numpy(leaf).long() for name, leaf in batch.items() if name in read}
+
+
+def heard(batch: Mapping[str, np.ndarray]) -> Any:
+    """The reference's input of sounds, and of what their decoder reads if there is one."""
+    sounds = torch.from_numpy(batch["audio"].transpose(0, 2, 1).copy())
+    if "decoder_input_ids" not in batch:
+        return sounds
+    return {"input_features": sounds, "decoder_input_ids": torch.from_numpy(batch["decoder_input_ids"]).long()}
 
 
 def texts_read(model: nn.Module) -> set[str]:
@@ -178,7 +190,7 @@ def answers(case: Case, model: nn.Module, batch: Mapping[str, np.ndarray]) -> di
     if case.image:
         theirs: Any = channels_first(batch["image"])
     elif case.audio:
-        theirs = torch.from_numpy(batch["audio"].transpose(0, 2, 1).copy())
+        theirs = heard(batch)
     else:
         read = texts_read(model)
         theirs = {name: torch.from_numpy(leaf).long() for name, leaf in batch.items() if name in read}
@@ -198,7 +210,7 @@ def unit_outputs(port: Port, params: Any, model_state: Any, batch: Mapping[str, 
     found, x = {}, dict(batch)
     for unit in port.units:
         hidden, _ = port.apply(params, model_state, x, begin=unit, end=unit)
-        found[unit] = np.asarray(hidden)
+        found[unit] = np.asarray(hidden["decoder"] if isinstance(hidden, Mapping) else hidden)
         x = {**batch, port.inputs[0]: hidden}
     found["logits"] = found.pop(port.units[-1])
     return found

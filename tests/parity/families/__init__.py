@@ -29,6 +29,7 @@ class Case:
       image: (height, width, channels) of the input; None for texts and sounds.
       audio: (frames, mels) of the input.
       length: tokens of the longest text.
+      target: tokens that a decoder beside the encoder reads; 0: there is none.
       outputs: of the head.
       last: regex of the submodules that end a residual branch, and the gain that they get.
       gain: see `last`.
@@ -38,6 +39,7 @@ class Case:
       shaped: {unit: function of the reference's activation, channels last, -> ours}.
       prepared: called with the settled model.
       logits: what their forward pass returns -> logits.
+      read: logits [batch, ...] -> those that the steps of SGD learn, [batch, outputs or more].
       unread: regex of their parameters that a classifier doesn't read.
       golden: whether a golden file keeps it.
     """
@@ -48,6 +50,7 @@ class Case:
     image: tuple[int, int, int] | None = None
     audio: tuple[int, int] | None = None
     length: int = 9
+    target: int = 0
     outputs: int = 3
     last: str = "none"
     gain: float = 0.5
@@ -57,6 +60,7 @@ class Case:
     shaped: Mapping[str, Callable[[np.ndarray], np.ndarray]] = dataclasses.field(default_factory=dict)
     prepared: Callable[[Any], Any] = lambda model: None
     logits: Callable[[Any], Any] = lambda output: getattr(output, "logits", output)
+    read: Callable[[Any], Any] = lambda logits: logits
     unread: str = "none"
     golden: bool = False
 
