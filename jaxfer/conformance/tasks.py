@@ -27,6 +27,7 @@ HEADS = {
     "vocab": "bert_mean",
     "next": "decoder_llama",
     "embedding": "bert_mean",
+    "seq2seq": "t5",
 }
 
 

@@ -169,22 +169,32 @@ def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Predict
 def _collected(model: Model, task: Task, split: Split, batch_size: int) -> list[Any]:
     """What the task collects of each example."""
     network = model.network
-    apply = jax.jit(lambda arrays, batch: task.collect(network.with_arrays(*arrays)(batch).outputs, batch))
+    apply = jax.jit(lambda arrays, batch: _found(task, network.with_arrays(*arrays), batch))
     read = task.expanded(split, model.port.encodings)
     feed, rows = Feed(split=read, encodings=model.port.encodings, targets=task.targets), []
     for batch in eval_batches(feed, batch_size=batch_size):
         real = int(batch.pop("mask").sum())
         values = jax.device_get(apply(network.arrays, batch))
         rows += [jax.tree.map(lambda x, i=i: x[i], values) for i in range(real)]
-    if task.expand is None:
+    if task.expand is None and task.spell is None:
         return rows
     merged = task.merge(jax.tree.map(lambda *each: np.stack(each), *rows), read)
+    merged = merged if task.spell is None else task.spell(merged, model.port.encodings)
     return [jax.tree.map(lambda x, i=i: x[i], merged) for i in range(len(split))]
+
+
+def _found(task: Task, network: Network, batch: Mapping[str, Any]) -> Any:
+    """What the task collects of a batch, and what it writes."""
+    collected = task.collect(network(batch).outputs, batch)
+    if task.decode is None:
+        return collected
+    params, intercept = network.seen()
+    return collected | task.decode(network.port, params, network.model_state, intercept, batch)
 
 
 def _answer(model: Model, task: Task, name: str, row: Any, example: Any) -> Prediction:
     for values in jax.tree.leaves(row):
-        if not np.isfinite(values).all():
+        if not isinstance(values, str) and not np.isfinite(values).all():
             shown = ", ".join(f"{value:g}" for value in values.ravel()[:4])
             fix = "check the input, or give a checkpoint that computes finite ones"
             return Prediction(input=name, error=f"expected finite outputs for {name!r}, found {shown}; {fix}")

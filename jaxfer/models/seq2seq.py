@@ -1,8 +1,8 @@
-"""Encoder-decoders as one chain: the encoder's units, its last norm, the decoder's units and a head over its vocabulary.
+"""Encoder-decoders as one chain: the encoder, its last norm, the decoder and a head over its vocabulary.
 
 `encoder_stem`, `encoder_block_i` and `encoder_norm` pass on an array, the memory; `decoder_stem` and the decoder's
-blocks pass on {"memory", "decoder"}; the last block gives the decoder's tokens alone. The encoder with another head is a
-model of its own, whose units have the same names.
+blocks pass on {"memory", "decoder"}; the last block gives the decoder's tokens alone. The encoder with another head
+is a model of its own, whose units have the same names.
 """
 
 from __future__ import annotations
@@ -107,6 +107,8 @@ class TargetOptions(Options):
       prefix: tokens that follow it in every text: Whisper's language and task.
       end: token that ends a text.
       pad: token that follows it.
+      suppress: tokens that are never generated.
+      begin_suppress: tokens that no generated text begins with.
     """
 
     target_length: int = size(64, training=True, inputs=True)
@@ -114,6 +116,8 @@ class TargetOptions(Options):
     prefix: tuple[int, ...] = option((), training=True, inputs=True)
     end: int = option(1, inputs=True)
     pad: int = option(0, inputs=True)
+    suppress: tuple[int, ...] = option((), training=True, inputs=True)
+    begin_suppress: tuple[int, ...] = option((), training=True, inputs=True)
 
     def targets(self, column: str) -> TargetEncoding:
         """How targets beside this input are read."""
@@ -122,7 +126,9 @@ class TargetOptions(Options):
                 raise InputError(f"{name} must be a token below vocab={self.vocab}, found {token!r}")
         if self.target_length < len(self.prefix) + 2:
             least = len(self.prefix) + 2
-            raise InputError(f"target_length must be at least {least}, found {self.target_length}: prefix, text and end")
+            raise InputError(
+                f"target_length must be at least {least}, found {self.target_length}: prefix, text and end"
+            )
         return TargetEncoding(
             tokenizer=self.tokenizer,
             tokenizer_sha256=self.tokenizer_sha256,

@@ -82,7 +82,9 @@ class Options(TargetOptions, text.EncoderOptions):
                 f"projection={self.projection}"
             )
         if self.decoder_layers < 0:
-            raise InputError(f"decoder_layers must be positive, or 0 for as many as layers, found {self.decoder_layers}")
+            raise InputError(
+                f"decoder_layers must be positive, or 0 for as many as layers, found {self.decoder_layers}"
+            )
         if self.buckets_of % 4 or self.farthest <= self.buckets_of // 2:
             raise InputError(
                 f"buckets_of must be a multiple of 4 and less than twice farthest={self.farthest}, found "

@@ -89,7 +89,10 @@ def keys(port: Port) -> dict[str, Key]:
         if options.projection_bias:
             table["params/head/dense/bias"] = Key(f"{PREFIX}linear.bias")
     if head != EMBEDDING:
-        table |= {"params/head/out/kernel": Key("classifier.weight", DENSE), "params/head/out/bias": Key("classifier.bias")}
+        table |= {
+            "params/head/out/kernel": Key("classifier.weight", DENSE),
+            "params/head/out/bias": Key("classifier.bias"),
+        }
     return table
 
 

@@ -65,8 +65,9 @@ CASES = {
         T5ForConditionalGeneration,
         T5Config(**ODD, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
         untied=True,
+        rate=0.03,
     ),
-    "mt5": case(MT5ForConditionalGeneration, MT5Config(**ODD, feed_forward_proj="gated-gelu"), untied=True),
+    "mt5": case(MT5ForConditionalGeneration, MT5Config(**ODD, feed_forward_proj="gated-gelu"), untied=True, rate=0.03),
     "encoder": Case(
         layout=("t5", "hf"),
         make=lambda: T5ForTokenClassification(T5Config(**ODD, feed_forward_proj="gated-silu")),
