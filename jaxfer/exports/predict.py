@@ -17,6 +17,7 @@ from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 from jaxfer.exports.hf import label_names
 from jaxfer.exports.inputs import Inputs, collected
+from jaxfer.models.heads import SEQ2SEQ, supported
 from jaxfer.models.port import Port
 from jaxfer.network import Network, of_state
 from jaxfer.pretrained import foreign
@@ -105,10 +106,16 @@ def load_export(folder: str | epath.Path) -> Model:
     """
     files.opened(folder)
     checkpoint = foreign.opened(str(folder), AUTO, {})
-    outputs, options = head_width(checkpoint), dict(checkpoint.options)
+    family, options = checkpoint.layout.family, dict(checkpoint.options)
+    if (checkpoint.other_head or "").endswith(foreign.WRITES) and SEQ2SEQ in supported(MODELS.get(family)):
+        port = MODELS.make(family, outputs=0, head=SEQ2SEQ, **options)
+        params, model_state = loaded(checkpoint, port)
+        network = Network(port=port, params=params, model_state=model_state)
+        return Model(network=network, labels=(), task="seq2seq", notes=checkpoint.notes)
+    outputs = head_width(checkpoint)
     if length := whole_length(checkpoint):
         options["max_length"] = length
-    port = MODELS.make(checkpoint.layout.family, outputs=outputs, **options)
+    port = MODELS.make(family, outputs=outputs, **options)
     params, model_state = loaded(checkpoint, port)
     labels = checkpoint.labels or label_names((), outputs)
     return Model(

@@ -30,8 +30,9 @@ from jaxfer.runs.tokenizer import stated_length
 USUAL = InitOptions()
 SETTLED = 2e9  # nanoseconds: file timestamps have a resolution of up to two seconds
 AVERAGES = r"(?i)(^|.*[_.-])(ema|swa|averaged?_model)([_.-].*|$)"  # keys that hold averaged weights
+WRITES = "ForConditionalGeneration"  # transformers' classes of encoder-decoders
 # transformers' classes with a head over the vocabulary, by the task that has it.
-OVER_WORDS = {"masked_lm": ("ForMaskedLM", "ForPreTraining"), "causal_lm": ("ForCausalLM",)}
+OVER_WORDS = {"masked_lm": ("ForMaskedLM", "ForPreTraining"), "causal_lm": ("ForCausalLM",), "seq2seq": (WRITES,)}
 UNNAMED = r"LABEL_\d+"  # transformers' placeholder for unnamed classes
 
 
@@ -261,6 +262,8 @@ def _candidates(init: str, name: str, config: Mapping[str, Any]) -> tuple[Layout
             f"{', '.join(families)}: remove the field if the tensors are from such a model"
         )
     family = by_model_type(kind).family if kind is not None else config.get("family")
+    if kind is not None and name in {layout.family for layout in layouts() if kind in layout.model_types}:
+        family = name  # several families read such files: Whisper's encoder alone, and with its decoder
     if family in families and name not in (AUTO, family):
         raise InputError(
             f"config.model.name is {name!r} here, config.json of {init} says {family!r}; "

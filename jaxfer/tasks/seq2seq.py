@@ -15,10 +15,10 @@ from jaxfer.data.encoding import Draw, Encoding, Fields
 from jaxfer.data.encodings.target import NONE, TARGET, TargetEncoding
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError, nearest
-from jaxfer.evals import texts
 from jaxfer.models.generation import Sampling
 from jaxfer.models.written import written
 from jaxfer.task import Answer, Batch, Hparams, Mean, Task
+from jaxfer.tasks import _texts as texts
 
 LARGEST = 700.0  # loss whose perplexity is a float
 

@@ -33,6 +33,8 @@ def settled(untied):
             for name, leaf in model.named_parameters():
                 if leaf.ndim == 1 and "norm" in name:
                     leaf.copy_(0.75 + 0.5 * torch.rand(leaf.shape, generator=draw))
+                if name == "decoder.final_layer_norm.weight":  # of both signs: a tied head would repeat what was read
+                    leaf.mul_(torch.randn(leaf.shape, generator=draw).sign())
         if untied:
             weight = model.lm_head.weight
             model.lm_head.weight = nn.Parameter(torch.randn(weight.shape, generator=draw) * 0.3)

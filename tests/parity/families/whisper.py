@@ -6,13 +6,13 @@ from tests.parity.families import Case
 
 ODD = dict(
     vocab_size=53,
-    d_model=30,
+    d_model=18,
     encoder_layers=2,
     encoder_attention_heads=3,
-    encoder_ffn_dim=27,
+    encoder_ffn_dim=23,
     decoder_layers=3,
-    decoder_attention_heads=5,
-    decoder_ffn_dim=25,
+    decoder_attention_heads=2,
+    decoder_ffn_dim=19,
     num_mel_bins=7,
     max_source_positions=9,
     max_target_positions=19,
