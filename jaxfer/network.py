@@ -41,6 +41,8 @@ class Network:
         """The evaluation pass: outputs [batch, ...] and taps (`Port.forward`). Pure, so it may be called under jit with
         its arrays as arguments (`with_arrays`)."""
         batch = batch[self.reads] if self.reads else batch
+        if self.method is None:
+            return self.port.forward(self.params, self.model_state, batch, taps=taps)
         params, intercept = self.seen()
         return self.port.forward(params, self.model_state, batch, intercept=intercept, taps=taps)
 
