@@ -43,9 +43,15 @@ class Network:
         batch = batch[self.reads] if self.reads else batch
         if self.method is None:
             return self.port.forward(self.params, self.model_state, batch, taps=taps)
-        view = self.method.evaluated or self.method.view
-        params, intercept = view(self.params, self.extra), self.method.intercept(self.params, self.extra)
+        params, intercept = self.seen()
         return self.port.forward(params, self.model_state, batch, intercept=intercept, taps=taps)
+
+    def seen(self) -> tuple[Any, Any]:
+        """(the parameters that the port itself sees, the method's interceptor or None)."""
+        if self.method is None:
+            return self.params, None
+        view = self.method.evaluated or self.method.view
+        return view(self.params, self.extra), self.method.intercept(self.params, self.extra)
 
     @property
     def arrays(self) -> tuple[Any, Any, Any]:

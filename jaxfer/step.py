@@ -331,8 +331,12 @@ def make_eval_step(spec: StepSpec) -> Callable[[Any, Any, Any, Batch], dict[str,
     view = method.evaluated or method.view
 
     def eval_step(params: Any, model_state: Any, extra: Any, batch: Batch) -> dict[str, Any]:
-        outputs, _ = port.apply(view(params, extra), model_state, batch, intercept=method.intercept(params, extra))
-        return {**task.scores(outputs, batch), "collected": task.collect(outputs, batch)}
+        seen, intercept = view(params, extra), method.intercept(params, extra)
+        outputs, _ = port.apply(seen, model_state, batch, intercept=intercept)
+        collected = task.collect(outputs, batch)
+        if task.decodes:
+            collected |= task.decode(port, seen, model_state, intercept, batch)
+        return {**task.scores(outputs, batch), "collected": collected}
 
     return eval_step
 

@@ -111,6 +111,11 @@ class Task:
       scores: (outputs, batch) -> {metric: Mean}; `loss` is one of them, if there is one, without `weights`.
       collect: on the device: (outputs, batch) -> arrays [batch, ...] that `gathered` and `answer` need: chosen classes
         or tokens rather than all logits, since these are what evaluation moves to the host and keeps.
+      decode: on the device: (port, params, model_state, a method's interceptor or None, batch) -> arrays [batch, ...]
+        that join what is collected: texts that are written, token by token. Evaluation asks for them where `decodes`,
+        `predict` always. None: outputs say all.
+      decodes: whether evaluation needs them.
+      spell: on the host: (collected, the model's encodings) -> collected, token ids as texts; None: as it is.
       gathered: on the host: (collected arrays of the whole split, split) -> {metric: value} for what a mean can't
         express; None where there is nothing of the kind.
       counts: on the host: (collected arrays of the whole split, split) -> what `report` needs of them, as JSON; small,
@@ -143,6 +148,9 @@ class Task:
     merge: Callable[[Any, Split], Any] = lambda collected, expanded: collected
     weights: Callable[[Batch, Hparams], jax.Array] | None = None
     collect: Callable[[jax.Array, Batch], Any] = lambda outputs, batch: outputs
+    decode: Callable[[Any, Any, Any, Any, Batch], Any] | None = None
+    decodes: bool = False
+    spell: Callable[[Any, Sequence[Encoding]], Any] | None = None
     gathered: Callable[[Any, Split], dict[str, float]] | None = None
     counts: Callable[[Any, Split], dict[str, Any]] | None = None
     report: Callable[[Any, Sequence[str]], dict[str, Any]] | None = None

@@ -30,6 +30,7 @@ HEADS = {
     "embedding": "bert_mean",
     "forecast": "patchtst",
     "pair": "clip",
+    "seq2seq": "t5",
 }
 
 

@@ -17,6 +17,7 @@ from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 from jaxfer.exports.hf import label_names
 from jaxfer.exports.inputs import Inputs, collected
+from jaxfer.models.heads import SEQ2SEQ, supported
 from jaxfer.models.port import Port
 from jaxfer.network import Network, of_state
 from jaxfer.pretrained import foreign
@@ -105,10 +106,16 @@ def load_export(folder: str | epath.Path) -> Model:
     """
     files.opened(folder)
     checkpoint = foreign.opened(str(folder), AUTO, {})
-    outputs, options = head_width(checkpoint), dict(checkpoint.options)
+    family, options = checkpoint.layout.family, dict(checkpoint.options)
+    if (checkpoint.other_head or "").endswith(foreign.WRITES) and SEQ2SEQ in supported(MODELS.get(family)):
+        port = MODELS.make(family, outputs=0, head=SEQ2SEQ, **options)
+        params, model_state = loaded(checkpoint, port)
+        network = Network(port=port, params=params, model_state=model_state)
+        return Model(network=network, labels=(), task="seq2seq", notes=checkpoint.notes)
+    outputs = head_width(checkpoint)
     if length := whole_length(checkpoint):
         options["max_length"] = length
-    port = MODELS.make(checkpoint.layout.family, outputs=outputs, **options)
+    port = MODELS.make(family, outputs=outputs, **options)
     params, model_state = loaded(checkpoint, port)
     labels = checkpoint.labels or label_names((), outputs)
     return Model(
@@ -169,22 +176,32 @@ def answers(model: Model, inputs: Inputs, batch_size: int) -> tuple[list[Predict
 def _collected(model: Model, task: Task, split: Split, batch_size: int) -> list[Any]:
     """What the task collects of each example."""
     network = model.network
-    apply = jax.jit(lambda arrays, batch: task.collect(network.with_arrays(*arrays)(batch).outputs, batch))
+    apply = jax.jit(lambda arrays, batch: _found(task, network.with_arrays(*arrays), batch))
     read = task.expanded(split, model.port.encodings)
     feed, rows = Feed(split=read, encodings=model.port.encodings, targets=task.targets), []
     for batch in eval_batches(feed, batch_size=batch_size):
         real = int(batch.pop("mask").sum())
         values = jax.device_get(apply(network.arrays, batch))
         rows += [jax.tree.map(lambda x, i=i: x[i], values) for i in range(real)]
-    if task.expand is None:
+    if task.expand is None and task.spell is None:
         return rows
     merged = task.merge(jax.tree.map(lambda *each: np.stack(each), *rows), read)
+    merged = merged if task.spell is None else task.spell(merged, model.port.encodings)
     return [jax.tree.map(lambda x, i=i: x[i], merged) for i in range(len(split))]
+
+
+def _found(task: Task, network: Network, batch: Mapping[str, Any]) -> Any:
+    """What the task collects of a batch, and what it writes."""
+    collected = task.collect(network(batch).outputs, batch)
+    if task.decode is None:
+        return collected
+    params, intercept = network.seen()
+    return collected | task.decode(network.port, params, network.model_state, intercept, batch)
 
 
 def _answer(model: Model, task: Task, name: str, row: Any, example: Any) -> Prediction:
     for values in jax.tree.leaves(row):
-        if not np.isfinite(values).all():
+        if not isinstance(values, str) and not np.isfinite(values).all():
             shown = ", ".join(f"{value:g}" for value in values.ravel()[:4])
             fix = "check the input, or give a checkpoint that computes finite ones"
             return Prediction(input=name, error=f"expected finite outputs for {name!r}, found {shown}; {fix}")

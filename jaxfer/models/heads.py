@@ -6,6 +6,7 @@
 | `token`     | [batch, length, outputs]             | tagging, spans (two outputs)            |
 | `vocab`     | [batch, length, rows of the table]   | masked_lm; the decoder is the embedding |
 | `next`      | [batch, length, rows of the table]   | causal_lm; no token sees those after it |
+| `seq2seq`   | [batch, target, rows of the table]   | seq2seq; a decoder beside the encoder   |
 | `dense`     | [batch, height, width, outputs]      | segmentation                            |
 | `embedding` | [batch, width]; no new parameters    | similarity                              |
 | `forecast`  | [batch, horizon, channels]           | forecast                                |
@@ -23,9 +24,9 @@ import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 
-KINDS = ("pooled", "token", "vocab", "next", "dense", "embedding", "forecast", "pair")
-POOLED, TOKEN, VOCAB, NEXT, DENSE, EMBEDDING, FORECAST, PAIR = KINDS
-WORDS = (VOCAB, NEXT)  # heads of the model's own vocabulary, which fit any data
+KINDS = ("pooled", "token", "vocab", "next", "seq2seq", "dense", "embedding", "forecast", "pair")
+POOLED, TOKEN, VOCAB, NEXT, SEQ2SEQ, DENSE, EMBEDDING, FORECAST, PAIR = KINDS
+WORDS = (VOCAB, NEXT, SEQ2SEQ)  # heads of the model's own vocabulary, which fit any data
 
 
 def supported(factory: Callable[..., Any]) -> tuple[str, ...]:

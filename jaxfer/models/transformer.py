@@ -351,6 +351,13 @@ def _biases(spec: Spec, tokens: int, table: jax.Array | None) -> jax.Array | Non
     return None
 
 
+def relative_bias(table: jax.Array, relative: Relative, places: jax.Array, keys: int) -> jax.Array:
+    """What is added to the scores of queries at `places` [batch, query] for the keys at 0 to `keys` - 1, float32
+    [batch, heads, query, key]."""
+    buckets = jnp.asarray(_buckets(keys, relative))[jnp.arange(keys) - places[..., None] + keys - 1]
+    return jnp.moveaxis(table[buckets].astype(jnp.float32), -1, 1)
+
+
 def _buckets(tokens: int, relative: Relative) -> np.ndarray:
     """The bucket of each distance from 1 - tokens to tokens - 1; far ones are told apart by their logarithm.
 

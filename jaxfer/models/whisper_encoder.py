@@ -18,6 +18,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -55,7 +56,7 @@ class Stem(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, **side: Any) -> jax.Array:
         x = x[:, :, None]
         for i, stride in ((1, 1), (2, 2)):
             x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))

@@ -30,8 +30,9 @@ from jaxfer.runs.tokenizer import stated_length
 USUAL = InitOptions()
 SETTLED = 2e9  # nanoseconds: file timestamps have a resolution of up to two seconds
 AVERAGES = r"(?i)(^|.*[_.-])(ema|swa|averaged?_model)([_.-].*|$)"  # keys that hold averaged weights
+WRITES = "ForConditionalGeneration"  # transformers' classes of encoder-decoders
 # transformers' classes with a head over the vocabulary, by the task that has it.
-OVER_WORDS = {"masked_lm": ("ForMaskedLM", "ForPreTraining"), "causal_lm": ("ForCausalLM",)}
+OVER_WORDS = {"masked_lm": ("ForMaskedLM", "ForPreTraining"), "causal_lm": ("ForCausalLM",), "seq2seq": (WRITES,)}
 WORDS = "params/stem/word/embedding"  # the table of tokens of every family of texts
 DISCRIMINATORS = ("ElectraForPreTraining",)  # which tells replaced tokens, and has no head over the vocabulary
 UNNAMED = r"LABEL_\d+"  # transformers' placeholder for unnamed classes

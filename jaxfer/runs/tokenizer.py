@@ -14,6 +14,7 @@ from typing import Any
 from etils import epath
 
 from jaxfer import files
+from jaxfer.data.encodings.target import TargetEncoding
 from jaxfer.data.encodings.text import TextEncoding
 from jaxfer.data.encodings.tokenizers import (
     CLASS_FILE,
@@ -70,9 +71,9 @@ def check(port: Port, *, own: bool | None = None) -> tuple[str, ...]:
     return (f"the tokenizer has {tokens} tokens, the model's embedding {vocab} rows: the other rows are never read",)
 
 
-def _encoding(port: Port) -> TextEncoding | None:
-    """The encoding with a tokenizer, if the port has one."""
-    return next((encoding for encoding in port.encodings if isinstance(encoding, TextEncoding)), None)
+def _encoding(port: Port) -> TextEncoding | TargetEncoding | None:
+    """The first encoding with a tokenizer, if the port has one; all of a port have the same."""
+    return next((encoding for encoding in port.encodings if isinstance(encoding, TextEncoding | TargetEncoding)), None)
 
 
 @functools.lru_cache(maxsize=8)
@@ -127,8 +128,11 @@ def at_home(port: Port, run: epath.Path) -> Port:
     if not (copy / CLASS_FILE).exists() and _describes(spec.tokenizer, sha256):  # made before copies had the class
         return port
     place = _fetched(copy, read_sha256(copy)).name if files.remote(copy) else str(copy)
-    moved = dataclasses.replace(spec, tokenizer=place)
-    return dataclasses.replace(port, encodings=tuple(moved if each is spec else each for each in port.encodings))
+    moved = (
+        dataclasses.replace(each, tokenizer=place) if isinstance(each, TextEncoding | TargetEncoding) else each
+        for each in port.encodings
+    )
+    return dataclasses.replace(port, encodings=tuple(moved))
 
 
 def _describes(folder: str, sha256: str) -> bool:

@@ -84,6 +84,7 @@ def evaluate_split(
     whole = counts = None
     if spec.task.gathered is not None:
         whole = spec.task.merge(jax.tree.map(lambda *parts: _joined(parts), *collected), read)
+        whole = whole if spec.task.spell is None else spec.task.spell(whole, spec.port.encodings)
         metrics |= spec.task.gathered(whole, split)
         counts = None if spec.task.counts is None else spec.task.counts(whole, split)
     return Evaluation(metrics=metrics, compile_seconds=compile_seconds, counts=counts, collected=whole)

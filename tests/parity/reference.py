@@ -150,22 +150,25 @@ def fed(case: Case, model: nn.Module, examples: int, seed: int) -> tuple[dict[st
     if case.image:
         x = images(case.image, examples, seed)
         return {"image": x}, channels_first(x)
-    if case.sounds or case.audio:
-        batch = case.sounds(examples, seed) if case.sounds else {"audio": images(case.audio, examples, seed)}
-        return batch, case.heard(batch)
     if case.batch is not None:
         batch = case.batch(examples, seed)
         return batch, case.theirs(batch)
     if case.series:
         x = images(case.series, examples, seed) + 1
         return {"series": x}, torch.from_numpy(x)
-    rng, config = np.random.default_rng(seed), model.config
+    rng, config = np.random.default_rng(seed), getattr(model, "config", None)
+    written = {}
+    if case.target:  # what a decoder reads
+        written = {"decoder_input_ids": rng.integers(3, config.vocab_size, (examples, case.target)).astype(np.int32)}
+    if case.sounds or case.audio:
+        batch = case.sounds(examples, seed) if case.sounds else {"audio": images(case.audio, examples, seed), **written}
+        return batch, case.heard(batch)
     mask = (np.arange(case.length) < np.linspace(2, case.length, examples).astype(int)[:, None]).astype(np.int32)
     ids = rng.integers(3, config.vocab_size, mask.shape).astype(np.int32)
     pad = getattr(config, "pad_token_id", None) or 0
     types = rng.integers(0, max(getattr(config, "type_vocab_size", 1), 1), mask.shape).astype(np.int32) * mask
     ids = case.texts(np.where(mask, ids, pad).astype(np.int32), mask)
-    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, **written}
     read = texts_read(model)
     return batch, {name: torch.from_numpy(leaf).long() for name, leaf in batch.items() if name in read}
 
@@ -214,7 +217,7 @@ def unit_outputs(port: Port, params: Any, model_state: Any, batch: Mapping[str, 
     found, x = {}, dict(batch)
     for unit in port.units:
         hidden, _ = port.apply(params, model_state, x, begin=unit, end=unit)
-        found[unit] = np.asarray(hidden)
+        found[unit] = np.asarray(hidden["decoder"] if isinstance(hidden, Mapping) else hidden)
         x = {**batch, port.inputs[0]: hidden}
     found["logits"] = found.pop(port.units[-1])
     return found

@@ -96,8 +96,9 @@ def load_tokenizer(encoding: Named, *, own: bool | None = None) -> tuple[Any, st
         )
     own = bool(expected) if own is None else own
     # Embeddings are often padded slightly beyond the tokenizer; far beyond, the tokenizer is another model's.
-    if not tokens <= vocab or not (own or fills(tokens, vocab)) or tokenizer.pad_token_id is None:
-        actual = f"{tokens} tokens" + (" and no padding token" if tokenizer.pad_token_id is None else "")
+    unpadded = tokenizer.pad_token_id is None and not hasattr(encoding, "pad")  # some encodings state their own
+    if not tokens <= vocab or not (own or fills(tokens, vocab)) or unpadded:
+        actual = f"{tokens} tokens" + (" and no padding token" if unpadded else "")
         raise InputError(
             f"the tokenizer in {str(folder)!r} does not match the model: expected {vocab} tokens, found {actual}; "
             "set config.model.tokenizer to the checkpoint's own (from scratch: set config.model.vocab to its size), or "

@@ -19,6 +19,14 @@ import numpy as np
 import torch
 
 
+def spectrograms(batch: Mapping[str, np.ndarray]) -> Any:
+    """[b, mels, frames] of our [b, frames, mels], and what a decoder beside the encoder reads, if there is one."""
+    sounds = torch.tensor(batch["audio"].transpose(0, 2, 1))
+    if "decoder_input_ids" not in batch:
+        return sounds
+    return {"input_features": sounds, "decoder_input_ids": torch.tensor(batch["decoder_input_ids"]).long()}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
     """One reference model at a tiny, odd size.
@@ -36,6 +44,7 @@ class Case:
       theirs: that batch -> their keyword arguments.
       length: tokens of the longest text.
       texts: (token ids, mask) -> ids: what a reference asks of texts.
+      target: tokens that a decoder beside the encoder reads; 0: there is none.
       outputs: of the head.
       last: regex of the submodules that end a residual branch, and the gain that they get.
       gain: see `last`.
@@ -45,6 +54,7 @@ class Case:
       shaped: {unit: function of the reference's activation, channels last, -> ours}.
       prepared: called with the settled model.
       logits: what their forward pass returns -> logits.
+      read: logits [batch, ...] -> those that the steps of SGD learn, [batch, outputs or more].
       unread: regex of their parameters that a classifier doesn't read.
       golden: whether a golden file keeps it.
       exported: whether transformers has a class for it.
@@ -56,12 +66,13 @@ class Case:
     image: tuple[int, int, int] | None = None
     audio: tuple[int, int] | None = None
     sounds: Callable[[int, int], dict[str, np.ndarray]] | None = None
-    heard: Callable[[Mapping[str, np.ndarray]], Any] = lambda batch: torch.tensor(batch["audio"].transpose(0, 2, 1))
+    heard: Callable[[Mapping[str, np.ndarray]], Any] = spectrograms
     series: tuple[int, int] | None = None
     batch: Callable[[int, int], dict[str, np.ndarray]] | None = None
     theirs: Callable[[Mapping[str, np.ndarray]], dict[str, Any]] = dict
     length: int = 9
     texts: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda ids, mask: ids
+    target: int = 0
     outputs: int = 3
     last: str = "none"
     gain: float = 0.5
@@ -71,6 +82,7 @@ class Case:
     shaped: Mapping[str, Callable[[np.ndarray], np.ndarray]] = dataclasses.field(default_factory=dict)
     prepared: Callable[[Any], Any] = lambda model: None
     logits: Callable[[Any], Any] = lambda output: getattr(output, "logits", output)
+    read: Callable[[Any], Any] = lambda logits: logits
     unread: str = "none"
     golden: bool = False
     exported: bool = True
