@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -125,7 +126,10 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
                 entry["why"] = f"the source's head is that of a {checkpoint.other_head}"
         if run.head == "keep" and leaf in head:
             raise InputError(f"config.head=keep: {run.init} has no head ({leaf} is missing); set config.head=reset")
-        if leaf not in head and "pool" not in run.differs:
+        of_head = any(re.fullmatch(pattern, leaf) for pattern in checkpoint.layout.fresh)
+        if of_head:
+            entry["why"] = "the source has none"
+        elif leaf not in head and "pool" not in run.differs:
             raise InputError(
                 f"config.init={run.init}: the checkpoint has no {leaf}; set config.model.pool to the checkpoint's, or "
                 "announce it with config.differs=pool"
