@@ -31,7 +31,7 @@ SOUNDS = str(DATA / "sounds")  # 48 of three classes
 def tiny_config(case: str, **fields: Any) -> ConfigDict:
     """A config of one tiny model (a key of TINY) on 48 images, phrases or sounds, or 32 series or rows, 8 a step."""
     config = training.tiny_config(case)
-    if "mels" in config.model:
+    if "rate" in config.model:
         config.data = dict(source="sounds", path=SOUNDS)
     elif config.model.name == "series_cnn":
         config.data = dict(source="npz", path=str(DATA / "series.npz"))

@@ -119,6 +119,8 @@ def opened(init: str, name: str, model_options: Mapping[str, Any], init_options:
     elif "max_length" in known and source.tokenizer:
         longest = stated_length(source.tokenizer[0].parent)
         options["max_length"] = min(options["max_length"], longest or options["max_length"])
+    if "seconds" in known and "seconds" in source.marker and "seconds" not in options:
+        options["seconds"] = schema.check(source.marker["seconds"], float, f"{hub.MARKER} of {init}: seconds")
     if source.adapter is not None and head & moved and options.get("pool") == "mean":
         raise InputError(
             f"{init}: the adapter's head reads a pooler, which its base model does not have; {adapter.MERGE}"

@@ -145,6 +145,7 @@ class Layout:
       facts: TypedDict of the fields of config.json that `options` reads; None for no check.
       processor: the same of preprocessor_config.json.
       optional: regexes of checkpoint keys that may be absent (head, pooler): re-initialised where that is announced.
+      fresh: regexes of leaves before the output layer, but of the head, that are made anew where a checkpoint has none.
       ignored: regexes of checkpoint keys without information (num_batches_tracked, position_ids).
       prefixes: prefixes that distinguish a full model's keys from a bare backbone's (`resnet.`), tried in order.
       tied: port -> {checkpoint key: key that the port reads in its place}; their tensors must be the same.
@@ -175,6 +176,7 @@ class Layout:
     facts: type | None = None
     processor: type | None = None
     optional: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     guessed: tuple[str, ...] = ()

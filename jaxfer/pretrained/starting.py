@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -132,6 +133,9 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
                 entry["why"] = f"the source's head is that of a {checkpoint.other_head}"
         if run.head == "keep" and leaf in head:
             raise InputError(f"config.head=keep: {run.init} has no head ({leaf} is missing); set config.head=reset")
+        if any(re.fullmatch(pattern, leaf) for pattern in checkpoint.layout.fresh):
+            entry["why"] = "the source has none"
+            continue
         pools = leaf.startswith(f"params/{port.units[-1]}/")  # a layer that the pool reads through
         if leaf not in head and not (pools and "pool" in run.differs):
             fix = "set config.model.pool to the checkpoint's, or announce it with config.differs=pool"

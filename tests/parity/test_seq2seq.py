@@ -16,7 +16,7 @@ import transformers
 from jaxfer.models import written
 from jaxfer.registry import TASKS
 from tests.parity.families import cases
-from tests.parity.reference import heard
+from tests.parity.families import spectrograms
 from tests.parity.test_families import opened
 
 pytestmark = pytest.mark.optimised
@@ -27,7 +27,7 @@ CASES = {name: case for name, case in cases().items() if case.target and case.ra
 def theirs(batch):
     """The encoder's input, as transformers names it."""
     if "audio" in batch:
-        return {"input_features": heard(batch)["input_features"]}
+        return {"input_features": spectrograms(batch)["input_features"]}
     return {name: torch.from_numpy(batch[name]).long() for name in ("input_ids", "attention_mask")}
 
 

@@ -203,6 +203,7 @@ LAYOUTS = (
         facts=Config,
         processor=Processor,
         optional=(r"classifier\..*",),
+        fresh=(r"params/head/out_norm/.*",),
         prefixes=(PREFIX,),
         resized=_resized,
         in_memory=(
