@@ -51,8 +51,9 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         if _inside(module, saved):  # saved whole, with its update
             continue
         a, b = (np.asarray(low[f"{site}/{name}"]) for name in "ab")
-        if key.part is not None or a.ndim == 4 and key.transform is not CONV:
-            what = "one tensor of several layers" if key.part is not None else "a window over time"
+        if key.part is not None or a.ndim == 4 and (layout.standardised or key.transform is not CONV):
+            what = "a convolution with a standardised kernel" if layout.standardised else "a window over time"
+            what = what if key.part is None else "one tensor of several layers"
             raise InputError(f"--format=peft: {module} is {what}, which peft can't adapt as we do; use --format=hf")
         targets.append(module)
         tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = _torch_factors(

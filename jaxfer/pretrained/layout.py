@@ -140,6 +140,8 @@ class Layout:
         it needs one.
       in_memory: (pattern, replacement) of names on the Hub, as `re.sub` takes them, that transformers 5 changes in
         memory, where peft takes the names of modules from.
+      standardised: whether kernels of convolutions are standardised before they are applied: what an adapter of peft
+        adds to the output is no change of such a kernel.
       timm: its names in timm; None if timm's checkpoints are not read by this layout.
       encoder: port -> (config.json, constants) of the model without its head, whose keys lack the first prefix, as
         stored at the root of a sentence-transformers folder; None if not supported.
@@ -163,6 +165,7 @@ class Layout:
     constants: Callable[[Port], Mapping[str, Array]] = lambda port: {}
     bare: Callable[[Shapes, Mapping[str, Any]], Facts] | None = None
     in_memory: tuple[tuple[str, Any], ...] = ()
+    standardised: bool = False
     timm: Timm | None = None
     encoder: Callable[[Port], tuple[dict[str, Any], Mapping[str, Array]]] | None = None
 

@@ -143,7 +143,7 @@ def watch(model: nn.Module, paths: Mapping[str, str], x: Any) -> dict[str, np.nd
 def fed(case: Case, model: nn.Module, examples: int, seed: int) -> tuple[dict[str, np.ndarray], Any]:
     """(our batch, their input) of a case: normal images, or texts of different lengths whose padding is masked."""
     if case.image:
-        x = images(case.image, examples, seed)
+        x = np.float32(case.spread) * images(case.image, examples, seed)
         return {"image": x}, channels_first(x)
     if case.audio:
         x = images(case.audio, examples, seed)

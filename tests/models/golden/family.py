@@ -27,8 +27,8 @@ def write(name: str, case) -> None:
     model, _ = drawn(case)
     with torch.no_grad():
         still = {name for name, leaf in model.named_parameters() if not leaf.requires_grad}  # sinusoids
-        for name, leaf in model.state_dict().items():  # what is not saved, such as frequencies, stays as computed
-            if leaf.is_floating_point() and name not in still:
+        for key, leaf in model.state_dict().items():  # what is not saved, such as frequencies, stays as computed
+            if leaf.is_floating_point() and key not in still:
                 leaf.copy_(leaf.half().float())
     batch, _ = fed(case, model, 1 if case.image else 2, 0)
     batch = {key: x.astype(np.float16).astype(x.dtype) if x.dtype == np.float32 else x for key, x in batch.items()}

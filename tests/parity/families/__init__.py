@@ -27,6 +27,7 @@ class Case:
       make: the PyTorch model; it need not be drawn, `settle` does that.
       units: {unit of ours: submodule of theirs with the same output}; logits are compared whatever is here.
       image: (height, width, channels) of the input; None for texts and sounds.
+      spread: standard deviation of the images: small where the first convolution enlarges what it reads.
       audio: (frames, mels) of the input.
       length: tokens of the longest text.
       outputs: of the head.
@@ -46,6 +47,7 @@ class Case:
     make: Callable[[], Any]
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)
     image: tuple[int, int, int] | None = None
+    spread: float = 1.0
     audio: tuple[int, int] | None = None
     length: int = 9
     outputs: int = 3
