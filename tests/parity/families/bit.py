@@ -43,4 +43,5 @@ CASES = {
     "padded_twice": case((35, 30, 3), rate=0.0, embedding_dynamic_padding=True, **TINY),
     "bottleneck": case((37, 26, 3), layer_type="bottleneck", **TINY),
     "hybrid": case((34, 27, 3), layer_type="bottleneck", global_padding="SAME", embedding_dynamic_padding=True, **TINY),
+    "50": case((224, 192, 3), outputs=1000, rate=0.0),
 }
