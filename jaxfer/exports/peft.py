@@ -52,8 +52,10 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         if _inside(module, saved):  # saved whole, with its update
             continue
         a, b = (np.asarray(low[f"{site}/{name}"]) for name in "ab")
-        if key.part is not None and key.axis != 0 or a.ndim == 4 and key.transform is not CONV:
-            what = "one tensor of several layers" if key.part is not None else "a window over time"
+        split = key.part is not None and key.axis != 0
+        if split or a.ndim == 4 and (layout.standardised or key.transform is not CONV):
+            what = "a convolution with a standardised kernel" if layout.standardised else "a window over time"
+            what = "one tensor of several layers" if split else what
             raise InputError(f"--format=peft: {module} is {what}, which peft can't adapt as we do; use --format=hf")
         factors = _torch_factors(a, b, conv=key.transform is CONV)
         if key.part is not None:

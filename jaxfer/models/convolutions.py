@@ -1,4 +1,4 @@
-"""Convolutions that are not linear in the plain way: in groups of channels, gated.
+"""Convolutions that are not linear in the plain way: in groups of channels, with standardised kernels, gated.
 
 `low_rank` of a layer says what its output gains when its kernel gains the product of two low-rank factors; layers
 without it gain the product of what the factors compute one after the other.
@@ -48,6 +48,34 @@ class GroupedConv(Conv):
         narrow = narrow.reshape(*narrow.shape[:-1], self.groups, rank)
         parts = like(b, narrow).reshape(rank, self.groups, features // self.groups)
         return jnp.einsum("bhwgr,rgo->bhwgo", narrow, parts).reshape(*narrow.shape[:-2], features)
+
+
+class StandardisedConv(Conv):
+    """A convolution whose kernel has mean 0 and variance 1 in each output channel before it is applied.
+
+    Qiao et al., 2019, arXiv:1903.10520, eq. 2; `epsilon` is added to the variance.
+    """
+
+    epsilon: float = 1e-8
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (*self.size, x.shape[-1], self.features))
+        return self.product(x, self.standardised(kernel))
+
+    @nn.nowrap
+    def standardised(self, kernel: jax.Array) -> jax.Array:
+        """[kh, kw, in, out], over all axes but the last."""
+        centred = kernel - kernel.mean((0, 1, 2))
+        return centred * jax.lax.rsqrt((centred**2).mean((0, 1, 2)) + self.epsilon)
+
+    @nn.nowrap
+    def low_rank(self, x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+        """Gain for the kernel's a @ b: that of the standardised kernel, which is of no low rank."""
+        kernel = self.get_variable("params", "kernel")
+        moved = kernel + jnp.tensordot(like(a, x), like(b, x), 1)
+        gained = self.standardised(moved) - self.standardised(kernel)
+        return self.product(x, gained)
 
 
 class SqueezeExcite(nn.Module):

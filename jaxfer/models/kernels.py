@@ -159,6 +159,14 @@ def max_pool(x: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(x, cpu=_max_pool, default=_plain_max_pool)
 
 
+def valid_max_pool(x: jax.Array) -> jax.Array:
+    """3x3 max-pool of stride 2 without padding: [b, h, w, c] -> [b, (h-1) // 2, (w-1) // 2, c]."""
+    rows, columns = ((side - 1) // 2 for side in x.shape[1:3])
+    # A line before the first moves all windows by one; those that it is in are left out.
+    moved = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
+    return max_pool(moved)[:, 1 : 1 + rows, 1 : 1 + columns]
+
+
 def _plain_max_pool(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 

@@ -68,6 +68,11 @@ def merged(source: CheckpointFiles, base: Weights) -> Weights:
         if key is None:
             raise InputError(f"{source.init}: the adapter changes {module}, which its base model does not have")
         product, weight = _product(a, b), base[key]
+        if layout.standardised and weight.ndim == 4:
+            raise InputError(
+                f"{source.init}: the adapter adds to the output of {module}, whose kernel is standardised before it is "
+                "applied, so that nothing added to it does the same; give another checkpoint"
+            )
         if product is None or product.shape != weight.shape or not jnp.issubdtype(weight.dtype, jnp.floating):
             shapes = f"A {list(a.shape)} and B {list(b.shape)}"
             raise InputError(

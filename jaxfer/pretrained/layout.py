@@ -156,6 +156,8 @@ class Layout:
         it needs one.
       in_memory: (pattern, replacement) of names on the Hub, as `re.sub` takes them, that transformers 5 changes in
         memory, where peft takes the names of modules from.
+      standardised: whether kernels of convolutions are standardised before they are applied: what an adapter of peft
+        adds to the output is no change of such a kernel.
       timm: its names in timm; None if timm's checkpoints are not read by this layout.
       resized: (options that the checkpoint states, port) -> {leaf: function that adapts a tensor of another shape, in
         the leaf's axes}, where the config announces other inputs.
@@ -184,6 +186,7 @@ class Layout:
     constants: Callable[[Port], Mapping[str, Array]] = lambda port: {}
     bare: Callable[[Shapes, Mapping[str, Any]], Facts] | None = None
     in_memory: tuple[tuple[str, Any], ...] = ()
+    standardised: bool = False
     timm: Timm | None = None
     resized: Callable[[Mapping[str, Any], Port], Mapping[str, Callable[[Array], Array]]] = lambda options, port: {}
     encoder: Callable[[Port], tuple[dict[str, Any], Mapping[str, Array]]] | None = None

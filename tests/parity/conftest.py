@@ -1,6 +1,6 @@
 """The comparison with PyTorch is collected where torch is installed (the extra `parity`), and only there.
 
-Where torchvision is too, only what asks it or timm: `test_torchvision*.py` and `test_families.py`
+Where torchvision is too, only what asks it or timm: `test_torchvision*.py`, `test_timm*.py` and `test_families.py`
 (`tests.parity.packages` says why).
 """
 
@@ -10,7 +10,7 @@ import importlib.util
 from pathlib import Path
 
 FILES = {file.name for file in Path(__file__).parent.glob("test_*.py")}
-VISION = {name for name in FILES if name.startswith("test_torchvision")}
+VISION = {name for name in FILES if name.startswith(("test_torchvision", "test_timm"))}
 
 if importlib.util.find_spec("torch") is None:
     collect_ignore = sorted(FILES)

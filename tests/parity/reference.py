@@ -148,7 +148,7 @@ def watch(
 def fed(case: Case, model: nn.Module, examples: int, seed: int) -> tuple[dict[str, np.ndarray], Any]:
     """(our batch, their input) of a case: normal images or series, or texts, their padding masked."""
     if case.image:
-        x = images(case.image, examples, seed)
+        x = np.float32(case.spread) * images(case.image, examples, seed)
         return {"image": x}, channels_first(x)
     if case.batch is not None:
         batch = case.batch(examples, seed)

@@ -262,3 +262,12 @@ def test_it_is_another_source_when_any_of_its_files_or_its_base_changes(vit):
             os.utime(place, (time.time() - 100 + len(found),) * 2)
         found.append(foreign.located_files(str(folder))[0].sha256)
     assert len(set(found)) == 4
+
+
+def test_nothing_is_added_to_a_standardised_kernel(tmp_path):
+    options = dict(stage_sizes=(1,), width=4, widths=(8,), groups=2, image=(9, 7, 3))
+    checkpoint(tmp_path / "base", "bit", options)
+    module = "bit.encoder.stages.0.layers.0.conv1"
+    folder = write(tmp_path / "adapter", pair(module, normal(2, 4, 1, 1), normal(8, 2, 1, 1)))
+    with pytest.raises(InputError, match=f"to the output of {module}, whose kernel is standardised before"):
+        merged(folder)

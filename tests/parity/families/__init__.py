@@ -36,6 +36,7 @@ class Case:
       make: the PyTorch model; it need not be drawn, `settle` does that.
       units: {unit of ours: submodule of theirs with the same output}; logits are compared whatever is here.
       image: (height, width, channels) of the input; None for texts, sounds and series.
+      spread: standard deviation of the images: small where the first convolution enlarges what it reads.
       audio: (frames, mels) of the input.
       sounds: (examples, seed) -> our batch, where it is not of normal spectrograms.
       heard: our batch of sounds -> their input; Whisper's is [b, mels, frames].
@@ -64,6 +65,7 @@ class Case:
     make: Callable[[], Any]
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)
     image: tuple[int, int, int] | None = None
+    spread: float = 1.0
     audio: tuple[int, int] | None = None
     sounds: Callable[[int, int], dict[str, np.ndarray]] | None = None
     heard: Callable[[Mapping[str, np.ndarray]], Any] = spectrograms

@@ -20,6 +20,7 @@ from tests.models.tiny import draw
 
 RESNET, VIT, MOBILENET, DINOV2 = (by_model_type(name) for name in ("resnet", "vit", "mobilenet_v1", "dinov2"))
 CLIP = by_model_type("clip")
+BIT_HF = by_model_type("bit")
 TORCHVISION = by_family("resnet", "torchvision")
 MOBILENET_V2 = by_model_type("mobilenet_v2")
 INVERTED = dict(
@@ -66,6 +67,8 @@ BOTTLENECK = dict(stage_sizes=(1, 2), width=4, block="bottleneck", image=(18, 14
 
 DINO = dict(patch=3, width=12, layers=2, heads=3, mlp_width=24, image=(6, 9, 3), positions=(4, 4))
 CONVNEXT = dict(stage_sizes=(1, 2), widths=(4, 6), patch=2, image=(9, 7, 3))
+BIT = dict(stage_sizes=(1, 2), width=4, groups=2, image=(9, 7, 3))
+BIT32 = dict(BIT, width=32, groups=32)
 VGG = dict(stage_sizes=(2, 1), widths=(4, 5), places=2, hidden=6, image=(9, 7, 3))
 
 # {case: (layout, options)}
@@ -129,8 +132,12 @@ CASES = {
         by_family("alexnet", "torchvision"),
         dict(widths=(3, 4, 5, 4, 3), places=2, hidden=6, image=(66, 63, 3)),
     ),
+    "bit": (by_model_type("bit"), dict(BIT, same_pool=True, image=(9, 7, 1))),
+    "bit_bottleneck": (by_model_type("bit"), dict(BIT, widths=(8, 24), block="bottleneck", padding="same")),
+    "bit_timm": (by_family("bit", "timm"), BIT32),
+    "bit_google": (by_family("bit", "google"), dict(BIT32, kernel_epsilon=1e-10)),
 }
-UNWRITTEN = ("vit_pooler", "convnext_timm", "convnext_v2_timm")
+UNWRITTEN = ("bit_timm", "vit_pooler", "convnext_timm", "convnext_v2_timm")
 
 
 def make(case):
@@ -242,6 +249,10 @@ def test_the_hubs_names():
         "classifier.1.weight",
     } <= names
     assert "resnet.encoder.stages.1.layers.1.shortcut.convolution.weight" not in names
+    names = {key.name for key in BIT_HF.keys(make("bit_bottleneck")[1]).values()}
+    assert {"bit.embedder.norm.bias", "bit.encoder.stages.1.layers.0.downsample.conv.weight"} <= names
+    names = {key.name for key in by_family("bit", "google").keys(make("bit_google")[1]).values()}
+    assert {"resnet/block2/unit01/a/proj/standardized_conv2d/kernel", "resnet/group_norm/gamma"} <= names
     names = {key.name for key in MOBILENET.keys(make("mobilenet_v1")[1]).values()}
     assert {"mobilenet_v1.conv_stem.convolution.weight", "mobilenet_v1.layer.25.normalization.weight"} <= names
     names = {key.name for key in TORCHVISION.keys(make("cifar_projection")[1]).values()}
@@ -428,6 +439,27 @@ def test_a_single_statistic_is_written_for_every_channel():
         (
             lambda: by_family("mobilenet_v2", "timm").keys(MODELS.make("mobilenet_v2", outputs=2)),
             "timm's MobileNetV2 has padding='symmetric', found 'same'",
+        ),
+        (lambda: BIT_HF.options({"width_factor": 3}, {}, {}), "width_factor is 3; jaxfer reads this family with"),
+        (
+            lambda: BIT_HF.options({"global_padding": "VALID"}, {}, {}),
+            "of null or 'SAME', found 'VALID'",
+        ),
+        (
+            lambda: BIT_HF.options({"depths": [1, 2]}, {}, {}),
+            "for the 2 stages in depths, found [256, 512",
+        ),
+        (
+            lambda: BIT_HF.config(MODELS.make("bit", outputs=2, kernel_epsilon=1e-10), {}, []),
+            "transformers' BiT has kernel_epsilon=1e-08; this model has kernel_epsilon=1e-10",
+        ),
+        (
+            lambda: by_family("bit", "google").config(make("bit_bottleneck")[1], {}, []),
+            "this model has block='bottleneck', groups=2, padding='same', kernel_epsilon=1e-08",
+        ),
+        (
+            lambda: by_family("bit", "google").options({}, {}, {"w": (1,)}),
+            "a BiT under Google's names (resnet/root_block/standardized_conv2d/kernel, ...), found w",
         ),
         (
             lambda: by_family("mobilenet_v2", "torchvision").options({}, {}, {"w": (1,)}),
