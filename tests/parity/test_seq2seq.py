@@ -15,8 +15,7 @@ import transformers
 
 from jaxfer.models import written
 from jaxfer.registry import TASKS
-from tests.parity.families import cases
-from tests.parity.families import spectrograms
+from tests.parity.families import cases, spectrograms
 from tests.parity.test_families import opened
 
 pytestmark = pytest.mark.optimised
