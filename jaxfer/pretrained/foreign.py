@@ -34,7 +34,8 @@ WRITES = "ForConditionalGeneration"  # transformers' classes of encoder-decoders
 # transformers' classes with a head over the vocabulary, by the task that has it.
 OVER_WORDS = {"masked_lm": ("ForMaskedLM", "ForPreTraining"), "causal_lm": ("ForCausalLM",), "seq2seq": (WRITES,)}
 WORDS = "params/stem/word/embedding"  # the table of tokens of every family of texts
-DISCRIMINATORS = ("ElectraForPreTraining",)  # which tells replaced tokens, and has no head over the vocabulary
+# Pretrained by telling tokens or sounds apart: there is no head over a vocabulary.
+DISCRIMINATORS = ("ElectraForPreTraining", "Wav2Vec2ForPreTraining")
 UNNAMED = r"LABEL_\d+"  # transformers' placeholder for unnamed classes
 
 
