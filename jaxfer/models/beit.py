@@ -50,7 +50,7 @@ class Stem(nn.Module):
         x = x.reshape(x.shape[0], -1, self.width)
         first = self.param("cls", nn.initializers.zeros, (1, 1, self.width))
         if self.table:
-            self.param("table", nn.initializers.zeros, self.table)  # lent to the blocks
+            self.param("relative", nn.initializers.zeros, self.table)  # lent to the blocks
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, self.width)), x], 1)
         return nn.Dropout(self.dropout, name="drop")(x, deterministic=not train)
 
@@ -60,19 +60,19 @@ class BiasedBlock(Block):
 
     Attributes:
       grid: (rows, columns) of patches.
-      own: whether it has a table of biases; else another unit may lend it one as `table`.
+      own: whether it has a table of biases; else another unit may lend it one as `relative`.
     """
 
     grid: tuple[int, int] = (1, 1)
     own: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, table: jax.Array | None = None, train: bool, **side: Any) -> jax.Array:
+    def __call__(self, x: jax.Array, *, relative: jax.Array | None = None, train: bool, **side: Any) -> jax.Array:
         if self.own:
-            table = self.param("table", nn.initializers.zeros, (distances(self.grid), self.spec.heads))
-        if table is not None:
+            relative = self.param("relative", nn.initializers.zeros, (distances(self.grid), self.spec.heads))
+        if relative is not None:
             rows = between(self.grid)
-            bias = table[rows.reshape(-1)].reshape(1, *rows.shape, -1).astype(jnp.float32)
+            bias = relative[rows.reshape(-1)].reshape(1, *rows.shape, -1).astype(jnp.float32)
             side["bias"] = bias.transpose(0, 3, 1, 2)
         return super().__call__(x, train=train, **side)
 
@@ -156,7 +156,7 @@ class Beit(PatchFamily):
     def shared(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
         if self.options.relative != "shared":
             return {}
-        return {f"block_{i}": {"table": ("stem", "table")} for i in range(self.options.layers)}
+        return {f"block_{i}": {"relative": ("stem", "relative")} for i in range(self.options.layers)}
 
     @nn.nowrap
     def units(self) -> dict[str, Callable[..., nn.Module]]:

@@ -16,6 +16,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -102,11 +103,11 @@ class WindowAttention(nn.Module):
             for name in ("query", "key", "value")
         )
         if self.v2:
-            scale = self.param("logit_scale", nn.initializers.constant(math.log(10.0)), (self.heads,))
+            scale = self.param("scale", nn.initializers.constant(math.log(10.0)), (self.heads,))
             query = _unit(query, jnp.exp(jnp.minimum(scale, HOTTEST))[:, None])
             key = _unit(key, 1.0)
         tokens = self.window**2
-        bias = self._table()[distances(self.window).reshape(-1)].reshape(1, tokens, tokens, self.heads)
+        bias = self._table(x.dtype)[distances(self.window).reshape(-1)].reshape(1, tokens, tokens, self.heads)
         bias = bias.transpose(0, 3, 1, 2).astype(jnp.float32)
         if apart is not None:
             bias = bias + jnp.asarray(np.where(apart, np.float32(APART), np.float32(0)))[:, None]
@@ -115,11 +116,11 @@ class WindowAttention(nn.Module):
         return Dense((width,), inputs=2, name="out")(mixed)
 
     @nn.nowrap
-    def _table(self) -> jax.Array:
+    def _table(self, dtype: Any) -> jax.Array:
         """The bias of each distance, [(2 window - 1)^2, heads]."""
         if not self.v2:
-            return self.param("table", nn.initializers.normal(0.02), ((2 * self.window - 1) ** 2, self.heads))
-        near = jnp.asarray(places(self.window, self.reach))
+            return self.param("relative", nn.initializers.normal(0.02), ((2 * self.window - 1) ** 2, self.heads))
+        near = jnp.asarray(places(self.window, self.reach), dtype)
         return SHARPEST * nn.sigmoid(Distances(self.heads, name="position")(near))
 
 
@@ -334,7 +335,7 @@ def port(options: Options, *, outputs: int, head: str = POOLED) -> Port:
         outputs=outputs,
         head=head,
         input_axes=((r"stem/patch/kernel", 3), (r".*/attn/out/kernel", 2), (r".*/kernel", 1)),
-        no_decay=((r".*/(bias|scale|table|logit_scale)|.*/position/.*", 0.0), (".*", 1.0)),
+        no_decay=((r".*/(bias|scale|relative)", 0.0), (".*", 1.0)),
         tensor_axes=(*BLOCK_TENSOR_AXES, (".*", None)),
     )
 

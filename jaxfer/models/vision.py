@@ -241,7 +241,7 @@ def patch_port(kind: type[PatchFamily], options: PatchOptions, *, outputs: int, 
         outputs=outputs,
         head=head,
         input_axes=((r"stem/patch/kernel", 3), (r".*/attn/out/kernel", 2), (r".*/kernel", 1)),
-        no_decay=((r".*/(bias|scale|scale_\d|cls|dist|registers|pos|relative|table)", 0.0), (".*", 1.0)),
+        no_decay=((r".*/(bias|scale|scale_\d|cls|dist|registers|pos|relative)", 0.0), (".*", 1.0)),
         tensor_axes=(*BLOCK_TENSOR_AXES, (".*", None)),
     )
     return dataclasses.replace(port, feature_parts=port.module.feature_parts())

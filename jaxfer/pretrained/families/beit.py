@@ -46,7 +46,7 @@ def _keys(port: Port) -> dict[str, Key]:
     split, joined = heads_out(options.heads), heads_in(options.heads)
     table: dict[str, Key] = {"params/stem/cls": Key(f"{PREFIX}embeddings.cls_token")}
     if options.relative == "shared":
-        table["params/stem/table"] = Key(f"{PREFIX}encoder.{TABLE}")
+        table["params/stem/relative"] = Key(f"{PREFIX}encoder.{TABLE}")
 
     def norm(leaf: str, key: str) -> None:
         table[f"params/{leaf}/scale"], table[f"params/{leaf}/bias"] = Key(f"{key}.weight"), Key(f"{key}.bias")
@@ -62,7 +62,7 @@ def _keys(port: Port) -> dict[str, Key]:
             norm(f"{block}/norm_{branch}", f"{layer}.layernorm_{place}")
             table[f"params/{block}/scale_{branch}"] = Key(f"{layer}.lambda_{branch}")
         if options.relative == "layer":
-            table[f"params/{block}/table"] = Key(f"{layer}.attention.attention.{TABLE}")
+            table[f"params/{block}/relative"] = Key(f"{layer}.attention.attention.{TABLE}")
         for name in ("query", "key", "value"):
             dense(f"{block}/attn/{name}", f"{layer}.attention.attention.{name}", split, split)
         del table[f"params/{block}/attn/key/bias"]

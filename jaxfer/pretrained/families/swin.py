@@ -178,11 +178,11 @@ def _keys(names: Callable[[Port], Names]) -> Callable[[Port], dict[str, Key]]:
             layer(f"{unit}/attn/out", f"{block}.{of.out}", turn=heads_in(options.heads[stage]))
             inside = f"{block}.{of.inside}"
             if options.v2:
-                table[f"params/{unit}/attn/logit_scale"] = Key(f"{inside}.logit_scale", SCALE)
+                table[f"params/{unit}/attn/scale"] = Key(f"{inside}.logit_scale", SCALE)
                 layer(f"{unit}/attn/position/fc1", f"{inside}.{of.position}.0")
                 table[f"params/{unit}/attn/position/fc2/kernel"] = Key(f"{inside}.{of.position}.2.weight", DENSE)
             else:
-                table[f"params/{unit}/attn/table"] = Key(f"{inside}.relative_position_bias_table")
+                table[f"params/{unit}/attn/relative"] = Key(f"{inside}.relative_position_bias_table")
             layer(f"{unit}/mlp/fc1", f"{block}.{of.fc1}")
             layer(f"{unit}/mlp/fc2", f"{block}.{of.fc2}")
         norm("head/norm", of.head[0])

@@ -25,10 +25,10 @@ def case(layout, make, units, depths=(2, 1), v2=False, **settings):
         units=units,
         shaped=dict.fromkeys(units, lambda x: x.transpose(0, 3, 1, 2)),  # their maps have channels last already
         last=r".*\.norm[12]" if v2 else r".*\.(mlp\.(fc2|3)|attn\.proj)",
-        gain=1.0 if small and not v2 else 0.5,
+        gain=0.3 if v2 else 1.0 if small else 0.5,
         outputs=3 if small else 1000,
         prepared=smooth,
-        **{"image": (32, 24, 3), "rate": 0.2 if small else 0.0, **settings},
+        **{"image": (32, 24, 3), "rate": (0.1 if v2 else 0.2) if small else 0.0, **settings},
     )
 
 
