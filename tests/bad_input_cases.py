@@ -518,7 +518,10 @@ COMMANDS = {
         "show c.py --config.task.name=masked_lm --config.task.rate=1.5",
         ["config.task.rate: expected a share above 0, at most 1, found 1.5", "0.15 is BERT's"],
     ),
-    "unknown head": ("show c.py --config.head=new", ["config.head: expected one of auto, keep, reset, found 'new'"]),
+    "unknown head": (
+        "show c.py --config.head=new",
+        ["config.head: expected one of auto, keep, reset, prompts, found 'new'"],
+    ),
     "unknown select": ("show c.py --config.select=max", ["config.select: expected one of last, best, found 'max'"]),
     "unknown mode": (
         "show c.py --config.parallel.mode=tpu",
