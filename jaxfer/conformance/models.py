@@ -168,10 +168,14 @@ def live_units_draw_and_live_norms_move(case: str) -> str | None:
     port, (params, model_state) = stochastic(case), variables(case)
     inputs, norms = batch(port), port.norms(model_state)
     evaluated, _ = port.apply(params, model_state, inputs)
-    live = training(port, live=port.units[-2:], eval_norms=norms)
-    if len(port.units) > 2:
-        before, _ = port.apply(params, model_state, inputs, end=port.units[-3])
-        frozen, _ = port.apply(params, model_state, inputs, training=live, end=port.units[-3])
+    # The last two units, and those before them down to one that drops anything.
+    drops = {path.split("/")[0] for path in port.dropouts}
+    last = max((place for place, unit in enumerate(port.units) if unit in drops), default=len(port.units))
+    first = max(0, min(len(port.units) - 2, last))
+    live = training(port, live=port.units[first:], eval_norms=norms)
+    if first:
+        before, _ = port.apply(params, model_state, inputs, end=port.units[first - 1])
+        frozen, _ = port.apply(params, model_state, inputs, training=live, end=port.units[first - 1])
         if not all(map(np.array_equal, jax.tree.leaves(frozen), jax.tree.leaves(before))):
             return "dropout acts before the live units"
     dropped, state = port.apply(params, model_state, inputs, training=live)

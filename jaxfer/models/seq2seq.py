@@ -88,13 +88,15 @@ class DecoderBlock(nn.Module):
 
 
 class EncoderNorm(nn.Module):
-    """The encoder's last norm and its dropout: [batch, source, width] -> the memory."""
+    """The encoder's last norm and, where it `drops`, its dropout: [batch, source, width] -> the memory."""
 
     spec: Spec
+    drops: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, **side: Any) -> jax.Array:
-        return nn.Dropout(self.spec.dropout, name="drop")(norm(self.spec, "norm")(x), deterministic=not train)
+        x = norm(self.spec, "norm")(x)
+        return nn.Dropout(self.spec.dropout, name="drop")(x, deterministic=not train) if self.drops else x
 
 
 @dataclass(frozen=True, kw_only=True)

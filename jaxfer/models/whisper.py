@@ -166,12 +166,10 @@ class Whisper(Family):
         options, part = self.options, functools.partial
         rates = linear_rates(options.stochastic_depth, options.layers)
         blocks = (part(Block, dataclasses.replace(options.spec, drop_rate=rate)) for rate in rates)
-        # The encoder's last norm has no dropout.
-        last_norm = dataclasses.replace(options.spec, dropout=0.0)
         encoder = {
             "encoder_stem": part(whisper_encoder.Stem, options.width, options.dropout),
             **{f"encoder_block_{i}": block for i, block in enumerate(blocks)},
-            "encoder_norm": part(EncoderNorm, last_norm),
+            "encoder_norm": part(EncoderNorm, options.spec, drops=False),
         }
         if self.head != SEQ2SEQ:
             return {**encoder, "head": part(PooledHead, 0 if self.head == EMBEDDING else self.outputs)}

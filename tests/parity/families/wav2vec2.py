@@ -49,9 +49,7 @@ def settled(model):
         for module in model.modules():
             if isinstance(module, nn.GroupNorm):
                 module.weight.copy_(0.75 + 0.5 * torch.rand(module.weight.shape, generator=draw))
-        for layer in model.base_model.feature_extractor.conv_layers[
-            3:
-        ]:  # in a deep stack each GELU halves what it reads
+        for layer in model.base_model.feature_extractor.conv_layers[3:]:  # each GELU of a deep stack halves its input
             layer.conv.weight.mul_(2)
         (lengths,) = (x for name, x in model.named_parameters() if name.endswith("weight.original0"))
         lengths.copy_(2 * (0.75 + 0.5 * torch.rand(lengths.shape, generator=draw)))
