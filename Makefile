@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+FAMILIES ?=
 WORKDIR ?= runs/quickstart
 # A file's tests run in one worker, which makes its fixtures and compiles its programs once.
 PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadfile
@@ -45,8 +46,8 @@ docs: $(VENV)/.installed-docs
 parity: $(PARITY_VENV)/.installed-parity build/vision/.installed
 	XLA_FLAGS=$(OPTIMISED) $(PARITY) --dist loadfile --slowest=build/slowest/optimised.txt \
 	  -m optimised tests/parity --ignore=tests/parity/test_families.py
-	XLA_FLAGS=$(OPTIMISED) $(PARITY) --slowest=build/slowest/families.txt tests/parity/test_families.py
-	PYTHONPATH=build/vision XLA_FLAGS=$(OPTIMISED) $(PARITY) --slowest=build/slowest/vision.txt tests/parity
+	XLA_FLAGS=$(OPTIMISED) $(PARITY) --slowest=build/slowest/families.txt tests/parity/test_families.py $(FAMILIES)
+	PYTHONPATH=build/vision XLA_FLAGS=$(OPTIMISED) $(PARITY) --slowest=build/slowest/vision.txt tests/parity $(FAMILIES)
 	$(PARITY) --slowest=build/slowest/parity.txt -m "not optimised" tests/parity $(ARGS)
 
 # Out of reach of the other tests: transformers would take torchvision's operators, which need a torch with CUDA.

@@ -29,9 +29,18 @@ CASES = cases()
 
 
 def asked(chosen=lambda case: True):
-    """The names of cases as parameters; one worker has all tests of a case."""
-    names = [name for name, case in CASES.items() if chosen(case)]
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names])
+    """The names of cases as parameters; one worker has all tests of a case.
+
+    `.ci/run` leaves cases without steps of SGD: published sizes, and variants of what another case compares.
+    """
+    return pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(name, marks=(pytest.mark.xdist_group(name), *(() if case.rate else (pytest.mark.rest,))))
+            for name, case in CASES.items()
+            if chosen(case)
+        ],
+    )
 
 
 STEPS, EXAMPLES = 10, 8
