@@ -162,7 +162,13 @@ def port(options: Options, *, outputs: int) -> Port:
         options,
         outputs=outputs,
         input_axes=((r".*/attn/out/kernel", 2), (r".*/kernel", 1)),
-        tensor_axes=((r".*/mlp/fc1/kernel", 2), (r".*/mlp/fc1/bias", 1), *BLOCK_TENSOR_AXES, (".*", None)),
+        tensor_axes=(
+            *BLOCK_TENSOR_AXES[:3],
+            (r".*/mlp/fc1/kernel", 2),  # [width, value or gate, hidden]
+            (r".*/mlp/fc1/bias", 1),
+            (r".*/mlp/fc2/kernel", 0),
+            (".*", None),
+        ),
         no_decay=((r".*/(bias|scale|cls)", 0.0), (".*", 1.0)),
         rows=_rows(options),
     )

@@ -27,7 +27,6 @@ Stream = Mapping[str, jax.Array]  # {"memory": [batch, source, width], "decoder"
 
 INPUT_AXES = ((r".*/(attn|cross)/out/kernel", 2), (r".*/kernel", 1))
 CROSS_TENSOR_AXES = tuple((path.replace("/attn/", "/cross/"), axis) for path, axis in BLOCK_TENSOR_AXES[:3])
-TENSOR_AXES = (*BLOCK_TENSOR_AXES, *CROSS_TENSOR_AXES)
 
 
 class CrossAttention(nn.Module):

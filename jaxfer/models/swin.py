@@ -124,6 +124,13 @@ class WindowAttention(nn.Module):
         return SHARPEST * nn.sigmoid(Distances(self.heads, name="position")(near))
 
 
+POSITION_TENSOR_AXES = (
+    (r".*/position/fc1/kernel", 1),
+    (r".*/position/fc1/bias", 0),
+    (r".*/position/fc2/kernel", 0),
+)
+
+
 class Distances(nn.Module):
     """Two dense layers with a ReLU between them: [distances, 2] -> [distances, heads]."""
 
@@ -336,7 +343,7 @@ def port(options: Options, *, outputs: int, head: str = POOLED) -> Port:
         head=head,
         input_axes=((r"stem/patch/kernel", 3), (r".*/attn/out/kernel", 2), (r".*/kernel", 1)),
         no_decay=((r".*/(bias|scale|relative)", 0.0), (".*", 1.0)),
-        tensor_axes=(*BLOCK_TENSOR_AXES, (".*", None)),
+        tensor_axes=(*BLOCK_TENSOR_AXES, *(POSITION_TENSOR_AXES if options.v2 else ()), (".*", None)),
     )
 
 

@@ -30,7 +30,7 @@ from jaxfer.errors import InputError
 from jaxfer.models import seq2seq, text
 from jaxfer.models.family import Family, family_port
 from jaxfer.models.heads import EMBEDDING, POOLED, SEQ2SEQ, TOKEN
-from jaxfer.models.layers import Dense, like
+from jaxfer.models.layers import BLOCK_TENSOR_AXES, Dense, like
 from jaxfer.models.options import TextOptions, choice, option, positive, rate, size
 from jaxfer.models.port import Port
 from jaxfer.models.seq2seq import DecoderBlock, EncoderNorm, TargetOptions
@@ -219,7 +219,12 @@ def port(options: Options, *, outputs: int, head: str = POOLED) -> Port:
         encodings=(options.encoding, *((options.targets("text"),) if decodes else ())),
         input_axes=seq2seq.INPUT_AXES,
         no_decay=((r".*/(bias|scale|relative)", 0.0), (".*", 1.0)),
-        tensor_axes=(*seq2seq.TENSOR_AXES, (r"encoder_stem/word/embedding", 0), (".*", None)),
+        tensor_axes=(
+            *BLOCK_TENSOR_AXES,
+            *(seq2seq.CROSS_TENSOR_AXES if decodes else ()),
+            (r"encoder_stem/word/embedding", 0),
+            (".*", None),
+        ),
         depths=seq2seq.depths(options.layers, options.decoders, head),
     )
 

@@ -29,7 +29,7 @@ from jaxfer.models import seq2seq, whisper_encoder
 from jaxfer.models.chain import linear_rates
 from jaxfer.models.family import Family, family_port
 from jaxfer.models.heads import EMBEDDING, POOLED, SEQ2SEQ
-from jaxfer.models.layers import Dense, like
+from jaxfer.models.layers import BLOCK_TENSOR_AXES, Dense, like
 from jaxfer.models.options import option, size
 from jaxfer.models.port import Port
 from jaxfer.models.seq2seq import DecoderBlock, EncoderNorm, TargetOptions
@@ -195,9 +195,9 @@ def port(options: Options, *, outputs: int, head: str = POOLED) -> Port:
         encodings=(options.encoding, *((options.targets("audio"),) if decodes else ())),
         input_axes=((r"encoder_stem/conv_\d/kernel", 3), *seq2seq.INPUT_AXES),
         tensor_axes=(
-            *seq2seq.TENSOR_AXES,
+            *BLOCK_TENSOR_AXES,
             (r"encoder_stem/conv_\d/kernel", 3),
-            (r"decoder_stem/word/embedding", 0),
+            *((*seq2seq.CROSS_TENSOR_AXES, (r"decoder_stem/word/embedding", 0)) if decodes else ()),
             (".*", None),
         ),
         depths=seq2seq.depths(options.layers, options.decoders, head),
