@@ -15,9 +15,9 @@ HELP = "labels and probabilities for files"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="RUN_OR_EXPORT", help="folder of a finished run, an export or an adapter")
-    parser.add_argument("inputs", nargs="+", metavar="FILE", help="images; for a text model, files of lines")
+    parser.add_argument("inputs", nargs="+", metavar="FILE", help="images or sounds; for a text model, files of lines")
     parser.add_argument("--text", action="store_true", help="treat the arguments as texts, not as file names")
-    labelled = "FILE is one .csv, .tsv or .jsonl table of texts (or image files) with labels; prints metrics too"
+    labelled = "FILE is one .csv, .tsv or .jsonl table of texts (or of files) with labels; prints metrics too"
     parser.add_argument("--labelled", action="store_true", help=labelled)
     parser.add_argument("--json", action="store_true", help="one JSON object per line, with every class")
     shared.add_nocache(parser)

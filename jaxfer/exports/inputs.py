@@ -1,11 +1,11 @@
-"""Convert the inputs of `predict` (files, texts, arrays, images) to examples; an unreadable input stops no other."""
+"""Convert the inputs of `predict` (files, texts, images, sounds) to examples; an unreadable one stops no other."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jaxfer.data.encoding import Encoding
+from jaxfer.data.encodings import wav
 from jaxfer.data.encodings.image import ImageEncoding, fit
 from jaxfer.data.encodings.pixels import decode
 from jaxfer.data.encodings.text import texts
@@ -61,16 +62,17 @@ def collected(inputs: Any, encoding: Encoding, *, text: bool = False) -> Inputs:
       text: whether the inputs are the texts themselves, not files of them.
 
     Raises:
-      InputError: inputs of the wrong kind, or a model that reads neither images nor texts.
+      InputError: inputs of the wrong kind, or a model that reads neither texts, images nor sounds.
     """
     inputs = listed(inputs)
     if encoding.column == "text":
         return phrases(inputs) if text else text_files(inputs)
     if text:
         raise InputError(f"--text: the model reads {encoding.noun}; give files of them")
-    if encoding.column == "image":
-        return images(inputs, encoding)
-    raise InputError(f"predict reads images and texts, the model {encoding.noun}; `jaxfer eval` scores it on its data")
+    if encoding.column in FILES:
+        return FILES[encoding.column](inputs, encoding)
+    fix = "`jaxfer eval` scores it on its data"
+    raise InputError(f"predict reads texts, images and sounds, the model {encoding.noun}; {fix}")
 
 
 def images(inputs: Sequence[Any], encoding: ImageEncoding) -> Inputs:
@@ -104,6 +106,55 @@ class Decoded:
 
     def __getitem__(self, row: int) -> np.ndarray:
         return _decoded(self.sources[row])
+
+
+def sounds(inputs: Sequence[Any], encoding: Encoding) -> Inputs:
+    """Checks and collects .wav files, and pairs of samples on -1..1, float [n], and their rate in Hz.
+
+    Raises:
+      InputError: an input of another type.
+    """
+    names, errors, sources, headers = [], {}, [], []
+    for i, item in enumerate(inputs):
+        file = isinstance(item, (str, os.PathLike))
+        names.append(_printable(item) if file else f"input {i}")
+        source = Path(item) if file else _samples(item, i)
+        try:
+            found = wav.header(source) if file else None
+        except InputError as error:
+            errors[i] = str(error)
+            continue
+        sources.append(source if file else source[0])
+        headers.append((found.rate, found.length) if file else (source[1], len(source[0])))
+    rates, lengths = np.asarray(headers, np.int64).reshape(-1, 2).T
+    return Inputs(names=tuple(names), errors=errors, column=Heard(tuple(sources), rates, lengths))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Heard:
+    """A column of samples and of files to decode.
+
+    Attributes:
+      sources: float32 [samples], or a file, a row.
+      rates: int [n], samples a second.
+      lengths: int [n], samples.
+    """
+
+    sources: tuple[Any, ...]
+    rates: np.ndarray
+    lengths: np.ndarray
+    kind = "audio"
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        source = self.sources[row]
+        return source if isinstance(source, np.ndarray) else wav.decode(source)
+
+
+# {column: what collects its files}
+FILES: dict[str, Callable[[Sequence[Any], Any], Inputs]] = {"image": images, "audio": sounds}
 
 
 def text_files(inputs: Sequence[Any]) -> Inputs:
@@ -184,6 +235,18 @@ def _pixels(image: Any, i: int) -> np.ndarray:
         fix = "multiply values of 0..1 by 255 and round them"
         raise InputError(f"inputs[{i}]: expected uint8 [height, width, channels], found {_shown(image)}; {fix}")
     return array
+
+
+def _samples(pair: Any, i: int) -> tuple[np.ndarray, int]:
+    """(float32 [samples], Hz) of such a pair."""
+    samples, rate = pair if isinstance(pair, (tuple, list)) and len(pair) == 2 else (pair, None)
+    good = isinstance(samples, np.ndarray) and samples.ndim == 1 and samples.size and samples.dtype.kind == "f"
+    if not good or not isinstance(rate, (int, np.integer)) or rate < 1:
+        found = _shown(pair) if rate is None else f"({_shown(samples)}, {_shown(rate)})"
+        raise InputError(
+            f"inputs[{i}]: expected a .wav file, or (float samples [n] on -1..1, rate in Hz), found {found}"
+        )
+    return samples.astype(np.float32), int(rate)
 
 
 def _printable(name: Any) -> str:

@@ -145,7 +145,8 @@ def predict(
     Args:
       source: a finished run, an export, a checkpoint with a head, or a loaded model.
       inputs: one input or a list: image files, uint8 arrays [h, w, channels] or Pillow images; for a text model,
-        files with one text per line, the two of a pair separated by a tab.
+        files with one text per line, the two of a pair separated by a tab; for a model of sounds, .wav files or pairs
+        of samples, float [n], and their rate in Hz.
       text: whether the inputs are the texts themselves, or pairs of them.
       batch_size: inputs per batch.
 

@@ -14,7 +14,7 @@ from jaxfer import config, files
 from jaxfer.data.encodings.text import Texts
 from jaxfer.data.split import GROUP, Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
-from jaxfer.exports.inputs import Inputs, images
+from jaxfer.exports.inputs import FILES, Inputs
 from jaxfer.exports.predict import Model, Prediction, answers, load_model
 from jaxfer.pretrained import foreign
 from jaxfer.registry import SOURCES, TASKS
@@ -25,7 +25,7 @@ from jaxfer.task import score as task_score
 # The kind of labels for each task: `data.target` of the source `table`.
 TARGETS = {"classification": "class", "multilabel": "labels", "regression": "value"}
 SETTLED = ("path", "target", "test_fraction")  # options of `table` fixed by the file and the model
-IMAGES = "file"  # the column of image files, relative to the table's folder
+FILE = "file"  # the column of images or sounds, relative to the table's folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def score(
     Args:
       source: a finished run, an export, or a checkpoint with a head.
       file: .csv, .tsv or .jsonl for the data source `table`, with the columns `text` and `label`, or `file` and `label`
-        for an image model.
+        for a model of images or sounds.
       overrides: {"data.x": value} for other columns (`data.text`, `data.text_pair`, `data.label`) and other options of
         that source.
       batch_size: rows per batch.
@@ -99,6 +99,11 @@ def _table(model: Model, file: str | Path, overrides: Mapping[str, Any]) -> Data
     """Reads the file with the data source `table`."""
     if model.task not in TARGETS:
         raise InputError(f"--labelled: task {model.task!r} has no labelled files; known: {', '.join(TARGETS)}")
+    encoding = model.port.encoding
+    if encoding.column != "text" and encoding.column not in FILES:
+        raise InputError(
+            f"--labelled: the model reads {encoding.noun}, which no labelled file names; use `jaxfer eval`"
+        )
     if not Path(file).expanduser().is_file():
         raise InputError(f"--labelled: expected a .csv, .tsv or .jsonl file, found no file at {str(file)!r}")
     known = sorted(f"data.{name}" for name in SOURCES.schema("table") if name not in SETTLED)
@@ -106,19 +111,20 @@ def _table(model: Model, file: str | Path, overrides: Mapping[str, Any]) -> Data
         if name not in known:
             raise InputError(f"config.{name}: not an option of a labelled file{nearest(name, known)}")
     settled = {"data.source": "table", "data.path": str(file), "data.target": TARGETS[model.task]}
-    if model.port.encoding.column == "image":
-        settled["data.text"] = IMAGES
+    if encoding.column in FILES:
+        settled["data.text"] = FILE
     options = config.resolve(config.override(config.base(), {**settled, **overrides})).source.options
     return SOURCES.make("table", **dict(options))
 
 
 def _inputs(model: Model, column: Texts, folder: Path) -> Inputs:
-    if model.port.encoding.column == "text":
+    encoding = model.port.encoding
+    if encoding.column == "text":
         names = column.first if column.second is None else map("\t".join, zip(column.first, column.second, strict=True))
         return Inputs(names=tuple(names), errors={}, column=column)
     if column.second is not None:
-        raise InputError("config.data.text_pair: the model reads images, one a row; leave it out")
-    inputs = images([folder / name for name in column.first], model.port.encoding)
+        raise InputError(f"config.data.text_pair: the model reads {encoding.noun}, one a row; leave it out")
+    inputs = FILES[encoding.column]([folder / name for name in column.first], encoding)
     return dataclasses.replace(inputs, names=column.first)
 
 

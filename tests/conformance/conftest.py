@@ -1,4 +1,5 @@
-"""The order of the conformance suite: pair by pair, so that a pair's programs are still there for its next test."""
+"""The order of the conformance suite: model by model, and of a model pair by pair, so that its shapes and the pair's
+programs are still there for the next test."""
 
 from __future__ import annotations
 
@@ -14,6 +15,6 @@ def pytest_collection_modifyitems(items):
 
 
 def _pair(item):
-    """The method and model that a test of this folder is of."""
+    """The model and method that a test of this folder is of."""
     group = item.get_closest_marker("xdist_group") if item.path.parent == HERE else None
-    return group and group.args[0]
+    return group and tuple(reversed(group.args[0].split("-")))

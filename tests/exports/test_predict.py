@@ -11,11 +11,13 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import wavfile
 from sklearn.datasets import load_digits
 
 import jaxfer
 import jaxfer.config
 from jaxfer.commands import main
+from jaxfer.data.encodings import wav
 from jaxfer.data.encodings.image import ImageEncoding
 from jaxfer.errors import InputError
 from jaxfer.exports import inputs
@@ -89,6 +91,42 @@ def test_the_command_prints_a_table_and_names_what_it_cannot_read(digits, capsys
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert first["labels"] == ["2"] and set(first["probabilities"]) == {"0", "1", "2"}
     assert second["input"] == str(torn) and "readable image" in second["error"]
+
+
+def test_sounds_are_files_or_samples_and_a_table_of_them_is_scored(tmp_path, capsys):
+    """Tones of at most 250 Hz are low, those of at least 2,000 high."""
+    for split, kinds in {"train": 6, "test": 2}.items():
+        for i in range(kinds):
+            for name, hertz in {"low": 200 + 10 * i, "high": 2000 + 50 * i}.items():
+                file = tmp_path / "tones" / split / name / f"{i}.wav"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                samples = np.sin(2 * np.pi * hertz * np.arange(1600) / 8000)
+                wavfile.write(file, 8000, np.rint(samples * 20000).astype(np.int16))
+    config = jaxfer.config.base()
+    config.model = dict(name="audio_cnn", widths=(4, 4, 4, 4), rate=8000, mels=20, seconds=0.2)
+    config.data = dict(source="sounds", path=str(tmp_path / "tones"), val_names=("5.wav",))
+    config.update(batch_size=10, steps=40, lr=3e-2, eval_every=0, save_every=0)
+    jaxfer.run(config, tmp_path / "run", quiet=True)
+    low, high = (str(tmp_path / "tones/test" / name / "0.wav") for name in ("low", "high"))
+    torn = tmp_path / "torn.wav"
+    torn.write_bytes(b"RIFF")
+    assert main(["predict", str(tmp_path / "run"), low, str(torn), high, "--json"]) == 2
+    said = capsys.readouterr()
+    first, second, third = map(json.loads, said.out.splitlines())
+    assert (first["labels"], third["labels"]) == (["low"], ["high"]) and "readable .wav" in second["error"]
+    model = load_model(tmp_path / "run")
+    heard = [(wav.decode(Path(high)), 8000), Path(low)]
+    given = jaxfer.predict(model, heard)
+    assert [answer.input for answer in given] == ["input 0", low]
+    assert given[0].probabilities == pytest.approx(third["probabilities"], abs=1e-6)
+    for bad, found in (((), "a tuple"), (5, "5"), ((heard[0][0], 0), r"\(float32 \[1600\], 0\)")):
+        with pytest.raises(InputError, match=r"inputs\[0\]: expected a .wav file, or .*, found " + found):
+            jaxfer.predict(model, [bad])
+    table = tmp_path / "tones/heard.csv"
+    table.write_text("file,label\ntest/low/0.wav,low\ntest/high/1.wav,high\nnone.wav,low\ntest/low/1.wav,high\n")
+    scored = jaxfer.score(tmp_path / "run", table)
+    assert scored.metrics["accuracy"] == pytest.approx(2 / 3) and "none.wav" in scored.predictions[2].error
+    assert [answer.expected for answer in scored.predictions] == ["low", "high", "low", "high"]
 
 
 @pytest.mark.system

@@ -31,8 +31,9 @@ def test_every_model_of_the_room_has_a_tiny_case():
     assert {name for name, _ in TINY.values()} == set(MODELS.names())
 
 
-@pytest.mark.parametrize("case", sorted(TINY))
+# All checks of a case, then the next case: its port, shapes and compiled operations are still there.
 @pytest.mark.parametrize("check", models.PROPERTIES, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("case", sorted(TINY))
 def test_every_model_keeps(check, case):
     assert check(case) is None
 
