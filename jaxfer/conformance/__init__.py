@@ -17,6 +17,8 @@ from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS
 
 # The numbers of every method are computed on one convolutional and one transformer case.
 CONVOLUTION, TRANSFORMER = "resnet_basic", "vit_cls"
+# One model of each kind of input; images have two.
+KINDS = (CONVOLUTION, TRANSFORMER, "bert_pooler", "audio_cnn", "row_mlp", "series_cnn")
 
 Verdict = tuple[str, str | None]
 

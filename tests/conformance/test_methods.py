@@ -21,7 +21,7 @@ import pytest
 
 import jaxfer
 from jaxfer import conformance
-from jaxfer.conformance import CONVOLUTION, TRANSFORMER, methods, sentence, tiny
+from jaxfer.conformance import CONVOLUTION, KINDS, TRANSFORMER, methods, sentence, tiny
 from jaxfer.models.heads import EMBEDDING, supported
 from jaxfer.ports import port_shapes
 from jaxfer.registry import METHODS, MODELS
@@ -52,10 +52,6 @@ REFUSED: dict[tuple[str, str], str] = {
     for case in FAMILIES
     if EMBEDDING not in supported(MODELS.get(tiny.options(case)[0]))
 }
-
-
-# One model of each kind of input; images have two. Whole runs, and all methods beside the axes, are of these.
-KINDS = (CONVOLUTION, TRANSFORMER, "bert_pooler", "audio_cnn", "row_mlp", "series_cnn")
 
 
 def on_axes(method, case):
