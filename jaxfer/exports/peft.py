@@ -12,7 +12,7 @@ from jaxfer import files
 from jaxfer.errors import InputError
 from jaxfer.exports.tensors import write as write_tensors
 from jaxfer.pretrained import carrying, foreign
-from jaxfer.pretrained.adapter import PREFIX, in_memory
+from jaxfer.pretrained.adapter import PREFIX, in_memory, transposed
 from jaxfer.pretrained.hub import ADAPTER_CONFIG, ADAPTERS
 from jaxfer.pretrained.layout import CONV, Layout
 from jaxfer.rules import flatten
@@ -52,7 +52,8 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         if _inside(module, saved):  # saved whole, with its update
             continue
         a, b = (np.asarray(low[f"{site}/{name}"]) for name in "ab")
-        split = key.part is not None and key.axis != 0
+        # Parts of the module's inputs would share B, those of its outputs share A.
+        split = key.part is not None and key.axis != (-1 if transposed(layout, module) else 0)
         if split or a.ndim == 4 and (layout.standardised or key.transform is not CONV):
             what = "a convolution with a standardised kernel" if layout.standardised else "a window over time"
             what = "one tensor of several layers" if split else what
@@ -87,7 +88,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         "target_modules": sorted((*targets, *fused)) if fused else targets,
         "modules_to_save": sorted(saved),
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": any(transposed(layout, module) for module in (*targets, *fused)),
         "inference_mode": True,
     }
     files.write_json(folder / ADAPTER_CONFIG, content)

@@ -48,6 +48,12 @@ def in_memory(layout: Layout, name: str) -> str:
     return name
 
 
+def transposed(layout: Layout, module: str) -> bool:
+    """Whether a module's weight is [in, out]."""
+    bare = next((module[len(prefix) :] for prefix in layout.prefixes if module.startswith(prefix)), module)
+    return layout.transposed is not None and re.fullmatch(layout.transposed, bare) is not None
+
+
 def merged(source: CheckpointFiles, base: Weights) -> Weights:
     """Merges an adapter into its base: adds its updates (changed tensors become float32) and replaces saved modules.
 
@@ -59,7 +65,7 @@ def merged(source: CheckpointFiles, base: Weights) -> Weights:
       InputError: an unsupported adapter, or an update without a tensor in the base.
     """
     config, layout = source.adapter.config, by_model_type(source.config.get("model_type"))
-    _check_config(source.init, config)
+    _check_config(source.init, config, layout)
     updates, saved = _sorted(source, config)
     keys = {_canonical(layout, key): key for key in base}
     tensors, touched, moved = dict(base), {}, {}
@@ -68,6 +74,8 @@ def merged(source: CheckpointFiles, base: Weights) -> Weights:
         if key is None:
             raise InputError(f"{source.init}: the adapter changes {module}, which its base model does not have")
         product, weight = _product(a, b), base[key]
+        if product is not None and transposed(layout, module):
+            product = product.T
         if layout.standardised and weight.ndim == 4:
             raise InputError(
                 f"{source.init}: the adapter adds to the output of {module}, whose kernel is standardised before it is "
@@ -82,7 +90,8 @@ def merged(source: CheckpointFiles, base: Weights) -> Weights:
         with np.errstate(over="ignore", invalid="ignore"):
             update = scale * product
             tensors[key] = (weight.astype(np.float64) + update).astype(np.float32)
-        if not np.isfinite(update.astype(np.float32)).all():
+            finite = np.isfinite(update.astype(np.float32)).all()
+        if not finite:
             raise InputError(
                 f"{source.init}: the update of {module}, scaled by {scale:g}, is not finite in float32; correct "
                 "lora_alpha, or download the adapter again"
@@ -94,10 +103,12 @@ def merged(source: CheckpointFiles, base: Weights) -> Weights:
     return dataclasses.replace(base, tensors=tensors, merged=touched, moved=moved)
 
 
-def _check_config(init: str, config: Mapping[str, Any]) -> None:
+def _check_config(init: str, config: Mapping[str, Any], layout: Layout) -> None:
     if config.get("peft_type") != "LORA":
         raise InputError(f"{init}: a peft adapter of type {config.get('peft_type')!r}; expected 'LORA', {MERGE}")
-    odd = {name: value for name, value in config.items() if name not in READ | OF_TRAINING and value}
+    # Where there are modules with such weights, peft itself goes by the module that it wraps.
+    known = READ | OF_TRAINING | ({"fan_in_fan_out"} if layout.transposed else set())
+    odd = {name: value for name, value in config.items() if name not in known and value}
     odd |= {"bias": config["bias"]} if config.get("bias", "none") != "none" else {}
     start = config.get("init_lora_weights", True)
     odd |= {"init_lora_weights": start} if start not in PLAIN_STARTS else {}

@@ -158,6 +158,7 @@ class Layout:
         memory, where peft takes the names of modules from.
       standardised: whether kernels of convolutions are standardised before they are applied: what an adapter of peft
         adds to the output is no change of such a kernel.
+      transposed: pattern of modules, without a prefix, whose weight is [in, out] (transformers' `Conv1D`); None: none.
       timm: its names in timm; None if timm's checkpoints are not read by this layout.
       resized: (options that the checkpoint states, port) -> {leaf: function that adapts a tensor of another shape, in
         the leaf's axes}, where the config announces other inputs.
@@ -187,6 +188,7 @@ class Layout:
     bare: Callable[[Shapes, Mapping[str, Any]], Facts] | None = None
     in_memory: tuple[tuple[str, Any], ...] = ()
     standardised: bool = False
+    transposed: str | None = None
     timm: Timm | None = None
     resized: Callable[[Mapping[str, Any], Port], Mapping[str, Callable[[Array], Array]]] = lambda options, port: {}
     encoder: Callable[[Port], tuple[dict[str, Any], Mapping[str, Array]]] | None = None

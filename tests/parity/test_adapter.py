@@ -8,11 +8,17 @@ import numpy as np
 import peft
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+)
 
 import jaxfer
-from jaxfer.exports.predict import load_export
-from tests.experiments import TOKENIZER
+from jaxfer.exports.predict import load_export, load_model
+from tests.experiments import TOKENIZER, tiny_config
 
 from .reference import channels_first, compare, images, settle
 from .test_export import BERT, CASES
@@ -106,3 +112,43 @@ def test_texts_on_a_base_without_a_head(archive, tmp_path):
     model = load_export(tmp_path / "adapter")
     found = np.asarray(model.port.apply(model.params, {}, {name: x.numpy() for name, x in batch.items()})[0])
     compare({"logits": found}, {"logits": expected.numpy()}, scaled=False)
+
+
+def test_gpt2_has_weights_of_the_other_order_and_three_in_one(tmp_path):
+    """transformers' `Conv1D`: an adapter of peft in, and one of ours out."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        **dict(vocab_size=BERT["vocab_size"], n_embd=12, n_layer=2, n_head=3, n_positions=9, pad_token_id=0),
+        **dict(bos_token_id=None, eos_token_id=None, initializer_range=0.5, num_labels=3),
+    )
+    GPT2ForSequenceClassification(config).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(TOKENIZER).save_pretrained(tmp_path / "base")
+    phrases = ["very film a good.", "was bad films"]
+    tokens = AutoTokenizer.from_pretrained(TOKENIZER)(phrases, padding=True, return_tensors="pt")
+    batch = {name: x.numpy() for name, x in tokens.items()}
+    tokens.pop("token_type_ids")
+
+    def base():
+        return GPT2ForSequenceClassification.from_pretrained(tmp_path / "base")
+
+    def expected(model):
+        with torch.no_grad():
+            return {"logits": model(**tokens).logits.numpy()}
+
+    def found(model):
+        return {"logits": np.asarray(model.port.apply(model.params, {}, batch)[0])}
+
+    lora = dict(task_type="SEQ_CLS", r=4, lora_alpha=8, target_modules=["c_attn", "c_proj", "c_fc"])
+    reference = adapted(base(), tmp_path / "theirs", **lora, fan_in_fan_out=True)
+    compare(found(load_export(tmp_path / "theirs")), expected(reference), scaled=False)
+    run = tiny_config("bert_pooler", steps=2, init=str(tmp_path / "base"), method="lora", lr=1e-2)
+    run.model = dict(name="auto", max_length=9)
+    jaxfer.run(run, tmp_path / "run", quiet=True)
+    ours = jaxfer.export(tmp_path / "run", format="peft")
+    stated = json.loads((ours / "adapter_config.json").read_text())
+    attention = {f"transformer.h.{i}.attn.c_attn": 3 * stated["r"] for i in range(2)}
+    assert stated["fan_in_fan_out"] and stated["rank_pattern"] == attention
+    model = peft.PeftModel.from_pretrained(base(), str(ours)).eval()
+    compare(found(load_model(tmp_path / "run")), expected(model), scaled=False)
+    compare(found(load_export(ours)), expected(model), scaled=False)
+    compare(found(load_export(ours)), expected(model.merge_and_unload()), scaled=False)
