@@ -66,7 +66,7 @@ def of_timm(name, repeats, image, outputs=3, **stated):
 LARGE, SMALL = (1, 2, 3, 4, 2, 3), (1, 2, 3, 2, 3)
 TF = dict(padding="same", epsilon=1e-3)
 CASES = {
-    "tiny": of_torchvision(tiny, 11, (40, 65, 3), golden=True),
+    "tiny": of_torchvision(tiny, 11, (40, 65, 3), golden=True, rate=0.1),
     "large": of_torchvision(named("mobilenet_v3_large", num_classes=1000), 15, (224, 224, 3), outputs=1000),
     "timm_small_050": of_timm("mobilenetv3_small_050", SMALL, (65, 96, 3)),
     "timm_tf_large_075": of_timm("tf_mobilenetv3_large_075", LARGE, (65, 90, 3), **TF),
