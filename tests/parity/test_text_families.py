@@ -58,6 +58,12 @@ FAMILIES = {
     "deberta": ("DebertaV2", DEBERTA),
     "deberta_lm": ("DebertaV2", dict(DEBERTA, legacy=False)),
 }
+# {family: modules that adapters of peft are put on}
+TARGETS = {
+    "roberta": ["query", "value"],
+    "modernbert": ["Wqkv", "Wo", "Wi"],
+    "deberta": ["query_proj", "value_proj", "dense"],
+}
 PHRASES = ["very film a good.", "was bad films", "a plain it songs films ! and more of it than six", "good"]
 
 
@@ -111,18 +117,22 @@ def test_distances_share_the_buckets_of_the_reference():
     np.testing.assert_array_equal(_buckets(601, Relative()), MPNetEncoder.relative_position_bucket(distance))
 
 
-@pytest.mark.parametrize("family", ["roberta", "mpnet", "albert", "modernbert", "deberta"])
-def test_a_folder_of_sentence_transformers(family, tmp_path):
+@pytest.mark.parametrize(
+    "family,pool",
+    [(family, "mean") for family in ("roberta", "mpnet", "albert", "modernbert", "deberta")]
+    + [("distilbert", "cls"), ("electra", "max"), ("modernbert", "cls"), ("deberta", "weightedmean")],
+)
+def test_a_folder_of_sentence_transformers(family, pool, tmp_path):
     """As all-mpnet-base-v2's: the mean, scaled to length 1."""
     torch.manual_seed(0)
     made(family, "Model").save_pretrained(tmp_path / "encoder")
     tokenizer = phrases_tokenizer(family, tmp_path / "encoder")
     encoder = modules.Transformer(str(tmp_path / "encoder"), max_seq_length=6)
-    chain = [encoder, modules.Pooling(12, pooling_mode="mean"), modules.Normalize()]
+    chain = [encoder, modules.Pooling(12, pooling_mode=pool), modules.Normalize()]
     reference = SentenceTransformer(modules=chain, device="cpu")
     reference.save_pretrained(str(tmp_path / "theirs"))
     found = foreign.opened(str(tmp_path / "theirs"), "auto", {})
-    assert (found.layout.family, found.options["pool"], found.options["max_length"]) == (family, "mean", 6)
+    assert (found.layout.family, found.options["max_length"]) == (family, 6)
     port = MODELS.make(family, outputs=12, head="embedding", **{**found.options, "normalize": True})
     shapes = flatten({"params": jax.eval_shape(port.init, jax.random.key(0), port.example(2))[0]})
     params = carrying.carry(found, port, shapes, reset=[], differs=[]).params
@@ -153,22 +163,28 @@ def test_an_export_for_sentence_transformers(family, tmp_path):
         )
 
 
-@pytest.mark.parametrize("base", ["Model", "ForSequenceClassification"])
-def test_an_adapter_of_peft(base, tmp_path):
-    """Task SEQ_CLS: peft itself names the head, which is a layer more than BERT's."""
+@pytest.mark.parametrize(
+    "family,base", [("roberta", "Model"), *((family, "ForSequenceClassification") for family in TARGETS)]
+)
+def test_an_adapter_of_peft(family, base, tmp_path):
+    """Task SEQ_CLS: peft itself names the head, which is a layer more than BERT's.
+
+    On a bare ModernBERT or DeBERTa it leaves out layers of the head that nobody else has.
+    """
     torch.manual_seed(0)
-    made("roberta", base).save_pretrained(tmp_path / "base")
-    tokenizer = phrases_tokenizer("roberta", tmp_path / "base")
-    model = transformers.RobertaForSequenceClassification.from_pretrained(
+    made(family, base).save_pretrained(tmp_path / "base")
+    tokenizer = phrases_tokenizer(family, tmp_path / "base")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "base", num_labels=3, **({"ignore_mismatched_sizes": True} if base != "Model" else {})
     )
-    lora = dict(task_type="SEQ_CLS", r=4, lora_alpha=8, target_modules=["query", "value"])
+    lora = dict(task_type="SEQ_CLS", r=4, lora_alpha=8, target_modules=TARGETS[family])
     reference = adapted(model, tmp_path / "adapter", **lora)
     batch = tokenizer(PHRASES, padding=True, truncation=True, max_length=9, return_tensors="pt")
     with torch.no_grad():
         expected = reference(**batch).logits
     found = load_export(tmp_path / "adapter")
-    logits = np.asarray(found.port.apply(found.params, {}, {name: x.numpy() for name, x in batch.items()})[0])
+    fields = {name: x.numpy() for name, x in batch.items()}
+    logits = np.asarray(found.port.apply(found.params, {}, {"token_type_ids": 0 * fields["input_ids"], **fields})[0])
     compare({"logits": logits}, {"logits": expected.numpy()}, scaled=False)
 
 
