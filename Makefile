@@ -21,7 +21,7 @@ test: $(VENV)/.installed-test
 
 # Whole runs and comparisons, several devices and processes, kills at random moments.
 system: $(VENV)/.installed-test
-	$(PYTEST) --slowest=build/slowest/system.txt -m system $(ARGS)
+	$(PYTEST) --slowest=build/slowest/system.txt -m "system and not matrix" $(ARGS)
 	$(VENV)/bin/python tests/kill.py --tries 6
 	$(VENV)/bin/python tests/hosts.py
 	$(VENV)/bin/python tests/kill.py --processes 4 --tries 1 --kills 1

@@ -10,7 +10,7 @@ from jaxfer import rules
 from jaxfer.method import FROZEN, Method
 
 
-def method(port, *, targets: tuple[str, ...] = (r"block_.*/kernel",)):
+def method(port, *, targets: tuple[str, ...] = (r".*block_.*/kernel",)):
     """Groups: `scale`, `head`. Keyword arguments are options: `--config.options.targets=block_0/.*/kernel`."""
 
     def init(params, key, given):  # adds leaves: ones for the output axes of each target

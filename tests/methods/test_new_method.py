@@ -40,7 +40,9 @@ REST = tuple(case for case in conformance.families() if case not in AXES)
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("cases", [AXES, pytest.param(REST, marks=pytest.mark.matrix)], ids=["axes", "rest"])
+@pytest.mark.parametrize(
+    "cases", [AXES, pytest.param(REST, marks=[pytest.mark.matrix, pytest.mark.rest])], ids=["axes", "rest"]
+)
 def test_the_written_method_conforms(cases, example):
     assert example in METHODS.names(), "the conformance suite is over these names"
     verdicts = dict(conformance.check_method(example, cases))
