@@ -227,7 +227,7 @@ def noted(error: float) -> None:
     """Adds an error to the file that JAXFER_PARITY names, for `experiments/model_zoo/table.py`."""
     if path := os.environ.get("JAXFER_PARITY"):
         with open(path, "a") as file:
-            print(json.dumps({"test": os.environ["PYTEST_CURRENT_TEST"], "error": error}), file=file)
+            print(json.dumps({"test": os.environ["PYTEST_CURRENT_TEST"], "error": float(error)}), file=file)
 
 
 def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], *, scaled: bool = True) -> None:
