@@ -13,11 +13,11 @@ def like_ours(model):
             module.momentum = 0.1
 
 
-def tiny():
+def tiny(width=16):
     """Small at a sixteenth of its widths."""
     network = torchvision.models.mobilenetv3
     blocks, _ = network._mobilenet_v3_conf("mobilenet_v3_small", width_mult=0.0625)
-    return network.MobileNetV3(blocks, 16, num_classes=3, dropout=0.0)
+    return network.MobileNetV3(blocks, width, num_classes=3, dropout=0.0)
 
 
 def of_torchvision(make, blocks, image, outputs=3, rate=0.0, gain=0.5, golden=False):
@@ -66,7 +66,8 @@ def of_timm(name, repeats, image, outputs=3, **stated):
 LARGE, SMALL = (1, 2, 3, 4, 2, 3), (1, 2, 3, 2, 3)
 TF = dict(padding="same", epsilon=1e-3)
 CASES = {
-    "tiny": of_torchvision(tiny, 11, (40, 65, 3), golden=True, rate=0.1),
+    "tiny": of_torchvision(tiny, 11, (40, 65, 3), rate=0.1),
+    "narrow": of_torchvision(partial(tiny, 8), 11, (24, 33, 3), golden=True),
     "large": of_torchvision(named("mobilenet_v3_large", num_classes=1000), 15, (224, 224, 3), outputs=1000),
     "timm_small_050": of_timm("mobilenetv3_small_050", SMALL, (65, 96, 3)),
     "timm_tf_large_075": of_timm("tf_mobilenetv3_large_075", LARGE, (65, 90, 3), **TF),
