@@ -1,11 +1,11 @@
 """FT-Transformer for rows of a table (Gorishniy et al., 2021, arXiv:2106.11959): a token for each column.
 
-| blocks | width | mlp_width | attention_dropout | mlp_dropout |
-|--------|-------|-----------|-------------------|-------------|
-| 1      | 96    | 128       | 0.1               | 0.0         |
-| 2      | 128   | 170       | 0.15              | 0.05        |
-| 3      | 192   | 256       | 0.2               | 0.1         |
-| 4      | 256   | 341       | 0.25              | 0.15        |
+| network  | width | mlp_width | attention_dropout | mlp_dropout |
+|----------|-------|-----------|-------------------|-------------|
+| 1 block  | 96    | 128       | 0.1               | 0.0         |
+| 2 blocks | 128   | 170       | 0.15              | 0.05        |
+| 3 blocks | 192   | 256       | 0.2               | 0.1         |
+| 4 blocks | 256   | 341       | 0.25              | 0.15        |
 
 The authors' defaults by the number of blocks, all with 8 heads. A missing number is its column's mean; a missing or
 unknown category has an embedding of its own. What passes between the units is [b, 1 + columns, width], the class token
