@@ -50,8 +50,7 @@ def in_memory(layout: Layout, name: str) -> str:
 
 def transposed(layout: Layout, module: str) -> bool:
     """Whether a module's weight is [in, out]."""
-    bare = next((module[len(prefix) :] for prefix in layout.prefixes if module.startswith(prefix)), module)
-    return layout.transposed is not None and re.fullmatch(layout.transposed, bare) is not None
+    return layout.transposed is not None and re.fullmatch(layout.transposed, _bare(layout, module)) is not None
 
 
 def merged(source: CheckpointFiles, base: Weights) -> Weights:
@@ -185,5 +184,9 @@ def _quick(pattern: str) -> bool:
 
 def _canonical(layout: Layout, name: str) -> str:
     """A tensor's name without the family's prefix, in transformers 5's in-memory form."""
-    bare = next((name[len(prefix) :] for prefix in layout.prefixes if name.startswith(prefix)), name)
-    return in_memory(layout, f".{bare}")
+    return in_memory(layout, f".{_bare(layout, name)}")
+
+
+def _bare(layout: Layout, name: str) -> str:
+    """A name without the family's prefix."""
+    return next((name[len(prefix) :] for prefix in layout.prefixes if name.startswith(prefix)), name)

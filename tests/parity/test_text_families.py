@@ -132,7 +132,7 @@ def test_a_folder_of_sentence_transformers(family, pool, tmp_path):
     reference = SentenceTransformer(modules=chain, device="cpu")
     reference.save_pretrained(str(tmp_path / "theirs"))
     found = foreign.opened(str(tmp_path / "theirs"), "auto", {})
-    assert (found.layout.family, found.options["max_length"]) == (family, 6)
+    assert (found.layout.family, found.options["pool"], found.options["max_length"]) == (family, pool, 6)
     port = MODELS.make(family, outputs=12, head="embedding", **{**found.options, "normalize": True})
     shapes = flatten({"params": jax.eval_shape(port.init, jax.random.key(0), port.example(2))[0]})
     params = carrying.carry(found, port, shapes, reset=[], differs=[]).params
