@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 FAMILIES ?=
+# Processes of the run of which one is killed.
+HOSTS ?= 4
 WORKDIR ?= runs/quickstart
 # A file's tests run in one worker, which makes its fixtures and compiles its programs once.
 PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadfile
@@ -24,7 +26,7 @@ system: $(VENV)/.installed-test
 	$(PYTEST) --slowest=build/slowest/system.txt -m "system and not matrix" $(ARGS)
 	$(VENV)/bin/python tests/kill.py --tries 6
 	$(VENV)/bin/python tests/hosts.py
-	$(VENV)/bin/python tests/kill.py --processes 4 --tries 1 --kills 1
+	$(VENV)/bin/python tests/kill.py --processes $(HOSTS) --tries 1 --kills 1
 	$(VENV)/bin/python tests/golden.py
 
 # Every method on every model; here a pair's tests are what runs in one worker.

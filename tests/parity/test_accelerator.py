@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "experiments" / "speed" / "accelerator.py"
 
 
+@pytest.mark.rest
 def test_both_sides_run():
     flags = ["--tiny", "--models", "ResNet-50", "--smallest", "8", "--largest", "8", "--seconds", "0.05"]
     done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True, check=False)

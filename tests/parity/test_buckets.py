@@ -84,6 +84,7 @@ def parts(folder):
     return len(list((folder / "metrics").glob("*"))) if (folder / "metrics").exists() else 0
 
 
+@pytest.mark.parametrize("bucket", ["gs", pytest.param("s3", marks=pytest.mark.rest)], indirect=True)
 def test_a_run_in_a_bucket_is_killed_and_ends_as_on_a_disk(bucket, tmp_path):
     """kill -9 after some saves, SIGTERM in the next sitting: all lines, numbers and weights are a disk's."""
     log = tmp_path / "log"

@@ -28,15 +28,16 @@ pytestmark = pytest.mark.optimised
 CASES = cases()
 
 
-def asked(chosen=lambda case: True):
+def asked(chosen=lambda case: True, kept=lambda case: case.rate):
     """The names of cases as parameters; one worker has all tests of a case.
 
-    `.ci/run` leaves cases without steps of SGD: published sizes, and variants of what another case compares.
+    `.ci/run` leaves cases without steps of SGD: published sizes, and variants of what another case compares. The steps
+    themselves and the export it asks of one case of a family, the one that has a golden file.
     """
     return pytest.mark.parametrize(
         "name",
         [
-            pytest.param(name, marks=(pytest.mark.xdist_group(name), *(() if case.rate else (pytest.mark.rest,))))
+            pytest.param(name, marks=(pytest.mark.xdist_group(name), *(() if kept(case) else (pytest.mark.rest,))))
             for name, case in CASES.items()
             if chosen(case)
         ],
@@ -68,7 +69,7 @@ def test_every_unit_equals_the_reference(name, tmp_path):
     compare(found, expected)
 
 
-@asked(lambda case: case.rate)
+@asked(lambda case: case.rate, lambda case: case.golden)
 def test_ten_sgd_steps(name, tmp_path):
     case = CASES[name]
     model, layout, port, params, state, _ = opened(case, tmp_path / "0")
@@ -113,7 +114,7 @@ def test_ten_sgd_steps(name, tmp_path):
         assert moved > 5 * allowed or re.fullmatch(case.still, leaf), f"{leaf} moved by {moved} only"
 
 
-@asked(lambda case: case.layout[1] == "hf" and case.exported)
+@asked(lambda case: case.layout[1] == "hf" and case.exported, lambda case: case.golden)
 def test_an_export_is_read_by_the_reference(name, tmp_path):
     """config.json and tensors of ours, as transformers reads them: no key missing, none unexpected, the same logits."""
     case = CASES[name]
