@@ -10,6 +10,8 @@ jaxfer.export("runs/digits/mine", format="hf")
 jaxfer.predict("runs/digits/mine", ["a.png", "b.png"])
 jaxfer.score("runs/digits/mine", "labelled.csv").metrics
 jaxfer.features("runs/digits/mine", unit="block_1", pool="mean").write("mine.npz")
+jaxfer.merge(["runs/digits/a", "runs/digits/b"], rule="greedy", workdir="runs/digits/soup")
+jaxfer.ensemble(["runs/digits/a", "runs/digits/b"], split="test")["ensemble"]
 jaxfer.compare("configs/digits.py", "runs/digits-compared")
 """
 
@@ -32,6 +34,8 @@ _API = {
     "predict": "jaxfer.exports.predict",
     "score": "jaxfer.exports.scoring",
     "load_export": "jaxfer.exports.predict",
+    "merge": "jaxfer.training.merge",
+    "ensemble": "jaxfer.training.ensemble",
     "sweep": "jaxfer.sweeps",
     "compare": "jaxfer.comparison",
     "plan": "jaxfer.forecast",

@@ -65,10 +65,10 @@ def notes(
 ) -> Iterator[str]:
     """Notes on rules that match but have no effect. Not an error: a sweep gives one rule to many methods."""
     before = rules.resolve((), groups, defaults=method.rules)
-    if method.fit is not None:
+    if (at_once := method.at_once) is not None:
         yield (
-            f"{where}: the head is fitted at once by {method.fit.name}, which counts as one step; steps"
-            f"{'' if method.fit.solver.steps else ', batch_size'} and the optimizer's fields are not read"
+            f"{where}: {at_once.does}, which counts as one step; steps"
+            f"{'' if at_once.reads_batches else ', batch_size'} and the optimizer's fields are not read"
         )
     for pattern in config.freeze:
         hits = rules.select((pattern,), groups)

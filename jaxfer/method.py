@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxfer.linear import Fit
+from jaxfer.merging import Merging
 from jaxfer.rules import Rules
 from jaxfer.task import Task
 
@@ -137,6 +138,7 @@ class Method:
         whose parameters are averages of many steps.
       fit: how the output layer, which alone is trained, is fitted at once to the features of all training examples;
         such a stage is one step, and reads neither rates nor `loss`. None: trained by steps.
+      merging: how the networks in `others`, each of this model, become its parameters at once, likewise.
       hparams: {name: (default, tuning grid)}, scalars that `loss` and `update` read; `lr` is the rate where the config
         names none. What `view` and `intercept` need is an option of the factory.
       limits: {hparam: (least, most)} of what a config may set it to; one that is absent may be any finite number.
@@ -163,7 +165,13 @@ class Method:
     whole_batch: bool = False
     still_norms: bool = False
     fit: Fit | None = None
+    merging: Merging | None = None
     hparams: Mapping[str, tuple[float, tuple[float, ...]]] = field(
         default_factory=lambda: {"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3))}
     )
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def at_once(self) -> Fit | Merging | None:
+        """What takes the place of the steps; None where there are steps."""
+        return self.fit or self.merging

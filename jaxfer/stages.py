@@ -262,8 +262,10 @@ def _completed(config: StageConfig, method: Method, where: str) -> StageConfig:
     config = dataclasses.replace(
         config, options=options, schedule_options=tuple({**schedule, **dict(config.schedule_options)}.items())
     )
-    if method.fit is not None:  # one step at no rate, whatever the config says
-        return dataclasses.replace(config, steps=1, warmup=0, lr=0.0, rates={})
+    if method.at_once is not None:  # one step at no rate, whatever the config says
+        config = dataclasses.replace(config, steps=1, warmup=0, lr=0.0, rates={})
+        # A head's optimizer state is small; that of a whole model, which nothing will read, is left out.
+        return config if method.merging is None else dataclasses.replace(config, optimizer="sgd", momentum=0.0)
     lr = config.lr
     if lr is None and not config.rates:
         if "lr" not in method.hparams:

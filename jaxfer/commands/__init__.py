@@ -25,6 +25,8 @@ COMMANDS = (
     "eval",
     "features",
     "cache",
+    "merge",
+    "ensemble",
     "export",
     "predict",
     "runs",

@@ -34,10 +34,10 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
         result = jaxfer.run(jaxfer.load(arguments.config, overrides), folder)
     if not cluster.leader():
         return
-    _end(folder, result)
+    end(folder, result)
 
 
-def _end(workdir: str, result: dict[str, Any]) -> None:
+def end(workdir: str, result: dict[str, Any]) -> None:
     """Prints how the run ended and draws its pictures. All is on disk by now: what fails here is a warning."""
     from jaxfer import files, terminal
     from jaxfer.report import outcome

@@ -81,11 +81,22 @@ class Fit:
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    done = "fitted"
 
     @property
     def solver(self) -> Solver:
         """The solver."""
         return (SOLVERS | GRIDS)[self.name]
+
+    @property
+    def does(self) -> str:
+        """What a stage does with it, as a clause."""
+        return f"the head is fitted at once by {self.name}"
+
+    @property
+    def reads_batches(self) -> bool:
+        """Whether the batch size has a say."""
+        return self.solver.steps
 
     def told(self, parts: tuple[str, ...]) -> str:
         """`ridge, 45 penalties`: the solver, and how much it tries on features of these parts."""

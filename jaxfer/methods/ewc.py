@@ -9,12 +9,12 @@ metrics say what is left of the earlier task; without that stream the run's own,
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from jaxfer.method import Method, task_loss
+from jaxfer.methods._fisher import squared_gradients
 from jaxfer.models.port import Port
-from jaxfer.rules import flatten, unflatten
+from jaxfer.rules import flatten
 
 
 def method(port: Port, *, source_outputs: int = 0) -> Method:
@@ -31,18 +31,8 @@ def method(port: Port, *, source_outputs: int = 0) -> Method:
     def shared(params):
         return {path: leaf for path, leaf in flatten(params).items() if not path.startswith(f"{port.head}/")}
 
-    def measure(ctx, given):  # {path: [batch, *shape]}
-        leaves = flatten(ctx.params)
-
-        def log_chance(backbone, example):
-            outputs = ctx.apply(unflatten({**leaves, **backbone}), example)
-            return -ctx.task.scores(outputs, example)["loss"].value()
-
-        def squared(example):
-            alone = jax.tree.map(lambda field: field[None], example)
-            return jax.tree.map(jnp.square, jax.grad(log_chance)(shared(ctx.params), alone))
-
-        return jax.vmap(squared)(dict(ctx.batch))
+    def measure(ctx, given):
+        return squared_gradients(ctx, shared(ctx.params))
 
     def init(params, key, given):  # State copies the anchor, so donating the parameters leaves it intact
         return params, {"anchor": shared(params), "fisher": given.measured}

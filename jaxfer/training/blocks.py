@@ -71,7 +71,7 @@ def key(turn: Turn, grid: Grid) -> Hashable | None:
         changes nothing.
     """
     session, run, where = turn.session, turn.session.experiment.run, turn.session.where
-    if not members.alone(where, session.experiment) or turn.stage.spec.method.fit is not None:
+    if not members.alone(where, session.experiment) or turn.stage.spec.method.at_once is not None:
         return None
     if turn.ran.spec.port.start == FEATURES:
         features = turn.split.columns[FEATURES].values

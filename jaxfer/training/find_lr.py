@@ -95,8 +95,8 @@ def find_lr(
     folder = epath.Path(workdir)
     ready = preflight(config)
     stage = ready.stages[0]
-    if stage.spec.method.fit is not None:
-        raise InputError(f"stage {stage.name!r}: its head is fitted at once, which has no rate; there is none to find")
+    if (at_once := stage.spec.method.at_once) is not None:
+        raise InputError(f"stage {stage.name!r}: {at_once.does}, which has no rate; there is none to find")
     peaks = {name.removeprefix("lr/"): rate for name, rate in stage.hparams.items() if name.startswith("lr/")}
     if not max(peaks.values()):
         raise InputError(f"stage {stage.name!r}: every rate is 0; set config.lr")

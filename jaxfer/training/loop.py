@@ -138,7 +138,7 @@ def _train(turns: Mapping[int, Turn], grid: Grid) -> dict[int, Error]:
         for member, turn in alike.items():
             try:
                 with turn.session.clock:
-                    step_by_step(turn) if turn.stage.spec.method.fit is None else at_once(turn)
+                    step_by_step(turn) if turn.stage.spec.method.at_once is None else at_once(turn)
             except (Exception, SystemExit, Interrupted) as error:
                 ended[member] = error
     return ended

@@ -28,7 +28,7 @@ def alone(where: Placement, experiment: Experiment) -> bool:
 
 def possible(stage: Stage, where: Placement, experiment: Experiment) -> bool:
     """Whether a stage may be trained in one program with its like: on stored features, or as a small network."""
-    if not alone(where, experiment) or stage.spec.method.fit is not None:
+    if not alone(where, experiment) or stage.spec.method.at_once is not None:
         return False
     at = cut(stage, where, experiment).at
     return at == FEATURES or at is None and small(stage, where)

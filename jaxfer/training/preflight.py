@@ -21,7 +21,7 @@ from jaxfer.ports import make_port
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs import tokenizer
 from jaxfer.stages import make_stages
-from jaxfer.training import examples, fitting, source_outputs, streams, teachers
+from jaxfer.training import examples, fitting, merging, source_outputs, streams, teachers
 from jaxfer.training.checked import Preflight
 from jaxfer.training.filled import filled
 from jaxfer.training.fitted import fitted
@@ -80,6 +80,7 @@ def _preflight(config: ConfigDict, folder: epath.Path | None, devices: Sequence[
     for _, config in experiment.stages:
         examples.check_target(experiment, config, data)
     fitting.check(experiment, stages, where)
+    merging.check(experiment, stages)
     final = dataclasses.replace(experiment, stages=tuple((stage.name, stage.config) for stage in stages))
     return Preflight(
         experiment=final,

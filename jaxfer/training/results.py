@@ -95,7 +95,7 @@ def of_step(ran: Stage, state: State, where: Placement, peak: int | None, block:
       peak: bytes of the program of many steps that trained it, noted since a later attempt may have no need of it.
       block: that program, in the attempt that used it.
     """
-    if ran.spec.method.fit is not None:
+    if ran.spec.method.at_once is not None:
         return {}
     if peak is not None:
         flops = block.flops if block else step_flops(ran.spec, state, ran.example(), where)

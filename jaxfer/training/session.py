@@ -210,7 +210,7 @@ class Session:
         if done == stage.config.steps or stopping.stopped(self.record, stage):  # resumed at the end of the stage
             return None
         split = training_split(self.experiment, stage, self.data)
-        if stage.spec.method.fit is not None:
+        if stage.spec.method.at_once is not None:
             return Turn(session=self, stage=stage, ran=stage, split=split, state=state)
         ran, split = self.reading(stage, state, split, trains=True)
         split = ran.spec.task.expanded(split, ran.spec.port.encodings)

@@ -1,4 +1,4 @@
-"""Trains a stage step by step, its batches made meanwhile by threads or worker processes; or fits its head at once."""
+"""Trains a stage step by step, its batches made meanwhile by threads or worker processes; or at once, without steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 from jaxfer import files
 from jaxfer.data.loader import Feed, train_batches
 from jaxfer.state import State
-from jaxfer.training import examples, fitting, streams, teachers
+from jaxfer.training import examples, fitting, merging, streams, teachers
 from jaxfer.training.profile import Lead, Waited
 from jaxfer.training.programs import Program, train_program
 from jaxfer.training.session import Turn
@@ -72,13 +72,19 @@ def step_by_step(turn: Turn) -> None:
 
 
 def at_once(turn: Turn) -> None:
-    """Fits the output layer of a stage whose method says so: its one step; raises likewise."""
+    """Fits the output layer of a stage, or merges networks, as its method says: its one step; raises likewise."""
     session, stage, begun = turn.session, turn.stage, time.perf_counter()
-    splits = turn.split, session.data.splits["val"]
-    train, val = (session.reading.features(stage, turn.state, split) for split in splits)
+    train, val = turn.split, session.data.splits["val"]
+    how = {"stop": session.notice, "reporter": session.reporter}
+    if stage.spec.method.fit is not None:
+        make, how = fitting.fitted, {**how, "seed": session.experiment.run.seed}
+        train, val = (session.reading.features(stage, turn.state, split) for split in (train, val))
+    else:
+        ledger = files.read_json(session.folder / "ledger.json")["leaves"]
+        own = {"experiment": session.experiment, "where": session.where, "ledger": ledger}
+        make, how = merging.merged, {**how, **own}
     session.trace.begin(stage.stop, turn.state)
-    how = {"seed": session.experiment.run.seed, "stop": session.notice, "reporter": session.reporter}
-    turn.state, metrics, path = fitting.fitted(stage, turn.state, train, val, **how)
+    turn.state, metrics, path = make(stage, turn.state, train, val, **how)
     session.trace.end(stage.stop, metrics)
     session.notice.unsaved = True
     session.record.setdefault("fits", {})[stage.name] = path

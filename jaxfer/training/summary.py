@@ -58,8 +58,12 @@ class StageSummary:
     def text(self, page: Page = FILE) -> str:
         """The stage, its parameters and its notes; the totals come last, where a long table leaves them in sight."""
         name, config = self.stage.name, self.stage.config
-        fit, steps = self.stage.spec.method.fit, f"{config.steps} steps of {config.batch_size} examples"
-        how = steps if fit is None else f"fitted at once by {fit.told(self.stage.spec.port.feature_parts)}"
+        at_once, steps = self.stage.spec.method.at_once, f"{config.steps} steps of {config.batch_size} examples"
+        how = (
+            steps
+            if at_once is None
+            else f"{at_once.done} at once by {at_once.told(self.stage.spec.port.feature_parts)}"
+        )
         head = f"stage {name!r}: method {' + '.join((config.method, *config.adds))}, {how}"
         notes = [f"note: {note}" for note in (*self.assumed, *self.stage.notes, *self.where.notes(self.stage))]
         notes += [f"features: {self.features}"] if self.features else []
@@ -72,7 +76,7 @@ class StageSummary:
         totals = (
             f"trainable {self.params_trainable:,} of {self.params_total:,} parameters",
             f"optimizer {self.optimizer_bytes:,} bytes",
-            *((step,) if fit is None else ()),
+            *((step,) if at_once is None else ()),
             f"{self.where}, {self.state_bytes:,} bytes of State on each",
         )
         return "\n".join(
@@ -165,7 +169,7 @@ def parameter_table(stage: Stage, where: Placement, page: Page = FILE) -> str:
         shape = _shape(shapes[path].shape) + (f" ({_shape(part)})" if part != shapes[path].shape else "")
         if leaf is None:
             rows.append((path, shape, "FROZEN", "-", "-"))
-        elif stage.spec.method.fit is not None:
+        elif stage.spec.method.at_once is not None:
             rows.append((path, shape, leaf.group, "-", "-"))
         else:
             decay = stage.hparams["weight_decay"] * leaf.decay_scale

@@ -43,15 +43,19 @@ def parts(case):
 
 
 # {(method, case): pattern of the one line that refuses the pair}
-REFUSED: dict[tuple[str, str], str] = {
-    ("adapter", case): "adapter: the model has no transformer blocks"
-    for case in FAMILIES
-    if not any(re.match(r"block_\d+/attn/", path) for path in parts(case))
-} | {
-    ("simclr", case): "task 'unlabelled' needs a model with the head 'embedding'"
-    for case in FAMILIES
-    if EMBEDDING not in supported(MODELS.get(tiny.options(case)[0]))
-}
+REFUSED: dict[tuple[str, str], str] = (
+    {
+        ("adapter", case): "adapter: the model has no transformer blocks"
+        for case in FAMILIES
+        if not any(re.match(r"block_\d+/attn/", path) for path in parts(case))
+    }
+    | {("merge", case): "merge: expected networks to merge" for case in FAMILIES}
+    | {
+        ("simclr", case): "task 'unlabelled' needs a model with the head 'embedding'"
+        for case in FAMILIES
+        if EMBEDDING not in supported(MODELS.get(tiny.options(case)[0]))
+    }
+)
 
 
 def on_axes(method, case):
