@@ -46,7 +46,7 @@ def parts(case):
 REFUSED: dict[tuple[str, str], str] = {
     ("adapter", case): "adapter: the model has no transformer blocks"
     for case in FAMILIES
-    if not any(re.match(r"block_\d+/attn/", path) for path in parts(case))
+    if not any(re.match(r"\w*block.*/attn/out/", path) for path in parts(case))
 } | {
     ("simclr", case): "task 'unlabelled' needs a model with the head 'embedding'"
     for case in FAMILIES
