@@ -9,8 +9,8 @@ residual (BERT) it reads the normed sum z = norm(h + x), and the block gives nor
 blocks it is Houlsby's, after the MLP alone.
 
 Two lie beside the MLP, MLP(x) + scale * up(relu(down(x))), and `up` starts at zero: the start is the source model.
-`parallel` (He et al., 2021, arXiv:2110.04366, section 4.3), of scale 4.
-`adaptformer` (Chen et al., 2022, arXiv:2205.13535, eq. 4 and 5), of scale 0.1. The paper's branch reads the normed
+`parallel` (He et al., 2021, arXiv:2110.04366), of scale 4.
+`adaptformer` (Chen et al., 2022, arXiv:2205.13535), of scale 0.1. The paper's branch reads the normed
 tokens, as the MLP does; the reference code reads them before the norm, and drops a tenth of what it gives.
 """
 

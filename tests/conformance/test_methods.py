@@ -43,15 +43,23 @@ def parts(case):
 
 
 # {(method, case): pattern of the one line that refuses the pair}
-REFUSED: dict[tuple[str, str], str] = {
-    ("adapter", case): "adapter: the model has no transformer blocks"
-    for case in FAMILIES
-    if not any(re.match(r"\w*block.*/attn/out/", path) for path in parts(case))
-} | {
-    ("simclr", case): "task 'unlabelled' needs a model with the head 'embedding'"
-    for case in FAMILIES
-    if EMBEDDING not in supported(MODELS.get(tiny.options(case)[0]))
-}
+REFUSED: dict[tuple[str, str], str] = (
+    {
+        ("adapter", case): "adapter: the model has no transformer blocks"
+        for case in FAMILIES
+        if not any(re.match(r"\w*block.*/attn/out/", path) for path in parts(case))
+    }
+    | {
+        ("film", case): r"film: .*; use ssf"
+        for case in FAMILIES
+        if case in ("alexnet", "row_mlp", "vgg_plain") or any("/attn/" in path for path in parts(case))
+    }
+    | {
+        ("simclr", case): "task 'unlabelled' needs a model with the head 'embedding'"
+        for case in FAMILIES
+        if EMBEDDING not in supported(MODELS.get(tiny.options(case)[0]))
+    }
+)
 
 
 def on_axes(method, case):
