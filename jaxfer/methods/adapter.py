@@ -1,17 +1,21 @@
 """Adapters: small bottlenecks inside each transformer block are trained; the backbone's kernels stay frozen.
 
 up(act(down(h))), `down` to `bottleneck` channels, is added at places that depend on the kind. Two follow a layer, and
-both their kernels are drawn near zero, so that the start is near the source model:
+both their kernels are drawn near zero, so that the start is near the source model.
+
 `houlsby` (Houlsby et al., 2019, arXiv:1902.00751): h + up(swish(down(h))) of the outputs of attention and of the MLP,
 before the residual is added; of a decoder's attention to its memory too. The norms are trained with it.
+
 `pfeiffer` (Pfeiffer et al., 2020, arXiv:2005.00247, section 3.2): one a block, on the MLP. Where the norm follows the
 residual (BERT) it reads the normed sum z = norm(h + x), and the block gives norm(h + x + up(relu(down(z)))); in other
 blocks it is Houlsby's, after the MLP alone.
 
 Two lie beside the MLP, MLP(x) + scale * up(relu(down(x))), and `up` starts at zero: the start is the source model.
+
 `parallel` (He et al., 2021, arXiv:2110.04366), of scale 4.
-`adaptformer` (Chen et al., 2022, arXiv:2205.13535), of scale 0.1. The paper's branch reads the normed
-tokens, as the MLP does; the reference code reads them before the norm, and drops a tenth of what it gives.
+
+`adaptformer` (Chen et al., 2022, arXiv:2205.13535), of scale 0.1. The paper's branch reads the normed tokens, as the
+MLP does; the reference code reads them before the norm, and has dropout behind its ReLU.
 """
 
 from __future__ import annotations

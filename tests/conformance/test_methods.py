@@ -55,6 +55,11 @@ REFUSED: dict[tuple[str, str], str] = (
         if case in ("alexnet", "row_mlp", "vgg_plain") or any("/attn/" in path for path in parts(case))
     }
     | {
+        ("vpt", case): r"vpt: .*; use (adapter or )?lora"
+        for case in FAMILIES
+        if case not in ("clip", "clip_vision_cls", "dinov2_cls+mean", "siglip_vision_map", "vit_cls")
+    }
+    | {
         ("simclr", case): "task 'unlabelled' needs a model with the head 'embedding'"
         for case in FAMILIES
         if EMBEDDING not in supported(MODELS.get(tiny.options(case)[0]))
