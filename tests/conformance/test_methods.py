@@ -55,6 +55,16 @@ REFUSED: dict[tuple[str, str], str] = (
         if case in ("alexnet", "row_mlp", "vgg_plain") or any("/attn/" in path for path in parts(case))
     }
     | {
+        ("prefix_tuning", case): "prefix_tuning: the model has no transformer blocks"
+        for case in FAMILIES
+        if not any(re.match(r"\w*block.*/attn/out/", path) for path in parts(case))
+    }
+    | {
+        ("prompt_tuning", case): r"prompt_tuning: reads texts, and this model reads .*; use lora"
+        for case in FAMILIES
+        if tiny.make(case).encoding.column != "text"
+    }
+    | {
         ("vpt", case): r"vpt: .*; use (adapter or )?lora"
         for case in FAMILIES
         if case not in ("clip", "clip_vision_cls", "dinov2_cls+mean", "siglip_vision_map", "vit_cls")
