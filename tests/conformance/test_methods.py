@@ -65,6 +65,11 @@ REFUSED: dict[tuple[str, str], str] = (
         if tiny.make(case).encoding.column != "text"
     }
     | {
+        ("side_tuning", case): "side_tuning: its network reads images"
+        for case in FAMILIES
+        if len(tiny.make(case).encodings) > 1 or tiny.make(case).encoding.column != "image"
+    }
+    | {
         ("vpt", case): r"vpt: .*; use (adapter or )?lora"
         for case in FAMILIES
         if case not in ("clip", "clip_vision_cls", "dinov2_cls+mean", "siglip_vision_map", "vit_cls")
