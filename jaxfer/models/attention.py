@@ -41,6 +41,7 @@ def attention(
     window: int = 0,
     scale: float = 0.0,
     drop: Callable[[jax.Array], jax.Array] | None = None,
+    prefix: tuple[jax.Array, jax.Array] | None = None,
     batched: NamedSharding | None = None,
 ) -> jax.Array:
     """Softmax attention; scores and softmax in float32.
@@ -56,13 +57,25 @@ def attention(
       window: tokens on each side that a token sees; 0: all.
       scale: of the scores; 0: 1 / sqrt(width).
       drop: dropout of the weights, [batch, heads, query, key] -> the same; None where it is off.
+      prefix: keys and values of all examples, [tokens, heads of `key`, width] each, that every query sees beside those
+        of the tokens, whatever mask, bias and window say of these. A method's interceptor gives them, outside of a
+        cache's, which keeps the tokens' own.
       batched: how examples lie on the devices; None where that is not known, and no fused kernel is used.
 
     Returns:
       [batch, tokens, heads, width]
     """
+    if prefix is not None:
+        kept, count = _seen(query.shape[1], key.shape[1], causal, window), len(prefix[0])
+        mask, bias, kept = _more(mask, count, 1), _more(bias, count, 0), _more(kept, count, True)
+        key, value = (
+            jnp.concatenate([jnp.broadcast_to(first.astype(x.dtype), (len(x), *first.shape)), x], 1)
+            for first, x in zip(prefix, (key, value), strict=True)
+        )
     if query.shape[2] != key.shape[2]:
         key, value = (jnp.repeat(x, query.shape[2] // key.shape[2], 2) for x in (key, value))
+    if prefix is not None:  # the fused kernels take as many keys as queries
+        return _heads_first(query, key, value, mask, drop, bias, kept, scale)
     if drop is not None or bias is not None or causal or window or scale:  # the fused kernels have none of these
         kept = _seen(query.shape[1], key.shape[1], causal, window)
         return _heads_first(query, key, value, mask, drop, bias, kept, scale)
@@ -133,6 +146,11 @@ def _seen(queries: int, keys: int, causal: bool, window: int) -> jax.Array | Non
     distance = jnp.arange(keys)[None, :] - jnp.arange(keys - queries, keys)[:, None]
     near = jnp.abs(distance) <= window if window else jnp.full(distance.shape, True)
     return near & (distance <= 0) if causal else near
+
+
+def _more(keys: jax.Array | None, count: int, value: int) -> jax.Array | None:
+    """The array, whose last axis is of keys, with the same value for so many in front of them."""
+    return None if keys is None else jnp.pad(keys, ((0, 0),) * (keys.ndim - 1) + ((count, 0),), constant_values=value)
 
 
 def _plain(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None) -> jax.Array:

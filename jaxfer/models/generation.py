@@ -139,7 +139,7 @@ def cached(
         window = kwargs.get("window") or longest
         seen = (back >= 0) & (back <= window)
         bias = jnp.where(seen, 0.0, jnp.finfo(jnp.float32).min)[:, None]
-        return next_fun(query, keys, values, bias=bias, scale=kwargs.get("scale", 0.0))
+        return next_fun(query, keys, values, bias=bias, scale=kwargs.get("scale", 0.0), prefix=kwargs.get("prefix"))
 
     with nn.intercept_methods(intercept):
         side = {"attention_mask": jnp.ones_like(ids), "places": places}

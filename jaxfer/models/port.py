@@ -204,6 +204,11 @@ class Port:
         """The family's options, a dataclass."""
         return self.module.options
 
+    @property
+    def order(self) -> str | None:
+        """Where transformer blocks have their norms (`Spec.order`), as the options state it; None: they don't."""
+        return getattr(getattr(self.module, "options", None), "order", None)
+
     @functools.cached_property
     def features(self) -> tuple[int, ...]:
         """Shape of what the output layer reads of one example, without the batch axis: `(width,)` of a pooled head."""

@@ -160,7 +160,7 @@ def _decoded(run, port, params, memory, longest, cache, ids, places):
         seen = jnp.arange(longest) <= places[:, :, None]
         bias = jnp.where(seen, 0.0, jnp.finfo(jnp.float32).min / 2)[:, None]
         bias = bias if distances is None else bias + distances
-        return next_fun(query, keys, values, bias=bias, scale=kwargs.get("scale", 0.0))
+        return next_fun(query, keys, values, bias=bias, scale=kwargs.get("scale", 0.0), prefix=kwargs.get("prefix"))
 
     scores = run(memory, intercept, begin=BEGIN, decoder_input_ids=ids, places=places)
     return scores, after

@@ -47,7 +47,32 @@ REFUSED: dict[tuple[str, str], str] = (
     {
         ("adapter", case): "adapter: the model has no transformer blocks"
         for case in FAMILIES
-        if not any(re.match(r"block_\d+/attn/", path) for path in parts(case))
+        if not any(re.match(r"\w*block.*/attn/out/", path) for path in parts(case))
+    }
+    | {
+        ("film", case): r"film: .*; use ssf"
+        for case in FAMILIES
+        if case in ("alexnet", "row_mlp", "vgg_plain") or any("/attn/" in path for path in parts(case))
+    }
+    | {
+        ("prefix_tuning", case): "prefix_tuning: the model has no transformer blocks"
+        for case in FAMILIES
+        if not any(re.match(r"\w*block.*/attn/out/", path) for path in parts(case))
+    }
+    | {
+        ("prompt_tuning", case): r"prompt_tuning: reads texts, and this model reads .*; use lora"
+        for case in FAMILIES
+        if tiny.make(case).encoding.column != "text"
+    }
+    | {
+        ("side_tuning", case): "side_tuning: its network reads images"
+        for case in FAMILIES
+        if len(tiny.make(case).encodings) > 1 or tiny.make(case).encoding.column != "image"
+    }
+    | {
+        ("vpt", case): r"vpt: .*; use (adapter or )?lora"
+        for case in FAMILIES
+        if case not in ("clip", "clip_vision_cls", "dinov2_cls+mean", "siglip_vision_map", "vit_cls")
     }
     | {("merge", case): "merge: expected networks to merge" for case in FAMILIES}
     | {
@@ -58,8 +83,15 @@ REFUSED: dict[tuple[str, str], str] = (
 )
 
 
+@functools.cache
+def axes(method):
+    """The convolutional and the transformer case; for a method of texts alone, the first kind that takes it."""
+    taken = [case for case in (CONVOLUTION, TRANSFORMER) if (method, case) not in REFUSED]
+    return taken or [case for case in KINDS if (method, case) not in REFUSED][:1]
+
+
 def on_axes(method, case):
-    return case in (CONVOLUTION, TRANSFORMER) or method in ("full", "lora", "probe")
+    return case in axes(method) or method in ("full", "lora", "probe")
 
 
 def marks(method, case):
@@ -145,8 +177,7 @@ def needs(method, case, source):
 
 def placed(method, case):
     """A method's placement and its whole runs show on one model, a model's under one method."""
-    other = TRANSFORMER if (method, CONVOLUTION) in REFUSED else CONVOLUTION
-    return case == other or method == "full" and case in KINDS
+    return case in axes(method)[:1] or method == "full" and case in KINDS
 
 
 # Adam's arithmetic is the same for every method and model: which leaf is where, SGD shows.
@@ -163,12 +194,12 @@ OFF = (pytest.mark.matrix, pytest.mark.rest)
 
 def numbers(pairs):
     """A test for each check of each pair: tier ii on the axes, the matrix beside them."""
-    for check, axes in AXES.items():
+    for check, on in AXES.items():
         for pair in pairs:
             if pair not in REFUSED and (check is not ADAM or pair[1] == TRANSFORMER):
                 devices = check in methods.PLACED and not (check is SGD and placed(*pair))
                 left = (pytest.mark.rest,) if devices else rest(*pair)
-                beside = rest(*pair) if axes(*pair) else (pytest.mark.matrix, *left)
+                beside = rest(*pair) if on(*pair) else (pytest.mark.matrix, *left)
                 yield pytest.param(check, *pair, id="-".join((check.__name__, *pair)), marks=(marks(*pair), *beside))
 
 

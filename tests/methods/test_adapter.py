@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxfer
+from jaxfer.conformance import families, tiny
 from jaxfer.errors import InputError
 from jaxfer.method import NOTHING
+from jaxfer.methods._blocks import blocks
+from jaxfer.models.passes import Training
+from jaxfer.models.transformer import Block
+from jaxfer.ports import port_shapes
 from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten
 from tests.experiments import backbone, batches, tiny_config, tiny_stage
@@ -23,6 +32,81 @@ def test_counts_on_bert_base(kind, bottleneck, count):
     shapes = jax.eval_shape(port.init, jax.random.key(0), port.example(1))[0]
     params, _ = jax.eval_shape(method.init, shapes, jax.random.key(0), NOTHING)
     assert sum(leaf.size for path, leaf in flatten(params).items() if path.startswith("adapter/")) == count
+
+
+@functools.cache
+def called(case):
+    """{path: module} of the modules that a pass of the model calls."""
+    port, found = tiny.make(case), {}
+
+    def watch(next_fun, args, kwargs, context):
+        found["/".join(context.module.path)] = context.module
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(watch):
+        jax.eval_shape(lambda *given: port.init(*given), jax.random.key(0), port.example(2))  # traced anew
+    return found
+
+
+@pytest.mark.parametrize("kind,places", [("houlsby", 2), ("pfeiffer", 1), ("parallel", 1), ("adaptformer", 1)])
+def test_every_block_of_every_family_is_reached(kind, places):
+    """By a module that is called, and so intercepted: towers, decoders, a block that is run several times."""
+    reached = set()
+    for case in (*families(), "decoder_gemma"):
+        there = blocks(flatten(port_shapes(tiny.make(case))[0]))
+        if there:
+            stage = tiny_stage(case, method="adapter", options={"kind": kind, "bottleneck": 3})
+            sites = {path[8:].rsplit("/", 2)[0] for path in stage.leaves() if path.startswith("adapter/")}
+            assert sites <= called(case).keys() and len(sites) == places * len(there), case
+            reached.add(case)
+    assert {"albert", "clip", "t5", "whisper", "swin_v1", "wav2vec2"} <= reached
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_behind_a_norm_of_batch_statistics(batch_norm):
+    """A post-norm PatchTST, whose norms are either."""
+    stage = tiny_stage("patchtst", method="adapter", options={"kind": "pfeiffer"})
+    options = dataclasses.replace(stage.spec.port.options, order="post", norm="batch" if batch_norm else "layer")
+    port = MODELS.get("patchtst")(options, outputs=3)
+    method = METHODS.make("adapter", port, kind="pfeiffer", bottleneck=3)
+    params, model_state = tiny.draw(port)
+    params, extra = method.init(params, jax.random.key(0), NOTHING)
+    trained = Training(key=jax.random.key(0), live=frozenset(port.units), eval_norms=frozenset())
+    for training in (None, trained):
+        how = dict(training=training, intercept=method.intercept(params, extra))
+        outputs, after = jax.eval_shape(functools.partial(port.apply, **how), params, model_state, port.example(4))
+        assert outputs.shape[0] == 4 and jax.tree.structure(after) == jax.tree.structure(model_state)
+
+
+def test_a_decoders_attention_to_its_memory_has_one_too():
+    port = tiny.make("t5", head="seq2seq")
+    params, _ = jax.eval_shape(METHODS.make("adapter", port).init, port_shapes(port)[0], jax.random.key(0), NOTHING)
+    assert {"attn", "cross", "mlp"} == params["adapter"]["decoder_block_0"].keys()
+
+
+def test_the_options_say_where_the_blocks_have_their_norms():
+    for case in families():
+        specs = {module.spec.order for module in called(case).values() if isinstance(module, Block)}
+        assert specs <= {tiny.make(case).order}, case
+
+
+@pytest.mark.parametrize("kind,scale", [("parallel", 4.0), ("adaptformer", 0.1)])
+def test_beside_the_mlp(kind, scale):
+    """Nothing at the start; then the bottleneck of what the MLP reads, scaled."""
+    stage = tiny_stage("vit_cls", method="adapter", options={"kind": kind, "bottleneck": 3})
+    port, (batch,) = stage.spec.port, batches(stage, 1)
+    state = stage.enter(*backbone(stage), 0)
+    down = state.params["adapter"]["block_0"]["mlp"]["down"]["kernel"]
+    assert 0.5 / np.sqrt(12) < np.abs(down).max() <= 1 / np.sqrt(12)  # as torch draws a Linear of 12 inputs
+    plain, params = (stage.spec.method.view(state.params, {}), state.params["adapter"])
+    run = functools.partial(port.apply, plain, {}, batch, end="block_0")
+    intercept = functools.partial(stage.spec.method.intercept, extra={})
+    np.testing.assert_array_equal(run(intercept=intercept(state.params))[0], run()[0])
+    added = jax.tree.map(lambda leaf: leaf + 0.3, params)
+    read = _layer(port, state.params, batch, "block_0/norm_2")
+    wanted = run()[0] + scale * bottleneck(read, added["block_0"]["mlp"], jax.nn.relu)
+    found = run(intercept=intercept({**plain, "adapter": added}))[0]
+    np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5)
 
 
 def layer_norm(x, params):
@@ -89,6 +173,11 @@ def test_a_run_predicts_and_is_not_exported(tmp_path):
     assert answer.error is None and len(answer.probabilities) == 3
     with pytest.raises(InputError, match="method 'adapter' adds modules that no plain ViT has"):
         jaxfer.export(tmp_path / "run")
+
+
+def test_a_scale_is_of_adapters_beside_the_mlp():
+    with pytest.raises(InputError, match="adapter: kind='houlsby' has no scale, found 2.0; omit it"):
+        tiny_stage("vit_cls", method="adapter", options={"scale": 2.0})
 
 
 def test_a_convolutional_network_has_no_place_for_them():

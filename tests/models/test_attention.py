@@ -72,6 +72,28 @@ def test_plain_forms(masked):
     np.testing.assert_allclose(attention.attention(*arrays, mask), wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("causal,window,masked,biased", [(True, 2, True, True), (False, 0, False, False)])
+def test_a_prefix_is_seen_by_every_query(causal, window, masked, biased):
+    """By hand in float64, of four heads that share two heads of keys: rows of padding and of other windows too."""
+    (query, key, value), mask = inputs(5, heads=4)
+    key, value, prefix = key[:, :, :2], value[:, :, :2], (drawn(3, 2, 8, seed=7), drawn(3, 2, 8, seed=8))
+    bias = drawn(1, 4, 5, 5, seed=9) if biased else None
+    how = dict(bias=bias, causal=causal, window=window, prefix=prefix)
+    found = attention.attention(query, key, value, mask if masked else None, **how)
+    keys, values = (
+        np.repeat(np.concatenate([np.broadcast_to(np.float64(first), (2, 3, 2, 8)), np.float64(x)], 1), 2, 2)
+        for first, x in zip(prefix, (key, value), strict=True)
+    )
+    scores = np.einsum("bqhd,bkhd->bhqk", np.float64(query), keys) / np.sqrt(8)
+    scores[..., 3:] += 0 if bias is None else np.float64(bias)
+    back = np.arange(5)[:, None] - np.arange(5)
+    seen = (np.abs(back) <= window if window else back == back) & (back >= 0 if causal else True)
+    seen = np.broadcast_to(seen, (2, 1, 5, 5)) & (np.asarray(mask)[:, None, None] > 0 if masked else True)
+    weights = np.exp(scores) * np.concatenate([np.ones((2, 1, 5, 3)), seen], -1)
+    wanted = np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), values)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("block", [128, 512])
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_kernel_of_tpus(interpreted, monkeypatch, masked, block):

@@ -1,0 +1,122 @@
+"""Prefix tuning: learned keys and values that all tokens see in every block; the backbone stays frozen.
+
+Li and Liang, 2021, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", arXiv:2101.00190. They are no tokens:
+nothing is made of them, and positions and masks of the tokens stay. While they are trained they come out of an MLP, as
+in the paper: kernel tanh(hidden p + c) + bias, p being a learned row for each place. Without it (`hidden=0`) they are
+learned themselves, peft's default. The start is not the source model: even a zero key takes a share of attention. The
+reference code has an MLP each for encoder, decoder and the decoder's attention to the memory; here they share all but
+its last layer. A block that is run several times has one prefix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxfer import rules
+from jaxfer.errors import InputError
+from jaxfer.method import FROZEN, Method
+from jaxfer.methods._blocks import blocks
+from jaxfer.models.attention import DotProductAttention
+from jaxfer.models.execution import PLAIN
+from jaxfer.models.port import Port
+
+STD = 0.02  # of keys and values that are learned themselves
+
+
+def method(port: Port, *, tokens: int = 20, hidden: int = 512) -> Method:
+    """Groups: `prefix_tuning`, `head`.
+
+    Args:
+      port: a transformer.
+      tokens: keys and values of each attention.
+      hidden: channels of the MLP, 512 and 800 in the paper; 0: none.
+    """
+    if tokens < 1:
+        raise InputError(f"prefix_tuning: expected tokens >= 1, found {tokens}")
+    if hidden < 0:
+        raise InputError(f"prefix_tuning: expected hidden >= 0, found {hidden}; 0 has no MLP")
+
+    def init(params, key, given):
+        leaves, sites = rules.flatten(params), attentions(port)
+        if not sites:
+            raise InputError("prefix_tuning: the model has no transformer blocks whose attention takes keys; use lora")
+        channels, keys = sum(map(math.prod, sites.values())), jax.random.split(key, 3)
+        if not hidden:
+            parts = _parts(STD * jax.random.normal(keys[0], (2, tokens, channels)), sites)
+            return {**params, "prefix_tuning": rules.unflatten({f"{site}/prefix": parts[site] for site in sites})}, {}
+        block = blocks(leaves)[0]
+        first, width = block.split("/")[0], leaves[f"{block}/mlp/fc2/kernel"].shape[-1]
+        # Drawn as torch does: rows from N(0, 1), kernel and bias of a layer (here its first row) uniformly.
+        layer = jax.random.uniform(keys[1], (1 + width, hidden), minval=-1.0) / math.sqrt(width)
+        last = jax.random.uniform(keys[2], (1 + hidden, 2, channels), minval=-1.0) / math.sqrt(hidden)
+        learned = {
+            f"{first}/rows": jax.random.normal(keys[0], (tokens, width)),
+            f"{first}/hidden": {"kernel": layer[1:], "bias": layer[0]},
+            **{site: {"kernel": part[1:], "bias": part[0]} for site, part in _parts(last, sites).items()},
+        }
+        return {**params, "prefix_tuning": rules.unflatten(rules.flatten(learned))}, {}
+
+    def view(params, extra):
+        return {name: unit for name, unit in params.items() if name != "prefix_tuning"}
+
+    def intercept(params, extra):
+        leaves, sites, inside = rules.flatten(params["prefix_tuning"]), attentions(port), None
+        if hidden:
+            unit = next(path for path in leaves if path.endswith("/rows")).removesuffix("/rows")
+            kernel, bias = (leaves[f"{unit}/hidden/{name}"] for name in ("kernel", "bias"))
+            inside = jnp.tanh(leaves[f"{unit}/rows"] @ kernel + bias)
+
+        def prefix(site):
+            if inside is None:
+                return tuple(leaves[f"{site}/prefix"])
+            made = jnp.tensordot(inside, leaves[f"{site}/kernel"], 1) + leaves[f"{site}/bias"]
+            return made[:, 0], made[:, 1]
+
+        def see(next_fun, args, kwargs, context):
+            if context.method_name == "__call__" and (site := "/".join(context.module.path)) in sites:
+                kwargs = {**kwargs, "prefix": prefix(site)}
+            return next_fun(*args, **kwargs)
+
+        return see
+
+    return Method(
+        rules=(("prefix_tuning/.*", "prefix_tuning"), (f"{port.head}/.*", "head"), (".*", FROZEN)),
+        init=init,
+        view=view,
+        intercept=intercept,
+        merge=None,
+        hparams={"lr": (1e-3, (3e-4, 1e-3, 3e-3, 1e-2))},
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def attentions(port: Port) -> Mapping[str, tuple[int, int]]:
+    """{path of an attention in a transformer block: (heads of its keys, channels of one)}."""
+    port, found = dataclasses.replace(port, execution=PLAIN), {}
+
+    def watch(next_fun, args, kwargs, context):
+        if isinstance(context.module, DotProductAttention) and context.method_name == "__call__":
+            found["/".join(context.module.path)] = args[1].shape[2:]
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(watch):
+        params, _ = jax.eval_shape(lambda *given: port.init(*given), jax.random.key(0), port.example(2))
+    inside = tuple(f"{block}/" for block in blocks(rules.flatten(params)))
+    return {path: shape for path, shape in found.items() if path.startswith(inside)}
+
+
+def _parts(drawn: jax.Array, sites: Mapping[str, tuple[int, int]]) -> dict[str, jax.Array]:
+    """{site: its channels [..., heads, width]} of the last axis."""
+    parts, taken = {}, 0
+    for site, shape in sites.items():
+        size = math.prod(shape)
+        parts[site] = drawn[..., taken : taken + size].reshape(*drawn.shape[:-1], *shape)
+        taken += size
+    return parts
