@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from jaxfer.errors import InputError
 from jaxfer.method import FROZEN, Method
-from jaxfer.methods import _layers
+from jaxfer.methods import _modulation
 from jaxfer.methods._blocks import blocks
 from jaxfer.models.port import Port
 from jaxfer.rules import flatten
@@ -22,7 +22,7 @@ def method(port: Port) -> Method:
     Args:
       port: a convolutional network with norms.
     """
-    sites = {path: layer for path, layer in _layers.layers(port).items() if layer.leaf == "scale"}
+    sites = {path: layer for path, layer in _modulation.layers(port).items() if layer.leaf == "scale"}
 
     def init(params, key, given):
         leaves = flatten(params)
@@ -30,7 +30,7 @@ def method(port: Port) -> Method:
             raise InputError("film: scales the channels of a convolutional network, and this model is none; use ssf")
         if not sites:
             raise InputError("film: the convolutional network has no norms to put it behind; use ssf")
-        return {**params, "film": _layers.drawn(sites, key, 0.0)}, {}
+        return {**params, "film": _modulation.drawn(sites, key, 0.0)}, {}
 
     def view(params, extra):
         return {name: unit for name, unit in params.items() if name != "film"}
@@ -39,7 +39,7 @@ def method(port: Port) -> Method:
         rules=(("film/.*", "film"), (f"{port.head}/.*", "head"), (".*", FROZEN)),
         init=init,
         view=view,
-        intercept=lambda params, extra: _layers.modulated(params["film"]),
-        merge=lambda params, extra: _layers.merged(view(params, extra), params["film"], sites),
+        intercept=lambda params, extra: _modulation.modulated(params["film"]),
+        merge=lambda params, extra: _modulation.merged(view(params, extra), params["film"], sites),
         hparams={"lr": (3e-3, (1e-3, 3e-3, 1e-2))},
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from jaxfer.errors import InputError
 from jaxfer.method import FROZEN, Method
-from jaxfer.methods import _layers
+from jaxfer.methods import _modulation
 from jaxfer.models.port import Port
 
 
@@ -24,10 +24,10 @@ def method(port: Port, *, std: float = 0.02) -> Method:
     """
     if not 0 <= std < 1:
         raise InputError(f"ssf: expected std in [0, 1), found {std}")
-    sites = _layers.layers(port)
+    sites = _modulation.layers(port)
 
     def init(params, key, given):
-        return {**params, "ssf": _layers.drawn(sites, key, std)}, {}
+        return {**params, "ssf": _modulation.drawn(sites, key, std)}, {}
 
     def view(params, extra):
         return {name: unit for name, unit in params.items() if name != "ssf"}
@@ -36,7 +36,7 @@ def method(port: Port, *, std: float = 0.02) -> Method:
         rules=(("ssf/.*", "ssf"), (f"{port.head}/.*", "head"), (".*", FROZEN)),
         init=init,
         view=view,
-        intercept=lambda params, extra: _layers.modulated(params["ssf"]),
-        merge=lambda params, extra: _layers.merged(view(params, extra), params["ssf"], sites),
+        intercept=lambda params, extra: _modulation.modulated(params["ssf"]),
+        merge=lambda params, extra: _modulation.merged(view(params, extra), params["ssf"], sites),
         hparams={"lr": (5e-3, (1e-3, 5e-3, 1e-2))},
     )
