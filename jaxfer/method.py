@@ -55,6 +55,9 @@ class Context:
       step: [] int32, steps done before this one.
       key: this step's PRNG key.
       streams: {name: its part of the training forward} of the streams that the method reads; {} in `update`.
+      forward: backbone params -> the `Passed` of another pass over this batch, in evaluation mode. Keywords: `other`, a
+        batch in its place; `model_state`, running statistics in place of the current ones; `intercept` and `taps`, as
+        in `Port.forward`; `train`, for a training pass with dropout of its own (not in `measure`).
     """
 
     apply: Callable[..., jax.Array]
@@ -69,6 +72,7 @@ class Context:
     taps: Mapping[str, Any] = field(default_factory=dict)
     streams: Mapping[str, Streamed] = field(default_factory=dict)
     others: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    forward: Callable[..., Any] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -80,10 +84,12 @@ class Given:
       head: {path: leaf} of the source's own output layer, before `config.head` made a new one; None unless the method
         states `source_outputs`.
       measured: the mean of `Method.measure` over the training split; None without it.
+      model_state: running statistics that the stage starts from; None in `measure`.
     """
 
     head: Mapping[str, jax.Array] | None = None
     measured: Any = None
+    model_state: Any = None
 
 
 NOTHING = Given()
@@ -112,6 +118,7 @@ class Method:
       measure_on: `train`, or `former`: examples of the source's own task, labelled with its classes. Those are the
         training split's where the run keeps the source's head; where it makes a new one, the run is refused.
       view: (params, extra) -> backbone params as the forward pass uses them.
+      noisy_view: (params, extra, key) -> the same for a training pass, where that draws at random; None: `view`.
       evaluated: the same for evaluation, where that differs (averages of parameters); None: `view`.
       intercept: (params, extra) -> a `flax.linen` interceptor or None: changes in activation space.
       taps: activations of the training forward that `loss` needs: units, or `features` (`Port.forward`).
@@ -150,6 +157,7 @@ class Method:
     measure: Callable[[Context, Given], Any] | None = None
     measure_on: str = "train"
     view: Callable[[Params, Any], Params] = lambda params, extra: params
+    noisy_view: Callable[[Params, Any, jax.Array], Params] | None = None
     intercept: Callable[[Params, Any], Any] = lambda params, extra: None
     evaluated: Callable[[Params, Any], Params] | None = None
     taps: tuple[str, ...] = ()

@@ -68,6 +68,7 @@ class Stage:
         `given` is of the shapes in the field of this name.
         """
         key = jax.random.fold_in(self.step_key(seed), 2**32 - 1)
+        given = dataclasses.replace(given, model_state=model_state)
         params, extra = _compiled_init(self.spec.method)(params, key, given)
         return make_state(self.spec, params, model_state, extra, self.hparams, self.step_key(seed))
 
@@ -193,7 +194,9 @@ def make_stages(
 @functools.lru_cache(maxsize=64)
 def method_shapes(method: Method, port: Port, task: Task) -> tuple[Any, Any]:
     """(params with the method's leaves, extra) as ShapeDtypeStructs."""
-    return jax.eval_shape(method.init, port_shapes(port)[0], jax.random.key(0), given_shapes(method, port, task))
+    params, model_state = port_shapes(port)
+    given = dataclasses.replace(given_shapes(method, port, task), model_state=model_state)
+    return jax.eval_shape(method.init, params, jax.random.key(0), given)
 
 
 @functools.lru_cache(maxsize=64)

@@ -21,6 +21,7 @@ from jaxfer.state import State, copied
 from jaxfer.streams import StreamSpec
 from jaxfer.task import Task
 
+ANOTHER, VIEW = 2**31, 2**31 + 1  # folded into a step's key: of another pass, and of a random view
 Batch = Mapping[str, Any]  # of arrays; a stream, or what another network reads of the same examples, is a dict in it
 
 
@@ -135,22 +136,30 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
         trainable, frozen = split(state.params, trainable_paths)
         others = {name: net.along(spec.execution).with_arrays(*state.others[name]) for name, net in spec.others}
 
+        def settings(key):
+            return Training(key=key, live=spec.live, eval_norms=spec.eval_norms, dropout=spec.dropout)
+
         def context(params, batch, key, taps=None, shown=None):
             evaluate = _evaluation(port, state.model_state, batch)
 
             extra, hparams = state.extra, state.hparams
-            kept = (taps or {}, shown or {}, others)
+            forward = _another_pass(port, state.model_state, batch, lambda: settings(jax.random.fold_in(key, ANOTHER)))
+            kept = (taps or {}, shown or {}, others, forward)
             return Context(evaluate, task, batch, params, extra, hparams, groups, state.step, key, *kept)
 
         def loss_fn(trainable, model_state, batch, key):
             params = unflatten({**frozen, **trainable})
+            if method.noisy_view is None:
+                seen = method.view(params, state.extra)
+            else:
+                seen = method.noisy_view(params, state.extra, jax.random.fold_in(key, VIEW))
             (outputs, model_state, taps), shown = beside.forward(
                 port,
                 streams,
-                method.view(params, state.extra),
+                seen,
                 model_state,
                 batch,
-                training=Training(key=key, live=spec.live, eval_norms=spec.eval_norms, dropout=spec.dropout),
+                training=settings(key),
                 intercept=method.intercept(params, state.extra),
                 taps=method.taps,
             )
@@ -354,7 +363,10 @@ def make_measure(port: Port, task: Task, method: Method) -> Callable[[Any, Any, 
         evaluate = _evaluation(port, model_state, batch)
         taps = port.forward(params, model_state, batch, taps=method.taps).taps if method.taps else {}
         step, key = jnp.zeros((), jnp.int32), jax.random.key(0)
-        return method.measure(Context(evaluate, task, batch, params, None, {}, {}, step, key, taps), given)
+        forward = _another_pass(port, model_state, batch)
+        return method.measure(
+            Context(evaluate, task, batch, params, None, {}, {}, step, key, taps, forward=forward), given
+        )
 
     return measure
 
@@ -370,6 +382,21 @@ def _evaluation(port: Port, model_state: Any, batch: Batch) -> Callable[..., jax
         return alone.apply(backbone, model_state, other)[0]
 
     return evaluate
+
+
+def _another_pass(
+    port: Port, model_state: Any, batch: Batch, anew: Callable[[], Training | None] = lambda: None
+) -> Callable[..., Any]:
+    """`Context.forward`; `anew` gives the settings of a training pass."""
+    own = model_state
+
+    def forward(
+        backbone: Any, *, other: Batch | None = None, model_state: Any = None, train: bool = False, **how: Any
+    ) -> Any:
+        read, statistics = batch if other is None else other, own if model_state is None else model_state
+        return port.forward(backbone, statistics, read, training=anew() if train else None, **how)
+
+    return forward
 
 
 def _averaged(axis: str, new: jax.Array, old: jax.Array) -> jax.Array:

@@ -60,6 +60,7 @@ def averaged(
         method,
         init=init,
         view=lambda params, extra: method.view(params, extra["base"]),
+        noisy_view=method.noisy_view and (lambda params, extra, key: method.noisy_view(params, extra["base"], key)),
         evaluated=lambda params, extra: (method.evaluated or method.view)(at_average(params, extra), extra["base"]),
         intercept=lambda params, extra: method.intercept(params, extra["base"]),
         batch=method.batch and (lambda ctx: method.batch(base(ctx))),

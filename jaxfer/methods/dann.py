@@ -7,12 +7,11 @@ read. The backbone sees both domains in one pass, with batch statistics of both.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
-import optax
 
 from jaxfer.errors import InputError
-from jaxfer.method import UNLABELLED, Method, task_loss
+from jaxfer.method import Method, task_loss
+from jaxfer.methods import _domains, _layers
 from jaxfer.models.port import FEATURES, Port
 
 
@@ -31,57 +30,30 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 2) -> Method:
         raise InputError(f"options: expected hidden >= 1 and layers >= 0, found hidden={hidden}, layers={layers}")
 
     def init(params, key, given):
-        if len(port.features) != 1:
-            raise InputError(f"dann compares one vector per example, this model's have the shape {port.features}")
-        sizes = [*port.features, *[hidden] * layers, 1]
-        stack = {}
-        for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
-            kernel = jax.random.normal(jax.random.fold_in(key, i), (fan_in, fan_out)) * jnp.sqrt(2 / fan_in)
-            stack[f"layer_{i}"] = {"kernel": kernel, "bias": jnp.zeros(fan_out)}
+        _domains.check_vectors("dann", port)
+        stack = _layers.drawn(key, [*port.features, *[hidden] * layers, 1])
         return {**params, "discriminator": {port.units[-1]: stack}}, {}
-
-    def view(params, extra):
-        return {name: value for name, value in params.items() if name != "discriminator"}
 
     def loss(ctx, outputs):
         value, logged = task_loss(ctx, outputs)
-        progress = ctx.step / ctx.hparams["total_steps"]
-        strength = 2 / (1 + jnp.exp(-ctx.hparams["slope"] * progress)) - 1
-        source, target = ctx.taps[FEATURES], ctx.streams["target"].taps[FEATURES]
-        features = jnp.concatenate([source, target]).astype(jnp.float32)
-        logits = _discriminated(ctx.params["discriminator"][port.units[-1]], _reversed(features, strength))
-        domain = jnp.concatenate([jnp.ones(len(source)), jnp.zeros(len(target))])
-        each = optax.sigmoid_binary_cross_entropy(logits, domain)
-        confusion = 0.5 * (each[: len(source)].mean() + each[len(source) :].mean())
-        right = ((logits > 0) == (domain > 0)).mean()
+        source, target = _domains.features(ctx)
+        both = _domains.reverse(jnp.concatenate([source, target]), _domains.rising(ctx))
+        logits = _layers.through(ctx.params["discriminator"][port.units[-1]], both)[:, 0]
+        confusion, right = _domains.told_apart(logits, len(source))
         logged = {**logged, "domain_loss": confusion, "domain_accuracy": right}
         return value + ctx.hparams["trade_off"] * confusion, logged
 
     return Method(
         rules=((f"{port.head}/.*", "head"), ("discriminator/.*", "discriminator"), (".*", "backbone")),
         init=init,
-        view=view,
+        view=_layers.without("discriminator"),
         loss=loss,
-        merge=view,
+        merge=_layers.without("discriminator"),
         taps=(FEATURES,),
-        streams={"target": UNLABELLED},
+        streams=_domains.STREAMS,
         hparams={
             "lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)),
             "trade_off": (1.0, (0.1, 0.3, 1.0)),
             "slope": (10.0, (10.0,)),
         },
     )
-
-
-def _reversed(x, strength):
-    """x, whose gradient is multiplied by -strength."""
-    return jax.lax.stop_gradient((1 + strength) * x) - strength * x
-
-
-def _discriminated(stack, x):
-    """[batch, features] -> logits [batch]: positive for the source."""
-    for i in range(len(stack)):
-        layer = stack[f"layer_{i}"]
-        x = x @ layer["kernel"] + layer["bias"]
-        x = jax.nn.relu(x) if i + 1 < len(stack) else x
-    return x[:, 0]

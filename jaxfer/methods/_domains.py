@@ -1,0 +1,116 @@
+"""What methods of domain adaptation share: both domains' features, distances between them, and adversaries.
+
+They read the stream `target`, whose labels are sealed. The backbone sees both domains in one pass, with batch
+statistics of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxfer.errors import InputError
+from jaxfer.method import UNLABELLED, Context
+from jaxfer.models.port import FEATURES, Port
+
+STREAMS = {"target": UNLABELLED}
+
+
+def check_vectors(name: str, port: Port) -> None:
+    """`InputError` if the model's output layer reads more than one vector of an example."""
+    if len(port.features) != 1:
+        raise InputError(f"{name} compares one vector per example, this model's have the shape {port.features}")
+
+
+def features(ctx: Context) -> tuple[jax.Array, jax.Array]:
+    """What the output layer reads of the source's examples and of the target's, [batch, width] float32 each."""
+    source, target = ctx.taps[FEATURES], ctx.streams["target"].taps[FEATURES]
+    return source.astype(jnp.float32), target.astype(jnp.float32)
+
+
+def check_pairs(name: str, source: jax.Array, target: jax.Array) -> None:
+    """`InputError` if a domain has one example a step, where the method needs pairs of them."""
+    if min(len(source), len(target)) < 2:
+        raise InputError(
+            f"{name} compares pairs of examples of a domain: expected batches of at least 2, found {len(source)} of "
+            f"the source and {len(target)} of the target; raise config.batch_size or config.stream.target.batch_size"
+        )
+
+
+def covariance(x: jax.Array) -> jax.Array:
+    """[n, width] -> [width, width], unbiased."""
+    x = x - x.mean(0)
+    return x.T @ x / (len(x) - 1)
+
+
+def gaussian(x: jax.Array, *, multiples: Sequence[float] = (), variance: float = 0.0) -> jax.Array:
+    """[n, width] -> [n, n]: the sum of Gaussian kernels exp(-|a - b|^2 / (2 s^2)).
+
+    Args:
+      x: of both domains.
+      multiples: s^2 of each kernel, as multiples of the mean of all squared distances, through which no gradient goes.
+      variance: s^2 of one more kernel; 0: no such one.
+    """
+    x = x - x.mean(0)  # distances stay the same, and little is lost below
+    size = jnp.square(x).sum(-1)
+    apart = jnp.maximum(size[:, None] + size[None, :] - 2 * x @ x.T, 0.0)
+    mean = jax.lax.stop_gradient(apart.mean())
+    widths = [multiple * mean for multiple in multiples] + ([variance] if variance else [])
+    return sum(jnp.exp(-apart / (2 * width)) for width in widths)
+
+
+def discrepancy(kernel: jax.Array, sources: int) -> jax.Array:
+    """The unbiased estimate of the squared maximum mean discrepancy, plus 1 / (n - 1) for each domain of n examples.
+
+    The constant keeps it from falling below 0, as in TLlib; it has no gradient.
+
+    Args:
+      kernel: [n, n] of both domains' examples.
+      sources: how many of them, the first ones, are the source's.
+    """
+    targets = len(kernel) - sources
+    source, target, between = kernel[:sources, :sources], kernel[sources:, sources:], kernel[:sources, sources:]
+    inside = sum(
+        (block.sum() - jnp.trace(block)) / (n * (n - 1)) for block, n in ((source, sources), (target, targets))
+    )
+    return inside - 2 * between.mean() + 1 / (sources - 1) + 1 / (targets - 1)
+
+
+def entropies(chances: jax.Array) -> jax.Array:
+    """[n, classes] -> [n]; the logarithm is of 1e-5 more, as in TLlib."""
+    return -(chances * jnp.log(chances + 1e-5)).sum(-1)
+
+
+def rising(ctx: Context) -> jax.Array:
+    """2 / (1 + exp(-slope * progress)) - 1: 0 at first, then ever slower towards 1."""
+    progress = ctx.step / ctx.hparams["total_steps"]
+    return 2 / (1 + jnp.exp(-ctx.hparams["slope"] * progress)) - 1
+
+
+def reverse(x: jax.Array, strength: jax.Array) -> jax.Array:
+    """x, whose gradient is multiplied by -strength."""
+    return jax.lax.stop_gradient((1 + strength) * x) - strength * x
+
+
+def told_apart(
+    logits: jax.Array, sources: int, weights: jax.Array | None = None, jointly: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """(the mean of both domains' cross-entropies, the share of examples whose domain is found).
+
+    Args:
+      logits: [n] of a discriminator, positive for the source.
+      sources: how many of them, the first ones, are the source's.
+      weights: [n] of the examples; None: all alike.
+      jointly: whether the weighted mean is taken over both domains at once, and not over each.
+    """
+    domain = jnp.concatenate([jnp.ones(sources), jnp.zeros(len(logits) - sources)])
+    each, right = optax.sigmoid_binary_cross_entropy(logits, domain), ((logits > 0) == (domain > 0)).mean()
+    if weights is None:
+        return 0.5 * (each[:sources].mean() + each[sources:].mean()), right
+    if jointly:
+        return (weights * each).sum() / weights.sum(), right
+    source, target = (weights * each)[:sources].sum(), (weights * each)[sources:].sum()
+    return 0.5 * (source / weights[:sources].sum() + target / weights[sources:].sum()), right

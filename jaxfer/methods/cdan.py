@@ -1,0 +1,91 @@
+"""CDAN: domain-adversarial training whose discriminator sees features together with predictions.
+
+Long et al., 2018, "Conditional Adversarial Domain Adaptation", arXiv:1705.10667, section 3: as `dann`, on the outer
+product of the features and the softmax, or above 4096 numbers on a random projection of it,
+(R_f f) * (R_g g) / sqrt(d). No gradient goes through the softmax, as in the authors' code. CDAN+E weighs examples by
+1 + exp(-entropy); here no gradient goes through these weights (the authors reverse it, TLlib has none either).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxfer.errors import InputError
+from jaxfer.method import Method, task_loss
+from jaxfer.methods import _domains, _layers
+from jaxfer.models.port import FEATURES, Port
+
+LARGEST = 4096  # numbers of an outer product
+
+
+def method(
+    port: Port, *, hidden: int = 1024, layers: int = 2, entropy: bool = False, jointly: bool = False, random: int = 1024
+) -> Method:
+    """Groups: `head`, `discriminator`, `backbone`. Reads the stream `target`.
+
+    Args:
+      port: the model.
+      hidden: width of the discriminator.
+      layers: its hidden layers.
+      entropy: CDAN+E: examples that the model is sure of weigh more.
+      jointly: whether these weights are normalised over both domains at once, as in TLlib, and not over each, as in the
+        authors' code.
+      random: width of the random projection.
+
+    Hparams: `trade_off` and `slope`, as in `dann`.
+    """
+    if hidden < 1 or layers < 0 or random < 1:
+        found = f"hidden={hidden}, layers={layers}, random={random}"
+        raise InputError(f"options: expected hidden >= 1, layers >= 0 and random >= 1, found {found}")
+    if jointly and not entropy:
+        raise InputError("options.jointly: it is about the weights of entropy=True; set that too, or remove it")
+
+    def init(params, key, given):
+        _domains.check_vectors("cdan", port)
+        (width,), keys = port.features, jax.random.split(key, 3)
+        size, maps = width * port.outputs, {}
+        if size > LARGEST:
+            size = random
+            sides = (("features", keys[1], width), ("chances", keys[2], port.outputs))
+            maps = {name: jax.random.normal(drawn, (fan_in, random)) for name, drawn, fan_in in sides}
+        stack = _layers.drawn(keys[0], [size, *[hidden] * layers, 1])
+        return {**params, "discriminator": {port.units[-1]: stack}}, maps
+
+    def loss(ctx, outputs):
+        value, logged = task_loss(ctx, outputs)
+        source, target = _domains.features(ctx)
+        logits = jnp.concatenate([outputs, ctx.streams["target"].outputs]).astype(jnp.float32)
+        chances = jax.lax.stop_gradient(jax.nn.softmax(logits))
+        seen = conditioned(jnp.concatenate([source, target]), chances, ctx.extra)
+        logits = _layers.through(
+            ctx.params["discriminator"][port.units[-1]], _domains.reverse(seen, _domains.rising(ctx))
+        )[:, 0]
+        weights = 1 + jnp.exp(-_domains.entropies(chances)) if entropy else None
+        confusion, right = _domains.told_apart(logits, len(source), weights, jointly)
+        logged = {**logged, "domain_loss": confusion, "domain_accuracy": right}
+        return value + ctx.hparams["trade_off"] * confusion, logged
+
+    return Method(
+        rules=((f"{port.head}/.*", "head"), ("discriminator/.*", "discriminator"), (".*", "backbone")),
+        init=init,
+        view=_layers.without("discriminator"),
+        loss=loss,
+        merge=_layers.without("discriminator"),
+        taps=(FEATURES,),
+        streams=_domains.STREAMS,
+        tasks=("classification",),
+        whole_batch=entropy,
+        hparams={
+            "lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)),
+            "trade_off": (1.0, (0.1, 0.3, 1.0)),
+            "slope": (10.0, (10.0,)),
+        },
+    )
+
+
+def conditioned(features: jax.Array, chances: jax.Array, maps: dict[str, jax.Array]) -> jax.Array:
+    """Features [n, width] and chances [n, classes] -> [n, width * classes], or [n, random] with maps of both."""
+    if maps:
+        return (features @ maps["features"]) * (chances @ maps["chances"]) / jnp.sqrt(maps["features"].shape[1])
+    return (features[:, :, None] * chances[:, None, :]).reshape(len(features), -1)

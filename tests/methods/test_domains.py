@@ -1,0 +1,219 @@
+"""Domain adaptation: losses in float64 against reference values (TLlib's, FACTS) and NumPy, and which way they push."""
+
+from __future__ import annotations
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxfer.conformance import tiny
+from jaxfer.errors import InputError
+from jaxfer.method import NOTHING, Streamed
+from jaxfer.methods import _domains, cdan, coral, dan, mcc, mdd
+from jaxfer.models.port import FEATURES
+from jaxfer.registry import METHODS, TASKS
+from jaxfer.rules import flatten
+from tests.experiments import tiny_stage
+
+PORT, WIDTH = tiny.make("vit_cls"), 12
+
+
+def domains():
+    """The examples of the reference values: 8 x 5 of each domain."""
+    rng = np.random.RandomState(0)
+    return rng.randn(8, 5), 1.5 * rng.randn(8, 5) + 0.3
+
+
+def softmax(x):
+    e = np.exp(x - x.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def unbiased(kernel, n):
+    """The estimate, pair by pair."""
+    m, pairs = len(kernel) - n, [(i, j) for i in range(len(kernel)) for j in range(len(kernel)) if i != j]
+    total = 1 / (n - 1) + 1 / (m - 1)
+    for i, j in pairs:
+        same = {(True, True): 1 / (n * (n - 1)), (False, False): 1 / (m * (m - 1))}.get((i < n, j < n))
+        total += kernel[i, j] * (-1 / (n * m) if same is None else same)
+    return total
+
+
+def squared(x):
+    return np.square(x[:, None] - x[None]).sum(-1)
+
+
+def step(name, outputs, taps, beside, *, seed=0, done=5, **options):
+    """(loss, gradients with respect to the method's own layers and to both domains' features, what is logged)."""
+    method = METHODS.make(name, PORT, **options)
+    hparams = {key: jnp.float32(value) for key, (value, _) in method.hparams.items()}
+    hparams |= {"total_steps": jnp.float32(10), "label_smoothing": jnp.float32(0)}
+    params, extra = method.init({}, jax.random.key(seed), NOTHING)
+    task, batch = TASKS.make("classification"), {"label": jnp.arange(len(outputs)) % 3}
+
+    def loss(params, source, target):
+        streams = {"target": Streamed(beside, {FEATURES: target})}
+        ctx = types.SimpleNamespace(
+            task=task, batch=batch, params=params, extra=extra, hparams=hparams, step=done, taps={FEATURES: source}
+        )
+        ctx.streams = streams
+        return method.loss(ctx, outputs)
+
+    (value, logged), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(params, *taps)
+    return float(value), gradients, {**logged, "task": task.loss(outputs, batch, hparams).value()}, params, extra
+
+
+def inputs(sources=6, targets=4, seed=1):
+    rng = np.random.default_rng(seed)
+    draw = [rng.normal(size=shape).astype(np.float32) for shape in ((sources, 3), (targets, 3))]
+    features = [rng.normal(size=(n, WIDTH)).astype(np.float32) for n in (sources, targets)]
+    return draw[0], features, draw[1]
+
+
+def test_reference_values():
+    """Of TLlib's code, and the paper's for CORAL."""
+    s, t = domains()
+    with jax.enable_x64(True):
+        s, t = jnp.asarray(s), jnp.asarray(t)
+        kernel = _domains.gaussian(jnp.concatenate([s, t]), multiples=dan.MULTIPLES)
+        found = {
+            "coral": coral.distance(s, t),
+            "coral of TLlib": coral.distance(s, t, True),
+            "dan": _domains.discrepancy(kernel, 8),
+            "mcc": mcc.confusion(t, 2.5),
+            "mdd": mdd.disparity(s, t, t, s, 4.0),
+        }
+        found = {name: float(value) for name, value in found.items()}
+    assert found == {
+        "coral": pytest.approx(0.2454712201, abs=1e-9),
+        "coral of TLlib": pytest.approx(1.5996254512, abs=1e-9),
+        "dan": pytest.approx(0.7188654083, abs=1e-9),
+        "mcc": pytest.approx(0.7504581519, abs=1e-9),
+        "mdd": pytest.approx(-7.2487785592, abs=1e-9),
+    }
+
+
+@pytest.mark.parametrize("name", ["coral", "dan", "jan", "mcc"])
+def test_distances_of_batches_of_two_sizes(name):
+    """The task's loss plus trade_off times the distance, by hand."""
+    outputs, (source, target), beside = inputs()
+    value, _, logged, *_ = step(name, outputs, (source, target), beside)
+    both = np.concatenate([source, target]).astype(np.float64)
+    kernel = sum(np.exp(-squared(both) / (2 * 2.0**k * squared(both).mean())) for k in range(-3, 2))
+    chances, waver = softmax(np.concatenate([outputs, beside]).astype(np.float64)), softmax(beside / 2.5)
+    weights = 1 + np.exp((waver * np.log(waver + 1e-5)).sum(1))
+    confused = np.einsum("n,ni,nj->ij", weights, waver, waver)
+    confused /= confused.sum(1, keepdims=True)
+    wanted = {
+        "coral": np.square(np.cov(source.T) - np.cov(target.T)).sum() / (4 * WIDTH**2),
+        "dan": unbiased(kernel, 6),
+        "jan": unbiased(kernel * np.exp(-squared(chances) / (2 * 0.92**2)), 6),
+        "mcc": 1 - np.trace(confused) / 3,
+    }
+    assert value - float(logged["task"]) == pytest.approx(wanted[name], rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"entropy": True}, {"entropy": True, "jointly": True}])
+def test_cdan_by_hand(options):
+    """The outer product, the weights of both kinds, and a reversed gradient for the features alone."""
+    outputs, (source, target), beside = inputs()
+    value, (of_stack, *of_features), logged, params, extra = step(
+        "cdan", outputs, (source, target), beside, hidden=5, layers=1, **options
+    )
+    stack, chances = params["discriminator"]["head"], softmax(np.concatenate([outputs, beside]))
+    entropy = -(chances * np.log(chances + 1e-5)).sum(1)
+    weights = 1 + np.exp(-entropy) if options else np.ones(10)
+    first = np.arange(10) < 6
+    share = 1 / weights.sum() if "jointly" in options else 0.5 / np.where(first, weights[:6].sum(), weights[6:].sum())
+
+    def confusion(stack, source, target):
+        x = jnp.einsum("nd,nc->ndc", jnp.concatenate([source, target]), chances).reshape(10, -1)
+        x = jax.nn.relu(x @ stack["layer_0"]["kernel"] + stack["layer_0"]["bias"])
+        logits = (x @ stack["layer_1"]["kernel"] + stack["layer_1"]["bias"])[:, 0]
+        return (weights * share * jnp.logaddexp(0.0, jnp.where(first, -logits, logits))).sum()
+
+    wanted, gradients = jax.jit(jax.value_and_grad(confusion, argnums=(0, 1, 2)))(stack, source, target)
+    assert extra == {} and value - float(logged["task"]) == pytest.approx(float(wanted), rel=1e-5)
+    strength = 2 / (1 + np.exp(-10 * 5 / 10)) - 1
+    for found, expected in zip(of_features, gradients[1:], strict=True):
+        np.testing.assert_allclose(found, -strength * expected, rtol=1e-4, atol=1e-7)
+    for path, expected in flatten(gradients[0]).items():
+        found = flatten(of_stack["discriminator"]["head"])[path]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_the_random_map_of_cdan():
+    """Above 4096 numbers (R_f f) * (R_g g) / sqrt(d), whose inner products are those of the outer products."""
+    port = tiny.make("vit_cls", outputs=400)  # 12 * 400 > 4096
+    method = METHODS.make("cdan", port, hidden=4, layers=1, random=64)
+    params, maps = method.init({}, jax.random.key(0), NOTHING)
+    assert {name: leaf.shape for name, leaf in maps.items()} == {"features": (12, 64), "chances": (400, 64)}
+    assert params["discriminator"]["head"]["layer_0"]["kernel"].shape == (64, 4)
+    rng = np.random.default_rng(0)
+    f, g = rng.normal(size=(2, 3)), rng.normal(size=(2, 4))
+    wide = {"features": rng.normal(size=(3, 200_000)), "chances": rng.normal(size=(4, 200_000))}
+    by_hand = (f @ wide["features"]) * (g @ wide["chances"]) / np.sqrt(200_000)
+    found = np.asarray(cdan.conditioned(f, g, wide))
+    np.testing.assert_allclose(found, by_hand, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found @ found.T, (f @ f.T) * (g @ g.T), rtol=0.1, atol=0.05)
+
+
+def test_mdd_by_hand():
+    """The second head descends on margin * CE - log(1 - p), the backbone ascends, at a tenth of dann's strength."""
+    outputs, (source, target), beside = inputs()
+    value, (of_stack, *of_features), logged, params, _ = step(
+        "mdd", outputs, (source, target), beside, hidden=5, layers=1
+    )
+    stack = params["adversary"]["head"]
+
+    def disagreement(stack, source, target):
+        x = jax.nn.relu(jnp.concatenate([source, target]) @ stack["layer_0"]["kernel"] + stack["layer_0"]["bias"])
+        logs = jax.nn.log_softmax(x @ stack["layer_1"]["kernel"] + stack["layer_1"]["bias"])
+        first = np.concatenate([outputs, beside]).argmax(1)
+        of_class = logs[np.arange(10), first]
+        return -4 * of_class[:6].mean() - jnp.log(1 - jnp.exp(of_class[6:]) + 1e-6).mean()
+
+    wanted, gradients = jax.jit(jax.value_and_grad(disagreement, argnums=(0, 1, 2)))(stack, source, target)
+    assert value - float(logged["task"]) == pytest.approx(float(wanted), rel=1e-5)
+    strength = 0.1 * (2 / (1 + np.exp(-10 * 5 / 10)) - 1)
+    for found, expected in zip(of_features, gradients[1:], strict=True):
+        np.testing.assert_allclose(found, -strength * expected, rtol=1e-3, atol=1e-6)
+    for path, expected in flatten(gradients[0]).items():
+        found = flatten(of_stack["adversary"]["head"])[path]
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_what_cannot_apply_is_refused():
+    for name in ("coral", "dan", "jan", "mcc", "cdan", "mdd"):
+        with pytest.raises(InputError, match=rf"'{name}' reads the stream 'target'; add config.stream.target=dict"):
+            bare(name)
+    for name, method in ((name, METHODS.make(name, PORT)) for name in ("coral", "dan", "jan", "mcc")):
+        assert method.whole_batch, name
+    assert METHODS.make("cdan", PORT, entropy=True).whole_batch and not METHODS.make("cdan", PORT).whole_batch
+    with pytest.raises(InputError, match="options.jointly: it is about the weights of entropy=True"):
+        METHODS.make("cdan", PORT, jointly=True)
+    with pytest.raises(InputError, match="options.multiples: expected numbers above 0, found"):
+        METHODS.make("dan", PORT, multiples=(1.0, 0.0))
+    with pytest.raises(InputError, match="expected hidden >= 1 and layers >= 0, found hidden=0"):
+        METHODS.make("mdd", PORT, hidden=0)
+    outputs, (source, target), beside = inputs(targets=1)
+    with pytest.raises(InputError, match="coral compares pairs of examples of a domain.*found 6 of the source and 1"):
+        step("coral", outputs, (source, target), beside)
+    with pytest.raises(InputError, match="config.accumulate: the loss of method 'dan' is of the batch as a whole"):
+        tiny_stage("vit_cls", method="dan", accumulate=2)
+
+
+def bare(name):
+    """A stage of a config without streams."""
+    from jaxfer.config import resolve
+    from jaxfer.ports import make_port
+    from jaxfer.stages import make_stages
+    from tests.experiments import tiny_config
+
+    config = tiny_config("vit_cls")
+    config.method = name
+    experiment = resolve(config)
+    make_stages(experiment, *make_port(experiment, 3))
