@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 from jaxfer.method import Method, task_loss
-from jaxfer.methods import _domains, _layers
+from jaxfer.methods import _dense, _domains
 from jaxfer.models.port import FEATURES, Port
 
 LARGEST = 4096  # numbers of an outer product
@@ -49,7 +49,7 @@ def method(
             size = random
             sides = (("features", keys[1], width), ("chances", keys[2], port.outputs))
             maps = {name: jax.random.normal(drawn, (fan_in, random)) for name, drawn, fan_in in sides}
-        stack = _layers.drawn(keys[0], [size, *[hidden] * layers, 1])
+        stack = _dense.drawn(keys[0], [size, *[hidden] * layers, 1])
         return {**params, "discriminator": {port.units[-1]: stack}}, maps
 
     def loss(ctx, outputs):
@@ -58,7 +58,7 @@ def method(
         logits = jnp.concatenate([outputs, ctx.streams["target"].outputs]).astype(jnp.float32)
         chances = jax.lax.stop_gradient(jax.nn.softmax(logits))
         seen = conditioned(jnp.concatenate([source, target]), chances, ctx.extra)
-        logits = _layers.through(
+        logits = _dense.through(
             ctx.params["discriminator"][port.units[-1]], _domains.reverse(seen, _domains.rising(ctx))
         )[:, 0]
         weights = 1 + jnp.exp(-_domains.entropies(chances)) if entropy else None
@@ -69,9 +69,9 @@ def method(
     return Method(
         rules=((f"{port.head}/.*", "head"), ("discriminator/.*", "discriminator"), (".*", "backbone")),
         init=init,
-        view=_layers.without("discriminator"),
+        view=_dense.without("discriminator"),
         loss=loss,
-        merge=_layers.without("discriminator"),
+        merge=_dense.without("discriminator"),
         taps=(FEATURES,),
         streams=_domains.STREAMS,
         tasks=("classification",),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 from jaxfer.method import Method, task_loss
-from jaxfer.methods import _domains, _layers
+from jaxfer.methods import _dense, _domains
 from jaxfer.models.port import FEATURES, Port
 
 
@@ -31,14 +31,14 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 2) -> Method:
 
     def init(params, key, given):
         _domains.check_vectors("dann", port)
-        stack = _layers.drawn(key, [*port.features, *[hidden] * layers, 1])
+        stack = _dense.drawn(key, [*port.features, *[hidden] * layers, 1])
         return {**params, "discriminator": {port.units[-1]: stack}}, {}
 
     def loss(ctx, outputs):
         value, logged = task_loss(ctx, outputs)
         source, target = _domains.features(ctx)
         both = _domains.reverse(jnp.concatenate([source, target]), _domains.rising(ctx))
-        logits = _layers.through(ctx.params["discriminator"][port.units[-1]], both)[:, 0]
+        logits = _dense.through(ctx.params["discriminator"][port.units[-1]], both)[:, 0]
         confusion, right = _domains.told_apart(logits, len(source))
         logged = {**logged, "domain_loss": confusion, "domain_accuracy": right}
         return value + ctx.hparams["trade_off"] * confusion, logged
@@ -46,9 +46,9 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 2) -> Method:
     return Method(
         rules=((f"{port.head}/.*", "head"), ("discriminator/.*", "discriminator"), (".*", "backbone")),
         init=init,
-        view=_layers.without("discriminator"),
+        view=_dense.without("discriminator"),
         loss=loss,
-        merge=_layers.without("discriminator"),
+        merge=_dense.without("discriminator"),
         taps=(FEATURES,),
         streams=_domains.STREAMS,
         hparams={

@@ -14,7 +14,7 @@ import optax
 
 from jaxfer.errors import InputError
 from jaxfer.method import Method, task_loss
-from jaxfer.methods import _domains, _layers
+from jaxfer.methods import _dense, _domains
 from jaxfer.models.port import FEATURES, Port
 
 
@@ -34,7 +34,7 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 1) -> Method:
 
     def init(params, key, given):
         _domains.check_vectors("mdd", port)
-        stack = _layers.drawn(key, [*port.features, *[hidden] * layers, port.outputs])
+        stack = _dense.drawn(key, [*port.features, *[hidden] * layers, port.outputs])
         return {**params, "adversary": {port.units[-1]: stack}}, {}
 
     def loss(ctx, outputs):
@@ -42,7 +42,7 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 1) -> Method:
         source, target = _domains.features(ctx)
         strength = ctx.hparams["reversal"] * _domains.rising(ctx)
         both = _domains.reverse(jnp.concatenate([source, target]), strength)
-        second = _layers.through(ctx.params["adversary"][port.units[-1]], both)
+        second = _dense.through(ctx.params["adversary"][port.units[-1]], both)
         first = outputs, ctx.streams["target"].outputs
         apart = disparity(*first, second[: len(source)], second[len(source) :], ctx.hparams["margin"])
         return value - ctx.hparams["trade_off"] * apart, {**logged, "disparity": apart}
@@ -50,9 +50,9 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 1) -> Method:
     return Method(
         rules=((f"{port.head}/.*", "head"), ("adversary/.*", "adversary"), (".*", "backbone")),
         init=init,
-        view=_layers.without("adversary"),
+        view=_dense.without("adversary"),
         loss=loss,
-        merge=_layers.without("adversary"),
+        merge=_dense.without("adversary"),
         taps=(FEATURES,),
         streams=_domains.STREAMS,
         tasks=("classification",),
