@@ -24,6 +24,7 @@ from PIL import Image
 
 import jaxfer
 from jaxfer.commands import main
+from jaxfer.registry import ADDS, METHODS
 from tests.experiments import PHRASES, TOKENIZER
 from tests.models.tiny import TINY
 from tests.pretrained.checkpoints import RESNET, VIT, checkpoint
@@ -31,6 +32,7 @@ from tests.test_own_files import forgotten_rooms
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+METHOD_TABLES = ROOT / "docs" / "methods.md"
 WHOLE = {"README", "comparing", "data", "runs", "checkpoints", "extending"}  # pages of many runs: `make system`
 BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 WRITTEN = re.compile(r"# ([\w/]+\.py)\n")
@@ -177,6 +179,14 @@ def test_links_lead_somewhere(page):
             assert (ROOT / target.removeprefix(REPOSITORY)).exists(), target
         elif not target.startswith("https://"):
             assert (page.parent / target).exists(), target
+
+
+def test_every_method_is_listed():
+    """In the guide's tables by name, and in the README's."""
+    named = set(re.findall(r"`(?:\+ )?(\w+)`", "".join(re.findall(r"^\|([^|]*)\|", METHOD_TABLES.read_text(), re.M))))
+    methods, adds = set(METHODS.names()), set(ADDS.names())
+    assert methods | adds == named
+    assert methods | adds <= set(re.findall(r"`(?:\+ )?(\w+)`", (ROOT / "README.md").read_text()))
 
 
 def test_the_readme_is_short():
