@@ -93,7 +93,7 @@ class Given:
 
 
 NOTHING = Given()
-Gradients = Callable[[Params], tuple[Params, Any]]
+Gradients = Callable[..., tuple[Params, Any]]
 
 
 def task_loss(ctx: Context, outputs: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -130,7 +130,8 @@ class Method:
         are. Features of what it changes can't be stored. None: as they are read.
       loss: (ctx, outputs) -> (scalar, {name: scalar} to log).
       gradient: (next, ctx, trainable) -> (gradients, rest): `next` gives those of the whole batch at any {path: leaf}
-        of the trainable parameters, and the rest, which is handed on; it may be called twice.
+        of the trainable parameters, and the rest, which is handed on; it may be called twice, and with other hparams
+        as a second argument (`weight/NAME` is that of a stream's loss).
       update: (ctx, extra) -> extra of the same shapes after the step (queues, averages for the loss); under pmap its
         float leaves are averaged over the devices, each of which sees its own examples.
       merge: (params, extra) -> backbone params that alone give the adapted outputs, for export and the next stage; None

@@ -139,15 +139,13 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
         def settings(key):
             return Training(key=key, live=spec.live, eval_norms=spec.eval_norms, dropout=spec.dropout)
 
-        def context(params, batch, key, taps=None, shown=None):
-            evaluate = _evaluation(port, state.model_state, batch)
-
-            extra, hparams = state.extra, state.hparams
+        def context(params, batch, key, taps=None, shown=None, hparams=state.hparams):
+            evaluate, extra = _evaluation(port, state.model_state, batch), state.extra
             forward = _another_pass(port, state.model_state, batch, lambda: settings(jax.random.fold_in(key, ANOTHER)))
             kept = (taps or {}, shown or {}, others, forward)
             return Context(evaluate, task, batch, params, extra, hparams, groups, state.step, key, *kept)
 
-        def loss_fn(trainable, model_state, batch, key):
+        def loss_fn(hparams, trainable, model_state, batch, key):
             params = unflatten({**frozen, **trainable})
             if method.noisy_view is None:
                 seen = method.view(params, state.extra)
@@ -163,9 +161,9 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
                 intercept=method.intercept(params, state.extra),
                 taps=method.taps,
             )
-            loss, logged = method.loss(context(params, batch, key, taps, shown), outputs)
-            added, others = beside.losses(streams, shown, batch, state.hparams)
-            scores = task.trained(outputs, batch, state.hparams)
+            loss, logged = method.loss(context(params, batch, key, taps, shown, hparams), outputs)
+            added, others = beside.losses(streams, shown, batch, hparams)
+            scores = task.trained(outputs, batch, hparams)
             if spec.accumulate > 1 or axis is not None:
                 beside.check_slices(scores.get("loss"), others)
             loss, scores = loss + added, {**scores, **others}
@@ -176,10 +174,12 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
 
         if method.batch is not None:
             batch = method.batch(context(state.params, batch, key))
-        gradients = _accumulated(jax.grad(loss_fn, has_aux=True), spec.accumulate)
 
-        def whole_batch(trainable):
-            grads, (parts, model_state) = gradients(trainable, state.model_state, batch, key)
+        def whole_batch(trainable, hparams=state.hparams):
+            gradient = jax.grad(functools.partial(loss_fn, hparams), has_aux=True)
+            grads, (parts, model_state) = _accumulated(gradient, spec.accumulate)(
+                trainable, state.model_state, batch, key
+            )
             if axis is not None:
                 grads, parts = _over_devices(grads, parts, axis)
             return grads, (parts, model_state)

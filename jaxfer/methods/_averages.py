@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfer.method import FROZEN, Context, Method
+from jaxfer.methods._based import based
 from jaxfer.rules import flatten, resolve, unflatten
 
 Leaves = dict[str, jax.Array]
@@ -37,36 +38,29 @@ def averaged(
       fields: of the method, in place of its own.
     """
 
-    def base(ctx: Context) -> Context:
-        return dataclasses.replace(ctx, extra=ctx.extra["base"])
+    inner = based(method)
 
     def at_average(params, extra):
         leaves = flatten(params)
         return unflatten({**leaves, **show(extra, {path: leaves[path] for path in extra["average"]})})
 
     def init(params, key, given):
-        params, inner = method.init(params, key, given)
+        params, base = method.init(params, key, given)
         leaves = flatten(params)
         groups = resolve((), leaves, defaults=method.rules)
         trained = {path: x for path, x in leaves.items() if groups[path] != FROZEN}
-        return params, {"base": inner, "average": trained, **{name: jnp.zeros((), jnp.float32) for name in sums}}
+        return params, {"base": base, "average": trained, **{name: jnp.zeros((), jnp.float32) for name in sums}}
 
     def update(ctx, extra):
-        inner = method.update(dataclasses.replace(ctx, extra=extra["base"]), extra["base"])
         leaves = flatten(ctx.params)
-        return {"base": inner, **move(ctx, extra, {path: leaves[path] for path in extra["average"]})}
+        return inner.update(ctx, extra) | move(ctx, extra, {path: leaves[path] for path in extra["average"]})
 
     return dataclasses.replace(
-        method,
+        inner,
         init=init,
-        view=lambda params, extra: method.view(params, extra["base"]),
-        noisy_view=method.noisy_view and (lambda params, extra, key: method.noisy_view(params, extra["base"], key)),
-        evaluated=lambda params, extra: (method.evaluated or method.view)(at_average(params, extra), extra["base"]),
-        intercept=lambda params, extra: method.intercept(params, extra["base"]),
-        batch=method.batch and (lambda ctx: method.batch(base(ctx))),
-        loss=lambda ctx, outputs: method.loss(base(ctx), outputs),
-        gradient=lambda next, ctx, trainable: method.gradient(next, base(ctx), at(ctx, ctx.extra, trainable)),
+        evaluated=lambda params, extra: (inner.evaluated or inner.view)(at_average(params, extra), extra),
+        gradient=lambda next, ctx, trainable: inner.gradient(next, ctx, at(ctx, ctx.extra, trainable)),
         update=update,
-        merge=method.merge and (lambda params, extra: method.merge(at_average(params, extra), extra["base"])),
+        merge=inner.merge and (lambda params, extra: inner.merge(at_average(params, extra), extra)),
         **fields,
     )

@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import flax.linen as nn
 import jax
 
 from jaxfer.errors import InputError
 from jaxfer.method import Method
+from jaxfer.methods import _embeddings
 from jaxfer.models.port import Port
-from jaxfer.rules import flatten
 
 
 def add(method: Method, port: Port, *, noise: float = 5.0) -> Method:
@@ -27,29 +26,18 @@ def add(method: Method, port: Port, *, noise: float = 5.0) -> Method:
       port: of a model that embeds tokens, in the table `word` of its first unit.
       noise: the paper's alpha, 5, 10 or 15 there.
     """
-    table = f"{port.units[0]}/word"
     if noise < 0:
         raise InputError(f"options.noise: expected at least 0, found {noise}")
 
     def init(params, key, given):
-        if f"{table}/embedding" not in flatten(params):
-            reads = f"the model reads {port.encoding.noun} and has no table {table}"
-            raise InputError(f"add-on neftune adds noise to embedded tokens, {reads}; remove it from adds")
+        _embeddings.check("neftune", port, params)
         return method.init(params, key, given)
 
+    def drawn(key, embedded):
+        most = noise / math.sqrt(embedded.shape[-2] * embedded.shape[-1])
+        return jax.random.uniform(key, embedded.shape, embedded.dtype, -most, most)
+
     def intercept(params, extra):
-        inner = method.intercept(params, extra)
-
-        def noisy(next_fun, args, kwargs, context):
-            outputs = next_fun(*args, **kwargs) if inner is None else inner(next_fun, args, kwargs, context)
-            module, path = context.module, "/".join(context.module.path)
-            trains = context.method_name == "__call__" and module.has_rng("dropout")  # an evaluation draws nothing
-            if not (isinstance(module, nn.Embed) and path == table and trains):
-                return outputs
-            most = noise / math.sqrt(outputs.shape[-2] * outputs.shape[-1])
-            drawn = jax.random.uniform(module.make_rng("dropout"), outputs.shape, outputs.dtype, -most, most)
-            return outputs + drawn
-
-        return noisy
+        return _embeddings.noised(method.intercept(params, extra), port, drawn)
 
     return dataclasses.replace(method, init=init, intercept=intercept)

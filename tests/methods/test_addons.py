@@ -9,7 +9,7 @@ import pytest
 from jaxfer.errors import InputError
 from jaxfer.method import NOTHING
 from jaxfer.methods._averages import averaged
-from jaxfer.rules import flatten
+from jaxfer.rules import flatten, unflatten
 from jaxfer.step import make_eval_step
 from jaxfer.training.programs import eval_arguments
 from tests.experiments import backbone, batches, tiny_stage, train
@@ -50,11 +50,17 @@ def test_evaluation_and_merge_use_the_average():
     assert np.abs(evaluated - last).max() > 1e-3
 
 
-@pytest.mark.parametrize("slices", [1, pytest.param(2, marks=pytest.mark.system)])
-def test_the_gradient_is_that_at_the_worst_point_nearby(slices):
-    """One SGD step of sam is w - lr * gradient(w + rho g / |g|), g being the gradient at w, of whole batches."""
+@pytest.mark.parametrize(
+    ("slices", "adaptive"), [(1, False), (1, True), pytest.param(2, False, marks=pytest.mark.system)]
+)
+def test_the_gradient_is_that_at_the_worst_point_nearby(slices, adaptive):
+    """One SGD step of sam is w - lr * gradient(w + rho T^2 g / |T g|), g being the gradient at w, of whole batches.
+
+    T is 1; of ASAM |w| + 0.01 but for biases.
+    """
     rate, rho, fields = 0.1, 0.3, {"optimizer": "sgd", "momentum": 0.0, "accumulate": slices}
-    stage = tiny_stage("vit_cls", method="full", adds=("sam",), options={"rho": rho}, lr=rate, **fields)
+    options = {"rho": rho, "adaptive": adaptive}
+    stage = tiny_stage("vit_cls", method="full", adds=("sam",), options=options, lr=rate, **fields)
     (params, _), (batch,) = backbone(stage), batches(stage, 1)
 
     def loss(params):
@@ -62,9 +68,14 @@ def test_the_gradient_is_that_at_the_worst_point_nearby(slices):
         return stage.spec.task.loss(outputs, batch, {"label_smoothing": 0.0}).value()
 
     gradient = jax.jit(jax.grad(loss))
-    first = gradient(params)
-    norm = np.sqrt(sum(float(np.square(g).sum()) for g in jax.tree.leaves(first)))
-    second = gradient(jax.tree.map(lambda w, g: w + rho * g / norm, params, first))
+    first = flatten(gradient(params))
+    scale = {
+        path: np.abs(w) + 0.01 if adaptive and not path.endswith("/bias") else np.ones_like(w)
+        for path, w in flatten(params).items()
+    }
+    norm = np.sqrt(sum(float(np.square(scale[path] * g).sum()) for path, g in first.items()))
+    worst = {path: w + rho * scale[path] ** 2 * first[path] / norm for path, w in flatten(params).items()}
+    second = gradient(unflatten(worst))
     wanted = flatten(jax.tree.map(lambda w, g: w - rate * g, params, second))
     for path, leaf in flatten(train(stage, 1)[0].params).items():
         np.testing.assert_allclose(leaf, wanted[path], rtol=1e-4, atol=1e-6)

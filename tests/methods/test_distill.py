@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from jaxfer.conformance.training import entered
 from jaxfer.data.loader import Feed, eval_batches, train_batches
 from jaxfer.errors import InputError
 from jaxfer.runs.metrics import TIMES, read_metrics
+from jaxfer.step import make_train_step
 from jaxfer.sweeps.cells import Cell, address
 from jaxfer.training import teachers
 from jaxfer.training.preflight import preflight
@@ -55,6 +57,23 @@ def test_loss_by_hand():
     assert divergence > 0.01
     expected = (1 - alpha) * task + alpha * temperature**2 * divergence
     assert train(stage, 1)[1][0] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_several_teachers_teach_their_mean():
+    """The mean of their softmax at T, whatever their names."""
+    options = {"alpha": 1.0, "temperature": 2.0, "teachers": ("one", "two")}
+    stage = tiny_stage("vit_cls", method="distill", options=options, lr=0.0)
+    (batch,), port, others = batches(stage, 1), stage.spec.port, entered(stage).others
+    others["two"] = (*backbone(stage, seed=7), None)
+    student = port.apply(*backbone(stage), batch)[0]
+    chances = [np.exp(log_softmax(port.apply(*others[name][:2], batch)[0] / 2)) for name in ("one", "two")]
+    wanted, given = np.log(np.mean(chances, 0)), log_softmax(student / 2)
+    state = entered(stage).replace(others=others)
+    metrics = jax.jit(make_train_step(stage.spec))(state, batch)[1]
+    divergence = (np.exp(wanted) * (wanted - given)).sum(-1).mean()
+    assert float(metrics["loss"]) == pytest.approx(4 * float(divergence), rel=1e-5)
+    with pytest.raises(InputError, match="options.teachers: expected one name or several different ones, found"):
+        tiny_stage("vit_cls", method="distill", options={"teachers": ("one", "one")})
 
 
 @pytest.mark.system

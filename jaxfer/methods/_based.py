@@ -1,0 +1,28 @@
+"""What add-ons with a state of their own share: the method's own `extra` lies under `base` of theirs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxfer.method import Context, Method
+
+
+def based(method: Method) -> Method:
+    """The method reading `extra["base"]`; what else is in `extra` its `update` leaves as it is. `init` is the method's
+    own: the add-on puts what that gives under `base`."""
+
+    def base(ctx: Context) -> Context:
+        return dataclasses.replace(ctx, extra=ctx.extra["base"])
+
+    return dataclasses.replace(
+        method,
+        view=lambda params, extra: method.view(params, extra["base"]),
+        noisy_view=method.noisy_view and (lambda params, extra, key: method.noisy_view(params, extra["base"], key)),
+        evaluated=method.evaluated and (lambda params, extra: method.evaluated(params, extra["base"])),
+        intercept=lambda params, extra: method.intercept(params, extra["base"]),
+        batch=method.batch and (lambda ctx: method.batch(base(ctx))),
+        loss=lambda ctx, outputs: method.loss(base(ctx), outputs),
+        gradient=lambda next, ctx, trainable: method.gradient(next, base(ctx), trainable),
+        update=lambda ctx, extra: {**extra, "base": method.update(base(ctx), extra["base"])},
+        merge=method.merge and (lambda params, extra: method.merge(params, extra["base"])),
+    )

@@ -1,0 +1,120 @@
+"""DELTA: feature maps of the model stay near those of the network it starts from, the more so where a channel matters.
+
+Li et al., 2019, "DELTA: Deep Learning Transfer using Feature Map with Attention for Convolutional Networks",
+arXiv:1901.09229, eqs. 3 to 5: loss + alpha * the mean over the batch of
+1/2 * sum over units and channels of a_c * the mean over places of (map - the start's map)^2 + beta / 2 * |head|^2.
+The factors are the authors' code's, but that sums over the batch: their alpha of 0.01 for 48 examples is 0.48 here. The
+start is a frozen copy in evaluation mode, on the same augmented examples.
+
+a_c is 1 (`attention=False`), or the supervised attention: channels times softmax(z / 5), z being the standardised
+increase of the loss when the channel is set to zero, over the training split. It is measured with the head that the
+stage starts with: let a stage of `probe` train that first, as the paper does. There a filter of a convolution is set
+to zero, here a channel of what the unit gives.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxfer.errors import InputError, nearest
+from jaxfer.method import Method, task_loss
+from jaxfer.models.port import Port
+from jaxfer.rules import flatten, unflatten
+
+COUNT = 4  # units that are compared
+
+
+def method(port: Port, *, units: tuple[str, ...] = (), attention: bool = False) -> Method:
+    """Groups: `head`, `backbone`. Hparams: `alpha`, of the maps; `beta`, the pull of the head to zero.
+
+    Args:
+      port: the model.
+      units: whose maps are compared; empty: four before the head, evenly spaced, with the last.
+      attention: whether channels weigh as the supervised attention says, which takes a pass over the training split
+        for each channel.
+    """
+    inner = port.units[:-1]
+    for name in units:
+        if name not in inner:
+            raise InputError(f"options.units: {name!r} is no unit of the model before its head{nearest(name, inner)}")
+    evenly = (inner[-(-(i + 1) * len(inner) // COUNT) - 1] for i in range(COUNT))
+    units = tuple(sorted(units, key=port.units.index)) or tuple(dict.fromkeys(evenly))
+
+    def measure(ctx, given):  # {unit: [batch, channels]}
+        def losses(**how):
+            passed = ctx.forward(ctx.params, **how)
+            return ctx.task.scores(passed.outputs, ctx.batch)["loss"].total, passed.taps
+
+        before, maps = losses(taps=units)
+
+        def increases(unit):
+            def without(channel):
+                return losses(intercept=_zeroed(unit, channel))[0] - before
+
+            return jax.lax.map(without, jnp.arange(_map(unit, maps).shape[-1])).T
+
+        return {unit: increases(unit) for unit in units}
+
+    def init(params, key, given):
+        last = port.units.index(units[-1])
+        start = {path: x for path, x in flatten(params).items() if port.units.index(port.unit(path)) <= last}
+        extra = {"start": start, "norms": given.model_state}
+        if attention:
+            extra["attention"] = {unit: attended(given.measured[unit]) for unit in units}
+        return params, extra
+
+    def loss(ctx, outputs):
+        value, metrics = task_loss(ctx, outputs)
+        start = ctx.forward(
+            unflatten(ctx.extra["start"]), model_state=ctx.extra["norms"], taps=units, end=units[-1]
+        ).taps
+        weights = ctx.extra.get("attention", dict.fromkeys(units, 1.0))
+        pull = sum(distance(_map(unit, ctx.taps), _map(unit, start), weights[unit]) for unit in units)
+        head = {path: x for path, x in flatten(ctx.params).items() if path.startswith(f"{port.head}/")}
+        size = sum(jnp.sum(jnp.square(x)) for x in head.values())
+        penalty = ctx.hparams["alpha"] * pull + ctx.hparams["beta"] / 2 * size
+        return value + penalty, {**metrics, "penalty": penalty}
+
+    return Method(
+        rules=((f"{port.head}/.*", "head"), (".*", "backbone")),
+        taps=units,
+        measure=measure if attention else None,
+        init=init,
+        loss=loss,
+        hparams={
+            "lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)),
+            "alpha": (0.01, (0.01, 0.1, 1.0)),
+            "beta": (0.01, (0.01,)),
+        },
+    )
+
+
+def attended(increases: jax.Array) -> jax.Array:
+    """Increases of the loss [channels] -> weights of the channels, which sum to their number."""
+    z = (increases - increases.mean()) / jnp.maximum(increases.std(), 1e-12)
+    return len(z) * jax.nn.softmax(z / 5)
+
+
+def distance(new: jax.Array, start: jax.Array, weights: jax.Array | float) -> jax.Array:
+    """[]: of two maps [batch, ..., channels], as above, for one unit."""
+    apart = jnp.square(new.astype(jnp.float32) - start.astype(jnp.float32))
+    return (apart.mean(tuple(range(apart.ndim - 1))) * weights).sum() / 2
+
+
+def _map(unit: str, taps: dict[str, jax.Array]) -> jax.Array:
+    if not hasattr(taps[unit], "shape"):
+        raise InputError(f"delta compares arrays, unit {unit!r} gives several; choose others in options.units")
+    return taps[unit]
+
+
+def _zeroed(unit: str, channel: jax.Array):
+    """Interceptor that sets a channel of what the unit gives to zero."""
+
+    def intercept(next_fun, args, kwargs, context):
+        outputs = next_fun(*args, **kwargs)
+        if context.method_name == "__call__" and "/".join(context.module.path) == unit:
+            return jnp.where(jnp.arange(outputs.shape[-1]) == channel, jnp.zeros_like(outputs), outputs)
+        return outputs
+
+    return intercept

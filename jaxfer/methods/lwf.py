@@ -1,0 +1,60 @@
+"""Learning without forgetting: the source's head goes on saying of the new examples what it said of them before.
+
+Li and Hoiem, 2016, "Learning without Forgetting", arXiv:1606.09282, eqs. 1 to 3: loss + trade_off * the mean over the
+batch of KL(softmax(old / T) || softmax(new / T)): the paper's cross-entropy less a constant. `old` are the outputs of
+a frozen copy of the source in evaluation mode, on the same augmented examples; `new` those of its head, which is
+trained on. There is no factor T^2. TLlib's defaults are a trade_off of 4 and T = 3. The paper trains the new head alone
+first; here all groups train from the first step.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxfer.method import Method, task_loss
+from jaxfer.methods import _layers
+from jaxfer.models import heads
+from jaxfer.models.port import FEATURES, Port
+from jaxfer.rules import flatten, unflatten
+
+
+def method(port: Port, *, source_outputs: int = 0) -> Method:
+    """Groups: `head`, `source_head`, `backbone`. Hparams: `trade_off`, `temperature` (T).
+
+    Args:
+      port: the model.
+      source_outputs: classes of the source, filled in from `config.init`.
+    """
+
+    def read(leaves, features):
+        return heads.read({path.removeprefix(f"{port.head}/"): leaf for path, leaf in leaves.items()}, features)
+
+    def init(params, key, given):
+        extra = {"start": flatten(params), "head": dict(given.head), "norms": given.model_state}
+        return {**params, "lwf": unflatten(given.head)}, extra
+
+    def loss(ctx, outputs):
+        value, metrics = task_loss(ctx, outputs)
+        start, temperature = unflatten(ctx.extra["start"]), ctx.hparams["temperature"]
+        old = ctx.forward(start, model_state=ctx.extra["norms"], taps=(FEATURES,)).taps[FEATURES]
+        logits = read(ctx.extra["head"], old), read(flatten(ctx.params["lwf"]), ctx.taps[FEATURES])
+        wanted, given = (jax.nn.log_softmax(x.astype(jnp.float32) / temperature) for x in logits)
+        divergence = jnp.mean(jnp.sum(jnp.exp(wanted) * (wanted - given), -1))
+        return value + ctx.hparams["trade_off"] * divergence, {**metrics, "divergence": divergence}
+
+    return Method(
+        rules=(("lwf/.*", "source_head"), (f"{port.head}/.*", "head"), (".*", "backbone")),
+        source_outputs=source_outputs,
+        init=init,
+        view=_layers.without("lwf"),
+        merge=_layers.without("lwf"),
+        taps=(FEATURES,),
+        loss=loss,
+        tasks=("classification",),
+        hparams={
+            "lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)),
+            "trade_off": (1.0, (0.3, 1.0, 4.0)),
+            "temperature": (2.0, (2.0, 3.0)),
+        },
+    )
