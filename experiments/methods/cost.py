@@ -64,10 +64,10 @@ def row(model: str, label: str, options: dict) -> str:
         found = planned(model, label.split(",")[0], options)
     except InputError as error:
         return f"| `{label}` | {model} | - | - | - | {str(error).split(': ')[-1].split(';')[0]} |"
-    head = found.params_trainable / 1e6
+    trained = found.params_trainable / 1e6
     ratio = found.step_flops / found.forward_flops
     return (
-        f"| `{label}` | {model} | {head:.3f} | {100 * found.params_trainable / found.params_total:.2f} | "
+        f"| `{label}` | {model} | {trained:.3f} | {100 * found.params_trainable / found.params_total:.2f} | "
         f"{found.optimizer_bytes / 2**20:.1f} | {found.step_flops / 1e9:,.0f} ({ratio:.2f} x forward) |"
     )
 

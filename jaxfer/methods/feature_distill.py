@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxfer.errors import InputError, nearest
 from jaxfer.method import Method, task_loss
-from jaxfer.methods import _layers
+from jaxfer.methods import _dense
 from jaxfer.models.port import FEATURES, Port
 
 
@@ -37,14 +37,14 @@ def method(port: Port, *, layer: str = FEATURES, teacher_layer: str = "", width:
         shape = port.features if layer == FEATURES else getattr(port.passed(following), "shape", None)
         if shape is None:
             raise InputError(f"options.layer: unit {layer!r} gives several arrays; choose another")
-        stack = _layers.drawn(key, [shape[-1], width or shape[-1]])
+        stack = _dense.drawn(key, [shape[-1], width or shape[-1]])
         return {**params, "projection": {unit: stack}}, {}
 
     def loss(ctx, outputs):
         value, logged = task_loss(ctx, outputs)
         name = teacher_layer or layer
         taught = ctx.others["teacher"](ctx.batch, taps=(name,)).taps[name]
-        mapped = _layers.through(ctx.params["projection"][unit], ctx.taps[layer].astype(jnp.float32))
+        mapped = _dense.through(ctx.params["projection"][unit], ctx.taps[layer].astype(jnp.float32))
         shape = getattr(taught, "shape", ())
         if mapped.shape != shape:
             raise InputError(
@@ -57,8 +57,8 @@ def method(port: Port, *, layer: str = FEATURES, teacher_layer: str = "", width:
     return Method(
         rules=((f"{port.head}/.*", "head"), ("projection/.*", "projection"), (".*", "backbone")),
         init=init,
-        view=_layers.without("projection"),
-        merge=_layers.without("projection"),
+        view=_dense.without("projection"),
+        merge=_dense.without("projection"),
         taps=(layer,),
         others=("teacher",),
         loss=loss,

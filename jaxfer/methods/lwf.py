@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfer.method import Method, task_loss
-from jaxfer.methods import _layers
+from jaxfer.methods import _dense
 from jaxfer.models import heads
 from jaxfer.models.port import FEATURES, Port
 from jaxfer.rules import flatten, unflatten
@@ -47,8 +47,8 @@ def method(port: Port, *, source_outputs: int = 0) -> Method:
         rules=(("lwf/.*", "source_head"), (f"{port.head}/.*", "head"), (".*", "backbone")),
         source_outputs=source_outputs,
         init=init,
-        view=_layers.without("lwf"),
-        merge=_layers.without("lwf"),
+        view=_dense.without("lwf"),
+        merge=_dense.without("lwf"),
         taps=(FEATURES,),
         loss=loss,
         tasks=("classification",),
