@@ -124,7 +124,8 @@ class Method:
       taps: activations of the training forward that `loss` needs: units, or `features` (`Port.forward`).
       streams: {name: UNLABELLED, SAME or TASK}: streams of the config that join the main batch in its forward pass,
         one pass with one set of batch statistics. `ctx.streams` has their outputs. A stream with a task joins it,
-        and its loss is added, for every method.
+        and its loss is added, for every method. The name of an UNLABELLED stream in place of a kind: the examples of
+        that one once more, augmented anew.
       batch: (ctx) -> the examples that this step trains on in place of `ctx.batch`: its fields, changed, and others,
         [batch, ...] each. Of the whole batch, before it is sliced, so not under pmap; evaluation reads examples as they
         are. Features of what it changes can't be stored. None: as they are read.

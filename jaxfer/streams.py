@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxfer.config.experiment import Experiment, StageConfig, StreamConfig
 from jaxfer.data.order import numbered
 from jaxfer.errors import InputError
-from jaxfer.method import SAME, TASK, UNLABELLED, Method, Streamed
+from jaxfer.method import SAME, STREAM_KINDS, TASK, UNLABELLED, Method, Streamed
 from jaxfer.models.port import Passed, Port
 from jaxfer.registry import TASKS
 from jaxfer.task import Mean, Task
@@ -37,6 +37,7 @@ class StreamSpec:
       trained: whether its examples are part of a step; else it is only evaluated.
       task: that it trains; None: only the method reads it.
       port: the model with the stream's own head; None without a task.
+      follows: the stream whose examples these are once more; empty: none.
     """
 
     name: str
@@ -45,6 +46,7 @@ class StreamSpec:
     trained: bool = True
     task: Task | None = None
     port: Port | None = None
+    follows: str = ""
 
     def hparams(self, hparams: Mapping[str, Any]) -> dict[str, Any]:
         """The hparams of its task, by the task's names."""
@@ -166,8 +168,11 @@ def stream_specs(
       InputError: the config lacks one that the method asks for, or has another kind of it.
     """
     known, own = dict(experiment.streams), {model.part.name: model for model in port.parts}
+    followed = {name: kind for name, kind in method.streams.items() if kind not in STREAM_KINDS}
     for name, kind in method.streams.items():
-        _check_kind(config.method, name, kind, known.get(name), where)
+        _check_kind(config.method, name, UNLABELLED if name in followed else kind, known.get(name), where)
+        if name in followed:
+            _check_followed(config.method, name, kind, known)
     specs = []
     for name, stream in known.items():
         joined = name in method.streams
@@ -183,6 +188,7 @@ def stream_specs(
                 trained=joined or stream.weight > 0,
                 task=TASKS.make(stream.task) if stream.task else None,
                 port=own.get(name),
+                follows=followed.get(name, ""),
             )
         )
     return tuple(specs)
@@ -213,3 +219,13 @@ def _check_kind(method: str, name: str, kind: str, stream: StreamConfig | None, 
     if (kind == SAME) != (stream.rows == "same"):
         wanted = "same" if kind == SAME else "own"
         raise InputError(f"{section}.rows: method {method!r} reads rows='{wanted}', found {stream.rows!r}")
+
+
+def _check_followed(method: str, name: str, other: str, known: Mapping[str, StreamConfig]) -> None:
+    mine, theirs = known[name], known[other]
+    plain = [dataclasses.replace(stream.data, augment=()) for stream in (mine, theirs)]
+    if (mine.source, mine.batch_size, plain[0]) != (theirs.source, theirs.batch_size, plain[1]):
+        raise InputError(
+            f"config.stream.{name}: method {method!r} reads the examples of config.stream.{other} here once more; make "
+            "the two alike but for augment"
+        )

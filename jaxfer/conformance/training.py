@@ -54,7 +54,7 @@ def with_needs(config: ConfigDict) -> ConfigDict:
     own = {name: value for name, value in config.data.to_dict().items() if name != "workers"}
     sections = {UNLABELLED: own, SAME: {"rows": "same"}, TASK: {**own, "task": "classification"}}
     for name, kind in method.streams.items():
-        config.stream[name] = sections[kind]
+        config.stream[name] = sections.get(kind, own)
     return config
 
 

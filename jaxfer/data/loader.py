@@ -125,6 +125,7 @@ class Beside:
       augment: as for the main stream.
       rows: as for the main stream, of this one's batches.
       same: whether its examples are those of the main batch: a second view of them, under draws of its own.
+      follows: the name of another of these streams, whose examples it has likewise; empty: none.
     """
 
     feed: Feed
@@ -132,6 +133,7 @@ class Beside:
     augment: tuple[str, ...] = ()
     rows: Sequence[int] | None = None
     same: bool = False
+    follows: str = ""
 
 
 def train_batches(
@@ -175,7 +177,7 @@ def train_batches(
         held = _rows(other.batch_size, other.rows)
         number = numbered(name)
         own = _TrainBatch(other.feed.bind(), other.batch_size, held, seed, other.augment, number)
-        others.append((name, own, other.same))
+        others.append((name, own, other.same, other.follows))
     main = _TrainBatch(feed.bind(), batch_size, _rows(batch_size, rows), seed, augment, beside=tuple(others))
     return _iterate(main, start, stop, workers)
 
@@ -234,12 +236,15 @@ class _TrainBatch(grain.transforms.Map):
     seed: int
     augment: tuple[str, ...]
     number: int = 0
-    beside: tuple[tuple[str, _TrainBatch, bool], ...] = ()  # (name, its own, whether it has the main one's examples)
+    beside: tuple[tuple[str, _TrainBatch, bool, str], ...] = ()  # (name, its own, `same` and `follows` of `Beside`)
 
     def map(self, step: int) -> Batch:
         step = int(step)
         chosen, length = self.chosen(step)
-        others = {name: (own, chosen, None) if same else (own, *own.chosen(step)) for name, own, same in self.beside}
+        others = {name: (own, *own.chosen(step)) for name, own, same, other in self.beside if not (same or other)}
+        for name, own, same, other in self.beside:
+            if same or other:
+                others[name] = (own, others[other][1] if other else chosen, None)
         lengths = [bucket for bucket in (length, *(bucket for _, _, bucket in others.values())) if bucket is not None]
         length = max(lengths, default=None)
         batch = self.read(step, chosen, length)

@@ -135,6 +135,7 @@ def beside(experiment: Experiment, stage: Stage, data: Dataset, where: Placement
             augment=_augment(experiment, spec.name),
             rows=where.rows(spec.batch_size),
             same=known[spec.name].rows == "same",
+            follows=spec.follows,
         )
         for spec in stage.spec.streams
         if spec.trained

@@ -82,6 +82,18 @@ def test_a_second_view_has_the_examples_of_the_batch_under_draws_of_its_own():
         np.testing.assert_array_equal(batch["view"]["image"], batch["image"])
 
 
+def test_a_view_of_a_stream_has_its_examples_under_draws_of_its_own():
+    strong = Beside(feed=feed(OTHER), batch_size=3, augment=("flip",), follows="other")
+    plain = {name: Beside(feed=feed(OTHER), batch_size=3, follows=own) for name, own in (("a", ""), ("b", "a"))}
+    alone, found = batches(beside={"other": OWN}), batches(beside={"strong": strong, "other": OWN})
+    assert_same([batch["other"] for batch in alone], [batch["other"] for batch in found])
+    for batch in found:
+        np.testing.assert_array_equal(batch["strong"]["label"], batch["other"]["label"])
+    assert any((batch["strong"]["image"] != batch["other"]["image"]).any() for batch in found)
+    for batch in batches(beside=plain):
+        np.testing.assert_array_equal(batch["a"]["image"], batch["b"]["image"])
+
+
 LONG = Split.whole(
     text=texts(("good bad plain film plot song",) + ("a",) * 8), label=Array(np.arange(9, dtype=np.int32), "class")
 )
