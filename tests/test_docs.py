@@ -37,7 +37,18 @@ WHOLE = {"README", "comparing", "data", "runs", "checkpoints", "extending"}  # p
 BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 WRITTEN = re.compile(r"# ([\w/]+\.py)\n")
 # Modules that the pages write.
-OWN = ("ia3", "small_features", "class_means", "similar", "noisy", "at_least", "turned", "covary", "agree", "trigrams")
+OWN = (
+    "channel_scale",
+    "small_features",
+    "class_means",
+    "similar",
+    "noisy",
+    "at_least",
+    "turned",
+    "covary",
+    "agree",
+    "trigrams",
+)
 REPOSITORY = "https://github.com/jaxfer/jaxfer/blob/main/"
 # What `sh parsed` blocks call besides jaxfer, make and pip.
 OTHERS = {"git", "cd", "python3", "source"}

@@ -29,6 +29,11 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     init, family = experiment.run.init, experiment.model.name
     if config.method != "lora":
         raise InputError(f"--format=peft needs a LoRA run, this one ends with {config.method!r}; use --format=hf")
+    if (start := config.options["start"]) != "zero":
+        raise InputError(
+            f"--format=peft: start={start!r} changed the frozen kernels, and an adapter goes onto those of the "
+            "checkpoint; use --format=hf"
+        )
     if not foreign.is_foreign(init):
         raise InputError(f"--format=peft needs a checkpoint to adapt, this run started from {init}; use --format=hf")
     checkpoint = foreign.opened(init, family, dict(experiment.model.options), experiment.init_options)
@@ -71,6 +76,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         if _inside(name := in_memory(layout, key.name), saved):
             tensors[PREFIX + name] = key.transform.store(np.asarray(leaves[leaf]))
     write_tensors(folder / ADAPTERS[0], tensors)
+    stabilised = config.options["scaling"] == "rank_stabilised"
     content = {
         "peft_type": "LORA",
         "task_type": None if "image" in port.inputs else "SEQ_CLS",
@@ -78,10 +84,11 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         "revision": checkpoint.files.commit,
         "r": config.options["rank"],
         "lora_alpha": config.options["alpha"],
-        # The rank of a fused layer is that of its parts together, the scale alpha / rank theirs.
+        "use_rslora": stabilised,
+        # The rank of a fused layer is that of its parts together, the scale theirs.
         **{
-            f"{name}_pattern": {module: len(parts) * config.options[name] for module, parts in fused.items()}
-            for name in ("rank", "alpha")
+            f"{name}_pattern": {module: len(parts) ** power * config.options[name] for module, parts in fused.items()}
+            for name, power in {"rank": 1, "alpha": 0.5 if stabilised else 1}.items()
             if fused
         },
         "lora_dropout": 0.0,

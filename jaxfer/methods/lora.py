@@ -4,6 +4,11 @@ Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:210
 h = W x + (alpha / rank) B A x, B starts at zero. A runs the layer's own operation in `rank` channels, so convolutions
 (of any stride) and attention's per-head kernels need no case of their own. The change applies to activations:
 a weight view W + AB would pay for the gradient of every frozen kernel.
+
+`rank_stabilised` (Kalajdzievski, 2023, arXiv:2312.03732): the scale s is alpha / sqrt(rank). Other starts put part of W
+into B A, and keep W - s B A frozen, so the start is the same function: `pissa` (Meng et al., 2024, arXiv:2404.02948)
+its largest singular vectors, s B A = U S V^T; `olora` (Büyükakyüz, 2024, arXiv:2406.01775) the first columns of
+W = Q R, B = Q and A = R as in its code. `b_rate` (Hayou et al., 2024, "LoRA+", arXiv:2402.12354): B learns faster.
 """
 
 from __future__ import annotations
@@ -14,71 +19,99 @@ import jax
 import jax.numpy as jnp
 
 from jaxfer import rules
-from jaxfer.errors import InputError
+from jaxfer.errors import InputError, nearest
 from jaxfer.method import FROZEN, Method
-from jaxfer.models.layers import like
+from jaxfer.methods import _kernels
 from jaxfer.models.port import Port
 
+SCALINGS = {"standard": lambda rank: rank, "rank_stabilised": math.sqrt}
 
-def method(port: Port, *, rank: int = 8, alpha: float = 16.0, targets: tuple[str, ...] = ()) -> Method:
-    """Groups: `lora`, `head`.
+
+def method(
+    port: Port,
+    *,
+    rank: int = 8,
+    alpha: float = 16.0,
+    targets: tuple[str, ...] = (),
+    scaling: str = "standard",
+    start: str = "zero",
+    b_rate: float = 1.0,
+) -> Method:
+    """Groups: `lora`, `head`; with a `b_rate` other than 1 also `lora_b`.
 
     Args:
       port: the model.
       rank: channels of the adapters.
       alpha: the product is scaled by alpha / rank.
       targets: patterns of kernel paths to adapt, each must match; empty adapts every kernel outside the head and stem.
+      scaling: `standard`, or `rank_stabilised`: by alpha / sqrt(rank).
+      start: `zero`; `pissa` or `olora` take the adapters from each kernel, which is frozen without them.
+      b_rate: rate of B as a multiple of A's; 16 in LoRA+.
     """
     if rank < 1:
         raise InputError(f"lora: expected rank >= 1, found {rank}")
-    scale = alpha / rank
+    if scaling not in SCALINGS:
+        raise InputError(f"lora: unknown scaling {scaling!r}{nearest(str(scaling), SCALINGS)}")
+    if start != "zero" and start not in STARTS:
+        raise InputError(f"lora: unknown start {start!r}{nearest(str(start), ('zero', *STARTS))}")
+    if not 0 < b_rate < math.inf:
+        raise InputError(f"lora: expected b_rate > 0, found {b_rate}")
+    scale = alpha / SCALINGS[scaling](rank)
+    if start == "pissa" and not scale > 0:
+        raise InputError(f"lora: expected alpha > 0 with start='pissa', found {alpha}")
 
     def init(params, key, given):
-        kernels = {path: leaf for path, leaf in rules.flatten(params).items() if path.endswith("/kernel")}
-        inner = [path for path in kernels if not path.startswith((f"{port.head}/", f"{port.units[0]}/"))]
-        chosen = rules.select(targets, kernels, what="lora target") if targets else frozenset(inner)
-        if not chosen:
-            raise InputError("lora: the model has no kernel between its stem and its head; name some with 'targets'")
-        inputs = rules.resolve((), sorted(chosen), defaults=port.input_axes, what="input_axes rule")
-        fans = {path: math.prod(kernels[path].shape[: inputs[path]]) for path in inputs}
-        # One draw for all adapters: XLA takes seconds to compile a normal draw for each.
-        noise, taken, adapters = jax.random.normal(key, (sum(fans.values()), rank)), 0, {}
-        for path, fan in fans.items():
-            shape, n = kernels[path].shape, inputs[path]
-            a = noise[taken : taken + fan].reshape(*shape[:n], rank) / math.sqrt(fan)
-            adapters[path.removesuffix("/kernel")] = {"a": a, "b": jnp.zeros((rank, *shape[n:]))}
-            taken += fan
+        kernels, adapters = _kernels.chosen("lora", port, params, targets), {}
+        if start != "zero":
+            return _from_kernels(params, kernels)
+        noise = _kernels.normal(key, {site: kernel.fan_in for site, kernel in kernels.items()}, rank)
+        for site, (shape, n) in kernels.items():
+            a = noise[site].reshape(*shape[:n], rank) / math.sqrt(kernels[site].fan_in)
+            adapters[site] = {"a": a, "b": jnp.zeros((rank, *shape[n:]))}
         return {**params, "lora": rules.unflatten(adapters)}, {}
 
-    def view(params, extra):
-        return {name: unit for name, unit in params.items() if name != "lora"}
+    def _from_kernels(params, kernels):
+        leaves, adapters = rules.flatten(params), {}
+        for site, kernel in kernels.items():
+            (shape, n), widest = kernel, min(kernel.fan_in, kernel.fan_out)
+            if rank > widest:
+                raise InputError(
+                    f"lora: start={start!r} has no rank {rank} in {site}/kernel, which has {widest} at most"
+                )
+            a, b = STARTS[start](leaves[f"{site}/kernel"].reshape(kernel.fan_in, kernel.fan_out), rank, scale)
+            adapters[site] = {"a": a.reshape(*shape[:n], rank), "b": b.reshape(rank, *shape[n:])}
+            leaves[f"{site}/kernel"] -= scale * jnp.tensordot(adapters[site]["a"], adapters[site]["b"], 1)
+        return {**rules.unflatten(leaves), "lora": rules.unflatten(adapters)}, {}
 
-    def intercept(params, extra):
-        leaves = rules.flatten(params["lora"])
+    def add_low_rank(module, part, x, layer):
+        return layer(x) + _kernels.low_rank(module, x, part["a"], part["b"], scale)
 
-        def add_low_rank(next_fun, args, kwargs, context):
-            outputs, site = next_fun(*args, **kwargs), "/".join(context.module.path)
-            if context.method_name != "__call__" or f"{site}/a" not in leaves:
-                return outputs
-            if hasattr(context.module, "low_rank"):  # no plain product: groups of channels
-                b = scale * leaves[f"{site}/b"]
-                return outputs + context.module.low_rank(args[0], leaves[f"{site}/a"], b)
-            narrow = context.module.product(args[0], leaves[f"{site}/a"])
-            return outputs + scale * jnp.tensordot(narrow, like(leaves[f"{site}/b"], narrow), 1)
+    def gained(kernel, part, site):
+        return kernel + scale * jnp.tensordot(part["a"], part["b"], 1)
 
-        return add_low_rank
-
-    def merge(params, extra):
-        leaves, low = rules.flatten(view(params, extra)), rules.flatten(params["lora"])
-        for site in {path.rsplit("/", 1)[0] for path in low}:
-            leaves[f"{site}/kernel"] += scale * jnp.tensordot(low[f"{site}/a"], low[f"{site}/b"], 1)
-        return rules.unflatten(leaves)
-
+    apart = (("lora/.*/b", "lora_b"),) if b_rate != 1 else ()
     return Method(
-        rules=(("lora/.*", "lora"), (f"{port.head}/.*", "head"), (".*", FROZEN)),
+        rules=(*apart, ("lora/.*", "lora"), (f"{port.head}/.*", "head"), (".*", FROZEN)),
         init=init,
-        view=view,
-        intercept=intercept,
-        merge=merge,
+        view=_kernels.without("lora"),
+        intercept=lambda params, extra: _kernels.adapted(params["lora"], add_low_rank),
+        merge=lambda params, extra: _kernels.merged(params, "lora", gained),
+        scales={"lora_b": b_rate} if b_rate != 1 else {},
         hparams={"lr": (3e-3, (1e-3, 3e-3, 1e-2, 3e-2))},
     )
+
+
+def _singular(kernel: jax.Array, rank: int, scale: float) -> tuple[jax.Array, jax.Array]:
+    """(a [in, rank], b [rank, out]) of a kernel [in, out]: its largest singular vectors, lengths shared evenly."""
+    u, s, v = jnp.linalg.svd(kernel, full_matrices=False)
+    root = jnp.sqrt(s[:rank] / scale)
+    return u[:, :rank] * root, root[:, None] * v[:rank]
+
+
+def _triangular(kernel: jax.Array, rank: int, scale: float) -> tuple[jax.Array, jax.Array]:
+    """The same of W = Q R, W [out, in] being the kernel's transpose."""
+    q, r = jnp.linalg.qr(kernel.T)
+    return r[:rank].T, q[:, :rank].T
+
+
+STARTS = {"pissa": _singular, "olora": _triangular}

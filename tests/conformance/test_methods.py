@@ -74,6 +74,12 @@ REFUSED: dict[tuple[str, str], str] = (
         for case in FAMILIES
         if case not in ("clip", "clip_vision_cls", "dinov2_cls+mean", "siglip_vision_map", "vit_cls")
     }
+    | {
+        (method, case): f"{method}: the model has no {what}"
+        for method, what, leaf in (("bitfit", "biases", "bias"), ("norm_tuning", "norms", "scale"))
+        for case in FAMILIES
+        if not any(path.endswith(f"/{leaf}") and not path.startswith("head/out/") for path in parts(case))
+    }
     | {("merge", case): "merge: expected networks to merge" for case in FAMILIES}
     | {
         ("simclr", case): "task 'unlabelled' needs a model with the head 'embedding'"

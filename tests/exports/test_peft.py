@@ -15,6 +15,7 @@ import jaxfer
 from jaxfer.commands import main
 from jaxfer.errors import InputError
 from jaxfer.exports.predict import load_model
+from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from tests.models.tiny import batch
 from tests.pretrained.checkpoints import CLASSES, VIT, assert_same, back, checkpoint, config_of, weights
@@ -160,3 +161,21 @@ def test_a_base_on_the_hub_goes_by_name_and_commit(tmp_path, monkeypatch):
     config.init = "tests/vit-of-adapters@v2"
     with pytest.raises(InputError, match="tests/vit-of-adapters: .* can't be reached at revision 'v2'"):
         jaxfer.run(config, tmp_path / "other", quiet=True)
+
+
+def test_a_rank_stabilised_scale_is_written_and_read(adapted, tmp_path):
+    fields = {**LORA, "options": dict(rank=4, alpha=3.0, scaling="rank_stabilised")}
+    jaxfer.run(config_of(adapted / "source", IMAGE, **fields), tmp_path / "run", quiet=True)
+    out = jaxfer.export(tmp_path / "run", format="peft")
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (4, 3.0, True)
+    theirs, wanted = back(out, IMAGE).params, flatten(load_model(tmp_path / "run").params)
+    for path, leaf in flatten(theirs).items():
+        np.testing.assert_allclose(leaf, wanted[path], rtol=0, atol=1e-6)
+
+
+def test_a_start_that_changes_the_frozen_kernels_is_no_adapter_of_the_checkpoint(adapted, tmp_path):
+    fields = {**LORA, "options": dict(rank=2, start="olora")}
+    jaxfer.run(config_of(adapted / "source", IMAGE, **fields), tmp_path / "run", quiet=True)
+    with pytest.raises(InputError, match="--format=peft: start='olora' changed the frozen kernels"):
+        jaxfer.export(tmp_path / "run", format="peft")
