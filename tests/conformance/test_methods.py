@@ -4,8 +4,8 @@ Tier i traces every pair and compiles nothing. Tier ii computes numbers along th
 convolutional and one transformer case, every model under `full`, `lora` and `probe`; whole runs and several devices on
 one model of each kind of input. Tier iii, `make conformance`, is the whole matrix.
 
-Most models are of blocks that others have too. `.ci/run` leaves what is marked `rest`: all but LoRA and probe on a
-model beside the `KINDS`, whose training ten steps of SGD compare with PyTorch.
+Most models are of blocks that others have too. `.ci/run` leaves what is marked `rest`: tier i of a model beside the
+`KINDS`, whose training ten steps of SGD compare with PyTorch, and of tier ii every method's second axis.
 """
 
 from __future__ import annotations
@@ -203,9 +203,8 @@ def numbers(pairs):
     for check, on in AXES.items():
         for pair in pairs:
             if pair not in REFUSED and (check is not ADAM or pair[1] == TRANSFORMER):
-                devices = check in methods.PLACED and not (check is SGD and placed(*pair))
-                left = (pytest.mark.rest,) if devices else rest(*pair)
-                beside = rest(*pair) if on(*pair) else (pytest.mark.matrix, *left)
+                first = pair[1] in axes(pair[0])[:1] or pair[0] in ("full", "lora", "probe")
+                beside = OFF if not on(*pair) else rest(*pair) if first else (pytest.mark.rest,)
                 yield pytest.param(check, *pair, id="-".join((check.__name__, *pair)), marks=(marks(*pair), *beside))
 
 
