@@ -52,6 +52,7 @@ REFUSED: dict[tuple[str, str], str] = {
     for case in FAMILIES
     if EMBEDDING not in supported(MODELS.get(tiny.options(case)[0]))
 }
+REFUSED["delta", "clip"] = "delta compares arrays, unit 'text_block_0' gives several; choose others in options.units"
 
 
 def on_axes(method, case):
