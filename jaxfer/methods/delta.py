@@ -41,6 +41,8 @@ def method(port: Port, *, units: tuple[str, ...] = (), attention: bool = False) 
     evenly = (inner[-(-(i + 1) * len(inner) // COUNT) - 1] for i in range(COUNT))
     units = tuple(sorted(units, key=port.units.index)) or tuple(dict.fromkeys(evenly))
 
+    after = dict(zip(port.units, port.units[1:], strict=False))
+
     def measure(ctx, given):  # {unit: [batch, channels]}
         def losses(**how):
             passed = ctx.forward(ctx.params, **how)
@@ -52,11 +54,16 @@ def method(port: Port, *, units: tuple[str, ...] = (), attention: bool = False) 
             def without(channel):
                 return losses(intercept=_zeroed(unit, channel))[0] - before
 
-            return jax.lax.map(without, jnp.arange(_map(unit, maps).shape[-1])).T
+            return jax.lax.map(without, jnp.arange(maps[unit].shape[-1])).T
 
         return {unit: increases(unit) for unit in units}
 
     def init(params, key, given):
+        several = [unit for unit in units if not hasattr(port.passed(after[unit]), "shape")]
+        if several:
+            raise InputError(
+                f"delta compares arrays, unit {several[0]!r} gives several; choose others in options.units"
+            )
         last = port.units.index(units[-1])
         start = {path: x for path, x in flatten(params).items() if port.units.index(port.unit(path)) <= last}
         extra = {"start": start, "norms": given.model_state}
@@ -70,7 +77,7 @@ def method(port: Port, *, units: tuple[str, ...] = (), attention: bool = False) 
             unflatten(ctx.extra["start"]), model_state=ctx.extra["norms"], taps=units, end=units[-1]
         ).taps
         weights = ctx.extra.get("attention", dict.fromkeys(units, 1.0))
-        pull = sum(distance(_map(unit, ctx.taps), _map(unit, start), weights[unit]) for unit in units)
+        pull = sum(distance(ctx.taps[unit], start[unit], weights[unit]) for unit in units)
         head = {path: x for path, x in flatten(ctx.params).items() if path.startswith(f"{port.head}/")}
         size = sum(jnp.sum(jnp.square(x)) for x in head.values())
         penalty = ctx.hparams["alpha"] * pull + ctx.hparams["beta"] / 2 * size
@@ -100,12 +107,6 @@ def distance(new: jax.Array, start: jax.Array, weights: jax.Array | float) -> ja
     """[]: of two maps [batch, ..., channels], as above, for one unit."""
     apart = jnp.square(new.astype(jnp.float32) - start.astype(jnp.float32))
     return (apart.mean(tuple(range(apart.ndim - 1))) * weights).sum() / 2
-
-
-def _map(unit: str, taps: dict[str, jax.Array]) -> jax.Array:
-    if not hasattr(taps[unit], "shape"):
-        raise InputError(f"delta compares arrays, unit {unit!r} gives several; choose others in options.units")
-    return taps[unit]
 
 
 def _zeroed(unit: str, channel: jax.Array):

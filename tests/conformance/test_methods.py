@@ -80,6 +80,7 @@ REFUSED: dict[tuple[str, str], str] = (
         for case in FAMILIES
         if not any(path.endswith(f"/{leaf}") and not path.startswith("head/out/") for path in parts(case))
     }
+    | {("delta", "clip"): "delta compares arrays, unit 'text_block_0' gives several; choose others in options.units"}
     | {("merge", case): "merge: expected networks to merge" for case in FAMILIES}
     | {
         ("simclr", case): "task 'unlabelled' needs a model with the head 'embedding'"
