@@ -43,6 +43,7 @@ def chosen(
     params: Mapping[str, Any],
     targets: tuple[str, ...],
     unfit: Callable[[nn.Module, Kernel], str | None] | None = None,
+    option: str = "targets",
 ) -> dict[str, Kernel]:
     """{site: its kernel} of the layers that a method adapts.
 
@@ -52,6 +53,7 @@ def chosen(
       params: of the backbone.
       targets: patterns of kernel paths, each must match; empty: every kernel outside the head and stem.
       unfit: says why the method can't adapt a layer, None if it can; such a layer is left out where nobody named it.
+      option: that names the targets.
 
     Raises:
       InputError: there is nothing to adapt, or a named kernel can't be.
@@ -66,12 +68,12 @@ def chosen(
         reasons = {site: reason for site, reason in reasons.items() if reason is not None}
         if targets and reasons:
             site, reason = next(iter(reasons.items()))
-            raise InputError(f"{name}: can't adapt {site}/kernel, {reason}; leave it out of 'targets'")
+            raise InputError(f"{name}: can't adapt {site}/kernel, {reason}; leave it out of {option!r}")
         kernels = {site: kernel for site, kernel in kernels.items() if site not in reasons}
     if not kernels:
         which = "that it can adapt " if unfit is not None else ""
         raise InputError(
-            f"{name}: the model has no kernel {which}between its stem and its head; name some with 'targets'"
+            f"{name}: the model has no kernel {which}between its stem and its head; name some with {option!r}"
         )
     return kernels
 

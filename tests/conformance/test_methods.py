@@ -55,6 +55,10 @@ REFUSED: dict[tuple[str, str], str] = (
         for case in FAMILIES
         if not any(path.endswith(f"/{leaf}") and not path.startswith("head/out/") for path in parts(case))
     }
+    | {
+        (method, "bit"): f"{method}: the model has no kernel that it can adapt"  # all of its kernels are standardised
+        for method in ("dora", "ia3")
+    }
     | {("merge", case): "merge: expected networks to merge" for case in FAMILIES}
     | {
         ("simclr", case): "task 'unlabelled' needs a model with the head 'embedding'"
