@@ -44,7 +44,7 @@ def method(port: Port, *, rank: int = 8, alpha: float = 16.0, targets: tuple[str
         drawn = _kernels.normal(key, {site: kernel.fan_in for site, kernel in kernels.items()}, rank)
         for site, (shape, n) in kernels.items():
             a = drawn[site].reshape(*shape[:n], rank) / math.sqrt(kernels[site].fan_in)
-            squares[site] = (leaves[f"{site}/kernel"] ** 2).sum(range(n))
+            squares[site] = (leaves[f"{site}/kernel"] ** 2).sum(tuple(range(n)))
             adapters[site] = {"a": a, "b": jnp.zeros((rank, *shape[n:])), "magnitude": jnp.sqrt(squares[site])}
         return {**params, "dora": rules.unflatten(adapters)}, {"squares": squares}  # of frozen kernels, found once
 
@@ -70,7 +70,7 @@ def method(port: Port, *, rank: int = 8, alpha: float = 16.0, targets: tuple[str
 
     def turned(kernel, part, site):
         moved = kernel + scale * jnp.tensordot(part["a"], part["b"], 1)
-        return moved * (part["magnitude"] / _length((moved**2).sum(range(part["a"].ndim - 1))))
+        return moved * (part["magnitude"] / _length((moved**2).sum(tuple(range(part["a"].ndim - 1)))))
 
     return Method(
         rules=(("dora/.*", "dora"), (f"{port.head}/.*", "head"), (".*", FROZEN)),

@@ -51,7 +51,7 @@ def method(port: Port, *, outputs: tuple[str, ...] = (), inputs: tuple[str, ...]
                 scales[f"{site}/outputs"] = jnp.ones(shape[n:])
         if reads:
             for site, (shape, n) in _kernels.chosen("ia3", port, params, reads, unfit_inputs, "inputs").items():
-                window = isinstance(_kernels.modules(port)[site], Conv)
+                window = isinstance(_kernels.modules(port).get(site), Conv)
                 scales[f"{site}/inputs"] = jnp.ones(shape[n - 1 : n] if window else shape[:n])
         return {**params, "ia3": rules.unflatten(scales)}, {}
 

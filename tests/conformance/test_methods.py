@@ -57,7 +57,7 @@ REFUSED: dict[tuple[str, str], str] = (
     }
     | {
         (method, "bit"): f"{method}: the model has no kernel that it can adapt"  # all of its kernels are standardised
-        for method in ("dora", "ia3")
+        for method in ("dora", "ia3", "lokr", "oft")
     }
     | {("merge", case): "merge: expected networks to merge" for case in FAMILIES}
     | {

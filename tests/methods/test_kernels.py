@@ -18,6 +18,10 @@ from tests.experiments import backbone, batches, tiny_stage
 ADAPTERS = {
     "ia3": {},
     "dora": {"rank": 2, "alpha": 6.0},
+    "vera": {"rank": 5},
+    "loha": {"rank": 2, "alpha": 6.0},
+    "lokr": {"rank": 2, "alpha": 6.0},
+    "oft": {"block": 4},
 }
 
 
@@ -52,6 +56,8 @@ def test_the_backbone_at_step_0_and_exact_when_merged(method, case):
 LEFT_OUT = {
     "ia3": ("bit", "block_0/conv_1/kernel", "a standardised kernel, which takes up no scale"),
     "dora": ("bit", "block_0/conv_1/kernel", "a standardised kernel, which has no length"),
+    "lokr": ("resnet_grouped", "block_0/conv_2/kernel", "a grouped convolution, whose channels are parted already"),
+    "oft": ("bit", "block_0/conv_1/kernel", "a standardised kernel, whose channels are not turned"),
 }
 
 
