@@ -42,7 +42,8 @@ def chosen(
     port: Port,
     params: Mapping[str, Any],
     targets: tuple[str, ...],
-    unfit: Callable[[nn.Module, Kernel], str | None] | None = None,
+    unfit: Callable[[nn.Module | None, Kernel], str | None] | None = None,
+    option: str = "targets",
 ) -> dict[str, Kernel]:
     """{site: its kernel} of the layers that a method adapts.
 
@@ -52,6 +53,7 @@ def chosen(
       params: of the backbone.
       targets: patterns of kernel paths, each must match; empty: every kernel outside the head and stem.
       unfit: says why the method can't adapt a layer, None if it can; such a layer is left out where nobody named it.
+      option: that names the targets.
 
     Raises:
       InputError: there is nothing to adapt, or a named kernel can't be.
@@ -62,24 +64,25 @@ def chosen(
     inputs = rules.resolve((), sorted(paths), defaults=port.input_axes, what="input_axes rule")
     kernels = {path.removesuffix("/kernel"): Kernel(leaves[path].shape, inputs[path]) for path in inputs}
     if unfit is not None:
-        reasons = {site: unfit(modules(port)[site], kernel) for site, kernel in kernels.items()}
+        reasons = {site: unfit(modules(port).get(site), kernel) for site, kernel in kernels.items()}
         reasons = {site: reason for site, reason in reasons.items() if reason is not None}
         if targets and reasons:
             site, reason = next(iter(reasons.items()))
-            raise InputError(f"{name}: can't adapt {site}/kernel, {reason}; leave it out of 'targets'")
+            raise InputError(f"{name}: can't adapt {site}/kernel, {reason}; leave it out of {option!r}")
         kernels = {site: kernel for site, kernel in kernels.items() if site not in reasons}
     if not kernels:
-        which = "that it can adapt " if unfit is not None else ""
-        raise InputError(
-            f"{name}: the model has no kernel {which}between its stem and its head; name some with 'targets'"
-        )
+        if unfit is not None and reasons:
+            raise InputError(
+                f"{name}: the model has no kernel that it can adapt between its stem and its head; use lora"
+            )
+        raise InputError(f"{name}: the model has no kernel between its stem and its head; name some with {option!r}")
     return kernels
 
 
 @functools.lru_cache(maxsize=64)
 def modules(port: Port) -> Mapping[str, nn.Module]:
-    """{path: layer} of all modules that have parameters of their own, unbound."""
-    port, found = dataclasses.replace(port, execution=PLAIN), {}
+    """{path: layer} of all modules that a pass calls, unbound. Not those of other streams' heads, which are dense."""
+    port, found = dataclasses.replace(port.whole or port, execution=PLAIN), {}
 
     def watch(next_fun, args, kwargs, context):
         outputs = next_fun(*args, **kwargs)

@@ -47,11 +47,11 @@ def method(port: Port, *, outputs: tuple[str, ...] = (), inputs: tuple[str, ...]
                 gives = (KEYS_AND_VALUES,)
                 reads = tuple({SECOND for path in kernels if re.fullmatch(SECOND, path)})
         if gives or not reads:
-            for site, (shape, n) in _kernels.chosen("ia3", port, params, gives, unfit_outputs).items():
+            for site, (shape, n) in _kernels.chosen("ia3", port, params, gives, unfit_outputs, "outputs").items():
                 scales[f"{site}/outputs"] = jnp.ones(shape[n:])
         if reads:
-            for site, (shape, n) in _kernels.chosen("ia3", port, params, reads, unfit_inputs).items():
-                window = isinstance(_kernels.modules(port)[site], Conv)
+            for site, (shape, n) in _kernels.chosen("ia3", port, params, reads, unfit_inputs, "inputs").items():
+                window = isinstance(_kernels.modules(port).get(site), Conv)
                 scales[f"{site}/inputs"] = jnp.ones(shape[n - 1 : n] if window else shape[:n])
         return {**params, "ia3": rules.unflatten(scales)}, {}
 

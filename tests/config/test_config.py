@@ -92,7 +92,7 @@ def test_lists_in_a_file_become_tuples():
     config.model.stage_sizes = [1, 1]
     config.data.classes = ["1", "2"]
     experiment = resolve(config)
-    assert experiment.stages[0][1].options == {"targets": ("block_0/.*",), "rank": 8, "alpha": 16.0}
+    assert experiment.stages[0][1].options == {**LORA, "targets": ("block_0/.*",)}
     assert dict(experiment.model.options)["stage_sizes"] == (1, 1)
     assert experiment.data.classes == ("1", "2")
 
@@ -139,7 +139,7 @@ def test_naming_another_method_resets_its_options():
     assert (other.method, dict(other.options)) == ("l2sp", {"alpha": 0.5})
 
 
-LORA = {"rank": 8, "alpha": 16.0, "targets": ()}  # its defaults
+LORA = dict(rank=8, alpha=16.0, targets=(), scaling="standard", start="zero", b_rate=1.0)  # its defaults
 
 
 def test_naming_another_method_of_a_stage_resets_its_options():

@@ -81,6 +81,10 @@ REFUSED: dict[tuple[str, str], str] = (
         if not any(path.endswith(f"/{leaf}") and not path.startswith("head/out/") for path in parts(case))
     }
     | {("delta", "clip"): "delta compares arrays, unit 'text_block_0' gives several; choose others in options.units"}
+    | {
+        (method, "bit"): f"{method}: the model has no kernel that it can adapt"  # all of its kernels are standardised
+        for method in ("dora", "ia3", "lokr", "oft")
+    }
     | {("merge", case): "merge: expected networks to merge" for case in FAMILIES}
     | {
         ("simclr", case): "task 'unlabelled' needs a model with the head 'embedding'"

@@ -17,6 +17,11 @@ from tests.experiments import backbone, batches, tiny_stage
 # {method: options of a small adapter}
 ADAPTERS = {
     "ia3": {},
+    "dora": {"rank": 2, "alpha": 6.0},
+    "vera": {"rank": 5},
+    "loha": {"rank": 2, "alpha": 6.0},
+    "lokr": {"rank": 2, "alpha": 6.0},
+    "oft": {"block": 4},
 }
 
 
@@ -50,6 +55,9 @@ def test_the_backbone_at_step_0_and_exact_when_merged(method, case):
 # {method: (model, a kernel that it can't adapt, why)}
 LEFT_OUT = {
     "ia3": ("bit", "block_0/conv_1/kernel", "a standardised kernel, which takes up no scale"),
+    "dora": ("bit", "block_0/conv_1/kernel", "a standardised kernel, which has no length"),
+    "lokr": ("resnet_grouped", "block_0/conv_2/kernel", "a grouped convolution, whose channels are parted already"),
+    "oft": ("bit", "block_0/conv_1/kernel", "a standardised kernel, whose channels are not turned"),
 }
 
 
@@ -57,5 +65,5 @@ LEFT_OUT = {
 def test_a_kernel_that_cannot_be_adapted_is_left_out_or_refused(method):
     case, path, reason = LEFT_OUT[method]
     name = "outputs" if method == "ia3" else "targets"
-    with pytest.raises(InputError, match=f"{method}: can't adapt {path}, {reason}; leave it out of 'targets'"):
+    with pytest.raises(InputError, match=f"{method}: can't adapt {path}, {reason}; leave it out of '{name}'"):
         tiny_stage(case, method=method, options={name: (path,)})

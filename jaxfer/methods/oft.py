@@ -1,0 +1,82 @@
+"""OFT: what each targeted layer reads is turned by a learned rotation; the backbone stays frozen.
+
+Qiu et al., 2023, "Controlling Text-to-Image Diffusion by Orthogonal Finetuning", arXiv:2306.07280, section 3 and 4:
+y = W (x R) + b, R made of blocks on its diagonal, each R = (I - Q) (I + Q)^-1 of a skew Q that starts at zero (Cayley,
+solved exactly). Angles between a layer's neurons stay what they are. Convolutions turn their channels alike at every
+place, which is ours: the reference turns whole windows.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfer import rules
+from jaxfer.errors import InputError
+from jaxfer.method import FROZEN, Method
+from jaxfer.methods import _kernels
+from jaxfer.models.convolutions import StandardisedConv
+from jaxfer.models.layers import Conv, like
+from jaxfer.models.port import Port
+
+
+def method(port: Port, *, block: int = 32, targets: tuple[str, ...] = ()) -> Method:
+    """Groups: `oft`, `head`.
+
+    Args:
+      port: the model.
+      block: channels that turn together; the largest divisor of a layer's own channels that is no more.
+      targets: patterns of kernel paths to adapt, each must match; empty adapts every kernel outside the head and stem.
+    """
+    if block < 2:
+        raise InputError(f"oft: expected block >= 2, found {block}")
+
+    def parted(module, kernel):
+        """(blocks, channels in each)."""
+        width = kernel.shape[kernel.inputs - 1] if isinstance(module, Conv) else kernel.fan_in
+        size = next(size for size in range(min(block, width), 0, -1) if width % size == 0)
+        return width // size, size
+
+    def unfit(module, kernel):
+        if isinstance(module, StandardisedConv):
+            return "a standardised kernel, whose channels are not turned"
+        _, size = parted(module, kernel)
+        return f"whose channels have no divisor from 2 to {block}" if size == 1 else None
+
+    def init(params, key, given):
+        kernels, adapters = _kernels.chosen("oft", port, params, targets, unfit), {}
+        for site, kernel in kernels.items():
+            blocks, size = parted(_kernels.modules(port).get(site), kernel)
+            adapters[f"{site}/q"] = jnp.zeros((blocks, size * (size - 1) // 2))
+        return {**params, "oft": rules.unflatten(adapters)}, {}
+
+    def turn(module, part, x, layer):
+        r, axes = _rotations(part["q"]), 1 if isinstance(module, Conv) else module.inputs
+        apart = x.reshape(*x.shape[: x.ndim - axes], -1, *r.shape[:2])  # each group of channels likewise
+        return layer(jnp.einsum("...ki,kij->...kj", apart, like(r, x)).reshape(x.shape))
+
+    def turned(kernel, part, site):
+        r, n = _rotations(part["q"]), port.summed(f"{site}/kernel")
+        taps = kernel.shape[: n - 1] if isinstance(_kernels.modules(port).get(site), Conv) else ()
+        rows = kernel.reshape(*taps, *r.shape[:2], -1)
+        return jnp.einsum("kij,...kjo->...kio", r, rows).reshape(kernel.shape)
+
+    return Method(
+        rules=(("oft/.*", "oft"), (f"{port.head}/.*", "head"), (".*", FROZEN)),
+        init=init,
+        view=_kernels.without("oft"),
+        intercept=lambda params, extra: _kernels.adapted(params["oft"], turn),
+        merge=lambda params, extra: _kernels.merged(params, "oft", turned),
+        hparams={"lr": (1e-3, (3e-4, 1e-3, 3e-3))},
+    )
+
+
+def _rotations(q: jax.Array) -> jax.Array:
+    """[blocks, size, size] of what is above the diagonals of Q, row by row: [blocks, size (size - 1) / 2]."""
+    size = (1 + math.isqrt(1 + 8 * q.shape[-1])) // 2
+    upper = jnp.zeros((len(q), size, size)).at[:, *np.triu_indices(size, 1)].set(q.astype(jnp.float32))
+    skew, one = upper - upper.swapaxes(1, 2), jnp.eye(size)
+    return jnp.linalg.solve(one + skew, one - skew)  # both factors commute
