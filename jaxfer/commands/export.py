@@ -12,7 +12,7 @@ HELP = "write a finished run in another tool's format"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="the run's folder")
-    formats = "hf (default), sentence-transformers (tokens pooled), peft (a LoRA run's adapter) or torchvision"
+    formats = "hf (default), sentence-transformers (tokens pooled), peft (the adapter alone) or torchvision"
     parser.add_argument("--format", default="hf", help=formats)
     parser.add_argument("--out", help="the folder to write; default RUN/export-FORMAT")
 

@@ -35,7 +35,7 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
     Args:
       run: the run's folder.
       format: `hf`, another layout of the family (`torchvision`), `sentence-transformers` for a model that pools its
-        tokens, or `peft` for only the adapter of a LoRA run.
+        tokens, or `peft` for only the adapter of a run whose method peft has.
       out: the folder to write; None for `export-FORMAT` in the run's folder. An existing export is replaced.
 
     Returns:

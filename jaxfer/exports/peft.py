@@ -1,4 +1,4 @@
-"""Export a LoRA run as a `peft` adapter: its low-rank matrices and head, to load onto its source checkpoint."""
+"""Export a run as a `peft` adapter: what its method learned beside the kernels, and its head, for its checkpoint."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError
+from jaxfer.exports.peft_tensors import WRITTEN
 from jaxfer.exports.tensors import write as write_tensors
 from jaxfer.pretrained import carrying, foreign
 from jaxfer.pretrained.adapter import PREFIX, in_memory, transposed
@@ -18,18 +19,80 @@ from jaxfer.pretrained.layout import CONV, Layout
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import FinishedRun
 
+TURNS = ("LORA", "VERA", "IA3")  # kinds with a word for layers whose weights are [in, out]
+
 
 def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
-    """Writes adapter_config.json and adapter_model.safetensors of a run whose only stage is LoRA on a checkpoint.
+    """Writes adapter_config.json and adapter_model.safetensors of a run whose only stage adapts a checkpoint's layers.
 
     Raises:
-      InputError: another method, a source that peft can't name, or a changed backbone.
+      InputError: another method, layers that peft has no word for, a source that it can't name, or a changed backbone.
+    """
+    config, port, state = finished.stage.config, finished.stage.spec.port, finished.state
+    checkpoint, keys = _source(finished, layout), layout.keys(port)
+    saved, written = _saved(checkpoint, layout, finished), WRITTEN[config.method]
+    own, tensors, layers = flatten(state.params[config.method]), {}, {}
+    fused: dict[str, dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]] = {}
+    for site in sorted({path.rsplit("/", 1)[0] for path in own}):
+        key = keys[f"params/{site}/kernel"]
+        module = in_memory(layout, key.name.removesuffix(".weight"))
+        if _inside(module, saved):  # saved whole, with its update
+            continue
+        part = {path.rsplit("/", 1)[1]: np.asarray(x) for path, x in own.items() if path.rsplit("/", 1)[0] == site}
+        found = written.tensors(part, key.transform is CONV)
+        what = None if found is not None else f"a layer for which peft's {written.kind} has other tensors"
+        if port.summed(f"{site}/kernel") == 3 and (layout.standardised or key.transform is not CONV):
+            what = "a convolution with a standardised kernel" if layout.standardised else "a window over time"
+        # Parts of the module's inputs would share B, those of its outputs share A.
+        shares = config.method == "lora" and key.axis == (-1 if transposed(layout, module) else 0)
+        if key.part is not None and not shares:
+            what = "one tensor of several layers"
+        if what is not None:
+            raise InputError(f"--format=peft: {module} is {what}, which peft can't adapt as we do; use --format=hf")
+        if key.part is not None:
+            fused.setdefault(module, {})[key.part] = tuple(found.values())
+            continue
+        layers[module] = part
+        tensors |= {f"{PREFIX}{module}.{name}": tensor for name, tensor in found.items()}
+    for module, parts in fused.items():
+        tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = _fused(parts)
+    leaves = flatten({"params": finished.stage.leave(state)[0]})
+    for leaf, key in keys.items():
+        if _inside(name := in_memory(layout, key.name), saved):
+            tensors[PREFIX + name] = key.transform.store(np.asarray(leaves[leaf]))
+    write_tensors(folder / ADAPTERS[0], {**tensors, **written.shared(state.extra)})
+    turned = {"fan_in_fan_out": any(transposed(layout, module) for module in (*layers, *fused))}
+    content = {
+        "peft_type": written.kind,
+        "task_type": None if "image" in port.inputs else "SEQ_CLS",
+        "base_model_name_or_path": checkpoint.files.init,
+        "revision": checkpoint.files.commit,
+        **written.config(config.options, layers, {module: len(parts) for module, parts in fused.items()}),
+        "target_modules": sorted((*layers, *fused)) if fused else list(layers),
+        "modules_to_save": sorted(saved),
+        **(turned if written.kind in TURNS else {}),
+        "inference_mode": True,
+    }
+    files.write_json(folder / ADAPTER_CONFIG, content)
+
+
+def _source(finished: FinishedRun, layout: Layout) -> foreign.Checkpoint:
+    """The checkpoint that an adapter of this run is for.
+
+    Raises:
+      InputError: as of `write`.
     """
     experiment, config, port = finished.experiment, finished.stage.config, finished.stage.spec.port
     init, family = experiment.run.init, experiment.model.name
-    if config.method != "lora":
-        raise InputError(f"--format=peft needs a LoRA run, this one ends with {config.method!r}; use --format=hf")
-    if (start := config.options["start"]) != "zero":
+    if config.method not in WRITTEN:
+        known = ", ".join(WRITTEN)
+        raise InputError(f"--format=peft needs a run of {known}; this one ends with {config.method!r}; use --format=hf")
+    if finished.stage.spec.method.evaluated is not None:
+        adds = ", ".join(config.adds)
+        raise InputError(
+            f"--format=peft writes parameters as trained, this run is of averages ({adds}); use --format=hf"
+        )
+    if (start := config.options.get("start", "zero")) != "zero":
         raise InputError(
             f"--format=peft: start={start!r} changed the frozen kernels, and an adapter goes onto those of the "
             "checkpoint; use --format=hf"
@@ -46,67 +109,8 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         raise InputError(f"--format=peft: {init} is an adapter itself, and peft does not stack them; use --format=hf")
     layout.config(
         port, dict(experiment.model.options), finished.classes
-    )  # raises for models that no transformers class computes
-    keys = layout.keys(port)
-    saved = _saved(checkpoint, layout, finished)
-    low, tensors, targets = flatten(finished.state.params["lora"]), {}, []
-    fused: dict[str, dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]] = {}
-    for site in sorted({path.rsplit("/", 1)[0] for path in low}):
-        key = keys[f"params/{site}/kernel"]
-        module = in_memory(layout, key.name.removesuffix(".weight"))
-        if _inside(module, saved):  # saved whole, with its update
-            continue
-        a, b = (np.asarray(low[f"{site}/{name}"]) for name in "ab")
-        # Parts of the module's inputs would share B, those of its outputs share A.
-        split = key.part is not None and key.axis != (-1 if transposed(layout, module) else 0)
-        if split or a.ndim == 4 and (layout.standardised or key.transform is not CONV):
-            what = "a convolution with a standardised kernel" if layout.standardised else "a window over time"
-            what = "one tensor of several layers" if split else what
-            raise InputError(f"--format=peft: {module} is {what}, which peft can't adapt as we do; use --format=hf")
-        factors = _torch_factors(a, b, conv=key.transform is CONV)
-        if key.part is not None:
-            fused.setdefault(module, {})[key.part] = factors
-            continue
-        targets.append(module)
-        tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = factors
-    for module, parts in fused.items():
-        tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = _fused(parts)
-    leaves = flatten({"params": finished.stage.leave(finished.state)[0]})
-    for leaf, key in keys.items():
-        if _inside(name := in_memory(layout, key.name), saved):
-            tensors[PREFIX + name] = key.transform.store(np.asarray(leaves[leaf]))
-    write_tensors(folder / ADAPTERS[0], tensors)
-    stabilised = config.options["scaling"] == "rank_stabilised"
-    content = {
-        "peft_type": "LORA",
-        "task_type": None if "image" in port.inputs else "SEQ_CLS",
-        "base_model_name_or_path": checkpoint.files.init,
-        "revision": checkpoint.files.commit,
-        "r": config.options["rank"],
-        "lora_alpha": config.options["alpha"],
-        "use_rslora": stabilised,
-        # The rank of a fused layer is that of its parts together, the scale theirs.
-        **{
-            f"{name}_pattern": {module: len(parts) ** power * config.options[name] for module, parts in fused.items()}
-            for name, power in {"rank": 1, "alpha": 0.5 if stabilised else 1}.items()
-            if fused
-        },
-        "lora_dropout": 0.0,
-        "target_modules": sorted((*targets, *fused)) if fused else targets,
-        "modules_to_save": sorted(saved),
-        "bias": "none",
-        "fan_in_fan_out": any(transposed(layout, module) for module in (*targets, *fused)),
-        "inference_mode": True,
-    }
-    files.write_json(folder / ADAPTER_CONFIG, content)
-
-
-def _torch_factors(a: np.ndarray, b: np.ndarray, *, conv: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(A, B) in torch's axes: linear [r, in] and [out, r], convolution [r, in, h, w] and [out, r, 1, 1]."""
-    if conv:
-        return CONV.store(a), b.T[:, :, None, None]
-    rank = b.shape[0]
-    return a.reshape(-1, rank).T, b.reshape(rank, -1).T
+    )  # raises where no transformers class computes it
+    return checkpoint
 
 
 def _fused(parts: Mapping[tuple[int, int], tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +141,7 @@ def _saved(checkpoint: foreign.Checkpoint, layout: Layout, finished: FinishedRun
       InputError: training changed any other leaf outside the adapter.
     """
     port = finished.stage.spec.port
-    backbone = {path: leaf for path, leaf in finished.state.params.items() if path != "lora"}
+    backbone = {path: leaf for path, leaf in finished.state.params.items() if path != finished.stage.config.method}
     leaves = flatten({"params": backbone, **finished.state.model_state})
     head = [leaf for leaf in leaves if leaf.startswith(f"params/{port.head}/")]
     source = carrying.carry(checkpoint, port, leaves, reset=head, differs=finished.experiment.run.differs)

@@ -105,6 +105,11 @@ class AdapterConfig(TypedDict, total=False):
     rank_pattern: Mapping[str, int] | None
     alpha_pattern: Mapping[str, float] | None
     use_rslora: bool | None
+    use_dora: bool | None
+    alpha: float | None
+    feedforward_modules: tuple[str, ...] | str | None
+    use_cayley_neumann: bool | None
+    num_cayley_neumann_terms: int | None
     modules_to_save: tuple[str, ...] | None
     bias: str
     init_lora_weights: bool | str | None

@@ -111,7 +111,7 @@ def test_the_layout_that_transformers_lacks(tmp_path):
 
 
 def test_only_lora_makes_an_adapter(probed):
-    with pytest.raises(InputError, match="needs a LoRA run, this one ends with 'probe'; use --format=hf"):
+    with pytest.raises(InputError, match="needs a run of lora, dora, .*; this one ends with 'probe'; use --format=hf"):
         jaxfer.export(probed / "run", format="peft")
 
 

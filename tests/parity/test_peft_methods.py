@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import jax
@@ -10,13 +11,14 @@ import numpy as np
 import peft
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, ResNetConfig, ResNetForImageClassification
 
 from jaxfer.exports.predict import load_export
 from jaxfer.method import NOTHING
 from jaxfer.registry import METHODS
 from jaxfer.rules import flatten, unflatten
 
+from .reference import channels_first, images, settle
 from .test_export import BERT
 
 SITES = {
@@ -102,6 +104,57 @@ def test_logits(case, base):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     merged = ours.port.apply(method.merge(params, extra), ours.model_state, batch)[0]
     np.testing.assert_allclose(merged, expected, rtol=0, atol=1e-5)
+
+
+# {case: peft's config of an adapter of the images' or the texts' model, which is saved and read}
+BOTH = r".*encoder\.stages.*convolution|.*(query|key|value|dense)"
+READS = {
+    "dora": peft.LoraConfig(r=2, lora_alpha=3, use_dora=True, rank_pattern={"value": 1, "1.convolution": 1}),
+    "rslora": peft.LoraConfig(r=2, lora_alpha=3, use_rslora=True, alpha_pattern={"value": 5}),
+    "vera": peft.VeraConfig(r=5, save_projection=True),
+    "ia3": peft.IA3Config(feedforward_modules=SECOND + r"|.*1\.convolution"),
+    "oft": peft.OFTConfig(oft_block_size=4, use_cayley_neumann=False),
+    "oft of a short series": peft.OFTConfig(oft_block_size=4, use_cayley_neumann=True, num_cayley_neumann_terms=4),
+    "loha": peft.LoHaConfig(r=2, alpha=3),
+    "lokr": peft.LoKrConfig(r=2, alpha=3, decompose_both=True),
+    "norms": peft.LNTuningConfig(),
+}
+OF_TEXTS_ALONE = ("vera", "oft", "oft of a short series", "norms")  # their layers are linear
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"), [(c, k) for c in READS for k in ("bert", "resnet") if k == "bert" or c not in OF_TEXTS_ALONE]
+)
+def test_an_adapter_that_peft_saved(case, kind, base, tmp_path):
+    config = copy.deepcopy(READS[case])  # peft writes the base into it
+    config.target_modules = r".*LayerNorm" if case == "norms" else EVERY if kind == "bert" else BOTH
+    if kind == "bert":
+        folder, model = base, BertForSequenceClassification.from_pretrained(base)
+        tokens = torch.randint(1, 23, (4, 7), generator=torch.Generator().manual_seed(1))
+        inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        inputs["token_type_ids"] = torch.zeros_like(tokens)
+        batch = {field: x.numpy().astype(np.int32) for field, x in inputs.items()}
+    else:
+        folder, x = tmp_path / "base", images((33, 21, 3))
+        stated = ResNetConfig(embedding_size=4, hidden_sizes=[8, 16], depths=[1, 2], num_labels=3)
+        settle(
+            ResNetForImageClassification(stated), channels_first(x), last=r".*layer\.1\.normalization", gain=0.5
+        ).save_pretrained(folder)
+        model = ResNetForImageClassification.from_pretrained(folder)
+        inputs, batch = {"pixel_values": channels_first(x)}, {"image": x}
+    plain = logits(model, inputs)
+    torch.manual_seed(2)
+    reference = peft.get_peft_model(model, config).eval()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape))
+    reference.save_pretrained(tmp_path / "adapter")
+    expected = logits(reference, inputs)
+    assert np.abs(expected - plain).max() > 0.1
+    ours = load_export(tmp_path / "adapter")
+    found = np.asarray(ours.port.apply(ours.params, ours.model_state, batch)[0])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
 
 
 def logits(model, inputs):

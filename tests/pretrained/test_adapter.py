@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxfer.errors import InputError
-from jaxfer.pretrained import adapter, foreign
+from jaxfer.pretrained import foreign, peft_kinds
 from jaxfer.pretrained.hub import Absent, find
 from tests.pretrained.checkpoints import RESNET, VIT, checkpoint, edit, text_config, weights
 
@@ -121,8 +121,8 @@ def test_a_classifiers_adapter_pools_as_transformers_does(tmp_path):
 
 
 REFUSED = {
-    "another kind": ({"peft_type": "IA3"}, "a peft adapter of type 'IA3'; expected 'LORA', merge it with peft"),
-    "dora": ({"use_dora": True}, "says use_dora=True, which is not supported; merge it with peft"),
+    "another kind": ({"peft_type": "HRA"}, "a peft adapter of type 'HRA'; expected LORA, VERA, IA3, OFT, LOHA, LOKR"),
+    "dora": ({"use_dora": True}, "says use_dora=True, vit.layers.0.attention.q_proj has no lora_magnitude_vector"),
     "biases": ({"bias": "lora_only"}, "says bias='lora_only', which is not supported"),
     "turned": ({"fan_in_fan_out": True}, "says fan_in_fan_out=True"),
     "a base that peft changes": ({"init_lora_weights": "pissa"}, "says init_lora_weights='pissa'"),
@@ -173,7 +173,7 @@ def test_what_a_config_says_and_is_not_understood(case, vit):
     ],
 )
 def test_patterns_of_strangers_match_in_bounded_time(pattern, quick):
-    assert adapter._quick(pattern) == quick
+    assert peft_kinds.quick(pattern) == quick
 
 
 def test_weights_that_are_not_finite(vit):
@@ -184,7 +184,10 @@ def test_weights_that_are_not_finite(vit):
 
 Q = "base_model.model.vit.layers.0.attention.q_proj"
 TENSORS = {
-    "a key of dora": ({f"{Q}.lora_magnitude_vector.weight": normal(12)}, "lora_magnitude_vector.weight (1 such)"),
+    "a key of dora": (
+        {**pair(Q[17:], normal(2, 12), normal(12, 2)), f"{Q}.lora_magnitude_vector": normal(12)},
+        "says use_dora=None, vit.layers.0.attention.q_proj has a lora_magnitude_vector",
+    ),
     "a saved module that is not named": ({"base_model.model.classifier.weight": normal(3, 12)}, "classifier.weight"),
     "half a pair": ({f"{Q}.lora_A.weight": normal(2, 12)}, "q_proj without its other half"),
     "a module that is not there": (pair("vit.layers.7.q_proj", normal(2, 12), normal(12, 2)), "changes vit.layers.7"),
