@@ -60,7 +60,10 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     for leaf, key in keys.items():
         if _inside(name := in_memory(layout, key.name), saved):
             tensors[PREFIX + name] = key.transform.store(np.asarray(leaves[leaf]))
-    write_tensors(folder / ADAPTERS[0], {**tensors, **written.shared(state.extra)})
+    extra = state.extra
+    while isinstance(extra, Mapping) and "base" in extra:  # an add-on keeps the method's own state there
+        extra = extra["base"]
+    write_tensors(folder / ADAPTERS[0], {**tensors, **written.shared(extra)})
     turned = {"fan_in_fan_out": any(transposed(layout, module) for module in (*layers, *fused))}
     content = {
         "peft_type": written.kind,

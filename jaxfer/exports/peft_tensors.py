@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxfer.errors import InputError
 from jaxfer.pretrained.layout import CONV
 
 Part = Mapping[str, np.ndarray]
@@ -109,6 +111,10 @@ def _ia3(options: Mapping[str, Any], layers: Mapping[str, Part], fused: Mapping[
 
 
 def _oft(options: Mapping[str, Any], layers: Mapping[str, Part], fused: Mapping[str, int]) -> dict[str, Any]:
+    sizes = {(1 + math.isqrt(1 + 8 * part["q"].shape[1])) // 2 for part in layers.values()}
+    if sizes != {options["block"]}:  # a layer whose channels the block does not divide has a smaller one
+        found = ", ".join(map(str, sorted(sizes)))
+        raise InputError(f"--format=peft: peft has blocks of one size, found {found}; use --format=hf")
     own = {"r": 0, "oft_block_size": options["block"], "module_dropout": 0.0, "bias": "none"}
     return {**own, "coft": False, "block_share": False, "use_cayley_neumann": False}
 
