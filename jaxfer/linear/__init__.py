@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxfer.errors import InputError, nearest
-from jaxfer.linear import dinov2, lbfgs, ridge
+from jaxfer.linear import dinov2, lbfgs, prototypes, ridge
 from jaxfer.linear.problem import Axes, Inputs, Plain, Problem, Solution
 
 __all__ = ["GRIDS", "PENALTIES", "SOLVERS", "Axes", "Fit", "Plain", "Problem", "Solution", "Solver", "fit", "grid"]
@@ -55,6 +55,9 @@ def _penalties(parts: tuple[str, ...], *, penalties: tuple[float, ...]) -> int:
 SOLVERS = {
     "ridge": Solver(ridge.solve, Axes.of, _penalties, ("classification", "regression")),
     "lbfgs": Solver(lbfgs.solve, Axes.of, _penalties, ("classification",)),
+    "prototypes": Solver(
+        prototypes.solve, Plain.of, lambda parts: 1, ("classification",), along="variance", many="solution"
+    ),
 }
 GRIDS = {
     "dinov2": Solver(
@@ -116,7 +119,7 @@ def fit(name: str | None, penalties: tuple[float, ...] | None, where: str) -> Fi
       where: what an error calls the owner of the options (`probe`).
 
     Raises:
-      InputError: no such solver, penalties that are not positive or occur twice, or penalties without a solver.
+      InputError: no such solver, penalties that are not positive or occur twice, or penalties where nothing has any.
     """
     if name is None:
         if penalties is not None:
@@ -124,6 +127,10 @@ def fit(name: str | None, penalties: tuple[float, ...] | None, where: str) -> Fi
         return None
     if name not in SOLVERS:
         raise InputError(f"{where}: expected fit to be {' or '.join(SOLVERS)}, found {name!r}{nearest(name, SOLVERS)}")
+    if name == "prototypes":
+        if penalties is not None:
+            raise InputError(f"{where}: prototypes have no penalty, found penalties={penalties!r}; omit them")
+        return Fit(name=name)
     if penalties is None:
         return Fit(name=name, settings={"penalties": PENALTIES})
     if not penalties or len(set(penalties)) < len(penalties) or not all(0 < value < np.inf for value in penalties):

@@ -21,7 +21,7 @@ def method(
     Args:
       port: the model.
       fit: `ridge` or `lbfgs` (logistic regression): the head is fitted at once to the features of all training
-        examples, under the penalty that is best on val. None: trained by steps.
+        examples, under the penalty that is best on val. `prototypes`: the mean of each class. None: trained by steps.
       penalties: strengths that are tried, as `jaxfer.linear` defines them; None: 45 from 1e-6 to 1e5.
       grid: `dinov2`: linear layers for 13 rates, the last or all blocks that the model's features hold, with and
         without the mean of the patches, trained at once (`jaxfer.linear.dinov2`); the best on val is kept.
