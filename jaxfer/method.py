@@ -101,6 +101,11 @@ def task_loss(ctx: Context, outputs: jax.Array) -> tuple[jax.Array, dict[str, ja
     return ctx.task.loss(outputs, ctx.batch, ctx.hparams).value(), {}
 
 
+def without(name: str) -> Callable[[Mapping[str, Any], Any], dict[str, Any]]:
+    """`view`, and `merge` if that is all, of a method whose own parameters, `params[name]`, stand beside the model's."""
+    return lambda params, extra: {unit: value for unit, value in params.items() if unit != name}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Method:
     """A transfer method. Compared by identity, since compiled programs are shared between runs of one method.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +24,3 @@ def through(stack: Mapping[str, Mapping[str, jax.Array]], x: jax.Array) -> jax.A
         x = x @ layer["kernel"] + layer["bias"]
         x = jax.nn.relu(x) if i + 1 < len(stack) else x
     return x
-
-
-def without(name: str) -> Callable[[Mapping[str, Any], Any], dict[str, Any]]:
-    """`view` and `merge` of a method whose own layers, `params[name]`, stand beside the backbone."""
-    return lambda params, extra: {unit: value for unit, value in params.items() if unit != name}

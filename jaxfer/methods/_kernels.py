@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxfer import rules
 from jaxfer.errors import InputError
+from jaxfer.method import without
 from jaxfer.models.execution import PLAIN
 from jaxfer.models.layers import like
 from jaxfer.models.passes import Interceptor
@@ -111,11 +112,6 @@ def parts(tree: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
         site, name = path.rsplit("/", 1)
         sites.setdefault(site, {})[name] = leaf
     return sites
-
-
-def without(name: str) -> Callable[[Mapping[str, Any], Any], dict[str, Any]]:
-    """`view` of a method whose own parameters, `params[name]`, stand beside the backbone."""
-    return lambda params, extra: {unit: value for unit, value in params.items() if unit != name}
 
 
 def adapted(

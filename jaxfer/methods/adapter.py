@@ -29,7 +29,7 @@ import jax.numpy as jnp
 
 from jaxfer import rules
 from jaxfer.errors import InputError, nearest
-from jaxfer.method import FROZEN, Method
+from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods._blocks import blocks
 from jaxfer.models.layers import like
 from jaxfer.models.port import Port
@@ -102,8 +102,7 @@ def method(port: Port, *, kind: str = "houlsby", bottleneck: int = 48, scale: fl
             adapters[site] = {"down": down, "up": up}
         return {**params, "adapter": rules.unflatten(rules.flatten(adapters))}, {}
 
-    def view(params, extra):
-        return {name: unit for name, unit in params.items() if name != "adapter"}
+    view = without("adapter")
 
     def intercept(params, extra):
         leaves = rules.flatten(params["adapter"])

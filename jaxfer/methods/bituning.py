@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError
-from jaxfer.method import SAME, Method, task_loss
+from jaxfer.method import SAME, Method, task_loss, without
 from jaxfer.methods import _dense, _domains
 from jaxfer.models.port import FEATURES, Port
 from jaxfer.rules import flatten, unflatten
@@ -32,7 +32,7 @@ def method(port: Port, *, queue: int = 40, projection: int = 128) -> Method:
     """
     if queue < 1 or projection < 1:
         raise InputError(f"options: expected queue >= 1 and projection >= 1, found {queue} and {projection}")
-    unit, plain = port.units[-1], _dense.without("projector")
+    unit, plain = port.units[-1], without("projector")
 
     def keys(ctx, copied):
         """Features and projections of the second view under the copy, of length 1."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError
-from jaxfer.method import Method, task_loss
+from jaxfer.method import Method, task_loss, without
 from jaxfer.methods import _dense, _domains
 from jaxfer.models.port import FEATURES, Port
 
@@ -69,9 +69,9 @@ def method(
     return Method(
         rules=((f"{port.head}/.*", "head"), ("discriminator/.*", "discriminator"), (".*", "backbone")),
         init=init,
-        view=_dense.without("discriminator"),
+        view=without("discriminator"),
         loss=loss,
-        merge=_dense.without("discriminator"),
+        merge=without("discriminator"),
         taps=(FEATURES,),
         streams=_domains.STREAMS,
         tasks=("classification",),

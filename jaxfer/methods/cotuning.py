@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxfer.method import Method, task_loss
+from jaxfer.method import Method, task_loss, without
 from jaxfer.models import heads
 from jaxfer.models.port import FEATURES, Port
 from jaxfer.rules import flatten, unflatten
@@ -38,8 +38,7 @@ def method(port: Port, *, source_outputs: int = 0) -> Method:
         relation = given.measured["chances"] / given.measured["share"][:, None]
         return {**params, "cotuning": unflatten(given.head)}, {"relation": relation}
 
-    def view(params, extra):
-        return {name: unit for name, unit in params.items() if name != "cotuning"}
+    view = without("cotuning")
 
     def loss(ctx, outputs):
         value, metrics = task_loss(ctx, outputs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError
-from jaxfer.method import Method, task_loss
+from jaxfer.method import Method, task_loss, without
 from jaxfer.methods import _dense, _domains
 from jaxfer.models.port import FEATURES, Port
 
@@ -46,9 +46,9 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 2) -> Method:
     return Method(
         rules=((f"{port.head}/.*", "head"), ("discriminator/.*", "discriminator"), (".*", "backbone")),
         init=init,
-        view=_dense.without("discriminator"),
+        view=without("discriminator"),
         loss=loss,
-        merge=_dense.without("discriminator"),
+        merge=without("discriminator"),
         taps=(FEATURES,),
         streams=_domains.STREAMS,
         hparams={

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxfer import rules
 from jaxfer.errors import InputError
-from jaxfer.method import FROZEN, Method
+from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods import _kernels
 from jaxfer.models.convolutions import StandardisedConv
 from jaxfer.models.layers import like
@@ -75,7 +75,7 @@ def method(port: Port, *, rank: int = 8, alpha: float = 16.0, targets: tuple[str
     return Method(
         rules=(("dora/.*", "dora"), (f"{port.head}/.*", "head"), (".*", FROZEN)),
         init=init,
-        view=_kernels.without("dora"),
+        view=without("dora"),
         intercept=intercept,
         merge=lambda params, extra: _kernels.merged(params, "dora", turned),
         hparams={"lr": (3e-3, (1e-3, 3e-3, 1e-2, 3e-2))},

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError, nearest
-from jaxfer.method import Method, task_loss
+from jaxfer.method import Method, task_loss, without
 from jaxfer.methods import _dense
 from jaxfer.models.port import FEATURES, Port
 
@@ -57,8 +57,8 @@ def method(port: Port, *, layer: str = FEATURES, teacher_layer: str = "", width:
     return Method(
         rules=((f"{port.head}/.*", "head"), ("projection/.*", "projection"), (".*", "backbone")),
         init=init,
-        view=_dense.without("projection"),
-        merge=_dense.without("projection"),
+        view=without("projection"),
+        merge=without("projection"),
         taps=(layer,),
         others=("teacher",),
         loss=loss,

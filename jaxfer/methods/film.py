@@ -9,7 +9,7 @@ Norms of batch statistics are frozen with the backbone, and use their running on
 from __future__ import annotations
 
 from jaxfer.errors import InputError
-from jaxfer.method import FROZEN, Method
+from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods import _modulation
 from jaxfer.methods._blocks import blocks
 from jaxfer.models.port import Port
@@ -32,8 +32,7 @@ def method(port: Port) -> Method:
             raise InputError("film: the convolutional network has no norms to put it behind; use ssf")
         return {**params, "film": _modulation.drawn(sites, key, 0.0)}, {}
 
-    def view(params, extra):
-        return {name: unit for name, unit in params.items() if name != "film"}
+    view = without("film")
 
     return Method(
         rules=(("film/.*", "film"), (f"{port.head}/.*", "head"), (".*", FROZEN)),

@@ -13,7 +13,7 @@ import re
 import jax.numpy as jnp
 
 from jaxfer import rules
-from jaxfer.method import FROZEN, Method
+from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods import _kernels
 from jaxfer.models.convolutions import GroupedConv, StandardisedConv
 from jaxfer.models.layers import Conv, like
@@ -55,7 +55,7 @@ def method(port: Port, *, outputs: tuple[str, ...] = (), inputs: tuple[str, ...]
                 scales[f"{site}/inputs"] = jnp.ones(shape[n - 1 : n] if window else shape[:n])
         return {**params, "ia3": rules.unflatten(scales)}, {}
 
-    view = _kernels.without("ia3")
+    view = without("ia3")
 
     def rescale(module, part, x, layer):
         y = layer(x * like(part["inputs"], x) if "inputs" in part else x)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxfer import rules
 from jaxfer.errors import InputError
-from jaxfer.method import FROZEN, Method
+from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods import _kernels
 from jaxfer.models.port import Port
 
@@ -54,7 +54,7 @@ def method(port: Port, *, rank: int = 8, alpha: float = 8.0, targets: tuple[str,
     return Method(
         rules=(("loha/.*", "loha"), (f"{port.head}/.*", "head"), (".*", FROZEN)),
         init=init,
-        view=_kernels.without("loha"),
+        view=without("loha"),
         intercept=lambda params, extra: _kernels.adapted(params["loha"], add_low_rank),
         merge=lambda params, extra: _kernels.merged(params, "loha", gained),
         hparams={"lr": (3e-3, (1e-3, 3e-3, 1e-2))},

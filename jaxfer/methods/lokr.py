@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxfer import rules
 from jaxfer.errors import InputError
-from jaxfer.method import FROZEN, Method
+from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods import _kernels
 from jaxfer.models.convolutions import GroupedConv, StandardisedConv
 from jaxfer.models.layers import Conv, like
@@ -87,7 +87,7 @@ def method(port: Port, *, rank: int = 8, alpha: float = 8.0, targets: tuple[str,
     return Method(
         rules=(("lokr/.*", "lokr"), (f"{port.head}/.*", "head"), (".*", FROZEN)),
         init=init,
-        view=_kernels.without("lokr"),
+        view=without("lokr"),
         intercept=lambda params, extra: _kernels.adapted(params["lokr"], add_product),
         merge=lambda params, extra: _kernels.merged(params, "lokr", gained),
         hparams={"lr": (3e-3, (1e-3, 3e-3, 1e-2))},

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from jaxfer import rules
 from jaxfer.errors import InputError, nearest
-from jaxfer.method import FROZEN, Method
+from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods import _kernels
 from jaxfer.models.port import Port
 
@@ -93,7 +93,7 @@ def method(
     return Method(
         rules=(*apart, ("lora/.*", "lora"), (f"{port.head}/.*", "head"), (".*", FROZEN)),
         init=init,
-        view=_kernels.without("lora"),
+        view=without("lora"),
         intercept=lambda params, extra: _kernels.adapted(params["lora"], add_low_rank),
         merge=lambda params, extra: _kernels.merged(params, "lora", gained),
         scales={"lora_b": b_rate} if b_rate != 1 else {},

@@ -12,8 +12,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxfer.method import Method, task_loss
-from jaxfer.methods import _dense
+from jaxfer.method import Method, task_loss, without
 from jaxfer.models import heads
 from jaxfer.models.port import FEATURES, Port
 from jaxfer.rules import flatten, unflatten
@@ -47,8 +46,8 @@ def method(port: Port, *, source_outputs: int = 0) -> Method:
         rules=(("lwf/.*", "source_head"), (f"{port.head}/.*", "head"), (".*", "backbone")),
         source_outputs=source_outputs,
         init=init,
-        view=_dense.without("lwf"),
-        merge=_dense.without("lwf"),
+        view=without("lwf"),
+        merge=without("lwf"),
         taps=(FEATURES,),
         loss=loss,
         tasks=("classification",),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxfer.errors import InputError
-from jaxfer.method import Method, task_loss
+from jaxfer.method import Method, task_loss, without
 from jaxfer.methods import _dense, _domains
 from jaxfer.models.port import FEATURES, Port
 
@@ -50,9 +50,9 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 1) -> Method:
     return Method(
         rules=((f"{port.head}/.*", "head"), ("adversary/.*", "adversary"), (".*", "backbone")),
         init=init,
-        view=_dense.without("adversary"),
+        view=without("adversary"),
         loss=loss,
-        merge=_dense.without("adversary"),
+        merge=without("adversary"),
         taps=(FEATURES,),
         streams=_domains.STREAMS,
         tasks=("classification",),

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxfer import rules
 from jaxfer.errors import InputError
-from jaxfer.method import FROZEN, Method
+from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods import _kernels
 from jaxfer.models.convolutions import StandardisedConv
 from jaxfer.models.layers import Conv, like
@@ -67,7 +67,7 @@ def method(port: Port, *, block: int = 32, targets: tuple[str, ...] = ()) -> Met
     return Method(
         rules=(("oft/.*", "oft"), (f"{port.head}/.*", "head"), (".*", FROZEN)),
         init=init,
-        view=_kernels.without("oft"),
+        view=without("oft"),
         intercept=lambda params, extra: _kernels.adapted(params["oft"], turn),
         merge=lambda params, extra: _kernels.merged(params, "oft", turned),
         hparams={"lr": (1e-3, (3e-4, 1e-3, 3e-3))},

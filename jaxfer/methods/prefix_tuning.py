@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxfer import rules
 from jaxfer.errors import InputError
-from jaxfer.method import FROZEN, Method
+from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods._blocks import blocks
 from jaxfer.models.attention import DotProductAttention
 from jaxfer.models.execution import PLAIN
@@ -63,8 +63,7 @@ def method(port: Port, *, tokens: int = 20, hidden: int = 512) -> Method:
         }
         return {**params, "prefix_tuning": rules.unflatten(rules.flatten(learned))}, {}
 
-    def view(params, extra):
-        return {name: unit for name, unit in params.items() if name != "prefix_tuning"}
+    view = without("prefix_tuning")
 
     def intercept(params, extra):
         leaves, sites, inside = rules.flatten(params["prefix_tuning"]), attentions(port), None

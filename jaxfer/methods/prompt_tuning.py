@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError, nearest
-from jaxfer.method import FROZEN, Method
+from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods import _prompts
 from jaxfer.models.heads import SEQ2SEQ
 from jaxfer.models.port import Port
@@ -45,8 +45,7 @@ def method(port: Port, *, tokens: int = 20, start: str = "vocab") -> Method:
             drawn = _embedded(port, params, first, jax.random.randint(key, (tokens,), 0, port.encoding.vocab))
         return {**params, "prompt_tuning": {first: {"prompts": drawn}}}, {}
 
-    def view(params, extra):
-        return {name: unit for name, unit in params.items() if name != "prompt_tuning"}
+    view = without("prompt_tuning")
 
     def intercept(params, extra):
         units = _prompts.hosts(port, "prompt_tuning")[0]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxfer import rules
 from jaxfer.errors import InputError
-from jaxfer.method import FROZEN, Method
+from jaxfer.method import FROZEN, Method, without
 from jaxfer.models import kernels
 from jaxfer.models.layers import like
 from jaxfer.models.port import Port
@@ -51,8 +51,7 @@ def method(port: Port, *, width: int = 64, layers: int = 4, alpha: float = 0.5) 
         side["out"] = {"kernel": kernel, "bias": jnp.zeros(port.features)}
         return {**params, "side_tuning": {unit: side}}, {}
 
-    def view(params, extra):
-        return {name: unit for name, unit in params.items() if name != "side_tuning"}
+    view = without("side_tuning")
 
     def intercept(params, extra):
         leaves, read = rules.flatten(params["side_tuning"][unit]), []

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxfer.errors import InputError
-from jaxfer.method import SAME, Method
+from jaxfer.method import SAME, Method, without
 from jaxfer.models.port import FEATURES, Port
 
 LARGE = 1e9
@@ -39,8 +39,7 @@ def method(port: Port, *, projection: int = 128) -> Method:
         head = {"hidden": {"kernel": hidden, "bias": jnp.zeros(width)}, "out": {"kernel": out}}
         return {**params, "projection": {port.units[-1]: head}}, {}
 
-    def view(params, extra):
-        return {name: unit for name, unit in params.items() if name != "projection"}
+    view = without("projection")
 
     def loss(ctx, outputs):
         head = ctx.params["projection"][port.units[-1]]

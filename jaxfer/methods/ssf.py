@@ -10,7 +10,7 @@ are frozen with the backbone, and use their running ones.
 from __future__ import annotations
 
 from jaxfer.errors import InputError
-from jaxfer.method import FROZEN, Method
+from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods import _modulation
 from jaxfer.models.port import Port
 
@@ -29,8 +29,7 @@ def method(port: Port, *, std: float = 0.02) -> Method:
     def init(params, key, given):
         return {**params, "ssf": _modulation.drawn(sites, key, std)}, {}
 
-    def view(params, extra):
-        return {name: unit for name, unit in params.items() if name != "ssf"}
+    view = without("ssf")
 
     return Method(
         rules=(("ssf/.*", "ssf"), (f"{port.head}/.*", "head"), (".*", FROZEN)),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxfer import rules
 from jaxfer.errors import InputError
-from jaxfer.method import FROZEN, Method
+from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods import _kernels
 from jaxfer.models.layers import like
 from jaxfer.models.port import Port
@@ -73,7 +73,7 @@ def method(port: Port, *, rank: int = 256, initial: float = 0.1, targets: tuple[
     return Method(
         rules=(("vera/.*", "vera"), (f"{port.head}/.*", "head"), (".*", FROZEN)),
         init=init,
-        view=_kernels.without("vera"),
+        view=without("vera"),
         intercept=intercept,
         merge=merge,
         hparams={"lr": (1e-2, (3e-3, 1e-2, 3e-2))},

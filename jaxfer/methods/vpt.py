@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 
 from jaxfer.errors import InputError
-from jaxfer.method import FROZEN, Method
+from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods import _prompts
 from jaxfer.models.port import Port
 from jaxfer.rules import flatten
@@ -43,8 +43,7 @@ def method(port: Port, *, deep: bool = True, tokens: int = 10) -> Method:
         drawn = jax.random.uniform(key, (len(units), tokens, width), minval=-most, maxval=most)
         return {**params, "vpt": {unit: {"prompts": drawn[i]} for i, unit in enumerate(units)}}, {}
 
-    def view(params, extra):
-        return {name: unit for name, unit in params.items() if name != "vpt"}
+    view = without("vpt")
 
     def intercept(params, extra):
         (units, _), leading = _prompts.hosts(port, "vpt"), port.module.leading
