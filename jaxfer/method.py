@@ -102,7 +102,7 @@ def task_loss(ctx: Context, outputs: jax.Array) -> tuple[jax.Array, dict[str, ja
 
 
 def without(name: str) -> Callable[[Mapping[str, Any], Any], dict[str, Any]]:
-    """`view` of a method whose own parameters, `params[name]`, stand beside the model's; `merge` too, if that is all."""
+    """`view` of a method whose own parameters, `params[name]`, are beside the model's; `merge` too, if that is all."""
     return lambda params, extra: {unit: value for unit, value in params.items() if unit != name}
 
 
