@@ -103,7 +103,7 @@ def test_a_run_after_it_is_the_run_before_it(tmp_path, monkeypatch):
     [
         ({}, dict(low=1.0, high=0.1), "expected 0 < low < high and at least 5 steps, found 1, 0.1 and 60 steps"),
         ({}, dict(steps=2), "found 1e-06, 1 and 2 steps"),
-        (dict(method="probe", options={"fit": "ridge"}), {}, "its head is fitted at once, which has no rate"),
+        (dict(method="probe", options={"fit": "ridge"}), {}, "the head is fitted at once by ridge, which has no rate"),
     ],
 )
 def test_refused(fields, arguments, message):
