@@ -48,7 +48,14 @@ def called(case):
     return found
 
 
-@pytest.mark.parametrize("kind,places", [("houlsby", 2), ("pfeiffer", 1), ("parallel", 1), ("adaptformer", 1)])
+@pytest.mark.parametrize(
+    "kind,places",
+    [
+        ("houlsby", 2),
+        ("parallel", 1),
+        *(pytest.param(kind, 1, marks=pytest.mark.rest) for kind in ("pfeiffer", "adaptformer")),
+    ],
+)
 def test_every_block_of_every_family_is_reached(kind, places):
     """By a module that is called, and so intercepted: towers, decoders, a block that is run several times."""
     reached = set()

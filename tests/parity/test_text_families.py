@@ -188,7 +188,7 @@ def test_an_adapter_of_peft(family, base, tmp_path):
     compare({"logits": logits}, {"logits": expected.numpy()}, scaled=False)
 
 
-@pytest.mark.parametrize("base", ["Model", "ForSequenceClassification"])
+@pytest.mark.parametrize("base", [pytest.param("Model", marks=pytest.mark.rest), "ForSequenceClassification"])
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "electra", "modernbert", "deberta"])
 def test_peft_reads_an_export(family, base, tmp_path):
     """With all layers of the head that the adapter's base lacks."""
