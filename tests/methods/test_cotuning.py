@@ -45,7 +45,15 @@ def softmax(logits):
     return e / e.sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize(("mode", "devices"), [("jit", 1), ("jit", 4), ("fsdp", 2), ("pmap", 4)])
+@pytest.mark.parametrize(
+    ("mode", "devices"),
+    [
+        ("jit", 1),
+        pytest.param("jit", 4, marks=pytest.mark.rest),
+        ("fsdp", 2),
+        pytest.param("pmap", 4, marks=pytest.mark.rest),
+    ],
+)
 def test_relation_by_hand(source, tmp_path, mode, devices):
     """The mean softmax of the source's own head over each class of the training split, in batches with padding."""
     config = of(source, eval_batch_size=7)
@@ -63,7 +71,7 @@ def test_relation_by_hand(source, tmp_path, mode, devices):
     np.testing.assert_allclose(relation, wanted, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("case", ["resnet_basic", "vit_distilled"])
+@pytest.mark.parametrize("case", ["resnet_basic", pytest.param("vit_distilled", marks=pytest.mark.rest)])
 def test_loss_by_hand(case):
     """The task's loss, plus trade_off times the cross-entropy of the source's head with the label's row."""
     stage = tiny_stage(case, method="cotuning", options={"source_outputs": 4, "trade_off": 0.7}, lr=0.0)
@@ -116,7 +124,7 @@ def test_measured_once_and_without_the_source_thereafter(source, tmp_path, monke
     assert set(jaxfer.evaluate(folder)) >= {"accuracy", "loss", "balanced_accuracy", "macro_f1", "mcc"}
 
 
-@pytest.mark.parametrize(("family", "options"), [("resnet", RESNET), ("vit", VIT)])
+@pytest.mark.parametrize(("family", "options"), [("resnet", RESNET), pytest.param("vit", VIT, marks=pytest.mark.rest)])
 def test_the_head_of_a_checkpoint(tmp_path, family, options):
     """Its own head of five classes, although the run makes one of three."""
     _, params, _ = checkpoint(tmp_path / "five", family, options, labels=tuple("abcde"))

@@ -163,7 +163,7 @@ def test_killed_twenty_times_it_gives_the_same_table(undisturbed, tmp_path, proc
     assert all(mine[name]["lineage"]["sha256"] == its[name]["lineage"]["sha256"] for name in its)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.rest), 2])
 def test_sigterm_saves_and_says_run_me_again(config, tmp_path, processes):
     argv = [sys.executable, "-m", "jaxfer", "sweep", config, "--workdir", str(tmp_path / "sweep")]
     argv += [f"--processes={processes}", "--config.steps=4000"]

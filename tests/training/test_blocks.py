@@ -111,8 +111,8 @@ def test_a_grid_has_a_row_for_each_seed():
     [
         ("resnet_basic", {"momentum": 0.5, "weight_decay": 0.01, "warmup": 3}),
         ("bert_pooler", {}),
-        ("vit_cls", {"accumulate": 2}),
-        ("mobilenet_v1", {"adds": ("ema",)}),
+        pytest.param("vit_cls", {"accumulate": 2}, marks=pytest.mark.rest),
+        pytest.param("mobilenet_v1", {"adds": ("ema",)}, marks=pytest.mark.rest),
     ],
 )
 def test_each_member_is_the_run_it_would_be_alone(case, fields, sources, tmp_path):
@@ -228,7 +228,15 @@ def test_which_networks_are_trained_together_follows_from_the_config(case, field
     assert training_members.possible(ready.stages[0], ready.where, ready.experiment) == expected
 
 
-@pytest.mark.parametrize(("on", "at"), [("features", 3), ("features", 6), ("features", 9), ("examples", 6)])
+@pytest.mark.parametrize(
+    ("on", "at"),
+    [
+        pytest.param("features", 3, marks=pytest.mark.rest),
+        ("features", 6),
+        pytest.param("features", 9, marks=pytest.mark.rest),
+        ("examples", 6),
+    ],
+)
 def test_stopped_between_two_members_saves_it_goes_on_bit_for_bit(on, at, sources, tmp_path, monkeypatch):
     """Some have a later checkpoint than others then: each continues from its own."""
     configs = members(sources) if on == "features" else whole(**{"model.dropout": 0.1})

@@ -93,6 +93,7 @@ def test_resumed_with_another_optimizer(optimizer, fields, tmp_path, monkeypatch
 
 
 @pytest.mark.system
+@pytest.mark.rest
 def test_interrupted_at_any_save(tmp_path, monkeypatch):
     """Stopped before or after a save is under way: in the stages, at their boundary, at the end."""
     jaxfer.run(two_stages(), tmp_path / "whole", quiet=True)
