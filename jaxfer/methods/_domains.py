@@ -6,14 +6,14 @@ statistics of both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxfer.errors import InputError
-from jaxfer.method import UNLABELLED, Context
+from jaxfer.method import UNLABELLED, Context, Method, task_loss
 from jaxfer.models.port import FEATURES, Port
 
 STREAMS = {"target": UNLABELLED}
@@ -38,6 +38,47 @@ def check_pairs(name: str, source: jax.Array, target: jax.Array) -> None:
             f"{name} compares pairs of examples of a domain: expected batches of at least 2, found {len(source)} of "
             f"the source and {len(target)} of the target; raise config.batch_size or config.stream.target.batch_size"
         )
+
+
+def aligned(
+    name: str,
+    port: Port,
+    distance: Callable[[jax.Array, jax.Array, Context, jax.Array], jax.Array],
+    *,
+    logged_as: str,
+    tasks: tuple[str, ...] = (),
+) -> Method:
+    """Fine-tuning with a distance between the domains: loss + trade_off * distance.
+
+    Args:
+      name: of the method, for messages.
+      port: the model.
+      distance: (features of the source [batch, width], of the target, the step's context, its outputs) -> [].
+      logged_as: what the distance is called among the metrics.
+      tasks: that the method learns; empty: all.
+    """
+
+    def init(params, key, given):
+        check_vectors(name, port)
+        return params, {}
+
+    def loss(ctx, outputs):
+        value, logged = task_loss(ctx, outputs)
+        source, target = features(ctx)
+        check_pairs(name, source, target)
+        apart = distance(source, target, ctx, outputs)
+        return value + ctx.hparams["trade_off"] * apart, {**logged, logged_as: apart}
+
+    return Method(
+        rules=((f"{port.head}/.*", "head"), (".*", "backbone")),
+        init=init,
+        taps=(FEATURES,),
+        streams=STREAMS,
+        loss=loss,
+        tasks=tasks,
+        whole_batch=True,
+        hparams={"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)), "trade_off": (1.0, (0.1, 1.0, 10.0))},
+    )
 
 
 def covariance(x: jax.Array) -> jax.Array:

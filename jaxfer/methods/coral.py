@@ -10,9 +10,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxfer.method import Method, task_loss
+from jaxfer.method import Method
 from jaxfer.methods import _domains
-from jaxfer.models.port import FEATURES, Port
+from jaxfer.models.port import Port
 
 
 def method(port: Port, *, means: bool = False) -> Method:
@@ -23,26 +23,10 @@ def method(port: Port, *, means: bool = False) -> Method:
       means: TLlib's loss, 4 times the paper's plus the mean of the squares of the differences of the domains' means.
     """
 
-    def init(params, key, given):
-        _domains.check_vectors("coral", port)
-        return params, {}
+    def apart(source, target, ctx, outputs):
+        return distance(source, target, means)
 
-    def loss(ctx, outputs):
-        value, logged = task_loss(ctx, outputs)
-        source, target = _domains.features(ctx)
-        _domains.check_pairs("coral", source, target)
-        apart = distance(source, target, means)
-        return value + ctx.hparams["trade_off"] * apart, {**logged, "coral": apart}
-
-    return Method(
-        rules=((f"{port.head}/.*", "head"), (".*", "backbone")),
-        init=init,
-        taps=(FEATURES,),
-        streams=_domains.STREAMS,
-        loss=loss,
-        whole_batch=True,
-        hparams={"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)), "trade_off": (1.0, (0.1, 1.0, 10.0))},
-    )
+    return _domains.aligned("coral", port, apart, logged_as="coral")
 
 
 def distance(source: jax.Array, target: jax.Array, means: bool = False) -> jax.Array:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError
-from jaxfer.method import Method, task_loss
+from jaxfer.method import Method
 from jaxfer.methods import _domains
-from jaxfer.models.port import FEATURES, Port
+from jaxfer.models.port import Port
 
 MULTIPLES = (0.125, 0.25, 0.5, 1.0, 2.0)
 
@@ -28,24 +28,8 @@ def method(port: Port, *, multiples: tuple[float, ...] = MULTIPLES) -> Method:
     if not multiples or min(multiples) <= 0:
         raise InputError(f"options.multiples: expected numbers above 0, found {multiples}")
 
-    def init(params, key, given):
-        _domains.check_vectors("dan", port)
-        return params, {}
-
-    def loss(ctx, outputs):
-        value, logged = task_loss(ctx, outputs)
-        source, target = _domains.features(ctx)
-        _domains.check_pairs("dan", source, target)
+    def apart(source, target, ctx, outputs):
         kernel = _domains.gaussian(jnp.concatenate([source, target]), multiples=multiples)
-        apart = _domains.discrepancy(kernel, len(source))
-        return value + ctx.hparams["trade_off"] * apart, {**logged, "mmd": apart}
+        return _domains.discrepancy(kernel, len(source))
 
-    return Method(
-        rules=((f"{port.head}/.*", "head"), (".*", "backbone")),
-        init=init,
-        taps=(FEATURES,),
-        streams=_domains.STREAMS,
-        loss=loss,
-        whole_batch=True,
-        hparams={"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)), "trade_off": (1.0, (0.1, 1.0, 10.0))},
-    )
+    return _domains.aligned("dan", port, apart, logged_as="mmd")

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError
-from jaxfer.method import Method, task_loss
+from jaxfer.method import Method
 from jaxfer.methods import _domains
 from jaxfer.methods.dan import MULTIPLES
-from jaxfer.models.port import FEATURES, Port
+from jaxfer.models.port import Port
 
 
 def method(port: Port, *, multiples: tuple[float, ...] = MULTIPLES, deviation: float = 0.92) -> Method:
@@ -30,27 +30,10 @@ def method(port: Port, *, multiples: tuple[float, ...] = MULTIPLES, deviation: f
         found = f"multiples={multiples}, deviation={deviation}"
         raise InputError(f"options: expected multiples and deviation above 0, found {found}")
 
-    def init(params, key, given):
-        _domains.check_vectors("jan", port)
-        return params, {}
-
-    def loss(ctx, outputs):
-        value, logged = task_loss(ctx, outputs)
-        source, target = _domains.features(ctx)
-        _domains.check_pairs("jan", source, target)
+    def apart(source, target, ctx, outputs):
         logits = jnp.concatenate([outputs, ctx.streams["target"].outputs]).astype(jnp.float32)
         of_features = _domains.gaussian(jnp.concatenate([source, target]), multiples=multiples)
         of_chances = _domains.gaussian(jax.nn.softmax(logits), variance=deviation**2)
-        apart = _domains.discrepancy(of_features * of_chances, len(source))
-        return value + ctx.hparams["trade_off"] * apart, {**logged, "jmmd": apart}
+        return _domains.discrepancy(of_features * of_chances, len(source))
 
-    return Method(
-        rules=((f"{port.head}/.*", "head"), (".*", "backbone")),
-        init=init,
-        taps=(FEATURES,),
-        streams=_domains.STREAMS,
-        loss=loss,
-        tasks=("classification",),
-        whole_batch=True,
-        hparams={"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)), "trade_off": (1.0, (0.1, 1.0, 10.0))},
-    )
+    return _domains.aligned("jan", port, apart, logged_as="jmmd", tasks=("classification",))
