@@ -13,6 +13,7 @@ import jax
 from jaxfer import freezing, rules
 from jaxfer.config.experiment import Experiment, StageConfig
 from jaxfer.errors import InputError, nearest
+from jaxfer.measuring import make_measure
 from jaxfer.method import FROZEN, NOTHING, Given, Method, task_loss
 from jaxfer.models import parts
 from jaxfer.models.execution import Execution
@@ -23,7 +24,7 @@ from jaxfer.ports import of_stage, port_shapes, with_heads
 from jaxfer.registry import ADDS, METHODS
 from jaxfer.schema import LARGEST
 from jaxfer.state import State
-from jaxfer.step import StepSpec, make_measure, make_state
+from jaxfer.step import StepSpec, make_state
 from jaxfer.streams import StreamSpec, stream_hparams, stream_specs
 from jaxfer.task import Task
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxfer import streams as beside
-from jaxfer.method import FROZEN, Context, Given, Method
+from jaxfer.measuring import another_pass, evaluation
+from jaxfer.method import FROZEN, Context, Method
 from jaxfer.models.execution import PLAIN, Execution
 from jaxfer.models.port import Port, Training
 from jaxfer.optim import Leaf, make_tx
@@ -140,8 +141,8 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
             return Training(key=key, live=spec.live, eval_norms=spec.eval_norms, dropout=spec.dropout)
 
         def context(params, batch, key, taps=None, shown=None, hparams=state.hparams):
-            evaluate, extra = _evaluation(port, state.model_state, batch), state.extra
-            forward = _another_pass(port, state.model_state, batch, lambda: settings(jax.random.fold_in(key, ANOTHER)))
+            evaluate, extra = evaluation(port, state.model_state, batch), state.extra
+            forward = another_pass(port, state.model_state, batch, lambda: settings(jax.random.fold_in(key, ANOTHER)))
             kept = (taps or {}, shown or {}, others, forward)
             return Context(evaluate, task, batch, params, extra, hparams, groups, state.step, key, *kept)
 
@@ -348,55 +349,6 @@ def make_eval_step(spec: StepSpec) -> Callable[[Any, Any, Any, Batch], dict[str,
         return {**task.scores(outputs, batch), "collected": collected}
 
     return eval_step
-
-
-def make_measure(port: Port, task: Task, method: Method) -> Callable[[Any, Any, Given, Batch], Any]:
-    """(backbone params, model_state, given, batch) -> what the method measures of each example: leaves [batch, ...]."""
-
-    if method.source_outputs is not None:  # the network as its source left it
-        port = port.with_outputs(method.source_outputs or port.outputs)
-
-    def measure(params: Any, model_state: Any, given: Given, batch: Batch) -> Any:
-        if given.head is not None:
-            params = unflatten({**flatten(params), **given.head})
-
-        evaluate = _evaluation(port, model_state, batch)
-        taps = port.forward(params, model_state, batch, taps=method.taps).taps if method.taps else {}
-        step, key = jnp.zeros((), jnp.int32), jax.random.key(0)
-        forward = _another_pass(port, model_state, batch)
-        return method.measure(
-            Context(evaluate, task, batch, params, None, {}, {}, step, key, taps, forward=forward), given
-        )
-
-    return measure
-
-
-def _evaluation(port: Port, model_state: Any, batch: Batch) -> Callable[..., jax.Array]:
-    """`Context.apply`."""
-
-    def evaluate(backbone: Any, other: Batch | None = None) -> jax.Array:
-        if other is None:
-            return port.apply(backbone, model_state, batch)[0]
-        # Of any number of examples, one under vmap say: it has no axis to lie along the devices'.
-        alone = port.computed(dataclasses.replace(port.execution, boundary=None, batched=None))
-        return alone.apply(backbone, model_state, other)[0]
-
-    return evaluate
-
-
-def _another_pass(
-    port: Port, model_state: Any, batch: Batch, anew: Callable[[], Training | None] = lambda: None
-) -> Callable[..., Any]:
-    """`Context.forward`; `anew` gives the settings of a training pass."""
-    own = model_state
-
-    def forward(
-        backbone: Any, *, other: Batch | None = None, model_state: Any = None, train: bool = False, **how: Any
-    ) -> Any:
-        read, statistics = batch if other is None else other, own if model_state is None else model_state
-        return port.forward(backbone, statistics, read, training=anew() if train else None, **how)
-
-    return forward
 
 
 def _averaged(axis: str, new: jax.Array, old: jax.Array) -> jax.Array:

@@ -20,6 +20,7 @@ COMPUTES = (
     "state.py",
     "task.py",
     "method.py",
+    "measuring.py",
     "optim",
     "linear",
     "merging",

@@ -16,6 +16,7 @@ from jaxfer.config.experiment import Experiment
 from jaxfer.data.loader import Feed, eval_batches
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
+from jaxfer.measuring import make_measure
 from jaxfer.method import Given, Method
 from jaxfer.models.port import Port
 from jaxfer.parallel.placement import Placement, spread
@@ -23,7 +24,6 @@ from jaxfer.parallel.sharding import DATA, FSDP
 from jaxfer.pretrained.ledger import Start
 from jaxfer.rules import flatten
 from jaxfer.stages import Stage
-from jaxfer.step import make_measure
 from jaxfer.task import Task
 from jaxfer.training.examples import training_split
 

@@ -11,12 +11,12 @@ import pytest
 
 from jaxfer.conformance import tiny
 from jaxfer.errors import InputError
+from jaxfer.measuring import make_measure
 from jaxfer.method import Given
 from jaxfer.methods import delta
 from jaxfer.models.port import Training
 from jaxfer.registry import METHODS, TASKS
 from jaxfer.rules import flatten
-from jaxfer.step import make_measure
 from tests.experiments import backbone, batches, tiny_stage, train
 
 
