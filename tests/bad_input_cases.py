@@ -117,7 +117,7 @@ COMMANDS = {
     # heads that are fitted at once
     "an unknown fit": (
         f"show c.py {FIT}lbgfs",
-        ["probe: expected fit to be ridge or lbfgs, found 'lbgfs'", "nearest: 'lbfgs'"],
+        ["probe: expected fit to be ridge or lbfgs or prototypes, found 'lbgfs'", "nearest: 'lbfgs'"],
     ),
     "penalties without a fit": (
         "show c.py --config.method=probe --config.options.penalties=1,10",
