@@ -103,7 +103,7 @@ def _firsts(options: Options) -> Iterator[tuple[int, Shape]]:
 def _hf_keys(port: Port) -> dict[str, Key]:
     options = port.options
     what = "transformers' EfficientNet"
-    needed(options, what, kinds=("inverted",) * len(options.widths), padding="end", output_stride=0)
+    needed(options, what, kinds=("inverted",) * len(options.widths), padding="end")
     if not options.squeeze:
         raise InputError(f"{what} has gates, found squeeze=0; use another layout")
     _no_skips(options)
@@ -274,7 +274,7 @@ def _published(widths: Sequence[int], repeats: Sequence[int]) -> tuple[int, floa
 def _plain(options: Options, what: str) -> None:
     """Refuses what the code of the other libraries does not compute."""
     strides = BASE.strides[: len(options.strides)]
-    needed(options, what, strides=strides, symmetric_blocks=(), output_stride=0)
+    needed(options, what, strides=strides, symmetric_blocks=())
     if options.padding == "end":
         raise InputError(f"{what} has padding='same' or 'symmetric', found 'end'; use another layout")
 

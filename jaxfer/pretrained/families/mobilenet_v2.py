@@ -197,7 +197,7 @@ def _bare(shapes: Shapes, options: Mapping[str, Any]) -> Facts:
 
 def _plain(options: Options, what: str) -> None:
     """Refuses what the code of torchvision and timm does not compute."""
-    needed(options, what, strides=PUBLISHED.strides, padding="symmetric", epsilon=1e-5, output_stride=0)
+    needed(options, what, strides=PUBLISHED.strides, padding="symmetric", epsilon=1e-5)
     needed(options, what, first_expands=False)
 
 

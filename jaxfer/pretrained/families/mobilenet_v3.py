@@ -41,7 +41,7 @@ def _plain(options: Options, what: str) -> None:
     minimal = options.activation == "relu"
     acts = _acts(stages, minimal)
     gated = (False,) * stages if minimal else options.gated
-    needed(options, what, strides=STRIDES[stages], acts=acts, gated=gated, output_stride=0)
+    needed(options, what, strides=STRIDES[stages], acts=acts, gated=gated)
     if options.padding == "end":
         raise InputError(f"{what} has padding='same' or 'symmetric', found 'end'; use another layout")
 

@@ -226,6 +226,15 @@ def test_dinov2_without_a_config_is_read_from_its_shapes():
         bare.facts(layout, theirs, {}, {})
 
 
+@pytest.mark.parametrize(
+    "case", ["mobilenet_v2_timm", "efficientnet", "efficientnet_port", "mobilenet_v3_torchvision", "mobilenet_v1"]
+)
+def test_a_dilated_network_reads_the_same_weights(case):
+    layout, options = CASES[case]
+    port, dilated = (MODELS.make(layout.family, outputs=3, **options, output_stride=stride) for stride in (0, 4))
+    assert port.module != dilated.module and layout.keys(port) == layout.keys(dilated)
+
+
 def test_regression_has_no_labels():
     config = MOBILENET.config(make("mobilenet_v1")[1], {}, [])
     assert config["problem_type"] == "regression" and config["id2label"]["2"] == "LABEL_2"
