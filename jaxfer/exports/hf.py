@@ -11,6 +11,7 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError, nearest
+from jaxfer.exports import as_lora as lora_of
 from jaxfer.exports import card, peft, sentence, staging, tensors
 from jaxfer.models.port import Port
 from jaxfer.pretrained import foreign
@@ -25,7 +26,9 @@ from jaxfer.runs.finished import FinishedRun, open_run
 PEFT = "peft"
 
 
-def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path | None = None) -> epath.Path:
+def export(
+    run: str | epath.Path, *, format: str = "hf", out: str | epath.Path | None = None, as_lora: int | None = None
+) -> epath.Path:
     """Writes a finished run's model as a folder for `transformers`, `peft` or `sentence-transformers`, or under another
     layout's names.
 
@@ -37,6 +40,8 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
       format: `hf`, another layout of the family (`torchvision`), `sentence-transformers` for a model that pools its
         tokens, or `peft` for only the adapter of a run whose method peft has.
       out: the folder to write; None for `export-FORMAT` in the run's folder. An existing export is replaced.
+      as_lora: with `peft`, the rank of LoRA adapters that stand for what any method that merges did to its layers;
+        jaxfer.json has the relative error of each.
 
     Returns:
       The folder.
@@ -61,15 +66,21 @@ def export(run: str | epath.Path, *, format: str = "hf", out: str | epath.Path |
     bare = format == layout.name and port.module.head in layout.without_outputs
     if not port.outputs and format != SENTENCE and not bare:
         raise InputError(f"--format={format} has no place for a model without an output layer; use --format={SENTENCE}")
+    if as_lora is not None and (format != PEFT or as_lora < 1):
+        raise InputError(f"--as=lora needs --format=peft and a rank of 1 or more, found {format} and {as_lora}")
     _check_target(target)
     with staging.unwound_by_sigterm(), staging.staged(target) as temporary:
-        write = {PEFT: peft.write, SENTENCE: sentence.write}.get(format, _write_model)
-        write(finished, layout, temporary)
+        marker = _marker(finished, format)
+        if as_lora:
+            marker["as_lora"] = {"rank": as_lora, "error": lora_of.write(finished, layout, temporary, rank=as_lora)}
+        else:
+            write = {PEFT: peft.write, SENTENCE: sentence.write}.get(format, _write_model)
+            write(finished, layout, temporary)
         if preprocessor := layout.preprocessor(port):
             files.write_json(temporary / "preprocessor_config.json", preprocessor)
         tokenizer.carry_out(port, temporary)
         files.write_text(temporary / "README.md", card.card(finished, format))
-        files.write_json(temporary / MARKER, _marker(finished, format))
+        files.write_json(temporary / MARKER, marker)
         _check_meaning(finished, layout, format, temporary)
     return target
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from jaxfer import files
 from jaxfer.errors import InputError
 from jaxfer.exports.peft_tensors import WRITTEN
 from jaxfer.exports.tensors import write as write_tensors
+from jaxfer.models.port import Port
 from jaxfer.pretrained import carrying, foreign
 from jaxfer.pretrained.adapter import PREFIX, in_memory, transposed
 from jaxfer.pretrained.hub import ADAPTER_CONFIG, ADAPTERS
@@ -29,14 +31,17 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
       InputError: another method, layers that peft has no word for, a source that it can't name, or a changed backbone.
     """
     config, port, state = finished.stage.config, finished.stage.spec.port, finished.state
-    checkpoint, keys = _source(finished, layout), layout.keys(port)
-    saved, written = _saved(checkpoint, layout, finished), WRITTEN[config.method]
+    _check(finished)
+    checkpoint, keys, written = source(finished, layout), layout.keys(port), WRITTEN[config.method]
+    backbone = {unit: leaf for unit, leaf in state.params.items() if unit != config.method}
+    saved, _, changed = compared(checkpoint, layout, finished, {"params": backbone, **state.model_state})
+    refuse(changed)
     own, tensors, layers = flatten(state.params[config.method]), {}, {}
     fused: dict[str, dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]] = {}
     for site in sorted({path.rsplit("/", 1)[0] for path in own}):
         key = keys[f"params/{site}/kernel"]
         module = in_memory(layout, key.name.removesuffix(".weight"))
-        if _inside(module, saved):  # saved whole, with its update
+        if inside(module, saved):  # saved whole, with its update
             continue
         part = {path.rsplit("/", 1)[1]: np.asarray(x) for path, x in own.items() if path.rsplit("/", 1)[0] == site}
         found = written.tensors(part, key.transform is CONV)
@@ -56,10 +61,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         tensors |= {f"{PREFIX}{module}.{name}": tensor for name, tensor in found.items()}
     for module, parts in fused.items():
         tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = _fused(parts)
-    leaves = flatten({"params": finished.stage.leave(state)[0]})
-    for leaf, key in keys.items():
-        if _inside(name := in_memory(layout, key.name), saved):
-            tensors[PREFIX + name] = key.transform.store(np.asarray(leaves[leaf]))
+    tensors |= whole(finished, layout, saved)
     extra = state.extra
     while isinstance(extra, Mapping) and "base" in extra:  # an add-on keeps the method's own state there
         extra = extra["base"]
@@ -67,26 +69,37 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     turned = {"fan_in_fan_out": any(transposed(layout, module) for module in (*layers, *fused))}
     content = {
         "peft_type": written.kind,
-        "task_type": None if "image" in port.inputs else "SEQ_CLS",
-        "base_model_name_or_path": checkpoint.files.init,
-        "revision": checkpoint.files.commit,
         **written.config(config.options, layers, {module: len(parts) for module, parts in fused.items()}),
         "target_modules": sorted((*layers, *fused)) if fused else list(layers),
-        "modules_to_save": sorted(saved),
         **(turned if written.kind in TURNS else {}),
-        "inference_mode": True,
+        **stated(checkpoint, port, saved),
     }
     files.write_json(folder / ADAPTER_CONFIG, content)
 
 
-def _source(finished: FinishedRun, layout: Layout) -> foreign.Checkpoint:
-    """The checkpoint that an adapter of this run is for.
+def stated(checkpoint: foreign.Checkpoint, port: Port, saved: Collection[str]) -> dict[str, Any]:
+    """What adapter_config.json says of any adapter: of which checkpoint it is, and the modules that it holds whole."""
+    return {
+        "task_type": None if "image" in port.inputs else "SEQ_CLS",
+        "base_model_name_or_path": checkpoint.files.init,
+        "revision": checkpoint.files.commit,
+        "modules_to_save": sorted(saved),
+        "inference_mode": True,
+    }
 
-    Raises:
-      InputError: as of `write`.
-    """
-    experiment, config, port = finished.experiment, finished.stage.config, finished.stage.spec.port
-    init, family = experiment.run.init, experiment.model.name
+
+def whole(finished: FinishedRun, layout: Layout, saved: Collection[str]) -> dict[str, np.ndarray]:
+    """{name in the file: tensor} of the modules that the adapter holds whole."""
+    leaves, tensors = flatten({"params": finished.stage.leave(finished.state)[0]}), {}
+    for leaf, key in layout.keys(finished.stage.spec.port).items():
+        if inside(name := in_memory(layout, key.name), saved):
+            tensors[PREFIX + name] = key.transform.store(np.asarray(leaves[leaf]))
+    return tensors
+
+
+def _check(finished: FinishedRun) -> None:
+    """`InputError` unless peft has a word for what the run's method has learned."""
+    config = finished.stage.config
     if config.method not in WRITTEN:
         known = ", ".join(WRITTEN)
         raise InputError(f"--format=peft needs a run of {known}; this one ends with {config.method!r}; use --format=hf")
@@ -98,8 +111,18 @@ def _source(finished: FinishedRun, layout: Layout) -> foreign.Checkpoint:
     if (start := config.options.get("start", "zero")) != "zero":
         raise InputError(
             f"--format=peft: start={start!r} changed the frozen kernels, and an adapter goes onto those of the "
-            "checkpoint; use --format=hf"
+            "checkpoint; add --as=lora --rank=R, exact from twice its rank on, or use --format=hf"
         )
+
+
+def source(finished: FinishedRun, layout: Layout) -> foreign.Checkpoint:
+    """The checkpoint that an adapter of this run is for.
+
+    Raises:
+      InputError: it is none that peft can wrap, or the model is none of transformers.
+    """
+    experiment, port = finished.experiment, finished.stage.spec.port
+    init, family = experiment.run.init, experiment.model.name
     if not foreign.is_foreign(init):
         raise InputError(f"--format=peft needs a checkpoint to adapt, this run started from {init}; use --format=hf")
     checkpoint = foreign.opened(init, family, dict(experiment.model.options), experiment.init_options)
@@ -132,20 +155,27 @@ def _fused(parts: Mapping[tuple[int, int], tuple[np.ndarray, np.ndarray]]) -> tu
     return a, b
 
 
-def _inside(name: str, modules: Collection[str]) -> bool:
+def inside(name: str, modules: Collection[str]) -> bool:
     """Whether a module or tensor is one of these modules, or lies in one."""
     return any(f"{name}.".startswith(f"{module}.") for module in modules)
 
 
-def _saved(checkpoint: foreign.Checkpoint, layout: Layout, finished: FinishedRun) -> frozenset[str]:
-    """The modules that the adapter holds whole: the head, and layers before it that the checkpoint lacks.
+def compared(
+    checkpoint: foreign.Checkpoint, layout: Layout, finished: FinishedRun, model: Mapping[str, Any]
+) -> tuple[frozenset[str], dict[str, Any], set[str]]:
+    """What of a model its checkpoint does not have.
 
-    Raises:
-      InputError: training changed any other leaf outside the adapter.
+    Args:
+      checkpoint: of `source`.
+      layout: of the model.
+      finished: the run.
+      model: {"params": tree, collection of the model's state: tree}, of the port alone.
+
+    Returns:
+      (the modules that an adapter holds whole: the head, and layers before it that the checkpoint lacks; the
+      checkpoint's leaves; those of the model outside of these modules that differ).
     """
-    port = finished.stage.spec.port
-    backbone = {path: leaf for path, leaf in finished.state.params.items() if path != finished.stage.config.method}
-    leaves = flatten({"params": backbone, **finished.state.model_state})
+    port, leaves = finished.stage.spec.port, flatten(model)
     head = [leaf for leaf in leaves if leaf.startswith(f"params/{port.head}/")]
     source = carrying.carry(checkpoint, port, leaves, reset=head, differs=finished.experiment.run.differs)
     base = flatten({"params": source.params, **source.model_state})
@@ -154,13 +184,17 @@ def _saved(checkpoint: foreign.Checkpoint, layout: Layout, finished: FinishedRun
     names = {leaf: in_memory(layout, key.name) for leaf, key in layout.keys(port).items()}
     before = [leaf for leaf in source.fresh if leaf.startswith(f"params/{port.units[-1]}/")]
     modules = {names[leaf].split(".")[0] for leaf in head}
-    modules |= {names[leaf].rpartition(".")[0] for leaf in before if not _inside(names[leaf], modules)}
+    modules |= {names[leaf].rpartition(".")[0] for leaf in before if not inside(names[leaf], modules)}
     # peft takes every module whose name ends so: with `classifier`, DistilBERT's `pre_classifier` too.
     modules |= {module for name in names.values() if (module := name.rpartition(".")[0]).endswith(tuple(modules))}
-    changed = {leaf for leaf in (*resized, *moved, *source.fresh) if not _inside(names.get(leaf, leaf), modules)}
+    changed = {leaf for leaf in (*resized, *moved, *source.fresh) if not inside(names.get(leaf, leaf), modules)}
+    return frozenset(modules), base, changed
+
+
+def refuse(changed: Collection[str]) -> None:
+    """`InputError` for leaves of the backbone that an adapter has no place for, if there are any."""
     if changed:
         raise InputError(
             f"--format=peft: {len(changed)} leaves of the backbone differ from the checkpoint ({min(changed)}), which "
             "an adapter can't carry; use --format=hf"
         )
-    return frozenset(modules)

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 import jaxfer
 from jaxfer.commands import main
 from jaxfer.errors import InputError
+from jaxfer.exports import as_lora
 from jaxfer.exports.predict import load_model
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
@@ -182,3 +183,45 @@ def test_a_start_that_changes_the_frozen_kernels_is_no_adapter_of_the_checkpoint
     jaxfer.run(config_of(adapted / "source", IMAGE, **fields), tmp_path / "run", quiet=True)
     with pytest.raises(InputError, match="--format=peft: start='olora' changed the frozen kernels"):
         jaxfer.export(tmp_path / "run", format="peft")
+
+
+def test_what_any_method_did_is_a_lora_of_twice_its_rank_at_most(adapted, tmp_path, capsys):
+    fields = {**LORA, "options": dict(rank=2, start="olora")}
+    jaxfer.run(config_of(adapted / "source", IMAGE, **fields), tmp_path / "run", quiet=True)
+    assert main(["export", str(tmp_path / "run"), "--format=peft", "--as=lora", "--rank=4"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 14 and said[0].endswith("vit.layers.0.attention.k_proj")
+    assert said[12].startswith("relative error of rank 4: at most ") and said[12].endswith("over 12 layers")
+    out = tmp_path / "run" / "export-peft"
+    errors = json.loads((out / "jaxfer.json").read_text())["as_lora"]["error"]
+    assert len(errors) == 12 and max(errors.values()) < 1e-5  # of changes that are rounded to float32
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 4)
+    theirs, wanted = back(out, IMAGE).params, flatten(load_model(tmp_path / "run").params)
+    for path, leaf in flatten(theirs).items():
+        np.testing.assert_allclose(leaf, wanted[path], rtol=0, atol=1e-6)
+
+
+def test_what_is_no_lora(adapted, tmp_path, capsys):
+    fields = dict(LORA, method="bitfit", options={})
+    jaxfer.run(config_of(adapted / "source", IMAGE, **fields), tmp_path / "run", quiet=True)
+    with pytest.raises(
+        InputError, match=r"leaves of the backbone differ from the checkpoint \(params/block_0/.*bias\)"
+    ):
+        jaxfer.export(tmp_path / "run", format="peft", as_lora=2)
+    with pytest.raises(InputError, match="--as=lora needs --format=peft and a rank of 1 or more, found hf and 2"):
+        jaxfer.export(tmp_path / "run", as_lora=2)
+    assert main(["export", str(tmp_path / "run"), "--format=peft", "--as=lora"]) == 2
+    assert "--as=lora and --rank=R go together" in capsys.readouterr().err
+
+
+def test_the_nearest_product_of_a_rank():
+    rng = np.random.RandomState(0)
+    u, v = (np.linalg.qr(rng.randn(n, 3))[0] for n in (5, 8))
+    change = (u * [4.0, 2.0, 1.0]) @ v.T
+    a, b = as_lora.factors(change, 2)
+    assert (a.shape, b.shape) == ((2, 8), (5, 2))
+    assert np.linalg.norm(change - b @ a) == pytest.approx(1.0, abs=1e-6)  # the singular value that is left
+    a, b = as_lora.factors(change.reshape(5, 2, 2, 2), 6)  # a convolution, and a rank above its own
+    assert (a.shape, b.shape) == ((6, 2, 2, 2), (5, 6, 1, 1))
+    np.testing.assert_allclose(b[:, :, 0, 0] @ a.reshape(6, 8), change, atol=1e-6)
