@@ -10,6 +10,7 @@ jaxfer.export("runs/digits/mine", format="hf")
 jaxfer.predict("runs/digits/mine", ["a.png", "b.png"])
 jaxfer.score("runs/digits/mine", "labelled.csv").metrics
 jaxfer.features("runs/digits/mine", unit="block_1", pool="mean").write("mine.npz")
+jaxfer.fewshot("runs/digits/mine", way=5, shot=1)["prototypes"]
 jaxfer.merge(["runs/digits/a", "runs/digits/b"], rule="greedy", workdir="runs/digits/soup")
 jaxfer.ensemble(["runs/digits/a", "runs/digits/b"], split="test")["ensemble"]
 jaxfer.compare("configs/digits.py", "runs/digits-compared")
@@ -30,6 +31,7 @@ _API = {
     "find_lr": "jaxfer.training.find_lr",
     "evaluate": "jaxfer.training.evaluation",
     "features": "jaxfer.training.features",
+    "fewshot": "jaxfer.evals.fewshot",
     "export": "jaxfer.exports.hf",
     "predict": "jaxfer.exports.predict",
     "score": "jaxfer.exports.scoring",

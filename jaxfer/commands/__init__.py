@@ -24,6 +24,7 @@ COMMANDS = (
     "find_lr",
     "eval",
     "features",
+    "fewshot",
     "cache",
     "merge",
     "ensemble",
