@@ -23,6 +23,22 @@ Params = Any
 # What a method can ask of a stream: inputs whose labels stay sealed, a second view of the main batch's examples, or a
 # stream with a task and a head of its own.
 UNLABELLED, SAME, TASK = STREAM_KINDS = ("unlabelled", "same", "task")
+WEIGHT = "weight"  # hparams `weight/NAME`: of a stream's loss
+EVERY = "*"  # in place of a stream's name: `{EVERY: TASK}`, every stream with a task, one at least
+
+
+class Taken(NamedTuple):
+    """A step that was taken, as `update` sees it.
+
+    Attributes:
+      before: {path: trainable leaf} before the step.
+      gradients: {path: leaf} of the whole batch, as the first call of `next` in `Method.gradient` gave them.
+      metrics: {name: [] float32} that the step logs.
+    """
+
+    before: Mapping[str, jax.Array]
+    gradients: Mapping[str, jax.Array]
+    metrics: Mapping[str, jax.Array]
 
 
 class Streamed(NamedTuple):
@@ -58,6 +74,7 @@ class Context:
       forward: backbone params -> the `Passed` of another pass over this batch, in evaluation mode. Keywords: `other`, a
         batch in its place; `model_state`, running statistics in place of the current ones; `intercept` and `taps`, as
         in `Port.forward`; `train`, for a training pass with dropout of its own (not in `measure`).
+      taken: the step, in `update`; None elsewhere.
     """
 
     apply: Callable[..., jax.Array]
@@ -73,6 +90,7 @@ class Context:
     streams: Mapping[str, Streamed] = field(default_factory=dict)
     others: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     forward: Callable[..., Any] | None = None
+    taken: Taken | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -130,14 +148,17 @@ class Method:
       streams: {name: UNLABELLED, SAME or TASK}: streams of the config that join the main batch in its forward pass,
         one pass with one set of batch statistics. `ctx.streams` has their outputs. A stream with a task joins it,
         and its loss is added, for every method. The name of an UNLABELLED stream in place of a kind: the examples of
-        that one once more, augmented anew.
+        that one once more, augmented anew. {EVERY: TASK}: there must be one with a task, whatever its name.
+      weights: (params) -> {stream: weight of its loss, in place of the config's}: weights that are learned. None: the
+        config's.
       batch: (ctx) -> the examples that this step trains on in place of `ctx.batch`: its fields, changed, and others,
         [batch, ...] each. Of the whole batch, before it is sliced, so not under pmap; evaluation reads examples as they
         are. Features of what it changes can't be stored. None: as they are read.
       loss: (ctx, outputs) -> (scalar, {name: scalar} to log).
       gradient: (next, ctx, trainable) -> (gradients, rest): `next` gives those of the whole batch at any {path: leaf}
         of the trainable parameters, and the rest, which is handed on; it may be called twice, and with other hparams
-        as a second argument (`weight/NAME` is that of a stream's loss).
+        as a second argument (`weight/NAME` is that of a stream's loss). The rest is ({metric: (value, number of parts
+        that it is the mean of, or None)}, running statistics); metrics may be added.
       update: (ctx, extra) -> extra of the same shapes after the step (queues, averages for the loss); under pmap its
         float leaves are averaged over the devices, each of which sees its own examples.
       merge: (params, extra) -> backbone params that alone give the adapted outputs, for export and the next stage; None
@@ -169,6 +190,7 @@ class Method:
     evaluated: Callable[[Params, Any], Params] | None = None
     taps: tuple[str, ...] = ()
     streams: Mapping[str, str] = field(default_factory=dict)
+    weights: Callable[[Params], Mapping[str, jax.Array]] | None = None
     batch: Callable[[Context], Mapping[str, Any]] | None = None
     loss: Callable[[Context, jax.Array], tuple[jax.Array, dict[str, jax.Array]]] = task_loss
     gradient: Callable[[Gradients, Context, Params], tuple[Params, Any]] = lambda next, ctx, trainable: next(trainable)
