@@ -102,11 +102,14 @@ class Given:
       head: {path: leaf} of the source's own output layer, before `config.head` made a new one; None unless the method
         states `source_outputs`.
       measured: the mean of `Method.measure` over the training split; None without it.
+      former: what the run before handed on, as `Method.former` states it; zeros where it had another method. None
+        without that, and where `init` is asked for the shapes.
       model_state: running statistics that the stage starts from; None in `measure`.
     """
 
     head: Mapping[str, jax.Array] | None = None
     measured: Any = None
+    former: Any = None
     model_state: Any = None
 
 
@@ -131,7 +134,7 @@ class Method:
     Attributes:
       rules: parameter path -> group or FROZEN; every group must hold at least one parameter.
       init: (params, key, given) -> (params, extra): adds leaves, keeps anchors. An added leaf names its unit in its
-        path. `given` is what the two fields below ask for.
+        path. `given` is what the fields below ask for.
       source_outputs: width of the source's output layer, where `init` needs that layer; the factory's option of this
         name, 0 until the source is known. Such a method goes first and starts from a classifier. None: not needed.
       measure: (ctx, given) -> a tree of [batch, ...]: a row of values for each example, in evaluation mode at the
@@ -140,6 +143,9 @@ class Method:
         parameters, and `apply`, have the source's own head. None: nothing is measured.
       measure_on: `train`, or `former`: examples of the source's own task, labelled with its classes. Those are the
         training split's where the run keeps the source's head; where it makes a new one, the run is refused.
+      former: (params, extra) at the end of a stage -> a tree that the next one of the same method is given: a later run
+        that starts from this one, or the next stage. Its shapes depend on the shared parameters alone, not on a head.
+        None: nothing is handed on.
       view: (params, extra) -> backbone params as the forward pass uses them.
       noisy_view: (params, extra, key) -> the same for a training pass, where that draws at random; None: `view`.
       evaluated: the same for evaluation, where that differs (averages of parameters); None: `view`.
@@ -184,6 +190,7 @@ class Method:
     source_outputs: int | None = None
     measure: Callable[[Context, Given], Any] | None = None
     measure_on: str = "train"
+    former: Callable[[Params, Any], Any] | None = None
     view: Callable[[Params, Any], Params] = lambda params, extra: params
     noisy_view: Callable[[Params, Any, jax.Array], Params] | None = None
     intercept: Callable[[Params, Any], Any] = lambda params, extra: None
