@@ -6,8 +6,8 @@ source's parameters, by its own head: the mean over examples of the square of th
 label. The run's head moves freely. Its examples are those of `config.stream.former`, whose weight is 0 and whose
 metrics say what is left of the earlier task; without that stream the run's own, if it keeps the source's head.
 
-Online EWC (Schwarz et al., 2018, "Progress & Compress: A scalable framework for continual learning", arXiv:1805.06370,
-section 4), the option `online`: F = online * (F of the source's run) + F as measured, around the last parameters alone.
+Online EWC (Schwarz et al., 2018, "Progress & Compress: A scalable framework for continual learning", arXiv:1805.06370),
+the option `online`: F = online * (F of the source's run) + F as measured, around the last parameters alone.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Kendall, Gal and Cipolla, 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and
 Semantics", arXiv:1705.07115, eqs. 7 and 10: the sum over tasks of exp(-s) * loss + s / 2, s = log sigma^2 being learned
-from 0; a squared error has the factor 1/2 besides. As in the paper's section 3.2 s is trained, not sigma. For a fixed
+from 0; a squared error has the factor 1/2 besides. As in the paper s is trained, not sigma. For a fixed
 loss the best s gives the weight 1 / (2 loss) with or without that factor.
 """
 
