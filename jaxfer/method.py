@@ -23,6 +23,22 @@ Params = Any
 # What a method can ask of a stream: inputs whose labels stay sealed, a second view of the main batch's examples, or a
 # stream with a task and a head of its own.
 UNLABELLED, SAME, TASK = STREAM_KINDS = ("unlabelled", "same", "task")
+WEIGHT = "weight"  # hparams `weight/NAME`: of a stream's loss
+EVERY = "*"  # in place of a stream's name: `{EVERY: TASK}`, every stream with a task, one at least
+
+
+class Taken(NamedTuple):
+    """A step that was taken, as `update` sees it.
+
+    Attributes:
+      before: {path: trainable leaf} before the step.
+      gradients: {path: leaf} of the whole batch, as the first call of `next` in `Method.gradient` gave them.
+      metrics: {name: [] float32} that the step logs.
+    """
+
+    before: Mapping[str, jax.Array]
+    gradients: Mapping[str, jax.Array]
+    metrics: Mapping[str, jax.Array]
 
 
 class Streamed(NamedTuple):
@@ -58,6 +74,7 @@ class Context:
       forward: backbone params -> the `Passed` of another pass over this batch, in evaluation mode. Keywords: `other`, a
         batch in its place; `model_state`, running statistics in place of the current ones; `intercept` and `taps`, as
         in `Port.forward`; `train`, for a training pass with dropout of its own (not in `measure`).
+      taken: the step, in `update`; None elsewhere.
     """
 
     apply: Callable[..., jax.Array]
@@ -73,6 +90,7 @@ class Context:
     streams: Mapping[str, Streamed] = field(default_factory=dict)
     others: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     forward: Callable[..., Any] | None = None
+    taken: Taken | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -84,11 +102,14 @@ class Given:
       head: {path: leaf} of the source's own output layer, before `config.head` made a new one; None unless the method
         states `source_outputs`.
       measured: the mean of `Method.measure` over the training split; None without it.
+      former: what the run before handed on, as `Method.former` states it; zeros where it had another method. None
+        without that, and where `init` is asked for the shapes.
       model_state: running statistics that the stage starts from; None in `measure`.
     """
 
     head: Mapping[str, jax.Array] | None = None
     measured: Any = None
+    former: Any = None
     model_state: Any = None
 
 
@@ -113,7 +134,7 @@ class Method:
     Attributes:
       rules: parameter path -> group or FROZEN; every group must hold at least one parameter.
       init: (params, key, given) -> (params, extra): adds leaves, keeps anchors. An added leaf names its unit in its
-        path. `given` is what the two fields below ask for.
+        path. `given` is what the fields below ask for.
       source_outputs: width of the source's output layer, where `init` needs that layer; the factory's option of this
         name, 0 until the source is known. Such a method goes first and starts from a classifier. None: not needed.
       measure: (ctx, given) -> a tree of [batch, ...]: a row of values for each example, in evaluation mode at the
@@ -122,6 +143,9 @@ class Method:
         parameters, and `apply`, have the source's own head. None: nothing is measured.
       measure_on: `train`, or `former`: examples of the source's own task, labelled with its classes. Those are the
         training split's where the run keeps the source's head; where it makes a new one, the run is refused.
+      former: (params, extra) at the end of a stage -> a tree that the next one of the same method is given: a later run
+        that starts from this one, or the next stage. Its shapes depend on the shared parameters alone, not on a head.
+        None: nothing is handed on.
       view: (params, extra) -> backbone params as the forward pass uses them.
       noisy_view: (params, extra, key) -> the same for a training pass, where that draws at random; None: `view`.
       evaluated: the same for evaluation, where that differs (averages of parameters); None: `view`.
@@ -130,14 +154,17 @@ class Method:
       streams: {name: UNLABELLED, SAME or TASK}: streams of the config that join the main batch in its forward pass,
         one pass with one set of batch statistics. `ctx.streams` has their outputs. A stream with a task joins it,
         and its loss is added, for every method. The name of an UNLABELLED stream in place of a kind: the examples of
-        that one once more, augmented anew.
+        that one once more, augmented anew. {EVERY: TASK}: there must be one with a task, whatever its name.
+      weights: (params) -> {stream: weight of its loss, in place of the config's}: weights that are learned. None: the
+        config's.
       batch: (ctx) -> the examples that this step trains on in place of `ctx.batch`: its fields, changed, and others,
         [batch, ...] each. Of the whole batch, before it is sliced, so not under pmap; evaluation reads examples as they
         are. Features of what it changes can't be stored. None: as they are read.
       loss: (ctx, outputs) -> (scalar, {name: scalar} to log).
       gradient: (next, ctx, trainable) -> (gradients, rest): `next` gives those of the whole batch at any {path: leaf}
         of the trainable parameters, and the rest, which is handed on; it may be called twice, and with other hparams
-        as a second argument (`weight/NAME` is that of a stream's loss).
+        as a second argument (`weight/NAME` is that of a stream's loss). The rest is ({metric: (value, number of parts
+        that it is the mean of, or None)}, running statistics); metrics may be added.
       update: (ctx, extra) -> extra of the same shapes after the step (queues, averages for the loss); under pmap its
         float leaves are averaged over the devices, each of which sees its own examples.
       merge: (params, extra) -> backbone params that alone give the adapted outputs, for export and the next stage; None
@@ -163,12 +190,14 @@ class Method:
     source_outputs: int | None = None
     measure: Callable[[Context, Given], Any] | None = None
     measure_on: str = "train"
+    former: Callable[[Params, Any], Any] | None = None
     view: Callable[[Params, Any], Params] = lambda params, extra: params
     noisy_view: Callable[[Params, Any, jax.Array], Params] | None = None
     intercept: Callable[[Params, Any], Any] = lambda params, extra: None
     evaluated: Callable[[Params, Any], Params] | None = None
     taps: tuple[str, ...] = ()
     streams: Mapping[str, str] = field(default_factory=dict)
+    weights: Callable[[Params], Mapping[str, jax.Array]] | None = None
     batch: Callable[[Context], Mapping[str, Any]] | None = None
     loss: Callable[[Context, jax.Array], tuple[jax.Array, dict[str, jax.Array]]] = task_loss
     gradient: Callable[[Gradients, Context, Params], tuple[Params, Any]] = lambda next, ctx, trainable: next(trainable)

@@ -114,6 +114,24 @@ class Stage:
         beside = () if heads else (port.part for port in self.spec.port.parts)
         return parts.without(params, beside), state.model_state
 
+    def hand_on(self, state: State, to: Stage) -> Any:
+        """`Method.former` of the stage's last State, for a stage after it; None where the two have other methods.
+
+        Raises:
+          InputError: its shapes are not those that the other expects.
+        """
+        own = self.spec.method.former
+        if own is None or to.spec.method.former is None or self.config.method != to.config.method:
+            return None
+        kept = jax.jit(own)(state.params, state.extra)
+        found, wanted = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (kept, to.given.former))
+        if found != wanted:
+            raise InputError(
+                f"method {to.config.method!r}: what its source kept for it is of other shapes than here; use the same "
+                "model and options"
+            )
+        return kept
+
 
 @functools.lru_cache(maxsize=64)
 def _compiled_init(method: Method) -> Any:
@@ -214,7 +232,13 @@ def given_shapes(method: Method, port: Port, task: Task) -> Given:
             if leaf.shape[:1] != (2,):
                 raise InputError(f"measure gives {list(leaf.shape)} for 2 examples; expected a row for each of them")
         measured = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], "float32"), rows)
-    return Given(head=head, measured=measured)
+    given = Given(head=head, measured=measured)
+    if method.former is None:
+        return given
+    params, model_state = port_shapes(port)
+    begun = dataclasses.replace(given, model_state=model_state)
+    former = jax.eval_shape(lambda *read: method.former(*method.init(*read)), params, jax.random.key(0), begun)
+    return dataclasses.replace(given, former=former)
 
 
 def _check_task(method: Method, learned: Task, config: StageConfig, task: str, where: str) -> None:

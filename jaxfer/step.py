@@ -13,7 +13,7 @@ import optax
 
 from jaxfer import streams as beside
 from jaxfer.measuring import another_pass, evaluation
-from jaxfer.method import FROZEN, Context, Method
+from jaxfer.method import FROZEN, Context, Method, Taken
 from jaxfer.models.execution import PLAIN, Execution
 from jaxfer.models.port import Port, Training
 from jaxfer.optim import Leaf, make_tx
@@ -140,14 +140,17 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
         def settings(key):
             return Training(key=key, live=spec.live, eval_norms=spec.eval_norms, dropout=spec.dropout)
 
-        def context(params, batch, key, taps=None, shown=None, hparams=state.hparams):
+        def context(params, batch, key, taps=None, shown=None, hparams=state.hparams, taken=None):
             evaluate, extra = evaluation(port, state.model_state, batch), state.extra
             forward = another_pass(port, state.model_state, batch, lambda: settings(jax.random.fold_in(key, ANOTHER)))
-            kept = (taps or {}, shown or {}, others, forward)
+            kept = (taps or {}, shown or {}, others, forward, taken)
             return Context(evaluate, task, batch, params, extra, hparams, groups, state.step, key, *kept)
 
         def loss_fn(hparams, trainable, model_state, batch, key):
             params = unflatten({**frozen, **trainable})
+            if method.weights is not None:
+                learned = method.weights(params)
+                hparams = {**hparams, **{f"{beside.WEIGHT}/{name}": weight for name, weight in learned.items()}}
             if method.noisy_view is None:
                 seen = method.view(params, state.extra)
             else:
@@ -176,6 +179,8 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
         if method.batch is not None:
             batch = method.batch(context(state.params, batch, key))
 
+        found = []  # gradients, a call each
+
         def whole_batch(trainable, hparams=state.hparams):
             gradient = jax.grad(functools.partial(loss_fn, hparams), has_aux=True)
             grads, (parts, model_state) = _accumulated(gradient, spec.accumulate)(
@@ -183,6 +188,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
             )
             if axis is not None:
                 grads, parts = _over_devices(grads, parts, axis)
+            found.append(grads)
             return grads, (parts, model_state)
 
         before = context(state.params, batch, key)
@@ -192,7 +198,8 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
             grads, state.opt_state, trainable, value=metrics["loss"]
         )
         params = unflatten({**frozen, **optax.apply_updates(trainable, updates)})
-        extra = method.update(context(params, batch, key), state.extra)
+        taken = Taken(trainable, (found or [grads])[0], metrics)
+        extra = method.update(context(params, batch, key, taken=taken), state.extra)
         if axis is not None:  # values computed from this device's examples are averaged, kept values are not
             extra = jax.tree.map(functools.partial(_averaged, axis), extra, state.extra)
         state = state.replace(

@@ -17,13 +17,12 @@ import jax.numpy as jnp
 from jaxfer.config.experiment import Experiment, StageConfig, StreamConfig
 from jaxfer.data.order import numbered
 from jaxfer.errors import InputError
-from jaxfer.method import SAME, STREAM_KINDS, TASK, UNLABELLED, Method, Streamed
+from jaxfer.method import EVERY, SAME, STREAM_KINDS, TASK, UNLABELLED, WEIGHT, Method, Streamed
 from jaxfer.models.port import Passed, Port
 from jaxfer.registry import TASKS
 from jaxfer.task import Mean, Task
 
 Batch = Mapping[str, Any]
-WEIGHT = "weight"  # hparams `weight/NAME`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,14 +167,20 @@ def stream_specs(
       InputError: the config lacks one that the method asks for, or has another kind of it.
     """
     known, own = dict(experiment.streams), {model.part.name: model for model in port.parts}
-    followed = {name: kind for name, kind in method.streams.items() if kind not in STREAM_KINDS}
-    for name, kind in method.streams.items():
+    named = {name: kind for name, kind in method.streams.items() if name != EVERY}
+    followed = {name: kind for name, kind in named.items() if kind not in STREAM_KINDS}
+    if EVERY in method.streams and not any(stream.task and stream.weight > 0 for stream in known.values()):
+        raise InputError(
+            f"{where}.method: {config.method!r} trains on several tasks, and the config has one; add "
+            "config.stream.NAME=dict(source=..., task=...)"
+        )
+    for name, kind in named.items():
         _check_kind(config.method, name, UNLABELLED if name in followed else kind, known.get(name), where)
         if name in followed:
             _check_followed(config.method, name, kind, known)
     specs = []
     for name, stream in known.items():
-        joined = name in method.streams
+        joined = name in named
         if not (stream.task or joined):
             continue
         if joined and name in own and own[name].apart != port.apart:

@@ -114,8 +114,11 @@ def given(shapes: Given, seed: int = 0) -> Given:
     """What a method's `init` is given: random leaves of these shapes, positive where they stand for a measurement."""
     rng = np.random.default_rng(seed)
     head = None if shapes.head is None else {path: _normal(rng, leaf.shape) for path, leaf in shapes.head.items()}
-    measured = jax.tree.map(lambda s: jnp.asarray(rng.uniform(0.5, 1.5, s.shape), jnp.float32), shapes.measured)
-    return Given(head=head, measured=measured)
+    measured, former = (
+        jax.tree.map(lambda s: jnp.asarray(rng.uniform(0.5, 1.5, s.shape), jnp.float32), tree)
+        for tree in (shapes.measured, shapes.former)
+    )
+    return Given(head=head, measured=measured, former=former)
 
 
 def draw(port: Port, seed: int = 0) -> tuple[Any, Any]:

@@ -24,5 +24,6 @@ def based(method: Method) -> Method:
         loss=lambda ctx, outputs: method.loss(base(ctx), outputs),
         gradient=lambda next, ctx, trainable: method.gradient(next, base(ctx), trainable),
         update=lambda ctx, extra: {**extra, "base": method.update(base(ctx), extra["base"])},
+        former=method.former and (lambda params, extra: method.former(params, extra["base"])),
         merge=method.merge and (lambda params, extra: method.merge(params, extra["base"])),
     )

@@ -5,19 +5,23 @@ loss + strength / 2 * sum of F * (w - w0)^2 over the backbone. F is the diagonal
 source's parameters, by its own head: the mean over examples of the square of the gradient of log p(y | x), y being the
 label. The run's head moves freely. Its examples are those of `config.stream.former`, whose weight is 0 and whose
 metrics say what is left of the earlier task; without that stream the run's own, if it keeps the source's head.
+
+Online EWC (Schwarz et al., 2018, "Progress & Compress: A scalable framework for continual learning", arXiv:1805.06370),
+the option `online`: F = online * (F of the source's run) + F as measured, around the last parameters alone.
 """
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 
+from jaxfer.errors import InputError
 from jaxfer.method import Method, task_loss
 from jaxfer.methods._fisher import squared_gradients
 from jaxfer.models.port import Port
 from jaxfer.rules import flatten
 
 
-def method(port: Port, *, source_outputs: int = 0) -> Method:
+def method(port: Port, *, source_outputs: int = 0, online: float = 0.0) -> Method:
     """Groups: `head`, `backbone`.
 
     Hparam: `strength`. A source that is sure of its labels has small gradients, and so a small F: then it has to be
@@ -26,7 +30,11 @@ def method(port: Port, *, source_outputs: int = 0) -> Method:
     Args:
       port: the model.
       source_outputs: classes of the source, filled in from `config.init`.
+      online: what F of the tasks before the last one still counts for, 0 to 1 (gamma of the paper). The source's run
+        hands it on, if its method is ewc with this option too. At 0 only the last task is held.
     """
+    if not 0 <= online <= 1:
+        raise InputError(f"config.options.online: expected 0 to 1, found {online}; 0 is plain ewc")
 
     def shared(params):
         return {path: leaf for path, leaf in flatten(params).items() if not path.startswith(f"{port.head}/")}
@@ -35,7 +43,10 @@ def method(port: Port, *, source_outputs: int = 0) -> Method:
         return squared_gradients(ctx, shared(ctx.params))
 
     def init(params, key, given):  # State copies the anchor, so donating the parameters leaves it intact
-        return params, {"anchor": shared(params), "fisher": given.measured}
+        fisher = given.measured
+        if given.former is not None:
+            fisher = {path: leaf + online * given.former[path] for path, leaf in fisher.items()}
+        return params, {"anchor": shared(params), "fisher": fisher}
 
     def loss(ctx, outputs):
         value, metrics = task_loss(ctx, outputs)
@@ -49,6 +60,7 @@ def method(port: Port, *, source_outputs: int = 0) -> Method:
         source_outputs=source_outputs,
         measure=measure,
         measure_on="former",
+        former=(lambda params, extra: extra["fisher"]) if online else None,
         init=init,
         loss=loss,
         tasks=("classification",),

@@ -28,6 +28,7 @@ class Start:
       trained_head: {path below the head: leaf} of the source's own output layer, kept or not; {} for none.
       trained_on: (sha256 of the data, names of the classes) that it was trained on, where the source is a run.
       head: {path: leaf} of the source's own output layer, kept for a method that asks for it; None otherwise.
+      former: what the source's run hands on to one of the same method; None for nothing.
     """
 
     params: Any
@@ -40,6 +41,7 @@ class Start:
     trained_head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     trained_on: tuple[str, tuple[str, ...]] = ("", ())
     head: Mapping[str, Any] | None = None
+    former: Any = None
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ledger.json."""
@@ -67,6 +69,9 @@ class Start:
             reasons = dict.fromkeys(entry["why"] for entry in group.values() if entry.get("why"))
             why = f" ({'; '.join(reasons)})" if reasons else ""
             lines += [f"  {kind}{why}: {_some([_shown(leaf, entry) for leaf, entry in group.items()])}"] * bool(group)
+        if (former := self.lineage.get("former")) is not None:
+            kept = "goes on from what the source kept for it" if former["sha256"] else "the source kept nothing for it"
+            lines.append(f"  {former['method']}: {kept}{'' if former['sha256'] else ', it starts from zero'}")
         if self.unused:
             lines.append(f"  {len(self.unused)} unused keys of the source: {_some(list(self.unused))}")
         return "\n".join(lines)

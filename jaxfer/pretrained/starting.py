@@ -45,6 +45,10 @@ def start(experiment: Experiment, data: Dataset, stage: Stage, folder: epath.Pat
     """
     bare = dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, port=stage.spec.port.with_parts(())))
     begun = _start(experiment, data, bare, folder)
+    if stage.spec.method.former is not None and experiment.run.init != "scratch":
+        sha256 = None if begun.former is None else fingerprint(begun.former)
+        former = {"method": stage.config.method, "sha256": sha256}
+        begun = dataclasses.replace(begun, lineage={**begun.lineage, "former": former})
     return stream_heads.added(begun, stage.spec, data, _key(experiment)) if stage.spec.port.parts else begun
 
 
@@ -227,6 +231,7 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
         trained_head={path.removeprefix(below): x for path, x in _leaves(*loaded).items() if path.startswith(below)},
         trained_on=(source.result["lineage"]["data_sha256"], source.classes),
         head=source_head.of_params(loaded[0], stage),
+        former=source.stage.hand_on(source.state, stage),
     )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import jax
+import numpy as np
 from etils import epath
 
 from jaxfer.config.experiment import Experiment
@@ -21,6 +24,7 @@ def entered(
     params: Any,
     model_state: Any,
     head: Any = None,
+    former: Any = None,
     *,
     experiment: Experiment,
     data: Dataset,
@@ -34,6 +38,7 @@ def entered(
       params: of the source or of the stage before, merged.
       model_state: likewise.
       head: the source's own, of the run's first stage.
+      former: what the source, or the stage before, hands on; None: zeros, where the method asks for it.
       experiment: of the run.
       data: what it reads.
       where: its devices.
@@ -43,6 +48,8 @@ def entered(
     if stage.spec.method.measure is not None:
         split, size = examples(experiment, stage, data), experiment.run.eval_batch_size
         given = Given(head=head, measured=measured(stage, params, model_state, given, split, where, size))
+    zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), stage.given.former)
+    given = dataclasses.replace(given, former=zeros if former is None else former)
     if where.shards:
         params, given = (spread(x, where.shardings(stage.spec, params, x)) for x in (params, given))
     state = stage.enter(params, model_state, experiment.run.seed, given)

@@ -45,7 +45,7 @@ def first_state(ready: Preflight, stage: Stage, folder: epath.Path) -> State:
     """The stage's first State, as the run's."""
     start = lineage.begin(ready, folder)
     run = {"experiment": ready.experiment, "data": ready.data, "where": ready.where, "folder": folder}
-    return entered(stage, start.params, start.model_state, start.head, **run)
+    return entered(stage, start.params, start.model_state, start.head, start.former, **run)
 
 
 def first_batches(ready: Preflight, stage: Stage, steps: int) -> Iterator[dict[str, jax.Array]]:

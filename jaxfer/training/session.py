@@ -148,7 +148,7 @@ class Session:
             if stage.spec.task is not former.spec.task:
                 params, model_state, fresh = self._under_another_head(former, stage, params, model_state)
                 left |= {"task": former.config.task or self.experiment.task.name, "next_head": list(fresh)}
-            state = self._enter(stage, params, model_state)
+            state = self._enter(stage, params, model_state, former=former.hand_on(state, stage))
 
     def _under_another_head(
         self, former: Stage, stage: Stage, params: Any, model_state: Any
@@ -181,7 +181,7 @@ class Session:
             "best": None,
             "unevaluated": False,
         }
-        return self._enter(self.stages[0], start.params, start.model_state, start.head)
+        return self._enter(self.stages[0], start.params, start.model_state, start.head, start.former)
 
     def _adopt(self, state: State, record: dict[str, Any]) -> tuple[State, dict[str, Any]]:
         """Adds key, hparams and other networks to a restored State: they follow from the config, also when extended."""
@@ -196,9 +196,9 @@ class Session:
         blank = stage.blank(self.experiment.run.seed)
         return placed(blank, self.where.shardings(stage.spec, blank.params, blank))
 
-    def _enter(self, stage: Stage, params: Any, model_state: Any, head: Any = None) -> State:
+    def _enter(self, stage: Stage, params: Any, model_state: Any, head: Any = None, former: Any = None) -> State:
         run = {"experiment": self.experiment, "data": self.data, "where": self.where, "folder": self.folder}
-        return entered(stage, params, model_state, head, **run)
+        return entered(stage, params, model_state, head, former, **run)
 
     def _turn(self, stage: Stage, state: State) -> Turn | None:
         """The stage as it is to be trained; None where it is at its end."""

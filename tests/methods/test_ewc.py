@@ -115,3 +115,34 @@ def test_the_stream_former_is_measured(tmp_path):
     config.stream.former = {**own, "classes_count": 4, "task": "classification", "weight": 0.0}
     with pytest.raises(InputError, match="config.stream.former: it has 4 classes, the source 3"):
         jaxfer.run(config, tmp_path / "wrong", quiet=True)
+
+
+def test_online_information_by_hand():
+    """F = gamma F + F_new, around the parameters of the start; without `online` nothing is handed on."""
+    stage = tiny_stage("vit_cls", method="ewc", options={"online": 0.25})
+    given, (params, _) = tiny.given(stage.given), backbone(stage)
+    extra = stage.enter(params, {}, 0, given).extra
+    assert given.former.keys() == given.measured.keys()
+    for path, leaf in extra["fisher"].items():
+        wanted = np.asarray(given.measured[path], np.float64) + 0.25 * np.asarray(given.former[path], np.float64)
+        np.testing.assert_allclose(leaf, wanted, rtol=1e-6)
+        np.testing.assert_array_equal(extra["anchor"][path], flatten(params)[path])
+    assert stage.spec.method.former(params, extra) is extra["fisher"]
+    assert tiny_stage("vit_cls", method="ewc").given.former is None
+    with pytest.raises(InputError, match="config.options.online: expected 0 to 1, found 1.5"):
+        tiny_stage("vit_cls", method="ewc", options={"online": 1.5})
+
+
+@pytest.mark.system
+def test_a_chain_of_online_runs(tmp_path):
+    """The third run's information is its own measurement, which plain ewc has, and gamma times the second run's."""
+    jaxfer.run(tiny_config("resnet_basic", steps=2, lr=0.03), tmp_path / "one", quiet=True)
+    fields = {"method": "ewc", "head": "keep", "steps": 2}
+    online = {**fields, "options": {"online": 0.5}}
+    two = jaxfer.run(tiny_config("resnet_basic", init="sibling:one", **online), tmp_path / "two", quiet=True)
+    three = jaxfer.run(tiny_config("resnet_basic", init="sibling:two", **online), tmp_path / "three", quiet=True)
+    jaxfer.run(tiny_config("resnet_basic", init="sibling:two", **fields), tmp_path / "plain", quiet=True)
+    assert [bool(result["lineage"]["former"]["sha256"]) for result in (two, three)] == [False, True]
+    former, whole, own = (open_run(tmp_path / name).state.extra["fisher"] for name in ("two", "three", "plain"))
+    for path, leaf in whole.items():
+        np.testing.assert_allclose(leaf, own[path] + 0.5 * former[path], rtol=1e-6, err_msg=path)
