@@ -131,6 +131,8 @@ class Method:
         one pass with one set of batch statistics. `ctx.streams` has their outputs. A stream with a task joins it,
         and its loss is added, for every method. The name of an UNLABELLED stream in place of a kind: the examples of
         that one once more, augmented anew.
+      main: whether the main batch passes through the network in training. Without it streams do alone: `outputs` of
+        `loss` are None, there are no `ctx.taps`, and no scores are logged; its examples are in `ctx.batch` as always.
       batch: (ctx) -> the examples that this step trains on in place of `ctx.batch`: its fields, changed, and others,
         [batch, ...] each. Of the whole batch, before it is sliced, so not under pmap; evaluation reads examples as they
         are. Features of what it changes can't be stored. None: as they are read.
@@ -146,6 +148,7 @@ class Method:
         `config.networks`: a run or a checkpoint, of any model that reads these data.
       tasks: names of the tasks that it can learn; empty: all.
       scales: {group: its rate as a multiple of `lr`}, 1 where absent; rates of `config.rates` are taken as they are.
+      norms_alone: whether a stage trains nothing: running statistics alone follow its batches.
       whole_batch: whether the loss is of the batch as a whole and no mean over examples: then it can't be accumulated
         over slices or computed under pmap.
       still_norms: whether the running statistics have to stand still: no batch was normalised by those of a network
@@ -169,6 +172,7 @@ class Method:
     evaluated: Callable[[Params, Any], Params] | None = None
     taps: tuple[str, ...] = ()
     streams: Mapping[str, str] = field(default_factory=dict)
+    main: bool = True
     batch: Callable[[Context], Mapping[str, Any]] | None = None
     loss: Callable[[Context, jax.Array], tuple[jax.Array, dict[str, jax.Array]]] = task_loss
     gradient: Callable[[Gradients, Context, Params], tuple[Params, Any]] = lambda next, ctx, trainable: next(trainable)
@@ -177,6 +181,7 @@ class Method:
     others: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     scales: Mapping[str, float] = field(default_factory=dict)
+    norms_alone: bool = False
     whole_batch: bool = False
     still_norms: bool = False
     fit: Fit | None = None

@@ -161,10 +161,11 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
                 training=settings(key),
                 intercept=method.intercept(params, state.extra),
                 taps=method.taps,
+                main=method.main,
             )
             loss, logged = method.loss(context(params, batch, key, taps, shown, hparams), outputs)
             added, others = beside.losses(streams, shown, batch, hparams)
-            scores = task.trained(outputs, batch, hparams)
+            scores = task.trained(outputs, batch, hparams) if method.main else {}
             if spec.accumulate > 1 or axis is not None:
                 beside.check_slices(scores.get("loss"), others)
             loss, scores = loss + added, {**scores, **others}
