@@ -92,6 +92,23 @@ class Given:
     model_state: Any = None
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Adapting:
+    """How evaluation adapts the network to the examples it reads, without labels, batch by batch in the split's order.
+
+    Attributes:
+      start: (backbone params as evaluation would use them) -> what is kept from batch to batch, arrays.
+      step: (what is kept, those params, forward, batch) -> (the batch's outputs, what is kept then). `forward` is of
+        backbone params, and of another batch if one is given: outputs under the statistics of that batch alone, with
+        nothing dropped.
+      episodic: whether every batch begins at `start`; else each evaluation of a split does.
+    """
+
+    start: Callable[[Params], Any]
+    step: Callable[..., tuple[jax.Array, Any]]
+    episodic: bool
+
+
 NOTHING = Given()
 Gradients = Callable[..., tuple[Params, Any]]
 
@@ -125,6 +142,8 @@ class Method:
       view: (params, extra) -> backbone params as the forward pass uses them.
       noisy_view: (params, extra, key) -> the same for a training pass, where that draws at random; None: `view`.
       evaluated: the same for evaluation, where that differs (averages of parameters); None: `view`.
+      adapt: how evaluation adapts the network to what it reads; None: it doesn't. Predictions of single inputs and
+        exports don't either.
       intercept: (params, extra) -> a `flax.linen` interceptor or None: changes in activation space.
       taps: activations of the training forward that `loss` needs: units, or `features` (`Port.forward`).
       streams: {name: UNLABELLED, SAME or TASK}: streams of the config that join the main batch in its forward pass,
@@ -170,6 +189,7 @@ class Method:
     noisy_view: Callable[[Params, Any, jax.Array], Params] | None = None
     intercept: Callable[[Params, Any], Any] = lambda params, extra: None
     evaluated: Callable[[Params, Any], Params] | None = None
+    adapt: Adapting | None = None
     taps: tuple[str, ...] = ()
     streams: Mapping[str, str] = field(default_factory=dict)
     main: bool = True

@@ -302,8 +302,8 @@ def _divisor(count: jax.Array) -> jax.Array:
 
 @functools.lru_cache(maxsize=64)
 def as_trained(method: Method) -> Method:
-    """The method whose evaluation is of the parameters as they are trained, not of averages."""
-    return dataclasses.replace(method, evaluated=None)
+    """The method whose evaluation is of the parameters as they are trained: not of averages, and not adapting."""
+    return dataclasses.replace(method, evaluated=None, adapt=None)
 
 
 UNCHANGED = Method(rules=())  # evaluates the parameters as they are
@@ -350,6 +350,24 @@ def make_eval_step(spec: StepSpec) -> Callable[[Any, Any, Any, Batch], dict[str,
         return {**task.scores(outputs, batch), "collected": collected}
 
     return eval_step
+
+
+def make_adapt_step(spec: StepSpec) -> Callable[[Any, Any, Any, Any, Batch], tuple[dict[str, Any], Any]]:
+    """(params, model_state, extra, what is kept, batch) -> (what an evaluation step gives, what is kept then)."""
+    port, task, method = spec.model, spec.task, spec.method
+    view = method.evaluated or method.view
+    settings = Training(key=jax.random.key(0), live=frozenset(), eval_norms=frozenset())
+
+    def adapt_step(params: Any, model_state: Any, extra: Any, kept: Any, batch: Batch) -> tuple[dict[str, Any], Any]:
+        intercept = method.intercept(params, extra)
+
+        def forward(backbone: Any, other: Batch = batch) -> jax.Array:
+            return port.apply(backbone, model_state, other, training=settings, intercept=intercept)[0]
+
+        outputs, kept = method.adapt.step(kept, view(params, extra), forward, batch)
+        return {**task.scores(outputs, batch), "collected": task.collect(outputs, batch)}, kept
+
+    return adapt_step
 
 
 def _averaged(axis: str, new: jax.Array, old: jax.Array) -> jax.Array:
