@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+import jaxfer
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.conformance.training import entered
 from jaxfer.data.prepare import build
@@ -134,3 +135,15 @@ def test_what_is_refused(data):
     config.eval_batch_size, config.parallel.devices = 8, 4
     with pytest.raises(InputError, match="config.parallel.devices: evaluation that adapts reads .* found 4; set it"):
         preflight(config)
+
+
+def test_a_run_adapts_wherever_it_evaluates(tmp_path):
+    """The source's splits and the target's; `jaxfer eval` of the finished run repeats the result."""
+    fields = {"adds": ("tent",), "options": {"reset": "online", "adapt_rate": 0.05}, "eval_batch_size": 8}
+    config = tiny_config("resnet_basic", method="dann", steps=2, lr=1e-2, test=True, **fields)
+    config.parallel.devices = 1
+    result = jaxfer.run(config, tmp_path / "run", quiet=True)
+    test = result["metrics"]["test"]
+    assert {"loss", "raw/loss", "target/loss"} <= set(test) and test["loss"] != test["raw/loss"]
+    again = jaxfer.evaluate(tmp_path / "run", split="test", quiet=True)
+    assert again["loss"] == pytest.approx(test["loss"], abs=1e-6)
