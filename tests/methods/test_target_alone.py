@@ -160,6 +160,12 @@ def test_a_step_of_the_target_alone_reads_no_labels():
     assert "accuracy" not in metrics
 
 
+@pytest.mark.parametrize(("add", "case"), [("mixup", "resnet_basic"), ("jsd", "resnet_basic"), ("r3f", "bert_pooler")])
+def test_add_ons_that_read_the_labelled_batch_are_refused(add, case):
+    with pytest.raises(InputError, match=f"add-on {add} reads the labelled batch, and this method trains without it"):
+        tiny_stage(case, method="shot", adds=(add,))
+
+
 def test_streams_are_the_only_batch():
     """`main=False` with the method's own loss: batch statistics are of the stream."""
     stage = tiny_stage("resnet_basic", method="shot", lr=0.0)
