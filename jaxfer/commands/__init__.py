@@ -27,6 +27,7 @@ COMMANDS = (
     "cache",
     "merge",
     "ensemble",
+    "select",
     "export",
     "predict",
     "runs",
