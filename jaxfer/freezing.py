@@ -50,7 +50,7 @@ def groups_of(
     still = {path for path in paths if norms.get(path.rsplit("/", 1)[0]) == "stats_only"}
     frozen = {path for path in paths if port.depth(path) in bottom} | still
     groups = {path: FROZEN if path in frozen else group for path, group in groups.items()}
-    if set(groups.values()) == {FROZEN}:
+    if set(groups.values()) == {FROZEN} and not method.norms_alone:
         raise InputError(f"{where}: everything is frozen, nothing would be trained; loosen freeze or freeze_units")
     if config.rates and set(config.rates) != names:
         raise InputError(

@@ -113,6 +113,23 @@ class Given:
     model_state: Any = None
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Adapting:
+    """How evaluation adapts the network to the examples it reads, without labels, batch by batch in the split's order.
+
+    Attributes:
+      start: (backbone params as evaluation would use them) -> what is kept from batch to batch, arrays.
+      step: (what is kept, those params, forward, batch) -> (the batch's outputs, what is kept then). `forward` is of
+        backbone params, and of another batch if one is given: outputs under the statistics of that batch alone, with
+        nothing dropped.
+      episodic: whether every batch begins at `start`; else each evaluation of a split does.
+    """
+
+    start: Callable[[Params], Any]
+    step: Callable[..., tuple[jax.Array, Any]]
+    episodic: bool
+
+
 NOTHING = Given()
 Gradients = Callable[..., tuple[Params, Any]]
 
@@ -149,6 +166,8 @@ class Method:
       view: (params, extra) -> backbone params as the forward pass uses them.
       noisy_view: (params, extra, key) -> the same for a training pass, where that draws at random; None: `view`.
       evaluated: the same for evaluation, where that differs (averages of parameters); None: `view`.
+      adapt: how evaluation adapts the network to what it reads; None: it doesn't. Predictions of single inputs and
+        exports don't either.
       intercept: (params, extra) -> a `flax.linen` interceptor or None: changes in activation space.
       taps: activations of the training forward that `loss` needs: units, or `features` (`Port.forward`).
       streams: {name: UNLABELLED, SAME or TASK}: streams of the config that join the main batch in its forward pass,
@@ -157,6 +176,8 @@ class Method:
         that one once more, augmented anew. {EVERY: TASK}: there must be one with a task, whatever its name.
       weights: (params) -> {stream: weight of its loss, in place of the config's}: weights that are learned. None: the
         config's.
+      main: whether the main batch passes through the network in training. Without it streams do alone: `outputs` of
+        `loss` are None, there are no `ctx.taps`, and no scores are logged; its examples are in `ctx.batch` as always.
       batch: (ctx) -> the examples that this step trains on in place of `ctx.batch`: its fields, changed, and others,
         [batch, ...] each. Of the whole batch, before it is sliced, so not under pmap; evaluation reads examples as they
         are. Features of what it changes can't be stored. None: as they are read.
@@ -173,6 +194,7 @@ class Method:
         `config.networks`: a run or a checkpoint, of any model that reads these data.
       tasks: names of the tasks that it can learn; empty: all.
       scales: {group: its rate as a multiple of `lr`}, 1 where absent; rates of `config.rates` are taken as they are.
+      norms_alone: whether a stage trains nothing: running statistics alone follow its batches.
       whole_batch: whether the loss is of the batch as a whole and no mean over examples: then it can't be accumulated
         over slices or computed under pmap.
       still_norms: whether the running statistics have to stand still: no batch was normalised by those of a network
@@ -195,9 +217,11 @@ class Method:
     noisy_view: Callable[[Params, Any, jax.Array], Params] | None = None
     intercept: Callable[[Params, Any], Any] = lambda params, extra: None
     evaluated: Callable[[Params, Any], Params] | None = None
+    adapt: Adapting | None = None
     taps: tuple[str, ...] = ()
     streams: Mapping[str, str] = field(default_factory=dict)
     weights: Callable[[Params], Mapping[str, jax.Array]] | None = None
+    main: bool = True
     batch: Callable[[Context], Mapping[str, Any]] | None = None
     loss: Callable[[Context, jax.Array], tuple[jax.Array, dict[str, jax.Array]]] = task_loss
     gradient: Callable[[Gradients, Context, Params], tuple[Params, Any]] = lambda next, ctx, trainable: next(trainable)
@@ -206,6 +230,7 @@ class Method:
     others: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     scales: Mapping[str, float] = field(default_factory=dict)
+    norms_alone: bool = False
     whole_batch: bool = False
     still_norms: bool = False
     fit: Fit | None = None

@@ -318,7 +318,7 @@ def _spec(
     decay_scale = rules.resolve(config.decay_rules, groups, defaults=port.no_decay, what="decay rule")
     forced = rules.select(config.eval_norms, norms, what=f"{where}.eval_norms pattern")
     # Statistics follow the batches where a norm learns, or where the config lets them move alone.
-    moving = {norm for norm in norms if any(path.startswith(f"{norm}/") for path in trainable)}
+    moving = {norm for norm in norms if method.norms_alone or any(path.startswith(f"{norm}/") for path in trainable)}
     moving = {norm for norm, mode in norms.items() if mode == "stats_only" or (mode == "train" and norm in moving)}
     return StepSpec(
         port=port,

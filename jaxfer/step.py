@@ -164,10 +164,11 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
                 training=settings(key),
                 intercept=method.intercept(params, state.extra),
                 taps=method.taps,
+                main=method.main,
             )
             loss, logged = method.loss(context(params, batch, key, taps, shown, hparams), outputs)
             added, others = beside.losses(streams, shown, batch, hparams)
-            scores = task.trained(outputs, batch, hparams)
+            scores = task.trained(outputs, batch, hparams) if method.main else {}
             if spec.accumulate > 1 or axis is not None:
                 beside.check_slices(scores.get("loss"), others)
             loss, scores = loss + added, {**scores, **others}
@@ -308,8 +309,8 @@ def _divisor(count: jax.Array) -> jax.Array:
 
 @functools.lru_cache(maxsize=64)
 def as_trained(method: Method) -> Method:
-    """The method whose evaluation is of the parameters as they are trained, not of averages."""
-    return dataclasses.replace(method, evaluated=None)
+    """The method whose evaluation is of the parameters as they are trained: not of averages, and not adapting."""
+    return dataclasses.replace(method, evaluated=None, adapt=None)
 
 
 UNCHANGED = Method(rules=())  # evaluates the parameters as they are
@@ -356,6 +357,24 @@ def make_eval_step(spec: StepSpec) -> Callable[[Any, Any, Any, Batch], dict[str,
         return {**task.scores(outputs, batch), "collected": collected}
 
     return eval_step
+
+
+def make_adapt_step(spec: StepSpec) -> Callable[[Any, Any, Any, Any, Batch], tuple[dict[str, Any], Any]]:
+    """(params, model_state, extra, what is kept, batch) -> (what an evaluation step gives, what is kept then)."""
+    port, task, method = spec.model, spec.task, spec.method
+    view = method.evaluated or method.view
+    settings = Training(key=jax.random.key(0), live=frozenset(), eval_norms=frozenset())
+
+    def adapt_step(params: Any, model_state: Any, extra: Any, kept: Any, batch: Batch) -> tuple[dict[str, Any], Any]:
+        intercept = method.intercept(params, extra)
+
+        def forward(backbone: Any, other: Batch = batch) -> jax.Array:
+            return port.apply(backbone, model_state, other, training=settings, intercept=intercept)[0]
+
+        outputs, kept = method.adapt.step(kept, view(params, extra), forward, batch)
+        return {**task.scores(outputs, batch), "collected": task.collect(outputs, batch)}, kept
+
+    return adapt_step
 
 
 def _averaged(axis: str, new: jax.Array, old: jax.Array) -> jax.Array:

@@ -67,6 +67,7 @@ def forward(
     batch: Batch,
     *,
     taps: Sequence[str],
+    main: bool = True,
     **how,
 ) -> tuple[Passed, dict[str, Streamed]]:
     """The training forward of the main batch with the streams that join it, then of the others.
@@ -78,10 +79,11 @@ def forward(
       model_state: running statistics; the passes update them in turn.
       batch: the main stream's fields, and a dict for each other stream.
       taps: as `Method.taps`.
+      main: as `Method.main`.
       how: `training` and `intercept` of `Port.forward`.
 
     Returns:
-      (the main batch's, {name: each stream's}).
+      (the main batch's, {name: each stream's}); where that does not pass, outputs of None and no taps.
     """
     streams = [stream for stream in streams if stream.trained]
     joined = [stream for stream in streams if stream.joined]
@@ -90,12 +92,13 @@ def forward(
     asked = dict.fromkeys((*taps, *((before,) if own_head else ())))
     if not streams:
         return port.forward(params, model_state, batch, taps=tuple(taps), **how), {}
-    together = {name: jnp.concatenate([batch[name], *(batch[s.name][name] for s in joined)]) for name in port.inputs}
+    own = [batch] if main else []
+    read = [*own, *(batch[s.name] for s in joined)]
+    together = {name: jnp.concatenate([fields[name] for fields in read]) for name in port.inputs}
     passed = port.forward(params, model_state, together, taps=tuple(asked), **how)
-    counts = [batch[port.inputs[0]].shape[0], *(batch[s.name][port.inputs[0]].shape[0] for s in joined)]
-    pieces = _pieces((passed.outputs, passed.taps), counts)
+    pieces = _pieces((passed.outputs, passed.taps), [fields[port.inputs[0]].shape[0] for fields in read])
     model_state, shown = passed.model_state, {}
-    for stream, (outputs, kept) in zip(joined, pieces[1:], strict=True):
+    for stream, (outputs, kept) in zip(joined, pieces[len(own) :], strict=True):
         if stream.task is not None:
             fields = {**batch[stream.name], port.inputs[0]: kept[before]}
             outputs = stream.port.forward(params, model_state, fields, begin=head, **how).outputs
@@ -106,6 +109,8 @@ def forward(
         own = stream.port.forward(params, model_state, batch[stream.name], **{**how, "training": training})
         model_state = own.model_state
         shown[stream.name] = Streamed(own.outputs, {})
+    if not main:
+        return Passed(None, model_state, {}), shown
     outputs, kept = pieces[0]
     return Passed(outputs, model_state, {name: kept[name] for name in taps}), shown
 

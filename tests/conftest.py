@@ -123,6 +123,7 @@ def _memory():
         for cached in (
             programs._train_program,
             programs._eval_program,
+            programs._adapt_program,
             programs._forward_flops,
             programs.train_step,
             programs.eval_step,

@@ -28,6 +28,7 @@ COMMANDS = (
     "cache",
     "merge",
     "ensemble",
+    "select",
     "export",
     "predict",
     "runs",

@@ -1,9 +1,10 @@
-"""What add-ons with a state of their own share: the method's own `extra` lies under `base` of theirs."""
+"""What add-ons share: the method's own `extra` lies under `base` of theirs, and what they can't be put on."""
 
 from __future__ import annotations
 
 import dataclasses
 
+from jaxfer.errors import InputError
 from jaxfer.method import Context, Method
 
 
@@ -27,3 +28,11 @@ def based(method: Method) -> Method:
         former=method.former and (lambda params, extra: method.former(params, extra["base"])),
         merge=method.merge and (lambda params, extra: method.merge(params, extra["base"])),
     )
+
+
+def check_main(name: str, method: Method) -> None:
+    """`InputError` where an add-on reads outputs of the main batch, and the method trains on its streams alone."""
+    if not method.main:
+        raise InputError(
+            f"add-on {name} reads the labelled batch, and this method trains without it; remove it from adds"
+        )

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 from jaxfer.method import SAME, Method
+from jaxfer.methods._based import check_main
 from jaxfer.models.port import Port
 
 VIEWS = ("view_1", "view_2")
@@ -26,6 +27,7 @@ def add(method: Method, port: Port) -> Method:
     Reads the streams `view_1` and `view_2`, the same examples augmented anew: each is
     `dict(rows="same", augment=("augmix",))`.
     """
+    check_main("jsd", method)
     if method.tasks and "classification" not in method.tasks:
         learns = f"the method learns {' or '.join(method.tasks)}"
         raise InputError(f"add-on jsd compares classes, {learns}; remove it from adds")

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxfer.errors import InputError
 from jaxfer.method import Method
 from jaxfer.methods import _embeddings
+from jaxfer.methods._based import check_main
 from jaxfer.models.port import Port
 
 
@@ -30,6 +31,7 @@ def add(method: Method, port: Port, *, noise: float = 1e-5, normal: bool = False
     """
     if noise < 0:
         raise InputError(f"options.noise: expected at least 0, found {noise}")
+    check_main("r3f", method)
     if method.tasks and "classification" not in method.tasks:
         learns = f"the method learns {' or '.join(method.tasks)}"
         raise InputError(f"add-on r3f compares classes, {learns}; remove it from adds")

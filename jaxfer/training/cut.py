@@ -108,6 +108,8 @@ def _differs(stage: Stage, where: Placement, experiment: Experiment, augment: tu
         return "pmap and several processes compute features in each step"
     if spec.method.batch is not None:
         return f"{stage.config.named} changes the examples of each batch"
+    if spec.method.adapt is not None:
+        return f"{stage.config.named} adapts the network to what it evaluates"
     if augment:
         return f"the examples are augmented ({', '.join(augment)})"
     if experiment.streams or spec.others:

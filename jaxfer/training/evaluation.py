@@ -24,8 +24,8 @@ from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.step import StepSpec, as_trained
 from jaxfer.task import Mean
+from jaxfer.training import adapting, untrained
 from jaxfer.training import predictions as tables
-from jaxfer.training import untrained
 from jaxfer.training.programs import eval_arguments, eval_program
 from jaxfer.training.progress import Reporter
 
@@ -52,7 +52,8 @@ def evaluate_split(
 ) -> Evaluation | None:
     """Runs the whole split once; totals and counts are summed in float64, without those of padding.
 
-    Where the task expands examples, means are over what they become, and `gathered` is over the examples.
+    Where the task expands examples, means are over what they become, and `gathered` is over the examples. Where the
+    method adapts to what it reads, batches hold the split's examples in its order and no padding.
 
     Returns None where `stop` became true between two batches: an evaluation must not keep a preempted process.
     """
@@ -60,19 +61,24 @@ def evaluate_split(
     size = where.rounded(min(batch_size, len(read)))
     compile_seconds, means, collected, done = 0.0, {}, [], 0
     feed = Feed(split=read, encodings=spec.port.encodings, targets=spec.task.targets)
+    adapted = adapting.begun(spec, state, where, examples=len(read), batch_size=size)
 
     def unmasked() -> Iterator[dict[str, np.ndarray]]:
         held = where.rows(size)
         for batch in eval_batches(feed, batch_size=size, rows=held):
-            del batch["mask"]  # of this process's rows; the outputs are those of all, and padding comes last
-            yield batch
+            mask = batch.pop("mask")  # of this process's rows; the outputs are those of all, and padding comes last
+            yield batch if adapted is None else {name: rows[mask > 0] for name, rows in batch.items()}
 
     for batch in where.feed(unmasked(), train=False):
         if stop:
             return None
-        program, fresh = eval_program(spec, state, batch, where)
+        if adapted is None:
+            program, fresh = eval_program(spec, state, batch, where)
+            values = program.call(*eval_arguments(spec, state), batch)
+        else:
+            program, fresh, values = adapted(batch)
         compile_seconds += program.compile_seconds if fresh else 0.0
-        values = jax.device_get(program.call(*eval_arguments(spec, state), batch))
+        values = jax.device_get(values)
         real = min(size, len(read) - done)
         done += real
         kept = values.pop("collected")
@@ -96,14 +102,14 @@ def evaluate_streams(
     """Evaluates a split of the main data, and of each stream that has it: metrics `NAME/metric`.
 
     A stream with a task is evaluated on that task under its own head; one without, by the main task, if its classes
-    are the same. Where the method evaluates averages, the parameters themselves are evaluated beside them, as if they
-    were such a stream: `raw/accuracy`. None as of `evaluate_split`.
+    are the same. Where the method evaluates averages or adapts, the parameters themselves are evaluated beside that, as
+    if they were such a stream: `raw/accuracy`. None as of `evaluate_split`.
     """
     own = {stream.name: spec.of_stream(stream.name) for stream in spec.streams if stream.task is not None}
     main = dataclasses.replace(spec, streams=())
     whole = evaluate_split(main, state, data.splits[split], where, batch_size, stop=stop)
     parts = {name: (own.get(name, main), data.streams[name].splits.get(split)) for name in data.streams}
-    if spec.method.evaluated is not None:
+    if spec.method.evaluated is not None or spec.method.adapt is not None:
         parts["raw"] = dataclasses.replace(main, method=as_trained(spec.method)), data.splits[split]
     for name, (measured, examples) in parts.items():
         if whole is None or examples is None:

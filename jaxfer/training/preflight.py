@@ -21,7 +21,7 @@ from jaxfer.ports import make_port
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs import tokenizer
 from jaxfer.stages import make_stages
-from jaxfer.training import examples, fitting, merging, source_outputs, streams, teachers
+from jaxfer.training import adapting, examples, fitting, merging, source_outputs, streams, teachers
 from jaxfer.training.checked import Preflight
 from jaxfer.training.filled import filled
 from jaxfer.training.fitted import fitted
@@ -77,6 +77,7 @@ def _preflight(config: ConfigDict, folder: epath.Path | None, devices: Sequence[
     stages, unstated = teachers.equipped(stages, experiment, data, folder)
     assumed += unstated + streams.check(experiment, data, stages, where)
     where.check(stages)
+    adapting.check(stages, where, run.eval_batch_size)
     for _, config in experiment.stages:
         examples.check_target(experiment, config, data)
     fitting.check(experiment, stages, where)

@@ -16,7 +16,15 @@ from jaxfer.parallel.placement import Placement
 from jaxfer.parallel.sharding import DATA, FSDP, TENSOR
 from jaxfer.stages import Stage
 from jaxfer.state import State
-from jaxfer.step import UNCHANGED, StepSpec, evaluated, make_block, make_eval_step, make_train_step
+from jaxfer.step import (
+    UNCHANGED,
+    StepSpec,
+    evaluated,
+    make_adapt_step,
+    make_block,
+    make_eval_step,
+    make_train_step,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +77,20 @@ def block_program(
 def eval_program(spec: StepSpec, state: State, batch: Mapping[str, Any], where: Placement) -> tuple[Program, bool]:
     """The compiled evaluation step, likewise; methods that differ in training alone share it."""
     return _shared(_eval_program, evaluated(spec), _static(eval_arguments(spec, state)), _static(dict(batch)), where)
+
+
+def adapt_program(
+    spec: StepSpec, state: State, kept: Any, batch: Mapping[str, Any], where: Placement
+) -> tuple[Program, bool]:
+    """The compiled step of an evaluation that adapts, likewise, for its batches of exactly these examples."""
+    arguments = (state.params, state.model_state, state.extra, kept)
+    return _shared(
+        _adapt_program,
+        dataclasses.replace(evaluated(spec), method=spec.method),
+        _static(arguments),
+        _static(dict(batch)),
+        where,
+    )
 
 
 def eval_arguments(spec: StepSpec, state: State) -> tuple[Any, Any, Any]:
@@ -190,6 +212,12 @@ def _eval_program(spec: StepSpec, variables: _Static, batch: _Static, where: Pla
     shardings = (*where.shardings(spec, arguments[0], arguments), where.batched)
     step = jax.jit(eval_step(where.applied(spec)), in_shardings=shardings, out_shardings=where.replicated)
     return _compile(lambda: step.lower(*arguments, _tree(batch)))
+
+
+@functools.lru_cache(maxsize=16)
+def _adapt_program(spec: StepSpec, variables: _Static, batch: _Static, where: Placement) -> Program:
+    step = jax.jit(make_adapt_step(where.applied(spec)), out_shardings=where.replicated)
+    return _compile(lambda: step.lower(*_tree(variables), _tree(batch)))
 
 
 def _compile(lower: Callable[[], Any], count: Callable[[Any], float] | None = None) -> Program:

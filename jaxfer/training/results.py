@@ -136,7 +136,7 @@ def stood_still(stages: Sequence[Stage], lines: Sequence[Mapping[str, Any]]) -> 
       stages: of the run.
       lines: of its metrics.jsonl.
     """
-    if any(trained_below(stage.spec) for stage in stages):
+    if any(trained_below(stage.spec) or stage.spec.method.norms_alone for stage in stages):
         return None
     task = stages[-1].spec.task
     scores = [line[task.monitor] for line in lines if line["split"] == "val" and task.monitor in line]

@@ -85,6 +85,11 @@ REFUSED: dict[tuple[str, str], str] = (
         (method, "bit"): f"{method}: the model has no kernel that it can adapt"  # all of its kernels are standardised
         for method in ("dora", "ia3", "lokr", "oft")
     }
+    | {
+        ("adabn", case): "adabn: the model keeps no running statistics"
+        for case in FAMILIES
+        if not port_shapes(tiny.make(case))[1]
+    }
     | {("merge", case): "merge: expected networks to merge" for case in FAMILIES}
     | {
         ("simclr", case): "task 'unlabelled' needs a model with the head 'embedding'"
