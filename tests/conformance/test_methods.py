@@ -88,7 +88,7 @@ REFUSED: dict[tuple[str, str], str] = (
     | {("merge", case): "merge: expected networks to merge" for case in FAMILIES}
     | {
         (method, case): "task 'unlabelled' needs a model with the head 'embedding'"
-        for method in ("simclr", "simcse", "moco")
+        for method in ("simclr", "simcse", "moco", "byol", "dino")
         for case in FAMILIES
         if EMBEDDING not in supported(MODELS.get(tiny.options(case)[0]))
     }
