@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import flax.linen as nn
+import jax
 
 from jaxfer import rules
 from jaxfer.config.experiment import StageConfig
 from jaxfer.errors import InputError, RuleError
 from jaxfer.method import FROZEN, Method
-from jaxfer.models.port import Port
+from jaxfer.models.execution import PLAIN
+from jaxfer.models.port import Port, Training
 from jaxfer.ports import port_shapes
 from jaxfer.step import StepSpec
 
@@ -28,6 +33,29 @@ def dropout_rates(config: StageConfig, port: Port, where: str) -> tuple[tuple[st
     what = f"{where}.dropout_rules pattern"
     rates = rules.resolve(config.dropout_rules, port.dropouts, defaults=((".*", None),), what=what)
     return tuple((path, rate) for path, rate in rates.items() if rate is not None)
+
+
+def check_dropout(config: StageConfig, spec: StepSpec, where: str) -> None:
+    """`InputError` if the method compares passes that differ by dropout, and a training pass drops nothing."""
+    port, acting = dataclasses.replace(spec.port, execution=PLAIN), []
+
+    def watch(next_fun, args, kwargs, context):
+        outputs = next_fun(*args, **kwargs)
+        if isinstance(context.module, nn.Dropout) and context.method_name == "__call__" and outputs is not args[0]:
+            acting.append(context.module.path)
+        return outputs
+
+    def whole(key, params, model_state, batch):
+        training = Training(key=key, live=spec.live, eval_norms=spec.eval_norms, dropout=spec.dropout)
+        return port.apply(params, model_state, batch, training=training, intercept=watch)
+
+    if spec.method.dropout:
+        jax.eval_shape(whole, jax.random.key(0), *port_shapes(port), port.example(2))
+        if not acting:
+            raise InputError(
+                f"{where}.method: {config.method!r} compares two passes that differ by dropout alone, and this stage "
+                f"drops nothing; set {where}.dropout_rules=((.*, 0.1),)"
+            )
 
 
 def groups_of(

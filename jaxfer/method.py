@@ -199,6 +199,7 @@ class Method:
         over slices or computed under pmap.
       still_norms: whether the running statistics have to stand still: no batch was normalised by those of a network
         whose parameters are averages of many steps.
+      dropout: whether it compares passes that differ by dropout alone; a stage in which nothing is dropped is refused.
       fit: how the output layer, which alone is trained, is fitted at once to the features of all training examples;
         such a stage is one step, and reads neither rates nor `loss`. None: trained by steps.
       merging: how the networks in `others`, each of this model, become its parameters at once, likewise.
@@ -233,6 +234,7 @@ class Method:
     norms_alone: bool = False
     whole_batch: bool = False
     still_norms: bool = False
+    dropout: bool = False
     fit: Fit | None = None
     merging: Merging | None = None
     hparams: Mapping[str, tuple[float, tuple[float, ...]]] = field(

@@ -187,6 +187,7 @@ def make_stages(
                 groups |= {path: FROZEN for path in groups if path.startswith(f"{model.part.path}/")}
         config = _completed(config, method, where)
         spec = _spec(config, port, task, method, beside, groups, norms, where)
+        freezing.check_dropout(config, spec, where)
         moving = port.norms(model_state) - spec.eval_norms
         if method.still_norms and moving:
             raise InputError(

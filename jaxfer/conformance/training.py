@@ -44,13 +44,16 @@ def tiny_config(case: str, **fields: Any) -> ConfigDict:
 
 
 def with_needs(config: ConfigDict) -> ConfigDict:
-    """The config with a task that its method can learn, and the streams that it reads: the same data once more."""
+    """The config with a task that its method can learn, dropout where it needs any, and the streams that it reads:
+    the same data once more."""
     plain = config.copy_and_resolve_references()
     plain.task = {"name": "classification"}
     port, _ = make_port(resolve(plain), CLASSES)
     method = METHODS.make(config.method, port)
     if method.tasks and config.task.name not in method.tasks:
         config.task = {"name": method.tasks[0]}
+    if method.dropout and port.dropouts and not config.dropout_rules:
+        config.dropout_rules = ((".*", 0.1),)
     own = {name: value for name, value in config.data.to_dict().items() if name != "workers"}
     sections = {UNLABELLED: own, SAME: {"rows": "same"}, TASK: {**own, "task": "classification"}}
     for name, kind in method.streams.items():

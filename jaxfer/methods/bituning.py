@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jaxfer.errors import InputError
 from jaxfer.method import SAME, Method, task_loss, without
 from jaxfer.methods import _dense, _domains
+from jaxfer.methods._views import moved, of_copy, unit_length
 from jaxfer.models.port import FEATURES, Port
-from jaxfer.rules import flatten, unflatten
+from jaxfer.rules import flatten
 
 
 def method(port: Port, *, queue: int = 40, projection: int = 128) -> Method:
@@ -36,9 +37,7 @@ def method(port: Port, *, queue: int = 40, projection: int = 128) -> Method:
 
     def keys(ctx, copied):
         """Features and projections of the second view under the copy, of length 1."""
-        copy = unflatten(copied)
-        passed = ctx.forward(plain(copy, {}), other=ctx.batch["view"], train=True, taps=(FEATURES,))
-        features = passed.taps[FEATURES].astype(jnp.float32)
+        features, copy = of_copy(ctx, copied, plain, ctx.batch["view"])
         found = unit_length(features), unit_length(_dense.through(copy["projector"][unit], features))
         return jax.lax.stop_gradient(found)
 
@@ -72,8 +71,7 @@ def method(port: Port, *, queue: int = 40, projection: int = 128) -> Method:
             enqueued(extra[name], extra["place"], rows, label)
             for name, rows in (("features", features), ("projections", projections))
         )
-        now = flatten(ctx.params)
-        copy = {path: kept * x + (1 - kept) * now[path] for path, x in extra["copy"].items()}
+        copy = moved(extra["copy"], flatten(ctx.params), kept)
         return {"copy": copy, "features": of_features, "projections": of_projections, "place": place}
 
     return Method(
@@ -95,11 +93,6 @@ def method(port: Port, *, queue: int = 40, projection: int = 128) -> Method:
         },
         limits={"momentum_copy": (0.0, 1.0)},
     )
-
-
-def unit_length(x: jax.Array) -> jax.Array:
-    """Rows of length 1."""
-    return x / jnp.sqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
 
 
 def contrast(

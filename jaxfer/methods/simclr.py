@@ -12,6 +12,7 @@ import optax
 
 from jaxfer.errors import InputError
 from jaxfer.method import SAME, Method, without
+from jaxfer.methods._views import unit_length
 from jaxfer.models.port import FEATURES, Port
 
 LARGE = 1e9
@@ -64,7 +65,7 @@ def method(port: Port, *, projection: int = 128) -> Method:
 
 def nt_xent(z: jax.Array, temperature: jax.Array | float) -> tuple[jax.Array, jax.Array]:
     """(loss, share of views whose partner is nearest) of [2 n, width]; rows i and n + i are the views of example i."""
-    z = z / jnp.sqrt(jnp.maximum(jnp.square(z).sum(-1, keepdims=True), 1e-24))
+    z = unit_length(z)
     count = len(z)
     logits = z @ z.T / temperature - LARGE * jnp.eye(count)
     partner = (jnp.arange(count) + count // 2) % count

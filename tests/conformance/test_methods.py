@@ -92,7 +92,8 @@ REFUSED: dict[tuple[str, str], str] = (
     }
     | {("merge", case): "merge: expected networks to merge" for case in FAMILIES}
     | {
-        ("simclr", case): "task 'unlabelled' needs a model with the head 'embedding'"
+        (method, case): "task 'unlabelled' needs a model with the head 'embedding'"
+        for method in ("simclr", "simcse", "moco", "byol", "dino")
         for case in FAMILIES
         if EMBEDDING not in supported(MODELS.get(tiny.options(case)[0]))
     }
