@@ -5,6 +5,8 @@ ARGS ?=
 FAMILIES ?=
 # Processes of the run of which one is killed.
 HOSTS ?= 4
+# Runs that are killed, each three times.
+TRIES ?= 6
 WORKDIR ?= runs/quickstart
 # A file's tests run in one worker, which makes its fixtures and compiles its programs once.
 PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadfile
@@ -24,8 +26,8 @@ test: $(VENV)/.installed-test
 # Whole runs and comparisons, several devices and processes, kills at random moments.
 system: $(VENV)/.installed-test
 	$(PYTEST) --slowest=build/slowest/system.txt -m "system and not matrix" $(ARGS)
-	$(VENV)/bin/python tests/kill.py --tries 6
-	$(VENV)/bin/python tests/hosts.py
+	$(VENV)/bin/python tests/kill.py --tries $(TRIES)
+	$(VENV)/bin/python tests/hosts.py --processes $(HOSTS)
 	$(VENV)/bin/python tests/kill.py --processes $(HOSTS) --tries 1 --kills 1
 	$(VENV)/bin/python tests/golden.py
 

@@ -36,7 +36,7 @@ MEMORY = 3 * 2**30  # bytes of a worker above which compiled programs are droppe
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slowest", metavar="FILE", help=f"write the {SLOWEST} slowest tests there")
+    parser.addoption("--slowest", metavar="FILE", help="write the slowest tests there, and every file's seconds")
 
 
 class Times:
@@ -58,8 +58,11 @@ class Times:
             terminalreporter.write_line(line)
         if path := config.getoption("--slowest"):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            lines = (f"{seconds:7.2f} {test}" for test, seconds in self.seconds.most_common(SLOWEST))
-            Path(path).write_text("\n".join(lines) + "\n")
+            files = collections.Counter()
+            for test, seconds in self.seconds.items():
+                files[test.partition("::")[0]] += seconds
+            listed = (*self.seconds.most_common(SLOWEST), ("files:", sum(files.values())), *files.most_common())
+            Path(path).write_text("".join(f"{seconds:7.2f} {name}\n" for name, seconds in listed))
             terminalreporter.write_line(f"the {SLOWEST} slowest tests: {path}")
 
     def extrapolated(self, config):

@@ -33,7 +33,9 @@ from tests.test_own_files import forgotten_rooms
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 METHOD_TABLES = ROOT / "docs" / "methods.md"
-WHOLE = {"README", "comparing", "data", "runs", "checkpoints", "extending"}  # pages of many runs: `make system`
+# Pages of many runs. What the commands of `runs` and `comparing` do has tests of its own.
+WHOLE = dict.fromkeys(("README", "data", "checkpoints", "extending"), (pytest.mark.system,))
+WHOLE |= dict.fromkeys(("comparing", "runs"), (pytest.mark.system, pytest.mark.rest))
 BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 WRITTEN = re.compile(r"# ([\w/]+\.py)\n")
 # Modules that the pages write.
@@ -105,7 +107,7 @@ def desk(world, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, id=page.stem, marks=[pytest.mark.system] if page.stem in WHOLE else []) for page in PAGES],
+    [pytest.param(page, id=page.stem, marks=WHOLE.get(page.stem, ())) for page in PAGES],
 )
 def test_every_block_runs(page, desk):
     names: dict = {}
