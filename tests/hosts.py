@@ -2,9 +2,9 @@
 
 2 and 4 processes (`--processes`: the most) of two devices each, joined over the loopback, must train what one process
 trains, as `fsdp` too, from another run's weights, and with SLURM's variables in place of flags: losses and metrics
-within 1e-5. A run stopped on 4 goes on with 2, which fall back together where a checkpoint is torn, and then with 1. Configs or weights that differ
-stop all processes with the same line; what one of them can't read stops all, with that line and exit code 2. The exit
-code is 1 where anything is otherwise.
+within 1e-5. A run stopped on 4 goes on with 2, which fall back together where a checkpoint is torn, and then with 1.
+Configs or weights that differ stop all processes with the same line; what one of them can't read stops all, with that
+line and exit code 2. The exit code is 1 where anything is otherwise.
 """
 
 from __future__ import annotations
