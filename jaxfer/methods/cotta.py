@@ -115,10 +115,11 @@ def crossed(taught: jax.Array, own: jax.Array) -> jax.Array:
 
 def set_back(key: jax.Array, now: dict, source: dict, chance: float) -> dict:
     """{path: leaf}, each number of which is the source's with this chance."""
-    keys = dict(zip(sorted(now), jax.random.split(key, len(now)), strict=True))
-    return {
-        path: jnp.where(jax.random.bernoulli(keys[path], chance, x.shape), source[path], x) for path, x in now.items()
-    }
+    drawn, made, begin = jax.random.bernoulli(key, chance, (sum(x.size for x in now.values()),)), {}, 0
+    for path, x in now.items():  # one draw: XLA takes seconds to compile each
+        made[path] = jnp.where(drawn[begin : begin + x.size].reshape(x.shape), source[path], x)
+        begin += x.size
+    return made
 
 
 def augmented(key: jax.Array, images: jax.Array, mirror: bool = True) -> jax.Array:
