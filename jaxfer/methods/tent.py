@@ -6,8 +6,8 @@ of Adam on their affine parameters, which the next batch has the use of; of seve
 paper has batch norms; layer, group and RMS norms are adapted likewise.
 
 Training, single predictions and exports are unchanged; metrics `raw/...` are those of the network as it was trained. A
-finished network is adapted by a run that starts from it (`config.init`), of one step at lr=0. What is selected on val
-is selected after adapting to it.
+finished network is adapted by a run of `probe` that starts from it (`config.init`), of one step at lr=0, which leaves
+running statistics as they are too. What is selected on val is selected after adapting to it.
 """
 
 from __future__ import annotations

@@ -88,6 +88,12 @@ def test_views_are_near_the_images():
     for each in view:  # a blob in the middle looks the same however it is turned a little
         assert np.corrcoef(each.ravel(), image.ravel())[0, 1] > 0.9
     np.testing.assert_array_equal(view, cotta.augmented(jax.random.key(1), jnp.asarray(images)))
+    right = np.broadcast_to(x[..., None], images.shape).astype(np.float32)  # brighter to the right
+    slopes = []
+    for mirror in (True, False):
+        views = cotta.augmented(jax.random.key(1), jnp.asarray(right), mirror)
+        slopes.append([np.corrcoef(each[..., 0].ravel(), x.ravel())[0, 1] for each in np.asarray(views)])
+    assert min(slopes[0]) < -0.9 and min(slopes[1]) > 0.9
 
 
 def test_what_is_refused():
