@@ -71,7 +71,7 @@ def chains(folder: Path) -> dict[str, list[list[Path]]]:
     cells = {cell["name"]: cell for cell in json.loads((folder / "cells.json").read_text())}
     found: dict[str, list[list[Path]]] = {}
     for cell in cells.values():
-        if not cell["group"] or cell["status"] != "done":
+        if not cell["group"] or not (folder / cell["folder"] / "result.json").exists():
             continue
         chain, name = [], cell["name"]
         while name:
