@@ -54,7 +54,7 @@ def alone(
     """({task: what it gives by itself, times its weight}, the rest of a step, whose loss is the sum).
 
     Weights are the config's where none are given, and that of the main task is 1. There is a call of `next` for each
-    task.
+    task; what an add-on puts into the loss is in all of them.
     """
     weights = {
         OWN: jnp.float32(1),

@@ -73,6 +73,21 @@ def test_a_run_hands_its_importance_on(tmp_path):
     assert all(np.all(np.asarray(leaf) >= wanted[path]) for path, leaf in third.items())
 
 
+@pytest.mark.system
+def test_a_stage_hands_its_importance_on(tmp_path):
+    """To the next one of the run; one of another method between them has none."""
+    stages = {"a": "si", "b": "si", "c": "full", "d": "si"}
+    for names in ("ab", "abcd"):
+        config = tiny_config("resnet_basic")
+        config.stages = tuple(names)
+        for name in names:
+            config.stage[name] = dict(method=stages[name], steps=2, lr=1e-2)
+        jaxfer.run(config, tmp_path / names, quiet=True)
+    two, four = (open_run(tmp_path / names).state.extra["importance"] for names in ("ab", "abcd"))
+    assert max(np.asarray(leaf).max() for leaf in two.values()) > 0
+    assert not any(np.asarray(leaf).any() for leaf in four.values())
+
+
 def test_a_source_of_another_method_has_nothing(tmp_path, capsys):
     jaxfer.run(tiny_config("resnet_basic", steps=1), tmp_path / "first", quiet=True)
     config = tiny_config("resnet_basic", method="si", init="sibling:first", steps=1)

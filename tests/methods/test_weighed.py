@@ -146,6 +146,15 @@ def test_uncertainty_step_by_hand():
 
 
 @pytest.mark.parametrize("method", ["pcgrad", "gradnorm", "uncertainty"])
+def test_the_name_of_the_main_task_is_taken(method):
+    config = tiny_config("vit_cls", method=method)
+    config.stream = {"main": config.stream.other.to_dict()}
+    experiment = resolve(config)
+    with pytest.raises(InputError, match="config.stream.main: this is the name of the main task; rename the stream"):
+        make_stages(experiment, *make_port(experiment, 3), streams={"main": 3})
+
+
+@pytest.mark.parametrize("method", ["pcgrad", "gradnorm", "uncertainty"])
 def test_one_task_is_refused(method):
     config = tiny_config("vit_cls", method=method)
     config.stream.other.weight = 0.0
