@@ -87,8 +87,14 @@ REFUSED: dict[tuple[str, str], str] = (
     }
     | {("merge", case): "merge: expected networks to merge" for case in FAMILIES}
     | {
+        (method, case): f"{method}: .*; use sim(clr|mim)"
+        for method, places in (("simmim", ()), ("mae", ("beit_layer", "dinov3_plain")))
+        for case in FAMILIES
+        if case in (*places, "swin_v1") or "stem/patch/kernel" not in parts(case) or case == "ast"
+    }
+    | {
         (method, case): "task 'unlabelled' needs a model with the head 'embedding'"
-        for method in ("simclr", "simcse", "moco", "byol", "dino")
+        for method in ("simclr", "simcse", "moco", "byol", "dino", "simmim", "mae")
         for case in FAMILIES
         if EMBEDDING not in supported(MODELS.get(tiny.options(case)[0]))
     }
