@@ -14,11 +14,10 @@ import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 from jaxfer.method import Method, without
-from jaxfer.methods import _dense, _patches
+from jaxfer.methods import _decoder, _dense, _patches
 from jaxfer.models.port import Port
-from jaxfer.models.transformer import Block, Spec, layer_norm
 
-STD, EPSILON = 0.02, 1e-6  # of the token and the positions; of norms and variances
+STD, EPSILON = 0.02, 1e-6  # of the token and the positions; of a variance
 
 
 def method(port: Port, *, hidden: float = 0.75, layers: int = 8, width: int = 512, normed: bool = True) -> Method:
@@ -42,7 +41,6 @@ def method(port: Port, *, hidden: float = 0.75, layers: int = 8, width: int = 51
             raise InputError(f"options.hidden: {hidden} keeps none of {rows * columns} patches; lower it")
         own = min(width, params[port.units[0]]["patch"]["kernel"].shape[-1])
         keys = jax.random.split(key, 4)
-        empty, block = jnp.zeros((1, 2, own)), block_of(own)
         return {
             **params,
             "decoder": {
@@ -50,10 +48,7 @@ def method(port: Port, *, hidden: float = 0.75, layers: int = 8, width: int = 51
                     "enter": _dense.drawn(keys[0], [*port.features, own])["layer_0"],
                     "token": STD * jax.random.normal(keys[1], (own,)),
                     "pos": STD * jax.random.normal(jax.random.fold_in(keys[1], 1), (rows * columns, own)),
-                    "blocks": jax.vmap(lambda key: block.init(key, empty, train=False)["params"])(
-                        jax.random.split(keys[2], layers)
-                    ),
-                    "norm": {"scale": jnp.ones(own), "bias": jnp.zeros(own)},
+                    **_decoder.drawn(keys[2], own, layers),
                     "leave": _dense.drawn(keys[3], [own, side * side * port.encoding.size[2]])["layer_0"],
                 }
             },
@@ -92,12 +87,6 @@ def method(port: Port, *, hidden: float = 0.75, layers: int = 8, width: int = 51
     )
 
 
-def block_of(width: int) -> Block:
-    """A block of the decoder: heads of about 32 channels, an MLP four times as wide."""
-    heads = next(count for count in range(max(1, width // 32), 0, -1) if width % count == 0)
-    return Block(Spec(heads=heads, mlp_width=4 * width))
-
-
 def decoded(decoder, features: jax.Array, order: jax.Array, count: int) -> jax.Array:
     """Pixels [batch, patches, pixels] of all patches.
 
@@ -112,9 +101,7 @@ def decoded(decoder, features: jax.Array, order: jax.Array, count: int) -> jax.A
     missing = jnp.broadcast_to(decoder["token"], (batch, patches - count, x.shape[-1]))
     every = jnp.concatenate([x[:, special:], missing], axis=1)
     every = jnp.take_along_axis(every, jnp.argsort(order, axis=1)[:, :, None], axis=1) + decoder["pos"]
-    x, block = jnp.concatenate([x[:, :special], every], axis=1), block_of(x.shape[-1])
-    x, _ = jax.lax.scan(lambda x, own: (block.apply({"params": own}, x, train=False), None), x, decoder["blocks"])
-    x = layer_norm(EPSILON, "norm").apply({"params": decoder["norm"]}, x[:, special:])
+    x = _decoder.through(decoder, jnp.concatenate([x[:, :special], every], axis=1))[:, special:]
     return x @ decoder["leave"]["kernel"] + decoder["leave"]["bias"]
 
 

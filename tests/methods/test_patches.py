@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxfer.errors import InputError
-from jaxfer.methods import _patches, mae, simmim
+from jaxfer.methods import _decoder, _patches, mae, simmim
 from jaxfer.step import make_train_step
 from tests.experiments import backbone, batches, tiny_stage
 
@@ -94,7 +94,7 @@ def test_a_step_of_mae_by_hand():
     x = np.concatenate([entered[:, :1], np.broadcast_to(decoder["token"] + decoder["pos"], (8, 6, 12))], 1)
     for i in range(8):
         x[i, 1 + order[i, :3]] = entered[i, 1:] + decoder["pos"][order[i, :3]]
-    block = mae.block_of(12)
+    block = _decoder.block(12)
     for i in range(2):
         x = block.apply({"params": jax.tree.map(lambda leaf, i=i: leaf[i], decoder["blocks"])}, x, train=False)
     found = normed(np.asarray(x)[:, 1:], decoder["norm"]) @ decoder["leave"]["kernel"] + decoder["leave"]["bias"]

@@ -13,6 +13,7 @@ from tests.experiments import tiny_config
 
 METHODS = {
     "simcse": ("bert_pooler", {}),
+    "tsdae": ("bert_pooler", {}),
     "moco": ("resnet_basic", {"queue": 32, "momentum_copy": 0.9}),
     "byol": ("resnet_basic", {"hidden": 32, "projection": 16, "momentum_copy": 0.9}),
     "simmim": ("vit_cls", {}),
