@@ -57,10 +57,15 @@ def method(port: Port, *, hidden: float = 0.75, layers: int = 8, width: int = 51
     def kept_of(patches):
         return int(patches * (1 - hidden))
 
+    def batch(ctx):
+        rows, columns, _ = _patches.grid("mae", port, fewer=True)
+        order = _patches.order(ctx.key, len(ctx.batch[port.inputs[0]]), rows * columns)
+        return {**ctx.batch, "order": order}
+
     def loss(ctx, outputs):
         rows, columns, side = _patches.grid("mae", port, fewer=True)
-        images, stem, patches = ctx.batch[port.inputs[0]], port.units[0], rows * columns
-        order, count = _patches.order(ctx.key, len(images), patches), kept_of(patches)
+        images, order = ctx.batch[port.inputs[0]], ctx.batch["order"]
+        stem, count = port.units[0], kept_of(rows * columns)
         params, leading = view(ctx.params, ctx.extra), port.module.leading(stem)
 
         def keep(next_fun, args, kwargs, context):
@@ -80,6 +85,7 @@ def method(port: Port, *, hidden: float = 0.75, layers: int = 8, width: int = 51
         rules=(("decoder/.*", "decoder"), (".*", "backbone")),
         init=init,
         view=view,
+        batch=batch,
         loss=loss,
         merge=view,
         tasks=("unlabelled",),

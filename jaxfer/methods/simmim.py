@@ -43,10 +43,14 @@ def method(port: Port, *, hidden: float = 0.6, square: int = 1) -> Method:
         layer = _dense.drawn(keys[0], [*port.features, side * side * port.encoding.size[2]])
         return {**params, "decoder": {unit: {**layer, "token": STD * jax.random.normal(keys[1], (width,))}}}, {}
 
+    def batch(ctx):
+        rows, columns, _ = _patches.grid("simmim", port)
+        mask = masked(ctx.key, len(ctx.batch[port.inputs[0]]), rows, columns, hidden, square)
+        return {**ctx.batch, "hidden": mask}
+
     def loss(ctx, outputs):
         rows, columns, side = _patches.grid("simmim", port)
-        decoder, images = ctx.params["decoder"][unit], ctx.batch[port.inputs[0]]
-        mask = masked(ctx.key, len(images), rows, columns, hidden, square)
+        decoder, images, mask = ctx.params["decoder"][unit], ctx.batch[port.inputs[0]], ctx.batch["hidden"]
 
         def hide(next_fun, args, kwargs, context):
             y = next_fun(*args, **kwargs)
@@ -64,6 +68,7 @@ def method(port: Port, *, hidden: float = 0.6, square: int = 1) -> Method:
         rules=(("decoder/.*", "decoder"), (".*", "backbone")),
         init=init,
         view=view,
+        batch=batch,
         loss=loss,
         merge=view,
         tasks=("unlabelled",),

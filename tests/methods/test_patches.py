@@ -51,9 +51,9 @@ def normed(x, leaves):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * leaves["scale"] + leaves["bias"]
 
 
-def stepped(method, **options):
+def stepped(method, accumulate=1, **options):
     """(a step's loss, the parameters before it, images, the key of the step, blocks as a function of tokens)."""
-    stage = tiny_stage("vit_cls", method=method, options=options)
+    stage = tiny_stage("vit_cls", method=method, options=options, accumulate=accumulate)
     (params, model_state), (batch,), port = backbone(stage), batches(stage, 1), stage.spec.port
     state = stage.enter(params, model_state, 0)
     start, key = jax.device_get(state.params), jax.random.fold_in(state.key, 0)
@@ -73,7 +73,7 @@ def embedded(start, images):
 
 
 def test_a_step_of_simmim_by_hand():
-    value, start, images, key, blocks = stepped("simmim")
+    value, start, images, key, blocks = stepped("simmim", accumulate=2)
     decoder, mask = start["decoder"]["head"], np.asarray(simmim.masked(key, 8, 2, 3, 0.6, 1)).reshape(8, 6)
     assert (mask.sum(1) == 4).all()
     patches = np.where(mask[:, :, None], decoder["token"], embedded(start, images))
