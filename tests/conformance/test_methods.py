@@ -92,8 +92,19 @@ REFUSED: dict[tuple[str, str], str] = (
     }
     | {("merge", case): "merge: expected networks to merge" for case in FAMILIES}
     | {
+        (method, case): f"{method}: .*; use sim(clr|mim)"
+        for method, places in (("simmim", ()), ("mae", ("beit_layer", "dinov3_plain")))
+        for case in FAMILIES
+        if case in (*places, "swin_v1") or "stem/patch/kernel" not in parts(case) or case == "ast"
+    }
+    | {
+        ("tsdae", case): "tsdae: reads texts by a table of words, and this model reads .*; use simclr"
+        for case in FAMILIES
+        if tiny.make(case).encoding.column != "text"
+    }
+    | {
         (method, case): "task 'unlabelled' needs a model with the head 'embedding'"
-        for method in ("simclr", "simcse", "moco", "byol", "dino")
+        for method in ("simclr", "simcse", "moco", "byol", "dino", "simmim", "mae", "tsdae")
         for case in FAMILIES
         if EMBEDDING not in supported(MODELS.get(tiny.options(case)[0]))
     }

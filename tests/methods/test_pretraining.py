@@ -13,8 +13,11 @@ from tests.experiments import tiny_config
 
 METHODS = {
     "simcse": ("bert_pooler", {}),
+    "tsdae": ("bert_pooler", {}),
     "moco": ("resnet_basic", {"queue": 32, "momentum_copy": 0.9}),
     "byol": ("resnet_basic", {"hidden": 32, "projection": 16, "momentum_copy": 0.9}),
+    "simmim": ("vit_cls", {}),
+    "mae": ("vit_cls", {"layers": 1}),
     "dino": ("vit_cls", {"classes": 32, "hidden": 24, "bottleneck": 8, "momentum_copy": 0.9}),
 }
 
