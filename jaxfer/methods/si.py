@@ -25,6 +25,9 @@ from jaxfer.rules import flatten
 def method(port: Port, *, xi: float = 0.1) -> Method:
     """Groups: `head`, `backbone`. Hparam: `c`, the strength.
 
+    A short run has a short path, and so little importance: then c has to be large, 1000 in
+    `experiments/methods/continual.py`.
+
     Args:
       port: the model.
       xi: keeps the importance of a parameter that hardly moved small.
@@ -72,6 +75,6 @@ def method(port: Port, *, xi: float = 0.1) -> Method:
         gradient=gradient,
         update=update,
         former=former,
-        hparams={"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)), "c": (0.1, (0.01, 0.1, 1.0, 10.0))},
+        hparams={"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)), "c": (0.1, (0.1, 1.0, 30.0, 1e3))},
         limits={"c": (0.0, float("inf"))},
     )
