@@ -38,6 +38,7 @@ _API = {
     "load_export": "jaxfer.exports.predict",
     "merge": "jaxfer.training.merge",
     "ensemble": "jaxfer.training.ensemble",
+    "select": "jaxfer.evals.selecting",
     "sweep": "jaxfer.sweeps",
     "compare": "jaxfer.comparison",
     "plan": "jaxfer.forecast",

@@ -18,13 +18,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
+    import jaxfer
     from jaxfer import terminal
-    from jaxfer.evals.selecting import ORACLE, select
+    from jaxfer.evals.selecting import ORACLE
 
     if overrides:
         raise InputError(f"jaxfer select takes no --config options, found {min(overrides)}")
     shared.keep_programs(arguments)
-    found, page = select(arguments.runs, stream=arguments.stream), terminal.page_of(sys.stdout)
+    found, page = jaxfer.select(arguments.runs, stream=arguments.stream), terminal.page_of(sys.stdout)
     names = list(next(iter(found.runs.values())))
     columns = (terminal.Column("", terminal.NAME), *map(terminal.Column, names))
     rows = [

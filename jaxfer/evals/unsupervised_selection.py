@@ -93,12 +93,6 @@ def deep_embedded_validation(weights: np.ndarray, losses: np.ndarray) -> float:
     return float((weights * losses).mean() + eta * weights.mean() - eta)
 
 
-def best(scores: dict[str, dict[str, float]], name: str) -> str:
-    """The candidate that a score chooses, the first of equals, of {candidate: {score: value}}."""
-    order = max if SCORES[name] else min
-    return order(scores, key=lambda candidate: scores[candidate][name])
-
-
 def _chances(chances: np.ndarray) -> np.ndarray:
     chances = np.asarray(chances, np.float64)
     if chances.ndim != 2 or not len(chances):

@@ -73,11 +73,6 @@ def test_dev_varies_less_than_the_plain_risk():
     assert dev < 0.5 * risk
 
 
-def test_the_best_of_candidates():
-    scores = {"a": {"entropy": 0.1, "snd": 3.0}, "b": {"entropy": 0.2, "snd": 4.0}, "c": {"entropy": 0.1, "snd": 1.0}}
-    assert [selection.best(scores, name) for name in ("entropy", "snd")] == ["a", "b"]
-
-
 def test_what_is_refused():
     with pytest.raises(InputError, match="expected at least 2 examples, found 1"):
         selection.soft_neighborhood_density(np.eye(3)[:1])
