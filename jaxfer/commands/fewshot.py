@@ -12,7 +12,7 @@ HELP = "n-way k-shot episodes, or nearest neighbours in the training split, on f
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     source = "a run's folder, or a checkpoint and --config.data.source=NAME ..."
-    parser.add_argument("run", metavar="RUN_OR_CHECKPOINT", help=source)
+    parser.add_argument("runs", nargs="+", metavar="RUN_OR_CHECKPOINT", help=f"{source}; several are fused")
     parser.add_argument("--split", default="val", help="val (default), test or train")
     names = "prototypes,simpleshot,knn,logistic (default); of a classifier also tip,zero-shot"
     parser.add_argument("--classifiers", default="prototypes,simpleshot,knn,logistic", help=names)
@@ -35,7 +35,7 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     names = ("split", "way", "shot", "queries", "episodes", "seed", "checkpoint")
     given = {name: getattr(arguments, name) for name in names}
     classifiers = tuple(name for name in arguments.classifiers.split(",") if name)
-    found = jaxfer.fewshot(arguments.run, classifiers=classifiers, overrides=overrides, **given)
+    found = jaxfer.fewshot(arguments.runs, classifiers=classifiers, overrides=overrides, **given)
     if arguments.way is None:
         examples = next(iter(found.values()))["examples"]
         print(f"{arguments.split}, {examples} examples; support: all training examples")

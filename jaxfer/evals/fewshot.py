@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from jaxfer.training.features import Features, features
 
 
 def fewshot(
-    run: str | epath.Path,
+    run: str | epath.Path | Sequence[str | epath.Path],
     *,
     split: str = "val",
     classifiers: Sequence[str] = tuple(drawing.CLASSIFIERS),
@@ -34,7 +35,8 @@ def fewshot(
     training split is the support, and the whole split are the queries.
 
     Args:
-      run: its folder; or a checkpoint, as `config.init` names one, on the data that `overrides` name.
+      run: its folder; or a checkpoint, as `config.init` names one, on the data that `overrides` name. Several are
+        fused (late fusion): their features lie side by side, those of each of length 1.
       split: `train`, `val` or `test`; without episodes not `train`.
       classifiers: `prototypes`, `simpleshot`, `knn`, `logistic`; of a classifier of these classes also `tip` and
         `zero-shot`, its own outputs, as for a run that started with `config.head=prompts`.
@@ -52,7 +54,8 @@ def fewshot(
       a whole split `accuracy` and `examples`.
 
     Raises:
-      InputError: as of `features`; an unknown classifier; data without classes; too few examples.
+      InputError: as of `features`; an unknown classifier; data without classes; too few examples; runs that read
+        other examples than the first one.
     """
     known = (*drawing.CLASSIFIERS, *drawing.OF_LOGITS)
     for name in classifiers:
@@ -65,11 +68,16 @@ def fewshot(
     for name, value in (("way", way), ("shot", shot), ("queries", queries), ("episodes", episodes)):
         if value is not None and value < (2 if name == "way" else 1):
             raise InputError(f"--{name}: expected a positive integer{', 2 at least' * (name == 'way')}, found {value}")
+    runs = [run] if isinstance(run, (str, os.PathLike)) else list(run)
+    if not runs:
+        raise InputError("expected a run or a checkpoint, found none; name one")
+    if len(runs) > 1 and (reading := [name for name in classifiers if name in drawing.OF_LOGITS]):
+        raise InputError(f"--classifiers: {reading[0]} reads the outputs of one model, found {len(runs)}; leave it out")
     if way is None and split == "train":
         raise InputError("--split=train: the training split is the support itself; choose val or test, or give --way")
     given = dict(checkpoint=checkpoint, overrides=overrides, quiet=quiet)
 
-    def read(split: str) -> tuple[np.ndarray, np.ndarray, Features]:
+    def one(run: str | epath.Path, split: str) -> tuple[np.ndarray, np.ndarray, Features]:
         found = features(run, split=split, **given)
         if found.label is None or found.label.ndim != 1 or not np.issubdtype(found.label.dtype, np.integer):
             raise InputError("few-shot evaluation needs one class for each example; the data has other labels or none")
@@ -79,10 +87,19 @@ def fewshot(
             )
         return found.arrays()["features"].astype(np.float64), found.label, found
 
+    def read(split: str) -> tuple[np.ndarray, np.ndarray, Features]:
+        (x, labels, first), *others = (one(run, split) for run in runs)
+        for run, (_, other, found) in zip(runs[1:], others, strict=True):
+            same = (found.about["data_sha256"], list(found.row), list(other))
+            if same != (first.about["data_sha256"], list(first.row), list(labels)):
+                raise InputError(f"{run}: its {split} examples are not those of {runs[0]}; leave it out")
+        parts = [x, *(x for x, *_ in others)]
+        return np.concatenate([drawing.unit(part) for part in parts], 1) if others else x, labels, first
+
     x, labels, about = read(split)
     logits = None
     if any(name in drawing.OF_LOGITS for name in classifiers):
-        logits = _logits(run, split, given, len(about.about["classes"]))
+        logits = _logits(runs[0], split, given, len(about.about["classes"]))
     if way is not None:
         drawn = drawing.episodes(labels, way=way, shot=shot, queries=queries, count=episodes, seed=seed)
         found = drawing.accuracies(x, logits, drawn, tuple(classifiers))

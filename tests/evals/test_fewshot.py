@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import jaxfer
 from jaxfer.commands import main
 from jaxfer.errors import InputError
+from jaxfer.evals import episodes
 from tests.experiments import tiny_config
 
 pytestmark = pytest.mark.system
@@ -51,6 +53,24 @@ def test_episodes_of_a_run(run, capsys):
 def test_nonsense(run, given, message):
     with pytest.raises(InputError, match=message):
         jaxfer.fewshot(run, **given)
+
+
+def test_several_runs_are_fused(run, tmp_path):
+    jaxfer.run(tiny_config("row_mlp", steps=4, lr=1e-2, seed=1), tmp_path / "other", quiet=True)
+    both = [jaxfer.features(folder, split="val").arrays() for folder in (run, tmp_path / "other")]
+    support = [jaxfer.features(folder, split="train").arrays() for folder in (run, tmp_path / "other")]
+    x, of = (
+        np.concatenate([episodes.unit(part["features"].astype(np.float64)) for part in parts], 1)
+        for parts in (both, support)
+    )
+    scores = episodes.nearest_mean(episodes.Support(of, support[0]["label"], 3), x, None)
+    found = jaxfer.fewshot([run, tmp_path / "other"], classifiers=("prototypes",))
+    assert found["prototypes"]["accuracy"] == (scores.argmax(1) == both[0]["label"]).mean()
+    with pytest.raises(InputError, match="zero-shot reads the outputs of one model, found 2"):
+        jaxfer.fewshot([run, run], classifiers=("zero-shot",))
+    jaxfer.run(tiny_config("vit_cls", steps=1), tmp_path / "images", quiet=True)
+    with pytest.raises(InputError, match="images: its val examples are not those of"):
+        jaxfer.fewshot([run, tmp_path / "images"], quiet=True)
 
 
 def test_values_are_no_classes(tmp_path):
