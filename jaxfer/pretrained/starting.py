@@ -15,7 +15,8 @@ from jaxfer import files
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
-from jaxfer.models.heads import WORDS
+from jaxfer.models.heads import EMBEDDING, POOLED, WORDS
+from jaxfer.models.port import Port
 from jaxfer.ports import compiled_port_init, port_shapes
 from jaxfer.pretrained import carrying, columns, foreign, prompts, source_head, stream_heads
 from jaxfer.pretrained.agreement import completed
@@ -191,8 +192,10 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
     anew = [] if keep else [path for path in shapes if path.startswith(f"params/{port.head}/")]
     left = []
     if kind != former:  # all of either head: what stands before the output layer is its own
-        left = [path for path in source_leaves if path.startswith(f"params/{source.stage.spec.port.units[-1]}/")]
-        anew = [path for path in shapes if path.startswith(f"params/{port.units[-1]}/")]
+        left, anew = (_ending(leaves, port) for leaves in (source_leaves, shapes))
+        if {kind, former} == {POOLED, EMBEDDING}:  # an embedding is what the output layer of a pooled head reads
+            shared = {path for path in anew if path in left and not path.startswith(f"params/{port.head}/")}
+            left, anew = ([path for path in paths if path not in shared] for paths in (left, anew))
         source_leaves = {path: leaf for path, leaf in source_leaves.items() if path not in left}
     here, there = dict(port.rows), source.stage.spec.port
     tokens = columns.shared(port, there) if columns.announced(experiment.run.differs) else {}
@@ -233,6 +236,11 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
         head=source_head.of_params(loaded[0], stage),
         former=source.stage.hand_on(source.state, stage),
     )
+
+
+def _ending(leaves: Mapping[str, Any], port: Port) -> list[str]:
+    """Those of the model's last unit, which the head is in."""
+    return [path for path in leaves if path.startswith(f"params/{port.units[-1]}/")]
 
 
 def _check_model(experiment: Experiment, source: Experiment) -> None:

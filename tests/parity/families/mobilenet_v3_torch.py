@@ -68,7 +68,7 @@ TF = dict(padding="same", epsilon=1e-3)
 CASES = {
     "tiny": of_torchvision(tiny, 11, (40, 65, 3), rate=0.1),
     "narrow": of_torchvision(partial(tiny, 8), 11, (24, 33, 3), golden=True),
-    "large": of_torchvision(named("mobilenet_v3_large", num_classes=1000), 15, (224, 224, 3), outputs=1000),
+    "large": of_torchvision(named("mobilenet_v3_large", num_classes=1000), 15, (224, 224, 3), outputs=1000, gain=0.4),
     "timm_small_050": of_timm("mobilenetv3_small_050", SMALL, (65, 96, 3)),
     "timm_tf_large_075": of_timm("tf_mobilenetv3_large_075", LARGE, (65, 90, 3), **TF),
     "timm_minimal": of_timm("tf_mobilenetv3_small_minimal_100", SMALL, (65, 90, 3), **TF),
