@@ -8,8 +8,10 @@ HOSTS ?= 4
 # Runs that are killed, each three times.
 TRIES ?= 6
 WORKDIR ?= runs/quickstart
+# `-m slipcover --source jaxfer --json --out FILE` counts the lines that tests run.
+COVERED ?=
 # A file's tests run in one worker, which makes its fixtures and compiles its programs once.
-PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+PYTEST = $(VENV)/bin/python $(COVERED) -m pytest -n 2 --dist loadfile
 PARITY_VENV ?= $(VENV)-parity
 OPTIMISED = --xla_backend_optimization_level=3
 PARITY = $(PARITY_VENV)/bin/python -m pytest -n 2 --dist loadgroup
