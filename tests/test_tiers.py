@@ -47,5 +47,6 @@ def test_the_slowest_are_written_with_set_up_and_tear_down(tmp_path):
     path = tmp_path / "slowest" / "test.txt"
     times.pytest_terminal_summary(types.SimpleNamespace(write_line=said.append), config(str(path)))
     lines = path.read_text().splitlines()
-    assert lines[:2] == [" 100.00 t.py::test_0", "  29.00 t.py::test_29"] and len(lines) == 25
+    assert lines[:2] == [" 100.00 t.py::test_0", "  29.00 t.py::test_29"] and len(lines) == 25 + 2
+    assert lines[25:] == [" 535.00 files:", " 535.00 t.py"]
     assert said == [f"the 25 slowest tests: {path}"]

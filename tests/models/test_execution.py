@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxfer.config.experiment import ParallelConfig
-from jaxfer.conformance import KINDS
+from jaxfer.conformance import KINDS, families
 from jaxfer.models.execution import Execution
 from jaxfer.parallel.placement import placement
 from jaxfer.stages import example_batch
@@ -69,7 +69,7 @@ REST = [case for case in sorted(TINY) if case not in KINDS]
 
 @pytest.mark.parametrize(
     "method,case",
-    [("full", case) for case in sorted(TINY)]
+    [pytest.param("full", case, marks=() if case in families() else pytest.mark.rest) for case in sorted(TINY)]
     + [("lora", case) for case in KINDS]
     + [pytest.param("lora", case, marks=pytest.mark.rest) for case in REST],
 )
