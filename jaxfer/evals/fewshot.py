@@ -12,7 +12,7 @@ from etils import epath
 from jaxfer.errors import InputError, nearest
 from jaxfer.evals import episodes as drawing
 from jaxfer.evals.intervals import mean_interval
-from jaxfer.training.features import Features, features
+from jaxfer.training.features import features
 
 
 def fewshot(
@@ -57,62 +57,60 @@ def fewshot(
       InputError: as of `features`; an unknown classifier; data without classes; too few examples; runs that read
         other examples than the first one.
     """
-    known = (*drawing.CLASSIFIERS, *drawing.OF_LOGITS)
+    runs = [run] if isinstance(run, str | os.PathLike) else list(run)
+    _check(runs, split, classifiers, way=way, shot=shot, queries=queries, episodes=episodes)
+    given = dict(checkpoint=checkpoint, overrides=overrides, quiet=quiet)
+    found = _fused(runs, split, given)
+    reads_logits = any(name in drawing.OF_LOGITS for name in classifiers)
+    logits = _logits(runs[0], split, given, found.classes) if reads_logits else None
+    if way is not None:
+        drawn = drawing.episodes(found.labels, way=way, shot=shot, queries=queries, count=episodes, seed=seed)
+        each = drawing.accuracies(found.x, logits, drawn, tuple(classifiers))
+        means = {name: mean_interval(values) for name, values in each.items()}
+        return {name: dict(accuracy=mean, half_width=half, episodes=episodes) for name, (mean, half) in means.items()}
+    support, table = _fused(runs, "train", given), {}
     for name in classifiers:
-        if name not in known:
-            raise InputError(
-                f"--classifiers: expected some of {', '.join(known)}, found {name!r}{nearest(name, known)}"
-            )
-    if not classifiers:
-        raise InputError(f"--classifiers: expected some of {', '.join(known)}, found none")
-    for name, value in (("way", way), ("shot", shot), ("queries", queries), ("episodes", episodes)):
-        if value is not None and value < (2 if name == "way" else 1):
-            raise InputError(f"--{name}: expected a positive integer{', 2 at least' * (name == 'way')}, found {value}")
-    runs = [run] if isinstance(run, (str, os.PathLike)) else list(run)
+        scores = (drawing.CLASSIFIERS | drawing.OF_LOGITS)[name](support, found.x, logits)
+        table[name] = {"accuracy": float((scores.argmax(1) == found.labels).mean()), "examples": len(found.labels)}
+    return table
+
+
+def _check(
+    runs: Sequence[str | epath.Path], split: str, classifiers: Sequence[str], *, way: int | None, **numbers: int
+) -> None:
+    known = (*drawing.CLASSIFIERS, *drawing.OF_LOGITS)
+    unknown = [name for name in classifiers if name not in known]
+    if unknown or not classifiers:
+        found = f"{unknown[0]!r}{nearest(unknown[0], known)}" if unknown else "none"
+        raise InputError(f"--classifiers: expected some of {', '.join(known)}, found {found}")
+    if way is not None and way < 2:
+        raise InputError(f"--way: expected 2 classes or more, found {way}")
+    for name, value in numbers.items():
+        if value < 1:
+            raise InputError(f"--{name}: expected a positive integer, found {value}")
     if not runs:
         raise InputError("expected a run or a checkpoint, found none; name one")
     if len(runs) > 1 and (reading := [name for name in classifiers if name in drawing.OF_LOGITS]):
         raise InputError(f"--classifiers: {reading[0]} reads the outputs of one model, found {len(runs)}; leave it out")
     if way is None and split == "train":
         raise InputError("--split=train: the training split is the support itself; choose val or test, or give --way")
-    given = dict(checkpoint=checkpoint, overrides=overrides, quiet=quiet)
 
-    def one(run: str | epath.Path, split: str) -> tuple[np.ndarray, np.ndarray, Features]:
-        found = features(run, split=split, **given)
-        if found.label is None or found.label.ndim != 1 or not np.issubdtype(found.label.dtype, np.integer):
+
+def _fused(runs: Sequence[str | epath.Path], split: str, given: Mapping[str, Any]) -> drawing.Support:
+    """A split's features, those of several runs side by side, and its labels."""
+    found = [features(run, split=split, **given) for run in runs]
+    first = found[0]
+    for run, other in zip(runs, found, strict=True):
+        if other.label is None or other.label.ndim != 1 or not np.issubdtype(other.label.dtype, np.integer):
             raise InputError("few-shot evaluation needs one class for each example; the data has other labels or none")
-        if len(found.shape) != 2:
-            raise InputError(
-                f"few-shot evaluation needs one vector for each example, and the output layer reads {found.shape[1:]}"
-            )
-        return found.arrays()["features"].astype(np.float64), found.label, found
-
-    def read(split: str) -> tuple[np.ndarray, np.ndarray, Features]:
-        (x, labels, first), *others = (one(run, split) for run in runs)
-        for run, (_, other, found) in zip(runs[1:], others, strict=True):
-            same = (found.about["data_sha256"], list(found.row), list(other))
-            if same != (first.about["data_sha256"], list(first.row), list(labels)):
-                raise InputError(f"{run}: its {split} examples are not those of {runs[0]}; leave it out")
-        parts = [x, *(x for x, *_ in others)]
-        return np.concatenate([drawing.unit(part) for part in parts], 1) if others else x, labels, first
-
-    x, labels, about = read(split)
-    logits = None
-    if any(name in drawing.OF_LOGITS for name in classifiers):
-        logits = _logits(runs[0], split, given, len(about.about["classes"]))
-    if way is not None:
-        drawn = drawing.episodes(labels, way=way, shot=shot, queries=queries, count=episodes, seed=seed)
-        found = drawing.accuracies(x, logits, drawn, tuple(classifiers))
-        means = {name: mean_interval(values) for name, values in found.items()}
-        return {
-            name: {"accuracy": mean, "half_width": half, "episodes": episodes} for name, (mean, half) in means.items()
-        }
-    of, own, _ = read("train")
-    support, table = drawing.Support(of, own, len(about.about["classes"])), {}
-    for name in classifiers:
-        scores = (drawing.CLASSIFIERS | drawing.OF_LOGITS)[name](support, x, logits)
-        table[name] = {"accuracy": float((scores.argmax(1) == labels).mean()), "examples": len(labels)}
-    return table
+        if len(other.shape) != 2:
+            reads = f"the output layer of {run} reads {list(other.shape[1:])}"
+            raise InputError(f"few-shot evaluation needs one vector for each example, and {reads}")
+        if (other.about["data_sha256"], list(other.row)) != (first.about["data_sha256"], list(first.row)):
+            raise InputError(f"{run}: its {split} examples are not those of {runs[0]}; leave it out")
+    parts = [other.arrays()["features"].astype(np.float64) for other in found]
+    x = parts[0] if len(parts) == 1 else np.concatenate([drawing.unit(part) for part in parts], 1)
+    return drawing.Support(x, first.label, len(first.about["classes"]))
 
 
 def _logits(run: str | epath.Path, split: str, given: Mapping[str, Any], classes: int) -> np.ndarray:

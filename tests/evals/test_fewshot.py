@@ -44,7 +44,7 @@ def test_episodes_of_a_run(run, capsys):
     [
         (dict(classifiers=("kn",)), "--classifiers: expected some of .*, found 'kn'; nearest: 'knn'"),
         (dict(classifiers=()), "found none"),
-        (dict(way=1), "--way: expected a positive integer, 2 at least, found 1"),
+        (dict(way=1), "--way: expected 2 classes or more, found 1"),
         (dict(way=2, shot=0), "--shot: expected a positive integer, found 0"),
         (dict(split="train"), "the training split is the support itself"),
         (dict(way=2, shot=500), "expected 2 classes with 515 examples each, found 0"),
