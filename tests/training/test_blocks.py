@@ -123,7 +123,11 @@ def test_each_member_is_the_run_it_would_be_alone(case, fields, sources, tmp_pat
     ("case", "fields"),
     [
         ("row_mlp", {"weight_decay": 0.01, "warmup": 3, "adds": ("ema",)}),
-        ("row_mlp", {"method": "lora", "accumulate": 2, "freeze": ("stem/.*",), "seeds": (5,)}),
+        pytest.param(
+            "row_mlp",
+            {"method": "lora", "accumulate": 2, "freeze": ("stem/.*",), "seeds": (5,)},
+            marks=pytest.mark.rest,
+        ),
         ("resnet_basic", {"data.augment": ("flip",)}),  # with running statistics
         ("row_mlp", {"rates": (0.0, 0.1), "seeds": (0,), "eval_every": 2, "patience": 2}),  # one stops early
     ],
@@ -184,7 +188,7 @@ def test_one_that_diverges_leaves_the_others_alone(sources, tmp_path):
         same(tmp_path / "calm" / str(i), tmp_path / "wild" / str(i))
 
 
-@pytest.mark.parametrize("on", ["features", "examples"])
+@pytest.mark.parametrize("on", [pytest.param("features", marks=pytest.mark.rest), "examples"])
 def test_with_some_finished_the_others_end_the_same(on, sources, tmp_path):
     configs = members(sources) if on == "features" else whole(**{"model.dropout": 0.1})
     together(configs, tmp_path / "whole")
@@ -232,7 +236,7 @@ def test_which_networks_are_trained_together_follows_from_the_config(case, field
     ("on", "at"),
     [
         pytest.param("features", 3, marks=pytest.mark.rest),
-        ("features", 6),
+        pytest.param("features", 6, marks=pytest.mark.rest),
         pytest.param("features", 9, marks=pytest.mark.rest),
         ("examples", 6),
     ],

@@ -93,7 +93,7 @@ def test_durations_of_whole_configs():
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [CASES[0], *(pytest.param(case, marks=pytest.mark.rest) for case in CASES[1:])])
 @pytest.mark.parametrize("name", RECIPES.names())
 def test_killed_it_ends_bitwise_as_undisturbed(name, case, tmp_path, monkeypatch):
     """Every recipe; it is killed after its second, third or fourth save, the last of a stage or one within."""
