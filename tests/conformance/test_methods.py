@@ -4,8 +4,9 @@ Tier i traces every pair and compiles nothing. Tier ii computes numbers along th
 convolutional and one transformer case, every model under `full`, `lora` and `probe`; whole runs and several devices on
 one model of each kind of input. Tier iii, `make conformance`, is the whole matrix.
 
-Most models are of blocks that others have too. `.ci/run` leaves what is marked `rest`: tier i of a model beside the
-`KINDS`, but for LoRA, since their training ten steps of SGD compare with PyTorch, and of tier ii the second axis.
+Most models are of blocks that others have too. `.ci/run` leaves what is marked `rest`: tier i of a model beside three
+of images and texts, but for LoRA on all and `full` on the `KINDS`, since ten steps of SGD compare the training of each
+with PyTorch; and of tier ii the second axis.
 """
 
 from __future__ import annotations
@@ -129,7 +130,8 @@ def marks(method, case):
 
 def rest(method, case):
     """What `.ci/run` leaves to `make test`."""
-    return () if case in KINDS or method == "lora" else (pytest.mark.rest,)
+    asked = KINDS if method == "full" else (CONVOLUTION, TRANSFORMER, "bert_pooler")
+    return () if case in asked or method == "lora" else (pytest.mark.rest,)
 
 
 @pytest.mark.tier_i
