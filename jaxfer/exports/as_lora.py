@@ -19,7 +19,7 @@ from jaxfer.exports.tensors import write as write_tensors
 from jaxfer.models.port import Port
 from jaxfer.pretrained.adapter import PREFIX, in_memory, transposed
 from jaxfer.pretrained.hub import ADAPTER_CONFIG, ADAPTERS
-from jaxfer.pretrained.layout import Layout, store
+from jaxfer.pretrained.layout import CONV, Layout, store
 from jaxfer.rules import flatten, unflatten
 from jaxfer.runs.finished import FinishedRun
 
@@ -43,9 +43,14 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path, *, rank: in
     params, model_state = finished.stage.leave(finished.state)
     saved, base, changed = peft.compared(checkpoint, layout, finished, {"params": params, **model_state})
     keys, leaves = layout.keys(port), flatten({"params": params, **model_state})
-    sums = {leaf: port.summed(leaf.removeprefix("params/")) for leaf in changed}
-    peft.refuse({leaf for leaf in changed if not leaf.endswith("/kernel") or sums[leaf] == 3 and layout.standardised})
     after, before = (_stored(tree, layout, port) for tree in (leaves, {**leaves, **base}))
+
+    def adaptable(leaf: str) -> bool:
+        """What peft adapts: products, and windows over an image that are taken as they are."""
+        window = keys[leaf].transform is CONV and not layout.standardised
+        return leaf.endswith("/kernel") and (after[keys[leaf].name].ndim == 2 or window)
+
+    peft.refuse({leaf for leaf in changed if not adaptable(leaf)})
     tensors, errors, turned = {}, {}, set()
     for name in sorted({keys[leaf].name for leaf in changed}):
         module = in_memory(layout, name.removesuffix(".weight"))
