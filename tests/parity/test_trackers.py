@@ -95,9 +95,12 @@ def records(path):
 
 
 def test_wandb(tmp_path, monkeypatch):
+    import wandb
+
     for name, value in {"MODE": "offline", "SILENT": "true", "ERROR_REPORTING": "false"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     told("wandb", tmp_path, *LINES, DONE, into=str(tmp_path))
+    wandb.teardown()  # its service may still be writing when `finish` returns; a process waits for it at its end
     (path,) = tmp_path.glob("wandb/offline-run-*/run-0123456789abcdef.wandb")
     found = list(records(path))
     (begun,) = [record.run for record in found if record.WhichOneof("record_type") == "run"]
