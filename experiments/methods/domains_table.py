@@ -1,37 +1,99 @@
-"""Tables of the sweeps of domains.py: accuracy on the target's test split, over source only and paired by seed.
+"""Tables of the sweeps of domains.py: accuracy on the target's test split, and over source only, paired by seed.
 
-python experiments/methods/domains_table.py runs/methods/mnist_usps runs/methods/usps_mnist
+python experiments/methods/domains_table.py runs/methods/digits runs/methods/heart
+
+Each sweep's numbers go into `experiments/methods/domains/NAME.csv`, one line a run; both tables are made from it.
 """
 
+import csv
 import json
 import sys
 from pathlib import Path
 
 from jaxfer.evals.intervals import mean_interval
 
+KEPT = Path(__file__).with_name("domains")
+MEASURES = ("accuracy", "auroc")  # the second of two classes alone; it does not ask how many are ill in a clinic
+SOURCE, CEILING = "source only", "target labels"
 
-def scores(folder: Path) -> dict[str, list[float]]:
-    """{method: accuracy on the target's test split, by seed}."""
-    found: dict[str, list[float]] = {}
-    cells = json.loads((folder / "cells.json").read_text())
-    for cell in sorted(cells, key=lambda cell: cell["overrides"]["seed"]):
+
+def runs(folder: Path) -> list[dict[str, str]]:
+    """Lines of pair, method, seed and each measure on the target's test split."""
+    found = []
+    for cell in json.loads((folder / "cells.json").read_text()):
         test = json.loads((folder / cell["folder"] / "result.json").read_text())["metrics"]["test"]
-        swapped = "data.path" in cell["overrides"]
-        found.setdefault(cell["group"], []).append(test["accuracy" if swapped else "target/accuracy"])
+        pair, seed = cell["arg"], str(cell["overrides"]["seed"])
+        line = {"pair": pair, "method": cell["group"], "seed": seed}
+        measures = [name for name in MEASURES if name in test]
+        found.append({**line, **{name: f"{test[f'target/{name}']:.6f}" for name in measures}})
+        if cell["group"] == SOURCE:
+            reverse = "_".join(reversed(pair.split("_")))
+            own = {name: f"{test[name]:.6f}" for name in measures}
+            found.append({**line, "pair": reverse, "method": CEILING, **own})
+    return sorted(found, key=lambda line: (line["pair"], line["seed"]))
+
+
+def by_method(lines: list[dict[str, str]], measure: str) -> dict[str, dict[tuple[str, str], float]]:
+    """{method: {(pair, seed): value}}."""
+    found: dict[str, dict[tuple[str, str], float]] = {}
+    for line in lines:
+        found.setdefault(line["method"], {})[line["pair"], line["seed"]] = float(line[measure])
+    return found
+
+
+def per_seed(scores: dict[tuple[str, str], float]) -> list[float]:
+    """The mean over pairs of each seed."""
+    seeds = sorted({seed for _, seed in scores})
+    return [sum(pairs) / len(pairs) for seed in seeds if (pairs := [x for (_, s), x in scores.items() if s == seed])]
+
+
+def table(name: str, lines: list[dict[str, str]], measure: str) -> str:
+    """One line a method: the mean over pairs, its interval over seeds, the change, and each pair's mean."""
+    scores, pairs = by_method(lines, measure), sorted({line["pair"] for line in lines})
+    base = per_seed(scores[SOURCE])
+    shown = pairs if len(pairs) < 4 else []
+    head = [
+        name,
+        f"{measure} on the target",
+        f"over {SOURCE}",
+        "pairs helped",
+        *(p.replace("_", " to ") for p in shown),
+    ]
+    rows = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    for method in (SOURCE, *(m for m in scores if m not in (SOURCE, CEILING)), CEILING):
+        mean, half = mean_interval(per_seed(scores[method]))
+        row = [f"`{method}`" if method not in (SOURCE, CEILING) else method, f"{mean:.3f} ± {half:.3f}", "", ""]
+        means = {pair: sum(pair_scores) / len(pair_scores) for pair, pair_scores in _of_pairs(scores[method]).items()}
+        if method != SOURCE:
+            by, width = mean_interval([a - b for a, b in zip(per_seed(scores[method]), base, strict=True)])
+            row[2] = f"{by:+.3f} [{by - width:+.3f}, {by + width:+.3f}]"
+            plain = {pair: sum(x) / len(x) for pair, x in _of_pairs(scores[SOURCE]).items()}
+            row[3] = f"{sum(means[pair] > plain[pair] for pair in pairs)} of {len(pairs)}"
+        rows.append("| " + " | ".join((*row, *(f"{means[pair]:.3f}" for pair in shown))) + " |")
+    return "\n".join(rows)
+
+
+def _of_pairs(scores: dict[tuple[str, str], float]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for (pair, _), x in scores.items():
+        found.setdefault(pair, []).append(x)
     return found
 
 
 def main(folders: list[Path]) -> None:
+    KEPT.mkdir(exist_ok=True)
     for folder in folders:
-        found = scores(folder)
-        print(f"| {folder.name} | accuracy on the target | over source only |\n| --- | ---: | ---: |")
-        for name, values in found.items():
-            mean, half = mean_interval(values)
-            apart = ""
-            if name != "source only":
-                by, width = mean_interval([a - b for a, b in zip(values, found["source only"], strict=True)])
-                apart = f"{by:+.3f} [{by - width:+.3f}, {by + width:+.3f}]"
-            print(f"| {name} | {mean:.3f} ± {half:.3f} | {apart} |")
+        if (folder / "cells.json").exists():
+            lines = runs(folder)
+            with open(KEPT / f"{folder.name}.csv", "w", newline="") as file:
+                writer = csv.DictWriter(file, [*lines[0]], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(lines)
+        with open(KEPT / f"{folder.name}.csv", newline="") as file:
+            lines = list(csv.DictReader(file))
+        for measure in MEASURES:
+            if measure in lines[0]:
+                print(table(folder.name, lines, measure), end="\n\n")
 
 
 if __name__ == "__main__":
