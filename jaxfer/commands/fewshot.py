@@ -14,7 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     source = "a run's folder, or a checkpoint and --config.data.source=NAME ..."
     parser.add_argument("runs", nargs="+", metavar="RUN_OR_CHECKPOINT", help=f"{source}; several are fused")
     parser.add_argument("--split", default="val", help="val (default), test or train")
-    names = "prototypes,simpleshot,knn,logistic (default); of a classifier also tip,zero-shot"
+    names = "prototypes,simpleshot,knn,logistic (default); of a classifier also tip,tip-f,zero-shot"
     parser.add_argument("--classifiers", default="prototypes,simpleshot,knn,logistic", help=names)
     parser.add_argument("--way", type=int, help="classes of an episode; without it the training split is the support")
     parser.add_argument("--shot", type=int, default=1, help="labelled examples a class (1)")

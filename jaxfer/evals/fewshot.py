@@ -29,7 +29,7 @@ def fewshot(
     overrides: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """Accuracy of classifiers that read features alone; nothing is trained, nothing is chosen on the split.
+    """Accuracy of classifiers that read features alone; the model is not trained, nothing is chosen on the split.
 
     With `way` n-way k-shot episodes are drawn from the split: support and queries are both of it. Without it the whole
     training split is the support, and the whole split are the queries.
@@ -38,8 +38,8 @@ def fewshot(
       run: its folder; or a checkpoint, as `config.init` names one, on the data that `overrides` name. Several are
         fused (late fusion): their features lie side by side, those of each of length 1.
       split: `train`, `val` or `test`; without episodes not `train`.
-      classifiers: `prototypes`, `simpleshot`, `knn`, `logistic`; of a classifier of these classes also `tip` and
-        `zero-shot`, its own outputs, as for a run that started with `config.head=prompts`.
+      classifiers: `prototypes`, `simpleshot`, `knn`, `logistic`; of a classifier of these classes also `tip`,
+        `tip-f` and `zero-shot`, its own outputs, as for a run that started with `config.head=prompts`.
       way: classes of an episode.
       shot: labelled examples a class.
       queries: examples a class to tell.
@@ -69,6 +69,8 @@ def fewshot(
         means = {name: mean_interval(values) for name, values in each.items()}
         return {name: dict(accuracy=mean, half_width=half, episodes=episodes) for name, (mean, half) in means.items()}
     support, table = _fused(runs, "train", given), {}
+    if "tip-f" in classifiers:
+        support = support._replace(logits=_logits(runs[0], "train", given, found.classes))
     for name in classifiers:
         scores = (drawing.CLASSIFIERS | drawing.OF_LOGITS)[name](support, found.x, logits)
         table[name] = {"accuracy": float((scores.argmax(1) == found.labels).mean()), "examples": len(found.labels)}
@@ -117,8 +119,6 @@ def _logits(run: str | epath.Path, split: str, given: Mapping[str, Any], classes
     """The outputs of the model's own head, which has to be one of these classes."""
     found = features(run, unit="head", split=split, **given)
     if len(found.shape) != 2 or found.shape[1] != classes:
-        raise InputError(
-            f"tip and zero-shot read outputs of the data's {classes} classes, the model gives {found.shape[1:]}; leave "
-            "them out"
-        )
+        read = f"read outputs of the data's {classes} classes, the model gives {found.shape[1:]}"
+        raise InputError(f"tip, tip-f and zero-shot {read}; leave them out")
     return found.arrays()["features"].astype(np.float64)

@@ -22,9 +22,9 @@ def run(tmp_path_factory):
 
 
 def test_a_whole_split(run):
-    found = jaxfer.fewshot(run, classifiers=("knn", "zero-shot"))
+    found = jaxfer.fewshot(run, classifiers=("knn", "zero-shot", "tip-f"))
     assert found["zero-shot"]["accuracy"] == pytest.approx(jaxfer.evaluate(run)["accuracy"], abs=1e-6)
-    assert set(found) == {"knn", "zero-shot"} and 0 <= found["knn"]["accuracy"] <= 1
+    assert set(found) == {"knn", "zero-shot", "tip-f"} and 0 <= found["knn"]["accuracy"] <= 1
 
 
 def test_episodes_of_a_run(run, capsys):
