@@ -157,6 +157,7 @@ def test_stages_that_freeze_other_parameters(tmp_path, monkeypatch):
 
 
 @pytest.mark.system
+@pytest.mark.rest  # every pair of `make conformance` is stopped once, `tests/kill.py` stops at random
 def test_sigterm_between_any_two_questions(tmp_path, whole, monkeypatch):
     """After any step, and between the batches of an evaluation, which the next sitting makes up for."""
     reference, saved = kill.ending(whole), []
