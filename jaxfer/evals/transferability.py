@@ -28,11 +28,11 @@ PENALTIES = tuple(10.0**power for power in range(-6, 4))  # of the ridge probe, 
 def logme(x: np.ndarray, labels: np.ndarray, *, icml: bool = False) -> float:
     """The log evidence of a Bayesian linear model of each class against the rest, over n, averaged over the classes.
 
-    You et al., 2021, "LogME", arXiv:2102.11005, section 4.2: with the eigenvalues s of X^T X, alpha and beta are found
+    You et al., 2021, "LogME", arXiv:2102.11005: with the eigenvalues s of X^T X, alpha and beta are found
     in turn, alpha = gamma / m^T m and beta = (n - gamma) / |y - X m|^2 with gamma = sum s / (s + alpha / beta).
 
     There are two published iterations. The default is the fixed point of the journal's version (You et al., 2022,
-    arXiv:2110.10545, algorithm 3): it stops when alpha / beta moves by 1e-3, and adds 1e-5 to both denominators. The
+    arXiv:2110.10545): it stops when alpha / beta moves by 1e-3, and adds 1e-5 to both denominators. The
     determinant counts all d features, those without variance too; so it is the evidence for n < d as well. Each class
     starts from alpha = beta = 1.
 
@@ -71,7 +71,7 @@ def _evidence(u: np.ndarray, spectrum: np.ndarray, target: np.ndarray, within: f
 def h_score(x: np.ndarray, labels: np.ndarray) -> float:
     """How much of the features' variance lies between classes: tr(cov(f)^+ cov(E[f | y])).
 
-    Bao et al., 2019, "An Information-Theoretic Approach to Transferability in Task Transfer Learning", definition 2.
+    Bao et al., 2019, "An Information-Theoretic Approach to Transferability in Task Transfer Learning" (ICIP).
     With fewer examples than features it is classes - 1 whatever the features are, and is refused.
 
     Args:
@@ -90,7 +90,7 @@ def h_score(x: np.ndarray, labels: np.ndarray) -> float:
 def h_score_regularised(x: np.ndarray, labels: np.ndarray) -> float:
     """`h_score` with a covariance that is invertible: (1 - a) tr(cov_a(f)^-1 cov(E[f | y])), a of Ledoit and Wolf.
 
-    Ibrahim et al., 2021, "Newer is not always better", arXiv:2110.06893, eq. 5. As in TLlib's code the covariance of
+    Ibrahim et al., 2021, "Newer is not always better", arXiv:2110.06893. As in TLlib's code the covariance of
     the class means divides by n - 1, that of the features by n.
 
     Args:
@@ -102,9 +102,12 @@ def h_score_regularised(x: np.ndarray, labels: np.ndarray) -> float:
     x, labels, classes = _checked(x, labels)
     centred = x - x.mean(0)
     fitted = LedoitWolf().fit(centred)
-    between = _means(centred, labels, classes)[labels]
-    solved = np.linalg.lstsq(fitted.covariance_, between.T @ between, rcond=None)[0]
-    return float((1 - fitted.shrinkage_) * np.trace(solved) / (len(x) - 1))
+    between = np.sqrt(np.bincount(labels))[:, None] * _means(centred, labels, classes)
+    try:
+        solved = np.linalg.solve(fitted.covariance_, between.T)
+    except np.linalg.LinAlgError:  # constant features, and nothing to shrink
+        solved = np.linalg.lstsq(fitted.covariance_, between.T, rcond=None)[0]
+    return float((1 - fitted.shrinkage_) * (between.T * solved).sum() / (len(x) - 1))
 
 
 def leep(chances: np.ndarray, labels: np.ndarray) -> float:
@@ -127,7 +130,7 @@ def leep(chances: np.ndarray, labels: np.ndarray) -> float:
 def nce(chances: np.ndarray, labels: np.ndarray) -> float:
     """-H(Y | Z) of the labels given the source class that is likeliest, in nats.
 
-    Tran et al., 2019, "Transferability and Hardness of Supervised Classification Tasks", arXiv:1908.08142, eq. 5.
+    Tran et al., 2019, "Transferability and Hardness of Supervised Classification Tasks", arXiv:1908.08142.
     0 log 0 is 0: nothing is smoothed, unlike in published code, which adds 1e-20 or 1e-5.
 
     Args:
@@ -145,7 +148,7 @@ def nce(chances: np.ndarray, labels: np.ndarray) -> float:
 def nleep(x: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> float:
     """`leep` for a source without a head: z is the component of a mixture of Gaussians fitted to the features.
 
-    Li et al., 2021, "Ranking Neural Checkpoints", arXiv:2011.11200, section 3.3: principal components with 80 % of the
+    Li et al., 2021, "Ranking Neural Checkpoints", arXiv:2011.11200: principal components with 80 % of the
     variance, five Gaussians a class. The logarithm is the paper's; SFDA's code drops it. The mixture starts at random,
     so scores that are near each other may change places with the seed.
 
@@ -177,7 +180,7 @@ def nleep(x: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> float:
 def transrate(x: np.ndarray, labels: np.ndarray) -> float:
     """The rate of the features less that of each class: R(Z) - mean_c R(Z_c), R(Z) = log det(I + Z^T Z / (n e)) / 2.
 
-    Huang et al., 2022, "Frustratingly Easy Transferability Estimation", arXiv:2106.09207, eqs. 4 and 5, with the
+    Huang et al., 2022, "Frustratingly Easy Transferability Estimation", arXiv:2106.09207, with the
     reference code's e = 1e-4. As there, features are centred as a whole and not again in each class, and every class
     weighs alike. The score depends on the features' scale.
 
@@ -198,8 +201,8 @@ def _rate(z: np.ndarray) -> float:
 def gbc(x: np.ndarray, labels: np.ndarray) -> float:
     """How little classes overlap as Gaussians with diagonal covariance: - sum_{i != j} exp(-Bhattacharyya distance).
 
-    Pandy et al., 2022, "Transferability Estimation using Bhattacharyya Class Separability", arXiv:2111.12780, eqs. 3
-    and 4, on at most 64 principal components. Variances divide by the class's count, and are at least 1e-4.
+    Pandy et al., 2022, "Transferability Estimation using Bhattacharyya Class Separability", arXiv:2111.12780,
+    on at most 64 principal components. Variances divide by the class's count, and are at least 1e-4.
 
     Args:
       x: [n, d], two examples of each class or more.
@@ -225,8 +228,8 @@ def gbc(x: np.ndarray, labels: np.ndarray) -> float:
 def parc(x: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> float:
     """100 times the rank correlation of how unlike two examples are in features and in labels.
 
-    Bolya et al., 2021, "Scalable Diverse Model Selection for Accessible Transfer Learning", arXiv:2111.06977, eqs. 2 to
-    4: Spearman's correlation over pairs, of 1 - Pearson's between standardised features and 1 - Pearson's between
+    Bolya et al., 2021, "Scalable Diverse Model Selection for Accessible Transfer Learning", arXiv:2111.06977:
+    Spearman's correlation over pairs, of 1 - Pearson's between standardised features and 1 - Pearson's between
     one-hot labels. Pairs grow with the square, so 500 examples are drawn. The paper's heuristic for depth is not added.
 
     Args:

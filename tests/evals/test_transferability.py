@@ -1,4 +1,4 @@
-"""Scores of frozen features: published values on data that ships with scikit-learn, and computations by other formulas."""
+"""Scores of frozen features: known values on data that ships with scikit-learn, and the same by other formulas."""
 
 from __future__ import annotations
 
