@@ -47,7 +47,8 @@ def rank(
 
     Args:
       spec: a config file, as `jaxfer.load` takes one, or its config; its `data` and `task` count.
-      candidates: what `config.init` may be, each once: checkpoints of any families, `run:FOLDER`; also a run's folder.
+      candidates: what `config.init` may be, each once: checkpoints of any families, `run:FOLDER`; also a run's folder,
+        and a config, whose `init` and `model` count: for weights whose files do not say what model they are.
       scores: names of SCORES.
       by: the one that ranks; it is computed too.
       layers: also `by` for every unit of each candidate: where to cut.
@@ -71,7 +72,9 @@ def rank(
     inits = _inits(candidates, place)
     existing = [run for folder in runs for run in survey(folder)]
     with opened_once():  # all are checked before the first is read
-        plans = {name: sources.planned(config, init, overrides, place, name) for name, init in inits.items()}
+        plans = {
+            name: sources.planned(config, init, overrides, place, name, own) for name, (init, own) in inits.items()
+        }
         found = []
         for name, plan in plans.items():
             examples = f"{len(plan.data.splits['train']):,} training examples"
@@ -112,20 +115,22 @@ def _check(candidates: Sequence[str], scores: Sequence[str], by: str, layers: bo
         raise InputError(f"--layers: {by} reads what the source's head says, and layers have none; use another --by")
 
 
-def _inits(candidates: Sequence[str], place: epath.Path) -> dict[str, str]:
-    """{candidate: as `config.init` names it}; runs by their folders."""
-    found: dict[str, str] = {}
+def _inits(candidates: Sequence[str], place: epath.Path) -> dict[str, tuple[str, ConfigDict | None]]:
+    """{candidate: (as `config.init` names it, its own config)}; runs by their folders."""
+    found: dict[str, tuple[str, ConfigDict | None]] = {}
     seen: dict[str, str] = {}
     for name in map(str, candidates):
-        init = name
-        if name != "scratch" and not starting.is_foreign(name):
-            init = f"run:{starting.source_folder(name, place, '--candidates')}"
-        elif name != "scratch" and holds_run(files.opened(name)):
-            init = f"run:{name}"
-        if (same := starting.identity(init, place)) in seen:
+        own = configs.load(name) if name.partition(":")[0].endswith(".py") else None
+        init = name if own is None else own.init
+        if init != "scratch" and not starting.is_foreign(init):
+            init = f"run:{starting.source_folder(init, place, '--candidates')}"
+        elif own is None and init != "scratch" and holds_run(files.opened(init)):
+            init = f"run:{init}"
+        same = starting.identity(init, place) + (str(own.model) if own is not None and init == "scratch" else "")
+        if same in seen:
             also = "" if seen[same] == name else f" (also as {seen[same]})"
             raise InputError(f"--candidates: expected each once, found {name} twice{also}; leave one out")
-        found[name], seen[same] = init, name
+        found[name], seen[same] = (init, own), name
     return found
 
 
@@ -147,7 +152,7 @@ def _candidate(
         if not SCORES[score].chances:
             values[score] = _scored(score, frozen.x, labels, seed)
         elif frozen.chances is None:
-            values[score] = Scored(value=None, why=f"it needs the source's head, and {frozen.why}")
+            values[score] = Scored(value=None, why=f"it reads the source's head, but {frozen.why}")
         else:
             values[score] = _scored(score, frozen.chances, labels, seed)
     of_units = {unit: _scored(by, x, labels, seed) for unit, x in frozen.units.items()}

@@ -58,7 +58,7 @@ class Skill:
 def reached(init: str, place: epath.Path, data_sha256: str, runs: Sequence[Run]) -> Reached | None:
     """The best validated setting of the finished runs from a candidate on this data; None where there is none.
 
-    Runs that differ in the seed alone are one setting.
+    Runs that differ in the seed alone are one setting. `scratch` has none: what is trained from it is no transfer.
 
     Args:
       init: as `config.init` names the candidate.
@@ -67,7 +67,7 @@ def reached(init: str, place: epath.Path, data_sha256: str, runs: Sequence[Run])
       runs: as `survey` finds them.
     """
     own, settings, metric, maximize = starting.identity(init, place), {}, "", True
-    for run in runs:
+    for run in runs if init != "scratch" else ():
         folder = epath.Path(run.folder)
         if run.state != FINISHED or starting.identity(run.config["init"], folder) != own:
             continue

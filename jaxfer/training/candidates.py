@@ -35,6 +35,7 @@ from jaxfer.training.untrained import FRESH
 
 # Of the config, what a candidate is read with; the rest is of training.
 READ = ("seed", "data", "task", "parallel", "eval_batch_size", "cache_dtype", "rooms")
+MODEL = ("model", "differs", "init_options", "rooms")  # of a config of its own
 TASK = "classification"
 MODEL_UNSTATED = "no config.json that states the model"  # how `foreign.opened` refuses bare weights under `auto`
 ROWS = 4096  # of stored features, under the source's head at once
@@ -88,11 +89,18 @@ class Frozen:
     sha256: str
 
 
-def planned(config: ConfigDict, init: str, overrides: Mapping[str, Any], place: epath.Path, candidate: str) -> Plan:
+def planned(
+    config: ConfigDict,
+    init: str,
+    overrides: Mapping[str, Any],
+    place: epath.Path,
+    candidate: str,
+    own: ConfigDict | None,
+) -> Plan:
     """Checks that a candidate can read the config's data.
 
     The model is what the candidate's files say, with the `model.*` of the overrides; where they don't say, as with bare
-    weights, it is the config's.
+    weights, it is the config's, or that of a config of its own.
 
     Args:
       config: as `jaxfer.load` returns it.
@@ -100,12 +108,13 @@ def planned(config: ConfigDict, init: str, overrides: Mapping[str, Any], place: 
       overrides: {"model.x": value} for every candidate; also `differs` and `init_options.*`.
       place: a run's folder.
       candidate: what errors call it.
+      own: its own config, which gives the model; None: it has none.
 
     Raises:
       InputError: no such checkpoint or run, one that reads other inputs, or data without one class for each example.
     """
     try:
-        described = _described(config, init, overrides)
+        described = _described(config, init, overrides, own)
         experiment = configs.resolve(described.config)
         if experiment.task.name != TASK:
             raise InputError(
@@ -129,22 +138,27 @@ def _named(candidate: str, error: InputError) -> InputError:
     return error if candidate in str(error) else InputError(f"{candidate}: {error}")
 
 
-def _described(config: ConfigDict, init: str, overrides: Mapping[str, Any]) -> agreement.Described:
-    settings = configs.base()
+def _described(
+    config: ConfigDict, init: str, overrides: Mapping[str, Any], own: ConfigDict | None
+) -> agreement.Described:
+    settings, shared = configs.base(), {name: value for name, value in overrides.items() if _of_model(name)}
     with settings.unlocked(), settings.ignore_type():
         for name in READ:
             settings[name] = config[name]
         settings.data = {**dict(config.data.items()), "augment": (), "sampling": "", "sampling_by": "", "repeats": 0}
         settings.init, settings.head = init, "reset"
-    own = {name: value for name, value in overrides.items() if _of_model(name)}
+        for name in MODEL if own is not None else ():
+            settings[name] = own[name]
+    if own is not None:
+        return agreement.described(configs.override(settings, shared))
     settings.model = dict(config.model.items()) if init == "scratch" else {"name": AUTO}
     try:
-        return agreement.described(configs.override(settings, own))
+        return agreement.described(configs.override(settings, shared))
     except InputError as error:
         if MODEL_UNSTATED not in str(error) or config.model.get("name") == AUTO:
             raise
     settings.model = dict(config.model.items())
-    return agreement.described(configs.override(settings, own))
+    return agreement.described(configs.override(settings, shared))
 
 
 def _of_model(name: str) -> bool:
@@ -211,7 +225,7 @@ def _head(plan: Plan, begun: starting.Start) -> tuple[dict[str, Any] | None, str
     """({path below the head: leaf} of the source's own output layer, or None; why)."""
     init, port = plan.init, plan.stage.spec.port
     if init == "scratch":
-        return None, "nothing is pretrained"
+        return None, "it is drawn at random"
     if not foreign.is_foreign(init):
         place = starting.locate(init, plan.place)
         task = stored_experiment(place).task.name
@@ -221,7 +235,7 @@ def _head(plan: Plan, begun: starting.Start) -> tuple[dict[str, Any] | None, str
     experiment = plan.experiment
     checkpoint = foreign.opened(init, experiment.model.name, dict(experiment.model.options), experiment.init_options)
     if checkpoint.other_head is not None or not checkpoint.outputs:
-        return None, "it has no head that labels whole inputs"
+        return None, "the checkpoint has no head that labels whole inputs"
     if (task := heads.guessed_task(checkpoint)) != TASK:
         return None, f"its head is for {task}"
     wide = port.with_outputs(heads.head_width(checkpoint))
@@ -231,7 +245,7 @@ def _head(plan: Plan, begun: starting.Start) -> tuple[dict[str, Any] | None, str
     below = f"{port.head}/"
     loaded = {path.removeprefix(below): x for path, x in flatten(conversion.params).items() if path.startswith(below)}
     if conversion.fresh or not loaded:
-        return None, "it has no head that labels whole inputs"
+        return None, "the checkpoint has no head that labels whole inputs"
     return loaded, ""
 
 

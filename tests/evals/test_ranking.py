@@ -83,7 +83,7 @@ def test_the_source_of_nothing_and_stored_features(tmp_path, monkeypatch):
     ranking = jaxfer.rank(target(), ["scratch"], **given)
     (one,) = ranking.candidates
     assert one.computed == 0 and one.scores["leep"].value is None and one.heuristics["source_accuracy"] is None
-    assert "scratch: no leep: it needs the source's head, and nothing is pretrained" in ranking.text()
+    assert "scratch: no leep: it reads the source's head, but it is drawn at random" in ranking.text()
     assert "(stored)" in ranking.text()
     first, second = (jaxfer.rank(target(), ["scratch"], layers=True, **given).candidates[0] for _ in range(2))
     assert (first.computed, second.computed) == (48, 0) and first.layers.keys() == second.layers.keys()
@@ -162,6 +162,13 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     assert main(["rank", "c.py", "--candidates=scratch", "--out=file"]) == 2
     assert "--out: expected a folder, found the file file" in capsys.readouterr().err
+    (tmp_path / "own.py").write_text(config.replace("width=4", "width=8") + "    return config\n")
+    assert main(["rank", "c.py", "--candidates=own.py,own.py", "--scores=knn"]) == 2
+    assert "--candidates: expected each once, found own.py twice; leave one out" in capsys.readouterr().err
+    assert main(["rank", "c.py", "--candidates=scratch,own.py", "--scores=knn", "--by=knn", "--out=own"]) == 0
+    widths = {c["init"]: c["width"] for c in json.loads((tmp_path / "own/rank.json").read_text())["candidates"]}
+    assert widths == {"scratch": 8, "own.py": 16}
+    capsys.readouterr()
     assert main(["rank", "c.py", "--candidates=scratch", "--scores=knn,gbc", "--by=knn", "--out=out"]) == 0
     out = capsys.readouterr().out
     assert (
