@@ -120,10 +120,11 @@ class Ranking:
         if any(candidate.layers for candidate in self.candidates):
             parts.append(f"{self.by} of each unit, its mean over tokens or places\n{self._layers(page)}")
         if self.skill:
-            told = "weighted tau between a score and what the best validated runs reached"
-            parts.append(f"{told}; {WIDE}\n{self._skill(page)}")
+            told = f"weighted tau between a score and what the best validated runs reached; {WIDE}"
+            parts.append(f"{terminal.wrapped(told, page.width)}\n{self._skill(page)}")
         lines = [*self._missing(), *dict.fromkeys(f"note: {note}" for c in self.candidates for note in c.notes)]
-        return "\n\n".join([*parts, "\n".join(lines)] if lines else parts)
+        last = ["\n".join(terminal.wrapped(line, page.width) for line in lines)] if lines else []
+        return "\n\n".join([*parts, *last])
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -161,11 +162,12 @@ class Ranking:
                 BASELINES.get(name, name),
                 _number(found.tau),
                 "-" if found.low is None else f"{found.low:.2f} to {found.high:.2f}",
+                "-" if found.chance is None else f"{found.chance:.2f}",
                 str(found.candidates),
             ]
             for name, found in self.skill.items()
         ]
-        return _table(["", "tau", "95 % interval", "candidates"], rows, page)
+        return _table(["", "tau", "95 % interval", "chance", "candidates"], rows, page)
 
     def _missing(self) -> list[str]:
         """A line for each reason, with the scores that lack a value for it."""

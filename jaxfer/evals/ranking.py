@@ -79,13 +79,13 @@ def rank(
         for name, plan in plans.items():
             examples = f"{len(plan.data.splits['train']):,} training examples"
             reporter.say(f"{name}: {plan.experiment.model.name}, {examples}")
-            of_runs = reached(plan.init, place, plan.data.fingerprint, existing)
+            of_runs = reached(plan.init, place, plan.experiment.data, plan.data.fingerprint, existing)
             found.append(_candidate(name, plan, scores, by, layers, seed, of_runs, reporter.say))
     columns = {name: [c.scores[name].value for c in found] for name in scores}
     columns |= {name: [c.heuristics[name] for c in found] for name in BASELINES}
     skill, data = skills(columns, [c.reached for c in found]), plan.data
     if runs and not skill:
-        reporter.warn("no finished run on this data starts from one of the candidates")
+        reporter.warn("no finished run on this data, classes and number of labels starts from one of the candidates")
     order = sorted(found, key=lambda c: -np.inf if c.scores[by].value is None else c.scores[by].value, reverse=True)
     ranking = Ranking(
         config=spec if isinstance(spec, str) else "",

@@ -115,12 +115,23 @@ def test_what_scores_are_worth(world):
         assert c.reached.value == pytest.approx(max(np.mean(of[1e-3]), np.mean(of[1e-2]))) and c.reached.settings == 2
     assert ranking.skill["logme"].candidates == 2 and ranking.skill["logme"].low is None
     assert set(ranking.skill) == {*QUICK, "parameters", "depth", "source_accuracy", "source_examples"}
-    assert "these intervals are wide" in ranking.text()
+    assert "few candidates say little" in ranking.text()
+    other = jaxfer.rank(
+        target(),
+        [str(world / "a")],
+        scores=("knn",),
+        by="knn",
+        runs=[world / "runs"],
+        overrides={"data.classes": ("class_0", "class_1")},
+        quiet=True,
+    )
+    assert other.candidates[0].reached is None and other.skill == {}
 
 
 def test_skill():
     """By hand: with ranks r the pair (i, j) weighs 1 / (r_i + 1) + 1 / (r_j + 1), both orders averaged."""
-    assert skill([1, 2, 3], [1, 2, 3]).tau == pytest.approx(1)
+    assert skill([1, 2, 3], [1, 2, 3]).tau == pytest.approx(1) and skill([1, 2, 3], [1, 2, 3]).chance == 1 / 6
+    assert skill([1, 2], [1, 2]).chance == 1 / 2 and skill([1, 2], [1, 2]).low is None
     weights = {(0, 1): 1 + 1 / 2, (0, 2): 1 + 1 / 3, (1, 2): 1 / 2 + 1 / 3}
     x, y = [3, 2, 1], [2, 3, 1]  # the best two change places, which costs the pair (0, 1) in either order
     assert skill(x, y).tau == pytest.approx(1 - 2 * weights[0, 1] / sum(weights.values()))
