@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 METHOD_TABLES = ROOT / "docs" / "methods.md"
 # Pages of many runs. What the commands of `runs` and `comparing` do has tests of its own.
-WHOLE = dict.fromkeys(("README", "data", "checkpoints", "extending"), (pytest.mark.system,))
+WHOLE = dict.fromkeys(("README", "data", "checkpoints", "evidence", "extending"), (pytest.mark.system,))
 WHOLE |= dict.fromkeys(("comparing", "runs"), (pytest.mark.system, pytest.mark.rest))
 BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 WRITTEN = re.compile(r"# ([\w/]+\.py)\n")

@@ -25,6 +25,7 @@ COMMANDS = (
     "eval",
     "features",
     "fewshot",
+    "rank",
     "cache",
     "merge",
     "ensemble",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +30,7 @@ from jaxfer.runs import records
 from jaxfer.runs.finished import FinishedRun, fingerprint, open_run
 from jaxfer.stages import Stage, example_batch
 
-__all__ = ["Start", "completed", "is_foreign", "locate", "source_folder", "source_sha256", "start"]
+__all__ = ["Start", "completed", "identity", "is_foreign", "locate", "source_folder", "source_sha256", "start"]
 
 
 def start(experiment: Experiment, data: Dataset, stage: Stage, folder: epath.Path) -> Start:
@@ -89,6 +90,23 @@ def locate(init: str, folder: epath.Path) -> epath.Path:
     if not name:
         raise InputError(f"config.init: expected run:FOLDER or sibling:NAME, found {init!r}")
     return files.opened(name) if kind == "run" else folder.parent / name
+
+
+def identity(init: str, folder: epath.Path) -> str:
+    """Equal for two spellings of one source: a path that exists, without links; else `config.init` as it is.
+
+    Args:
+      init: the value of `config.init`.
+      folder: the run's folder.
+    """
+    path = init
+    if init == "scratch":
+        return init
+    if not is_foreign(init):
+        path = str(locate(init, folder))
+    elif not os.path.exists(init):  # relative data paths are also resolved against it
+        path = os.path.join(os.environ.get("JAXFER_DATA") or ".", init)
+    return os.path.realpath(path) if "://" not in path and os.path.exists(path) else init
 
 
 def _lineage(experiment: Experiment, data: Dataset) -> dict[str, Any]:

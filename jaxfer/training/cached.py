@@ -50,6 +50,7 @@ CODE = (
     "data/split.py",
     "training/cached.py",
     "training/feature_store.py",
+    "training/tapped.py",
 )
 
 
@@ -227,7 +228,7 @@ class Cached:
         shardings = where.shardings(spec, state.params, arguments)
         port = where.applied(evaluated(spec)).model
         structure, leaves = jax.tree.structure(shardings), tuple(jax.tree.leaves(shardings))
-        step = _step(port, self.at, where, structure, leaves)
+        step = self._step(port, structure, leaves)
         begin = 0
         batches = eval_batches(wanted.feed, batch_size=size, draw=wanted.draw)
         with contextlib.closing(batches):  # its threads end with it
@@ -241,6 +242,9 @@ class Cached:
                     values = _padded(values, wanted.lengths[begin : begin + size], self._shape[0])
                 yield part, values
                 begin += size
+
+    def _step(self, port: Port, structure: Any, shardings: tuple[Any, ...]) -> Any:
+        return _step(port, self.at, self.where, structure, shardings)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

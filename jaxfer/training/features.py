@@ -142,7 +142,7 @@ def features(
     if not len(examples):
         raise InputError(f"split {split!r} has no examples; choose another, or correct config.data")
     _check_unit(network.port, unit, fresh)
-    reading = _Reading.of(network, unit, pool == "mean")
+    reading = Reading.of(network, unit, pool == "mean")
     feed = _feed(stage, network.port, examples)
     where, size = placement(experiment.parallel), experiment.run.eval_batch_size
     lengths = feed.bind().lengths if reading.tokens and not reading.mean else None
@@ -171,7 +171,7 @@ def features(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Reading:
+class Reading:
     """How the activations of a unit are read: a pure function of arrays and a batch.
 
     Attributes:
@@ -191,7 +191,7 @@ class _Reading:
     skipped: int
 
     @classmethod
-    def of(cls, network: Network, unit: str, mean: bool) -> _Reading:
+    def of(cls, network: Network, unit: str, mean: bool) -> Reading:
         """Checks that it can be done; nothing is compiled."""
         port = network.port
         batch = port.example(1)
@@ -217,7 +217,10 @@ class _Reading:
 
     def __call__(self, network: Network, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array | None]:
         """(activations [b, ...], mask [b, length] or None): what comes after the unit is dropped by the compiler."""
-        x = network(batch, taps=(self.unit,)).taps[self.unit]
+        return self.read(network(batch, taps=(self.unit,)).taps[self.unit], batch)
+
+    def read(self, x: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array | None]:
+        """The same of a tap that is there already."""
         mask = batch[MASK].reshape(x.shape[:2]) > 0 if self.tokens else None
         kept = True if mask is None else mask.reshape(*mask.shape, *[1] * (x.ndim - 2))
         if self.mean:
@@ -256,7 +259,7 @@ def _feed(stage: Stage, port: Port, examples: Split) -> Feed:
 
 
 def _batches(
-    stage: Stage, network: Network, reading: _Reading, feed: Feed, where: Placement, size: int, longest: int | None
+    stage: Stage, network: Network, reading: Reading, feed: Feed, where: Placement, size: int, longest: int | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Activations of the whole split, those of padding left out; each batch as long as the longest text."""
     spec = where.applied(dataclasses.replace(stage.spec, port=network.port))
