@@ -302,7 +302,7 @@ def ridge(x: np.ndarray, labels: np.ndarray) -> float:
         left_out = targets - (targets - fitted) / (1 - own)[:, None]
         error = float(((targets - left_out) ** 2).mean())
         best = min(best, (error, -float((left_out.argmax(1) == labels).mean())))
-    return -best[1]
+    return abs(best[1])
 
 
 class Score(NamedTuple):
