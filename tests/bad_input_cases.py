@@ -32,6 +32,23 @@ NEW, DONE = "--workdir=runs/new", "--workdir=runs/done"
 
 # {case: (command line, fragments of the message: what was expected, what was found, the fix)}
 COMMANDS = {
+    # rankings
+    "a ranking of nothing": (
+        "rank c.py --candidates=",
+        ["--candidates: expected checkpoints", "found none", "name some"],
+    ),
+    "a candidate that is there twice": (
+        "rank c.py --candidates=runs/done,run:runs/done",
+        ["--candidates: expected each once", "run:runs/done twice (also as runs/done)", "leave one out"],
+    ),
+    "a ranking by an unknown score": (
+        "rank c.py --candidates=scratch --by=log_me",
+        ["--by: expected some of logme", "found 'log_me'", "nearest: 'logme'"],
+    ),
+    "a ranking for values": (
+        "rank c.py --candidates=runs/done --config.task.name=regression",
+        ["runs/done", "config.task.name: expected classification", "found 'regression'"],
+    ),
     # spans
     "span on a ResNet": (
         "show c.py --config.task.name=span",

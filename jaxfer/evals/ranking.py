@@ -6,6 +6,7 @@ tau between a score and what the runs reached, beside that of the candidates' si
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
+from threadpoolctl import threadpool_limits
 
 from jaxfer import config as configs
 from jaxfer import files
@@ -27,6 +29,10 @@ from jaxfer.runs.folder import holds_run
 from jaxfer.runs.survey import survey
 from jaxfer.training import candidates as sources
 from jaxfer.training.progress import Reporter
+
+# Fewer numbers than these are done before threads are at work: on two busy cores, two took 90 times as long as one.
+ONE_THREAD = 2**22
+SLOW = ("scipy.stats", "sklearn.covariance", "sklearn.mixture")  # imports, which are no score's seconds
 
 
 def rank(
@@ -71,6 +77,8 @@ def rank(
     config = configs.load(spec, overrides) if isinstance(spec, str) else configs.override(spec, overrides)
     inits = _inits(candidates, place)
     existing = [run for folder in runs for run in survey(folder)]
+    for module in SLOW:
+        importlib.import_module(module)
     with opened_once():  # all are checked before the first is read
         plans = {
             name: sources.planned(config, init, overrides, place, name, own) for name, (init, own) in inits.items()
@@ -183,7 +191,8 @@ def _scored(name: str, x: np.ndarray, labels: np.ndarray, seed: int) -> Scored:
     """A score, or why these features have none."""
     score, begun = SCORES[name], time.perf_counter()
     try:
-        value = score.of(x, labels, **({"seed": seed} if score.seeded else {}))
+        with threadpool_limits(1 if x.size < ONE_THREAD else None, "blas"):
+            value = score.of(x, labels, **({"seed": seed} if score.seeded else {}))
     except InputError as error:
         return Scored(value=None, seconds=time.perf_counter() - begun, why=str(error).removeprefix(f"{name}: "))
     seconds = time.perf_counter() - begun

@@ -97,17 +97,17 @@ def h_score_regularised(x: np.ndarray, labels: np.ndarray) -> float:
       x: [n, d].
       labels: [n].
     """
-    from sklearn.covariance import LedoitWolf  # slow to import
+    from sklearn.covariance import ledoit_wolf  # slow to import
 
     x, labels, classes = _checked(x, labels)
     centred = x - x.mean(0)
-    fitted = LedoitWolf().fit(centred)
+    covariance, shrinkage = ledoit_wolf(centred)
     between = np.sqrt(np.bincount(labels))[:, None] * _means(centred, labels, classes)
     try:
-        solved = np.linalg.solve(fitted.covariance_, between.T)
+        solved = np.linalg.solve(covariance, between.T)
     except np.linalg.LinAlgError:  # constant features, and nothing to shrink
-        solved = np.linalg.lstsq(fitted.covariance_, between.T, rcond=None)[0]
-    return float((1 - fitted.shrinkage_) * (between.T * solved).sum() / (len(x) - 1))
+        solved = np.linalg.lstsq(covariance, between.T, rcond=None)[0]
+    return float((1 - shrinkage) * (between.T * solved).sum() / (len(x) - 1))
 
 
 def leep(chances: np.ndarray, labels: np.ndarray) -> float:
@@ -302,7 +302,7 @@ def ridge(x: np.ndarray, labels: np.ndarray) -> float:
         left_out = targets - (targets - fitted) / (1 - own)[:, None]
         error = float(((targets - left_out) ** 2).mean())
         best = min(best, (error, -float((left_out.argmax(1) == labels).mean())))
-    return -best[1]
+    return abs(best[1])
 
 
 class Score(NamedTuple):

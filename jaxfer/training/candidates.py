@@ -35,7 +35,7 @@ from jaxfer.training.untrained import FRESH
 
 # Of the config, what a candidate is read with; the rest is of training.
 READ = ("seed", "data", "task", "parallel", "eval_batch_size", "cache_dtype", "rooms")
-MODEL = ("model", "differs", "init_options", "rooms")  # of a config of its own
+MODEL = ("model", "differs", "init_options")  # of a config of its own
 TASK = "classification"
 MODEL_UNSTATED = "no config.json that states the model"  # how `foreign.opened` refuses bare weights under `auto`
 ROWS = 4096  # of stored features, under the source's head at once
@@ -147,8 +147,10 @@ def _described(
             settings[name] = config[name]
         settings.data = {**dict(config.data.items()), "augment": (), "sampling": "", "sampling_by": "", "repeats": 0}
         settings.init, settings.head = init, "reset"
-        for name in MODEL if own is not None else ():
-            settings[name] = own[name]
+        if own is not None:
+            for name in MODEL:
+                settings[name] = own[name]
+            settings.rooms = tuple(dict.fromkeys((*config.rooms, *own.rooms)))
     if own is not None:
         return agreement.described(configs.override(settings, shared))
     settings.model = dict(config.model.items()) if init == "scratch" else {"name": AUTO}

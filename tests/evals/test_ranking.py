@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
 from etils import epath
+from safetensors.numpy import load_file, save_file
 
 import jaxfer
 from jaxfer.commands import main
@@ -16,7 +18,8 @@ from jaxfer.evals import transferability as scores
 from jaxfer.evals.score_skill import skill
 from jaxfer.runs.survey import survey
 from jaxfer.training import cached
-from tests.experiments import tiny_config
+from tests.experiments import TOKENIZER, tiny_config
+from tests.models.tiny import TINY
 from tests.pretrained.checkpoints import checkpoint
 
 QUICK = ("logme", "leep", "knn")
@@ -126,6 +129,24 @@ def test_what_scores_are_worth(world):
         quiet=True,
     )
     assert other.candidates[0].reached is None and other.skill == {}
+
+
+@pytest.mark.system
+def test_a_layer_that_the_checkpoint_lacks(tmp_path):
+    """The features are the mean of what it reads, and no score reads the source's head."""
+    options = {name: value for name, value in TINY["bert_pooler"][1].items() if name != "outputs"}
+    shutil.copytree(TOKENIZER, tmp_path / "bert")
+    checkpoint(tmp_path / "bert", "bert", options, labels=())
+    file = tmp_path / "bert/model.safetensors"
+    tensors = {key: x for key, x in load_file(file).items() if "pooler" not in key and "classifier" not in key}
+    save_file(tensors, file, {"format": "pt"})
+    overrides = {"model.pool": "pooler", "differs": ("pool",)}
+    given = dict(scores=QUICK, layers=True, overrides=overrides, quiet=True)
+    ranking = jaxfer.rank(tiny_config("bert_pooler"), [str(tmp_path / "bert")], **given)
+    (one,) = ranking.candidates
+    assert one.reads == "block_1" and one.scores["logme"].value == one.layers["block_1"].value
+    assert "params/head/pooler/bias is not in the checkpoint" in one.scores["leep"].why
+    assert "scores are of the mean of block_1" in ranking.text() and "features" not in one.layers
 
 
 def test_skill():
