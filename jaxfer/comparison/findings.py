@@ -13,7 +13,7 @@ from etils import epath
 from jaxfer.comparison.arms import SCRATCH, Setting
 from jaxfer.comparison.protocol import Design, Selected
 from jaxfer.comparison.simple import BaselineScores
-from jaxfer.evals.verdicts import LabelsSaved, Verdict, labels_saved, verdict
+from jaxfer.evals.verdicts import LabelsSaved, Verdict, holm, labels_saved, verdict
 from jaxfer.runs.metrics import read_metrics
 from jaxfer.sweeps.cells import FOLDER, Job
 from jaxfer.sweeps.executor import Outcome
@@ -37,6 +37,8 @@ class Finding:
       curves: learning curve of each tuned run; their score is `curve_label`.
       curve_label: `val accuracy`, or `train accuracy` where val was evaluated at the end alone.
       verdict: against scratch; None for scratch, and where one of the two diverged.
+      p_holm: the verdict's p value, adjusted for the number of arms that are judged at this label count (Holm); None
+        without a verdict.
       simple: the same against the simple baseline that is best on val, and `simple_name` is that baseline.
       saved: how many labels scratch needs to match it; None for scratch, or at a single label count.
     """
@@ -52,6 +54,7 @@ class Finding:
     curves: tuple[Curve, ...]
     curve_label: str
     verdict: Verdict | None = None
+    p_holm: float | None = None
     simple: Verdict | None = None
     simple_name: str = ""
     saved: LabelsSaved | None = None
@@ -67,7 +70,13 @@ def findings(
     """Every arm at every label count, scratch first, with its verdict."""
     bare = [_finding(design, choice, outcomes, folder) for choice in selected]
     scratch = {finding.labels: finding for finding in bare if finding.arm == SCRATCH}
-    return [_judged(design, finding, scratch, baselines) for finding in bare]
+    judged = [_judged(design, finding, scratch, baselines) for finding in bare]
+    adjusted: dict[tuple[int, str], float] = {}
+    for labels in scratch:
+        told = [f for f in judged if f.labels == labels and f.verdict is not None]
+        values = holm([f.verdict.p for f in told])
+        adjusted |= {(labels, f.arm): p for f, p in zip(told, values, strict=True)}
+    return [dataclasses.replace(f, p_holm=adjusted.get((f.labels, f.arm))) for f in judged]
 
 
 def _finding(design: Design, choice: Selected, outcomes: Mapping[str, Outcome], folder: epath.Path) -> Finding:

@@ -24,7 +24,7 @@ from jaxfer.terminal import FILE, GLUE, NAME, NUMBER, TEXT, Column, Page, table
 
 COLUMNS = (
     *("labels", "method", "test_mean", "test_interval95", "default_mean", "effect", "effect_low", "effect_high"),
-    *("verdict", "val_mean", "seconds", "params_trainable", "setting", "test_scores", "default_scores"),
+    *("verdict", "p_holm", "val_mean", "seconds", "params_trainable", "setting", "test_scores", "default_scores"),
 )
 
 
@@ -59,7 +59,7 @@ def _lines(design: Design, findings: Sequence[Finding], labels: int) -> str:
     arms = [f for f in findings if f.labels == labels and f.arm != SCRATCH]
     sign = 1 if design.ready.stages[0].spec.task.maximize else -1
     order = sorted((f for f in arms if f.verdict is not None), key=lambda f: -sign * f.val)
-    lines = [_line(f, first=f is order[0]) for f in order]
+    lines = [_line(f, first=f is order[0], arms=len(order)) for f in order]
     lines += [f"{f.arm}: a run diverged, its own or scratch's, so there is no verdict." for f in arms if not f.verdict]
     judged = [f for f in order if f.simple is not None]
     if judged:
@@ -67,11 +67,15 @@ def _lines(design: Design, findings: Sequence[Finding], labels: int) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _line(f: Finding, *, first: bool) -> str:
-    """The verdict of one arm; the best arm, and any other that helps, also say how many labels they save."""
+def _line(f: Finding, *, first: bool, arms: int) -> str:
+    """The verdict of one arm, whether it stands among several, and of the best and those that help the labels saved."""
+    stands = ""
+    if arms > 1 and f.verdict.outcome != NO_EVIDENCE:
+        it = "It stands" if f.p_holm < 0.05 else "It does not stand"
+        stands = f" {it} among {arms} arms: p {'< 0.001' if f.p_holm < 0.001 else f'= {f.p_holm:.3f}'} by Holm."
     telling = f.saved is not None and (first or f.verdict.outcome == HELPS)
     saved = f" {f.saved.sentence(f.arm, f.labels)}" if telling else ""
-    return ("best on val, " if first else "") + f.verdict.sentence + saved
+    return ("best on val, " if first else "") + f.verdict.sentence + stands + saved
 
 
 def _standing(judged: Sequence[Finding]) -> str:
@@ -102,15 +106,16 @@ def as_csv(findings: Sequence[Finding], baselines: Sequence[BaselineScores]) -> 
         effect = (
             ("", "", "") if f.verdict is None else (f.verdict.effect.mean, f.verdict.effect.low, f.verdict.effect.high)
         )
+        stands = ("", "") if f.verdict is None else (f.verdict.outcome, *_six(f.p_holm))
         writer.writerow(
             (f.labels, f.arm, *_six(mean, interval, statistics.fmean(f.default)), *_six(*effect))
-            + (f.verdict.outcome if f.verdict else "", *_six(f.val), f"{f.seconds:.3f}", f.params_trainable)
+            + (*stands, *_six(f.val), f"{f.seconds:.3f}", f.params_trainable)
             + (_setting(f), " ".join(_six(*f.test)), " ".join(_six(*f.default)))
         )
     for b in baselines:
         mean, interval = mean_interval(b.test)
         writer.writerow(
-            (b.labels, b.name, *_six(mean, interval), "", "", "", "", "", *_six(b.best), "", "", f"{b.setting:g}")
+            (b.labels, b.name, *_six(mean, interval), *[""] * 6, *_six(b.best), "", "", f"{b.setting:g}")
             + (" ".join(_six(*b.test)), "")
         )
     return text.getvalue()
@@ -220,6 +225,8 @@ def as_json(design: Design, findings: Sequence[Finding], baselines: Sequence[Bas
                     "interval95": [_null(f.verdict.effect.low), _null(f.verdict.effect.high)],
                     "interval": f.verdict.effect.name,
                     "sentence": f.verdict.sentence,
+                    "p": f.verdict.p,
+                    "p_holm": f.p_holm,
                 },
                 "simple_baseline": None if f.simple is None else {"name": f.simple_name, "outcome": f.simple.outcome},
                 "labels_to_match": None if f.saved is None else _null(f.saved.needed),

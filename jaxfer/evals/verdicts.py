@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import stats
 
 from jaxfer.errors import InputError
 from jaxfer.evals.intervals import Interval, paired_interval
@@ -26,12 +27,14 @@ class Verdict:
       outcome: `helps`, `no evidence` or `negative transfer`.
       effect: 95 % interval of the gain over scratch; positive is better, for a minimised metric too.
       sentence: the same in words, in the metric's own sign.
+      p: of the paired t test, two-sided: below 0.05 where its interval leaves 0 out; 1 where the pairs can't tell.
     """
 
     method: str
     outcome: str
     effect: Interval
     sentence: str
+    p: float
 
 
 def verdict(
@@ -68,7 +71,23 @@ def verdict(
     outcome = {1: HELPS, 0: NO_EVIDENCE, -1: NEGATIVE}[sign]
     opening = {1: f"{name} helps", 0: f"{name}: no evidence either way", -1: f"{name} shows negative transfer"}[sign]
     evidence = _evidence(effect, metric, maximize, against, len(scores), pairs)
-    return Verdict(name, outcome, effect, f"{opening}: {evidence}.")
+    return Verdict(name, outcome, effect, f"{opening}: {evidence}.", _p_value(scores, scratch, sign))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values adjusted for their number: the i-th smallest of m counts m - i times, and none less than a smaller one.
+
+    Holm, 1979, "A Simple Sequentially Rejective Multiple Test Procedure": where all those below 0.05 are believed, the
+    chance that any of them is an accident is at most 0.05, however the tests depend on each other.
+
+    Args:
+      p: [m], any order.
+    """
+    adjusted, least = [0.0] * len(p), 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        least = max(least, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = least
+    return adjusted
 
 
 @dataclass(frozen=True)
@@ -163,6 +182,14 @@ def _sign(effect: Interval, scores: Sequence[float], n: int) -> int:
     if n == 2 and effect.low == effect.high:
         return 0
     return int(effect.low > rounding) - int(effect.high < -rounding)
+
+
+def _p_value(scores: Sequence[float], scratch: Sequence[float], sign: int) -> float:
+    differences = np.subtract(scores, scratch, dtype=np.float64)
+    spread = float(np.ptp(differences))
+    if len(differences) < 2 or spread <= _ROUNDING * float(np.abs([scores, scratch]).max()):
+        return float(sign == 0)  # without spread they tell everything or nothing
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
 def _evidence(effect: Interval, metric: str, maximize: bool, over: str, n: int, pairs: str) -> str:

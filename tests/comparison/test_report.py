@@ -24,7 +24,8 @@ FOUND = [
         setting={"lr": 0.003, "rank": 8},
         test=(0.55,),
         default=(0.5,),
-        verdict=Verdict("lora", "no evidence", EFFECT, "lora: no evidence."),
+        verdict=Verdict("lora", "no evidence", EFFECT, "lora: no evidence.", p=0.08),
+        p_holm=0.08,
         **COMMON,
     ),
 ]
@@ -87,3 +88,19 @@ def test_a_pipe_gets_a_line_for_each_arm():
         "lora                                0.550    0.500  +0.050 [-0.010, +0.110]  no evidence      1.2"
         "                77,429  lr=0.003 rank=8"
     )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "p_holm", "arms", "said"),
+    [
+        ("helps", 0.0123, 3, "lora helps. It stands among 3 arms: p = 0.012 by Holm."),
+        ("helps", 0.0002, 2, "lora helps. It stands among 2 arms: p < 0.001 by Holm."),
+        ("negative transfer", 0.09, 3, "lora helps. It does not stand among 3 arms: p = 0.090 by Holm."),
+        ("no evidence", 0.3, 3, "lora helps."),
+        ("helps", 0.01, 1, "lora helps."),
+    ],
+)
+def test_a_finding_among_several_says_whether_it_stands(outcome, p_holm, arms, said):
+    verdict = Verdict("lora", outcome, EFFECT, "lora helps.", p=0.01)
+    finding = Finding(arm="lora", setting={}, test=(), default=(), verdict=verdict, p_holm=p_holm, **COMMON)
+    assert tables._line(finding, first=False, arms=arms) == said

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxfer.errors import InputError
-from jaxfer.evals.verdicts import LabelsSaved, labels_saved, verdict
+from jaxfer.evals.verdicts import LabelsSaved, holm, labels_saved, verdict
 
 ACCURACY = dict(metric="test accuracy", maximize=True)
 MSE = dict(metric="test mse", maximize=False)
@@ -99,6 +99,24 @@ def test_small_effects_keep_their_digits():
     """A hundredth of HIGHER and LOWER: [+0.00005, +0.00055] must not read as [+0.000, +0.001]."""
     found = verdict("full", np.array(HIGHER) / 100, np.array(LOWER) / 100, **ACCURACY)
     assert "+0.0003 over scratch, 95 % interval [+0.0001, +0.0005]" in found.sentence
+
+
+def test_p_values_are_those_of_the_interval():
+    """Differences .02, .03, .04: t = .03 sqrt(3) / .01 of 2 degrees, whose tails are 1 - t / sqrt(t^2 + 2)."""
+    found = verdict("full", (0.52, 0.63, 0.74), (0.5, 0.6, 0.7), **ACCURACY)
+    t = 3 * math.sqrt(3)
+    assert found.p == pytest.approx(1 - t / math.sqrt(t**2 + 2), rel=1e-9)
+    assert verdict("full", (0.7,), (0.6,), **ACCURACY).p == 1.0, "one pair"
+    assert verdict("full", (0.7, 0.8), (0.6, 0.7), **ACCURACY).p == 1.0, "two without spread"
+    assert verdict("full", (0.75, 0.5, 1.0), (0.5, 0.25, 0.75), **ACCURACY).p == 0.0
+    assert verdict("full", (0.5, 0.25, 0.75), (0.5, 0.25, 0.75), **ACCURACY).p == 1.0
+
+
+def test_holm_by_hand():
+    """4 x .01, 3 x .02, then 2 x .03, which is no less than the one before it, and .05."""
+    assert holm([0.03, 0.01, 0.05, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.4]) == pytest.approx([0.9, 0.8]) and holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
 
 
 def test_against_a_baseline():
