@@ -28,6 +28,7 @@ COMMANDS = (
     "cache",
     "merge",
     "ensemble",
+    "adapters",
     "select",
     "export",
     "predict",
