@@ -14,6 +14,7 @@ jaxfer.fewshot("runs/digits/mine", way=5, shot=1)["prototypes"]
 jaxfer.rank("mine.py", ["google/vit-base-patch16-224", "microsoft/resnet-50"]).candidates
 jaxfer.merge(["runs/digits/a", "runs/digits/b"], rule="greedy", workdir="runs/digits/soup")
 jaxfer.ensemble(["runs/digits/a", "runs/digits/b"], split="test")["ensemble"]
+jaxfer.adapters({"a": "runs/digits/lora", "b": "runs/digits/ia3"}).switch("b")
 jaxfer.compare("configs/digits.py", "runs/digits-compared")
 """
 
@@ -40,6 +41,7 @@ _API = {
     "load_export": "jaxfer.exports.predict",
     "merge": "jaxfer.training.merge",
     "ensemble": "jaxfer.training.ensemble",
+    "adapters": "jaxfer.exports.adapters",
     "select": "jaxfer.evals.selecting",
     "sweep": "jaxfer.sweeps",
     "compare": "jaxfer.comparison",

@@ -29,6 +29,7 @@ COMMANDS = (
     "cache",
     "merge",
     "ensemble",
+    "adapters",
     "select",
     "export",
     "predict",

@@ -13,8 +13,9 @@ from jaxfer import files
 from jaxfer.errors import InputError
 from jaxfer.exports.peft_tensors import WRITTEN
 from jaxfer.exports.tensors import write as write_tensors
+from jaxfer.methods import prefix_tuning
 from jaxfer.models.port import Port
-from jaxfer.pretrained import carrying, foreign
+from jaxfer.pretrained import carrying, foreign, peft_prompts
 from jaxfer.pretrained.adapter import PREFIX, in_memory, transposed
 from jaxfer.pretrained.hub import ADAPTER_CONFIG, ADAPTERS
 from jaxfer.pretrained.layout import CONV, Layout
@@ -32,6 +33,9 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     """
     config, port, state = finished.stage.config, finished.stage.spec.port, finished.state
     _check(finished)
+    if config.method in peft_prompts.FAMILIES:
+        _write_prompts(finished, layout, folder)
+        return
     checkpoint, keys, written = source(finished, layout), layout.keys(port), WRITTEN[config.method]
     backbone = {unit: leaf for unit, leaf in state.params.items() if unit != config.method}
     saved, _, changed = compared(checkpoint, layout, finished, {"params": backbone, **state.model_state})
@@ -77,6 +81,34 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     files.write_json(folder / ADAPTER_CONFIG, content)
 
 
+def _write_prompts(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
+    """Prompts or prefixes as peft stores them: what it reads in front of a text, and the head."""
+    config, port, params = finished.stage.config, finished.stage.spec.port, dict(finished.state.params)
+    name, checkpoint = config.method, source(finished, layout)
+    learned = params.pop(name)
+    saved, _, changed = compared(checkpoint, layout, finished, {"params": params, **finished.state.model_state})
+    refuse(changed)
+    made = prefix_tuning.made(learned, port) if name == "prefix_tuning" else learned
+    tensors = {peft_prompts.LEARNED: peft_prompts.tensor(name, made, port)}
+    leaves = flatten({"params": params})
+    for leaf, key in layout.keys(port).items():
+        if inside(module := in_memory(layout, key.name), saved):
+            tensors[peft_prompts.PREFIX + module] = key.transform.store(np.asarray(leaves[leaf]))
+    write_tensors(folder / ADAPTERS[0], tensors)
+    own = {"prefix_projection": False, "encoder_hidden_size": port.options.width} if name == "prefix_tuning" else {}
+    content = {
+        "peft_type": {"prompt_tuning": "PROMPT_TUNING", "prefix_tuning": "PREFIX_TUNING"}[name],
+        "num_virtual_tokens": config.options["tokens"],
+        "num_layers": port.options.layers,
+        "num_attention_heads": port.options.heads,
+        "token_dim": port.options.width,
+        "num_transformer_submodules": 1,
+        **own,
+        **stated(checkpoint, port, saved),
+    }
+    files.write_json(folder / ADAPTER_CONFIG, content)
+
+
 def stated(checkpoint: foreign.Checkpoint, port: Port, saved: Collection[str]) -> dict[str, Any]:
     """What adapter_config.json says of any adapter: of which checkpoint it is, and the modules that it holds whole."""
     return {
@@ -99,16 +131,25 @@ def whole(finished: FinishedRun, layout: Layout, saved: Collection[str]) -> dict
 
 def _check(finished: FinishedRun) -> None:
     """`InputError` unless peft has a word for what the run's method has learned."""
-    config = finished.stage.config
-    if config.method not in WRITTEN:
-        known = ", ".join(WRITTEN)
+    config, family = finished.stage.config, finished.experiment.model.name
+    if config.method in peft_prompts.FAMILIES:
+        known = peft_prompts.FAMILIES[config.method]
+        if config.options["form"] != "peft":
+            raise InputError(
+                f"--format=peft: form={config.options['form']!r} of {config.method} is not what peft computes; train "
+                "with config.options.form=peft"
+            )
+        if family not in known:
+            raise InputError(f"--format=peft: peft has {config.method} for {', '.join(known)} alone, found a {family}")
+    elif config.method not in WRITTEN:
+        known = ", ".join((*WRITTEN, *peft_prompts.FAMILIES))
         raise InputError(f"--format=peft needs a run of {known}; this one ends with {config.method!r}; use --format=hf")
     if finished.stage.spec.method.evaluated is not None:
         adds = ", ".join(config.adds)
         raise InputError(
             f"--format=peft writes parameters as trained, this run is of averages ({adds}); use --format=hf"
         )
-    if (start := config.options.get("start", "zero")) != "zero":
+    if config.method in WRITTEN and (start := config.options.get("start", "zero")) != "zero":
         raise InputError(
             f"--format=peft: start={start!r} changed the frozen kernels, and an adapter goes onto those of the "
             "checkpoint; add --as=lora --rank=R, exact from twice its rank on, or use --format=hf"

@@ -21,7 +21,7 @@ from jaxfer.models.heads import SEQ2SEQ, supported
 from jaxfer.models.port import Port
 from jaxfer.network import Network, of_state
 from jaxfer.pretrained import foreign
-from jaxfer.pretrained.heads import guessed_task, head_width, loaded, whole_length
+from jaxfer.pretrained.heads import guessed_task, head_width, loaded, network, whole_length
 from jaxfer.registry import MODELS, TASKS
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.folder import holds_run
@@ -110,16 +110,15 @@ def load_export(folder: str | epath.Path) -> Model:
     if (checkpoint.other_head or "").endswith(foreign.WRITES) and SEQ2SEQ in supported(MODELS.get(family)):
         port = MODELS.make(family, outputs=0, head=SEQ2SEQ, **options)
         params, model_state = loaded(checkpoint, port)
-        network = Network(port=port, params=params, model_state=model_state)
-        return Model(network=network, labels=(), task="seq2seq", notes=checkpoint.notes)
+        seq2seq = Network(port=port, params=params, model_state=model_state)
+        return Model(network=seq2seq, labels=(), task="seq2seq", notes=checkpoint.notes)
     outputs = head_width(checkpoint)
     if length := whole_length(checkpoint):
         options["max_length"] = length
     port = MODELS.make(family, outputs=outputs, **options)
-    params, model_state = loaded(checkpoint, port)
     labels = checkpoint.labels or label_names((), outputs)
     return Model(
-        network=Network(port=port, params=params, model_state=model_state),
+        network=network(checkpoint, port),
         labels=labels,
         task=guessed_task(checkpoint),
         notes=checkpoint.notes,
@@ -132,9 +131,9 @@ def load_model(source: str | epath.Path) -> Model:
     if not holds_run(folder):
         return load_export(source)  # it also reports a missing folder
     finished = open_run(folder)
-    network, task = of_state(finished.stage, finished.state), finished.experiment.task
-    labels = label_names(finished.classes, network.port.outputs)
-    return Model(network=network, labels=labels, task=task.name, options=dict(task.options))
+    trained, task = of_state(finished.stage, finished.state), finished.experiment.task
+    labels = label_names(finished.classes, trained.port.outputs)
+    return Model(network=trained, labels=labels, task=task.name, options=dict(task.options))
 
 
 def predict(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError
+from jaxfer.method import Given
 from jaxfer.methods._blocks import blocks
 from jaxfer.models.execution import PLAIN
 from jaxfer.models.layers import like
@@ -51,6 +53,25 @@ def hosts(port: Port, name: str) -> tuple[tuple[str, ...], int]:
             "adapter or lora"
         ) from None
     return tuple(units), read.shape[-1]
+
+
+def check_places(port: Port, name: str, count: int) -> None:
+    """`InputError`, a line that begins with `name`, unless there are so many positions more than a text has tokens."""
+    longest, positions = port.encoding.max_length, port.options.positions
+    if longest + count > positions:
+        raise InputError(
+            f"{name}: form='peft' moves tokens on by {count} of {positions} positions, found max_length={longest}; set "
+            f"config.model.max_length={max(positions - count, 1)} or less, or fewer tokens"
+        )
+
+
+def former(given: Given, drawn: Any) -> Any:
+    """What a source of the same method handed on; where none did (zeros), what was drawn."""
+    if given.former is None:
+        return drawn
+    found = jax.tree.leaves(given.former)
+    handed = jnp.any(jnp.stack([jnp.any(leaf != 0) for leaf in found]))
+    return jax.tree.map(lambda own, new: jnp.where(handed, own, new), given.former, drawn)
 
 
 def among(

@@ -5,7 +5,8 @@ nothing is made of them, and positions and masks of the tokens stay. While they 
 in the paper: kernel tanh(hidden p + c) + bias, p being a learned row for each place. Without it (`hidden=0`) they are
 learned themselves, peft's default. The start is not the source model: even a zero key takes a share of attention. The
 reference code has an MLP each for encoder, decoder and the decoder's attention to the memory; here they share all but
-its last layer. A block that is run several times has one prefix.
+its last layer. A block that is run several times has one prefix. peft hands prefixes over as a cache of earlier tokens
+(`form="peft"`), so that a text's own move on by as many learned positions.
 """
 
 from __future__ import annotations
@@ -20,37 +21,52 @@ import jax
 import jax.numpy as jnp
 
 from jaxfer import rules
-from jaxfer.errors import InputError
+from jaxfer.errors import InputError, nearest
 from jaxfer.method import FROZEN, Method, without
+from jaxfer.methods import _prompts
 from jaxfer.methods._blocks import blocks
 from jaxfer.models.attention import DotProductAttention
 from jaxfer.models.execution import PLAIN
 from jaxfer.models.port import Port
 
+FORMS = ("paper", "peft")
 STD = 0.02  # of keys and values that are learned themselves
 
 
-def method(port: Port, *, tokens: int = 20, hidden: int = 512) -> Method:
+def method(port: Port, *, tokens: int = 20, hidden: int = 512, form: str = "paper") -> Method:
     """Groups: `prefix_tuning`, `head`.
 
     Args:
       port: a transformer.
       tokens: keys and values of each attention.
       hidden: channels of the MLP, 512 and 800 in the paper; 0: none.
+      form: `paper`; `peft`, for models with a table of positions: what peft computes, for its files.
     """
     if tokens < 1:
         raise InputError(f"prefix_tuning: expected tokens >= 1, found {tokens}")
     if hidden < 0:
         raise InputError(f"prefix_tuning: expected hidden >= 0, found {hidden}; 0 has no MLP")
+    if form not in FORMS:
+        raise InputError(f"prefix_tuning: unknown form {form!r}{nearest(str(form), FORMS)}")
+
+    taken_over = form == "peft" and not hidden  # from a file of peft
 
     def init(params, key, given):
         leaves, sites = rules.flatten(params), attentions(port)
         if not sites:
             raise InputError("prefix_tuning: the model has no transformer blocks whose attention takes keys; use lora")
+        if form == "peft":
+            if f"{port.units[0]}/position/embedding" not in leaves:
+                raise InputError(
+                    "prefix_tuning: form='peft' moves tokens on in a table of positions, which this model does not "
+                    "have; use form='paper'"
+                )
+            _prompts.check_places(port, "prefix_tuning", tokens)
         channels, keys = sum(map(math.prod, sites.values())), jax.random.split(key, 3)
         if not hidden:
             parts = _parts(STD * jax.random.normal(keys[0], (2, tokens, channels)), sites)
-            return {**params, "prefix_tuning": rules.unflatten({f"{site}/prefix": parts[site] for site in sites})}, {}
+            learned = rules.unflatten({f"{site}/prefix": parts[site] for site in sites})
+            return {**params, "prefix_tuning": _prompts.former(given, learned) if taken_over else learned}, {}
         block = blocks(leaves)[0]
         first, width = block.split("/")[0], leaves[f"{block}/mlp/fc2/kernel"].shape[-1]
         # Drawn as torch does: rows from N(0, 1), kernel and bias of a layer (here its first row) uniformly.
@@ -66,21 +82,14 @@ def method(port: Port, *, tokens: int = 20, hidden: int = 512) -> Method:
     view = without("prefix_tuning")
 
     def intercept(params, extra):
-        leaves, sites, inside = rules.flatten(params["prefix_tuning"]), attentions(port), None
-        if hidden:
-            unit = next(path for path in leaves if path.endswith("/rows")).removesuffix("/rows")
-            kernel, bias = (leaves[f"{unit}/hidden/{name}"] for name in ("kernel", "bias"))
-            inside = jnp.tanh(leaves[f"{unit}/rows"] @ kernel + bias)
-
-        def prefix(site):
-            if inside is None:
-                return tuple(leaves[f"{site}/prefix"])
-            made = jnp.tensordot(inside, leaves[f"{site}/kernel"], 1) + leaves[f"{site}/bias"]
-            return made[:, 0], made[:, 1]
+        prefixes = made(params["prefix_tuning"], port)
+        table = f"{port.units[0]}/position" if form == "peft" else None
 
         def see(next_fun, args, kwargs, context):
-            if context.method_name == "__call__" and (site := "/".join(context.module.path)) in sites:
-                kwargs = {**kwargs, "prefix": prefix(site)}
+            if context.method_name == "__call__" and (path := "/".join(context.module.path)) in prefixes:
+                kwargs = {**kwargs, "prefix": prefixes[path]}
+            elif context.method_name == "__call__" and path == table:
+                args = (args[0] + tokens, *args[1:])
             return next_fun(*args, **kwargs)
 
         return see
@@ -91,8 +100,26 @@ def method(port: Port, *, tokens: int = 20, hidden: int = 512) -> Method:
         view=view,
         intercept=intercept,
         merge=None,
+        former=(lambda params, extra: params["prefix_tuning"]) if taken_over else None,
         hparams={"lr": (1e-3, (3e-4, 1e-3, 3e-3, 1e-2))},
     )
+
+
+def made(learned, port: Port) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """{path of an attention: its keys and values, [tokens, heads, width] each}, from the method's parameters."""
+    leaves, sites, inside = rules.flatten(learned), attentions(port), None
+    if rows := [path for path in leaves if path.endswith("/rows")]:
+        unit = rows[0].removesuffix("/rows")
+        kernel, bias = (leaves[f"{unit}/hidden/{name}"] for name in ("kernel", "bias"))
+        inside = jnp.tanh(leaves[f"{unit}/rows"] @ kernel + bias)
+
+    def prefix(site):
+        if inside is None:
+            return tuple(leaves[f"{site}/prefix"])
+        both = jnp.tensordot(inside, leaves[f"{site}/kernel"], 1) + leaves[f"{site}/bias"]
+        return both[:, 0], both[:, 1]
+
+    return {site: prefix(site) for site in sites}
 
 
 @functools.lru_cache(maxsize=64)

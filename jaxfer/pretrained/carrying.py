@@ -15,7 +15,7 @@ from jaxfer.errors import InputError
 from jaxfer.models.heads import FORECAST, WORDS
 from jaxfer.models.port import Port
 from jaxfer.ports import drawn, port_shapes
-from jaxfer.pretrained import foreign, surgery
+from jaxfer.pretrained import foreign, peft_prompts, surgery
 from jaxfer.pretrained.foreign import Checkpoint
 from jaxfer.pretrained.layout import Conversion, convert
 from jaxfer.rules import flatten, unflatten
@@ -29,6 +29,7 @@ def carry(
     reset: Sequence[str],
     differs: Sequence[str],
     unused: Sequence[str] = (),
+    prompted: bool = False,
 ) -> Conversion:
     """Loads the checkpoint's weights into the port's leaves, resizing those that `differs` announces.
 
@@ -39,10 +40,17 @@ def carry(
       reset: leaves to re-initialise even if the checkpoint has them.
       differs: what `config.differs` announces.
       unused: checkpoint keys that need no leaf.
+      prompted: whether the caller gives the model the prompts of a checkpoint that is a `peft` adapter of such.
 
     Raises:
       InputError: whatever does not fit and was not announced, and values that no network computes with.
     """
+    if not prompted and (name := peft_prompts.method(checkpoint.files)) is not None:
+        given = ", ".join(f"{option}={value!r}" for option, value in peft_prompts.options(checkpoint.files).items())
+        raise InputError(
+            f"config.init={checkpoint.files.init}: a peft adapter of {checkpoint.files.adapter.config['peft_type']} is "
+            f"no part of the model's weights; predict with it, or set config.method={name} and config.options={given}"
+        )
     tensors = foreign.weights(checkpoint.files)
     stem = port.units[0]
     changes: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {}

@@ -18,7 +18,7 @@ from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.tokenizers import tokenizer_sha256
 from jaxfer.errors import InputError, nearest
 from jaxfer.models.port import Port
-from jaxfer.pretrained import adapter, bare, hub, sentence, stated, timm
+from jaxfer.pretrained import adapter, bare, hub, peft_prompts, sentence, stated, timm
 from jaxfer.pretrained.families import by_model_type, layouts
 from jaxfer.pretrained.formats import containers, reading
 from jaxfer.pretrained.hub import CheckpointFiles
@@ -120,6 +120,9 @@ def opened(init: str, name: str, model_options: Mapping[str, Any], init_options:
     elif "max_length" in known and source.tokenizer:
         longest = stated_length(source.tokenizer[0].parent)
         options["max_length"] = min(options["max_length"], longest or options["max_length"])
+    if peft_prompts.method(source) is not None and "max_length" in known:  # the prompts take positions
+        room = options["positions"] - peft_prompts.options(source)["tokens"]
+        options["max_length"] = max(min(options["max_length"], room), 1)
     if "seconds" in known and "seconds" in source.marker and "seconds" not in options:
         options["seconds"] = schema.check(source.marker["seconds"], float, f"{hub.MARKER} of {init}: seconds")
     if source.adapter is not None and head & moved and options.get("pool") == "mean":
@@ -190,7 +193,8 @@ def weights(source: CheckpointFiles) -> reading.Weights:
     parts, fused = timm.parted(network)
     network = dataclasses.replace(network, tensors=parts, moved={**network.moved, **fused}) if fused else network
     if source.adapter is not None:
-        network = adapter.merged(source, network)
+        join = adapter.merged if peft_prompts.method(source) is None else peft_prompts.headed
+        network = join(source, network)
     if source.tail.weights is not None:
         layer, places = sentence.dense_weights(source.tail.weights)
         network = dataclasses.replace(network, tensors={**network, **layer}, moved={**network.moved, **places})

@@ -8,9 +8,12 @@ from typing import Any
 import jax
 
 from jaxfer.errors import InputError
+from jaxfer.method import NOTHING
 from jaxfer.models.port import Port
-from jaxfer.pretrained import carrying
+from jaxfer.network import Network
+from jaxfer.pretrained import carrying, peft_prompts
 from jaxfer.pretrained.foreign import Checkpoint
+from jaxfer.registry import METHODS
 from jaxfer.rules import flatten, unflatten
 from jaxfer.runs.tokenizer import stated_length
 
@@ -53,14 +56,31 @@ def whole_length(checkpoint: Checkpoint) -> int | None:
     if not checkpoint.files.tokenizer or "positions" not in checkpoint.options:
         return None
     stated = checkpoint.files.marker.get("max_length") or stated_length(checkpoint.files.tokenizer[0].parent)
-    return stated and min(stated, checkpoint.options["positions"])
+    prompts = 0 if peft_prompts.method(checkpoint.files) is None else peft_prompts.options(checkpoint.files)["tokens"]
+    return stated and min(stated, checkpoint.options["positions"] - prompts)
 
 
 def loaded(checkpoint: Checkpoint, port: Port, differs: Sequence[str] = ()) -> tuple[Any, Any]:
     """(params, model_state) of a checkpoint including its head; raises `InputError` if a leaf is missing."""
+    return _loaded(checkpoint, port, differs, prompted=False)
+
+
+def network(checkpoint: Checkpoint, port: Port) -> Network:
+    """The network of a checkpoint including its head; `peft`'s prompts and prefixes are parameters of our methods."""
+    name = peft_prompts.method(checkpoint.files)
+    params, model_state = _loaded(checkpoint, port, (), prompted=name is not None)
+    if name is None:
+        return Network(port=port, params=params, model_state=model_state)
+    method = METHODS.make(name, port, **peft_prompts.options(checkpoint.files))
+    params = {**params, name: peft_prompts.learned(checkpoint.files, port)}
+    jax.eval_shape(lambda params: method.init(params, jax.random.key(0), NOTHING), params)  # refuses what doesn't fit
+    return Network(port=port, params=params, model_state=model_state, method=method, extra={})
+
+
+def _loaded(checkpoint: Checkpoint, port: Port, differs: Sequence[str], *, prompted: bool) -> tuple[Any, Any]:
     shapes = jax.eval_shape(port.init, jax.random.key(0), port.example(2))
     leaves = flatten({"params": shapes[0], **shapes[1]})
-    conversion = carrying.carry(checkpoint, port, leaves, reset=[], differs=differs)
+    conversion = carrying.carry(checkpoint, port, leaves, reset=[], differs=differs, prompted=prompted)
     if conversion.fresh:
         problem = f"the checkpoint has no head ({conversion.fresh[0]} is missing)"
         raise InputError(f"{checkpoint.files.init}: {problem}; `jaxfer run` trains one")

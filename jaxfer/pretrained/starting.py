@@ -19,7 +19,7 @@ from jaxfer.errors import InputError, nearest
 from jaxfer.models.heads import EMBEDDING, POOLED, WORDS
 from jaxfer.models.port import Port
 from jaxfer.ports import compiled_port_init, port_shapes
-from jaxfer.pretrained import carrying, columns, foreign, prompts, source_head, stream_heads
+from jaxfer.pretrained import carrying, columns, foreign, peft_prompts, prompts, source_head, stream_heads
 from jaxfer.pretrained.agreement import completed
 from jaxfer.pretrained.foreign import is_foreign
 from jaxfer.pretrained.hub import Absent
@@ -143,7 +143,10 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
     if columns.announced(run.differs) and port.rows:
         tokens, source_rows, keys = columns.of_checkpoint(checkpoint, port)
     anew = [*tokens, *([] if keep else head)]
-    conversion = carrying.carry(checkpoint, port, shapes, reset=anew, differs=run.differs, unused=keys)
+    prompted = _continues(checkpoint, stage)
+    conversion = carrying.carry(
+        checkpoint, port, shapes, reset=anew, differs=run.differs, unused=keys, prompted=prompted
+    )
     for leaf in conversion.fresh:
         if leaf in tokens:
             conversion.ledger[leaf] = columns.entry(dict(port.rows)[leaf], tokens[leaf], shapes[leaf].shape)
@@ -194,7 +197,16 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
         unwrapped=conversion.unwrapped,
         dropped=conversion.dropped,
         head=source_head.of_checkpoint(checkpoint, stage, run.differs),
+        former=peft_prompts.learned(checkpoint.files, port) if prompted else None,
     )
+
+
+def _continues(checkpoint: foreign.Checkpoint, stage: Stage) -> bool:
+    """Whether the source is a `peft` file of prompts that the stage's method trains on."""
+    name = peft_prompts.method(checkpoint.files)
+    if name is None or name != stage.config.method:
+        return False
+    return peft_prompts.options(checkpoint.files).items() <= dict(stage.config.options).items()
 
 
 def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath.Path) -> Start:

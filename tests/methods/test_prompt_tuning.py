@@ -122,6 +122,39 @@ def test_options():
         tiny_stage("bert_pooler", method="prompt_tuning", options={"start": "vocabs"})
 
 
+def test_the_form_of_peft_by_hand():
+    """Embeddings of words with the prompts in front, then places and types, norm and blocks; the first is pooled."""
+    changes = {"max_length": 7}
+    port, method, params, _, batch = made("prompt_tuning", "bert_pooler", changes, tokens=2, form="peft")
+    plain, stem = method.view(params, {}), params["stem"]
+    prompts = params["prompt_tuning"]["stem"]["prompts"]
+    words = stem["word"]["embedding"][batch["input_ids"]]
+    words = jnp.concatenate([jnp.broadcast_to(prompts, (len(words), *prompts.shape)), words], 1)
+    types = np.pad(batch["token_type_ids"], ((0, 0), (2, 0)))
+    x = words + stem["type"]["embedding"][types] + stem["position"]["embedding"][: words.shape[1]]
+    x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + port.options.epsilon)
+    x = x * stem["norm"]["scale"] + stem["norm"]["bias"]
+    side = {**batch, "attention_mask": np.pad(batch["attention_mask"], ((0, 0), (2, 0)), constant_values=1)}
+    wanted = port.apply(plain, {}, {**side, "input_ids": x}, begin="block_0")[0]
+    found = port.apply(plain, {}, batch, intercept=method.intercept(params, {}))[0]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    table = np.asarray(stem["word"]["embedding"])
+    assert (np.abs(np.asarray(prompts)[:, None] - table).max(-1).min(1) == 0).all()
+
+
+def test_what_the_form_of_peft_is_not_of():
+    for case, options, why in (
+        ("bert_mean", {"tokens": 2}, "form='peft' is of encoders whose own pooler reads the first token"),
+        ("bert_pooler", {"tokens": 3}, "moves tokens on by 3 of 9 positions, found max_length=7; set"),
+    ):
+        with pytest.raises(InputError, match=f"prompt_tuning: .*{why}"):
+            tiny_stage(case, method="prompt_tuning", options={**options, "form": "peft"})
+    with pytest.raises(InputError, match="prompt_tuning: unknown form 'pefd'; nearest: 'peft'"):
+        tiny_stage("bert_pooler", method="prompt_tuning", options={"form": "pefd"})
+    with pytest.raises(InputError, match="prefix_tuning: form='peft' moves tokens on in a table of positions"):
+        tiny_stage("decoder_llama", method="prefix_tuning", options={"form": "peft"})
+
+
 @pytest.mark.system
 def test_a_run_predicts_and_is_not_exported(tmp_path):
     jaxfer.run(tiny_config("bert_pooler", method="prompt_tuning", steps=2), tmp_path / "run", quiet=True)

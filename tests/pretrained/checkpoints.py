@@ -68,8 +68,8 @@ def text_config(folder: Path, pool: str = "pooler", **fields: Any) -> ConfigDict
     options = {name: value for name, value in TINY["bert_pooler"][1].items() if name != "outputs"}
     shutil.copytree(TOKENIZER, folder)
     checkpoint(folder, "bert", options, labels=("bad", "good", "plain"))
-    fields = {"steps": 1, "differs": ("pool",), **fields}
-    config = tiny_config("bert_pooler", init=str(folder), method="probe", **fields)
+    fields = {"steps": 1, "differs": ("pool",), "method": "probe", **fields}
+    config = tiny_config("bert_pooler", init=str(folder), **fields)
     config.model = dict(name="auto", pool=pool, max_length=7)
     return config
 
