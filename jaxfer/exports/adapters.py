@@ -108,7 +108,7 @@ class Adapters:
                 raise InputError(
                     f"{name}: adapters of {', '.join(SUMS)} have a sum, {one.kind} has none; switch to it, or stack it"
                 )
-            self._as_trained(name)
+            self._check_joins(name)
         answers = self._named(head or next(iter(weights)))
 
         def view(params, extra):
@@ -137,7 +137,7 @@ class Adapters:
             raise InputError(f"stack: expected different names of {', '.join(self.each)}, found {names!r}")
         for name in names:
             self._named(name)
-            self._as_trained(name)
+            self._check_joins(name)
         answers = self._named(head or names[0])
 
         def view(params, extra):
@@ -172,9 +172,12 @@ class Adapters:
             raise InputError(f"unknown adapter {name!r}{nearest(str(name), self.each)}")
         return self.each[name]
 
-    def _as_trained(self, name: str) -> None:
-        if self.each[name].method.evaluated is not None:
+    def _check_joins(self, name: str) -> None:
+        one = self.each[name]
+        if one.method.evaluated is not None:
             raise InputError(f"{name}: a run that is evaluated by averages of its parameters; switch to it alone")
+        if any(path.startswith(f"{one.kind}/{one.model.port.head}/") for path in one.added):
+            raise InputError(f"{name}: its adapter changes its own output layer; switch to it alone")
 
 
 def chained(first: Interceptor | None, second: Interceptor | None) -> Interceptor | None:
