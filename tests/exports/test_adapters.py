@@ -114,6 +114,17 @@ def test_a_stack(held, runs):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["vera", "loha", "lokr"])
+def test_a_sum_of_other_products(name, runs, tmp_path):
+    """One of weight 1 is what its own method does to activations; half of two is, too."""
+    jaxfer.run(tiny_config("vit_cls", init=f"run:{runs / 'start'}", method=name, **FIELDS), tmp_path / name, quiet=True)
+    held = jaxfer.adapters({name: tmp_path / name, "again": tmp_path / name})
+    wanted = outputs(held.switch(name))
+    for weights in ({name: 1}, {name: 0.5, "again": 0.5}):
+        np.testing.assert_allclose(outputs(held.weighted(weights)), wanted, rtol=0, atol=1e-5)
+    assert np.abs(outputs(held.weighted({name: 0})) - wanted).max() > 1e-4
+
+
 def test_each_has_its_head(runs):
     held = jaxfer.adapters({name: runs / name for name in ("a", "five")})
     assert len(held.switch("a").labels) == 3 and outputs(held.switch("five")).shape[-1] == 5
