@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 
 from jaxfer import files
+from jaxfer.config.fields import AUTO
 from jaxfer.errors import InputError, nearest
 from jaxfer.exports.hf import label_names
 from jaxfer.exports.predict import Model, load_export
@@ -24,6 +25,8 @@ from jaxfer.models.passes import Interceptor
 from jaxfer.network import Network
 from jaxfer.parallel.placement import placement
 from jaxfer.ports import port_shapes
+from jaxfer.pretrained import adapter, carrying, foreign, peft_prompts
+from jaxfer.registry import METHODS
 from jaxfer.rules import flatten, unflatten
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.folder import holds_run
@@ -105,7 +108,7 @@ class Adapters:
                 raise InputError(
                     f"{name}: adapters of {', '.join(SUMS)} have a sum, {one.kind} has none; switch to it, or stack it"
                 )
-            self._as_trained(name)
+            self._check_joins(name)
         answers = self._named(head or next(iter(weights)))
 
         def view(params, extra):
@@ -134,7 +137,7 @@ class Adapters:
             raise InputError(f"stack: expected different names of {', '.join(self.each)}, found {names!r}")
         for name in names:
             self._named(name)
-            self._as_trained(name)
+            self._check_joins(name)
         answers = self._named(head or names[0])
 
         def view(params, extra):
@@ -169,9 +172,12 @@ class Adapters:
             raise InputError(f"unknown adapter {name!r}{nearest(str(name), self.each)}")
         return self.each[name]
 
-    def _as_trained(self, name: str) -> None:
-        if self.each[name].method.evaluated is not None:
+    def _check_joins(self, name: str) -> None:
+        one = self.each[name]
+        if one.method.evaluated is not None:
             raise InputError(f"{name}: a run that is evaluated by averages of its parameters; switch to it alone")
+        if any(path.startswith(f"{one.kind}/{one.model.port.head}/") for path in one.added):
+            raise InputError(f"{name}: its adapter changes its own output layer; switch to it alone")
 
 
 def chained(first: Interceptor | None, second: Interceptor | None) -> Interceptor | None:
@@ -189,7 +195,7 @@ def adapters(runs: Mapping[str, str | epath.Path]) -> Adapters:
     """Loads adapters onto the backbone that they share.
 
     Args:
-      runs: {name: folder of a finished run, or of `peft`'s prompts or prefixes}.
+      runs: {name: folder of a finished run, or of a `peft` adapter: LoRA, prompts or prefixes}.
 
     Raises:
       InputError: no run, another model than the first's, or a backbone that differs from the first's: its method
@@ -244,9 +250,10 @@ def _opened(folder: str | epath.Path) -> tuple[str, Model]:
     """(the method's name, the model with its parameters as trained, unmerged)."""
     if not holds_run(files.opened(folder).expanduser()):
         model = load_export(folder)
-        if model.network.method is None:
-            raise InputError(f"{folder}: merged into its model; give the run that trained it, or a peft prompt")
-        return next(name for name in model.network.params if name.endswith("_tuning")), model
+        checkpoint = foreign.opened(str(folder), AUTO, {})
+        if (kind := peft_prompts.method(checkpoint.files)) is not None:
+            return kind, model
+        return "lora", _beside(model, checkpoint)
     finished = open_run(files.opened(folder).expanduser())
     spec, state, task = finished.stage.spec, finished.state, finished.experiment.task
     beside = [port.part for port in spec.port.parts]
@@ -260,6 +267,37 @@ def _opened(folder: str | epath.Path) -> tuple[str, Model]:
     labels = label_names(finished.classes, network.port.outputs)
     model = Model(network=network, labels=labels, task=task.name, options=dict(task.options))
     return finished.stage.config.method, model
+
+
+def _beside(model: Model, checkpoint: foreign.Checkpoint) -> Model:
+    """The model of a `peft` LoRA, which loading merged, with its products beside the kernels of its base."""
+    source, port = checkpoint.files, model.port
+    if source.adapter is None:
+        raise InputError(f"{source.init}: expected a run or a peft adapter, found a whole model")
+    layout, factors, trained = checkpoint.layout, adapter.low_rank(source), flatten({"params": model.params})
+    head = [path for path in trained if path.startswith(f"params/{port.head}/")]
+    base = foreign.opened(source.adapter.base.init, AUTO, {})
+    found = carrying.carry(base, port, {**trained, **flatten(model.model_state)}, reset=head, differs=())
+    leaves = {**flatten({"params": found.params}), **{path: trained[path] for path in head}}
+    if lacking := sorted(trained.keys() - leaves.keys()):
+        raise InputError(f"{source.init}: its base has no {lacking[0]}, so there is no backbone to share")
+    low: dict[str, Any] = {}
+    for path, key in layout.keys(port).items():
+        module = adapter.name_of(layout, key.name.removesuffix(".weight"))
+        if path.endswith("/kernel") and key.part is None and module in factors:
+            a, b = factors.pop(module)
+            site, count, shape = path.removeprefix("params/").removesuffix("/kernel"), len(a), trained[path].shape
+            inputs = port.summed(f"{site}/kernel")
+            low[f"{site}/a"] = a.T.reshape(*shape[:inputs], count)
+            low[f"{site}/b"] = b.T.reshape(count, *shape[inputs:])
+    if factors:
+        raise InputError(
+            f"{source.init}: {min(factors)} is no layer of its own here, so its LoRA can't be held beside it"
+        )
+    method = METHODS.make("lora", port, rank=1, alpha=1.0)  # scales are in the factors, whose ranks may differ
+    params = {**unflatten(leaves)["params"], "lora": unflatten(low)}
+    network = Network(port=port, params=params, model_state=model.model_state, method=method, extra={})
+    return dataclasses.replace(model, network=network)
 
 
 def _facts(model: Model) -> dict[str, Any]:

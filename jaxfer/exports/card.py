@@ -83,8 +83,10 @@ def _loading(finished: FinishedRun, format: str) -> list[str]:
         return ["from sentence_transformers import SentenceTransformer", "", line]
     model, processor = AUTO_CLASSES["image" if "image" in finished.stage.spec.port.inputs else "text"]
     if format == "peft":
-        commit = _commit(finished)
-        base = finished.experiment.run.init if commit is None else finished.experiment.run.init.partition("@")[0]
+        source = finished.result["lineage"]["source"]
+        named = source.get("adapter_base") or {"init": finished.experiment.run.init, "commit": _commit(finished)}
+        commit = named["commit"]
+        base = named["init"] if commit is None else named["init"].partition("@")[0]
         revision = "" if commit is None else f"revision={commit!r}, "
         return [
             "from peft import PeftModel",

@@ -167,6 +167,10 @@ def source(finished: FinishedRun, layout: Layout) -> foreign.Checkpoint:
     if not foreign.is_foreign(init):
         raise InputError(f"--format=peft needs a checkpoint to adapt, this run started from {init}; use --format=hf")
     checkpoint = foreign.opened(init, family, dict(experiment.model.options), experiment.init_options)
+    if peft_prompts.method(checkpoint.files) is not None:  # training went on from prompts, which are beside their base
+        base = checkpoint.files.adapter.base
+        init = base.init if base.commit is None else f"{base.init}@{base.commit}"
+        checkpoint = foreign.opened(init, family, dict(experiment.model.options), experiment.init_options)
     if not checkpoint.layout.model_types:
         raise InputError(f"--format=peft needs a transformers model, {init} has another layout; merge the run instead")
     # Such padding reads each convolution's stride, which peft's layers lack.

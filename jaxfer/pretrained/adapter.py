@@ -87,6 +87,32 @@ def merged(source: CheckpointFiles, base: Weights) -> Weights:
     return dataclasses.replace(base, tensors=tensors, merged=touched, moved=moved)
 
 
+def low_rank(source: CheckpointFiles) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{layer: (A [r, in], B [out, r], scaled)} of a LoRA on dense layers; `name_of` has the names of layers.
+
+    Raises:
+      InputError: another kind of adapter, DoRA, or one of convolutions.
+    """
+    config, layout = source.adapter.config, by_model_type(source.config.get("model_type"))
+    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+        kind = "DoRA" if config.get("use_dora") else config.get("peft_type")
+        raise InputError(f"{source.init}: a peft adapter of {kind} can't be held beside its model; expected LORA")
+    kind, factors = _kind(source.init, config, layout), {}
+    for module, tensors in _sorted(source, config, kind)[0].items():
+        a, b = (np.asarray(tensors[f"lora_{name}.weight"], np.float32) for name in "AB")
+        if a.ndim != 2 or b.ndim != 2:
+            raise InputError(f"{source.init}: {module} is no dense layer, and its LoRA can't be held beside its model")
+        nothing = np.zeros(0)
+        layer = Layer(source.init, config, module, tensors, {}, module, nothing, None)
+        factors[name_of(layout, module)] = a, b * np.float32(layer.scale("lora_alpha", len(a)))
+    return factors
+
+
+def name_of(layout: Layout, module: str) -> str:
+    """A layer's name in transformers 5's form, without the family's prefix."""
+    return _canonical(layout, module)
+
+
 def _kind(init: str, config: Mapping[str, Any], layout: Layout) -> Kind:
     name = config.get("peft_type")
     if name not in KINDS:

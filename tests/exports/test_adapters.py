@@ -24,6 +24,9 @@ RUNS = {
     "b": dict(method="lora", options=dict(rank=3, alpha=6.0), batch_size=4),
     "scales": dict(method="ia3"),
     "whole": dict(method="full"),
+    "five": dict(method="lora", options=dict(rank=2), classes=5),
+    "to the head": dict(method="lora", options=dict(rank=2, targets=("head/out/kernel",))),
+    "averaged": dict(method="lora", options=dict(rank=2), adds=("ema",)),
 }
 
 
@@ -32,7 +35,10 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapters")
     jaxfer.run(tiny_config("vit_cls", method="probe", steps=1), folder / "start", quiet=True)
     for name, fields in RUNS.items():
-        config = tiny_config("vit_cls", init=f"run:{folder / 'start'}", **{**FIELDS, **fields})
+        given = {**FIELDS, **fields}
+        classes = given.pop("classes", 3)
+        config = tiny_config("vit_cls", init=f"run:{folder / 'start'}", **given)
+        config.data.classes_count = classes
         jaxfer.run(config, folder / name, quiet=True)
     return folder
 
@@ -108,6 +114,27 @@ def test_a_stack(held, runs):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["vera", "loha", "lokr"])
+def test_a_sum_of_other_products(name, runs, tmp_path):
+    """One of weight 1 is what its own method does to activations; half of two is, too."""
+    jaxfer.run(tiny_config("vit_cls", init=f"run:{runs / 'start'}", method=name, **FIELDS), tmp_path / name, quiet=True)
+    held = jaxfer.adapters({name: tmp_path / name, "again": tmp_path / name})
+    wanted = outputs(held.switch(name))
+    for weights in ({name: 1}, {name: 0.5, "again": 0.5}):
+        np.testing.assert_allclose(outputs(held.weighted(weights)), wanted, rtol=0, atol=1e-5)
+    assert np.abs(outputs(held.weighted({name: 0})) - wanted).max() > 1e-4
+
+
+def test_each_has_its_head(runs):
+    held = jaxfer.adapters({name: runs / name for name in ("a", "five")})
+    assert len(held.switch("a").labels) == 3 and outputs(held.switch("five")).shape[-1] == 5
+    model = held.weighted({"a": 0.5, "five": 0.5}, head="five")
+    assert model.labels == held.switch("five").labels and outputs(model).shape[-1] == 5
+    assert {"accuracy", "loss"} <= evaluate(model, runs / "five").keys()
+    answers = jaxfer.predict(held.stacked(["a", "five"]), [np.zeros(model.port.encoding.size, np.uint8)])
+    assert len(answers[0].probabilities) == 3
+
+
 def test_the_command(runs, capsys):
     a, b = str(runs / "a"), str(runs / "b")
     assert main(["eval", a]) == main(["adapters", a, b, "--use=a"]) == 0
@@ -130,6 +157,7 @@ def test_the_command(runs, capsys):
         ("a b --use=a --head=b", "--head: --use has the adapter's own"),
         ("a scales --weights=a=1,scales=1", "scales: adapters of lora, vera, loha, lokr have a sum, ia3 has none"),
         ("a whole --use=a", "whole: its backbone is not that of a: params/block_0/"),
+        ("a averaged --stack=averaged", "averaged: a run that is evaluated by averages of its parameters"),
         ("a a --use=a", "expected folders of different names"),
         ("a none --use=a", "none"),
         ("a b", "one of the arguments --use --weights --stack is required"),
@@ -140,6 +168,13 @@ def test_what_is_a_line(argv, message, runs, capsys):
     assert main(["adapters", *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_an_adapter_of_the_head_does_not_join_others(runs):
+    held = jaxfer.adapters({name: runs / name for name in ("a", "to the head")})
+    np.testing.assert_array_equal(outputs(held.switch("to the head")), trained(runs / "to the head")[0])
+    with pytest.raises(InputError, match="to the head: its adapter changes its own output layer"):
+        held.weighted({"a": 1, "to the head": 1})
 
 
 def test_other_models(runs, tmp_path):

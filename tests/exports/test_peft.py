@@ -16,7 +16,7 @@ from jaxfer.commands import main
 from jaxfer.errors import InputError
 from jaxfer.exports import as_lora
 from jaxfer.exports.predict import load_model
-from jaxfer.rules import flatten
+from jaxfer.rules import flatten, unflatten
 from jaxfer.runs.finished import open_run
 from tests.models.tiny import batch
 from tests.pretrained.checkpoints import CLASSES, VIT, assert_same, back, checkpoint, config_of, weights
@@ -105,6 +105,26 @@ def test_an_adapter_starts_a_run_that_answers_as_the_one_that_wrote_it(adapted, 
     assert (head["what"], head["from"]) == ("transposed", "base_model.model.classifier.weight")
     assert start.table().splitlines()[0].endswith("12 merged") and start.table().startswith(f"{out}: ")
     assert start.lineage["source"]["adapter_base"]["init"] == str(adapted / "source")
+
+
+def test_an_adapter_beside_its_base_shares_the_backbone_of_the_run(adapted):
+    out = jaxfer.export(adapted / "run", format="peft")
+    held = jaxfer.adapters({"run": adapted / "run", "file": out})
+    x = batch(held.switch("run").port, examples=4)
+
+    def outputs(model):
+        return np.asarray(model.network(x).outputs)
+
+    expected = outputs(held.switch("run"))
+    np.testing.assert_allclose(outputs(held.switch("file")), expected, rtol=0, atol=1e-5)
+    plain = outputs(held.weighted({"run": 1, "file": -1}))  # the base with the run's head
+    bare = unflatten({**held.backbone, **held.each["run"].head})
+    np.testing.assert_allclose(plain, held.switch("run").port.apply(bare, {}, x)[0], rtol=0, atol=1e-5)
+    twice = outputs(held.stacked(["run", "file"]))
+    np.testing.assert_allclose(outputs(held.weighted({"file": 2})), twice, rtol=0, atol=1e-5)
+    assert np.abs(plain - expected).max() > 1e-3 and np.abs(twice - expected).max() > 1e-3
+    with pytest.raises(InputError, match="expected a run or a peft adapter, found a whole model"):
+        jaxfer.adapters({"run": adapted / "run", "whole": adapted / "source"})
 
 
 def test_an_adapter_predicts(adapted, tmp_path, capsys):

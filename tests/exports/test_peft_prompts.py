@@ -48,6 +48,10 @@ def test_out_and_in(method, tmp_path):
     begun = open_run(tmp_path / "again")
     key, given = jax.random.key(0), Given(former=start.former)
     assert_same(begun.stage.spec.method.init(start.params, key, given)[0][method], start.former)
+    second = jaxfer.export(tmp_path / "again", format="peft")  # of the same base
+    assert f"{str(tmp_path / 'base')!r}" in (second / "README.md").read_text()
+    (answer, _), (expected, _) = (jaxfer.predict(each, texts, text=True) for each in (second, tmp_path / "again"))
+    assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
     again.method, again.options = "probe", {}
     with pytest.raises(InputError, match=f"no part of the model's weights; .* set config.method={method}"):
         begin(again)

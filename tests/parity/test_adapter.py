@@ -152,3 +152,35 @@ def test_gpt2_has_weights_of_the_other_order_and_three_in_one(tmp_path):
     compare(found(load_model(tmp_path / "run")), expected(model), scaled=False)
     compare(found(load_export(ours)), expected(model), scaled=False)
     compare(found(load_export(ours)), expected(model.merge_and_unload()), scaled=False)
+
+
+@pytest.mark.parametrize("weights", [(0.7, 0.3), (1.5, -0.5)])
+def test_a_weighted_sum_of_two(weights, tmp_path):
+    """peft's `cat`; its `linear` mixes factors and is another function."""
+    torch.manual_seed(0)
+    config = BertConfig(**BERT, max_position_embeddings=9, initializer_range=0.5, num_labels=3)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "base")
+    loras = {
+        "a": dict(r=2, lora_alpha=6, target_modules=["query", "value"]),
+        "b": dict(r=3, lora_alpha=2, use_rslora=True, target_modules=["query", "value"]),
+    }
+    for seed, (name, lora) in enumerate(loras.items()):
+        base = BertForSequenceClassification.from_pretrained(tmp_path / "base")
+        adapted(base, tmp_path / name, seed, **lora)
+    base = BertForSequenceClassification.from_pretrained(tmp_path / "base")
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "a", adapter_name="a")
+    theirs.load_adapter(tmp_path / "b", adapter_name="b")
+    theirs.add_weighted_adapter(["a", "b"], list(weights), "both", combination_type="cat")
+    held = jaxfer.adapters({"a": tmp_path / "a", "b": tmp_path / "b"})
+    ids = torch.randint(1, 23, (4, 7), generator=torch.Generator().manual_seed(1))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    batch = {field: x.numpy().astype(np.int32) for field, x in inputs.items()}
+    models = {
+        **{name: held.switch(name) for name in "ab"},
+        "both": held.weighted(dict(zip("ab", weights, strict=True))),
+    }
+    for name, model in models.items():
+        theirs.set_adapter(name)
+        with torch.no_grad():
+            expected = theirs.eval()(**inputs).logits.numpy()
+        compare({"logits": np.asarray(model.network(batch).outputs)}, {"logits": expected}, scaled=False)
