@@ -130,7 +130,7 @@ def marks(method, case):
 
 def rest(method, case):
     """What `.ci/run` leaves to `make test`."""
-    asked = KINDS if method == "full" else (CONVOLUTION, TRANSFORMER, "bert_pooler")
+    asked = KINDS if method == "full" else axes(method)
     return () if case in asked or method == "lora" else (pytest.mark.rest,)
 
 
