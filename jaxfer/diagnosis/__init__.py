@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from jaxfer import config as configs
 from jaxfer.data.prepare import opened_once
-from jaxfer.diagnosis import classes, duplicates
+from jaxfer.diagnosis import classes, duplicates, images, labels, plan, rows, texts
 from jaxfer.diagnosis.finding import NOTE, SEVERITIES, Diagnosis, Example, Finding
 from jaxfer.diagnosis.opened import Opened
 from jaxfer.errors import InputError
@@ -25,7 +25,15 @@ from jaxfer.training.progress import Reporter
 
 __all__ = ["CHECKS", "EXAMPLES", "Diagnosis", "Example", "Finding", "doctor"]
 
-CHECKS = (duplicates.check, classes.check)
+CHECKS = (
+    duplicates.check,
+    classes.check,
+    images.check,
+    texts.check,
+    rows.check,
+    labels.check,
+    plan.check,
+)
 EXAMPLES = 10_000  # of a split
 
 
