@@ -13,12 +13,14 @@ import numpy as np
 
 from jaxfer.diagnosis.finding import SEVERE, WARNING, Finding, graded, percent
 from jaxfer.diagnosis.opened import Opened, Pictures
+from jaxfer.diagnosis.shortcuts import shortcut
 
 BLANK = 2.0  # levels (of 255): standard deviation
 DARK, BRIGHT = 64.0, 230.0  # levels: the 99th percentile below, the 1st above
 BLURRY = 0.02  # of the median variance of the Laplacian
-ASPECT = 2.0  # times the median aspect, or its inverse
+ASPECT = 2.0  # times the median of the longer side to the shorter one
 SMALL = 0.5  # of the model's size
+SHORTCUT = {SEVERE: 0.99, WARNING: 0.8}  # balanced accuracy of brightness, sharpness or size alone
 SHARE = 0.01  # of a split, from which on it is a warning
 UPSCALED = 0.1  # likewise, of images that are smaller than half of what the model reads
 
@@ -31,6 +33,21 @@ def check(opened: Opened) -> Iterator[Finding]:
     aspect = float(np.median(_aspects(np.concatenate(sizes)))) if sizes else 1.0
     for name, pictures in opened.pictures.items():
         yield from _of(opened, name, pictures, median, aspect)
+    if opened.one_class and opened.pictures:
+        yield from _shortcuts(opened, opened.pictures["train"])
+
+
+def _shortcuts(opened: Opened, pictures: Pictures) -> Iterator[Finding]:
+    """What of a picture, besides what it shows, gives its class away."""
+    labels, fix = opened.splits["train"].labels, "take pictures of all classes alike; compare groups (data.group)"
+    about = {
+        "brightness": np.stack([pictures.mean, pictures.spread], 1),
+        "sharpness": pictures.sharp[:, None],
+        "size of the file's image": pictures.sizes,
+    }
+    for what, x in about.items():
+        if len(np.unique(x, axis=0)) > 1:
+            yield from shortcut(f"The {what}", x, labels, SHORTCUT, fix)
 
 
 def _of(opened: Opened, name: str, pictures: Pictures, median: float, aspect: float) -> Iterator[Finding]:
@@ -86,11 +103,10 @@ def _of(opened: Opened, name: str, pictures: Pictures, median: float, aspect: fl
         lambda i: f"{pictures.sharp[i] / median:.3f} of the median",
         look,
     )
-    ratios = _aspects(pictures.sizes) / aspect
     yield from told(
         "aspect",
-        np.maximum(ratios, 1 / ratios) > ASPECT,
-        f"of an odd shape: more than {ASPECT:g} times as wide or as high as the median",
+        _aspects(pictures.sizes) > ASPECT * aspect,
+        f"of an odd shape: more than {ASPECT:g} times as long as the median, for their width",
         ASPECT,
         lambda i: "{1} x {0}".format(*pictures.sizes[i]),
         "crop them, or set config.model.resize to keep their shape",
@@ -107,4 +123,5 @@ def _of(opened: Opened, name: str, pictures: Pictures, median: float, aspect: fl
 
 
 def _aspects(sizes: np.ndarray) -> np.ndarray:
-    return sizes[:, 1] / sizes[:, 0]
+    """The longer side to the shorter one: lying and standing photos are of one shape."""
+    return sizes.max(1) / sizes.min(1)

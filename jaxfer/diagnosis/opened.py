@@ -34,6 +34,7 @@ class Pictures(NamedTuple):
       thumbnails: float32 [n, 256], grey, each with mean 0 and length 1.
       dark: [n], the 99th percentile of the brightness, 0 to 255.
       bright: [n], its 1st percentile.
+      mean: [n], its mean.
       spread: [n], its standard deviation.
       sharp: [n], the variance of its Laplacian.
       sizes: int [n, 2], height and width of the file.
@@ -44,6 +45,7 @@ class Pictures(NamedTuple):
     thumbnails: np.ndarray
     dark: np.ndarray
     bright: np.ndarray
+    mean: np.ndarray
     spread: np.ndarray
     sharp: np.ndarray
     sizes: np.ndarray
@@ -123,7 +125,7 @@ class Opened:
 
 
 def _keys(split: Split, encoding: Encoding) -> list[bytes]:
-    read, length = encoding.reader(split), max(encoding.buckets, default=None)
+    read, length, names = encoding.reader(split), max(encoding.buckets, default=None), encoding.example(1)
     found: list[bytes] = []
 
     def whole(row: int) -> bytes:
@@ -133,7 +135,8 @@ def _keys(split: Split, encoding: Encoding) -> list[bytes]:
 
     for begin in range(0, len(split), CHUNK):
         rows = np.arange(begin, min(begin + CHUNK, len(split)))
-        fields = [np.ascontiguousarray(values) for values in read(rows, length, None).values()]
+        given = read(rows, length, None)
+        fields = [np.ascontiguousarray(given[name]) for name in names]  # besides, there may be fields for targets
         found += [digest(*(values[i].tobytes() for values in fields), whole(int(row))) for i, row in enumerate(rows)]
     return found
 
@@ -164,6 +167,7 @@ def _seen(column: Any, row: int, encoding: ImageEncoding) -> tuple[Any, ...]:
         small / max(float(np.linalg.norm(small)), 1e-6),
         high,
         low,
+        grey.mean(),
         grey.std(),
         laplace(grey, mode="nearest").var(),
         whole.shape[:2],

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.tree import DecisionTreeClassifier
 
 from jaxfer.data.encodings.row import Rows
 from jaxfer.diagnosis.finding import NOTE, SEVERE, WARNING, Finding, percent
 from jaxfer.diagnosis.opened import Opened
+from jaxfer.diagnosis.shortcuts import shortcut
 
 MISSING = {WARNING: 0.5, NOTE: 0.2}  # share of the rows
 SHORTCUT = {SEVERE: 0.99, WARNING: 0.95}  # balanced accuracy of one column alone
-FOLDS = 5
-ROWS = 20  # fewest in which a column may give the label away
+FIX = "leave it out of data.numbers or data.categories if it is not known when the model is used"
 
 
 def check(opened: Opened) -> Iterator[Finding]:
@@ -40,8 +38,10 @@ def check(opened: Opened) -> Iterator[Finding]:
                 value=len(set(known)),
                 threshold=2,
             )
-        elif opened.one_class and len(values) >= ROWS:
-            yield from _shortcut(name, _readable(values, name in column.numbers), split.labels)
+        elif opened.one_class:
+            yield from shortcut(
+                f"Column {name}", _readable(values, name in column.numbers), split.labels, SHORTCUT, FIX
+            )
 
 
 def _missing(name: str, share: float) -> Iterator[Finding]:
@@ -66,26 +66,3 @@ def _readable(values: list[float | str | None], number: bool) -> np.ndarray:
         return np.stack([filled, missing], 1)
     words = sorted({value for value in values if value is not None})
     return np.stack([missing, *(np.array([value == word for value in values]) for word in words)], 1)
-
-
-def _shortcut(name: str, x: np.ndarray, labels: np.ndarray) -> Iterator[Finding]:
-    counts = np.bincount(labels)
-    classes = np.flatnonzero(counts >= FOLDS)
-    kept = np.isin(labels, classes)
-    if len(classes) < 2:
-        return
-    tree = DecisionTreeClassifier(max_leaf_nodes=4 * len(classes), class_weight="balanced", random_state=0)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    found = cross_val_predict(tree, x[kept], labels[kept], cv=folds)
-    balanced = float(np.mean([np.mean(found[labels[kept] == c] == c) for c in classes]))
-    for severity, threshold in SHORTCUT.items():
-        if balanced >= threshold:
-            yield Finding(
-                severity=severity,
-                kind="shortcut",
-                message=f"Column {name} alone gives the label: a small tree of it is right in {percent(balanced)}.",
-                fix="leave it out of data.numbers or data.categories if it is not known when the model is used",
-                value=balanced,
-                threshold=threshold,
-            )
-            return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -136,8 +137,6 @@ def test_runs():
     """0 0 0 1 1 1: E = 7 - 18/6 = 4 and Var = (18 (18 + 42) - 2 6 54 - 216) / (36 5) = 1.2."""
     assert classes.runs_z(np.array([0, 0, 0, 1, 1, 1])) == pytest.approx(-2 / np.sqrt(1.2), abs=1e-12)
     # The mean and the variance of all orders of 0 0 1 1 2: of classes more than two.
-    import itertools
-
     orders = np.array(sorted(set(itertools.permutations([0, 0, 1, 1, 2]))))
     z = np.array([classes.runs_z(order) for order in orders])
     assert z.mean() == pytest.approx(0, abs=1e-12) and z.var() == pytest.approx(1, abs=1e-12)

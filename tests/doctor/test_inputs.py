@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxfer
 import jaxfer.config
 from jaxfer.diagnosis import images, rows
+from jaxfer.diagnosis.shortcuts import shortcut
 from tests.doctor.test_duplicates_and_classes import by_kind, photos
 from tests.experiments import TOKENIZER, tiny_config
 
@@ -37,8 +40,6 @@ def test_images(tmp_path):
 
 def test_shapes_of_files(tmp_path):
     """Of 12 files of 20 x 24 one is three times as wide, and one is smaller than half of what the model reads."""
-    from PIL import Image
-
     rng = np.random.default_rng(0)
     for i in range(12):
         size = {3: (20, 72), 7: (9, 11)}.get(i, (20, 24))
@@ -74,6 +75,16 @@ def test_texts(tmp_path):
     unknown = found["unknown_tokens"]
     assert unknown.value == pytest.approx(4 / (sum(whole) - 20 - 3)) and unknown.severity == "warning"
     assert [(e.row, e.says) for e in unknown.examples[:2]] == [(7, "3 unknown tokens"), (6, "1 unknown tokens")]
+
+
+def test_brightness_that_gives_the_class_away(tmp_path):
+    def change(given, labels):
+        given["train"][labels["train"] == 1] //= 2
+
+    found = [f for f in jaxfer.doctor(photos(tmp_path, change), quiet=True).findings if f.kind == "shortcut"]
+    assert {f.message.partition(" alone")[0] for f in found} == {"The brightness", "The sharpness"}
+    assert all(f.value >= 0.8 for f in found)
+    assert "shortcut" not in by_kind(jaxfer.doctor(photos(tmp_path), quiet=True))
 
 
 @pytest.fixture
@@ -112,9 +123,15 @@ def test_columns(table):
 
 def test_a_value_that_is_missing_may_give_the_label_away():
     values = [1.0 if i % 2 else None for i in range(40)]
-    (found,) = rows._shortcut("seen", rows._readable(values, True), np.arange(40) % 2)
+    (found,) = shortcut("seen", rows._readable(values, True), np.arange(40) % 2, rows.SHORTCUT, "")
     assert (found.value, found.severity) == (1.0, "severe")
 
 
 def test_thresholds_are_those_of_the_page():
     assert (images.DARK, images.BRIGHT, images.BLANK, images.BLURRY) == (64, 230, 2, 0.02)
+
+
+def test_a_model_of_words_has_fields_for_targets_besides(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    config = jaxfer.load("configs/wnut17.py:tiny")
+    assert jaxfer.doctor(config, quiet=True).examples["train"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 import jaxfer
 from jaxfer.diagnosis import labels
@@ -64,8 +65,6 @@ def test_texts_are_told_by_their_words():
 
 
 def digits(tmp_path, wrong=0):
-    from sklearn.datasets import load_digits
-
     pixels, given = load_digits(return_X_y=True)
     pixels, given = (pixels.reshape(-1, 8, 8) * 15).astype(np.uint8), given.astype(np.int64)
     kept = np.flatnonzero(given < 4)[:480]
