@@ -11,6 +11,7 @@ jaxfer.predict("runs/digits/mine", ["a.png", "b.png"])
 jaxfer.score("runs/digits/mine", "labelled.csv").metrics
 jaxfer.features("runs/digits/mine", unit="block_1", pool="mean").write("mine.npz")
 jaxfer.fewshot("runs/digits/mine", way=5, shot=1)["prototypes"]
+print(jaxfer.doctor("configs/digits.py").text())
 jaxfer.rank("mine.py", ["google/vit-base-patch16-224", "microsoft/resnet-50"]).candidates
 jaxfer.merge(["runs/digits/a", "runs/digits/b"], rule="greedy", workdir="runs/digits/soup")
 jaxfer.ensemble(["runs/digits/a", "runs/digits/b"], split="test")["ensemble"]
@@ -35,6 +36,7 @@ _API = {
     "features": "jaxfer.training.features",
     "fewshot": "jaxfer.evals.fewshot",
     "rank": "jaxfer.evals.ranking",
+    "doctor": "jaxfer.diagnosis",
     "export": "jaxfer.exports.hf",
     "predict": "jaxfer.exports.predict",
     "score": "jaxfer.exports.scoring",

@@ -807,6 +807,15 @@ COMMANDS = {
         f"run c.py {NEW} --config.init=sibling:done --config.head=keep --config.data.classes_count=3",
         ["params/head/out/bias is (3,) here, (4,) there"],
     ),
+    # doctor
+    "doctor of a negative number of examples": (
+        "doctor c.py --examples=-1",
+        ["--examples: expected a number of examples of a split, found -1", "0 looks at all"],
+    ),
+    "doctor of a config that no run would take": (
+        "doctor c.py --config.warmup=3",
+        ["config.warmup: expected at most the 2 steps, found 3"],
+    ),
     # evaluation
     "eval of no run": ("eval runs/no", ["no run at runs/no", "expected a folder that `jaxfer run` wrote"]),
     "eval of a file": ("eval file", ["no run at file"]),

@@ -20,6 +20,7 @@ COMMANDS = (
     "run",
     "show",
     "configs",
+    "doctor",
     "plan",
     "find_lr",
     "eval",

@@ -1,0 +1,91 @@
+"""The plan of each stage: what trains, how fast and for how long. What can't run at all is refused before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from jaxfer.diagnosis.finding import NOTE, SEVERE, WARNING, Finding
+from jaxfer.diagnosis.opened import Opened
+from jaxfer.method import FROZEN
+from jaxfer.stages import Stage
+from jaxfer.training.examples import training_split
+
+RATE = {SEVERE: 100.0, WARNING: 10.0}  # times beyond the grid that the method is tuned over
+OPTIMIZERS = ("adamw", "adam")  # whose rates the grids are of
+WARMUP = 0.5  # of the steps
+HEAD = "head"  # a method's group
+
+
+def check(opened: Opened) -> Iterator[Finding]:
+    """Of every stage that takes steps."""
+    for stage in opened.ready.stages:
+        where = f"config.stage.{stage.name}" if opened.ready.experiment.run.stages else "config"
+        yield from _trainable(stage, where)
+        if stage.spec.method.at_once is None:
+            yield from _rate(stage, where)
+            yield from _length(opened, stage, where)
+
+
+def _trainable(stage: Stage, where: str) -> Iterator[Finding]:
+    """A method that adapts more than the head, of which the rules leave the head alone."""
+    spec = stage.spec
+    groups = {group for _, group in spec.method.rules} - {FROZEN, HEAD}
+    if groups and spec.trainable and all(path.startswith(f"{spec.port.head}/") for path in spec.trainable):
+        yield Finding(
+            severity=WARNING,
+            kind="only_head",
+            message=f"Stage {stage.name}: method {stage.config.method} is left with the head to train, "
+            f"{len(spec.trainable)} of {len(spec.leaves)} parameters.",
+            fix=f"loosen {where}.freeze or {where}.freeze_units, or set {where}.method=probe",
+            value=len(spec.trainable),
+        )
+    for note in stage.notes:
+        yield Finding(severity=NOTE, kind="plan", message=f"Stage {stage.name}: {note}.", fix="see `jaxfer show`")
+
+
+def _rate(stage: Stage, where: str) -> Iterator[Finding]:
+    known, lr = stage.spec.method.hparams.get("lr"), stage.config.lr
+    if known is None or lr is None or stage.config.optimizer not in OPTIMIZERS:
+        return
+    grid = (known[0], *known[1])
+    low, high = min(grid), max(grid)
+    beyond = max(lr / high, low / lr if lr else float("inf"))
+    for severity, threshold in RATE.items():
+        if beyond >= threshold:
+            side = f"{beyond:.3g} times {'above' if lr > high else 'below'}"
+            yield Finding(
+                severity=severity,
+                kind="rate",
+                message=f"Stage {stage.name}: the rate {lr:g} is {side} those that method {stage.config.method} is "
+                f"tuned over, {low:g} to {high:g}.",
+                fix=f"set {where}.lr within them, or look at `jaxfer find-lr`",
+                value=lr,
+                threshold=low / threshold if lr < low else high * threshold,
+            )
+            return
+
+
+def _length(opened: Opened, stage: Stage, where: str) -> Iterator[Finding]:
+    config = stage.config
+    share = config.warmup / config.steps
+    if share > WARMUP:
+        yield Finding(
+            severity=WARNING,
+            kind="warmup",
+            message=f"Stage {stage.name}: the rate rises during {config.warmup:,} of {config.steps:,} steps.",
+            fix=f"lower {where}.warmup ('10%' of the steps is usual) or raise {where}.steps",
+            value=share,
+            threshold=WARMUP,
+        )
+    count = len(training_split(opened.ready.experiment, stage, opened.data))
+    epochs = config.steps * config.batch_size / count
+    if epochs < 1:
+        yield Finding(
+            severity=WARNING,
+            kind="part_of_an_epoch",
+            message=f"Stage {stage.name}: {config.steps:,} steps of {config.batch_size:,} see {epochs:.2g} of an epoch "
+            f"of {count:,} examples.",
+            fix=f"raise {where}.steps ('1epochs' for one)",
+            value=epochs,
+            threshold=1,
+        )

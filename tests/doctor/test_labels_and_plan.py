@@ -1,0 +1,128 @@
+"""Labels that are planted wrong are found on raw and on frozen features; plans that can't do much are told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import jaxfer
+from jaxfer.diagnosis import labels
+from tests.doctor.test_duplicates_and_classes import by_kind
+from tests.experiments import tiny_config
+
+
+def test_confident_learning_by_hand():
+    """Thresholds (0.7, 0.6); the third example, labelled 0, reaches that of class 1, and the last reaches neither."""
+    chances = np.array(
+        [[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.8, 0.2], [0.2, 0.8], [0.4, 0.6], [0.45, 0.55], [0.55, 0.45]]
+    )
+    given = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    found = labels.confident(chances, given)
+    # C = [[3, 1], [0, 2]], scaled to 4 labels each: [[3, 1], [0, 4]] of 8.
+    np.testing.assert_allclose(found.joint, [[3 / 8, 1 / 8], [0, 4 / 8]], atol=1e-12)
+    assert found.share == pytest.approx(1 / 8) and found.suspects.tolist() == [2] and found.other[2] == 1
+
+
+def test_the_most_suspicious_first():
+    """By the probability of the given label less the largest other one."""
+    chances = np.array([[0.95, 0.05], [0.9, 0.1], [0.1, 0.9], [0.02, 0.98], [0.05, 0.95], [0.1, 0.9], [0.97, 0.03]])
+    found = labels.confident(chances, np.array([0, 0, 0, 0, 1, 1, 1]))
+    assert found.suspects.tolist() == [3, 6, 2]
+
+
+def test_a_class_of_which_none_counts_is_taken_as_it_is():
+    chances = np.array([[0.9, 0.1], [0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    found = labels.confident(chances, np.array([0, 0, 0, 0, 1]))
+    assert np.isfinite(found.joint).all() and found.joint.sum() == pytest.approx(1)
+
+
+def clusters(n=200, noise=0.1, seed=0):
+    rng = np.random.default_rng(seed)
+    true = np.arange(n) % 3
+    x = rng.normal(size=(n, 6)) + 5 * np.eye(3, 6)[true]
+    wrong = rng.permutation(n)[: int(noise * n)]
+    given = true.copy()
+    given[wrong] = (true[wrong] + rng.integers(1, 3, len(wrong))) % 3
+    return x, given, wrong
+
+
+def test_planted_labels_in_clusters():
+    """20 of 200 labels are wrong: the estimate is near, and the suspects are among them."""
+    x, given, wrong = clusters()
+    found = labels.confident(labels.chances(x, given), given)
+    assert found.share == pytest.approx(0.1, abs=0.02)
+    assert len(set(found.suspects) & set(wrong)) >= 15 and not set(found.suspects) - set(wrong)
+    x, given, _ = clusters(noise=0)
+    assert labels.confident(labels.chances(x, given), given).share < 0.01
+
+
+def test_texts_are_told_by_their_words():
+    words, given = np.array(["a red rose", "a blue sky"] * 20, object), np.arange(40) % 2
+    given[6] = 1
+    found = labels.confident(labels.chances(words, given), given)
+    assert found.suspects.tolist() == [6]
+
+
+def digits(tmp_path, wrong=0):
+    pixels, given = load_digits(return_X_y=True)
+    pixels, given = (pixels.reshape(-1, 8, 8) * 15).astype(np.uint8), given.astype(np.int64)
+    kept = np.flatnonzero(given < 4)[:480]
+    pixels, given = pixels[kept], given[kept]
+    rows = np.random.default_rng(0).permutation(400)[:wrong]
+    given[rows] = (given[rows] + 1) % 4
+    arrays = dict(train_image=pixels[:400], train_label=given[:400], val_image=pixels[400:], val_label=given[400:])
+    np.savez(tmp_path / "digits.npz", **arrays)
+    config = tiny_config("resnet_basic", steps=100, batch_size=8)
+    config.model.image = (8, 8, 1)
+    config.data = dict(source="npz", path=str(tmp_path / "digits.npz"))
+    return config, rows
+
+
+def test_planted_labels_of_digits(tmp_path):
+    """24 of 400 real digits: a warning that names them; none where none is planted, and nothing severe."""
+    config, rows = digits(tmp_path, wrong=24)
+    found = by_kind(jaxfer.doctor(config, quiet=True))["label_issues"]
+    assert found.severity == "warning" and found.value == pytest.approx(24 / 400, abs=0.02)
+    assert {e.row for e in found.examples} <= set(rows.tolist())
+    assert "labelled" in found.examples[0].says and "raw pixels" in found.message
+    config, _ = digits(tmp_path)
+    clean = jaxfer.doctor(config, quiet=True)
+    assert not clean.counts["severe"] and clean.counts["warning"] == 0, clean.text()
+
+
+@pytest.mark.system
+def test_frozen_features_of_a_run(tmp_path):
+    config, _ = digits(tmp_path, wrong=24)
+    jaxfer.run(digits(tmp_path)[0], tmp_path / "source", quiet=True)
+    digits(tmp_path, wrong=24)
+    config.update(init=f"run:{tmp_path / 'source'}", head="reset")
+    found = by_kind(jaxfer.doctor(config, quiet=True))["label_issues"]
+    assert f"the frozen features of run:{tmp_path / 'source'}" in found.message
+
+
+def test_a_source_that_is_not_there_is_no_failure(tmp_path):
+    config = tiny_config("resnet_basic", init="sibling:none", head="reset")
+    found = by_kind(jaxfer.doctor(config, place=tmp_path / "x", quiet=True))["labels_unchecked"]
+    assert found.severity == "note" and "none" in found.message
+
+
+def test_the_plan():
+    config = tiny_config("resnet_basic", method="full", lr=0.5, steps=4, batch_size=8, warmup=3)
+    config.freeze = ("(?!head).*",)
+    found = by_kind(jaxfer.doctor(config, quiet=True))
+    assert (found["rate"].severity, found["rate"].value) == ("severe", 0.5)
+    assert "167 times above those that method full is tuned over, 0.0001 to 0.003" in found["rate"].message
+    assert found["only_head"].severity == "warning"
+    assert (found["warmup"].value, found["warmup"].threshold) == (0.75, 0.5)
+    epochs = found["part_of_an_epoch"]
+    assert epochs.value < 1 and "4 steps of 8 see" in epochs.message
+    config = tiny_config("resnet_basic", method="full", lr=1e-3, steps=8, batch_size=8, warmup=1)
+    assert not {"rate", "only_head", "warmup", "part_of_an_epoch"} & by_kind(jaxfer.doctor(config, quiet=True)).keys()
+    config.lr = 1e-6
+    assert by_kind(jaxfer.doctor(config, quiet=True))["rate"].severity == "severe"
+
+
+def test_a_probe_trains_the_head_and_that_is_right():
+    config = tiny_config("resnet_basic", method="probe", steps=8, batch_size=8)
+    assert "only_head" not in by_kind(jaxfer.doctor(config, quiet=True))
