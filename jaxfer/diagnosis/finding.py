@@ -92,7 +92,8 @@ class Diagnosis:
         plural = f"{counts[WARNING]} warning{'' if counts[WARNING] == 1 else 's'}"
         plural += f", {counts[NOTE]} note{'' if counts[NOTE] == 1 else 's'}"
         last = f"{counts[SEVERE]} severe, {plural}; looked at {looked} in {self.seconds:.1f} s"
-        return "\n".join(terminal.wrapped(line, page.width) for line in [*(f.text() for f in self.findings), last])
+        text = "\n".join(terminal.wrapped(line, page.width) for line in [*(f.text() for f in self.findings), last])
+        return text.encode(errors="backslashreplace").decode()  # Linux keeps names as bytes
 
 
 def percent(share: float) -> str:

@@ -31,6 +31,7 @@ from jaxfer.stages import Stage, make_stages
 from jaxfer.state import State
 from jaxfer.training import tapped
 from jaxfer.training.cached import code_version, of_stage
+from jaxfer.training.fitted import fitted
 from jaxfer.training.untrained import FRESH
 
 # Of the config, what a candidate is read with; the rest is of training.
@@ -125,8 +126,10 @@ def planned(
         labels = data.splits["train"].labels
         if labels is None or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise InputError("expected data with one class for each example, found other labels or none; choose others")
-        port, task = make_port(experiment, len(data.classes))
+        port, _ = make_port(experiment, len(data.classes))
         Feed(split=data.splits["train"], encodings=port.encodings).check()
+        _, experiment = fitted(experiment, port, data.splits["train"], place)  # what a table's columns decide
+        port, task = make_port(experiment, len(data.classes))
         stage = make_stages(experiment, port, task)[0]
     except InputError as error:
         raise _named(candidate, error) from None

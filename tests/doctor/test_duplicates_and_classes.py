@@ -22,6 +22,8 @@ KINDS = ("copies_across_splits", "copies_within_split", "copies_with_other_label
 
 
 def by_kind(diagnosis):
+    """Whatever is found can be printed, as JSON too."""
+    assert diagnosis.text() and json.loads(json.dumps(diagnosis.to_dict(), allow_nan=False))["counts"]
     return {finding.kind: finding for finding in diagnosis.findings}
 
 

@@ -101,6 +101,17 @@ def test_frozen_features_of_a_run(tmp_path):
     assert f"the frozen features of run:{tmp_path / 'source'}" in found.message
 
 
+@pytest.mark.system
+def test_frozen_features_of_rows(tmp_path):
+    """A table's model takes its means and its categories from the source."""
+    config = tiny_config("row_mlp", steps=2, lr=1e-3)
+    config.model = dict(name="row_mlp", width=4, mlp_width=6, embedding=2)
+    jaxfer.run(config, tmp_path / "source", quiet=True)
+    config.update(init="sibling:source", head="reset")
+    diagnosis = jaxfer.doctor(config, place=tmp_path / "doctor", quiet=True)
+    assert "labels_unchecked" not in by_kind(diagnosis)
+
+
 def test_a_source_that_is_not_there_is_no_failure(tmp_path):
     config = tiny_config("resnet_basic", init="sibling:none", head="reset")
     found = by_kind(jaxfer.doctor(config, place=tmp_path / "x", quiet=True))["labels_unchecked"]
