@@ -205,7 +205,7 @@ def test_a_later_unit_is_not_computed(images):
     network = of_state(finished.stage, finished.state)
 
     def flops(unit):
-        reading = module._Reading.of(network, unit, False)
+        reading = module.Reading.of(network, unit, False)
         step = jax.jit(lambda arrays, batch: reading(network.with_arrays(*arrays), batch))
         return step.lower(network.arrays, network.port.example(4)).compile().cost_analysis()["flops"]
 
@@ -253,7 +253,7 @@ def test_what_can_not_be_one_array():
     port = two_towers.port(outputs=3)
     params, state = tiny.draw(port)
     with pytest.raises(InputError, match="--unit=b_0: it gives a tree of 3 array.s.; name a unit that gives one"):
-        module._Reading.of(Network(port=port, params=params, model_state=state), "b_0", False)
+        module.Reading.of(Network(port=port, params=params, model_state=state), "b_0", False)
 
     class Halved(Network):  # a text model that joins neighbouring tokens
         def __call__(self, batch, *, taps):
@@ -265,7 +265,7 @@ def test_what_can_not_be_one_array():
     with pytest.raises(
         InputError, match=r"--unit=stem: it gives \[4, 12\] for the longest text, .* such as 'features'"
     ):
-        module._Reading.of(Halved(port=port, params=params, model_state=state), "stem", False)
+        module.Reading.of(Halved(port=port, params=params, model_state=state), "stem", False)
 
 
 def test_an_empty_split(images, monkeypatch):
