@@ -205,9 +205,19 @@ def needs(method, case, source):
     return {"networks": dict.fromkeys(others, run), **({"init": run} if from_source else {})}
 
 
+# What they add is trained as `lora`'s and `adapter`'s is: no state, no stream and no other network.
+ADDED = ("bitfit", "dora", "film", "ia3", "loha", "lokr", "norm_tuning", "oft", "prefix_tuning")
+ADDED += ("prompt_tuning", "side_tuning", "ssf", "vera", "vpt")
+
+
 def placed(method, case):
     """A method's placement and its whole runs show on one model, a model's under one method."""
     return case in axes(method)[:1] or method == "full" and case in KINDS
+
+
+def whole(method, case):
+    """Marks of whole runs."""
+    return OFF if not placed(method, case) else (pytest.mark.rest,) if method in ADDED else ()
 
 
 # Adam's arithmetic is the same for every method and model: which leaf is where, SGD shows.
@@ -242,7 +252,7 @@ def test_numbers(check, method, case):
 @pytest.mark.parametrize(
     "method,case",
     [
-        pytest.param(*pair, id="-".join(pair), marks=(marks(*pair), *(() if placed(*pair) else OFF)))
+        pytest.param(*pair, id="-".join(pair), marks=(marks(*pair), *whole(*pair)))
         for pair in PAIRS
         if pair not in REFUSED
     ],

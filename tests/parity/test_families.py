@@ -30,9 +30,12 @@ CASES = cases()
 FIRST = {case.layout: name for name, case in reversed(CASES.items()) if case.rate}
 FIRST |= {case.layout: name for name, case in CASES.items() if case.golden}
 FIRST_CASES = {*FIRST.values()}
-# A family's other layouts hold the same network: that its units are right shows what there is to show of them.
+# A family's other layouts hold the same network, and these families the blocks of BERT, ViT or another one here: that
+# their units are right shows most of what there is to show.
 HF = {layout.family for layout in layouts() if layout.name == "hf"}
-TRAINED = {name for (family, layout), name in FIRST.items() if layout == "hf" or family not in HF}
+ALIKE = ("albert", "ast", "clip_text", "dinov2", "distilbert", "electra", "mpnet", "roberta")
+ALIKE += ("siglip_text", "siglip_vision", "whisper_encoder")
+TRAINED = {n for (family, layout), n in FIRST.items() if layout == "hf" and family not in ALIKE or family not in HF}
 
 
 def asked(chosen=lambda case: True, first=FIRST_CASES):
