@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfer import terminal
@@ -106,6 +106,11 @@ def graded(share: float, severe: float | None, warning: float) -> tuple[str, flo
     if severe is not None and share >= severe:
         return SEVERE, severe
     return (WARNING, warning) if share >= warning else (NOTE, 0.0)
+
+
+def reached(value: float, thresholds: Mapping[str, float]) -> tuple[str, float] | None:
+    """(severity, its threshold): the first of {severity: threshold}, highest first, that a value is at or above."""
+    return next(((severity, least) for severity, least in thresholds.items() if value >= least), None)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jaxfer.diagnosis.finding import NOTE, SEVERE, WARNING, Finding
+from jaxfer.diagnosis.finding import NOTE, SEVERE, WARNING, Finding, reached
 from jaxfer.diagnosis.opened import Opened
 from jaxfer.method import FROZEN
 from jaxfer.stages import Stage
@@ -50,19 +50,18 @@ def _rate(stage: Stage, where: str) -> Iterator[Finding]:
     grid = (known[0], *known[1])
     low, high = min(grid), max(grid)
     beyond = max(lr / high, low / lr if lr else float("inf"))
-    for severity, threshold in RATE.items():
-        if beyond >= threshold:
-            side = f"{beyond:.3g} times {'above' if lr > high else 'below'}"
-            yield Finding(
-                severity=severity,
-                kind="rate",
-                message=f"Stage {stage.name}: the rate {lr:g} is {side} those that method {stage.config.method} is "
-                f"tuned over, {low:g} to {high:g}.",
-                fix=f"set {where}.lr within them, or look at `jaxfer find-lr`",
-                value=lr,
-                threshold=low / threshold if lr < low else high * threshold,
-            )
-            return
+    if found := reached(beyond, RATE):
+        severity, times = found
+        side = f"{beyond:.3g} times {'above' if lr > high else 'below'}"
+        yield Finding(
+            severity=severity,
+            kind="rate",
+            message=f"Stage {stage.name}: the rate {lr:g} is {side} those that method {stage.config.method} is "
+            f"tuned over, {low:g} to {high:g}.",
+            fix=f"set {where}.lr within them, or look at `jaxfer find-lr`",
+            value=lr,
+            threshold=low / times if lr < low else high * times,
+        )
 
 
 def _length(opened: Opened, stage: Stage, where: str) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxfer.data.encodings.row import Rows
-from jaxfer.diagnosis.finding import NOTE, SEVERE, WARNING, Finding, percent
+from jaxfer.diagnosis.finding import NOTE, SEVERE, WARNING, Finding, percent, reached
 from jaxfer.diagnosis.opened import Opened
 from jaxfer.diagnosis.shortcuts import shortcut
 
@@ -45,17 +45,16 @@ def check(opened: Opened) -> Iterator[Finding]:
 
 
 def _missing(name: str, share: float) -> Iterator[Finding]:
-    for severity, threshold in MISSING.items():
-        if threshold <= share < 1:
-            yield Finding(
-                severity=severity,
-                kind="missing_values",
-                message=f"Column {name} is missing in {percent(share)} of the training rows.",
-                fix="leave it out of data.numbers or data.categories, or fill it in the files",
-                value=share,
-                threshold=threshold,
-            )
-            return
+    if share < 1 and (found := reached(share, MISSING)):
+        severity, threshold = found
+        yield Finding(
+            severity=severity,
+            kind="missing_values",
+            message=f"Column {name} is missing in {percent(share)} of the training rows.",
+            fix="leave it out of data.numbers or data.categories, or fill it in the files",
+            value=share,
+            threshold=threshold,
+        )
 
 
 def _readable(values: list[float | str | None], number: bool) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
-from jaxfer.diagnosis.finding import Finding, percent
+from jaxfer.diagnosis.finding import Finding, percent, reached
 
 FOLDS = 5
 ROWS = 20  # fewest
@@ -34,14 +34,13 @@ def shortcut(
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     found, given = cross_val_predict(tree, x[kept], labels[kept], cv=folds), labels[kept]
     balanced = float(np.mean([np.mean(found[given == c] == c) for c in classes]))
-    for severity, threshold in thresholds.items():
-        if balanced >= threshold:
-            yield Finding(
-                severity=severity,
-                kind="shortcut",
-                message=f"{what} alone gives the label: a small tree of it has {percent(balanced)} balanced accuracy.",
-                fix=fix,
-                value=balanced,
-                threshold=threshold,
-            )
-            return
+    if reaching := reached(balanced, thresholds):
+        severity, threshold = reaching
+        yield Finding(
+            severity=severity,
+            kind="shortcut",
+            message=f"{what} alone gives the label: a small tree of it has {percent(balanced)} balanced accuracy.",
+            fix=fix,
+            value=balanced,
+            threshold=threshold,
+        )

@@ -9,7 +9,7 @@ import numpy as np
 from jaxfer.data.encodings.text import TextEncoding, Texts, tokenize, whole_lengths
 from jaxfer.data.encodings.tokenizers import load_tokenizer
 from jaxfer.diagnosis.duplicates import normalised
-from jaxfer.diagnosis.finding import NOTE, SEVERE, WARNING, Finding, graded, percent
+from jaxfer.diagnosis.finding import NOTE, SEVERE, WARNING, Finding, graded, percent, reached
 from jaxfer.diagnosis.opened import Opened
 
 EMPTY = 0.01  # of a split
@@ -82,15 +82,14 @@ def _unknown(opened: Opened, name: str, encoding: TextEncoding) -> Iterator[Find
     words = ~np.isin(tokens.ids, sorted(special))
     share = float(unknown.sum() / max(words.sum(), 1))
     counts = np.add.reduceat(unknown.astype(np.int64), tokens.starts[:-1])
-    for severity, threshold in UNKNOWN.items():
-        if share >= threshold:
-            yield Finding(
-                severity=severity,
-                kind="unknown_tokens",
-                message=f"{percent(share)} of the tokens of {name} are unknown to the tokenizer.",
-                fix="choose a checkpoint of this language and script, or name its own config.model.tokenizer",
-                value=share,
-                threshold=threshold,
-                examples=opened.some(name, np.argsort(-counts, kind="stable"), lambda i: f"{counts[i]} unknown tokens"),
-            )
-            return
+    if found := reached(share, UNKNOWN):
+        severity, threshold = found
+        yield Finding(
+            severity=severity,
+            kind="unknown_tokens",
+            message=f"{percent(share)} of the tokens of {name} are unknown to the tokenizer.",
+            fix="choose a checkpoint of this language and script, or name its own config.model.tokenizer",
+            value=share,
+            threshold=threshold,
+            examples=opened.some(name, np.argsort(-counts, kind="stable"), lambda i: f"{counts[i]} unknown tokens"),
+        )
