@@ -183,7 +183,7 @@ def drawn(case: Case) -> tuple[nn.Module, dict[str, np.ndarray]]:
     """(the settled reference, our batch of two examples)."""
     torch.manual_seed(0)
     model = case.make()
-    settle(model, fed(case, model, 8, 0)[1], last=case.last, gain=case.gain)
+    settle(model, fed(case, model, 8, 0)[1], last=case.last, gain=case.gain, seed=case.seed)
     case.prepared(model)
     return model, fed(case, model, 2, 0)[0]
 

@@ -49,6 +49,7 @@ class Case:
       outputs: of the head.
       last: regex of the submodules that end a residual branch, and the gain that they get.
       gain: see `last`.
+      seed: of the draw of weights: another one where a draw leaves the range that a comparison counts in.
       rate: of ten steps of SGD: high enough that every leaf moves much further than the tolerance; 0 leaves them out.
       still: regex of our leaves that have no gradient (an attention key's bias).
       options: of ours, beyond what the layout reads.
@@ -78,6 +79,7 @@ class Case:
     outputs: int = 3
     last: str = "none"
     gain: float = 0.5
+    seed: int = 0
     rate: float = 0.05
     still: str = r".*/key/bias"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -1,9 +1,12 @@
+import dataclasses
 from functools import partial
 
 from torch import nn
 
 from tests.parity.families import Case
 from tests.parity.packages import timm, torchvision
+
+LAST = r"features\.\d+\.\d+\.block\.3\.1"
 
 
 def torchvision_units(repeats):
@@ -22,7 +25,7 @@ def of_torchvision(make, repeats, image, outputs=3, rate=0.0, golden=False, **op
         units=torchvision_units(repeats),
         image=image,
         outputs=outputs,
-        last=r"features\.\d+\.\d+\.block\.3\.1",
+        last=LAST,
         gain=0.5,
         rate=rate,
         still=r".*/norm_project/bias",
@@ -75,7 +78,11 @@ CASES = {
     "v2_tiny": of_torchvision(tiny_v2, (2, 2, 2, 1), (39, 50, 3), epsilon=1e-3, rate=0.1),
     "b0": of_torchvision(named("efficientnet_b0", num_classes=3), B0, (67, 90, 3)),
     "b5": of_torchvision(named("efficientnet_b5", num_classes=3), (3, 5, 5, 7, 7, 9, 3), (65, 40, 3)),
-    "v2_s": of_torchvision(named("efficientnet_v2_s", num_classes=1000), S, (224, 224, 3), outputs=1000),
+    "v2_s": dataclasses.replace(
+        of_torchvision(named("efficientnet_v2_s", num_classes=1000), S, (224, 224, 3), outputs=1000),
+        last=rf"{LAST}|features\.[123]\.\d+\.block\.1\.1",  # its first stages have two convolutions
+        gain=0.4,
+    ),
     "timm_b0": of_timm("efficientnet_b0", B0, (65, 96, 3)),
     "timm_tf_b0": of_timm("tf_efficientnet_b0", B0, (65, 90, 3), **TF),
     "timm_lite1": of_timm("tf_efficientnet_lite1", LITE1, (50, 65, 3), **TF),
