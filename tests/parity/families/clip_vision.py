@@ -26,4 +26,5 @@ def case(image, rate=0.1, **config):
 CASES = {
     "odd": case((12, 12, 3), **ODD),
     "gelu": case((8, 8, 2), **dict(SIZES, image_size=8, num_channels=2, hidden_act="gelu", layer_norm_eps=0.01)),
+    "b_32": case((224, 224, 3), rate=0.0),
 }

@@ -21,14 +21,18 @@ class Pooled(nn.Module):
         return SimpleNamespace(logits=self.classifier(self.text_model(input_ids=input_ids).pooler_output))
 
 
-CASES = {
-    "odd": Case(
+def case(rate=0.1, **config):
+    config = SiglipTextConfig(**config)
+    units = {f"block_{i}": f"text_model.encoder.layers.{i}" for i in range(config.num_hidden_layers)}
+    return Case(
         layout=("siglip_text", "hf"),
-        make=lambda: Pooled(SiglipTextConfig(**SIZES, **TEXTS)),
-        units={"stem": "text_model.embeddings", **{f"block_{i}": f"text_model.encoder.layers.{i}" for i in range(2)}},
+        make=lambda: Pooled(config),
+        units={"stem": "text_model.embeddings", **units},
         last=r".*(self_attn\.out_proj|mlp\.fc2)",
-        rate=0.1,
-        golden=True,
+        rate=rate,
+        golden=bool(rate),
         exported=False,
     )
-}
+
+
+CASES = {"odd": case(**SIZES, **TEXTS), "base": case(rate=0.0, projection_size=768)}

@@ -21,8 +21,14 @@ class Pooled(nn.Module):
         return SimpleNamespace(logits=self.classifier(self.vision_model(pixel_values).pooler_output))
 
 
-def case(image, rate=0.1, golden=True, **fields):
-    units = {f"block_{i}": f"vision_model.encoder.layers.{i}" for i in range(2)}
+def scaled(model):
+    """Three projections of the pooling attention are one parameter, no layer: `settle` draws it for tiny widths."""
+    weight = model.vision_model.head.attention.in_proj_weight.data
+    weight *= 2 * weight.shape[1] ** -0.5
+
+
+def case(image, rate=0.1, golden=True, layers=2, **fields):
+    units = {f"block_{i}": f"vision_model.encoder.layers.{i}" for i in range(layers)}
     return Case(
         layout=("siglip_vision", "hf"),
         units={"stem": "vision_model.embeddings", **units},
@@ -47,4 +53,14 @@ CASES = {
         exported=False,
     ),
     "mean": case((8, 8, 2), golden=False, make=lambda: classifier(**MEAN)),
+    "b_16": case(
+        (224, 224, 3),
+        rate=0.0,
+        golden=False,
+        layers=12,
+        make=lambda: Pooled(SiglipVisionConfig()),
+        options=dict(pool="map"),
+        prepared=scaled,
+        exported=False,
+    ),
 }
