@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from jaxfer import config as configs
 from jaxfer.data.prepare import opened_once
-from jaxfer.diagnosis import classes, duplicates, images, labels, plan, rows, texts
+from jaxfer.diagnosis import classes, duplicates, features, images, plan, rows, texts
 from jaxfer.diagnosis.finding import NOTE, SEVERITIES, Diagnosis, Example, Finding
 from jaxfer.diagnosis.opened import Opened
 from jaxfer.errors import InputError
@@ -31,7 +31,7 @@ CHECKS = (
     images.check,
     texts.check,
     rows.check,
-    labels.check,
+    features.check,
     plan.check,
 )
 EXAMPLES = 10_000  # of a split

@@ -13,27 +13,16 @@ the finding is a note.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
 
-from jaxfer.data.split import Split
 from jaxfer.diagnosis.finding import NOTE, WARNING, Finding, percent
 from jaxfer.diagnosis.opened import Opened
-from jaxfer.errors import InputError
-from jaxfer.evals.baselines import WORDS, baselines
-from jaxfer.linear import SOLVERS, Problem
-from jaxfer.training import candidates
 
-FOLDS = 5
-ROWS = 4096  # training examples at most, drawn alike of all
-PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # of the mean loss, the strongest first
 ESTIMATE = 0.03  # share of wrong labels
 ACCURACY = 0.75  # of the folds, below which the estimate says little
-SEED = 0
 
 
 class Confident(NamedTuple):
@@ -71,104 +60,34 @@ def confident(chances: np.ndarray, labels: np.ndarray) -> Confident:
     return Confident(joint, float(1 - np.trace(joint)), suspects, rest.argmax(1))
 
 
-def chances(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Probabilities [n, classes] of each example from the folds without it; of vectors [n, d], or of texts by TF-IDF.
+def check(
+    opened: Opened, labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str], reads: str
+) -> Iterator[Finding]:
+    """One finding.
 
-    Of a path of penalties the one is kept whose probabilities of the given labels are the likeliest.
+    Args:
+      opened: its train are the examples.
+      labels: int [n], each class five times or more.
+      probabilities: [n, classes], out of sample.
+      names: of the classes.
+      reads: what the probabilities are from.
     """
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED).split(np.zeros(len(labels)), labels)
-    path = _of_texts(x, labels, folds) if x.dtype == object else _of_vectors(x, labels, folds)
-    found = [_softmax(logits) for logits in path]
-    losses = [-np.log(np.maximum(p[np.arange(len(labels)), labels], 1e-12)).mean() for p in found]
-    return found[int(np.argmin(losses))]
-
-
-def _of_vectors(x: np.ndarray, labels: np.ndarray, folds: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """[penalties, n, classes]; inputs are standardised, and turned to their axes, once for all folds."""
-    solver, classes = SOLVERS["lbfgs"], int(labels.max()) + 1
-    inputs = solver.inputs(x)
-    x = inputs(x)
-    logits = np.zeros((len(PENALTIES), len(labels), classes))
-    for train, held in folds:
-        problem = Problem(x=x[train], inputs=inputs, labels=labels[train], outputs=classes)
-        path = solver.solve(problem, penalties=[len(train) * penalty for penalty in PENALTIES])
-        for i, solution in enumerate(path):
-            logits[i, held] = solution.outputs(x[held])
-    return logits
-
-
-def _of_texts(x: np.ndarray, labels: np.ndarray, folds: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    *_, model = baselines("classification", int(labels.max()) + 1, features=WORDS)
-    logits = np.zeros((len(model.settings), len(labels), int(labels.max()) + 1))
-    for train, held in folds:
-        for i, setting in enumerate(model.settings):
-            logits[i, held] = model.fit(x[train], labels[train], setting)(x[held])
-    return logits
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    chances = np.exp(logits - logits.max(1, keepdims=True))
-    return chances / chances.sum(1, keepdims=True)
-
-
-def check(opened: Opened) -> Iterator[Finding]:
-    """One finding; a note where it can't be said."""
-    if not opened.one_class:
-        return
-    split, names = opened.data.splits["train"], opened.data.classes
-    counts = np.bincount(split.labels, minlength=len(names))
-    kept = np.flatnonzero(np.isin(split.labels, np.flatnonzero(counts >= FOLDS)))
-    if len(kept) > ROWS:
-        kept = np.sort(np.random.default_rng(SEED).choice(kept, ROWS, replace=False))
-    classes, labels = np.unique(split.labels[kept], return_inverse=True)
-    if len(classes) < 2 or np.bincount(labels).min() < FOLDS:
-        yield _unchecked(f"expected {FOLDS} training examples of two classes or more", "raise data.labels_per_class")
-        return
-    split = split.take(kept)
-    try:
-        x, reads = _features(opened, split)
-    except InputError as error:
-        yield _unchecked(str(error).rstrip("."), "see `jaxfer show`; train or download what config.init names first")
-        return
-    opened.say(f"labels: {FOLDS} folds of logistic regression on {reads} of {len(split):,} training examples")
-    probabilities = chances(x, labels)
     found = confident(probabilities, labels)
     if not len(found.suspects):
         return
     accuracy = float(np.mean(probabilities.argmax(1) == labels))
     sure = accuracy >= ACCURACY and found.share >= ESTIMATE
-    shown = dataclasses.replace(opened, splits={"train": split})
     doubt = "" if accuracy >= ACCURACY else ", too few to take this for more than a list to look at"
     yield Finding(
         severity=WARNING if sure else NOTE,
         kind="label_issues",
         message=f"About {percent(found.share)} of the training labels are wrong or ambiguous, by confident learning; "
-        f"{len(found.suspects):,} of {len(split):,} examples are suspicious. Logistic regression on {reads} agrees "
+        f"{len(found.suspects):,} of {len(labels):,} examples are suspicious. Logistic regression on {reads} agrees "
         f"with {percent(accuracy)} of the labels out of sample{doubt}.",
         fix="look at the suspicious ones and correct them in the files; a robust loss is config.task.label_smoothing",
         value=found.share,
         threshold=ESTIMATE,
-        examples=shown.some(
-            "train",
-            found.suspects,
-            lambda i: f"labelled {names[classes[labels[i]]]}, looks like {names[classes[found.other[i]]]}",
+        examples=opened.some(
+            "train", found.suspects, lambda i: f"labelled {names[labels[i]]}, looks like {names[found.other[i]]}"
         ),
     )
-
-
-def _unchecked(why: str, fix: str) -> Finding:
-    return Finding(severity=NOTE, kind="labels_unchecked", message=f"Labels were not checked: {why}.", fix=fix)
-
-
-def _features(opened: Opened, split: Split) -> tuple[np.ndarray, str]:
-    """(features of these training examples, what they are)."""
-    config = opened.config
-    if config.init == "scratch":
-        (encoding, *others) = opened.encodings
-        if others:
-            raise InputError("a model of several inputs has no raw features from scratch")
-        return encoding.flat(split), f"the raw {encoding.features}"
-    plan = candidates.planned(config, config.init, opened.overrides, opened.place, "config.init", config)
-    data = dataclasses.replace(plan.data, splits={**plan.data.splits, "train": split})
-    frozen = candidates.frozen(dataclasses.replace(plan, data=data), units=False, say=opened.say)
-    return frozen.x, f"the frozen features of {config.init}"

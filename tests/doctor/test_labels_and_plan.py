@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import jaxfer
-from jaxfer.diagnosis import labels
+from jaxfer.diagnosis import labels, vectors
 from tests.doctor.test_duplicates_and_classes import by_kind
 from tests.experiments import tiny_config
 
@@ -50,17 +50,17 @@ def clusters(n=200, noise=0.1, seed=0):
 def test_planted_labels_in_clusters():
     """20 of 200 labels are wrong: the estimate is near, and the suspects are among them."""
     x, given, wrong = clusters()
-    found = labels.confident(labels.chances(x, given), given)
+    found = labels.confident(vectors.chances(x, given), given)
     assert found.share == pytest.approx(0.1, abs=0.02)
     assert len(set(found.suspects) & set(wrong)) >= 15 and not set(found.suspects) - set(wrong)
     x, given, _ = clusters(noise=0)
-    assert labels.confident(labels.chances(x, given), given).share < 0.01
+    assert labels.confident(vectors.chances(x, given), given).share < 0.01
 
 
 def test_texts_are_told_by_their_words():
     words, given = np.array(["a red rose", "a blue sky"] * 20, object), np.arange(40) % 2
     given[6] = 1
-    found = labels.confident(labels.chances(words, given), given)
+    found = labels.confident(vectors.chances(words, given), given)
     assert found.suspects.tolist() == [6]
 
 
@@ -109,12 +109,12 @@ def test_frozen_features_of_rows(tmp_path):
     jaxfer.run(config, tmp_path / "source", quiet=True)
     config.update(init="sibling:source", head="reset")
     diagnosis = jaxfer.doctor(config, place=tmp_path / "doctor", quiet=True)
-    assert "labels_unchecked" not in by_kind(diagnosis)
+    assert not {"labels_unchecked", "features_unread"} & by_kind(diagnosis).keys()
 
 
 def test_a_source_that_is_not_there_is_no_failure(tmp_path):
     config = tiny_config("resnet_basic", init="sibling:none", head="reset")
-    found = by_kind(jaxfer.doctor(config, place=tmp_path / "x", quiet=True))["labels_unchecked"]
+    found = by_kind(jaxfer.doctor(config, place=tmp_path / "x", quiet=True))["features_unread"]
     assert found.severity == "note" and "none" in found.message
 
 

@@ -1,0 +1,99 @@
+"""Checks by the vectors of examples: probable label errors, outliers, splits and domains told apart, a pilot.
+
+The vectors of at most 4,096 training examples and 500 of every other set are computed once for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from jaxfer.data.loader import Feed
+from jaxfer.data.prepare import build
+from jaxfer.data.split import Split
+from jaxfer.diagnosis import drift, labels, outliers, pilot
+from jaxfer.diagnosis.finding import NOTE, Finding
+from jaxfer.diagnosis.opened import Opened
+from jaxfer.diagnosis.vectors import FOLDS, SEED, chances, vectors
+from jaxfer.errors import InputError
+from jaxfer.pretrained import foreign, starting
+from jaxfer.runs.folder import stored_experiment
+
+TRAIN = 4096  # examples
+SOURCE = "the source's data"
+
+
+def check(opened: Opened) -> Iterator[Finding]:
+    """All of them, or a note that says why there are none."""
+    sets = _sets(opened)
+    try:
+        read = vectors(opened, sets)
+    except InputError as error:
+        yield Finding(
+            severity=NOTE,
+            kind="features_unread",
+            message=f"Labels, outliers and drift were not checked: {str(error).rstrip('.')}.",
+            fix="see `jaxfer show`; train or download what config.init names first",
+        )
+        return
+    opened.say(f"{read.reads} of {sum(map(len, sets.values())):,} examples: labels, outliers, drift, a pilot")
+    shown, x = dataclasses.replace(opened, splits=sets), read.of["train"]
+    yield from outliers.check(x, read.reads, lambda rows, says: shown.some("train", rows, says))
+    yield from drift.splits(read.of, read.reads)
+    yield from drift.domains(read.of, read.reads)
+    if opened.one_class:
+        yield from _classes(shown, x, read.reads)
+
+
+def _classes(opened: Opened, x: np.ndarray, reads: str) -> Iterator[Finding]:
+    """What logistic regression on the vectors says, of the classes of five examples and more."""
+    split = opened.splits["train"]
+    kept = np.flatnonzero(np.bincount(split.labels)[split.labels] >= FOLDS)
+    classes, given = np.unique(split.labels[kept], return_inverse=True)
+    if len(classes) < 2:
+        yield Finding(
+            severity=NOTE,
+            kind="labels_unchecked",
+            message=f"Labels were not checked: expected {FOLDS} training examples of two classes or more.",
+            fix="raise data.labels_per_class",
+        )
+        return
+    opened, x = dataclasses.replace(opened, splits={"train": split.take(kept)}), x[kept]
+    probabilities, names = chances(x, given), [opened.data.classes[c] for c in classes]
+    yield from labels.check(opened, given, probabilities, names, reads)
+    yield from pilot.check(opened, x, given, reads)
+
+
+def _sets(opened: Opened) -> dict[str, Split]:
+    """{name: examples}: train first, then val and the inputs of test, streams, and what the source was trained on."""
+    found = {"train": _some(opened.data.splits["train"], TRAIN)}
+    found |= {name: _some(split, drift.MOST) for name, split in opened.splits.items() if name != "train"}
+    streams = [name for name, stream in opened.ready.experiment.streams if stream.source is not None]
+    others = {f"stream {name}": opened.data.streams[name].splits["train"] for name in streams}
+    for name, split in {**others, **_source(opened)}.items():
+        try:
+            Feed(split=split, encodings=opened.encodings).check()
+        except InputError:  # of another task
+            continue
+        found[name] = _some(split, drift.MOST)
+    return found
+
+
+def _some(split: Split, most: int) -> Split:
+    rows = np.random.default_rng(SEED).permutation(len(split))[:most]
+    return split.take(np.sort(rows))
+
+
+def _source(opened: Opened) -> dict[str, Split]:
+    """What a run that `config.init` names was trained on, where its data is still there."""
+    init = opened.config.init
+    if init == "scratch" or foreign.is_foreign(init):
+        return {}
+    try:
+        run = stored_experiment(starting.locate(init, opened.place))
+        data = build(run.data, dict(run.source.options), seed=run.run.seed, with_test=False)
+    except InputError:
+        return {}
+    return {SOURCE: data.splits["train"]}

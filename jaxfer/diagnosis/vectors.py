@@ -1,0 +1,127 @@
+"""Vectors of the examples of each split for checks of whole sets, and linear models that tell such vectors apart.
+
+They are the frozen features that the output layer of `config.init` would read. From scratch, and for a task without
+classes, they are the raw inputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.model_selection import StratifiedKFold
+
+from jaxfer.data.split import Split
+from jaxfer.diagnosis.opened import Opened
+from jaxfer.errors import InputError
+from jaxfer.evals.baselines import TOKEN, WORDS, baselines
+from jaxfer.linear import SOLVERS, Problem
+from jaxfer.training import candidates
+
+FOLDS = 5
+PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # of the mean loss, the strongest first
+FEW_PENALTIES = (3.0, 0.3, 0.03)  # where many fits are to take seconds
+TOPICS = 64  # axes of the words of texts
+SEED = 0
+
+Fold = tuple[np.ndarray, np.ndarray]
+
+
+class Vectors(NamedTuple):
+    """What stands for the examples.
+
+    Attributes:
+      of: {split: float [n, width], or the texts themselves, objects [n]}.
+      reads: what they are (`the raw pixels`).
+    """
+
+    of: Mapping[str, np.ndarray]
+    reads: str
+
+
+def vectors(opened: Opened, splits: Mapping[str, Split]) -> Vectors:
+    """The vectors of these splits; their labels are not read.
+
+    Raises:
+      InputError: a checkpoint that can't be read, a model of several inputs from scratch, or inputs it can't read.
+    """
+    config = opened.config
+    if config.init == "scratch" or not opened.one_class:
+        (encoding, *others) = opened.encodings
+        if others:
+            raise InputError("a model of several inputs has no raw features from scratch")
+        return Vectors({name: encoding.flat(split) for name, split in splits.items()}, f"the raw {encoding.features}")
+    plan = candidates.planned(config, config.init, opened.overrides, opened.place, "config.init", config)
+    found = {}
+    for name, split in splits.items():
+        data = dataclasses.replace(plan.data, splits={**plan.data.splits, "train": split})
+        found[name] = candidates.frozen(dataclasses.replace(plan, data=data), units=False, say=opened.say).x
+    return Vectors(found, f"the frozen features of {config.init}")
+
+
+def topics(*of: np.ndarray) -> list[np.ndarray]:
+    """Vectors as they are; texts as their words, weighted and turned to the largest axes of all of them."""
+    if of[0].dtype != object:
+        return list(of)
+    words = TfidfVectorizer(token_pattern=TOKEN, sublinear_tf=True).fit_transform(np.concatenate(of))
+    axes = min(TOPICS, min(words.shape) - 1)
+    found = TruncatedSVD(axes, random_state=SEED).fit_transform(words) if axes > 0 else words.toarray()
+    return np.split(found, np.cumsum([len(x) for x in of])[:-1])
+
+
+def folds(labels: np.ndarray, part: float = 1.0) -> list[Fold]:
+    """(rows to fit, rows held back), five times; of the rows to fit a part of each class, at least one.
+
+    As many rows are fitted in each fold, so that one program fits them all.
+    """
+    found = list(StratifiedKFold(FOLDS, shuffle=True, random_state=SEED).split(np.zeros(len(labels)), labels))
+    fewest = np.min([np.bincount(labels[rows], minlength=labels.max() + 1) for rows, _ in found], 0)
+    counts = np.where(fewest > 0, np.maximum(1, np.round(part * fewest)), 0).astype(int)
+    rng = np.random.default_rng(SEED)
+    mixed = [rng.permutation(rows) for rows, _ in found]
+    kept = [[rows[labels[rows] == c][:count] for c, count in enumerate(counts)] for rows in mixed]
+    return [(np.sort(np.concatenate(own)), held) for own, (_, held) in zip(kept, found, strict=True)]
+
+
+def chances(x: np.ndarray, labels: np.ndarray, part: float = 1.0, penalties: Sequence[float] = PENALTIES) -> np.ndarray:
+    """Probabilities [n, classes] of each example from the folds without it; of vectors [n, d], or of texts by TF-IDF.
+
+    Of a path of penalties the one is kept whose probabilities of the given labels are the likeliest.
+    """
+    held_back = folds(labels, part)
+    path = _of_texts(x, labels, held_back) if x.dtype == object else _of_vectors(x, labels, held_back, penalties)
+    found = [_softmax(logits) for logits in path]
+    losses = [-np.log(np.maximum(p[np.arange(len(labels)), labels], 1e-12)).mean() for p in found]
+    return found[int(np.argmin(losses))]
+
+
+def _of_vectors(x: np.ndarray, labels: np.ndarray, held_back: Iterable[Fold], penalties: Sequence[float]) -> np.ndarray:
+    """[penalties, n, classes]; inputs are standardised, and turned to their axes, once for all folds."""
+    solver, classes = SOLVERS["lbfgs"], int(labels.max()) + 1
+    inputs = solver.inputs(x)
+    x = inputs(x)
+    logits = np.zeros((len(penalties), len(labels), classes))
+    for train, held in held_back:
+        problem = Problem(x=x[train], inputs=inputs, labels=labels[train], outputs=classes)
+        path = solver.solve(problem, penalties=[len(train) * penalty for penalty in penalties])
+        for i, solution in enumerate(path):
+            logits[i, held] = solution.outputs(x[held])
+    return logits
+
+
+def _of_texts(x: np.ndarray, labels: np.ndarray, held_back: Iterable[Fold]) -> np.ndarray:
+    *_, model = baselines("classification", int(labels.max()) + 1, features=WORDS)
+    logits = np.zeros((len(model.settings), len(labels), int(labels.max()) + 1))
+    for train, held in held_back:
+        for i, setting in enumerate(model.settings):
+            logits[i, held] = model.fit(x[train], labels[train], setting)(x[held])
+    return logits
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    chances = np.exp(logits - logits.max(1, keepdims=True))
+    return chances / chances.sum(1, keepdims=True)
