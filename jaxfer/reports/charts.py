@@ -171,6 +171,7 @@ def lines(
     y_name: str,
     wide_range: bool = False,
     ticks: Sequence[float] = (),
+    marks: bool = True,
 ) -> Markup:
     """A line for each name, and a band where its runs differ; with `ticks`, x is logarithmic and has these alone."""
     steps = [s for b in bands.values() for s in b.steps]
@@ -192,7 +193,7 @@ def lines(
         band = svg.path(outline, "b", closed=True) if any(b.high[i] > b.low[i] for i in known) else ""
         middle = svg.path([(x(b.steps[i]), y(b.middle[i])) for i in known])
         shown = known if len(known) <= 12 else known[:: -(-len(known) // 12)]
-        marks = (
+        dots = (
             svg.mark(
                 x(b.steps[i]),
                 y(b.middle[i]),
@@ -200,9 +201,9 @@ def lines(
                 f"{label}, step {b.steps[i]:g}: {numbers.score(b.middle[i])}",
                 3.6,
             )
-            for i in shown
+            for i in (shown if marks else ())
         )
-        parts.append(tag("g", band, middle, *marks, class_=svg.hue(b.series)))
+        parts.append(tag("g", band, middle, *dots, class_=svg.hue(b.series)))
     said = "; ".join(
         f"{label} ends at {numbers.score(b.middle[-1])}" for label, b in [*bands.items()][:12] if len(b.middle)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,15 +13,15 @@ from jaxfer.reports.charts import BOTTOM, RIGHT, TOP
 from jaxfer.reports.markup import Markup, tag
 
 
-def heatmap(name: str, title: str, counts: np.ndarray, classes: Sequence[str]) -> Markup:
-    """Counts [true, predicted] as shares of their row: the darker the larger, by its square root."""
+def heatmap(name: str, title: str, counts: np.ndarray, classes: Sequence[str], support: np.ndarray) -> Markup:
+    """Counts [true, predicted] as shares of each true class's examples: the darker the larger, by its square root."""
     n = len(classes)
     names = [svg.shortened(c, 14) for c in classes]
     left = 16 + max(svg.wide(c, 11) for c in names)
     side = min(34.0, (svg.WIDTH - left - 8) / n)
     below = max(svg.wide(c, 11) for c in names)
     level = below < side - 2
-    support, parts = counts.sum(1), []
+    parts: list[Markup] = []
     for i in range(n):
         y = 26 + i * side
         parts.append(svg.text(left - 6, round(y + side / 2 + 4, 1), names[i], "end", "t"))
@@ -61,7 +61,7 @@ def heatmap(name: str, title: str, counts: np.ndarray, classes: Sequence[str]) -
         )
     parts += [svg.text(2, 14, "true class ↓   predicted →", kind="t")]
     height = 26 + n * side + (22 if level else 10 + below * 0.9)
-    right = round(sum(np.diag(counts)) / max(counts.sum(), 1), 3)
+    right = round(sum(np.diag(counts)) / max(support.sum(), 1), 3)
     said = f"{n} classes, {numbers.percent(right)} on the diagonal"
     return svg.drawing(name, title, said, *parts, height=round(height))
 
@@ -125,3 +125,26 @@ def parallel(name: str, title: str, axes: Sequence[Axis], good: Sequence[float])
             last = i == len(axes) - 1
             parts.append(svg.text(round(at[i] + (-6 if last else 6), 1), y + 4, words, "end" if last else "start", "t"))
     return svg.drawing(name, title, f"{len(good)} runs over {len(axes)} axes", *parts, width=round(width), height=290)
+
+
+def strips(name: str, title: str, stages: Mapping[str, Mapping[str, tuple[int, str]]]) -> Markup:
+    """A row of boxes for each stage: {unit: (series of its colour, what it says)}, input first."""
+    units = list(dict.fromkeys(unit for row in stages.values() for unit in row))
+    left = 10 + max(svg.wide(svg.shortened(stage, 12)) for stage in stages)
+    side, parts = (svg.WIDTH - left - 8) / len(units), []
+    for i, (stage, row) in enumerate(stages.items()):
+        y = 8 + 34 * i
+        parts.append(svg.text(left - 8, y + 19, svg.shortened(stage, 12), "end"))
+        for unit, (series, about) in row.items():
+            x, width = round(left + units.index(unit) * side, 1), round(max(side - 2, 1), 1)
+            kind = f"r {svg.hue(series)}"
+            parts.append(svg.rectangle(x, y, width, 28, kind, about, rx=2, opacity=None if series else "0.35"))
+    bottom, every = 8 + 34 * len(stages), -(-12 // side) if side < 12 else 1
+    below = max(svg.wide(svg.shortened(unit, 16), 11) for unit in units)
+    for i, unit in enumerate(units):
+        if i % every == 0 or i == len(units) - 1:
+            x = round(left + (i + 0.5) * side, 1)
+            turned = f"translate({x + 4:g} {bottom + 8:g}) rotate(-55)"
+            parts.append(tag("text", svg.shortened(unit, 16), class_="t", text_anchor="end", transform=turned))
+    said = "; ".join(f"{stage}: " + ", ".join(about for _, about in row.values()) for stage, row in stages.items())
+    return svg.drawing(name, title, said[:600], *parts, height=round(bottom + 14 + 0.85 * below))
