@@ -14,9 +14,10 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError
-from jaxfer.reports import of_comparison
+from jaxfer.reports import comparison, of_comparison, of_run, of_sweep
 from jaxfer.reports.page import LIMIT, Page
 from jaxfer.runs import seal
+from jaxfer.runs.folder import holds_run
 
 __all__ = ["Written", "report"]
 
@@ -72,8 +73,12 @@ def report(
 def _maker(place: epath.Path) -> Callable[..., Page]:
     if not place.exists():
         raise InputError(f"expected a folder of a run, a sweep or a comparison, found nothing at {place}")
-    if (place / seal.PROTOCOL).exists() or (place / "comparison.json").exists():
+    if (place / seal.PROTOCOL).exists() or (place / comparison.FILE).exists():
         return of_comparison.page
+    if (place / "cells.json").exists():
+        return of_sweep.page
+    if holds_run(place):
+        return of_run.page
     raise InputError(
         f"nothing to report on in {place}: expected a folder that `jaxfer run`, sweep or compare wrote, or the .json "
         "of `jaxfer doctor --json` or `jaxfer rank --out`"
