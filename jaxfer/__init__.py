@@ -17,6 +17,7 @@ jaxfer.merge(["runs/digits/a", "runs/digits/b"], rule="greedy", workdir="runs/di
 jaxfer.ensemble(["runs/digits/a", "runs/digits/b"], split="test")["ensemble"]
 jaxfer.adapters({"a": "runs/digits/lora", "b": "runs/digits/ia3"}).switch("b")
 jaxfer.compare("configs/digits.py", "runs/digits-compared")
+jaxfer.report("runs/digits-compared").path
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ _API = {
     "select": "jaxfer.evals.selecting",
     "sweep": "jaxfer.sweeps",
     "compare": "jaxfer.comparison",
+    "report": "jaxfer.reports",
     "plan": "jaxfer.forecast",
 }
 __all__ = list(_API)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from etils import epath
 
 from jaxfer.evals.intervals import mean_interval, paired_interval
-from jaxfer.report.look import INK, drawn, new_figure, save, styles
+from jaxfer.figures.look import INK, drawn, new_figure, save, styles
 
 HERE = Path(__file__).parent
 ARMS = {"scratch": "scratch", "probe": "linear probe", "full": "fine-tuned"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from run import CASES, GIB, MODELS, path
 
-from jaxfer.report import look
+from jaxfer.figures import look
 
 NAMES = dict(vit_b="ViT-B/16", bert_base="BERT-base", resnet50="ResNet-50", bert_large="BERT-large", vit_l="ViT-L/16")
 WAYS = {

@@ -13,7 +13,7 @@ from etils import epath
 from matplotlib.ticker import MaxNLocator
 
 from jaxfer.evals.intervals import mean_interval, paired_interval
-from jaxfer.report import look
+from jaxfer.figures import look
 
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1", "worst_group_accuracy": "worst group"}
 

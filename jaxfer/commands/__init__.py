@@ -38,6 +38,7 @@ COMMANDS = (
     "track",
     "sweep",
     "compare",
+    "report",
     "new",
     "check",
 )

@@ -25,7 +25,7 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
         raise InputError(f"--png: expected a file that ends in .png, found {arguments.png!r}")
     import jaxfer
     from jaxfer import terminal
-    from jaxfer.report import rates
+    from jaxfer.figures import rates
 
     shared.keep_programs(arguments)
     folder = shared.workdir(arguments, arguments.config.partition(":")[2].replace(",", "-") or "main")

@@ -40,7 +40,7 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 def end(workdir: str, result: dict[str, Any]) -> None:
     """Prints how the run ended and draws its pictures. All is on disk by now: what fails here is a warning."""
     from jaxfer import files, terminal
-    from jaxfer.report import outcome
+    from jaxfer.figures import outcome
     from jaxfer.runs import history
     from jaxfer.runs.metrics import read_metrics
 
@@ -62,7 +62,7 @@ def _draw(what: str, folder: Any) -> None:
     from jaxfer import terminal
 
     try:
-        from jaxfer.report import confusion, curves  # matplotlib is slow to import
+        from jaxfer.figures import confusion, curves  # matplotlib is slow to import
 
         curves.draw(folder) if what == "curves.png" else confusion.of_run(folder)
     except Exception as error:

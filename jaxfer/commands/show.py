@@ -25,7 +25,7 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     config = jaxfer.load(arguments.config, overrides)
     print(jaxfer.show(config).text(terminal.page_of(sys.stdout)))
     if arguments.pictures:
-        from jaxfer.report.pictures import pictures
+        from jaxfer.figures.pictures import pictures
 
         name, _, arg = arguments.config.partition(":")
         file = "-".join(filter(None, (Path(name).stem, re.sub(r"\W+", "-", arg), "augmented")))

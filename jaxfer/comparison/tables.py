@@ -18,7 +18,7 @@ from jaxfer.comparison.protocol import RULE, Design
 from jaxfer.comparison.simple import BaselineScores
 from jaxfer.evals.intervals import mean_interval, too_few
 from jaxfer.evals.verdicts import HELPS, NEGATIVE, NO_EVIDENCE
-from jaxfer.report import plots
+from jaxfer.figures import plots
 from jaxfer.sweeps.table import number
 from jaxfer.terminal import FILE, GLUE, NAME, NUMBER, TEXT, Column, Page, table
 

@@ -68,7 +68,7 @@ def sweep(
       InputError: a cell's config is wrong; nothing has been run.
       Preempted: SIGTERM came; every cell under way is saved.
     """
-    from jaxfer.report import plots  # matplotlib is slow to import, and no process that runs cells needs it
+    from jaxfer.figures import plots  # matplotlib is slow to import, and no process that runs cells needs it
 
     spec = config.spelled(spec)
     jobs = cells.make_jobs(spec, cells.expand(spec, overrides))

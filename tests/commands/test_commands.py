@@ -136,10 +136,10 @@ def test_run_calls_run_and_prints_the_result(config, calls, capsys):
 
 def test_a_classification_is_drawn_and_its_run_outlives_the_picture(config, calls, monkeypatch, capsys):
     drawn = []
-    monkeypatch.setattr("jaxfer.report.confusion.of_run", drawn.append)
+    monkeypatch.setattr("jaxfer.figures.confusion.of_run", drawn.append)
     monkeypatch.setitem(RESULT, "report", {"val": {}})
     assert commands.main(["run", config]) == 0 and [folder.name for folder in drawn] == ["main"]
-    monkeypatch.setattr("jaxfer.report.confusion.of_run", lambda folder: 1 / 0)
+    monkeypatch.setattr("jaxfer.figures.confusion.of_run", lambda folder: 1 / 0)
     assert commands.main(["run", config]) == 0
     warning = "warning: the confusion matrix was not drawn (division by zero); the run is complete"
     assert capsys.readouterr().err.splitlines()[-1] == warning
@@ -149,7 +149,7 @@ def test_run_draws_its_curves_last_and_a_failure_is_one_warning(config, calls, c
     folder = write(tmp_path / "runs" / "mine" / "main")
     assert commands.main(["run", config]) == 0
     assert (folder / "curves.png").exists() and capsys.readouterr().err.count("warning") == 0
-    monkeypatch.setattr("jaxfer.report.curves.draw", lambda folder: 1 / 0)
+    monkeypatch.setattr("jaxfer.figures.curves.draw", lambda folder: 1 / 0)
     assert commands.main(["run", config]) == 0
     out, err = capsys.readouterr()
     assert "accuracy        0.5000" in out

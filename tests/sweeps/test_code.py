@@ -38,7 +38,7 @@ UNRELATED = (
     "models/vit.py",
     "tasks/regression.py",
     "data/sources/npz.py",
-    "report/plots.py",
+    "figures/plots.py",
     "commands/run.py",
     "forecast/chips.py",
     "comparison/tables.py",

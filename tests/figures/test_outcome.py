@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxfer.report import outcome
+from jaxfer.figures import outcome
 from jaxfer.runs.history import Monitor, best
 from jaxfer.terminal import Page
 from tests.runs.folders import result

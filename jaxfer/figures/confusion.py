@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from jaxfer import terminal
 from jaxfer.errors import InputError
-from jaxfer.report.look import drawn, new_figure, save, text_width
+from jaxfer.figures.look import drawn, new_figure, save, text_width
 from jaxfer.runs.folder import read_result
 
 COUNTED = 20  # classes up to which cells hold counts

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from scipy.optimize import isotonic_regression
 
-from jaxfer.report.look import Style
+from jaxfer.figures.look import Style
 
 
 def end_labels(axes: Axes, ends: Sequence[tuple[float | None, float, str, Style]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxfer.report import rates
+from jaxfer.figures import rates
 
 
 def test_redrawn(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from jaxfer.errors import InputError
-from jaxfer.report import confusion
+from jaxfer.figures import confusion
 
 ZOO = ("cat", "dog", "an animal with a name that is too long")
 CELLS = np.asarray([[40, 10, 0], [1, 99, 0], [0, 0, 0]])

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from jaxfer import files
-from jaxfer.report.look import INK, Style, drawn, new_figure, save
-from jaxfer.report.placing import end_labels
+from jaxfer.figures.look import INK, Style, drawn, new_figure, save
+from jaxfer.figures.placing import end_labels
 from jaxfer.runs import history
 from jaxfer.runs.metrics import read_metrics
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from jaxfer.errors import InputError, nearest
 from jaxfer.evals.intervals import mean_interval
-from jaxfer.report.look import (
+from jaxfer.figures.look import (
     DASHES,
     INK,
     Style,
@@ -28,7 +28,7 @@ from jaxfer.report.look import (
     styles,
     text_width,
 )
-from jaxfer.report.placing import beside, end_labels
+from jaxfer.figures.placing import beside, end_labels
 
 
 class Point(TypedDict):

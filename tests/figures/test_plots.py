@@ -17,7 +17,7 @@ import pytest
 from etils import epath
 
 from jaxfer.errors import InputError
-from jaxfer.report import look, placing, plots
+from jaxfer.figures import look, placing, plots
 
 NAMES = ("scratch", "probe", "full", "probe+full", "lora")
 TWELVE = tuple(f"method-{i:02d}-of-thirty-characters" for i in range(12))
@@ -85,7 +85,7 @@ def test_same_bytes_again_whatever_the_settings_and_no_leaks(draw, tmp_path):
 def test_same_bytes_in_another_process_without_pyplot(tmp_path):
     draw_cost(TWELVE, tmp_path / "here")
     code = (
-        "import sys; from tests.report import test_plots as t; t.draw_cost(t.TWELVE, sys.argv[1]);"
+        "import sys; from tests.figures import test_plots as t; t.draw_cost(t.TWELVE, sys.argv[1]);"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}

@@ -48,7 +48,7 @@ def pictures(config: ConfigDict, path: str) -> str:
         step, position = divmod(number, stage.batch_size)
         order = batch_indices(seed, step, size=len(split), batch_size=stage.batch_size)
         row, draw = order[[position]], Draw(seed, step, np.array([position]), ready.experiment.data.augment)
-        pairs.append(tuple(_colours(read(row, None, given)["image"][0], encoding) for given in (None, draw)))
+        pairs.append(tuple(colours(read(row, None, given)["image"][0], encoding) for given in (None, draw)))
     content = io.BytesIO()
     Image.fromarray(grid(pairs)).save(content, "PNG")
     files.write_bytes(epath.Path(path), content.getvalue())
@@ -72,7 +72,7 @@ def grid(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     return page
 
 
-def _colours(image: np.ndarray, encoding: ImageEncoding) -> np.ndarray:
+def colours(image: np.ndarray, encoding: ImageEncoding) -> np.ndarray:
     """Float32 [h, w, c] as `normalize` makes it -> uint8."""
     mean, std = (np.asarray(values, np.float32) for values in (encoding.mean, encoding.std))
     return np.rint((image * std + mean) * 255).clip(0, 255).astype(np.uint8)

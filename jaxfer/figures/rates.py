@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from etils import epath
 
 from jaxfer import files
-from jaxfer.report.look import COLOURS, DASHES, INK, drawn, new_figure
+from jaxfer.figures.look import COLOURS, DASHES, INK, drawn, new_figure
 
 
 @drawn

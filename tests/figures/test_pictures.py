@@ -9,7 +9,7 @@ from PIL import Image
 from jaxfer.commands import main
 from jaxfer.data.loader import Feed, train_batches
 from jaxfer.errors import InputError
-from jaxfer.report.pictures import FAR, NEAR, pictures
+from jaxfer.figures.pictures import FAR, NEAR, pictures
 from jaxfer.training.preflight import preflight
 from tests.experiments import tiny_config
 

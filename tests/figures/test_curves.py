@@ -7,7 +7,7 @@ import math
 import matplotlib.image
 from etils import epath
 
-from jaxfer.report import curves
+from jaxfer.figures import curves
 from jaxfer.runs.history import Monitor
 from tests.runs.folders import LINES, write
 

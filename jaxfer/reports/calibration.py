@@ -1,0 +1,74 @@
+"""Whether a classifier's confidence on val can be trusted: reliability, ECE, Brier score, risk against coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxfer.reports import charts, grids, numbers
+from jaxfer.reports.charts import Band
+from jaxfer.reports.page import Part, Section
+from jaxfer.reports.tables import Cell, score, whole
+
+BINS = 15  # of equal mass
+POINTS = 100  # of the risk-coverage curve
+
+
+def bins(confidence: np.ndarray, right: np.ndarray, count: int = BINS) -> list[tuple[float, float, int]]:
+    """(mean confidence, accuracy, examples) of as many bins with equally many examples, the least confident first."""
+    order = np.argsort(confidence, kind="stable")
+    parts = [part for part in np.array_split(order, count) if len(part)]
+    return [(float(confidence[p].mean()), float(right[p].mean()), len(p)) for p in parts]
+
+
+def error(found: Sequence[tuple[float, float, int]]) -> float:
+    """The expected calibration error of bins: their gaps, weighted by their examples."""
+    total = sum(count for *_, count in found)
+    return sum(count * abs(accuracy - sure) for sure, accuracy, count in found) / total
+
+
+def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Squared distance from the one-hot label, summed over classes: 0 to 2."""
+    hot = np.eye(probabilities.shape[1])[labels]
+    return float(((probabilities - hot) ** 2).sum(1).mean())
+
+
+def risk(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(coverage, share of mistakes among the most confident ones of that share)."""
+    order = np.argsort(-confidence, kind="stable")
+    kept = np.arange(1, len(order) + 1)
+    return kept / len(order), np.cumsum(~right[order]) / kept
+
+
+def section(probabilities: np.ndarray, labels: np.ndarray) -> Section:
+    """The calibration of val's predictions."""
+    confidence, right = probabilities.max(-1), probabilities.argmax(-1) == labels
+    found = bins(confidence, right)
+    ece, score_ = error(found), brier(probabilities, labels)
+    gap = float(confidence.mean() - right.mean())
+    how = "overconfident" if gap > 0 else "underconfident"
+    sure, accuracy = numbers.score(float(confidence.mean())), numbers.score(float(right.mean()))
+    title = f"On val it is {how} by {numbers.score(abs(gap))}: {sure} sure, {accuracy} right"
+    return Section(name="Calibration", title=title, parts=[_reliability(found, ece, score_), _risk(confidence, right)])
+
+
+def _reliability(found: Sequence[tuple[float, float, int]], ece: float, brier: float) -> Part:
+    title = f"ECE {numbers.score(ece)}, Brier score {numbers.score(brier)}"
+    about = f"{len(found)} bins of equal mass; on the dashed line confidence is accuracy. Bars are the gaps."
+    drawn = grids.reliability("reliability", title, found)
+    rows = [[Cell(c, numbers.score(c)), Cell(a, numbers.score(a)), whole(count)] for c, a, count in found]
+    return charts.figure("reliability", title, about, drawn, ("mean confidence", "accuracy", "examples"), rows)
+
+
+def _risk(confidence: np.ndarray, right: np.ndarray) -> Part:
+    coverage, wrong = risk(confidence, right)
+    chosen = np.unique(np.linspace(0, len(coverage) - 1, min(POINTS, len(coverage))).round().astype(int))
+    x, y = [[float(v) for v in values[chosen]] for values in (coverage, wrong)]
+    half = float(wrong[max((len(wrong) + 1) // 2 - 1, 0)])
+    title = f"The more confident half has {numbers.percent(half)} mistakes, all {numbers.percent(float(wrong[-1]))}"
+    about = "Risk against coverage: the share of mistakes among the most confident examples."
+    bands = {"risk": Band(2, x, y, y, y)}
+    drawn = charts.lines("risk", title, bands, x_name="coverage", y_name="share of mistakes", marks=False)
+    rows = [[score(a), score(b)] for a, b in zip(x, y, strict=True)]
+    return charts.figure("risk", title, about, drawn, ("coverage", "share of mistakes"), rows)

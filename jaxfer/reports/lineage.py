@@ -1,0 +1,76 @@
+"""Where a result comes from: its sources with their sha256, its data, the versions, and the command that repeats it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from jaxfer import files
+from jaxfer.reports.markup import tag
+from jaxfer.reports.page import Part, Section, definitions, paragraph
+from jaxfer.reports.tables import table, text
+
+
+def section(
+    results: Mapping[str, Mapping[str, Any]],
+    folders: Mapping[str, Sequence[epath.Path]],
+    command: Sequence[str],
+    root: epath.Path,
+) -> Section:
+    """The origin of what a report shows.
+
+    Args:
+      results: {name: result.json} of the runs that stand for the others.
+      folders: {name: run folders} of every number's runs.
+      command: that repeats it; empty: none is known.
+      root: of the report, from which folders are written.
+    """
+    parts: list[Part] = []
+    if command:
+        parts += [paragraph("The command that repeats it:"), Part(content=tag("pre", tag("code", shlex.join(command))))]
+    rows = []
+    for name, result in results.items():
+        lineage = result["lineage"]
+        data, source = lineage["data_sha256"], lineage.get("source_sha256")
+        rows.append([text(name), text(lineage["init"]), *(_hash(v) for v in (source, data, lineage["sha256"]))])
+    if rows:
+        headers = ("what", "starts from", "source sha256", "data sha256", "weights sha256")
+        parts.append(Part(content=table(headers, rows, caption="Origins", link="origins"), name="table origins"))
+    if results:
+        one = next(iter(results.values()))
+        versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
+        parts.append(Part(content=definitions({"versions": versions, "device": one.get("device"), "mesh": _mesh(one)})))
+    where = [[text(name), text(" ".join(_below(root, f) for f in found))] for name, found in folders.items() if found]
+    if where:
+        content = tag(
+            "details", tag("summary", "Run folders of every number"), table(("what", "run folders, by seed"), where)
+        )
+        parts.append(Part(content=content, name="table of run folders"))
+    return Section(name="Lineage", title="Where this comes from, and how to repeat it", parts=parts)
+
+
+def _hash(value: Any) -> Any:
+    return text(value or "", tag("code", str(value)[:12]) if value else "–")
+
+
+def _mesh(result: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in result.get("mesh", {}).items())
+
+
+def _below(root: epath.Path, folder: epath.Path) -> str:
+    return str(folder).removeprefix(str(root)).lstrip("/") or "."
+
+
+def ledger(folder: epath.Path) -> dict[str, str]:
+    """What the load ledger says in short: {origin: number of parameters}; {} without one."""
+    path = folder / "ledger.json"
+    if not path.exists():
+        return {}
+    counts: dict[str, int] = {}
+    for leaf in files.read_json(path).get("leaves", {}).values():
+        origin = leaf.get("what", "?") if isinstance(leaf, Mapping) else str(leaf)
+        counts[origin] = counts.get(origin, 0) + 1
+    return {origin: f"{count:,} parameters" for origin, count in counts.items()}

@@ -1,0 +1,105 @@
+"""A run looked at once more: its predictions of val, its data, how far its parameters moved. Test stays sealed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from jaxfer.data.overview import copies
+from jaxfer.data.prepare import opened_once
+from jaxfer.data.split import Dataset, Split
+from jaxfer.errors import InputError
+from jaxfer.rules import flatten
+from jaxfer.runs.finished import FinishedRun
+from jaxfer.runs.folder import stored_config
+from jaxfer.training import lineage
+from jaxfer.training.evaluation import evaluate_split, reopened
+from jaxfer.training.predictions import TASK
+from jaxfer.training.preflight import preflight
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What was found.
+
+    Attributes:
+      finished: the run.
+      data: what it read; of test the inputs alone.
+      probabilities: float64 [examples of val, classes]; None for another task than classification.
+      moved: {unit: ||w - w0|| / ||w0||}, in depth order; {} where the beginning is not known.
+      notes: what could not be found, a line each.
+      copies: of examples within and across splits, a line each.
+    """
+
+    finished: FinishedRun
+    data: Dataset
+    probabilities: np.ndarray | None
+    moved: dict[str, float]
+    notes: tuple[str, ...]
+    copies: tuple[str, ...]
+
+    @property
+    def val(self) -> Split:
+        """The validation split."""
+        return self.data.splits["val"]
+
+
+def look(folder: epath.Path) -> Looked:
+    """Opens a finished run and its data, evaluates val, and compares the parameters with those it began from.
+
+    Raises:
+      InputError: the run is not finished, or its data can't be opened any more.
+    """
+    with opened_once():
+        finished, experiment, data = reopened(folder, "val", "result", {})
+        if data.classes != finished.classes or data.fingerprint != finished.result["lineage"]["data_sha256"]:
+            raise InputError("the data has changed since the run")
+        moved, notes = {}, []
+        try:
+            moved = movement(finished, folder)
+        except (InputError, OSError) as error:
+            notes.append(f"How far each unit moved is not known: {error}.")
+        splits = {**data.splits, **({"test": data.sealed} if data.sealed is not None else {})}
+        found = copies(splits)
+        probabilities = None
+        if (finished.stage.config.task or experiment.task.name) == TASK:
+            from jaxfer.parallel.placement import placement
+
+            where, spec = placement(experiment.parallel), finished.stage.spec
+            state = where.place(spec, finished.state.replace(hparams={}, key=None, opt_state=()))
+            size = experiment.run.eval_batch_size
+            logits = evaluate_split(spec, state, data.splits["val"], where, size).collected
+            probabilities = softmax(np.asarray(logits, np.float64))
+    return Looked(
+        finished=finished, data=data, probabilities=probabilities, moved=moved, notes=tuple(notes), copies=found
+    )
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities [n, classes] of logits."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def movement(finished: FinishedRun, folder: epath.Path) -> dict[str, float]:
+    """{unit: ||w - w0|| / ||w0||} of the parameters that the run began with and still has, merged where it can be."""
+    ready = preflight(stored_config(folder), folder)
+    begun: dict[str, Any] = flatten(lineage.begin(ready, folder).params)
+    stage, port = finished.stage, finished.stage.spec.port
+    merged = stage.spec.method.merge is not None
+    ended = flatten(stage.leave(finished.state)[0] if merged else finished.state.params)
+    sums: dict[str, list[float]] = {}
+    for path, before in begun.items():
+        after, unit = ended.get(path), port.unit(path)
+        if after is None or unit is None or np.shape(after) != np.shape(before):
+            continue
+        x, y = np.asarray(before, np.float64), np.asarray(after, np.float64)
+        total = sums.setdefault(unit, [0.0, 0.0])
+        total[0] += float(np.sum((y - x) ** 2))
+        total[1] += float(np.sum(x**2))
+    units = [unit for unit in port.units if unit in sums]
+    return {unit: math.sqrt(sums[unit][0] / sums[unit][1]) for unit in units if sums[unit][1]}

@@ -1,0 +1,173 @@
+"""The methods of a comparison as a table, and their scores against labels, seconds and trained parameters."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+
+from jaxfer.evals.intervals import mean_interval
+from jaxfer.reports import charts, numbers, svg
+from jaxfer.reports.charts import Band, Point
+from jaxfer.reports.comparison import SCRATCH, Arm, Compared
+from jaxfer.reports.markup import Markup, tag
+from jaxfer.reports.page import Part, Section, paragraph
+from jaxfer.reports.tables import Cell, plain, score, seconds, table, text, whole
+from jaxfer.reports.verdicts import LOOK, at
+
+
+def table_section(compared: Compared) -> Section:
+    """Scores, costs and calibration of each arm and each simple baseline."""
+    best = compared.best(compared.labels[0])
+    many = len(compared.labels) > 1
+    metric = compared.metric
+    headers = [
+        *(["labels"] if many else []),
+        "method",
+        f"test {metric}, tuned",
+        "default",
+        "over scratch, 95 %",
+        "verdict",
+    ]
+    headers += ["seconds", "trained parameters", "peak memory", "ECE on val", "setting"]
+    parts = []
+    for labels in compared.labels:
+        rows = [_row(compared, arm) for arm in compared.at(labels)]
+        rows += [_simple(b, len(headers) - many) for b in compared.baselines if b["labels"] == labels]
+        name = f"methods-{labels}"
+        content = table(headers[many:], rows, caption=f"Methods{at(labels)}", link=name)
+        parts.append(Part(content=tag("div", content, class_="main"), name=f"table {name}"))
+    about = (
+        "Tuned: at the setting that is best on val; default: at the method's own. ± is the half-width of the 95 % "
+        "interval over seeds. Seconds are of one training without compiling, the median over seeds; ECE has 15 bins of "
+        "equal width."
+    )
+    from_scratch = _scratch(compared, best.labels)
+    title = f"{best.name} reaches {numbers.score(best.mean)} test {metric}{at(best.labels)}, scratch {from_scratch}"
+    return Section(name="Methods", title=title, parts=[*parts, paragraph(about, muted=True)])
+
+
+def _scratch(compared: Compared, labels: int) -> str:
+    return next((numbers.score(arm.mean) for arm in compared.at(labels) if arm.name == SCRATCH), numbers.NONE)
+
+
+def _row(compared: Compared, arm: Arm) -> list[Cell]:
+    verdict, setting = arm.found["verdict"], arm.found.get("setting")
+    effect, outcome = text(None, ""), text("", "")
+    if verdict is not None:
+        sign = 1 if compared.maximize else -1
+        low, high = sorted((sign * v if v is not None else None for v in verdict["interval95"]), key=lambda v: v or 0)
+        shown = f"{numbers.signed(sign * verdict['effect'])} [{numbers.signed(low)}, {numbers.signed(high)}]"
+        effect = text(verdict["effect"], tag("span", shown, class_="n"))
+        outcome = text(
+            verdict["outcome"], tag("span", verdict["outcome"], class_=f"badge {LOOK.get(verdict['outcome'], 'even')}")
+        )
+    default = [v for v in arm.found["default"] if numbers.known(v)]
+    written = "diverged" if setting is None else ", ".join(f"{k}={numbers.plain(v)}" for k, v in setting.items())
+    return [
+        text(arm.name, Markup(tag("span", class_=f"swatch {svg.hue(arm.series)}") + tag("span", arm.name))),
+        _mean(arm.test if len(arm.test) == len(arm.found["test"]) else []),
+        score(statistics.fmean(default) if len(default) == len(arm.found["default"]) and default else None),
+        effect,
+        outcome,
+        seconds(arm.found["seconds"]),
+        whole(arm.found["params_trainable"]),
+        Cell(arm.cost("peak_bytes"), numbers.size(arm.cost("peak_bytes"))),
+        score(arm.val("ece")),
+        text(written),
+    ]
+
+
+def _simple(baseline: dict, columns: int) -> list[Cell]:
+    shown = [text(baseline["name"], tag("span", baseline["name"], class_="muted")), _mean(baseline["test"])]
+    return [*shown, *([plain(None)._replace(shown="", number=True)] * (columns - 3)), text("")]
+
+
+def _mean(values: Sequence[float]) -> Cell:
+    if not values:
+        return score(None)
+    mean, half = mean_interval(values)
+    return Cell(mean, numbers.score(mean) + (f" ± {numbers.score(half)}" if numbers.known(half) else ""))
+
+
+def cost_section(compared: Compared) -> Section:
+    """The same scores against what they cost."""
+    labels, parts = compared.labels[0], []
+    arms = [arm for arm in compared.at(labels) if numbers.known(arm.mean)]
+    for name, cost, show in (
+        ("seconds", lambda arm: arm.found["seconds"], numbers.seconds),
+        ("parameters", lambda arm: arm.found["params_trainable"], numbers.compact),
+    ):
+        priced = [(arm, cost(arm)) for arm in arms if numbers.known(cost(arm)) and cost(arm) > 0]
+        if priced:
+            parts.append(_scatter(compared, labels, name, priced, show))
+    if len([count for count in compared.labels if count]) > 1:
+        parts.append(_labels(compared))
+    front = [
+        arm.name
+        for arm, _ in _front(compared, [(a, a.found["seconds"]) for a in arms if numbers.known(a.found["seconds"])])
+    ]
+    title = f"Nothing is both faster and better than {_listed(front)}" if front else "What each method costs"
+    return Section(name="Cost", title=title, parts=parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _front(compared: Compared, priced: Sequence[tuple[Arm, float]]) -> list[tuple[Arm, float]]:
+    """Those that none is better than at the same cost or less, the cheapest first."""
+    sign, front = (1 if compared.maximize else -1), []
+    for arm, cost in sorted(priced, key=lambda pair: (pair[1], -sign * pair[0].mean)):
+        if not front or sign * arm.mean > sign * front[-1][0].mean:
+            front.append((arm, cost))
+    return front
+
+
+def _scatter(
+    compared: Compared, labels: int, name: str, priced: Sequence[tuple[Arm, float]], show: Callable[[float], str]
+) -> Part:
+    best = {arm.name for arm, _ in _front(compared, priced)}
+    points, rows = [], []
+    for arm, cost in priced:
+        mean, half = mean_interval(arm.test)
+        ends = (mean - half, mean + half) if numbers.known(half) else (float("nan"),) * 2
+        points.append(Point(arm.name, cost, mean, *ends, series=arm.series, best=arm.name in best))
+        rows.append(
+            [
+                text(arm.name),
+                Cell(cost, show(cost)),
+                score(mean),
+                *map(score, ends),
+                text("yes" if arm.name in best else "no"),
+            ]
+        )
+    noun = "trained parameters" if name == "parameters" else "seconds of training"
+    title = f"Test {compared.metric} against {noun}{at(labels)}"
+    about = (
+        "Rings and the dashed line: the Pareto front, where nothing else is both better and cheaper. Bars: 95 % "
+        "intervals over seeds."
+    )
+    drawn = charts.scatter(f"cost-{name}", title, points, x_name=noun, y_name=f"test {compared.metric}", x_text=show)
+    headers = ("method", noun, f"test {compared.metric}", "low", "high", "on the front")
+    legend = {arm.name: arm.series for arm, _ in priced}
+    return charts.figure(f"cost-{name}", title, about, drawn, headers, rows, legend=legend)
+
+
+def _labels(compared: Compared) -> Part:
+    counts = [count for count in compared.labels if count]
+    bands, rows = {}, []
+    for name in dict.fromkeys(arm.name for arm in compared.arms):
+        arms = [arm for count in counts for arm in compared.at(count) if arm.name == name and numbers.known(arm.mean)]
+        if not arms:
+            continue
+        steps, means = [arm.labels for arm in arms], [arm.mean for arm in arms]
+        bands[name] = Band(arms[0].series, steps, means, [min(a.test) for a in arms], [max(a.test) for a in arms])
+        rows += [[text(name), whole(a.labels), score(a.mean), score(min(a.test)), score(max(a.test))] for a in arms]
+    title = f"Test {compared.metric} against labels a class"
+    about = "Means over seeds; the band reaches from the lowest to the highest seed."
+    drawn = charts.lines(
+        "cost-labels", title, bands, x_name="labels a class", y_name=f"test {compared.metric}", ticks=counts
+    )
+    headers = ("method", "labels a class", f"test {compared.metric}", "lowest", "highest")
+    legend = {name: band.series for name, band in bands.items()}
+    return charts.figure("cost-labels", title, about, drawn, headers, rows, legend=legend)

@@ -1,0 +1,98 @@
+"""The report of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from etils import epath
+
+from jaxfer.reports import comparison, curves, lineage, methods, numbers, verdicts
+from jaxfer.reports.comparison import SCRATCH, Compared
+from jaxfer.reports.page import Page, Part, Section, paragraph
+from jaxfer.reports.run_parts import of_one
+
+KIND = "comparison"
+
+
+def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
+    """Verdicts first, then the methods, their costs, their curves, the best run in detail, and where all comes from."""
+    compared = comparison.read(folder)
+    labels = compared.labels[0]
+    best = compared.best(labels)
+    sections = [verdicts.section(compared), methods.table_section(compared), methods.cost_section(compared)]
+    sections += [_curves(compared)] if any(arm.folders for arm in compared.arms) else []
+    if best.folders:
+        sections += of_one(best.folders[0], f"{best.name}{verdicts.at(labels)}, seed 0", evaluate=evaluate)
+    results = {a.name + verdicts.at(a.labels): a.results[0] for a in compared.arms if a.results}
+    folders = {a.name + verdicts.at(a.labels): a.folders for a in compared.arms}
+    sections.append(lineage.section(results, folders, _command(compared), folder))
+    return Page(
+        kind=KIND,
+        title=verdicts.headline(compared, labels),
+        lead=_lead(compared),
+        tiles=_tiles(compared),
+        sections=sections,
+    )
+
+
+def _lead(compared: Compared) -> str:
+    best = compared.best(compared.labels[0])
+    verdict, seeds = best.found["verdict"], len(compared.protocol.get("seeds", best.found["test"]))
+    told = f"95 % interval {verdict['sentence'].partition('95 % interval ')[2]}" if verdict else ""
+    told = told if told != "95 % interval " else ""
+    opened = f" on {compared.opened}" if compared.opened else ""
+    arms = f"{len(compared.at(compared.labels[0]))} arms, each tuned over as many settings on the same {seeds} seeds."
+    test = f"The test split was opened once{opened}, after selection.json had named the settings that are best on val."
+    return f"{told} {arms} {test}".strip()
+
+
+def _tiles(compared: Compared) -> dict[str, tuple[str, str]]:
+    best = compared.best(compared.labels[0])
+    scratch = next((a for a in compared.at(best.labels) if a.name == SCRATCH), None)
+    tiles = {f"test {compared.metric}": (numbers.score(best.mean), f"{best.name}, best on val")}
+    if scratch is not None:
+        tiles["from scratch"] = (numbers.score(scratch.mean), f"test {compared.metric}")
+    total = best.cost("params_total")
+    share = best.found["params_trainable"] / total if total else None
+    tiles["trained parameters"] = (
+        numbers.compact(best.found["params_trainable"]),
+        f"{numbers.percent(share)} of the model",
+    )
+    tiles["training"] = (numbers.seconds(best.found["seconds"]), "median over seeds, without compiling")
+    tiles["seeds"] = (str(len(best.found["test"])), "the same for every arm")
+    return tiles
+
+
+def _curves(compared: Compared) -> Section:
+    parts: list[Part] = []
+    for labels in compared.labels:
+        for metric in dict.fromkeys((compared.metric, "loss")):
+            bands = {arm.name: curves.band(arm.folders, "val", metric, arm.series) for arm in compared.at(labels)}
+            bands = {name: band for name, band in bands.items() if band is not None and len(band.steps) > 1}
+            if bands:
+                about = (
+                    "Median over seeds; the band reaches from the lowest to the highest seed. Validation split only."
+                )
+                name, title = f"curves-{metric}-{labels}", f"{metric} on val{verdicts.at(labels)}".capitalize()
+                parts.append(curves.figure(name, title, about, bands, metric))
+    if not parts:
+        return Section(
+            name="Curves",
+            title="Val was evaluated once, at the end",
+            parts=[paragraph("With --config.eval_every=N there would be curves here.", muted=True)],
+        )
+    return Section(name="Curves", title=f"How {compared.metric} on val rose", parts=parts)
+
+
+def _command(compared: Compared) -> Sequence[str]:
+    """As far as the folder tells: what it was called with besides is in each run's config.json."""
+    page = compared.folder / "verdict.md"
+    title = page.read_text().partition("\n")[0] if page.exists() else ""
+    spec = title.removeprefix("# ").partition(": does the transfer help?")[0] or "CONFIG"
+    arms, fields = compared.protocol.get("arms", {}), {}
+    fields["methods"] = ",".join(name for name in arms if name != SCRATCH)
+    fields["trials"] = max(map(len, arms.values()), default=1)
+    fields["seeds"] = len(compared.protocol.get("seeds", ()))
+    fields["labels"] = ",".join(map(str, (count for count in compared.labels if count)))
+    given = [f"--config.compare.{name}={value}" for name, value in fields.items() if value]
+    return ["jaxfer", "compare", spec, *given, "--workdir", "NEW_FOLDER"]

@@ -1,0 +1,55 @@
+"""The sections on one run: its data, what was trained, its errors, its calibration."""
+
+from __future__ import annotations
+
+from etils import epath
+
+from jaxfer import files
+from jaxfer.errors import InputError
+from jaxfer.figures.confusion import matrix
+from jaxfer.reports import calibration, datasheet, errors, trained
+from jaxfer.reports.looked import Looked, look
+from jaxfer.reports.page import Section, paragraph
+from jaxfer.runs.finished import planned
+
+
+def of_one(folder: epath.Path, name: str, *, evaluate: bool) -> list[Section]:
+    """What a finished run shows in detail.
+
+    Args:
+      folder: of the run.
+      name: what it is called where the report is on more than it; empty: the report is on it alone.
+      evaluate: evaluate val once more; without it, or where it can't be, its files alone tell.
+    """
+    _, result, stages = planned(folder)
+    config, seen, notes = files.read_json(folder / "config.json"), None, []
+    if evaluate:
+        try:
+            seen = look(folder)
+        except InputError as error:
+            notes.append(f"Mistakes, calibration and movements are missing: {error}.")
+    found = () if seen is None else (*seen.notes, *_copies(seen))
+    sections = [datasheet.section(result, config, seen and seen.data, [*notes, *found])]
+    sections.append(trained.section(stages, {} if seen is None else seen.moved, ()))
+    counts = result.get("report", {}).get("val", {}).get("confusion")
+    if counts is not None:
+        sections.append(errors.section(matrix(counts, result["classes"]), result["classes"], _mistakes(seen)))
+    if seen is not None and seen.probabilities is not None:
+        sections.append(calibration.section(seen.probabilities, seen.val.labels))
+    if name:
+        about = paragraph(f"Of the run {name}: {folder.name}.", muted=True)
+        for i, section in enumerate(sections):
+            sections[i] = Section(name=section.name, title=section.title, parts=[about, *section.parts])
+    return sections
+
+
+def _copies(seen: Looked) -> list[str]:
+    return [f"{line[0].upper()}{line[1:]}." for line in seen.copies] or [
+        "No copies within or across splits were found."
+    ]
+
+
+def _mistakes(seen: Looked | None) -> list:
+    if seen is None or seen.probabilities is None:
+        return []
+    return errors.mistakes(seen.val, seen.probabilities, seen.finished.classes, seen.finished.stage.spec.port.encodings)

@@ -1,0 +1,112 @@
+"""The verdicts of a comparison: which transfers help, by how much, and whether that can be told."""
+
+from __future__ import annotations
+
+import math
+
+from jaxfer.evals.verdicts import HELPS, NEGATIVE
+from jaxfer.reports import charts, numbers
+from jaxfer.reports.comparison import SCRATCH, Arm, Compared
+from jaxfer.reports.markup import Markup, tag
+from jaxfer.reports.page import Part, Section
+from jaxfer.reports.tables import Cell, score, text
+
+LOOK = {HELPS: "good", NEGATIVE: "bad"}
+
+
+def at(labels: int) -> str:
+    """` at 5 labels a class`; empty for all labels."""
+    return f" at {labels} {'label' if labels == 1 else 'labels'} a class" if labels else ""
+
+
+def headline(compared: Compared, labels: int) -> str:
+    """The finding on the arm that is best on val."""
+    best = compared.best(labels)
+    verdict = best.found["verdict"]
+    if verdict is None:
+        return f"No verdict{at(labels)}: {'no transfer was compared' if best.name == SCRATCH else 'a run diverged'}"
+    return f"{verdict['sentence'].partition(', 95 %')[0].rstrip('.')}{at(labels)}"
+
+
+def section(compared: Compared) -> Section:
+    """A list and a figure for each label count."""
+    parts, first = [], compared.labels[0]
+    for labels in compared.labels:
+        arms = [arm for arm in compared.at(labels) if arm.name != SCRATCH]
+        if len(compared.labels) > 1:
+            parts.append(Part(content=tag("h3", at(labels).removeprefix(" ").capitalize() or "All labels")))
+        parts.append(
+            Part(content=tag("ul", *(_item(compared, arm) for arm in _ordered(compared, arms)), class_="verdicts"))
+        )
+    parts += [_figure(compared, labels) for labels in compared.labels]
+    return Section(name="Verdict", title=_title(compared, first), parts=parts)
+
+
+def _title(compared: Compared, labels: int) -> str:
+    arms = [arm for arm in compared.at(labels) if arm.found["verdict"] is not None]
+    counts = {look: sum(a.found["verdict"]["outcome"] == look for a in arms) for look in (HELPS, NEGATIVE)}
+    harm = (
+        f", {counts[NEGATIVE]} does harm"
+        if counts[NEGATIVE] == 1
+        else f", {counts[NEGATIVE]} do harm"
+        if counts[NEGATIVE]
+        else ""
+    )
+    noun = "transfer helps" if counts[HELPS] == 1 else "transfers help"
+    return f"{counts[HELPS]} of {len(arms)} {noun}{harm}{at(labels)}"
+
+
+def _ordered(compared: Compared, arms: list[Arm]) -> list[Arm]:
+    sign = 1 if compared.maximize else -1
+    return sorted(arms, key=lambda arm: -sign * arm.found["val"] if numbers.known(arm.found["val"]) else math.inf)
+
+
+def _item(compared: Compared, arm: Arm) -> Markup:
+    verdict = arm.found["verdict"]
+    if verdict is None:
+        return tag("li", f"{arm.name}: a run diverged, its own or scratch's, so there is no verdict.", class_="plain")
+    look = LOOK.get(verdict["outcome"], "even")
+    holm = verdict["p_holm"]
+    known = numbers.known(holm)
+    stands = (
+        f" p {'< 0.001' if holm < 0.001 else f'= {holm:.3f}'} by Holm's correction for {_judged(compared, arm)} arms."
+        if known
+        else ""
+    )
+    first = " Best on val." if compared.best(arm.labels) is arm else ""
+    return tag(
+        "li", tag("span", verdict["outcome"], class_="badge"), f" {verdict['sentence']}{stands}{first}", class_=look
+    )
+
+
+def _judged(compared: Compared, arm: Arm) -> int:
+    return sum(other.found["verdict"] is not None for other in compared.at(arm.labels))
+
+
+def _figure(compared: Compared, labels: int) -> Part:
+    arms = [arm for arm in _ordered(compared, compared.at(labels)) if arm.name != SCRATCH]
+    points, rows = [], []
+    for arm in arms:
+        verdict = arm.found["verdict"]
+        sign = 1 if compared.maximize else -1
+        if verdict is None:
+            points.append(charts.Point(arm.name, math.nan, series=arm.series))
+            continue
+        effect, (low, high) = (
+            sign * verdict["effect"],
+            (v if v is not None else math.nan for v in verdict["interval95"]),
+        )
+        low, high = (low, high) if sign > 0 else (-high, -low)
+        points.append(charts.Point(arm.name, effect, low=low, high=high, series=arm.series))
+        rows.append(
+            [text(arm.name), *map(_signed, (effect, low, high)), text(verdict["outcome"]), score(verdict["p_holm"])]
+        )
+    title = f"Gain over scratch{at(labels)}"
+    about = f"Paired differences of test {compared.metric} with their 95 % intervals; the dashed line is no difference."
+    drawn = charts.intervals(f"effect-{labels}", title, points, x_name=f"test {compared.metric} over scratch")
+    headers = ("method", "over scratch", "low", "high", "verdict", "p (Holm)")
+    return charts.figure(f"effect-{labels}", title, about, drawn, headers, rows)
+
+
+def _signed(value: float) -> Cell:
+    return Cell(value, numbers.signed(value))
