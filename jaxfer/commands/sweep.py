@@ -12,7 +12,7 @@ HELP = "run every cell of the config's sweep() and write the table"
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help=shared.CONFIG)
     parser.add_argument("--workdir", help="the sweep's folder; default runs/CONFIG/sweep")
-    shared.add_processes(parser)
+    shared.add_executor(parser)
     shared.add_nocache(parser)
 
 
@@ -24,4 +24,4 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     cluster.refuse("sweep")
     shared.keep_programs(arguments, say=True)
     folder = shared.workdir(arguments, "sweep")
-    return jaxfer.sweep(arguments.config, folder, overrides=overrides, processes=arguments.processes).exit_code
+    return jaxfer.sweep(arguments.config, folder, overrides=overrides, executor=shared.executor(arguments)).exit_code

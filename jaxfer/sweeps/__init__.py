@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +17,9 @@ from jaxfer.runs import seal
 from jaxfer.runs.folder import locked
 from jaxfer.sweeps import cells, table
 from jaxfer.sweeps.cells import Cell, Job
-from jaxfer.sweeps.executor import DIVERGED, FAILED, Outcome, Pool, execute, grouped
+from jaxfer.sweeps.executor import DIVERGED, FAILED, Outcome, execute
+from jaxfer.sweeps.executors import Executor, Here, make
+from jaxfer.sweeps.queue import grouped
 from jaxfer.sweeps.remaining import Remaining
 from jaxfer.sweeps.table import Row
 from jaxfer.terminal import page_of, say
@@ -53,6 +54,7 @@ def sweep(
     *,
     overrides: Mapping[str, Any] | None = None,
     processes: int = 1,
+    executor: Executor | None = None,
     quiet: bool = False,
 ) -> SweepResult:
     """Runs the missing cells of the config file's `sweep()`; writes table.csv, table.md and methods.{png,svg}.
@@ -62,6 +64,7 @@ def sweep(
       workdir: holds cells/KEY, a run folder for each cell, and cells.json, which says what they are.
       overrides: applied to every cell of the table.
       processes: how many cells run side by side.
+      executor: what runs them, as `sweeps.executors.make` makes it, in place of `processes`.
       quiet: print warnings and the table only.
 
     Raises:
@@ -75,8 +78,10 @@ def sweep(
     folder = files.opened(workdir)
     if (folder / seal.PROTOCOL).exists():
         raise InputError(f"{folder} holds a comparison, whose runs are sealed; use another --workdir")
-    with locked(folder):
-        outcomes = run_cells(jobs, folder, processes=processes, quiet=quiet)
+    executor = executor or make(processes=processes)
+    executor.at_most(len(jobs))
+    with locked(folder), executor:
+        outcomes = run_cells(jobs, folder, executor, quiet=quiet)
     rows = table.rows(jobs, outcomes)
     shown = next(p for p in jobs if p.cell.group)
     label = f"{shown.split} {shown.metric}"
@@ -100,9 +105,8 @@ def sweep(
 def run_cells(
     jobs: Sequence[Job],
     folder: epath.Path,
+    executor: Executor | None = None,
     *,
-    processes: int = 1,
-    pool: Pool | None = None,
     quiet: bool = False,
     again: str = "",
 ) -> dict[str, Outcome]:
@@ -111,14 +115,12 @@ def run_cells(
     Args:
       jobs: each after the cell it starts from.
       folder: of the sweep.
-      processes: how many run side by side.
-      pool: as many processes that are there already.
+      executor: what runs them, entered; by default this process.
       quiet: print warnings only.
       again: said in place of a line for each cell where cells that cells.json knows are asked for something more.
     """
-    check_processes(processes)
-    reporter = Reporter(quiet=quiet)
-    standing = _Standing(jobs, reporter, processes, plain=not again)
+    executor, reporter = executor or Here(), Reporter(quiet=quiet)
+    standing = _Standing(jobs, reporter, executor.slots, plain=not again)
 
     def keep_index() -> None:
         if not again:
@@ -137,7 +139,7 @@ def run_cells(
         reporter.begin(len(standing.names), 0)
         try:
             tell = {"told": standing.told, "watched": standing.watched}
-            outcomes = execute(jobs, folder, processes=processes, pool=pool, trained=bool(again), **tell)
+            outcomes = execute(jobs, folder, executor=executor, trained=bool(again), **tell)
         finally:
             keep_index()
     if not again:
@@ -183,18 +185,3 @@ class _Standing:
         if self._best is not None and self._plain:
             notes.append(f"best {self._best[1]} {self._best[0]:.3f}")
         return " · ".join(notes)
-
-
-def check_processes(processes: int) -> None:
-    """`InputError` for a number of processes that can't run side by side here."""
-    if type(processes) is not int or processes < 1:
-        raise InputError(f"--processes: expected at least 1, found {processes}")
-    if processes > 1:
-        import jax
-
-        if jax.default_backend() == "tpu":
-            raise InputError("--processes: a TPU belongs to one process; use 1")
-    if processes > 4 * (os.cpu_count() or 1):
-        raise InputError(
-            f"--processes: {processes} on {os.cpu_count()} cores would only wait for each other; use fewer"
-        )
