@@ -21,8 +21,11 @@ CONFIG = "FILE.py or FILE.py:ARG, or a name from `jaxfer configs`; override fiel
 
 def add_executor(parser: argparse.ArgumentParser) -> None:
     """`--executor` and the options of each."""
-    parser.add_argument("--executor", help="here, processes; default: here, or processes with --processes")
+    parser.add_argument("--executor", help="what runs the cells: here (default), processes or ray")
     parser.add_argument("--processes", type=int, help="number of cells to run at a time (default 1)")
+    parser.add_argument("--ray-address", help="HOST:PORT of a cluster; default RAY_ADDRESS, else one is started here")
+    parser.add_argument("--cpus", type=float, help="ray: CPUs of each worker (default 1)")
+    parser.add_argument("--gpus", type=float, help="ray: GPUs of each worker, or a fraction; default 1 of any")
 
 
 def executor(arguments: argparse.Namespace) -> Executor:

@@ -1,7 +1,8 @@
-"""What runs the cells of a sweep: this process, or processes beside it."""
+"""What runs the cells of a sweep: this process, processes beside it, a Ray cluster."""
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
@@ -13,8 +14,14 @@ from jaxfer.sweeps.executors.processes import Pool
 __all__ = ["EXECUTORS", "OPTIONS", "Executor", "Here", "Pool", "Watched", "make"]
 
 # {executor: its options on the command line}
-EXECUTORS: dict[str, tuple[str, ...]] = {"here": (), "processes": ("processes",)}
-OPTIONS = tuple(option for options in EXECUTORS.values() for option in options)
+EXECUTORS: dict[str, tuple[str, ...]] = {
+    "here": (),
+    "processes": ("processes",),
+    "ray": ("ray_address", "cpus", "gpus"),
+}
+# {executor: its package, of the extra of the executor's name}
+PACKAGES = {"ray": "ray"}
+OPTIONS = tuple(dict.fromkeys(option for options in EXECUTORS.values() for option in options))
 
 
 def make(name: str | None = None, **options: Any) -> Executor:
@@ -42,9 +49,18 @@ def make(name: str | None = None, **options: Any) -> Executor:
             raise InputError(f"--{shown}: --executor={name} has no such option; leave it out, or use {owners}")
     if name == "here":
         return Here()
-    processes = given.get("processes", os.cpu_count() or 1)
-    check_processes(processes)
-    return Pool(processes)
+    if name == "processes":
+        processes = given.get("processes", os.cpu_count() or 1)
+        check_processes(processes)
+        return Pool(processes)
+    try:
+        return importlib.import_module(f"jaxfer.sweeps.executors.{name}").make(**given)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != PACKAGES[name]:
+            raise
+        raise InputError(
+            f"--executor={name} needs the package {PACKAGES[name]}; pip install 'jaxfer[{name}]'"
+        ) from None
 
 
 def check_processes(processes: int) -> None:
