@@ -5,7 +5,7 @@ What is finished or diverged is not run again, what failed is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
@@ -26,6 +26,7 @@ def execute(
     told: Told,
     watched: Watched = lambda group, progress: None,
     trained: bool = False,
+    more: Callable[[Mapping[str, Outcome]], Sequence[Job]] | None = None,
 ) -> dict[str, Outcome]:
     """Runs every cell that is not finished under `folder`.
 
@@ -36,6 +37,7 @@ def execute(
       told: of every outcome, as it comes.
       watched: of a group's progress, and None once it has ended.
       trained: of every cell a split is to be read, and nothing trained: each process takes its share of them at once.
+      more: is asked for the next cells once all have ended; none: these were all.
 
     Returns:
       {key: outcome} of every cell.
@@ -45,7 +47,8 @@ def execute(
     """
     executor = executor or Here()
     cells = list({p.key: p for p in jobs}.values())
-    queue = Queue(shared_out(cells, executor.slots) if trained else grouped(cells), told)
+    groups = shared_out(cells, executor.slots) if trained else grouped(cells)
+    queue = Queue(groups, told, lambda outcomes: grouped(more(outcomes)) if more is not None else [])
     with preemption_notice() as notice:
         notice.grace = max((cell.config.get("grace", 0.0) for cell in cells), default=0.0)
         executor.run(queue, folder, notice, watched)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxfer.step import evaluated
@@ -47,11 +47,21 @@ class Queue:
     left with one program at the end would both compile it.
     """
 
-    def __init__(self, groups: list[Group], told: Told):
-        self.waiting = groups
-        self.total = sum(map(len, groups))
-        self.outcomes: dict[str, Outcome] = {}
-        self._told = told
+    def __init__(
+        self,
+        groups: list[Group],
+        told: Told,
+        more: Callable[[Mapping[str, Outcome]], list[Group]] = lambda outcomes: [],
+    ):
+        self.waiting, self.total, self.outcomes = [], 0, dict[str, Outcome]()
+        self._told, self._more = told, more
+        self._add(groups)
+
+    def _add(self, groups: list[Group]) -> None:
+        self.waiting += groups
+        self.total += sum(map(len, groups))
+        if self.done and (groups := self._more(self.outcomes)):
+            self._add(groups)
 
     @property
     def done(self) -> bool:
@@ -89,3 +99,5 @@ class Queue:
     def ended(self, cell: Job, outcome: Outcome) -> None:
         self.outcomes[cell.key] = outcome
         self._told(cell, outcome)
+        if self.done:
+            self._add([])
