@@ -12,7 +12,7 @@ HELP = "tune every method alike, read test once, say whether transfer helped"
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help=shared.CONFIG)
     parser.add_argument("--workdir", help="the comparison's folder; default runs/CONFIG/compare")
-    shared.add_processes(parser)
+    shared.add_executor(parser)
     shared.add_nocache(parser)
 
 
@@ -24,4 +24,4 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     cluster.refuse("compare")
     shared.keep_programs(arguments, say=True)
     folder = shared.workdir(arguments, "compare")
-    jaxfer.compare(arguments.config, folder, overrides=overrides, processes=arguments.processes)
+    jaxfer.compare(arguments.config, folder, overrides=overrides, executor=shared.executor(arguments))

@@ -9,15 +9,30 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxfer.errors import InputError, Preempted
+
+if TYPE_CHECKING:
+    from jaxfer.sweeps.executors import Executor
 
 CONFIG = "FILE.py or FILE.py:ARG, or a name from `jaxfer configs`; override fields with --config.field=value"
 
 
-def add_processes(parser: argparse.ArgumentParser) -> None:
-    """`--processes`."""
-    parser.add_argument("--processes", type=int, default=1, help="number of cells to run at a time (default 1)")
+def add_executor(parser: argparse.ArgumentParser) -> None:
+    """`--executor` and the options of each."""
+    parser.add_argument("--executor", help="what runs the cells: here (default), processes or ray")
+    parser.add_argument("--processes", type=int, help="number of cells to run at a time (default 1)")
+    parser.add_argument("--ray-address", help="HOST:PORT of a cluster; default RAY_ADDRESS, else one is started here")
+    parser.add_argument("--cpus", type=float, help="ray: CPUs of each worker (default 1)")
+    parser.add_argument("--gpus", type=float, help="ray: GPUs of each worker, or a fraction; default 1 of any")
+
+
+def executor(arguments: argparse.Namespace) -> Executor:
+    """As the command line asks for it."""
+    from jaxfer.sweeps.executors import OPTIONS, make
+
+    return make(arguments.executor, **{option: getattr(arguments, option) for option in OPTIONS})
 
 
 def add_nocache(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,6 @@ The protocol is in `protocol.py`, what is compared in `arms.py` and `simple.py`,
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,9 @@ from jaxfer.comparison.simple import BaselineScores, Scores, test_baselines, tun
 from jaxfer.errors import CellsFailed
 from jaxfer.runs import seal
 from jaxfer.runs.folder import locked
-from jaxfer.sweeps import check_processes, run_cells, table
-from jaxfer.sweeps.executor import FAILED, Outcome, Pool
+from jaxfer.sweeps import run_cells, table
+from jaxfer.sweeps.executor import FAILED, Outcome
+from jaxfer.sweeps.executors import Executor, make
 from jaxfer.terminal import page_of, say
 from jaxfer.training.progress import Reporter
 
@@ -51,6 +51,7 @@ def compare(
     *,
     overrides: Mapping[str, Any] | None = None,
     processes: int = 1,
+    executor: Executor | None = None,
     quiet: bool = False,
 ) -> Comparison:
     """Tunes every arm on val, then reads test once and says whether transfer helped.
@@ -64,6 +65,7 @@ def compare(
       workdir: holds the runs too, under cells/.
       overrides: applied to every arm.
       processes: how many runs go on side by side.
+      executor: what runs them, as `sweeps.executors.make` makes it, in place of `processes`.
       quiet: print warnings and the findings only.
 
     Raises:
@@ -71,23 +73,21 @@ def compare(
       CellsFailed: some run ended with an error: nothing was selected, and test stays sealed.
       Preempted: SIGTERM came; every run under way is saved.
     """
-    check_processes(processes)
-    with Pool(processes) if processes > 1 else contextlib.nullcontext() as pool:  # they import while this one plans
-        return _compare(spec, workdir, overrides or {}, processes=processes, pool=pool, quiet=quiet)
+    with executor or make(processes=processes) as running:  # its processes import while this one plans
+        return _compare(spec, workdir, overrides or {}, running, quiet=quiet)
 
 
 def _compare(
     spec: str,
     workdir: str | epath.Path,
     overrides: Mapping[str, Any],
+    executor: Executor,
     *,
-    processes: int,
-    pool: Pool | None,
     quiet: bool,
 ) -> Comparison:
     from jaxfer.evals import baselines  # scikit-learn is slow to import
 
-    spec, running = config.spelled(spec), dict(processes=processes, pool=pool, quiet=quiet)
+    spec, running = config.spelled(spec), dict(executor=executor, quiet=quiet)
     design, folder = make_design(spec, overrides), files.opened(workdir)
     for note in design.notes:
         Reporter(quiet=quiet).say(f"note: {note}")
@@ -110,8 +110,7 @@ def _compare(
         record, opened = selection_record(design, selected, [dataclasses.asdict(b) for b in tuned])
         seal.write_selection(folder, record, opened)
         outcomes |= _read_test(design, opened, folder, outcomes, **running)
-        if pool is not None:
-            pool.release()
+        executor.release()
         simplest = test_baselines(design, kinds, tuned, scores)
         judged = findings(design, selected, outcomes, simplest, folder)
         files.write_json(folder / "comparison.json", tables.as_json(design, judged, simplest))

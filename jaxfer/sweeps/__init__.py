@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
+import math
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,11 @@ from jaxfer.runs import seal
 from jaxfer.runs.folder import locked
 from jaxfer.sweeps import cells, table
 from jaxfer.sweeps.cells import Cell, Job
-from jaxfer.sweeps.executor import DIVERGED, FAILED, Outcome, Pool, execute, grouped
+from jaxfer.sweeps.executor import DIVERGED, FAILED, Outcome, execute
+from jaxfer.sweeps.executors import Executor, Here, make
+from jaxfer.sweeps.queue import grouped
 from jaxfer.sweeps.remaining import Remaining
+from jaxfer.sweeps.samplers import Grid, Sampler
 from jaxfer.sweeps.table import Row
 from jaxfer.terminal import page_of, say
 from jaxfer.training.progress import Progress, Reporter
@@ -53,6 +57,8 @@ def sweep(
     *,
     overrides: Mapping[str, Any] | None = None,
     processes: int = 1,
+    executor: Executor | None = None,
+    sampler: Sampler | None = None,
     quiet: bool = False,
 ) -> SweepResult:
     """Runs the missing cells of the config file's `sweep()`; writes table.csv, table.md and methods.{png,svg}.
@@ -62,6 +68,8 @@ def sweep(
       workdir: holds cells/KEY, a run folder for each cell, and cells.json, which says what they are.
       overrides: applied to every cell of the table.
       processes: how many cells run side by side.
+      executor: what runs them, as `sweeps.executors.make` makes it, in place of `processes`.
+      sampler: which cells, as `sweeps.samplers.make` makes it; by default those of `sweep()`.
       quiet: print warnings and the table only.
 
     Raises:
@@ -71,12 +79,16 @@ def sweep(
     from jaxfer.figures import plots  # matplotlib is slow to import, and no process that runs cells needs it
 
     spec = config.spelled(spec)
-    jobs = cells.make_jobs(spec, cells.expand(spec, overrides))
+    sampler = sampler or Grid()
+    jobs = list(cells.make_jobs(spec, sampler.first(spec, overrides or {})))
     folder = files.opened(workdir)
     if (folder / seal.PROTOCOL).exists():
         raise InputError(f"{folder} holds a comparison, whose runs are sealed; use another --workdir")
-    with locked(folder):
-        outcomes = run_cells(jobs, folder, processes=processes, quiet=quiet)
+    executor = executor or make(processes=processes)
+    executor.at_most(len(jobs) + sampler.left)
+    with locked(folder), executor, contextlib.closing(sampler):
+        sampler.begin(jobs, folder)
+        outcomes = run_cells(jobs, folder, executor, sampler, quiet=quiet)
     rows = table.rows(jobs, outcomes)
     shown = next(p for p in jobs if p.cell.group)
     label = f"{shown.split} {shown.metric}"
@@ -100,9 +112,9 @@ def sweep(
 def run_cells(
     jobs: Sequence[Job],
     folder: epath.Path,
+    executor: Executor | None = None,
+    sampler: Sampler | None = None,
     *,
-    processes: int = 1,
-    pool: Pool | None = None,
     quiet: bool = False,
     again: str = "",
 ) -> dict[str, Outcome]:
@@ -111,19 +123,26 @@ def run_cells(
     Args:
       jobs: each after the cell it starts from.
       folder: of the sweep.
-      processes: how many run side by side.
-      pool: as many processes that are there already.
+      executor: what runs them, entered; by default this process.
+      sampler: adds to the list `jobs` what is drawn while it runs.
       quiet: print warnings only.
       again: said in place of a line for each cell where cells that cells.json knows are asked for something more.
     """
-    check_processes(processes)
-    reporter = Reporter(quiet=quiet)
-    standing = _Standing(jobs, reporter, processes, plain=not again)
+    executor, reporter = executor or Here(), Reporter(quiet=quiet)
+    standing = _Standing(jobs, reporter, executor.slots, plain=not again)
+    drawn = sampler is not None and sampler.left > 0
 
     def keep_index() -> None:
         if not again:
             statuses = {key: outcome.status for key, outcome in standing.ended.items()}
             files.write_json(folder / "cells.json", cells.index(jobs, statuses))
+
+    def more(outcomes: Mapping[str, Outcome]) -> Sequence[Job]:
+        added = sampler.more(outcomes)
+        jobs.extend(added)
+        standing.added(added, sampler.left)
+        keep_index()
+        return added
 
     keep_index()
     with contextlib.closing(reporter):
@@ -134,10 +153,10 @@ def run_cells(
         groups = [len(group) for group in grouped(list({p.key: p for p in jobs}.values())) if len(group) > 1]
         if groups and not again:
             reporter.say(f"trained together, in one program each: {', '.join(f'{count} cells' for count in groups)}")
-        reporter.begin(len(standing.names), 0)
+        standing.begin(sampler.left if drawn else 0)
         try:
-            tell = {"told": standing.told, "watched": standing.watched}
-            outcomes = execute(jobs, folder, processes=processes, pool=pool, trained=bool(again), **tell)
+            tell = {"told": standing.told, "watched": standing.watched, "more": more if drawn else None}
+            outcomes = execute(jobs, folder, executor=executor, trained=bool(again), **tell)
         finally:
             keep_index()
     if not again:
@@ -159,6 +178,19 @@ class _Standing:
         self._reporter, self._plain = reporter, plain
         self._remaining = Remaining(jobs, processes, trained=not plain)
         self._best: tuple[float, str] | None = None
+        self._total, self._begun = len(self.names), time.perf_counter()
+
+    def begin(self, trials: int) -> None:
+        """Starts the live line; `trials` will be added."""
+        self._total = len(self.names) + trials
+        self._reporter.begin(self._total, 0)
+
+    def added(self, jobs: Sequence[Job], left: int) -> None:
+        """Cells that were drawn; `left` are still to be."""
+        self.names |= {p.key: p.cell.name for p in reversed(jobs) if p.key not in self.names}
+        self._total = len(self.names) + left
+        self._reporter.extend(self._total)
+        self._remaining.added(jobs)
 
     def told(self, cell: Job, outcome: Outcome) -> None:
         self.ended[cell.key] = outcome
@@ -170,6 +202,8 @@ class _Standing:
             if cell.cell.group and (self._best is None or (score - self._best[0]) * (1 if cell.maximize else -1) > 0):
                 self._best = score, self.names[cell.key]
         seconds = self._remaining.after(cell, outcome, self.ended)
+        if unknown := self._total - len(self.names):  # the trials so far, and these take as long each as what has ended
+            seconds += math.ceil((time.perf_counter() - self._begun) / len(self.ended) * unknown)
         self._reporter.cell(len(self.ended), self.names[cell.key], ending, self._note(), seconds, plain=self._plain)
 
     def watched(self, group: Sequence[Job], progress: Progress | None) -> None:
@@ -183,18 +217,3 @@ class _Standing:
         if self._best is not None and self._plain:
             notes.append(f"best {self._best[1]} {self._best[0]:.3f}")
         return " · ".join(notes)
-
-
-def check_processes(processes: int) -> None:
-    """`InputError` for a number of processes that can't run side by side here."""
-    if type(processes) is not int or processes < 1:
-        raise InputError(f"--processes: expected at least 1, found {processes}")
-    if processes > 1:
-        import jax
-
-        if jax.default_backend() == "tpu":
-            raise InputError("--processes: a TPU belongs to one process; use 1")
-    if processes > 4 * (os.cpu_count() or 1):
-        raise InputError(
-            f"--processes: {processes} on {os.cpu_count()} cores would only wait for each other; use fewer"
-        )

@@ -46,6 +46,10 @@ class Remaining:
         self._known: set[Any] = set()  # programs
         self._compiled, self._compiling = 0, 0.0  # programs, seconds
 
+    def added(self, jobs: Iterable[Job]) -> None:
+        """More cells."""
+        self._jobs |= {job.key: job for job in jobs}
+
     def after(self, job: Job, outcome: Outcome, ended: Mapping[str, Any]) -> int:
         """Seconds left, rounded up, now that this one of `ended` has; 0 where none is left."""
         now = self._clock()

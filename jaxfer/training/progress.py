@@ -69,6 +69,10 @@ class Reporter:
             self._live.start()
             Reporter._live_console = self._console
 
+    def extend(self, total: int) -> None:
+        """Another number of cells in all."""
+        self._status = self._status._replace(total=total)
+
     def follow(self, metric: str) -> None:
         """Shows another metric: that of the next stage's task."""
         self._metric = metric

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import textwrap
 from pathlib import Path
@@ -37,6 +38,6 @@ def write(folder: Path, extra: str = "") -> str:
 
 def without_seconds(table: str) -> list[list[str]]:
     """The lines of a table.csv, cell by cell, without the column of times."""
-    lines = [line.split(",") for line in table.splitlines()]
+    lines = list(csv.reader(table.splitlines()))
     at = lines[0].index("seconds")
     return [line[:at] + line[at + 1 :] for line in lines]

@@ -22,7 +22,8 @@ from jaxfer import sweeps
 from jaxfer.commands import main
 from jaxfer.errors import InputError
 from jaxfer.sweeps import Row, executor
-from jaxfer.sweeps.pool import Worker
+from jaxfer.sweeps.executors import Pool
+from jaxfer.sweeps.executors.processes import Worker
 from jaxfer.training import loop, programs
 from jaxfer.training.progress import Progress, Reporter
 from tests.sweeps import example
@@ -317,7 +318,7 @@ def test_a_group_tells_how_far_it_is(processes, config, tmp_path, monkeypatch):
 def test_an_idle_worker_that_is_killed_is_replaced(config, tmp_path):
     """While the other runs the source, there is nothing for it to do; then there is."""
     planned = sweeps.cells.make_jobs(config, sweeps.cells.expand(config))[:3]
-    with executor.Pool(2) as pool:
+    with Pool(2) as pool:
 
         def told(cell, outcome):
             if cell.cell.name == "source":
@@ -325,23 +326,23 @@ def test_an_idle_worker_that_is_killed_is_replaced(config, tmp_path):
                 idle.process.kill()
                 idle.process.join()
 
-        outcomes = executor.execute(planned, epath.Path(tmp_path / "sweep"), pool=pool, told=told)
+        outcomes = executor.execute(planned, epath.Path(tmp_path / "sweep"), executor=pool, told=told)
     assert [outcomes[p.key].status for p in planned] == ["done"] * 3
 
 
 def test_a_pool_keeps_its_processes_and_their_programs(config, tmp_path):
     """For cells that come later, as the reading of a comparison's test split does; one killed meanwhile is replaced."""
     planned = sweeps.cells.make_jobs(config, sweeps.cells.expand(config))[:1]
-    with executor.Pool(1) as pool:
+    with Pool(1) as pool:
         (worker,) = pool.workers
         outcomes = [
-            executor.execute(planned, epath.Path(tmp_path / name), pool=pool, told=lambda *_: None)[planned[0].key]
+            executor.execute(planned, epath.Path(tmp_path / name), executor=pool, told=lambda *_: None)[planned[0].key]
             for name in ("first", "second")
         ]
         assert [outcome.compiles for outcome in outcomes] == [1, 0] and pool.workers == [worker]
         worker.process.kill()
         worker.process.join()
-        outcome = executor.execute(planned, epath.Path(tmp_path / "third"), pool=pool, told=lambda *_: None)
+        outcome = executor.execute(planned, epath.Path(tmp_path / "third"), executor=pool, told=lambda *_: None)
         assert outcome[planned[0].key].compiles == 1 and pool.workers != [worker]
         (worker,) = pool.workers
     assert worker.process.exitcode == 0
@@ -349,7 +350,7 @@ def test_a_pool_keeps_its_processes_and_their_programs(config, tmp_path):
 
 def test_a_pool_that_was_never_used_ends_at_once():
     """A config's mistake must not wait for the imports of processes that have nothing to do."""
-    with executor.Pool(2) as pool:
+    with Pool(2) as pool:
         processes = [worker.process for worker in pool.workers]
     assert [process.exitcode for process in processes] == [-signal.SIGTERM] * 2
 
@@ -365,10 +366,10 @@ def test_a_worker_that_dies_while_it_starts_fails_its_cell(config, tmp_path, mon
             return found
 
     process = types.SimpleNamespace(join=lambda: None, exitcode=-9)
-    pool = executor.Pool(0)
+    pool = Pool(0)
     pool.workers.append(Doomed(process, here))
     monkeypatch.setattr(pool, "_start", lambda: types.SimpleNamespace(group=None))
     (cell,) = sweeps.cells.make_jobs(config, sweeps.cells.expand(config)[:1])
-    outcomes = executor.execute([cell], epath.Path(tmp_path), pool=pool, told=lambda *_: None)
+    outcomes = executor.execute([cell], epath.Path(tmp_path), executor=pool, told=lambda *_: None)
     assert outcomes[cell.key].status == "failed"
     assert outcomes[cell.key].message == "its process died (exit code -9); out of memory?"

@@ -1,4 +1,4 @@
-"""Processes that run groups of cells, and tell how they get on through pipes."""
+"""Processes of this machine that run groups of cells, and tell how they get on through pipes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from jaxfer.errors import Preempted
 from jaxfer.sweeps.attempts import Group, attempt
+from jaxfer.sweeps.executors.base import Died, Event, Workers
 from jaxfer.training import compilation_cache
 from jaxfer.training.preemption import grace
 
@@ -42,26 +43,30 @@ class Worker:
         return True
 
 
-class Pool:
-    """Processes that run cells. They begin to import at once, and keep the programs that they have compiled.
+class Pool(Workers):
+    """Processes that run cells. They begin to import once it is entered.
 
     Attributes:
       workers: as many as were asked for; one that died is replaced.
     """
 
+    workers: list[Worker]
+
     def __init__(self, processes: int):
+        self._processes, self.workers = processes, []
         self._context = multiprocessing.get_context("spawn")  # a fork of a process with JAX's threads hangs
-        if processes:
-            os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / processes:.2f}")  # a GPU is shared
-        self.workers: list[Worker] = []
+
+    def at_most(self, groups: int) -> None:
+        self._processes = min(self._processes, groups)
+
+    def __enter__(self) -> Pool:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / self._processes:.2f}")  # a GPU is shared
         try:
-            for _ in range(processes):
+            for _ in range(self._processes):
                 self.workers.append(self._start())
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,6 +86,29 @@ class Pool:
         finally:
             child_end.close()
         return Worker(process, parent_end)
+
+    def send(self, worker: Worker, group: Group, folder: epath.Path) -> Worker:
+        if not worker.sent(group, folder):  # killed while idle
+            worker.process.join()
+            worker = self.replaced(worker)
+            worker.sent(group, folder)
+        return worker
+
+    def events(self) -> Iterator[tuple[Worker, Event]]:
+        for pipe in multiprocessing.connection.wait([w.pipe for w in self.workers if w.group is not None], timeout=0.2):
+            worker = next(w for w in self.workers if w.pipe is pipe)
+            try:
+                told = pipe.recv()
+            except (EOFError, OSError):  # OSError: it died before it had read its cells
+                worker.process.join()
+                told = Died(f"exit code {worker.process.exitcode}")
+            yield worker, told
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.process.terminate()
+        for worker in self.workers:
+            worker.process.join()
 
     def replaced(self, worker: Worker) -> Worker:
         """A new worker in the place of one whose process has ended."""
@@ -116,7 +144,7 @@ def _without_interrupts() -> Iterator[None]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sent:
+class Sent:
     """The part of a cell that is sent to another process."""
 
     key: str
@@ -137,6 +165,6 @@ def _serve(pipe: multiprocessing.connection.Connection, cache: str | None) -> No
     with contextlib.suppress(EOFError, OSError):
         while True:
             folder, cells = pipe.recv()
-            group = tuple(_Sent(key, ConfigDict(config)) for key, config in cells)
+            group = tuple(Sent(key, ConfigDict(config)) for key, config in cells)
             attempt(group, epath.Path(folder), lambda cell, outcome: pipe.send((cell.key, outcome)), pipe.send)
             pipe.send(None)  # all of them have ended

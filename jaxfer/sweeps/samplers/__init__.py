@@ -1,0 +1,132 @@
+"""Which cells a sweep has: those that the config's `sweep()` lists, or trials drawn from its `space(trial)`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from etils import epath
+
+from jaxfer.errors import InputError, nearest
+from jaxfer.sweeps import cells
+from jaxfer.sweeps.attempts import Outcome
+from jaxfer.sweeps.cells import Cell, Job
+from jaxfer.sweeps.samplers.random import Drawn
+from jaxfer.sweeps.samplers.space import Trial, trial_cell
+
+__all__ = ["OPTIONS", "SAMPLERS", "Grid", "Random", "Sampler", "Trial", "make"]
+
+
+class Sampler(Protocol):
+    """Which cells a sweep has.
+
+    Attributes:
+      left: trials that are still to be drawn, while the sweep runs.
+    """
+
+    left: int
+
+    def first(self, spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
+        """The cells that are known at once, sources before what starts from them.
+
+        Raises:
+          InputError: the config has none, or wrong ones.
+        """
+
+    def begin(self, jobs: Sequence[Job], folder: epath.Path) -> None:
+        """The sweep's folder is there, and claimed."""
+
+    def more(self, outcomes: Mapping[str, Outcome]) -> Sequence[Job]:
+        """The next cells to run, now that all so far have ended; none: the sweep is done."""
+
+    def close(self) -> None:
+        """All cells have ended."""
+
+
+class _AtOnce:
+    """A sampler that knows all cells at once."""
+
+    left = 0
+
+    def begin(self, jobs: Sequence[Job], folder: epath.Path) -> None:
+        pass
+
+    def more(self, outcomes: Mapping[str, Outcome]) -> Sequence[Job]:
+        return ()
+
+    def close(self) -> None:
+        pass
+
+
+class Grid(_AtOnce):
+    """The cells of `sweep()`, as it lists them."""
+
+    def first(self, spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
+        return cells.expand(spec, overrides)
+
+
+@dataclasses.dataclass(frozen=True)
+class Random(_AtOnce):
+    """Trials at random, after the sources of `sweep()`.
+
+    Attributes:
+      count: how many.
+      seed: of their draws.
+    """
+
+    count: int
+    seed: int = 0
+
+    def first(self, spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
+        drawn = [trial_cell(spec, number, Drawn(self.seed, number), overrides) for number in range(self.count)]
+        return (*cells.preparations(spec, overrides), *drawn)
+
+
+# {sampler: its options on the command line}
+SAMPLERS: dict[str, tuple[str, ...]] = {
+    "grid": (),
+    "random": ("trials", "sampler_seed"),
+    "optuna": ("trials", "sampler_seed", "algorithm", "storage", "ask"),
+}
+OPTIONS = tuple(dict.fromkeys(option for options in SAMPLERS.values() for option in options))
+# {sampler: its package, of the extra of the sampler's name}
+PACKAGES = {"optuna": "optuna"}
+
+
+def make(name: str | None = None, **options: Any) -> Sampler:
+    """A sampler.
+
+    Args:
+      name: one of `SAMPLERS`; None: `grid`.
+      options: of the command line, by name; None: not given.
+
+    Raises:
+      InputError: no such sampler, an option of another one or with a bad value, or its package is missing.
+    """
+    name = "grid" if name is None else name
+    if name not in SAMPLERS:
+        raise InputError(f"--sampler={name}: no such sampler{nearest(name, SAMPLERS)}")
+    given = {option: value for option, value in options.items() if value is not None}
+    for option in given:
+        if option not in SAMPLERS[name]:
+            owners = " or ".join(f"--sampler={owner}" for owner, own in SAMPLERS.items() if option in own)
+            shown = option.replace("_", "-")
+            raise InputError(f"--{shown}: --sampler={name} has no such option; leave it out, or use {owners}")
+    if name == "grid":
+        return Grid()
+    if "trials" not in given:
+        raise InputError(f"--sampler={name}: how many trials? Set --trials, as in --trials=20")
+    for option, least in (("trials", 1), ("sampler_seed", 0)):
+        if type(given.get(option, least)) is not int or given.get(option, least) < least:
+            shown = option.replace("_", "-")
+            raise InputError(f"--{shown}: expected a whole number from {least} on, found {given[option]}")
+    if name == "random":
+        return Random(given["trials"], given.get("sampler_seed", 0))
+    try:
+        return importlib.import_module(f"jaxfer.sweeps.samplers.{name}").make(**given)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != PACKAGES[name]:
+            raise
+        raise InputError(f"--sampler={name} needs the package {PACKAGES[name]}; pip install 'jaxfer[{name}]'") from None

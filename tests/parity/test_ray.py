@@ -1,0 +1,130 @@
+"""Sweeps on a real Ray cluster: whole, with a worker killed, with the sweep itself killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+import jaxfer
+from jaxfer.errors import InputError, Preempted
+from jaxfer.sweeps.executors import make
+from tests.sweeps import example
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes with a CPU each."""
+    cluster = Cluster()
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, include_dashboard=False)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """(config, folder, variables) of a sweep in one process."""
+    folder = tmp_path_factory.mktemp("here")
+    spec = example.write(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXFER_CACHE", str(folder / "cache"))
+        jaxfer.sweep(spec, folder / "sweep", quiet=True)
+    return spec, folder / "sweep", {**os.environ, "JAXFER_CACHE": str(folder / "cache")}
+
+
+def check_same(folder, other):
+    """The tables but for seconds, the index, and every parameter."""
+    ours, theirs = ((f / "table.csv").read_text() for f in (folder, other))
+    assert example.without_seconds(ours) == example.without_seconds(theirs)
+    assert (folder / "cells.json").read_bytes() == (other / "cells.json").read_bytes()
+    for cell in json.loads((folder / "cells.json").read_text()):
+        mine, its = (json.loads((f / cell["folder"] / "result.json").read_text()) for f in (folder, other))
+        assert mine["lineage"] == its["lineage"] and mine["metrics"] == its["metrics"]
+
+
+def started(here, folder, address, *more):
+    spec, _, variables = here
+    argv = [sys.executable, "-m", "jaxfer", "sweep", spec, "--workdir", str(folder), "--executor=ray"]
+    argv += [f"--ray-address={address}", *more]
+    return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=variables, cwd=ROOT)
+
+
+def serving():
+    """Processes of actors that run cells."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cmdline").read_bytes().startswith(b"ray::_Serving"):
+                found.append(int(process.name))
+        except OSError:
+            pass
+    return found
+
+
+def wait_for(event, process=None, seconds=180):
+    until = time.monotonic() + seconds
+    while not event():
+        assert process is None or process.poll() is None, process.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_killed_worker_is_replaced_and_its_cell_resumed(cluster, here, tmp_path):
+    spec, folder, variables = here
+    process = started(here, tmp_path / "sweep", cluster.address)
+    wait_for(lambda: list(tmp_path.glob("sweep/cells/*/checkpoints/*")), process)
+    (busy, *_) = serving()
+    os.kill(busy, signal.SIGKILL)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err and "failed" not in err
+    check_same(tmp_path / "sweep", folder)
+    wait_for(lambda: not serving())
+
+
+def test_a_killed_sweep_loses_nothing(cluster, here, tmp_path):
+    """Its workers end by themselves; SIGTERM saves every cell and says `run me again`."""
+    _, folder, _ = here
+    process = started(here, tmp_path / "sweep", cluster.address)
+    wait_for(lambda: list(tmp_path.glob("sweep/cells/*/checkpoints/*")), process)
+    process.kill()
+    process.communicate()
+    process = started(here, tmp_path / "sweep", cluster.address)  # at once: a worker may still hold its cell
+    done = len(list(tmp_path.glob("sweep/cells/*/result.json")))
+    wait_for(lambda: len(list(tmp_path.glob("sweep/cells/*/result.json"))) > max(done, 1), process)
+    process.terminate()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == Preempted.exit_code and "run the same command again" in err, err
+    results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("sweep/cells/*/result.json")}
+    process = started(here, tmp_path / "sweep", cluster.address)
+    assert process.communicate(timeout=300) and process.returncode == 0
+    check_same(tmp_path / "sweep", folder)
+    assert all(path.stat().st_mtime_ns == before for path, before in results.items()), "what is done stays"
+
+
+def test_wrong_addresses_and_resources_are_one_line(cluster, here, tmp_path):
+    spec, _, _ = here
+    with pytest.raises(InputError, match="--ray-address=127.0.0.1:1: no Ray cluster answers there"):
+        jaxfer.sweep(spec, tmp_path, executor=make("ray", ray_address="127.0.0.1:1"))
+    line = "--cpus=3 --gpus=0: no node of the Ray cluster has as many; the largest has 1 CPUs and 0 GPUs"
+    with pytest.raises(InputError, match=line):
+        jaxfer.sweep(spec, tmp_path, executor=make("ray", ray_address=cluster.address, cpus=3))
+    assert not ray.is_initialized() and not (tmp_path / "cells.json").exists()
+    for options, line in [
+        ({"cpus": 0}, "--cpus: expected a number above 0"),
+        ({"gpus": 1.5}, "--gpus: expected a whole number or a fraction"),
+        ({"processes": 2}, "--processes: --executor=ray has no such option"),
+    ]:
+        with pytest.raises(InputError, match=line):
+            make("ray", **options)
