@@ -126,6 +126,37 @@ def test_a_run_starts_from_zero_shot_classification(form, family, tmp_path):
     assert np.abs(np.asarray(open_run(tmp_path / "tuned").state.params["head"]["out"]["kernel"]) - kernel).max() > 1e-3
 
 
+NAMES, PROMPT = ("good", "bad", "plain song"), "a film {}"
+
+
+def test_finetune_like_you_pretrain(tmp_path):
+    """FLYP: classes as captions under CLIP's loss, then zero-shot classification by what both towers became."""
+    rng, photos = np.random.default_rng(0), tmp_path / "photos"
+    for split, count in (("train", 8), ("val", 4)):
+        for i, name in enumerate("abc"):
+            (photos / split / name).mkdir(parents=True)
+            for n in range(count):
+                shade = rng.integers(0, 100, (6, 6, 3)) + 60 * i
+                Image.fromarray(shade.astype(np.uint8)).save(photos / split / name / f"{n}.png")
+    init = checkpoint(tmp_path / "init", "clip")
+    config = config_of(init, photos)
+    config.data = dict(source="folder", path=str(photos), prompts=(PROMPT,), names=NAMES)
+    config.update(batch_size=12, steps=12, lr=3e-3)
+    jaxfer.run(config, workdir=str(tmp_path / "flyp"), quiet=True)
+    # Equal texts count as one, so that the first of all texts is the likeliest class.
+    found = json.loads((tmp_path / "flyp" / "result.json").read_text())["metrics"]["val"]["image_to_text@1"]
+    out = jaxfer.export(tmp_path / "flyp", out=tmp_path / "out")
+    told = {}
+    for name, start in (("before", init), ("after", out)):
+        config = zero_shot(start, steps=1, lr=0.0)
+        config.data = dict(source="folder", path=str(photos))
+        config.init_options = dict(prompts=(PROMPT,), names=NAMES)
+        jaxfer.run(config, workdir=str(tmp_path / name), quiet=True)
+        told[name] = json.loads((tmp_path / name / "result.json").read_text())["metrics"]["val"]["accuracy"]
+    assert told["after"] == found
+    assert told["after"] > told["before"]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

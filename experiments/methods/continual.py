@@ -8,7 +8,7 @@ an image is of. `er`, `der` and `agem` have 10 examples a class of the task befo
 `full`, `si` and `lwf` these are only evaluated, and `ewc` measures its information on them. All have the defaults of
 their methods but `ewc`, whose strength is that of configs/digits_replay.py, and `si`, whose c was the better one of 30
 and 1000 on val of seed 0 after two tasks. Each method's first task is trained by `full`, that of `si` by `si`, which
-has to see how its parameters move.
+has to see how its parameters move. `progressive` begins every task from the first one's network, which stays in it.
 """
 
 import jaxfer.config
@@ -17,7 +17,7 @@ from jaxfer.sweeps import Cell
 TASKS = ("01", "23", "45", "67", "89")
 SEEDS = 5
 REPLAY = ("er", "der", "agem")
-METHODS = ("full", "ewc", "si", "lwf", *REPLAY)
+METHODS = ("full", "ewc", "si", "lwf", *REPLAY, "progressive")
 OPTIONS = {"ewc": {"strength": 1e6, "online": 1.0}, "si": {"c": 1e3}}
 
 
@@ -31,7 +31,9 @@ def get_config(arg=""):
     config.model = dict(name="resnet", stage_sizes=(1, 1, 1), width=16, stem="cifar", image=(8, 8, 1))
     config.data = dict(source="digits", classes=tuple(task), val_per_class=20)
     config.update(batch_size=32, steps=100, warmup=10, lr=3e-3, weight_decay=1e-2, method=method)
-    if place:
+    if place and method == "progressive":
+        config.update(init="sibling:first", head="reset")
+    elif place:
         before = dict(source="digits", classes=tuple(TASKS[place - 1]), labels_per_class=10, val_per_class=20)
         before.update(task="classification", weight=1.0 if method in REPLAY else 0.0)
         config.stream = {"former" if method == "ewc" else "memory": before}
@@ -57,4 +59,4 @@ def sweep(arg):
                 if before or method in ("full", "si"):  # the others share the first run of `full`
                     words = ",".join([trained_by, task, *tiny])
                     yield Cell(name=name, arg=words, overrides=overrides, group=method if last else "")
-                before = name
+                before = name if method != "progressive" else before or name

@@ -10,6 +10,7 @@ scores of a chain are kept in transfer.json beside the table, and are not comput
 import dataclasses
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from jaxfer.runs.finished import FinishedRun
 from jaxfer.step import UNCHANGED
 from jaxfer.training.evaluation import evaluate_split, reopened
 
+TASKS = ("01", "23", "45", "67", "89")
 NUMBERS = ("average", "forgetting", "backward")
 BEFORE = ("memory", "former")  # the streams of the task before
 
@@ -43,10 +45,17 @@ def heads(run: FinishedRun) -> tuple[dict, dict]:
 
 
 def matrix(folders: list[Path]) -> list[list[float]]:
-    """Accuracy on the test split of each task (columns) after each (rows); NaN above the diagonal."""
+    """Accuracy on the test split of each task (columns) after each (rows); NaN above the diagonal.
+
+    A method that adds modules, `progressive`, keeps the network of each task: its scores stay what they were.
+    """
     rows, splits, known = [], [], []
     for place, folder in enumerate(folders):
         run, experiment, data = reopened(folder, "test", "result", {})
+        if run.stage.spec.method.merge is None:
+            own = json.loads((folder / "result.json").read_text())["metrics"]["test"]["accuracy"]
+            rows.append([*(rows[i][i] for i in range(place)), own, *[math.nan] * (len(folders) - place - 1)])
+            continue
         splits.append(data.splits["test"])
         own, former = heads(run)
         known[place - 1 :] = [former] if place else []
@@ -73,10 +82,9 @@ def chains(folder: Path) -> dict[str, list[list[Path]]]:
     for cell in cells.values():
         if not cell["group"] or not (folder / cell["folder"] / "result.json").exists():
             continue
-        chain, name = [], cell["name"]
-        while name:
-            chain.insert(0, folder / cells[name]["folder"])
-            name = cells[name]["overrides"].get("init", "").removeprefix("sibling:")
+        place = re.search(r"(\d+)_\w+$", cell["name"])[1]
+        named = [(f"{cell['group']}{place}_{task}", f"full{place}_{task}") for task in TASKS]
+        chain = [folder / cells[own if own in cells else first]["folder"] for own, first in named]
         found.setdefault(cell["group"], []).append(chain)
     return found
 

@@ -116,7 +116,9 @@ def _oft(options: Mapping[str, Any], layers: Mapping[str, Part], fused: Mapping[
         found = ", ".join(map(str, sorted(sizes)))
         raise InputError(f"--format=peft: peft has blocks of one size, found {found}; use --format=hf")
     own = {"r": 0, "oft_block_size": options["block"], "module_dropout": 0.0, "bias": "none"}
-    return {**own, "coft": False, "block_share": False, "use_cayley_neumann": False}
+    series = {"use_cayley_neumann": bool(terms := options["neumann"])}
+    series |= {"num_cayley_neumann_terms": terms} if terms else {}
+    return {**own, "coft": False, "block_share": False, **series}
 
 
 WRITTEN = {

@@ -4,6 +4,10 @@ Qiu et al., 2023, "Controlling Text-to-Image Diffusion by Orthogonal Finetuning"
 y = W (x R) + b, R made of blocks on its diagonal, each R = (I - Q) (I + Q)^-1 of a skew Q that starts at zero (Cayley,
 solved exactly). Angles between a layer's neurons stay what they are. Convolutions turn their channels alike at every
 place, which is ours: the reference turns whole windows.
+
+With `neumann` terms, R = I + 2 Q + 2 Q^2 + ... + Q^(terms - 1): no linear system is solved. This is the default of
+peft, in 5 terms (`use_cayley_neumann`). Its R is near (I + Q) (I - Q)^-1, which turns the other way, and is orthogonal
+only for small Q: with entries of 0.3 it is off by 0.4.
 """
 
 from __future__ import annotations
@@ -23,16 +27,19 @@ from jaxfer.models.layers import Conv, like
 from jaxfer.models.port import Port
 
 
-def method(port: Port, *, block: int = 32, targets: tuple[str, ...] = ()) -> Method:
+def method(port: Port, *, block: int = 32, neumann: int = 0, targets: tuple[str, ...] = ()) -> Method:
     """Groups: `oft`, `head`.
 
     Args:
       port: the model.
       block: channels that turn together; the largest divisor of a layer's own channels that is no more.
+      neumann: terms of the series, 4 at least; 0: the exact solution.
       targets: patterns of kernel paths to adapt, each must match; empty adapts every kernel outside the head and stem.
     """
     if block < 2:
         raise InputError(f"oft: expected block >= 2, found {block}")
+    if neumann != 0 and neumann < 4:
+        raise InputError(f"oft: expected neumann >= 4, or 0 for the exact solution, found {neumann}")
 
     def parted(module, kernel):
         """(blocks, channels in each)."""
@@ -54,12 +61,12 @@ def method(port: Port, *, block: int = 32, targets: tuple[str, ...] = ()) -> Met
         return {**params, "oft": rules.unflatten(adapters)}, {}
 
     def turn(module, part, x, layer):
-        r, axes = _rotations(part["q"]), 1 if isinstance(module, Conv) else module.inputs
+        r, axes = _rotations(part["q"], neumann), 1 if isinstance(module, Conv) else module.inputs
         apart = x.reshape(*x.shape[: x.ndim - axes], -1, *r.shape[:2])  # each group of channels likewise
         return layer(jnp.einsum("...ki,kij->...kj", apart, like(r, x)).reshape(x.shape))
 
     def turned(kernel, part, site):
-        r, n = _rotations(part["q"]), port.summed(f"{site}/kernel")
+        r, n = _rotations(part["q"], neumann), port.summed(f"{site}/kernel")
         taps = kernel.shape[: n - 1] if isinstance(_kernels.modules(port).get(site), Conv) else ()
         rows = kernel.reshape(*taps, *r.shape[:2], -1)
         return jnp.einsum("kij,...kjo->...kio", r, rows).reshape(kernel.shape)
@@ -74,9 +81,15 @@ def method(port: Port, *, block: int = 32, targets: tuple[str, ...] = ()) -> Met
     )
 
 
-def _rotations(q: jax.Array) -> jax.Array:
+def _rotations(q: jax.Array, terms: int) -> jax.Array:
     """[blocks, size, size] of what is above the diagonals of Q, row by row: [blocks, size (size - 1) / 2]."""
     size = (1 + math.isqrt(1 + 8 * q.shape[-1])) // 2
     upper = jnp.zeros((len(q), size, size)).at[:, *np.triu_indices(size, 1)].set(q.astype(jnp.float32))
     skew, one = upper - upper.swapaxes(1, 2), jnp.eye(size)
-    return jnp.linalg.solve(one + skew, one - skew)  # both factors commute
+    if not terms:
+        return jnp.linalg.solve(one + skew, one - skew)  # both factors commute
+    power, turn = skew, one + 2 * skew
+    for _ in range(terms - 3):
+        power = power @ skew
+        turn = turn + 2 * power
+    return turn + power @ skew

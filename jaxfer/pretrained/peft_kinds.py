@@ -157,12 +157,14 @@ def _oft(layer: Layer) -> Merged:
     upper[:, *np.triu_indices(size, 1)] = q
     skew, one = upper - upper.swapaxes(1, 2), np.eye(size)
     if layer.config.get("use_cayley_neumann", True):  # the series of the transpose, cut short
-        turn, power = one + 2 * skew, skew
-        terms = layer.config.get("num_cayley_neumann_terms") or 5
-        for _ in range(2, terms - 1):
-            power = power @ skew
-            turn = turn + 2 * power
-        turn = turn + power @ skew
+        terms, turn, power = layer.config.get("num_cayley_neumann_terms", 5), one, skew
+        if terms > 1:
+            turn = one + 2 * skew
+        if terms > 2:  # peft's 3 terms are its 4
+            for _ in range(max(terms, 4) - 3):
+                power = power @ skew
+                turn = turn + 2 * power
+            turn = turn + power @ skew
     else:
         turn = np.linalg.solve(one + skew, one - skew)
     turn = np.broadcast_to(turn, (columns // size, size, size))

@@ -206,7 +206,8 @@ def _changed(alike: Alike) -> tuple[frozenset[str], bool]:
     own = rules.flatten(port_shapes(port)[0])
     still = Training(key=jax.random.key(0), live=frozenset(), eval_norms=port.norms(model_state))
 
-    def look(params: Any, extra: Any, batch: Any) -> None:  # traced: an array that is handed on is the same tracer
+    # Traced: an array that is handed on is the same tracer.
+    def look(params: Any, model_state: Any, extra: Any, batch: Any) -> None:
         leaves = rules.flatten(params)
         for view in {spec.method.view, spec.method.evaluated or spec.method.view}:
             backbone = view(params, extra)
@@ -215,7 +216,7 @@ def _changed(alike: Alike) -> tuple[frozenset[str], bool]:
         if (intercept := spec.method.intercept(params, extra)) is not None:  # as in training: noise is of that alone
             port.apply(backbone, model_state, batch, training=still, intercept=_watched(intercept, paths))
 
-    jax.eval_shape(look, params, extra, port.example(2))
+    jax.eval_shape(look, params, model_state, extra, port.example(2))
     units = frozenset(unit for unit in map(port.unit, paths) if unit is not None)
     return units, any(not f"{path}/".startswith(f"{port.head}/") for path in paths)
 

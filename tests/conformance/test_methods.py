@@ -81,6 +81,7 @@ REFUSED: dict[tuple[str, str], str] = (
         for case in FAMILIES
         if not any(path.endswith(f"/{leaf}") and not path.startswith("head/out/") for path in parts(case))
     }
+    | {("progressive", "clip"): "progressive: adds to one array, unit 'text_block_0' gives several; use full or lora"}
     | {("delta", "clip"): "delta compares arrays, unit 'text_block_0' gives several; choose others in options.units"}
     | {
         (method, "bit"): f"{method}: the model has no kernel that it can adapt"  # all of its kernels are standardised

@@ -15,9 +15,9 @@ from tests.methods.added import added
 OPTIONS = {"vera": {"rank": 5}, "loha": {"rank": 2}, "lokr": {"rank": 2}, "oft": {"block": 4}}
 
 
-def merged(method, case, sites):
+def merged(method, case, sites, **options):
     """{site: (kernel before, kernel after, {name: leaf of the method}, extra)}, nothing of the method at its start."""
-    stage = tiny_stage(case, method=method, options=OPTIONS[method])
+    stage = tiny_stage(case, method=method, options=OPTIONS[method] | options)
     state, rng = stage.enter(*backbone(stage), 0), np.random.default_rng(0)
     leaves = flatten(state.params)
     for path in [path for path in leaves if path.startswith(f"{method}/")]:
@@ -79,6 +79,21 @@ def test_oft_turns_the_rows_of_a_kernel():
         np.testing.assert_allclose(after.reshape(-1, 12), rotation @ before.reshape(-1, 12), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("terms", [4, 5, 6])
+def test_oft_by_a_series_turns_the_other_way(terms):
+    """peft's series: each power of Q below the last counts twice."""
+    for before, after, own, _ in merged("oft", "vit_cls", ("block_0/attn/out",), neumann=terms):
+        rotation = np.zeros((12, 12))
+        for i, q in enumerate(own["q"]):
+            skew = np.zeros((4, 4))
+            skew[np.triu_indices(4, 1)] = q
+            skew -= skew.T
+            block = slice(4 * i, 4 * i + 4)
+            powers = [np.linalg.matrix_power(skew, n) for n in range(terms)]
+            rotation[block, block] = powers[0] + 2 * sum(powers[1:-1]) + powers[-1]
+        np.testing.assert_allclose(after.reshape(-1, 12), rotation @ before.reshape(-1, 12), rtol=0, atol=1e-5)
+
+
 def test_oft_takes_the_largest_block_that_fits():
     """Of 12 channels no 8, but 6; 20 have 5."""
     stage = tiny_stage("vit_cls", method="oft", options={"block": 8})
@@ -108,6 +123,7 @@ def test_counts_of_query_and_value_on_roberta_base(method, options, count):
         ("loha", {"rank": 0}, "loha: expected rank >= 1, found 0"),
         ("lokr", {"rank": 0}, "lokr: expected rank >= 1, found 0"),
         ("oft", {"block": 1}, "oft: expected block >= 2, found 1"),
+        ("oft", {"neumann": 3}, "oft: expected neumann >= 4, or 0 for the exact solution, found 3"),
         ("dora", {"rank": 0}, "dora: expected rank >= 1, found 0"),
     ],
 )

@@ -122,7 +122,12 @@ ADAPTERS = [
     *((case, "ia3", {}) for case in ("resnet", "vit")),
     *(
         ("vit", method, options)
-        for method, options in (("vera", {"rank": 5}), ("oft", {"block": 4}), ("lokr", LOW_RANK))
+        for method, options in (
+            ("vera", {"rank": 5}),
+            ("oft", {"block": 4}),
+            ("oft", {"block": 4, "neumann": 5}),
+            ("lokr", LOW_RANK),
+        )
     ),
 ]
 # As LoRA of the least rank at which that is exact: the product of two of rank 2 has 4 at most, other changes all.

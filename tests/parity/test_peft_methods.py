@@ -43,6 +43,7 @@ CASES = {
     "vera": ("vera", {"rank": 5}, dict(r=5, save_projection=True)),
     "ia3": ("ia3", {}, dict(target_modules=READ + SECOND, feedforward_modules=SECOND)),
     "oft": ("oft", {"block": 4}, dict(oft_block_size=4, use_cayley_neumann=False)),
+    "oft by a series": ("oft", {"block": 4, "neumann": 5}, dict(oft_block_size=4)),
     "loha": ("loha", {"rank": 2, "alpha": 6.0}, dict(r=2, alpha=6)),
     "lokr": ("lokr", {"rank": 2, "alpha": 6.0}, dict(r=2, alpha=6)),
 }
@@ -114,12 +115,16 @@ READS = {
     "vera": peft.VeraConfig(r=5, save_projection=True),
     "ia3": peft.IA3Config(feedforward_modules=SECOND + r"|.*1\.convolution"),
     "oft": peft.OFTConfig(oft_block_size=4, use_cayley_neumann=False),
-    "oft of a short series": peft.OFTConfig(oft_block_size=4, use_cayley_neumann=True, num_cayley_neumann_terms=4),
+    "oft of a series": peft.OFTConfig(oft_block_size=4),
+    **{
+        f"oft of {n} terms": peft.OFTConfig(oft_block_size=4, use_cayley_neumann=True, num_cayley_neumann_terms=n)
+        for n in (2, 3, 4, 6)
+    },
     "loha": peft.LoHaConfig(r=2, alpha=3),
     "lokr": peft.LoKrConfig(r=2, alpha=3, decompose_both=True),
     "norms": peft.LNTuningConfig(),
 }
-OF_TEXTS_ALONE = ("vera", "oft", "oft of a short series", "norms")  # their layers are linear
+OF_TEXTS_ALONE = ("vera", "norms", *(case for case in READS if case.startswith("oft")))  # their layers are linear
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,13 @@ def test_the_softmax_loss_is_the_mean_of_both_ways():
     np.testing.assert_allclose(contrastive.softmax(jnp.asarray(OUTPUTS)), expected, rtol=1e-6)
 
 
+def test_equal_texts_of_a_batch_are_negatives_of_each_other():
+    """As in FLYP, whose captions are classes: two images of one class share half of the chance."""
+    table = np.array([[9.0, 9.0], [9.0, 9.0]], np.float32)
+    outputs = np.stack([table, np.eye(2, dtype=np.float32)], 1)
+    np.testing.assert_allclose(contrastive.softmax(jnp.asarray(outputs)), [math.log(2)] * 2, rtol=1e-6)
+
+
 def test_the_sigmoid_loss_sums_over_the_texts():
     expected = [
         sum(math.log1p(math.exp(-x if i == j else x)) for j, x in enumerate(row))

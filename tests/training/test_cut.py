@@ -77,6 +77,7 @@ def why(case="vit_cls", *, where=ONE, augment=(), cache="auto", stream=None, met
         ("vit_cls", dict(method="lora"), "lora/.* is trained, in unit 'block_0'"),
         ("vit_cls", TOP | {"freeze_units": 1}, "block_0/.* is trained, in unit 'block_0'"),
         ("vit_cls", dict(method="l2sp", freeze_units=2), "^$"),
+        ("resnet_basic", dict(method="side_tuning"), "method 'side_tuning' needs the inputs"),
     ],
 )
 def test_why_not(case, fields, reason):

@@ -90,6 +90,7 @@ def dataset(
     nested: bool,
     check: Check,
     bad_rows: int | str | None,
+    only: tuple[str, ...] = (),
 ) -> Dataset:
     """The data of PATH/{train,val,test}/CLASS/*, or PATH/CLASS/*, where all is `train`.
 
@@ -102,6 +103,8 @@ def dataset(
       nested: whether folders below a class folder are read too.
       check: whether a file can be read, by its header.
       bad_rows: how many may not be, as `rows.allowed` takes it.
+      only: `data.names`: parts of file names, one of which a file has to have; (): all are read. A split without such
+        files is as if it had no folder.
 
     Raises:
       InputError: no such folder, no classes, a class without files, or classes that differ.
@@ -116,6 +119,9 @@ def dataset(
     roots = _split_folders(root)
     listing = _Listing(root, tuple(suffixes), nested, Counter(), source)
     trees = {split: listing.classes(where) for split, where in roots.items()}
+    if only:
+        trees = _named(trees, only)
+        roots = {split: where for split, where in roots.items() if split in trees}
     for beside in {root, *roots.values()}:
         listing.beside(beside)
     classes = tuple(sorted(trees["train"]))
@@ -161,6 +167,26 @@ def unreadable(files: Look, check: Check, limit: float, noun: str) -> dict[str, 
             bad[name] = f"{name}: {str(error).rpartition('; ')[0]}"
     judged(list(bad.values()), len(files.stamps), files.root, limit, noun)
     return bad
+
+
+def _named(trees: Mapping[str, Mapping[str, Sequence[str]]], parts: tuple[str, ...]) -> dict[str, Any]:
+    """The trees of files that have one of these parts in their names, without splits that have none."""
+    every = [file for tree in trees.values() for files in tree.values() for file in files]
+    for part in parts:
+        if not part or not any(part in Path(file).name for file in every):
+            example = repr(Path(every[0]).name) if every else "none"
+            raise InputError(f"data.names: expected parts of file names such as {example}, found {part!r}")
+    found = {}
+    for split, tree in trees.items():
+        kept = {name: [x for x in files if any(part in Path(x).name for part in parts)] for name, files in tree.items()}
+        empty = next((name for name, files in kept.items() if not files), None)
+        if split == "train" and empty is not None and any(kept.values()):
+            raise InputError(f"data.names={parts}: class {empty!r} of train has no such file; name more")
+        if any(kept.values()):
+            found[split] = {name: files for name, files in kept.items() if files}
+    if "train" not in found:
+        raise InputError(f"data.names={parts} leaves nothing to train on; name files of train too")
+    return found
 
 
 def _without(tree: Mapping[str, Sequence[str]], left: Container[str]) -> dict[str, list[str]]:

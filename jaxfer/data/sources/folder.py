@@ -14,8 +14,10 @@ from jaxfer.data.encodings.pixels import opened, pixels, verify
 from jaxfer.data.index import Look
 from jaxfer.data.lookup import fingerprint
 from jaxfer.data.sources import classfolders
+from jaxfer.data.sources.captioned import captioned
 from jaxfer.data.sources.grouped import grouped
 from jaxfer.data.split import Dataset
+from jaxfer.errors import InputError
 
 FORMATS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -30,6 +32,8 @@ def source(
     bad_rows: int | str | None = None,
     group: tuple[str, ...] | None = None,
     group_table: str | None = None,
+    prompts: tuple[str, ...] | None = None,
+    names: tuple[str, ...] | None = None,
 ) -> Dataset:
     """PATH/{train,val,test}/CLASS/*.jpg, or PATH/CLASS/*.jpg if all images are `train`.
 
@@ -55,6 +59,9 @@ def source(
       group: columns of `group_table` whose fields name an image's group, `sex` or `label,background`: metrics are told
         apart by it (`worst_group_accuracy`), and no model reads it.
       group_table: `metadata.tsv`, or another .csv, .tsv or .jsonl in the folder, with a column `file`, relative to it.
+      prompts: `a photo of a {}.`: the text of each image is its class's name in one of these, which its images take in
+        turn, for models that read both images and texts. Without any, there are no texts.
+      names: of the classes in `prompts`, in the order of the classes; otherwise those of the folders.
 
     Raises:
       InputError: no such folder, no classes, a class without images, an unreadable image, or classes that differ.
@@ -71,6 +78,10 @@ def source(
         bad_rows=bad_rows,
     )
     data = with_orientation(data)
+    if prompts:
+        data = captioned(data, prompts, names or ())
+    elif names:
+        raise InputError(f"data.names are for data.prompts, of which there are none, found {names}; remove them")
     return grouped(data, group_table or "metadata.tsv", group) if group else data
 
 

@@ -25,6 +25,7 @@ def source(
     test_fraction: float = 0.0,
     suffixes: tuple[str, ...] = FORMATS,
     nested: bool = False,
+    names: tuple[str, ...] | None = None,
     val_names: tuple[str, ...] = (),
     bad_rows: int | str | None = None,
 ) -> Dataset:
@@ -38,6 +39,8 @@ def source(
       test_fraction: the share of each class taken out of `train` as a fixed `test`, where there is no test folder.
       suffixes: the files that are read as sounds, by the ends of their names in lower case; "" reads those without.
       nested: whether sounds in folders below a class folder are read too.
+      names: parts of file names (`_george_`): only files with one of them are read. So a speaker can be the source, and
+        another the target.
       val_names: parts of file names (`_nicolas_`): the files of `train` with one of them are `val`. So a speaker can be
         held out, where a random draw would test on voices that were trained on.
       bad_rows: as `folder`'s.
@@ -54,6 +57,7 @@ def source(
         nested=nested,
         check=_checked,
         bad_rows=bad_rows,
+        only=names or (),
     )
     columns = [split.columns["audio"] for name, split in data.splits.items() if not (test_fraction and name == "test")]
     if wide := sum(column.wide for column in columns):

