@@ -31,7 +31,8 @@ NEIGHBOURS = 5
 def corrupted(name: str, run: Path) -> float:
     """Mean accuracy over the corrupted test splits."""
     paths = [str((DATA / name / kind).resolve()) for kind in CORRUPTIONS[name]]
-    found = [jaxfer.evaluate(run, split="test", overrides={"data.path": path}, quiet=True) for path in paths]
+    fields = [{"data.path": path, "data.labels_per_class": 0} for path in paths]
+    found = [jaxfer.evaluate(run, split="test", overrides=each, quiet=True) for each in fields]
     return float(np.mean([metrics["accuracy"] for metrics in found]))
 
 
