@@ -67,7 +67,7 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     return Page(
         kind=KIND,
         title=f"{best.name} is best: val {metric} {numbers.score(best.mean)}",
-        lead=f"{len(groups)} settings, {len(done)} runs, ranked on val: the best of many looks better than it is.{rest}",
+        lead=f"{len(groups)} settings, {len(done)} runs, ranked on val: the best of many looks too good.{rest}",
         tiles=_tiles(ordered, metric, best),
         sections=sections,
     )
