@@ -14,7 +14,7 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError
-from jaxfer.reports import comparison, of_comparison, of_run, of_sweep
+from jaxfer.reports import comparison, of_comparison, of_json, of_run, of_sweep
 from jaxfer.reports.page import LIMIT, Page
 from jaxfer.runs import seal
 from jaxfer.runs.folder import holds_run
@@ -73,6 +73,8 @@ def report(
 def _maker(place: epath.Path) -> Callable[..., Page]:
     if not place.exists():
         raise InputError(f"expected a folder of a run, a sweep or a comparison, found nothing at {place}")
+    if not place.is_dir():
+        return of_json.page
     if (place / seal.PROTOCOL).exists() or (place / comparison.FILE).exists():
         return of_comparison.page
     if (place / "cells.json").exists():

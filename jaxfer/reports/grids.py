@@ -12,9 +12,19 @@ from jaxfer.reports import numbers, svg
 from jaxfer.reports.charts import BOTTOM, RIGHT, TOP
 from jaxfer.reports.markup import Markup, tag
 
+DARKER = 0.6  # opacity of a cell from which on its count has the page's colour
+
+
+def opacity(share: float) -> float:
+    """Of a cell with this share of its true class: 1 % can be seen, and from half on the count is light on dark.
+
+    None is between 0.5 and 0.8, where neither colour of a count would stand out.
+    """
+    return 0.8 + 0.4 * (share - 0.5) if share >= 0.5 else 0.05 + 0.45 * math.sqrt(2 * share)
+
 
 def heatmap(name: str, title: str, counts: np.ndarray, classes: Sequence[str], support: np.ndarray) -> Markup:
-    """Counts [true, predicted] as shares of each true class's examples: the darker the larger, by its square root."""
+    """Counts [true, predicted] as shares of each true class's examples: the darker the larger."""
     n = len(classes)
     names = [svg.shortened(c, 14) for c in classes]
     left = 16 + max(svg.wide(c, 11) for c in names)
@@ -39,12 +49,12 @@ def heatmap(name: str, title: str, counts: np.ndarray, classes: Sequence[str], s
                     round(side - 1, 1),
                     "cell",
                     hint,
-                    opacity=f"{0.05 + 0.95 * math.sqrt(share):.2f}",
+                    opacity=f"{opacity(share):.2f}",
                 )
             )
             if counts[i, j] and side >= 20:
-                dark = 0.05 + 0.95 * math.sqrt(share) > 0.55
-                kind = "t on h" if dark else "t"
+                dark = opacity(share) > DARKER
+                kind = "on h" if dark else "h"
                 parts.append(
                     svg.text(
                         round(x + side / 2 - 0.5, 1), round(y + side / 2 + 4, 1), str(counts[i, j]), "middle", kind

@@ -1,0 +1,47 @@
+"""How numbers are written, where axes have ticks, and what statistics are."""
+
+import math
+
+import numpy as np
+import pytest
+
+from jaxfer.reports import calibration, importance, numbers, svg
+
+
+def test_numbers():
+    assert [numbers.score(0.8642), numbers.score(math.nan), numbers.score(None)] == ["0.864", "–", "–"]
+    assert [numbers.signed(0.2226), numbers.signed(-0.0001), numbers.signed(-0.5)] == ["+0.223", "+0.000", "−0.500"]
+    assert [numbers.percent(0.032), numbers.percent(0.64), numbers.percent(0)] == ["3.2 %", "64 %", "0 %"]
+    assert [numbers.compact(77754), numbers.compact(0.02), numbers.compact(1e9)] == ["77.8 k", "0.02", "1 G"]
+    assert [numbers.seconds(0.73), numbers.seconds(200), numbers.seconds(7500)] == [
+        "0.73 s",
+        "3 min 20 s",
+        "2 h 05 min",
+    ]
+    assert [numbers.size(600_000), numbers.size(10)] == ["586 KiB", "10 B"]
+
+
+def test_scales():
+    scale = svg.fitted([0.2, 0.8], 100, 0, margin=0, within="share")
+    assert (scale(0.2), scale(0.8), scale.ticks(3)) == (100, 0, [0.2, 0.4, 0.6, 0.8])
+    log = svg.fitted([10, 1000], 0, 100, log=True, margin=0)
+    assert (log(100), log.ticks(3)) == (50, [10, 100, 1000])
+    assert svg.fitted([3.0], 0, 100)(3.0) == 50  # a single value is in the middle
+
+
+def test_calibration_by_hand():
+    confidence, right = np.array([0.9, 0.6, 0.8, 0.7]), np.array([True, False, True, True])
+    found = calibration.bins(confidence, right, 2)
+    assert found == [(pytest.approx(0.65), 0.5, 2), (pytest.approx(0.85), 1.0, 2)]
+    assert calibration.error(found) == pytest.approx(0.15)
+    assert calibration.brier(np.array([[0.9, 0.1], [0.3, 0.7]]), np.array([0, 0])) == pytest.approx(0.5)
+    coverage, wrong = calibration.risk(confidence, right)
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1] and wrong.tolist() == [0, 0, 0, 0.25]
+
+
+def test_what_settings_explain():
+    settings = [["a", 1], ["a", 2], ["b", 1], ["b", 2]]
+    shares = importance.explained(settings, [0.0, 0.0, 1.0, 1.0], ["method", "lr"])
+    assert shares == {"method": 1.0, "lr": 0.0}
+    # SS_between 4, SS_total 5, n - k = 2: (4 - 1 x 0.5) / 5
+    assert importance.explained([["a"], ["a"], ["b"], ["b"]], [0, 1, 2, 3], ["x"])["x"] == pytest.approx(0.7)

@@ -1,0 +1,138 @@
+"""`jaxfer report` on every kind of thing, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxfer
+from jaxfer.commands import main
+from jaxfer.reports.looked import look
+from jaxfer.runs.finished import open_run
+from tests.experiments import tiny_config
+from tests.reports import comparisons
+
+EVIL = "<script>alert('x')<"
+
+
+def plain(text):
+    return re.sub(r"<[^>]*>", " ", text)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on pictures, one of whose classes is called like a script."""
+    folder = tmp_path_factory.mktemp("report")
+    for name in (EVIL, "dog", "fox"):
+        for number in range(16):
+            path = folder / "photos" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    config = tiny_config("resnet_basic", steps=2, eval_every=1, init="scratch")
+    config.data = dict(source="folder", path=str(folder / "photos"), val_fraction=0.5)
+    jaxfer.run(config, folder / "run")
+    return folder / "run"
+
+
+def test_a_run(run, capsys):
+    before = {path.name for path in run.iterdir()}
+    assert main(["report", str(run), "--nocache"]) == 0
+    assert {path.name for path in run.iterdir()} - before == {"report.html"}
+    text = (run / "report.html").read_text()
+    assert len(text.encode()) < 2_000_000 and "report.html (0." in capsys.readouterr().out
+    assert "<script" not in text and "&lt;script&gt;alert(&#x27;x&#x27;)&lt;" in text
+    for name in ("scores", "curves", "data", "trained", "errors", "calibration", "lineage"):
+        assert f'<section id="{name}"' in text, name
+    assert "The test split is sealed." in text and text.count("data:image/png;base64,") > 3
+    result = json.loads((run / "result.json").read_text())
+    assert f"val {result['metrics']['val']['accuracy']:.3f}" in plain(text)
+
+
+def test_what_is_evaluated_again_is_what_the_run_had(run):
+    seen, result = look(run), open_run(run).result["metrics"]["val"]
+    right = seen.probabilities.argmax(-1) == seen.val.labels
+    assert right.mean() == pytest.approx(result["accuracy"])
+    assert list(seen.moved) == list(seen.finished.stage.spec.port.units) and min(seen.moved.values()) > 0
+
+
+def test_reports_of_the_same_are_the_same(run, tmp_path):
+    for name in ("a.html", "b.html"):
+        jaxfer.report(run, out=tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_without_evaluation_files_alone_are_read(run, tmp_path):
+    written = jaxfer.report(run, out=tmp_path / "x.html", evaluate=False)
+    text = written.path.read_text()
+    assert 'id="confusion"' in text and 'id="calibration"' not in text and "<img" not in text
+
+
+def test_data_that_are_gone(run, tmp_path):
+    photos = run.parent / "photos"
+    photos.rename(run.parent / "elsewhere")
+    try:
+        text = jaxfer.report(run, out=tmp_path / "x.html").path.read_text()
+    finally:
+        (run.parent / "elsewhere").rename(photos)
+    assert "Mistakes, calibration and movements are missing: " in text and 'id="confusion"' in text
+
+
+def test_a_comparison(tmp_path):
+    folder = comparisons.write(tmp_path / "c", arm=EVIL, baseline=EVIL)
+    written = jaxfer.report(folder)
+    text = written.path.read_text()
+    assert written.title.endswith("helps: test accuracy +0.200 over scratch at 5 labels a class")
+    assert "<script" not in text and "1 of 1 transfer helps at 5 labels a class" in text
+    assert "0.750 ± 0.635" in text  # 0.05 x 12.706: Student's t of one degree of freedom
+    assert "The test split was opened once on 20" in text
+
+
+def test_a_diagnosis_and_a_ranking(tmp_path, capsys):
+    finding = dict(severity="severe", kind=EVIL, message=EVIL, fix="x", value=1.0, threshold=None, examples=[])
+    diagnosis = dict(findings=[finding], examples={"train": 3}, seconds=1.0, counts={})
+    (tmp_path / "d.json").write_text(json.dumps(diagnosis))
+    text = jaxfer.report(tmp_path / "d.json", out=tmp_path / "d.html").path.read_text()
+    assert "<script" not in text and "1 severe" in text
+    score = {"value": 0.5, "seconds": 0.0, "why": ""}
+    one = dict(
+        init=EVIL, model="m", seconds=1.0, scores={"logme": score}, heuristics={"depth": 3}, layers={}, sha256="a"
+    )
+    ranking = dict(config="c", by="logme", examples=3, classes=2, candidates=[one], skill={}, versions={})
+    (tmp_path / "r.json").write_text(json.dumps(ranking))
+    assert "ranks first by logme" in jaxfer.report(tmp_path / "r.json", out=tmp_path / "r.html").title
+    (tmp_path / "r.json").write_text('{"candidates": 3}')
+    assert main(["report", str(tmp_path / "r.json")]) == 2
+    assert "config: expected str, found nothing" in capsys.readouterr().err
+
+
+def test_what_is_refused(run, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "protocol.json").write_text("{}")
+    (tmp_path / "torn.json").write_text("{")
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "cells.json").write_text('[{"name": "a", "folder": "../../x"}]')
+    broken = comparisons.write(tmp_path / "broken")
+    (broken / "comparison.json").write_text('{"metric": 3}')
+    cases = {
+        ("none",): "expected a folder of a run, a sweep or a comparison, found nothing",
+        ("empty",): "nothing to report on",
+        ("half",): "is not finished; run the same `jaxfer compare` command again",
+        ("torn.json",): "not readable as JSON",
+        ("sweep",): "cells.json",
+        ("broken",): "metric: expected str, found 3",
+        (str(run), "--out=no/such/x.html"): "expected a file in a folder that exists",
+        (str(run), f"--out={run}/result.json"): "expected a file named .html",
+        (str(run), "--out="): "expected a file, found ''",
+        (str(run), "--limit=0"): "--limit: expected 0.05 to 100 MB",
+        (str(run), "--config.lr=1"): "a finished run's config is fixed",
+    }
+    for (path, *more), message in cases.items():
+        assert main(["report", str(tmp_path / path), "--quick", *more]) == 2
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1, (path, more, err)
+    assert not list(tmp_path.rglob("*.html"))
