@@ -260,7 +260,8 @@ def classifier(port: Port, labels: Sequence[str], names: Names) -> dict[str, Any
             f", projection={module.projection}" * bool(module.projection) + ", normalize=True" * module.normalize
         )
         raise InputError(
-            f"transformers has no {names.title} classifier with {settings}; use --format=sentence-transformers instead"
+            f"transformers has no {names.title} classifier with {settings}; use --format=sentence-transformers, or "
+            "train one that it has with config.model.pool=pooler and config.differs=pool"
         )
     called = list(labels) or [f"LABEL_{i}" for i in range(port.outputs)]
     return {
