@@ -72,7 +72,7 @@ def serving():
     return found
 
 
-def wait_for(event, process=None, seconds=180):
+def wait_for(event, process=None, seconds=600):
     until = time.monotonic() + seconds
     while not event():
         assert process is None or process.poll() is None, process.stderr.read()
