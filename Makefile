@@ -20,6 +20,7 @@ PARITY = $(PARITY_VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/jaxfer compare configs/digits.py --processes 2 --workdir $(WORKDIR) $(ARGS)
+	$(VENV)/bin/jaxfer report $(WORKDIR)
 
 # Unit tests; every pair of method and model traced; numbers along the axes of that matrix.
 test: $(VENV)/.installed-test

@@ -25,6 +25,8 @@ def test_every_source_is_found_by_its_file():
         "bad_rows": (int | str | None, None),
         "group": (tuple[str, ...] | None, None),
         "group_table": (str | None, None),
+        "prompts": (tuple[str, ...] | None, None),
+        "names": (tuple[str, ...] | None, None),
     }
 
 
