@@ -7,7 +7,7 @@ classes, they are the raw inputs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -90,36 +90,47 @@ def folds(labels: np.ndarray, part: float = 1.0) -> list[Fold]:
 def chances(x: np.ndarray, labels: np.ndarray, part: float = 1.0, penalties: Sequence[float] = PENALTIES) -> np.ndarray:
     """Probabilities [n, classes] of each example from the folds without it; of vectors [n, d], or of texts by TF-IDF.
 
-    Of a path of penalties the one is kept whose probabilities of the given labels are the likeliest.
+    Those are kept whose probabilities of the given labels are the likeliest. Of vectors the path of penalties, from the
+    strongest on, is left once they become less likely: the weakest take by far the most iterations.
     """
-    held_back = folds(labels, part)
-    path = _of_texts(x, labels, held_back) if x.dtype == object else _of_vectors(x, labels, held_back, penalties)
-    found = [_softmax(logits) for logits in path]
-    losses = [-np.log(np.maximum(p[np.arange(len(labels)), labels], 1e-12)).mean() for p in found]
-    return found[int(np.argmin(losses))]
+    texts, held_back = x.dtype == object, folds(labels, part)
+    best, least = np.zeros(0), np.inf
+    for logits in _of_texts(x, labels, held_back) if texts else _of_vectors(x, labels, held_back, penalties):
+        found = _softmax(logits)
+        loss = -np.log(np.maximum(found[np.arange(len(labels)), labels], 1e-12)).mean()
+        if loss < least:
+            best, least = found, loss
+        elif not texts:
+            break
+    return best
 
 
-def _of_vectors(x: np.ndarray, labels: np.ndarray, held_back: Iterable[Fold], penalties: Sequence[float]) -> np.ndarray:
-    """[penalties, n, classes]; inputs are standardised, and turned to their axes, once for all folds."""
+def _of_vectors(
+    x: np.ndarray, labels: np.ndarray, held_back: Sequence[Fold], penalties: Sequence[float]
+) -> Iterator[np.ndarray]:
+    """[n, classes] of each penalty; inputs are standardised, and turned to their axes, once for all folds."""
     solver, classes = SOLVERS["lbfgs"], int(labels.max()) + 1
     inputs = solver.inputs(x)
-    x = inputs(x)
-    logits = np.zeros((len(penalties), len(labels), classes))
-    for train, held in held_back:
+    x, paths = inputs(x), []
+    for train, _ in held_back:
         problem = Problem(x=x[train], inputs=inputs, labels=labels[train], outputs=classes)
-        path = solver.solve(problem, penalties=[len(train) * penalty for penalty in penalties])
-        for i, solution in enumerate(path):
-            logits[i, held] = solution.outputs(x[held])
-    return logits
+        paths.append(solver.solve(problem, penalties=[len(train) * penalty for penalty in penalties]))
+    for solutions in zip(*paths, strict=True):
+        logits = np.zeros((len(labels), classes))
+        for (_, held), solution in zip(held_back, solutions, strict=True):
+            logits[held] = solution.outputs(x[held])
+        yield logits
 
 
-def _of_texts(x: np.ndarray, labels: np.ndarray, held_back: Iterable[Fold]) -> np.ndarray:
-    *_, model = baselines("classification", int(labels.max()) + 1, features=WORDS)
-    logits = np.zeros((len(model.settings), len(labels), int(labels.max()) + 1))
-    for train, held in held_back:
-        for i, setting in enumerate(model.settings):
-            logits[i, held] = model.fit(x[train], labels[train], setting)(x[held])
-    return logits
+def _of_texts(x: np.ndarray, labels: np.ndarray, held_back: Sequence[Fold]) -> Iterator[np.ndarray]:
+    """[n, classes] of each strength of the penalty."""
+    classes = int(labels.max()) + 1
+    *_, model = baselines("classification", classes, features=WORDS)
+    for setting in model.settings:
+        logits = np.zeros((len(labels), classes))
+        for train, held in held_back:
+            logits[held] = model.fit(x[train], labels[train], setting)(x[held])
+        yield logits
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
