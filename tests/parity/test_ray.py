@@ -80,6 +80,7 @@ def wait_for(event, process=None, seconds=600):
         time.sleep(0.02)
 
 
+@pytest.mark.rest
 def test_a_killed_worker_is_replaced_and_its_cell_resumed(cluster, here, tmp_path):
     spec, folder, variables = here
     process = started(here, tmp_path / "sweep", cluster.address)
@@ -93,6 +94,7 @@ def test_a_killed_worker_is_replaced_and_its_cell_resumed(cluster, here, tmp_pat
     wait_for(lambda: not serving())
 
 
+@pytest.mark.rest
 def test_a_killed_sweep_loses_nothing(cluster, here, tmp_path):
     """Its workers end by themselves; SIGTERM saves every cell and says `run me again`."""
     _, folder, _ = here
