@@ -61,15 +61,22 @@ def started(here, folder, address, *more):
 
 
 def serving():
-    """Processes of actors that run cells."""
-    found = []
+    """Processes of actors that run cells, on this test's cluster alone: others of the machine are none of its own."""
+    parents, found = {}, []
     for process in Path("/proc").glob("[0-9]*"):
         try:
+            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
             if (process / "cmdline").read_bytes().startswith(b"ray::_Serving"):
                 found.append(int(process.name))
         except OSError:
             pass
-    return found
+
+    def ours(process):
+        while process and process != os.getpid():
+            process = parents.get(process, 0)
+        return bool(process)
+
+    return [process for process in found if ours(process)]
 
 
 def wait_for(event, process=None, seconds=600):
