@@ -33,7 +33,7 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     """
     config, port, state = finished.stage.config, finished.stage.spec.port, finished.state
     _check(finished)
-    if config.method in peft_prompts.FAMILIES:
+    if config.method in peft_prompts.METHODS:
         _write_prompts(finished, layout, folder)
         return
     checkpoint, keys, written = source(finished, layout), layout.keys(port), WRITTEN[config.method]
@@ -132,8 +132,8 @@ def whole(finished: FinishedRun, layout: Layout, saved: Collection[str]) -> dict
 def _check(finished: FinishedRun) -> None:
     """`InputError` unless peft has a word for what the run's method has learned."""
     config, family = finished.stage.config, finished.experiment.model.name
-    if config.method in peft_prompts.FAMILIES:
-        known = peft_prompts.FAMILIES[config.method]
+    if config.method in peft_prompts.METHODS:
+        known = peft_prompts.families(config.method)
         if config.options["form"] != "peft":
             raise InputError(
                 f"--format=peft: form={config.options['form']!r} of {config.method} is not what peft computes; train "
@@ -142,7 +142,7 @@ def _check(finished: FinishedRun) -> None:
         if family not in known:
             raise InputError(f"--format=peft: peft has {config.method} for {', '.join(known)} alone, found a {family}")
     elif config.method not in WRITTEN:
-        known = ", ".join((*WRITTEN, *peft_prompts.FAMILIES))
+        known = ", ".join((*WRITTEN, *sorted(peft_prompts.METHODS)))
         raise InputError(f"--format=peft needs a run of {known}; this one ends with {config.method!r}; use --format=hf")
     if finished.stage.spec.method.evaluated is not None:
         adds = ", ".join(config.adds)

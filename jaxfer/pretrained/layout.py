@@ -165,6 +165,7 @@ class Layout:
       encoder: port -> (config.json, constants) of the model without its head, whose keys lack the first prefix, as
         stored at the root of a sentence-transformers folder; None if not supported.
       beside: of an image tower, the text tower that its whole checkpoints have besides; None: none.
+      prompts: methods (`prompt_tuning`, `prefix_tuning`) that read and write peft's files on it: outputs are compared.
       without_outputs: kinds of head without an output layer with which the model is exported.
     """
 
@@ -195,6 +196,7 @@ class Layout:
     on_request: tuple[str, ...] = ()
     without_outputs: tuple[str, ...] = ()
     beside: Beside | None = None
+    prompts: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxfer.errors import InputError
 from jaxfer.methods.prefix_tuning import attentions
 from jaxfer.models.port import Port
-from jaxfer.pretrained.families import by_model_type
+from jaxfer.pretrained.families import by_model_type, layouts
 from jaxfer.pretrained.formats import reading
 from jaxfer.pretrained.formats.reading import Weights
 from jaxfer.pretrained.hub import CheckpointFiles
@@ -23,9 +23,16 @@ from jaxfer.rules import unflatten
 
 PREFIX, LEARNED = "base_model.", "prompt_embeddings"
 KINDS = {"PROMPT_TUNING": "prompt_tuning", "P_TUNING": "prompt_tuning", "PREFIX_TUNING": "prefix_tuning"}
-# transformers' decoders don't see where a text of embeddings ends. Of the other encoders some take no cache, and peft
-# can't wrap some at all.
-FAMILIES = {"prompt_tuning": ("bert", "roberta", "electra"), "prefix_tuning": ("bert", "roberta", "electra", "gpt2")}
+METHODS = frozenset(KINDS.values())
+
+
+def families(method: str) -> list[str]:
+    """Families on which the method computes what peft does, as their layouts say.
+
+    transformers' decoders don't see where a text of embeddings ends. Of the other encoders some take no cache, and
+    peft can't wrap some at all.
+    """
+    return sorted({layout.family for layout in layouts() if method in layout.prompts})
 
 
 def method(source: CheckpointFiles) -> str | None:
@@ -48,9 +55,10 @@ def headed(source: CheckpointFiles, base: Weights) -> Weights:
       InputError: an adapter of another task or family than those whose outputs we know to be peft's.
     """
     config, name = source.adapter.config, method(source)
-    family, kind = by_model_type(source.config.get("model_type")).family, config["peft_type"]
-    if family not in FAMILIES[name]:
-        raise InputError(f"{source.init}: {kind} is read for {', '.join(FAMILIES[name])}, its base is a {family}")
+    layout, kind = by_model_type(source.config.get("model_type")), config["peft_type"]
+    if name not in layout.prompts:
+        known = ", ".join(families(name))
+        raise InputError(f"{source.init}: {kind} is read for {known}, its base is a {layout.family}")
     if config.get("task_type") != "SEQ_CLS" or config.get("num_transformer_submodules", 1) != 1:
         task = config.get("task_type")
         raise InputError(f"{source.init}: {kind} is read for task_type 'SEQ_CLS' of one encoder, found {task!r}")

@@ -73,6 +73,7 @@ class Names:
       written: fields of a written config.json besides.
       ignored: regexes of keys, below the prefix or not, that carry nothing.
       in_memory: see `Layout`.
+      prompts: see `Layout`.
       padded_encoder: whether a bare encoder has a pooler that no classifier reads.
     """
 
@@ -97,6 +98,7 @@ class Names:
     written: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     in_memory: tuple[tuple[str, Any], ...] = ()
+    prompts: tuple[str, ...] = ()
     padded_encoder: bool = True
 
     @property
@@ -147,6 +149,7 @@ def text_layout(names: Names, **changes: Any) -> Layout:
         tied=lambda port: names.tied if port.module.head == VOCAB else {},
         bare=lambda shapes, given: bare(shapes, given, names),
         in_memory=names.in_memory,
+        prompts=names.prompts,
         encoder=lambda port: encoder(port, names),
     )
     return dataclasses.replace(layout, **changes)

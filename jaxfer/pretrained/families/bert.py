@@ -25,6 +25,7 @@ LAYOUTS = (
             tied={"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"},
             defaults={"types": 2},
             ignored=(r"cls\..*",),
+            prompts=("prompt_tuning", "prefix_tuning"),
         )
     ),
 )

@@ -28,6 +28,7 @@ LAYOUTS = (
             fields={"embedding_width": "embedding_size"},
             defaults={"types": 2, "embedding_width": 128},
             ignored=(r"(discriminator|generator)_predictions\..*", r"generator_lm_head\..*"),
+            prompts=("prompt_tuning", "prefix_tuning"),
             padded_encoder=False,
         )
     ),

@@ -127,6 +127,7 @@ LAYOUTS = (
         optional=(r"score\.weight", r"classifier\.(weight|bias)", r"lm_head\.weight"),
         ignored=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
         prefixes=("transformer.",),
+        prompts=("prefix_tuning",),
         transposed=r"h\.\d+\.(attn|mlp)\.\w+",
         encoder=lambda port: ({**architecture(port), **_causal.bare_stated(port, "GPT2")}, {}),
     ),

@@ -29,6 +29,7 @@ NAMES = Names(
     fixed={"pad_token_id": 1},
     written={"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
     ignored=(r"lm_head\..*", r"roberta\.pooler\.dense\..*"),
+    prompts=("prompt_tuning", "prefix_tuning"),
 )
 
 
