@@ -34,6 +34,7 @@ _API = {
     "show": "jaxfer.training.summary",
     "find_lr": "jaxfer.training.find_lr",
     "evaluate": "jaxfer.training.evaluation",
+    "robustness": "jaxfer.training.robustness",
     "features": "jaxfer.training.features",
     "fewshot": "jaxfer.evals.fewshot",
     "rank": "jaxfer.evals.ranking",

@@ -2,8 +2,8 @@
 
     python experiments/methods/transfers_table.py runs/methods/transfers/*     # reads what transfers_data.py wrote
 
-Robust arms, plain fine-tuning, the probe and L2-SP are also read under corruption, the mean over a set's kinds of it,
-and for what is left of the source: of photos, the nearest neighbours of PACS' photos (leave one out, cosine, 5 of
+Robust arms, plain fine-tuning, the probe and L2-SP are also read on corrupted test inputs at severity 3, the mean over
+noise, blur, contrast and JPEG of photos and of typos of texts, and for what is left of the source: of photos, the nearest neighbours of PACS' photos (leave one out, cosine, 5 of
 them); of texts, Spearman's correlation of STS-B, by the cosine of both sentences. Each run's numbers are kept in
 `experiments/methods/transfers/SET.csv`, and are not computed again.
 """
@@ -19,21 +19,20 @@ from scipy.stats import spearmanr
 
 import jaxfer
 from jaxfer.evals.intervals import mean_interval
+from jaxfer.training.robustness import mean as mean_of
 
 KEPT, DATA = Path(__file__).with_name("transfers"), Path("runs/methods/data")
 PLAIN = "full"
 READ = (PLAIN, "probe", "l2sp", "ema", "swa", "sam", "asam", "lp-ft", "wise-ft", "uniform soup", "greedy soup")
-CORRUPTIONS = {"flowers5": ("noise", "blur", "contrast", "jpeg"), "sst2": ("typos",), "trec6": ("typos",)}
+PHOTOS = ("gaussian_noise", "defocus_blur", "contrast", "jpeg_compression")
+CORRUPTIONS = {"flowers5": PHOTOS, "sst2": ("typos",), "trec6": ("typos",)}
 FIELDS = ("arm", "seed", "accuracy", "corrupted", "retained")
 NEIGHBOURS = 5
 
 
 def corrupted(name: str, run: Path) -> float:
-    """Mean accuracy over the corrupted test splits."""
-    paths = [str((DATA / name / kind).resolve()) for kind in CORRUPTIONS[name]]
-    fields = [{"data.path": path, "data.labels_per_class": 0} for path in paths]
-    found = [jaxfer.evaluate(run, split="test", overrides=each, quiet=True) for each in fields]
-    return float(np.mean([metrics["accuracy"] for metrics in found]))
+    """Mean accuracy over the corruptions of the test split."""
+    return mean_of(jaxfer.robustness(run, split="test", corruptions=CORRUPTIONS[name]), "accuracy")
 
 
 def retained(name: str, run: Path) -> float:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from jaxfer.commands import shared
+from jaxfer.errors import InputError
 
 HELP = "evaluate a finished run or a checkpoint, optionally on another data set"
 
@@ -15,6 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="result", help="result (default), last, best, or a kept step")
     table = "of a classification: write a row for each example there, the most confident mistakes first"
     parser.add_argument("--predictions", metavar="FILE.csv", help=table)
+    worse = "also under corruptions (15 of images, typos and case of texts), or those named: fog,snow"
+    parser.add_argument("--corruptions", metavar="NAMES", nargs="?", const="", help=worse)
+    parser.add_argument("--severity", type=int, help="of the corruptions, 1 to 5; default 3")
     shared.add_nocache(parser)
 
 
@@ -22,6 +27,11 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     import jaxfer
 
     shared.keep_programs(arguments)
+    if arguments.corruptions is None and arguments.severity is not None:
+        raise InputError("--severity is that of --corruptions; add these, or leave it out")
+    if arguments.corruptions is not None:
+        _corrupted(arguments, overrides)
+        return
     metrics = jaxfer.evaluate(
         arguments.run,
         split=arguments.split,
@@ -30,3 +40,27 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
         predictions=arguments.predictions,
     )
     print(shared.numbers(metrics, f"{arguments.split}: "))
+
+
+def _corrupted(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """Prints the task's metric as it is, under each corruption, and the mean of these."""
+    import jaxfer
+    from jaxfer.terminal import NAME, NUMBER, Column, page_of, table
+    from jaxfer.training.robustness import CLEAN, SEVERITY, mean
+
+    if arguments.predictions:
+        raise InputError("--predictions are of the split as it is; leave out --corruptions")
+    severity = SEVERITY if arguments.severity is None else arguments.severity
+    found = jaxfer.robustness(
+        arguments.run,
+        split=arguments.split,
+        severity=severity,
+        corruptions=[name for name in arguments.corruptions.split(",") if name],
+        checkpoint=arguments.checkpoint,
+        overrides=overrides,
+    )
+    metrics = [name for name in found[CLEAN] if name != "loss"] or ["loss"]
+    rows = [(name, *(f"{values[metric]:.4f}" for metric in metrics)) for name, values in found.items()]
+    rows.append((f"mean at severity {severity}", *(f"{mean(found, metric):.4f}" for metric in metrics)))
+    columns = [Column(arguments.split, NAME), *(Column(metric, NUMBER) for metric in metrics)]
+    print(table(columns, rows, page_of(sys.stdout)))

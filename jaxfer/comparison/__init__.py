@@ -113,7 +113,8 @@ def _compare(
         executor.release()
         simplest = test_baselines(design, kinds, tuned, scores)
         judged = findings(design, selected, outcomes, simplest, folder)
-        files.write_json(folder / "comparison.json", tables.as_json(design, judged, simplest))
+        command = {"config": spec, "overrides": dict(overrides)}
+        files.write_json(folder / "comparison.json", {"command": command, **tables.as_json(design, judged, simplest)})
         sentences = tables.write(folder, spec, design, judged, simplest)
     print(tables.as_text(design, judged, simplest, page_of(sys.stdout)) + "\n")
     say(sentences + "\n")

@@ -122,10 +122,18 @@ def _trials(name: str, spaces: Mapping[str, tuple[float, ...]], count: int) -> t
 
 
 def arm_config(
-    base: ConfigDict, compare_config: CompareConfig, arm: Arm, setting: Setting, seed: int, labels: int
+    base: ConfigDict,
+    compare_config: CompareConfig,
+    arm: Arm,
+    setting: Setting,
+    seed: int,
+    labels: int,
+    *,
+    in_all: bool = False,
 ) -> ConfigDict:
     """The base config with an arm's changes: same data, model, batch, schedule and number of steps for every arm."""
-    changes: dict[str, Any] = {"seed": seed, "lr": None, "rates": {}, "data.labels_per_class": labels}
+    changes: dict[str, Any] = {"seed": seed, "lr": None, "rates": {}}
+    changes |= {"data.labels_per_class": 0, "data.labels": labels} if in_all else {"data.labels_per_class": labels}
     if arm.init is not None:
         changes["init"] = arm.init
     for at, stage in enumerate(arm.stages):

@@ -11,9 +11,10 @@ from typing import Any
 from etils import epath
 
 from jaxfer.comparison.arms import SCRATCH, Setting
+from jaxfer.comparison.beside import Beside, measured
 from jaxfer.comparison.protocol import Design, Selected
 from jaxfer.comparison.simple import BaselineScores
-from jaxfer.evals.verdicts import LabelsSaved, Verdict, holm, labels_saved, verdict
+from jaxfer.evals.verdicts import LabelsSaved, Verdict, holm, labels_saved_by_seed, verdict
 from jaxfer.runs.metrics import read_metrics
 from jaxfer.sweeps.cells import FOLDER, Job
 from jaxfer.sweeps.executor import Outcome
@@ -41,6 +42,7 @@ class Finding:
         without a verdict.
       simple: the same against the simple baseline that is best on val, and `simple_name` is that baseline.
       saved: how many labels scratch needs to match it; None for scratch, or at a single label count.
+      beside: what else was measured, as the config asks.
     """
 
     labels: int
@@ -58,6 +60,7 @@ class Finding:
     simple: Verdict | None = None
     simple_name: str = ""
     saved: LabelsSaved | None = None
+    beside: tuple[Beside, ...] = ()
 
 
 def findings(
@@ -76,7 +79,10 @@ def findings(
         told = [f for f in judged if f.labels == labels and f.verdict is not None]
         values = holm([f.verdict.p for f in told])
         adjusted |= {(labels, f.arm): p for f, p in zip(told, values, strict=True)}
-    return [dataclasses.replace(f, p_holm=adjusted.get((f.labels, f.arm))) for f in judged]
+    others = measured(design, selected, outcomes, folder)
+    return [
+        dataclasses.replace(f, p_holm=adjusted.get((f.labels, f.arm)), beside=others[f.labels, f.arm]) for f in judged
+    ]
 
 
 def _finding(design: Design, choice: Selected, outcomes: Mapping[str, Outcome], folder: epath.Path) -> Finding:
@@ -126,9 +132,10 @@ def _judged(
     if finding.arm == SCRATCH or not all(map(math.isfinite, from_scratch.test)):
         return finding
     saved, counts = None, [count for count in design.labels if count]
-    curve = [statistics.fmean(scratch[count].test) for count in counts]
-    if len(counts) > 1 and all(map(math.isfinite, curve)):
-        saved = labels_saved(counts, curve, statistics.fmean(finding.test), maximize=task.maximize)
+    curve = [scratch[count].test for count in counts]
+    if len(counts) > 1 and all(math.isfinite(score) for scores in curve for score in scores):
+        words_of = dict(maximize=task.maximize, counted=design.counted)
+        saved = labels_saved_by_seed(counts, curve, finding.test, **words_of)
     return dataclasses.replace(
         finding, verdict=verdict(finding.arm, finding.test, from_scratch.test, **words), saved=saved
     )

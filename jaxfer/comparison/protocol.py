@@ -22,7 +22,8 @@ from jaxfer import config as configs
 from jaxfer import files
 from jaxfer.comparison.arms import Arm, arm_config, arms
 from jaxfer.config.experiment import CompareConfig
-from jaxfer.errors import InputError
+from jaxfer.data.corruptions import KINDS
+from jaxfer.errors import InputError, nearest
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs import seal
 from jaxfer.sweeps import cells
@@ -42,7 +43,8 @@ class Design:
     Attributes:
       config: the section `config.compare`.
       arms: scratch first.
-      labels: labels a class, increasing; 0 means all.
+      labels: labels a class, or in all where `in_all`, increasing; 0 means all.
+      in_all: whether `labels` counts those of all classes together.
       sources: what is run before.
       tuning: {(labels, arm, trial, seed): cell}.
       ready: the base config's preflight: the task and the model.
@@ -58,6 +60,12 @@ class Design:
     ready: Preflight
     record: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    in_all: bool = False
+
+    @property
+    def counted(self) -> str:
+        """What `labels` counts, after `5 labels`."""
+        return "in all" if self.in_all else "a class"
 
     def cells(self, labels: int, arm: str, trial: int) -> list[Job]:
         """One trial's cells, by seed."""
@@ -80,6 +88,8 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
         raise InputError(f"config.recipe={base.recipe!r}: the arms of a comparison are methods; leave it out")
     base = filled(base, preflight).config
     compare_config, plain = configs.comparison(base), base.to_dict()
+    if compare_config.examples or compare_config.fractions:  # of all there are
+        base = configs.override(base, {"data.labels_per_class": 0, "data.labels": 0})
     _check_base(base, compare_config)
     for name in overrides:
         if place := _unused(compare_config).get(name.partition(".")[0] if name.startswith("rates.") else name):
@@ -91,11 +101,12 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
     preflight(configs.override(base, {"test": True}))  # only checks that there is a test split
     ready = preflight(base)
     compared = arms(compare_config, ready.stages[0].spec.port)
-    labels = tuple(sorted(compare_config.labels)) or (base.data.get("labels_per_class", 0),)
+    labels, in_all = _amounts(compare_config, base, ready)
+    _check_beside(compare_config, ready)
     tuning = {}
     for count, arm, trial, seed in _members(compare_config, compared, labels):
         cell = Cell(name=f"{arm.name} {_at(count)}trial {trial} seed {seed}", group=arm.name)
-        config = arm_config(base, compare_config, arm, arm.trials[trial], seed, count)
+        config = arm_config(base, compare_config, arm, arm.trials[trial], seed, count, in_all=in_all)
         try:
             # The base config is complete, so its cells have nothing left to assume.
             tuning[count, arm.name, trial, seed] = dataclasses.replace(cells.address(cell, config, before), notes=notes)
@@ -105,10 +116,12 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
         "rule": RULE,
         "arms": {arm.name: [dict(setting) for setting in arm.trials] for arm in compared},
         "labels": list(labels),
+        **({"in_all": True} if in_all else {}),
         "seeds": list(range(compare_config.seeds)),
         "metric": next(iter(tuning.values())).metric,
         "sources": {name: job.key for name, job in before.items()},
         "cells": sorted(job.key for job in tuning.values()),
+        **({"beside": beside} if (beside := _beside(compare_config)) else {}),
     }
     task = ready.experiment.task
     losses = task.options if task.name in ("classification", "multilabel") else ()
@@ -120,6 +133,7 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
         tuning=tuning,
         ready=ready,
         record=record,
+        in_all=in_all,
         notes=(
             *(
                 f"config.{name}={plain[name]!r} is not used in a comparison; set {place}"
@@ -131,10 +145,46 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
     )
 
 
+def _amounts(config: CompareConfig, base: ConfigDict, ready: Preflight) -> tuple[tuple[int, ...], bool]:
+    """(the numbers of labels, increasing; whether they count those of all classes together)."""
+    train = ready.data.splits["train"]
+    shares = tuple(max(1, round(share * len(train))) for share in config.fractions)
+    if len(set(shares)) < len(shares):
+        found = f"of {len(train):,} examples they are {', '.join(map(str, shares))}"
+        raise InputError(f"config.compare.fractions: expected distinct numbers of labels, {found}; leave some out")
+    if in_all := config.examples or shares:
+        return tuple(sorted(in_all)), True
+    return tuple(sorted(config.labels)) or (base.data.get("labels_per_class", 0),), False
+
+
+def _beside(config: CompareConfig) -> dict[str, Any]:
+    """What the config asks for beside the task's metric."""
+    asked = {"metrics": list(config.metrics), "severity": config.severity, "retention": config.retention}
+    return {name: value for name, value in asked.items() if value}
+
+
+def _check_beside(config: CompareConfig, ready: Preflight) -> None:
+    """`InputError` for a measure that no run of this task on this data has."""
+    task, split = ready.stages[0].spec.task, ready.data.splits["val"]
+    known = {**(task.metrics or {}), "loss": False}
+    for name in config.metrics:
+        if name not in known or name == task.monitor:
+            what = "is what arms are compared by" if name == task.monitor else "no such metric"
+            raise InputError(f"config.compare.metrics: {name!r}: {what}{nearest(name, known)}")
+        if name.startswith("worst_group") and split.groups is None:
+            raise InputError(f"config.compare.metrics: {name!r} needs groups, which this data doesn't name; remove it")
+    if config.severity and split.input[1].kind not in KINDS:
+        raise InputError(
+            f"config.compare.severity: inputs of kind {split.input[1].kind!r} have no corruptions, only "
+            f"{' and '.join(KINDS)} have; set it to 0"
+        )
+
+
 def _unused(config: CompareConfig) -> dict[str, str]:
     """{field that `arm_config` replaces in every arm: the field to set in a comparison}."""
     rate = "config.compare.stage.METHOD.lr, or its grid in config.compare.grid.METHOD.lr"
-    labels = {"data.labels_per_class": "config.compare.labels"} if config.labels else {}
+    amount = next((name for name in ("labels", "examples", "fractions") if getattr(config, name)), None)
+    labels = {f"data.{name}": f"config.compare.{amount}" for name in ("labels_per_class", "labels")} if amount else {}
     return {
         "lr": rate,
         "rates": rate,

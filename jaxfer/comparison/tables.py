@@ -12,12 +12,13 @@ from typing import Any
 from etils import epath
 
 from jaxfer import files
+from jaxfer.comparison import beside_tables
 from jaxfer.comparison.arms import SCRATCH
 from jaxfer.comparison.findings import Finding
 from jaxfer.comparison.protocol import RULE, Design
 from jaxfer.comparison.simple import BaselineScores
 from jaxfer.evals.intervals import mean_interval, too_few
-from jaxfer.evals.verdicts import HELPS, NEGATIVE, NO_EVIDENCE
+from jaxfer.evals.verdicts import HELPS, NO_EVIDENCE
 from jaxfer.figures import plots
 from jaxfer.sweeps.table import number
 from jaxfer.terminal import FILE, GLUE, NAME, NUMBER, TEXT, Column, Page, table
@@ -35,6 +36,8 @@ def write(
     summary = sentences(design, findings)
     files.write_text(folder / "table.csv", as_csv(findings, baselines))
     files.write_text(folder / "table.md", as_markdown(design, findings, baselines))
+    if findings[0].beside:
+        files.write_text(folder / "beside.csv", beside_tables.as_csv(findings))
     files.write_text(folder / "verdict.md", _verdict_page(title, design, findings, baselines, summary))
     _draw(folder, design, findings, baselines)
     return summary
@@ -50,7 +53,7 @@ def sentences(design: Design, findings: Sequence[Finding]) -> str:
 
 def _heading(design: Design, labels: int) -> str:
     if labels:
-        return f"{labels} {'label' if labels == 1 else 'labels'} a class:"
+        return f"{labels:,} {'label' if labels == 1 else 'labels'} {design.counted}:"
     in_all = design.ready.experiment.data.labels
     return f"{in_all:,} labels in all:" if in_all else "All labels:"
 
@@ -63,7 +66,9 @@ def _lines(design: Design, findings: Sequence[Finding], labels: int) -> str:
     lines += [f"{f.arm}: a run diverged, its own or scratch's, so there is no verdict." for f in arms if not f.verdict]
     judged = [f for f in order if f.simple is not None]
     if judged:
-        lines.append(f"against {judged[0].simple_name}: {_standing(judged)}.")
+        standing = beside_tables.standing({f.arm: f.simple for f in judged})
+        lines.append(f"against {judged[0].simple_name}: {standing}.")
+    lines += beside_tables.lines(order)
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -78,12 +83,6 @@ def _line(f: Finding, *, first: bool, arms: int) -> str:
     return ("best on val, " if first else "") + f.verdict.sentence + stands + saved
 
 
-def _standing(judged: Sequence[Finding]) -> str:
-    words = {HELPS: "better", NO_EVIDENCE: "no evidence either way for", NEGATIVE: "worse"}
-    named = {word: [f.arm for f in judged if f.simple.outcome == outcome] for outcome, word in words.items()}
-    return "; ".join(f"{word} {', '.join(arms)}" for word, arms in named.items() if arms)
-
-
 def _verdict_page(
     title: str, design: Design, findings: Sequence[Finding], baselines: Sequence[BaselineScores], summary: str
 ) -> str:
@@ -93,7 +92,15 @@ def _verdict_page(
         f"{arms} arms x {trials} trials x {seeds} seeds, paired over the same seeds and splits. Selected on val: "
         f"{RULE}. `default` is the first trial, at the method's own settings. The test split was read once, after "
         "`selection.json` was written, for the selected and the default trials; `protocol.json` says what was tried.\n"
-    )
+    ) + (f"\n{_beside(design, findings)}" if findings[0].beside else "")
+
+
+def _beside(design: Design, findings: Sequence[Finding]) -> str:
+    headers, rows = beside_tables.cells(findings, design.labels)
+    rule = ["---" if header == "method" else "---:" for header in headers]
+    body = "".join("| " + " | ".join(line) + " |\n" for line in (headers, rule, *rows))
+    told = "Gains have each measure's own sign; * stands by Holm's correction for all its arms and measures."
+    return f"{body}\n{told}\n"
 
 
 def as_csv(findings: Sequence[Finding], baselines: Sequence[BaselineScores]) -> str:
@@ -142,8 +149,16 @@ def as_text(design: Design, findings: Sequence[Finding], baselines: Sequence[Bas
     headers, body = _cells(design, findings, baselines)
     kinds = {"method": NAME, "over scratch, 95 %": TEXT, "verdict": TEXT, "setting": TEXT}
     columns = [Column(header, kinds.get(header, NUMBER)) for header in headers]
-    bounds = [[cell.replace(", ", f",{GLUE}") for cell in line] for line in body]
-    return table(columns, bounds, page)
+    shown = [_laid(columns, body, page)]
+    if findings[0].beside:
+        headers, body = beside_tables.cells(findings, design.labels)
+        columns = [Column(header, kinds.get(header, NUMBER)) for header in headers]
+        shown.append(_laid(columns, body, page))
+    return "\n\n".join(shown)
+
+
+def _laid(columns: Sequence[Column], body: Sequence[Sequence[str]], page: Page) -> str:
+    return table(columns, [[cell.replace(", ", f",{GLUE}") for cell in line] for line in body], page)
 
 
 def _cells(
@@ -176,7 +191,7 @@ def _draw(folder: epath.Path, design: Design, findings: Sequence[Finding], basel
     """Draws up to four pictures; a picture of a single label count shows the smallest, where transfer matters most."""
     task = design.ready.stages[0].spec.task
     label, first = f"test {task.monitor}", design.labels[0]
-    at = f" at {first} {'label' if first == 1 else 'labels'} a class" if first else ""
+    at = f" at {first} {'label' if first == 1 else 'labels'} {design.counted}" if first else ""
     by_arm = {f.arm: f for f in findings if f.labels == first}
     simple: dict[str, Mapping[int, float]] = {}
     for b in baselines:
@@ -194,7 +209,7 @@ def _draw(folder: epath.Path, design: Design, findings: Sequence[Finding], basel
     )
     if len(design.labels) > 1:
         scores = {name: {f.labels: f.test for f in findings if f.arm == name} for name in by_arm}
-        plots.labels(scores, folder / "labels", label, baselines=simple)
+        plots.labels(scores, folder / "labels", label, baselines=simple, counted=design.counted)
     points = {
         name: {"scores": f.test, "params_trainable": f.params_trainable, "seconds": f.seconds}
         for name, f in by_arm.items()
@@ -207,6 +222,7 @@ def as_json(design: Design, findings: Sequence[Finding], baselines: Sequence[Bas
     """The contents of comparison.json: the report for programs."""
     return {
         "metric": design.ready.stages[0].spec.task.monitor,
+        "counted": design.counted,
         "findings": [
             {
                 "labels": f.labels,
@@ -230,6 +246,8 @@ def as_json(design: Design, findings: Sequence[Finding], baselines: Sequence[Bas
                 },
                 "simple_baseline": None if f.simple is None else {"name": f.simple_name, "outcome": f.simple.outcome},
                 "labels_to_match": None if f.saved is None else _null(f.saved.needed),
+                **_saved_interval(f),
+                **({"beside": beside_tables.as_json(f)} if f.beside else {}),
             }
             for f in findings
         ],
@@ -238,6 +256,12 @@ def as_json(design: Design, findings: Sequence[Finding], baselines: Sequence[Bas
             for b in baselines
         ],
     }
+
+
+def _saved_interval(f: Finding) -> dict[str, Any]:
+    if f.saved is None or f.saved.interval is None:
+        return {}
+    return {"labels_to_match_interval95": [_null(end) for end in f.saved.interval]}
 
 
 def _null(value: float) -> float | None:

@@ -276,6 +276,11 @@ class CompareConfig:
       seeds: number of seeds, counted from 0; a seed fixes labels, fresh parameters and batches for every arm alike.
       trials: settings tried for each arm: the default, then draws from its tuning grid.
       labels: labels per class, one comparison each; empty: `config.data.labels_per_class`.
+      examples: labels in all instead, one comparison each (`config.data.labels`).
+      fractions: shares of the training split instead, in (0, 1].
+      metrics: other metrics on test that every arm is judged by beside the task's own.
+      severity: also of the tuned runs' scores on corrupted test inputs: their severity, 1 to 5; 0: not read.
+      retention: also how well each tuned run's backbone still does the task of the run that it started from.
       stage: {method: stage fields} for a method in every arm that has it (`config.compare.stage.lora.options.rank`).
       grid: {method or scratch: {hparam: values}} in place of the method's own grid.
     """
@@ -285,6 +290,11 @@ class CompareConfig:
     seeds: int = 5
     trials: int = 4
     labels: tuple[int, ...] = ()
+    examples: tuple[int, ...] = ()
+    fractions: tuple[float, ...] = ()
+    metrics: tuple[str, ...] = ()
+    severity: int = 0
+    retention: bool = False
     stage: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     grid: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

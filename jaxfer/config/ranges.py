@@ -127,8 +127,20 @@ def check_comparison(compare: CompareConfig) -> None:
             raise InputError(f"config.compare.{name}: expected at least 1, found {getattr(compare, name)}")
     if not compare.methods or len(set(compare.methods)) < len(compare.methods) or "scratch" in compare.methods:
         raise InputError(f"config.compare.methods: expected distinct methods beside scratch, found {compare.methods!r}")
-    if len(set(compare.labels)) < len(compare.labels) or any(count < 1 for count in compare.labels):
-        raise InputError(f"config.compare.labels: expected distinct positive counts, found {compare.labels!r}")
+    for name in ("labels", "examples"):
+        counts = getattr(compare, name)
+        if len(set(counts)) < len(counts) or any(count < 1 for count in counts):
+            raise InputError(f"config.compare.{name}: expected distinct positive counts, found {counts!r}")
+    shares = compare.fractions
+    if len(set(shares)) < len(shares) or not all(0 < share <= 1 for share in shares):
+        raise InputError(f"config.compare.fractions: expected distinct shares above 0 and up to 1, found {shares!r}")
+    given = [name for name in ("labels", "examples", "fractions") if getattr(compare, name)]
+    if len(given) > 1:
+        raise InputError(f"config.compare: expected one of labels, examples and fractions, found {' and '.join(given)}")
+    if len(set(compare.metrics)) < len(compare.metrics):
+        raise InputError(f"config.compare.metrics: expected distinct metrics, found {compare.metrics!r}")
+    if not 0 <= compare.severity <= 5:
+        raise InputError(f"config.compare.severity: expected 1 to 5, or 0 for none, found {compare.severity}")
 
 
 def _check_fields(where: str, section: Any) -> None:

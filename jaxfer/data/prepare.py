@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxfer.data import held_out
+from jaxfer.data.corruptions import Corruption, corrupted
 from jaxfer.data.encodings.augment import canonical
 from jaxfer.data.order import SAMPLINGS, Repeated, Sampler, Stream, draw
 from jaxfer.data.split import INPUTS, Array, Dataset, Split
@@ -43,6 +44,7 @@ class DataConfig:
       fold: which one, from 0.
       augment: names in `AUGMENTATIONS`, with options where wanted (`randaugment(ops=2, magnitude=9)`), applied in this
         order to training examples; a leading crop is cut out of the original images, a later one out of resized ones.
+      corrupt: a corruption of every split's inputs, `NAME` or `NAME:SEVERITY` (`jaxfer/data/corruptions`); empty: none.
       workers: Grain worker processes; 0 for threads of this process.
       sampling: epochs with as many examples of each class (`order.Sampler`): `oversample`, `undersample` or `balanced`,
         in batches too. Empty: each example once in an epoch. A stage whose task reads no labels has those epochs.
@@ -66,10 +68,12 @@ class DataConfig:
     sampling: str = ""
     sampling_by: str = ""
     repeats: int = 0
+    corrupt: str = ""
 
     def __post_init__(self) -> None:
         # Two spellings of the same augmentation are one experiment.
         object.__setattr__(self, "augment", canonical(self.augment))
+        object.__setattr__(self, "corrupt", str(Corruption.of(self.corrupt)) if self.corrupt else "")
 
     def to_dict(self) -> dict[str, Any]:
         """{field: value}; without those in `NEWER` that are not set, as before there were such fields."""
@@ -77,7 +81,7 @@ class DataConfig:
 
 
 # Fields that old runs don't have.
-NEWER = ("labels", "val_by", "val_groups", "folds", "fold", "sampling", "sampling_by", "repeats")
+NEWER = ("labels", "val_by", "val_groups", "folds", "fold", "sampling", "sampling_by", "repeats", "corrupt")
 
 
 def build(config: DataConfig, options: Mapping[str, Any], *, seed: int, with_test: bool) -> Dataset:
@@ -123,6 +127,7 @@ def prepare(dataset: Dataset, config: DataConfig, *, seed: int, with_test: bool)
       InputError: the config asks for missing classes, for too many examples, or for another `val` than the source's;
         or the source's labels are out of range.
     """
+    dataset = corrupted(dataset, config.corrupt) if config.corrupt else dataset
     _check_config(config, dataset)
     names = _chosen(dataset, config)
     splits = {name: _keep(dataset, name, names) for name in dataset.splits if name != "test" or with_test}

@@ -98,11 +98,17 @@ class LabelsSaved:
       needed: labels a class; `inf` where scratch never matches.
       low: the largest count below it that was run and does not match; 0 where the smallest one run matches already.
       high: the smallest count run that matches; `inf` where none does. `needed` is interpolated unless it is `high`.
+      interval: 95 % bootstrap interval of `needed`; None: not known.
+      seeds: that it is drawn from.
+      counted: what the numbers count: labels `a class`, or `in all`.
     """
 
     needed: float
     low: float
     high: float
+    interval: tuple[float, float] | None = None
+    seeds: int = 0
+    counted: str = "a class"
 
     def factor(self, at: float) -> float:
         """`needed` as a multiple of the method's own `at` labels a class, at least 1; `inf` where it is open."""
@@ -111,21 +117,30 @@ class LabelsSaved:
     def sentence(self, method: str, at: float) -> str:
         """The finding in words, for a method that had `at` labels per class."""
         if not at > 0:
-            raise InputError(f"expected a positive number of labels a class, found {at}; give the method's own")
-        opening = f"At {_count(at)} {'label' if at == 1 else 'labels'} a class,"
+            raise InputError(f"expected a positive number of labels, found {at}; give the method's own")
+        opening = f"At {_count(at)} {'label' if at == 1 else 'labels'} {self.counted},"
         if math.isinf(self.needed):
             # Nothing is known if the method had more labels than any scratch run.
             times = f": more than {self.low / at:.1f} x the labels" if self.low >= at else ""
-            return f"{opening} scratch needs more than {_count(self.low)} to match {method}{times}."
+            return f"{opening} scratch needs more than {_count(self.low)} to match {method}{times}{self._spread()}."
         if self.needed <= at:
-            return f"{opening} {method} saves no labels: scratch matches it with {_count(at)} or fewer."
+            none = f"{method} saves no labels: scratch matches it with {_count(at)} or fewer"
+            return f"{opening} {none}{self._spread()}."
         times = f"{self.needed / at:.1f} x the labels"
         if self.needed < self.high:
             between = f"interpolated between {_count(self.low)} and {_count(self.high)}"
             needed = f"{self.needed:.{1 if self.needed < 10 else 0}f}"
-            return f"{opening} scratch needs about {needed} to match {method} ({between}): {times}."
+            return f"{opening} scratch needs about {needed} to match {method} ({between}): {times}{self._spread()}."
         most = "at most " if not self.low else ""
-        return f"{opening} scratch needs {most}{_count(self.needed)} to match {method}: {most}{times}."
+        return f"{opening} scratch needs {most}{_count(self.needed)} to match {method}: {most}{times}{self._spread()}."
+
+    def _spread(self) -> str:
+        """The interval in words; nothing where all of it lies beyond the counts that were run."""
+        if self.interval is None or math.isinf(self.interval[0]):
+            return ""
+        least, most = (f"{end:.{1 if end < 10 else 0}f}".removesuffix(".0") for end in self.interval)
+        ends = f"from {least} up" if math.isinf(self.interval[1]) else f"{least} to {most}"
+        return f"; 95 % interval {ends} (bootstrap over {self.seeds} seeds)"
 
 
 def labels_saved(
@@ -164,6 +179,47 @@ def labels_saved(
         return LabelsSaved(high, low, high)
     share = gaps[first - 1] / (gaps[first - 1] - gaps[first])
     return LabelsSaved(low * (high / low) ** share, low, high)
+
+
+def labels_saved_by_seed(
+    labels: Sequence[float],
+    scratch: Sequence[Sequence[float]],
+    method: Sequence[float],
+    *,
+    maximize: bool = True,
+    counted: str = "a class",
+    draws: int = 2000,
+) -> LabelsSaved:
+    """`labels_saved` of the means over seeds, with a percentile interval (Efron and Tibshirani, 1993, chapter 13).
+
+    A draw takes seeds with replacement, the same ones of scratch at every count and of the method, which saw the same
+    labels. There is no interval of fewer than three seeds.
+
+    Args:
+      labels: [n] as of `labels_saved`.
+      scratch: [n][seeds] its scores.
+      method: [seeds] the method's.
+      maximize: whether more of it is better.
+      counted: what `labels` counts.
+      draws: number of them; they depend on nothing but the number of seeds.
+
+    Raises:
+      InputError: as `labels_saved`, or scores of unequal numbers of seeds.
+    """
+    curves, scores = np.asarray([list(row) for row in scratch], np.float64), np.asarray(method, np.float64)
+    if curves.ndim != 2 or curves.shape[1] != len(scores):
+        raise InputError(f"expected scores of the same seeds, found {len(scores)} and {[len(row) for row in scratch]}")
+    found, seeds = labels_saved(labels, curves.mean(1).tolist(), float(scores.mean()), maximize=maximize), len(scores)
+    found = replace(found, seeds=seeds, counted=counted)
+    if seeds < 3:
+        return found
+    drawn = np.random.default_rng(0).integers(0, seeds, (draws, seeds))
+    needed = [
+        labels_saved(labels, curves[:, rows].mean(1).tolist(), float(scores[rows].mean()), maximize=maximize).needed
+        for rows in drawn
+    ]
+    low, high = np.quantile(needed, (0.025, 0.975), method="inverted_cdf")  # no mean of a number and infinity
+    return replace(found, interval=(float(low), float(high)))
 
 
 def _gain(scores, reference, maximize: bool, pairs: str, kind: str, names: tuple[str, str]) -> Interval:

@@ -163,20 +163,22 @@ def labels(
     path: epath.Path,
     label: str,
     baselines: Mapping[str, float | Mapping[int, float]] | None = None,
+    counted: str = "a class",
 ) -> None:
-    """Draws a score by labels per class: each method's mean and 95 % t interval, side by side so that none is hidden.
+    """Draws a score by labels: each method's mean and 95 % t interval, side by side so that none is hidden.
 
     Args:
-      scores: {method: {labels per class: one score per seed}}.
+      scores: {method: {labels: one score per seed}}.
       path: where to write the pictures.
       label: name of the score.
-      baselines: {name: score, or {labels per class: score}} of methods without a network, drawn dashed.
+      baselines: {name: score, or {labels: score}} of methods without a network, drawn dashed.
+      counted: what labels count, `a class` or `in all`.
     """
     _check(scores)
     baselines, looks = baselines or {}, styles(scores)
     counts = sorted({count for by_count in scores.values() for count in by_count})
     if not counts or counts[0] < 1:
-        raise InputError(f"expected scores at 1 or more labels a class, found the counts {counts}")
+        raise InputError(f"expected scores at 1 or more labels {counted}, found the counts {counts}")
     # Side by side around the count, in decades: apart enough to see, never half way to the next count.
     decades = math.log10(counts[-1] / counts[0])
     nearby = min((math.log10(b / a) for a, b in itertools.pairwise(counts)), default=0.3)
@@ -220,7 +222,7 @@ def labels(
         xscale="log",
         xlim=window,
         ylim=(low, high),
-        xlabel="labels a class",
+        xlabel=f"labels {counted}",
         ylabel=f"{label}\nmean and its 95 % interval",
     )
     axes.set_xticks(counts, _stagger(counts, 4.2))

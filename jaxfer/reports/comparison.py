@@ -8,7 +8,7 @@ import os
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from etils import epath
 
@@ -49,8 +49,15 @@ class _Baseline(TypedDict):
     test: tuple[float, ...]
 
 
+class _Command(TypedDict):
+    config: str
+    overrides: dict[str, Any]
+
+
 class _Comparison(TypedDict):
     metric: str
+    counted: NotRequired[str]
+    command: NotRequired[_Command]
     findings: tuple[_Finding, ...]
     baselines: tuple[_Baseline, ...]
 
@@ -121,6 +128,8 @@ class Compared:
       baselines: the simple ones, as in comparison.json.
       selection: selection.json.
       protocol: protocol.json.
+      command: the config and the overrides that it was made with; None of an older one.
+      counted: what labels count, `a class` or `in all`.
       opened: when the test split was opened, by the date of selection.json.
     """
 
@@ -131,6 +140,8 @@ class Compared:
     baselines: tuple[Mapping[str, Any], ...]
     selection: Mapping[str, Any]
     protocol: Mapping[str, Any]
+    command: Mapping[str, Any] | None
+    counted: str
     opened: str
 
     @property
@@ -186,6 +197,8 @@ def read(folder: epath.Path) -> Compared:
         baselines=tuple(content["baselines"]),
         selection=selection,
         protocol=files.read_json(folder / seal.PROTOCOL),
+        command=content.get("command"),
+        counted=content.get("counted", "a class"),
         opened="" if when is None else f"{datetime.datetime.fromtimestamp(when, datetime.UTC):%Y-%m-%d %H:%M} UTC",
     )
 

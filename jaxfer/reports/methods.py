@@ -34,7 +34,7 @@ def table_section(compared: Compared) -> Section:
         rows = [_row(compared, arm) for arm in compared.at(labels)]
         rows += [_simple(b, len(headers) - many) for b in compared.baselines if b["labels"] == labels]
         name = f"methods-{labels}"
-        content = table(headers[many:], rows, caption=f"Methods{at(labels)}", link=name)
+        content = table(headers[many:], rows, caption=f"Methods{at(labels, compared)}", link=name)
         parts.append(Part(content=tag("div", content, class_="main"), name=f"table {name}"))
     about = (
         "Tuned: at the setting that is best on val; default: at the method's own. ± is the half-width of the 95 % "
@@ -42,7 +42,8 @@ def table_section(compared: Compared) -> Section:
         "equal width."
     )
     from_scratch = _scratch(compared, best.labels)
-    title = f"{best.name} reaches {numbers.score(best.mean)} test {metric}{at(best.labels)}, scratch {from_scratch}"
+    reached = f"{numbers.score(best.mean)} test {metric}{at(best.labels, compared)}"
+    title = f"{best.name} reaches {reached}, scratch {from_scratch}"
     return Section(name="Methods", title=title, parts=[*parts, paragraph(about, muted=True)])
 
 
@@ -65,7 +66,7 @@ def _row(compared: Compared, arm: Arm) -> list[Cell]:
     written = "diverged" if setting is None else ", ".join(f"{k}={numbers.plain(v)}" for k, v in setting.items())
     return [
         text(arm.name, Markup(tag("span", class_=f"swatch {svg.hue(arm.series)}") + tag("span", arm.name))),
-        _mean(arm.test if len(arm.test) == len(arm.found["test"]) else []),
+        mean(arm.test if len(arm.test) == len(arm.found["test"]) else []),
         score(statistics.fmean(default) if len(default) == len(arm.found["default"]) and default else None),
         effect,
         outcome,
@@ -78,15 +79,16 @@ def _row(compared: Compared, arm: Arm) -> list[Cell]:
 
 
 def _simple(baseline: dict, columns: int) -> list[Cell]:
-    shown = [text(baseline["name"], tag("span", baseline["name"], class_="muted")), _mean(baseline["test"])]
+    shown = [text(baseline["name"], tag("span", baseline["name"], class_="muted")), mean(baseline["test"])]
     return [*shown, *([plain(None)._replace(shown="", number=True)] * (columns - 3)), text("")]
 
 
-def _mean(values: Sequence[float]) -> Cell:
+def mean(values: Sequence[float]) -> Cell:
+    """The mean with the half-width of its 95 % interval; a dash of nothing."""
     if not values:
         return score(None)
-    mean, half = mean_interval(values)
-    return Cell(mean, numbers.score(mean) + (f" ± {numbers.score(half)}" if numbers.known(half) else ""))
+    middle, half = mean_interval(values)
+    return Cell(middle, numbers.score(middle) + (f" ± {numbers.score(half)}" if numbers.known(half) else ""))
 
 
 def cost_section(compared: Compared) -> Section:
@@ -142,7 +144,7 @@ def _scatter(
             ]
         )
     noun = "trained parameters" if name == "parameters" else "seconds of training"
-    title = f"Test {compared.metric} against {noun}{at(labels)}"
+    title = f"Test {compared.metric} against {noun}{at(labels, compared)}"
     about = (
         "Rings and the dashed line: the Pareto front, where nothing else is both better and cheaper. Bars: 95 % "
         "intervals over seeds."
@@ -163,11 +165,11 @@ def _labels(compared: Compared) -> Part:
         steps, means = [arm.labels for arm in arms], [arm.mean for arm in arms]
         bands[name] = Band(arms[0].series, steps, means, [min(a.test) for a in arms], [max(a.test) for a in arms])
         rows += [[text(name), whole(a.labels), score(a.mean), score(min(a.test)), score(max(a.test))] for a in arms]
-    title = f"Test {compared.metric} against labels a class"
+    title = f"Test {compared.metric} against labels {compared.counted}"
     about = "Means over seeds; the band reaches from the lowest to the highest seed."
     drawn = charts.lines(
-        "cost-labels", title, bands, x_name="labels a class", y_name=f"test {compared.metric}", ticks=counts
+        "cost-labels", title, bands, x_name=f"labels {compared.counted}", y_name=f"test {compared.metric}", ticks=counts
     )
-    headers = ("method", "labels a class", f"test {compared.metric}", "lowest", "highest")
+    headers = ("method", f"labels {compared.counted}", f"test {compared.metric}", "lowest", "highest")
     legend = {name: band.series for name, band in bands.items()}
     return charts.figure("cost-labels", title, about, drawn, headers, rows, legend=legend)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
-from jaxfer.reports import comparison, curves, lineage, methods, numbers, verdicts
+from jaxfer.reports import beside, comparison, curves, lineage, methods, numbers, verdicts
 from jaxfer.reports.comparison import SCRATCH, Compared
 from jaxfer.reports.page import Page, Part, Section, paragraph
 from jaxfer.reports.run_parts import of_one
@@ -22,9 +23,10 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     sections = [verdicts.section(compared), methods.table_section(compared), methods.cost_section(compared)]
     sections += [_curves(compared)] if any(arm.folders for arm in compared.arms) else []
     if best.folders:
-        sections += of_one(best.folders[0], f"{best.name}{verdicts.at(labels)}, seed 0", evaluate=evaluate)
-    results = {a.name + verdicts.at(a.labels): a.results[0] for a in compared.arms if a.results}
-    folders = {a.name + verdicts.at(a.labels): a.folders for a in compared.arms}
+        sections += of_one(best.folders[0], f"{best.name}{verdicts.at(labels, compared)}, seed 0", evaluate=evaluate)
+    sections += [other for other in [beside.section(compared)] if other is not None]
+    results = {a.name + verdicts.at(a.labels, compared): a.results[0] for a in compared.arms if a.results}
+    folders = {a.name + verdicts.at(a.labels, compared): a.folders for a in compared.arms}
     sections.append(lineage.section(results, folders, _command(compared), folder))
     return Page(
         kind=KIND,
@@ -73,7 +75,10 @@ def _curves(compared: Compared) -> Section:
                 about = (
                     "Median over seeds; the band reaches from the lowest to the highest seed. Validation split only."
                 )
-                name, title = f"curves-{metric}-{labels}", f"{metric} on val{verdicts.at(labels)}".capitalize()
+                name, title = (
+                    f"curves-{metric}-{labels}",
+                    f"{metric} on val{verdicts.at(labels, compared)}".capitalize(),
+                )
                 parts.append(curves.figure(name, title, about, bands, metric))
     if not parts:
         return Section(
@@ -85,7 +90,10 @@ def _curves(compared: Compared) -> Section:
 
 
 def _command(compared: Compared) -> Sequence[str]:
-    """As far as the folder tells: what it was called with besides is in each run's config.json."""
+    """As comparison.json has it; an older one leaves what was set besides to each run's config.json."""
+    if command := compared.command:
+        given = [f"--config.{name}={_spelled(value)}" for name, value in command["overrides"].items()]
+        return ["jaxfer", "compare", command["config"], *given, "--workdir", "NEW_FOLDER"]
     page = compared.folder / "verdict.md"
     title = page.read_text().partition("\n")[0] if page.exists() else ""
     spec = title.removeprefix("# ").partition(": does the transfer help?")[0] or "CONFIG"
@@ -96,3 +104,8 @@ def _command(compared: Compared) -> Sequence[str]:
     fields["labels"] = ",".join(map(str, (count for count in compared.labels if count)))
     given = [f"--config.compare.{name}={value}" for name, value in fields.items() if value]
     return ["jaxfer", "compare", spec, *given, "--workdir", "NEW_FOLDER"]
+
+
+def _spelled(value: Any) -> str:
+    """A value of an override as the command line takes it."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -14,9 +14,9 @@ from jaxfer.reports.tables import Cell, score, text
 LOOK = {HELPS: "good", NEGATIVE: "bad"}
 
 
-def at(labels: int) -> str:
+def at(labels: int, compared: Compared) -> str:
     """` at 5 labels a class`; empty for all labels."""
-    return f" at {labels} {'label' if labels == 1 else 'labels'} a class" if labels else ""
+    return f" at {labels} {'label' if labels == 1 else 'labels'} {compared.counted}" if labels else ""
 
 
 def headline(compared: Compared, labels: int) -> str:
@@ -24,8 +24,9 @@ def headline(compared: Compared, labels: int) -> str:
     best = compared.best(labels)
     verdict = best.found["verdict"]
     if verdict is None:
-        return f"No verdict{at(labels)}: {'no transfer was compared' if best.name == SCRATCH else 'a run diverged'}"
-    return f"{verdict['sentence'].partition(', 95 %')[0].rstrip('.')}{at(labels)}"
+        why = "no transfer was compared" if best.name == SCRATCH else "a run diverged"
+        return f"No verdict{at(labels, compared)}: {why}"
+    return f"{verdict['sentence'].partition(', 95 %')[0].rstrip('.')}{at(labels, compared)}"
 
 
 def section(compared: Compared) -> Section:
@@ -34,7 +35,7 @@ def section(compared: Compared) -> Section:
     for labels in compared.labels:
         arms = [arm for arm in compared.at(labels) if arm.name != SCRATCH]
         if len(compared.labels) > 1:
-            parts.append(Part(content=tag("h3", at(labels).removeprefix(" ").capitalize() or "All labels")))
+            parts.append(Part(content=tag("h3", at(labels, compared).removeprefix(" ").capitalize() or "All labels")))
         parts.append(
             Part(content=tag("ul", *(_item(compared, arm) for arm in _ordered(compared, arms)), class_="verdicts"))
         )
@@ -53,7 +54,7 @@ def _title(compared: Compared, labels: int) -> str:
         else ""
     )
     noun = "transfer helps" if counts[HELPS] == 1 else "transfers help"
-    return f"{counts[HELPS]} of {len(arms)} {noun}{harm}{at(labels)}"
+    return f"{counts[HELPS]} of {len(arms)} {noun}{harm}{at(labels, compared)}"
 
 
 def _ordered(compared: Compared, arms: list[Arm]) -> list[Arm]:
@@ -101,7 +102,7 @@ def _figure(compared: Compared, labels: int) -> Part:
         rows.append(
             [text(arm.name), *map(_signed, (effect, low, high)), text(verdict["outcome"]), score(verdict["p_holm"])]
         )
-    title = f"Gain over scratch{at(labels)}"
+    title = f"Gain over scratch{at(labels, compared)}"
     about = f"Paired differences of test {compared.metric} with their 95 % intervals; the dashed line is no difference."
     drawn = charts.intervals(f"effect-{labels}", title, points, x_name=f"test {compared.metric} over scratch")
     headers = ("method", "over scratch", "low", "high", "verdict", "p (Holm)")

@@ -168,13 +168,18 @@ def evaluate(
     if not names_run(run, checkpoint, overrides):
         return _evaluate_untrained(str(run), split, overrides, place, quiet)
     finished, experiment, data = reopened(run, split, checkpoint, overrides)
-    if data.classes != finished.classes:
-        raise InputError(
-            f"the run's classes are {', '.join(finished.classes)}; this data's are {', '.join(data.classes)}; "
-            "choose and order them with --config.data.classes"
-        )
+    check_classes(finished, data)
     state = finished.state.replace(hparams={}, key=None, opt_state=())
     return _on_devices(experiment, finished.stage, state, data, split, place)
+
+
+def check_classes(run: FinishedRun, data: Dataset) -> None:
+    """`InputError` where the data's classes are not the run's, in its order."""
+    if data.classes != run.classes:
+        raise InputError(
+            f"the run's classes are {', '.join(run.classes)}; this data's are {', '.join(data.classes)}; "
+            "choose and order them with --config.data.classes"
+        )
 
 
 def names_run(run: str | epath.Path, checkpoint: str, overrides: Mapping[str, Any]) -> bool:

@@ -71,6 +71,7 @@ OTHER = {
     "data.workers": 2,
     "data.sampling": "balanced",
     "data.sampling_by": "group",
+    "data.corrupt": "fog:5",
     "data.repeats": 3,
     "method": "probe",
     "options": {"alpha": 1.0},

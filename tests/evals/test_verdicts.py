@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxfer.errors import InputError
-from jaxfer.evals.verdicts import LabelsSaved, holm, labels_saved, verdict
+from jaxfer.evals.verdicts import LabelsSaved, holm, labels_saved, labels_saved_by_seed, verdict
 
 ACCURACY = dict(metric="test accuracy", maximize=True)
 MSE = dict(metric="test mse", maximize=False)
@@ -151,6 +151,28 @@ def test_labels_saved_by_hand():
     assert mirrored.needed == pytest.approx(10) and (mirrored.low, mirrored.high) == (5, 20)
 
 
+def test_an_interval_of_labels_saved():
+    """Without spread it is a point; a method that two seeds of three put beyond the counts has an open end."""
+    labels = (5, 20, 100)
+    same = labels_saved_by_seed(labels, ((0.5,) * 3, (0.7,) * 3, (0.9,) * 3), (0.6,) * 3)
+    assert same.interval == (pytest.approx(10), pytest.approx(10)) and same.seeds == 3
+    curve = ((0.5, 0.4, 0.6), (0.7, 0.6, 0.8), (0.9, 0.8, 1.0))
+    found = labels_saved_by_seed(labels, curve, (0.6, 0.6, 0.6), counted="in all")
+    # Of three equal draws: scratch 0.1 worse needs 20, 0.1 better 5.
+    assert found.needed == pytest.approx(10) and found.interval == (pytest.approx(5), pytest.approx(20))
+    assert found.sentence("full", 5) == (
+        "At 5 labels in all, scratch needs about 10 to match full (interpolated between 5 and 20): 2.0 x the labels; "
+        "95 % interval 5 to 20 (bootstrap over 3 seeds)."
+    )
+    open_end = labels_saved_by_seed(labels, curve, (0.85, 0.85, 0.85))
+    assert open_end.interval[1] == math.inf and "95 % interval from" in open_end.sentence("full", 5)
+    beyond = labels_saved_by_seed(labels, curve, (2.0, 2.0, 2.0))
+    assert beyond.interval == (math.inf, math.inf) and "interval" not in beyond.sentence("full", 5)
+    assert labels_saved_by_seed(labels, ((0.5, 0.5), (0.7, 0.7), (0.9, 0.9)), (0.6, 0.6)).interval is None
+    with pytest.raises(InputError, match="expected scores of the same seeds, found 2"):
+        labels_saved_by_seed(labels, curve, (0.6, 0.6))
+
+
 def test_labels_saved_at_a_count_that_was_run():
     found = labels_saved((5, 20, 100), (0.5, 0.7, 0.9), 0.7)
     assert found == LabelsSaved(20, 5, 20)
@@ -206,5 +228,5 @@ def test_what_labels_saved_refuses(labels, scratch, score, message):
 
 
 def test_a_method_has_labels():
-    with pytest.raises(InputError, match="positive number of labels a class, found 0"):
+    with pytest.raises(InputError, match="positive number of labels, found 0"):
         labels_saved((5, 20), (0.5, 0.7), 0.6).sentence("full", 0)
