@@ -1,6 +1,6 @@
 """What the networks of transfers.py knew before, for texts: both columns of STS-B's test, one below the other.
 
-    python experiments/methods/transfers_data.py     # reads JAXFER_DATA, writes runs/methods/data/stsb.tsv
+python experiments/methods/transfers_data.py     # reads JAXFER_DATA, writes runs/methods/data/stsb.tsv
 """
 
 import csv

@@ -8,7 +8,7 @@ import os
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from etils import epath
 
@@ -54,12 +54,15 @@ class _Command(TypedDict):
     overrides: dict[str, Any]
 
 
-class _Comparison(TypedDict):
+class _Written(TypedDict):
     metric: str
-    counted: NotRequired[str]
-    command: NotRequired[_Command]
     findings: tuple[_Finding, ...]
     baselines: tuple[_Baseline, ...]
+
+
+class _Comparison(_Written, total=False):
+    counted: str
+    command: _Command
 
 
 class _Choice(TypedDict):
