@@ -3,8 +3,9 @@
     python experiments/methods/transfers_table.py runs/methods/transfers/*     # reads what transfers_data.py wrote
 
 Robust arms, plain fine-tuning, the probe and L2-SP are also read on corrupted test inputs at severity 3, the mean over
-noise, blur, contrast and JPEG of photos and of typos of texts, and for what is left of the source: of photos, the nearest neighbours of PACS' photos (leave one out, cosine, 5 of
-them); of texts, Spearman's correlation of STS-B, by the cosine of both sentences. Each run's numbers are kept in
+noise, blur, contrast and JPEG of photos and of typos of texts, and for what is left of the source: of photos, the
+nearest neighbours of PACS' photos (leave one out, cosine, 5 of them); of texts, Spearman's correlation of STS-B, by the
+cosine of both sentences. Each run's numbers are kept in
 `experiments/methods/transfers/SET.csv`, and are not computed again.
 """
 

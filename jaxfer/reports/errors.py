@@ -13,7 +13,8 @@ from PIL import Image
 from jaxfer.data.encodings.image import ImageEncoding
 from jaxfer.data.split import Split
 from jaxfer.figures.pictures import colours
-from jaxfer.reports import charts, grids, numbers
+from jaxfer.network import Network
+from jaxfer.reports import charts, grids, numbers, saliency
 from jaxfer.reports.markup import Markup, tag
 from jaxfer.reports.page import Part, Section, paragraph
 from jaxfer.reports.tables import Cell, table, text, whole
@@ -77,16 +78,16 @@ def _most(counts: np.ndarray, classes: Sequence[str], pairs: Sequence[tuple[int,
     return charts.figure("pairs", title, about, drawn, ("true class", "predicted", "examples", "of"), rows)
 
 
-def mistakes(split: Split, probabilities: np.ndarray, classes: Sequence[str], encodings: Sequence[Any]) -> list[Part]:
-    """The most confident mistakes with their images or texts."""
+def mistakes(split: Split, probabilities: np.ndarray, classes: Sequence[str], network: Network) -> list[Part]:
+    """The most confident mistakes with their images or texts, and what they rest on."""
     labels, predicted = split.labels, probabilities.argmax(-1)
     sure = probabilities.max(-1)
     wrong = np.flatnonzero(predicted != labels)
     order = wrong[np.argsort(-sure[wrong], kind="stable")][:MISTAKES]
     if not len(order):
         return [paragraph("There is no mistake on val.")]
-    pictures = _pictures(split, order, encodings)
-    items = []
+    pictures, items = _pictures(split, order, network.port.encodings), []
+    reasons = saliency.shown(network, split, order, predicted[order])
     for place, i in enumerate(order):
         row, true = int(split.rows[i]), probabilities[i, labels[i]]
         name = _name(split, row)
@@ -94,6 +95,10 @@ def mistakes(split: Split, probabilities: np.ndarray, classes: Sequence[str], en
         shown = pictures[place] if pictures else None
         what = tag("img", src=shown, alt=f"{label}, taken for {taken}", width=SIDE) if shown else ""
         quoted = tag("q", name[:WORDS] + ("…" if len(name) > WORDS else "")) if name and not shown else ""
+        if place < len(reasons):
+            views = [tag("img", src=thumbnail(v), alt=f"{what_is} for {taken}") for v, what_is in reasons[place].views]
+            what = Markup(what + tag("span", *views, class_="views")) if views else what
+            quoted = reasons[place].text or quoted
         where = f"row {row}" + (f", {name}" if shown and name else "")
         told = (
             tag("strong", taken),
@@ -110,6 +115,7 @@ def mistakes(split: Split, probabilities: np.ndarray, classes: Sequence[str], en
     return [
         heading,
         Part(content=tag("ol", *items, class_=kind), name="mistakes"),
+        *([saliency.note(reasons)] if reasons else []),
         _table(split, order, classes, probabilities),
     ]
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from jaxfer.data.loader import Feed, eval_batches
 from jaxfer.data.overview import copies
 from jaxfer.data.prepare import opened_once
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
+from jaxfer.evals.likeness import likeness
+from jaxfer.models.port import Port
+from jaxfer.network import Network, of_state
+from jaxfer.pretrained.ledger import Start
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import FinishedRun
 from jaxfer.runs.folder import stored_config
@@ -20,6 +26,8 @@ from jaxfer.training import lineage
 from jaxfer.training.evaluation import evaluate_split, reopened
 from jaxfer.training.predictions import TASK
 from jaxfer.training.preflight import preflight
+
+EXAMPLES, BATCH = 256, 64  # on which units are compared
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +39,7 @@ class Looked:
       data: what it read; of test the inputs alone.
       probabilities: float64 [examples of val, classes]; None for another task than classification.
       moved: {unit: ||w - w0|| / ||w0||}, in depth order; {} where the beginning is not known.
+      alike: {unit below the head: CKA with the network that it began as}, on examples of val; likewise.
       notes: what could not be found, a line each.
       copies: of examples within and across splits, a line each.
     """
@@ -39,6 +48,7 @@ class Looked:
     data: Dataset
     probabilities: np.ndarray | None
     moved: dict[str, float]
+    alike: dict[str, float]
     notes: tuple[str, ...]
     copies: tuple[str, ...]
 
@@ -58,9 +68,16 @@ def look(folder: epath.Path) -> Looked:
         finished, experiment, data = reopened(folder, "val", "result", {})
         if data.classes != finished.classes or data.fingerprint != finished.result["lineage"]["data_sha256"]:
             raise InputError("the data has changed since the run")
-        moved, notes = {}, []
+        moved, alike, notes = {}, {}, []
         try:
-            moved = movement(finished, folder)
+            ready = preflight(stored_config(folder), folder)
+            begun = lineage.begin(ready, folder)
+            moved = movement(finished, begun.params)
+            alike = likeness(
+                _network(ready.stages[0].spec.port, begun),
+                of_state(finished.stage, finished.state),
+                list(_some(finished, data.splits["val"])),
+            )
         except (InputError, OSError) as error:
             notes.append(f"How far each unit moved is not known: {error}.")
         splits = {**data.splits, **({"test": data.sealed} if data.sealed is not None else {})}
@@ -75,8 +92,29 @@ def look(folder: epath.Path) -> Looked:
             logits = evaluate_split(spec, state, data.splits["val"], where, size).collected
             probabilities = softmax(np.asarray(logits, np.float64))
     return Looked(
-        finished=finished, data=data, probabilities=probabilities, moved=moved, notes=tuple(notes), copies=found
+        finished=finished,
+        data=data,
+        probabilities=probabilities,
+        moved=moved,
+        alike=alike,
+        notes=tuple(notes),
+        copies=found,
     )
+
+
+def _network(port: Port, begun: Start) -> Network:
+    """The plain network that a run began as."""
+    return Network(port=port.with_parts(()), params=begun.params, model_state=begun.model_state)
+
+
+def _some(finished: FinishedRun, val: Split) -> Iterator[dict[str, np.ndarray]]:
+    """Inputs of some examples of val, evenly spread, in batches without padding."""
+    chosen = val.take(np.linspace(0, len(val) - 1, min(len(val), EXAMPLES)).round().astype(int)).sealed()
+    port = finished.stage.spec.port
+    batches = eval_batches(Feed(split=chosen, encodings=port.encodings), batch_size=min(BATCH, len(chosen)))
+    for batch in batches:
+        kept = batch.pop("mask") > 0
+        yield {name: batch[name][kept] for name in port.inputs}
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -85,10 +123,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(-1, keepdims=True)
 
 
-def movement(finished: FinishedRun, folder: epath.Path) -> dict[str, float]:
+def movement(finished: FinishedRun, params: Any) -> dict[str, float]:
     """{unit: ||w - w0|| / ||w0||} of the parameters that the run began with and still has, merged where it can be."""
-    ready = preflight(stored_config(folder), folder)
-    begun: dict[str, Any] = flatten(lineage.begin(ready, folder).params)
+    begun: dict[str, Any] = flatten(params)
     stage, port = finished.stage, finished.stage.spec.port
     merged = stage.spec.method.merge is not None
     ended = flatten(stage.leave(finished.state)[0] if merged else finished.state.params)

@@ -7,6 +7,7 @@ from etils import epath
 from jaxfer import files
 from jaxfer.errors import InputError
 from jaxfer.figures.confusion import matrix
+from jaxfer.network import of_state
 from jaxfer.reports import calibration, datasheet, errors, trained
 from jaxfer.reports.looked import Looked, look
 from jaxfer.reports.page import Section, paragraph
@@ -30,7 +31,7 @@ def of_one(folder: epath.Path, name: str, *, evaluate: bool) -> list[Section]:
             notes.append(f"Mistakes, calibration and movements are missing: {error}.")
     found = () if seen is None else (*seen.notes, *_copies(seen))
     sections = [datasheet.section(result, config, seen and seen.data, [*notes, *found])]
-    sections.append(trained.section(stages, {} if seen is None else seen.moved, ()))
+    sections.append(trained.section(stages, seen.moved if seen else {}, seen.alike if seen else {}, ()))
     counts = result.get("report", {}).get("val", {}).get("confusion")
     if counts is not None:
         sections.append(errors.section(matrix(counts, result["classes"]), result["classes"], _mistakes(seen)))
@@ -52,4 +53,5 @@ def _copies(seen: Looked) -> list[str]:
 def _mistakes(seen: Looked | None) -> list:
     if seen is None or seen.probabilities is None:
         return []
-    return errors.mistakes(seen.val, seen.probabilities, seen.finished.classes, seen.finished.stage.spec.port.encodings)
+    network = of_state(seen.finished.stage, seen.finished.state)
+    return errors.mistakes(seen.val, seen.probabilities, seen.finished.classes, network)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxfer.reports import charts, grids, numbers
 from jaxfer.reports.page import Part, Section, paragraph
-from jaxfer.reports.tables import Cell, table, text, whole
+from jaxfer.reports.tables import Cell, score, table, text, whole
 from jaxfer.stages import Stage
 
 ADDED = "added by the method"
@@ -48,15 +48,19 @@ def rows(stages: Sequence[Stage]) -> list[Row]:
     return found
 
 
-def section(stages: Sequence[Stage], moved: Mapping[str, float], notes: Sequence[str]) -> Section:
-    """A strip of units, a figure of movements, and the table."""
+def section(
+    stages: Sequence[Stage], moved: Mapping[str, float], alike: Mapping[str, float], notes: Sequence[str]
+) -> Section:
+    """A strip of units, figures of their movements and of what they give beside what they gave, and the table."""
     found = rows(stages)
     parts = [_strip(found)] if len({row.unit for row in found}) <= UNITS else []
     if moved and len(moved) <= UNITS:
         parts.append(_moved(moved))
-    cells = [_cells(row, moved, row.stage == found[-1].stage, len(stages) > 1) for row in found]
+    if alike and len(alike) <= UNITS:
+        parts.append(_alike(alike))
+    cells = [_cells(row, moved, alike, row.stage == found[-1].stage, len(stages) > 1) for row in found]
     headers = [*(["stage"] if len(stages) > 1 else []), "unit", "parameters", "trained", "group", "peak rate"]
-    headers += ["moved"] if moved else []
+    headers += [*(["moved"] if moved else []), *(["CKA"] if alike else [])]
     parts.append(Part(content=table(headers, cells, caption="Units, input first", link="units"), name="table units"))
     parts += [paragraph(note, muted=True) for note in notes]
     last = [row for row in found if row.stage == found[-1].stage]
@@ -68,15 +72,16 @@ def section(stages: Sequence[Stage], moved: Mapping[str, float], notes: Sequence
     return Section(name="Trained", title=title, parts=parts)
 
 
-def _cells(row: Row, moved: Mapping[str, float], last: bool, many: bool) -> list[Cell]:
+def _cells(row: Row, moved: Mapping[str, float], alike: Mapping[str, float], last: bool, many: bool) -> list[Cell]:
     rates = numbers.NONE
     if row.rates:
         ends = dict.fromkeys((row.rates[0], row.rates[-1]))
         rates = " to ".join(numbers.plain(rate) for rate in ends)
     cells = [*([text(row.stage)] if many else []), text(row.unit), whole(row.parameters), whole(row.trained)]
     cells += [text(", ".join(row.groups) or "frozen"), Cell(row.rates[-1] if row.rates else None, rates)]
-    shown = moved.get(row.unit) if last else None
-    return [*cells, *([Cell(shown, numbers.percent(shown))] if moved else [])]
+    length, kept = (of.get(row.unit) if last else None for of in (moved, alike))
+    cells += [Cell(length, numbers.percent(length))] if moved else []
+    return [*cells, *([score(kept)] if alike else [])]
 
 
 def _strip(found: Sequence[Row]) -> Part:
@@ -104,3 +109,11 @@ def _moved(moved: Mapping[str, float]) -> Part:
     drawn = charts.bars("moved", title, moved, x_name="‖w − w₀‖ / ‖w₀‖", show=numbers.percent)
     cells = [[text(unit), Cell(value, numbers.plain(value))] for unit, value in moved.items()]
     return charts.figure("moved", title, about, drawn, ("unit", "moved"), cells)
+
+
+def _alike(alike: Mapping[str, float]) -> Part:
+    title = "How alike each unit sees val before and after"
+    about = "Linear CKA of what the unit gives, as means over places or tokens; 1: the same but for rotation and scale."
+    drawn = charts.bars("alike", title, alike, x_name="CKA with the beginning", show=numbers.score)
+    cells = [[text(unit), score(value)] for unit, value in alike.items()]
+    return charts.figure("alike", title, about, drawn, ("unit", "CKA"), cells)

@@ -47,6 +47,7 @@ def test_a_run(run, capsys):
     assert "<script" not in text and "&lt;script&gt;alert(&#x27;x&#x27;)&lt;" in text
     for name in ("scores", "curves", "data", "trained", "errors", "calibration", "lineage"):
         assert f'<section id="{name}"' in text, name
+    assert text.count("integrated gradients for ") == text.count("Grad-CAM for ") > 0
     assert "The test split is sealed." in text and text.count("data:image/png;base64,") > 3
     result = json.loads((run / "result.json").read_text())
     assert f"val {result['metrics']['val']['accuracy']:.3f}" in plain(text)
@@ -56,6 +57,7 @@ def test_what_is_evaluated_again_is_what_the_run_had(run):
     seen, result = look(run), open_run(run).result["metrics"]["val"]
     right = seen.probabilities.argmax(-1) == seen.val.labels
     assert right.mean() == pytest.approx(result["accuracy"])
+    assert list(seen.alike) == list(seen.moved)[:-1] and all(0 < value <= 1 + 1e-6 for value in seen.alike.values())
     assert list(seen.moved) == list(seen.finished.stage.spec.port.units) and min(seen.moved.values()) > 0
 
 
