@@ -27,7 +27,8 @@ SOURCE = "the source's data"
 
 def check(opened: Opened) -> Iterator[Finding]:
     """All of them, or a note that says why there are none."""
-    sets = _sets(opened)
+    sets, left_out = _sets(opened)
+    yield from (_unread(name, why) for name, why in left_out.items())
     try:
         read = vectors(opened, sets)
     except InputError as error:
@@ -66,19 +67,35 @@ def _classes(opened: Opened, x: np.ndarray, reads: str) -> Iterator[Finding]:
     yield from pilot.check(opened, x, given, reads)
 
 
-def _sets(opened: Opened) -> dict[str, Split]:
-    """{name: examples}: train first, then val and the inputs of test, streams, and what the source was trained on."""
+def _unread(name: str, why: str) -> Finding:
+    return Finding(
+        severity=NOTE,
+        kind="domain_unread",
+        message=f"The gap to {name} was not measured: {why.rstrip('.')}.",
+        fix="restore it if it is to be compared; training does without",
+        value=1,
+    )
+
+
+def _sets(opened: Opened) -> tuple[dict[str, Split], dict[str, str]]:
+    """({name: examples}: train first, then val and the inputs of test, streams, and what the source was trained on;
+    {name: why it can't be read}, of the last two)."""
     found = {"train": _some(opened.data.splits["train"], TRAIN)}
     found |= {name: _some(split, drift.MOST) for name, split in opened.splits.items() if name != "train"}
     streams = [name for name, stream in opened.ready.experiment.streams if stream.source is not None]
-    others = {f"stream {name}": opened.data.streams[name].splits["train"] for name in streams}
-    for name, split in {**others, **_source(opened)}.items():
+    others, left_out = {f"stream {name}": opened.data.streams[name].splits["train"] for name in streams}, {}
+    try:
+        others |= _source(opened)
+    except InputError as error:
+        left_out[SOURCE] = str(error)
+    for name, split in others.items():
         try:
             Feed(split=split, encodings=opened.encodings).check()
-        except InputError:  # of another task
-            continue
-        found[name] = _some(split, drift.MOST)
-    return found
+        except InputError as error:  # of another task
+            left_out[name] = str(error)
+        else:
+            found[name] = _some(split, drift.MOST)
+    return found, left_out
 
 
 def _some(split: Split, most: int) -> Split:
@@ -87,13 +104,10 @@ def _some(split: Split, most: int) -> Split:
 
 
 def _source(opened: Opened) -> dict[str, Split]:
-    """What a run that `config.init` names was trained on, where its data is still there."""
+    """What a run that `config.init` names was trained on; `InputError` where its data is not there any more."""
     init = opened.config.init
     if init == "scratch" or foreign.is_foreign(init):
         return {}
-    try:
-        run = stored_experiment(starting.locate(init, opened.place))
-        data = build(run.data, dict(run.source.options), seed=run.run.seed, with_test=False)
-    except InputError:
-        return {}
+    run = stored_experiment(starting.locate(init, opened.place))
+    data = build(run.data, dict(run.source.options), seed=run.run.seed, with_test=False)
     return {SOURCE: data.splits["train"]}

@@ -145,3 +145,10 @@ def test_the_gap_to_a_stream_and_to_the_source(tmp_path):
     features = "The frozen features of sibling:source tell"
     assert gaps[f"{features} stream other from train"] == 2 and gaps[f"{features} the source's data from train"] > 1.5
     assert len(gaps) == 2 and not diagnosis.counts["severe"], diagnosis.text()
+    (tmp_path / "d.npz").unlink()  # what the source was trained on
+    gone = jaxfer.doctor(config, place=tmp_path / "doctor", quiet=True)
+    said = {f.message.split(" was not")[0]: f.message for f in gone.findings if f.kind == "domain_unread"}
+    assert list(said) == ["The gap to the source's data"] and "d.npz" in said["The gap to the source's data"]
+    assert [f.message.split(" tell ")[1].split(" from")[0] for f in gone.findings if f.kind == "domain_gap"] == [
+        "stream other"
+    ]
