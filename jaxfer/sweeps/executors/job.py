@@ -1,7 +1,7 @@
 """The function that a job of a batch system runs: one group of cells, told to the sweep through a file.
 
-The sweep's folder `jobs` is the only connection. A job appends what it tells to a file of its own there. Once the command
-that submitted it no longer owns the folder, the job saves its cells and ends.
+The sweep's folder `jobs` is the only connection. A job appends what it tells to a file of its own there. Once the
+command that submitted it no longer owns the folder, the job saves its cells and ends.
 """
 
 from __future__ import annotations

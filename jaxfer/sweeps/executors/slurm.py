@@ -40,7 +40,9 @@ EXECUTORS = {"slurm": submitit.SlurmExecutor, "local": submitit.LocalExecutor, "
 CLUSTERS = {"slurm": submitit.SlurmExecutor, "local": submitit.LocalExecutor, "debug": submitit.DebugExecutor}
 MOST = 256  # jobs at once unless --jobs says otherwise: arrays have at most 1000 elements where nobody changed it
 POLL, LATE = 5.0, 15.0  # seconds between two calls of squeue; in which a file reaches this machine from another
-ENDED = "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT GONE".split()
+GONE = "GONE"  # from squeue's memory, which is five minutes long
+ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
+ENDED |= {"TIMEOUT", GONE}
 
 
 @dataclasses.dataclass(eq=False)
@@ -82,7 +84,8 @@ class Slurm(Workers):
         self._cluster, self._parameters, self._token = cluster, parameters, uuid.uuid4().hex
         self._jobs = 1 if cluster == "debug" else jobs or (MOST if cluster == "slurm" else os.cpu_count() or 1)
         self._folder, self._executor, self._count = Path(), None, 0
-        self._states, self._asked, self._stopping = dict[str, str](), -math.inf, False
+        self._states, self._asked, self._answered = dict[str, str](), -math.inf, -math.inf
+        self._stopping = False
         self.workers: list[_Worker] = []
 
     def at_most(self, groups: int) -> None:
@@ -124,24 +127,25 @@ class Slurm(Workers):
     def _leave(self, jobs: Sequence[str]) -> None:
         """Has an earlier command's jobs save, and waits for them."""
         _scancel("--state=PENDING", *jobs)
-        until, said = time.monotonic() + grace(), False
-        while alive := [job for job in jobs if self._alive(job, 1.0)]:
+        now, said = time.monotonic(), False
+        while alive := [job for job in jobs if self._state(job, now, 1.0) not in ENDED]:
             if not said:
                 console.say(f"waiting for {len(alive)} jobs of an earlier call to save: {', '.join(alive[:8])}")
                 said = True
-            if time.monotonic() > until:
+            if time.monotonic() > now + grace():
                 _scancel(*alive)
             time.sleep(1)
 
-    def _alive(self, job: str, pause: float) -> bool:
-        """Whether SLURM has yet to end a job, asked at most every `pause` seconds."""
+    def _state(self, job: str, since: float, pause: float) -> str:
+        """A job's state, asked every `pause` seconds; PENDING where SLURM has not answered since then."""
         if time.monotonic() - self._asked > pause:
+            self._asked = time.monotonic()
             command = ["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i %T"]
             answer = subprocess.run(command, capture_output=True, text=True)
-            self._asked = time.monotonic()
-            if answer.returncode == 0:  # else it is too busy; what it said last counts
+            if answer.returncode == 0:  # else the controller is too busy
                 self._states = dict(line.split()[:2] for line in answer.stdout.splitlines() if line.strip())
-        return self._states.get(job, "GONE") not in ENDED
+                self._answered = self._asked
+        return self._states.get(job, GONE) if self._answered > since else "PENDING"
 
     def events(self) -> Iterator[tuple[_Worker, Event]]:
         self._submit()
@@ -166,20 +170,20 @@ class Slurm(Workers):
             with _own_job_hidden(), without_interrupts(), self._executor.batch():
                 jobs = [self._executor.submit(worker.call) for worker in workers]
         except (FailedJobError, FailedSubmissionError) as error:
-            line = " ".join(str(error).split())[:300]
-            raise InputError(f"sbatch takes no such job ({line}); correct --partition, --time, --jobs, ...") from None
+            line = " ".join(str(error).replace("sbatch: error: ", "").split())[:300]
+            raise InputError(f"sbatch takes no such job ({line}); correct --partition, --time, --slurm, ...") from None
         for worker, job in zip(workers, jobs, strict=True):
             worker.job, worker.call, worker.sent, worker.missing = job, None, time.monotonic(), math.inf
 
     def _ended(self, worker: _Worker) -> str | None:
         """How a worker's job ended, where that is so; its last word may still be on its way."""
         if self._cluster != "slurm":
-            return "ended" if worker.job.done() else None  # `debug` runs it in here
-        if self._alive(worker.job.job_id, 1.0 if self._stopping else POLL) or self._asked < worker.sent:
+            return "killed, or it never began" if worker.job.done() else None  # `debug` runs it in here
+        state = self._state(worker.job.job_id, worker.sent, 1.0 if self._stopping else POLL)
+        if state not in ENDED:
             return None
         worker.missing = min(worker.missing, time.monotonic())
-        late = time.monotonic() - worker.missing >= (0 if self._stopping else LATE)
-        return self._states.get(worker.job.job_id, "ended") if late else None
+        return state if self._stopping or time.monotonic() - worker.missing >= LATE else None
 
     def _died(self, worker: _Worker, how: str) -> Died:
         return Died(f"{how}; its log: {worker.log}")

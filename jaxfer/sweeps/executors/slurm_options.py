@@ -14,15 +14,15 @@ from jaxfer.errors import InputError, nearest
 CLUSTERS = ("slurm", "local", "debug")
 WARNING = 90  # seconds before its end in which a job is asked to save; a quarter of a shorter --time
 YEAR = 365 * 24 * 60  # minutes: submitit ends a local job after 2 unless told otherwise
-# What `--slurm` can't set, and why.
+# What `--slurm` can't set, and what to do.
 TAKEN = {
-    **dict.fromkeys(("cpus_per_task",), "use --cpus"),
-    **dict.fromkeys(("gpus_per_node", "num_gpus"), "use --gpus"),
-    **dict.fromkeys(("array", "array_parallelism"), "use --jobs"),
-    **{name: f"use --{name}" for name in ("partition", "time", "mem", "cluster")},
-    **dict.fromkeys(("nodes", "ntasks", "ntasks_per_node"), "a job is one process on one node"),
-    **dict.fromkeys(("requeue", "no_requeue", "signal"), "jaxfer submits jobs again itself"),
-    **dict.fromkeys(("clusters", "output", "error", "open_mode"), "jaxfer follows its jobs by it"),
+    "cpus_per_task": "use --cpus instead",
+    **dict.fromkeys(("gpus_per_node", "num_gpus"), "use --gpus instead"),
+    **dict.fromkeys(("array", "array_parallelism"), "use --jobs instead"),
+    **{name: f"use --{name} instead" for name in ("partition", "time", "mem", "cluster")},
+    **dict.fromkeys(("nodes", "ntasks", "ntasks_per_node"), "leave it out, a job is one process on one node"),
+    **dict.fromkeys(("requeue", "no_requeue", "signal"), "leave it out, jaxfer submits jobs again by itself"),
+    **dict.fromkeys(("clusters", "output", "error", "open_mode"), "leave it out, jaxfer follows its jobs by it"),
 }
 
 
@@ -73,7 +73,7 @@ class Options:
                 if not (name and equals and value):
                     raise InputError(f"--slurm: expected KEY=VALUE,... such as account=me,qos=long, found {text!r}")
                 if name in TAKEN:
-                    raise InputError(f"--slurm={name}: {TAKEN[name]}; leave it out")
+                    raise InputError(f"--slurm={name}: {TAKEN[name]}")
                 if name == "setup":
                     found.setdefault(name, []).append(value)
                 else:
