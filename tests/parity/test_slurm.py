@@ -51,14 +51,14 @@ def started(here, folder, *more):
 
 
 def serving(folder):
-    """Processes of jobs of this sweep."""
+    """Processes of jobs of this sweep, none of srun."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"submitit.core._submit" in words and str(folder / "jobs").encode() in words:
+        if words[1:4] == [b"-u", b"-m", b"submitit.core._submit"] and str(folder / "jobs").encode() in words:
             found.append(int(process.name))
     return found
 

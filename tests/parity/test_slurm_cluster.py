@@ -71,7 +71,8 @@ def test_jobs_that_are_preempted_or_die_are_submitted_again(cluster, here, tmp_p
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "Traceback" not in err and "failed" not in err
-    assert len(jobs(cluster, "COMPLETED")) == 4 and len(jobs(cluster, "FAILED")) == 1
+    wait_for(lambda: len(jobs(cluster, "COMPLETED")) == 4)
+    assert len(jobs(cluster, "FAILED")) == 1
     check_same(tmp_path, folder)
 
 
@@ -83,15 +84,22 @@ def test_a_killed_command_loses_nothing(cluster, here, tmp_path):
     process.kill()
     process.communicate()
     former = jobs(cluster, "RUNNING")
-    assert len(former) == 2, "they go on"
+    held = serving(tmp_path)
+    assert len(former) == len(held) == 2, "they go on"
+    for job in held:
+        os.kill(job, signal.SIGSTOP)
     process = started(here, tmp_path, "--cpus=2")  # one at a time
+    said = next(line for line in process.stderr if "earlier call" in line)
+    assert said.startswith("waiting for 2 jobs of an earlier call to save: ")
+    assert not jobs(cluster, "RUNNING,PENDING") - former
+    for job in held:
+        os.kill(job, signal.SIGCONT)
     wait_for(lambda: jobs(cluster, "RUNNING") - former and jobs(cluster, "PENDING"), process)
     assert not jobs(cluster, "RUNNING") & former
     wait_for(lambda: serving(tmp_path), process)
     process.terminate()
     _, err = process.communicate(timeout=120)
     assert process.returncode == Preempted.exit_code and "run the same command again" in err, err
-    assert "waiting for 2 jobs of an earlier call to save" in err
     wait_for(lambda: not jobs(cluster, "RUNNING,PENDING,COMPLETING"))
     process = started(here, tmp_path)
     _, err = process.communicate(timeout=300)
