@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from etils import epath
 
 import jaxfer
 from jaxfer.errors import InputError, Preempted
-from jaxfer.sweeps.executors import make
+from jaxfer.sweeps.executors import make, slurm
 from jaxfer.sweeps.executors.base import Died, Saved
 from jaxfer.sweeps.executors.job import events
 from tests.sweeps import example
@@ -129,6 +133,64 @@ def test_cells_whose_job_dies_three_times_fail(here, tmp_path, capsys):
     assert "the cell it starts from is not done" in said.err
 
 
+@pytest.fixture
+def controller(monkeypatch, tmp_path):
+    """A folder with `squeue`, which prints the file `states` and fails without it, and `scancel`, which keeps notes."""
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\nexec /bin/cat {tmp_path}/states\n")
+    (tmp_path / "scancel").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/notes\n')
+    for name in ("sbatch", "srun", "squeue", "scancel"):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(slurm, "POLL", 0.0)
+    return tmp_path
+
+
+def test_jobs_without_a_last_word(controller, monkeypatch):
+    """What SLURM no longer knows has ended, but not while it doesn't answer; a preempted job counts as no death."""
+    executor = make("slurm", jobs=1)
+    (worker,) = executor.__enter__().workers
+    paths = SimpleNamespace(submitted_pickle=controller / "7_submitted.pkl", stderr=controller / "7_0_log.err")
+
+    def told(states, late):
+        monkeypatch.setattr(slurm, "LATE", late)
+        (controller / "states").write_text(states) if states is not None else (controller / "states").unlink()
+        return [event for _, event in executor.events()]
+
+    def submitted():
+        worker.job, worker.sent, worker.missing = SimpleNamespace(job_id="7", paths=paths), time.monotonic(), math.inf
+
+    submitted()
+    assert told("6 COMPLETED\n7 RUNNING\n8 PENDING\n", 0.0) == told("7 COMPLETING\n", 0.0) == []
+    assert told(None, 0.0) == [], "what it said last counts"
+    assert told("7 FAILED\n", 60.0) == [], "its last word may be on its way"
+    assert told("7 FAILED\n", 0.0) == [Died(f"FAILED; its log: {controller}/7_0_log.err")]
+    submitted()
+    assert told("7 PREEMPTED\n", 0.0) == [Saved()]
+    submitted()
+    assert told(None, 0.0) == [], "no answer since it was submitted"
+    assert told("6 COMPLETED\n", 0.0) == [Died(f"GONE; its log: {controller}/7_0_log.err")]
+
+
+def test_jobs_of_a_killed_command_are_waited_for(controller, capfd):
+    """Those that wait in SLURM are cancelled; the others see another owner's token, and save."""
+    place = controller / "sweep" / "jobs"
+    place.mkdir(parents=True)
+    for name in ("12_0", "12_1", "9"):
+        (place / f"{name}_submitted.pkl").touch()
+    (place / "owner").write_text("a former command")
+    (controller / "states").write_text("12_0 RUNNING\n12_1 CANCELLED\n9 COMPLETED\n")
+    later = threading.Timer(1.0, lambda: (controller / "states").write_text("12_0 COMPLETED\n"))
+    later.start()
+    make("slurm")._open(epath.Path(controller / "sweep"))
+    later.join()
+    (cancelled,) = (controller / "notes").read_text().splitlines()
+    assert cancelled.startswith("--quiet --state=PENDING ") and set(cancelled.split()[2:]) == {"12_0", "12_1", "9"}
+    assert capfd.readouterr().err == "waiting for jobs of an earlier call to save: 12_0\n"
+    assert [path.name for path in place.iterdir()] == ["owner"]
+    assert (place / "owner").read_text() != "a former command"
+
+
 def test_events_are_read_once_and_whole(tmp_path):
     told, whole = tmp_path / "told", pickle.dumps(("a", "outcome")) + pickle.dumps(Saved())
     assert events(told, 0) == ([], 0), "not there yet"
@@ -137,7 +199,6 @@ def test_events_are_read_once_and_whole(tmp_path):
     assert found == [("a", "outcome")]
     told.write_bytes(whole + pickle.dumps(None))
     assert events(told, at) == ([Saved(), None], len(whole) + len(pickle.dumps(None)))
-    assert isinstance(Died("x"), Died)
 
 
 def test_wrong_options_are_one_line(monkeypatch, tmp_path):

@@ -130,7 +130,8 @@ class Slurm(Workers):
         now, said = time.monotonic(), False
         while alive := [job for job in jobs if self._state(job, now, 1.0) not in ENDED]:
             if not said:
-                console.say(f"waiting for {len(alive)} jobs of an earlier call to save: {', '.join(alive[:8])}")
+                more = f" and {len(alive) - 8} more" if len(alive) > 8 else ""
+                console.say(f"waiting for jobs of an earlier call to save: {', '.join(alive[:8])}{more}")
                 said = True
             if time.monotonic() > now + grace():
                 _scancel(*alive)
