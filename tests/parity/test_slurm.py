@@ -220,8 +220,9 @@ def test_wrong_options_are_one_line(monkeypatch, tmp_path):
         with pytest.raises(InputError) as refused:
             make("slurm", **{"cluster": "local", **options})
         assert str(refused.value) == line
-    with pytest.raises(InputError, match="expected a folder on a file system of all nodes, found memory://"):
-        make("slurm", cluster="debug")._open("memory://x")
+    for folder in ("gs://x/y", "/x/100%/y"):
+        with pytest.raises(InputError, match=f"a file system of all nodes, no % in its path, found {folder}"):
+            make("slurm", cluster="debug")._open(epath.Path(folder))
 
 
 def test_what_sbatch_is_told():

@@ -111,8 +111,10 @@ class Slurm(Workers):
 
     def _open(self, folder: epath.Path) -> None:
         """Takes the folder of jobs over from an earlier command, whose jobs save and end."""
-        if remote(folder):
-            raise InputError(f"--executor=slurm: expected a folder on a file system of all nodes, found {folder}")
+        if remote(folder) or "%" in str(folder):  # in which sbatch and submitit see a pattern
+            raise InputError(
+                f"--executor=slurm: expected a folder on a file system of all nodes, no % in its path, found {folder}"
+            )
         self._folder = Path(files_path(folder)) / FOLDER
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / OWNER).write_text(self._token)
