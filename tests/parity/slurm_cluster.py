@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -62,7 +62,7 @@ def running(folder: Path, cpus: int = 2) -> Iterator[dict[str, str]]:
             free.bind(("127.0.0.1", 0))
         ports = dict(controller=first.getsockname()[1], daemon=second.getsockname()[1])
     config = folder / "slurm.conf"
-    config.write_text(CONFIG.format(folder=folder, user=getpass.getuser(), cpus=cpus, **ports))
+    config.write_text(CONFIG.format(folder=folder, user=pwd.getpwuid(os.getuid()).pw_name, cpus=cpus, **ports))
     variables = {**os.environ, "SLURM_CONF": str(config), "PATH": _path()}
     files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
     commands = [

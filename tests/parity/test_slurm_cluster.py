@@ -16,6 +16,7 @@ from tests.sweeps import example
 
 pytestmark = [
     pytest.mark.rest,
+    pytest.mark.xdist_group("slurm"),
     pytest.mark.skipif(bool(slurm_cluster.missing()), reason=slurm_cluster.missing()),
 ]
 
