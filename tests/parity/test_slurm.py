@@ -21,7 +21,7 @@ import jaxfer
 from jaxfer.errors import InputError, Preempted
 from jaxfer.sweeps.executors import make, slurm
 from jaxfer.sweeps.executors.base import Died, Saved
-from jaxfer.sweeps.executors.job import events
+from jaxfer.sweeps.executors.job import There, events, serve
 from tests.sweeps import example
 
 ROOT = Path(__file__).parents[2]
@@ -189,6 +189,15 @@ def test_jobs_of_a_killed_command_are_waited_for(controller, capfd):
     assert capfd.readouterr().err == "waiting for jobs of an earlier call to save: 12_0\n"
     assert [path.name for path in place.iterdir()] == ["owner"]
     assert (place / "owner").read_text() != "a former command"
+
+
+def test_a_job_of_another_command_runs_nothing(tmp_path, monkeypatch):
+    """It counts as a death, so that a --time too short to save anything is not asked for again and again."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process is no job
+    (tmp_path / "owner").write_text("a later command")
+    serve(str(tmp_path / "told"), str(tmp_path), [("key", {"seed": 0})], There("mine", os.getcwd(), None))
+    assert events(tmp_path / "told", 0)[0] == [Died("stopped before it had anything to save")]
+    assert not (tmp_path / "cells").exists()
 
 
 def test_events_are_read_once_and_whole(tmp_path):
