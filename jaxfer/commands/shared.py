@@ -21,11 +21,17 @@ CONFIG = "FILE.py or FILE.py:ARG, or a name from `jaxfer configs`; override fiel
 
 def add_executor(parser: argparse.ArgumentParser) -> None:
     """`--executor` and the options of each."""
-    parser.add_argument("--executor", help="what runs the cells: here (default), processes or ray")
+    parser.add_argument("--executor", help="what runs the cells: here (default), processes, ray or slurm")
     parser.add_argument("--processes", type=int, help="number of cells to run at a time (default 1)")
     parser.add_argument("--ray-address", help="HOST:PORT of a cluster; default RAY_ADDRESS, else one is started here")
-    parser.add_argument("--cpus", type=float, help="ray: CPUs of each worker (default 1)")
-    parser.add_argument("--gpus", type=float, help="ray: GPUs of each worker, or a fraction; default 1 of any")
+    parser.add_argument("--cpus", type=float, help="ray: CPUs of each worker (default 1); slurm: of each job")
+    parser.add_argument("--gpus", type=float, help="ray: GPUs of each worker, or a fraction; slurm: of each job")
+    parser.add_argument("--jobs", type=int, help="slurm: jobs at once (default one for each group of cells, up to 256)")
+    parser.add_argument("--partition", help="slurm: of the jobs")
+    parser.add_argument("--time", type=int, metavar="MIN", help="slurm: minutes of a job; what isn't done is resumed")
+    parser.add_argument("--mem", help="slurm: memory of a job, such as 8G")
+    parser.add_argument("--slurm", action="append", metavar="KEY=VALUE,...", help="slurm: other options of sbatch")
+    parser.add_argument("--cluster", help="slurm (default); local: processes of this machine; debug: this process")
 
 
 def executor(arguments: argparse.Namespace) -> Executor:

@@ -161,11 +161,9 @@ def run_cells(
             keep_index()
     if not again:
         reporter.say(f"{standing.compiled} training programs compiled in this attempt")
-        others = {path.name for path in (folder / cells.FOLDER).iterdir()} - set(standing.names)
-        if others:
-            reporter.say(
-                f"{len(others)} cells of other configs, data or code are left alone in {folder / cells.FOLDER}"
-            )
+        place = folder / cells.FOLDER  # absent where no cell has begun
+        if others := {path.name for path in place.glob("*")} - set(standing.names):
+            reporter.say(f"{len(others)} cells of other configs, data or code are left alone in {place}")
     return outcomes
 
 

@@ -1,4 +1,4 @@
-"""What runs the cells of a sweep: this process, processes beside it, a Ray cluster."""
+"""What runs the cells of a sweep: this process, processes beside it, a Ray cluster, SLURM jobs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ EXECUTORS: dict[str, tuple[str, ...]] = {
     "here": (),
     "processes": ("processes",),
     "ray": ("ray_address", "cpus", "gpus"),
+    "slurm": ("cluster", "jobs", "partition", "time", "cpus", "gpus", "mem", "slurm"),
 }
 # {executor: its package, of the extra of the executor's name}
-PACKAGES = {"ray": "ray"}
+PACKAGES = {"ray": "ray", "slurm": "submitit"}
 OPTIONS = tuple(dict.fromkeys(option for options in EXECUTORS.values() for option in options))
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import abc
+import contextlib
+import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from etils import epath
 
-from jaxfer.errors import Interrupted, Preempted
+from jaxfer.errors import InputError, Interrupted, Preempted
+from jaxfer.runs.folder import locked
 from jaxfer.sweeps.attempts import FAILED, Group, Outcome
 from jaxfer.sweeps.queue import Queue
 from jaxfer.training.preemption import Notice
 from jaxfer.training.progress import Progress
+
+LEFT = 30.0  # seconds in which a killed sweep's worker has left a folder
 
 Watched = Callable[[Group, Progress | None], None]
 
@@ -156,3 +162,18 @@ class Workers(abc.ABC):
 def stopped(queue: Queue, notice: Notice) -> Preempted | Interrupted:
     """The exception that ends a sweep which was asked to stop."""
     return notice.stopped(f"{len(queue.outcomes)} of {queue.total} cells are done")
+
+
+def files_path(folder: epath.Path) -> str:
+    """A local folder from the root, since workers may begin elsewhere; a store's as it is."""
+    text = os.fspath(folder)
+    return text if "://" in text else os.path.abspath(text)
+
+
+def left(place: epath.Path) -> None:
+    """Waits, `LEFT` seconds at most, until a worker of a sweep that was killed has left a cell's folder."""
+    until = time.monotonic() + LEFT
+    while place.exists() and time.monotonic() < until:
+        with contextlib.suppress(InputError), locked(place):
+            return
+        time.sleep(0.2)

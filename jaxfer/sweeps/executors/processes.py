@@ -77,7 +77,7 @@ class Pool(Workers):
         # Not a daemon: daemons can't start loader processes. `_serve` ends it with its parent.
         process = self._context.Process(target=_serve, args=(child_end, compilation_cache.in_use()))
         try:
-            with _without_interrupts():
+            with without_interrupts():
                 process.start()
         except BrokenPipeError:  # it was killed before it had read its arguments
             if attempts == 1:
@@ -134,7 +134,7 @@ class Pool(Workers):
 
 
 @contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
+def without_interrupts() -> Iterator[None]:
     """A process that starts in here inherits that Ctrl-C waits: it would end its imports with a traceback."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:

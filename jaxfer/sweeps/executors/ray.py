@@ -28,10 +28,9 @@ from ray.util.queue import Empty, Queue
 
 import jaxfer
 from jaxfer.errors import InputError, Preempted
-from jaxfer.runs.folder import locked
 from jaxfer.sweeps.attempts import Group, attempt
 from jaxfer.sweeps.cells import FOLDER
-from jaxfer.sweeps.executors.base import Died, Event, Saved, Workers
+from jaxfer.sweeps.executors.base import Died, Event, Saved, Workers, files_path, left
 from jaxfer.sweeps.executors.processes import Sent
 from jaxfer.training import compilation_cache
 from jaxfer.training.preemption import grace
@@ -39,7 +38,6 @@ from jaxfer.training.preemption import grace
 PASSED = ("JAXFER_", "JAX_", "XLA_")  # variables that workers get from here
 STORE = 100 * 2**20  # bytes of Ray's object store on this machine: cells pass nothing through it but numbers
 ANSWER = 5.0  # seconds in which a cluster's port must answer
-LEFT = 30.0  # seconds in which a killed sweep's worker has left a folder
 
 
 @dataclasses.dataclass(eq=False)
@@ -178,12 +176,6 @@ class Ray(Workers):
             ray.shutdown()
 
 
-def files_path(folder: epath.Path) -> str:
-    """A local folder from the root, since workers may begin elsewhere; a store's as it is."""
-    text = os.fspath(folder)
-    return text if "://" in text else os.path.abspath(text)
-
-
 def make(*, ray_address: str | None = None, cpus: float = 1, gpus: float | None = None) -> Ray:
     """From the command line's options; `InputError` for those that no cluster has."""
     if not (isinstance(cpus, (int, float)) and 0 < cpus < math.inf):
@@ -258,7 +250,7 @@ class _Serving:
             self._events.put(pickle.dumps((number, event)))
 
         for cell in group:
-            _left(place / FOLDER / cell.key)
+            left(place / FOLDER / cell.key)
         try:
             attempt(group, place, lambda cell, outcome: tell((cell.key, outcome)), tell)
         except Preempted:
@@ -274,12 +266,3 @@ def _obey(stop: Queue) -> None:
     except Exception:
         os._exit(Preempted.exit_code)
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _left(place: epath.Path) -> None:
-    """Waits for a worker of a sweep that was killed a moment ago."""
-    until = time.monotonic() + LEFT
-    while place.exists() and time.monotonic() < until:
-        with contextlib.suppress(InputError), locked(place):
-            return
-        time.sleep(0.2)
