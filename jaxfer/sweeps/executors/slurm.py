@@ -37,7 +37,6 @@ from jaxfer.training.preemption import grace
 
 FOLDER = "jobs"
 EXECUTORS = {"slurm": submitit.SlurmExecutor, "local": submitit.LocalExecutor, "debug": submitit.DebugExecutor}
-CLUSTERS = {"slurm": submitit.SlurmExecutor, "local": submitit.LocalExecutor, "debug": submitit.DebugExecutor}
 MOST = 256  # jobs at once unless --jobs says otherwise: arrays have at most 1000 elements where nobody changed it
 POLL, LATE = 5.0, 15.0  # seconds between two calls of squeue; in which a file reaches this machine from another
 GONE = "GONE"  # from squeue's memory, which is five minutes long
