@@ -111,6 +111,8 @@ def _compare(
         seal.write_selection(folder, record, opened)
         outcomes |= _read_test(design, opened, folder, outcomes, **running)
         executor.release()
+        if design.config.severity or design.config.retention:
+            Reporter(quiet=quiet).say("reading the tuned runs on corrupted inputs, or on their sources' val splits")
         simplest = test_baselines(design, kinds, tuned, scores)
         judged = findings(design, selected, outcomes, simplest, folder)
         command = {"config": spec, "overrides": dict(overrides)}

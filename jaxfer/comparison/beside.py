@@ -74,7 +74,6 @@ def measured(
             before, after = pairs[0][0], tuple(pair[-1] for pair in pairs)
             parts.append(Beside(name=RETAINED, maximize=True, test=after, before=before))
         found[choice.labels, choice.arm] = tuple(parts)
-    kept.write()
     return _judged(found)
 
 
@@ -122,9 +121,10 @@ class _Kept:
     """Numbers of runs that take time, in the comparison's folder; a damaged file is made anew."""
 
     def __init__(self, folder: epath.Path):
-        self._folder, self._known = folder, {}
+        self._folder, known = folder, {}
         with contextlib.suppress(InputError):
-            self._known = files.read_json(folder / FILE) if (folder / FILE).exists() else {}
+            known = files.read_json(folder / FILE) if (folder / FILE).exists() else {}
+        self._known = known if isinstance(known, dict) else {}
 
     def of(
         self, cell: Job, words: tuple[Any, ...], make: Callable[..., tuple[float, ...]], result: object
@@ -133,11 +133,8 @@ class _Kept:
         if result is None:
             return (math.nan,)
         key = " ".join(map(str, (cell.key, make.__name__.strip("_"), *words)))
-        if key not in self._known:
+        if not isinstance(self._known.get(key), list):
             found = make(cell, self._folder / FOLDER / cell.key, *words)
             self._known[key] = [value if math.isfinite(value) else None for value in found]
-        return tuple(math.nan if value is None else value for value in self._known[key])
-
-    def write(self) -> None:
-        if self._known:
             files.write_json(self._folder / FILE, self._known)
+        return tuple(math.nan if value is None else value for value in self._known[key])

@@ -29,6 +29,7 @@ COMPUTES = (
     "freezing.py",
     "streams.py",
     "step.py",
+    "data/corruptions",
     "data/split.py",
     "data/prepare.py",
     "data/held_out.py",
