@@ -1,0 +1,44 @@
+"""The runs of the folder, surveyed once for all who ask meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from etils import epath
+
+from jaxfer.runs.folder import in_use
+from jaxfer.runs.survey import UNFINISHED, Run, survey
+
+RUNNING = "running"
+SHARED = 2.0  # a survey is shown for as many times the seconds that it took
+
+
+class Listed:
+    """The runs below a folder; however many ask, the folder is read a third of the time at most."""
+
+    def __init__(self, root: Path):
+        self._root, self._lock = root, threading.Lock()
+        self._runs: Sequence[Run] = ()
+        self._until = 0.0
+
+    def runs(self) -> Sequence[Run]:
+        """Every run, by name.
+
+        Raises:
+          InputError: there is none any more.
+        """
+        with self._lock:
+            begun = time.monotonic()
+            if begun >= self._until:
+                self._runs = survey(self._root, outside=False)
+                now = time.monotonic()
+                self._until = now + SHARED * (now - begun)
+            return self._runs
+
+
+def state(run: Run) -> str:
+    """The run's state; of an unfinished one whose folder a process of this machine holds, `running`."""
+    return RUNNING if run.state == UNFINISHED and in_use(epath.Path(run.folder)) else run.state
