@@ -118,8 +118,10 @@ def _below(folder: epath.Path, name: str, cells: Mapping[str, str], seen: set[st
 def _cells(index: epath.Path) -> dict[str, str]:
     """{name of a cell's folder: its name} of a sweep's cells.json; without it a cell is called by its address."""
     try:
+        if not files.remote(index) and not os.path.isfile(index):  # opening a pipe would block
+            return {}
         return {cell["folder"].rpartition("/")[2]: cell["name"] for cell in json.loads(index.read_text())}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 

@@ -38,7 +38,12 @@ def serve(folder: str | os.PathLike[str], *, port: int = PORT, say: Callable[[st
         raise InputError(f"--port: expected 0 to 65535, found {port}")
     root = Path(os.path.abspath(folder))
     count = len(survey(root, outside=False))
-    with _ended_by_sigterm(), contextlib.suppress(KeyboardInterrupt), Server(Site(root), port) as server:
+    with (
+        _ended_by_sigterm(),
+        contextlib.suppress(KeyboardInterrupt),
+        contextlib.closing(Site(root)) as site,
+        Server(site, port) as server,
+    ):
         say(f"http://{HOST}:{server.server_port}/ shows {count:,} runs in {folder}; Ctrl-C ends it")
         server.serve_forever()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from etils import epath
 
+from jaxfer.errors import InputError
 from jaxfer.runs.folder import in_use
 from jaxfer.runs.survey import UNFINISHED, Run, survey
 
@@ -37,6 +39,18 @@ class Listed:
                 now = time.monotonic()
                 self._until = now + SHARED * (now - begun)
             return self._runs
+
+    def at(self, folder: Path) -> Run:
+        """The run in a folder.
+
+        Raises:
+          InputError: there is none any more.
+        """
+        wanted = os.path.realpath(folder)  # of two names for one folder the survey has either
+        for run in self.runs():
+            if os.path.realpath(run.folder) == wanted:
+                return run
+        raise InputError(f"no run at {folder}: expected a folder that `jaxfer run` wrote")
 
 
 def state(run: Run) -> str:

@@ -83,8 +83,9 @@ def page(root: Path, runs: Sequence[Run], asked: Asked) -> Page:
     if gathered:
         rows = [row.cells for row in gathered]
         content = table(("name", "kind", "state", "cells", "finished", "lost"), rows, caption="Sweeps and comparisons")
-        count = f"{len(gathered)} sweep{'s' * (len(gathered) > 1)} or comparison{'s' * (len(gathered) > 1)}"
-        sections.append(Section(name="Sweeps", title=count, parts=[Part(content=content)]))
+        kinds = collections.Counter(row.cells[1].value for row in gathered)
+        count = ", ".join(f"{number} {kind}{'s' * (number > 1)}" for kind, number in kinds.items())
+        sections.append(Section(name="Sweeps and comparisons", title=count, parts=[Part(content=content)]))
     sections.append(_table(root, runs, states, asked))
     return Page(
         kind="runs",
@@ -133,6 +134,10 @@ def damaged(problem: str, root: Path) -> Markup:
 
 def _table(root: Path, runs: Sequence[Run], states: Mapping[str, str], asked: Asked) -> Section:
     columns, rows = listing.table(runs, columns=asked.columns, filters=asked.filters, sort=asked.sort)
+    if not asked.columns:  # configs may differ in more fields than a window has room for
+        columns.sort(
+            key=lambda name: not (name in ("name", "state", *listing.COST) or name.startswith(("val.", "test.")))
+        )
     problems = {run.folder: run.problem for run in runs if run.problem}
     shown = rows[asked.start : asked.start + ROWS]
     numeric = {name: all(_number(row.get(name)) for row in rows) for name in columns}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +69,7 @@ def fingerprint(root: Path, folder: Path) -> str:
     """64 hexadecimal digits that change with the names, sizes and times of the files in a folder.
 
     Raises:
-      InputError: a link in it leads out of the root.
+      InputError: a link in it leads out of the root, or a pipe lies in it.
     """
     bound, found = os.path.realpath(root), hashlib.sha256()
     for place, inner, names in os.walk(folder):
@@ -79,8 +80,10 @@ def fingerprint(root: Path, folder: Path) -> str:
                 raise InputError(f"{path} is a link that leads out of {root}; it is not followed")
             if name in names and name != LOCK:
                 try:
-                    stat = os.stat(path)
+                    now = os.stat(path)
                 except OSError:  # a link to nothing, or gone by now
                     continue
-                found.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+                if not stat.S_ISREG(now.st_mode):  # opening a pipe would block
+                    raise InputError(f"{path}: expected a file, found a pipe or a device; remove it")
+                found.update(f"{path}\0{now.st_size}\0{now.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return found.hexdigest()
