@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from jaxfer.commands import shared
+from jaxfer.errors import InputError
 
 HELP = "show a folder of runs in the browser: a table, reports, live sweeps"
 PORT = 8265
@@ -17,7 +18,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
-    shared.no_overrides(overrides)
+    for name in overrides:
+        raise InputError(f"--config.{name}: this command reads no config; remove it")
     shared.spare_accelerators()
     from jaxfer import terminal
     from jaxfer.ui import serve

@@ -44,7 +44,7 @@ def serve(folder: str | os.PathLike[str], *, port: int = PORT, say: Callable[[st
         contextlib.closing(Site(root)) as site,
         Server(site, port) as server,
     ):
-        say(f"http://{HOST}:{server.server_port}/ shows {count:,} runs in {folder}; Ctrl-C ends it")
+        say(f"http://{HOST}:{server.server_port}/ shows {count:,} run{'s' * (count != 1)} in {folder}; Ctrl-C ends it")
         server.serve_forever()
 
 

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -107,8 +108,8 @@ class Reports:
         """Ends what is being made."""
         with self._lock:
             self._closed = True
-            if self._process is not None:
-                self._process.kill()
+            if self._process is not None and self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGKILL)  # and what it has started
         self._pool.shutdown(cancel_futures=True)
         if self._own:
             shutil.rmtree(self._own, ignore_errors=True)
