@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 from etils import epath
@@ -24,6 +24,7 @@ class Listed:
     def __init__(self, root: Path):
         self._root, self._lock = root, threading.Lock()
         self._runs: Sequence[Run] = ()
+        self._shown: dict[Hashable, str] = {}
         self._until = 0.0
 
     def runs(self) -> Sequence[Run]:
@@ -33,12 +34,24 @@ class Listed:
           InputError: there is none any more.
         """
         with self._lock:
-            begun = time.monotonic()
-            if begun >= self._until:
-                self._runs = survey(self._root, outside=False)
-                now = time.monotonic()
-                self._until = now + SHARED * (now - begun)
-            return self._runs
+            return self._surveyed()
+
+    def shown(self, key: Hashable, make: Callable[[Sequence[Run]], str]) -> str:
+        """What `make` makes of the runs, once for each key until they are surveyed again."""
+        with self._lock:
+            runs = self._surveyed()
+            if key not in self._shown:
+                self._shown[key] = make(runs)
+            return self._shown[key]
+
+    def _surveyed(self) -> Sequence[Run]:
+        begun = time.monotonic()
+        if begun >= self._until:
+            self._shown.clear()
+            self._runs = survey(self._root, outside=False)
+            now = time.monotonic()
+            self._until = now + SHARED * (now - begun)
+        return self._runs
 
     def at(self, folder: Path) -> Run:
         """The run in a folder.

@@ -48,7 +48,8 @@ class Reports:
         self._root = root
         self._own = ""  # a temporary folder
         self._folder = self._place()
-        self._quickly, self._lock = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
+        self._quickly: dict[Path, threading.Lock] = {}  # of those that are made here
         self._asked: dict[Path, float] = {}  # when, of those that wait or are being made
         self._failed: dict[Path, str] = {}
         self._pool = ThreadPoolExecutor(1, "evaluated")
@@ -73,7 +74,11 @@ class Reports:
           InputError: there is none, as `jaxfer.report` says.
         """
         path = self._path(folder, QUICK)
-        with self._quickly:
+        if (text := _read(path)) is not None:
+            return text
+        with self._lock:
+            one = self._quickly.setdefault(path, threading.Lock())
+        with one:
             if (text := _read(path)) is None:
                 try:
                     text = reports.made(folder, evaluate=False).html()[0]
@@ -82,6 +87,9 @@ class Reports:
                 except (Exception, SystemExit) as error:  # of a file of the user's own, or of a foreign one
                     reason = (str(error).splitlines() or [""])[0]
                     raise InputError(f"no report can be made of {folder} ({type(error).__name__}: {reason})") from error
+                finally:
+                    with self._lock:
+                        self._quickly.pop(path, None)
                 self._keep(path, text)
         return text
 

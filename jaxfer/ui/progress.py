@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from jaxfer.reports.tables import Cell, seconds, table, text
 from jaxfer.runs import history, listing
 from jaxfer.runs.folder import in_use
 from jaxfer.runs.metrics import read_metrics
-from jaxfer.runs.survey import DAMAGED, DIVERGED, FAILED, FINISHED, UNFINISHED, Run, survey
+from jaxfer.runs.survey import DAMAGED, DIVERGED, FAILED, FINISHED, UNFINISHED, Run
 from jaxfer.ui import places
 from jaxfer.ui.listed import RUNNING, state
 from jaxfer.ui.overview import REFRESH, damaged
@@ -64,25 +65,29 @@ def of_run(run: Run) -> Page:
     )
 
 
-def of_cells(root: Path, folder: Path) -> Page:
-    """The page of a sweep or a comparison below the root: how many cells are finished, and how far the others are.
+def of_cells(root: Path, folder: Path, runs: Sequence[Run]) -> Page:
+    """The page of a sweep or a comparison: how many cells are finished, and how far the others are.
+
+    Args:
+      root: the folder that is served.
+      folder: of the sweep, in the root.
+      runs: those of the root.
 
     Raises:
       InputError: its cells.json can't be read.
     """
     place, kind = epath.Path(folder), places.kind(folder)
     entries, going = cells(place), in_use(place)
-    try:
-        found = {Path(run.folder).name: run for run in survey(folder, outside=False)}
-    except InputError:  # none has begun
-        found = {}
-    runs = [(entry, found.get(entry["folder"].rpartition("/")[2])) for entry in entries]
-    states = [WAITING if run is None else state(run) for _, run in runs]
+    inside, above = os.path.realpath(folder / "cells"), {os.path.dirname(run.folder) for run in runs}
+    alike = {place for place in above if os.path.realpath(place) == inside}
+    found = {os.path.basename(run.folder): run for run in runs if os.path.dirname(run.folder) in alike}
+    begun = [(entry, found.get(entry["folder"].rpartition("/")[2])) for entry in entries]
+    states = [WAITING if run is None else state(run) for _, run in begun]
     count = collections.Counter(states)
     tiles = {name: (f"{count[name]:,}", "") for name in ORDER if count[name]}
-    best = _best([(entry, run) for entry, run in runs if run is not None])
+    best = _best([(entry, run) for entry, run in begun if run is not None])
     tiles |= {f"best val {run.monitor}": (numbers.score(score), entry["name"]) for entry, run, score in best}
-    rows = [_row(entry, run, how, root) for (entry, run), how in zip(runs, states, strict=True)]
+    rows = [_row(entry, run, how, root) for (entry, run), how in zip(begun, states, strict=True)]
     rows = [row for name in ORDER for row, how in zip(rows, states, strict=True) if how == name]
     headers = ("cell", "state", "step", "val", "seconds")
     listed = Part(content=table(headers, rows, caption="Cells: a name leads to the run"))

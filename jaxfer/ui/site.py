@@ -60,7 +60,8 @@ class Site:
 
     def _table(self, query: str) -> Answer:
         try:
-            return Answer(200, overview.page(self._root, self._listed.runs(), overview.Asked.read(query)).html()[0])
+            asked = overview.Asked.read(query)
+            return Answer(200, self._listed.shown(asked, lambda runs: overview.page(self._root, runs, asked).html()[0]))
         except InputError as error:
             return said(400, "This table can't be shown", str(error))
 
@@ -91,7 +92,8 @@ class Site:
             page = progress.of_run(self._listed.at(folder))
             return Answer(200, linked(page.html()[0], self._cells(folder)))
         links = {"Report": f"/report/{address}"} if _reported(folder) else {}
-        return Answer(200, linked(progress.of_cells(self._root, folder).html()[0], links))
+        text = self._listed.shown(folder, lambda runs: progress.of_cells(self._root, folder, runs).html()[0])
+        return Answer(200, linked(text, links))
 
     def _cells(self, folder: Path) -> dict[str, str]:
         """A link to the cells of a sweep or a comparison, or to those that a run is one of."""

@@ -45,23 +45,23 @@ def test_a_running_sweep(tmp_path):
 
 def test_a_sweep_that_nobody_works_on(tmp_path):
     sweep(tmp_path / "sweep")
-    text = progress.of_cells(tmp_path, tmp_path / "sweep").html()[0]
+    text = progress.of_cells(tmp_path, tmp_path / "sweep", survey(tmp_path)).html()[0]
     assert (
         "sweep: not running" in text and "The same `jaxfer sweep` command resumes it." in text and REFRESH not in text
     )
     for i in (1, 2, 3):
         write(tmp_path / "sweep" / "cells" / f"00{i}", ended=result(accuracy=0.5, loss=0.5))
-    text = progress.of_cells(tmp_path, tmp_path / "sweep").html()[0]
+    text = progress.of_cells(tmp_path, tmp_path / "sweep", survey(tmp_path)).html()[0]
     assert "all cells have ended, 4 of 4 cells finished" in text and "resumes it" not in text
 
 
 def test_a_sweep_none_of_whose_cells_has_begun(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "cells.json").write_text(sweep(tmp_path / "t").joinpath("cells.json").read_text())
-    assert "4 waiting" in progress.of_cells(tmp_path, tmp_path / "s").html()[0]
+    assert "4 waiting" in progress.of_cells(tmp_path, tmp_path / "s", survey(tmp_path)).html()[0]
     (tmp_path / "s" / "cells.json").write_text("{")
     with pytest.raises(InputError, match="expected the JSON of a sweep's cells"):
-        progress.of_cells(tmp_path, tmp_path / "s")
+        progress.of_cells(tmp_path, tmp_path / "s", ())
 
 
 def test_a_run_that_goes_on(tmp_path):
