@@ -113,7 +113,7 @@ class Page:
                     tag("dl", *numbers, class_="tiles") if self.tiles else "",
                 ),
             ),
-            tag("nav", _wrap(tag("ul", *contents)), aria_label="Contents"),
+            tag("nav", _wrap(tag("ul", *contents)), aria_label="Contents") if self.sections else "",
             tag("main", _wrap(*sections), id="findings"),
             tag("footer", _wrap(tag("p", missing if left_out else "", f"Written by jaxfer {__version__}."))),
         )

@@ -15,13 +15,13 @@ from pathlib import Path
 from jaxfer import files
 from jaxfer.errors import InputError
 from jaxfer.runs.survey import survey
-from jaxfer.ui.server import HOST, PORT, Server
+from jaxfer.ui.server import HOST, Server
 from jaxfer.ui.site import Site
 
-__all__ = ["PORT", "serve"]
+__all__ = ["serve"]
 
 
-def serve(folder: str | os.PathLike[str], *, port: int = PORT, say: Callable[[str], None] = print) -> None:
+def serve(folder: str | os.PathLike[str], *, port: int = 0, say: Callable[[str], None] = print) -> None:
     """Serves the runs below a folder until Ctrl-C or SIGTERM.
 
     Args:

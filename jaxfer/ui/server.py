@@ -13,7 +13,7 @@ from jaxfer.errors import InputError
 from jaxfer.reports.page import POLICY
 from jaxfer.ui.site import Answer, Site, said
 
-HOST, PORT = "127.0.0.1", 8265
+HOST = "127.0.0.1"
 NAMES = frozenset({HOST, "localhost"})
 HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
