@@ -114,7 +114,7 @@ def _gathered(root: Path, runs: Sequence[Run]) -> list[_Gathered]:
         count = collections.Counter(run.state for run in inside.get(str(folder), ()))
         lost = count[FAILED] + count[DIVERGED]
         try:
-            total = len(cells(epath.Path(folder)))
+            total = len({cell["folder"] for cell in cells(epath.Path(folder))})  # cells of one config share a run
         except InputError as error:
             known = (text(name), text(kind), text(DAMAGED, damaged(str(error), root)), *[Cell(None, "–")] * 3)
             rows.append(_Gathered(known, False))

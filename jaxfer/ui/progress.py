@@ -77,7 +77,8 @@ def of_cells(root: Path, folder: Path, runs: Sequence[Run]) -> Page:
       InputError: its cells.json can't be read.
     """
     place, kind = epath.Path(folder), places.kind(folder)
-    entries, going = cells(place), in_use(place)
+    entries = list({entry["folder"]: entry for entry in reversed(cells(place))}.values())[::-1]  # one for each run
+    going = in_use(place)
     inside, above = os.path.realpath(folder / "cells"), {os.path.dirname(run.folder) for run in runs}
     alike = {place for place in above if os.path.realpath(place) == inside}
     found = {os.path.basename(run.folder): run for run in runs if os.path.dirname(run.folder) in alike}

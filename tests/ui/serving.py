@@ -7,7 +7,9 @@ import http.client
 import json
 import os
 import threading
+from unittest import mock
 
+from jaxfer.ui import listed
 from jaxfer.ui.server import HOST, Server
 from jaxfer.ui.site import Site
 from tests.reports import comparisons
@@ -53,8 +55,8 @@ def tree(folder):
 
 @contextlib.contextmanager
 def serving(folder):
-    """The port of a server of that folder."""
-    with contextlib.closing(Site(folder)) as site, Server(site, 0) as server:
+    """The port of a server of that folder, which it reads anew for each request."""
+    with mock.patch.object(listed, "SHARED", 0.0), contextlib.closing(Site(folder)) as site, Server(site, 0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 import pytest
 
@@ -53,6 +54,16 @@ def test_a_sweep_that_nobody_works_on(tmp_path):
         write(tmp_path / "sweep" / "cells" / f"00{i}", ended=result(accuracy=0.5, loss=0.5))
     text = progress.of_cells(tmp_path, tmp_path / "sweep", survey(tmp_path)).html()[0]
     assert "all cells have ended, 4 of 4 cells finished" in text and "resumes it" not in text
+
+
+def test_cells_that_share_a_run_count_once(tmp_path):
+    index = sweep(tmp_path / "s") / "cells.json"
+    entries = json.loads(index.read_text())
+    index.write_text(json.dumps([*entries, {**entries[0], "name": "again"}]))
+    text = progress.of_cells(tmp_path, tmp_path / "s", survey(tmp_path)).html()[0]
+    assert "1 of 4 cells finished" in text and "again" not in [row[0] for row in rows(text, "cells")]
+    with serving(tmp_path) as port:
+        assert rows(ask(port, "/")[2], "sweeps-and-comparisons")[1] == ["s", "sweep", "unfinished", "4", "1", "1"]
 
 
 def test_a_sweep_none_of_whose_cells_has_begun(tmp_path):
