@@ -78,8 +78,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _refused(self) -> Answer | None:
         """An answer to a request that another site's page makes, or a name that was made to lead here."""
-        hosts = self.headers.get_all("Host", [])
-        if len(hosts) != 1 or hosts[0].rpartition(":")[0] not in NAMES and hosts[0] not in NAMES:
+        hosts = [host.strip().lower() for host in self.headers.get_all("Host", [])]
+        if len(hosts) != 1 or NAMES.isdisjoint({hosts[0], hosts[0].rpartition(":")[0]}):
             return said(403, "Not this address", f"These pages are at http://{HOST}:{self.server.server_port}/")
         embedded = self.headers.get("Sec-Fetch-Dest", "document") != "document"
         if embedded and self.headers.get("Sec-Fetch-Site") == "cross-site":

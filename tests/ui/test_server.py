@@ -51,6 +51,7 @@ def test_other_methods(port, folder, method):
         ("localhost:{}", 200),
         ("localhost:9", 200),  # forwarded by ssh
         ("localhost", 200),
+        ("LOCALHOST:{}", 200),
         ("evil.example:{}", 403),
         ("evil.example", 403),
         ("127.0.0.1.evil.example:{}", 403),

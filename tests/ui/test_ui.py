@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -69,15 +70,21 @@ def test_the_pages_of_a_real_run(tmp_path):
 def test_what_is_refused(tmp_path, capsys):
     write(tmp_path / "runs" / "a")
     (tmp_path / "empty").mkdir()
+    taken = socket.create_server(("127.0.0.1", 0))
     cases = {
         ("none",): "expected a folder with runs, found nothing",
         ("empty",): "no run in",
         ("runs/a/config.json",): "expected a folder with runs, found a file",
         ("runs", "--port=70000"): "--port: expected 0 to 65535, found 70000",
         ("runs", "--port=x"): "--port: invalid int value",
+        (
+            "runs",
+            f"--port={taken.getsockname()[1]}",
+        ): "can't be listened on there (Address already in use); name another",
         ("runs", "--config.lr=1"): "--config.lr: this command reads no config",
     }
     for (path, *more), message in cases.items():
         assert main(["ui", str(tmp_path / path), *more]) == 2
         err = capsys.readouterr().err
         assert message in err and err.count("\n") == 1, (path, more, err)
+    taken.close()
