@@ -44,19 +44,21 @@ class Site:
     def answer(self, target: str) -> Answer:
         """The answer to GET `target`, a path with its query."""
         path, _, query = target.partition("#")[0].partition("?")
-        if path == ALL:
-            return self._table(query)
-        view, _, inner = path.removeprefix("/").partition("/")
-        folder = places.find(self._root, inner) if view in self._views else None
-        if folder is None or not places.kind(folder):
-            return said(404, "Nothing is here", f"No page has the address {urllib.parse.unquote(path)[:200]}")
+        name = self._root.name or str(self._root)
         try:
+            if path == ALL:
+                return self._table(query)
+            view, _, inner = path.removeprefix("/").partition("/")
+            folder = places.find(self._root, inner) if view in self._views else None
+            if folder is None or not places.kind(folder):
+                return said(404, "Nothing is here", f"No page has the address {urllib.parse.unquote(path)[:200]}")
+            name = folder.name
             return self._views[view](folder, places.quoted(self._root, folder))
         except InputError as error:
-            return said(422, f"{folder.name} can't be shown", str(error))
+            return said(422, f"{name} can't be shown", str(error))
         except Exception as error:  # a foreign file that no reader expects, or gone meanwhile
             reason = (str(error).splitlines() or ["no message"])[0]
-            return said(422, f"{folder.name} can't be shown", f"{type(error).__name__}: {reason}")
+            return said(422, f"{name} can't be shown", f"{type(error).__name__}: {reason}")
 
     def _table(self, query: str) -> Answer:
         try:

@@ -151,6 +151,16 @@ def test_a_pipe_in_place_of_a_file_blocks_nobody(tmp_path):
             assert ask(port, target)[0] == 422, target
 
 
+def test_what_no_reader_expects_is_said(tmp_path, monkeypatch):
+    def broken(*_):
+        raise KeyError("<b>")
+
+    monkeypatch.setattr(overview, "page", broken)
+    with serving(fill(tmp_path / "runs")) as port:
+        status, _, text = ask(port, "/")
+    assert status == 422 and "runs can&#x27;t be shown" in text and "KeyError: &#x27;&lt;b&gt;&#x27;" in text
+
+
 def test_what_an_address_asks():
     asked = Asked.read("sort=-lr&filter=lr>0.1&filter=a=b&columns=lr, method&from=200")
     assert asked == Asked("-lr", ("lr>0.1", "a=b"), ("lr", "method"), 200)
