@@ -39,6 +39,7 @@ COMMANDS = (
     "sweep",
     "compare",
     "report",
+    "ui",
     "new",
     "check",
 )

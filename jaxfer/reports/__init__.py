@@ -19,7 +19,7 @@ from jaxfer.reports.page import LIMIT, Page
 from jaxfer.runs import seal
 from jaxfer.runs.folder import holds_run
 
-__all__ = ["Written", "report"]
+__all__ = ["Written", "made", "report"]
 
 NAME = "report.html"
 
@@ -62,12 +62,22 @@ def report(
     """
     place = files.opened(path)
     make = _maker(place)
-    target = _target(place, out)
+    target = _target(place, out)  # refused before anything is computed
     page = make(place, evaluate=evaluate)
     text, left_out = page.html(limit)
     data = text.encode(errors="backslashreplace")
     files.write_bytes(target, data)
     return Written(path=target, kind=page.kind, title=page.title, size=len(data), left_out=left_out)
+
+
+def made(path: str | epath.Path, *, evaluate: bool = True) -> Page:
+    """The page that `report` writes, not written.
+
+    Raises:
+      InputError: as `report` does.
+    """
+    place = files.opened(path)
+    return _maker(place)(place, evaluate=evaluate)
 
 
 def _maker(place: epath.Path) -> Callable[..., Page]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, TypedDict
@@ -25,6 +26,8 @@ def cells(folder: epath.Path) -> list[dict[str, Any]]:
     """The entries of a cells.json, checked: a cell lies in the folder's `cells`."""
     path = folder / "cells.json"
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would block
+            raise OSError("not a regular file")
         content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

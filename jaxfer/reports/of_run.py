@@ -33,7 +33,7 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     by = history.monitor(config)
     metric = by.metric if by else next(iter(result["metrics"].get("val", {})), "loss")
     lines = read_metrics(folder / "metrics.jsonl")
-    sections = [_scores(result, metric), *_curves(folder, lines, by, metric)]
+    sections = [_scores(result, metric), *curve_sections(folder, lines, by, metric)]
     sections += of_one(folder, "", evaluate=evaluate)
     origins = lineage.section({"this run": result}, {"this run": (folder,)}, _command(folder), folder)
     told = lineage.ledger(folder)
@@ -119,7 +119,8 @@ def _shown(name: str, value: float) -> str:
     return numbers.size(value) if name.endswith("bytes") else numbers.whole(value)
 
 
-def _curves(folder: epath.Path, lines: list, by: history.Monitor | None, metric: str) -> list[Section]:
+def curve_sections(folder: epath.Path, lines: list, by: history.Monitor | None, metric: str) -> list[Section]:
+    """Loss and monitor by step, on train and val; nothing of fewer than two points."""
     parts = []
     for name in dict.fromkeys(("loss", metric)):
         bands = {split: curves.band((folder,), split, name, series) for split, series in (("train", 1), ("val", 2))}

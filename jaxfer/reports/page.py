@@ -56,6 +56,7 @@ class Page:
       lead: a sentence below it.
       tiles: {name: (value, remark)} of the numbers that one looks for first.
       sections: in order of weight: the last ones are left out first.
+      refresh: seconds after which a browser asks for the page again; 0: never.
     """
 
     kind: str
@@ -63,6 +64,7 @@ class Page:
     lead: str
     tiles: Mapping[str, tuple[str, str]]
     sections: Sequence[Section]
+    refresh: int = 0
 
     def html(self, limit: int = LIMIT) -> tuple[str, tuple[str, ...]]:
         """(the file, names of the parts that it has no room for)."""
@@ -92,6 +94,7 @@ class Page:
                 tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
                 tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
                 tag("meta", name="color-scheme", content="light dark"),
+                *([tag("meta", http_equiv="refresh", content=self.refresh)] if self.refresh else []),
                 tag("title", f"{self.title} – jaxfer {self.kind}"),
                 tag("style", Markup(sheet())),
             ),
@@ -110,7 +113,7 @@ class Page:
                     tag("dl", *numbers, class_="tiles") if self.tiles else "",
                 ),
             ),
-            tag("nav", _wrap(tag("ul", *contents)), aria_label="Contents"),
+            tag("nav", _wrap(tag("ul", *contents)), aria_label="Contents") if self.sections else "",
             tag("main", _wrap(*sections), id="findings"),
             tag("footer", _wrap(tag("p", missing if left_out else "", f"Written by jaxfer {__version__}."))),
         )

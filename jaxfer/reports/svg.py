@@ -65,6 +65,7 @@ def fitted(
         return Scale(low=low / factor, high=high * factor, begin=begin, end=end, log=True)
     span = (high - low) or abs(high) * 0.2 or 1.0
     low, high = low - margin * span, high + margin * span
+    high += span if high == low else 0.0
     if within == "above":
         low = 0.0 if min(found) >= 0 else low
     if within == "share":

@@ -162,7 +162,7 @@ def _plain(value: Any) -> str:
 def as_text(columns: Sequence[str], rows: Sequence[dict[str, Any]], page: Page = FILE) -> str:
     """The table on a page; an unfinished run's state says its step."""
     kinds = [NAME if i == 0 else NUMBER if _numeric(name, rows) else terminal.TEXT for i, name in enumerate(columns)]
-    cells = [[_cell(name, row) for name in columns] for row in rows]
+    cells = [[shown(name, row) for name in columns] for row in rows]
     return terminal.table([Column(*each) for each in zip(columns, kinds, strict=True)], cells, page)
 
 
@@ -170,7 +170,8 @@ def _numeric(name: str, rows: Sequence[dict[str, Any]]) -> bool:
     return all(_number(row[name]) for row in rows if row.get(name) is not None)
 
 
-def _cell(name: str, row: dict[str, Any]) -> str:
+def shown(name: str, row: dict[str, Any]) -> str:
+    """A field of a row as a table shows it; empty where the run has none."""
     value = row.get(name)
     if value is None:
         return ""

@@ -96,6 +96,8 @@ def last_lines(path: epath.Path) -> list[dict[str, Any]]:
         lines = read_metrics(path)
     elif not path.exists():
         return []
+    elif not os.path.isfile(path):  # opening a pipe would block
+        raise InputError(f"{path}: expected a file, found none; remove it")
     else:
         with open(os.fspath(path), "rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - TAIL, 0))

@@ -56,8 +56,12 @@ class Run:
         return {**self.config, **self.scores, **self.cost, **own}
 
 
-def survey(folder: str | epath.Path) -> list[Run]:
+def survey(folder: str | epath.Path, *, outside: bool = True) -> list[Run]:
     """Every run in `folder` or below it, by name.
+
+    Args:
+      folder: on a disk or in a store.
+      outside: follow links that lead out of the folder; else they are left out.
 
     Raises:
       InputError: no such folder, or no run there.
@@ -65,21 +69,35 @@ def survey(folder: str | epath.Path) -> list[Run]:
     root = files.opened(folder)
     if not root.is_dir():
         raise InputError(f"expected a folder with runs, found {'a file' if root.exists() else 'nothing'} at {root}")
-    runs = sorted(_below(root, "", {}, set()), key=lambda run: run.name)
+    bound = "" if outside or files.remote(root) else os.path.realpath(root)
+    runs = sorted(_below(root, "", {}, set(), bound), key=lambda run: run.name)
     if not runs:
         raise InputError(f"no run in {root} or below it: expected folders that `jaxfer run`, sweep or compare wrote")
     return runs
 
 
-def _below(folder: epath.Path, name: str, cells: Mapping[str, str], seen: set[str]) -> Iterator[Run]:
-    """The runs in a folder called `name`; `cells` has names for its children, `seen` what was entered before."""
+def leads_out(path: str | os.PathLike[str], bound: str) -> bool:
+    """Whether the path is a link to something outside of `bound`, a folder's real path."""
+    return os.path.islink(path) and not os.path.realpath(path).startswith(os.path.join(bound, ""))
+
+
+def _below(folder: epath.Path, name: str, cells: Mapping[str, str], seen: set[str], bound: str) -> Iterator[Run]:
+    """The runs in a folder called `name`.
+
+    `cells` has names for its children, `seen` what was entered before; no link is followed out of `bound`.
+    """
     real = str(folder) if files.remote(folder) else os.path.realpath(folder)
     if real in seen:  # by way of a link
         return
     seen.add(real)
-    entries = {entry.name: entry for entry in folder.iterdir()}
+    shown = name or os.path.basename(real)
+    try:
+        entries = {entry.name: entry for entry in folder.iterdir() if not (bound and leads_out(entry, bound))}
+    except OSError as error:  # another user's
+        problem = f"{folder} can't be listed ({error.strerror}); correct its permissions"
+        yield Run(name=shown, folder=str(folder), state=DAMAGED, problem=problem)
+        return
     if "config.json" in entries:
-        shown = name or os.path.basename(real)
         try:
             content = files.read_json(entries["config.json"])
             if "stages" in content:  # other people's checkpoints have a config.json too
@@ -91,17 +109,19 @@ def _below(folder: epath.Path, name: str, cells: Mapping[str, str], seen: set[st
         if entry.name in INNER or entry.name.startswith(".") or not entry.is_dir():
             continue
         if entry.name == "cells" and named:  # a level that no name needs
-            yield from _below(entry, name, named, seen)
+            yield from _below(entry, name, named, seen, bound)
         else:
             inner = cells.get(entry.name, entry.name)
-            yield from _below(entry, f"{name}/{inner}" if name else inner, {}, seen)
+            yield from _below(entry, f"{name}/{inner}" if name else inner, {}, seen, bound)
 
 
 def _cells(index: epath.Path) -> dict[str, str]:
     """{name of a cell's folder: its name} of a sweep's cells.json; without it a cell is called by its address."""
     try:
+        if not files.remote(index) and not os.path.isfile(index):  # opening a pipe would block
+            return {}
         return {cell["folder"].rpartition("/")[2]: cell["name"] for cell in json.loads(index.read_text())}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 
@@ -124,7 +144,7 @@ def _run(folder: epath.Path, name: str, content: dict[str, Any], entries: Mappin
         scores = history.flattened({split: result["metrics"][split] for split in sorted(result["metrics"])[::-1]})
         return Run(**told, state=FINISHED, step=result["steps"], scores=scores, cost=cost)
     state = next((s for s, mark in ((DIVERGED, "diverged.json"), (FAILED, "error.txt")) if mark in entries), UNFINISHED)
-    lines = last_lines(folder / "metrics.jsonl")
+    lines = last_lines(folder / "metrics.jsonl") if "metrics.jsonl" in entries or files.remote(folder) else []
     if not lines:
         return Run(**told, state=state)
     last = next((line for line in reversed(lines) if line["split"] == "val"), {"split": "val"})

@@ -27,6 +27,8 @@ def test_scales():
     log = svg.fitted([10, 1000], 0, 100, log=True, margin=0)
     assert (log(100), log.ticks(3)) == (50, [10, 100, 1000])
     assert svg.fitted([3.0], 0, 100)(3.0) == 50  # a single value is in the middle
+    one = svg.fitted([0.0, 0.0], 0, 100, margin=0)  # nothing matters
+    assert one(0.0) == 0 and one(1.0) == 100
 
 
 def test_calibration_by_hand():

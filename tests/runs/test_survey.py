@@ -6,6 +6,7 @@ import json
 import os
 
 import pytest
+from etils import epath
 
 from jaxfer.errors import InputError
 from jaxfer.runs import metrics
@@ -92,3 +93,41 @@ def test_the_end_of_a_long_log(tmp_path, monkeypatch):
     path.write_text(path.read_text() + '{"step": 30, "stage')  # a line that is being written
     assert metrics.last_lines(path) == list(LINES[1:])
     assert metrics.last_lines(tmp_path / "none") == []
+
+
+def test_links_that_lead_out_are_left_out_on_demand(tmp_path):
+    outside = write(tmp_path / "outside", ended=result(accuracy=0.5))
+    root = tmp_path / "runs"
+    write(root / "a")
+    (write(root / "b") / "metrics.jsonl").unlink()
+    os.symlink(outside, root / "c")
+    os.symlink(outside / "metrics.jsonl", root / "b" / "metrics.jsonl")
+    os.symlink(outside / "result.json", root / "b" / "result.json")
+    os.symlink(root / "a", root / "d")
+    found = {run.name: (run.state, run.step) for run in survey(root)}
+    assert found.pop("a", found.pop("d", None)) == ("unfinished", 20)
+    assert found == {"b": ("finished", 60), "c": ("finished", 60)}
+    found = {run.name: (run.state, run.step) for run in survey(root, outside=False)}
+    assert found.pop("a", found.pop("d", None)) == ("unfinished", 20)
+    assert found == {"b": ("unfinished", 0)}
+
+
+def test_what_cannot_be_opened_does_not_hide_the_others(tmp_path, monkeypatch):
+    write(tmp_path / "good")
+    write(tmp_path / "foreign")
+    (write(tmp_path / "pipe", lines=()) / "x").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "metrics.jsonl")
+    os.mkfifo(tmp_path / "pipe" / "x" / "cells.json")
+    listed = type(epath.Path(tmp_path)).iterdir
+
+    def refused(path):
+        if path.name == "foreign":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "iterdir", refused)
+    found = {run.name: (run.state, run.problem) for run in survey(tmp_path)}
+    assert found["good"] == ("unfinished", "")
+    assert found["foreign"][0] == found["pipe"][0] == "damaged"
+    assert "foreign can't be listed (Permission denied); correct its permissions" in found["foreign"][1]
+    assert "metrics.jsonl: expected a file, found none" in found["pipe"][1]
