@@ -6,13 +6,16 @@ import json
 import math
 import re
 
+import jax
 import numpy as np
 import pytest
 
 import jaxfer
 from jaxfer.commands import main
 from jaxfer.errors import InputError
+from jaxfer.runs.finished import open_run
 from jaxfer.sweeps.samplers import Grid, Random, make
+from jaxfer.sweeps.samplers.halving import Bracket, halving, hyperband
 from jaxfer.sweeps.samplers.random import Drawn
 from jaxfer.sweeps.samplers.space import trial_cell
 from tests.sweeps import example
@@ -104,14 +107,15 @@ def test_a_drawn_field_can_not_be_overridden(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("randm", {"trials": 3}, "--sampler=randm: no such sampler; nearest: 'random'"),
+        ("randm", {"trials": 3}, "--sampler=randm: no such sampler; nearest: 'random', 'hyperband'"),
         ("random", {}, "--sampler=random: how many trials? Set --trials, as in --trials=20"),
         ("random", {"trials": 0}, "--trials: expected a whole number from 1 on, found 0"),
         ("random", {"trials": 1, "sampler_seed": -1}, "--sampler-seed: expected a whole number from 0 on, found -1"),
         (
             None,
             {"trials": 3},
-            "--trials: --sampler=grid has no such option; leave it out, or use --sampler=random or --sampler=optuna",
+            "--trials: --sampler=grid has no such option; leave it out, or use --sampler=random or "
+            "--sampler=halving or --sampler=optuna",
         ),
         (
             "random",
@@ -145,3 +149,75 @@ def test_a_random_sweep_grows(tmp_path, monkeypatch):
     jaxfer.sweep(spec, tmp_path / "once", sampler=make("random", trials=4), quiet=True)
     grown, once = (example.without_seconds((f / "table.csv").read_text()) for f in (folder, tmp_path / "once"))
     assert grown == once and len(once) == 5
+
+
+LONG = """
+    def sweep():
+        yield Cell(name="source")
+
+    def space(trial):
+        trial.loguniform("lr", 1e-4, 1e-1)
+        trial.choice("method", ("probe", "full"))
+"""
+
+
+def test_brackets_by_hand():
+    """Li et al., 2018, table 1: R = 81, eta = 3."""
+    found = [(bracket.sizes, bracket.steps) for bracket in hyperband(81, 3, 1)]
+    assert found == [
+        ((81, 27, 9, 3, 1), (1, 3, 9, 27, 81)),
+        ((34, 11, 3, 1), (3, 9, 27, 81)),
+        ((15, 5, 1), (9, 27, 81)),
+        ((8, 2), (27, 81)),
+        ((5,), (81,)),
+    ]
+    assert halving(9, 45, 3, 1) == Bracket((9, 3, 1), (5, 15, 45))
+    assert halving(9, 45, 3, 6) == Bracket((9, 3), (15, 45)) and halving(2, 45, 3, 1) == Bracket((2,), (45,))
+
+
+def test_halving_extends_the_best(tmp_path):
+    """Its last run is, bit for bit, the one that had all steps from the start; a second call runs nothing."""
+    spec = example.write(tmp_path, LONG)
+    fields = {"schedule": "constant", "steps": 8, "save_every": 0}
+    found = jaxfer.sweep(spec, tmp_path / "h", overrides=fields, sampler=make("halving", trials=4, eta=2), quiet=True)
+    index = json.loads((tmp_path / "h/cells.json").read_text())
+    cells = {cell["name"]: cell for cell in index if cell["group"]}
+    assert [name.split(" at ")[1] for name in cells] == ["2 steps"] * 4 + ["4 steps"] * 2 + ["8 steps"]
+    scores = {}
+    for name, cell in cells.items():
+        result = json.loads((tmp_path / "h" / cell["folder"] / "result.json").read_text())
+        assert result["steps"] == int(name.split(" at ")[1].split()[0])
+        scores[name] = result["metrics"]["val"]["accuracy"]
+    for fewer, more, count in ((2, 4, 2), (4, 8, 1)):
+        before = {n: s for n, s in scores.items() if n.endswith(f" {fewer} steps")}
+        best = sorted(before, key=lambda n: (-before[n], int(n.split()[1])))[:count]
+        assert {n.split(" at ")[0] for n in best} == {
+            n.split(" at ")[0] for n in scores if n.endswith(f" {more} steps")
+        }
+    (last,) = (cell for name, cell in cells.items() if name.endswith("8 steps"))
+    jaxfer.run(jaxfer.load(spec, last["overrides"]), tmp_path / "straight", quiet=True)
+    long, short = (open_run(folder) for folder in (tmp_path / "straight", tmp_path / "h" / last["folder"]))
+    leaves = [jax.tree.leaves((run.state.params, run.state.model_state, run.state.opt_state)) for run in (long, short)]
+    assert all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+    assert short.result["lineage"]["extended"] == [{"at": 2, "from": 2, "to": 4}, {"at": 4, "from": 4, "to": 8}]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    again = jaxfer.sweep(spec, tmp_path / "h", overrides=fields, sampler=make("halving", trials=4, eta=2), quiet=True)
+    assert [row.scores for row in again.rows] == [row.scores for row in found.rows]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "message"),
+    [
+        ({}, {}, "schedule=cosine is another one for each number of steps; expected one without an end: constant"),
+        ({"schedule": "constant", "test": True}, {}, "--sampler selects by val"),
+        ({"schedule": "constant"}, {"eta": 1}, "--eta: expected a whole number from 2 on, found 1"),
+        ({"schedule": "constant"}, {"least": 0}, "--least: expected a whole number from 1 on, found 0"),
+        ({"schedule": "constant"}, {"algorithm": "TPE"}, "--algorithm: --sampler=halving has no such option"),
+    ],
+)
+def test_what_halving_refuses(tmp_path, fields, options, message):
+    spec = example.write(tmp_path, LONG)
+    with pytest.raises(InputError, match=re.escape(message)):
+        chosen = make("halving", trials=4, **options)
+        jaxfer.sweep(spec, tmp_path / "h", overrides=fields, sampler=chosen, quiet=True)

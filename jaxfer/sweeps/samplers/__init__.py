@@ -13,6 +13,7 @@ from jaxfer.errors import InputError, nearest
 from jaxfer.sweeps import cells
 from jaxfer.sweeps.attempts import Outcome
 from jaxfer.sweeps.cells import Cell, Job
+from jaxfer.sweeps.samplers import halving
 from jaxfer.sweeps.samplers.random import Drawn
 from jaxfer.sweeps.samplers.space import Trial, trial_cell
 
@@ -88,6 +89,8 @@ class Random(_AtOnce):
 SAMPLERS: dict[str, tuple[str, ...]] = {
     "grid": (),
     "random": ("trials", "sampler_seed"),
+    "halving": ("trials", "sampler_seed", "eta", "least"),
+    "hyperband": ("sampler_seed", "eta", "least"),
     "optuna": ("trials", "sampler_seed", "algorithm", "storage", "ask"),
 }
 OPTIONS = tuple(dict.fromkeys(option for options in SAMPLERS.values() for option in options))
@@ -116,7 +119,7 @@ def make(name: str | None = None, **options: Any) -> Sampler:
             raise InputError(f"--{shown}: --sampler={name} has no such option; leave it out, or use {owners}")
     if name == "grid":
         return Grid()
-    if "trials" not in given:
+    if "trials" in SAMPLERS[name] and "trials" not in given:
         raise InputError(f"--sampler={name}: how many trials? Set --trials, as in --trials=20")
     for option, least in (("trials", 1), ("sampler_seed", 0)):
         if type(given.get(option, least)) is not int or given.get(option, least) < least:
@@ -124,6 +127,8 @@ def make(name: str | None = None, **options: Any) -> Sampler:
             raise InputError(f"--{shown}: expected a whole number from {least} on, found {given[option]}")
     if name == "random":
         return Random(given["trials"], given.get("sampler_seed", 0))
+    if name in ("halving", "hyperband"):
+        return halving.make(**given)
     try:
         return importlib.import_module(f"jaxfer.sweeps.samplers.{name}").make(**given)
     except ImportError as error:
