@@ -9,13 +9,14 @@ import re
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 import jaxfer
 from jaxfer.commands import main
 from jaxfer.errors import InputError
 from jaxfer.runs.finished import open_run
 from jaxfer.sweeps.samplers import Grid, Random, make
-from jaxfer.sweeps.samplers.halving import Bracket, halving, hyperband
+from jaxfer.sweeps.samplers.halving import Bracket, _carry, halving, hyperband
 from jaxfer.sweeps.samplers.random import Drawn
 from jaxfer.sweeps.samplers.space import trial_cell
 from tests.sweeps import example
@@ -221,3 +222,17 @@ def test_what_halving_refuses(tmp_path, fields, options, message):
     with pytest.raises(InputError, match=re.escape(message)):
         chosen = make("halving", trials=4, **options)
         jaxfer.sweep(spec, tmp_path / "h", overrides=fields, sampler=chosen, quiet=True)
+
+
+def test_a_torn_copy_is_made_again_and_a_begun_run_left_alone(tmp_path):
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before/result.json").write_text("short")
+    (tmp_path / "before/.lock").write_text("")
+    (tmp_path / ".after").mkdir()
+    (tmp_path / ".after/half").write_text("torn")
+    _carry(epath.Path(tmp_path), "before", "after")
+    assert [path.name for path in (tmp_path / "after").iterdir()] == ["result.json"]
+    assert not (tmp_path / ".after").exists()
+    (tmp_path / "after/result.json").write_text("long")
+    _carry(epath.Path(tmp_path), "before", "after")
+    assert (tmp_path / "after/result.json").read_text() == "long"
