@@ -20,11 +20,13 @@ from jaxfer.training.blocks import Error, Grid
 from jaxfer.training.preemption import Notice, preemption_notice
 from jaxfer.training.preflight import preflight
 from jaxfer.training.progress import Reporter
-from jaxfer.training.session import Session, Turn
+from jaxfer.training.session import Session, Turn, Watch
 from jaxfer.training.stepping import at_once, step_by_step
 
 
-def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -> dict[str, Any]:
+def run(
+    config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False, watch: Watch | None = None
+) -> dict[str, Any]:
     """Trains, or resumes training, the experiment of `config` in `workdir`.
 
     A folder with an unfinished run of this config is resumed, bit for bit; a finished one is returned, or extended
@@ -34,6 +36,8 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
       config: as `jaxfer.load` returns it.
       workdir: the run's folder, made if absent.
       quiet: print nothing but warnings.
+      watch: is told of each evaluation on val, {`step`, metric: value}, and ends the stage with it where it returns
+        true, as `config.patience` would: the result says so in `stopped`. Every process has to answer alike.
 
     Returns:
       The contents of result.json.
@@ -44,7 +48,7 @@ def run(config: ConfigDict, workdir: str | epath.Path, *, quiet: bool = False) -
       Preempted: SIGTERM came; the run is saved.
       Interrupted: Ctrl-C came; the run is saved.
     """
-    (outcome,) = run_together([(config, workdir)], Grid.of([0]), quiet=quiet)
+    (outcome,) = run_together([(config, workdir)], Grid.of([0]), quiet=quiet, watch=watch)
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
@@ -60,6 +64,7 @@ def run_together(
     quiet: bool = False,
     reporters: Sequence[Reporter] = (),
     told: Callable[[int, Outcome], None] = lambda member, outcome: None,
+    watch: Watch | None = None,
 ) -> list[Outcome | None]:
     """Several runs at once. Their stages are trained in one program where they can be, else one after the other.
 
@@ -69,6 +74,7 @@ def run_together(
       quiet: as of `run`.
       reporters: of the progress of each; default: their own.
       told: of each member's outcome, as it comes.
+      watch: as of `run`, for each of them.
 
     Returns:
       Of each its result.json, or the error that ended it: what ends one leaves the others alone.
@@ -94,7 +100,7 @@ def run_together(
             attempts = {}
             for member, given in enumerate(runs):
                 if given is not None and not (attempts and notice):
-                    attempts[member] = attempt = _attempt(*given, notice, reporters[member])
+                    attempts[member] = attempt = _attempt(*given, notice, reporters[member], watch)
                     opened.enter_context(contextlib.closing(attempt))
                     go_on(member, attempt.__next__)
                     _share(member, turns, grid)
@@ -144,7 +150,9 @@ def _train(turns: Mapping[int, Turn], grid: Grid) -> dict[int, Error]:
     return ended
 
 
-def _attempt(config: ConfigDict, workdir: str | epath.Path, notice: Notice, reporter: Reporter) -> Iterator[Turn]:
+def _attempt(
+    config: ConfigDict, workdir: str | epath.Path, notice: Notice, reporter: Reporter, watch: Watch | None
+) -> Iterator[Turn]:
     """One attempt at a run: yields its stages to be trained, returns the contents of result.json."""
     folder = cluster.together(lambda: files.opened(workdir))
     ready = cluster.together(lambda: preflight(config, folder))
@@ -170,7 +178,8 @@ def _attempt(config: ConfigDict, workdir: str | epath.Path, notice: Notice, repo
         for note in (*ready.notes(), *features):
             reporter.say(f"note: {note}")
         checkpoints = Checkpoints(folder / "checkpoints")
-        session = Session(experiment, folder, ready.data, ready.stages, ready.where, checkpoints, notice, reporter)
+        parts = (experiment, folder, ready.data, ready.stages, ready.where, checkpoints, notice, reporter)
+        session = Session(*parts, watch)
         try:
             result = yield from session.training(first)
         except BaseException as error:

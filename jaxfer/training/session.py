@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -37,6 +37,8 @@ from jaxfer.training.profile import Clock, Trace
 from jaxfer.training.programs import Program
 from jaxfer.training.progress import Reporter
 from jaxfer.training.summary import parameter_table
+
+Watch = Callable[[Mapping[str, float]], object]
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -75,6 +77,7 @@ class Session:
     checkpoints: Checkpoints
     notice: Notice
     reporter: Reporter
+    watch: Watch | None = None
 
     def __post_init__(self) -> None:
         self.trace = Trace(self.experiment.run.profile if cluster.leader() else (), self.folder / "profile")
@@ -316,8 +319,14 @@ class Session:
         self.record["cost"]["compile_seconds"] += measured.compile_seconds
         self.record["val"] = results.noted(step, measured)
         self._write(stage, step, "val", measured.metrics)
+        why = ""
         if stopping.judge(self.record, self.experiment.run, stage, self.record["val"]):
-            self.reporter.say(f"stage {stage.name!r} stops early, at step {step}: {stopping.why(self.record, stage)}")
+            why = stopping.why(self.record, stage)
+        elif self.watch is not None and self.watch({"step": step, **measured.metrics}) and step != stage.stop:
+            stopping.stop(self.record, stage, step)
+            why = "whoever watches it says so"
+        if why:
+            self.reporter.say(f"stage {stage.name!r} stops early, at step {step}: {why}")
         self.record["unevaluated"] = False
         self.checkpoints.amend(step, *self._recorded())
 

@@ -50,8 +50,13 @@ def judge(record: dict[str, Any], run: RunConfig, stage: Stage, evaluated: Mappi
     record["waiting"] = {**waiting, "evaluations": waiting["evaluations"] + 1}
     if record["waiting"]["evaluations"] < run.patience or evaluated["step"] == stage.stop:
         return False
-    record["stopped"] = {**record.get("stopped", {}), stage.name: evaluated["step"]}
+    stop(record, stage, evaluated["step"])
     return True
+
+
+def stop(record: dict[str, Any], stage: Stage, step: int) -> None:
+    """Takes note that the stage ends early, with this step of the run."""
+    record["stopped"] = {**record.get("stopped", {}), stage.name: step}
 
 
 def best_steps(record: Mapping[str, Any]) -> list[int]:

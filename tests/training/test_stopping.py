@@ -205,3 +205,23 @@ def test_the_next_stage_begins_where_it_would_have(tmp_path):
     result = jaxfer.run(config, tmp_path, quiet=True)
     assert result["stopped"] == {"first": 6} and result["checkpoint_step"] == 14
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if line["stage"] == "second"][0] == 12
+
+
+def test_whoever_watches_a_run_can_end_it(tmp_path):
+    """It is told of every evaluation, and the run is the one that config.patience would have ended there."""
+    told = []
+
+    def watch(line):
+        told.append(line)
+        return line["step"] == 4
+
+    config = tiny_config("resnet_basic", steps=8, eval_every=2, save_every=3)
+    result = jaxfer.run(config, tmp_path / "run", quiet=True, watch=watch)
+    assert [line["step"] for line in told] == [2, 4] and result["stopped"] == {"train": 4}
+    lines = [line for line in read_metrics(tmp_path / "run/metrics.jsonl") if line["split"] == "val"]
+    assert [{name: line[name] for name in told[0]} for line in lines] == told
+    assert result["metrics"]["val"]["accuracy"] == lines[-1]["accuracy"]
+    assert int(open_run(tmp_path / "run").state.step) == 4
+    assert jaxfer.run(config, tmp_path / "run", quiet=True) == result, "it is finished"
+    whole = jaxfer.run(config, tmp_path / "whole", quiet=True, watch=lambda line: line["step"] == 8)
+    assert "stopped" not in whole, "nothing is ended by its last evaluation"
