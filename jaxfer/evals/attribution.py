@@ -22,7 +22,8 @@ class Attributed(NamedTuple):
     Attributes:
       places: float64 [height, width] of an image, or [tokens] of a text; signed.
       error: |sum of places - (F(x) - F(x'))| / |F(x) - F(x')|, which an exact integral makes 0.
-      cam: Grad-CAM, float64 [rows, columns] in [0, 1]; None where no unit below the head gives an image.
+      cam: Grad-CAM, float64 [rows, columns] in [0, 1]; None where no unit below the head gives an image, or the method
+        changes activations.
     """
 
     places: np.ndarray
@@ -39,7 +40,7 @@ class Attribution:
 
     Attributes:
       reads: whether the network can be asked: one that reads images, or texts each on its own whose first unit gives
-        [batch, tokens, width] of the text's tokens alone.
+        [batch, tokens, width] and whose method changes no activations.
     """
 
     def __init__(self, network: Network):
@@ -47,12 +48,12 @@ class Attribution:
         taps = jax.eval_shape(lambda batch: network(batch, taps=port.units[:-1]).taps, port.example(1))
         shapes = {unit: getattr(taps[unit], "shape", ()) for unit in port.units[:-1]}
         image = isinstance(port.encoding, ImageEncoding)
-        tokens = port.example(1)[port.inputs[0]].shape[1:2]  # a method may add some of its own
-        one = image or len(first := shapes[port.units[0]]) == 3 and first[1:2] == tokens
+        plain = not _intercepted(network)  # what a method does to activations may read earlier ones
+        one = image or plain and len(shapes[port.units[0]]) == 3
         self.reads = not port.apart and bool(port.outputs) and one
         self._begin = None if image else port.units[1]
         maps = [i for i, shape in enumerate(shapes.values()) if len(shape) == 4 and shape[1] * shape[2] > 1]
-        self._at = maps[-1] if maps and image else None
+        self._at = maps[-1] if maps and image and plain else None
         self._integrate, self._weigh = jax.jit(self._integrated), jax.jit(self._weighted)
 
     def __call__(self, batch: Batch, blank: Batch, label: int) -> Attributed:
@@ -99,3 +100,16 @@ class Attribution:
         maps = self._passed(arrays, batch, x, None, units[self._at])
         gradient = jax.grad(lambda maps: self._passed(arrays, batch, maps, units[self._at + 1])[0, label])(maps)
         return jax.nn.relu((maps * gradient.mean((1, 2), keepdims=True)).sum(-1))[0]
+
+
+def _intercepted(network: Network) -> bool:
+    """Whether the network's method changes activations, by a trace alone."""
+    found: list[bool] = []
+
+    def look(arrays: Any) -> Any:
+        params, intercept = network.with_arrays(*arrays).seen()
+        found.append(intercept is not None)
+        return params
+
+    jax.eval_shape(look, network.arrays)
+    return found[0]

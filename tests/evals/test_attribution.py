@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from jaxfer.evals.attribution import Attribution
+from jaxfer.method import Method
 from jaxfer.network import Network
 from jaxfer.ports import compiled_port_init
 from jaxfer.registry import MODELS
@@ -69,8 +72,17 @@ def test_shares_of_tokens_add_up(texts):
     np.testing.assert_allclose(found.places[5:], 0, atol=1e-7)  # padding is padding in both
 
 
-def test_what_can_not_be_asked(texts):
-    import dataclasses
-
+def test_what_can_not_be_asked(texts, images):
+    """A method's interceptor may read what came before, as a side network does: no pass begins in the middle then."""
     apart = dataclasses.replace(texts, port=texts.port.with_apart())
     assert Attribution(texts).reads and not Attribution(apart).reads
+
+    def unchanged(next_fun, args, kwargs, context):
+        return next_fun(*args, **kwargs)
+
+    method = Method(rules=(), intercept=lambda params, extra: unchanged)
+    beside = [dataclasses.replace(net, method=method, extra={}) for net in (texts, images)]
+    assert [Attribution(net).reads for net in beside] == [False, True]
+    x = np.ones((1, 8, 8, 3), np.float32)
+    found = Attribution(beside[1])({"image": x}, {"image": 0 * x}, 0)
+    assert found.cam is None and found.places.shape == (8, 8)
