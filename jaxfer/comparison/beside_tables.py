@@ -12,12 +12,11 @@ from typing import Any
 from jaxfer.comparison.beside import Beside
 from jaxfer.comparison.findings import Finding
 from jaxfer.evals.intervals import mean_interval
-from jaxfer.evals.verdicts import HELPS, NEGATIVE, NO_EVIDENCE, Verdict
+from jaxfer.evals.verdicts import HELPS, NEGATIVE, NO_EVIDENCE, SURE, Verdict
 from jaxfer.sweeps.table import number
 
-COLUMNS = ("labels", "method", "measure", "mean", "interval95", "effect", "effect_low", "effect_high", "verdict")
-COLUMNS = (*COLUMNS, "p_holm", "before", "scores")
-STAND = 0.05  # p by Holm below which a finding stands
+COLUMNS = ("labels", "method", "measure", "mean", "interval95", "effect", "effect_low", "effect_high")
+COLUMNS += ("verdict", "p_holm", "before", "scores")
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:
@@ -61,7 +60,7 @@ def _gain(part: Beside) -> str:
         return ""
     effect, sign = part.verdict.effect, 1 if part.maximize else -1
     low, high = sorted((sign * effect.low, sign * effect.high))  # in the measure's own sign
-    star = "*" if part.p_holm is not None and part.p_holm < STAND else ""
+    star = "*" if part.p_holm is not None and part.p_holm < SURE else ""
     return f"{sign * effect.mean:+.3f} [{low:+.3f}, {high:+.3f}]{star}"
 
 

@@ -18,7 +18,7 @@ from jaxfer.comparison.findings import Finding
 from jaxfer.comparison.protocol import RULE, Design
 from jaxfer.comparison.simple import BaselineScores
 from jaxfer.evals.intervals import mean_interval, too_few
-from jaxfer.evals.verdicts import HELPS, NO_EVIDENCE
+from jaxfer.evals.verdicts import HELPS, NO_EVIDENCE, SURE
 from jaxfer.figures import plots
 from jaxfer.sweeps.table import number
 from jaxfer.terminal import FILE, GLUE, NAME, NUMBER, TEXT, Column, Page, table
@@ -76,7 +76,7 @@ def _line(f: Finding, *, first: bool, arms: int) -> str:
     """The verdict of one arm, whether it stands among several, and of the best and those that help the labels saved."""
     stands = ""
     if arms > 1 and f.verdict.outcome != NO_EVIDENCE:
-        it = "It stands" if f.p_holm < 0.05 else "It does not stand"
+        it = "It stands" if f.p_holm < SURE else "It does not stand"
         stands = f" {it} among {arms} arms: p {'< 0.001' if f.p_holm < 0.001 else f'= {f.p_holm:.3f}'} by Holm."
     telling = f.saved is not None and (first or f.verdict.outcome == HELPS)
     saved = f" {f.saved.sentence(f.arm, f.labels)}" if telling else ""

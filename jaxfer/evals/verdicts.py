@@ -12,6 +12,7 @@ from scipy import stats
 from jaxfer.errors import InputError
 from jaxfer.evals.intervals import Interval, paired_interval
 
+SURE = 0.05  # p below which a finding stands
 HELPS, NO_EVIDENCE, NEGATIVE = "helps", "no evidence", "negative transfer"
 
 # Two methods' programs round float32 losses differently, so an effect of that size is none.

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jaxfer.evals.verdicts import SURE
 from jaxfer.reports import numbers
 from jaxfer.reports.comparison import SCRATCH, Compared
 from jaxfer.reports.methods import mean
 from jaxfer.reports.page import Part, Section, paragraph
 from jaxfer.reports.tables import Cell, table, text
 from jaxfer.reports.verdicts import at
-
-STAND = 0.05  # p by Holm below which a gain stands
 
 
 def section(compared: Compared) -> Section | None:
@@ -65,4 +64,4 @@ def _cells(part: Mapping[str, Any], judged: bool) -> list[Cell]:
 
 
 def _stands(part: Mapping[str, Any]) -> bool:
-    return part["p_holm"] is not None and part["p_holm"] < STAND
+    return part["p_holm"] is not None and part["p_holm"] < SURE

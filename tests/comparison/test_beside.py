@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import jaxfer
-from jaxfer.comparison import beside
+from jaxfer.comparison import beside, beside_tables
 from jaxfer.errors import InputError
 from jaxfer.evals.verdicts import holm, verdict
 from jaxfer.training.robustness import mean, retention, robustness
@@ -129,3 +130,20 @@ def test_fractions_are_of_all_there_are(tmp_path):
     assert design.in_all and design.labels == (round(0.1 * whole), round(0.5 * whole)) and whole == 546
     job = next(iter(design.tuning.values()))
     assert job.config.data.labels == design.labels[0] and job.config.data.labels_per_class == 0
+
+
+def test_cells_have_the_measures_own_sign_and_a_star_for_what_stands():
+    """A smaller error is a gain: shown as the fall that it is."""
+    scores, base = (0.10, 0.11, 0.12), (0.20, 0.21, 0.23)
+    told = verdict("probe", scores, base, metric="test ece", maximize=False)
+    parts = [
+        (beside.Beside(name="ece", maximize=False, test=base),),
+        (beside.Beside(name="ece", maximize=False, test=scores, verdict=told, p_holm=0.01),),
+    ]
+    found = [
+        SimpleNamespace(arm=arm, labels=5, beside=part) for arm, part in zip(("scratch", "probe"), parts, strict=True)
+    ]
+    headers, rows = beside_tables.cells(found, (5,))
+    assert headers == ["method", "ece", "over scratch, 95 %"] and rows[0][0] == "scratch" and rows[0][2] == ""
+    assert rows[1][2].startswith("-0.103 [-0.118") and rows[1][2].endswith("]*")
+    assert beside_tables.lines(found[1:]) == ["ece against scratch: better probe."]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -35,22 +34,7 @@ def cluster():
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """(config, folder, variables) of a sweep in one process."""
-    folder = tmp_path_factory.mktemp("here")
-    spec = example.write(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXFER_CACHE", str(folder / "cache"))
-        jaxfer.sweep(spec, folder / "sweep", quiet=True)
-    return spec, folder / "sweep", {**os.environ, "JAXFER_CACHE": str(folder / "cache")}
-
-
-def check_same(folder, other):
-    """The tables but for seconds, the index, and every parameter."""
-    ours, theirs = ((f / "table.csv").read_text() for f in (folder, other))
-    assert example.without_seconds(ours) == example.without_seconds(theirs)
-    assert (folder / "cells.json").read_bytes() == (other / "cells.json").read_bytes()
-    for cell in json.loads((folder / "cells.json").read_text()):
-        mine, its = (json.loads((f / cell["folder"] / "result.json").read_text()) for f in (folder, other))
-        assert mine["lineage"] == its["lineage"] and mine["metrics"] == its["metrics"]
+    return example.swept(tmp_path_factory.mktemp("here"))
 
 
 def started(here, folder, address, *more):
@@ -97,7 +81,7 @@ def test_a_killed_worker_is_replaced_and_its_cell_resumed(cluster, here, tmp_pat
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "Traceback" not in err and "failed" not in err
-    check_same(tmp_path / "sweep", folder)
+    example.check_same(tmp_path / "sweep", folder)
     wait_for(lambda: not serving())
 
 
@@ -118,7 +102,7 @@ def test_a_killed_sweep_loses_nothing(cluster, here, tmp_path):
     results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("sweep/cells/*/result.json")}
     process = started(here, tmp_path / "sweep", cluster.address)
     assert process.communicate(timeout=300) and process.returncode == 0
-    check_same(tmp_path / "sweep", folder)
+    example.check_same(tmp_path / "sweep", folder)
     assert all(path.stat().st_mtime_ns == before for path, before in results.items()), "what is done stays"
 
 

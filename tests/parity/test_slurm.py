@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import pickle
@@ -30,22 +29,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """(config, folder, variables) of a sweep in one process."""
-    folder = tmp_path_factory.mktemp("here")
-    spec = example.write(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXFER_CACHE", str(folder / "cache"))
-        jaxfer.sweep(spec, folder / "sweep", quiet=True)
-    return spec, folder / "sweep", {**os.environ, "JAXFER_CACHE": str(folder / "cache")}
-
-
-def check_same(folder, other):
-    """The tables but for seconds, the index, and every parameter."""
-    ours, theirs = ((f / "table.csv").read_text() for f in (folder, other))
-    assert example.without_seconds(ours) == example.without_seconds(theirs)
-    assert (folder / "cells.json").read_bytes() == (other / "cells.json").read_bytes()
-    for cell in json.loads((folder / "cells.json").read_text()):
-        mine, its = (json.loads((f / cell["folder"] / "result.json").read_text()) for f in (folder, other))
-        assert mine["lineage"] == its["lineage"] and mine["metrics"] == its["metrics"]
+    return example.swept(tmp_path_factory.mktemp("here"))
 
 
 def started(here, folder, *more):
@@ -79,7 +63,7 @@ def test_the_table_is_the_same_whatever_runs_the_cells(here, tmp_path, monkeypat
     spec, folder, variables = here
     monkeypatch.setenv("JAXFER_CACHE", variables["JAXFER_CACHE"])  # stored features: probes differ in their last bits
     jaxfer.sweep(spec, tmp_path, executor=make("slurm", cluster="debug"), quiet=True)
-    check_same(tmp_path, folder)
+    example.check_same(tmp_path, folder)
     kept = {path.suffix for path in (tmp_path / "jobs").iterdir()}
     assert kept == {".err", ".out", ""}, "logs and the owner's token"
 
@@ -97,7 +81,7 @@ def test_a_killed_job_is_submitted_again_and_its_cell_resumed(here, tmp_path):
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "Traceback" not in err and "failed" not in err
-    check_same(tmp_path, folder)
+    example.check_same(tmp_path, folder)
     wait_for(lambda: not serving(tmp_path))
 
 
@@ -119,7 +103,7 @@ def test_a_killed_sweep_loses_nothing(here, tmp_path):
     results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*/result.json")}
     process = started(here, tmp_path, "--cluster=local", "--jobs=2")
     assert process.communicate(timeout=300) and process.returncode == 0
-    check_same(tmp_path, folder)
+    example.check_same(tmp_path, folder)
     assert all(path.stat().st_mtime_ns == before for path, before in results.items()), "what is done stays"
 
 

@@ -11,7 +11,7 @@ import pytest
 import jaxfer
 from jaxfer.errors import Preempted
 from tests.parity import slurm_cluster
-from tests.parity.test_slurm import check_same, serving, started, wait_for
+from tests.parity.test_slurm import serving, started, wait_for
 from tests.sweeps import example
 
 pytestmark = [
@@ -74,7 +74,7 @@ def test_jobs_that_are_preempted_or_die_are_submitted_again(cluster, here, tmp_p
     assert "Traceback" not in err and "failed" not in err
     wait_for(lambda: len(jobs(cluster, "COMPLETED")) == 4)
     assert len(jobs(cluster, "FAILED")) == 1
-    check_same(tmp_path, folder)
+    example.check_same(tmp_path, folder)
 
 
 def test_a_killed_command_loses_nothing(cluster, here, tmp_path):
@@ -105,7 +105,7 @@ def test_a_killed_command_loses_nothing(cluster, here, tmp_path):
     process = started(here, tmp_path)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    check_same(tmp_path, folder)
+    example.check_same(tmp_path, folder)
 
 
 def test_what_slurm_refuses_is_one_line(cluster, here, tmp_path):

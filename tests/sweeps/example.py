@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import textwrap
 from pathlib import Path
+
+import pytest
+
+import jaxfer
 
 CONFIG = """
     import jaxfer.config
@@ -34,6 +39,25 @@ def write(folder: Path, extra: str = "") -> str:
     path = folder / "mine.py"
     path.write_text(textwrap.dedent(CONFIG) + textwrap.dedent(extra))
     return os.fspath(path)
+
+
+def swept(folder: Path) -> tuple[str, Path, dict[str, str]]:
+    """(config, folder, variables) of the sweep, run in this process with a cache of its own, which these name."""
+    spec, cache = write(folder), os.fspath(folder / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXFER_CACHE", cache)
+        jaxfer.sweep(spec, folder / "sweep", quiet=True)
+    return spec, folder / "sweep", {**os.environ, "JAXFER_CACHE": cache}
+
+
+def check_same(folder: Path, other: Path) -> None:
+    """The tables of two sweeps but for seconds, their indices, and every parameter."""
+    ours, theirs = ((f / "table.csv").read_text() for f in (folder, other))
+    assert without_seconds(ours) == without_seconds(theirs)
+    assert (folder / "cells.json").read_bytes() == (other / "cells.json").read_bytes()
+    for cell in json.loads((folder / "cells.json").read_text()):
+        mine, its = (json.loads((f / cell["folder"] / "result.json").read_text()) for f in (folder, other))
+        assert mine["lineage"] == its["lineage"] and mine["metrics"] == its["metrics"]
 
 
 def without_seconds(table: str) -> list[list[str]]:
