@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -63,14 +63,23 @@ class Stage:
         """Number of steps of the run at the end of this stage."""
         return self.start + self.config.steps
 
-    def enter(self, params: Any, model_state: Any, seed: int, given: Given = NOTHING) -> State:
+    def enter(
+        self, params: Any, model_state: Any, seed: int, given: Given = NOTHING, taken: Collection[str] = ()
+    ) -> State:
         """The stage's first State, from backbone params of the source or of the previous stage, merged.
 
-        `given` is of the shapes in the field of this name.
+        Args:
+          params: these.
+          model_state: likewise.
+          seed: the run's.
+          given: of the shapes in the field of this name.
+          taken: paths of params that nobody else holds: their memory becomes the State's.
         """
         key = jax.random.fold_in(self.step_key(seed), 2**32 - 1)
         given = dataclasses.replace(given, model_state=model_state)
-        params, extra = _compiled_init(self.spec.method)(params, key, given)
+        leaves = rules.flatten(params)
+        own = {path: leaves.pop(path) for path in taken}
+        params, extra = _compiled_init(self.spec.method)(own, leaves, key, given)
         return make_state(self.spec, params, model_state, extra, self.hparams, self.step_key(seed))
 
     def step_key(self, seed: int) -> jax.Array:
@@ -135,7 +144,12 @@ class Stage:
 
 @functools.lru_cache(maxsize=64)
 def _compiled_init(method: Method) -> Any:
-    return jax.jit(method.init)
+    """(params donated, other params by path, key, given) -> what `init` returns, each array with memory of its own."""
+
+    def init(own: Any, others: Any, key: jax.Array, given: Given) -> Any:
+        return method.init(rules.unflatten({**own, **others}), key, given)
+
+    return jax.jit(init, donate_argnums=0)
 
 
 def example_batch(port: Port, task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -113,11 +113,18 @@ class StepSpec:
 def make_state(
     spec: StepSpec, params: Any, model_state: Any, extra: Any, hparams: Mapping[str, Any], key: jax.Array
 ) -> State:
-    """A stage's first State; every leaf is a copy, so that donating it leaves a method's anchor intact."""
+    """A stage's first State, of which every leaf may be donated.
+
+    It takes the memory of `params` and `extra`, which belong to it alone; the rest is copied: an optimizer may begin
+    with the parameters themselves, and `model_state` and `key` are the caller's.
+    """
     hparams = {name: jnp.asarray(value, jnp.float32) for name, value in hparams.items()}
     step = jnp.zeros((), jnp.int32)
-    opt_state = spec.tx(hparams, step).init(split(params, spec.trainable)[0])
-    return copied(State(step, params, model_state, opt_state, extra, hparams, key))
+    leaves, form = jax.tree.flatten(spec.tx(hparams, step).init(split(params, spec.trainable)[0]))
+    for at in range(len(leaves)):  # one at a time: moments are twice the parameters
+        leaves[at] = jnp.array(leaves[at], copy=True)
+    rest = copied(State(step, {}, model_state, (), {}, hparams, key))
+    return rest.replace(params=params, extra=extra, opt_state=jax.tree.unflatten(form, leaves))
 
 
 def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:

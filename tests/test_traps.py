@@ -194,6 +194,22 @@ def test_trap_a_donated_anchor_is_a_copy():
         assert not np.array_equal(anchor, flatten(after.params)[path])
 
 
+def test_trap_memory_that_is_taken_over_is_the_devices_not_the_hosts():
+    """`device_put` of an aligned array is a view of it: donating that must leave the array's numbers alone."""
+    stage = tiny_stage("resnet_basic", method="l2sp")
+    params, model_state = jax.tree.map(np.array, backbone(stage))
+    placed = jax.tree.map(jax.device_put, params)
+    state = stage.enter(placed, model_state, 0, taken=[*flatten(params)])
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(placed))
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.params, state.opt_state, state.extra))]
+    assert len(buffers) == len({*buffers})
+    kept = jax.tree.map(np.copy, params)
+    program, batch = jax.jit(make_train_step(stage.spec), donate_argnums=0), batches(stage, 1)[0]
+    after, _ = program(state, batch)
+    for path, leaf in flatten(params).items():
+        assert np.array_equal(leaf, flatten(kept)[path]) and not np.array_equal(leaf, flatten(after.params)[path])
+
+
 def test_trap_a_static_optimizer_in_the_state_compiles_once_per_member():
     stage = tiny_stage("resnet_basic", method="probe")
     where, shapes = placement(ParallelConfig(devices=1)), example_batch(stage.spec.port, stage.spec.task, 8)

@@ -14,7 +14,9 @@ is read at a run's end. Rates were fixed before any run: that of plain fine-tuni
 method's own default for what doesn't.
 
 `lp-ft` spends half of the steps on the head, and `wise-ft` lies between both ends of its second half. A soup is of
-three runs, at a half, once and twice the rate, and so costs three times the steps.
+three runs, at a half, once and twice the rate, and so costs three times the steps; those of a distillation are these
+runs too, and so it costs twice or four times the steps. Nothing is augmented: the second view of `bituning` is the same
+input, under dropout for texts.
 """
 
 import jaxfer.config
@@ -45,7 +47,12 @@ OF_TEXTS = {
     "prompt_tuning": {"method": "prompt_tuning"},
     "prefix_tuning": {"method": "prefix_tuning"},
 }
-REGULARISED = {**{name: {"method": name} for name in ("l2sp", "delta", "bss")}, "mixout": {"adds": ("mixout",)}}
+REGULARISED = {
+    **{name: {"method": name} for name in ("l2sp", "delta", "bss")},
+    "mixout": {"adds": ("mixout",)},
+    "bituning": {"method": "bituning", "stream.view.rows": "same"},
+}
+NOISED = {name: {"adds": (name,)} for name in ("r3f", "neftune")}  # of the embeddings of texts
 # A start with classes of its own, and norms that read their batch.
 OF_CLASSIFIERS = {"cotuning": {"method": "cotuning"}, "stochnorm": {"adds": ("stochnorm",)}}
 ROBUST = {
@@ -80,7 +87,7 @@ def arms(data):
     images = data == "flowers5"
     fixed = {} if images else {"freeze": ("stem/.*",)}  # the word vectors
     still = {"norms": ((".*", "eval"),)} if images else {}  # SWA has no statistics of its averages
-    whole = {PLAIN: {}, **REGULARISED, **(OF_CLASSIFIERS if images else {}), **ROBUST}
+    whole = {PLAIN: {}, **REGULARISED, **(OF_CLASSIFIERS if images else NOISED), **ROBUST}
     whole = {name: {**fixed, **fields, **(still if name == "swa" else {})} for name, fields in whole.items()}
     return whole | {
         name: {"lr": None, **fields} for name, fields in (EFFICIENT | (OF_IMAGES if images else OF_TEXTS)).items()
@@ -104,6 +111,12 @@ def sweep(arg):
         for name, factor in {"slow": 0.5, "fast": 2.0}.items():
             yield Cell(name=f"{name}{seed}", overrides={**fixed, **once, "lr": factor * RATE[arg]})
         parts = {f"networks.{name}": f"sibling:{name}{seed}" for name in ("slow", PLAIN, "fast")}
+        taught = {**fixed, **once, "networks.teacher": f"sibling:{PLAIN}{seed}"}
+        for method in ("distill", "feature_distill"):
+            yield Cell(name=f"{method}{seed}", overrides={**taught, "method": method, "lr": RATE[arg]}, group=method)
+        several = {**fixed, **once, **parts, "method": "distill", "lr": RATE[arg]}
+        several["options"] = {"teachers": ("slow", PLAIN, "fast")}
+        yield Cell(name=f"distill, three teachers{seed}", overrides=several, group="distill, three teachers")
         for rule in ("uniform", "greedy"):
             merged = {"method": "merge", "options": {"rule": rule, "networks": ("slow", PLAIN, "fast")}, **parts}
             begun = {"init": f"sibling:{PLAIN}{seed}", "head": "keep", "differs": ()}

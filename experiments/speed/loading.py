@@ -4,8 +4,9 @@
 
 A ViT of ViT-L's width with 28 blocks, 1.4 GB of float32 in one safetensors file and the same in bfloat16, is read,
 converted and placed for a probe, each time in a new process. The eight devices are this machine's memory, as a CPU's
-one is: what arrays on devices hold is taken off, to get what the host holds besides. Anonymous memory is sampled every
-5 ms; mapped pages of the file don't count, since the system takes them back when it needs them.
+one is: what arrays on devices hold is taken off, to get what the host holds besides. What they held before stays off,
+since a program that takes over its input's memory shows neither while it runs. Anonymous memory is sampled every 5 ms;
+mapped pages of the file don't count, since the system takes them back when it needs them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Peak:
     """Within it, the largest memory over that at its start, in bytes: of the process, and without arrays on devices."""
 
     def __enter__(self) -> Peak:
-        self.before, self.bytes, self.host, self._on = _anonymous(), 0, 0, True
+        self.before, self.bytes, self.host, self.arrays, self._on = _anonymous(), 0, 0, 0, True
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
         return self
@@ -46,8 +47,9 @@ class Peak:
     def _look(self) -> None:
         import jax
 
-        now, arrays = _anonymous() - self.before, sum(array.nbytes for array in jax.live_arrays())
-        self.bytes, self.host = max(self.bytes, now), max(self.host, now - arrays)
+        now = _anonymous() - self.before
+        self.arrays = max(self.arrays, sum(array.nbytes for array in jax.live_arrays()))
+        self.bytes, self.host = max(self.bytes, now), max(self.host, now - self.arrays)
 
 
 def _anonymous() -> int:

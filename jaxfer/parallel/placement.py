@@ -21,6 +21,7 @@ from jaxfer.rules import Rules
 from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.step import StepSpec
+from jaxfer.stored import widened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,8 +276,9 @@ def usable_devices() -> list[Any]:
 
 
 def spread(tree: Any, shardings: Any) -> Any:
-    """A tree that every process holds whole, each leaf as its sharding says."""
-    return jax.device_put(tree, shardings) if cluster.alone() else jax.tree.map(cluster.put, tree, shardings)
+    """A tree that every process holds whole, each leaf as its sharding says; `Stored` leaves are widened in turn."""
+    put = jax.device_put if cluster.alone() else cluster.put
+    return jax.tree.map(lambda leaf, where: put(widened(leaf), where), tree, shardings)
 
 
 def _process(device: Any) -> int:

@@ -30,6 +30,7 @@ def carry(
     differs: Sequence[str],
     unused: Sequence[str] = (),
     prompted: bool = False,
+    lazy: bool = False,
 ) -> Conversion:
     """Loads the checkpoint's weights into the port's leaves, resizing those that `differs` announces.
 
@@ -41,6 +42,7 @@ def carry(
       differs: what `config.differs` announces.
       unused: checkpoint keys that need no leaf.
       prompted: whether the caller gives the model the prompts of a checkpoint that is a `peft` adapter of such.
+      lazy: as of `convert`.
 
     Raises:
       InputError: whatever does not fit and was not announced, and values that no network computes with.
@@ -71,6 +73,7 @@ def carry(
         surgery={leaf: change for leaf, (_, change) in changes.items()},
         unused=[re.escape(key) for key in unused],
         source=f"config.init={checkpoint.files.init}",
+        lazy=lazy,
     )
     _check_values(checkpoint.files.init, conversion)
     for leaf, entry in conversion.ledger.items():
@@ -87,7 +90,8 @@ def carry(
 
 def _check_values(init: str, conversion: Conversion) -> None:
     """Raises `InputError` for NaN, infinity or a negative variance, which would otherwise surface as a later error."""
-    for leaf, value in flatten({"params": conversion.params, **conversion.model_state}).items():
+    for leaf, stored in flatten({"params": conversion.params, **conversion.model_state}).items():
+        value = np.asarray(stored)  # one at a time
         bad, fault = ~np.isfinite(value), "NaN or infinite"
         if not bad.any() and leaf.startswith("batch_stats/") and leaf.endswith("/var"):
             bad, fault = value < 0, "negative, which a variance can't be"

@@ -17,6 +17,7 @@ import numpy as np
 from jaxfer.errors import InputError, nearest
 from jaxfer.models.port import Port
 from jaxfer.rules import flatten, unflatten
+from jaxfer.stored import Stored
 
 Array = np.ndarray
 Shapes = Mapping[str, tuple[int, ...]]  # {checkpoint key: shape}
@@ -233,6 +234,7 @@ def convert(
     surgery: Mapping[str, Callable[[Array], Array]] | None = None,
     unused: Sequence[str] = (),
     source: str = "the checkpoint",
+    lazy: bool = False,
 ) -> Conversion:
     """Converts a checkpoint to the port's leaves; unannounced differences are errors.
 
@@ -245,6 +247,7 @@ def convert(
       surgery: {leaf: function that adapts a tensor (in the leaf's axes) of another shape}, e.g. for another resolution.
       unused: regexes of checkpoint keys, besides the layout's, that need no leaf.
       source: the checkpoint's name in errors.
+      lazy: leaves tensors of another precision as `Stored`, instead of holding all of them in both.
 
     Raises:
       InputError: missing or unexpected keys, differing shapes, tensors that are not floats.
@@ -268,7 +271,8 @@ def convert(
                 continue
             if not jnp.issubdtype(value.dtype, jnp.floating):
                 raise InputError(f"{source}: {origin} is {value.dtype}, expected floats; give unquantised weights")
-            leaves[leaf] = np.asarray(value, shapes[leaf].dtype)
+            dtype = np.dtype(shapes[leaf].dtype)
+            leaves[leaf] = Stored(value, dtype) if lazy and value.dtype != dtype else np.asarray(value, dtype)
             outcome = "loaded" if outcome == "renamed" and leaf == origin else outcome
         ledger[leaf] = {"what": outcome, "from": origin, "shape": list(want)}
     if unfit:

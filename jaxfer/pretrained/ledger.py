@@ -17,8 +17,8 @@ class Start:
     """The starting point of a run.
 
     Attributes:
-      params: nested params, head included.
-      model_state: running statistics.
+      params: nested params, head included; arrays, or `Stored` ones where a file has another precision.
+      model_state: running statistics, likewise.
       ledger: {leaf: {`what`: one of KINDS, `from`: its key in the source or None, `shape`, `why` it is re-initialised,
         and the module of the `adapter` that is merged into it}}.
       lineage: ancestry of the weights: the source, its sha256 and lineage, and the data's sha256.

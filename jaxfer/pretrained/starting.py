@@ -145,7 +145,7 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
     anew = [*tokens, *([] if keep else head)]
     prompted = _continues(checkpoint, stage)
     conversion = carrying.carry(
-        checkpoint, port, shapes, reset=anew, differs=run.differs, unused=keys, prompted=prompted
+        checkpoint, port, shapes, reset=anew, differs=run.differs, unused=keys, prompted=prompted, lazy=True
     )
     for leaf in conversion.fresh:
         if leaf in tokens:
@@ -187,7 +187,7 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
         base = files.adapter.base
         source["adapter_base"] = {"init": base.init, "sha256": base.sha256, "commit": base.commit}
     lineage = {**_lineage(experiment, data), "source_sha256": files.sha256, "source": source}
-    # Arrays of the host: where parameters are split, no device ever holds all of them.
+    # Arrays of the host, some of them `Stored`: where parameters are split, no device ever holds all of them.
     return Start(
         params=tree.pop("params"),
         model_state=tree,

@@ -22,6 +22,7 @@ from jaxfer.pretrained.ledger import Start
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import FinishedRun
 from jaxfer.runs.folder import stored_config
+from jaxfer.stored import widened
 from jaxfer.training import lineage
 from jaxfer.training.evaluation import evaluate_split, reopened
 from jaxfer.training.predictions import TASK
@@ -104,7 +105,8 @@ def look(folder: epath.Path) -> Looked:
 
 def _network(port: Port, begun: Start) -> Network:
     """The plain network that a run began as."""
-    return Network(port=port.with_parts(()), params=begun.params, model_state=begun.model_state)
+    params, model_state = widened((begun.params, begun.model_state))
+    return Network(port=port.with_parts(()), params=params, model_state=model_state)
 
 
 def _some(finished: FinishedRun, val: Split) -> Iterator[dict[str, np.ndarray]]:

@@ -17,6 +17,7 @@ from jaxfer.registry import ADDS, METHODS, MODELS, SOURCES, TASKS, Room
 # Files and folders that every experiment runs. `sources` are a room's, counted by name.
 COMPUTES = (
     "rules.py",
+    "stored.py",
     "state.py",
     "task.py",
     "method.py",

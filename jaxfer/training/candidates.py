@@ -29,6 +29,7 @@ from jaxfer.rules import flatten, unflatten
 from jaxfer.runs.folder import read_result, stored_experiment
 from jaxfer.stages import Stage, make_stages
 from jaxfer.state import State
+from jaxfer.stored import widened
 from jaxfer.training import tapped
 from jaxfer.training.cached import code_version, of_stage
 from jaxfer.training.fitted import fitted
@@ -259,10 +260,11 @@ def _chances(port: Port, begun: starting.Start, head: Mapping[str, Any], x: np.n
     outputs = next(np.shape(leaf)[-1] for path, leaf in sorted(head.items()) if path.endswith(("bias", "kernel")))
     own = {f"{port.head}/{path}": leaf for path, leaf in head.items()}
     rest = {path: leaf for path, leaf in flatten(begun.params).items() if not path.startswith(f"{port.head}/")}
-    params, model = unflatten({**rest, **own}), port.with_outputs(outputs).beginning(FEATURES)
+    params, model_state = widened((unflatten({**rest, **own}), begun.model_state))
+    model = port.with_outputs(outputs).beginning(FEATURES)
     step = jax.jit(lambda params, model_state, x: model.apply(params, model_state, {FEATURES: x})[0])
     x = x.astype(np.float32)
-    parts = [step(params, begun.model_state, x[i : i + ROWS]) for i in range(0, len(x), ROWS)]
+    parts = [step(params, model_state, x[i : i + ROWS]) for i in range(0, len(x), ROWS)]
     logits = np.concatenate([np.asarray(part, np.float64) for part in parts])
     chances = np.exp(logits - logits.max(1, keepdims=True))
     return chances / chances.sum(1, keepdims=True)

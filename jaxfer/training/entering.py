@@ -9,12 +9,14 @@ import jax
 import numpy as np
 from etils import epath
 
+from jaxfer import rules
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.split import Dataset
 from jaxfer.method import Given
 from jaxfer.parallel.placement import Placement, spread
 from jaxfer.stages import Stage
 from jaxfer.state import State
+from jaxfer.stored import widened
 from jaxfer.training import teachers
 from jaxfer.training.measured import examples, measured
 
@@ -50,7 +52,10 @@ def entered(
         given = Given(head=head, measured=measured(stage, params, model_state, given, split, where, size))
     zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), stage.given.former)
     given = dataclasses.replace(given, former=zeros if former is None else former)
+    taken = [path for path, leaf in rules.flatten(params).items() if not isinstance(leaf, jax.Array)]
     if where.shards:
         params, given = (spread(x, where.shardings(stage.spec, params, x)) for x in (params, given))
-    state = stage.enter(params, model_state, experiment.run.seed, given)
+    else:
+        params = jax.tree.map(lambda leaf: jax.device_put(widened(leaf)), params)
+    state = stage.enter(params, widened(model_state), experiment.run.seed, given, taken)
     return where.place(stage.spec, state.replace(others=teachers.loaded(stage, experiment, folder)))

@@ -26,6 +26,7 @@ from jaxfer.pretrained.heads import KINDS, guessed_task, head_width, loaded, who
 from jaxfer.runs import seal
 from jaxfer.stages import Stage, make_stages
 from jaxfer.state import State
+from jaxfer.stored import widened
 
 TAKEN = ("data.", "model.", "task.", "parallel.")  # sections of the config that an evaluation reads
 FRESH = ("re-initialised", "missing")  # kinds of the load ledger
@@ -150,7 +151,7 @@ def _state(params: Any, model_state: Any) -> State:
     state = State(
         step=np.int32(0), params=params, model_state=model_state, opt_state=(), extra={}, hparams={}, key=None
     )
-    return jax.tree.map(jax.numpy.asarray, state)
+    return jax.tree.map(lambda leaf: jax.numpy.asarray(widened(leaf)), state)
 
 
 def _data(experiment: Experiment, checkpoint: Checkpoint, outputs: int, split: str) -> tuple[Dataset, list[str]]:

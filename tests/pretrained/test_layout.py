@@ -24,6 +24,7 @@ from jaxfer.pretrained.layout import (
     store,
 )
 from jaxfer.rules import flatten
+from jaxfer.stored import Stored
 
 TABLE = {
     "params/stem/conv/kernel": Key("net.stem.weight", CONV),
@@ -224,6 +225,10 @@ def test_lower_precision_is_widened_exactly_and_integers_are_no_weights():
         key = TABLE[path]
         assert leaf.dtype == np.float32
         assert np.array_equal(key.transform.store(leaf).astype(ml_dtypes.bfloat16), half[key.name])
+    later = flatten({"params": run(half, lazy=True).params})
+    assert all(np.array_equal(later[path], leaf) for path, leaf in flatten({"params": found.params}).items())
+    assert {(type(leaf), leaf.value.dtype.name) for leaf in later.values()} == {(Stored, "bfloat16")}
+    assert {type(leaf) for leaf in flatten(run(checkpoint(), lazy=True).params).values()} == {np.ndarray}
     with pytest.raises(InputError, match="net.pos is int8, expected floats; give unquantised weights"):
         run(checkpoint(**{"net.pos": np.zeros((1, 5, 4), np.int8)}))
 
