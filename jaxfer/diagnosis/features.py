@@ -46,6 +46,8 @@ def check(opened: Opened) -> Iterator[Finding]:
     yield from drift.domains(read.of, read.reads)
     if opened.one_class:
         yield from _classes(shown, x, read.reads)
+    elif opened.data.multilabel:
+        yield from _sets_of_labels(shown, x, read.reads)
 
 
 def _classes(opened: Opened, x: np.ndarray, reads: str) -> Iterator[Finding]:
@@ -54,17 +56,27 @@ def _classes(opened: Opened, x: np.ndarray, reads: str) -> Iterator[Finding]:
     kept = np.flatnonzero(np.bincount(split.labels)[split.labels] >= FOLDS)
     classes, given = np.unique(split.labels[kept], return_inverse=True)
     if len(classes) < 2:
-        yield Finding(
-            severity=NOTE,
-            kind="labels_unchecked",
-            message=f"Labels were not checked: expected {FOLDS} training examples of two classes or more.",
-            fix="raise data.labels_per_class",
-        )
+        yield _unchecked(f"{FOLDS} training examples of two classes or more", "raise data.labels_per_class")
         return
     opened, x = dataclasses.replace(opened, splits={"train": split.take(kept)}), x[kept]
     probabilities, names = chances(x, given), [opened.data.classes[c] for c in classes]
     yield from labels.check(opened, given, probabilities, names, reads)
     yield from pilot.check(opened, x, given, reads)
+
+
+def _sets_of_labels(opened: Opened, x: np.ndarray, reads: str) -> Iterator[Finding]:
+    """Likewise of each label that five examples have and five lack."""
+    given = opened.splits["train"].labels.astype(int)
+    enough = np.flatnonzero(np.minimum(given.sum(0), (1 - given).sum(0)) >= FOLDS)
+    if not len(enough):
+        yield _unchecked(f"a label that {FOLDS} training examples have and {FOLDS} lack", "add examples")
+        return
+    yield from labels.check_sets(opened, given, {int(c): chances(x, given[:, c]) for c in enough}, reads)
+
+
+def _unchecked(expected: str, fix: str) -> Finding:
+    message = f"Labels were not checked: expected {expected}."
+    return Finding(severity=NOTE, kind="labels_unchecked", message=message, fix=fix)
 
 
 def _unread(name: str, why: str) -> Finding:

@@ -8,12 +8,12 @@ scaled to the labels that there are, are the joint distribution of given and tru
 ranked by how much likelier the likeliest other class is than their own (normalised margin).
 
 The features' own errors look the same: where they tell the classes apart badly, the estimate is of little worth, and
-the finding is a note.
+the finding is a note. Of sets of labels each is looked at by itself, as given or absent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,12 +33,14 @@ class Confident(NamedTuple):
       share: of it off the diagonal.
       suspects: int, the examples off the diagonal of the counts, the most suspicious first.
       other: int [n], the likeliest class besides the given one.
+      margin: float64 [n], by how much the given class is likelier than the others.
     """
 
     joint: np.ndarray
     share: float
     suspects: np.ndarray
     other: np.ndarray
+    margin: np.ndarray
 
 
 def confident(chances: np.ndarray, labels: np.ndarray) -> Confident:
@@ -57,7 +59,7 @@ def confident(chances: np.ndarray, labels: np.ndarray) -> Confident:
     margin = chances[np.arange(n), labels] - rest.max(1)
     off = np.flatnonzero(counted & (guess != labels))
     suspects = off[np.argsort(margin[off], kind="stable")]
-    return Confident(joint, float(1 - np.trace(joint)), suspects, rest.argmax(1))
+    return Confident(joint, float(1 - np.trace(joint)), suspects, rest.argmax(1), margin)
 
 
 def check(
@@ -91,3 +93,49 @@ def check(
             "train", found.suspects, lambda i: f"labelled {names[labels[i]]}, looks like {names[found.other[i]]}"
         ),
     )
+
+
+def check_sets(
+    opened: Opened, given: np.ndarray, probabilities: Mapping[int, np.ndarray], reads: str
+) -> Iterator[Finding]:
+    """One finding for sets of labels.
+
+    Args:
+      opened: its train are the examples.
+      given: int [n, labels], 1 for a label that an example has.
+      probabilities: {label: [n, 2], out of sample}, of those that five examples have and five lack.
+      reads: what the probabilities are from.
+    """
+    names = opened.data.classes
+    found = {label: confident(chances, given[:, label]) for label, chances in probabilities.items()}
+    suspects = [(one.margin[i], int(i), label) for label, one in found.items() for i in one.suspects]
+    if not suspects:
+        return
+    rows, of = zip(*((i, label) for _, i, label in sorted(suspects)), strict=True)
+    told = [label for label, chances in probabilities.items() if _balanced(chances, given[:, label]) >= ACCURACY]
+    has = int(given[:, told].sum())
+    share = sum(found[label].share for label in told) * len(given) / has if told else 0.0
+    doubt = "" if told else ", too badly to take this for more than a list to look at"
+    place = {row: at for at, row in reversed([*enumerate(rows)])}  # the most suspicious label of an example
+
+    def says(i: int) -> str:
+        label = of[place[i]]
+        return f"{names[label]} is given, looks absent" if given[i, label] else f"{names[label]} is absent, looks given"
+
+    yield Finding(
+        severity=WARNING if share >= ESTIMATE else NOTE,
+        kind="label_issues",
+        message=f"{len(suspects):,} labels of {len(place):,} of {len(given):,} training examples are suspicious, by "
+        f"confident learning of each label. Logistic regression on {reads} tells {len(told)} of {len(found)} labels "
+        f"apart with a balanced accuracy of {percent(ACCURACY)}{doubt}"
+        + (f"; of these as many are wrong or ambiguous as {percent(share)} of those given." if told else "."),
+        fix="look at the suspicious ones and correct them in the files",
+        value=share,
+        threshold=ESTIMATE,
+        examples=opened.some("train", list(place), says),
+    )
+
+
+def _balanced(chances: np.ndarray, given: np.ndarray) -> float:
+    right = chances.argmax(1) == given
+    return float(np.mean([right[given == label].mean() for label in (0, 1)]))

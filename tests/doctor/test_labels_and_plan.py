@@ -137,3 +137,47 @@ def test_the_plan():
 def test_a_probe_trains_the_head_and_that_is_right():
     config = tiny_config("resnet_basic", method="probe", steps=8, batch_size=8)
     assert "only_head" not in by_kind(jaxfer.doctor(config, quiet=True))
+
+
+def notes(tmp_path, wrong=0):
+    """240 texts of two of twelve words, and the sets of labels that these words tell; some labels are turned."""
+    rng = np.random.default_rng(0)
+    words = [f"word{i}" for i in range(12)]
+    pairs = np.array([rng.choice(12, 2, replace=False) for _ in range(300)])
+    sets = np.stack([(pairs < 4).any(1), (pairs > 8).any(1)], 1)
+    turned = rng.permutation(240)[:wrong]
+    sets[turned, np.arange(wrong) % 2] ^= True
+    for name, rows in (("train", slice(240)), ("dev", slice(240, 300))):
+        lines = ["text\tlabels"]
+        for pair, given in zip(pairs[rows], sets[rows], strict=True):
+            own = [tag for tag, has in zip(("low", "high"), given, strict=True) if has]
+            lines.append(f"{' '.join(words[i] for i in pair)}\t{';'.join(own)}")
+        (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    config = tiny_config("bert_pooler", steps=2)
+    config.task.name = "multilabel"
+    config.data = dict(source="table", path=str(tmp_path), label="labels", target="labels")
+    return config, turned
+
+
+def test_planted_labels_of_sets(tmp_path):
+    """12 of 480: what is found is planted, and the share is near that of the labels given; without any, none is."""
+    config, turned = notes(tmp_path, wrong=12)
+    found = by_kind(jaxfer.doctor(config, quiet=True))["label_issues"]
+    assert found.severity == "warning" and "tells 2 of 2 labels" in found.message
+    assert {e.row for e in found.examples} <= set(turned.tolist()) and len(found.examples) == 5
+    says = {e.says.split(" is ")[1] for e in found.examples}
+    assert says <= {"given, looks absent", "absent, looks given"}
+    assert found.value == pytest.approx(12 / 270, abs=0.02)
+    clean = by_kind(jaxfer.doctor(notes(tmp_path)[0], quiet=True))
+    assert "label_issues" not in clean or clean["label_issues"].severity == "note"
+    assert "labels_unchecked" not in clean
+
+
+def test_a_label_that_few_have_is_not_looked_at(tmp_path):
+    config, _ = notes(tmp_path)
+    text = (tmp_path / "train.tsv").read_text().replace("low", "x").replace("high", "x").splitlines()
+    lines = [text[0], *(line.split("\t")[0] + "\t" for line in text[1:-6]), *(f"word{i}\tx" for i in range(4)), "a\ty"]
+    (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "dev.tsv").write_text("text\tlabels\nword1\tx\nword2\ty\n")
+    found = by_kind(jaxfer.doctor(config, quiet=True))
+    assert "expected a label that 5 training examples have and 5 lack" in found["labels_unchecked"].message
