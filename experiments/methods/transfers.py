@@ -76,7 +76,8 @@ def get_config(arg=""):
         config.data = dict(source="folder", path="vision/flowers5", labels_per_class=40)
         return config
     config.init = jaxfer.config.packaged(*MINILM_L3)
-    config.model = dict(name="bert", heads=12, pool="mean", max_length=32, buckets=(32,))
+    sizes = dict(layers=3, width=384, heads=12, mlp_width=1536)  # for runs that start from runs
+    config.model = dict(name="bert", pool="mean", max_length=32, buckets=(32,), **sizes)
     config.model.tokenizer = jaxfer.config.packaged(*TOKENIZER)  # a bare ONNX file states neither
     config.data = dict(source="table", path=f"text/{data}", labels_per_class=60)
     return config
