@@ -133,8 +133,10 @@ class _Kept:
         if result is None:
             return (math.nan,)
         key = " ".join(map(str, (cell.key, make.__name__.strip("_"), *words)))
-        if not isinstance(self._known.get(key), list):
-            found = make(cell, self._folder / FOLDER / cell.key, *words)
-            self._known[key] = [value if math.isfinite(value) else None for value in found]
+        if isinstance(values := self._known.get(key), list) and None not in values:
+            return tuple(values)
+        found = make(cell, self._folder / FOLDER / cell.key, *words)
+        if all(map(math.isfinite, found)):  # what can't be read today may be there tomorrow
+            self._known[key] = list(found)
             files.write_json(self._folder / FILE, self._known)
-        return tuple(math.nan if value is None else value for value in self._known[key])
+        return found

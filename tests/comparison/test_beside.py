@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -92,10 +93,19 @@ def test_what_is_written_and_read_again(compared, monkeypatch):
     assert json.loads((folder / "protocol.json").read_text())["beside"] == {
         "metrics": ["ece", "macro_f1"], "severity": 2, "retention": True,
     }  # fmt: skip
+    asked = []
+
+    def unread(run, source):
+        asked.append(run)
+        raise InputError("not there today")
+
     monkeypatch.setattr(beside, "robustness", None)  # nothing is computed twice
-    monkeypatch.setattr(beside, "retention", None)
+    monkeypatch.setattr(beside, "retention", unread)  # but for what was not known
     again = jaxfer.compare(spec, folder, overrides=overrides, quiet=True)
     assert [f.beside[:3] for f in again.findings] == [f.beside[:3] for f in found.findings]
+    unknown = [f for f in found.findings if f.arm != "scratch" and math.isnan(f.beside[3].before)]
+    assert len(asked) == sum(len(f.beside[3].test) for f in unknown) > 0
+    assert [repr(f.beside[3]) for f in again.findings] == [repr(f.beside[3]) for f in found.findings]
 
 
 def test_bad_measures_are_refused_before_anything_runs(tmp_path):
