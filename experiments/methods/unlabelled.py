@@ -3,7 +3,7 @@
     jaxfer sweep experiments/methods/unlabelled.py --processes 2 --workdir runs/methods/unlabelled
     python experiments/methods/unlabelled_table.py runs/methods/unlabelled
 
-600 steps of 128 images of the training split without labels, by a small ResNet or a small ViT; then 200 steps on 1 or
+300 steps of 64 images of the training split without labels, by a small ResNet or a small ViT; then 200 steps on 1 or
 10 labels a class, of the head alone or of everything. `scratch` starts from random weights. Rates and steps were fixed
 before any run, the last parameters are the result, and every method has its defaults.
 """
@@ -31,7 +31,7 @@ def get_config(arg=""):
     config.update(method=method, eval_every=0, weight_decay=1e-2)
     if method in named:
         config.task.name = "unlabelled"
-        config.update(batch_size=128, steps=600, warmup=50, lr=1e-3)
+        config.update(batch_size=64, steps=300, warmup=30, lr=1e-3)
         if method not in ("simmim", "mae"):
             config.data.augment = ("crop", "jitter")
             config.stream.view = dict(rows="same")
