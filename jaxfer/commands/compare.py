@@ -13,15 +13,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help=shared.CONFIG)
     parser.add_argument("--workdir", help="the comparison's folder; default runs/CONFIG/compare")
     shared.add_executor(parser)
+    tried = "config.compare.trials settings: of each grid (default); between its ends: random, optuna"
+    shared.add_sampler(parser, tried)
     shared.add_nocache(parser)
 
 
 def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     shared.resumable()
     import jaxfer
+    from jaxfer.comparison import samplers
     from jaxfer.parallel import cluster
 
     cluster.refuse("compare")
     shared.keep_programs(arguments, say=True)
     folder = shared.workdir(arguments, "compare")
-    jaxfer.compare(arguments.config, folder, overrides=overrides, executor=shared.executor(arguments))
+    running = dict(executor=shared.executor(arguments), sampler=samplers.make(**shared.sampler_options(arguments)))
+    jaxfer.compare(arguments.config, folder, overrides=overrides, **running)

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxfer.errors import InputError, Preempted
 
@@ -39,6 +39,23 @@ def executor(arguments: argparse.Namespace) -> Executor:
     from jaxfer.sweeps.executors import OPTIONS, make
 
     return make(arguments.executor, **{option: getattr(arguments, option) for option in OPTIONS})
+
+
+def add_sampler(parser: argparse.ArgumentParser, chosen: str) -> None:
+    """`--sampler`, which chooses `chosen`, and the options that sweeps and comparisons have in common."""
+    parser.add_argument("--sampler", help=chosen)
+    parser.add_argument("--sampler-seed", type=int, help="of the draws (default 0)")
+    parser.add_argument("--algorithm", help="optuna: one of its samplers (default TPE)")
+    parser.add_argument("--storage", help="optuna: URL of a database; default a journal in the work folder")
+    parser.add_argument("--ask", type=int, help="optuna: trials drawn together, whatever runs them (default 4)")
+
+
+def sampler_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `make` of the command's samplers takes."""
+    from jaxfer.sweeps.samplers import OPTIONS
+
+    given = {name: getattr(arguments, name) for name in OPTIONS if hasattr(arguments, name)}
+    return {"name": arguments.sampler, **given}
 
 
 def add_nocache(parser: argparse.ArgumentParser) -> None:

@@ -14,14 +14,16 @@ from typing import Any
 from etils import epath
 
 from jaxfer import config, files
-from jaxfer.comparison import tables
+from jaxfer.comparison import samplers, tables
 from jaxfer.comparison.findings import Finding, findings
 from jaxfer.comparison.protocol import Design, claim, make_design, select, selection_record
+from jaxfer.comparison.samplers import Sampler
+from jaxfer.comparison.search import Search
 from jaxfer.comparison.simple import BaselineScores, Scores, test_baselines, tune_baselines
 from jaxfer.errors import CellsFailed
 from jaxfer.runs import seal
 from jaxfer.runs.folder import locked
-from jaxfer.sweeps import run_cells, table
+from jaxfer.sweeps import cells, run_cells, table
 from jaxfer.sweeps.executor import FAILED, Outcome
 from jaxfer.sweeps.executors import Executor, make
 from jaxfer.terminal import page_of, say
@@ -52,6 +54,7 @@ def compare(
     overrides: Mapping[str, Any] | None = None,
     processes: int = 1,
     executor: Executor | None = None,
+    sampler: Sampler | None = None,
     quiet: bool = False,
 ) -> Comparison:
     """Tunes every arm on val, then reads test once and says whether transfer helped.
@@ -66,6 +69,7 @@ def compare(
       overrides: applied to every arm.
       processes: how many runs go on side by side.
       executor: what runs them, as `sweeps.executors.make` makes it, in place of `processes`.
+      sampler: which settings, as `comparison.samplers.make` makes it; by default those of the grids.
       quiet: print warnings and the findings only.
 
     Raises:
@@ -73,8 +77,9 @@ def compare(
       CellsFailed: some run ended with an error: nothing was selected, and test stays sealed.
       Preempted: SIGTERM came; every run under way is saved.
     """
+    sampler = samplers.checked(sampler)
     with executor or make(processes=processes) as running:  # its processes import while this one plans
-        return _compare(spec, workdir, overrides or {}, running, quiet=quiet)
+        return _compare(spec, workdir, overrides or {}, running, sampler, quiet=quiet)
 
 
 def _compare(
@@ -82,13 +87,14 @@ def _compare(
     workdir: str | epath.Path,
     overrides: Mapping[str, Any],
     executor: Executor,
+    sampler: Sampler,
     *,
     quiet: bool,
 ) -> Comparison:
     from jaxfer.evals import baselines  # scikit-learn is slow to import
 
     spec, running = config.spelled(spec), dict(executor=executor, quiet=quiet)
-    design, folder = make_design(spec, overrides), files.opened(workdir)
+    design, folder = make_design(spec, overrides, sampler), files.opened(workdir)
     for note in design.notes:
         Reporter(quiet=quiet).say(f"note: {note}")
     task, classes = design.ready.experiment.task.name, len(design.ready.data.classes)
@@ -100,11 +106,14 @@ def _compare(
         Reporter(quiet=quiet).say(
             f"note: config.stream.{name}: arms are judged on the main data; its metrics are in each run's result.json"
         )
-    tuning = [*design.sources, *design.tuning.values()]
+    search = Search(design, sampler)
     with locked(folder):
         claim(folder, design)
-        outcomes = run_cells(tuning, folder, **running)
+        search.begin(folder)
+        outcomes = run_cells([*design.sources, *design.tuning.values()], folder, sampler=search, **running)
         _all_ended(outcomes, folder)
+        design = search.complete()
+        _keep_index(design, outcomes, folder)
         scores = Scores(design, folder)
         selected, tuned = select(design, outcomes), tune_baselines(design, kinds, scores)
         record, opened = selection_record(design, selected, [dataclasses.asdict(b) for b in tuned])
@@ -127,12 +136,18 @@ def _compare(
 def _read_test(
     design: Design, opened: Sequence[str], folder: epath.Path, outcomes: Mapping[str, Outcome], **options: Any
 ) -> dict[str, Outcome]:
-    cells = [design.opened(p) for p in design.tuning.values() if p.key in set(opened)]
+    jobs = [design.opened(p) for p in design.tuning.values() if p.key in set(opened)]
     # Their sources are done: reading test needs no training.
-    cells = [dataclasses.replace(p, sources=()) for p in cells if outcomes[p.key].result is not None]
-    tested = run_cells(cells, folder, again="selection.json is written: reading the test split", **options)
+    jobs = [dataclasses.replace(p, sources=()) for p in jobs if outcomes[p.key].result is not None]
+    tested = run_cells(jobs, folder, again="selection.json is written: reading the test split", **options)
     _all_ended(tested, folder)
     return tested
+
+
+def _keep_index(design: Design, outcomes: Mapping[str, Outcome], folder: epath.Path) -> None:
+    """Writes cells.json in the order of the design, whatever was drawn when."""
+    statuses = {key: outcome.status for key, outcome in outcomes.items()}
+    files.write_json(folder / "cells.json", cells.index([*design.sources, *design.tuning.values()], statuses))
 
 
 def _all_ended(outcomes: Mapping[str, Outcome], folder: epath.Path) -> None:

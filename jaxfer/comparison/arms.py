@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxfer.comparison.samplers import Grid, Sampler, Setting, Spaces
 from jaxfer.config import override
 from jaxfer.config.experiment import CompareConfig, StageConfig
-from jaxfer.data.order import Stream, permutation
 from jaxfer.errors import InputError, nearest
 from jaxfer.models.port import Port
 from jaxfer.registry import METHODS
@@ -22,8 +20,6 @@ SCRATCH = "scratch"
 # Fresh weights want larger rates than pretrained ones; tuned on the grid for fine-tuning, scratch would be a straw man.
 SCRATCH_LR = (1e-3, (3e-4, 1e-3, 3e-3, 1e-2))
 
-Setting = Mapping[str, float]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arm:
@@ -32,18 +28,21 @@ class Arm:
     Attributes:
       name: as the config has it; `scratch` is full training of fresh parameters.
       stages: its methods, in order.
-      trials: the settings to try, the default first: {hparam: value}, `stage.hparam` where there are several stages.
+      trials: the settings that are known beforehand, the default first: {hparam: value}, `stage.hparam` where there are
+        several stages.
+      spaces: {hparam: values, the default first}, which settings are taken from.
       init: the source it starts from; None means the config's `init`.
     """
 
     name: str
     stages: tuple[str, ...]
     trials: tuple[Setting, ...]
+    spaces: Spaces
     init: str | None = None
 
 
-def arms(config: CompareConfig, port: Port) -> tuple[Arm, ...]:
-    """Scratch, then the methods as the config lists them, each with as many trials.
+def arms(config: CompareConfig, port: Port, sampler: Sampler | None = None) -> tuple[Arm, ...]:
+    """Scratch, then the methods as the config lists them, each with as many trials, which the sampler chooses (`Grid`).
 
     Raises:
       InputError: an unknown method, source or hparam, a grid of the wrong type, or one with fewer settings than trials.
@@ -56,10 +55,10 @@ def arms(config: CompareConfig, port: Port) -> tuple[Arm, ...]:
         for name in getattr(config, field):
             if name not in known:
                 raise InputError(f"config.compare.{field}.{name}: no such method{nearest(name, known)}")
-    return tuple(_arm(name, config, port) for name in (SCRATCH, *config.methods))
+    return tuple(_arm(name, config, port, sampler or Grid()) for name in (SCRATCH, *config.methods))
 
 
-def _arm(name: str, config: CompareConfig, port: Port) -> Arm:
+def _arm(name: str, config: CompareConfig, port: Port, sampler: Sampler) -> Arm:
     methods, at, source = name.partition("@")
     if at and source not in config.sources:
         raise InputError(
@@ -74,7 +73,7 @@ def _arm(name: str, config: CompareConfig, port: Port) -> Arm:
     for stage in stages:
         for hparam, space in _space(SCRATCH if name == SCRATCH else stage, stage, config, port).items():
             spaces[hparam if len(stages) == 1 else f"{stage}.{hparam}"] = space
-    return Arm(name=name, stages=stages, trials=_trials(name, spaces, config.trials), init=init)
+    return Arm(name=name, stages=stages, trials=sampler.trials(name, spaces, config.trials), spaces=spaces, init=init)
 
 
 def _space(owner: str, stage: str, config: CompareConfig, port: Port) -> dict[str, tuple[float, ...]]:
@@ -101,24 +100,6 @@ def _space(owner: str, stage: str, config: CompareConfig, port: Port) -> dict[st
         where = f"config.compare.grid.{owner}.{hparam}"
         spaces[hparam] = tuple(dict.fromkeys((default, *check(grids.get(hparam, grid), tuple[float, ...], where))))
     return spaces
-
-
-def _trials(name: str, spaces: Mapping[str, tuple[float, ...]], count: int) -> tuple[Setting, ...]:
-    """The default and count - 1 others, drawn without replacement from the product of the spaces (random search).
-
-    An arm with nothing to tune, a head fitted at once say, has the same setting in each trial, and is run once.
-    The draw depends on nothing but the size of the product, so that a comparison can be repeated.
-    """
-    if not spaces:
-        return ({},) * count
-    settings = [dict(zip(spaces, values, strict=True)) for values in itertools.product(*spaces.values())]
-    if len(settings) < count:
-        raise InputError(
-            f"config.compare.trials: {name} has {len(settings)} settings, expected at least {count}: every arm "
-            f"runs as many trials; lower it to {len(settings)}, or widen config.compare.grid"
-        )
-    others = permutation(len(settings) - 1, 0, Stream.TRIALS) + 1
-    return tuple(settings[i] for i in (0, *sorted(others[: count - 1].tolist())))
 
 
 def arm_config(

@@ -10,9 +10,10 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer.comparison.arms import SCRATCH, Setting
+from jaxfer.comparison.arms import SCRATCH
 from jaxfer.comparison.beside import Beside, measured
 from jaxfer.comparison.protocol import Design, Selected
+from jaxfer.comparison.samplers import Setting
 from jaxfer.comparison.simple import BaselineScores
 from jaxfer.evals.verdicts import LabelsSaved, Verdict, holm, labels_saved_by_seed, verdict
 from jaxfer.runs.metrics import read_metrics
@@ -93,7 +94,7 @@ def _finding(design: Design, choice: Selected, outcomes: Mapping[str, Outcome], 
     return Finding(
         labels=choice.labels,
         arm=choice.arm,
-        setting=None if choice.trial is None else next(a for a in design.arms if a.name == choice.arm).trials[trial],
+        setting=None if choice.trial is None else design.settings[choice.labels, choice.arm, trial],
         val=choice.val[trial],
         test=_test(tuned, outcomes),
         default=_test(design.cells(choice.labels, choice.arm, 0), outcomes),

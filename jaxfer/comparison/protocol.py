@@ -1,6 +1,7 @@
 """The protocol of a comparison: its runs, their order and the selection rule. Fixed before anything is run.
 
-1. Every arm gets the same number of trials, on the same seeds: the same labels, validation examples and batches.
+1. Every arm gets the same number of trials by the same sampler (`samplers.py`), on the same seeds: the same labels,
+   validation examples and batches.
 2. The tuning runs hold train and val; the test split is sealed (`jaxfer/runs/seal.py`).
 3. Of each arm the trial with the best mean on val is selected, the earlier of equals, and selection.json written.
 4. The test split is read once, for the selected and the default trials.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -21,12 +23,14 @@ from ml_collections import ConfigDict
 from jaxfer import config as configs
 from jaxfer import files
 from jaxfer.comparison.arms import Arm, arm_config, arms
+from jaxfer.comparison.samplers import Grid, Sampler, Setting, ranges
 from jaxfer.config.experiment import CompareConfig
 from jaxfer.data.corruptions import KINDS
 from jaxfer.errors import InputError, nearest
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs import seal
 from jaxfer.sweeps import cells
+from jaxfer.sweeps.attempts import mean_val
 from jaxfer.sweeps.cells import Cell, Job
 from jaxfer.sweeps.executor import Outcome
 from jaxfer.training.checked import Preflight
@@ -46,8 +50,11 @@ class Design:
       labels: labels a class, or in all where `in_all`, increasing; 0 means all.
       in_all: whether `labels` counts those of all classes together.
       sources: what is run before.
-      tuning: {(labels, arm, trial, seed): cell}.
+      tuning: {(labels, arm, trial, seed): cell}; of the trials that are known beforehand until `search.py` adds others.
+      settings: {(labels, arm, trial): setting}, of the same trials.
       ready: the base config's preflight: the task and the model.
+      base: its config, which arms change.
+      assumed: of the base config's checkpoint, a line each.
       record: what protocol.json holds.
       notes: settings of the config file that no arm, or no simple baseline, uses, a line each.
     """
@@ -56,9 +63,12 @@ class Design:
     arms: tuple[Arm, ...]
     labels: tuple[int, ...]
     sources: tuple[Job, ...]
-    tuning: Mapping[tuple[int, str, int, int], Job]
     ready: Preflight
-    record: Mapping[str, Any]
+    base: ConfigDict
+    assumed: tuple[str, ...] = ()
+    tuning: Mapping[tuple[int, str, int, int], Job] = dataclasses.field(default_factory=dict)
+    settings: Mapping[tuple[int, str, int], Setting] = dataclasses.field(default_factory=dict)
+    record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     in_all: bool = False
 
@@ -71,13 +81,29 @@ class Design:
         """One trial's cells, by seed."""
         return [self.tuning[labels, arm, trial, seed] for seed in range(self.config.seeds)]
 
+    def members(self) -> Iterator[tuple[int, str, int, int]]:
+        """(labels, arm, trial, seed) of every run, in order."""
+        names, trials, seeds = [arm.name for arm in self.arms], range(self.config.trials), range(self.config.seeds)
+        return itertools.product(self.labels, names, trials, seeds)
+
+    def job(self, labels: int, arm: Arm, trial: int, seed: int, setting: Setting) -> Job:
+        """A tuning run; an `InputError` names it."""
+        cell = Cell(name=f"{arm.name} {_at(labels)}trial {trial} seed {seed}", group=arm.name)
+        config = arm_config(self.base, self.config, arm, setting, seed, labels, in_all=self.in_all)
+        try:
+            # The base config is complete, so its cells have nothing left to assume.
+            job = cells.address(cell, config, {source.cell.name: source for source in self.sources})
+        except InputError as error:
+            raise InputError(f"{cell.name}: {error}") from None
+        return dataclasses.replace(job, notes=self.assumed)
+
     def opened(self, job: Job) -> Job:
         """The same cell with its test split: the same run, with one more evaluation."""
         return dataclasses.replace(job, config=configs.override(job.config, {"test": True}), split="test")
 
 
-def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
-    """Plans everything a comparison will run.
+def make_design(spec: str, overrides: Mapping[str, Any], sampler: Sampler | None = None) -> Design:
+    """Plans what a comparison will run: everything, but for the trials that the sampler (`Grid`) draws meanwhile.
 
     Raises:
       InputError: whatever `run` would refuse of any of its cells; a base config that is not one transfer, or that opens
@@ -100,48 +126,61 @@ def make_design(spec: str, overrides: Mapping[str, Any]) -> Design:
         before[cell.name] = cells.checked(file, cell, before)
     preflight(configs.override(base, {"test": True}))  # only checks that there is a test split
     ready = preflight(base)
-    compared = arms(compare_config, ready.stages[0].spec.port)
+    sampler = sampler or Grid()
     labels, in_all = _amounts(compare_config, base, ready)
+    design = Design(
+        config=compare_config,
+        arms=arms(compare_config, ready.stages[0].spec.port, sampler),
+        labels=labels,
+        in_all=in_all,
+        sources=tuple(before.values()),
+        ready=ready,
+        base=base,
+        assumed=notes,
+        notes=_notes(compare_config, plain, ready),
+    )
     _check_beside(compare_config, ready)
-    tuning = {}
-    for count, arm, trial, seed in _members(compare_config, compared, labels):
-        cell = Cell(name=f"{arm.name} {_at(count)}trial {trial} seed {seed}", group=arm.name)
-        config = arm_config(base, compare_config, arm, arm.trials[trial], seed, count, in_all=in_all)
-        try:
-            # The base config is complete, so its cells have nothing left to assume.
-            tuning[count, arm.name, trial, seed] = dataclasses.replace(cells.address(cell, config, before), notes=notes)
-        except InputError as error:
-            raise InputError(f"{cell.name}: {error}") from None
-    record = {
+    by_name, tuning, settings = {arm.name: arm for arm in design.arms}, {}, {}
+    for count, name, trial, seed in design.members():
+        arm = by_name[name]
+        if trial < len(arm.trials):
+            settings[count, name, trial] = setting = arm.trials[trial]
+            tuning[count, name, trial, seed] = design.job(count, arm, trial, seed, setting)
+    design = dataclasses.replace(design, tuning=tuning, settings=settings)
+    return dataclasses.replace(design, record=_record(design, sampler))
+
+
+def _record(design: Design, sampler: Sampler) -> dict[str, Any]:
+    """What protocol.json holds."""
+    chosen = sampler.record
+    if chosen:  # the grid's settings say all
+        ends = {arm.name: ranges(arm.spaces) for arm in design.arms}
+        chosen = {**chosen, "trials": design.config.trials, "ranges": ends}
+    return {
         "rule": RULE,
-        "arms": {arm.name: [dict(setting) for setting in arm.trials] for arm in compared},
-        "labels": list(labels),
-        **({"in_all": True} if in_all else {}),
-        "seeds": list(range(compare_config.seeds)),
-        "metric": next(iter(tuning.values())).metric,
-        "sources": {name: job.key for name, job in before.items()},
-        "cells": sorted(job.key for job in tuning.values()),
-        **({"beside": beside} if (beside := _beside(compare_config)) else {}),
+        "arms": {arm.name: [dict(setting) for setting in arm.trials] for arm in design.arms},
+        **({"sampler": chosen} if chosen else {}),
+        "labels": list(design.labels),
+        **({"in_all": True} if design.in_all else {}),
+        "seeds": list(range(design.config.seeds)),
+        "metric": next(iter(design.tuning.values())).metric,
+        "sources": {job.cell.name: job.key for job in design.sources},
+        "cells": sorted(job.key for job in design.tuning.values()),
+        **({"beside": beside} if (beside := _beside(design.config)) else {}),
     }
+
+
+def _notes(config: CompareConfig, plain: Mapping[str, Any], ready: Preflight) -> tuple[str, ...]:
+    """Settings of the config file that no arm, or no simple baseline, uses."""
     task = ready.experiment.task
     losses = task.options if task.name in ("classification", "multilabel") else ()
-    return Design(
-        config=compare_config,
-        arms=compared,
-        labels=labels,
-        sources=tuple(before.values()),
-        tuning=tuning,
-        ready=ready,
-        record=record,
-        in_all=in_all,
-        notes=(
-            *(
-                f"config.{name}={plain[name]!r} is not used in a comparison; set {place}"
-                for name, place in _unused(compare_config).items()
-                if name in ("lr", "rates", "seed") and plain[name]
-            ),
-            *(f"config.task.{name}={value!r}: the simple baselines minimise the plain loss" for name, value in losses),
+    return (
+        *(
+            f"config.{name}={plain[name]!r} is not used in a comparison; set {place}"
+            for name, place in _unused(config).items()
+            if name in ("lr", "rates", "seed") and plain[name]
         ),
+        *(f"config.task.{name}={value!r}: the simple baselines minimise the plain loss" for name, value in losses),
     )
 
 
@@ -192,16 +231,6 @@ def _unused(config: CompareConfig) -> dict[str, str]:
         "seed": "config.compare.seeds, a number of seeds from 0",
         **labels,
     }
-
-
-def _members(
-    config: CompareConfig, compared: tuple[Arm, ...], labels: tuple[int, ...]
-) -> Iterator[tuple[int, Arm, int, int]]:
-    for count in labels:
-        for arm in compared:
-            for trial in range(config.trials):
-                for seed in range(config.seeds):
-                    yield count, arm, trial, seed
 
 
 def _at(labels: int) -> str:
@@ -257,7 +286,8 @@ def select(design: Design, outcomes: Mapping[str, Outcome]) -> list[Selected]:
     selections = []
     for labels in design.labels:
         for arm in design.arms:
-            means = tuple(_val(design.cells(labels, arm.name, trial), outcomes) for trial in range(len(arm.trials)))
+            trials = (design.cells(labels, arm.name, trial) for trial in range(design.config.trials))
+            means = tuple(mean_val(members, outcomes) for members in trials)
             selections.append(Selected(labels=labels, arm=arm.name, trial=_best(means, design), val=means))
     return selections
 
@@ -268,15 +298,6 @@ def _best(means: tuple[float, ...], design: Design) -> int | None:
     return max(finite, key=lambda trial: (sign * means[trial], -trial), default=None)
 
 
-def _val(members: list[Job], outcomes: Mapping[str, Outcome]) -> float:
-    results = [outcomes[p.key].result for p in members]
-    if any(result is None for result in results):
-        return math.nan
-    return math.fsum(result["metrics"]["val"][p.metric] for p, result in zip(members, results, strict=True)) / len(
-        members
-    )
-
-
 def selection_record(
     design: Design, selected: list[Selected], baselines: list[dict[str, Any]]
 ) -> tuple[dict, list[str]]:
@@ -285,13 +306,13 @@ def selection_record(
     for choice in selected:
         trials = {0} if choice.trial is None else {0, choice.trial}
         opened += [p.key for trial in sorted(trials) for p in design.cells(choice.labels, choice.arm, trial)]
-        settings = next(arm for arm in design.arms if arm.name == choice.arm).trials
+        setting = None if choice.trial is None else dict(design.settings[choice.labels, choice.arm, choice.trial])
         chosen.append(
             {
                 "labels": choice.labels,
                 "arm": choice.arm,
                 "trial": choice.trial,
-                "setting": None if choice.trial is None else dict(settings[choice.trial]),
+                "setting": setting,
                 "val": [None if math.isnan(mean) else mean for mean in choice.val],
             }
         )

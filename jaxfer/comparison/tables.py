@@ -91,10 +91,19 @@ def _verdict_page(
     return (
         f"# {title}: does the transfer help?\n\n{summary}\n\n{as_markdown(design, findings, baselines)}\n"
         f"{arms} arms x {trials} trials x {seeds} seeds, paired over the same seeds and splits; an arm has at most "
-        f"{steps:,} steps at each number of labels. Selected on val: {RULE}. `default` is the first trial, at the "
-        "method's own settings. The test split was read once, after "
+        f"{steps:,} steps at each number of labels. {_chosen(design)}Selected on val: {RULE}. "
+        "`default` is the first trial, at the method's own settings. The test split was read once, after "
         "`selection.json` was written, for the selected and the default trials; `protocol.json` says what was tried.\n"
     ) + (f"\n{_beside(design, findings)}" if findings[0].beside else "")
+
+
+def _chosen(design: Design) -> str:
+    """Where the settings are from, if not the grids."""
+    sampler = design.record.get("sampler")
+    if sampler is None:
+        return ""
+    by = f"Optuna's {sampler['algorithm']}" if "algorithm" in sampler else "random search"
+    return f"Settings between the ends of each grid by {by}, seed {sampler['seed']}. "
 
 
 def _beside(design: Design, findings: Sequence[Finding]) -> str:

@@ -93,7 +93,7 @@ def _command(compared: Compared) -> Sequence[str]:
     """As comparison.json has it; an older one leaves what was set besides to each run's config.json."""
     if command := compared.command:
         given = [f"--config.{name}={_spelled(value)}" for name, value in command["overrides"].items()]
-        return ["jaxfer", "compare", command["config"], *given, "--workdir", "NEW_FOLDER"]
+        return ["jaxfer", "compare", command["config"], *given, *_sampler(compared), "--workdir", "NEW_FOLDER"]
     page = compared.folder / "verdict.md"
     title = page.read_text().partition("\n")[0] if page.exists() else ""
     spec = title.removeprefix("# ").partition(": does the transfer help?")[0] or "CONFIG"
@@ -104,6 +104,13 @@ def _command(compared: Compared) -> Sequence[str]:
     fields["labels"] = ",".join(map(str, (count for count in compared.labels if count)))
     given = [f"--config.compare.{name}={value}" for name, value in fields.items() if value]
     return ["jaxfer", "compare", spec, *given, "--workdir", "NEW_FOLDER"]
+
+
+def _sampler(compared: Compared) -> list[str]:
+    """The options that chose the settings, as protocol.json has them; [] of the grids."""
+    sampler = compared.protocol.get("sampler", {})
+    options = {"sampler": "name", "sampler-seed": "seed", "algorithm": "algorithm", "ask": "ask"}
+    return [f"--{option}={sampler[name]}" for option, name in options.items() if name in sampler]
 
 
 def _spelled(value: Any) -> str:

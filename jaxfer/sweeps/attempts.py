@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -42,6 +43,15 @@ class Outcome:
     result: Mapping[str, Any] | None = None
     message: str = ""
     compiles: int = 0
+
+
+def mean_val(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> float:
+    """Mean of the jobs' metric on val; NaN where one of them has no result."""
+    results = [outcomes[job.key].result for job in jobs]
+    if any(result is None for result in results):
+        return math.nan
+    scores = (result["metrics"]["val"][job.metric] for job, result in zip(jobs, results, strict=True))
+    return math.fsum(scores) / len(jobs)
 
 
 Group = tuple[Job, ...]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
-from jaxfer.sweeps.attempts import DIVERGED, DONE, FAILED, Outcome, Told
+from jaxfer.sweeps.attempts import DIVERGED, DONE, FAILED, Group, Outcome, Told
 from jaxfer.sweeps.cells import Job
 from jaxfer.sweeps.executors import Executor, Here, Watched
 from jaxfer.sweeps.queue import Queue, grouped, shared_out
@@ -37,7 +37,7 @@ def execute(
       told: of every outcome, as it comes.
       watched: of a group's progress, and None once it has ended.
       trained: of every cell a split is to be read, and nothing trained: each process takes its share of them at once.
-      more: is asked for the next cells once all have ended; none: these were all.
+      more: is asked for the next cells once all have ended; none that has not ended already: these were all.
 
     Returns:
       {key: outcome} of every cell.
@@ -48,7 +48,12 @@ def execute(
     executor = executor or Here()
     cells = list({p.key: p for p in jobs}.values())
     groups = shared_out(cells, executor.slots) if trained else grouped(cells)
-    queue = Queue(groups, told, lambda outcomes: grouped(more(outcomes)) if more is not None else [])
+
+    def added(outcomes: Mapping[str, Outcome]) -> list[Group]:
+        drawn = {p.key: p for p in more(outcomes) if p.key not in outcomes} if more is not None else {}
+        return grouped(list(drawn.values()))
+
+    queue = Queue(groups, told, added)
     with preemption_notice() as notice:
         notice.grace = max((cell.config.get("grace", 0.0) for cell in cells), default=0.0)
         executor.run(queue, folder, notice, watched)

@@ -14,7 +14,8 @@ FILES = {file.name for file in Path(__file__).parent.glob("test_*.py")}
 VISION = {name for name in FILES if name.startswith(("test_torchvision", "test_timm"))}
 
 # These ask nothing of torch, but each another package.
-ENGINES = {"test_ray.py": "ray", "test_optuna.py": "optuna"}
+ENGINES = {"test_ray.py": "ray"}
+ENGINES |= dict.fromkeys(("test_optuna.py", "test_optuna_compare.py"), "optuna")
 ENGINES |= dict.fromkeys(("test_slurm.py", "test_slurm_cluster.py"), "submitit")
 
 if importlib.util.find_spec("torch") is None:

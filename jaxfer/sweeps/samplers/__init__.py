@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any, Protocol
 
 from etils import epath
@@ -108,29 +109,42 @@ def make(name: str | None = None, **options: Any) -> Sampler:
     Raises:
       InputError: no such sampler, an option of another one or with a bad value, or its package is missing.
     """
-    name = "grid" if name is None else name
-    if name not in SAMPLERS:
-        raise InputError(f"--sampler={name}: no such sampler{nearest(name, SAMPLERS)}")
-    given = {option: value for option, value in options.items() if value is not None}
-    for option in given:
-        if option not in SAMPLERS[name]:
-            owners = " or ".join(f"--sampler={owner}" for owner, own in SAMPLERS.items() if option in own)
-            shown = option.replace("_", "-")
-            raise InputError(f"--{shown}: --sampler={name} has no such option; leave it out, or use {owners}")
+    name, given = chosen(name, options, SAMPLERS)
     if name == "grid":
         return Grid()
     if "trials" in SAMPLERS[name] and "trials" not in given:
         raise InputError(f"--sampler={name}: how many trials? Set --trials, as in --trials=20")
-    for option, least in (("trials", 1), ("sampler_seed", 0)):
-        if type(given.get(option, least)) is not int or given.get(option, least) < least:
-            shown = option.replace("_", "-")
-            raise InputError(f"--{shown}: expected a whole number from {least} on, found {given[option]}")
     if name == "random":
         return Random(given["trials"], given.get("sampler_seed", 0))
     if name in ("halving", "hyperband"):
         return halving.make(**given)
+    return module_of(name).make(**given)
+
+
+def chosen(
+    name: str | None, options: Mapping[str, Any], known: Mapping[str, Sequence[str]]
+) -> tuple[str, dict[str, Any]]:
+    """(the sampler, None being `grid`; the options that are given), checked against {sampler: its options}."""
+    name = "grid" if name is None else name
+    if name not in known:
+        raise InputError(f"--sampler={name}: no such sampler{nearest(name, known)}")
+    given = {option: value for option, value in options.items() if value is not None}
+    for option in given:
+        if option not in known[name]:
+            owners = " or ".join(f"--sampler={owner}" for owner, own in known.items() if option in own)
+            fix = f"leave it out, or use {owners}" if owners else "leave it out"
+            raise InputError(f"--{option.replace('_', '-')}: --sampler={name} has no such option; {fix}")
+    for option, least in (("trials", 1), ("sampler_seed", 0)):
+        if type(given.get(option, least)) is not int or given.get(option, least) < least:
+            shown = option.replace("_", "-")
+            raise InputError(f"--{shown}: expected a whole number from {least} on, found {given[option]}")
+    return name, given
+
+
+def module_of(name: str, module: str = "") -> ModuleType:
+    """A module of this folder, by default the sampler's own, which needs the sampler's package."""
     try:
-        return importlib.import_module(f"jaxfer.sweeps.samplers.{name}").make(**given)
+        return importlib.import_module(f"jaxfer.sweeps.samplers.{module or name}")
     except ImportError as error:
         if (error.name or "").partition(".")[0] != PACKAGES[name]:
             raise
