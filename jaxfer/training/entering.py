@@ -56,6 +56,6 @@ def entered(
     if where.shards:
         params, given = (spread(x, where.shardings(stage.spec, params, x)) for x in (params, given))
     else:
-        params = jax.tree.map(lambda leaf: jax.device_put(widened(leaf)), params)
+        params = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(widened(x)), params)
     state = stage.enter(params, widened(model_state), experiment.run.seed, given, taken)
     return where.place(stage.spec, state.replace(others=teachers.loaded(stage, experiment, folder)))
