@@ -53,8 +53,8 @@ def _title(compared: Compared, labels: int) -> str:
         if counts[NEGATIVE]
         else ""
     )
-    noun = "transfer helps" if counts[HELPS] == 1 else "transfers help"
-    return f"{counts[HELPS]} of {len(arms)} {noun}{harm}{at(labels, compared)}"
+    noun, verb = "transfer" if len(arms) == 1 else "transfers", "helps" if counts[HELPS] == 1 else "help"
+    return f"{counts[HELPS]} of {len(arms)} {noun} {verb}{harm}{at(labels, compared)}"
 
 
 def _ordered(compared: Compared, arms: list[Arm]) -> list[Arm]:
