@@ -38,5 +38,10 @@ class Stored:
 
 
 def widened(tree: Any) -> Any:
-    """The tree with arrays in place of every `Stored`; whoever can should place them one at a time instead."""
+    """The tree with arrays in place of every `Stored`, all of them at once; `placed` holds one at a time."""
     return jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, Stored) else leaf, tree)
+
+
+def placed(tree: Any) -> Any:
+    """The tree on the default device, leaf by leaf; what is on devices already stays where it is."""
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jax.device_put(widened(leaf)), tree)

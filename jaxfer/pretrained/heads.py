@@ -14,8 +14,9 @@ from jaxfer.network import Network
 from jaxfer.pretrained import carrying, peft_prompts
 from jaxfer.pretrained.foreign import Checkpoint
 from jaxfer.registry import METHODS
-from jaxfer.rules import flatten, unflatten
+from jaxfer.rules import flatten
 from jaxfer.runs.tokenizer import stated_length
+from jaxfer.stored import placed
 
 # jaxfer's tasks by transformers' `problem_type`.
 PROBLEMS = {
@@ -61,7 +62,7 @@ def whole_length(checkpoint: Checkpoint) -> int | None:
 
 
 def loaded(checkpoint: Checkpoint, port: Port, differs: Sequence[str] = ()) -> tuple[Any, Any]:
-    """(params, model_state) of a checkpoint including its head; raises `InputError` if a leaf is missing."""
+    """(params, model_state) of a checkpoint including its head, on the device; `InputError` if a leaf is missing."""
     return _loaded(checkpoint, port, differs, prompted=False)
 
 
@@ -80,9 +81,8 @@ def network(checkpoint: Checkpoint, port: Port) -> Network:
 def _loaded(checkpoint: Checkpoint, port: Port, differs: Sequence[str], *, prompted: bool) -> tuple[Any, Any]:
     shapes = jax.eval_shape(port.init, jax.random.key(0), port.example(2))
     leaves = flatten({"params": shapes[0], **shapes[1]})
-    conversion = carrying.carry(checkpoint, port, leaves, reset=[], differs=differs, prompted=prompted)
+    conversion = carrying.carry(checkpoint, port, leaves, reset=[], differs=differs, prompted=prompted, lazy=True)
     if conversion.fresh:
         problem = f"the checkpoint has no head ({conversion.fresh[0]} is missing)"
         raise InputError(f"{checkpoint.files.init}: {problem}; `jaxfer run` trains one")
-    tree = unflatten(flatten({"params": conversion.params, **conversion.model_state}))
-    return tree.pop("params"), tree
+    return placed(conversion.params), placed(conversion.model_state)

@@ -16,7 +16,7 @@ from jaxfer.method import Given
 from jaxfer.parallel.placement import Placement, spread
 from jaxfer.stages import Stage
 from jaxfer.state import State
-from jaxfer.stored import widened
+from jaxfer.stored import placed, widened
 from jaxfer.training import teachers
 from jaxfer.training.measured import examples, measured
 
@@ -56,6 +56,6 @@ def entered(
     if where.shards:
         params, given = (spread(x, where.shardings(stage.spec, params, x)) for x in (params, given))
     else:
-        params = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(widened(x)), params)
+        params = placed(params)
     state = stage.enter(params, widened(model_state), experiment.run.seed, given, taken)
     return where.place(stage.spec, state.replace(others=teachers.loaded(stage, experiment, folder)))

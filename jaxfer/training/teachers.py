@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from etils import epath
 
 from jaxfer.config.experiment import Experiment
@@ -179,7 +178,7 @@ def _arrays(network: Network, init: str, folder: epath.Path) -> tuple[Any, Any, 
         return of_state(finished.stage, finished.state).arrays
     checkpoint = foreign.opened(init, AUTO, {})
     params, model_state = heads.loaded(checkpoint, network.port)
-    return (*jax.tree.map(jax.numpy.asarray, (params, model_state)), None)
+    return params, model_state, None
 
 
 def _some(names: Sequence[str], limit: int = 8) -> str:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -26,7 +25,7 @@ from jaxfer.pretrained.heads import KINDS, guessed_task, head_width, loaded, who
 from jaxfer.runs import seal
 from jaxfer.stages import Stage, make_stages
 from jaxfer.state import State
-from jaxfer.stored import widened
+from jaxfer.stored import placed
 
 TAKEN = ("data.", "model.", "task.", "parallel.")  # sections of the config that an evaluation reads
 FRESH = ("re-initialised", "missing")  # kinds of the load ledger
@@ -148,10 +147,8 @@ def _described(init: str, overrides: Mapping[str, Any], split: str) -> tuple[Con
 
 def _state(params: Any, model_state: Any) -> State:
     """Weights alone."""
-    state = State(
-        step=np.int32(0), params=params, model_state=model_state, opt_state=(), extra={}, hparams={}, key=None
-    )
-    return jax.tree.map(lambda leaf: jax.numpy.asarray(widened(leaf)), state)
+    fields = dict(opt_state=(), extra={}, hparams={}, key=None)
+    return placed(State(step=np.int32(0), params=params, model_state=model_state, **fields))
 
 
 def _data(experiment: Experiment, checkpoint: Checkpoint, outputs: int, split: str) -> tuple[Dataset, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import safetensors.numpy
 from etils import epath
 
 import jaxfer
+from jaxfer.exports.predict import load_export
 from jaxfer.reports.looked import look
 from jaxfer.rules import flatten
 from jaxfer.stored import Stored
@@ -64,3 +66,11 @@ def test_what_reads_it_untrained(pair, tmp_path):
     ranking = jaxfer.rank(config_of(pair[1]), [str(folder) for folder in pair], scores=("logme", "leep"), quiet=True)
     one, other = ({name: score.value for name, score in c.scores.items()} for c in ranking.candidates)
     assert one == other and np.isfinite(list(one.values())).all()
+
+
+def test_what_it_predicts(pair):
+    inputs = list(np.random.default_rng(0).integers(0, 256, (5, 16, 12, 3), np.uint8))
+    half, whole = ([p.probabilities for p in jaxfer.predict(folder, inputs)] for folder in pair)
+    assert half == whole and len(half) == 5
+    leaves = flatten(load_export(pair[0]).network.params).values()
+    assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in leaves)
