@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.metrics import balanced_accuracy_score
 
 from jaxfer.diagnosis.finding import NOTE, WARNING, Finding, percent
 from jaxfer.diagnosis.opened import Opened
@@ -112,7 +113,8 @@ def check_sets(
     if not suspects:
         return
     rows, of = zip(*((i, label) for _, i, label in sorted(suspects)), strict=True)
-    told = [label for label, chances in probabilities.items() if _balanced(chances, given[:, label]) >= ACCURACY]
+    right = {label: balanced_accuracy_score(given[:, label], p.argmax(1)) for label, p in probabilities.items()}
+    told = [label for label, accuracy in right.items() if accuracy >= ACCURACY]
     has = int(given[:, told].sum())
     share = sum(found[label].share for label in told) * len(given) / has if told else 0.0
     doubt = "" if told else ", too badly to take this for more than a list to look at"
@@ -134,8 +136,3 @@ def check_sets(
         threshold=ESTIMATE,
         examples=opened.some("train", list(place), says),
     )
-
-
-def _balanced(chances: np.ndarray, given: np.ndarray) -> float:
-    right = chances.argmax(1) == given
-    return float(np.mean([right[given == label].mean() for label in (0, 1)]))

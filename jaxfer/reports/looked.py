@@ -22,7 +22,7 @@ from jaxfer.pretrained.ledger import Start
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import FinishedRun
 from jaxfer.runs.folder import stored_config
-from jaxfer.stored import widened
+from jaxfer.stored import placed
 from jaxfer.training import lineage
 from jaxfer.training.evaluation import evaluate_split, reopened
 from jaxfer.training.predictions import TASK
@@ -105,8 +105,7 @@ def look(folder: epath.Path) -> Looked:
 
 def _network(port: Port, begun: Start) -> Network:
     """The plain network that a run began as."""
-    params, model_state = widened((begun.params, begun.model_state))
-    return Network(port=port.with_parts(()), params=params, model_state=model_state)
+    return Network(port=port.with_parts(()), params=placed(begun.params), model_state=placed(begun.model_state))
 
 
 def _some(finished: FinishedRun, val: Split) -> Iterator[dict[str, np.ndarray]]:

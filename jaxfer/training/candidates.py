@@ -29,7 +29,7 @@ from jaxfer.rules import flatten, unflatten
 from jaxfer.runs.folder import read_result, stored_experiment
 from jaxfer.stages import Stage, make_stages
 from jaxfer.state import State
-from jaxfer.stored import widened
+from jaxfer.stored import placed
 from jaxfer.training import tapped
 from jaxfer.training.cached import code_version, of_stage
 from jaxfer.training.fitted import fitted
@@ -260,7 +260,7 @@ def _chances(port: Port, begun: starting.Start, head: Mapping[str, Any], x: np.n
     outputs = next(np.shape(leaf)[-1] for path, leaf in sorted(head.items()) if path.endswith(("bias", "kernel")))
     own = {f"{port.head}/{path}": leaf for path, leaf in head.items()}
     rest = {path: leaf for path, leaf in flatten(begun.params).items() if not path.startswith(f"{port.head}/")}
-    params, model_state = widened((unflatten({**rest, **own}), begun.model_state))
+    params, model_state = placed((unflatten({**rest, **own}), begun.model_state))
     model = port.with_outputs(outputs).beginning(FEATURES)
     step = jax.jit(lambda params, model_state, x: model.apply(params, model_state, {FEATURES: x})[0])
     x = x.astype(np.float32)

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import optuna
@@ -99,13 +98,7 @@ def test_a_killed_study_resumes(undisturbed, tmp_path):
     command = [sys.executable, "-m", "jaxfer", *argv(spec, tmp_path / "sweep")]
     options = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=variables, cwd=ROOT)
     for done in (2, 4):
-        process = subprocess.Popen(command, **options)
-        until = time.monotonic() + 180
-        while len(list(tmp_path.glob("sweep/cells/*/result.json"))) < done:
-            assert process.poll() is None and time.monotonic() < until, process.stderr.read()
-            time.sleep(0.02)
-        process.kill()
-        process.communicate()
+        example.kill_after(done, tmp_path / "sweep", command, **options)
         with open(tmp_path / "sweep/optuna.journal", "a") as file:
             file.write('{"op_code": 5, "wor')
         (tmp_path / "sweep/optuna.journal.lock").symlink_to("nowhere")

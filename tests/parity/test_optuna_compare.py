@@ -8,7 +8,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +23,7 @@ from jaxfer.sweeps.attempts import Outcome
 from jaxfer.sweeps.samplers.study import Asking, Study
 from jaxfer.training import loop
 from tests.comparison import example
+from tests.sweeps.example import kill_after
 
 ROOT = Path(__file__).parents[2]
 TRIALS, SEEDS = 5, 2
@@ -116,13 +116,7 @@ def test_killed_it_selects_the_same(undisturbed, tmp_path):
     command = [sys.executable, "-m", "jaxfer", *argv(spec, tmp_path / "run")]
     options = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=variables, cwd=ROOT)
     for done in (3, 8, 14):
-        process = subprocess.Popen(command, **options)
-        until = time.monotonic() + 180
-        while len(list(tmp_path.glob("run/cells/*/result.json"))) < done:
-            assert process.poll() is None and time.monotonic() < until, process.stderr.read()
-            time.sleep(0.02)
-        process.kill()
-        process.communicate()
+        kill_after(done, tmp_path / "run", command, **options)
         assert not (tmp_path / "run/selection.json").exists()
     ended = subprocess.run(command, **options)
     assert ended.returncode == 0, ended.stderr

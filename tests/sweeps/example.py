@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
 import textwrap
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +51,17 @@ def swept(folder: Path) -> tuple[str, Path, dict[str, str]]:
         patch.setenv("JAXFER_CACHE", cache)
         jaxfer.sweep(spec, folder / "sweep", quiet=True)
     return spec, folder / "sweep", {**os.environ, "JAXFER_CACHE": cache}
+
+
+def kill_after(count: int, folder: Path, command: list[str], **options: Any) -> None:
+    """Starts a command, and kills it once so many cells of the folder have ended; `options` are those of `Popen`."""
+    process = subprocess.Popen(command, **options)
+    until = time.monotonic() + 180
+    while len(list(folder.glob("cells/*/result.json"))) < count:
+        assert process.poll() is None and time.monotonic() < until, process.stderr.read()
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
 
 
 def check_same(folder: Path, other: Path) -> None:
