@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import mean
 
 from jaxfer.evals.intervals import mean_interval
+from jaxfer.runs.history import monitor
 
 KEPT = Path(__file__).with_name("runs")
 FIELDS = ("amount", "arm", "seed", "labels", "val", "test", "gflops")
@@ -46,8 +47,8 @@ def lines(folder: Path) -> list[Line]:
         if not place.exists():
             continue
         run, (amount, arm) = json.loads(place.read_text()), (cell["group"] or "all source").split(" ", 1)
-        size = json.loads(place.with_name("config.json").read_text())["batch_size"]
-        metric, labels = next(iter(run["metrics"]["val"])), run["examples"]["train"]
+        config = json.loads(place.with_name("config.json").read_text())
+        size, metric, labels = config["batch_size"], monitor(config).metric, run["examples"]["train"]
         operations = run["cost"]["step_flops"] * run["steps"]
         if arm == "full":
             passes[amount] = run["cost"]["forward_flops"] * labels / size

@@ -35,6 +35,9 @@ EFFICIENT = {
     "probe": {"method": "probe", "lr": 1e-2},
     **{name: {"method": name} for name in ("bitfit", "norm_tuning", "ssf", "lora", "dora", "vera", "loha", "lokr")},
     "lora, rank-stabilised": {"method": "lora", "options": {"scaling": "rank_stabilised"}},
+    "lora+": {"method": "lora", "options": {"b_rate": 16.0}},
+    "lora, pissa": {"method": "lora", "options": {"start": "pissa"}},
+    "lora, olora": {"method": "lora", "options": {"start": "olora"}},
     "oft": {"method": "oft"},
     "ia3": {"method": "ia3"},
 }
