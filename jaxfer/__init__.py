@@ -45,6 +45,7 @@ _API = {
     "load_export": "jaxfer.exports.predict",
     "merge": "jaxfer.training.merge",
     "ensemble": "jaxfer.training.ensemble",
+    "chain": "jaxfer.evals.chain",
     "adapters": "jaxfer.exports.adapters",
     "select": "jaxfer.evals.selecting",
     "sweep": "jaxfer.sweeps",

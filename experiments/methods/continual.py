@@ -1,62 +1,96 @@
-"""Five tasks one after the other: digits 0 and 1, then 2 and 3, and so on, with a head each; what is left, by method.
+"""One task after the other, digits or kinds of product reviews: what is left, by method.
 
     jaxfer sweep experiments/methods/continual.py --processes 2 --workdir runs/methods/continual
-    python experiments/methods/continual_table.py runs/methods/continual
+    python experiments/methods/features.py reviews
+    jaxfer sweep experiments/methods/continual.py:reviews --processes 2 --workdir runs/methods/continual_reviews
+    python experiments/methods/continual_table.py runs/methods/continual runs/methods/continual_reviews
 
-A small ResNet from scratch, 100 steps of 32 examples a task. A run starts from the one before, and is told which task
-an image is of. `er`, `der` and `agem` have 10 examples a class of the task before, and none of those before that; under
-`full`, `si` and `lwf` these are only evaluated, and `ewc` measures its information on them. All have the defaults of
-their methods but `ewc`, whose strength is that of configs/digits_replay.py, and `si`, whose c was the better one of 30
-and 1000 on val of seed 0 after two tasks. Each method's first task is trained by `full`, that of `si` by `si`, which
-has to see how its parameters move. `progressive` begins every task from the first one's network, which stays in it.
+`digits` (the default): 0 and 1, then 2 and 3, and so on, five tasks with a head each; a small ResNet from scratch, 100
+steps of 32 examples a task. `reviews`: liked or not, of books, then DVDs, electronics and kitchenware, one head for all
+four; a network of rows on what MiniLM says of them, 60 steps of 32 a task.
+
+A run starts from the one before, and is told which task an example is of. `er`, `der` and `agem` have 10 examples a
+class of the task before, and none of those before that; under `full`, `si` and `lwf` these are only evaluated, and
+`ewc` measures its information on them, with that of the tasks before (`ewc, online`) or without. All have the defaults
+of their methods but `ewc`, whose strength is that of configs/digits_replay.py, and `si`, whose c was the better one of
+30 and 1000 on val of seed 0 after two tasks of digits. Each method's first task is trained by `full`, that of `si` by
+`si`, which has to see how its parameters move. `progressive` begins every task from the first one's network, which
+stays in it.
 """
 
 import jaxfer.config
 from jaxfer.sweeps import Cell
 
-TASKS = ("01", "23", "45", "67", "89")
+DIGITS, REVIEWS = ("01", "23", "45", "67", "89"), ("books", "dvd", "electronics", "kitchen")
 SEEDS = 5
 REPLAY = ("er", "der", "agem")
-METHODS = ("full", "ewc", "si", "lwf", *REPLAY, "progressive")
-OPTIONS = {"ewc": {"strength": 1e6, "online": 1.0}, "si": {"c": 1e3}}
+# {arm: its method and options}
+METHODS = {
+    "full": {},
+    "ewc": {"method": "ewc", "options": {"strength": 1e6}},
+    "ewc, online": {"method": "ewc", "options": {"strength": 1e6, "online": 1.0}},
+    "si": {"method": "si", "options": {"c": 1e3}},
+    **{name: {"method": name} for name in ("lwf", *REPLAY, "progressive")},
+}
+
+
+def data(task):
+    """The examples of a task."""
+    if task in DIGITS:
+        return dict(source="digits", classes=tuple(task), val_per_class=20)
+    columns = tuple(f"f{i}" for i in range(384))
+    path = f"runs/methods/features/reviews/{task}.csv"  # of features.py
+    return dict(source="csv_rows", path=path, numbers=columns, test_fraction=0.4, val_per_class=20)
 
 
 def get_config(arg=""):
-    """arg: a task (`01`, the first, if none), one of METHODS (default `full`), and `tiny` for two steps."""
-    words = jaxfer.config.words(arg, (*TASKS, *METHODS, "tiny"))
-    (task,) = words & {*TASKS} or {TASKS[0]}
-    (method,) = words & {*METHODS} or {"full"}
-    place = TASKS.index(task)
+    """arg: a task (`01` if none), and `tiny` for two steps; `reviews` is the first of that sequence."""
+    words = jaxfer.config.words(arg, (*DIGITS, *REVIEWS, "reviews", "tiny"))
+    (task,) = words & {*DIGITS, *REVIEWS} or {REVIEWS[0] if "reviews" in words else DIGITS[0]}
     config = jaxfer.config.base()
-    config.model = dict(name="resnet", stage_sizes=(1, 1, 1), width=16, stem="cifar", image=(8, 8, 1))
-    config.data = dict(source="digits", classes=tuple(task), val_per_class=20)
-    config.update(batch_size=32, steps=100, warmup=10, lr=3e-3, weight_decay=1e-2, method=method)
-    if place and method == "progressive":
-        config.update(init="sibling:first", head="reset")
-    elif place:
-        before = dict(source="digits", classes=tuple(TASKS[place - 1]), labels_per_class=10, val_per_class=20)
-        before.update(task="classification", weight=1.0 if method in REPLAY else 0.0)
-        config.stream = {"former" if method == "ewc" else "memory": before}
-        config.update(init="sibling:first", head="reset")
-    config.options = dict(OPTIONS.get(method, {}))
+    config.data = data(task)
+    if task in DIGITS:
+        config.model = dict(name="resnet", stage_sizes=(1, 1, 1), width=16, stem="cifar", image=(8, 8, 1))
+        config.update(batch_size=32, steps=100, warmup=10, lr=3e-3, weight_decay=1e-2)
+    else:
+        config.model = dict(name="row_mlp", dropout=0.2)
+        config.update(batch_size=32, steps=60, warmup=6, lr=1e-3, weight_decay=1e-2)
     if "tiny" in words:
         config.update(batch_size=4, steps=2, warmup=1)
-        config.model.update(stage_sizes=(1,), width=4)
+        config.model.update(dict(stage_sizes=(1,), width=4) if task in DIGITS else dict(width=4, mlp_width=6))
     return config
 
 
+def later(method, before, tasks):
+    """The fields of a run that starts from that of the task before."""
+    fields = {"head": "reset" if tasks == DIGITS else "keep"}
+    if method == "progressive":
+        return fields
+    name = "stream.former" if method == "ewc" else "stream.memory"
+    examples = {**data(before), "labels_per_class": 10, "task": "classification"}
+    fields |= {f"{name}.{field}": value for field, value in examples.items()}
+    return {**fields, f"{name}.weight": 1.0 if method in REPLAY else 0.0}
+
+
 def sweep(arg):
-    """A chain of runs for each method and seed; `tiny` for one seed of two steps."""
-    tiny = [arg] if arg else []
+    """A chain of runs for each arm and seed; with `tiny` one seed of two steps."""
+    words = jaxfer.config.words(arg, ("reviews", "tiny"))
+    tasks, tiny = REVIEWS if "reviews" in words else DIGITS, [*words & {"tiny"}]
     for seed in range(1 if tiny else SEEDS):
-        for method in METHODS:
+        once = {"seed": seed, "test": True}
+        for task in tasks if tasks == REVIEWS else ():
+            fields = {**once, "steps": 1, "warmup": 0, "lr": 0.0, "method": "probe"}
+            yield Cell(name=f"untrained{seed}_{task}", arg=",".join([task, *tiny]), overrides=fields)
+        for arm, fields in METHODS.items():
             before = ""
-            for task in TASKS:
-                trained_by = "full" if not before and method != "si" else method
+            for place, task in enumerate(tasks):
+                trained_by = "full" if not place and arm != "si" else arm
                 name = f"{trained_by}{seed}_{task}"
-                last = task == TASKS[-1]
-                overrides = {"seed": seed, "test": True, **({"init": f"sibling:{before}"} if before else {})}
-                if before or method in ("full", "si"):  # the others share the first run of `full`
-                    words = ",".join([trained_by, task, *tiny])
-                    yield Cell(name=name, arg=words, overrides=overrides, group=method if last else "")
-                before = name if method != "progressive" else before or name
+                overrides = {**once, **METHODS[trained_by]}
+                if place:
+                    overrides |= later(fields.get("method"), tasks[place - 1], tasks)
+                    overrides |= {"init": f"sibling:{before}"}
+                if place or arm in ("full", "si"):  # the others share the first run of `full`
+                    group = arm if task == tasks[-1] else ""
+                    yield Cell(name=name, arg=",".join([task, *tiny]), overrides=overrides, group=group)
+                before = name if arm != "progressive" else before or name

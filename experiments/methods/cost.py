@@ -41,16 +41,21 @@ README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- table -->", "<!-- end -->"
 MODELS = {"ViT-B/16": {"name": "vit", "image": (224, 224, 3)}, "BERT-base": {"name": "bert", "max_length": 128}}
 TOKENIZER = Path(__file__).parents[2] / "tests" / "data" / "tokenizer"
+QUERY_VALUE = (".*/attn/(query|value)/kernel",)
 METHODS = {
     "full": {},
     "probe": {},
-    "lora": {"rank": 8, "targets": (".*/attn/(query|value)/kernel",)},
+    "lora": {"rank": 8, "targets": QUERY_VALUE},
     "lora, every kernel": {"rank": 8},
-    "dora": {"rank": 8, "targets": (".*/attn/(query|value)/kernel",)},
-    "vera": {"targets": (".*/attn/(query|value)/kernel",)},
-    "loha": {"rank": 8, "targets": (".*/attn/(query|value)/kernel",)},
-    "lokr": {"rank": 8, "targets": (".*/attn/(query|value)/kernel",)},
-    "oft": {"targets": (".*/attn/(query|value)/kernel",)},
+    "lora, rank-stabilised": {"rank": 8, "targets": QUERY_VALUE, "scaling": "rank_stabilised"},
+    "lora, plus": {"rank": 8, "targets": QUERY_VALUE, "b_rate": 16.0},
+    "lora, pissa": {"rank": 8, "targets": QUERY_VALUE, "start": "pissa"},
+    "lora, olora": {"rank": 8, "targets": QUERY_VALUE, "start": "olora"},
+    "dora": {"rank": 8, "targets": QUERY_VALUE},
+    "vera": {"targets": QUERY_VALUE},
+    "loha": {"rank": 8, "targets": QUERY_VALUE},
+    "lokr": {"rank": 8, "targets": QUERY_VALUE},
+    "oft": {"targets": QUERY_VALUE},
     "ia3": {},
     "bitfit": {},
     "norm_tuning": {},
@@ -59,7 +64,10 @@ METHODS = {
     "adapter, pfeiffer": {"kind": "pfeiffer", "bottleneck": 48},
     "adapter, parallel": {"kind": "parallel", "bottleneck": 48},
     "adapter, adaptformer": {"kind": "adaptformer", "bottleneck": 48},
+    "side_tuning": {},
+    "film": {},
     "vpt": {"tokens": 10},
+    "vpt, shallow": {"tokens": 10, "deep": False},
     "prompt_tuning": {"tokens": 20},
     "prefix_tuning": {"tokens": 20},
 }

