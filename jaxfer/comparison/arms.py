@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -31,18 +32,37 @@ class Arm:
       trials: the settings that are known beforehand, the default first: {hparam: value}, `stage.hparam` where there are
         several stages.
       spaces: {hparam: values, the default first}, which settings are taken from.
-      init: the source it starts from; None means the config's `init`.
+      source: the name of the source it starts from; empty: the config's own.
     """
 
     name: str
     stages: tuple[str, ...]
     trials: tuple[Setting, ...]
     spaces: Spaces
-    init: str | None = None
+    source: str = ""
 
 
-def arms(config: CompareConfig, port: Port, sampler: Sampler | None = None) -> tuple[Arm, ...]:
+def sources(config: CompareConfig) -> tuple[str, ...]:
+    """Names of the sources that arms start from, beside the config's own. Raises `InputError` for an unknown one."""
+    used = []
+    for name in config.methods:
+        _, at, source = name.partition("@")
+        if at and source not in config.sources:
+            raise InputError(
+                f"config.compare.methods: the source of {name!r} is not in config.compare.sources"
+                f"{nearest(source, config.sources)}; add it there"
+            )
+        used += [source] if at else []
+    return tuple(dict.fromkeys(used))
+
+
+def arms(config: CompareConfig, ports: Mapping[str, Port], sampler: Sampler | None = None) -> tuple[Arm, ...]:
     """Scratch, then the methods as the config lists them, each with as many trials, which the sampler chooses (`Grid`).
+
+    Args:
+      config: what is compared.
+      ports: {source: the model of its arms}; under the empty name the config's own, which scratch has too.
+      sampler: of the settings.
 
     Raises:
       InputError: an unknown method, source or hparam, a grid of the wrong type, or one with fewer settings than trials.
@@ -55,25 +75,20 @@ def arms(config: CompareConfig, port: Port, sampler: Sampler | None = None) -> t
         for name in getattr(config, field):
             if name not in known:
                 raise InputError(f"config.compare.{field}.{name}: no such method{nearest(name, known)}")
-    return tuple(_arm(name, config, port, sampler or Grid()) for name in (SCRATCH, *config.methods))
+    return tuple(_arm(name, config, ports, sampler or Grid()) for name in (SCRATCH, *config.methods))
 
 
-def _arm(name: str, config: CompareConfig, port: Port, sampler: Sampler) -> Arm:
-    methods, at, source = name.partition("@")
-    if at and source not in config.sources:
-        raise InputError(
-            f"config.compare.methods: the source of {name!r} is not in config.compare.sources"
-            f"{nearest(source, config.sources)}; add it there"
-        )
-    init = SCRATCH if name == SCRATCH else config.sources[source] if at else None
+def _arm(name: str, config: CompareConfig, ports: Mapping[str, Port], sampler: Sampler) -> Arm:
+    methods, _, source = name.partition("@")
     stages = ("full",) if name == SCRATCH else tuple(methods.split("+"))
     if len(set(stages)) < len(stages):
         raise InputError(f"config.compare.methods: {name!r} repeats a stage; name each once")
     spaces = {}
     for stage in stages:
-        for hparam, space in _space(SCRATCH if name == SCRATCH else stage, stage, config, port).items():
+        for hparam, space in _space(SCRATCH if name == SCRATCH else stage, stage, config, ports[source]).items():
             spaces[hparam if len(stages) == 1 else f"{stage}.{hparam}"] = space
-    return Arm(name=name, stages=stages, trials=sampler.trials(name, spaces, config.trials), spaces=spaces, init=init)
+    trials = sampler.trials(name, spaces, config.trials)
+    return Arm(name=name, stages=stages, trials=trials, spaces=spaces, source=source)
 
 
 def _space(owner: str, stage: str, config: CompareConfig, port: Port) -> dict[str, tuple[float, ...]]:
@@ -112,11 +127,11 @@ def arm_config(
     *,
     in_all: bool = False,
 ) -> ConfigDict:
-    """The base config with an arm's changes: same data, model, batch, schedule and number of steps for every arm."""
+    """The config that an arm starts from with its changes: same batch, schedule and number of steps for every arm."""
     changes: dict[str, Any] = {"seed": seed, "lr": None, "rates": {}}
     changes |= {"data.labels_per_class": 0, "data.labels": labels} if in_all else {"data.labels_per_class": labels}
-    if arm.init is not None:
-        changes["init"] = arm.init
+    if arm.name == SCRATCH:
+        changes["init"] = SCRATCH
     for at, stage in enumerate(arm.stages):
         owner, count = SCRATCH if arm.name == SCRATCH else stage, len(arm.stages)
         prefix, hparam = (f"stage.{stage}.", f"{stage}.") if count > 1 else ("", "")

@@ -22,19 +22,19 @@ from ml_collections import ConfigDict
 
 from jaxfer import config as configs
 from jaxfer import files
-from jaxfer.comparison.arms import Arm, arm_config, arms
+from jaxfer.comparison.arms import Arm, arm_config, arms, sources
 from jaxfer.comparison.samplers import Grid, Sampler, Setting, ranges
+from jaxfer.comparison.starts import Start, make_start, make_starts
 from jaxfer.config.experiment import CompareConfig
 from jaxfer.data.corruptions import KINDS
 from jaxfer.errors import InputError, nearest
-from jaxfer.pretrained.agreement import described
 from jaxfer.runs import seal
+from jaxfer.runs.history import flattened
 from jaxfer.sweeps import cells
 from jaxfer.sweeps.attempts import mean_val
 from jaxfer.sweeps.cells import Cell, Job
 from jaxfer.sweeps.executor import Outcome
 from jaxfer.training.checked import Preflight
-from jaxfer.training.filled import filled
 from jaxfer.training.preflight import preflight
 
 RULE = "best mean val score over the seeds, the earlier trial of equals; a trial with a diverged seed is out"
@@ -52,9 +52,7 @@ class Design:
       sources: what is run before.
       tuning: {(labels, arm, trial, seed): cell}; of the trials that are known beforehand until `search.py` adds others.
       settings: {(labels, arm, trial): setting}, of the same trials.
-      ready: the base config's preflight: the task and the model.
-      base: its config, which arms change.
-      assumed: of the base config's checkpoint, a line each.
+      starts: {source: what its arms start from}; under the empty name the base config, which scratch has too.
       record: what protocol.json holds.
       notes: settings of the config file that no arm, or no simple baseline, uses, a line each.
     """
@@ -63,14 +61,17 @@ class Design:
     arms: tuple[Arm, ...]
     labels: tuple[int, ...]
     sources: tuple[Job, ...]
-    ready: Preflight
-    base: ConfigDict
-    assumed: tuple[str, ...] = ()
+    starts: Mapping[str, Start]
     tuning: Mapping[tuple[int, str, int, int], Job] = dataclasses.field(default_factory=dict)
     settings: Mapping[tuple[int, str, int], Setting] = dataclasses.field(default_factory=dict)
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     in_all: bool = False
+
+    @property
+    def ready(self) -> Preflight:
+        """The base config's preflight: the task and the model."""
+        return self.starts[""].ready
 
     @property
     def counted(self) -> str:
@@ -89,13 +90,14 @@ class Design:
     def job(self, labels: int, arm: Arm, trial: int, seed: int, setting: Setting) -> Job:
         """A tuning run; an `InputError` names it."""
         cell = Cell(name=f"{arm.name} {_at(labels)}trial {trial} seed {seed}", group=arm.name)
-        config = arm_config(self.base, self.config, arm, setting, seed, labels, in_all=self.in_all)
+        start = self.starts[arm.source]
+        config = arm_config(start.config, self.config, arm, setting, seed, labels, in_all=self.in_all)
         try:
-            # The base config is complete, so its cells have nothing left to assume.
+            # The config is complete, so its cells have nothing left to assume.
             job = cells.address(cell, config, {source.cell.name: source for source in self.sources})
         except InputError as error:
             raise InputError(f"{cell.name}: {error}") from None
-        return dataclasses.replace(job, notes=self.assumed)
+        return dataclasses.replace(job, notes=start.assumed)
 
     def opened(self, job: Job) -> Job:
         """The same cell with its test split: the same run, with one more evaluation."""
@@ -109,14 +111,13 @@ def make_design(spec: str, overrides: Mapping[str, Any], sampler: Sampler | None
       InputError: whatever `run` would refuse of any of its cells; a base config that is not one transfer, or that opens
         the test split; an override that no arm would use.
     """
-    base, notes, _ = described(configs.load(spec, overrides))
-    if base.recipe:
+    base = configs.load(spec, overrides)
+    if base.get("recipe"):
         raise InputError(f"config.recipe={base.recipe!r}: the arms of a comparison are methods; leave it out")
-    base = filled(base, preflight).config
     compare_config, plain = configs.comparison(base), base.to_dict()
     if compare_config.examples or compare_config.fractions:  # of all there are
         base = configs.override(base, {"data.labels_per_class": 0, "data.labels": 0})
-    _check_base(base, compare_config)
+    _check_base(base)
     for name in overrides:
         if place := _unused(compare_config).get(name.partition(".")[0] if name.startswith("rates.") else name):
             raise InputError(f"config.{name} has no effect in a comparison; set {place}")
@@ -124,19 +125,18 @@ def make_design(spec: str, overrides: Mapping[str, Any], sampler: Sampler | None
     file = spec.partition(":")[0]
     for cell in cells.preparations(file, overrides):
         before[cell.name] = cells.checked(file, cell, before)
-    preflight(configs.override(base, {"test": True}))  # only checks that there is a test split
-    ready = preflight(base)
-    sampler = sampler or Grid()
+    start, sampler = make_start(base), sampler or Grid()
+    preflight(configs.override(start.config, {"test": True}))  # only checks that there is a test split
+    named = {name: compare_config.sources[name] for name in sources(compare_config)}
+    starts, ready = make_starts(base, start, named), start.ready
     labels, in_all = _amounts(compare_config, base, ready)
     design = Design(
         config=compare_config,
-        arms=arms(compare_config, ready.stages[0].spec.port, sampler),
+        arms=arms(compare_config, {name: each.ready.stages[0].spec.port for name, each in starts.items()}, sampler),
         labels=labels,
         in_all=in_all,
         sources=tuple(before.values()),
-        ready=ready,
-        base=base,
-        assumed=notes,
+        starts=starts,
         notes=_notes(compare_config, plain, ready),
     )
     _check_beside(compare_config, ready)
@@ -166,8 +166,15 @@ def _record(design: Design, sampler: Sampler) -> dict[str, Any]:
         "metric": next(iter(design.tuning.values())).metric,
         "sources": {job.cell.name: job.key for job in design.sources},
         "cells": sorted(job.key for job in design.tuning.values()),
+        **({"starts": starts} if (starts := _sections(design)) else {}),
         **({"beside": beside} if (beside := _beside(design.config)) else {}),
     }
+
+
+def _sections(design: Design) -> dict[str, Any]:
+    """{source: the fields that it sets} of those that set more than `init`."""
+    named = {name: design.config.sources[name] for name in design.starts if name}
+    return {name: flattened(value) for name, value in named.items() if isinstance(value, Mapping)}
 
 
 def _notes(config: CompareConfig, plain: Mapping[str, Any], ready: Preflight) -> tuple[str, ...]:
@@ -237,7 +244,7 @@ def _at(labels: int) -> str:
     return f"{labels} labels " if labels else ""
 
 
-def _check_base(base: ConfigDict, config: CompareConfig) -> None:
+def _check_base(base: ConfigDict) -> None:
     if base.test:
         raise InputError("config.test: a comparison opens the test split itself, after its selection; leave it false")
     if base.init == "scratch":

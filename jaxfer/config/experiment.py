@@ -272,7 +272,8 @@ class CompareConfig:
     Attributes:
       methods: arms beside `scratch`: names of files in `jaxfer/methods/`; `probe+full` runs one after the other, for
         half of the steps each. `full@NAME` starts from the source NAME in `sources`.
-      sources: {name: value as in `config.init`}: further sources for arms to start from.
+      sources: {name: value as in `config.init`, or a section with `init`, `model`, `data` and the like}: what further
+        arms start from.
       seeds: number of seeds, counted from 0; a seed fixes labels, fresh parameters and batches for every arm alike.
       trials: settings tried for each arm: the default, then draws from its tuning grid.
       labels: labels per class, one comparison each; empty: `config.data.labels_per_class`.
@@ -286,7 +287,7 @@ class CompareConfig:
     """
 
     methods: tuple[str, ...] = ("probe", "full", "probe+full", "lora")
-    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    sources: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seeds: int = 5
     trials: int = 4
     labels: tuple[int, ...] = ()

@@ -118,8 +118,8 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
         fields = {f"stage.{name}.{field}": annotation for field, annotation in stage_fields().items()}
     if path.startswith("compare.grid.") and path.count(".") == 3:
         return tuple[float, ...]
-    if path.startswith("compare.sources.") and path.count(".") == 2:
-        return str
+    if path.startswith("compare.sources."):
+        return _source_annotation(config, path)
     if path.startswith("compare.stage.") and path.count(".") >= 3:
         _, _, name, rest = path.split(".", 3)
         if rest.startswith(("options.", "rates.")):
@@ -131,6 +131,24 @@ def annotation_of(config: ConfigDict, path: str) -> Any:
     if inside:
         raise InputError(f"config.{path} is a section; set a field of it: {', '.join(inside)}")
     raise InputError(f"unknown field config.{path}{nearest(path, fields)}")
+
+
+def _source_annotation(config: ConfigDict, path: str) -> Any:
+    """The type of a field that a source of a comparison sets, under the model and the data that it names."""
+    _, _, name, *rest = path.split(".")
+    if not rest:
+        return str
+    known = config.compare.sources.get(name, {})
+    if isinstance(known, str):
+        raise InputError(
+            f"config.{path}: this source is {known!r} alone; set config.compare.sources.{name}.init instead"
+        )
+    own = config.copy_and_resolve_references()
+    with own.unlocked(), own.ignore_type():
+        for section, (chooser, _) in SECTIONS.items():
+            if chooser in known.get(section, {}):
+                own[section] = ConfigDict({chooser: known[section][chooser]})
+    return annotation_of(own, ".".join(rest))
 
 
 def _names(room: Room) -> str:

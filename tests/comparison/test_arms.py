@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import jaxfer.config
-from jaxfer.comparison.arms import arm_config, arms
+from jaxfer.comparison.arms import arm_config, arms, sources
 from jaxfer.config.experiment import CompareConfig
 from jaxfer.errors import InputError
 from jaxfer.registry import MODELS
@@ -19,7 +19,7 @@ def port(case):
 
 
 def found(**fields):
-    return {arm.name: arm for arm in arms(CompareConfig(**fields), port("resnet_basic"))}
+    return {arm.name: arm for arm in arms(CompareConfig(**fields), {"": port("resnet_basic")})}
 
 
 def test_every_arm_has_as_many_trials_and_its_default_first():
@@ -57,7 +57,7 @@ def test_a_head_fitted_at_once_has_the_same_setting_in_each_trial():
 def test_an_arms_config(steps):
     stage = {"full": {"layer_decay": 0.5}, "lora": {"options": {"rank": 2}}}
     given = CompareConfig(methods=("probe+full", "full", "lora"), trials=2, stage=stage)
-    compared = {arm.name: arm for arm in arms(given, port("resnet_basic"))}
+    compared = {arm.name: arm for arm in arms(given, {"": port("resnet_basic")})}
     base = tiny_config("resnet_basic", steps=steps, lr=0.123, method="lora", init="run:x", options=dict(rank=3))
     made = {
         name: jaxfer.config.resolve(arm_config(base, given, arm, arm.trials[1], 3, 2)) for name, arm in compared.items()
@@ -77,23 +77,35 @@ def test_an_arms_config(steps):
 
 
 def test_an_arm_may_start_from_another_source():
-    sources = {"textures": "run:y"}
-    given = CompareConfig(methods=("full", "full@textures", "probe+full@textures"), trials=2, sources=sources)
-    compared = {arm.name: arm for arm in arms(given, port("resnet_basic"))}
+    named = {"textures": "run:y", "unused": "run:z"}
+    given = CompareConfig(methods=("full", "full@textures", "probe+full@textures"), trials=2, sources=named)
+    assert sources(given) == ("textures",)
+    ports = {"": port("resnet_basic"), "textures": port("resnet_basic")}
+    compared = {arm.name: arm for arm in arms(given, ports)}
     assert compared["full@textures"].trials == compared["full"].trials, "the same method, tuned alike"
-    base = tiny_config("resnet_basic", steps=4, init="run:x")
-    inits = {
-        name: jaxfer.config.resolve(arm_config(base, given, arm, arm.trials[0], 0, 2)).run.init
-        for name, arm in compared.items()
-    }
-    assert inits == {"scratch": "scratch", "full": "run:x", "full@textures": "run:y", "probe+full@textures": "run:y"}
+    found = {name: arm.source for name, arm in compared.items()}
+    assert found == {"scratch": "", "full": "", "full@textures": "textures", "probe+full@textures": "textures"}
     with pytest.raises(InputError, match="the source of 'full@texture' is not in .*; nearest: 'textures'"):
-        found(methods=("full@texture",), sources=sources)
+        sources(CompareConfig(methods=("full@texture",), sources=named))
 
 
 def test_sources_are_set_from_the_command_line():
     config = jaxfer.config.override(jaxfer.config.base(), {"compare.sources.other": "run:y"})
     assert jaxfer.config.comparison(config).sources == {"other": "run:y"}
+    fields = {"model.name": "vit", "model.width": "8", "data.augment": "shift", "init": "run:z"}
+    config = jaxfer.config.override(
+        jaxfer.config.base(), {f"compare.sources.other.{name}": value for name, value in fields.items()}
+    )
+    assert jaxfer.config.comparison(config).sources["other"] == {
+        "init": "run:z",
+        "model": {"name": "vit", "width": 8},
+        "data": {"augment": ("shift",)},
+    }
+    with pytest.raises(InputError, match="unknown field config.model.widht"):
+        jaxfer.config.override(config, {"compare.sources.other.model.widht": "8"})
+    with pytest.raises(InputError, match="this source is 'run:y' .*; set config.compare.sources.one.init"):
+        one = jaxfer.config.override(jaxfer.config.base(), {"compare.sources.one": "run:y"})
+        jaxfer.config.override(one, {"compare.sources.one.head": "keep"})
 
 
 def test_hparams_of_add_ons_are_tuned_where_the_config_says_so():
