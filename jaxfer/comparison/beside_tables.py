@@ -41,18 +41,20 @@ def standing(judged: Mapping[str, Verdict]) -> str:
     return "; ".join(f"{word} {', '.join(arms)}" for word, arms in named.items() if arms)
 
 
-def cells(findings: Sequence[Finding], counts: Sequence[int]) -> tuple[list[str], list[list[str]]]:
-    """(headers, rows): of each measure its mean and the gain over scratch; * marks those that stand by Holm."""
-    headers, many = ["method"], len(counts) > 1
+def headers(findings: Sequence[Finding]) -> list[str]:
+    """Of the columns that `cells` fills: of each measure its mean and the gain over scratch."""
+    titles = []
     for part in findings[0].beside:
-        headers += [part.name] if part.before is not None else [part.name, "over scratch, 95 %"]
-    rows = []
-    for f in findings:
-        row = [f.arm]
-        for part, first in zip(f.beside, findings[0].beside, strict=True):
-            row += [_mean(part.test)] if first.before is not None else [_mean(part.test), _gain(part)]
-        rows.append([*([str(f.labels)] if many else []), *row])
-    return [*(["labels"] if many else []), *headers], rows
+        titles += [part.name] if part.before is not None else [part.name, f"{part.name} over scratch"]
+    return titles
+
+
+def cells(f: Finding, first: Finding) -> list[str]:
+    """An arm's cells; * marks gains that stand by Holm. `first` is the one that `headers` goes by."""
+    row = []
+    for part, told in zip(f.beside, first.beside, strict=True):
+        row += [_mean(part.test)] if told.before is not None else [_mean(part.test), _gain(part)]
+    return row
 
 
 def _gain(part: Beside) -> str:

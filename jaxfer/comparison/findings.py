@@ -36,6 +36,7 @@ class Finding:
       default: by seed, at the default setting.
       seconds: median seconds of a tuned run, compiling left out.
       params_trainable: of its last stage.
+      steps: that its runs took, of all trials and seeds together; without those of runs that diverged.
       curves: learning curve of each tuned run; their score is `curve_label`.
       curve_label: `val accuracy`, or `train accuracy` where val was evaluated at the end alone.
       verdict: against scratch; None for scratch, and where one of the two diverged.
@@ -54,6 +55,7 @@ class Finding:
     default: tuple[float, ...]
     seconds: float
     params_trainable: int
+    steps: int
     curves: tuple[Curve, ...]
     curve_label: str
     verdict: Verdict | None = None
@@ -91,6 +93,8 @@ def _finding(design: Design, choice: Selected, outcomes: Mapping[str, Outcome], 
     tuned = design.cells(choice.labels, choice.arm, trial)
     costs = [outcomes[p.key].result["cost"] for p in tuned if outcomes[p.key].result is not None]
     curves = [_curve(p, folder) for p in tuned]
+    tried = [p for each in range(design.config.trials) for p in design.cells(choice.labels, choice.arm, each)]
+    results = [outcomes[p.key].result for p in tried]
     return Finding(
         labels=choice.labels,
         arm=choice.arm,
@@ -100,6 +104,7 @@ def _finding(design: Design, choice: Selected, outcomes: Mapping[str, Outcome], 
         default=_test(design.cells(choice.labels, choice.arm, 0), outcomes),
         seconds=statistics.median(c["seconds"] - c["compile_seconds"] for c in costs) if costs else math.nan,
         params_trainable=costs[0]["params_trainable"] if costs else 0,
+        steps=sum(result["steps"] for result in results if result is not None),
         curves=tuple(curve for curve, _ in curves),
         curve_label=curves[0][1],
     )

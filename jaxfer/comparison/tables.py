@@ -26,6 +26,7 @@ from jaxfer.terminal import FILE, GLUE, NAME, NUMBER, TEXT, Column, Page, table
 COLUMNS = (
     *("labels", "method", "test_mean", "test_interval95", "default_mean", "effect", "effect_low", "effect_high"),
     *("verdict", "p_holm", "val_mean", "seconds", "params_trainable", "setting", "test_scores", "default_scores"),
+    "steps",
 )
 
 
@@ -91,10 +92,17 @@ def _verdict_page(
     return (
         f"# {title}: does the transfer help?\n\n{summary}\n\n{as_markdown(design, findings, baselines)}\n"
         f"{arms} arms x {trials} trials x {seeds} seeds, paired over the same seeds and splits; an arm has at most "
-        f"{steps:,} steps at each number of labels. {_chosen(design)}Selected on val: {RULE}. "
+        f"{steps:,} steps at each number of labels{_taken(findings, steps)}. {_chosen(design)}Selected on val: {RULE}. "
         "`default` is the first trial, at the method's own settings. The test split was read once, after "
         "`selection.json` was written, for the selected and the default trials; `protocol.json` says what was tried.\n"
-    ) + (f"\n{_beside(design, findings)}" if findings[0].beside else "")
+        f"{_signs(findings)}"
+    )
+
+
+def _taken(findings: Sequence[Finding], steps: int) -> str:
+    """Whether the arms took as many, by their results."""
+    fewer = [f"{f.arm} {f.steps:,}" + (f" at {f.labels:,}" if f.labels else "") for f in findings if f.steps != steps]
+    return f", and took fewer: {', '.join(fewer)}" if fewer else ", and took as many"
 
 
 def _chosen(design: Design) -> str:
@@ -106,19 +114,17 @@ def _chosen(design: Design) -> str:
     return f"Settings between the ends of each grid by {by}, seed {sampler['seed']}. "
 
 
-def _beside(design: Design, findings: Sequence[Finding]) -> str:
-    headers, rows = beside_tables.cells(findings, design.labels)
-    rule = ["---" if header == "method" else "---:" for header in headers]
-    body = "".join("| " + " | ".join(line) + " |\n" for line in (headers, rule, *rows))
+def _signs(findings: Sequence[Finding]) -> str:
+    """A line on the columns beside the metric, where there are some."""
     told = "Gains have each measure's own sign; * stands by Holm's correction for all its arms and measures."
-    return f"{body}\n{told}\n"
+    return f"\n{told}\n" if findings[0].beside else ""
 
 
 def as_csv(findings: Sequence[Finding], baselines: Sequence[BaselineScores]) -> str:
     """One row for each label count and arm, then one for each simple baseline."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow((*COLUMNS, *(part.name for part in findings[0].beside)))
     for f in findings:
         mean, interval = mean_interval(f.test)
         effect = (
@@ -128,13 +134,14 @@ def as_csv(findings: Sequence[Finding], baselines: Sequence[BaselineScores]) -> 
         writer.writerow(
             (f.labels, f.arm, *_six(mean, interval, statistics.fmean(f.default)), *_six(*effect))
             + (*stands, *_six(f.val), f"{f.seconds:.3f}", f.params_trainable)
-            + (_setting(f), " ".join(_six(*f.test)), " ".join(_six(*f.default)))
+            + (_setting(f), " ".join(_six(*f.test)), " ".join(_six(*f.default)), f.steps)
+            + _six(*(statistics.fmean(part.test) for part in f.beside))
         )
     for b in baselines:
         mean, interval = mean_interval(b.test)
         writer.writerow(
             (b.labels, b.name, *_six(mean, interval), *[""] * 6, *_six(b.best), "", "", f"{b.setting:g}")
-            + (" ".join(_six(*b.test)), "")
+            + (" ".join(_six(*b.test)), "", "", *[""] * len(findings[0].beside))
         )
     return text.getvalue()
 
@@ -150,8 +157,8 @@ def _setting(f: Finding) -> str:
 def as_markdown(design: Design, findings: Sequence[Finding], baselines: Sequence[BaselineScores]) -> str:
     """The table in Markdown."""
     headers, body = _cells(design, findings, baselines)
-    right = {"test", "default", "over scratch", "seconds", "trainable parameters", "labels"}
-    rule = ["---:" if any(header.startswith(word) for word in right) else "---" for header in headers]
+    left = {"method", "verdict", "setting"}
+    rule = ["---" if header in left else "---:" for header in headers]
     return "".join("| " + " | ".join(line) + " |\n" for line in (headers, rule, *body))
 
 
@@ -159,16 +166,8 @@ def as_text(design: Design, findings: Sequence[Finding], baselines: Sequence[Bas
     """The same table as plain text that fits `page`."""
     headers, body = _cells(design, findings, baselines)
     kinds = {"method": NAME, "over scratch, 95 %": TEXT, "verdict": TEXT, "setting": TEXT}
+    kinds |= {header: TEXT for header in headers if header.endswith(" over scratch")}
     columns = [Column(header, kinds.get(header, NUMBER)) for header in headers]
-    shown = [_laid(columns, body, page)]
-    if findings[0].beside:
-        headers, body = beside_tables.cells(findings, design.labels)
-        columns = [Column(header, kinds.get(header, NUMBER)) for header in headers]
-        shown.append(_laid(columns, body, page))
-    return "\n\n".join(shown)
-
-
-def _laid(columns: Sequence[Column], body: Sequence[Sequence[str]], page: Page) -> str:
     return table(columns, [[cell.replace(", ", f",{GLUE}") for cell in line] for line in body], page)
 
 
@@ -176,7 +175,8 @@ def _cells(
     design: Design, findings: Sequence[Finding], baselines: Sequence[BaselineScores]
 ) -> tuple[list[str], list[list[str]]]:
     metric = design.ready.stages[0].spec.task.monitor
-    headers = ["method", f"test {metric}, tuned", "default", "over scratch, 95 %", "verdict", "seconds"]
+    beside = beside_tables.headers(findings)
+    headers = ["method", f"test {metric}, tuned", "default", "over scratch, 95 %", "verdict", *beside, "seconds"]
     headers += ["trainable parameters", "setting"]
     many, body = len(design.labels) > 1, []
     for labels in design.labels:
@@ -186,10 +186,12 @@ def _cells(
                 verdict = f.verdict.outcome
                 effect = f"{f.verdict.effect.mean:+.3f} [{f.verdict.effect.low:+.3f}, {f.verdict.effect.high:+.3f}]"
             scores = [f.arm, _mean(f.test), number(statistics.fmean(f.default)), effect, verdict]
+            scores += beside_tables.cells(f, findings[0])
             cost = [number(f.seconds, digits=1), f"{f.params_trainable:,}", _setting(f)]
             body.append([*([str(labels)] if many else []), *scores, *cost])
         for b in (b for b in baselines if b.labels == labels):
-            body.append([*([str(labels)] if many else []), b.name, _mean(b.test), "", "", "", "", "", f"{b.setting:g}"])
+            blank = [""] * (len(beside) + 5)
+            body.append([*([str(labels)] if many else []), b.name, _mean(b.test), *blank, f"{b.setting:g}"])
     return [*(["labels"] if many else []), *headers], body
 
 
@@ -244,6 +246,7 @@ def as_json(design: Design, findings: Sequence[Finding], baselines: Sequence[Bas
                 "default": [_null(value) for value in f.default],
                 "seconds": _null(f.seconds),
                 "params_trainable": f.params_trainable,
+                "steps": f.steps,
                 "verdict": None
                 if f.verdict is None
                 else {

@@ -87,6 +87,11 @@ def test_what_is_written_and_read_again(compared, monkeypatch):
     with open(folder / "beside.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(found.findings) * 4 and rows[0]["measure"] == "ece"
+    with open(folder / "table.csv", newline="") as file:
+        first = next(csv.DictReader(file))
+    assert float(first["ece"]) == pytest.approx(np.mean(found.findings[0].beside[0].test), abs=1e-6)
+    (head, *_) = (line for line in (folder / "table.md").read_text().splitlines() if "method" in line)
+    assert "| verdict | ece | ece over scratch | macro_f1 |" in head and "| on the source | seconds |" in head
     content = json.loads((folder / "comparison.json").read_text())
     assert content["counted"] == "in all" and content["command"]["overrides"]["compare.examples"] == "20,10"
     assert [part["name"] for part in content["findings"][0]["beside"]][2:] == ["corrupted accuracy", "on the source"]
@@ -153,7 +158,7 @@ def test_cells_have_the_measures_own_sign_and_a_star_for_what_stands():
     found = [
         SimpleNamespace(arm=arm, labels=5, beside=part) for arm, part in zip(("scratch", "probe"), parts, strict=True)
     ]
-    headers, rows = beside_tables.cells(found, (5,))
-    assert headers == ["method", "ece", "over scratch, 95 %"] and rows[0][0] == "scratch" and rows[0][2] == ""
-    assert rows[1][2].startswith("-0.103 [-0.118") and rows[1][2].endswith("]*")
+    rows = [beside_tables.cells(each, found[0]) for each in found]
+    assert beside_tables.headers(found) == ["ece", "ece over scratch"] and rows[0][1] == ""
+    assert rows[1][1].startswith("-0.103 [-0.118") and rows[1][1].endswith("]*")
     assert beside_tables.lines(found[1:]) == ["ece against scratch: better probe."]

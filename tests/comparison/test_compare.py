@@ -125,11 +125,16 @@ def test_what_a_comparison_leaves(undisturbed):
     assert sorted(read) == selection["opened"] and 8 <= len(read) <= 16
     for f in found.findings:
         assert len(f.test) == len(f.default) == 2 and (f.verdict is None) == (f.arm == "scratch")
+        assert f.steps == 2 * 2 * 6, "of two trials and two seeds, as their results say"
         trial = protocol["arms"][f.arm].index(dict(f.setting))
         assert (f.test == f.default) or trial == 1
     assert [b.name for b in found.baselines] == ["majority class", "logistic regression on pixels"]
     assert found.baselines[0].test == (0.2, 0.2)
     assert found.sentences.endswith("seeds=2, too few: a 95 % interval is ± 9.0 standard deviations, ± 1.2 with 5.")
+    assert (
+        "an arm has at most 24 steps at each number of labels, and took as many."
+        in (folder / "verdict.md").read_text()
+    )
     assert "negative transfer" in found.sentences or "no evidence" in found.sentences or "helps" in found.sentences
 
 

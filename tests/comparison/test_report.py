@@ -15,7 +15,8 @@ from jaxfer.terminal import FILE, Page
 
 STAGE = SimpleNamespace(spec=SimpleNamespace(task=SimpleNamespace(monitor="accuracy")))
 PLAN = SimpleNamespace(ready=SimpleNamespace(stages=[STAGE]), labels=(5,))
-COMMON = dict(labels=5, val=0.5, seconds=1.25, params_trainable=77429, curves=(), curve_label="val accuracy")
+COMMON = dict(labels=5, val=0.5, seconds=1.25, params_trainable=77429, steps=80, curves=())
+COMMON |= {"curve_label": "val accuracy"}
 EFFECT = Interval(mean=0.05, low=-0.01, high=0.11, name="t")
 FOUND = [
     Finding(arm="scratch", setting={"lr": 0.001}, test=(0.5,), default=(0.5,), **COMMON),
