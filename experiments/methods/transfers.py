@@ -36,7 +36,7 @@ EFFICIENT = {
     "probe": {"method": "probe", "lr": 1e-2},
     **{name: {"method": name} for name in ("bitfit", "norm_tuning", "ssf", "lora", "dora", "vera", "loha", "lokr")},
     "lora, rank-stabilised": {"method": "lora", "options": {"scaling": "rank_stabilised"}},
-    "lora+": {"method": "lora", "options": {"b_rate": 16.0}, "lr": 3e-3 / 4},  # B at 4 times lora's rate, A at a quarter
+    "lora+": {"method": "lora", "options": {"b_rate": 16.0}, "lr": 3e-3 / 4},  # B at 4 x lora's rate, A at a quarter
     "lora, pissa": {"method": "lora", "options": {"start": "pissa"}},
     "lora, olora": {"method": "lora", "options": {"start": "olora"}},
     "oft": {"method": "oft"},

@@ -25,7 +25,7 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     from jaxfer.parallel import cluster
 
     cluster.refuse("compare")
-    shared.keep_programs(arguments, say=True)
     folder = shared.workdir(arguments, "compare")
     running = dict(executor=shared.executor(arguments), sampler=samplers.make(**shared.sampler_options(arguments)))
+    shared.keep_programs(arguments, say=True)
     jaxfer.compare(arguments.config, folder, overrides=overrides, **running)

@@ -28,8 +28,8 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from jaxfer.sweeps import samplers
 
     cluster.refuse("sweep")
-    shared.keep_programs(arguments, say=True)
     folder = shared.workdir(arguments, "sweep")
     chosen = samplers.make(**shared.sampler_options(arguments))
     running = dict(executor=shared.executor(arguments), sampler=chosen)
+    shared.keep_programs(arguments, say=True)
     return jaxfer.sweep(arguments.config, folder, overrides=overrides, **running).exit_code
