@@ -27,12 +27,25 @@ WEIGHT = "weight"  # hparams `weight/NAME`: of a stream's loss
 EVERY = "*"  # in place of a stream's name: `{EVERY: TASK}`, every stream with a task, one at least
 
 
+class SubStep(NamedTuple):
+    """One of the updates that a step is made of, each with gradients at the parameters that the one before left.
+
+    Attributes:
+      name: `ctx.substep` in `Method.loss`.
+      groups: whose parameters it moves; (): all. Moments of the others stay as they are.
+    """
+
+    name: str = ""
+    groups: tuple[str, ...] = ()
+
+
 class Taken(NamedTuple):
     """A step that was taken, as `update` sees it.
 
     Attributes:
       before: {path: trainable leaf} before the step.
-      gradients: {path: leaf} of the whole batch, as the first call of `next` in `Method.gradient` gave them.
+      gradients: {path: leaf} of the whole batch, as the first call of `next` in `Method.gradient` gave them; of several
+        sub-steps, the first one's.
       metrics: {name: [] float32} that the step logs.
     """
 
@@ -75,6 +88,7 @@ class Context:
         batch in its place; `model_state`, running statistics in place of the current ones; `intercept` and `taps`, as
         in `Port.forward`; `train`, for a training pass with dropout of its own (not in `measure`).
       taken: the step, in `update`; None elsewhere.
+      substep: the name of the sub-step that `loss` and `gradient` are of; "" in `update`, and of a step that is one.
     """
 
     apply: Callable[..., jax.Array]
@@ -91,6 +105,7 @@ class Context:
     others: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     forward: Callable[..., Any] | None = None
     taken: Taken | None = None
+    substep: str = ""
 
 
 @jax.tree_util.register_dataclass
@@ -186,6 +201,9 @@ class Method:
         of the trainable parameters, and the rest, which is handed on; it may be called twice, and with other hparams
         as a second argument (`weight/NAME` is that of a stream's loss). The rest is ({metric: (value, number of parts
         that it is the mean of, or None)}, running statistics); metrics may be added.
+      substeps: updates of which a step is made, one after the other, on the same batch and with the same rates, each
+        with a pass, a call of `loss` and of `gradient` of its own. The step logs what each is the first to log; its
+        `loss` and `grad_norm` are those of the first. (): the step is one update of all groups.
       update: (ctx, extra) -> extra of the same shapes after the step (queues, averages for the loss); under pmap its
         float leaves are averaged over the devices, each of which sees its own examples.
       merge: (params, extra) -> backbone params that alone give the adapted outputs, for export and the next stage; None
@@ -226,6 +244,7 @@ class Method:
     batch: Callable[[Context], Mapping[str, Any]] | None = None
     loss: Callable[[Context, jax.Array], tuple[jax.Array, dict[str, jax.Array]]] = task_loss
     gradient: Callable[[Gradients, Context, Params], tuple[Params, Any]] = lambda next, ctx, trainable: next(trainable)
+    substeps: tuple[SubStep, ...] = ()
     update: Callable[[Context, Any], Any] = lambda ctx, extra: extra
     merge: Callable[[Params, Any], Params] | None = lambda params, extra: params
     others: tuple[str, ...] = ()
