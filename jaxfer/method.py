@@ -88,6 +88,7 @@ class Context:
         batch in its place; `model_state`, running statistics in place of the current ones; `intercept` and `taps`, as
         in `Port.forward`; `train`, for a training pass with dropout of its own (not in `measure`).
       taken: the step, in `update`; None elsewhere.
+      model_state: running statistics before the step's pass, or the sub-step's; None in `measure`.
       substep: the name of the sub-step that `loss` and `gradient` are of; "" in `update`, and of a step that is one.
     """
 
@@ -105,6 +106,7 @@ class Context:
     others: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     forward: Callable[..., Any] | None = None
     taken: Taken | None = None
+    model_state: Any = None
     substep: str = ""
 
 

@@ -153,7 +153,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
         def context(params, batch, key, substep="", model_state=state.model_state, hparams=state.hparams, **kept):
             evaluate = evaluation(port, model_state, batch)
             forward = another_pass(port, model_state, batch, lambda: settings(jax.random.fold_in(key, ANOTHER)))
-            kept = {"others": others, "forward": forward, "substep": substep, **kept}
+            kept |= {"others": others, "forward": forward, "substep": substep, "model_state": model_state}
             return Context(evaluate, task, batch, params, state.extra, hparams, groups, state.step, key, **kept)
 
         def loss_fn(hparams, substep, still, begun, trainable, model_state, batch, key):
@@ -197,7 +197,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
             """(trainable leaves, running statistics, optimizer's state, gradients, metrics) after a sub-step."""
             own = jax.random.fold_in(key, SUBSTEP + number) if number else key
             moving = [path for path in now if not substep.groups or groups[path] in substep.groups]
-            if not moving:
+            if substep.groups and not moving:
                 raise InputError(
                     f"the method's sub-step {substep.name!r} moves {' and '.join(substep.groups)}, of which nothing is "
                     "trained; freeze less, or use another method"
