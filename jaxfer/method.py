@@ -24,6 +24,9 @@ Params = Any
 # stream with a task and a head of its own.
 UNLABELLED, SAME, TASK = STREAM_KINDS = ("unlabelled", "same", "task")
 WEIGHT = "weight"  # hparams `weight/NAME`: of a stream's loss
+# What begins at the trained network where evaluation adapts: every batch; each evaluation of a split; or a sequence of
+# them, one corruption of a split after the other (`jaxfer.robustness`), and an evaluation by itself.
+EPISODIC, ONLINE, CONTINUAL = RESETS = ("episodic", "online", "continual")
 EVERY = "*"  # in place of a stream's name: `{EVERY: TASK}`, every stream with a task, one at least
 
 
@@ -139,12 +142,12 @@ class Adapting:
       step: (what is kept, those params, forward, batch) -> (the batch's outputs, what is kept then). `forward` is of
         backbone params, and of another batch if one is given: outputs under the statistics of that batch alone, with
         nothing dropped.
-      episodic: whether every batch begins at `start`; else each evaluation of a split does.
+      reset: one of RESETS.
     """
 
     start: Callable[[Params], Any]
     step: Callable[..., tuple[jax.Array, Any]]
-    episodic: bool
+    reset: str
 
 
 NOTHING = Given()
