@@ -194,6 +194,8 @@ class Method:
         one pass with one set of batch statistics. `ctx.streams` has their outputs. A stream with a task joins it,
         and its loss is added, for every method. The name of an UNLABELLED stream in place of a kind: the examples of
         that one once more, augmented anew. {EVERY: TASK}: there must be one with a task, whatever its name.
+      separate: whether these streams and the main batch each pass by themselves, one after the other, with batch
+        statistics of their own, in place of one pass.
       weights: (params) -> {stream: weight of its loss, in place of the config's}: weights that are learned. None: the
         config's.
       main: whether the main batch passes through the network in training. Without it streams do alone: `outputs` of
@@ -244,6 +246,7 @@ class Method:
     adapt: Adapting | None = None
     taps: tuple[str, ...] = ()
     streams: Mapping[str, str] = field(default_factory=dict)
+    separate: bool = False
     weights: Callable[[Params], Mapping[str, jax.Array]] | None = None
     main: bool = True
     batch: Callable[[Context], Mapping[str, Any]] | None = None

@@ -175,6 +175,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
                 intercept=method.intercept(params, state.extra),
                 taps=method.taps,
                 main=method.main,
+                separate=method.separate,
             )
             ctx = context(params, batch, key, substep, begun, hparams, taps=taps, streams=shown)
             loss, logged = method.loss(ctx, outputs)

@@ -31,13 +31,14 @@ FORMS = ("paper", "joint")
 LEARN, PART, AGREE = SubStep("learn"), SubStep("part", ("head", "second_head")), SubStep("agree", ("backbone",))
 
 
-def method(port: Port, *, form: str = "paper", discrepancy_steps: int = 4) -> Method:
+def method(port: Port, *, form: str = "paper", discrepancy_steps: int = 4, norms: str = "joint") -> Method:
     """Groups: `head`, `second_head`, `backbone`. Reads the stream `target`.
 
     Args:
       port: the model.
       form: `paper`: three updates one after the other; `joint`: one, by a reversed gradient.
       discrepancy_steps: how often C is done in a step.
+      norms: as in `_domains`: `joint` or `separate`.
 
     Hparams: `trade_off`, the weight of the discrepancy in B and C; `balance`.
     """
@@ -86,6 +87,7 @@ def method(port: Port, *, form: str = "paper", discrepancy_steps: int = 4) -> Me
         merge=without("mcd"),
         taps=(FEATURES,),
         streams=_domains.STREAMS,
+        separate=_domains.apart(norms),
         tasks=("classification",),
         whole_batch=True,  # the balance is of a batch's mean
         hparams={
