@@ -150,6 +150,28 @@ class Adapting:
     reset: str
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pass:
+    """A pass over all training examples of a stream: before a stage's first step, and again at equal intervals.
+
+    Attributes:
+      stream: its name; examples are read as in evaluation, without augmentation.
+      times: how many in a stage: one every `steps // times` steps, at least one step apart.
+      rows: (ctx) -> a tree of [batch, ...] on the device, in evaluation mode; `ctx.batch` is a batch of the stream.
+      kept: (rows, state) -> `extra` of the same shapes for the steps that follow, on the host; rows are a tree of
+        [examples, ...], state is the State before the step. What it takes of the State must be a copy.
+    """
+
+    stream: str
+    times: int
+    rows: Callable[[Context], Any]
+    kept: Callable[[Any, Any], Any]
+
+    def due(self, done: int, steps: int) -> bool:
+        """Whether there is one after so many steps of a stage of `steps`."""
+        return done % max(1, steps // self.times) == 0
+
+
 NOTHING = Given()
 Gradients = Callable[..., tuple[Params, Any]]
 
@@ -198,6 +220,7 @@ class Method:
         statistics of their own, in place of one pass.
       weights: (params) -> {stream: weight of its loss, in place of the config's}: weights that are learned. None: the
         config's.
+      passes: a pass over a stream's examples between steps, from which `extra` is made anew; None: there is none.
       main: whether the main batch passes through the network in training. Without it streams do alone: `outputs` of
         `loss` are None, there are no `ctx.taps`, and no scores are logged; its examples are in `ctx.batch` as always.
       batch: (ctx) -> the examples that this step trains on in place of `ctx.batch`: its fields, changed, and others,
@@ -248,6 +271,7 @@ class Method:
     streams: Mapping[str, str] = field(default_factory=dict)
     separate: bool = False
     weights: Callable[[Params], Mapping[str, jax.Array]] | None = None
+    passes: Pass | None = None
     main: bool = True
     batch: Callable[[Context], Mapping[str, Any]] | None = None
     loss: Callable[[Context, jax.Array], tuple[jax.Array, dict[str, jax.Array]]] = task_loss

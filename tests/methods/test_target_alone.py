@@ -15,7 +15,7 @@ from jaxfer.methods import adabn, adda, shot
 from jaxfer.models.port import FEATURES, Training
 from jaxfer.rules import flatten
 from jaxfer.step import make_train_step
-from tests.experiments import batches, tiny_stage, train
+from tests.experiments import backbone, batches, tiny_stage, train
 
 
 def equal(tree, other):
@@ -199,7 +199,29 @@ def test_pseudo_labels_are_the_papers_where_all_of_the_target_is_one_batch():
 
 
 def test_a_step_of_shot_by_hand():
-    stage = tiny_stage("vit_cls", method="shot", options={"pseudo": 0.5, "memory": 0.9}, lr=0.0)
+    """Labels are those of the network and the centroids of the last pass, and not of the network as it is."""
+    stage = tiny_stage("resnet_basic", method="shot", options={"pseudo": 0.5}, lr=0.0)
+    state, (batch,), port = entered(stage), batches(stage, 1), stage.spec.port
+    before = backbone(stage, 7)
+    sums = np.random.default_rng(0).normal(size=(3, 13)).astype(np.float32)
+    centroids = {"sums": sums, "counts": np.float32([3.0, 0.0, 2.0])}
+    state = state.replace(extra={"centroids": centroids, "params": flatten(before[0]), "model_state": before[1]})
+    x = np.asarray(port.forward(*before, batch["target"], taps=(FEATURES,)).taps[FEATURES], np.float64)
+    x = np.concatenate([x, np.ones((8, 1))], axis=1)
+    cosines = x @ (centroids["sums"] / np.linalg.norm(centroids["sums"], axis=1, keepdims=True)).T
+    labels = np.where([True, False, True], cosines, -np.inf).argmax(1)  # a class without examples is none's
+    settings = Training(key=jax.random.key(0), live=stage.spec.live, eval_norms=frozenset())
+    own = port.forward(state.params, state.model_state, batch["target"], training=settings).outputs
+    cross = optax.softmax_cross_entropy_with_integer_labels(own, labels).mean()
+    unsure, spread = shot.information(own)
+    after, metrics = jax.jit(make_train_step(stage.spec))(state, batch)
+    assert float(metrics["loss"]) == pytest.approx(float(unsure - spread + 0.5 * cross), rel=1e-5)
+    assert equal(after.extra, state.extra) and len(set(labels.tolist())) == 2
+
+
+def test_a_step_of_the_running_form_by_hand():
+    options = {"form": "running", "pseudo": 0.5, "memory": 0.9}
+    stage = tiny_stage("vit_cls", method="shot", options=options, lr=0.0)
     state, (batch,), port = entered(stage), batches(stage, 1), stage.spec.port
     passed = port.forward(state.params, {}, batch["target"], taps=(FEATURES,))
     outputs = np.asarray(passed.outputs, np.float64)
