@@ -24,7 +24,22 @@ Params = Any
 # stream with a task and a head of its own.
 UNLABELLED, SAME, TASK = STREAM_KINDS = ("unlabelled", "same", "task")
 WEIGHT = "weight"  # hparams `weight/NAME`: of a stream's loss
+# What begins at the trained network where evaluation adapts: every batch; each evaluation of a split; or a sequence of
+# them, one corruption of a split after the other (`jaxfer.robustness`), and an evaluation by itself.
+EPISODIC, ONLINE, CONTINUAL = RESETS = ("episodic", "online", "continual")
 EVERY = "*"  # in place of a stream's name: `{EVERY: TASK}`, every stream with a task, one at least
+
+
+class SubStep(NamedTuple):
+    """One of the updates that a step is made of, each with gradients at the parameters that the one before left.
+
+    Attributes:
+      name: `ctx.substep` in `Method.loss`.
+      groups: whose parameters it moves; (): all. Moments of the others stay as they are.
+    """
+
+    name: str = ""
+    groups: tuple[str, ...] = ()
 
 
 class Taken(NamedTuple):
@@ -32,7 +47,8 @@ class Taken(NamedTuple):
 
     Attributes:
       before: {path: trainable leaf} before the step.
-      gradients: {path: leaf} of the whole batch, as the first call of `next` in `Method.gradient` gave them.
+      gradients: {path: leaf} of the whole batch, as the first call of `next` in `Method.gradient` gave them; of several
+        sub-steps, the first one's.
       metrics: {name: [] float32} that the step logs.
     """
 
@@ -75,6 +91,8 @@ class Context:
         batch in its place; `model_state`, running statistics in place of the current ones; `intercept` and `taps`, as
         in `Port.forward`; `train`, for a training pass with dropout of its own (not in `measure`).
       taken: the step, in `update`; None elsewhere.
+      model_state: running statistics before the step's pass, or the sub-step's; None in `measure`.
+      substep: the name of the sub-step that `loss` and `gradient` are of; "" in `update`, and of a step that is one.
     """
 
     apply: Callable[..., jax.Array]
@@ -91,6 +109,8 @@ class Context:
     others: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     forward: Callable[..., Any] | None = None
     taken: Taken | None = None
+    model_state: Any = None
+    substep: str = ""
 
 
 @jax.tree_util.register_dataclass
@@ -122,12 +142,34 @@ class Adapting:
       step: (what is kept, those params, forward, batch) -> (the batch's outputs, what is kept then). `forward` is of
         backbone params, and of another batch if one is given: outputs under the statistics of that batch alone, with
         nothing dropped.
-      episodic: whether every batch begins at `start`; else each evaluation of a split does.
+      reset: one of RESETS.
     """
 
     start: Callable[[Params], Any]
     step: Callable[..., tuple[jax.Array, Any]]
-    episodic: bool
+    reset: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pass:
+    """A pass over all training examples of a stream: before a stage's first step, and again at equal intervals.
+
+    Attributes:
+      stream: its name; examples are read as in evaluation, without augmentation.
+      times: how many in a stage: one every `steps // times` steps, at least one step apart.
+      rows: (ctx) -> a tree of [batch, ...] on the device, in evaluation mode; `ctx.batch` is a batch of the stream.
+      kept: (rows, state) -> `extra` of the same shapes for the steps that follow, on the host; rows are a tree of
+        [examples, ...], state is the State before the step. What it takes of the State must be a copy.
+    """
+
+    stream: str
+    times: int
+    rows: Callable[[Context], Any]
+    kept: Callable[[Any, Any], Any]
+
+    def due(self, done: int, steps: int) -> bool:
+        """Whether there is one after so many steps of a stage of `steps`."""
+        return done % max(1, steps // self.times) == 0
 
 
 NOTHING = Given()
@@ -174,8 +216,11 @@ class Method:
         one pass with one set of batch statistics. `ctx.streams` has their outputs. A stream with a task joins it,
         and its loss is added, for every method. The name of an UNLABELLED stream in place of a kind: the examples of
         that one once more, augmented anew. {EVERY: TASK}: there must be one with a task, whatever its name.
+      separate: whether these streams and the main batch each pass by themselves, one after the other, with batch
+        statistics of their own, in place of one pass.
       weights: (params) -> {stream: weight of its loss, in place of the config's}: weights that are learned. None: the
         config's.
+      passes: a pass over a stream's examples between steps, from which `extra` is made anew; None: there is none.
       main: whether the main batch passes through the network in training. Without it streams do alone: `outputs` of
         `loss` are None, there are no `ctx.taps`, and no scores are logged; its examples are in `ctx.batch` as always.
       batch: (ctx) -> the examples that this step trains on in place of `ctx.batch`: its fields, changed, and others,
@@ -186,6 +231,9 @@ class Method:
         of the trainable parameters, and the rest, which is handed on; it may be called twice, and with other hparams
         as a second argument (`weight/NAME` is that of a stream's loss). The rest is ({metric: (value, number of parts
         that it is the mean of, or None)}, running statistics); metrics may be added.
+      substeps: updates of which a step is made, one after the other, on the same batch and with the same rates, each
+        with a pass, a call of `loss` and of `gradient` of its own. The step logs what each is the first to log; its
+        `loss` and `grad_norm` are those of the first. (): the step is one update of all groups.
       update: (ctx, extra) -> extra of the same shapes after the step (queues, averages for the loss); under pmap its
         float leaves are averaged over the devices, each of which sees its own examples.
       merge: (params, extra) -> backbone params that alone give the adapted outputs, for export and the next stage; None
@@ -221,11 +269,14 @@ class Method:
     adapt: Adapting | None = None
     taps: tuple[str, ...] = ()
     streams: Mapping[str, str] = field(default_factory=dict)
+    separate: bool = False
     weights: Callable[[Params], Mapping[str, jax.Array]] | None = None
+    passes: Pass | None = None
     main: bool = True
     batch: Callable[[Context], Mapping[str, Any]] | None = None
     loss: Callable[[Context, jax.Array], tuple[jax.Array, dict[str, jax.Array]]] = task_loss
     gradient: Callable[[Gradients, Context, Params], tuple[Params, Any]] = lambda next, ctx, trainable: next(trainable)
+    substeps: tuple[SubStep, ...] = ()
     update: Callable[[Context, Any], Any] = lambda ctx, extra: extra
     merge: Callable[[Params, Any], Params] | None = lambda params, extra: params
     others: tuple[str, ...] = ()

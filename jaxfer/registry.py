@@ -143,6 +143,8 @@ class Room:
         # Of all files only the one is read: a config asks for its members' schemas many times.
         if not named or not any(self._members(folder, f"{name}.py") for folder in self._folders()):
             if not named or name not in _entry_points(self.folder):
+                if named and self.package == METHODS.package and name in {*METHODS.names(), *ADDS.names()}:
+                    raise InputError(_other(name, self.kind))
                 raise InputError(f"unknown {self.kind} {name!r}{nearest(str(name), self.names())}{_searched()}")
             module = _entry_points(self.folder)[name]
         if module not in sys.modules:
@@ -215,6 +217,13 @@ def _schema(factory: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
         for p in inspect.signature(factory).parameters.values()
         if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
     }
+
+
+def _other(name: str, wanted: str) -> str:
+    """What is wrong with the name of an add-on in place of a method's, or the other way round."""
+    if wanted == METHODS.kind:
+        return f"{name!r} is an add-on, which goes on any method: --config.method=full --config.adds={name}"
+    return f"{name!r} is a method, and config.adds takes add-ons alone: --config.method={name}"
 
 
 def _searched() -> str:

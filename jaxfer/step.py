@@ -12,17 +12,20 @@ import jax.numpy as jnp
 import optax
 
 from jaxfer import streams as beside
+from jaxfer.errors import InputError
 from jaxfer.measuring import another_pass, evaluation
-from jaxfer.method import FROZEN, Context, Method, Taken
+from jaxfer.method import FROZEN, Context, Method, SubStep, Taken
 from jaxfer.models.execution import PLAIN, Execution
 from jaxfer.models.port import Port, Training
-from jaxfer.optim import Leaf, make_tx
+from jaxfer.optim import Leaf, make_tx, of_groups
 from jaxfer.rules import flatten, unflatten
 from jaxfer.state import State, copied
 from jaxfer.streams import StreamSpec
 from jaxfer.task import Task
 
-ANOTHER, VIEW = 2**31, 2**31 + 1  # folded into a step's key: of another pass, and of a random view
+# Folded into a step's key: of another pass, of a random view, and of each sub-step after the first.
+ANOTHER, VIEW, SUBSTEP = 2**31, 2**31 + 1, 2**31 + 2
+WHOLE = SubStep()  # moves all
 Batch = Mapping[str, Any]  # of arrays; a stream, or what another network reads of the same examples, is a dict in it
 
 
@@ -147,14 +150,14 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
         def settings(key):
             return Training(key=key, live=spec.live, eval_norms=spec.eval_norms, dropout=spec.dropout)
 
-        def context(params, batch, key, taps=None, shown=None, hparams=state.hparams, taken=None):
-            evaluate, extra = evaluation(port, state.model_state, batch), state.extra
-            forward = another_pass(port, state.model_state, batch, lambda: settings(jax.random.fold_in(key, ANOTHER)))
-            kept = (taps or {}, shown or {}, others, forward, taken)
-            return Context(evaluate, task, batch, params, extra, hparams, groups, state.step, key, *kept)
+        def context(params, batch, key, substep="", model_state=state.model_state, hparams=state.hparams, **kept):
+            evaluate = evaluation(port, model_state, batch)
+            forward = another_pass(port, model_state, batch, lambda: settings(jax.random.fold_in(key, ANOTHER)))
+            kept |= {"others": others, "forward": forward, "substep": substep, "model_state": model_state}
+            return Context(evaluate, task, batch, params, state.extra, hparams, groups, state.step, key, **kept)
 
-        def loss_fn(hparams, trainable, model_state, batch, key):
-            params = unflatten({**frozen, **trainable})
+        def loss_fn(hparams, substep, still, begun, trainable, model_state, batch, key):
+            params = unflatten({**frozen, **still, **trainable})
             if method.weights is not None:
                 learned = method.weights(params)
                 hparams = {**hparams, **{f"{beside.WEIGHT}/{name}": weight for name, weight in learned.items()}}
@@ -172,8 +175,10 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
                 intercept=method.intercept(params, state.extra),
                 taps=method.taps,
                 main=method.main,
+                separate=method.separate,
             )
-            loss, logged = method.loss(context(params, batch, key, taps, shown, hparams), outputs)
+            ctx = context(params, batch, key, substep, begun, hparams, taps=taps, streams=shown)
+            loss, logged = method.loss(ctx, outputs)
             added, others = beside.losses(streams, shown, batch, hparams)
             scores = task.trained(outputs, batch, hparams) if method.main else {}
             if spec.accumulate > 1 or axis is not None:
@@ -189,23 +194,41 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
 
         found = []  # gradients, a call each
 
-        def whole_batch(trainable, hparams=state.hparams):
-            gradient = jax.grad(functools.partial(loss_fn, hparams), has_aux=True)
-            grads, (parts, model_state) = _accumulated(gradient, spec.accumulate)(
-                trainable, state.model_state, batch, key
-            )
-            if axis is not None:
-                grads, parts = _over_devices(grads, parts, axis)
-            found.append(grads)
-            return grads, (parts, model_state)
+        def moved(number, substep, now, model_state, opt_state, metrics):
+            """(trainable leaves, running statistics, optimizer's state, gradients, metrics) after a sub-step."""
+            own = jax.random.fold_in(key, SUBSTEP + number) if number else key
+            moving = [path for path in now if not substep.groups or groups[path] in substep.groups]
+            if substep.groups and not moving:
+                raise InputError(
+                    f"the method's sub-step {substep.name!r} moves {' and '.join(substep.groups)}, of which nothing is "
+                    "trained; freeze less, or use another method"
+                )
 
-        before = context(state.params, batch, key)
-        grads, (parts, model_state) = method.gradient(whole_batch, before, trainable)
-        metrics = {name: value for name, (value, _) in parts.items()}
-        updates, opt_state = spec.tx(state.hparams, state.step).update(
-            grads, state.opt_state, trainable, value=metrics["loss"]
-        )
-        params = unflatten({**frozen, **optax.apply_updates(trainable, updates)})
+            def whole_batch(trainable, hparams=state.hparams):
+                still = {path: x for path, x in trainable.items() if path not in moving}
+                at = functools.partial(loss_fn, hparams, substep.name, still, model_state)
+                gradient = _accumulated(jax.grad(at, has_aux=True), spec.accumulate)
+                grads, (parts, after) = gradient({path: trainable[path] for path in moving}, model_state, batch, own)
+                if axis is not None:
+                    grads, parts = _over_devices(grads, parts, axis)
+                found.append({path: grads[path] if path in grads else jnp.zeros_like(now[path]) for path in now})
+                return found[-1], (parts, after)
+
+            before = context(unflatten({**frozen, **now}), batch, own, substep.name, model_state)
+            grads, (parts, after) = method.gradient(whole_batch, before, now)
+            metrics = {**{name: value for name, (value, _) in parts.items()}, **metrics}
+            updates, opt_after = spec.tx(state.hparams, state.step).update(grads, opt_state, now, value=metrics["loss"])
+            if number or substep.groups:
+                moves = substep.groups or set(groups.values())
+                opt_after = of_groups(moves, opt_after, opt_state, watched=not number)
+            now = {**now, **optax.apply_updates(*({path: tree[path] for path in moving} for tree in (now, updates)))}
+            return now, after, opt_after, grads, metrics
+
+        now, model_state, opt_state, metrics, norm = trainable, state.model_state, state.opt_state, {}, None
+        for number, substep in enumerate(method.substeps or (WHOLE,)):
+            now, model_state, opt_state, grads, metrics = moved(number, substep, now, model_state, opt_state, metrics)
+            norm = optax.tree.norm(grads) if norm is None else norm
+        params = unflatten({**frozen, **now})
         taken = Taken(trainable, (found or [grads])[0], metrics)
         extra = method.update(context(params, batch, key, taken=taken), state.extra)
         if axis is not None:  # values computed from this device's examples are averaged, kept values are not
@@ -213,7 +236,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
         state = state.replace(
             step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state, extra=extra
         )
-        return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
+        return state, {**metrics, "grad_norm": norm}
 
     return train_step
 

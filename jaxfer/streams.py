@@ -1,8 +1,9 @@
 """Streams of a step: examples beside the main batch, in its forward pass or after it.
 
 A stream joins the main batch in one pass, so that batch statistics are of both, in training and in what evaluation
-keeps of them. A stream with a task has a head of its own, and its loss is added. It has a pass of its own where one of
-the two tasks reads pairs of texts apart and the other does not.
+keeps of them; where the method says so, each passes by itself, and running statistics follow in turn. A stream with a
+task has a head of its own, and its loss is added. It has a pass of its own where one of the two tasks reads pairs of
+texts apart and the other does not.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jaxfer.registry import TASKS
 from jaxfer.task import Mean, Task
 
 Batch = Mapping[str, Any]
+MAIN = ""  # the main batch, among streams
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,7 @@ def forward(
     *,
     taps: Sequence[str],
     main: bool = True,
+    separate: bool = False,
     **how,
 ) -> tuple[Passed, dict[str, Streamed]]:
     """The training forward of the main batch with the streams that join it, then of the others.
@@ -80,6 +83,7 @@ def forward(
       batch: the main stream's fields, and a dict for each other stream.
       taps: as `Method.taps`.
       main: as `Method.main`.
+      separate: as `Method.separate`.
       how: `training` and `intercept` of `Port.forward`.
 
     Returns:
@@ -92,13 +96,19 @@ def forward(
     asked = dict.fromkeys((*taps, *((before,) if own_head else ())))
     if not streams:
         return port.forward(params, model_state, batch, taps=tuple(taps), **how), {}
-    own = [batch] if main else []
-    read = [*own, *(batch[s.name] for s in joined)]
-    together = {name: jnp.concatenate([fields[name] for fields in read]) for name in port.inputs}
-    passed = port.forward(params, model_state, together, taps=tuple(asked), **how)
-    pieces = _pieces((passed.outputs, passed.taps), [fields[port.inputs[0]].shape[0] for fields in read])
-    model_state, shown = passed.model_state, {}
-    for stream, (outputs, kept) in zip(joined, pieces[len(own) :], strict=True):
+    read = {**({MAIN: batch} if main else {}), **{s.name: batch[s.name] for s in joined}}
+    pieces, shown = {}, {}
+    for names in [[name] for name in read] if separate else [list(read)]:
+        together = {name: jnp.concatenate([read[own][name] for own in names]) for name in port.inputs}
+        training = how["training"]
+        if separate and names != [MAIN]:
+            training = dataclasses.replace(training, key=_key(training.key, names[0]))
+        passed = port.forward(params, model_state, together, taps=tuple(asked), **{**how, "training": training})
+        model_state = passed.model_state
+        sizes = [read[own][port.inputs[0]].shape[0] for own in names]
+        pieces |= zip(names, _pieces((passed.outputs, passed.taps), sizes), strict=True)
+    for stream in joined:
+        outputs, kept = pieces[stream.name]
         if stream.task is not None:
             fields = {**batch[stream.name], port.inputs[0]: kept[before]}
             outputs = stream.port.forward(params, model_state, fields, begin=head, **how).outputs
@@ -111,7 +121,7 @@ def forward(
         shown[stream.name] = Streamed(own.outputs, {})
     if not main:
         return Passed(None, model_state, {}), shown
-    outputs, kept = pieces[0]
+    outputs, kept = pieces[MAIN]
     return Passed(outputs, model_state, {name: kept[name] for name in taps}), shown
 
 

@@ -10,7 +10,7 @@ import pytest
 import jaxfer.methods
 from jaxfer import config as config_module
 from jaxfer.errors import InputError
-from jaxfer.registry import METHODS, MODELS, SOURCES, TASKS, Room
+from jaxfer.registry import ADDS, METHODS, MODELS, SOURCES, TASKS, Room
 
 DROPPED = '''
 from __future__ import annotations
@@ -166,3 +166,12 @@ def test_a_dropped_file_is_suggested_for_a_misspelling(dropped):
 
 def test_the_room_forgets_a_file_that_is_gone():
     assert "dropped" not in METHODS.names()
+
+
+def test_an_add_on_in_place_of_a_method_says_how_to_write_it():
+    with pytest.raises(InputError, match="'tent' is an add-on, .*: --config.method=full --config.adds=tent$"):
+        METHODS.get("tent")
+    with pytest.raises(InputError, match="'lora' is a method, and config.adds .* alone: --config.method=lora$"):
+        ADDS.get("lora")
+    with pytest.raises(InputError, match="unknown add-on 'tend'; nearest: 'tent'"):
+        ADDS.get("tend")

@@ -22,7 +22,7 @@ def runs(folder: Path) -> list[dict[str, str]]:
     found = []
     for cell in json.loads((folder / "cells.json").read_text()):
         test = json.loads((folder / cell["folder"] / "result.json").read_text())["metrics"]["test"]
-        pair, seed = cell["arg"], str(cell["overrides"]["seed"])
+        pair, seed = cell["arg"].partition(",")[0], str(cell["overrides"]["seed"])
         line = {"pair": pair, "method": cell["group"], "seed": seed}
         measures = [name for name in MEASURES if name in test]
         found.append({**line, **{name: f"{test[f'target/{name}']:.6f}" for name in measures}})

@@ -9,17 +9,15 @@ import jax.numpy as jnp
 import optax
 
 from jaxfer.errors import InputError
-from jaxfer.method import Method
-
-RESETS = ("episodic", "online")
+from jaxfer.method import RESETS, Method
 
 
 def check(name: str, method: Method, reset: str, **positive: float) -> None:
     """`InputError` for options out of range, or a method that this add-on can't be put on."""
     if reset not in RESETS:
         raise InputError(
-            f"options.reset: {name} has no default; expected 'episodic' (after every batch) or 'online' (at the start "
-            f"of each evaluation), found {reset!r}"
+            f"options.reset: {name} expects 'episodic' (after every batch), 'online' (at the start of each evaluation) "
+            f"or 'continual' (kept from one corruption to the next), found {reset!r}"
         )
     for option, value in positive.items():
         if not value > 0:

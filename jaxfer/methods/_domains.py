@@ -1,7 +1,9 @@
 """What methods of domain adaptation share: both domains' features, distances between them, and adversaries.
 
 They read the stream `target`, whose labels are sealed. The backbone sees both domains in one pass, with batch
-statistics of both.
+statistics of both (norms=joint), as TLlib's DANN, CDAN and MDD do; or each in a pass of its own, with its own
+(norms=separate), as TLlib's DAN and the authors' MCD. Running statistics, which evaluation has for every domain, follow
+the batches of both, in turn where these are apart, the target's last.
 """
 
 from __future__ import annotations
@@ -17,6 +19,14 @@ from jaxfer.method import UNLABELLED, Context, Method, task_loss
 from jaxfer.models.port import FEATURES, Port
 
 STREAMS = {"target": UNLABELLED}
+NORMS = JOINT, SEPARATE = "joint", "separate"
+
+
+def apart(norms: str) -> bool:
+    """Whether each domain has batch statistics of its own: the option `norms`, checked."""
+    if norms not in NORMS:
+        raise InputError(f"options.norms: expected {' or '.join(NORMS)}, found {norms!r}")
+    return norms == SEPARATE
 
 
 def check_vectors(name: str, port: Port) -> None:
@@ -46,6 +56,7 @@ def aligned(
     distance: Callable[[jax.Array, jax.Array, Context, jax.Array], jax.Array],
     *,
     logged_as: str,
+    norms: str,
     tasks: tuple[str, ...] = (),
 ) -> Method:
     """Fine-tuning with a distance between the domains: loss + trade_off * distance.
@@ -55,6 +66,7 @@ def aligned(
       port: the model.
       distance: (features of the source [batch, width], of the target, the step's context, its outputs) -> [].
       logged_as: what the distance is called among the metrics.
+      norms: `joint` or `separate` batch statistics.
       tasks: that the method learns; empty: all.
     """
 
@@ -66,14 +78,15 @@ def aligned(
         value, logged = task_loss(ctx, outputs)
         source, target = features(ctx)
         check_pairs(name, source, target)
-        apart = distance(source, target, ctx, outputs)
-        return value + ctx.hparams["trade_off"] * apart, {**logged, logged_as: apart}
+        found = distance(source, target, ctx, outputs)
+        return value + ctx.hparams["trade_off"] * found, {**logged, logged_as: found}
 
     return Method(
         rules=((f"{port.head}/.*", "head"), (".*", "backbone")),
         init=init,
         taps=(FEATURES,),
         streams=STREAMS,
+        separate=apart(norms),
         loss=loss,
         tasks=tasks,
         whole_batch=True,

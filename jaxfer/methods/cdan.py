@@ -20,7 +20,15 @@ LARGEST = 4096  # numbers of an outer product
 
 
 def method(
-    port: Port, *, hidden: int = 1024, layers: int = 2, entropy: bool = False, jointly: bool = False, random: int = 1024
+    port: Port,
+    *,
+    hidden: int = 1024,
+    layers: int = 2,
+    entropy: bool = False,
+    jointly: bool = False,
+    random: int = 1024,
+    normed: bool = False,
+    norms: str = "joint",
 ) -> Method:
     """Groups: `head`, `discriminator`, `backbone`. Reads the stream `target`.
 
@@ -32,6 +40,8 @@ def method(
       jointly: whether these weights are normalised over both domains at once, as in TLlib, and not over each, as in the
         authors' code.
       random: width of the random projection.
+      normed: as in `dann`.
+      norms: as in `_domains`: `joint` or `separate`.
 
     Hparams: `trade_off` and `slope`, as in `dann`.
     """
@@ -49,7 +59,7 @@ def method(
             size = random
             sides = (("features", keys[1], width), ("chances", keys[2], port.outputs))
             maps = {name: jax.random.normal(drawn, (fan_in, random)) for name, drawn, fan_in in sides}
-        stack = _dense.drawn(keys[0], [size, *[hidden] * layers, 1])
+        stack = _dense.drawn(keys[0], [size, *[hidden] * layers, 1], normed=normed)
         return {**params, "discriminator": {port.units[-1]: stack}}, maps
 
     def loss(ctx, outputs):
@@ -74,8 +84,9 @@ def method(
         merge=without("discriminator"),
         taps=(FEATURES,),
         streams=_domains.STREAMS,
+        separate=_domains.apart(norms),
         tasks=("classification",),
-        whole_batch=entropy,
+        whole_batch=entropy or normed,
         hparams={
             "lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)),
             "trade_off": (1.0, (0.1, 0.3, 1.0)),

@@ -15,18 +15,19 @@ from jaxfer.methods import _domains
 from jaxfer.models.port import Port
 
 
-def method(port: Port, *, means: bool = False) -> Method:
+def method(port: Port, *, means: bool = False, norms: str = "joint") -> Method:
     """Groups: `head`, `backbone`. Hparam: `trade_off`. Reads the stream `target`.
 
     Args:
       port: the model.
       means: TLlib's loss, 4 times the paper's plus the mean of the squares of the differences of the domains' means.
+      norms: as in `_domains`: `joint` or `separate`.
     """
 
     def apart(source, target, ctx, outputs):
         return distance(source, target, means)
 
-    return _domains.aligned("coral", port, apart, logged_as="coral")
+    return _domains.aligned("coral", port, apart, logged_as="coral", norms=norms)
 
 
 def distance(source: jax.Array, target: jax.Array, means: bool = False) -> jax.Array:

@@ -31,7 +31,7 @@ def add(
     method: Method,
     port: Port,
     *,
-    reset: str = "",
+    reset: str = "continual",
     adapt_rate: float = 1e-3,
     views: int = 32,
     mirror: bool = True,
@@ -44,8 +44,9 @@ def add(
     Args:
       method: of the task classification.
       port: a model of images, unless there are no views.
-      reset: `episodic`: every batch starts from the trained network; `online`: each evaluation does. No default: what
-        is reported depends on it.
+      reset: `continual`, as in the paper: `jaxfer.robustness` keeps what was adapted from one corruption to the next,
+        and other evaluations start from the trained network; `online`: each corruption starts there too; `episodic`:
+        every batch does.
       adapt_rate: of Adam.
       views: augmented copies; 0: the teacher's own prediction always.
       mirror: whether half of them are mirror images, which digits and letters must not be.
@@ -102,7 +103,7 @@ def add(
     return dataclasses.replace(
         method,
         init=init,
-        adapt=Adapting(start=start, step=step, episodic=reset == "episodic"),
+        adapt=Adapting(start=start, step=step, reset=reset),
         tasks=("classification",),
     )
 

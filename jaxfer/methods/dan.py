@@ -18,12 +18,13 @@ from jaxfer.models.port import Port
 MULTIPLES = (0.125, 0.25, 0.5, 1.0, 2.0)
 
 
-def method(port: Port, *, multiples: tuple[float, ...] = MULTIPLES) -> Method:
+def method(port: Port, *, multiples: tuple[float, ...] = MULTIPLES, norms: str = "joint") -> Method:
     """Groups: `head`, `backbone`. Hparam: `trade_off`. Reads the stream `target`.
 
     Args:
       port: the model.
       multiples: the kernels' variances, as multiples of the mean squared distance of a step's features.
+      norms: as in `_domains`: `joint` or `separate`, which is TLlib's.
     """
     if not multiples or min(multiples) <= 0:
         raise InputError(f"options.multiples: expected numbers above 0, found {multiples}")
@@ -32,4 +33,4 @@ def method(port: Port, *, multiples: tuple[float, ...] = MULTIPLES) -> Method:
         kernel = _domains.gaussian(jnp.concatenate([source, target]), multiples=multiples)
         return _domains.discrepancy(kernel, len(source))
 
-    return _domains.aligned("dan", port, apart, logged_as="mmd")
+    return _domains.aligned("dan", port, apart, logged_as="mmd", norms=norms)

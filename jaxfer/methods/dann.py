@@ -2,7 +2,7 @@
 
 Ganin et al., 2016, "Domain-Adversarial Training of Neural Networks", arXiv:1505.07818. The discriminator minimises its
 binary cross-entropy; a reversed gradient (section 4.2) makes the backbone maximise it. Labels of the target are never
-read. The backbone sees both domains in one pass, with batch statistics of both.
+read.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from jaxfer.methods import _dense, _domains
 from jaxfer.models.port import FEATURES, Port
 
 
-def method(port: Port, *, hidden: int = 1024, layers: int = 2) -> Method:
+def method(port: Port, *, hidden: int = 1024, layers: int = 2, normed: bool = False, norms: str = "joint") -> Method:
     """Groups: `head`, `discriminator`, `backbone`. Reads the stream `target`.
 
     Args:
       port: the model.
       hidden: width of the discriminator.
       layers: its hidden layers.
+      normed: whether these are normalised over the batch of both domains, as in TLlib; the paper's are not.
+      norms: as in `_domains`: `joint` or `separate`.
 
     Hparams: `trade_off`, the weight of the discriminator's loss, the mean of both domains' cross-entropies; `slope` of
     the reversed gradient's weight 2 / (1 + exp(-slope * progress)) - 1, progress being steps over the stage's steps.
@@ -31,7 +33,7 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 2) -> Method:
 
     def init(params, key, given):
         _domains.check_vectors("dann", port)
-        stack = _dense.drawn(key, [*port.features, *[hidden] * layers, 1])
+        stack = _dense.drawn(key, [*port.features, *[hidden] * layers, 1], normed=normed)
         return {**params, "discriminator": {port.units[-1]: stack}}, {}
 
     def loss(ctx, outputs):
@@ -51,6 +53,8 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 2) -> Method:
         merge=without("discriminator"),
         taps=(FEATURES,),
         streams=_domains.STREAMS,
+        separate=_domains.apart(norms),
+        whole_batch=normed,
         hparams={
             "lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)),
             "trade_off": (1.0, (0.1, 0.3, 1.0)),

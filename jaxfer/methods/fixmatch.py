@@ -14,14 +14,19 @@ import jax.numpy as jnp
 import optax
 
 from jaxfer.method import UNLABELLED, Method, task_loss
+from jaxfer.methods import _domains
 from jaxfer.models.port import Port
 
 
-def method(port: Port) -> Method:
+def method(port: Port, *, norms: str = "joint") -> Method:
     """Groups: `head`, `backbone`. Hparams: `weight`, `threshold`.
 
     Reads the stream `target`, augmented weakly (`augment=("flip",)`), and the stream `strong`, the same source with
     strong augmentation. Seven unlabelled examples for a labelled one, as in the paper: `batch_size` of both streams.
+
+    Args:
+      port: the model.
+      norms: as in `_domains`: `joint` or `separate`: a pass of each view.
     """
 
     def loss(ctx, outputs):
@@ -33,6 +38,7 @@ def method(port: Port) -> Method:
     return Method(
         rules=((f"{port.head}/.*", "head"), (".*", "backbone")),
         streams={"target": UNLABELLED, "strong": "target"},
+        separate=_domains.apart(norms),
         loss=loss,
         tasks=("classification",),
         hparams={

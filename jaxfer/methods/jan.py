@@ -18,13 +18,16 @@ from jaxfer.methods.dan import MULTIPLES
 from jaxfer.models.port import Port
 
 
-def method(port: Port, *, multiples: tuple[float, ...] = MULTIPLES, deviation: float = 0.92) -> Method:
+def method(
+    port: Port, *, multiples: tuple[float, ...] = MULTIPLES, deviation: float = 0.92, norms: str = "joint"
+) -> Method:
     """Groups: `head`, `backbone`. Hparam: `trade_off`. Reads the stream `target`.
 
     Args:
       port: the model.
       multiples: variances of the features' kernels, as multiples of the mean squared distance of a step's features.
       deviation: s of the predictions' kernel.
+      norms: as in `_domains`: `joint` or `separate`.
     """
     if not multiples or min(multiples) <= 0 or deviation <= 0:
         found = f"multiples={multiples}, deviation={deviation}"
@@ -36,4 +39,4 @@ def method(port: Port, *, multiples: tuple[float, ...] = MULTIPLES, deviation: f
         of_chances = _domains.gaussian(jax.nn.softmax(logits), variance=deviation**2)
         return _domains.discrepancy(of_features * of_chances, len(source))
 
-    return _domains.aligned("jan", port, apart, logged_as="jmmd", tasks=("classification",))
+    return _domains.aligned("jan", port, apart, logged_as="jmmd", norms=norms, tasks=("classification",))

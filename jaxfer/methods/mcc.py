@@ -16,8 +16,13 @@ from jaxfer.methods import _domains
 from jaxfer.models.port import Port
 
 
-def method(port: Port) -> Method:
-    """Groups: `head`, `backbone`. Hparams: `trade_off`, `temperature` (T). Reads the stream `target`."""
+def method(port: Port, *, norms: str = "joint") -> Method:
+    """Groups: `head`, `backbone`. Hparams: `trade_off`, `temperature` (T). Reads the stream `target`.
+
+    Args:
+      port: the model.
+      norms: as in `_domains`: `joint` or `separate`.
+    """
 
     def loss(ctx, outputs):
         value, logged = task_loss(ctx, outputs)
@@ -27,6 +32,7 @@ def method(port: Port) -> Method:
     return Method(
         rules=((f"{port.head}/.*", "head"), (".*", "backbone")),
         streams=_domains.STREAMS,
+        separate=_domains.apart(norms),
         loss=loss,
         tasks=("classification",),
         whole_batch=True,

@@ -2,8 +2,11 @@
 
 Zhang et al., 2019, "Bridging Theory and Algorithm for Domain Adaptation", arXiv:1904.05801, section 4. With f the class
 that the head predicts, the second head minimises margin * CE(source, f) - mean log(1 - its chance of f) (target), and a
-reversed gradient makes the backbone maximise it. As in TLlib the logarithm is of 1e-6 more. The paper's bottleneck lies
-in the second head alone, so that what is trained stays the plain model.
+reversed gradient makes the backbone maximise it. As in TLlib the logarithm is of 1e-6 more.
+
+The second head has a hidden layer, of the width of the authors' bottleneck, and the first has none. The authors and
+TLlib put that bottleneck (with batch norm and dropout) under both heads, and a hidden layer with dropout into each.
+There is no such option: the network that is evaluated, exported and started from would be another than the model.
 """
 
 from __future__ import annotations
@@ -18,13 +21,14 @@ from jaxfer.methods import _dense, _domains
 from jaxfer.models.port import FEATURES, Port
 
 
-def method(port: Port, *, hidden: int = 1024, layers: int = 1) -> Method:
+def method(port: Port, *, hidden: int = 1024, layers: int = 1, norms: str = "joint") -> Method:
     """Groups: `head`, `adversary` (the second head), `backbone`. Reads the stream `target`.
 
     Args:
       port: the model.
       hidden: width of the second head.
       layers: its hidden layers.
+      norms: as in `_domains`: `joint` or `separate`.
 
     Hparams: `trade_off`; `margin`; `reversal`, the most that the reversed gradient weighs, and `slope` of its rise, as
     in `dann`.
@@ -55,6 +59,7 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 1) -> Method:
         merge=without("adversary"),
         taps=(FEATURES,),
         streams=_domains.STREAMS,
+        separate=_domains.apart(norms),
         tasks=("classification",),
         hparams={
             "lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)),

@@ -28,13 +28,14 @@ from jaxfer.rules import flatten, unflatten
 TEACHERS = ("current", "ema")
 
 
-def method(port: Port, *, teacher: str = "current", balanced: bool = False) -> Method:
+def method(port: Port, *, teacher: str = "current", balanced: bool = False, norms: str = "joint") -> Method:
     """Groups: `head`, `backbone`. Reads the stream `target`.
 
     Args:
       port: the model.
       teacher: what gives the classes: the `current` network, or its average, `ema`.
       balanced: whether each class has a threshold of its own.
+      norms: as in `_domains`: `joint` or `separate`.
 
     Hparams: `weight`; `ramp_start` and `ramp_end`, shares of the stage's steps; `threshold`, or `portion` where it is
     balanced; `teacher_decay` of the average.
@@ -64,6 +65,7 @@ def method(port: Port, *, teacher: str = "current", balanced: bool = False) -> M
         rules=((f"{port.head}/.*", "head"), (".*", "backbone")),
         init=lambda params, key, given: (params, {"teacher": flatten(params)} if average else {}),
         streams=_domains.STREAMS,
+        separate=_domains.apart(norms),
         loss=loss,
         update=update if average else lambda ctx, extra: extra,
         tasks=("classification",),

@@ -6,42 +6,81 @@ Adaptation", arXiv:2002.08546, eqs. 3 to 7: the mean entropy of the predictions,
 centroids are means of features weighed by the predictions, then once more by the classes these give. As in the authors'
 code the logarithm is of 1e-5 more.
 
-The paper computes centroids and labels of the whole target at intervals. Here the sums they are made of are kept: each
-step multiplies them by `memory` and adds its batch, in evaluation mode, so that centroids are of the last
-1 / (1 - memory) batches or so, each at the parameters of its step, and labels are made anew for every batch. The
-paper's bottleneck and weight-normalised head are not added: the model is what the source trained, so `config.init`
-names its run. The labelled examples do not pass through the network.
+As in the paper, centroids are of the whole target, by a pass over it in evaluation mode before the first step and
+`passes` times in all, as the authors' code does it once an epoch of 15. The labels of a step are those of the network
+and the centroids of the last pass, whose parameters are kept: the paper's, of the same image, and of its augmented view
+where `config.stream.target` augments. With form=running there is no pass: sums of features are kept, each step
+multiplies them by `memory` and adds its batch, so that centroids are of the last 1 / (1 - memory) batches or so, each
+at the parameters of its step, and labels are by the network as it is.
+
+The paper's bottleneck and weight-normalised head would have to be trained on the source with the rest: the model is
+what the source trained, so `config.init` names its run. The labelled examples do not pass through the network.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxfer.method import FROZEN, Method
+from jaxfer.errors import InputError
+from jaxfer.method import FROZEN, Method, Pass
 from jaxfer.methods import _domains
 from jaxfer.models.port import FEATURES, Port
+from jaxfer.rules import flatten, unflatten
+from jaxfer.state import copied
+
+FORMS = ("paper", "running")
 
 
-def method(port: Port) -> Method:
-    """Group: `backbone`. Reads the stream `target`. Hparams: `pseudo`, `memory`."""
+def method(port: Port, *, form: str = "paper", passes: int = 15) -> Method:
+    """Group: `backbone`. Reads the stream `target`. Hparams: `pseudo`; `memory` of the running form.
+
+    Args:
+      port: the model.
+      form: `paper`: centroids by passes over the target; `running`: by sums over the batches.
+      passes: how many of them in a stage.
+    """
+    if form not in FORMS:
+        raise InputError(f"options.form: expected {' or '.join(FORMS)}, found {form!r}")
+    if passes < 1:
+        raise InputError(f"options.passes: expected at least 1, found {passes}")
+    running = form == "running"
 
     def init(params, key, given):
         _domains.check_vectors("shot", port)
         sums = {"sums": jnp.zeros((port.outputs, port.features[0] + 1)), "counts": jnp.zeros(port.outputs)}
-        return params, {"soft": sums, "hard": sums}
+        if running:
+            return params, {"soft": sums, "hard": sums}
+        return params, {"centroids": sums, "params": flatten(params), "model_state": given.model_state}
 
-    def passed(ctx):
-        """(features with a 1 appended, of length 1; chances) of the target's batch in evaluation mode."""
-        found = ctx.forward(ctx.params, other=ctx.batch["target"], taps=(FEATURES,))
+    def passed(ctx, params, batch, model_state=None):
+        """(features with a 1 appended, of length 1; chances) of a batch in evaluation mode."""
+        found = ctx.forward(params, other=batch, model_state=model_state, taps=(FEATURES,))
         found = jax.lax.stop_gradient((found.taps[FEATURES], found.outputs))
         features, outputs = (x.astype(jnp.float32) for x in found)
         return extended(features), jax.nn.softmax(outputs)
 
+    def given_labels(ctx):
+        kept, batch = ctx.extra, ctx.batch["target"]
+        if not running:
+            return nearest(passed(ctx, unflatten(kept["params"]), batch, kept["model_state"])[0], kept["centroids"])
+        features, chances = passed(ctx, ctx.params, batch)
+        return nearest(features, centroids(kept, features, chances, ctx.hparams["memory"])["hard"])
+
+    def kept(rows, state):
+        features, chances = (x.astype(np.float64) for x in rows)
+        sums = jax.tree.map(lambda x: np.asarray(x, np.float32), of_all(features, chances))
+        return {"centroids": sums, "params": copied(flatten(state.params)), "model_state": copied(state.model_state)}
+
+    def update(ctx, extra):
+        return centroids(extra, *passed(ctx, ctx.params, ctx.batch["target"]), ctx.hparams["memory"])
+
     def loss(ctx, outputs):
-        features, chances = passed(ctx)
-        labels = nearest(features, centroids(ctx.extra, features, chances, ctx.hparams["memory"])["hard"])
+        labels = given_labels(ctx)
         own = ctx.streams["target"].outputs.astype(jnp.float32)
         pseudo = optax.softmax_cross_entropy_with_integer_labels(own, labels).mean()
         unsure, spread = information(own)
@@ -55,15 +94,18 @@ def method(port: Port) -> Method:
         streams=_domains.STREAMS,
         main=False,
         loss=loss,
-        update=lambda ctx, extra: centroids(extra, *passed(ctx), ctx.hparams["memory"]),
+        passes=None
+        if running
+        else Pass(stream="target", times=passes, rows=lambda ctx: passed(ctx, ctx.params, ctx.batch), kept=kept),
+        update=update if running else lambda ctx, extra: extra,
         tasks=("classification",),
         whole_batch=True,
         hparams={
             "lr": (1e-4, (1e-5, 1e-4, 1e-3)),
             "pseudo": (0.3, (0.0, 0.1, 0.3)),
-            "memory": (0.99, (0.9, 0.99)),
+            **({"memory": (0.99, (0.9, 0.99))} if running else {}),
         },
-        limits={"memory": (0.0, 1.0)},
+        limits={"memory": (0.0, 1.0)} if running else {},
     )
 
 
@@ -93,8 +135,20 @@ def centroids(kept: dict, features: jax.Array, chances: jax.Array, memory: jax.A
     return {"soft": soft, "hard": added(kept["hard"], chosen)}
 
 
-def nearest(features: jax.Array, kept: dict) -> jax.Array:
+def of_all(features: np.ndarray, chances: np.ndarray) -> dict[str, np.ndarray]:
+    """What the hard centroids of a whole set are made of, on the host, of float64 [n, width + 1] and [n, classes].
+
+    No sums are kept of what came before.
+    """
+
+    def sums(weights):
+        return {"sums": weights.T @ features, "counts": weights.sum(0)}
+
+    return sums(np.eye(chances.shape[1])[np.asarray(nearest(features, sums(chances), np))])
+
+
+def nearest(features: jax.Array, kept: dict, np: Any = jnp) -> jax.Array:
     """[n]: the class whose centroid is nearest in cosine; a class that no example had is none's."""
     means = kept["sums"] / (kept["counts"][:, None] + 1e-8)
-    cosines = features @ (means / jnp.maximum(jnp.linalg.norm(means, axis=1, keepdims=True), 1e-12)).T
-    return jnp.where(kept["counts"] > 0, cosines, -jnp.inf).argmax(1)
+    cosines = features @ (means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)).T
+    return np.where(kept["counts"] > 0, cosines, -np.inf).argmax(1)

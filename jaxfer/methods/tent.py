@@ -31,8 +31,9 @@ def add(method: Method, port: Port, *, reset: str = "", adapt_rate: float = 1e-3
     Args:
       method: of the task classification.
       port: a model with norms.
-      reset: `episodic`: every batch starts from the trained network; `online`: each evaluation does. No default: what
-        is reported depends on it.
+      reset: `episodic`: every batch starts from the trained network; `online`: each evaluation does; `continual`: as
+        `online`, but `jaxfer.robustness` keeps what was adapted from one corruption to the next. No default: what is
+        reported depends on it.
       adapt_rate: of Adam.
       adapt_steps: of each batch.
     """
@@ -66,6 +67,6 @@ def add(method: Method, port: Port, *, reset: str = "", adapt_rate: float = 1e-3
     return dataclasses.replace(
         method,
         init=init,
-        adapt=Adapting(start=start, step=step, episodic=reset == "episodic"),
+        adapt=Adapting(start=start, step=step, reset=reset),
         tasks=("classification",),
     )

@@ -6,7 +6,8 @@ sweep. Trainable leaves travel as a flat dict {path: leaf}; frozen leaves never 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import jax
 import optax
@@ -16,7 +17,7 @@ from jaxfer.optim.leaves import Leaf, leafwise
 from jaxfer.optim.optimizers import OPTIMIZERS, Parts
 from jaxfer.optim.schedules import SCHEDULES, Hparams, schedule
 
-__all__ = ("Leaf", "make_tx")
+__all__ = ("Leaf", "make_tx", "of_groups")
 
 HALF = 0.5  # optax checks the factor of a plateau, so it has to be a constant: its power says how often it fell
 
@@ -63,6 +64,26 @@ def make_tx(
     if SCHEDULES[schedule_name].watches:
         return _on_plateau(made, hparams, step, schedule_name)
     return made(schedule(schedule_name, hparams, step))
+
+
+def of_groups(groups: Collection[str], state: Any, before: Any, *, watched: bool) -> Any:
+    """The optimizer's state where these groups alone took the step.
+
+    Args:
+      groups: these.
+      state: after the step of all.
+      before: before it.
+      watched: whether the step's loss counts for a plateau.
+    """
+
+    def chosen(now: Any, then: Any) -> Any:
+        if not isinstance(now, optax.transforms.PartitionState):
+            return now if watched else then
+        return now._replace(
+            inner_states={name: (now if name in groups else then).inner_states[name] for name in now.inner_states}
+        )
+
+    return jax.tree.map(chosen, state, before, is_leaf=lambda x: isinstance(x, optax.transforms.PartitionState))
 
 
 def _on_plateau(

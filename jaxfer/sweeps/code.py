@@ -53,6 +53,7 @@ COMPUTES = (
     "training/fitted.py",
     "training/measured.py",
     "training/merging.py",
+    "training/passes.py",
     "training/source_outputs.py",
     "training/streams.py",
     "training/teachers.py",

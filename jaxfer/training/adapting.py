@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from jaxfer.errors import InputError
+from jaxfer.method import CONTINUAL, EPISODIC
 from jaxfer.models.port import Port
 from jaxfer.parallel.placement import Placement
 from jaxfer.stages import Stage
@@ -18,10 +20,19 @@ from jaxfer.training.programs import Program, adapt_program
 Adapted = Callable[[Any], tuple[Program, bool, Any]]
 
 
-def begun(spec: StepSpec, state: State, where: Placement, *, examples: int, batch_size: int) -> Adapted | None:
+@dataclasses.dataclass
+class Carried:
+    """What the evaluations of a sequence hand on, where their method's reset is `continual`; None before the first."""
+
+    kept: Any = None
+
+
+def begun(
+    spec: StepSpec, state: State, where: Placement, *, examples: int, batch_size: int, carried: Carried | None = None
+) -> Adapted | None:
     """What evaluates one batch after the other: batch -> (the program, whether it is new, what it gives).
 
-    None where the method does not adapt.
+    None where the method does not adapt. An evaluation of a sequence begins with what the one before `carried` on.
 
     Raises:
       InputError: as `check_batches`, or for several devices.
@@ -33,14 +44,16 @@ def begun(spec: StepSpec, state: State, where: Placement, *, examples: int, batc
     check_batches(spec.port, state.model_state, examples, batch_size)
     start = method.adapt.start((method.evaluated or method.view)(state.params, state.extra))
     start = jax.device_put(start, where.replicated)
-    kept = start
+    carried = carried if carried is not None and method.adapt.reset == CONTINUAL else Carried()
+    kept = start if carried.kept is None else carried.kept
 
     def evaluate(batch: Any) -> tuple[Program, bool, Any]:
         nonlocal kept
         program, fresh = adapt_program(spec, state, kept, batch, where)
         values, kept = program.call(state.params, state.model_state, state.extra, kept, batch)
-        if method.adapt.episodic:
+        if method.adapt.reset == EPISODIC:
             kept = start
+        carried.kept = kept
         return program, fresh, values
 
     return evaluate

@@ -71,7 +71,8 @@ def key(turn: Turn, grid: Grid) -> Hashable | None:
         changes nothing.
     """
     session, run, where = turn.session, turn.session.experiment.run, turn.session.where
-    if not members.alone(where, session.experiment) or turn.stage.spec.method.at_once is not None:
+    method = turn.stage.spec.method
+    if not members.alone(where, session.experiment) or method.at_once is not None or method.passes is not None:
         return None
     if turn.ran.spec.port.start == FEATURES:
         features = turn.split.columns[FEATURES].values

@@ -48,12 +48,20 @@ class Evaluation:
 
 
 def evaluate_split(
-    spec: StepSpec, state: State, split: Split, where: Placement, batch_size: int, *, stop: object = False
+    spec: StepSpec,
+    state: State,
+    split: Split,
+    where: Placement,
+    batch_size: int,
+    *,
+    stop: object = False,
+    carried: adapting.Carried | None = None,
 ) -> Evaluation | None:
     """Runs the whole split once; totals and counts are summed in float64, without those of padding.
 
     Where the task expands examples, means are over what they become, and `gathered` is over the examples. Where the
-    method adapts to what it reads, batches hold the split's examples in its order and no padding.
+    method adapts to what it reads, batches hold the split's examples in its order and no padding; `carried` is what a
+    sequence of evaluations hands on.
 
     Returns None where `stop` became true between two batches: an evaluation must not keep a preempted process.
     """
@@ -61,7 +69,7 @@ def evaluate_split(
     size = where.rounded(min(batch_size, len(read)))
     compile_seconds, means, collected, done = 0.0, {}, [], 0
     feed = Feed(split=read, encodings=spec.port.encodings, targets=spec.task.targets)
-    adapted = adapting.begun(spec, state, where, examples=len(read), batch_size=size)
+    adapted = adapting.begun(spec, state, where, examples=len(read), batch_size=size, carried=carried)
 
     def unmasked() -> Iterator[dict[str, np.ndarray]]:
         held = where.rows(size)

@@ -16,6 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer.errors import InputError
+from jaxfer.training import passes
 from jaxfer.training.first import first_batches, first_state, largest, relative_gradients
 from jaxfer.training.preflight import preflight
 from jaxfer.training.programs import train_program
@@ -111,6 +112,8 @@ def find_lr(
         hparams = jax.device_put({**hparams, "warmup": np.float32(0)}, ready.where.replicated)
         state = state.replace(hparams={**state.hparams, **hparams})
         program, _ = train_program(ramp.spec, state, ready.where.whole(batch), ready.where)
+        size = ready.experiment.run.eval_batch_size
+        state = passes.renewed(stage, state, ready.data, ready.where, size, len(losses))
         state, metrics = program.call(state, batch)
         loss = float(metrics["loss"])
         if not math.isfinite(loss):

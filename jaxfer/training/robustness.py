@@ -14,6 +14,7 @@ from jaxfer.method import Method
 from jaxfer.parallel.placement import placement
 from jaxfer.rules import flatten, unflatten
 from jaxfer.runs.finished import open_run
+from jaxfer.training.adapting import Carried
 from jaxfer.training.evaluation import check_classes, evaluate_split, reopened
 
 CLEAN = "clean"
@@ -31,11 +32,14 @@ def robustness(
 ) -> dict[str, Metrics]:
     """Evaluates a finished run on a split as it is, and under each corruption of its kind of inputs.
 
+    Where the run adapts at evaluation with reset=continual, the corruptions are one sequence, in their order: the first
+    begins with the trained network, each other one with what the one before left. The split as it is is none of it.
+
     Args:
       run: its folder.
       split: `val`, `test` or `train`.
       severity: 1 to 5, of ImageNet-C.
-      corruptions: some of them by name; (): fifteen of images, two of texts.
+      corruptions: some of them by name, in this order; (): fifteen of images in ImageNet-C's order, two of texts.
       checkpoint: as of `evaluate`.
       overrides: likewise.
 
@@ -55,10 +59,13 @@ def robustness(
     if kind not in KINDS:
         raise InputError(f"--corruptions: expected inputs of kind {' or '.join(KINDS)}, found {kind!r}; leave it out")
     chosen = named or [Corruption(name, severity) for name in KINDS[kind]]
-    splits = {CLEAN: whole, **{each.name: corrupted_split(whole, each) for each in chosen}}
     where, spec, size = placement(experiment.parallel), finished.stage.spec, experiment.run.eval_batch_size
     state = where.place(spec, finished.state.replace(hparams={}, key=None, opt_state=()))
-    return {name: evaluate_split(spec, state, part, where, size).metrics for name, part in splits.items()}
+    carried, found = Carried(), {CLEAN: evaluate_split(spec, state, whole, where, size).metrics}
+    for each in chosen:
+        part = corrupted_split(whole, each)
+        found[each.name] = evaluate_split(spec, state, part, where, size, carried=carried).metrics
+    return found
 
 
 def mean(found: Mapping[str, Metrics], metric: str) -> float:

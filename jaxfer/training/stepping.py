@@ -10,7 +10,7 @@ import jax
 from jaxfer import files
 from jaxfer.data.loader import Feed, train_batches
 from jaxfer.state import State
-from jaxfer.training import examples, fitting, merging, streams, teachers
+from jaxfer.training import examples, fitting, merging, passes, streams, teachers
 from jaxfer.training.profile import Lead, Waited
 from jaxfer.training.programs import Program, train_program
 from jaxfer.training.session import Turn
@@ -52,6 +52,7 @@ def step_by_step(turn: Turn) -> None:
         sync += compiling
         session.trace.begin(step, turn.state)
         session.notice.unsaved = True
+        turn.state = passes.renewed(stage, turn.state, session.data, where, run.eval_batch_size, step - 1 - stage.start)
         turn.state, logged = program.call(turn.state, batch)
         session.trace.end(step, logged)
         metrics.append(logged)

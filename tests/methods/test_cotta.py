@@ -98,7 +98,7 @@ def test_views_are_near_the_images():
 
 def test_what_is_refused():
     for options, line in (
-        ({}, "options.reset: cotta has no default"),
+        ({"reset": "never"}, "options.reset: cotta expects .* or 'continual' .*, found 'never'"),
         ({"reset": "online", "restored": 2.0}, "options.restored: expected 0 to 1, found 2.0"),
         ({"reset": "online", "views": -1}, "options.views: expected at least 0, found -1"),
     ):
@@ -106,4 +106,5 @@ def test_what_is_refused():
             tiny_stage("resnet_basic", adds=("cotta",), options=options)
     with pytest.raises(InputError, match="cotta: its views are of images, .*; set options.views to 0"):
         tiny_stage("bert_pooler", adds=("cotta",), options={"reset": "online"})
-    tiny_stage("bert_pooler", adds=("cotta",), options={"reset": "online", "views": 0})
+    stage = tiny_stage("bert_pooler", adds=("cotta",), options={"views": 0})
+    assert stage.spec.method.adapt.reset == "continual"

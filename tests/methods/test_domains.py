@@ -96,6 +96,26 @@ def test_reference_values():
     }
 
 
+def test_the_reversed_gradients_weight():
+    """The paper's 2 / (1 + exp(-10 p)) - 1 is tanh(5 p), p being the share of the steps that are done."""
+    with jax.enable_x64(True):
+        hparams = {"total_steps": jnp.float64(10_000), "slope": jnp.float64(10)}
+        found = {
+            p: float(_domains.rising(types.SimpleNamespace(step=jnp.int64(round(p * 10_000)), hparams=hparams)))
+            for p in (0.0, 0.1, 0.5, 1.0)
+        }
+        x = jnp.asarray([3.0, -2.0])
+        value, back = jax.vjp(lambda x: _domains.reverse(x, found[0.1]), x)
+        assert value.tolist() == pytest.approx([3.0, -2.0], abs=1e-12)
+        assert back(jnp.ones(2))[0].tolist() == pytest.approx([-0.46211715726] * 2, abs=1e-9)
+    assert found == {
+        0.0: 0.0,
+        0.1: pytest.approx(0.462117157260, abs=1e-9),
+        0.5: pytest.approx(0.986614298151, abs=1e-9),
+        1.0: pytest.approx(0.999909204263, abs=1e-9),
+    }
+
+
 @pytest.mark.parametrize("name", ["coral", "dan", "jan", "mcc"])
 def test_distances_of_batches_of_two_sizes(name):
     """The task's loss plus trade_off times the distance, by hand."""

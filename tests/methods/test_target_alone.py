@@ -11,11 +11,11 @@ import pytest
 
 from jaxfer.conformance.training import entered
 from jaxfer.errors import InputError
-from jaxfer.methods import adda, shot
+from jaxfer.methods import adabn, adda, shot
 from jaxfer.models.port import FEATURES, Training
 from jaxfer.rules import flatten
 from jaxfer.step import make_train_step
-from tests.experiments import batches, tiny_stage, train
+from tests.experiments import backbone, batches, tiny_stage, train
 
 
 def equal(tree, other):
@@ -27,9 +27,62 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
-def test_adabn_takes_the_statistics_of_the_target():
-    """Of a step: 0.9 * the source's + 0.1 * the batch's at every norm, as PyTorch counts; no parameter moves."""
+def test_adabn_by_default_has_the_statistics_of_all_that_it_read():
+    """After three batches the first norm's are the mean and unbiased variance of its inputs over all three."""
     stage = tiny_stage("resnet_basic", method="adabn", weight_decay=0.3)
+    state, feed = entered(stage), batches(stage, 3)
+    step, before = jax.jit(make_train_step(stage.spec)), entered(stage)
+    for batch in feed:
+        state, metrics = step(state, batch)
+    assert equal(state.params, before.params) and float(metrics["loss"]) == 0 and "accuracy" not in metrics
+    read = []
+
+    def watch(next_fun, args, kwargs, context):
+        if context.module.path == ("stem", "norm"):
+            read.append(np.asarray(args[0], np.float64).reshape(-1, 6))
+        return next_fun(*args, **kwargs)
+
+    for batch in feed:
+        stage.spec.port.forward(before.params, before.model_state, batch["target"], intercept=watch)
+    maps = np.concatenate(read)
+    found = state.model_state["batch_stats"]["stem"]["norm"]
+    np.testing.assert_allclose(found["mean"], maps.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["var"], maps.var(0, ddof=1), rtol=1e-4)
+    # Nothing is left of the source's: from others, the same.
+    other = jax.tree.map(lambda x: x + 0.5, before.model_state)
+    again = entered(stage).replace(model_state=other)
+    for batch in feed:
+        again, _ = step(again, batch)
+    for path, leaf in flatten(again.model_state).items():
+        np.testing.assert_allclose(leaf, flatten(state.model_state)[path], rtol=1e-4, atol=1e-4, err_msg=path)
+
+
+def test_moments_of_batches_are_those_of_all():
+    rng, sizes = np.random.default_rng(0), {"norm": (0.25, 3)}
+    rows = rng.normal(2.0, 3.0, size=(4, 5, 3, 2))  # batches, examples, positions, channels
+    kept = {"norm/mean": np.full(2, 9.0), "norm/var": np.full(2, 7.0)}
+    with jax.enable_x64(True):
+        for step, batch in enumerate(rows.reshape(4, 15, 2)):
+            new = {"norm/mean": batch.mean(0), "norm/var": batch.var(0, ddof=1)}
+            after = {name: old + 0.25 * (new[name] - old) for name, old in kept.items()}
+            kept = adabn.over_all(kept, after, step, 5, sizes)
+        assert equal(adabn.over_all(kept, kept, 7, 5, sizes), kept)
+    np.testing.assert_allclose(kept["norm/mean"], rows.reshape(-1, 2).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(kept["norm/var"], rows.reshape(-1, 2).var(0, ddof=1), rtol=1e-12)
+
+
+def test_a_norm_that_keeps_its_statistics_keeps_them_under_adabn():
+    stage = tiny_stage("resnet_basic", method="adabn", eval_norms=("stem/norm",))
+    state, before = entered(stage), entered(stage)
+    for batch in batches(stage, 2):
+        state, _ = jax.jit(make_train_step(stage.spec))(state, batch)
+    found, old = state.model_state["batch_stats"], before.model_state["batch_stats"]
+    assert equal(found["stem"], old["stem"]) and not equal(found["block_0"], old["block_0"])
+
+
+def test_adabn_at_the_momentum_of_its_norms():
+    """Of a step: 0.9 * the source's + 0.1 * the batch's at every norm, as PyTorch counts; no parameter moves."""
+    stage = tiny_stage("resnet_basic", method="adabn", options={"statistics": "running"}, weight_decay=0.3)
     before, (batch,) = entered(stage), batches(stage, 1)
     port = stage.spec.port
     settings = Training(key=jax.random.key(0), live=frozenset(), eval_norms=frozenset())
@@ -45,6 +98,14 @@ def test_adabn_takes_the_statistics_of_the_target():
         assert not np.allclose(x, old[path]), path
     labelled = {**batch, "image": batch["image"] + 1, "label": (batch["label"] + 1) % 3}
     assert equal(jax.jit(make_train_step(stage.spec))(before, labelled)[0].model_state, state.model_state)
+
+
+def test_adabn_refuses_other_statistics_and_slices():
+    with pytest.raises(InputError, match="options.statistics: expected exact or running, found 'batch'"):
+        tiny_stage("resnet_basic", method="adabn", options={"statistics": "batch"})
+    with pytest.raises(InputError, match="config.accumulate: the loss of method 'adabn' is of the batch as a whole"):
+        tiny_stage("resnet_basic", method="adabn", accumulate=2)
+    tiny_stage("resnet_basic", method="adabn", options={"statistics": "running"}, accumulate=2)
 
 
 def test_adabn_is_refused_without_running_statistics():
@@ -138,7 +199,29 @@ def test_pseudo_labels_are_the_papers_where_all_of_the_target_is_one_batch():
 
 
 def test_a_step_of_shot_by_hand():
-    stage = tiny_stage("vit_cls", method="shot", options={"pseudo": 0.5, "memory": 0.9}, lr=0.0)
+    """Labels are those of the network and the centroids of the last pass, and not of the network as it is."""
+    stage = tiny_stage("resnet_basic", method="shot", options={"pseudo": 0.5}, lr=0.0)
+    state, (batch,), port = entered(stage), batches(stage, 1), stage.spec.port
+    before = backbone(stage, 7)
+    sums = np.random.default_rng(0).normal(size=(3, 13)).astype(np.float32)
+    centroids = {"sums": sums, "counts": np.float32([3.0, 0.0, 2.0])}
+    state = state.replace(extra={"centroids": centroids, "params": flatten(before[0]), "model_state": before[1]})
+    x = np.asarray(port.forward(*before, batch["target"], taps=(FEATURES,)).taps[FEATURES], np.float64)
+    x = np.concatenate([x, np.ones((8, 1))], axis=1)
+    cosines = x @ (centroids["sums"] / np.linalg.norm(centroids["sums"], axis=1, keepdims=True)).T
+    labels = np.where([True, False, True], cosines, -np.inf).argmax(1)  # a class without examples is none's
+    settings = Training(key=jax.random.key(0), live=stage.spec.live, eval_norms=frozenset())
+    own = port.forward(state.params, state.model_state, batch["target"], training=settings).outputs
+    cross = optax.softmax_cross_entropy_with_integer_labels(own, labels).mean()
+    unsure, spread = shot.information(own)
+    after, metrics = jax.jit(make_train_step(stage.spec))(state, batch)
+    assert float(metrics["loss"]) == pytest.approx(float(unsure - spread + 0.5 * cross), rel=1e-5)
+    assert equal(after.extra, state.extra) and len(set(labels.tolist())) == 2
+
+
+def test_a_step_of_the_running_form_by_hand():
+    options = {"form": "running", "pseudo": 0.5, "memory": 0.9}
+    stage = tiny_stage("vit_cls", method="shot", options=options, lr=0.0)
     state, (batch,), port = entered(stage), batches(stage, 1), stage.spec.port
     passed = port.forward(state.params, {}, batch["target"], taps=(FEATURES,))
     outputs = np.asarray(passed.outputs, np.float64)

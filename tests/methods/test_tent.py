@@ -17,6 +17,7 @@ from jaxfer.errors import InputError
 from jaxfer.models.port import Training
 from jaxfer.parallel.placement import placement
 from jaxfer.rules import flatten, unflatten
+from jaxfer.training.adapting import Carried
 from jaxfer.training.evaluation import evaluate_split, evaluate_streams
 from jaxfer.training.preflight import preflight
 from tests.experiments import tiny_config, tiny_stage
@@ -84,6 +85,23 @@ def test_every_batch_by_hand(data, reset):
     assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (before, state.params)), strict=True))
 
 
+@pytest.mark.parametrize("reset", ["continual", "online", "episodic"])
+def test_a_sequence_of_evaluations_is_one_where_the_reset_is_continual(data, reset):
+    """Two splits of 16 are as one of 32; under another reset the second begins anew."""
+    stage, state = planned(reset=reset, adapt_rate=0.05)
+    whole, placed, carried = data.splits["train"].take(np.arange(32)), ONE.place(stage.spec, state), Carried()
+    parts = [whole.take(np.arange(begin, begin + 16)) for begin in (0, 16)]
+    found = [evaluate_split(stage.spec, placed, part, ONE, 8, carried=carried).collected for part in parts]
+    alone = [evaluate_split(stage.spec, placed, part, ONE, 8).collected for part in parts]
+    np.testing.assert_array_equal(found[0], alone[0])
+    if reset == "continual":
+        together = evaluate_split(stage.spec, placed, whole, ONE, 8).collected
+        np.testing.assert_array_equal(np.concatenate(found), together)
+        assert np.abs(found[1] - alone[1]).max() > 1e-3
+    else:
+        np.testing.assert_array_equal(found[1], alone[1])
+
+
 def test_online_differs_from_episodic_after_the_first_batch(data):
     split = data.splits["train"].take(np.arange(16))
     found = []
@@ -116,7 +134,7 @@ def test_layer_norms_adapt_too():
 
 
 def test_what_is_refused(data):
-    with pytest.raises(InputError, match="options.reset: tent has no default; expected 'episodic'.*found ''"):
+    with pytest.raises(InputError, match="options.reset: tent expects 'episodic'.*found ''"):
         planned()
     with pytest.raises(InputError, match="options.adapt_rate: expected a number above 0, found 0.0"):
         planned(reset="online", adapt_rate=0.0)

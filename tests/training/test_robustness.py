@@ -41,6 +41,22 @@ def test_a_corruption_is_that_of_the_data(runs):
     assert mean(found, "loss") == pytest.approx((found["contrast"]["loss"] + found["fog"]["loss"]) / 2)
 
 
+def test_corruptions_are_a_sequence_where_the_run_adapts_continually(runs):
+    """The first begins at the trained network, whatever came before it; the second with what the first left."""
+    config = jaxfer.config.base()
+    config.model = dict(name="resnet", stage_sizes=(1,), width=8, stem="cifar", image=(8, 8, 1))
+    config.data = dict(source="digits", classes=("3", "8"), val_per_class=20)
+    config.parallel.devices = 1
+    config.update(init=f"run:{runs / 'source'}", method="probe", adds=("tent",), steps=1, lr=0.0, eval_batch_size=20)
+    config.options = dict(reset="continual", adapt_rate=0.1)
+    jaxfer.run(config, runs / "continual", quiet=True)
+    one, other = (robustness(runs / "continual", corruptions=c) for c in (("fog", "contrast"), ("contrast", "fog")))
+    alone = {name: robustness(runs / "continual", corruptions=(name,)) for name in ("fog", "contrast")}
+    assert one["fog"] == alone["fog"]["fog"] and other["contrast"] == alone["contrast"]["contrast"]
+    assert one["contrast"] != alone["contrast"]["contrast"] and other["fog"] != alone["fog"]["fog"]
+    assert one["clean"] == other["clean"] == jaxfer.evaluate(runs / "continual")
+
+
 def test_the_table(runs, capsys):
     assert main(["eval", str(runs / "full"), "--corruptions"]) == 0
     lines = capsys.readouterr().out.splitlines()
