@@ -158,6 +158,7 @@ class Method:
         parameters the stage starts from. Their mean over the training split is `given.measured` of `init`. Computed
         once, before the stage's first step: what `init` keeps of it is in every checkpoint. With `source_outputs` these
         parameters, and `apply`, have the source's own head. None: nothing is measured.
+      measured_rows: examples of that split at most, drawn by the run's seed; None: all of them.
       measure_on: `train`, or `former`: examples of the source's own task, labelled with its classes. Those are the
         training split's where the run keeps the source's head; where it makes a new one, the run is refused.
       former: (params, extra) at the end of a stage -> a tree that the next one of the same method is given: a later run
@@ -212,6 +213,7 @@ class Method:
     init: Callable[[Params, jax.Array, Given], tuple[Params, Any]] = lambda params, key, given: (params, {})
     source_outputs: int | None = None
     measure: Callable[[Context, Given], Any] | None = None
+    measured_rows: int | None = None
     measure_on: str = "train"
     former: Callable[[Params, Any], Any] | None = None
     view: Callable[[Params, Any], Params] = lambda params, extra: params
