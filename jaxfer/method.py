@@ -198,8 +198,11 @@ class Method:
       norms_alone: whether a stage trains nothing: running statistics alone follow its batches.
       whole_batch: whether the loss is of the batch as a whole and no mean over examples: then it can't be accumulated
         over slices or computed under pmap.
+      decays: whether its loss has a pull of its own on all parameters; weight decay beside it, which pulls to zero, is
+        noted.
       still_norms: whether the running statistics have to stand still: no batch was normalised by those of a network
         whose parameters are averages of many steps.
+      factors: {group: factor of the product that its parameters are part of, alpha / rank say}, for `jaxfer show`.
       dropout: whether it compares passes that differ by dropout alone; a stage in which nothing is dropped is refused.
       fit: how the output layer, which alone is trained, is fitted at once to the features of all training examples;
         such a stage is one step, and reads neither rates nor `loss`. None: trained by steps.
@@ -233,8 +236,10 @@ class Method:
     others: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     scales: Mapping[str, float] = field(default_factory=dict)
+    factors: Mapping[str, float] = field(default_factory=dict)
     norms_alone: bool = False
     whole_batch: bool = False
+    decays: bool = False
     still_norms: bool = False
     dropout: bool = False
     fit: Fit | None = None

@@ -107,6 +107,7 @@ def method(port: Port, *, units: tuple[str, ...] = (), attention: bool = True, m
         measured_rows=measured or None,
         init=init,
         loss=loss,
+        decays=True,
         hparams={
             "lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)),
             "alpha": (0.64, (0.064, 0.64, 6.4)),

@@ -78,6 +78,7 @@ def method(port: Port, *, rank: int = 8, alpha: float = 16.0, targets: tuple[str
         view=without("dora"),
         intercept=intercept,
         merge=lambda params, extra: _kernels.merged(params, "dora", turned),
+        factors={"dora": scale},
         hparams={"lr": (3e-3, (1e-3, 3e-3, 1e-2, 3e-2))},
     )
 

@@ -110,6 +110,7 @@ def method(
         intercept=lambda params, extra: _kernels.adapted(params["lora"], add_low_rank),
         merge=lambda params, extra: _kernels.merged(params, "lora", gained),
         scales={"lora_b": b_rate} if b_rate != 1 else {},
+        factors=dict.fromkeys(("lora", "lora_b") if b_rate != 1 else ("lora",), scale),
         hparams={"lr": (3e-3, (1e-3, 3e-3, 1e-2, 3e-2))},
     )
 

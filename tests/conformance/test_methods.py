@@ -249,6 +249,21 @@ def test_numbers(check, method, case):
     assert check(method, case) is None
 
 
+@pytest.mark.tier_i
+@pytest.mark.parametrize(
+    "method,case",
+    [
+        pytest.param(*pair, id="-".join(pair), marks=marks(*pair))
+        for pair in PAIRS
+        if pair not in REFUSED and pair[1] in axes(pair[0])[:1]
+    ],
+)
+def test_lowered(method, case):
+    """Every method in bfloat16, two slices and four shards, on one model: no compile."""
+    problems = {sentence(check): check(method, case) for check in methods.LOWERED}
+    assert not {name: problem for name, problem in problems.items() if problem}
+
+
 @pytest.mark.tier_ii
 @pytest.mark.parametrize(
     "method,case",

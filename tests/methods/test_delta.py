@@ -83,7 +83,7 @@ def test_the_default_units_are_spread_and_others_refused():
     assert delta.method(port).taps == ("block_3", "block_7", "block_11", "block_15")
     with pytest.raises(InputError, match="options.units: 'block_16' is no unit of the model before its head; nearest"):
         delta.method(port, units=("block_16",))
-    with pytest.raises(InputError, match="options.measured: expected examples >= 0, found -1; 0 takes the whole split"):
+    with pytest.raises(InputError, match="options.measured: expected examples >= 0, found -1; 0 takes the whole"):
         delta.method(port, measured=-1)
 
 
