@@ -112,9 +112,9 @@ def merging_gives_the_backbone_back(method: str, case: str) -> str | None:
     return _unlike(merged, port_shapes(stage.spec.port.with_parts(()))[0])
 
 
-def a_step_in_bfloat16_slices_and_shards_lowers(method: str, case: str) -> str | None:
+def a_step_in_bfloat16_slices_and_shards_lowers(method: str, case: str, **fields: Any) -> str | None:
     # What compiles in float32 on one device may not trace here: a carry of another type, an axis that isn't there.
-    fields = {"method": method, "compute_dtype": "bfloat16"}
+    fields = {"method": method, "compute_dtype": "bfloat16", **fields}
     try:
         stage = tiny_stage(case, accumulate=2, **fields)
     except InputError as refusal:

@@ -94,7 +94,8 @@ def method(port: Port, *, units: tuple[str, ...] = (), attention: bool = True, m
             unflatten(ctx.extra["start"]), model_state=ctx.extra["norms"], taps=units, end=units[-1]
         ).taps
         weights = ctx.extra.get("attention", dict.fromkeys(units, 1.0))
-        pull = sum(distance(ctx.taps[unit], start[unit], weights[unit]) for unit in units)
+        maps = ((ctx.taps[unit].astype(jnp.float32), start[unit].astype(jnp.float32), weights[unit]) for unit in units)
+        pull = sum(distance(*read) for read in maps)
         head = {path: x for path, x in flatten(ctx.params).items() if path.startswith(f"{port.head}/")}
         size = sum(jnp.sum(jnp.square(x)) for x in head.values())
         penalty = ctx.hparams["alpha"] * pull + ctx.hparams["beta"] / 2 * size
@@ -123,6 +124,6 @@ def attended(increases: jax.Array) -> jax.Array:
 
 
 def distance(new: jax.Array, start: jax.Array, weights: jax.Array | float) -> jax.Array:
-    """[]: of two maps [batch, ..., channels], as above, for one unit."""
-    apart = jnp.square(new.astype(jnp.float32) - start.astype(jnp.float32))
+    """[]: of two maps [batch, ..., channels], as above, for one unit, in their own type."""
+    apart = jnp.square(new - start)
     return (apart.mean(tuple(range(apart.ndim - 1))) * weights).sum() / 2

@@ -56,6 +56,21 @@ def test_penalty_by_hand(attention):
     assert train(stage, 2)[1][1] == pytest.approx(task + 0.7 * pull + 0.15 * head, rel=1e-5)
 
 
+def test_the_distance_of_two_maps():
+    """The authors' c a / (h w) times half the squared distance, the sum over channels and the mean over examples; with
+    the softmax of standardised increases. In float64."""
+    rng = np.random.default_rng(0)
+    new, start, rises = rng.normal(size=(3, 4, 5, 6)), rng.normal(size=(3, 4, 5, 6)), rng.normal(size=6)
+    wanted, z = 0.0, np.exp((rises - rises.mean()) / rises.std() / 5)
+    for example in range(3):
+        for channel in range(6):
+            apart = np.linalg.norm(new[example, :, :, channel] - start[example, :, :, channel])
+            wanted += 0.5 * 6 * z[channel] / z.sum() * apart**2 / (4 * 5) / 3
+    with jax.enable_x64(True):
+        found = float(delta.distance(jnp.asarray(new), jnp.asarray(start), delta.attended(jnp.asarray(rises))))
+    assert found == pytest.approx(wanted, abs=1e-9)
+
+
 def test_attention_is_measured_by_setting_channels_to_zero():
     """The increase of each example's loss, for the channels of one unit, one after the other."""
     port, task = tiny.make("vit_cls"), TASKS.make("classification")
