@@ -107,6 +107,11 @@ def notes(
             f"{where}.accumulate: {moving} norms take their batch statistics from {config.accumulate} slices of "
             f"{config.batch_size // config.accumulate} examples, not from the {config.batch_size} of the batch"
         )
+    if method.decays and config.weight_decay:
+        yield (
+            f"{where}.weight_decay: {config.weight_decay:g} pulls to zero what {config.method!r} pulls to the start; 0 "
+            "leaves its own pull alone"
+        )
     for field in ("lr_rules", "decay_rules"):
         for pattern, _ in getattr(config, field):
             if all(groups[path] == FROZEN for path in rules.select((pattern,), groups)):

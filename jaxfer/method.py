@@ -200,6 +200,7 @@ class Method:
         parameters the stage starts from. Their mean over the training split is `given.measured` of `init`. Computed
         once, before the stage's first step: what `init` keeps of it is in every checkpoint. With `source_outputs` these
         parameters, and `apply`, have the source's own head. None: nothing is measured.
+      measured_rows: examples of that split at most, drawn by the run's seed; None: all of them.
       measure_on: `train`, or `former`: examples of the source's own task, labelled with its classes. Those are the
         training split's where the run keeps the source's head; where it makes a new one, the run is refused.
       former: (params, extra) at the end of a stage -> a tree that the next one of the same method is given: a later run
@@ -245,8 +246,11 @@ class Method:
       norms_alone: whether a stage trains nothing: running statistics alone follow its batches.
       whole_batch: whether the loss is of the batch as a whole and no mean over examples: then it can't be accumulated
         over slices or computed under pmap.
+      decays: whether its loss has a pull of its own on all parameters; weight decay beside it, which pulls to zero, is
+        noted.
       still_norms: whether the running statistics have to stand still: no batch was normalised by those of a network
         whose parameters are averages of many steps.
+      factors: {group: factor of the product that its parameters are part of, alpha / rank say}, for `jaxfer show`.
       dropout: whether it compares passes that differ by dropout alone; a stage in which nothing is dropped is refused.
       fit: how the output layer, which alone is trained, is fitted at once to the features of all training examples;
         such a stage is one step, and reads neither rates nor `loss`. None: trained by steps.
@@ -260,6 +264,7 @@ class Method:
     init: Callable[[Params, jax.Array, Given], tuple[Params, Any]] = lambda params, key, given: (params, {})
     source_outputs: int | None = None
     measure: Callable[[Context, Given], Any] | None = None
+    measured_rows: int | None = None
     measure_on: str = "train"
     former: Callable[[Params, Any], Any] | None = None
     view: Callable[[Params, Any], Params] = lambda params, extra: params
@@ -282,8 +287,10 @@ class Method:
     others: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     scales: Mapping[str, float] = field(default_factory=dict)
+    factors: Mapping[str, float] = field(default_factory=dict)
     norms_alone: bool = False
     whole_batch: bool = False
+    decays: bool = False
     still_norms: bool = False
     dropout: bool = False
     fit: Fit | None = None

@@ -43,6 +43,7 @@ def check_method(name: str, cases: Sequence[str] = (CONVOLUTION, TRANSFORMER)) -
     for case in applies:
         yield from _verdicts(methods.NUMBERS, case, name, case)
     for case in applies[:1]:
+        yield from _verdicts(methods.LOWERED, case, name, case)
         yield from _placed(case, name, case)
 
 

@@ -1,7 +1,8 @@
 """What every method must do on every model. Each property is a function (method, case) -> None or what is wrong.
 
 `SHAPES` compile nothing and are cheap enough for every method on every model. `NUMBERS` train for a few steps on one
-device and share the pair's compiled programs. `PLACED` compares devices, which takes two more compiles each.
+device and share the pair's compiled programs. `LOWERED` compiles nothing either: one step as a pod would run it.
+`PLACED` compares devices, which takes two more compiles each.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from etils import epath
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.conformance import tiny
 from jaxfer.conformance.training import batches, continue_training, entered, outputs, tiny_stage, train
+from jaxfer.errors import InputError
 from jaxfer.method import FROZEN, Context
 from jaxfer.models.port import Port
 from jaxfer.parallel.placement import placement
@@ -28,7 +30,7 @@ from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.finished import placed
 from jaxfer.stages import Stage
 from jaxfer.state import State
-from jaxfer.training.programs import eval_step, train_program, train_step
+from jaxfer.training.programs import eval_step, lower_step, train_program, train_step
 
 PLACEMENTS = (("jit", 1), ("jit", 4), ("pmap", 4))
 TOLERANCE = 2e-5
@@ -108,6 +110,24 @@ def merging_gives_the_backbone_back(method: str, case: str) -> str | None:
         return None
     merged, _ = jax.eval_shape(stage.leave, _blank(method, case))
     return _unlike(merged, port_shapes(stage.spec.port.with_parts(()))[0])
+
+
+def a_step_in_bfloat16_slices_and_shards_lowers(method: str, case: str, **fields: Any) -> str | None:
+    # What compiles in float32 on one device may not trace here: a carry of another type, an axis that isn't there.
+    fields = {"method": method, "compute_dtype": "bfloat16", **fields}
+    try:
+        stage = tiny_stage(case, accumulate=2, **fields)
+    except InputError as refusal:
+        if not planned(method, case).spec.method.whole_batch or "\n" in str(refusal):
+            return f"two slices are refused: {refusal}"
+        stage = tiny_stage(case, **fields)
+    parallel = ParallelConfig(mode="fsdp", devices=min(PLACEMENTS[1][1], jax.device_count()))
+    where = placement(parallel, [stage.config.batch_size], accumulate=[stage.config.accumulate])
+    after, metrics = lower_step(stage, where).out_info
+    if problem := _unlike(after, stage.blank(0)):
+        return f"the State after a step: {problem}"
+    odd = sorted(name for name, value in metrics.items() if (value.shape, value.dtype) != ((), np.float32))
+    return f"metric {odd[0]}: expected one float32" if odd else None
 
 
 def frozen_leaves_stay_bitwise_and_trainable_ones_move(method: str, case: str) -> str | None:
@@ -237,6 +257,7 @@ NUMBERS = (
     merged_parameters_alone_give_the_adapted_outputs,
     the_state_is_updated_in_place,
 )
+LOWERED = (a_step_in_bfloat16_slices_and_shards_lowers,)
 PLACED = (
     parameters_agree_on_1_and_4_devices_and_under_pmap,
     losses_agree_on_1_and_4_devices_and_under_pmap_with_adam,

@@ -49,7 +49,9 @@ def with_needs(config: ConfigDict) -> ConfigDict:
     plain = config.copy_and_resolve_references()
     plain.task = {"name": "classification"}
     port, _ = make_port(resolve(plain), CLASSES)
-    method = METHODS.make(config.method, port)
+    schema = METHODS.schema(config.method)
+    structural = {name: value for name, value in config.options.to_dict().items() if name in schema}
+    method = METHODS.make(config.method, port, **structural)
     if method.tasks and config.task.name not in method.tasks:
         config.task = {"name": method.tasks[0]}
     if method.dropout and port.dropouts and not config.dropout_rules:

@@ -11,12 +11,13 @@ from jaxfer.method import Context
 from jaxfer.rules import flatten, unflatten
 
 
-def squared_gradients(ctx: Context, chosen: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def squared_gradients(ctx: Context, chosen: Mapping[str, jax.Array], weighted: bool = False) -> dict[str, jax.Array]:
     """{path: [batch, *shape]}, squares of the gradient of each example's log p(y | x), y being its label.
 
     Args:
       ctx: as of `Method.measure`.
       chosen: {path: leaf} of `ctx.params`, those that the gradient is of.
+      weighted: times p(y | x).
     """
     leaves = flatten(ctx.params)
 
@@ -26,6 +27,8 @@ def squared_gradients(ctx: Context, chosen: Mapping[str, jax.Array]) -> dict[str
 
     def squared(example):
         alone = jax.tree.map(lambda field: field[None], example)
-        return jax.tree.map(jnp.square, jax.grad(log_chance)(dict(chosen), alone))
+        told, gradients = jax.value_and_grad(log_chance)(dict(chosen), alone)
+        weight = jnp.exp(told) if weighted else 1.0
+        return jax.tree.map(lambda g: weight * jnp.square(g), gradients)
 
     return jax.vmap(squared)(dict(ctx.batch))

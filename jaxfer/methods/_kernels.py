@@ -97,8 +97,15 @@ def modules(port: Port) -> Mapping[str, nn.Module]:
 
 
 def normal(key: jax.Array, rows: Mapping[str, int], columns: int) -> dict[str, jax.Array]:
-    """{name: [rows, columns]} of a normal distribution. One draw: XLA takes seconds to compile each."""
-    noise, taken, parts = jax.random.normal(key, (sum(rows.values()), columns)), 0, {}
+    """{name: [rows, columns]} of a normal distribution."""
+    return drawn(key, rows, columns, jax.random.normal)
+
+
+def drawn(
+    key: jax.Array, rows: Mapping[str, int], columns: int, draw: Callable[..., jax.Array]
+) -> dict[str, jax.Array]:
+    """{name: [rows, columns]} of `draw(key, shape)`. One draw: XLA takes seconds to compile each."""
+    noise, taken, parts = draw(key, (sum(rows.values()), columns)), 0, {}
     for name, count in rows.items():
         parts[name] = noise[taken : taken + count]
         taken += count

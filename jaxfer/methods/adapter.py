@@ -1,28 +1,30 @@
 """Adapters: small bottlenecks inside each transformer block are trained; the backbone's kernels stay frozen.
 
-up(act(down(h))), `down` to `bottleneck` channels, is added at places that depend on the kind. Two follow a layer, and
-both their kernels are drawn near zero, so that the start is near the source model.
+up(act(down(h))) is added at places that depend on the kind; its width, `act` and start are the kind's own or as the
+options say. Two follow a layer, and both their kernels are drawn near zero, so that the start is near the source model.
 
-`houlsby` (Houlsby et al., 2019, arXiv:1902.00751): h + up(swish(down(h))) of the outputs of attention and of the MLP,
-before the residual is added; of a decoder's attention to its memory too. The norms are trained with it.
+`houlsby` (Houlsby et al., 2019, arXiv:1902.00751): h + up(gelu(down(h))) of the outputs of attention and of the MLP,
+before the residual is added; of a decoder's attention to its memory too. The norms are trained with it. d / 16
+channels of a model of width d; kernels N(0, 0.01), cut at two standard deviations (section 3.6). The library
+`adapters` has swish and N(0, 0.02) there: `activation=swish`, `start=bert`.
 
 `pfeiffer` (Pfeiffer et al., 2020, arXiv:2005.00247, section 3.2): one a block, on the MLP. Where the norm follows the
 residual (BERT) it reads the normed sum z = norm(h + x), and the block gives norm(h + x + up(relu(down(z)))); in other
-blocks it is Houlsby's, after the MLP alone.
+blocks it is Houlsby's, after the MLP alone. d / 16 channels; kernels N(0, 0.02), as in the authors' library.
 
 Two lie beside the MLP, MLP(x) + scale * up(relu(down(x))), and `up` starts at zero: the start is the source model.
 
-`parallel` (He et al., 2021, arXiv:2110.04366), of scale 4.
+`parallel` (He et al., 2021, arXiv:2110.04366), of scale 4 and d / 2 channels.
 
-`adaptformer` (Chen et al., 2022, arXiv:2205.13535), of scale 0.1. The paper's branch reads the normed tokens, as the
-MLP does; the reference code reads them before the norm, and has dropout behind its ReLU.
+`adaptformer` (Chen et al., 2022, arXiv:2205.13535), of scale 0.1 and 64 channels. The paper's branch reads the normed
+tokens, as the MLP does; the reference code reads them before the norm, and has dropout behind its ReLU.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -34,42 +36,87 @@ from jaxfer.methods._blocks import blocks
 from jaxfer.models.layers import like
 from jaxfer.models.port import Port
 
-STD = 0.02  # of both kernels of an adapter behind a layer, as BERT's own are drawn
+ACTIVATIONS = {"gelu": functools.partial(jax.nn.gelu, approximate=False), "relu": jax.nn.relu, "swish": jax.nn.swish}
+
+
+def _truncated(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return 0.01 * jax.random.truncated_normal(key, -2.0, 2.0, shape)
+
+
+def _bert(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return 0.02 * jax.random.normal(key, shape)
+
+
+def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.uniform(key, shape, minval=-1.0)
+
+
+# Of both kernels; after `lora` that of `down` is scaled as torch's Linear is, and `up` is zero.
+STARTS = {"truncated": _truncated, "bert": _bert, "lora": _uniform}
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """`scale` of an adapter beside the MLP; 0: behind a layer."""
+    """One of the papers' adapters.
 
-    act: Callable[[jax.Array], jax.Array]
+    Attributes:
+      activation: a key of `ACTIVATIONS`.
+      start: a key of `STARTS`.
+      reduction: width of the model over that of the bottleneck; 0: `channels` whatever the model.
+      channels: likewise.
+      scale: of an adapter beside the MLP; 0: behind a layer.
+    """
+
+    activation: str
+    start: str
+    reduction: int = 0
+    channels: int = 0
     scale: float = 0.0
 
 
 KINDS = {
-    "houlsby": Kind(jax.nn.swish),
-    "pfeiffer": Kind(jax.nn.relu),
-    "parallel": Kind(jax.nn.relu, scale=4.0),
-    "adaptformer": Kind(jax.nn.relu, scale=0.1),
+    "houlsby": Kind("gelu", "truncated", reduction=16),
+    "pfeiffer": Kind("relu", "bert", reduction=16),
+    "parallel": Kind("relu", "lora", reduction=2, scale=4.0),
+    "adaptformer": Kind("relu", "lora", channels=64, scale=0.1),
 }
 
 
-def method(port: Port, *, kind: str = "houlsby", bottleneck: int = 48, scale: float | None = None) -> Method:
+def method(
+    port: Port,
+    *,
+    kind: str = "houlsby",
+    bottleneck: int = 0,
+    scale: float | None = None,
+    activation: str = "",
+    start: str = "",
+) -> Method:
     """Groups: `adapter`, `head`; `houlsby` also `norm`, the scales and biases of the blocks' norms.
 
     Args:
       port: the model; its blocks have parts `attn` and `mlp`.
       kind: `houlsby`, `pfeiffer`, `parallel` or `adaptformer`.
-      bottleneck: channels between down and up.
+      bottleneck: channels between down and up; 0: the kind's own.
       scale: of what an adapter beside the MLP adds; None: the paper's.
+      activation: `gelu`, `relu` or `swish`; empty: the kind's own.
+      start: of the kernels: `truncated`, N(0, 0.01) cut at two standard deviations; `bert`, N(0, 0.02); `lora`, `down`
+        as torch draws a Linear and `up` at zero, which is the source model; empty: the kind's own.
     """
     if kind not in KINDS:
         raise InputError(f"adapter: unknown kind {kind!r}{nearest(str(kind), KINDS)}")
-    if bottleneck < 1:
-        raise InputError(f"adapter: expected bottleneck >= 1, found {bottleneck}")
-    act, beside = KINDS[kind].act, KINDS[kind].scale
+    if bottleneck < 0:
+        raise InputError(f"adapter: expected bottleneck >= 0, found {bottleneck}; 0 is the kind's own")
+    own, beside = KINDS[kind], KINDS[kind].scale
+    for name, value, known in (("activation", activation, ACTIVATIONS), ("start", start, STARTS)):
+        if value and value not in known:
+            raise InputError(f"adapter: unknown {name} {value!r}{nearest(str(value), known)}")
+    act, begin = ACTIVATIONS[activation or own.activation], start or own.start
     if scale is not None and not beside:
         raise InputError(f"adapter: kind={kind!r} has no scale, found {scale}; omit it")
     factor = beside if scale is None else scale
+
+    def channels(width):
+        return bottleneck or own.channels or max(1, width // own.reduction)
 
     def places(paths):
         if beside:
@@ -91,14 +138,14 @@ def method(port: Port, *, kind: str = "houlsby", bottleneck: int = 48, scale: fl
             for block in found
             for place in places([path for path in leaves if path.startswith(f"{block}/")])
         }
-        shape = (len(sites), 2, max(sites.values()), bottleneck)
-        noise = jax.random.uniform(key, shape, minval=-1.0) if beside else STD * jax.random.normal(key, shape)
-        adapters = {}
+        widest = max(sites.values())
+        noise, adapters = STARTS[begin](key, (len(sites), 2, widest, channels(widest))), {}
         for i, (site, width) in enumerate(sites.items()):
-            down, up = noise[i, 0, :width], noise[i, 1, :width].T
-            if beside:  # both references draw `down` as torch's Linear is, and start `up` at zero
+            narrow = channels(width)
+            down, up = noise[i, 0, :width, :narrow], noise[i, 1, :width, :narrow].T
+            if begin == "lora":
                 down, up = down / math.sqrt(width), jnp.zeros_like(up)
-            down, up = {"kernel": down, "bias": jnp.zeros(bottleneck)}, {"kernel": up, "bias": jnp.zeros(width)}
+            down, up = {"kernel": down, "bias": jnp.zeros(narrow)}, {"kernel": up, "bias": jnp.zeros(width)}
             adapters[site] = {"down": down, "up": up}
         return {**params, "adapter": rules.unflatten(rules.flatten(adapters))}, {}
 

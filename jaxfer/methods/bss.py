@@ -7,6 +7,7 @@ Learning", NeurIPS, eq. 7: loss + eta * (sum of the squares of the `smallest` k 
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError
@@ -22,12 +23,7 @@ def method(port: Port, *, smallest: int = 1) -> Method:
     def loss(ctx, outputs):
         value, metrics = task_loss(ctx, outputs)
         features = ctx.taps[FEATURES].astype(jnp.float32)
-        features = features.reshape(-1, features.shape[-1])
-        # Squares of singular values are eigenvalues of the smaller Gram matrix; their gradient stays finite at zero.
-        wide = features.shape[0] <= features.shape[1]
-        gram = features @ features.T if wide else features.T @ features
-        spectrum = jnp.linalg.eigvalsh(gram)  # ascending
-        penalty = ctx.hparams["eta"] * spectrum[:smallest].sum()
+        penalty = ctx.hparams["eta"] * shrinkage(features.reshape(-1, features.shape[-1]), smallest)
         return value + penalty, {**metrics, "penalty": penalty}
 
     return Method(
@@ -37,3 +33,11 @@ def method(port: Port, *, smallest: int = 1) -> Method:
         loss=loss,
         hparams={"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)), "eta": (1e-3, (1e-4, 1e-3, 1e-2))},
     )
+
+
+def shrinkage(features: jax.Array, smallest: int = 1) -> jax.Array:
+    """[]: the sum of the squares of the `smallest` singular values of features [batch, width], in their own type."""
+    # Squares of singular values are eigenvalues of the smaller Gram matrix; their gradient stays finite at zero.
+    wide = features.shape[0] <= features.shape[1]
+    gram = features @ features.T if wide else features.T @ features
+    return jnp.linalg.eigvalsh(gram)[:smallest].sum()  # ascending

@@ -3,34 +3,42 @@
 You et al., 2020, "Co-Tuning for Transfer Learning", NeurIPS, eq. 2: CE(target head, y_t) + trade_off * CE(source head,
 p(y_s | y_t)). The relation p(y_s | y_t) is the mean of the source head's softmax over the training examples of each
 target class, on the source's features (the paper's direct approach, section 3.2). The paper calibrates the source head
-first, on data of the source; here its softmax is taken as it is.
+first: its outputs are divided by the temperature at which they are likeliest on validation data of the source. A run
+has no such data, so that temperature is an option, for the relation alone, as there; at 1 the softmax is as it is, as
+in TLlib.
 """
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxfer.errors import InputError
 from jaxfer.method import Method, task_loss, without
 from jaxfer.models import heads
 from jaxfer.models.port import FEATURES, Port
 from jaxfer.rules import flatten, unflatten
 
 
-def method(port: Port, *, source_outputs: int = 0) -> Method:
+def method(port: Port, *, source_outputs: int = 0, temperature: float = 1.0) -> Method:
     """Groups: `head`, `source_head` (at 0.1 of the rate), `backbone`. Hparam: `trade_off`.
 
     Args:
       port: the model.
       source_outputs: classes of the source, filled in from `config.init`.
+      temperature: of the source's head, above 1 where it is surer than it is right.
     """
+    if not 0 < temperature < math.inf:
+        raise InputError(f"config.options.temperature: expected a number above 0, found {temperature}; 1 is none")
 
     def layer(leaves):
         return {path.removeprefix(f"{port.head}/"): leaf for path, leaf in leaves.items()}
 
     def measure(ctx, given):  # [batch, target classes, source classes] and [batch, target classes]
-        chances = jax.nn.softmax(heads.read(layer(given.head), ctx.taps[FEATURES]))
+        chances = jax.nn.softmax(heads.read(layer(given.head), ctx.taps[FEATURES]) / temperature)
         of_class = jax.nn.one_hot(ctx.batch["label"], port.outputs)
         return {"chances": of_class[:, :, None] * chances[:, None, :], "share": of_class}
 

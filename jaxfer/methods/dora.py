@@ -44,7 +44,7 @@ def method(port: Port, *, rank: int = 8, alpha: float = 16.0, targets: tuple[str
         drawn = _kernels.normal(key, {site: kernel.fan_in for site, kernel in kernels.items()}, rank)
         for site, (shape, n) in kernels.items():
             a = drawn[site].reshape(*shape[:n], rank) / math.sqrt(kernels[site].fan_in)
-            squares[site] = (leaves[f"{site}/kernel"] ** 2).sum(tuple(range(n)))
+            squares[site] = _once((leaves[f"{site}/kernel"] ** 2).sum(tuple(range(n))))
             adapters[site] = {"a": a, "b": jnp.zeros((rank, *shape[n:])), "magnitude": jnp.sqrt(squares[site])}
         return {**params, "dora": rules.unflatten(adapters)}, {"squares": squares}  # of frozen kernels, found once
 
@@ -78,10 +78,15 @@ def method(port: Port, *, rank: int = 8, alpha: float = 16.0, targets: tuple[str
         view=without("dora"),
         intercept=intercept,
         merge=lambda params, extra: _kernels.merged(params, "dora", turned),
+        factors={"dora": scale},
         hparams={"lr": (3e-3, (1e-3, 3e-3, 1e-2, 3e-2))},
     )
 
 
 def _length(squares: jax.Array) -> jax.Array:
-    """The root; above zero, so that an empty channel stays one."""
-    return jnp.sqrt(jnp.maximum(squares, jnp.finfo(squares.dtype).tiny))
+    """The root; above zero, so that an empty channel stays one. XLA would make m / sqrt(x) m * rsqrt(x), which rounds
+    otherwise: the magnitude over the length it was taken from would not be 1."""
+    return _once(jnp.sqrt(jnp.maximum(squares, jnp.finfo(squares.dtype).tiny)))
+
+
+_once = jax.lax.optimization_barrier  # the value as it is here, rewritten into nothing around it

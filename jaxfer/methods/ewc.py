@@ -8,6 +8,9 @@ metrics say what is left of the earlier task; without that stream the run's own,
 
 Online EWC (Schwarz et al., 2018, "Progress & Compress: A scalable framework for continual learning", arXiv:1805.06370),
 the option `online`: F = online * (F of the source's run) + F as measured, around the last parameters alone.
+
+mammoth's online form weighs each example's square by p(y | x) (`weighted`) and has no factor 1/2: its lambda is half of
+`strength`.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from jaxfer.models.port import Port
 from jaxfer.rules import flatten
 
 
-def method(port: Port, *, source_outputs: int = 0, online: float = 0.0) -> Method:
+def method(port: Port, *, source_outputs: int = 0, online: float = 0.0, weighted: bool = False) -> Method:
     """Groups: `head`, `backbone`.
 
     Hparam: `strength`. A source that is sure of its labels has small gradients, and so a small F: then it has to be
@@ -32,6 +35,7 @@ def method(port: Port, *, source_outputs: int = 0, online: float = 0.0) -> Metho
       source_outputs: classes of the source, filled in from `config.init`.
       online: what F of the tasks before the last one still counts for, 0 to 1 (gamma of the paper). The source's run
         hands it on, if its method is ewc with this option too. At 0 only the last task is held.
+      weighted: whether an example counts as much as its label's probability, as in mammoth.
     """
     if not 0 <= online <= 1:
         raise InputError(f"config.options.online: expected 0 to 1, found {online}; 0 is plain ewc")
@@ -40,7 +44,7 @@ def method(port: Port, *, source_outputs: int = 0, online: float = 0.0) -> Metho
         return {path: leaf for path, leaf in flatten(params).items() if not path.startswith(f"{port.head}/")}
 
     def measure(ctx, given):
-        return squared_gradients(ctx, shared(ctx.params))
+        return squared_gradients(ctx, shared(ctx.params), weighted)
 
     def init(params, key, given):  # State copies the anchor, so donating the parameters leaves it intact
         fisher = given.measured

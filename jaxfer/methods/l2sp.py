@@ -1,7 +1,9 @@
 """L2-SP: fine-tuning with an L2 penalty towards the starting point.
 
 Li et al., 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks", arXiv:1802.01483, eq. 2:
-loss + alpha / 2 * |w - w0|^2 over the backbone + beta / 2 * |w|^2 over the new head.
+loss + alpha / 2 * |w - w0|^2 over the backbone + beta / 2 * |w|^2 over the new head. alpha is 0.1 and beta 0.01 in the
+authors' script; TLlib has an alpha of 0.01. Neither has weight decay beside it, which pulls to zero: a note says
+where there is one.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ def method(port: Port) -> Method:
         rules=((f"{port.head}/.*", "head"), (".*", "backbone")),
         init=init,
         loss=loss,
+        decays=True,
         hparams={
             "lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)),
             "alpha": (0.1, (0.001, 0.01, 0.1, 1.0)),

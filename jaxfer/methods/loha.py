@@ -57,6 +57,7 @@ def method(port: Port, *, rank: int = 8, alpha: float = 8.0, targets: tuple[str,
         view=without("loha"),
         intercept=lambda params, extra: _kernels.adapted(params["loha"], add_low_rank),
         merge=lambda params, extra: _kernels.merged(params, "loha", gained),
+        factors={"loha": scale},
         hparams={"lr": (3e-3, (1e-3, 3e-3, 1e-2))},
     )
 

@@ -2,8 +2,9 @@
 
 Yeh et al., 2023, "Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to Model Evaluation",
 arXiv:2309.14859, section 3.3: W + (alpha / rank) C (x) D, D being B A of this rank where that is smaller. Both
-sides are split into the factors nearest to their root, as in peft. C starts at zero. The layer's own operation runs D
-on each part of the channels, and C mixes the parts: the product is never made.
+sides are split into the factors nearest to their root, as in peft. C starts at zero, as in peft; in LyCORIS, the
+authors' code, D does, or B of it (`zero=second`). The layer's own operation runs D on each part of the channels, and C
+mixes the parts: the product is never made.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ import math
 import jax.numpy as jnp
 
 from jaxfer import rules
-from jaxfer.errors import InputError
+from jaxfer.errors import InputError, nearest
 from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods import _kernels
 from jaxfer.models.convolutions import GroupedConv, StandardisedConv
 from jaxfer.models.layers import Conv, like
 from jaxfer.models.port import Port
 
+ZERO = ("first", "second")
 
-def method(port: Port, *, rank: int = 8, alpha: float = 8.0, targets: tuple[str, ...] = ()) -> Method:
+
+def method(
+    port: Port, *, rank: int = 8, alpha: float = 8.0, targets: tuple[str, ...] = (), zero: str = "first"
+) -> Method:
     """Groups: `lokr`, `head`.
 
     Args:
@@ -29,9 +34,12 @@ def method(port: Port, *, rank: int = 8, alpha: float = 8.0, targets: tuple[str,
       rank: of the second matrix, which is whole where half its larger side is no more.
       alpha: the product is scaled by alpha / rank.
       targets: patterns of kernel paths to adapt, each must match; empty adapts every kernel outside the head and stem.
+      zero: which of the two matrices starts at zero, `first` or `second`; the other one is drawn.
     """
     if rank < 1:
         raise InputError(f"lokr: expected rank >= 1, found {rank}")
+    if zero not in ZERO:
+        raise InputError(f"lokr: unknown zero {zero!r}{nearest(str(zero), ZERO)}")
     scale = alpha / rank
 
     def unfit(module, kernel):
@@ -47,7 +55,9 @@ def method(port: Port, *, rank: int = 8, alpha: float = 8.0, targets: tuple[str,
     def init(params, key, given):
         kernels, rows = _kernels.chosen("lokr", port, params, targets, unfit), {}
         splits = {site: split(*kernel, _kernels.modules(port).get(site)) for site, kernel in kernels.items()}
-        for site, (taps, (_, fan_in), (_, fan_out)) in splits.items():
+        for site, (taps, (in_1, fan_in), (out_1, fan_out)) in splits.items():
+            if zero == "second":
+                rows[f"{site}/c"] = in_1 * out_1
             fan = math.prod(taps) * fan_in
             if rank < max(fan_in, fan_out) / 2:
                 rows |= {f"{site}/a": fan * rank, f"{site}/b": rank * fan_out}
@@ -55,9 +65,15 @@ def method(port: Port, *, rank: int = 8, alpha: float = 8.0, targets: tuple[str,
                 rows[f"{site}/d"] = fan * fan_out
         drawn, adapters = _kernels.normal(key, rows, 1), {}
         for site, (taps, (in_1, in_2), (out_1, out_2)) in splits.items():
-            adapters[f"{site}/c"] = jnp.zeros((in_1, out_1))
+            whole = f"{site}/d" in drawn
+            if zero == "first":
+                adapters[f"{site}/c"] = jnp.zeros((in_1, out_1))
+            else:
+                adapters[f"{site}/c"] = drawn[f"{site}/c"].reshape(in_1, out_1) / math.sqrt(in_1)
+                last = f"{site}/d" if whole else f"{site}/b"
+                drawn[last] = jnp.zeros_like(drawn[last])
             root = math.sqrt(math.prod(taps) * in_2)
-            if f"{site}/d" in drawn:
+            if whole:
                 adapters[f"{site}/d"] = drawn[f"{site}/d"].reshape(*taps, in_2, out_2) / root
             else:
                 adapters[f"{site}/a"] = drawn[f"{site}/a"].reshape(*taps, in_2, rank) / root
@@ -90,6 +106,7 @@ def method(port: Port, *, rank: int = 8, alpha: float = 8.0, targets: tuple[str,
         view=without("lokr"),
         intercept=lambda params, extra: _kernels.adapted(params["lokr"], add_product),
         merge=lambda params, extra: _kernels.merged(params, "lokr", gained),
+        factors={"lokr": scale},
         hparams={"lr": (3e-3, (1e-3, 3e-3, 1e-2))},
     )
 

@@ -1,7 +1,8 @@
 """Merging: finished networks of this model become one, without a step: soups, WiSE-FT, task vectors, Fisher, RegMean.
 
 `jaxfer/merging` has the rules and their papers. What a rule can choose (how many networks, how strong a change) is
-chosen on val. `jaxfer merge` writes the config.
+chosen on val. `jaxfer merge` writes the config. WiSE-FT's code can weigh the two ends by Fisher information, which the
+paper does not: `fisher` is the rule for that.
 """
 
 from __future__ import annotations

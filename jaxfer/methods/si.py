@@ -6,7 +6,8 @@ step), by the gradient of the batch, as the paper does. At its end the parameter
 max(w, 0) / (its whole way^2 + xi). The next task has the loss + c * the sum of importance * (parameter - start)^2. A
 run that starts from a run of this method gets the importance there; after any other source it is 0. Heads move freely.
 
-The paper has no max: with momentum a sum may be negative, which would drive the parameter away.
+The paper has no max: with momentum a sum may be negative, which would drive the parameter away. mammoth sums
+lr * gradient^2, plain SGD's, and clips gradients by value at 1: `config.clip_mode=value` and `config.clip=1` do that.
 """
 
 from __future__ import annotations

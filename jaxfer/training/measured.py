@@ -70,9 +70,15 @@ def measured(
 
 
 def examples(experiment: Experiment, stage: Stage, data: Dataset) -> Split:
-    """What the stage's method measures: the stream `former` where it asks for that and there is one, else its own."""
-    own = stage.spec.method.measure_on == "former" and "former" in data.streams
-    return data.streams["former"].splits["train"] if own else training_split(experiment, stage, data)
+    """What the stage's method measures: the stream `former` where it asks for that and there is one, else its own; of
+    either so many examples at most as the method says."""
+    method = stage.spec.method
+    former = method.measure_on == "former" and "former" in data.streams
+    split = data.streams["former"].splits["train"] if former else training_split(experiment, stage, data)
+    if method.measured_rows is None or len(split) <= method.measured_rows:
+        return split
+    rows = np.random.default_rng(experiment.run.seed).choice(len(split), method.measured_rows, replace=False)
+    return split.take(np.sort(rows))
 
 
 def check(stage: Stage, start: Start, data: Dataset) -> None:

@@ -67,6 +67,10 @@ class StageSummary:
         head = f"stage {name!r}: method {' + '.join((config.method, *config.adds))}, {how}"
         notes = [f"note: {note}" for note in (*self.assumed, *self.stage.notes, *self.where.notes(self.stage))]
         notes += [f"features: {self.features}"] if self.features else []
+        if factors := self.stage.spec.method.factors:
+            rates = {group: self.stage.hparams.get(f"lr/{group}", 0.0) for group in factors}  # none: frozen by a rule
+            steps = (f"lr x scale of {group} {factors[group] * rate:g}" for group, rate in rates.items())
+            notes += [f"scale of the product: {max(factors.values()):g}, {', '.join(steps)}"]
         rates = ", ".join(f"{path} {rate:g}" for path, rate in self.stage.spec.dropout)
         notes += [f"dropout in place of the model's: {rates}"] if rates else []
         step = (

@@ -25,7 +25,7 @@ from jaxfer import conformance
 from jaxfer.conformance import CONVOLUTION, KINDS, TRANSFORMER, methods, sentence, tiny
 from jaxfer.models.heads import EMBEDDING, supported
 from jaxfer.ports import port_shapes
-from jaxfer.registry import METHODS, MODELS
+from jaxfer.registry import ADDS, METHODS, MODELS
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import TIMES, read_metrics
@@ -247,6 +247,38 @@ def numbers(pairs):
 @pytest.mark.parametrize("check,method,case", list(numbers(PAIRS)))
 def test_numbers(check, method, case):
     assert check(method, case) is None
+
+
+@pytest.mark.tier_i
+@pytest.mark.parametrize(
+    "method,case",
+    [
+        pytest.param(*pair, id="-".join(pair), marks=marks(*pair))
+        for pair in PAIRS
+        if pair not in REFUSED and pair[1] in axes(pair[0])[:1]
+    ],
+)
+def test_lowered(method, case):
+    """Every method in bfloat16, two slices and four shards, on one model: no compile."""
+    problems = {sentence(check): check(method, case) for check in methods.LOWERED}
+    assert not {name: problem for name, problem in problems.items() if problem}
+
+
+# {add-on: (a model that it can be put on, what it needs)}; the transformer and nothing where absent
+PUT_ON = {
+    **dict.fromkeys(("tent", "cotta"), (CONVOLUTION, {"options": {"reset": "episodic"}})),
+    **dict.fromkeys(("neftune", "r3f"), ("bert_pooler", {})),
+    "stochnorm": (CONVOLUTION, {}),
+    "jsd": (TRANSFORMER, {"stream": {"view_1": {"rows": "same"}, "view_2": {"rows": "same"}}}),
+}
+
+
+@pytest.mark.tier_i
+@pytest.mark.parametrize("add", ADDS.names())
+def test_an_add_on_lowered(add):
+    """Likewise, each on plain fine-tuning."""
+    case, fields = PUT_ON.get(add, (TRANSFORMER, {}))
+    assert methods.a_step_in_bfloat16_slices_and_shards_lowers("full", case, adds=(add,), **fields) is None
 
 
 @pytest.mark.tier_ii

@@ -24,9 +24,18 @@ from jaxfer.rules import flatten
 from tests.experiments import backbone, batches, tiny_config, tiny_stage
 
 
-@pytest.mark.parametrize("kind,bottleneck,count", [("houlsby", 64, 2_379_264), ("pfeiffer", 48, 894_528)])
+@pytest.mark.parametrize(
+    "kind,bottleneck,count",
+    [
+        ("houlsby", 64, 2_379_264),
+        ("houlsby", 0, 2 * 894_528),
+        ("pfeiffer", 0, 894_528),  # 48 channels
+        ("parallel", 0, 12 * (2 * 768 * 384 + 384 + 768)),
+        ("adaptformer", 0, 12 * (2 * 768 * 64 + 64 + 768)),
+    ],
+)
 def test_counts_on_bert_base(kind, bottleneck, count):
-    """Twelve blocks of 768 channels; norms and head not counted."""
+    """Twelve blocks of 768 channels; norms and head not counted. 0: the kind's own bottleneck."""
     port = MODELS.make("bert", outputs=2)
     method = METHODS.make("adapter", port, kind=kind, bottleneck=bottleneck)
     shapes = jax.eval_shape(port.init, jax.random.key(0), port.example(1))[0]
@@ -121,6 +130,10 @@ def layer_norm(x, params):
     return (x - mean) / jnp.sqrt(var + 1e-12) * params["scale"] + params["bias"]
 
 
+def gelu(x):
+    return jax.nn.gelu(x, approximate=False)
+
+
 def bottleneck(x, params, act):
     down, up = params["down"], params["up"]
     return act(x @ down["kernel"] + down["bias"]) @ up["kernel"] + up["bias"]
@@ -137,11 +150,9 @@ def test_a_block_by_hand(kind):
     x = port.apply(params, {}, batch, end="stem")[0]
     if kind == "houlsby":
         attention = _layer(port, state.params, batch, "block_0/attn/out")
-        h = layer_norm(
-            x + attention + bottleneck(attention, added["block_0"]["attn"]["out"], jax.nn.swish), block["norm_1"]
-        )
+        h = layer_norm(x + attention + bottleneck(attention, added["block_0"]["attn"]["out"], gelu), block["norm_1"])
         mlp = _mlp(h, block)
-        wanted = layer_norm(h + mlp + bottleneck(mlp, added["block_0"]["mlp"]["fc2"], jax.nn.swish), block["norm_2"])
+        wanted = layer_norm(h + mlp + bottleneck(mlp, added["block_0"]["mlp"]["fc2"], gelu), block["norm_2"])
     else:
         h = layer_norm(x + _layer(port, state.params, batch, "block_0/attn/out"), block["norm_1"])
         total = h + _mlp(h, block)
@@ -180,6 +191,61 @@ def test_a_run_predicts_and_is_not_exported(tmp_path):
     assert answer.error is None and len(answer.probabilities) == 3
     with pytest.raises(InputError, match="method 'adapter' adds modules that no plain ViT has"):
         jaxfer.export(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind,std,most", [("houlsby", 0.0088, 0.02), ("pfeiffer", 0.02, 0.1)])
+def test_the_kernels_at_the_start(kind, std, most):
+    """N(0, 0.01) cut at two standard deviations, of which 0.88 of the deviation is left; N(0, 0.02)."""
+    leaves = flatten(tiny_stage("vit_cls", method="adapter", options={"kind": kind}).enter(*drawn(), 0).params)
+    of_tiny = {
+        leaf.shape for path, leaf in leaves.items() if path.startswith("adapter/") and path.endswith("down/bias")
+    }
+    assert of_tiny == {(1,)}  # 12 // 16, one at least
+    options = {"kind": kind, "bottleneck": 60}
+    leaves = flatten(tiny_stage("vit_cls", method="adapter", options=options).enter(*drawn(), 0).params)
+    kernels = np.concatenate([np.ravel(x) for p, x in leaves.items() if p.startswith("adapter/") and "kernel" in p])
+    assert kernels.std() == pytest.approx(std, rel=0.05) and np.abs(kernels).max() <= most
+
+
+def test_options_in_place_of_the_kinds_own():
+    """Swish and N(0, 0.02), as the library `adapters` has them; a start at the source model behind a layer."""
+    port = tiny.make("vit_cls")
+    options = {"bottleneck": 3, "activation": "swish", "start": "bert"}
+    method, (params, _), batch = METHODS.make("adapter", port, **options), tiny.draw(port), tiny.batch(port)
+    full, _ = method.init(params, jax.random.key(0), NOTHING)
+    part = full["adapter"]["block_0"]["attn"]["out"]
+    assert np.abs(part["down"]["kernel"]).max() > 0.02
+    h = _layer(port, params, batch, "block_0/attn/out")
+    caught = {}
+
+    def catch(next_fun, args, kwargs, context):
+        outputs = method.intercept(full, {})(next_fun, args, kwargs, context)
+        caught.setdefault("/".join(context.module.path), outputs)
+        return outputs
+
+    port.apply(params, {}, batch, intercept=catch, end="block_0")
+    np.testing.assert_allclose(caught["block_0/attn/out"], h + bottleneck(h, part, jax.nn.swish), rtol=1e-5, atol=1e-6)
+    method = METHODS.make("adapter", port, start="lora")
+    full, _ = method.init(params, jax.random.key(0), NOTHING)
+    adapted = port.apply(params, {}, batch, intercept=method.intercept(full, {}))[0]
+    np.testing.assert_array_equal(adapted, port.apply(params, {}, batch)[0])
+
+
+def drawn():
+    return tiny.draw(tiny.make("vit_cls"))
+
+
+@pytest.mark.parametrize(
+    "options,line",
+    [
+        ({"activation": "geluu"}, "adapter: unknown activation 'geluu'; nearest: 'gelu'"),
+        ({"start": "brt"}, "adapter: unknown start 'brt'; nearest: 'bert'"),
+        ({"bottleneck": -1}, "adapter: expected bottleneck >= 0, found -1; 0 is the kind's own"),
+    ],
+)
+def test_options_are_checked(options, line):
+    with pytest.raises(InputError, match=line):
+        tiny_stage("vit_cls", method="adapter", options=options)
 
 
 def test_a_scale_is_of_adapters_beside_the_mlp():

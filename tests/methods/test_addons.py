@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxfer.errors import InputError
-from jaxfer.method import NOTHING
+from jaxfer.method import NOTHING, Context
+from jaxfer.methods import ema
 from jaxfer.methods._averages import averaged
 from jaxfer.rules import flatten, unflatten
 from jaxfer.step import make_eval_step
@@ -29,6 +31,25 @@ def test_the_average_by_hand():
         np.testing.assert_allclose(leaf, average[path], rtol=1e-5, atol=1e-6)
     for path, leaf in flatten(state.params).items():  # what is trained is not changed by averaging it
         np.testing.assert_array_equal(leaf, now[path])
+
+
+def test_what_is_left_of_the_start_after_500_steps():
+    """timm's constant 0.9998 leaves 0.905 of it, the warm-up the product of its decays: in float64, by the update."""
+    left = {}
+    with jax.enable_x64(True):
+        for warm_up in (False, True):
+            stage = tiny_stage("vit_cls", method="probe")
+            method = ema.add(stage.spec.method, stage.spec.port, warm_up=warm_up)
+            hparams, params = {"decay": jnp.float64(0.9998)}, {"head": {"out": {"kernel": jnp.zeros((), jnp.float64)}}}
+            extra = {"base": {}, "average": {"head/out/kernel": jnp.ones((), jnp.float64)}}
+
+            def step(i, extra, method=method, hparams=hparams, params=params):
+                return method.update(Context(None, None, {}, params, extra, hparams, {}, i, None), extra)
+
+            left[warm_up] = float(jax.lax.fori_loop(0, 500, step, extra)["average"]["head/out/kernel"])
+    assert left[False] == pytest.approx(0.9998**500, abs=1e-9) and round(left[False], 3) == 0.905
+    decays = np.minimum(0.9998, 1 - np.arange(2.0, 502.0) ** (-2 / 3))
+    assert left[True] == pytest.approx(np.prod(decays), abs=1e-9) and left[True] < 1e-7
 
 
 def test_what_is_kept_beside_the_parameters():

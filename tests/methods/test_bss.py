@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxfer.errors import InputError
+from jaxfer.methods import bss
 from jaxfer.models.port import FEATURES
 from tests.experiments import backbone, batches, tiny_stage, train
+
+
+def test_the_reference_value():
+    """TLlib's penalty of 8 x 5 features, by a singular value decomposition there; either way round."""
+    features = np.random.RandomState(0).randn(8, 5)
+    with jax.enable_x64(True):
+        found = [float(bss.shrinkage(jnp.asarray(x))) for x in (features, features.T)]
+    assert found == [pytest.approx(1.6793324587, abs=1e-9)] * 2
 
 
 @pytest.mark.parametrize("smallest", [1, 3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -14,9 +15,11 @@ import jaxfer
 from jaxfer.conformance import tiny
 from jaxfer.data.loader import Feed, eval_batches
 from jaxfer.errors import InputError
+from jaxfer.method import Given
 from jaxfer.models import heads
 from jaxfer.models.port import FEATURES, Training
 from jaxfer.network import of_state
+from jaxfer.registry import METHODS
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from jaxfer.training import entering
@@ -87,6 +90,24 @@ def test_loss_by_hand(case):
     logits = np.asarray(passed.taps[FEATURES] @ layer["kernel"] + layer["bias"], np.float64)
     wanted = train(plain, 1)[1][0] - 0.7 * (relation[batch["label"]] * np.log(softmax(logits))).sum(-1).mean()
     assert train(stage, 1)[1][0] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_temperature_of_the_relation():
+    """The head's outputs are divided by it before the softmax that the relation is a mean of."""
+    port = tiny.make("vit_cls")
+    rng, leaves = np.random.default_rng(0), {"head/out/kernel": np.ones((3, 4)), "head/out/bias": np.zeros(4)}
+    leaves["head/out/kernel"] = rng.normal(size=(3, 4)).astype(np.float32)
+    features = rng.normal(size=(5, 3)).astype(np.float32)
+    ctx = types.SimpleNamespace(
+        taps={FEATURES: jax.numpy.asarray(features)}, batch={"label": np.array([0, 1, 2, 1, 0])}
+    )
+    for options, temperature in (({}, 1.0), ({"temperature": 2.5}, 2.5)):
+        measured = METHODS.make("cotuning", port, **options).measure(ctx, Given(head=leaves))
+        wanted = softmax(features @ leaves["head/out/kernel"] / temperature)
+        found = np.asarray(measured["chances"]).sum(1)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    with pytest.raises(InputError, match="config.options.temperature: expected a number above 0, found 0.0; 1 is none"):
+        METHODS.make("cotuning", port, temperature=0.0)
 
 
 def test_the_outputs_of_two_layers_by_hand():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxfer.config import resolve
 from jaxfer.conformance import tiny
 from jaxfer.errors import InputError
 from jaxfer.measuring import make_measure
@@ -17,7 +19,9 @@ from jaxfer.methods import delta
 from jaxfer.models.port import Training
 from jaxfer.registry import METHODS, TASKS
 from jaxfer.rules import flatten
-from tests.experiments import backbone, batches, tiny_stage, train
+from jaxfer.training.measured import examples
+from jaxfer.training.preflight import preflight
+from tests.experiments import backbone, batches, tiny_config, tiny_stage, train
 
 
 @pytest.mark.parametrize("attention", [False, True])
@@ -52,6 +56,21 @@ def test_penalty_by_hand(attention):
     assert train(stage, 2)[1][1] == pytest.approx(task + 0.7 * pull + 0.15 * head, rel=1e-5)
 
 
+def test_the_distance_of_two_maps():
+    """The authors' c a / (h w) times half the squared distance, the sum over channels and the mean over examples; with
+    the softmax of standardised increases. In float64."""
+    rng = np.random.default_rng(0)
+    new, start, rises = rng.normal(size=(3, 4, 5, 6)), rng.normal(size=(3, 4, 5, 6)), rng.normal(size=6)
+    wanted, z = 0.0, np.exp((rises - rises.mean()) / rises.std() / 5)
+    for example in range(3):
+        for channel in range(6):
+            apart = np.linalg.norm(new[example, :, :, channel] - start[example, :, :, channel])
+            wanted += 0.5 * 6 * z[channel] / z.sum() * apart**2 / (4 * 5) / 3
+    with jax.enable_x64(True):
+        found = float(delta.distance(jnp.asarray(new), jnp.asarray(start), delta.attended(jnp.asarray(rises))))
+    assert found == pytest.approx(wanted, abs=1e-9)
+
+
 def test_attention_is_measured_by_setting_channels_to_zero():
     """The increase of each example's loss, for the channels of one unit, one after the other."""
     port, task = tiny.make("vit_cls"), TASKS.make("classification")
@@ -79,3 +98,33 @@ def test_the_default_units_are_spread_and_others_refused():
     assert delta.method(port).taps == ("block_3", "block_7", "block_11", "block_15")
     with pytest.raises(InputError, match="options.units: 'block_16' is no unit of the model before its head; nearest"):
         delta.method(port, units=("block_16",))
+    with pytest.raises(InputError, match="options.measured: expected examples >= 0, found -1; 0 takes the whole"):
+        delta.method(port, measured=-1)
+
+
+def test_the_papers_defaults():
+    """Attention; the authors' 0.01 of a sum over 64 examples as a factor of the mean; four of their batches."""
+    stage = tiny_stage("vit_cls", method="delta")
+    assert stage.given.measured.keys() == {"stem", "block_0", "block_1"}
+    assert (stage.hparams["alpha"], stage.hparams["beta"]) == (pytest.approx(64 * 0.01), pytest.approx(0.01))
+    assert stage.spec.method.measured_rows == 4 * 64
+    assert stage.notes == (
+        "config.method: 'delta' measures with the head that the stage begins with; unless the source's is kept, let a "
+        "stage of probe train it first",
+    )
+    assert tiny_stage("vit_cls", method="delta", head="keep").notes == ()
+    assert tiny_stage("vit_cls", method="delta", options={"attention": False}).notes == ()
+
+
+def test_some_examples_are_measured():
+    """The seed draws them; a split of fewer is measured whole."""
+    config = tiny_config("vit_cls", method="delta", options={"measured": 7}, seed=3)
+    plan = preflight(config)
+    split, stage = plan.data.splits["train"], plan.stages[0]
+    experiment = resolve(config)
+    found = examples(experiment, stage, plan.data)
+    rows = np.sort(np.random.default_rng(3).choice(len(split), 7, replace=False))
+    np.testing.assert_array_equal(found.rows, split.rows[rows])
+    few = dataclasses.replace(stage.spec.method, measured_rows=len(split))
+    spec = dataclasses.replace(stage.spec, method=few)
+    assert examples(experiment, dataclasses.replace(stage, spec=spec), plan.data) is split

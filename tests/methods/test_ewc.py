@@ -35,12 +35,15 @@ def test_fisher_of_a_linear_model_by_hand():
 
     params = {"stem": {"kernel": jnp.asarray(w)}, "head": {"out": {"kernel": jnp.asarray(h), "bias": jnp.asarray(b)}}}
     ctx = Context(apply, TASKS.make("classification"), batch, params, None, {}, {}, 0, None)
-    rows = ewc.method(types.SimpleNamespace(head="head/out")).measure(ctx, Given())
+    port = types.SimpleNamespace(head="head/out")
+    rows, weighted = (ewc.method(port, weighted=weighted).measure(ctx, Given()) for weighted in (False, True))
     logits = x @ w @ h + b
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     wanted = np.einsum("ni,nj->nij", x, (one[y] - p) @ h.T) ** 2
     assert rows.keys() == {"stem/kernel"}
     np.testing.assert_allclose(rows["stem/kernel"], wanted, rtol=1e-4, atol=1e-7)
+    wanted *= p[np.arange(5), y][:, None, None]
+    np.testing.assert_allclose(weighted["stem/kernel"], wanted, rtol=1e-4, atol=1e-7)
 
 
 def test_penalty_by_hand():

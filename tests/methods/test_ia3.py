@@ -38,5 +38,8 @@ def test_merged_kernels_and_biases_by_hand():
         np.testing.assert_allclose(leaf, wanted.get(path, leaves[path]), rtol=0, atol=1e-6)
 
 
-def test_count_on_roberta_base():
+def test_counts_on_roberta_base():
+    """Keys, values and the MLP's inner activation; with what attention's output layer reads, peft's `output.dense`."""
     assert added("ia3", "roberta") == 55_296
+    outputs, inputs = (r".*/attn/(key|value)/kernel",), (r".*/attn/out/kernel", r".*/mlp/fc2/kernel")
+    assert added("ia3", "roberta", outputs=outputs, inputs=inputs) == 64_512

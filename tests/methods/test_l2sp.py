@@ -27,6 +27,16 @@ def test_penalty_by_hand():
     assert state.extra.keys() == anchor.keys() - set(head)
 
 
+def test_weight_decay_beside_the_pull_is_noted():
+    """The authors' alpha and beta; no decay to zero beside them by default."""
+    stage = tiny_stage("vit_cls", method="l2sp")
+    assert (stage.hparams["alpha"], stage.hparams["beta"]) == (0.1, 0.01) and not stage.hparams["weight_decay"]
+    assert stage.notes == ()
+    assert tiny_stage("vit_cls", method="l2sp", weight_decay=0.02).notes == (
+        "config.weight_decay: 0.02 pulls to zero what 'l2sp' pulls to the start; 0 leaves its own pull alone",
+    )
+
+
 def test_a_strong_pull_holds_the_backbone():
     distances = []
     for alpha in (0.0, 5.0):

@@ -16,24 +16,31 @@ from tests.experiments import backbone, batches, tiny_stage, train
 FIELDS = dict(optimizer="sgd", lr=0.5, momentum=0.0, weight_decay=0.0)
 
 
-def test_der_by_hand():
+@pytest.mark.parametrize("apart", [False, True])
+def test_der_by_hand(apart):
     """After a step: CE + weight * CE of the memory + alpha * the mean square of outputs less those at the start."""
-    stage = tiny_stage("resnet_basic", method="der", options={"alpha": 0.7}, **{**FIELDS, "lr": 0.05})
+    options = {"alpha": 0.7, "apart": apart}
+    stage = tiny_stage("resnet_basic", method="der", options=options, **{**FIELDS, "lr": 0.05})
     (start, norms), (_, batch), port = backbone(stage), batches(stage, 2), stage.spec.port
     state, _ = train(stage, 1)
     training = Training(key=jax.random.key(0), live=stage.spec.live, eval_norms=stage.spec.eval_norms)
-    together = {"image": np.concatenate([batch["image"], batch["memory"]["image"]])}
+    names = sorted(batch.keys() & {"memory", "dark"})  # as the config has them
+    dark = "dark" if apart else "memory"
+    together = {"image": np.concatenate([batch["image"], *(batch[name]["image"] for name in names)])}
 
     @jax.jit
     def both(params, model_state):
         now = port.forward(params, model_state, together, training=training, taps=(FEATURES,))
-        old = port.forward(start, norms, batch["memory"], taps=(FEATURES,))
+        old = port.forward(start, norms, batch[dark], taps=(FEATURES,))
         return now.taps[FEATURES], old.taps[FEATURES]
 
     now, old = (np.asarray(x, np.float64) for x in both(state.params, state.model_state))
     head, before = state.params["head"]["out"], start["head"]["out"]["memory"]
-    memory = now[8:] @ head["memory"]["kernel"] + head["memory"]["bias"]
-    dark = np.square(memory - (old @ before["kernel"] + before["bias"])).mean()
+    outputs = {
+        name: now[8 + 8 * i :][:8] @ head["memory"]["kernel"] + head["memory"]["bias"] for i, name in enumerate(names)
+    }
+    memory = outputs["memory"]
+    dark = np.square(outputs[dark] - (old @ before["kernel"] + before["bias"])).mean()
     logits = now[:8] @ head["kernel"] + head["bias"]
     losses = [
         float(optax.softmax_cross_entropy_with_integer_labels(x, y).mean())

@@ -57,6 +57,21 @@ def test_lokr_is_a_kronecker_product():
         np.testing.assert_allclose(after, wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", ["vit_cls", "resnet_basic"])
+def test_lokr_with_the_second_matrix_at_zero(case):
+    """LyCORIS: C is drawn, and D, or B of it, starts at zero; so the kernels are the source's."""
+    stage = tiny_stage(case, method="lokr", options={**OPTIONS["lokr"], "zero": "second"})
+    params, model_state = backbone(stage)
+    state = stage.enter(params, model_state, 0)
+    leaves = {path: np.asarray(leaf) for path, leaf in flatten(state.params).items() if path.startswith("lokr/")}
+    names = {path.rsplit("/", 1)[1] for path in leaves}
+    assert names == ({"a", "b", "c", "d"} if case == "vit_cls" else {"c", "d"})
+    for path, leaf in leaves.items():
+        assert leaf.any() == (path[-2:] in ("/a", "/c")), path
+    for path, leaf in flatten(stage.spec.method.merge(state.params, state.extra)).items():
+        np.testing.assert_array_equal(leaf, flatten(params)[path])
+
+
 def test_lokr_of_a_convolution_is_one_at_every_tap():
     for before, after, own, _ in merged("lokr", "resnet_basic", ("block_1/conv_1",)):
         d = own["d"] if "d" in own else np.tensordot(own["a"], own["b"], 1)
@@ -122,6 +137,7 @@ def test_counts_of_query_and_value_on_roberta_base(method, options, count):
         ("vera", {"initial": 0.0}, "vera: expected an initial scale other than 0"),
         ("loha", {"rank": 0}, "loha: expected rank >= 1, found 0"),
         ("lokr", {"rank": 0}, "lokr: expected rank >= 1, found 0"),
+        ("lokr", {"zero": "secnd"}, "lokr: unknown zero 'secnd'; nearest: 'second'"),
         ("oft", {"block": 1}, "oft: expected block >= 2, found 1"),
         ("oft", {"neumann": 3}, "oft: expected neumann >= 4, or 0 for the exact solution, found 3"),
         ("dora", {"rank": 0}, "dora: expected rank >= 1, found 0"),

@@ -9,7 +9,7 @@ import jaxfer
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.parallel.placement import placement
 from jaxfer.terminal import Page
-from jaxfer.training.summary import summary
+from jaxfer.training.summary import StageSummary, summary
 from tests.experiments import tiny_config, tiny_stage
 
 
@@ -27,6 +27,29 @@ def test_rows_and_totals_by_hand():
     assert stage.params_total == stem + 2 * block + head
     assert stage.params_trainable == 2 * block + head
     assert stage.optimizer_bytes == 2 * 4 * stage.params_trainable + 4 * 2  # two moments, a count for each group
+
+
+@pytest.mark.parametrize(
+    "method,options,line",
+    [
+        ("lora", {"rank": 4, "alpha": 6.0}, "scale of the product: 1.5, lr x scale of lora 0.015"),
+        (
+            "lora",
+            {"rank": 4, "alpha": 6.0, "scaling": "rank_stabilised", "b_rate": 16.0},
+            "scale of the product: 3, lr x scale of lora 0.03, lr x scale of lora_b 0.48",
+        ),
+        ("dora", {"rank": 4, "alpha": 6.0}, "scale of the product: 1.5, lr x scale of dora 0.015"),
+        ("loha", {"rank": 4, "alpha": 6.0}, "scale of the product: 1.5, lr x scale of loha 0.015"),
+        ("lokr", {"rank": 4, "alpha": 6.0}, "scale of the product: 1.5, lr x scale of lokr 0.015"),
+    ],
+)
+def test_the_scale_of_a_low_rank_product(method, options, line):
+    """alpha / rank, or alpha / sqrt(rank), and the rate times it: what two settings of alpha and lr have in common."""
+    stage = tiny_stage("vit_cls", method=method, options=options, lr=0.01)
+    numbers = dict(params_trainable=0, params_total=0, optimizer_bytes=0, state_bytes=0, step_flops=0.0)
+    where = placement(ParallelConfig(devices=1))
+    shown = StageSummary(stage=stage, where=where, forward_flops=0.0, **numbers).text().splitlines()
+    assert line in shown and not tiny_stage("vit_cls", method="probe").spec.method.factors
 
 
 def test_forward_flops_by_hand():
