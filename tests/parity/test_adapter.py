@@ -23,7 +23,7 @@ from jaxfer.exports.predict import load_export, load_model
 from jaxfer.rules import flatten, unflatten
 from tests.experiments import TOKENIZER, tiny_config
 
-from .reference import channels_first, compare, images, settle
+from .reference import channels_first, close, compare, images, settle
 from .test_export import BERT, CASES
 
 # Field by field what peft offers and we read; ranks and alphas of one module differ from the others'.
@@ -227,15 +227,15 @@ def test_several_that_are_no_lora_of_dense_layers(case, tmp_path):
     plain = reply(make.from_pretrained(tmp_path / "base"), x)
 
     def found(model):
-        return {"logits": np.asarray(model.network({"image": x}).outputs)}
+        return np.asarray(model.network({"image": x}).outputs)
 
     for name, wanted in expected.items():
         assert np.abs(wanted - plain).max() > 0.01
-        compare(found(held.switch(name)), {"logits": wanted}, scaled=False)
-        compare(found(held.stacked([name])), {"logits": wanted}, scaled=False)
+        close(found(held.switch(name)), wanted)
+        close(found(held.stacked([name])), wanted)
     first, second = summed[:2]
-    compare(found(held.weighted({first: 1, second: 0})), {"logits": expected[first]}, scaled=False)
-    compare(found(held.weighted({first: 0.5, second: 0.0})), found(held.weighted({first: 0.25 * 2})), scaled=False)
+    close(found(held.weighted({first: 1, second: 0})), expected[first])
+    close(found(held.weighted({first: 0.5, second: 0.0})), found(held.weighted({first: 0.25 * 2})))
     # Its sum by hand: kernels of both merged models, less the base's.
     ours = {name: load_export(folders[name]) for name in (first, second)}
     backbone, port = {**held.backbone, **held.each[first].head}, held.each[first].model.port
@@ -244,8 +244,8 @@ def test_several_that_are_no_lora_of_dense_layers(case, tmp_path):
         path: 0.7 * merged[first][path] - 0.5 * merged[second][path] + 0.8 * leaf for path, leaf in backbone.items()
     }
     wanted = port.apply(unflatten({**both, **held.each[first].head}), held.model_state, {"image": x})[0]
-    compare(found(held.weighted({first: 0.7, second: -0.5})), {"logits": np.asarray(wanted)}, scaled=False)
-    compare(found(held.stacked([first, second])), found(held.weighted({first: 1, second: 1})), scaled=False)
+    close(found(held.weighted({first: 0.7, second: -0.5})), np.asarray(wanted))
+    close(found(held.stacked([first, second])), found(held.weighted({first: 1, second: 1})))
     with pytest.raises(InputError, match="ia3: held as the weights that the adapter makes, which have no sum; switch"):
         held.weighted({"ia3": 1})
     with pytest.raises(InputError, match="dora: held as the weights that the adapter makes of its base, which nothing"):
