@@ -39,4 +39,7 @@ def test_merged_kernels_and_biases_by_hand():
 
 
 def test_count_on_roberta_base():
+    """Also with the inputs of every `output.dense`, which is what peft takes under that name."""
     assert added("ia3", "roberta") == 55_296
+    both = {"outputs": (r".*/attn/(key|value)/kernel",), "inputs": (r".*/attn/out/kernel", r".*/mlp/fc2/kernel")}
+    assert added("ia3", "roberta", **both) == 64_512

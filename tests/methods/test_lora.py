@@ -128,9 +128,10 @@ def test_b_learns_at_a_rate_of_its_own():
 
 
 def test_count_on_roberta_base():
-    """Query and value at rank 8; by shapes alone."""
+    """Query and value at rank 8, and the six linear layers of each block; by shapes alone."""
     options = {"targets": (r".*/attn/(query|value)/kernel",)}
     assert added("lora", "roberta", **options) == 294_912
+    assert added("lora", "roberta", targets=(r"block_.*/(query|key|value|out|fc1|fc2)/kernel",)) == 1_327_104
 
 
 @pytest.mark.parametrize(
