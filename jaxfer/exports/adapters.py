@@ -17,7 +17,9 @@ from etils import epath
 from jaxfer import files
 from jaxfer.config.fields import AUTO
 from jaxfer.errors import InputError, nearest
+from jaxfer.exports import peft_beside
 from jaxfer.exports.hf import label_names
+from jaxfer.exports.peft_beside import ADDED, REPLACED
 from jaxfer.exports.predict import Model, load_export
 from jaxfer.method import FROZEN, Method, without
 from jaxfer.models import parts
@@ -25,8 +27,7 @@ from jaxfer.models.passes import Interceptor
 from jaxfer.network import Network
 from jaxfer.parallel.placement import placement
 from jaxfer.ports import port_shapes
-from jaxfer.pretrained import adapter, carrying, foreign, peft_prompts
-from jaxfer.registry import METHODS
+from jaxfer.pretrained import foreign, peft_prompts
 from jaxfer.rules import flatten, unflatten
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.folder import holds_run
@@ -104,7 +105,9 @@ class Adapters:
             one = self._named(name)
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
                 raise InputError(f"weights: expected a number for {name}, found {weight!r}")
-            if one.kind not in SUMS:
+            if one.kind == REPLACED:
+                raise InputError(f"{name}: held as the weights that the adapter makes, which have no sum; switch to it")
+            if one.kind not in (*SUMS, ADDED):
                 raise InputError(
                     f"{name}: adapters of {', '.join(SUMS)} have a sum, {one.kind} has none; switch to it, or stack it"
                 )
@@ -138,6 +141,11 @@ class Adapters:
         for name in names:
             self._named(name)
             self._check_joins(name)
+            if self.each[name].kind == REPLACED and len(names) > 1:
+                raise InputError(
+                    f"{name}: held as the weights that the adapter makes of its base, which nothing is stacked on; "
+                    "switch to it"
+                )
         answers = self._named(head or names[0])
 
         def view(params, extra):
@@ -195,7 +203,9 @@ def adapters(runs: Mapping[str, str | epath.Path]) -> Adapters:
     """Loads adapters onto the backbone that they share.
 
     Args:
-      runs: {name: folder of a finished run, or of a `peft` adapter: LoRA, prompts or prefixes}.
+      runs: {name: folder of a finished run, or of a `peft` adapter}. LoRA of dense layers, prompts and prefixes are
+        parameters of our methods. Other adapters that add to kernels are held as what they add; they can be summed and
+        stacked too. The rest ((IA)^3, DoRA, rotations, biases, norms, tokens) are held as what they make: switch only.
 
     Raises:
       InputError: no run, another model than the first's, or a backbone that differs from the first's: its method
@@ -253,7 +263,7 @@ def _opened(folder: str | epath.Path) -> tuple[str, Model]:
         checkpoint = foreign.opened(str(folder), AUTO, {})
         if (kind := peft_prompts.method(checkpoint.files)) is not None:
             return kind, model
-        return "lora", _beside(model, checkpoint)
+        return peft_beside.beside(model, checkpoint)
     finished = open_run(files.opened(folder).expanduser())
     spec, state, task = finished.stage.spec, finished.state, finished.experiment.task
     beside = [port.part for port in spec.port.parts]
@@ -267,37 +277,6 @@ def _opened(folder: str | epath.Path) -> tuple[str, Model]:
     labels = label_names(finished.classes, network.port.outputs)
     model = Model(network=network, labels=labels, task=task.name, options=dict(task.options))
     return finished.stage.config.method, model
-
-
-def _beside(model: Model, checkpoint: foreign.Checkpoint) -> Model:
-    """The model of a `peft` LoRA, which loading merged, with its products beside the kernels of its base."""
-    source, port = checkpoint.files, model.port
-    if source.adapter is None:
-        raise InputError(f"{source.init}: expected a run or a peft adapter, found a whole model")
-    layout, factors, trained = checkpoint.layout, adapter.low_rank(source), flatten({"params": model.params})
-    head = [path for path in trained if path.startswith(f"params/{port.head}/")]
-    base = foreign.opened(source.adapter.base.init, AUTO, {})
-    found = carrying.carry(base, port, {**trained, **flatten(model.model_state)}, reset=head, differs=())
-    leaves = {**flatten({"params": found.params}), **{path: trained[path] for path in head}}
-    if lacking := sorted(trained.keys() - leaves.keys()):
-        raise InputError(f"{source.init}: its base has no {lacking[0]}, so there is no backbone to share")
-    low: dict[str, Any] = {}
-    for path, key in layout.keys(port).items():
-        module = adapter.name_of(layout, key.name.removesuffix(".weight"))
-        if path.endswith("/kernel") and key.part is None and module in factors:
-            a, b = factors.pop(module)
-            site, count, shape = path.removeprefix("params/").removesuffix("/kernel"), len(a), trained[path].shape
-            inputs = port.summed(f"{site}/kernel")
-            low[f"{site}/a"] = a.T.reshape(*shape[:inputs], count)
-            low[f"{site}/b"] = b.T.reshape(count, *shape[inputs:])
-    if factors:
-        raise InputError(
-            f"{source.init}: {min(factors)} is no layer of its own here, so its LoRA can't be held beside it"
-        )
-    method = METHODS.make("lora", port, rank=1, alpha=1.0)  # scales are in the factors, whose ranks may differ
-    params = {**unflatten(leaves)["params"], "lora": unflatten(low)}
-    network = Network(port=port, params=params, model_state=model.model_state, method=method, extra={})
-    return dataclasses.replace(model, network=network)
 
 
 def _facts(model: Model) -> dict[str, Any]:

@@ -13,15 +13,18 @@ from jaxfer import files
 from jaxfer.errors import InputError
 from jaxfer.exports.peft_tensors import WRITTEN
 from jaxfer.exports.tensors import write as write_tensors
-from jaxfer.methods import prefix_tuning
+from jaxfer.methods import _kernels, prefix_tuning
+from jaxfer.models.convolutions import GroupedConv
 from jaxfer.models.port import Port
 from jaxfer.pretrained import carrying, foreign, peft_prompts
 from jaxfer.pretrained.adapter import PREFIX, in_memory, transposed
 from jaxfer.pretrained.hub import ADAPTER_CONFIG, ADAPTERS
 from jaxfer.pretrained.layout import CONV, Layout
+from jaxfer.pretrained.peft_products import NORM as LN
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import FinishedRun
 
+NORMS = "norm_tuning"
 TURNS = ("LORA", "VERA", "IA3")  # kinds with a word for layers whose weights are [in, out]
 
 
@@ -35,6 +38,9 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
     _check(finished)
     if config.method in peft_prompts.METHODS:
         _write_prompts(finished, layout, folder)
+        return
+    if config.method == NORMS:
+        _write_norms(finished, layout, folder)
         return
     checkpoint, keys, written = source(finished, layout), layout.keys(port), WRITTEN[config.method]
     backbone = {unit: leaf for unit, leaf in state.params.items() if unit != config.method}
@@ -56,6 +62,12 @@ def write(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
         shares = config.method == "lora" and key.axis == (-1 if transposed(layout, module) else 0)
         if key.part is not None and not shares:
             what = "one tensor of several layers"
+        if config.method == "oft" and key.transform is CONV:
+            height, width = flatten(backbone)[f"{site}/kernel"].shape[:2]
+            if height * width > 1:  # and adds the rotated windows up, which is no convolution by a turned kernel
+                what = f"a convolution of {height} x {width}, whose whole windows peft turns"
+            elif isinstance(_kernels.modules(port).get(site), GroupedConv):
+                what = "a grouped convolution"
         if what is not None:
             raise InputError(f"--format=peft: {module} is {what}, which peft can't adapt as we do; use --format=hf")
         if key.part is not None:
@@ -109,6 +121,30 @@ def _write_prompts(finished: FinishedRun, layout: Layout, folder: epath.Path) ->
     files.write_json(folder / ADAPTER_CONFIG, content)
 
 
+def _write_norms(finished: FinishedRun, layout: Layout, folder: epath.Path) -> None:
+    """Norms that differ from the checkpoint's as peft's LN_TUNING stores them: whole, with their running statistics."""
+    port, state, checkpoint = finished.stage.spec.port, finished.state, source(finished, layout)
+    model = {"params": state.params, **state.model_state}
+    saved, _, changed = compared(checkpoint, layout, finished, model)
+    leaves, keys = flatten(model), layout.keys(port)
+    norms = {f"params/{path}" for path, leaf in finished.stage.spec.trainable.items() if leaf.group == "norm"}
+    norms |= {leaf for leaf in leaves if leaf.startswith("batch_stats/")}
+    refuse({leaf for leaf in changed if leaf not in norms or keys[leaf].part is not None})
+    touched = {in_memory(layout, keys[leaf].name).rpartition(".")[0] for leaf in changed}
+    if not touched:
+        raise InputError("--format=peft: training changed no norm; use --format=hf")
+    stored = {key.name: key.transform.store(np.asarray(leaves[leaf])) for leaf, key in keys.items()}
+    stored |= {name: np.asarray(value) for name, value in layout.constants(port).items()}  # counts of batches
+    tensors = {}
+    for name, tensor in stored.items():
+        module, _, own = in_memory(layout, name).rpartition(".")
+        if module in touched:
+            tensors[f"{PREFIX}{module}.{LN}{own}"] = tensor
+    write_tensors(folder / ADAPTERS[0], {**tensors, **whole(finished, layout, saved)})
+    content = {"peft_type": "LN_TUNING", "target_modules": sorted(touched), **stated(checkpoint, port, saved)}
+    files.write_json(folder / ADAPTER_CONFIG, content)
+
+
 def stated(checkpoint: foreign.Checkpoint, port: Port, saved: Collection[str]) -> dict[str, Any]:
     """What adapter_config.json says of any adapter: of which checkpoint it is, and the modules that it holds whole."""
     return {
@@ -141,8 +177,8 @@ def _check(finished: FinishedRun) -> None:
             )
         if family not in known:
             raise InputError(f"--format=peft: peft has {config.method} for {', '.join(known)} alone, found a {family}")
-    elif config.method not in WRITTEN:
-        known = ", ".join((*WRITTEN, *sorted(peft_prompts.METHODS)))
+    elif config.method not in (*WRITTEN, NORMS):
+        known = ", ".join((*WRITTEN, NORMS, *sorted(peft_prompts.METHODS)))
         raise InputError(f"--format=peft needs a run of {known}; this one ends with {config.method!r}; use --format=hf")
     if finished.stage.spec.method.evaluated is not None:
         adds = ", ".join(config.adds)
@@ -218,14 +254,16 @@ def compared(
 
     Returns:
       (the modules that an adapter holds whole: the head, and layers before it that the checkpoint lacks; the
-      checkpoint's leaves; those of the model outside of these modules that differ).
+      checkpoint's leaves, `Stored` where its precision is another; those of the model outside of these modules that
+      differ).
     """
     port, leaves = finished.stage.spec.port, flatten(model)
     head = [leaf for leaf in leaves if leaf.startswith(f"params/{port.head}/")]
-    source = carrying.carry(checkpoint, port, leaves, reset=head, differs=finished.experiment.run.differs)
+    differs = finished.experiment.run.differs
+    source = carrying.carry(checkpoint, port, leaves, reset=head, differs=differs, lazy=True)
     base = flatten({"params": source.params, **source.model_state})
     resized = [leaf for leaf, entry in source.ledger.items() if entry["what"] in ("resized", "inflated")]
-    moved = [leaf for leaf in base if not np.array_equal(base[leaf], jax.device_get(leaves[leaf]))]
+    moved = [leaf for leaf in base if not np.array_equal(np.asarray(base[leaf]), jax.device_get(leaves[leaf]))]
     names = {leaf: in_memory(layout, key.name) for leaf, key in layout.keys(port).items()}
     before = [leaf for leaf in source.fresh if leaf.startswith(f"params/{port.units[-1]}/")]
     modules = {names[leaf].split(".")[0] for leaf in head}

@@ -62,8 +62,8 @@ def _scales(part: Part, conv: bool) -> Tensors | None:
     return {"ia3_l": scale.reshape(shape)}
 
 
-def _rotations(part: Part, conv: bool) -> Tensors | None:
-    return None if conv else {"oft_R.weight": part["q"]}
+def _rotations(part: Part, conv: bool) -> Tensors:
+    return {"oft_R.weight": part["q"]}
 
 
 def _hadamard(part: Part, conv: bool) -> Tensors:
@@ -74,10 +74,12 @@ def _hadamard(part: Part, conv: bool) -> Tensors:
     return found
 
 
-def _kronecker(part: Part, conv: bool) -> Tensors | None:
-    if conv:
-        return None
-    second = {"lokr_w2": part["d"].T} if "d" in part else {"lokr_w2_a": part["b"].T, "lokr_w2_b": part["a"].T}
+def _kronecker(part: Part, conv: bool) -> Tensors:
+    if "d" in part:
+        second = {"lokr_w2": CONV.store(part["d"]) if conv else part["d"].T}
+    else:
+        a = CONV.store(part["a"]) if conv else part["a"].T
+        second = {"lokr_w2_a": part["b"].T, "lokr_w2_b": a.reshape(len(a), -1)}
     return {"lokr_w1": part["c"].T, **second}
 
 

@@ -102,7 +102,7 @@ class AdapterConfig(TypedDict, total=False):
     task_type: str | None
     r: int | None
     lora_alpha: float | None
-    rank_pattern: Mapping[str, int] | None
+    rank_pattern: Mapping[str, int | tuple[bool, ...]] | None
     alpha_pattern: Mapping[str, float] | None
     use_rslora: bool | None
     use_dora: bool | None
@@ -113,6 +113,17 @@ class AdapterConfig(TypedDict, total=False):
     modules_to_save: tuple[str, ...] | None
     bias: str
     init_lora_weights: bool | str | None
+    lora_bias: bool | None
+    init_r: int | None
+    projection_prng_key: int | None
+    save_projection: bool | None
+    block_share: bool | None
+    coft: bool | None
+    eps: float | None
+    apply_GS: bool | None
+    scaling: float | None
+    random_loc_seed: int | None
+    token_indices: tuple[int, ...] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

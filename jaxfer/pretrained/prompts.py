@@ -25,6 +25,7 @@ from jaxfer.pretrained.foreign import Checkpoint
 from jaxfer.pretrained.layout import Layout
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten
+from jaxfer.stored import placed
 
 TEMPLATES = ("a photo of a {}.",)
 BATCH = 64  # texts at a time
@@ -100,7 +101,8 @@ def embeddings(init: str, layout: Layout, read: Sequence[Sequence[str]], options
     length = {"max_length": tower.options["positions"]}
     port = MODELS.make(tower.layout.family, outputs=0, head=EMBEDDING, **{**tower.options, "normalize": True, **length})
     shapes = jax.eval_shape(port.init, jax.random.key(0), port.example(1))
-    found = carrying.carry(tower, port, flatten({"params": shapes[0], **shapes[1]}), reset=[], differs=())
+    leaves = flatten({"params": shapes[0], **shapes[1]})
+    params = placed(carrying.carry(tower, port, leaves, reset=[], differs=(), lazy=True).params)
     split = Split.whole(text=texts(tuple(text for of_class in read for text in of_class)))
     reader = port.encoding.reader(split)
 
@@ -112,7 +114,7 @@ def embeddings(init: str, layout: Layout, read: Sequence[Sequence[str]], options
     for begin in range(0, len(split), BATCH):
         rows = np.minimum(np.arange(begin, begin + BATCH), len(split) - 1)  # one program for all batches
         batch = {name: x for name, x in reader(rows, port.encoding.max_length).items() if name in port.inputs}
-        parts.append(np.asarray(embed(found.params, batch), np.float32))
+        parts.append(np.asarray(embed(params, batch), np.float32))
     each = np.concatenate(parts)[: len(split)].reshape(len(read), -1, parts[0].shape[-1])
     mean = each.mean(1)
     return np.asarray(mean / jnp.linalg.norm(mean, axis=-1, keepdims=True), np.float32)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from huggingface_hub import constants
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import jaxfer
 from jaxfer.commands import main
 from jaxfer.errors import InputError
-from jaxfer.exports import as_lora
+from jaxfer.exports import as_lora, peft
 from jaxfer.exports.predict import load_model
+from jaxfer.pretrained import foreign
 from jaxfer.rules import flatten, unflatten
 from jaxfer.runs.finished import open_run
+from jaxfer.stored import Stored
 from tests.models.tiny import batch
 from tests.pretrained.checkpoints import CLASSES, VIT, assert_same, back, checkpoint, config_of, weights
 
@@ -233,6 +236,40 @@ def test_what_is_no_lora(adapted, tmp_path, capsys):
         jaxfer.export(tmp_path / "run", as_lora=2)
     assert main(["export", str(tmp_path / "run"), "--format=peft", "--as=lora"]) == 2
     assert "--as=lora and --rank=R go together" in capsys.readouterr().err
+
+
+def test_trained_norms_are_written_whole_and_read(adapted, tmp_path):
+    fields = dict(LORA, method="norm_tuning", options={})
+    jaxfer.run(config_of(adapted / "source", IMAGE, **fields), tmp_path / "run", quiet=True)
+    out = jaxfer.export(tmp_path / "run", format="peft")
+    config = json.loads((out / "adapter_config.json").read_text())
+    norms = [f"vit.layers.{i}.layernorm_{side}" for i in range(2) for side in ("after", "before")] + ["vit.layernorm"]
+    assert config["peft_type"] == "LN_TUNING" and sorted(config["target_modules"]) == sorted(norms)
+    tensors = load_file(out / "adapter_model.safetensors")
+    own = {f"base_model.model.{norm}.ln_tuning_layers.{name}" for norm in norms for name in ("weight", "bias")}
+    assert tensors.keys() == own | {f"base_model.model.classifier.{name}" for name in ("weight", "bias")}
+    theirs, wanted = back(out, IMAGE).params, flatten(load_model(tmp_path / "run").params)
+    for path, leaf in flatten(theirs).items():
+        np.testing.assert_array_equal(leaf, wanted[path])
+
+
+def test_a_base_of_half_precision_is_read_leaf_by_leaf(adapted, tmp_path):
+    shutil.copytree(adapted / "source", tmp_path / "half")
+    halves = {key: x.astype(np.float16) for key, x in weights(adapted / "source").items()}
+    save_file(halves, tmp_path / "half" / "model.safetensors")
+    jaxfer.run(config_of(tmp_path / "half", IMAGE, **LORA), tmp_path / "run", quiet=True)
+    finished = open_run(tmp_path / "run")
+    params, state = finished.stage.leave(finished.state)
+    layout = foreign.opened(str(tmp_path / "half"), "auto", {}).layout
+    model, source = {"params": params, **state}, peft.source(finished, layout)
+    assert all(isinstance(leaf, Stored) for leaf in peft.compared(source, layout, finished, model)[1].values())
+    held = jaxfer.adapters({"run": tmp_path / "run", "file": jaxfer.export(tmp_path / "run", format="peft")})
+    x = batch(held.switch("run").port, examples=4)
+    found, expected = (np.asarray(held.switch(name).network(x).outputs) for name in ("file", "run"))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    out = jaxfer.export(tmp_path / "run", format="peft", as_lora=2, out=tmp_path / "low")
+    for path, leaf in flatten(back(out, IMAGE).params).items():
+        np.testing.assert_allclose(leaf, flatten(params)[path], rtol=0, atol=1e-6)
 
 
 def test_the_nearest_product_of_a_rank():

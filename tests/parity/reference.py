@@ -230,6 +230,11 @@ def noted(error: float) -> None:
             print(json.dumps({"test": os.environ["PYTEST_CURRENT_TEST"], "error": float(error)}), file=file)
 
 
+def close(found: np.ndarray, expected: np.ndarray) -> None:
+    """Logits of an adapter within 1e-5 x max(1, max |reference|)."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1.0, float(np.abs(expected).max())))
+
+
 def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], *, scaled: bool = True) -> None:
     """Every hidden state and the logits within the bound; `scaled` ones must have a maximum in 0.1 to 10."""
     assert found.keys() >= expected.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -17,10 +18,12 @@ from transformers import (
 )
 
 import jaxfer
+from jaxfer.errors import InputError
 from jaxfer.exports.predict import load_export, load_model
+from jaxfer.rules import flatten, unflatten
 from tests.experiments import TOKENIZER, tiny_config
 
-from .reference import channels_first, compare, images, settle
+from .reference import channels_first, close, compare, images, settle
 from .test_export import BERT, CASES
 
 # Field by field what peft offers and we read; ranks and alphas of one module differ from the others'.
@@ -184,3 +187,79 @@ def test_a_weighted_sum_of_two(weights, tmp_path):
         with torch.no_grad():
             expected = theirs.eval()(**inputs).logits.numpy()
         compare({"logits": np.asarray(model.network(batch).outputs)}, {"logits": expected}, scaled=False)
+
+
+HELD = {
+    "loha": (peft.LoHaConfig(r=2, alpha=3), "added"),
+    "vera": (peft.VeraConfig(r=5, save_projection=False), "added"),
+    "convolved": (peft.LoraConfig(r=2, lora_alpha=3), "added"),
+    "dora": (peft.LoraConfig(r=2, lora_alpha=3, use_dora=True), "replaced"),
+    "ia3": (peft.IA3Config(feedforward_modules=[]), "replaced"),
+    "oft": (peft.OFTConfig(oft_block_size=4), "replaced"),
+    "biases": (peft.LoraConfig(r=2, lora_alpha=3, bias="lora_only"), "replaced"),
+}
+
+
+@pytest.mark.parametrize("case", ["vit", "resnet"])
+def test_several_that_are_no_lora_of_dense_layers(case, tmp_path):
+    """Each is peft's model; what adds to kernels has sums and stacks, and the rest says what it has not."""
+    make, config, size = CASES[case]
+    config.num_labels, x, kinds = 3, images(size), {}
+    settle(make(config), channels_first(x), last=r".*\.(o_proj|fc2)", gain=0.5).save_pretrained(tmp_path / "base")
+    targets = r".*(q_proj|fc1)" if case == "vit" else r".*stages.*\.1\.convolution"
+    expected, folders = {}, {}
+    for name, (given, kind) in HELD.items():
+        if name in (("convolved",) if case == "vit" else ("vera", "oft", "biases")):
+            continue
+        given, kinds[name] = copy.deepcopy(given), kind
+        given.target_modules = targets
+        torch.manual_seed(len(name))
+        reference = peft.get_peft_model(make.from_pretrained(tmp_path / "base"), given).eval()
+        with torch.no_grad():
+            for parameter in reference.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.2 * torch.randn(parameter.shape))
+        reference.save_pretrained(tmp_path / name)
+        expected[name], folders[name] = reply(reference, x), tmp_path / name
+    held = jaxfer.adapters(folders)
+    assert {name: one.kind for name, one in held.each.items()} == kinds
+    summed = [name for name, kind in kinds.items() if kind == "added"]
+    plain = reply(make.from_pretrained(tmp_path / "base"), x)
+
+    def found(model):
+        return np.asarray(model.network({"image": x}).outputs)
+
+    for name, wanted in expected.items():
+        assert np.abs(wanted - plain).max() > 0.01
+        close(found(held.switch(name)), wanted)
+        close(found(held.stacked([name])), wanted)
+    first, second = summed[:2]
+    close(found(held.weighted({first: 1, second: 0})), expected[first])
+    close(found(held.weighted({first: 0.5, second: 0.0})), found(held.weighted({first: 0.25 * 2})))
+    # Its sum by hand: kernels of both merged models, less the base's.
+    ours = {name: load_export(folders[name]) for name in (first, second)}
+    backbone, port = {**held.backbone, **held.each[first].head}, held.each[first].model.port
+    merged = {name: flatten(ours[name].params) for name in ours}
+    both = {
+        path: 0.7 * merged[first][path] - 0.5 * merged[second][path] + 0.8 * leaf for path, leaf in backbone.items()
+    }
+    wanted = port.apply(unflatten({**both, **held.each[first].head}), held.model_state, {"image": x})[0]
+    close(found(held.weighted({first: 0.7, second: -0.5})), np.asarray(wanted))
+    close(found(held.stacked([first, second])), found(held.weighted({first: 1, second: 1})))
+    with pytest.raises(InputError, match="ia3: held as the weights that the adapter makes, which have no sum; switch"):
+        held.weighted({"ia3": 1})
+    with pytest.raises(InputError, match="dora: held as the weights that the adapter makes of its base, which nothing"):
+        held.stacked([first, "dora"])
+
+
+def test_running_statistics_of_its_own_are_not_shared(tmp_path):
+    make, config, size = CASES["resnet"]
+    x = images(size)
+    settle(make(config), channels_first(x), last=r"none", gain=0.5).save_pretrained(tmp_path / "base")
+    norms = peft.LNTuningConfig(target_modules=r".*normalization")
+    reference = peft.get_peft_model(make.from_pretrained(tmp_path / "base"), norms).train()
+    with torch.no_grad():
+        reference(channels_first(x))
+    reference.save_pretrained(tmp_path / "norms")
+    with pytest.raises(InputError, match="it has running statistics of its own .*; predict with it alone"):
+        jaxfer.adapters({"norms": tmp_path / "norms"})

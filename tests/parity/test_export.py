@@ -28,10 +28,11 @@ import jaxfer
 from jaxfer.data.encodings.image import fit, normalize
 from jaxfer.errors import InputError
 from jaxfer.exports.predict import load_model
+from jaxfer.rules import flatten
 from tests.experiments import TOKENIZER, tiny_config
 from tests.pretrained.checkpoints import config_of
 
-from .reference import channels_first, compare, images, settle
+from .reference import channels_first, close, compare, images, settle
 
 VIT = dict(hidden_size=12, num_attention_heads=3, num_hidden_layers=2, intermediate_size=20, patch_size=4)
 CASES = {
@@ -126,9 +127,13 @@ ADAPTERS = [
             ("vera", {"rank": 5}),
             ("oft", {"block": 4}),
             ("oft", {"block": 4, "neumann": 5}),
+            ("norm_tuning", {}),
             ("lokr", LOW_RANK),
         )
     ),
+    ("resnet", "norm_tuning", {}),
+    ("resnet", "lokr", LOW_RANK),
+    ("resnet", "oft", {"block": 4, "targets": (r".*/conv_[13]/kernel",)}),
 ]
 # As LoRA of the least rank at which that is exact: the product of two of rank 2 has 4 at most, other changes all.
 CONVERTED = [("resnet", "loha", LOW_RANK, 4), ("vit", "loha", LOW_RANK, 4), ("vit", "oft", {"block": 4}, 32)]
@@ -153,14 +158,14 @@ def test_peft_loads_an_adapter(case, method, options, rank, trained):
     )
     model = peft.PeftModel.from_pretrained(base, str(out))
     expected = ours(run, {"image": x})
-    compare({"logits": expected}, {"logits": theirs(model, x)}, scaled=False)
+    close(theirs(model, x), expected)
     # peft can't merge the other kinds beside a head of several modules.
     if case != "resnet" or rank or method in ("lora", "dora"):
         merged = theirs(model.merge_and_unload(), x)
-        compare({"logits": expected}, {"logits": merged}, scaled=False)
+        close(merged, expected)
     again = load_model(out)
     found = np.asarray(again.port.apply(again.params, again.model_state, {"image": x})[0])
-    compare({"logits": expected}, {"logits": found}, scaled=False)
+    close(found, expected)
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
@@ -223,11 +228,52 @@ def test_a_text_model_and_its_tokenizer(method, tmp_path):
     for answer, row in zip(jaxfer.predict(out, phrases, text=True), expected.softmax(-1), strict=True):
         named = {model.config.id2label[i]: float(chance) for i, chance in enumerate(row)}
         assert answer.probabilities == pytest.approx(named, abs=1e-4)
-    if method == "lora":
-        base = AutoModelForSequenceClassification.from_pretrained(
-            tmp_path / "theirs", num_labels=3, ignore_mismatched_sizes=True
-        )
-        adapter = jaxfer.export(tmp_path / "run", format="peft")
-        with torch.no_grad():
-            adapted = peft.PeftModel.from_pretrained(base, str(adapter)).eval()(**batch).logits.numpy()
-        compare({"logits": found}, {"logits": adapted}, scaled=False)
+
+
+OF_TEXTS = {
+    "lora": LOW_RANK,
+    "dora": LOW_RANK,
+    "vera": {"rank": 5},
+    "ia3": {},
+    "oft": {"block": 4},
+    "loha": LOW_RANK,
+    "lokr": LOW_RANK,
+    "norm_tuning": {},
+}
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bert") / "theirs"
+    torch.manual_seed(0)
+    config = BertConfig(**BERT, max_position_embeddings=9, num_labels=5, initializer_range=0.5)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TOKENIZER).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", OF_TEXTS)
+def test_peft_loads_an_adapter_of_a_text_model(method, bert, tmp_path):
+    options = OF_TEXTS[method]
+    run = tiny_config("bert_pooler", steps=2, init=str(bert), method=method, lr=5e-2, options=options)
+    run.model = dict(name="auto")
+    jaxfer.run(run, tmp_path / "run", quiet=True)
+    out, tokenizer = jaxfer.export(tmp_path / "run", format="peft"), AutoTokenizer.from_pretrained(bert)
+    phrases = ["very film a good.", "was bad films"]
+    batch = tokenizer(phrases, padding=True, truncation=True, max_length=9, return_tensors="pt")
+    rows = {name: value.numpy() for name, value in batch.items()}
+    found = ours(tmp_path / "run", rows)
+    base = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=3, ignore_mismatched_sizes=True)
+    model = peft.PeftModel.from_pretrained(base, str(out)).eval()
+    with torch.no_grad():
+        close(found, model(**batch).logits.numpy())
+    again, before = load_model(out), flatten(load_model(bert).params)
+    close(np.asarray(again.port.apply(again.params, {}, rows)[0]), found)
+    moved = {path: np.abs(leaf - before[path]).max() for path, leaf in flatten(again.params).items() if "block" in path}
+    assert max(moved.values()) > 1e-3
+
+
+def test_windows_that_peft_would_turn_whole(trained):
+    run, _ = trained("resnet", "oft", options={"block": 4, "targets": (r".*/conv_2/kernel",)})
+    with pytest.raises(InputError, match="is a convolution of 3 x 3, whose whole windows peft turns, which peft can't"):
+        jaxfer.export(run, format="peft")

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxfer.errors import InputError
-from jaxfer.pretrained import foreign, peft_kinds
+from jaxfer.pretrained import foreign, peft_layer
 from jaxfer.pretrained.hub import Absent, find
 from tests.pretrained.checkpoints import RESNET, VIT, checkpoint, edit, text_config, weights
 
@@ -121,11 +121,18 @@ def test_a_classifiers_adapter_pools_as_transformers_does(tmp_path):
 
 
 REFUSED = {
-    "another kind": ({"peft_type": "HRA"}, "a peft adapter of type 'HRA'; expected LORA, VERA, IA3, OFT, LOHA, LOKR"),
+    "another kind": (
+        {"peft_type": "XLORA"},
+        "a peft adapter of type 'XLORA'; expected LORA, ADALORA, VERA, LOHA, LOKR",
+    ),
     "dora": ({"use_dora": True}, "says use_dora=True, vit.layers.0.attention.q_proj has no lora_magnitude_vector"),
-    "biases": ({"bias": "lora_only"}, "says bias='lora_only', which is not supported"),
+    "biases of nothing": ({"bias": "some"}, "says bias='some', which is not supported"),
     "turned": ({"fan_in_fan_out": True}, "says fan_in_fan_out=True"),
-    "a base that peft changes": ({"init_lora_weights": "pissa"}, "says init_lora_weights='pissa'"),
+    "a base that peft changes": ({"init_lora_weights": "loftq"}, "says init_lora_weights='loftq'"),
+    "a base that peft changes at random": (
+        {"init_lora_weights": "pissa_niter_4"},
+        "says init_lora_weights='pissa_niter",
+    ),
     "the future": ({"use_something": {"new": 1}}, "says use_something={'new': 1}"),
     "another rank": ({"r": 4}, "gives vit.layers.0.attention.q_proj rank 4, its tensors have 2"),
     "no alpha": ({"lora_alpha": None}, "has no rank and alpha for vit.layers.0.attention.q_proj"),
@@ -173,7 +180,7 @@ def test_what_a_config_says_and_is_not_understood(case, vit):
     ],
 )
 def test_patterns_of_strangers_match_in_bounded_time(pattern, quick):
-    assert peft_kinds.quick(pattern) == quick
+    assert peft_layer.quick(pattern) == quick
 
 
 def test_weights_that_are_not_finite(vit):
@@ -190,7 +197,16 @@ TENSORS = {
     ),
     "a saved module that is not named": ({"base_model.model.classifier.weight": normal(3, 12)}, "classifier.weight"),
     "half a pair": ({f"{Q}.lora_A.weight": normal(2, 12)}, "q_proj without its other half"),
-    "a module that is not there": (pair("vit.layers.7.q_proj", normal(2, 12), normal(12, 2)), "changes vit.layers.7"),
+    "a module that is not there": (
+        pair("vit.layers.0.attention.q_lin", normal(2, 12), normal(12, 2)),
+        "changes vit.layers.0.attention.q_lin, which its base model does not have; nearest: "
+        "'vit.layers.0.attention.q_proj', 'vit.layers.1.attention.q_proj', ",
+    ),
+    "modules that are not there": (
+        {**pair("vit.layers.7.q_proj", normal(2, 12), normal(12, 2)), **pair("x", normal(2, 12), normal(12, 2))},
+        "changes vit.layers.7.q_proj and 1 more, which its base model does not have; nearest: 'vit.layers.",
+    ),
+    "a bias that no config names": ({f"{Q}.base_layer.bias": normal(12)}, "q_proj.base_layer.bias (1 such), which is"),
     "another width": (pair(Q[17:], normal(2, 8), normal(12, 2)), "A [2, 8] and B [12, 2] of vit.layers.0"),
     "a convolution": (
         pair(Q[17:], normal(2, 12, 1, 1), normal(12, 2, 1, 1)),
@@ -205,6 +221,80 @@ def test_tensors_without_a_place(case, vit):
     with pytest.raises(InputError) as caught:
         merged(write(vit / "adapter", tensors))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_changes_no_layer(vit):
+    head = {f"base_model.model.classifier.{name}": x for name, x in (("weight", normal(4, 12)), ("bias", normal(4)))}
+    folder = write(vit / "adapter", head, modules_to_save=["classifier"])
+    message = r"holds only the saved classifier.bias, classifier.weight, so the adapter changes no layer of its base"
+    with pytest.raises(InputError, match=message):
+        merged(folder)
+
+
+def test_biases_that_were_trained_with_it(vit):
+    own = {f"{Q}.base_layer.bias": normal(12), "base_model.model.vit.layernorm.bias": normal(12)}
+    copies = {"base_model.model.classifier.original_module.bias": normal(3)}
+    head = {"base_model.model.classifier.weight": normal(3, 12), "base_model.model.classifier.bias": normal(3)}
+    tensors = {**pair(Q[17:], normal(2, 12), normal(12, 2)), **own, **copies, **head}
+    found = merged(write(vit / "adapter", tensors, bias="all", modules_to_save=["classifier"]))
+    assert found.keys() == weights(vit / "base").keys()
+    np.testing.assert_array_equal(found[f"{QUERY}.bias"], own[f"{Q}.base_layer.bias"])
+    np.testing.assert_array_equal(found["vit.layernorm.bias"], own["base_model.model.vit.layernorm.bias"])
+    np.testing.assert_array_equal(found["classifier.bias"], head["base_model.model.classifier.bias"])
+    assert found.moved[f"{QUERY}.bias"] == f"{Q}.base_layer.bias"
+
+
+def kinds(draw):
+    """{kind: (its tensors of a layer, its config, W -> what the layer becomes)}, formulas written out."""
+    w = lambda *shape: draw.normal(size=shape).astype(np.float32)  # noqa: E731
+    a, b, e, u, block, spectrum = w(3, 12), w(12, 3), w(3, 1), w(12, 1), w(5, 12), w(2)
+    repeated = np.concatenate([block, block, block[:2]])  # 12 inputs, 5 at a time
+    unit = u / np.linalg.norm(u)
+
+    def waves(weight):
+        """Entries 23 and 139 of 144, the first two of `torch.randperm(144)` under seed 777."""
+        sums = 0
+        for value, entry in zip(spectrum, (23, 139), strict=True):
+            row, column = divmod(entry, 12)
+            places = np.add.outer(row * np.arange(12), column * np.arange(12))
+            sums = sums + value * np.cos(2 * np.pi * places / 12)
+        return weight + 150 * sums / 144
+
+    return {
+        "ADALORA": (
+            {"lora_A": a, "lora_B": b, "lora_E": e},
+            {"init_r": 6, "lora_alpha": 3, "r": 8},
+            lambda weight: weight + 3 / (6 + 1e-5) * b @ (e * a),
+        ),
+        "HRA": ({"hra_u": u}, {"r": 1}, lambda weight: weight @ (np.eye(12) - 2 * unit @ unit.T)),
+        "MISS": ({"miss_block": block}, {"r": 5}, lambda weight: weight + repeated.T),
+        "FOURIERFT": (
+            {"fourierft_spectrum": spectrum},
+            {"n_frequency": 2, "scaling": 150.0, "random_loc_seed": 777, "r": None, "lora_alpha": None},
+            waves,
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", ["ADALORA", "HRA", "MISS", "FOURIERFT"])
+def test_other_kinds_by_hand(kind, vit):
+    tensors, config, formula = kinds(np.random.default_rng(1))[kind]
+    named = {f"{Q}.{name}": x for name, x in tensors.items()}
+    found = merged(write(vit / "adapter", named, peft_type=kind, **{"lora_alpha": None, **config}))
+    base = weights(vit / "base")[f"{QUERY}.weight"].astype(np.float64)
+    np.testing.assert_allclose(found[f"{QUERY}.weight"], formula(base), rtol=0, atol=1e-5)
+
+
+def test_projections_that_are_neither_there_nor_drawn(vit):
+    own = {f"{Q}.vera_lambda_b": normal(12), f"{Q}.vera_lambda_d": normal(2)}
+    folder = write(vit / "adapter", own, peft_type="VERA", lora_alpha=None, projection_prng_key=3)
+    with pytest.raises(InputError, match="has no base_model.vera_A and base_model.vera_B, and adapter_config"):
+        merged(folder)
+    edit(folder / "adapter_config.json", save_projection=False)
+    once, again = (merged(folder)[f"{QUERY}.weight"] for _ in range(2))
+    np.testing.assert_array_equal(once, again)
+    edit(folder / "adapter_config.json", projection_prng_key=4)
+    assert np.abs(merged(folder)[f"{QUERY}.weight"] - once).max() > 0.1
 
 
 def test_where_its_base_may_lie(vit, monkeypatch):
