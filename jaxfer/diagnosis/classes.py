@@ -47,7 +47,8 @@ def _counts(split: Split, classes: int) -> np.ndarray:
 def rarest(classes: tuple[str, ...], split: str, counts: np.ndarray, most: int | None = None) -> tuple[Example, ...]:
     """Classes of a split as examples, the rarest first: those of fewer than `most` examples, of one at least."""
     order = [c for c in np.argsort(counts, kind="stable") if counts[c] and (most is None or counts[c] < most)]
-    return tuple(Example(split=split, name=classes[c], says=f"{counts[c]:,} examples") for c in order[:LISTED])
+    says = {c: f"{counts[c]:,} example{'' if counts[c] == 1 else 's'}" for c in order[:LISTED]}
+    return tuple(Example(split=split, name=classes[c], says=said) for c, said in says.items())
 
 
 def _sizes(classes: tuple[str, ...], counts: dict[str, np.ndarray]) -> Iterator[Finding]:

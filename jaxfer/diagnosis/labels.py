@@ -91,7 +91,7 @@ def check(
         f"with {percent(accuracy)} of the labels out of sample{doubt}.",
         fix="look at the suspicious ones and correct them in the files; a robust loss is config.task.label_smoothing",
         value=found.share,
-        threshold=ESTIMATE,
+        threshold=ESTIMATE if sure else 0.0,
         examples=opened.some(
             split, found.suspects, lambda i: f"labelled {names[labels[i]]}, looks like {names[found.other[i]]}"
         ),
@@ -136,6 +136,6 @@ def check_sets(
         + (f"; of these as many are wrong or ambiguous as {percent(share)} of those given." if told else "."),
         fix="look at the suspicious ones and correct them in the files",
         value=share,
-        threshold=ESTIMATE,
+        threshold=ESTIMATE if share >= ESTIMATE else 0.0,
         examples=opened.some(split, list(place), says),
     )

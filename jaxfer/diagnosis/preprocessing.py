@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jaxfer import terminal
 from jaxfer.diagnosis.finding import LISTED, NOTE, WARNING, Example, Finding, listed
 from jaxfer.diagnosis.opened import Opened
 from jaxfer.errors import InputError
@@ -24,7 +25,8 @@ SCALE = 2.0  # of a side of the image, here to there or the reverse, from which 
 def check(opened: Opened) -> Iterator[Finding]:
     """What differs, what no file states, and the other assumptions that the plan makes of the checkpoint."""
     checkpoint, init = opened.ready.checkpoint, opened.config.init
-    fields = {field.name for encoding in opened.encodings for field in dataclasses.fields(encoding)}
+    encodings = filter(dataclasses.is_dataclass, opened.encodings)
+    fields = {field.name for encoding in encodings for field in dataclasses.fields(encoding)}
     reading = (fields | {"image", "tokenizer_sha256"}) - {"tokenizer"}  # tokenizers are compared by content
     yield from _different(opened, reading)
     assumed = {} if checkpoint is None else dict(checkpoint.assumed)
@@ -43,7 +45,7 @@ def _different(opened: Opened, reading: set[str]) -> Iterator[Finding]:
     by_severity: dict[str, list[Example]] = {WARNING: [], NOTE: []}
     for name in names:
         if _values(name, own) != _values(name, there):
-            says = f"{there[name]!r} there, {own[name]!r} here"
+            says = f"{_shown(there[name])} there, {_shown(own[name])} here"
             by_severity[_severity(name, there[name], own[name])].append(Example(name=name, says=says))
     for severity, found in by_severity.items():
         if found:
@@ -76,6 +78,10 @@ def _values(name: str, options: Mapping[str, Any]) -> Any:
     """The option's value; of a mean or deviation for all channels, one for each."""
     value, image = options[name], options.get("image", ())
     return value * image[2] if name in ("mean", "std") and len(value) == 1 and len(image) == 3 else value
+
+
+def _shown(value: Any) -> str:
+    return terminal.shortened(repr(value), 60)  # statistics of columns are long
 
 
 def _severity(name: str, there: Any, here: Any) -> str:
