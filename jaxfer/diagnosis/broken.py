@@ -6,6 +6,7 @@ Sources with `data.bad_rows` leave them out here whatever the config allows; ima
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -77,8 +78,15 @@ def _left_out(where: str, data: Dataset, kept: int, limit: float) -> Finding:
         else "correct, replace or remove them",
         value=count / total,
         threshold=threshold,
-        examples=tuple(Example(name=line) for line in data.bad[:LISTED]),
+        examples=tuple(map(_example, data.bad[:LISTED])),
     )
+
+
+def _example(line: str) -> Example:
+    """Of `train.tsv:7 has no text` or `cat/1.png: is no image`."""
+    row = re.match(r"([^:]+:\d+) (.*)", line, re.DOTALL)
+    name, says = row.groups() if row else (*line.split(": ", 1), "")[:2]
+    return Example(name=name, says=says)
 
 
 def _undecodable(opened: Opened) -> Iterator[Finding]:

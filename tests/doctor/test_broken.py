@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import jaxfer
+from jaxfer.diagnosis import broken
 from jaxfer.diagnosis.finding import NOTE, WARNING, Example, Finding
 from jaxfer.errors import InputError
 from tests.doctor.test_duplicates_and_classes import by_kind, photos
@@ -39,8 +40,9 @@ def test_what_the_config_allows(bad_rows, severity, threshold, folder):
     diagnosis = jaxfer.doctor(folder, quiet=True)
     found = by_kind(diagnosis)["left_out"]
     assert (found.severity, found.value, found.threshold) == (severity, 2 / 20, threshold)
-    assert [example.name.partition(": ")[0] for example in found.examples] == ["a/04.png", "b/07.png"]
-    assert "no image" not in found.message and "2 of 20" in found.message
+    assert [example.name for example in found.examples] == ["a/04.png", "b/07.png"]
+    assert all(example.says.startswith("expected a readable image") for example in found.examples)
+    assert "2 of 20" in found.message
     assert sum(diagnosis.examples.values()) == 18 and folder.data.bad_rows == bad_rows  # the caller's stays as it is
 
 
@@ -73,5 +75,7 @@ def test_a_finding_has_a_number_and_its_threshold_or_is_a_note():
 
 def test_examples_of_rows_and_of_others():
     assert str(Example(split="val", row=0, name="a\n b", says="so")) == "val 0 a b: so"
-    assert str(Example(name="a.png: no image")) == "a.png: no image"
+    assert broken._example("t.tsv:7 has 3 fields: a") == Example(name="t.tsv:7", says="has 3 fields: a")
+    assert str(broken._example("a b.png: no image: x")) == "a b.png: no image: x"
+    assert broken._example("row") == Example(name="row")
     assert Example(split="train", name="cat", says="3").to_dict() == {"split": "train", "name": "cat", "says": "3"}
