@@ -415,7 +415,7 @@ def cases():
         yield pytest.param(plant, id=f"{plant.make.__name__}-{plant.plant.__name__}", marks=marks)
 
 
-@pytest.mark.parametrize("plant", cases())
+@pytest.mark.parametrize("plant", [*cases()])
 def test_what_is_planted_is_found(plant, diagnosed):
     """With its number, its threshold and its examples, and not in the set as it comes."""
     diagnosis, expected = diagnosed(plant.make, plant.group)
