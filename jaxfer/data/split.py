@@ -190,7 +190,7 @@ class Dataset:
       classes: names in label order; `()` for regression.
       fingerprint: sha256 (hex) of the source's content, kept by `prepare`: `Split.rows` says which rows are in use.
       notes: messages for the user about the files, such as rows left out, a line each.
-      left_out: bad rows or unreadable files that `data.bad_rows` let the source leave out.
+      bad: the rows or files that `data.bad_rows` let the source leave out, each with where it is and why, a line each.
       provenance: {split: its origin in a few words}.
       sealed: the inputs of the test split where it isn't opened: they are counted, and compared with the others' for
         copies.
@@ -204,12 +204,17 @@ class Dataset:
     classes: tuple[str, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
-    left_out: int = 0
+    bad: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     sealed: Split | None = None
     listed: Path | None = None
     pool: Split | None = None
     streams: Mapping[str, Dataset] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> int:
+        """Number of bad rows or unreadable files."""
+        return len(self.bad)
 
     @property
     def multilabel(self) -> bool:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from jaxfer import config as configs
 from jaxfer.data.prepare import opened_once
-from jaxfer.diagnosis import classes, duplicates, features, images, plan, rows, texts
+from jaxfer.diagnosis import broken, classes, duplicates, features, images, plan, preprocessing, rows, texts
 from jaxfer.diagnosis.finding import NOTE, SEVERITIES, Diagnosis, Example, Finding
 from jaxfer.diagnosis.opened import Opened
 from jaxfer.errors import InputError
@@ -32,6 +32,7 @@ CHECKS = (
     texts.check,
     rows.check,
     features.check,
+    preprocessing.check,
     plan.check,
 )
 EXAMPLES = 10_000  # of a split
@@ -55,13 +56,15 @@ def doctor(
       quiet: leave out what is being computed.
 
     Raises:
-      InputError: what `jaxfer run` would refuse.
+      InputError: what `jaxfer run` would refuse, besides bad rows and files that `data.bad_rows` could leave out:
+        those are found.
     """
     begun, overrides = time.perf_counter(), overrides or {}
     if isinstance(examples, bool) or not isinstance(examples, int) or examples < 0:
         raise InputError(f"--examples: expected a number of examples of a split, found {examples!r}; 0 looks at all")
     config = configs.load(spec, overrides) if isinstance(spec, str) else configs.override(spec, overrides)
     config.test = False  # the test split stays sealed: inputs alone
+    limits = broken.skipping(config)
     with opened_once():
         ready = preflight(config)
         data = ready.data
@@ -81,9 +84,12 @@ def doctor(
             overrides=overrides,
             say=Reporter(quiet=quiet).say,
         )
-        found = [finding for check in (_read, *CHECKS) for finding in check(opened)]
+        opened = broken.decoded(opened)
+        found = [*broken.check(opened, limits)]
+        found += [finding for check in CHECKS for finding in check(opened)]
     left = {name: size - len(splits[name]) for name, size in sizes.items() if size > len(splits[name])}
     if left:
+        some = tuple(Example(split=name, says=f"{count:,} were not looked at") for name, count in left.items())
         parts = ", ".join(f"{len(splits[name]):,} of {sizes[name]:,} of {name}" for name in left)
         found.append(
             Finding(
@@ -93,20 +99,14 @@ def doctor(
                 fix="--examples=0 looks at all",
                 value=sum(left.values()),
                 threshold=1,
+                examples=some,
             )
         )
     return Diagnosis(
         findings=tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))),
         examples={name: len(split) for name, split in splits.items()},
         seconds=time.perf_counter() - begun,
+        config=spec if isinstance(spec, str) else "",
+        overrides=overrides,
+        most=examples,
     )
-
-
-def _read(opened: Opened) -> list[Finding]:
-    """What the source left out."""
-    count, notes = opened.data.left_out, opened.data.notes
-    if not count:
-        return []
-    fix = "correct them in the files, or keep data.bad_rows as it is"
-    message = f"{count:,} bad rows or unreadable files were left out: {notes[0] if notes else 'see `jaxfer show`'}."
-    return [Finding(severity=NOTE, kind="left_out", message=message, fix=fix, value=count, threshold=1)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxfer.data.split import Split
-from jaxfer.diagnosis.finding import NOTE, SEVERE, WARNING, Finding, listed
+from jaxfer.diagnosis.finding import LISTED, NOTE, SEVERE, WARNING, Example, Finding, listed
 from jaxfer.diagnosis.opened import Opened
 
 RATIO, MANY = 10, 100  # of the largest class to the smallest
@@ -29,6 +29,7 @@ def check(opened: Opened) -> Iterator[Finding]:
             fix="raise data.val_fraction or data.val_per_class, or use data.folds",
             value=len(val),
             threshold=VAL,
+            examples=rarest(data.classes, "val", _counts(val, len(data.classes))) if val.labels is not None else (),
         )
     if not data.classes or train.labels is None:
         return
@@ -43,6 +44,13 @@ def _counts(split: Split, classes: int) -> np.ndarray:
     return np.bincount(labels, minlength=classes) if labels.ndim == 1 else labels.sum(0)
 
 
+def rarest(classes: tuple[str, ...], split: str, counts: np.ndarray, most: int | None = None) -> tuple[Example, ...]:
+    """Classes of a split as examples, the rarest first: those of fewer than `most` examples, of one at least."""
+    order = [c for c in np.argsort(counts, kind="stable") if counts[c] and (most is None or counts[c] < most)]
+    says = {c: f"{counts[c]:,} example{'' if counts[c] == 1 else 's'}" for c in order[:LISTED]}
+    return tuple(Example(split=split, name=classes[c], says=said) for c, said in says.items())
+
+
 def _sizes(classes: tuple[str, ...], counts: dict[str, np.ndarray]) -> Iterator[Finding]:
     for name, own in counts.items():
         missing = [classes[c] for c in np.flatnonzero(own == 0)]
@@ -54,6 +62,7 @@ def _sizes(classes: tuple[str, ...], counts: dict[str, np.ndarray]) -> Iterator[
                 fix="set data.classes to those that all splits have, add examples, or draw val by data.val_per_class",
                 value=len(missing),
                 threshold=1,
+                examples=tuple(Example(split=name, name=c, says="no example") for c in missing[:LISTED]),
             )
     own = counts["train"]
     few = [f"{classes[c]} ({own[c]})" for c in np.argsort(own, kind="stable") if 0 < own[c] < FEW]
@@ -65,6 +74,7 @@ def _sizes(classes: tuple[str, ...], counts: dict[str, np.ndarray]) -> Iterator[
             fix="add examples, or raise data.labels_per_class where it is set",
             value=int(own[own > 0].min()),
             threshold=FEW,
+            examples=rarest(classes, "train", own, FEW),
         )
     most, least = int(own.max()), int(own[own > 0].min()) if own.any() else 0
     if least and most / least >= RATIO:
@@ -76,6 +86,7 @@ def _sizes(classes: tuple[str, ...], counts: dict[str, np.ndarray]) -> Iterator[
             fix="set data.sampling=balanced or config.task.class_weights=balanced; config.monitor=balanced_accuracy",
             value=most / least,
             threshold=RATIO,
+            examples=rarest(classes, "train", own, most // RATIO + 1),
         )
 
 
@@ -96,9 +107,15 @@ def runs_z(labels: np.ndarray) -> float:
 
 def _order(opened: Opened) -> Iterator[Finding]:
     train = opened.data.splits["train"]
-    z = runs_z(train.labels[np.argsort(train.rows, kind="stable")])
+    order = np.argsort(train.rows, kind="stable")
+    labels, rows = train.labels[order], train.rows[order]
+    z = runs_z(labels)
     if z > -SIGMAS:
         return
+    begins = np.flatnonzero(np.diff(labels, prepend=-1))
+    lengths = np.diff(begins, append=len(labels))
+    longest = np.argsort(-lengths, kind="stable")[:LISTED]
+    classes = opened.data.classes
     by_time = opened.config.data.get("val_by", "") == "time"
     yield Finding(
         severity=WARNING if by_time else NOTE,
@@ -110,4 +127,12 @@ def _order(opened: Opened) -> Iterator[Finding]:
         fix="set data.val_by=group or leave it out" if by_time else "nothing, unless the file is read in parts",
         value=z,
         threshold=-SIGMAS,
+        examples=tuple(
+            Example(
+                split="train",
+                row=int(rows[begins[run]]),
+                says=f"the first of {lengths[run]:,} of {classes[labels[begins[run]]]}",
+            )
+            for run in longest
+        ),
     )

@@ -15,14 +15,16 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
-from jaxfer.diagnosis.finding import NOTE, WARNING, Finding, reached
+from jaxfer.diagnosis.finding import NOTE, WARNING, Finding, Some, reached
 from jaxfer.diagnosis.vectors import FEW_PENALTIES, SEED, chances, folds, topics
 from jaxfer.evals.intervals import mean_interval
 
 LEAST, MOST = 50, 500  # examples of each set
 AUC = {WARNING: 0.75, NOTE: 0.6}  # of the split's examples over train's
+APART = 0.4  # proxy A-distance, from which on two domains are told apart: six of ten examples
 SURE = 0.05  # p of MMD
 DIVISIONS = 199
+UNLIKE = "among those least like train"
 
 
 class Gap(NamedTuple):
@@ -35,6 +37,7 @@ class Gap(NamedTuple):
       mmd: squared maximum mean discrepancy.
       p: its permutation p.
       examples: of each set.
+      foreign: int [examples], those of the second set, the least like the first one before.
     """
 
     auc: float
@@ -43,6 +46,7 @@ class Gap(NamedTuple):
     mmd: float
     p: float
     examples: int
+    foreign: np.ndarray
 
     def __str__(self) -> str:
         return (
@@ -54,14 +58,16 @@ class Gap(NamedTuple):
 def gap(a: np.ndarray, b: np.ndarray) -> Gap:
     """Of vectors [n, d] and [m, d], or of texts; as many are drawn of the larger set as the smaller one has."""
     rng, n = np.random.default_rng(SEED), min(len(a), len(b), MOST)
-    a, b = (x[rng.permutation(len(x))[:n]] for x in (a, b))
+    rows, others = (rng.permutation(len(x))[:n] for x in (a, b))
+    a, b = a[rows], b[others]
     x, of = np.concatenate([a, b]), np.repeat([0, 1], n)
     second = chances(x, of, penalties=FEW_PENALTIES)[:, 1]
     held = [rows for _, rows in folds(of)]
     errors = [np.mean((second[rows] > 0.5) != of[rows]) for rows in held]
     distance, half = mean_interval([2 * (1 - 2 * error) for error in errors])
     auc = np.mean([roc_auc_score(of[rows], second[rows]) for rows in held])
-    return Gap(float(auc), max(0.0, distance), half, *mmd(*topics(a, b)), n)
+    foreign = others[np.argsort(-second[n:], kind="stable")]
+    return Gap(float(auc), max(0.0, distance), half, *mmd(*topics(a, b)), n, foreign)
 
 
 def mmd(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
@@ -79,8 +85,8 @@ def mmd(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     return float(found[0]), float(np.mean(found >= found[0]))
 
 
-def splits(of: Mapping[str, np.ndarray], reads: str) -> Iterator[Finding]:
-    """A finding for val and test each where they can be told from train."""
+def splits(of: Mapping[str, np.ndarray], reads: str, some: Some) -> Iterator[Finding]:
+    """A finding for val and test each where they can be told from train; `some` as in `outliers.check`."""
     for name in ("val", "test"):
         if min(len(of["train"]), len(of.get(name, ()))) < LEAST:
             continue
@@ -94,16 +100,17 @@ def splits(of: Mapping[str, np.ndarray], reads: str) -> Iterator[Finding]:
                 fix=f"if {name} is to be as train is, draw both alike (data.val_fraction); if not, it measures a shift",
                 value=found.auc,
                 threshold=threshold,
+                examples=some(name, found.foreign, lambda i: UNLIKE),
             )
 
 
-def domains(of: Mapping[str, np.ndarray], reads: str) -> Iterator[Finding]:
-    """A note for each other set: how far it is from train."""
+def domains(of: Mapping[str, np.ndarray], reads: str, some: Some) -> Iterator[Finding]:
+    """A note for each other set, told apart or not: how far it is from train."""
     for name, x in of.items():
         if name in ("train", "val", "test") or min(len(of["train"]), len(x)) < LEAST:
             continue
         found = gap(of["train"], x)
-        apart = found.p <= SURE and found.auc >= AUC[NOTE]
+        apart = found.p <= SURE and found.distance >= APART
         says = f"tell {name} from train" if apart else f"hardly tell {name} from train"
         yield Finding(
             severity=NOTE,
@@ -113,4 +120,6 @@ def domains(of: Mapping[str, np.ndarray], reads: str) -> Iterator[Finding]:
             if apart
             else "none is needed",
             value=found.distance,
+            threshold=APART,
+            examples=some(name, found.foreign, lambda i: UNLIKE) if apart else (),
         )

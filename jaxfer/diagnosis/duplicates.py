@@ -114,7 +114,7 @@ def _told(opened: Opened, groups: list[list[Place]], kind: str, what: str, sever
             )
     for name, split in opened.splits.items():
         held = [(own[0], later) for places in groups if (own := _of(places, name)) for later in own[1:]]
-        if held and name != "test":
+        if held:
             share = len(held) / len(split)
             severity, threshold = graded(share, None, SHARE)
             yield Finding(

@@ -13,10 +13,11 @@ import numpy as np
 from jaxfer.data.loader import Feed
 from jaxfer.data.prepare import build
 from jaxfer.data.split import Split
+from jaxfer.diagnosis import classes as counted
 from jaxfer.diagnosis import drift, labels, outliers, pilot
 from jaxfer.diagnosis.finding import NOTE, Finding
 from jaxfer.diagnosis.opened import Opened
-from jaxfer.diagnosis.vectors import FOLDS, SEED, chances, vectors
+from jaxfer.diagnosis.vectors import FOLDS, SEED, Vectors, chances_beside, vectors
 from jaxfer.errors import InputError
 from jaxfer.pretrained import foreign, starting
 from jaxfer.runs.folder import stored_experiment
@@ -40,43 +41,65 @@ def check(opened: Opened) -> Iterator[Finding]:
         )
         return
     opened.say(f"{read.reads} of {sum(map(len, sets.values())):,} examples: labels, outliers, drift, a pilot")
-    shown, x = dataclasses.replace(opened, splits=sets), read.of["train"]
-    yield from outliers.check(x, read.reads, lambda rows, says: shown.some("train", rows, says))
-    yield from drift.splits(read.of, read.reads)
-    yield from drift.domains(read.of, read.reads)
+    shown = dataclasses.replace(opened, splits=sets)
+    yield from outliers.check(read.of, read.reads, shown.some)
+    yield from drift.splits(read.of, read.reads, shown.some)
+    yield from drift.domains(read.of, read.reads, shown.some)
     if opened.one_class:
-        yield from _classes(shown, x, read.reads)
+        yield from _classes(shown, read)
     elif opened.data.multilabel:
-        yield from _sets_of_labels(shown, x, read.reads)
+        yield from _sets_of_labels(shown, read)
 
 
-def _classes(opened: Opened, x: np.ndarray, reads: str) -> Iterator[Finding]:
-    """What logistic regression on the vectors says, of the classes of five examples and more."""
-    split = opened.splits["train"]
-    kept = np.flatnonzero(np.bincount(split.labels)[split.labels] >= FOLDS)
-    classes, given = np.unique(split.labels[kept], return_inverse=True)
+def _classes(opened: Opened, read: Vectors) -> Iterator[Finding]:
+    """What logistic regression on the vectors says, of the classes of five training examples and more."""
+    counts = np.bincount(opened.splits["train"].labels, minlength=len(opened.data.classes))
+    classes = np.flatnonzero(counts >= FOLDS)
     if len(classes) < 2:
-        yield _unchecked(f"{FOLDS} training examples of two classes or more", "raise data.labels_per_class")
+        yield _unchecked(opened, len(classes), 2, counts, f"two classes of {FOLDS} training examples or more")
         return
-    opened, x = dataclasses.replace(opened, splits={"train": split.take(kept)}), x[kept]
-    probabilities, names = chances(x, given), [opened.data.classes[c] for c in classes]
-    yield from labels.check(opened, given, probabilities, names, reads)
-    yield from pilot.check(opened, x, given, reads)
+    kept = {name: np.flatnonzero(np.isin(opened.splits[name].labels, classes)) for name in _labelled(opened)}
+    opened = dataclasses.replace(opened, splits={name: opened.splits[name].take(rows) for name, rows in kept.items()})
+    given = {name: np.searchsorted(classes, opened.splits[name].labels) for name in kept}
+    x = {name: read.of[name][rows] for name, rows in kept.items()}
+    names = [opened.data.classes[c] for c in classes]
+    found = chances_beside(x["train"], given["train"], x.get("val", x["train"][:0]))
+    for name, probabilities in zip(kept, found, strict=False):
+        yield from labels.check(opened, name, given[name], probabilities, names, read.reads)
+    yield from pilot.check(opened, x["train"], given["train"], names, read.reads)
 
 
-def _sets_of_labels(opened: Opened, x: np.ndarray, reads: str) -> Iterator[Finding]:
-    """Likewise of each label that five examples have and five lack."""
-    given = opened.splits["train"].labels.astype(int)
-    enough = np.flatnonzero(np.minimum(given.sum(0), (1 - given).sum(0)) >= FOLDS)
+def _sets_of_labels(opened: Opened, read: Vectors) -> Iterator[Finding]:
+    """Likewise of each label that five training examples have and five lack."""
+    given = {name: opened.splits[name].labels.astype(int) for name in _labelled(opened)}
+    counts = np.minimum(given["train"].sum(0), (1 - given["train"]).sum(0))
+    enough = np.flatnonzero(counts >= FOLDS)
     if not len(enough):
-        yield _unchecked(f"a label that {FOLDS} training examples have and {FOLDS} lack", "add examples")
+        expected = f"a label that {FOLDS} training examples have and {FOLDS} lack"
+        yield _unchecked(opened, 0, 1, given["train"].sum(0), expected)
         return
-    yield from labels.check_sets(opened, given, {int(c): chances(x, given[:, c]) for c in enough}, reads)
+    x, others = read.of["train"], read.of["val"] if "val" in given else read.of["train"][:0]
+    found = {int(c): chances_beside(x, given["train"][:, c], others) for c in enough}
+    for at, name in enumerate(given):
+        yield from labels.check_sets(opened, name, given[name], {c: own[at] for c, own in found.items()}, read.reads)
 
 
-def _unchecked(expected: str, fix: str) -> Finding:
-    message = f"Labels were not checked: expected {expected}."
-    return Finding(severity=NOTE, kind="labels_unchecked", message=message, fix=fix)
+def _labelled(opened: Opened) -> list[str]:
+    """Train, and val where it has examples with labels."""
+    val = opened.splits.get("val")
+    return ["train", *(["val"] if val is not None and len(val) and val.labels is not None else [])]
+
+
+def _unchecked(opened: Opened, found: int, least: int, counts: np.ndarray, expected: str) -> Finding:
+    return Finding(
+        severity=NOTE,
+        kind="labels_unchecked",
+        message=f"Labels were not checked: expected {expected}, found {found}.",
+        fix="add examples, or raise data.labels_per_class where it is set",
+        value=found,
+        threshold=least,
+        examples=counted.rarest(opened.data.classes, "train", counts),
+    )
 
 
 def _unread(name: str, why: str) -> Finding:
@@ -85,7 +108,6 @@ def _unread(name: str, why: str) -> Finding:
         kind="domain_unread",
         message=f"The gap to {name} was not measured: {why.rstrip('.')}.",
         fix="restore it if it is to be compared; training does without",
-        value=1,
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxfer import terminal
+from jaxfer.training import lineage
 
 SEVERE, WARNING, NOTE = "severe", "warning", "note"
 SEVERITIES = (SEVERE, WARNING, NOTE)
@@ -18,34 +19,48 @@ class Example:
     """One example.
 
     Attributes:
-      split: its split.
-      row: of the source's column, from 0; texts and tables count rows after the header.
-      name: its file or its text, as far as the source knows one.
+      split: its split; empty for what is of none.
+      row: of the source's column, from 0; texts and tables count rows after the header. None for a class, a column of a
+        table, a file that was left out, a parameter.
+      name: its file or its text, as far as the source knows one; or that of the class, the column, the parameter.
       says: what is to be seen there.
     """
 
-    split: str
-    row: int
+    split: str = ""
+    row: int | None = None
     name: str = ""
     says: str = ""
 
     def __str__(self) -> str:
-        name = f" {terminal.shortened(' '.join(self.name.split()), 60)}" if self.name else ""
-        return f"{self.split} {self.row}{name}{f': {self.says}' if self.says else ''}"
+        name = terminal.shortened(" ".join(self.name.split()), 60)
+        what = " ".join(filter(None, (self.split, "" if self.row is None else str(self.row), name)))
+        return f"{what}: {self.says}" if self.says else what
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: `row` only where there is one."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+
+
+Some = Callable[[str, Sequence[int], Callable[[int], str]], tuple[Example, ...]]  # `Opened.some`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One finding.
+    """One finding: a number beside its threshold, both of one kind, such as two shares, and examples.
+
+    A note that something could not be looked at, or that repeats a line of the plan, has neither number nor threshold.
 
     Attributes:
       severity: one of SEVERITIES.
       kind: its kind, as in docs/evidence.md.
       message: a sentence with its number.
       fix: a field of the config or a command.
-      value: the number.
-      threshold: from which on, or below which, there is a finding of this kind and severity.
-      examples: a few.
+      value: the number; None for such a note.
+      threshold: from which on, or below which, there is a finding of this kind and severity; None likewise.
+      examples: a few rows, or classes, columns, files or parameters where it is about these.
+
+    Raises:
+      ValueError: a number without a threshold, a threshold without a number, or a warning without both.
     """
 
     severity: str
@@ -55,6 +70,10 @@ class Finding:
     value: float | None = None
     threshold: float | None = None
     examples: tuple[Example, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.value is None) != (self.threshold is None) or (self.value is None and self.severity != NOTE):
+            raise ValueError(f"{self.kind}: expected a value and a threshold, found {self.value} and {self.threshold}")
 
     def text(self) -> str:
         """Its lines."""
@@ -70,11 +89,17 @@ class Diagnosis:
       findings: in the order of SEVERITIES, within one in that of the checks.
       examples: {split: how many were looked at}.
       seconds: that it took.
+      config: as it was named, `FILE` or `FILE:ARG`; empty for one that is no file.
+      overrides: {"data.x": value}, as they were given.
+      most: at most so many examples of a split were to be looked at; 0: all.
     """
 
     findings: tuple[Finding, ...]
     examples: dict[str, int]
     seconds: float
+    config: str = ""
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    most: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -82,8 +107,21 @@ class Diagnosis:
         return {name: sum(found.severity == name for found in self.findings) for name in SEVERITIES}
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {**dataclasses.asdict(self), "counts": self.counts}
+        """As JSON has it, with the command that repeats it (null for a config that is no file), and the versions."""
+        again = {"config": self.config, "overrides": dict(self.overrides), "examples": self.most}
+        findings = [
+            {**dataclasses.asdict(found), "examples": [example.to_dict() for example in found.examples]}
+            for found in self.findings
+        ]
+        return {
+            "findings": findings,
+            "examples": self.examples,
+            "seconds": self.seconds,
+            "counts": self.counts,
+            "config": self.config,
+            "command": again if self.config else None,
+            "versions": lineage.versions(),
+        }
 
     def text(self, page: terminal.Page = terminal.FILE) -> str:
         """The findings, and a last line that counts them."""

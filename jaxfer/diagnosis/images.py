@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxfer.diagnosis.finding import SEVERE, WARNING, Finding, graded, percent
+from jaxfer.diagnosis.finding import SEVERE, WARNING, Example, Finding, graded, percent
 from jaxfer.diagnosis.opened import Opened, Pictures
 from jaxfer.diagnosis.shortcuts import shortcut
 
@@ -45,21 +45,29 @@ def _shortcuts(opened: Opened, pictures: Pictures) -> Iterator[Finding]:
         "sharpness": pictures.sharp[:, None],
         "size of the file's image": pictures.sizes,
     }
+    says = {
+        "brightness": lambda i: f"mean {pictures.mean[i]:.0f}, spread {pictures.spread[i]:.0f}",
+        "sharpness": lambda i: f"variance of the Laplacian {pictures.sharp[i]:.3g}",
+        "size of the file's image": lambda i: "{1} x {0}".format(*pictures.sizes[i]),
+    }
+    classes = opened.data.classes
     for what, x in about.items():
         if len(np.unique(x, axis=0)) > 1:
-            yield from shortcut(f"The {what}", x, labels, SHORTCUT, fix)
+
+            def some(rows: np.ndarray, says: Callable[[int], str] = says[what]) -> tuple[Example, ...]:
+                return opened.some("train", rows, lambda i: f"{says(i)}, class {classes[labels[i]]}")
+
+            yield from shortcut(f"The {what}", x, labels, SHORTCUT, fix, some)
 
 
 def _of(opened: Opened, name: str, pictures: Pictures, median: float, aspect: float) -> Iterator[Finding]:
-    def told(kind: str, found: np.ndarray, what: str, threshold: float, says: Callable[[int], str], fix: str) -> Any:
+    def told(kind: str, found: np.ndarray, what: str, says: Callable[[int], str], fix: str) -> Any:
         if not found.any():
             return
         share = float(found.mean())
-        severity, _ = graded(share, SHARE if kind == "blank" and name != "test" else None, SHARE)
-        if kind == "blank" and severity != SEVERE:
-            severity = WARNING
-        if kind == "small":
-            severity, _ = graded(share, None, UPSCALED)
+        severity, threshold = graded(share, None, UPSCALED if kind == "small" else SHARE)
+        if kind == "blank":
+            severity, threshold = graded(share, None if name == "test" else SHARE, 0.0)
         yield Finding(
             severity=severity,
             kind=kind,
@@ -75,7 +83,6 @@ def _of(opened: Opened, name: str, pictures: Pictures, median: float, aspect: fl
         "blank",
         blank,
         f"of one colour (spread below {BLANK:g} of 255)",
-        BLANK,
         lambda i: f"spread {pictures.spread[i]:.1f}",
         "remove them, or decode them again",
     )
@@ -83,7 +90,6 @@ def _of(opened: Opened, name: str, pictures: Pictures, median: float, aspect: fl
         "dark",
         (pictures.dark < DARK) & ~blank,
         f"dark: 99 % of their pixels are below {DARK:g} of 255",
-        DARK,
         lambda i: f"{pictures.dark[i]:.0f}",
         look,
     )
@@ -91,7 +97,6 @@ def _of(opened: Opened, name: str, pictures: Pictures, median: float, aspect: fl
         "bright",
         (pictures.bright > BRIGHT) & ~blank,
         f"bright: 99 % of their pixels are above {BRIGHT:g} of 255",
-        BRIGHT,
         lambda i: f"{pictures.bright[i]:.0f}",
         look,
     )
@@ -99,7 +104,6 @@ def _of(opened: Opened, name: str, pictures: Pictures, median: float, aspect: fl
         "blurry",
         (pictures.sharp < BLURRY * median) & ~blank & (pictures.dark >= DARK) & (pictures.bright <= BRIGHT),
         f"blurry: the variance of their Laplacian is below {BLURRY:g} of the median",
-        BLURRY,
         lambda i: f"{pictures.sharp[i] / median:.3f} of the median",
         look,
     )
@@ -107,7 +111,6 @@ def _of(opened: Opened, name: str, pictures: Pictures, median: float, aspect: fl
         "aspect",
         _aspects(pictures.sizes) > ASPECT * aspect,
         f"of an odd shape: more than {ASPECT:g} times as long as the median, for their width",
-        ASPECT,
         lambda i: "{1} x {0}".format(*pictures.sizes[i]),
         "crop them, or set config.model.resize to keep their shape",
     )
@@ -116,7 +119,6 @@ def _of(opened: Opened, name: str, pictures: Pictures, median: float, aspect: fl
         "small",
         (pictures.sizes < SMALL * np.asarray(size)).any(1),
         f"smaller than half of the {size[1]} x {size[0]} that the model reads",
-        SMALL,
         lambda i: "{1} x {0}".format(*pictures.sizes[i]),
         "use the original files, or lower config.model.image",
     )

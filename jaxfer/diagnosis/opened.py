@@ -19,6 +19,7 @@ from jaxfer.data.encodings.image import ImageEncoding, fit
 from jaxfer.data.encodings.pixels import pixels
 from jaxfer.data.split import Dataset, Split
 from jaxfer.diagnosis.finding import LISTED, Example
+from jaxfer.errors import InputError
 from jaxfer.training.checked import Preflight
 
 CHUNK = 64  # examples encoded at once
@@ -62,6 +63,8 @@ class Opened:
       place: a run's folder; `sibling:NAME` is beside it.
       overrides: {"model.x": value}.
       say: tells what is being computed.
+      pictures: {split: of its images}; {} where the model reads none.
+      undecodable: {split: images that are in none of `splits`, since they can't be decoded}.
     """
 
     config: ConfigDict
@@ -70,6 +73,8 @@ class Opened:
     place: epath.Path
     overrides: Mapping[str, Any]
     say: Callable[[str], None]
+    pictures: Mapping[str, Pictures] = dataclasses.field(default_factory=dict)
+    undecodable: Mapping[str, tuple[Example, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def data(self) -> Dataset:
@@ -108,14 +113,6 @@ class Opened:
         return tuple(self.example(name, int(i), says(int(i))) for i in places[:LISTED])
 
     @functools.cached_property
-    def pictures(self) -> Mapping[str, Pictures]:
-        """{split: of its images}; {} where the model reads none."""
-        encoding = self.encoding("image")
-        if not isinstance(encoding, ImageEncoding):
-            return {}
-        return {name: seen(split, encoding) for name, split in self.splits.items()}
-
-    @functools.cached_property
     def keys(self) -> Mapping[str, tuple[Hashable, ...]]:
         """{split: a key for each example, equal where the model reads the same, and the same is left out}."""
         if self.pictures and len(self.encodings) == 1:
@@ -146,12 +143,25 @@ def digest(*parts: bytes) -> bytes:
     return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
 
 
-def seen(split: Split, encoding: ImageEncoding) -> Pictures:
-    """Reads every image of a split once."""
-    column = split.columns["image"]
-    rows = [_seen(column, int(row), encoding) for row in split.rows]
+def seen(split: Split, encoding: ImageEncoding) -> tuple[Pictures, dict[int, str]]:
+    """Reads every image of a split once.
+
+    Returns:
+      What there is to say of those that can be decoded, and {place of another: why it can't}.
+
+    Raises:
+      InputError: none can.
+    """
+    column, rows, why = split.columns["image"], [], {}
+    for i, row in enumerate(split.rows):
+        try:
+            rows.append(_seen(column, int(row), encoding))
+        except InputError as error:
+            why[i] = str(error).rpartition("; ")[0]
+            if len(why) == len(split):
+                raise
     keys, *numbers = zip(*rows, strict=True)
-    return Pictures(keys, *(np.asarray(values) for values in numbers))
+    return Pictures(keys, *(np.asarray(values) for values in numbers)), why
 
 
 def _seen(column: Any, row: int, encoding: ImageEncoding) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jaxfer.diagnosis.finding import NOTE, SEVERE, WARNING, Finding, reached
+from jaxfer.diagnosis.finding import LISTED, NOTE, SEVERE, WARNING, Example, Finding, reached
 from jaxfer.diagnosis.opened import Opened
 from jaxfer.method import FROZEN
 from jaxfer.stages import Stage
@@ -27,9 +27,10 @@ def check(opened: Opened) -> Iterator[Finding]:
 
 
 def _trainable(stage: Stage, where: str) -> Iterator[Finding]:
-    """A method that adapts more than the head, of which the rules leave the head alone."""
+    """A method that adapts more than the head, of which the rules leave the head alone: 0 parameters besides it."""
     spec = stage.spec
     groups = {group for _, group in spec.method.rules} - {FROZEN, HEAD}
+    frozen = [path for path, leaf in spec.leaves if leaf is None and not path.startswith(f"{spec.port.head}/")]
     if groups and spec.trainable and all(path.startswith(f"{spec.port.head}/") for path in spec.trainable):
         yield Finding(
             severity=WARNING,
@@ -37,7 +38,9 @@ def _trainable(stage: Stage, where: str) -> Iterator[Finding]:
             message=f"Stage {stage.name}: method {stage.config.method} is left with the head to train, "
             f"{len(spec.trainable)} of {len(spec.leaves)} parameters.",
             fix=f"loosen {where}.freeze or {where}.freeze_units, or set {where}.method=probe",
-            value=len(spec.trainable),
+            value=0,
+            threshold=1,
+            examples=tuple(Example(name=path, says="frozen") for path in frozen[:LISTED]),
         )
     for note in stage.notes:
         yield Finding(severity=NOTE, kind="plan", message=f"Stage {stage.name}: {note}.", fix="see `jaxfer show`")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from jaxfer.data.encodings.row import Rows
-from jaxfer.diagnosis.finding import NOTE, SEVERE, WARNING, Finding, percent, reached
+from jaxfer.diagnosis.finding import NOTE, SEVERE, WARNING, Example, Finding, percent, reached
 from jaxfer.diagnosis.opened import Opened
 from jaxfer.diagnosis.shortcuts import shortcut
 
@@ -26,7 +26,7 @@ def check(opened: Opened) -> Iterator[Finding]:
     for name in (*column.numbers, *column.categories):
         values = [row[name] for row in rows]
         known = [value for value in values if value is not None]
-        yield from _missing(name, 1 - len(known) / len(values))
+        yield from _missing(opened, name, np.array([value is None for value in values]))
         if len(set(known)) <= 1 and len(known) in (0, len(values)):  # with a gap, what is missing may tell something
             yield Finding(
                 severity=WARNING,
@@ -37,14 +37,21 @@ def check(opened: Opened) -> Iterator[Finding]:
                 fix="leave it out of data.numbers or data.categories",
                 value=len(set(known)),
                 threshold=2,
+                examples=(Example(split="train", name=name, says=f"{known[0]!r} alone" if known else "nothing"),),
             )
         elif opened.one_class:
-            yield from shortcut(
-                f"Column {name}", _readable(values, name in column.numbers), split.labels, SHORTCUT, FIX
-            )
+            readable, some = _readable(values, name in column.numbers), _values(opened, name, values)
+            yield from shortcut(f"Column {name}", readable, split.labels, SHORTCUT, FIX, some)
 
 
-def _missing(name: str, share: float) -> Iterator[Finding]:
+def _values(opened: Opened, name: str, values: list[float | str | None]) -> Callable[[np.ndarray], tuple[Example, ...]]:
+    """Rows -> examples with the column's value and the class."""
+    classes, labels = opened.data.classes, opened.splits["train"].labels
+    return lambda rows: opened.some("train", rows, lambda i: f"{name} is {values[i]!r}, class {classes[labels[i]]}")
+
+
+def _missing(opened: Opened, name: str, missing: np.ndarray) -> Iterator[Finding]:
+    share = float(missing.mean())
     if share < 1 and (found := reached(share, MISSING)):
         severity, threshold = found
         yield Finding(
@@ -54,6 +61,7 @@ def _missing(name: str, share: float) -> Iterator[Finding]:
             fix="leave it out of data.numbers or data.categories, or fill it in the files",
             value=share,
             threshold=threshold,
+            examples=opened.some("train", np.flatnonzero(missing), lambda i: f"no {name}"),
         )
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
-from jaxfer.diagnosis.finding import Finding, percent, reached
+from jaxfer.diagnosis.finding import Example, Finding, percent, reached
 
 FOLDS = 5
 ROWS = 20  # fewest
 
 
 def shortcut(
-    what: str, x: np.ndarray, labels: np.ndarray, thresholds: Mapping[str, float], fix: str
+    what: str,
+    x: np.ndarray,
+    labels: np.ndarray,
+    thresholds: Mapping[str, float],
+    fix: str,
+    some: Callable[[np.ndarray], tuple[Example, ...]] = lambda rows: (),
 ) -> Iterator[Finding]:
     """A finding where the tree's balanced accuracy reaches one of {severity: threshold}, the highest first.
 
@@ -25,6 +30,7 @@ def shortcut(
       labels: int [n].
       thresholds: of the mean recall over the classes of five examples or more.
       fix: what to do.
+      some: rows -> examples, of one row of each class that the tree tells.
     """
     classes = np.flatnonzero(np.bincount(labels) >= FOLDS)
     kept = np.isin(labels, classes)
@@ -43,4 +49,11 @@ def shortcut(
             fix=fix,
             value=balanced,
             threshold=threshold,
+            examples=some(_told(np.flatnonzero(kept), found, given)),
         )
+
+
+def _told(rows: np.ndarray, found: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """The first row of each class whose answer is right."""
+    right = np.flatnonzero(found == given)
+    return rows[right[np.sort(np.unique(given[right], return_index=True)[1])]]

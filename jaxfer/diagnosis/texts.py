@@ -83,7 +83,7 @@ def _unknown(opened: Opened, name: str, encoding: TextEncoding) -> Iterator[Find
     share = float(unknown.sum() / max(words.sum(), 1))
     counts = np.add.reduceat(unknown.astype(np.int64), tokens.starts[:-1])
     if found := reached(share, UNKNOWN):
-        severity, threshold = found
+        (severity, threshold), most = found, np.argsort(-counts, kind="stable")
         yield Finding(
             severity=severity,
             kind="unknown_tokens",
@@ -91,5 +91,5 @@ def _unknown(opened: Opened, name: str, encoding: TextEncoding) -> Iterator[Find
             fix="choose a checkpoint of this language and script, or name its own config.model.tokenizer",
             value=share,
             threshold=threshold,
-            examples=opened.some(name, np.argsort(-counts, kind="stable"), lambda i: f"{counts[i]} unknown tokens"),
+            examples=opened.some(name, most[counts[most] > 0], lambda i: f"{counts[i]} unknown tokens"),
         )

@@ -29,6 +29,7 @@ TOPICS = 64  # axes of the words of texts
 SEED = 0
 
 Fold = tuple[np.ndarray, np.ndarray]
+Logits = tuple[np.ndarray, list[np.ndarray]]  # [n, classes] out of sample, and [m, classes] of others from each fold
 
 
 class Vectors(NamedTuple):
@@ -93,25 +94,33 @@ def chances(x: np.ndarray, labels: np.ndarray, part: float = 1.0, penalties: Seq
     Those are kept whose probabilities of the given labels are the likeliest. Of vectors the path of penalties, from the
     strongest on, is left once they become less likely: the weakest take by far the most iterations.
     """
+    return chances_beside(x, labels, x[:0], part, penalties)[0]
+
+
+def chances_beside(
+    x: np.ndarray, labels: np.ndarray, others: np.ndarray, part: float = 1.0, penalties: Sequence[float] = PENALTIES
+) -> tuple[np.ndarray, np.ndarray]:
+    """`chances`, and the mean of the folds' probabilities [m, classes] of m other examples."""
     texts, held_back = x.dtype == object, folds(labels, part)
-    best, least = np.zeros(0), np.inf
-    for logits in _of_texts(x, labels, held_back) if texts else _of_vectors(x, labels, held_back, penalties):
+    best, beside, least = np.zeros(0), np.zeros(0), np.inf
+    path = _of_texts(x, labels, others, held_back) if texts else _of_vectors(x, labels, others, held_back, penalties)
+    for logits, of_others in path:
         found = _softmax(logits)
         loss = -np.log(np.maximum(found[np.arange(len(labels)), labels], 1e-12)).mean()
         if loss < least:
-            best, least = found, loss
+            best, beside, least = found, np.mean([_softmax(own) for own in of_others], 0), loss
         elif not texts:
             break
-    return best
+    return best, beside
 
 
 def _of_vectors(
-    x: np.ndarray, labels: np.ndarray, held_back: Sequence[Fold], penalties: Sequence[float]
-) -> Iterator[np.ndarray]:
-    """[n, classes] of each penalty; inputs are standardised, and turned to their axes, once for all folds."""
+    x: np.ndarray, labels: np.ndarray, others: np.ndarray, held_back: Sequence[Fold], penalties: Sequence[float]
+) -> Iterator[Logits]:
+    """The logits of each penalty; inputs are standardised, and turned to their axes, once for all folds."""
     solver, classes = SOLVERS["lbfgs"], int(labels.max()) + 1
     inputs = solver.inputs(x)
-    x, paths = inputs(x), []
+    x, others, paths = inputs(x), inputs(others), []
     for train, _ in held_back:
         problem = Problem(x=x[train], inputs=inputs, labels=labels[train], outputs=classes)
         paths.append(solver.solve(problem, penalties=[len(train) * penalty for penalty in penalties]))
@@ -119,18 +128,20 @@ def _of_vectors(
         logits = np.zeros((len(labels), classes))
         for (_, held), solution in zip(held_back, solutions, strict=True):
             logits[held] = solution.outputs(x[held])
-        yield logits
+        yield logits, [solution.outputs(others) for solution in solutions]
 
 
-def _of_texts(x: np.ndarray, labels: np.ndarray, held_back: Sequence[Fold]) -> Iterator[np.ndarray]:
-    """[n, classes] of each strength of the penalty."""
+def _of_texts(x: np.ndarray, labels: np.ndarray, others: np.ndarray, held_back: Sequence[Fold]) -> Iterator[Logits]:
+    """The logits of each strength of the penalty."""
     classes = int(labels.max()) + 1
     *_, model = baselines("classification", classes, features=WORDS)
     for setting in model.settings:
-        logits = np.zeros((len(labels), classes))
+        logits, of_others = np.zeros((len(labels), classes)), []
         for train, held in held_back:
-            logits[held] = model.fit(x[train], labels[train], setting)(x[held])
-        yield logits
+            predict = model.fit(x[train], labels[train], setting)
+            logits[held] = predict(x[held])
+            of_others.append(predict(others) if len(others) else np.zeros((0, classes)))
+        yield logits, of_others
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

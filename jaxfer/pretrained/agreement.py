@@ -38,11 +38,13 @@ class Described(NamedTuple):
       notes: assumptions about the checkpoint and omissions, one line each.
       own_tokenizer: whether the tokenizer is known to be the model's: it is stored with the weights or with the
         source run, or `config.differs` announces it.
+      checkpoint: what the files of a foreign one say; None for a run, for scratch, and where they are gone.
     """
 
     config: ConfigDict
     notes: tuple[str, ...] = ()
     own_tokenizer: bool = False
+    checkpoint: Checkpoint | None = None
 
 
 def described(config: ConfigDict, folder: epath.Path | None = None) -> Described:
@@ -63,7 +65,8 @@ def described(config: ConfigDict, folder: epath.Path | None = None) -> Described
     if not isinstance(init, str) or not isinstance(model, ConfigDict):
         return Described(config)
     announced = tuple(config.get("differs") or ())
-    notes, own_tokenizer = (), "tokenizer" in announced or (init != "scratch" and not is_foreign(init))
+    notes, checkpoint = (), None
+    own_tokenizer = "tokenizer" in announced or (init != "scratch" and not is_foreign(init))
     config = config.copy_and_resolve_references()
     options, stored = dict(model.items()), _stored(folder, init)
     name = options.pop("name", None)
@@ -89,7 +92,7 @@ def described(config: ConfigDict, folder: epath.Path | None = None) -> Described
         name, options = _again(stored, name, options)
     with config.unlocked(), config.ignore_type():
         config.model = ConfigDict({**options, "name": name} if name is not None else options)
-    return Described(config, notes, own_tokenizer)
+    return Described(config, notes, own_tokenizer, checkpoint)
 
 
 def _stored(folder: epath.Path | None, init: str) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class Checkpoint:
       problem_type: the task in transformers' terms; None if not stated.
       other_head: the class it was saved from if its head does not label whole inputs; such a head is not loaded.
       notes: assumptions and omissions, one line each.
+      assumed: options that neither a file states nor the config sets, {option: value}.
     """
 
     files: CheckpointFiles
@@ -64,6 +65,7 @@ class Checkpoint:
     problem_type: str | None
     other_head: str | None = None
     notes: tuple[str, ...] = ()
+    assumed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def is_foreign(init: Any) -> bool:
@@ -135,8 +137,9 @@ def opened(init: str, name: str, model_options: Mapping[str, Any], init_options:
     outputs = next((shapes[key][0] for key in sorted(head) if key in shapes), 0)
     if of_timm and config.get("num_classes", outputs) != outputs:
         raise InputError(f"{init}: config.json states num_classes={config['num_classes']}, its head has {outputs}")
+    assumed = stated.assumed(port, options, soft, model_options)
     notes = (
-        *_guesses(init, stated.assumed(port, options, soft, model_options)),
+        *guesses(init, assumed),
         *_chosen(init, name, layout, config),
         *_left_out(init, other, tail.normalize and not {"normalize"} & {*options, *model_options}, averages),
     )
@@ -150,13 +153,14 @@ def opened(init: str, name: str, model_options: Mapping[str, Any], init_options:
         problem_type=told.get("problem_type"),
         other_head=other,
         notes=notes,
+        assumed=assumed,
     )
 
 
-def _guesses(init: str, assumed: Mapping[str, Any]) -> Iterator[str]:
-    if assumed:
-        values = ", ".join(f"{name}={value!r}" for name, value in assumed.items())
-        yield f"{init}: no file states {values}; assuming these, override with config.model.NAME"
+def guesses(init: str, assumed: Mapping[str, Any]) -> tuple[str, ...]:
+    """A line on the options that are assumed, {option: value}, if there are any."""
+    values = ", ".join(f"{name}={value!r}" for name, value in assumed.items())
+    return (f"{init}: no file states {values}; assuming these, override with config.model.NAME",) if assumed else ()
 
 
 def _chosen(init: str, name: str, layout: Layout, config: Mapping[str, Any]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from jaxfer.config.experiment import Experiment
 from jaxfer.data.overview import overview
 from jaxfer.data.split import Dataset
 from jaxfer.parallel.placement import Placement
+from jaxfer.pretrained.foreign import Checkpoint
 from jaxfer.stages import Stage
 from jaxfer.training import examples
 
@@ -23,6 +24,7 @@ class Preflight:
       where: the devices.
       spare: number of devices that stay idle.
       assumed: what no file of the checkpoint states, and what of it is left out, a line each.
+      checkpoint: what the files of a foreign one say; None for a run, for scratch, and where they are gone.
       recipe: the recipe that filled in the stages, and its reasons, a line each.
     """
 
@@ -32,6 +34,7 @@ class Preflight:
     where: Placement
     spare: int = 0
     assumed: tuple[str, ...] = ()
+    checkpoint: Checkpoint | None = None
     recipe: tuple[str, ...] = ()
 
     @property

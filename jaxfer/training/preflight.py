@@ -90,6 +90,7 @@ def _preflight(config: ConfigDict, folder: epath.Path | None, devices: Sequence[
         where=where,
         spare=len(jax.devices() if devices is None else devices) - where.size,
         assumed=assumed,
+        checkpoint=known.checkpoint,
         recipe=complete.told,
     )
 

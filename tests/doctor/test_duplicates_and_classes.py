@@ -22,9 +22,9 @@ KINDS = ("copies_across_splits", "copies_within_split", "copies_with_other_label
 
 
 def by_kind(diagnosis):
-    """Whatever is found can be printed, as JSON too."""
+    """The first finding of each kind; whatever is found can be printed, as JSON too."""
     assert diagnosis.text() and json.loads(json.dumps(diagnosis.to_dict(), allow_nan=False))["counts"]
-    return {finding.kind: finding for finding in diagnosis.findings}
+    return {finding.kind: finding for finding in reversed(diagnosis.findings)}
 
 
 def photos(folder, change=None):
@@ -167,8 +167,13 @@ def test_the_command(tmp_path, capsys):
         f"    config.model = {config.model.to_dict()!r}\n    config.data = {config.data.to_dict()!r}\n"
         "    config.update(batch_size=4, steps=12)\n    return config\n"
     )
-    assert main(["doctor", str(file), "--json", "--examples=10"]) == 0
+    assert main(["doctor", str(file), "--json", "--examples=10", "--config.steps=13"]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert found["config"] == str(file) and found["versions"]["jaxfer"]
+    assert found["command"] == {"config": str(file), "overrides": {"steps": "13"}, "examples": 10}
+    assert jaxfer.doctor(config, examples=10, quiet=True).to_dict()["command"] is None
+    (sampled,) = [one for one in found["findings"] if one["kind"] == "sampled"]
+    assert sampled["examples"][0] == {"split": "train", "name": "", "says": "38 were not looked at"}
     assert found["examples"] == {"train": 10, "val": 10, "test": 10} and found["counts"]["severe"] == 0
     assert {"severity", "kind", "message", "fix", "value", "threshold", "examples"} == found["findings"][0].keys()
     assert [one["kind"] for one in found["findings"]][-1] == "sampled"

@@ -52,10 +52,11 @@ def test_what_is_unlike_all_others():
     rng = np.random.default_rng(0)
     x = np.eye(12)[0] + 0.05 * rng.normal(size=(62, 12))
     x[[5, 40]] = np.eye(12)[[1, 2]]
-    ratios = outliers.remoteness(x)
+    ratios, others = outliers.remoteness(x, x[:7] + np.eye(12)[11] * 9)
+    assert (others > outliers.RATIO).all()
     assert np.flatnonzero(ratios >= outliers.RATIO).tolist() == [5, 40] and ratios[5] > 30
     assert np.median(ratios) == pytest.approx(1)
-    assert not outliers.remoteness(np.ones((30, 3))).any()
+    assert not outliers.remoteness(np.ones((30, 3)))[0].any()
 
 
 def test_a_power_law_is_continued():
@@ -83,14 +84,21 @@ def test_features_that_say_less_than_the_inputs():
     inputs = rng.normal(size=(200, 5)) + 2 * labels[:, None]
     encoding = SimpleNamespace(features="pixels", flat=lambda rows: inputs[rows])
     train = SimpleNamespace(take=lambda rows: rows)
-    opened = SimpleNamespace(splits={"train": train}, encodings=(encoding,))
+
+    def told(name, rows, says):
+        return tuple((name, int(row), says(row)) for row in rows)
+
+    opened = SimpleNamespace(splits={"train": train}, encodings=(encoding,), some=told)
     noise = rng.normal(size=(200, 5))
     read = "the frozen features of x"
-    found = {f.kind: f for f in pilot.check(opened, noise, labels, read)}
+    found = {f.kind: f for f in pilot.check(opened, noise, labels, [*"ab"], read)}
     assert found["worse_than_inputs"].severity == "warning" and found["worse_than_inputs"].value < -0.3
+    assert {says for _, _, says in found["worse_than_inputs"].examples} == {"told by the raw pixels alone"}
+    assert found["pilot"].threshold > 0.95 > found["pilot"].value  # that of the inputs
+    assert {example.name for example in found["pilot"].examples} == {"a", "b"}
     assert "the largest class is 50.0 %" in found["pilot"].message and "twice as many" in found["pilot"].message
-    found = [*pilot.check(opened, inputs, labels, "the raw pixels")]
-    assert [finding.kind for finding in found] == ["pilot"] and found[0].value > 0.95
+    found = [*pilot.check(opened, inputs, labels, [*"ab"], "the raw pixels")]
+    assert [finding.kind for finding in found] == ["pilot"] and found[0].value > 0.95 and found[0].threshold == 0.5
 
 
 def digits(tmp_path, change=lambda train, val: None):

@@ -151,7 +151,7 @@ def dataset(
         classes=classes,
         fingerprint=content,
         notes=notes,
-        left_out=len(left),
+        bad=tuple(left.values()),
         provenance=provenance,
         listed=root,
     )

@@ -201,6 +201,6 @@ def dataset(
         classes=classes,
         fingerprint=made,
         notes=(*notes, *lookalikes(classes)),
-        left_out=len(bad),
+        bad=tuple(bad),
         provenance=provenance,
     )

@@ -95,7 +95,7 @@ def _read(files: Mapping[str, Path], notes: tuple[str, ...], root: Path, limit: 
         classes=(),
         fingerprint=fingerprint(parts),
         notes=notes,
-        left_out=len(bad),
+        bad=tuple(bad),
         provenance={split: file.name for split, file in files.items()},
     )
 

@@ -157,7 +157,7 @@ def _read(
         classes=classes,
         fingerprint=content,
         notes=notes,
-        left_out=len(bad),
+        bad=tuple(bad),
         provenance=provenance,
     )
 

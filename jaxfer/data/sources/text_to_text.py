@@ -85,7 +85,7 @@ def _read(
         classes=(),
         fingerprint=fingerprint(parts),
         notes=notes,
-        left_out=len(bad),
+        bad=tuple(bad),
         provenance={split: file.name for split, file in files.items()},
     )
 

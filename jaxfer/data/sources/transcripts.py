@@ -97,7 +97,7 @@ def _read(
         classes=(),
         fingerprint=fingerprint(parts),
         notes=notes,
-        left_out=len(bad),
+        bad=tuple(bad),
         provenance={split: table.name for split, table in files.items()},
     )
 
