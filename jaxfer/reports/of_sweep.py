@@ -113,14 +113,14 @@ def _table(ordered: Sequence[Group], metric: str, entries: Sequence[Mapping[str,
     headers = ("setting", f"val {metric}", "runs", "seconds", "trained parameters", "unfinished")
     title = f"val {metric} of each setting"
     about = "Means over its runs with their 95 % intervals, the best first."
-    drawn = charts.intervals("settings", title, points[:GROUPS], x_name=title, zero=None, show=numbers.score)
+    drawn = charts.intervals("settings-scores", title, points[:GROUPS], x_name=title, zero=None, show=numbers.score)
     first = ordered[0]
     close = sum(1 for group in ordered[1:] if _overlaps(first, group))
     finding = (
         f"{close} of {len(ordered) - 1} other settings overlap with {first.name}" if len(ordered) > 1 else first.name
     )
     content = table(headers, rows, caption="Settings, the best first", link="settings")
-    parts = [charts.figure("settings", title.capitalize(), about, drawn, headers, rows)]
+    parts = [charts.figure("settings-scores", title.capitalize(), about, drawn, headers, rows)]
     return Section(name="Settings", title=finding, parts=[*parts, Part(content=content, name="table settings")])
 
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import re
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import jaxfer
 from jaxfer.commands import main
 from jaxfer.reports.looked import look
 from jaxfer.runs.finished import open_run
-from tests.experiments import tiny_config
-from tests.reports import comparisons
+from tests.reports import comparisons, pages
 
 EVIL = "<script>alert('x')<"
 
@@ -26,16 +23,7 @@ def plain(text):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run on pictures, one of whose classes is called like a script."""
-    folder = tmp_path_factory.mktemp("report")
-    for name in (EVIL, "dog", "fox"):
-        for number in range(16):
-            path = folder / "photos" / name / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
-    config = tiny_config("resnet_basic", steps=2, eval_every=1, init="scratch")
-    config.data = dict(source="folder", path=str(folder / "photos"), val_fraction=0.5)
-    jaxfer.run(config, folder / "run")
-    return folder / "run"
+    return pages.run(tmp_path_factory.mktemp("report"), EVIL, "dog", "fox")
 
 
 def test_a_run(run, capsys):
@@ -109,6 +97,15 @@ def test_a_diagnosis_and_a_ranking(tmp_path, capsys):
     (tmp_path / "r.json").write_text('{"candidates": 3}')
     assert main(["report", str(tmp_path / "r.json")]) == 2
     assert "config: expected str, found nothing" in capsys.readouterr().err
+
+
+def test_no_page_holds_an_id_twice(run, tmp_path):
+    made = [run, pages.sweep(tmp_path / "s", run), comparisons.write(tmp_path / "c")]
+    made += [pages.diagnosis(tmp_path / "d.json"), pages.ranking(tmp_path / "r.json")]
+    for number, path in enumerate(made):
+        text = jaxfer.report(path, out=tmp_path / f"{number}.html", evaluate=number == 0).path.read_text()
+        ids = re.findall(r'\bid="([^"]*)"', text)
+        assert ids and sorted(ids) == sorted(set(ids)), path
 
 
 def test_what_is_refused(run, tmp_path, capsys):
