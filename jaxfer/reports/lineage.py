@@ -28,10 +28,7 @@ def section(
       command: that repeats it; empty: none is known.
       root: of the report, from which folders are written.
     """
-    parts: list[Part] = []
-    if command:
-        parts += [paragraph("The command that repeats it:"), Part(content=tag("pre", tag("code", shlex.join(command))))]
-    rows = []
+    parts, rows = again(command), []
     for name, result in results.items():
         lineage = result["lineage"]
         data, source = lineage["data_sha256"], lineage.get("source_sha256")
@@ -50,6 +47,30 @@ def section(
         )
         parts.append(Part(content=content, name="table of run folders"))
     return Section(name="Lineage", title="Where this comes from, and how to repeat it", parts=parts)
+
+
+def spelled(command: str, config: str, overrides: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+    """The words of a command: its config, its overrides, then its options as the command line has them.
+
+    An option of None, False or nothing is left out; a list is joined by commas.
+    """
+    given = [f"--config.{name}={_word(value)}" for name, value in overrides.items()]
+    for name, value in options.items():
+        if value is True:
+            given.append(f"--{name.replace('_', '-')}")
+        elif value is not None and value is not False and value != [] and value != ():
+            given.append(f"--{name.replace('_', '-')}={_word(value)}")
+    return ["jaxfer", command, config, *given]
+
+
+def _word(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def again(command: Sequence[str]) -> list[Part]:
+    """The command that repeats something; [] where none is known."""
+    shown = Part(content=tag("pre", tag("code", shlex.join(command)), tabindex="0"))
+    return [paragraph("The command that repeats it:"), shown] if command else []
 
 
 def _hash(value: Any) -> Any:

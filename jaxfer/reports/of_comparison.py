@@ -92,8 +92,8 @@ def _curves(compared: Compared) -> Section:
 def _command(compared: Compared) -> Sequence[str]:
     """As comparison.json has it; an older one leaves what was set besides to each run's config.json."""
     if command := compared.command:
-        given = [f"--config.{name}={_spelled(value)}" for name, value in command["overrides"].items()]
-        return ["jaxfer", "compare", command["config"], *given, *_sampler(compared), "--workdir", "NEW_FOLDER"]
+        options = {**_sampler(compared), "workdir": "NEW_FOLDER"}
+        return lineage.spelled("compare", command["config"], command["overrides"], options)
     page = compared.folder / "verdict.md"
     title = page.read_text().partition("\n")[0] if page.exists() else ""
     spec = title.removeprefix("# ").partition(": does the transfer help?")[0] or "CONFIG"
@@ -102,17 +102,12 @@ def _command(compared: Compared) -> Sequence[str]:
     fields["trials"] = max(map(len, arms.values()), default=1)
     fields["seeds"] = len(compared.protocol.get("seeds", ()))
     fields["labels"] = ",".join(map(str, (count for count in compared.labels if count)))
-    given = [f"--config.compare.{name}={value}" for name, value in fields.items() if value]
-    return ["jaxfer", "compare", spec, *given, "--workdir", "NEW_FOLDER"]
+    given = {f"compare.{name}": value for name, value in fields.items() if value}
+    return lineage.spelled("compare", spec, given, {"workdir": "NEW_FOLDER"})
 
 
-def _sampler(compared: Compared) -> list[str]:
-    """The options that chose the settings, as protocol.json has them; [] of the grids."""
+def _sampler(compared: Compared) -> dict[str, Any]:
+    """The options that chose the settings, as protocol.json has them; {} of the grids."""
     sampler = compared.protocol.get("sampler", {})
     options = {"sampler": "name", "sampler-seed": "seed", "algorithm": "algorithm", "ask": "ask"}
-    return [f"--{option}={sampler[name]}" for option, name in options.items() if name in sampler]
-
-
-def _spelled(value: Any) -> str:
-    """A value of an override as the command line takes it."""
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return {option: sampler[name] for option, name in options.items() if name in sampler}

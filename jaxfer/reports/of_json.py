@@ -11,7 +11,7 @@ from jaxfer import json_files
 from jaxfer.diagnosis.finding import SEVERE, SEVERITIES, WARNING
 from jaxfer.errors import InputError
 from jaxfer.evals.transferability import SCORES
-from jaxfer.reports import charts, numbers
+from jaxfer.reports import charts, lineage, numbers
 from jaxfer.reports.charts import Point
 from jaxfer.reports.markup import Markup, tag
 from jaxfer.reports.page import Page, Part, Section, definitions, paragraph
@@ -29,7 +29,17 @@ class _Finding(TypedDict):
     examples: tuple[Mapping[str, Any], ...]
 
 
-class _Diagnosis(TypedDict):
+class _Asked(TypedDict):
+    config: str
+    overrides: Mapping[str, Any]
+
+
+class _Newer(TypedDict, total=False):
+    command: _Asked | None  # an older file has none
+    versions: Mapping[str, str]
+
+
+class _Diagnosis(_Newer):
     findings: tuple[_Finding, ...]
     examples: Mapping[str, int]
     seconds: float
@@ -50,14 +60,13 @@ class _Candidate(TypedDict):
     sha256: str
 
 
-class _Ranking(TypedDict):
+class _Ranking(_Newer):
     config: str
     by: str
     examples: int
     classes: int
     candidates: tuple[_Candidate, ...]
     skill: Mapping[str, Mapping[str, Any]]
-    versions: Mapping[str, str]
 
 
 def page(path: epath.Path, *, evaluate: bool = True) -> Page:
@@ -84,6 +93,7 @@ def _diagnosis(found: Mapping[str, Any]) -> Page:
     title = found["findings"][0]["message"] if found["findings"] else "Nothing was found."
     sections = [Section(name="Findings", title=f"Findings: {told}", parts=[Part(content=items)])]
     sections.append(Section(name="Looked at", title="What was looked at", parts=[paragraph(f"{looked}.")]))
+    sections.append(_lineage("doctor", found, {}))
     lead = f"Looked at {looked} in {numbers.seconds(found['seconds'])}; no label of the test split was read."
     return Page(kind="diagnosis", title=title, lead=lead, tiles={}, sections=sections)
 
@@ -137,12 +147,24 @@ def _ranking(found: Mapping[str, Any]) -> Page:
         sections.append(Section(name="Layers", title=f"Of {best}, {most} has the highest {by}", parts=[part]))
     sections.append(_skill(found["skill"], by))
     hashes = {c["init"]: tag("code", c["sha256"][:12]) for c in candidates}
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    origin = [Part(content=definitions({**hashes, "versions": versions}))]
-    sections.append(Section(name="Lineage", title="Weights that were read, by sha256", parts=origin))
+    sections.append(_lineage("rank", found, hashes))
     of = f"{found['examples']:,} training examples of {found['classes']} classes"
     lead = f"{len(candidates)} candidates for {found['config'] or 'a config'}: {of}."
     return Page(kind="ranking", title=f"{best} ranks first by {by}", lead=lead, tiles={}, sections=sections)
+
+
+def _lineage(name: str, found: Mapping[str, Any], hashes: Mapping[str, object]) -> Section:
+    """What was read, the versions, and the command, as far as the file has them."""
+    parts, versions = [], found.get("versions", {})
+    if command := found.get("command"):
+        options = {key: value for key, value in command.items() if key not in ("config", "overrides")}
+        options |= {"out": "NEW_FOLDER"} if name == "rank" else {"json": True}
+        parts += lineage.again(lineage.spelled(name, command["config"], command["overrides"], options))
+    shown = ", ".join(f"{package} {version}" for package, version in versions.items())
+    parts.append(Part(content=definitions({**hashes, "versions": shown or "not known"})))
+    by = f"jaxfer {versions['jaxfer']}" if "jaxfer" in versions else "an older jaxfer"
+    read = f"{len(hashes)} candidates read, by sha256" if hashes else f"Written by {by}"
+    return Section(name="Lineage", title=read, parts=parts)
 
 
 def _skill(skill: Mapping[str, Mapping[str, Any]], by: str) -> Section:

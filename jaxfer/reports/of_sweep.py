@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from etils import epath
 
@@ -20,10 +20,17 @@ from jaxfer.reports.tables import Cell, plain, score, seconds, table, text, whol
 from jaxfer.runs import history, listing
 from jaxfer.runs.folder import read_result
 from jaxfer.runs.survey import FINISHED, Run, survey
+from jaxfer.sweeps import COMMAND
 
 KIND = "sweep"
 DRAWN = 400  # runs in parallel coordinates
 GROUPS = 30  # in a figure
+
+
+class _Command(TypedDict):
+    config: str
+    overrides: Mapping[str, Any]
+    options: Mapping[str, Any]
 
 
 class Group(NamedTuple):
@@ -61,7 +68,7 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     sections += _curves(ordered, metric)
     sections += of_one(best.folders[0], f"{best.name}, its first seed", evaluate=evaluate)
     results, folders = {best.name: best.results[0]}, {group.name: group.folders for group in ordered}
-    sections.append(lineage.section(results, folders, ["jaxfer", "sweep", "CONFIG", "--workdir", str(folder)], folder))
+    sections.append(lineage.section(results, folders, _command(folder), folder))
     tried = sum(entry["group"] != "" for entry in entries)
     rest = f" {tried - len(done)} of {tried} runs are not finished." if tried > len(done) else ""
     return Page(
@@ -71,6 +78,15 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
         tiles=_tiles(ordered, metric, best),
         sections=sections,
     )
+
+
+def _command(folder: epath.Path) -> list[str]:
+    """As command.json has it; [] of an older sweep."""
+    if not (folder / COMMAND).exists():
+        return []
+    command = files.read_json(folder / COMMAND, _Command)
+    options = {**command["options"], "workdir": "NEW_FOLDER"}
+    return lineage.spelled("sweep", command["config"], command["overrides"], options)
 
 
 def _places(groups: Sequence[Group]) -> set[str]:

@@ -42,6 +42,8 @@ def sweep(folder, of):
             entry = {"name": f"lr={lr} seed {seed}", "group": f"lr={lr}", "folder": f"cells/c{len(index)}"}
             index.append({**entry, "overrides": {"lr": lr}, "status": "ok"})
     (folder / "cells.json").write_text(json.dumps(index))
+    command = dict(config="a b.py", overrides={"data.size": [8, 8]}, options={"sampler": "random", "trials": 3})
+    (folder / "command.json").write_text(json.dumps(command))
     return folder
 
 

@@ -135,3 +135,21 @@ def test_what_is_refused(run, tmp_path, capsys):
         err = capsys.readouterr().err
         assert message in err and err.count("\n") == 1, (path, more, err)
     assert not list(tmp_path.rglob("*.html"))
+
+
+def test_the_command_that_repeats_it(run, tmp_path):
+    """Quoted as a shell takes it."""
+    folder = pages.sweep(tmp_path / "s", run)
+    text = plain(jaxfer.report(folder, evaluate=False).path.read_text())
+    assert "jaxfer sweep &#x27;a b.py&#x27; --config.data.size=8,8 --sampler=random --trials=3" in text
+    (folder / "command.json").unlink()
+    text = plain(jaxfer.report(folder, evaluate=False).path.read_text())
+    assert "NEW_FOLDER" not in text and "CONFIG" not in text
+    asked = dict(config="c.py", overrides={"lr": "1"}, candidates=["a", "b"], layers=True, runs=[], seed=0)
+    path = pages.ranking(tmp_path / "r.json", command=asked)
+    text = plain(jaxfer.report(path).path.read_text())
+    assert "jaxfer rank c.py --config.lr=1 --candidates=a,b --layers --seed=0 --out=NEW_FOLDER" in text
+    path = pages.diagnosis(tmp_path / "d.json", command=dict(config="c.py", overrides={}, examples=20))
+    assert "jaxfer doctor c.py --examples=20 --json" in plain(jaxfer.report(path).path.read_text())
+    path = pages.diagnosis(tmp_path / "d.json", command=None)
+    assert "jaxfer doctor" not in plain(jaxfer.report(path).path.read_text())
