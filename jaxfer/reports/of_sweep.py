@@ -11,19 +11,18 @@ from etils import epath
 from jaxfer import files
 from jaxfer.errors import InputError
 from jaxfer.evals.intervals import mean_interval
-from jaxfer.reports import charts, curves, grids, importance, lineage, numbers
+from jaxfer.reports import charts, curves, lineage, numbers, what_mattered
 from jaxfer.reports.cells import cells
 from jaxfer.reports.charts import Point
 from jaxfer.reports.page import Page, Part, Section, paragraph
 from jaxfer.reports.run_parts import of_one
-from jaxfer.reports.tables import Cell, plain, score, seconds, table, text, whole
-from jaxfer.runs import history, listing
+from jaxfer.reports.tables import Cell, seconds, table, text, whole
+from jaxfer.runs import history
 from jaxfer.runs.folder import read_result
-from jaxfer.runs.survey import FINISHED, Run, survey
+from jaxfer.runs.survey import FINISHED, survey
 from jaxfer.sweeps import COMMAND
 
 KIND = "sweep"
-DRAWN = 400  # runs in parallel coordinates
 GROUPS = 30  # in a figure
 
 
@@ -64,7 +63,7 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     ordered = sorted(groups, key=lambda group: -group.mean if maximize else group.mean)
     best = ordered[0]
     runs = [run for run in survey(folder) if run.state == FINISHED and run.folder in _places(groups)]
-    sections = [_table(ordered, metric, entries, folder), *_settings(runs, metric, maximize)]
+    sections = [_table(ordered, metric, entries, folder), *what_mattered.sections(folder, runs, metric, maximize)]
     sections += _curves(ordered, metric)
     sections += of_one(best.folders[0], f"{best.name}, its first seed", evaluate=evaluate)
     results, folders = {best.name: best.results[0]}, {group.name: group.folders for group in ordered}
@@ -147,53 +146,6 @@ def _overlaps(one: Group, other: Group) -> bool:
         half = half if numbers.known(half) else 0.0
         ends.append((mean - half, mean + half))
     return ends[0][0] <= ends[1][1] and ends[1][0] <= ends[0][1]
-
-
-def _settings(runs: Sequence[Run], metric: str, maximize: bool) -> list[Section]:
-    """Parallel coordinates over the fields that differ, and how much of the scores each explains."""
-    fields = [name for name in listing.differing(runs) if name != "seed"]
-    scored = [run for run in runs if numbers.known(run.scores.get(f"val.{metric}"))]
-    if not fields or len(scored) < 3:
-        return []
-    values = [run.scores[f"val.{metric}"] for run in scored]
-    shares = importance.explained([[run.config.get(name) for name in fields] for run in scored], values, fields)
-    parts = [_parallel(scored, fields, values, metric, maximize), _importance(shares, metric)]
-    most = max(shares, key=shares.__getitem__)
-    title = f"{most} explains {numbers.percent(shares[most])} of the variance of val {metric}"
-    return [Section(name="What mattered", title=title, parts=parts)]
-
-
-def _parallel(runs: Sequence[Run], fields: Sequence[str], values: Sequence[float], metric: str, maximize: bool) -> Part:
-    order = sorted(range(len(values)), key=lambda i: values[i] if maximize else -values[i])
-    good = [0.0] * len(values)
-    for rank, i in enumerate(order):
-        good[i] = rank / max(len(order) - 1, 1)
-    columns = {name: [run.config.get(name) for run in runs] for name in fields}
-    axes = [*(importance.axis(name, column) for name, column in columns.items()), importance.axis(metric, values)]
-    kept = order[-DRAWN:]
-    axes = [axis._replace(places=[axis.places[i] for i in kept]) for axis in axes]
-    title = f"Settings and val {metric}"
-    drawn = grids.parallel("parallel", title, axes, [good[i] for i in kept])
-    rows = [
-        [text(runs[i].name), *(plain(column[i]) for column in columns.values()), score(values[i])]
-        for i in reversed(order)
-    ]
-    about = "A line is a run: the stronger, the better it ranks; the best one is orange."
-    return charts.figure("parallel", title, about, drawn, ("run", *fields, f"val {metric}"), rows)
-
-
-def _importance(shares: Mapping[str, float], metric: str) -> Part:
-    ordered = dict(sorted(shares.items(), key=lambda item: -item[1]))
-    title = "What the settings explain"
-    about = (
-        "Share of the variance between runs that the values of one field alone explain, corrected for their number "
-        "(ε²): 0 for a field that does not matter; seeds and interactions are the rest."
-    )
-    drawn = charts.bars(
-        "importance", title, ordered, x_name=f"share of the variance of val {metric}", show=numbers.percent
-    )
-    rows = [[text(name), Cell(share, numbers.percent(share))] for name, share in ordered.items()]
-    return charts.figure("importance", title, about, drawn, ("field", "share"), rows)
 
 
 def _curves(ordered: Sequence[Group], metric: str) -> list[Section]:

@@ -11,7 +11,7 @@ from PIL import Image
 import jaxfer
 from tests.experiments import tiny_config
 
-RATES, SEEDS = (0.1, 0.01, 0.001), (0, 1)
+RATES, SEEDS = (0.1, 0.01, 0.001), (0, 1, 2)
 
 
 def run(folder, *classes):
@@ -28,7 +28,7 @@ def run(folder, *classes):
 
 
 def sweep(folder, of):
-    """A sweep of two fields and two seeds: copies of one run, whose score is 0.9 - lr - seed / 100."""
+    """A sweep of two fields and three seeds: copies of one run, whose score is 0.9 - lr - seed / 100."""
     index = []
     for lr in RATES:
         for seed in SEEDS:

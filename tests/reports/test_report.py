@@ -153,3 +153,18 @@ def test_the_command_that_repeats_it(run, tmp_path):
     assert "jaxfer doctor c.py --examples=20 --json" in plain(jaxfer.report(path).path.read_text())
     path = pages.diagnosis(tmp_path / "d.json", command=None)
     assert "jaxfer doctor" not in plain(jaxfer.report(path).path.read_text())
+
+
+def test_importance_of_a_sweep(run, tmp_path):
+    """Optuna's where it is there, else by permutation; each is called what it is."""
+    folder = pages.sweep(tmp_path / "s", run)
+    text = plain(jaxfer.report(folder, evaluate=False).path.read_text())
+    assert (
+        "Importance by permutation" in text and "matters most for val accuracy: without it, R² on unseen runs" in text
+    )
+    (folder / "importance.csv").write_text("field,importance\nlr,0.750000\nwarmup,0.250000\n")
+    text = plain(jaxfer.report(folder, evaluate=False).path.read_text())
+    assert (
+        "Importance by fANOVA" in text and "lr matters most for val accuracy: 75 % of its variance, by fANOVA" in text
+    )
+    assert "permutation" not in text
