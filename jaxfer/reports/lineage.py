@@ -11,7 +11,7 @@ from etils import epath
 from jaxfer import files
 from jaxfer.reports.markup import tag
 from jaxfer.reports.page import Part, Section, definitions, paragraph
-from jaxfer.reports.tables import table, text
+from jaxfer.reports.tables import table, text, whole
 
 
 def section(
@@ -36,6 +36,7 @@ def section(
     if rows:
         headers = ("what", "starts from", "source sha256", "data sha256", "weights sha256")
         parts.append(Part(content=table(headers, rows, caption="Origins", link="origins"), name="table origins"))
+    parts += _ledgers({name: folders[name][0] for name in results if folders.get(name)})
     if results:
         one = next(iter(results.values()))
         versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
@@ -85,8 +86,19 @@ def _below(root: epath.Path, folder: epath.Path) -> str:
     return str(folder).removeprefix(str(root)).lstrip("/") or "."
 
 
-def ledger(folder: epath.Path) -> dict[str, str]:
-    """What the load ledger says in short: {origin: number of parameters}; {} without one."""
+def _ledgers(folders: Mapping[str, epath.Path]) -> list[Part]:
+    """A row for each of these runs: how many arrays came from where; [] where none has a ledger."""
+    found = {name: counts for name, folder in folders.items() if (counts := ledger(folder))}
+    if not found:
+        return []
+    origins = list(dict.fromkeys(origin for counts in found.values() for origin in counts))
+    rows = [[text(name), *(whole(counts.get(origin, 0)) for origin in origins)] for name, counts in found.items()]
+    content = table(("what", *origins), rows, caption="Arrays of parameters, by where they came from", link="ledger")
+    return [Part(content=content, name="table ledger")]
+
+
+def ledger(folder: epath.Path) -> dict[str, int]:
+    """What the load ledger says in short: {origin: number of arrays}; {} without one."""
     path = folder / "ledger.json"
     if not path.exists():
         return {}
@@ -94,4 +106,4 @@ def ledger(folder: epath.Path) -> dict[str, str]:
     for leaf in files.read_json(path).get("leaves", {}).values():
         origin = leaf.get("what", "?") if isinstance(leaf, Mapping) else str(leaf)
         counts[origin] = counts.get(origin, 0) + 1
-    return {origin: f"{count:,} parameters" for origin, count in counts.items()}
+    return counts

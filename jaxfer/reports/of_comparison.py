@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer.reports import beside, comparison, curves, lineage, methods, numbers, verdicts
+from jaxfer.reports import beside, comparison, curves, lineage, methods, numbers, verdicts, weights
 from jaxfer.reports.comparison import SCRATCH, Compared
 from jaxfer.reports.page import Page, Part, Section, paragraph
 from jaxfer.reports.run_parts import of_one
@@ -23,8 +23,12 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     sections = [verdicts.section(compared), methods.table_section(compared), methods.cost_section(compared)]
     sections += [_curves(compared)] if any(arm.folders for arm in compared.arms) else []
     if best.folders:
-        sections += of_one(best.folders[0], f"{best.name}{verdicts.at(labels, compared)}, seed 0", evaluate=evaluate)
+        sections += of_one(
+            best.folders[0], f"{best.name}{verdicts.at(labels, compared)}, seed 0", evaluate=evaluate, root=folder
+        )
     sections += [other for other in [beside.section(compared)] if other is not None]
+    tuned = {arm.name: arm.results for arm in compared.at(labels)}
+    sections += weights.section(tuned, compared.metric, compared.maximize)
     results = {a.name + verdicts.at(a.labels, compared): a.results[0] for a in compared.arms if a.results}
     folders = {a.name + verdicts.at(a.labels, compared): a.folders for a in compared.arms}
     sections.append(lineage.section(results, folders, _command(compared), folder))

@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from etils import epath
 
 from jaxfer import json_files
-from jaxfer.diagnosis.finding import SEVERE, SEVERITIES, WARNING
+from jaxfer.diagnosis.finding import SEVERE, WARNING
 from jaxfer.errors import InputError
 from jaxfer.evals.transferability import SCORES
-from jaxfer.reports import charts, lineage, numbers
+from jaxfer.reports import charts, findings, lineage, numbers
 from jaxfer.reports.charts import Point
+from jaxfer.reports.findings import Diagnosis, Newer
 from jaxfer.reports.markup import Markup, tag
 from jaxfer.reports.page import Page, Part, Section, definitions, paragraph
-from jaxfer.reports.tables import Cell, plain, table, text, whole
+from jaxfer.reports.style import SERIES
+from jaxfer.reports.tables import Cell, plain, score, table, text, whole
 
 FIX = "write it again with `jaxfer doctor CONFIG --json` or `jaxfer rank CONFIG --out=FOLDER`"
 LOOK = {SEVERE: "bad", WARNING: "even"}
-
-
-class _Finding(TypedDict):
-    severity: str
-    kind: str
-    message: str
-    fix: str
-    examples: tuple[Mapping[str, Any], ...]
-
-
-class _Asked(TypedDict):
-    config: str
-    overrides: Mapping[str, Any]
-
-
-class _Newer(TypedDict, total=False):
-    command: _Asked | None  # an older file has none
-    versions: Mapping[str, str]
-
-
-class _Diagnosis(_Newer):
-    findings: tuple[_Finding, ...]
-    examples: Mapping[str, int]
-    seconds: float
 
 
 class _Score(TypedDict):
@@ -50,7 +28,18 @@ class _Score(TypedDict):
     why: str
 
 
-class _Candidate(TypedDict):
+class _Reached(TypedDict):
+    metric: str
+    value: float
+    seeds: int
+    settings: int
+
+
+class _WithRuns(TypedDict, total=False):
+    reached: _Reached | None
+
+
+class _Candidate(_WithRuns):
     init: str
     model: str
     seconds: float
@@ -60,7 +49,7 @@ class _Candidate(TypedDict):
     sha256: str
 
 
-class _Ranking(_Newer):
+class _Ranking(Newer):
     config: str
     by: str
     examples: int
@@ -80,18 +69,16 @@ def page(path: epath.Path, *, evaluate: bool = True) -> Page:
         json_files.check(content, _Ranking, str(path), fix=FIX)
         return _ranking(content)
     if "findings" in content and "counts" in content:
-        json_files.check(content, _Diagnosis, str(path), fix=FIX)
+        json_files.check(content, Diagnosis, str(path), fix=FIX)
         return _diagnosis(content)
     raise InputError(f"{path}: expected the JSON of `jaxfer doctor --json` or of `jaxfer rank --out`; {FIX}")
 
 
 def _diagnosis(found: Mapping[str, Any]) -> Page:
-    counts = {name: sum(f["severity"] == name for f in found["findings"]) for name in SEVERITIES}
     looked = ", ".join(f"{count:,} examples of {name}" for name, count in found["examples"].items())
-    told = ", ".join(f"{count} {name}{'s' if count != 1 and name != SEVERE else ''}" for name, count in counts.items())
     items = tag("ul", *map(_finding, found["findings"]), class_="verdicts")
     title = found["findings"][0]["message"] if found["findings"] else "Nothing was found."
-    sections = [Section(name="Findings", title=f"Findings: {told}", parts=[Part(content=items)])]
+    sections = [Section(name="Findings", title=f"Findings: {findings.counted(found)}", parts=[Part(content=items)])]
     sections.append(Section(name="Looked at", title="What was looked at", parts=[paragraph(f"{looked}.")]))
     sections.append(_lineage("doctor", found, {}))
     lead = f"Looked at {looked} in {numbers.seconds(found['seconds'])}; no label of the test split was read."
@@ -139,13 +126,13 @@ def _ranking(found: Mapping[str, Any]) -> Page:
     content = Part(content=listed, name="table candidates")
     best = candidates[0]["init"]
     sections = [Section(name="Ranking", title=f"{best} ranks first by {by}", parts=[figure, content])]
-    layers = {unit: score["value"] for unit, score in candidates[0]["layers"].items() if score["value"] is not None}
+    layers = {unit: one["value"] for unit, one in candidates[0]["layers"].items() if one["value"] is not None}
     if layers:
         cells = [[text(unit), _score(value)] for unit, value in layers.items()]
         most = max(layers, key=layers.__getitem__)
         part = Part(content=table(("unit", by), cells, link="layers"), name="table layers")
         sections.append(Section(name="Layers", title=f"Of {best}, {most} has the highest {by}", parts=[part]))
-    sections.append(_skill(found["skill"], by))
+    sections += [_skill(found["skill"], by, candidates), _seconds(candidates, names)]
     hashes = {c["init"]: tag("code", c["sha256"][:12]) for c in candidates}
     sections.append(_lineage("rank", found, hashes))
     of = f"{found['examples']:,} training examples of {found['classes']} classes"
@@ -167,7 +154,7 @@ def _lineage(name: str, found: Mapping[str, Any], hashes: Mapping[str, object]) 
     return Section(name="Lineage", title=read, parts=parts)
 
 
-def _skill(skill: Mapping[str, Mapping[str, Any]], by: str) -> Section:
+def _skill(skill: Mapping[str, Mapping[str, Any]], by: str, candidates: Sequence[Mapping[str, Any]]) -> Section:
     if not skill:
         note = paragraph("`jaxfer rank --runs=FOLDER` compares the ranking with what runs reached.", muted=True)
         return Section(name="Skill", title="What the scores are worth here is not known", parts=[note])
@@ -176,9 +163,48 @@ def _skill(skill: Mapping[str, Mapping[str, Any]], by: str) -> Section:
     tau = skill.get(by, {}).get("tau")
     caption = "Weighted tau against runs, its 95 % interval, and how often a random order does as well"
     part = Part(content=table(("score", *fields), rows, caption=caption, link="skill"), name="table skill")
-    return Section(
-        name="Skill", title=f"{by} orders the runs with a weighted tau of {numbers.plain(tau)}", parts=[part]
-    )
+    title = f"{by} orders the runs with a weighted tau of {numbers.plain(tau)}"
+    return Section(name="Skill", title=title, parts=[*_reached(by, candidates), part])
+
+
+def _reached(by: str, candidates: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """The score that ranks against what runs reached, and the numbers of both; [] without runs."""
+    having = [c for c in candidates if c.get("reached")]
+    if not having:
+        return []
+    metric = f"val {having[0]['reached']['metric']}"
+    values = [c["scores"].get(by, {}).get("value") for c in having]
+    points = [
+        Point(c["init"], value, c["reached"]["value"], series=1 + i % SERIES)
+        for i, (c, value) in enumerate(zip(having, values, strict=True))
+        if numbers.known(value)
+    ]
+    rows = [
+        [text(c["init"]), _score(value), score(c["reached"]["value"])]
+        + [whole(c["reached"]["seeds"]), whole(c["reached"]["settings"])]
+        for c, value in zip(having, values, strict=True)
+    ]
+    title = f"{by} against what runs reached"
+    about = f"{metric.capitalize()} of the best setting of the runs from each candidate, its mean over the seeds."
+    options = {"x_name": by, "y_name": metric, "x_text": numbers.plain, "log": False}
+    drawn = charts.scatter("reached", title, points, **options) if points else Markup("")
+    headers = ("candidate", by, metric, "seeds", "settings tried")
+    return [charts.figure("reached", title, about, drawn, headers, rows, legend={p.name: p.series for p in points})]
+
+
+def _seconds(candidates: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
+    """Of each candidate the seconds to load it and to compute or read its features, and those of each score alone."""
+    rows = []
+    for c in candidates:
+        spent = [c["scores"].get(name, {}).get("seconds") for name in names]
+        features = "computed" if c.get("computed") else "stored"
+        rows.append([text(c["init"]), Cell(c["seconds"], numbers.seconds(c["seconds"])), text(features)])
+        rows[-1] += [Cell(value, numbers.seconds(value)) for value in spent]
+    total = sum(c["seconds"] + sum(s.get("seconds") or 0 for s in c["scores"].values()) for c in candidates)
+    headers = ("candidate", "loading and features", "features were", *names)
+    part = Part(content=table(headers, rows, caption="Seconds", link="seconds"), name="table seconds")
+    title = f"Ranking {len(candidates)} candidates took {numbers.seconds(total)}"
+    return Section(name="Seconds", title=title, parts=[part])
 
 
 def _score(value: Any) -> Cell:

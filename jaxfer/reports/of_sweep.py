@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError
-from jaxfer.evals.intervals import mean_interval
-from jaxfer.reports import charts, curves, lineage, numbers, what_mattered
+from jaxfer.reports import curves, lineage, numbers, settings, weights, what_mattered
 from jaxfer.reports.cells import cells
-from jaxfer.reports.charts import Point
-from jaxfer.reports.page import Page, Part, Section, paragraph
+from jaxfer.reports.page import Page, Section, paragraph
 from jaxfer.reports.run_parts import of_one
-from jaxfer.reports.tables import Cell, seconds, table, text, whole
+from jaxfer.reports.settings import Group
 from jaxfer.runs import history
 from jaxfer.runs.folder import read_result
 from jaxfer.runs.survey import FINISHED, survey
 from jaxfer.sweeps import COMMAND
 
 KIND = "sweep"
-GROUPS = 30  # in a figure
 
 
 class _Command(TypedDict):
@@ -32,21 +28,8 @@ class _Command(TypedDict):
     options: Mapping[str, Any]
 
 
-class Group(NamedTuple):
-    """The finished runs of one row: folders, results, scores on val."""
-
-    name: str
-    folders: tuple[epath.Path, ...]
-    results: tuple[Mapping[str, Any], ...]
-    scores: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.scores)
-
-
 def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
-    """The best group first, then all of them, parallel coordinates, importance, curves, and the best run in detail.
+    """The best group first, then all of them, curves, the best run in detail, what mattered, and where all comes from.
 
     Raises:
       InputError: no cell of it is finished, or one of its files can't be read.
@@ -63,9 +46,12 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     ordered = sorted(groups, key=lambda group: -group.mean if maximize else group.mean)
     best = ordered[0]
     runs = [run for run in survey(folder) if run.state == FINISHED and run.folder in _places(groups)]
-    sections = [_table(ordered, metric, entries, folder), *what_mattered.sections(folder, runs, metric, maximize)]
-    sections += _curves(ordered, metric)
-    sections += of_one(best.folders[0], f"{best.name}, its first seed", evaluate=evaluate)
+    default = next((group for group in ordered if group.name in settings.defaults(entries)), None)
+    sections = [settings.table_section(ordered, metric, entries, folder), *_curves(ordered, metric)]
+    sections += of_one(best.folders[0], f"{best.name}, its first seed", evaluate=evaluate, root=folder)
+    sections += weights.section({group.name: group.results for group in ordered}, metric, maximize)
+    beside = [settings.against_default(best, default, metric)]
+    sections += what_mattered.sections(folder, runs, metric, maximize, beside)
     results, folders = {best.name: best.results[0]}, {group.name: group.folders for group in ordered}
     sections.append(lineage.section(results, folders, _command(folder), folder))
     tried = sum(entry["group"] != "" for entry in entries)
@@ -74,7 +60,7 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
         kind=KIND,
         title=f"{best.name} is best: val {metric} {numbers.score(best.mean)}",
         lead=f"{len(groups)} settings, {len(done)} runs, ranked on val: the best of many looks too good.{rest}",
-        tiles=_tiles(ordered, metric, best),
+        tiles=_tiles(ordered, metric, best, default),
         sections=sections,
     )
 
@@ -103,49 +89,16 @@ def _groups(folder: epath.Path, done: Sequence[Mapping[str, Any]], metric: str) 
     return [Group(name, *map(tuple, zip(*runs, strict=True))) for name, runs in found.items()]
 
 
-def _tiles(ordered: Sequence[Group], metric: str, best: Group) -> dict[str, tuple[str, str]]:
+def _tiles(ordered: Sequence[Group], metric: str, best: Group, default: Group | None) -> dict[str, tuple[str, str]]:
     cost = best.results[0]["cost"]
+    as_is = {} if default is None else {f"default val {metric}": (numbers.score(default.mean), default.name)}
     return {
         f"best val {metric}": (numbers.score(best.mean), best.name),
+        **as_is,
         f"worst val {metric}": (numbers.score(ordered[-1].mean), ordered[-1].name),
         "settings": (str(len(ordered)), f"{sum(len(g.folders) for g in ordered)} runs"),
         "trained parameters": (numbers.compact(cost["params_trainable"]), "of the best"),
     }
-
-
-def _table(ordered: Sequence[Group], metric: str, entries: Sequence[Mapping[str, Any]], folder: epath.Path) -> Section:
-    points, rows = [], []
-    for group in ordered:
-        mean, half = mean_interval(group.scores)
-        ends = (mean - half, mean + half) if numbers.known(half) else (float("nan"),) * 2
-        points.append(Point(group.name, mean, low=ends[0], high=ends[1], series=2 if group is ordered[0] else 1))
-        costs = [result["cost"] for result in group.results]
-        spent = statistics.median(cost["seconds"] - cost.get("compile_seconds", 0) for cost in costs)
-        shown = numbers.score(mean) + (f" ± {numbers.score(half)}" if numbers.known(half) else "")
-        failed = sum(e["group"] == group.name and not (folder / e["folder"] / "result.json").exists() for e in entries)
-        row = [text(group.name), Cell(mean, shown), whole(len(group.scores)), seconds(spent)]
-        rows.append([*row, whole(costs[-1]["params_trainable"]), whole(failed)])
-    headers = ("setting", f"val {metric}", "runs", "seconds", "trained parameters", "unfinished")
-    title = f"val {metric} of each setting"
-    about = "Means over its runs with their 95 % intervals, the best first."
-    drawn = charts.intervals("settings-scores", title, points[:GROUPS], x_name=title, zero=None, show=numbers.score)
-    first = ordered[0]
-    close = sum(1 for group in ordered[1:] if _overlaps(first, group))
-    finding = (
-        f"{close} of {len(ordered) - 1} other settings overlap with {first.name}" if len(ordered) > 1 else first.name
-    )
-    content = table(headers, rows, caption="Settings, the best first", link="settings")
-    parts = [charts.figure("settings-scores", title.capitalize(), about, drawn, headers, rows)]
-    return Section(name="Settings", title=finding, parts=[*parts, Part(content=content, name="table settings")])
-
-
-def _overlaps(one: Group, other: Group) -> bool:
-    ends = []
-    for group in (one, other):
-        mean, half = mean_interval(group.scores)
-        half = half if numbers.known(half) else 0.0
-        ends.append((mean - half, mean + half))
-    return ends[0][0] <= ends[1][1] and ends[1][0] <= ends[0][1]
 
 
 def _curves(ordered: Sequence[Group], metric: str) -> list[Section]:

@@ -16,8 +16,10 @@ from jaxfer.runs.survey import Run
 DRAWN = 400  # runs in parallel coordinates
 
 
-def sections(folder: epath.Path, runs: Sequence[Run], metric: str, maximize: bool) -> list[Section]:
-    """One, over the fields that differ; [] of fewer than three runs, or without such fields.
+def sections(
+    folder: epath.Path, runs: Sequence[Run], metric: str, maximize: bool, beside: Sequence[Part] = ()
+) -> list[Section]:
+    """One, over the fields that differ, and what stands beside it; [] of fewer than three runs or without such fields.
 
     Raises:
       InputError: the sampler's importance can't be read.
@@ -39,7 +41,7 @@ def sections(folder: epath.Path, runs: Sequence[Run], metric: str, maximize: boo
         title = f"{most} matters most for val {metric}: {_said(found, found.of[most])}"
         if found.r2 is not None and found.r2 <= 0:
             title = f"The settings do not tell val {metric}: a forest predicts unseen runs no better than their mean"
-    return [Section(name="What mattered", title=title, parts=parts)]
+    return [Section(name="What mattered", title=title, parts=[*parts, *beside])]
 
 
 def _said(found: Importance, value: float) -> str:

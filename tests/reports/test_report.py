@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
+from etils import epath
 
 import jaxfer
 from jaxfer.commands import main
+from jaxfer.reports import forgetting, groups, weights
 from jaxfer.reports.looked import look
 from jaxfer.runs.finished import open_run
 from tests.reports import comparisons, pages
@@ -94,6 +97,9 @@ def test_a_diagnosis_and_a_ranking(tmp_path, capsys):
     ranking = dict(config="c", by="logme", examples=3, classes=2, candidates=[one], skill={}, versions={})
     (tmp_path / "r.json").write_text(json.dumps(ranking))
     assert "ranks first by logme" in jaxfer.report(tmp_path / "r.json", out=tmp_path / "r.html").title
+    text = plain(jaxfer.report(pages.ranking(tmp_path / "r.json"), out=tmp_path / "r.html").path.read_text())
+    assert "logme against what runs reached" in text and "Ranking 3 candidates took 4.5 s" in text  # 3 x (1 + 2 x 0.25)
+    assert "b 0.700 at 0.4" in text
     (tmp_path / "r.json").write_text('{"candidates": 3}')
     assert main(["report", str(tmp_path / "r.json")]) == 2
     assert "config: expected str, found nothing" in capsys.readouterr().err
@@ -168,3 +174,54 @@ def test_importance_of_a_sweep(run, tmp_path):
         "Importance by fANOVA" in text and "lr matters most for val accuracy: 75 % of its variance, by fANOVA" in text
     )
     assert "permutation" not in text
+
+
+def test_a_sweep_holds_its_best_against_the_default(run, tmp_path):
+    """The setting without a field of its own: 0.8 - seed / 100, the best 0.899 - seed / 100."""
+    folder = pages.sweep(tmp_path / "s", run)
+    index = json.loads((folder / "cells.json").read_text())
+    text = plain(jaxfer.report(folder, evaluate=False).path.read_text())
+    assert "there is no default to hold the best against" in text
+    for cell in index:
+        cell["overrides"] |= {"freeze": ["stem/.*"], "seed": 1}
+        if cell["group"] == "lr=0.1":
+            del cell["overrides"]["lr"]
+    (folder / "cells.json").write_text(json.dumps(index))
+    pages.diagnosis(folder / "doctor.json")
+    found = jaxfer.report(folder, evaluate=False).path.read_text()
+    assert "+0.099 [+0.099, +0.099]" in plain(found)
+    assert "jaxfer doctor found 1 severe, 1 warning, 1 note in 30 examples of train" in plain(found)
+    order = re.findall(r'<section id="([\w-]+)"', found)
+    assert order == ["settings", "curves", "data", "trained", "errors", "what-mattered", "lineage"]
+
+
+def test_what_a_run_left_of_an_earlier_task(run, tmp_path):
+    """Forgetting is what the run that was started from had reached, minus what is left."""
+    later = tmp_path / "later"
+    shutil.copytree(run, later)
+    for name, change in (("config", {"init": f"run:{run}"}), ("result", {})):
+        content = json.loads((later / f"{name}.json").read_text()) | change
+        if name == "result":
+            before = content["metrics"]["val"]["accuracy"]
+            content["metrics"]["val"]["memory/accuracy"] = 0.125
+        (later / f"{name}.json").write_text(json.dumps(content))
+    assert forgetting.measured([content], [epath.Path(later)], "accuracy") == (0.125, before - 0.125)
+    assert forgetting.measured([content], [epath.Path(later)], "loss") == (None, None)
+
+
+def test_the_line_of_wise_ft(run, tmp_path):
+    result = json.loads((run / "result.json").read_text())
+    path = [dict(strength=a, loss=1.0, accuracy=v) for a, v in ((0.0, 0.5), (0.5, 0.75), (1.0, 0.625))]
+    merged = result | {"fits": {"merge": dict(rule="wise_ft", strength=0.5, path=path)}}
+    (section,) = weights.section({"merge": [merged], "full": [result]}, "accuracy", True)
+    assert section.title == "merge is best at strength 0.5: val accuracy 0.750"
+    assert weights.section({"full": [result]}, "accuracy", True) == []
+
+
+def test_groups_side_by_side(run):
+    result = json.loads((run / "result.json").read_text())
+    result["report"]["val"]["groups"] = {g: dict(accuracy=a, support=8) for g, a in (("day", 0.75), ("night", 0.5))}
+    (part,) = groups.side_by_side({"full": [result, result]}, "")
+    shown = plain(part.content)
+    assert shown.index("night") < shown.index("day") and "0.750" in shown
+    assert groups.side_by_side({"full": [{**result, "report": {}}]}, "") == []
