@@ -34,7 +34,7 @@ def test_scales():
 
 def test_calibration_by_hand():
     confidence, right = np.array([0.9, 0.6, 0.8, 0.7]), np.array([True, False, True, True])
-    found = calibration.bins(confidence, right, 2)
+    found = calibration.bins(confidence, right, 4)  # to 0.25, 0.5, 0.75 and 1
     assert found == [(pytest.approx(0.65), 0.5, 2), (pytest.approx(0.85), 1.0, 2)]
     assert calibration.error(found) == pytest.approx(0.15)
     assert calibration.brier(np.array([[0.9, 0.1], [0.3, 0.7]]), np.array([0, 0])) == pytest.approx(0.5)

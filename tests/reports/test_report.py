@@ -11,7 +11,7 @@ from etils import epath
 
 import jaxfer
 from jaxfer.commands import main
-from jaxfer.reports import forgetting, groups, weights
+from jaxfer.reports import calibration, forgetting, groups, weights
 from jaxfer.reports.looked import look
 from jaxfer.runs.finished import open_run
 from tests.reports import comparisons, pages
@@ -225,3 +225,28 @@ def test_groups_side_by_side(run):
     shown = plain(part.content)
     assert shown.index("night") < shown.index("day") and "0.750" in shown
     assert groups.side_by_side({"full": [{**result, "report": {}}]}, "") == []
+
+
+def test_labels_saved_and_other_measures_of_a_comparison(tmp_path):
+    """In the sentence of the arm that helps, and as columns beside its score."""
+    ece = dict(name="ece", maximize=False, before=None)
+    alone = ece | dict(test=[0.2, 0.2], outcome=None, effect=None, interval95=None, p_holm=None)
+    judged = ece | dict(test=[0.1, 0.1], outcome="helps", effect=0.1, interval95=[0.05, 0.15], p_holm=0.01)
+    saved = dict(labels_to_match=12.5, labels_to_match_interval95=[8.0, None])
+    more = dict(of_scratch=dict(beside=[alone]), beside=[judged], **saved)
+    text = plain(jaxfer.report(comparisons.write(tmp_path / "a", counts=(5, 10), **more)).path.read_text())
+    assert text.count("To match it, scratch needs about 12.5 labels a class, 95 % interval from 8 up.") == 2
+    assert "−0.100 [−0.150, −0.050]*" in text and "ece over scratch, 95 %" in text
+    assert "2 stand (*) by Holm" in text
+    text = plain(jaxfer.report(comparisons.write(tmp_path / "b", counts=(5, 10))).path.read_text())
+    assert "scratch needs more than 10 labels a class." in text and "ece over scratch" not in text
+    text = plain(jaxfer.report(comparisons.write(tmp_path / "c")).path.read_text())
+    assert "scratch needs" not in text, "of one label count it is not known"
+
+
+def test_a_page_has_one_ece(run):
+    """That of the section is the metric of the run."""
+    seen, result = look(run), open_run(run).result["metrics"]["val"]
+    confidence = seen.probabilities.max(-1)
+    found = calibration.bins(confidence, seen.probabilities.argmax(-1) == seen.val.labels)
+    assert calibration.error(found) == pytest.approx(result["ece"], abs=1e-6)
