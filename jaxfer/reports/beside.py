@@ -49,9 +49,7 @@ def about(compared: Compared) -> str:
     said += " correction for all arms and measures; gains have each measure's own sign."
     before = [part["before"] for arm, part in arms if arm.name != SCRATCH and part["before"]]
     if before:
-        said += (
-            f" The source itself reached {numbers.score(before[0])} on its own val split, which `on the source` reads."
-        )
+        said += f" The source reached {numbers.score(before[0])} on its own val split, which `on the source` reads."
     return said
 
 

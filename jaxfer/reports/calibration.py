@@ -55,7 +55,7 @@ def section(probabilities: np.ndarray, labels: np.ndarray) -> Section:
 
 def _reliability(found: Sequence[tuple[float, float, int]], ece: float, brier: float) -> Part:
     title = f"ECE {numbers.score(ece)}, Brier score {numbers.score(brier)}"
-    about = f"{BINS} bins of equal width, {len(found)} with examples; on the dashed line confidence is accuracy. Bars are the gaps."
+    about = f"{BINS} bins of equal width, {len(found)} with examples. Dashed: accuracy is confidence. Bars are gaps."
     drawn = grids.reliability("reliability", title, found)
     rows = [[Cell(c, numbers.score(c)), Cell(a, numbers.score(a)), whole(count)] for c, a, count in found]
     return charts.figure("reliability", title, about, drawn, ("mean confidence", "accuracy", "examples"), rows)

@@ -47,7 +47,19 @@ def section(
             "details", tag("summary", "Run folders of every number"), table(("what", "run folders, by seed"), where)
         )
         parts.append(Part(content=content, name="table of run folders"))
-    return Section(name="Lineage", title="Where this comes from, and how to repeat it", parts=parts)
+    return Section(name="Lineage", title=_title(results, sum(map(len, folders.values()))), parts=parts)
+
+
+def _title(results: Mapping[str, Mapping[str, Any]], runs: int) -> str:
+    """`15 runs on data 1f0c…, from scratch and weights/x`."""
+    made = f"{runs:,} run{'' if runs == 1 else 's'}"
+    if not results:
+        return f"{made} left, of which nothing is known" if runs else "The runs are not there any more"
+    data = dict.fromkeys((result["lineage"]["data_sha256"] or "of no hash")[:12] for result in results.values())
+    begun = list(dict.fromkeys(str(result["lineage"]["init"]) for result in results.values()))
+    shown = f"{begun[0]}" if len(begun) == 1 else f"{len(begun)} beginnings"
+    read = f"data {next(iter(data))}" if len(data) == 1 else f"{len(data)} sets of data"
+    return f"{made} on {read}, begun from {shown}"
 
 
 def spelled(command: str, config: str, overrides: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
@@ -72,6 +84,20 @@ def again(command: Sequence[str]) -> list[Part]:
     """The command that repeats something; [] where none is known."""
     shown = Part(content=tag("pre", tag("code", shlex.join(command)), tabindex="0"))
     return [paragraph("The command that repeats it:"), shown] if command else []
+
+
+def of_file(name: str, found: Mapping[str, Any], hashes: Mapping[str, object]) -> Section:
+    """What was read, the versions, and the command, as far as the file has them."""
+    parts, versions = [], found.get("versions", {})
+    if command := found.get("command"):
+        options = {key: value for key, value in command.items() if key not in ("config", "overrides")}
+        options |= {"out": "NEW_FOLDER"} if name == "rank" else {"json": True}
+        parts += again(spelled(name, command["config"], command["overrides"], options))
+    shown = ", ".join(f"{package} {version}" for package, version in versions.items())
+    parts.append(Part(content=definitions({**hashes, "versions": shown or "not known"})))
+    by = f"jaxfer {versions['jaxfer']}" if "jaxfer" in versions else "an older jaxfer"
+    read = f"{len(hashes)} candidates read, by sha256" if hashes else f"Written by {by}"
+    return Section(name="Lineage", title=read, parts=parts)
 
 
 def _hash(value: Any) -> Any:

@@ -90,13 +90,15 @@ def _curves(compared: Compared) -> Section:
                     f"{metric} on val{verdicts.at(labels, compared)}".capitalize(),
                 )
                 parts.append(curves.figure(name, title, about, bands, metric))
+    best = compared.best(compared.labels[0])
+    ended = f"{best.name} ends at val {compared.metric} {numbers.score(best.found['val'])}"
     if not parts:
         return Section(
             name="Curves",
-            title="Val was evaluated once, at the end",
+            title=f"Only the end is known: {ended}",
             parts=[paragraph("With --config.eval_every=N there would be curves here.", muted=True)],
         )
-    return Section(name="Curves", title=f"How {compared.metric} on val rose", parts=parts)
+    return Section(name="Curves", title=ended, parts=parts)
 
 
 def _command(compared: Compared) -> Sequence[str]:

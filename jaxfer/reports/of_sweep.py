@@ -102,7 +102,7 @@ def _tiles(ordered: Sequence[Group], metric: str, best: Group, default: Group | 
 
 
 def _curves(ordered: Sequence[Group], metric: str) -> list[Section]:
-    parts = []
+    parts, first, ends = [], ordered[0], numbers.score(ordered[0].mean)
     chosen = [*ordered[:7], *([ordered[-1]] if len(ordered) > 7 else [])]
     for name in dict.fromkeys((metric, "loss")):
         bands = {g.name: curves.band(g.folders, "val", name, i + 1) for i, g in enumerate(chosen)}
@@ -112,6 +112,6 @@ def _curves(ordered: Sequence[Group], metric: str) -> list[Section]:
             about = f"Median over the runs of a setting; the band reaches from the lowest to the highest.{which}"
             parts.append(curves.figure(f"curves-{name}", f"{name} on val".capitalize(), about, bands, name))
     if parts:
-        return [Section(name="Curves", title=f"How {metric} on val rose", parts=parts)]
+        return [Section(name="Curves", title=f"{first.name} ends at val {metric} {ends}", parts=parts)]
     note = paragraph("With --config.eval_every=N there would be curves here.", muted=True)
-    return [Section(name="Curves", title="Val was evaluated once, at the end", parts=[note])]
+    return [Section(name="Curves", title=f"Only the end is known: {first.name} at val {metric} {ends}", parts=[note])]

@@ -11,7 +11,7 @@ from etils import epath
 
 import jaxfer
 from jaxfer.commands import main
-from jaxfer.reports import calibration, forgetting, groups, weights
+from jaxfer.reports import calibration, forgetting, groups, saliency, weights
 from jaxfer.reports.looked import look
 from jaxfer.runs.finished import open_run
 from tests.reports import comparisons, pages
@@ -250,3 +250,28 @@ def test_a_page_has_one_ece(run):
     confidence = seen.probabilities.max(-1)
     found = calibration.bins(confidence, seen.probabilities.argmax(-1) == seen.val.labels)
     assert calibration.error(found) == pytest.approx(result["ece"], abs=1e-6)
+
+
+def test_many_findings_fit(tmp_path):
+    """A page of 12,000 findings, and one of long ones, say what is not on them."""
+    written = jaxfer.report(pages.diagnosis(tmp_path / "d.json", findings=12_000), out=tmp_path / "d.html")
+    text = plain(written.path.read_text())
+    assert written.size < 500_000 and "11,500 more findings are in the file alone." in text
+    assert "4,000 severe, 4,000 warnings, 4,000 notes" in text and "30 examples were looked at" in text
+    found = json.loads((tmp_path / "d.json").read_text())
+    found["findings"] = [one | {"message": "x" * 10_000} for one in found["findings"][:500]]
+    (tmp_path / "d.json").write_text(json.dumps(found))
+    written = jaxfer.report(tmp_path / "d.json", out=tmp_path / "d.html")
+    assert written.size <= 2_000_000 and written.left_out[-1] == "findings 481 to 500"
+
+
+def test_each_token_has_its_number():
+    """Of the texts that are explained, by the row of the source."""
+    one = saliency.Shown((), None, 0.02, (("good", 1.5), ("##ish", -0.25)))
+    (part,) = saliency.shares([one], [7])
+    rows = re.findall(r"<tr>(.*?)</tr>", part.content)
+    assert [plain(row).split() for row in rows[1:]] == [
+        ["7", "good", "+1.500", "2", "%"],
+        ["7", "##ish", "−0.250", "2", "%"],
+    ]
+    assert saliency.shares([saliency.Shown((), None, 0.02)], [7]) == []
