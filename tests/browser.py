@@ -82,6 +82,12 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
+    def press(self, key: str) -> None:
+        """Presses a key such as `Tab`."""
+        code = {"Tab": 9, "Enter": 13}[key]
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
     def picture(self, path: Path, *, most: int = 12_000) -> None:
         """Writes the whole page as a PNG."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]

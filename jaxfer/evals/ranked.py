@@ -91,6 +91,7 @@ class Ranking:
       candidates: the best first; those without the score last.
       skill: {score or baseline: how it orders them}; {} without runs.
       data_sha256: of the data.
+      command: what was asked for, as arguments of `rank`; {} of a config that is no file.
     """
 
     config: str
@@ -101,6 +102,7 @@ class Ranking:
     candidates: tuple[Candidate, ...]
     skill: Mapping[str, Skill]
     data_sha256: str
+    command: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of rank.json."""

@@ -94,6 +94,16 @@ def rank(
     skill, data = skills(columns, [c.reached for c in found]), plan.data
     if runs and not skill:
         reporter.warn("no finished run on this data, classes and number of labels starts from one of the candidates")
+    command = {
+        "config": spec,
+        "overrides": dict(overrides),
+        "candidates": list(map(str, candidates)),
+        "scores": list(scores),
+        "by": by,
+        "layers": layers,
+        "runs": list(map(str, runs)),
+        "seed": seed,
+    }
     order = sorted(found, key=lambda c: -np.inf if c.scores[by].value is None else c.scores[by].value, reverse=True)
     ranking = Ranking(
         config=spec if isinstance(spec, str) else "",
@@ -104,6 +114,7 @@ def rank(
         candidates=tuple(order),
         skill=skill,
         data_sha256=data.fingerprint,
+        command=command if isinstance(spec, str) else {},
     )
     if out is not None:
         ranking.write(out)

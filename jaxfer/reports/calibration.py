@@ -11,15 +11,15 @@ from jaxfer.reports.charts import Band
 from jaxfer.reports.page import Part, Section
 from jaxfer.reports.tables import Cell, score, whole
 
-BINS = 15  # of equal mass
+BINS = 15  # of equal width, as the metric `ece` has them: a page has one ECE
 POINTS = 100  # of the risk-coverage curve
 
 
 def bins(confidence: np.ndarray, right: np.ndarray, count: int = BINS) -> list[tuple[float, float, int]]:
-    """(mean confidence, accuracy, examples) of as many bins with equally many examples, the least confident first."""
-    order = np.argsort(confidence, kind="stable")
-    parts = [part for part in np.array_split(order, count) if len(part)]
-    return [(float(confidence[p].mean()), float(right[p].mean()), len(p)) for p in parts]
+    """(mean confidence, accuracy, examples) of the bins (0, 1/count] to ((count - 1)/count, 1] that have examples."""
+    place = np.clip(np.ceil(confidence * count) - 1, 0, count - 1)
+    parts = [np.flatnonzero(place == i) for i in range(count)]
+    return [(float(confidence[p].mean()), float(right[p].mean()), len(p)) for p in parts if len(p)]
 
 
 def error(found: Sequence[tuple[float, float, int]]) -> float:
@@ -55,7 +55,7 @@ def section(probabilities: np.ndarray, labels: np.ndarray) -> Section:
 
 def _reliability(found: Sequence[tuple[float, float, int]], ece: float, brier: float) -> Part:
     title = f"ECE {numbers.score(ece)}, Brier score {numbers.score(brier)}"
-    about = f"{len(found)} bins of equal mass; on the dashed line confidence is accuracy. Bars are the gaps."
+    about = f"{BINS} bins of equal width, {len(found)} with examples. Dashed: accuracy is confidence. Bars are gaps."
     drawn = grids.reliability("reliability", title, found)
     rows = [[Cell(c, numbers.score(c)), Cell(a, numbers.score(a)), whole(count)] for c, a, count in found]
     return charts.figure("reliability", title, about, drawn, ("mean confidence", "accuracy", "examples"), rows)

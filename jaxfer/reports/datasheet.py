@@ -17,7 +17,11 @@ CLASSES = 30  # in a figure; of more, the largest and the smallest
 
 
 def section(
-    result: Mapping[str, Any], config: Mapping[str, Any], data: Dataset | None, notes: Sequence[str]
+    result: Mapping[str, Any],
+    config: Mapping[str, Any],
+    data: Dataset | None,
+    notes: Sequence[str],
+    diagnosed: Sequence[Part] = (),
 ) -> Section:
     """The data sheet.
 
@@ -26,6 +30,7 @@ def section(
       config: config.json.
       data: opened once more; None: result.json alone is known.
       notes: copies and what else was found.
+      diagnosed: what `jaxfer doctor` found.
     """
     examples = result["examples"]
     provenance = {} if data is None else data.provenance
@@ -47,7 +52,7 @@ def section(
     cells = [[text(name), text(_shown(value))] for name, value in fields.items()]
     chosen = tag("details", tag("summary", "Fields of the config's data"), table(("field", "value"), cells))
     parts.append(Part(content=chosen, name="table of data fields"))
-    parts += [paragraph(note) for note in notes]
+    parts += [*diagnosed, *(paragraph(note) for note in notes)]
     if "left_out" in result:
         parts.append(paragraph(f"{result['left_out']:,} bad rows or unreadable files were left out."))
     total = " and ".join(f"{examples[name]:,} examples of {name}" for name in ("train", "val") if name in examples)

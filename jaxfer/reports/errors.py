@@ -100,6 +100,8 @@ def mistakes(split: Split, probabilities: np.ndarray, classes: Sequence[str], ne
             what = Markup(what + tag("span", *views, class_="views")) if views else what
             quoted = reasons[place].text or quoted
         where = f"row {row}" + (f", {name}" if shown and name else "")
+        if place < len(reasons):
+            where += f"; its colours miss {numbers.percent(reasons[place].error)}"
         told = (
             tag("strong", taken),
             f" ({numbers.percent(sure[i])} sure)",
@@ -116,6 +118,7 @@ def mistakes(split: Split, probabilities: np.ndarray, classes: Sequence[str], ne
         heading,
         Part(content=tag("ol", *items, class_=kind), name="mistakes"),
         *([saliency.note(reasons)] if reasons else []),
+        *saliency.shares(reasons, [int(split.rows[i]) for i in order[: len(reasons)]]),
         _table(split, order, classes, probabilities),
     ]
 

@@ -137,18 +137,28 @@ def parallel(name: str, title: str, axes: Sequence[Axis], good: Sequence[float])
     return svg.drawing(name, title, f"{len(good)} runs over {len(axes)} axes", *parts, width=round(width), height=290)
 
 
-def strips(name: str, title: str, stages: Mapping[str, Mapping[str, tuple[int, str]]]) -> Markup:
-    """A row of boxes for each stage: {unit: (series of its colour, what it says)}, input first."""
+def strips(name: str, title: str, stages: Mapping[str, Mapping[str, tuple[int, str, str]]]) -> Markup:
+    """A row of boxes for each stage: {unit: (series of its colour, what it says, a few letters)}, input first.
+
+    The letters are turned where they have no room across the box, and left out of a box narrower than they are high.
+    """
     units = list(dict.fromkeys(unit for row in stages.values() for unit in row))
     left = 10 + max(svg.wide(svg.shortened(stage, 12)) for stage in stages)
     side, parts = (svg.WIDTH - left - 8) / len(units), []
     for i, (stage, row) in enumerate(stages.items()):
         y = 8 + 34 * i
         parts.append(svg.text(left - 8, y + 19, svg.shortened(stage, 12), "end"))
-        for unit, (series, about) in row.items():
+        for unit, (series, about, short) in row.items():
             x, width = round(left + units.index(unit) * side, 1), round(max(side - 2, 1), 1)
             kind = f"r {svg.hue(series)}"
             parts.append(svg.rectangle(x, y, width, 28, kind, about, rx=2, opacity=None if series else "0.35"))
+            if short and width >= 11:
+                middle = round(x + width / 2, 1)
+                across = svg.wide(short, 11) < width - 2
+                turned = "" if across else " rotate(-90)"
+                down = y + 18 if across else y + 14
+                at = f"translate({middle if across else middle + 4:g} {down:g}){turned}"
+                parts.append(tag("text", short, class_="on t", text_anchor="middle", transform=at))
     bottom, every = 8 + 34 * len(stages), -(-12 // side) if side < 12 else 1
     below = max(svg.wide(svg.shortened(unit, 16), 11) for unit in units)
     for i, unit in enumerate(units):
@@ -156,5 +166,5 @@ def strips(name: str, title: str, stages: Mapping[str, Mapping[str, tuple[int, s
             x = round(left + (i + 0.5) * side, 1)
             turned = f"translate({x + 4:g} {bottom + 8:g}) rotate(-55)"
             parts.append(tag("text", svg.shortened(unit, 16), class_="t", text_anchor="end", transform=turned))
-    said = "; ".join(f"{stage}: " + ", ".join(about for _, about in row.values()) for stage, row in stages.items())
+    said = "; ".join(f"{stage}: " + ", ".join(about for _, about, _ in row.values()) for stage, row in stages.items())
     return svg.drawing(name, title, said[:600], *parts, height=round(bottom + 14 + 0.85 * below))

@@ -1,48 +1,101 @@
-"""What settings explain of scores, and where they lie on axes."""
+"""How much the fields of a sweep matter to its scores, and where settings lie on axes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
+from jaxfer import files
+from jaxfer.errors import InputError
 from jaxfer.reports import numbers, svg
 from jaxfer.reports.grids import Axis
 
-LEVELS = 6  # values of a field up to which each is one; more are cut into as many parts of equal size
+FILE = "importance.csv"  # as the Optuna sampler writes it
+LEVELS = 6  # values of a field up to which an axis marks each
+LEAST = 8  # runs of which something can be said
+TREES, SHUFFLES = 100, 10
 
 
-def explained(settings: Sequence[Sequence[Any]], scores: Sequence[float], fields: Sequence[str]) -> dict[str, float]:
-    """{field: share of the variance of the scores between its values}: epsilon squared of a one-way analysis.
+class Importance(NamedTuple):
+    """How much each field matters, by one measure.
 
-    (SS_between - (k - 1) MS_within) / SS_total, at least 0: unlike eta squared, it is 0 on average for a field of k
-    values that does not matter (Kelley, 1935). Fields that change together share what they explain.
+    Attributes:
+      of: {field: value}, the largest first.
+      fanova: whether these are Optuna's shares of the variance; else what R^2 loses when the field is shuffled.
+      r2: of the forest on runs that it was not fitted to; None of Optuna's.
+    """
+
+    of: Mapping[str, float]
+    fanova: bool
+    r2: float | None
+
+
+def stored(folder: epath.Path) -> Importance | None:
+    """What the sweep's own sampler wrote; None where it wrote nothing.
+
+    Raises:
+      InputError: another file.
+    """
+    if not (folder / FILE).exists():
+        return None
+    try:
+        header, *rows = csv.reader(io.StringIO((folder / FILE).read_text()))
+        if header != ["field", "importance"]:
+            raise ValueError(f"columns {header}")
+        found = {field: float(value) for field, value in rows}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / FILE}: expected fields and their importance ({error}); {files.FIX}") from None
+    return Importance(_ordered(found), fanova=True, r2=None)
+
+
+def permuted(settings: Sequence[Sequence[Any]], scores: Sequence[float], fields: Sequence[str]) -> Importance | None:
+    """Permutation importance of a random forest on runs that it was not fitted to (Breiman, 2001).
+
+    A field's value is by how much shuffling it in the held-out runs raises their squared error, over the variance of
+    the scores: what R^2 loses. Fields that change together share it.
 
     Args:
       settings: [runs][fields].
       scores: [runs].
       fields: names.
+
+    Returns:
+      None of fewer than eight runs, or of equal scores.
     """
-    y = np.asarray(scores, np.float64)
-    total, n, found = float(((y - y.mean()) ** 2).sum()), len(y), {}
-    for i, name in enumerate(fields):
-        levels = _levels([row[i] for row in settings])
-        groups = [y[[level == own for own in levels]] for level in dict.fromkeys(levels)]
-        between = sum(len(g) * (g.mean() - y.mean()) ** 2 for g in groups)
-        k = len(groups)
-        within = (total - between) / (n - k) if n > k else 0.0
-        found[name] = float(max((between - (k - 1) * within) / total, 0.0)) if total and n > k else 0.0
-    return found
+    if len(scores) < LEAST or np.ptp(scores) == 0:
+        return None
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+    from sklearn.model_selection import KFold
+
+    x, y = np.stack([_column(values) for values in zip(*settings, strict=True)], axis=1), np.asarray(scores, np.float64)
+    drops, errors = np.zeros(len(fields)), 0.0
+    for fitted, held in KFold(min(5, len(y) // 4), shuffle=True, random_state=0).split(x):
+        forest = RandomForestRegressor(TREES, random_state=0).fit(x[fitted], y[fitted])
+        options = {"scoring": "neg_mean_squared_error", "n_repeats": SHUFFLES, "random_state": 0}
+        drops += len(held) * permutation_importance(forest, x[held], y[held], **options).importances_mean
+        errors += float(((forest.predict(x[held]) - y[held]) ** 2).sum())
+    total = float(((y - y.mean()) ** 2).sum())
+    return Importance(
+        _ordered(dict(zip(fields, (drops / total).tolist(), strict=True))), fanova=False, r2=1 - errors / total
+    )
 
 
-def _levels(values: Sequence[Any]) -> list[Any]:
-    """A value's group: itself, or of many numbers its part of six."""
-    shown = [numbers.plain(v) if numbers.known(v) else str(v) for v in values]
-    if len(set(shown)) <= LEVELS or not all(map(numbers.known, values)):
-        return shown
-    edges = np.quantile(np.asarray(values, np.float64), np.linspace(0, 1, LEVELS + 1)[1:-1])
-    return [int(np.searchsorted(edges, v, side="right")) for v in values]
+def _ordered(found: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _column(values: Sequence[Any]) -> np.ndarray:
+    """Numbers as they are, else the place of each among the sorted names."""
+    if all(map(numbers.known, values)):
+        return np.asarray(values, np.float64)
+    names = {name: place for place, name in enumerate(sorted(set(map(str, values))))}
+    return np.array([names[str(value)] for value in values], np.float64)
 
 
 def axis(name: str, values: Sequence[Any]) -> Axis:

@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from jaxfer.evals.intervals import mean_interval
-from jaxfer.reports import charts, numbers, svg
+from jaxfer.reports import beside, charts, forgetting, numbers, svg, verdicts
 from jaxfer.reports.charts import Band, Point
 from jaxfer.reports.comparison import SCRATCH, Arm, Compared
 from jaxfer.reports.markup import Markup, tag
 from jaxfer.reports.page import Part, Section, paragraph
-from jaxfer.reports.tables import Cell, plain, score, seconds, table, text, whole
+from jaxfer.reports.tables import Cell, mean, plain, score, seconds, table, text, whole
 from jaxfer.reports.verdicts import LOOK, at
 
 
@@ -28,10 +28,12 @@ def table_section(compared: Compared) -> Section:
         "over scratch, 95 %",
         "verdict",
     ]
+    more_headers, more, told = _more(compared)
+    headers += more_headers
     headers += ["seconds", "trained parameters", "peak memory", "ECE on val", "setting"]
     parts = []
     for labels in compared.labels:
-        rows = [_row(compared, arm) for arm in compared.at(labels)]
+        rows = [_row(compared, arm, more[labels, arm.name]) for arm in compared.at(labels)]
         rows += [_simple(b, len(headers) - many) for b in compared.baselines if b["labels"] == labels]
         name = f"methods-{labels}"
         content = table(headers[many:], rows, caption=f"Methods{at(labels, compared)}", link=name)
@@ -39,7 +41,7 @@ def table_section(compared: Compared) -> Section:
     about = (
         "Tuned: at the setting that is best on val; default: at the method's own. ± is the half-width of the 95 % "
         "interval over seeds. Seconds are of one training without compiling, the median over seeds; ECE has 15 bins of "
-        "equal width."
+        f"equal width.{told}"
     )
     from_scratch = _scratch(compared, best.labels)
     reached = f"{numbers.score(best.mean)} test {metric}{at(best.labels, compared)}"
@@ -51,7 +53,27 @@ def _scratch(compared: Compared, labels: int) -> str:
     return next((numbers.score(arm.mean) for arm in compared.at(labels) if arm.name == SCRATCH), numbers.NONE)
 
 
-def _row(compared: Compared, arm: Arm) -> list[Cell]:
+def _more(compared: Compared) -> tuple[list[str], dict[tuple[int, str], list[Cell]], str]:
+    """(headers, {(labels, arm): cells}, words) of other measures, labels saved and forgetting, where there are any."""
+    names, judged = beside.measures(compared)
+    counted = len([count for count in compared.labels if count]) > 1
+    left = [forgetting.measured(arm.results, arm.folders, compared.metric) for arm in compared.arms]
+    followed = any(kept is not None for kept, _ in left)
+    headers = [header for name in names for header in beside.headers(name, name in judged)]
+    headers += [*(["labels scratch needs, 95 %"] if counted else ()), *(forgetting.HEADERS if followed else ())]
+    found = {}
+    for arm, kept in zip(compared.arms, left, strict=True):
+        cells = [cell for name in names for cell in beside.cells(arm, name, name in judged)]
+        saved = verdicts.needed(compared, arm)
+        shown = f"{saved.words}{saved.interval and f' [{saved.interval}]'}" if saved else ""
+        cells += [text(saved and saved.count, shown)] if counted else []
+        found[arm.labels, arm.name] = [*cells, *(forgetting.cells(*kept) if followed else ())]
+    words = " Labels scratch needs: to match the method, by its scores at its own counts." if counted else ""
+    return headers, found, beside.about(compared) + words + (f" {forgetting.ABOUT}" if followed else "")
+
+
+def _row(compared: Compared, arm: Arm, more: Sequence[Cell]) -> list[Cell]:
+    """The cells of an arm; `more` stand after its verdict."""
     verdict, setting = arm.found["verdict"], arm.found.get("setting")
     effect, outcome = text(None, ""), text("", "")
     if verdict is not None:
@@ -70,6 +92,7 @@ def _row(compared: Compared, arm: Arm) -> list[Cell]:
         score(statistics.fmean(default) if len(default) == len(arm.found["default"]) and default else None),
         effect,
         outcome,
+        *more,
         seconds(arm.found["seconds"]),
         whole(arm.found["params_trainable"]),
         Cell(arm.cost("peak_bytes"), numbers.size(arm.cost("peak_bytes"))),
@@ -81,14 +104,6 @@ def _row(compared: Compared, arm: Arm) -> list[Cell]:
 def _simple(baseline: dict, columns: int) -> list[Cell]:
     shown = [text(baseline["name"], tag("span", baseline["name"], class_="muted")), mean(baseline["test"])]
     return [*shown, *([plain(None)._replace(shown="", number=True)] * (columns - 3)), text("")]
-
-
-def mean(values: Sequence[float]) -> Cell:
-    """The mean with the half-width of its 95 % interval; a dash of nothing."""
-    if not values:
-        return score(None)
-    middle, half = mean_interval(values)
-    return Cell(middle, numbers.score(middle) + (f" ± {numbers.score(half)}" if numbers.known(half) else ""))
 
 
 def cost_section(compared: Compared) -> Section:

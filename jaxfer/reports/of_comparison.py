@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from jaxfer.reports import beside, comparison, curves, lineage, methods, numbers, verdicts
+from jaxfer.reports import comparison, curves, groups, lineage, methods, numbers, verdicts, weights
 from jaxfer.reports.comparison import SCRATCH, Compared
 from jaxfer.reports.page import Page, Part, Section, paragraph
 from jaxfer.reports.run_parts import of_one
@@ -23,8 +23,12 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     sections = [verdicts.section(compared), methods.table_section(compared), methods.cost_section(compared)]
     sections += [_curves(compared)] if any(arm.folders for arm in compared.arms) else []
     if best.folders:
-        sections += of_one(best.folders[0], f"{best.name}{verdicts.at(labels, compared)}, seed 0", evaluate=evaluate)
-    sections += [other for other in [beside.section(compared)] if other is not None]
+        sections += of_one(
+            best.folders[0], f"{best.name}{verdicts.at(labels, compared)}, seed 0", evaluate=evaluate, root=folder
+        )
+    tuned = {arm.name: arm.results for arm in compared.at(labels)}
+    sections = [_with_groups(section, tuned, verdicts.at(labels, compared)) for section in sections]
+    sections += weights.section(tuned, compared.metric, compared.maximize)
     results = {a.name + verdicts.at(a.labels, compared): a.results[0] for a in compared.arms if a.results}
     folders = {a.name + verdicts.at(a.labels, compared): a.folders for a in compared.arms}
     sections.append(lineage.section(results, folders, _command(compared), folder))
@@ -35,6 +39,12 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
         tiles=_tiles(compared),
         sections=sections,
     )
+
+
+def _with_groups(section: Section, results: Mapping[str, Sequence[Mapping[str, Any]]], where: str) -> Section:
+    """The errors with the table of groups of all arms; other sections as they are."""
+    found = groups.side_by_side(results, where) if section.name == "Errors" else []
+    return Section(name=section.name, title=section.title, parts=[*section.parts, *found])
 
 
 def _lead(compared: Compared) -> str:
@@ -80,20 +90,22 @@ def _curves(compared: Compared) -> Section:
                     f"{metric} on val{verdicts.at(labels, compared)}".capitalize(),
                 )
                 parts.append(curves.figure(name, title, about, bands, metric))
+    best = compared.best(compared.labels[0])
+    ended = f"{best.name} ends at val {compared.metric} {numbers.score(best.found['val'])}"
     if not parts:
         return Section(
             name="Curves",
-            title="Val was evaluated once, at the end",
+            title=f"Only the end is known: {ended}",
             parts=[paragraph("With --config.eval_every=N there would be curves here.", muted=True)],
         )
-    return Section(name="Curves", title=f"How {compared.metric} on val rose", parts=parts)
+    return Section(name="Curves", title=ended, parts=parts)
 
 
 def _command(compared: Compared) -> Sequence[str]:
     """As comparison.json has it; an older one leaves what was set besides to each run's config.json."""
     if command := compared.command:
-        given = [f"--config.{name}={_spelled(value)}" for name, value in command["overrides"].items()]
-        return ["jaxfer", "compare", command["config"], *given, *_sampler(compared), "--workdir", "NEW_FOLDER"]
+        options = {**_sampler(compared), "workdir": "NEW_FOLDER"}
+        return lineage.spelled("compare", command["config"], command["overrides"], options)
     page = compared.folder / "verdict.md"
     title = page.read_text().partition("\n")[0] if page.exists() else ""
     spec = title.removeprefix("# ").partition(": does the transfer help?")[0] or "CONFIG"
@@ -102,17 +114,12 @@ def _command(compared: Compared) -> Sequence[str]:
     fields["trials"] = max(map(len, arms.values()), default=1)
     fields["seeds"] = len(compared.protocol.get("seeds", ()))
     fields["labels"] = ",".join(map(str, (count for count in compared.labels if count)))
-    given = [f"--config.compare.{name}={value}" for name, value in fields.items() if value]
-    return ["jaxfer", "compare", spec, *given, "--workdir", "NEW_FOLDER"]
+    given = {f"compare.{name}": value for name, value in fields.items() if value}
+    return lineage.spelled("compare", spec, given, {"workdir": "NEW_FOLDER"})
 
 
-def _sampler(compared: Compared) -> list[str]:
-    """The options that chose the settings, as protocol.json has them; [] of the grids."""
+def _sampler(compared: Compared) -> dict[str, Any]:
+    """The options that chose the settings, as protocol.json has them; {} of the grids."""
     sampler = compared.protocol.get("sampler", {})
     options = {"sampler": "name", "sampler-seed": "seed", "algorithm": "algorithm", "ask": "ask"}
-    return [f"--{option}={sampler[name]}" for option, name in options.items() if name in sampler]
-
-
-def _spelled(value: Any) -> str:
-    """A value of an override as the command line takes it."""
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return {option: sampler[name] for option, name in options.items() if name in sampler}

@@ -1,63 +1,16 @@
-"""The reports of `jaxfer doctor --json` and of `jaxfer rank --out`."""
+"""The report of a .json file: of `jaxfer doctor --json` or of `jaxfer rank --out`."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any, TypedDict
 
 from etils import epath
 
 from jaxfer import json_files
-from jaxfer.diagnosis.finding import SEVERE, SEVERITIES, WARNING
 from jaxfer.errors import InputError
-from jaxfer.evals.transferability import SCORES
-from jaxfer.reports import charts, numbers
-from jaxfer.reports.charts import Point
-from jaxfer.reports.markup import Markup, tag
-from jaxfer.reports.page import Page, Part, Section, definitions, paragraph
-from jaxfer.reports.tables import Cell, plain, table, text, whole
+from jaxfer.reports import of_diagnosis, of_ranking
+from jaxfer.reports.findings import Diagnosis
+from jaxfer.reports.page import Page
 
 FIX = "write it again with `jaxfer doctor CONFIG --json` or `jaxfer rank CONFIG --out=FOLDER`"
-LOOK = {SEVERE: "bad", WARNING: "even"}
-
-
-class _Finding(TypedDict):
-    severity: str
-    kind: str
-    message: str
-    fix: str
-    examples: tuple[Mapping[str, Any], ...]
-
-
-class _Diagnosis(TypedDict):
-    findings: tuple[_Finding, ...]
-    examples: Mapping[str, int]
-    seconds: float
-
-
-class _Score(TypedDict):
-    value: float | None
-    why: str
-
-
-class _Candidate(TypedDict):
-    init: str
-    model: str
-    seconds: float
-    scores: Mapping[str, _Score]
-    heuristics: Mapping[str, float | None]
-    layers: Mapping[str, _Score]
-    sha256: str
-
-
-class _Ranking(TypedDict):
-    config: str
-    by: str
-    examples: int
-    classes: int
-    candidates: tuple[_Candidate, ...]
-    skill: Mapping[str, Mapping[str, Any]]
-    versions: Mapping[str, str]
 
 
 def page(path: epath.Path, *, evaluate: bool = True) -> Page:
@@ -68,100 +21,9 @@ def page(path: epath.Path, *, evaluate: bool = True) -> Page:
     """
     content = json_files.read(path, fix=FIX)
     if "candidates" in content:
-        json_files.check(content, _Ranking, str(path), fix=FIX)
-        return _ranking(content)
+        json_files.check(content, of_ranking.Ranking, str(path), fix=FIX)
+        return of_ranking.page(content)
     if "findings" in content and "counts" in content:
-        json_files.check(content, _Diagnosis, str(path), fix=FIX)
-        return _diagnosis(content)
+        json_files.check(content, Diagnosis, str(path), fix=FIX)
+        return of_diagnosis.page(content)
     raise InputError(f"{path}: expected the JSON of `jaxfer doctor --json` or of `jaxfer rank --out`; {FIX}")
-
-
-def _diagnosis(found: Mapping[str, Any]) -> Page:
-    counts = {name: sum(f["severity"] == name for f in found["findings"]) for name in SEVERITIES}
-    looked = ", ".join(f"{count:,} examples of {name}" for name, count in found["examples"].items())
-    told = ", ".join(f"{count} {name}{'s' if count != 1 and name != SEVERE else ''}" for name, count in counts.items())
-    items = tag("ul", *map(_finding, found["findings"]), class_="verdicts")
-    title = found["findings"][0]["message"] if found["findings"] else "Nothing was found."
-    sections = [Section(name="Findings", title=f"Findings: {told}", parts=[Part(content=items)])]
-    sections.append(Section(name="Looked at", title="What was looked at", parts=[paragraph(f"{looked}.")]))
-    lead = f"Looked at {looked} in {numbers.seconds(found['seconds'])}; no label of the test split was read."
-    return Page(kind="diagnosis", title=title, lead=lead, tiles={}, sections=sections)
-
-
-def _finding(found: Mapping[str, Any]) -> Markup:
-    examples = [
-        tag("li", f"{e.get('split', '')} {e.get('row', '')} {e.get('name', '')}: {e.get('says', '')}")
-        for e in found["examples"]
-    ]
-    limit = f"{numbers.plain(found.get('value'))}, threshold {numbers.plain(found.get('threshold'))}"
-    return tag(
-        "li",
-        tag("span", found["severity"], class_="badge"),
-        f" {found['kind']}: {found['message']}",
-        tag("p", f"Fix: {found['fix']}."),
-        tag("p", f"Value {limit}.", class_="muted small"),
-        tag("ul", *examples) if examples else "",
-        class_=LOOK.get(found["severity"], "plain"),
-    )
-
-
-def _ranking(found: Mapping[str, Any]) -> Page:
-    by, candidates = found["by"], found["candidates"]
-    if not candidates:
-        raise InputError(f"a ranking without candidates; {FIX}")
-    names = [name for name in SCORES if name in candidates[0]["scores"]]
-    rows = [
-        [
-            text(c["init"]),
-            text(c["model"]),
-            *(_score(c["scores"].get(name, {"value": None})["value"]) for name in (by, *(n for n in names if n != by))),
-            *(plain(value) for value in c["heuristics"].values()),
-        ]
-        for c in candidates
-    ]
-    headers = ["candidate", "model", by, *(n for n in names if n != by), *candidates[0]["heuristics"]]
-    values = {c["init"]: c["scores"].get(by, {}).get("value") for c in candidates}
-    points = [Point(name, _known(value), series=1 + (i == 0)) for i, (name, value) in enumerate(values.items())]
-    about = "More is better. Of features of the training split; neither val nor test was read."
-    drawn = charts.intervals("scores", by, points[:30], x_name=by, zero=None, show=numbers.plain)
-    figure = charts.figure("scores", f"{by} of each candidate", about, drawn, headers, rows)
-    listed = table(headers, rows, caption="Candidates, the best first", link="candidates")
-    content = Part(content=listed, name="table candidates")
-    best = candidates[0]["init"]
-    sections = [Section(name="Ranking", title=f"{best} ranks first by {by}", parts=[figure, content])]
-    layers = {unit: score["value"] for unit, score in candidates[0]["layers"].items() if score["value"] is not None}
-    if layers:
-        cells = [[text(unit), _score(value)] for unit, value in layers.items()]
-        most = max(layers, key=layers.__getitem__)
-        part = Part(content=table(("unit", by), cells, link="layers"), name="table layers")
-        sections.append(Section(name="Layers", title=f"Of {best}, {most} has the highest {by}", parts=[part]))
-    sections.append(_skill(found["skill"], by))
-    hashes = {c["init"]: tag("code", c["sha256"][:12]) for c in candidates}
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    origin = [Part(content=definitions({**hashes, "versions": versions}))]
-    sections.append(Section(name="Lineage", title="Weights that were read, by sha256", parts=origin))
-    of = f"{found['examples']:,} training examples of {found['classes']} classes"
-    lead = f"{len(candidates)} candidates for {found['config'] or 'a config'}: {of}."
-    return Page(kind="ranking", title=f"{best} ranks first by {by}", lead=lead, tiles={}, sections=sections)
-
-
-def _skill(skill: Mapping[str, Mapping[str, Any]], by: str) -> Section:
-    if not skill:
-        note = paragraph("`jaxfer rank --runs=FOLDER` compares the ranking with what runs reached.", muted=True)
-        return Section(name="Skill", title="What the scores are worth here is not known", parts=[note])
-    fields = ("tau", "low", "high", "chance", "candidates")
-    rows = [[text(name), *(_score(one.get(field)) for field in fields)] for name, one in skill.items()]
-    tau = skill.get(by, {}).get("tau")
-    caption = "Weighted tau against runs, its 95 % interval, and how often a random order does as well"
-    part = Part(content=table(("score", *fields), rows, caption=caption, link="skill"), name="table skill")
-    return Section(
-        name="Skill", title=f"{by} orders the runs with a weighted tau of {numbers.plain(tau)}", parts=[part]
-    )
-
-
-def _score(value: Any) -> Cell:
-    return whole(value) if isinstance(value, int) else Cell(value, numbers.plain(value))
-
-
-def _known(value: Any) -> float:
-    return value if numbers.known(value) else float("nan")

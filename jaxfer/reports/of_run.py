@@ -9,11 +9,11 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError
-from jaxfer.reports import curves, lineage, numbers
+from jaxfer.reports import curves, groups, lineage, numbers, weights
 from jaxfer.reports.markup import tag
-from jaxfer.reports.page import Page, Part, Section, definitions, paragraph
+from jaxfer.reports.page import Page, Part, Section, definitions
 from jaxfer.reports.run_parts import of_one
-from jaxfer.reports.tables import plain, score, table, text
+from jaxfer.reports.tables import score, table, text
 from jaxfer.runs import history
 from jaxfer.runs.folder import read_result
 from jaxfer.runs.metrics import read_metrics
@@ -35,11 +35,8 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     lines = read_metrics(folder / "metrics.jsonl")
     sections = [_scores(result, metric), *curve_sections(folder, lines, by, metric)]
     sections += of_one(folder, "", evaluate=evaluate)
-    origins = lineage.section({"this run": result}, {"this run": (folder,)}, _command(folder), folder)
-    told = lineage.ledger(folder)
-    ledger = [Part(content=definitions(told)), paragraph("How many parameters came from where.", muted=True)]
-    parts = [*origins.parts, *(ledger if told else [])]
-    sections.append(Section(name=origins.name, title=origins.title, parts=parts))
+    sections += weights.section({"this run": (result,)}, metric, by is None or by.maximize)
+    sections.append(lineage.section({"this run": result}, {"this run": (folder,)}, _command(folder), folder))
     return Page(
         kind=KIND,
         title=_title(result, config, metric),
@@ -99,13 +96,7 @@ def _scores(result: Mapping[str, Any], metric: str) -> Section:
     names = dict.fromkeys((metric, *(name for split in splits for name in result["metrics"][split])))
     rows = [[text(name), *(score(result["metrics"][split].get(name)) for split in splits)] for name in names]
     parts = [Part(content=table(("metric", *splits), rows, link="scores"), name="table scores")]
-    groups = result.get("report", {}).get(splits[0], {}).get("groups", {}) if splits else {}
-    if groups:
-        inner = list(dict.fromkeys(key for found in groups.values() for key in found))
-        cells = [[text(name), *(plain(found.get(key)) for key in inner)] for name, found in groups.items()]
-        parts.append(
-            Part(content=table(("group", *inner), cells, caption=f"Groups of {splits[0]}"), name="table groups")
-        )
+    parts += groups.of_one(result)
     cost = {name: _shown(name, value) for name, value in result["cost"].items() if numbers.known(value)}
     folded = tag("details", tag("summary", "What it cost, in full"), definitions(cost))
     parts.append(Part(content=folded, name="table of costs"))

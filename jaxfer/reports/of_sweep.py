@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, TypedDict
 
 from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError
-from jaxfer.evals.intervals import mean_interval
-from jaxfer.reports import charts, curves, grids, importance, lineage, numbers
+from jaxfer.reports import curves, lineage, numbers, settings, weights, what_mattered
 from jaxfer.reports.cells import cells
-from jaxfer.reports.charts import Point
-from jaxfer.reports.page import Page, Part, Section, paragraph
+from jaxfer.reports.page import Page, Section, paragraph
 from jaxfer.reports.run_parts import of_one
-from jaxfer.reports.tables import Cell, plain, score, seconds, table, text, whole
-from jaxfer.runs import history, listing
+from jaxfer.reports.settings import Group
+from jaxfer.runs import history
 from jaxfer.runs.folder import read_result
-from jaxfer.runs.survey import FINISHED, Run, survey
+from jaxfer.runs.survey import FINISHED, survey
+from jaxfer.sweeps import COMMAND
 
 KIND = "sweep"
-DRAWN = 400  # runs in parallel coordinates
-GROUPS = 30  # in a figure
 
 
-class Group(NamedTuple):
-    """The finished runs of one row: folders, results, scores on val."""
-
-    name: str
-    folders: tuple[epath.Path, ...]
-    results: tuple[Mapping[str, Any], ...]
-    scores: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.scores)
+class _Command(TypedDict):
+    config: str
+    overrides: Mapping[str, Any]
+    options: Mapping[str, Any]
 
 
 def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
-    """The best group first, then all of them, parallel coordinates, importance, curves, and the best run in detail.
+    """The best group first, then all of them, curves, the best run in detail, what mattered, and where all comes from.
 
     Raises:
       InputError: no cell of it is finished, or one of its files can't be read.
@@ -57,20 +46,32 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     ordered = sorted(groups, key=lambda group: -group.mean if maximize else group.mean)
     best = ordered[0]
     runs = [run for run in survey(folder) if run.state == FINISHED and run.folder in _places(groups)]
-    sections = [_table(ordered, metric, entries, folder), *_settings(runs, metric, maximize)]
-    sections += _curves(ordered, metric)
-    sections += of_one(best.folders[0], f"{best.name}, its first seed", evaluate=evaluate)
+    default = next((group for group in ordered if group.name in settings.defaults(entries)), None)
+    sections = [settings.table_section(ordered, metric, entries, folder), *_curves(ordered, metric)]
+    sections += of_one(best.folders[0], f"{best.name}, its first seed", evaluate=evaluate, root=folder)
+    sections += weights.section({group.name: group.results for group in ordered}, metric, maximize)
+    beside = [settings.against_default(best, default, metric)]
+    sections += what_mattered.sections(folder, runs, metric, maximize, beside)
     results, folders = {best.name: best.results[0]}, {group.name: group.folders for group in ordered}
-    sections.append(lineage.section(results, folders, ["jaxfer", "sweep", "CONFIG", "--workdir", str(folder)], folder))
+    sections.append(lineage.section(results, folders, _command(folder), folder))
     tried = sum(entry["group"] != "" for entry in entries)
     rest = f" {tried - len(done)} of {tried} runs are not finished." if tried > len(done) else ""
     return Page(
         kind=KIND,
         title=f"{best.name} is best: val {metric} {numbers.score(best.mean)}",
         lead=f"{len(groups)} settings, {len(done)} runs, ranked on val: the best of many looks too good.{rest}",
-        tiles=_tiles(ordered, metric, best),
+        tiles=_tiles(ordered, metric, best, default),
         sections=sections,
     )
+
+
+def _command(folder: epath.Path) -> list[str]:
+    """As command.json has it; [] of an older sweep."""
+    if not (folder / COMMAND).exists():
+        return []
+    command = files.read_json(folder / COMMAND, _Command)
+    options = {**command["options"], "workdir": "NEW_FOLDER"}
+    return lineage.spelled("sweep", command["config"], command["overrides"], options)
 
 
 def _places(groups: Sequence[Group]) -> set[str]:
@@ -88,100 +89,20 @@ def _groups(folder: epath.Path, done: Sequence[Mapping[str, Any]], metric: str) 
     return [Group(name, *map(tuple, zip(*runs, strict=True))) for name, runs in found.items()]
 
 
-def _tiles(ordered: Sequence[Group], metric: str, best: Group) -> dict[str, tuple[str, str]]:
+def _tiles(ordered: Sequence[Group], metric: str, best: Group, default: Group | None) -> dict[str, tuple[str, str]]:
     cost = best.results[0]["cost"]
+    as_is = {} if default is None else {f"default val {metric}": (numbers.score(default.mean), default.name)}
     return {
         f"best val {metric}": (numbers.score(best.mean), best.name),
+        **as_is,
         f"worst val {metric}": (numbers.score(ordered[-1].mean), ordered[-1].name),
         "settings": (str(len(ordered)), f"{sum(len(g.folders) for g in ordered)} runs"),
         "trained parameters": (numbers.compact(cost["params_trainable"]), "of the best"),
     }
 
 
-def _table(ordered: Sequence[Group], metric: str, entries: Sequence[Mapping[str, Any]], folder: epath.Path) -> Section:
-    points, rows = [], []
-    for group in ordered:
-        mean, half = mean_interval(group.scores)
-        ends = (mean - half, mean + half) if numbers.known(half) else (float("nan"),) * 2
-        points.append(Point(group.name, mean, low=ends[0], high=ends[1], series=2 if group is ordered[0] else 1))
-        costs = [result["cost"] for result in group.results]
-        spent = statistics.median(cost["seconds"] - cost.get("compile_seconds", 0) for cost in costs)
-        shown = numbers.score(mean) + (f" ± {numbers.score(half)}" if numbers.known(half) else "")
-        failed = sum(e["group"] == group.name and not (folder / e["folder"] / "result.json").exists() for e in entries)
-        row = [text(group.name), Cell(mean, shown), whole(len(group.scores)), seconds(spent)]
-        rows.append([*row, whole(costs[-1]["params_trainable"]), whole(failed)])
-    headers = ("setting", f"val {metric}", "runs", "seconds", "trained parameters", "unfinished")
-    title = f"val {metric} of each setting"
-    about = "Means over its runs with their 95 % intervals, the best first."
-    drawn = charts.intervals("settings", title, points[:GROUPS], x_name=title, zero=None, show=numbers.score)
-    first = ordered[0]
-    close = sum(1 for group in ordered[1:] if _overlaps(first, group))
-    finding = (
-        f"{close} of {len(ordered) - 1} other settings overlap with {first.name}" if len(ordered) > 1 else first.name
-    )
-    content = table(headers, rows, caption="Settings, the best first", link="settings")
-    parts = [charts.figure("settings", title.capitalize(), about, drawn, headers, rows)]
-    return Section(name="Settings", title=finding, parts=[*parts, Part(content=content, name="table settings")])
-
-
-def _overlaps(one: Group, other: Group) -> bool:
-    ends = []
-    for group in (one, other):
-        mean, half = mean_interval(group.scores)
-        half = half if numbers.known(half) else 0.0
-        ends.append((mean - half, mean + half))
-    return ends[0][0] <= ends[1][1] and ends[1][0] <= ends[0][1]
-
-
-def _settings(runs: Sequence[Run], metric: str, maximize: bool) -> list[Section]:
-    """Parallel coordinates over the fields that differ, and how much of the scores each explains."""
-    fields = [name for name in listing.differing(runs) if name != "seed"]
-    scored = [run for run in runs if numbers.known(run.scores.get(f"val.{metric}"))]
-    if not fields or len(scored) < 3:
-        return []
-    values = [run.scores[f"val.{metric}"] for run in scored]
-    shares = importance.explained([[run.config.get(name) for name in fields] for run in scored], values, fields)
-    parts = [_parallel(scored, fields, values, metric, maximize), _importance(shares, metric)]
-    most = max(shares, key=shares.__getitem__)
-    title = f"{most} explains {numbers.percent(shares[most])} of the variance of val {metric}"
-    return [Section(name="What mattered", title=title, parts=parts)]
-
-
-def _parallel(runs: Sequence[Run], fields: Sequence[str], values: Sequence[float], metric: str, maximize: bool) -> Part:
-    order = sorted(range(len(values)), key=lambda i: values[i] if maximize else -values[i])
-    good = [0.0] * len(values)
-    for rank, i in enumerate(order):
-        good[i] = rank / max(len(order) - 1, 1)
-    columns = {name: [run.config.get(name) for run in runs] for name in fields}
-    axes = [*(importance.axis(name, column) for name, column in columns.items()), importance.axis(metric, values)]
-    kept = order[-DRAWN:]
-    axes = [axis._replace(places=[axis.places[i] for i in kept]) for axis in axes]
-    title = f"Settings and val {metric}"
-    drawn = grids.parallel("parallel", title, axes, [good[i] for i in kept])
-    rows = [
-        [text(runs[i].name), *(plain(column[i]) for column in columns.values()), score(values[i])]
-        for i in reversed(order)
-    ]
-    about = "A line is a run: the stronger, the better it ranks; the best one is orange."
-    return charts.figure("parallel", title, about, drawn, ("run", *fields, f"val {metric}"), rows)
-
-
-def _importance(shares: Mapping[str, float], metric: str) -> Part:
-    ordered = dict(sorted(shares.items(), key=lambda item: -item[1]))
-    title = "What the settings explain"
-    about = (
-        "Share of the variance between runs that the values of one field alone explain, corrected for their number "
-        "(ε²): 0 for a field that does not matter; seeds and interactions are the rest."
-    )
-    drawn = charts.bars(
-        "importance", title, ordered, x_name=f"share of the variance of val {metric}", show=numbers.percent
-    )
-    rows = [[text(name), Cell(share, numbers.percent(share))] for name, share in ordered.items()]
-    return charts.figure("importance", title, about, drawn, ("field", "share"), rows)
-
-
 def _curves(ordered: Sequence[Group], metric: str) -> list[Section]:
-    parts = []
+    parts, first, ends = [], ordered[0], numbers.score(ordered[0].mean)
     chosen = [*ordered[:7], *([ordered[-1]] if len(ordered) > 7 else [])]
     for name in dict.fromkeys((metric, "loss")):
         bands = {g.name: curves.band(g.folders, "val", name, i + 1) for i, g in enumerate(chosen)}
@@ -191,6 +112,6 @@ def _curves(ordered: Sequence[Group], metric: str) -> list[Section]:
             about = f"Median over the runs of a setting; the band reaches from the lowest to the highest.{which}"
             parts.append(curves.figure(f"curves-{name}", f"{name} on val".capitalize(), about, bands, name))
     if parts:
-        return [Section(name="Curves", title=f"How {metric} on val rose", parts=parts)]
+        return [Section(name="Curves", title=f"{first.name} ends at val {metric} {ends}", parts=parts)]
     note = paragraph("With --config.eval_every=N there would be curves here.", muted=True)
-    return [Section(name="Curves", title="Val was evaluated once, at the end", parts=[note])]
+    return [Section(name="Curves", title=f"Only the end is known: {first.name} at val {metric} {ends}", parts=[note])]

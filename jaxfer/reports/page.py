@@ -103,7 +103,7 @@ class Page:
         names = ", ".join(left_out[:12]) + (f" and {len(left_out) - 12} more" if len(left_out) > 12 else "")
         missing = f"{len(left_out)} parts left out to keep the page small: {names}; --limit makes room. "
         body = (
-            tag("a", "Skip to the findings", href="#findings", class_="skip"),
+            tag("a", "Skip to the findings", href="#content", class_="skip"),
             tag(
                 "header",
                 _wrap(
@@ -114,7 +114,7 @@ class Page:
                 ),
             ),
             tag("nav", _wrap(tag("ul", *contents)), aria_label="Contents") if self.sections else "",
-            tag("main", _wrap(*sections), id="findings"),
+            tag("main", _wrap(*sections), id="content"),
             tag("footer", _wrap(tag("p", missing if left_out else "", f"Written by jaxfer {__version__}."))),
         )
         inner = joined(body, "\n")

@@ -8,19 +8,20 @@ from jaxfer import files
 from jaxfer.errors import InputError
 from jaxfer.figures.confusion import matrix
 from jaxfer.network import of_state
-from jaxfer.reports import calibration, datasheet, errors, trained
+from jaxfer.reports import calibration, datasheet, errors, findings, trained
 from jaxfer.reports.looked import Looked, look
 from jaxfer.reports.page import Section, paragraph
 from jaxfer.runs.finished import planned
 
 
-def of_one(folder: epath.Path, name: str, *, evaluate: bool) -> list[Section]:
+def of_one(folder: epath.Path, name: str, *, evaluate: bool, root: epath.Path | None = None) -> list[Section]:
     """What a finished run shows in detail.
 
     Args:
       folder: of the run.
       name: what it is called where the report is on more than it; empty: the report is on it alone.
       evaluate: evaluate val once more; without it, or where it can't be, its files alone tell.
+      root: the report's folder, which may hold a doctor.json; None: the run's.
     """
     _, result, stages = planned(folder)
     config, seen, notes = files.read_json(folder / "config.json"), None, []
@@ -30,7 +31,8 @@ def of_one(folder: epath.Path, name: str, *, evaluate: bool) -> list[Section]:
         except InputError as error:
             notes.append(f"Mistakes, calibration and movements are missing: {error}.")
     found = () if seen is None else (*seen.notes, *_copies(seen))
-    sections = [datasheet.section(result, config, seen and seen.data, [*notes, *found])]
+    diagnosed = findings.beside(root or folder)
+    sections = [datasheet.section(result, config, seen and seen.data, [*notes, *found], diagnosed)]
     sections.append(trained.section(stages, seen.moved if seen else {}, seen.alike if seen else {}, ()))
     counts = result.get("report", {}).get("val", {}).get("confusion")
     if counts is not None:

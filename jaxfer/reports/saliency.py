@@ -21,6 +21,7 @@ from jaxfer.network import Network
 from jaxfer.reports import numbers
 from jaxfer.reports.markup import Markup, tag
 from jaxfer.reports.page import Part, paragraph
+from jaxfer.reports.tables import Cell, table, text, whole
 
 FOR, AGAINST = (213, 94, 0), (0, 114, 178)  # also told apart by those who see no red
 CHARACTERS = 400  # of a text that is shown
@@ -28,11 +29,19 @@ LEAST, WORK = 4, 200_000_000  # examples; examples times parameters, some ten se
 
 
 class Shown(NamedTuple):
-    """What is shown of one example: small pictures, or its text with shares as colours."""
+    """What is shown of one example: small pictures, or its text with shares as colours.
+
+    Attributes:
+      views: (a picture, what it shows).
+      text: with shares as colours.
+      error: share of the change of the logit that the integrated gradients miss.
+      tokens: (token, what it adds to the logit) of a text.
+    """
 
     views: tuple[tuple[np.ndarray, str], ...]
     text: Markup | None
     error: float
+    tokens: tuple[tuple[str, float], ...] = ()
 
 
 def shown(network: Network, split: Split, rows: Sequence[int], labels: Sequence[int]) -> list[Shown]:
@@ -58,7 +67,10 @@ def shown(network: Network, split: Split, rows: Sequence[int], labels: Sequence[
             image = colours(batch[network.port.inputs[0]][0], encoding)
             found.append(Shown(_views(image, answer), None, answer.error))
         else:
-            found.append(Shown((), _text(encoding, one, answer), answer.error))
+            ids = encoding.reader(one).ids
+            words: Any = load_tokenizer(encoding)[0].convert_ids_to_tokens(ids.tolist())
+            tokens = tuple(zip(words, answer.places[: len(ids)].tolist(), strict=True))
+            found.append(Shown((), _text(tokens), answer.error, tokens))
     return found
 
 
@@ -81,6 +93,25 @@ def note(found: Iterable[Shown]) -> Part:
         f"mean image, or at padding, and take {STEPS} steps; of the change of the logit they miss: {told}.",
         muted=True,
     )
+
+
+def shares(found: Sequence[Shown], rows: Sequence[int]) -> list[Part]:
+    """What each token adds to the logit, and what all of them miss; [] of images.
+
+    Args:
+      found: of texts.
+      rows: of the split's source, one for each.
+    """
+    cells = [
+        [whole(row), text(token), Cell(share, numbers.signed(share)), Cell(one.error, numbers.percent(one.error))]
+        for row, one in zip(rows, found, strict=False)
+        for token, share in one.tokens
+    ]
+    if not cells:
+        return []
+    headers = ("row", "token", "adds to the logit", "the text's shares miss")
+    summary = tag("summary", "What each token adds, as a table")
+    return [Part(content=tag("details", summary, table(headers, cells, link="tokens")), name="table tokens")]
 
 
 def _views(image: np.ndarray, answer: Attributed) -> tuple[tuple[np.ndarray, str], ...]:
@@ -106,17 +137,15 @@ def _over(image: np.ndarray, shares: np.ndarray) -> np.ndarray:
     return np.round(grey * (1 - strength) + tint * strength).astype(np.uint8)
 
 
-def _text(encoding: TextEncoding, one: Split, answer: Attributed) -> Markup:
-    tokenizer: Any = load_tokenizer(encoding)[0]
-    ids = encoding.reader(one).ids
-    shares, pieces, length = _scaled(answer.places[: len(ids)]), [], 0
-    for token, share in zip(tokenizer.convert_ids_to_tokens(ids.tolist()), shares, strict=True):
+def _text(tokens: Sequence[tuple[str, float]]) -> Markup:
+    shares, pieces, length = _scaled(np.array([share for _, share in tokens])), [], 0
+    for (token, exact), share in zip(tokens, shares, strict=True):
         inside = token.startswith("##")
         word = token.removeprefix("##").replace("Ġ", " ").replace("▁", " ")
         colour = FOR if share >= 0 else AGAINST
         style = f"background:rgba({colour[0]},{colour[1]},{colour[2]},{abs(share) * 0.4:.2f})"
         space = "" if inside or not pieces or word.startswith(" ") else " "
-        pieces.append(Markup(space + tag("span", word, style=style, title=f"{share:+.2f}")))
+        pieces.append(Markup(space + tag("span", word, style=style, title=f"{exact:+.3f}")))
         length += len(word)
         if length > CHARACTERS:
             pieces.append(Markup("…"))

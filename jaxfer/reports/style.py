@@ -6,7 +6,7 @@ from pathlib import Path
 
 RULES = Path(__file__).with_name("style.css")
 # Text is `ink`, `muted`, `link` or a verdict's colour, on `page` or on `card`: contrasts of 4.5 and more (WCAG AA).
-# Series are shapes and lines: 3 and more.
+# Series are shapes and lines, and boxes with rates in the colour of the page: 4.5 and more.
 LIGHT = {
     **{
         "page": "#ffffff",

@@ -8,6 +8,7 @@ import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from jaxfer.evals.intervals import mean_interval
 from jaxfer.reports import numbers
 from jaxfer.reports.markup import Markup, tag
 
@@ -46,6 +47,14 @@ def plain(value: Any) -> Cell:
 
 def seconds(value: Any) -> Cell:
     return Cell(value, numbers.seconds(value))
+
+
+def mean(values: Sequence[float]) -> Cell:
+    """The mean with the half-width of its 95 % interval; a dash of nothing."""
+    if not values:
+        return score(None)
+    middle, half = mean_interval(values)
+    return Cell(middle, numbers.score(middle) + (f" ± {numbers.score(half)}" if numbers.known(half) else ""))
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str = "", link: str = "") -> Markup:

@@ -73,10 +73,7 @@ def section(
 
 
 def _cells(row: Row, moved: Mapping[str, float], alike: Mapping[str, float], last: bool, many: bool) -> list[Cell]:
-    rates = numbers.NONE
-    if row.rates:
-        ends = dict.fromkeys((row.rates[0], row.rates[-1]))
-        rates = " to ".join(numbers.plain(rate) for rate in ends)
+    rates = _rates(row)
     cells = [*([text(row.stage)] if many else []), text(row.unit), whole(row.parameters), whole(row.trained)]
     cells += [text(", ".join(row.groups) or "frozen"), Cell(row.rates[-1] if row.rates else None, rates)]
     length, kept = (of.get(row.unit) if last else None for of in (moved, alike))
@@ -84,22 +81,34 @@ def _cells(row: Row, moved: Mapping[str, float], alike: Mapping[str, float], las
     return [*cells, *([score(kept)] if alike else [])]
 
 
+def _rates(row: Row) -> str:
+    """Its peak rate, or the lowest and the highest; a dash where nothing is trained by steps."""
+    return " to ".join(map(numbers.plain, dict.fromkeys((*row.rates[:1], *row.rates[-1:])))) or numbers.NONE
+
+
 def _strip(found: Sequence[Row]) -> Part:
     groups = list(dict.fromkeys(group for row in found for group in row.groups))
     places = {group: i + 1 for i, group in enumerate(groups)}
-    strips: dict[str, dict[str, tuple[int, str]]] = {}
+    strips: dict[str, dict[str, tuple[int, str, str]]] = {}
     for row in found:
         about = f"{row.unit}: {numbers.whole(row.trained)} of {numbers.whole(row.parameters)} parameters trained"
+        about += f", at a rate of {_rates(row)}" if row.rates else ""
         series = places[row.groups[0]] if row.groups else 0
-        strips.setdefault(row.stage, {})[row.unit] = (series, about)
-    title = "Which units were trained"
+        short = f"{row.rates[-1]:.0e}".replace("e-0", "e-") if row.rates else ""
+        strips.setdefault(row.stage, {})[row.unit] = (series, about, short)
+    title = "Which units were trained, at which rate"
     drawn = grids.strips("trained-units", title, strips)
     cells = [
-        [text(r.unit), text(r.stage), whole(r.parameters), whole(r.trained), text(", ".join(r.groups))] for r in found
+        [text(r.unit), text(r.stage), whole(r.parameters), whole(r.trained), text(", ".join(r.groups))]
+        + [Cell(r.rates[-1] if r.rates else None, _rates(r))]
+        for r in found
     ]
-    headers = ("unit", "stage", "parameters", "trained", "group")
+    headers = ("unit", "stage", "parameters", "trained", "group", "peak rate")
     legend = {"frozen": 0, **places}
-    about = "From the input on the left to the head; the colour is the group, grey is frozen."
+    about = (
+        "From the input on the left to the head; the colour is the group, grey is frozen; in the box is its peak rate, "
+        "rounded."
+    )
     return charts.figure("trained-units", title, about, drawn, headers, cells, legend=legend)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from jaxfer.evals.verdicts import HELPS, NEGATIVE
 from jaxfer.reports import charts, numbers
@@ -74,10 +75,49 @@ def _item(compared: Compared, arm: Arm) -> Markup:
         if known
         else ""
     )
-    first = " Best on val." if compared.best(arm.labels) is arm else ""
+    best = compared.best(arm.labels) is arm
+    first = " Best on val." if best else ""
+    saved = needed(compared, arm) if best or verdict["outcome"] == HELPS else None
+    labels = f" To match it, scratch needs {saved.words} labels {compared.counted}" if saved else ""
+    labels += f"{saved.interval and f', 95 % interval {saved.interval}'}." if saved else ""
     return tag(
-        "li", tag("span", verdict["outcome"], class_="badge"), f" {verdict['sentence']}{stands}{first}", class_=look
+        "li",
+        tag("span", verdict["outcome"], class_="badge"),
+        f" {verdict['sentence']}{stands}{first}{labels}",
+        class_=look,
     )
+
+
+class Needed(NamedTuple):
+    """How many labels scratch needs to match an arm.
+
+    Attributes:
+      count: None where it matches at none of the counts that were run.
+      words: the count in words.
+      interval: the 95 % interval in words; empty where it is not known.
+    """
+
+    count: float | None
+    words: str
+    interval: str
+
+
+def needed(compared: Compared, arm: Arm) -> Needed | None:
+    """None of scratch, where a single count was run, and where a run of scratch diverged."""
+    counts = [count for count in compared.labels if count]
+    scratch = [other.mean for other in compared.arms if other.name == SCRATCH and other.labels]
+    if arm.name == SCRATCH or not arm.labels or len(counts) < 2 or not all(map(numbers.known, scratch)):
+        return None
+    if arm.found["verdict"] is None:
+        return None
+    count, ends = arm.found.get("labels_to_match"), arm.found.get("labels_to_match_interval95")
+    if count is None:
+        return Needed(None, f"more than {numbers.compact(counts[-1])}", "")
+    words = f"about {numbers.compact(count)}" if count > arm.labels else f"{numbers.compact(count)} or fewer"
+    if ends is None or ends[0] is None:
+        return Needed(count, words, "")
+    low, high = (None if end is None else numbers.compact(end) for end in ends)
+    return Needed(count, words, f"{low} to {high}" if high else f"from {low} up")
 
 
 def _judged(compared: Compared, arm: Arm) -> int:

@@ -28,7 +28,9 @@ from jaxfer.sweeps.table import Row
 from jaxfer.terminal import page_of, say
 from jaxfer.training.progress import Progress, Reporter
 
-__all__ = ["Cell", "Row", "SweepResult", "run_cells", "sweep"]
+COMMAND = "command.json"
+
+__all__ = ["COMMAND", "Cell", "Row", "SweepResult", "run_cells", "sweep"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,8 @@ def sweep(
 ) -> SweepResult:
     """Runs the missing cells of the config file's `sweep()`; writes table.csv, table.md and methods.{png,svg}.
 
+    command.json says what was asked for: the config, the overrides, and the sampler's options.
+
     Args:
       spec: `FILE` of a config with `sweep() -> iterable of Cell or of dicts of overrides`; `FILE:ARG` for `sweep(arg)`.
       workdir: holds cells/KEY, a run folder for each cell, and cells.json, which says what they are.
@@ -88,6 +92,8 @@ def sweep(
     executor.at_most(len(jobs) + sampler.left)
     with locked(folder), executor, contextlib.closing(sampler):
         sampler.begin(jobs, folder)
+        command = {"config": spec, "overrides": dict(overrides or {}), "options": dict(sampler.options)}
+        files.write_json(folder / COMMAND, command)
         outcomes = run_cells(jobs, folder, executor, sampler, quiet=quiet)
     rows = table.rows(jobs, outcomes)
     shown = next(p for p in jobs if p.cell.group)

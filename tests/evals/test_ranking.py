@@ -75,6 +75,7 @@ def test_candidates_of_several_families(world, tmp_path):
     stored = json.loads((tmp_path / "out/rank.json").read_text())
     assert stored["by"] == "logme" and [c["init"] for c in stored["candidates"]] == list(found)
     assert stored["candidates"][0]["scores"]["knn"]["seconds"] >= 0
+    assert stored["command"] == {}  # of a config that is no file
 
 
 @pytest.mark.system
@@ -205,4 +206,8 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert (
         out.startswith("30 training examples of 10 classes, best knn first") and (tmp_path / "out/rank.json").exists()
+    )
+    asked = dict(config="c.py", overrides={}, candidates=["scratch"], scores=["knn", "gbc"], by="knn")
+    assert json.loads((tmp_path / "out/rank.json").read_text())["command"] == asked | dict(
+        layers=False, runs=[], seed=0
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 
-def write(folder, arm="full", baseline="majority class"):
+def write(folder, arm="full", baseline="majority class", counts=(5,), of_scratch=None, **more):
+    """At each label count scratch and one arm; `more` are fields of the arm's findings, `of_scratch` of scratch's."""
     folder.mkdir(parents=True, exist_ok=True)
     verdict = {
         "outcome": "helps",
@@ -16,13 +17,17 @@ def write(folder, arm="full", baseline="majority class"):
         "p": 0.01,
         "p_holm": 0.01,
     }
-    common = {"labels": 5, "setting": {"lr": 0.01}, "seconds": 2.0, "params_trainable": 100}
-    scratch = {**common, "arm": "scratch", "val": 0.5, "test": [0.5, 0.6], "default": [0.4, 0.5], "verdict": None}
-    other = {**common, "arm": arm, "val": 0.8, "test": [0.7, 0.8], "default": [0.7, 0.8], "verdict": verdict}
-    simple = {"labels": 5, "name": baseline, "setting": 0, "val": [0.1], "test": [0.1, 0.1]}
+    findings, chosen, simple = [], [], []
+    for labels in counts:
+        common = {"labels": labels, "setting": {"lr": 0.01}, "seconds": 2.0, "params_trainable": 100}
+        scratch = {**common, "arm": "scratch", "val": 0.5, "test": [0.5, 0.6], "default": [0.4, 0.5], "verdict": None}
+        other = {**common, "arm": arm, "val": 0.8, "test": [0.7, 0.8], "default": [0.7, 0.8], "verdict": verdict}
+        findings += [scratch | (of_scratch or {}), other | more]
+        chosen += [{"labels": labels, "arm": name, "trial": 0} for name in ("scratch", arm)]
+        simple.append({"labels": labels, "name": baseline, "setting": 0, "val": [0.1], "test": [0.1, 0.1]})
     contents = {
-        "comparison": {"metric": "accuracy", "findings": [scratch, other], "baselines": [simple]},
-        "selection": {"rule": "best", "selected": [{"labels": 5, "arm": a, "trial": 0} for a in ("scratch", arm)]},
+        "comparison": {"metric": "accuracy", "findings": findings, "baselines": simple},
+        "selection": {"rule": "best", "selected": chosen},
         "protocol": {"arms": {"scratch": [{}], arm: [{}]}, "seeds": [0, 1]},
         "cells": [],
     }

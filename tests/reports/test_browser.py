@@ -1,4 +1,4 @@
-"""Reports in a real browser: nothing is asked for, nothing runs over the edge, in light and dark."""
+"""Reports of every kind in a real browser: nothing is asked for, nothing runs over the edge, all can be read."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 import jaxfer
 from tests.browser import CHROMIUM, browser
-from tests.reports import comparisons
+from tests.reports import comparisons, pages
 
 pytestmark = [
     pytest.mark.system,
@@ -23,24 +23,96 @@ FAULTS = """JSON.stringify([
 ])"""
 
 
+# Text whose contrast with the ground behind it is less than 4.5 (3 where it is large), and what it is.
+PALE = """JSON.stringify((() => {
+  const parsed = c => { const n = c.match(/[\\d.]+/g).map(Number); return n.length > 3 ? n : [...n, 1] };
+  const over = (front, back) => front.slice(0, 3).map((v, i) => v * front[3] + back[i] * (1 - front[3]));
+  const light = c => c.slice(0, 3).map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const ground = e => e ? over(parsed(getComputedStyle(e).backgroundColor), ground(e.parentElement)) : [255, 255, 255];
+  const found = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const e = texts.currentNode.parentElement, style = getComputedStyle(e);
+    if (!texts.currentNode.data.trim() || !e.checkVisibility() || e.matches('title, desc, svg .on')) continue;
+    const back = ground(e), size = parseFloat(style.fontSize);
+    const front = over(parsed(e.closest('svg') ? style.fill : style.color), back);
+    const [low, high] = [light(front), light(back)].sort((x, y) => x - y);
+    const least = size >= 24 || size >= 18.66 && style.fontWeight >= 700 ? 3 : 4.5;
+    const said = [e.tagName, texts.currentNode.data.trim().slice(0, 30), front, back];
+    if ((high + .05) / (low + .05) < least) found.push(said);
+  }
+  return found;
+})())"""
+# Places that Tab has to reach, in order; what is folded away can't be reached.
+STOPS = """JSON.stringify([...document.querySelectorAll('a[href], summary, [tabindex="0"]')]
+  .filter(e => e.checkVisibility()).map(e => [...document.querySelectorAll('*')].indexOf(e)))"""
+HERE = "[...document.querySelectorAll('*')].indexOf(document.activeElement)"
+COMMAND = dict(config="a.py", overrides={"data.path": "/a/rather/long/path" * 6})
+KINDS = ("comparison", "run", "sweep", "ranking", "diagnosis")
+
+
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    folder = comparisons.write(tmp_path_factory.mktemp("browser") / "c", arm="a method with a rather long name " * 3)
-    return jaxfer.report(folder).path
+def made(tmp_path_factory):
+    """{kind: its page}, of small things with long names."""
+    folder = tmp_path_factory.mktemp("browser")
+    long = "a name that is rather long " * 3
+    run = pages.run(folder, "cat", "dog " * 12, "fox")
+    from_files = {
+        "sweep": pages.sweep(folder / "sweep", run),
+        "ranking": pages.ranking(
+            folder / "rank.json", inits=(long, "b", "c"), command=COMMAND | {"candidates": [long]}
+        ),
+        "diagnosis": pages.diagnosis(folder / "doctor.json", findings=45, command=COMMAND),
+        "comparison": comparisons.write(folder / "compared", arm=long, counts=(5, 10), labels_to_match=12.5),
+    }
+    found = {"run": jaxfer.report(run).path}
+    for kind, path in from_files.items():
+        found[kind] = jaxfer.report(path, out=folder / f"{kind}.html", evaluate=False).path
+    return found
 
 
-def test_it_asks_for_nothing_and_fits(page):
+@pytest.fixture(scope="module")
+def page(made):
+    return made["comparison"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_asks_for_nothing_fits_and_can_be_read(made, kind):
+    page = made[kind]
     with browser() as chromium:
         grounds = set()
-        for width in (360, 800, 1600):
+        for width in (360, 1600):
             for dark in (False, True):
                 chromium.open(page, width=width, dark=dark)
-                assert chromium.requests == [page.as_uri()] and not chromium.messages
+                asked = [address for address in chromium.requests if not address.startswith("data:")]
+                assert asked == [page.as_uri()] and not chromium.messages
                 assert chromium.evaluate("document.documentElement.scrollWidth") <= width
+                assert json.loads(chromium.evaluate(PALE)) == []
                 grounds.add((dark, chromium.evaluate("getComputedStyle(document.body).backgroundColor")))
         assert len(grounds) == 2
         assert json.loads(chromium.evaluate(FAULTS)) == []
+        stops, reached = json.loads(chromium.evaluate(STOPS)), []
+        for _ in stops:
+            chromium.press("Tab")
+            reached.append(chromium.evaluate(HERE))
+        assert reached == stops and len(stops) > 3
         assert chromium.printed().startswith(b"%PDF")
+
+
+def test_pictures_confusion_and_parallel_coordinates_are_on_these_pages(made):
+    assert 'id="confusion"' in made["run"].read_text() and made["run"].read_text().count("<img") > 3
+    assert 'id="parallel"' in made["sweep"].read_text()
+
+
+def test_pale_text_is_found(page, tmp_path):
+    """The check itself: grey of 4.48 on white is too pale, of 4.54 it is not."""
+    text = page.read_text()
+    for colour, count in (("#777777", 1), ("#767676", 0)):
+        told = f'<p style="color:{colour};background:#fff">x</p></main>'
+        (tmp_path / "x.html").write_text(text.replace("</main>", told))
+        with browser() as chromium:
+            chromium.open(tmp_path / "x.html")
+            assert len(json.loads(chromium.evaluate(PALE))) == count
 
 
 def test_the_policy_refuses_what_a_name_could_bring_in(page, tmp_path):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from jaxfer.errors import InputError
 from jaxfer.reports import calibration, importance, numbers, svg
 
 
@@ -33,7 +34,7 @@ def test_scales():
 
 def test_calibration_by_hand():
     confidence, right = np.array([0.9, 0.6, 0.8, 0.7]), np.array([True, False, True, True])
-    found = calibration.bins(confidence, right, 2)
+    found = calibration.bins(confidence, right, 4)  # to 0.25, 0.5, 0.75 and 1
     assert found == [(pytest.approx(0.65), 0.5, 2), (pytest.approx(0.85), 1.0, 2)]
     assert calibration.error(found) == pytest.approx(0.15)
     assert calibration.brier(np.array([[0.9, 0.1], [0.3, 0.7]]), np.array([0, 0])) == pytest.approx(0.5)
@@ -41,9 +42,20 @@ def test_calibration_by_hand():
     assert coverage.tolist() == [0.25, 0.5, 0.75, 1] and wrong.tolist() == [0, 0, 0, 0.25]
 
 
-def test_what_settings_explain():
-    settings = [["a", 1], ["a", 2], ["b", 1], ["b", 2]]
-    shares = importance.explained(settings, [0.0, 0.0, 1.0, 1.0], ["method", "lr"])
-    assert shares == {"method": 1.0, "lr": 0.0}
-    # SS_between 4, SS_total 5, n - k = 2: (4 - 1 x 0.5) / 5
-    assert importance.explained([["a"], ["a"], ["b"], ["b"]], [0, 1, 2, 3], ["x"])["x"] == pytest.approx(0.7)
+def test_importance_by_permutation():
+    """Of a score that is 1 for one of two names: shuffling it doubles the variance, half of it by chance."""
+    settings = [[name, lr] for lr in (0.1, 0.01, 0.001, 0.0001, 1e-5) for name in ("a", "b")] * 10
+    found = importance.permuted(settings, [float(name == "a") for name, _ in settings], ["method", "lr"])
+    assert list(found.of) == ["method", "lr"] and found.of["lr"] == 0 and found.r2 == 1 and not found.fanova
+    assert found.of["method"] == pytest.approx(2, abs=0.2)  # mean of (y - y')^2 over the variance 1/4 is 4 x 1/2
+    assert importance.permuted(settings[:7], range(7), ["method", "lr"]) is None
+    assert importance.permuted(settings, [1.0] * 100, ["method", "lr"]) is None
+
+
+def test_optunas_importance_is_read(tmp_path):
+    assert importance.stored(tmp_path) is None
+    (tmp_path / "importance.csv").write_text("field,importance\nlr,0.250000\nmethod,0.750000\n")
+    assert importance.stored(tmp_path) == ({"method": 0.75, "lr": 0.25}, True, None)
+    (tmp_path / "importance.csv").write_text("field,importance\nlr\n")
+    with pytest.raises(InputError, match="expected fields and their importance"):
+        importance.stored(tmp_path)

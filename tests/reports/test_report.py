@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
+from etils import epath
 
 import jaxfer
 from jaxfer.commands import main
+from jaxfer.reports import calibration, forgetting, groups, saliency, weights
 from jaxfer.reports.looked import look
 from jaxfer.runs.finished import open_run
-from tests.experiments import tiny_config
-from tests.reports import comparisons
+from tests.reports import comparisons, pages
 
 EVIL = "<script>alert('x')<"
 
@@ -26,16 +26,7 @@ def plain(text):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run on pictures, one of whose classes is called like a script."""
-    folder = tmp_path_factory.mktemp("report")
-    for name in (EVIL, "dog", "fox"):
-        for number in range(16):
-            path = folder / "photos" / name / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
-    config = tiny_config("resnet_basic", steps=2, eval_every=1, init="scratch")
-    config.data = dict(source="folder", path=str(folder / "photos"), val_fraction=0.5)
-    jaxfer.run(config, folder / "run")
-    return folder / "run"
+    return pages.run(tmp_path_factory.mktemp("report"), EVIL, "dog", "fox")
 
 
 def test_a_run(run, capsys):
@@ -106,9 +97,21 @@ def test_a_diagnosis_and_a_ranking(tmp_path, capsys):
     ranking = dict(config="c", by="logme", examples=3, classes=2, candidates=[one], skill={}, versions={})
     (tmp_path / "r.json").write_text(json.dumps(ranking))
     assert "ranks first by logme" in jaxfer.report(tmp_path / "r.json", out=tmp_path / "r.html").title
+    text = plain(jaxfer.report(pages.ranking(tmp_path / "r.json"), out=tmp_path / "r.html").path.read_text())
+    assert "logme against what runs reached" in text and "Ranking 3 candidates took 4.5 s" in text  # 3 x (1 + 2 x 0.25)
+    assert "b 0.700 at 0.4" in text
     (tmp_path / "r.json").write_text('{"candidates": 3}')
     assert main(["report", str(tmp_path / "r.json")]) == 2
     assert "config: expected str, found nothing" in capsys.readouterr().err
+
+
+def test_no_page_holds_an_id_twice(run, tmp_path):
+    made = [run, pages.sweep(tmp_path / "s", run), comparisons.write(tmp_path / "c")]
+    made += [pages.diagnosis(tmp_path / "d.json"), pages.ranking(tmp_path / "r.json")]
+    for number, path in enumerate(made):
+        text = jaxfer.report(path, out=tmp_path / f"{number}.html", evaluate=number == 0).path.read_text()
+        ids = re.findall(r'\bid="([^"]*)"', text)
+        assert ids and sorted(ids) == sorted(set(ids)), path
 
 
 def test_what_is_refused(run, tmp_path, capsys):
@@ -138,3 +141,137 @@ def test_what_is_refused(run, tmp_path, capsys):
         err = capsys.readouterr().err
         assert message in err and err.count("\n") == 1, (path, more, err)
     assert not list(tmp_path.rglob("*.html"))
+
+
+def test_the_command_that_repeats_it(run, tmp_path):
+    """Quoted as a shell takes it."""
+    folder = pages.sweep(tmp_path / "s", run)
+    text = plain(jaxfer.report(folder, evaluate=False).path.read_text())
+    assert "jaxfer sweep &#x27;a b.py&#x27; --config.data.size=8,8 --sampler=random --trials=3" in text
+    (folder / "command.json").unlink()
+    text = plain(jaxfer.report(folder, evaluate=False).path.read_text())
+    assert "NEW_FOLDER" not in text and "CONFIG" not in text
+    asked = dict(config="c.py", overrides={"lr": "1"}, candidates=["a", "b"], layers=True, runs=[], seed=0)
+    path = pages.ranking(tmp_path / "r.json", command=asked)
+    text = plain(jaxfer.report(path).path.read_text())
+    assert "jaxfer rank c.py --config.lr=1 --candidates=a,b --layers --seed=0 --out=NEW_FOLDER" in text
+    path = pages.diagnosis(tmp_path / "d.json", command=dict(config="c.py", overrides={}, examples=20))
+    assert "jaxfer doctor c.py --examples=20 --json" in plain(jaxfer.report(path).path.read_text())
+    path = pages.diagnosis(tmp_path / "d.json", command=None)
+    assert "jaxfer doctor" not in plain(jaxfer.report(path).path.read_text())
+
+
+def test_importance_of_a_sweep(run, tmp_path):
+    """Optuna's where it is there, else by permutation; each is called what it is."""
+    folder = pages.sweep(tmp_path / "s", run)
+    text = plain(jaxfer.report(folder, evaluate=False).path.read_text())
+    assert (
+        "Importance by permutation" in text and "matters most for val accuracy: without it, R² on unseen runs" in text
+    )
+    (folder / "importance.csv").write_text("field,importance\nlr,0.750000\nwarmup,0.250000\n")
+    text = plain(jaxfer.report(folder, evaluate=False).path.read_text())
+    assert (
+        "Importance by fANOVA" in text and "lr matters most for val accuracy: 75 % of its variance, by fANOVA" in text
+    )
+    assert "permutation" not in text
+
+
+def test_a_sweep_holds_its_best_against_the_default(run, tmp_path):
+    """The setting without a field of its own: 0.8 - seed / 100, the best 0.899 - seed / 100."""
+    folder = pages.sweep(tmp_path / "s", run)
+    index = json.loads((folder / "cells.json").read_text())
+    text = plain(jaxfer.report(folder, evaluate=False).path.read_text())
+    assert "there is no default to hold the best against" in text
+    for cell in index:
+        cell["overrides"] |= {"freeze": ["stem/.*"], "seed": 1}
+        if cell["group"] == "lr=0.1":
+            del cell["overrides"]["lr"]
+    (folder / "cells.json").write_text(json.dumps(index))
+    pages.diagnosis(folder / "doctor.json")
+    found = jaxfer.report(folder, evaluate=False).path.read_text()
+    assert "+0.099 [+0.099, +0.099]" in plain(found)
+    assert "jaxfer doctor found 1 severe, 1 warning, 1 note in 30 examples of train" in plain(found)
+    order = re.findall(r'<section id="([\w-]+)"', found)
+    assert order == ["settings", "curves", "data", "trained", "errors", "what-mattered", "lineage"]
+
+
+def test_what_a_run_left_of_an_earlier_task(run, tmp_path):
+    """Forgetting is what the run that was started from had reached, minus what is left."""
+    later = tmp_path / "later"
+    shutil.copytree(run, later)
+    for name, change in (("config", {"init": f"run:{run}"}), ("result", {})):
+        content = json.loads((later / f"{name}.json").read_text()) | change
+        if name == "result":
+            before = content["metrics"]["val"]["accuracy"]
+            content["metrics"]["val"]["memory/accuracy"] = 0.125
+        (later / f"{name}.json").write_text(json.dumps(content))
+    assert forgetting.measured([content], [epath.Path(later)], "accuracy") == (0.125, before - 0.125)
+    assert forgetting.measured([content], [epath.Path(later)], "loss") == (None, None)
+
+
+def test_the_line_of_wise_ft(run, tmp_path):
+    result = json.loads((run / "result.json").read_text())
+    path = [dict(strength=a, loss=1.0, accuracy=v) for a, v in ((0.0, 0.5), (0.5, 0.75), (1.0, 0.625))]
+    merged = result | {"fits": {"merge": dict(rule="wise_ft", strength=0.5, path=path)}}
+    (section,) = weights.section({"merge": [merged], "full": [result]}, "accuracy", True)
+    assert section.title == "merge is best at strength 0.5: val accuracy 0.750"
+    assert weights.section({"full": [result]}, "accuracy", True) == []
+
+
+def test_groups_side_by_side(run):
+    result = json.loads((run / "result.json").read_text())
+    result["report"]["val"]["groups"] = {g: dict(accuracy=a, support=8) for g, a in (("day", 0.75), ("night", 0.5))}
+    (part,) = groups.side_by_side({"full": [result, result]}, "")
+    shown = plain(part.content)
+    assert shown.index("night") < shown.index("day") and "0.750" in shown
+    assert groups.side_by_side({"full": [{**result, "report": {}}]}, "") == []
+
+
+def test_labels_saved_and_other_measures_of_a_comparison(tmp_path):
+    """In the sentence of the arm that helps, and as columns beside its score."""
+    ece = dict(name="ece", maximize=False, before=None)
+    alone = ece | dict(test=[0.2, 0.2], outcome=None, effect=None, interval95=None, p_holm=None)
+    judged = ece | dict(test=[0.1, 0.1], outcome="helps", effect=0.1, interval95=[0.05, 0.15], p_holm=0.01)
+    saved = dict(labels_to_match=12.5, labels_to_match_interval95=[8.0, None])
+    more = dict(of_scratch=dict(beside=[alone]), beside=[judged], **saved)
+    text = plain(jaxfer.report(comparisons.write(tmp_path / "a", counts=(5, 10), **more)).path.read_text())
+    assert text.count("To match it, scratch needs about 12.5 labels a class, 95 % interval from 8 up.") == 2
+    assert "−0.100 [−0.150, −0.050]*" in text and "ece over scratch, 95 %" in text
+    assert "2 stand (*) by Holm" in text
+    text = plain(jaxfer.report(comparisons.write(tmp_path / "b", counts=(5, 10))).path.read_text())
+    assert "scratch needs more than 10 labels a class." in text and "ece over scratch" not in text
+    text = plain(jaxfer.report(comparisons.write(tmp_path / "c")).path.read_text())
+    assert "scratch needs" not in text, "of one label count it is not known"
+
+
+def test_a_page_has_one_ece(run):
+    """That of the section is the metric of the run."""
+    seen, result = look(run), open_run(run).result["metrics"]["val"]
+    confidence = seen.probabilities.max(-1)
+    found = calibration.bins(confidence, seen.probabilities.argmax(-1) == seen.val.labels)
+    assert calibration.error(found) == pytest.approx(result["ece"], abs=1e-6)
+
+
+def test_many_findings_fit(tmp_path):
+    """A page of 12,000 findings, and one of long ones, say what is not on them."""
+    written = jaxfer.report(pages.diagnosis(tmp_path / "d.json", findings=12_000), out=tmp_path / "d.html")
+    text = plain(written.path.read_text())
+    assert written.size < 500_000 and "11,500 more findings are in the file alone." in text
+    assert "4,000 severe, 4,000 warnings, 4,000 notes" in text and "30 examples were looked at" in text
+    found = json.loads((tmp_path / "d.json").read_text())
+    found["findings"] = [one | {"message": "x" * 10_000} for one in found["findings"][:500]]
+    (tmp_path / "d.json").write_text(json.dumps(found))
+    written = jaxfer.report(tmp_path / "d.json", out=tmp_path / "d.html")
+    assert written.size <= 2_000_000 and written.left_out[-1] == "findings 481 to 500"
+
+
+def test_each_token_has_its_number():
+    """Of the texts that are explained, by the row of the source."""
+    one = saliency.Shown((), None, 0.02, (("good", 1.5), ("##ish", -0.25)))
+    (part,) = saliency.shares([one], [7])
+    rows = re.findall(r"<tr>(.*?)</tr>", part.content)
+    assert [plain(row).split() for row in rows[1:]] == [
+        ["7", "good", "+1.500", "2", "%"],
+        ["7", "##ish", "−0.250", "2", "%"],
+    ]
+    assert saliency.shares([saliency.Shown((), None, 0.02)], [7]) == []

@@ -135,6 +135,14 @@ def test_the_sampler_that_is_meant():
     assert isinstance(make(), Grid) and make("random", trials=3) == Random(3, 0)
 
 
+def test_a_sampler_says_what_asks_for_it():
+    assert dict(make().options) == {}
+    assert make("random", trials=3).options == {"sampler": "random", "trials": 3, "sampler_seed": 0}
+    asked = {"sampler": "halving", "trials": 9, "sampler_seed": 1, "eta": 3}
+    assert make("halving", trials=9, sampler_seed=1).options == asked
+    assert make("hyperband", eta=2, least=4).options == dict(sampler="hyperband", sampler_seed=0, eta=2, least=4)
+
+
 @pytest.mark.system
 def test_a_random_sweep_grows(tmp_path, monkeypatch):
     """Four trials after two: the table of four at once, and the first two are not run again."""
@@ -147,6 +155,8 @@ def test_a_random_sweep_grows(tmp_path, monkeypatch):
     assert len(times) == 3
     assert main([*argv, "--trials=4"]) == 0
     assert all(path.stat().st_mtime_ns == before for path, before in times.items())
+    options = {"sampler": "random", "trials": 4, "sampler_seed": 0}
+    assert json.loads((folder / "command.json").read_text()) == dict(config=spec, overrides={}, options=options)
     jaxfer.sweep(spec, tmp_path / "once", sampler=make("random", trials=4), quiet=True)
     grown, once = (example.without_seconds((f / "table.csv").read_text()) for f in (folder, tmp_path / "once"))
     assert grown == once and len(once) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import types
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Protocol
@@ -26,9 +27,11 @@ class Sampler(Protocol):
 
     Attributes:
       left: trials that are still to be drawn, while the sweep runs.
+      options: those of the command line that ask for it; without a storage, whose address may hold a password.
     """
 
     left: int
+    options: Mapping[str, Any]
 
     def first(self, spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
         """The cells that are known at once, sources before what starts from them.
@@ -51,6 +54,7 @@ class _AtOnce:
     """A sampler that knows all cells at once."""
 
     left = 0
+    options: Mapping[str, Any] = types.MappingProxyType({})
 
     def begin(self, jobs: Sequence[Job], folder: epath.Path) -> None:
         pass
@@ -80,6 +84,10 @@ class Random(_AtOnce):
 
     count: int
     seed: int = 0
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return {"sampler": "random", "trials": self.count, "sampler_seed": self.seed}
 
     def first(self, spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
         drawn = [trial_cell(spec, number, Drawn(self.seed, number), overrides) for number in range(self.count)]

@@ -73,6 +73,12 @@ class Halving:
         self._rungs: list[list[dict[int, Job]]] = []  # of each rung that has begun: by bracket {number: job}
         self.left = 0
 
+    @property
+    def options(self) -> Mapping[str, Any]:
+        own = {"sampler": "hyperband"} if self._trials is None else {"sampler": "halving", "trials": self._trials}
+        given = {"sampler_seed": self._seed, "eta": self._eta, "least": self._least}
+        return own | {name: value for name, value in given.items() if value is not None}
+
     def first(self, spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
         self._spec, self._overrides = spec, overrides
         prepared = cells.preparations(spec, overrides)

@@ -32,11 +32,16 @@ class Optuna:
     """
 
     def __init__(self, trials: int, asking: Asking):
-        self._asking, self._study = asking, Study(asking, trials, self._jobs)
+        self._asking, self._trials, self._study = asking, trials, Study(asking, trials, self._jobs)
 
     @property
     def left(self) -> int:
         return self._study.left
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        asked = {"sampler_seed": self._asking.seed, "algorithm": self._asking.algorithm, "ask": self._asking.ask}
+        return {"sampler": "optuna", "trials": self._trials} | asked
 
     def first(self, spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
         self._spec, self._overrides = spec, overrides

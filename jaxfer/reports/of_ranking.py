@@ -1,0 +1,155 @@
+"""The report of `jaxfer rank --out`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from jaxfer.errors import InputError
+from jaxfer.evals.transferability import SCORES
+from jaxfer.reports import charts, lineage, numbers
+from jaxfer.reports.charts import Point
+from jaxfer.reports.findings import Newer
+from jaxfer.reports.markup import Markup, tag
+from jaxfer.reports.page import Page, Part, Section, paragraph
+from jaxfer.reports.style import SERIES
+from jaxfer.reports.tables import Cell, plain, score, table, text, whole
+
+
+class _Score(TypedDict):
+    value: float | None
+    why: str
+
+
+class _Reached(TypedDict):
+    metric: str
+    value: float
+    seeds: int
+    settings: int
+
+
+class _WithRuns(TypedDict, total=False):
+    reached: _Reached | None
+
+
+class _Candidate(_WithRuns):
+    init: str
+    model: str
+    seconds: float
+    scores: Mapping[str, _Score]
+    heuristics: Mapping[str, float | None]
+    layers: Mapping[str, _Score]
+    sha256: str
+
+
+class Ranking(Newer):
+    config: str
+    by: str
+    examples: int
+    classes: int
+    candidates: tuple[_Candidate, ...]
+    skill: Mapping[str, Mapping[str, Any]]
+
+
+def page(found: Mapping[str, Any]) -> Page:
+    """The candidates, the best layers of the first, what the scores are worth, seconds, and what was read.
+
+    Raises:
+      InputError: no candidates.
+    """
+    by, candidates = found["by"], found["candidates"]
+    if not candidates:
+        raise InputError("a ranking without candidates; write it again with `jaxfer rank CONFIG --out=FOLDER`")
+    names = [name for name in SCORES if name in candidates[0]["scores"]]
+    rows = [
+        [
+            text(c["init"]),
+            text(c["model"]),
+            *(_score(c["scores"].get(name, {"value": None})["value"]) for name in (by, *(n for n in names if n != by))),
+            *(plain(value) for value in c["heuristics"].values()),
+        ]
+        for c in candidates
+    ]
+    headers = ["candidate", "model", by, *(n for n in names if n != by), *candidates[0]["heuristics"]]
+    values = {c["init"]: c["scores"].get(by, {}).get("value") for c in candidates}
+    points = [Point(name, _known(value), series=1 + (i == 0)) for i, (name, value) in enumerate(values.items())]
+    about = "More is better. Of features of the training split; neither val nor test was read."
+    drawn = charts.intervals("scores", by, points[:30], x_name=by, zero=None, show=numbers.plain)
+    figure = charts.figure("scores", f"{by} of each candidate", about, drawn, headers, rows)
+    listed = table(headers, rows, caption="Candidates, the best first", link="candidates")
+    content = Part(content=listed, name="table candidates")
+    best = candidates[0]["init"]
+    sections = [Section(name="Ranking", title=f"{best} ranks first by {by}", parts=[figure, content])]
+    layers = {unit: one["value"] for unit, one in candidates[0]["layers"].items() if one["value"] is not None}
+    if layers:
+        cells = [[text(unit), _score(value)] for unit, value in layers.items()]
+        most = max(layers, key=layers.__getitem__)
+        part = Part(content=table(("unit", by), cells, link="layers"), name="table layers")
+        sections.append(Section(name="Layers", title=f"Of {best}, {most} has the highest {by}", parts=[part]))
+    sections += [_skill(found["skill"], by, candidates), _seconds(candidates, names)]
+    hashes = {c["init"]: tag("code", c["sha256"][:12]) for c in candidates}
+    sections.append(lineage.of_file("rank", found, hashes))
+    of = f"{found['examples']:,} training examples of {found['classes']} classes"
+    lead = f"{len(candidates)} candidates for {found['config'] or 'a config'}: {of}."
+    return Page(kind="ranking", title=f"{best} ranks first by {by}", lead=lead, tiles={}, sections=sections)
+
+
+def _skill(skill: Mapping[str, Mapping[str, Any]], by: str, candidates: Sequence[Mapping[str, Any]]) -> Section:
+    if not skill:
+        note = paragraph("`jaxfer rank --runs=FOLDER` compares the ranking with what runs reached.", muted=True)
+        return Section(name="Skill", title="What the scores are worth here is not known", parts=[note])
+    fields = ("tau", "low", "high", "chance", "candidates")
+    rows = [[text(name), *(_score(one.get(field)) for field in fields)] for name, one in skill.items()]
+    tau = skill.get(by, {}).get("tau")
+    caption = "Weighted tau against runs, its 95 % interval, and how often a random order does as well"
+    part = Part(content=table(("score", *fields), rows, caption=caption, link="skill"), name="table skill")
+    title = f"{by} orders the runs with a weighted tau of {numbers.plain(tau)}"
+    return Section(name="Skill", title=title, parts=[*_reached(by, candidates), part])
+
+
+def _reached(by: str, candidates: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """The score that ranks against what runs reached, and the numbers of both; [] without runs."""
+    having = [c for c in candidates if c.get("reached")]
+    if not having:
+        return []
+    metric = f"val {having[0]['reached']['metric']}"
+    values = [c["scores"].get(by, {}).get("value") for c in having]
+    points = [
+        Point(c["init"], value, c["reached"]["value"], series=1 + i % SERIES)
+        for i, (c, value) in enumerate(zip(having, values, strict=True))
+        if numbers.known(value)
+    ]
+    rows = [
+        [text(c["init"]), _score(value), score(c["reached"]["value"])]
+        + [whole(c["reached"]["seeds"]), whole(c["reached"]["settings"])]
+        for c, value in zip(having, values, strict=True)
+    ]
+    title = f"{by} against what runs reached"
+    about = f"{metric.capitalize()} of the best setting of the runs from each candidate, its mean over the seeds."
+    options = {"x_name": by, "y_name": metric, "x_text": numbers.plain, "log": False}
+    drawn = charts.scatter("reached", title, points, **options) if points else Markup("")
+    headers = ("candidate", by, metric, "seeds", "settings tried")
+    return [charts.figure("reached", title, about, drawn, headers, rows, legend={p.name: p.series for p in points})]
+
+
+def _seconds(candidates: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
+    """Of each candidate the seconds to load it and to compute or read its features, and those of each score alone."""
+    rows = []
+    for c in candidates:
+        spent = [c["scores"].get(name, {}).get("seconds") for name in names]
+        features = "computed" if c.get("computed") else "stored"
+        rows.append([text(c["init"]), Cell(c["seconds"], numbers.seconds(c["seconds"])), text(features)])
+        rows[-1] += [Cell(value, numbers.seconds(value)) for value in spent]
+    total = sum(c["seconds"] + sum(s.get("seconds") or 0 for s in c["scores"].values()) for c in candidates)
+    headers = ("candidate", "loading and features", "features were", *names)
+    part = Part(content=table(headers, rows, caption="Seconds", link="seconds"), name="table seconds")
+    title = f"Ranking {len(candidates)} candidates took {numbers.seconds(total)}"
+    return Section(name="Seconds", title=title, parts=[part])
+
+
+def _score(value: Any) -> Cell:
+    return whole(value) if isinstance(value, int) else Cell(value, numbers.plain(value))
+
+
+def _known(value: Any) -> float:
+    return value if numbers.known(value) else float("nan")
