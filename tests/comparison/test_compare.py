@@ -132,8 +132,7 @@ def test_what_a_comparison_leaves(undisturbed):
     assert found.baselines[0].test == (0.2, 0.2)
     assert found.sentences.endswith("seeds=2, too few: a 95 % interval is ± 9.0 standard deviations, ± 1.2 with 5.")
     assert (
-        "an arm has at most 24 steps at each number of labels, and took as many."
-        in (folder / "verdict.md").read_text()
+        "an arm has at most 24 steps at each number of labels, and took as many." in (folder / "verdict.md").read_text()
     )
     assert "negative transfer" in found.sentences or "no evidence" in found.sentences or "helps" in found.sentences
 
