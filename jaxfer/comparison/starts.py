@@ -43,9 +43,9 @@ class Start:
 
 def make_start(config: ConfigDict) -> Start:
     """That of a config as `jaxfer.load` returns it. Raises `InputError` for whatever `run` would refuse."""
-    config, notes, _ = described(config)
-    config = filled(config, preflight).config
-    return Start(config=config, ready=preflight(config), assumed=notes)
+    known = described(config)
+    config = filled(known.config, preflight).config
+    return Start(config=config, ready=preflight(config), assumed=known.notes)
 
 
 def make_starts(config: ConfigDict, base: Start, sources: Mapping[str, Any]) -> dict[str, Start]:
