@@ -51,15 +51,15 @@ def section(
 
 
 def _title(results: Mapping[str, Mapping[str, Any]], runs: int) -> str:
-    """`15 runs on data 1f0c…, from scratch and weights/x`."""
-    made = f"{runs:,} run{'' if runs == 1 else 's'}"
+    """`full: data 1f0c…, begun from weights/x; 15 runs in all`: of the first; how many others began elsewhere."""
+    made = f"{runs:,} run{'' if runs == 1 else 's'} in all"
     if not results:
-        return f"{made} left, of which nothing is known" if runs else "The runs are not there any more"
-    data = dict.fromkeys((result["lineage"]["data_sha256"] or "of no hash")[:12] for result in results.values())
-    begun = list(dict.fromkeys(str(result["lineage"]["init"]) for result in results.values()))
-    shown = f"{begun[0]}" if len(begun) == 1 else f"{len(begun)} beginnings"
-    read = f"data {next(iter(data))}" if len(data) == 1 else f"{len(data)} sets of data"
-    return f"{made} on {read}, begun from {shown}"
+        return f"{made}; their origin is not known"
+    (name, first), *others = results.items()
+    begun = f"data {str(first['lineage']['data_sha256'])[:12]}, begun from {first['lineage']['init']}"
+    differing = sum(other["lineage"]["init"] != first["lineage"]["init"] for _, other in others)
+    more = f"; {differing} of {len(others)} others begun elsewhere" if others else ""
+    return f"{name}: {begun}{more}; {made}"
 
 
 def spelled(command: str, config: str, overrides: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:

@@ -36,7 +36,7 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     sections = [_scores(result, metric), *curve_sections(folder, lines, by, metric)]
     sections += of_one(folder, "", evaluate=evaluate)
     sections += weights.section({"this run": (result,)}, metric, by is None or by.maximize)
-    sections.append(lineage.section({"this run": result}, {"this run": (folder,)}, _command(folder), folder))
+    sections.append(lineage.section({"This run": result}, {"This run": (folder,)}, _command(folder), folder))
     return Page(
         kind=KIND,
         title=_title(result, config, metric),

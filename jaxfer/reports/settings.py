@@ -77,27 +77,30 @@ def defaults(entries: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def against_default(best: Group, default: Group | None, metric: str) -> Part:
-    """The best setting against the config as it is, on the seeds that both have."""
+    """The best setting against the config as it is, on the seeds and data that both have."""
     if default is None:
         why = "No setting of this sweep is the config as it is: there is no default to hold the best against."
         return paragraph(why, muted=True)
     if default is best:
         return paragraph(f"The best setting is the default: {best.name} sets nothing of its own.")
-    ours, theirs = (
-        {result["seed"]: value for result, value in zip(group.results, group.scores, strict=True)}
-        for group in (best, default)
-    )
-    seeds = [seed for seed in ours if seed in theirs]
-    headers = ("best", "default", "seeds", f"val {metric}, best", f"val {metric}, default", "best - default, 95 %")
-    row = [text(best.name), text(default.name), whole(len(seeds)), score(best.mean), score(default.mean)]
-    if len(seeds) > 1:
-        gain = paired_interval([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+    ours, theirs = _by_pair(best), _by_pair(default)
+    pairs = [pair for pair in ours if pair in theirs]
+    headers = ("best", "default", "pairs", f"val {metric}, best", f"val {metric}, default", "best - default, 95 %")
+    row = [text(best.name), text(default.name), whole(len(pairs)), score(best.mean), score(default.mean)]
+    if len(pairs) > 1:
+        gain = paired_interval([ours[pair] for pair in pairs], [theirs[pair] for pair in pairs])
         ends = f"[{numbers.signed(gain.low)}, {numbers.signed(gain.high)}]"
         row.append(Cell(gain.mean, f"{numbers.signed(gain.mean)} {ends}"))
     else:
         row.append(Cell(best.mean - default.mean, numbers.signed(best.mean - default.mean)))
-    caption = "The best setting against the default, paired by seed; chosen on these scores, it looks too good"
+    caption = "The best setting against the default, paired by seed and data; chosen on these scores, it looks too good"
     return Part(content=table(headers, [row], caption=caption, link="default"), name="table default")
+
+
+def _by_pair(group: Group) -> dict[tuple[int, str | None], float]:
+    """{(seed, sha256 of the data): score}; {} where several runs have the same, since no pair of theirs is known."""
+    found = [((r["seed"], r["lineage"]["data_sha256"]), v) for r, v in zip(group.results, group.scores, strict=True)]
+    return dict(found) if len(dict(found)) == len(found) else {}
 
 
 def _overlaps(one: Group, other: Group) -> bool:

@@ -13,7 +13,7 @@ from jaxfer.reports.tables import Cell, plain, score, text
 from jaxfer.runs import listing
 from jaxfer.runs.survey import Run
 
-DRAWN = 400  # runs in parallel coordinates
+DRAWN, AXES = 400, 7  # runs and fields in parallel coordinates
 
 
 def sections(
@@ -31,7 +31,10 @@ def sections(
     values = [run.scores[f"val.{metric}"] for run in scored]
     settings = [[run.config.get(name) for name in fields] for run in scored]
     found = importance.stored(folder) or importance.permuted(settings, values, fields)
-    parts, title = [_parallel(scored, fields, values, metric, maximize)], f"{len(fields)} fields differ between runs"
+    drawn = [name for name in (found.of if found else fields) if name in fields][:AXES]
+    drawn += [name for name in fields if name not in drawn][: AXES - len(drawn)]
+    parts = [_parallel(scored, fields, drawn, values, metric, maximize)]
+    title = f"{len(fields)} fields differ between runs"
     if found is None:
         why = f"Of fewer than {importance.LEAST} runs, or of equal scores, no importance can be told."
         parts.append(paragraph(why, muted=True))
@@ -50,23 +53,34 @@ def _said(found: Importance, value: float) -> str:
     return f"without it, R² on unseen runs falls by {numbers.score(value, 2)}"
 
 
-def _parallel(runs: Sequence[Run], fields: Sequence[str], values: Sequence[float], metric: str, maximize: bool) -> Part:
+def _parallel(
+    runs: Sequence[Run],
+    fields: Sequence[str],
+    drawn: Sequence[str],
+    values: Sequence[float],
+    metric: str,
+    maximize: bool,
+) -> Part:
+    """A figure over the fields that are `drawn`, and the numbers of all."""
     order = sorted(range(len(values)), key=lambda i: values[i] if maximize else -values[i])
     good = [0.0] * len(values)
     for rank, i in enumerate(order):
         good[i] = rank / max(len(order) - 1, 1)
     columns = {name: [run.config.get(name) for run in runs] for name in fields}
-    axes = [*(importance.axis(name, column) for name, column in columns.items()), importance.axis(metric, values)]
+    axes = [*(importance.axis(name, columns[name]) for name in drawn), importance.axis(metric, values)]
     kept = order[-DRAWN:]
     axes = [axis._replace(places=[axis.places[i] for i in kept]) for axis in axes]
     title = f"Settings and val {metric}"
-    drawn = grids.parallel("parallel", title, axes, [good[i] for i in kept])
+    figure = grids.parallel("parallel", title, axes, [good[i] for i in kept])
     rows = [
         [text(runs[i].name), *(plain(column[i]) for column in columns.values()), score(values[i])]
         for i in reversed(order)
     ]
     about = "A line is a run: the stronger, the better it ranks; the best one is orange."
-    return charts.figure("parallel", title, about, drawn, ("run", *fields, f"val {metric}"), rows)
+    if len(drawn) < len(fields):
+        about += f" Of {len(fields)} fields the {len(drawn)} that matter most; the table has all."
+    headers = ("run", *fields, f"val {metric}")
+    return charts.figure("parallel", title, about, figure, headers, rows, wide=len(drawn) > 3)
 
 
 def _importance(found: Importance, metric: str) -> Part:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import statistics
 
 import pytest
 from etils import epath
 
 import jaxfer
 from jaxfer.commands import main
-from jaxfer.reports import calibration, forgetting, groups, saliency, weights
+from jaxfer.reports import calibration, forgetting, groups, saliency, settings, weights
 from jaxfer.reports.looked import look
 from jaxfer.runs.finished import open_run
 from tests.reports import comparisons, pages
@@ -275,3 +276,14 @@ def test_each_token_has_its_number():
         ["7", "##ish", "−0.250", "2", "%"],
     ]
     assert saliency.shares([saliency.Shown((), None, 0.02)], [7]) == []
+
+
+def test_a_pair_is_of_one_seed_and_one_set_of_data():
+    """Two sets of data and two seeds: gains 0.1 and 0.3 on one, 0.2 and 0.4 on the other."""
+    results = [{"seed": s, "lineage": {"data_sha256": d}} for d in "ab" for s in (0, 1)]
+    one = settings.Group("one", (), tuple(results), (0.6, 0.8, 0.7, 0.9))
+    other = settings.Group("other", (), tuple(results), (0.5, 0.5, 0.5, 0.5))
+    gain = statistics.fmean((0.1, 0.3, 0.2, 0.4))
+    assert f"+{gain:.3f} [" in settings.against_default(one, other, "accuracy").content
+    twice = settings.Group("one", (), tuple(results[:1] * 4), one.scores)
+    assert "[" not in plain(settings.against_default(twice, other, "accuracy").content).split("csv")[0]
