@@ -234,7 +234,8 @@ class Method:
         that it is the mean of, or None)}, running statistics); metrics may be added.
       substeps: updates of which a step is made, one after the other, on the same batch and with the same rates, each
         with a pass, a call of `loss` and of `gradient` of its own. The step logs what each is the first to log; its
-        `loss` and `grad_norm` are those of the first. (): the step is one update of all groups.
+        `loss` and `grad_norm` are those of the first, which alone learns the streams' tasks; what an add-on puts into
+        the loss is in each. (): the step is one update of all groups.
       update: (ctx, extra) -> extra of the same shapes after the step (queues, averages for the loss); under pmap its
         float leaves are averaged over the devices, each of which sees its own examples.
       merge: (params, extra) -> backbone params that alone give the adapted outputs, for export and the next stage; None

@@ -156,7 +156,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
             kept |= {"others": others, "forward": forward, "substep": substep, "model_state": model_state}
             return Context(evaluate, task, batch, params, state.extra, hparams, groups, state.step, key, **kept)
 
-        def loss_fn(hparams, substep, still, begun, trainable, model_state, batch, key):
+        def loss_fn(hparams, number, substep, still, begun, trainable, model_state, batch, key):
             params = unflatten({**frozen, **still, **trainable})
             if method.weights is not None:
                 learned = method.weights(params)
@@ -179,7 +179,8 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
             )
             ctx = context(params, batch, key, substep, begun, hparams, taps=taps, streams=shown)
             loss, logged = method.loss(ctx, outputs)
-            added, others = beside.losses(streams, shown, batch, hparams)
+            # Tasks of streams are learned once a step, however many updates it has.
+            added, others = (0.0, {}) if number else beside.losses(streams, shown, batch, hparams)
             scores = task.trained(outputs, batch, hparams) if method.main else {}
             if spec.accumulate > 1 or axis is not None:
                 beside.check_slices(scores.get("loss"), others)
@@ -206,7 +207,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
 
             def whole_batch(trainable, hparams=state.hparams):
                 still = {path: x for path, x in trainable.items() if path not in moving}
-                at = functools.partial(loss_fn, hparams, substep.name, still, model_state)
+                at = functools.partial(loss_fn, hparams, number, substep.name, still, model_state)
                 gradient = _accumulated(jax.grad(at, has_aux=True), spec.accumulate)
                 grads, (parts, after) = gradient({path: trainable[path] for path in moving}, model_state, batch, own)
                 if axis is not None:

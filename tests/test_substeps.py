@@ -111,3 +111,17 @@ def test_a_substep_that_moves_nothing_is_refused():
     )
     with pytest.raises(InputError, match="sub-step 'body' moves backbone, of which nothing is trained"):
         jax.eval_shape(make_train_step(frozen.spec), frozen.blank(0), frozen.example())
+
+
+def test_a_streams_task_is_learned_once_a_step():
+    """By the first update: the stream's head has a step of its own loss, and the other updates add nothing to it."""
+    substeps = (SubStep("learn"), SubStep("again", ("head",)))
+    norms = {"eval_norms": (".*",)}
+    once, several = (made(steps, method="er", **norms) for steps in ((), substeps))
+    (state, losses), (again, found) = train(once, 1), train(several, 1)
+    assert found == losses
+    for path, leaf in flatten(state.params).items():
+        if path in (HEAD, "head/out/kernel"):
+            assert not np.allclose(leaf, flatten(again.params)[path], rtol=0, atol=1e-4), path
+        else:  # the memory's head too
+            np.testing.assert_allclose(leaf, flatten(again.params)[path], rtol=0, atol=1e-6, err_msg=path)
