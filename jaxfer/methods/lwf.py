@@ -38,9 +38,8 @@ def method(port: Port, *, source_outputs: int = 0) -> Method:
         start, temperature = unflatten(ctx.extra["start"]), ctx.hparams["temperature"]
         old = ctx.forward(start, model_state=ctx.extra["norms"], taps=(FEATURES,)).taps[FEATURES]
         logits = read(ctx.extra["head"], old), read(flatten(ctx.params["lwf"]), ctx.taps[FEATURES])
-        wanted, given = (jax.nn.log_softmax(x.astype(jnp.float32) / temperature) for x in logits)
-        divergence = jnp.mean(jnp.sum(jnp.exp(wanted) * (wanted - given), -1))
-        return value + ctx.hparams["trade_off"] * divergence, {**metrics, "divergence": divergence}
+        apart = divergence(*(x.astype(jnp.float32) for x in logits), temperature)
+        return value + ctx.hparams["trade_off"] * apart, {**metrics, "divergence": apart}
 
     return Method(
         rules=(("lwf/.*", "source_head"), (f"{port.head}/.*", "head"), (".*", "backbone")),
@@ -57,3 +56,9 @@ def method(port: Port, *, source_outputs: int = 0) -> Method:
             "temperature": (2.0, (2.0, 3.0)),
         },
     )
+
+
+def divergence(old: jax.Array, new: jax.Array, temperature: jax.Array | float) -> jax.Array:
+    """[]: the mean of KL(softmax(old / T) || softmax(new / T)) of outputs [batch, classes], in their own type."""
+    wanted, given = (jax.nn.log_softmax(x / temperature) for x in (old, new))
+    return jnp.mean(jnp.sum(jnp.exp(wanted) * (wanted - given), -1))

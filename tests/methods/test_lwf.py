@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxfer.conformance import tiny
+from jaxfer.methods import lwf
 from jaxfer.models.port import FEATURES, Training
 from jaxfer.rules import flatten
 from tests.experiments import backbone, batches, tiny_stage, train
@@ -14,6 +16,16 @@ from tests.experiments import backbone, batches, tiny_stage, train
 
 def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def test_the_divergence_in_float64():
+    """Example by example, at TLlib's temperature of 3, without a factor T^2."""
+    rng = np.random.default_rng(0)
+    old, new = 2 * rng.normal(size=(5, 4)), 2 * rng.normal(size=(5, 4))
+    p, q = (np.exp(x / 3) / np.exp(x / 3).sum(1, keepdims=True) for x in (old, new))
+    with jax.enable_x64(True):
+        found = float(lwf.divergence(jnp.asarray(old), jnp.asarray(new), 3.0))
+    assert found == pytest.approx((p * np.log(p / q)).sum() / 5, abs=1e-9)
 
 
 def test_loss_by_hand():
