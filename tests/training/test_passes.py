@@ -48,11 +48,11 @@ def test_centroids_and_labels_are_those_of_the_whole_target(tmp_path):
     assert len(split) % 5 and len(set(labels.tolist())) > 1
     for size in (5, 16):
         found = passes.renewed(stage, state, ready.data, ready.where, size, 0).extra
-        rows = shot.extended(features)
+        rows = np.asarray(shot.extended(np.float32(features)))
         own = np.asarray(shot.nearest(rows, found["centroids"]))
         # The hard round's labels make the centroids; those of a step are given by these.
         soft = shot.nearest(rows, {"sums": softmax(outputs).T @ rows, "counts": softmax(outputs).sum(0)}, np)
-        wanted = np.stack([np.asarray(rows)[soft == c].sum(0) for c in range(3)])
+        wanted = np.stack([rows[soft == c].sum(0) for c in range(3)])
         np.testing.assert_allclose(found["centroids"]["sums"], wanted, rtol=1e-4, atol=1e-4)
         assert found["centroids"]["counts"].tolist() == np.bincount(soft, minlength=3).tolist()
         assert own.tolist() == labels.tolist()
