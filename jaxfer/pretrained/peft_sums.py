@@ -214,8 +214,10 @@ def fourier(layer: Layer) -> Merged:
 def miss(layer: Layer) -> Merged:
     """MiSS: a matrix [rank, out] added to each `rank` inputs; its forms "mini" (repeated) and "bat" (W B + B)."""
     block, form, (rows, columns) = layer.tensors["miss_block"], layer.config.get("init_weights"), layer.weight.shape[:2]
+    if block.ndim != (3 if form == "bat" else 2) or not block.size:
+        raise layer.refuse("miss_block")
     rank = block.shape[-1] if form == "bat" else len(block)
-    if form == "mini" and block.ndim == 2 and rows % block.shape[1] == 0:
+    if form == "mini" and rows % block.shape[1] == 0:
         block = np.tile(block, (1, rows // block.shape[1]))
     wanted = (rows // rank, rank, rank) if form == "bat" else (rank, rows)
     if layer.weight.ndim != 2 or block.shape != wanted or form == "bat" and columns % rank:
