@@ -139,7 +139,8 @@ def test_naming_another_method_resets_its_options():
     assert (other.method, dict(other.options)) == ("l2sp", {"alpha": 0.5})
 
 
-LORA = dict(rank=8, alpha=16.0, targets=(), scaling="standard", start="zero", b_rate=1.0)  # its defaults
+# Its defaults.
+LORA = dict(rank=8, alpha=16.0, targets=(), scaling="standard", start="zero", a_start="normal", b_rate=1.0)
 
 
 def test_naming_another_method_of_a_stage_resets_its_options():

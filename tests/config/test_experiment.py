@@ -28,7 +28,7 @@ FREE = {
 # Another value for every field; the test fails when a field is added without one.
 OTHER = {
     "seed": 1,
-    "adds": ("ema",),
+    "adds": ("swa",),
     "init": "run:elsewhere",
     "head": "keep",
     "eval_every": 7,
