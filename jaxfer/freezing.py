@@ -89,9 +89,16 @@ def groups_of(
 
 
 def notes(
-    config: StageConfig, method: Method, groups: Mapping[str, str], spec: StepSpec, moving: int, where: str
+    config: StageConfig,
+    method: Method,
+    groups: Mapping[str, str],
+    spec: StepSpec,
+    moving: int,
+    where: str,
+    *,
+    fresh_head: bool,
 ) -> Iterator[str]:
-    """Notes on rules that match but have no effect. Not an error: a sweep gives one rule to many methods."""
+    """Notes on fields without effect, or with another than meant. No errors: a sweep gives one rule to many methods."""
     before = rules.resolve((), groups, defaults=method.rules)
     if (at_once := method.at_once) is not None:
         yield (
@@ -119,3 +126,8 @@ def notes(
     for pattern, _ in config.dropout_rules:
         if not any(path.split("/")[0] in spec.live for path, _ in spec.dropout if re.fullmatch(pattern, path)):
             yield f"{where}.dropout_rules: {pattern!r} claims only modules of frozen units, where nothing is dropped"
+    if fresh_head and method.measure is not None and method.source_outputs is None:
+        yield (
+            f"{where}.method: {config.method!r} measures with the head that the stage begins with; unless the source's "
+            "is kept, let a stage of probe train it first"
+        )

@@ -203,6 +203,7 @@ def make_stages(
         spec = _spec(config, port, task, method, beside, groups, norms, where)
         freezing.check_dropout(config, spec, where)
         moving = port.norms(model_state) - spec.eval_norms
+        fresh = not index and experiment.run.head != "keep"
         if method.still_norms and moving:
             raise InputError(
                 f"{where}.adds: {config.named} averages parameters of many steps, and the statistics of {min(moving)} "
@@ -218,10 +219,7 @@ def make_stages(
                 hparams=_hparams(config, method, task_hparams, where) | stream_hparams(experiment, beside),
                 shapes=(full, model_state, extra),
                 given=needs,
-                notes=(
-                    *freezing.notes(config, method, groups, spec, len(moving), where),
-                    *_measured_note(experiment, config, method, index, where),
-                ),
+                notes=tuple(freezing.notes(config, method, groups, spec, len(moving), where, fresh_head=fresh)),
             )
         )
         start += config.steps
@@ -269,17 +267,6 @@ def _check_task(method: Method, learned: Task, config: StageConfig, task: str, w
             f"{where}.method: {config.named.removeprefix('method ')} learns the task {' or '.join(method.tasks)}, "
             f"config.task is {task!r}; choose another of the two"
         )
-
-
-def _measured_note(
-    experiment: Experiment, config: StageConfig, method: Method, index: int, where: str
-) -> tuple[str, ...]:
-    if method.measure is None or method.source_outputs is not None or index or experiment.run.head == "keep":
-        return ()
-    return (
-        f"{where}.method: {config.method!r} measures with the head that the stage begins with; unless the source's is "
-        "kept, let a stage of probe train it first",
-    )
 
 
 def make_method(config: StageConfig, port: Port, where: str = "config") -> Method:

@@ -53,6 +53,7 @@ COMPUTES = (
     "training/fitted.py",
     "training/measured.py",
     "training/merging.py",
+    "training/many_steps.py",
     "training/passes.py",
     "training/source_outputs.py",
     "training/streams.py",

@@ -16,15 +16,8 @@ from jaxfer.parallel.placement import Placement
 from jaxfer.parallel.sharding import DATA, FSDP, TENSOR
 from jaxfer.stages import Stage
 from jaxfer.state import State
-from jaxfer.step import (
-    UNCHANGED,
-    StepSpec,
-    evaluated,
-    make_adapt_step,
-    make_block,
-    make_eval_step,
-    make_train_step,
-)
+from jaxfer.step import UNCHANGED, StepSpec, evaluated, make_adapt_step, make_eval_step, make_train_step
+from jaxfer.training.many_steps import make_block
 
 
 @dataclasses.dataclass(frozen=True)
