@@ -53,7 +53,8 @@ OF_TEXTS = {
 }
 REGULARISED = {
     "l2sp": {"method": "l2sp", "weight_decay": 0.0},  # which would pull to zero beside it
-    **{name: {"method": name} for name in ("delta", "bss")},
+    "delta": {"method": "delta", "options": {"measured": 32}},  # examples that its attention is measured on
+    "bss": {"method": "bss"},
     "mixout": {"adds": ("mixout",)},
     "bituning": {"method": "bituning", "stream.view.rows": "same"},
 }

@@ -107,6 +107,16 @@ def table(tmp_path):
     return config
 
 
+def test_rows_that_can_not_be_read(table, tmp_path):
+    with open(tmp_path / "train.csv", "a") as file:
+        file.write("word,1,,1,x,light,a\n1,2\n")
+    diagnosis = jaxfer.doctor(table, quiet=True)
+    found = by_kind(diagnosis)["left_out"]
+    assert (found.severity, found.value, found.threshold) == ("severe", 2 / 62, 1 / 62)
+    assert [example.name for example in found.examples] == ["train.csv:62", "train.csv:63"]
+    assert sum(diagnosis.examples.values()) == 60
+
+
 def test_columns(table):
     found = [f for f in jaxfer.doctor(table, quiet=True).findings if f.kind in ("shortcut", "constant_column")]
     assert {(f.kind, f.message.split()[1], f.severity) for f in found} == {

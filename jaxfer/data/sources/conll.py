@@ -13,7 +13,7 @@ import numpy as np
 from jaxfer.data import index
 from jaxfer.data.encodings.text import Words
 from jaxfer.data.lookup import fingerprint, locate
-from jaxfer.data.sources.rows import Dialect
+from jaxfer.data.sources.rows import Bad, Dialect, allowed, judged
 from jaxfer.data.sources.splitfiles import split_files
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
@@ -21,6 +21,9 @@ from jaxfer.errors import InputError
 FORMATS = (".conll", ".bio", ".iob", ".tsv", ".txt")
 OUTSIDE = "O"
 SCHEMES = ("iob", "none")
+FIX = "correct them, choose the fields in data.word and data.tag"
+
+Sentence = tuple[tuple[str, ...], tuple[str, ...]]  # words and tags
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,6 +60,7 @@ def source(
     word: int = 0,
     tag: int = -1,
     scheme: str = "iob",
+    bad_rows: int | str | None = None,
 ) -> Dataset:
     """A folder with train.conll, dev.conll (or val, valid, validation) and test.conll, or one file that is all `train`.
 
@@ -70,22 +74,33 @@ def source(
       word: which field is the word, from 0.
       tag: which field is the tag; -1 is the last.
       scheme: `iob`: tags are O, B-TYPE and I-TYPE, as IOB1 and IOB2 have them; `none`: any names (parts of speech).
+      bad_rows: number of sentences with a line of too few fields that may be left out, with a note; `skip`: any number.
 
     Raises:
-      InputError: no such file, no sentences, a line with too few fields, tags of another scheme, or tags in another
+      InputError: no such file, no sentences, more bad ones than allowed, tags of another scheme, or tags in another
         split that train does not have.
     """
     if scheme not in SCHEMES:
         raise InputError(f"expected data.scheme to be one of {', '.join(SCHEMES)}, found {scheme!r}")
-    root = locate(path, "conll")
+    limit, root = allowed(bad_rows), locate(path, "conll")
     files, notes = split_files(root, {"train": train, "val": val, "test": test}, Dialect(delimiter="\t"), FORMATS)
-    return _read(files, notes, word, tag, scheme)
+    return _read(files, notes, root, word, tag, scheme, limit)
 
 
 @index.once
-def _read(files: Mapping[str, Path], notes: tuple[str, ...], word: int, tag: int, scheme: str) -> Dataset:
-    """The dataset in these files; the other arguments as in `source`."""
-    sentences = {split: list(_sentences(file, word, tag)) for split, file in files.items()}
+def _read(
+    files: Mapping[str, Path], notes: tuple[str, ...], root: Path, word: int, tag: int, scheme: str, limit: float
+) -> Dataset:
+    """The dataset in these files of the folder `root`; the other arguments as in `source`."""
+    bad: list[str] = []
+    sentences: dict[str, list[Sentence]] = {split: [] for split in files}
+    for split, file in files.items():
+        for found in _sentences(file, word, tag):
+            if isinstance(found, Bad):
+                bad.append(f"{file.name}:{found}")
+            else:
+                sentences[split].append(found)
+    notes += judged(bad, sum(map(len, sentences.values())) + len(bad), root, limit, "sentences", FIX)
     for split, file in files.items():
         if not sentences[split]:
             raise InputError(f"expected tagged words in {str(file)!r}, found none; add some or remove the file")
@@ -104,35 +119,35 @@ def _read(files: Mapping[str, Path], notes: tuple[str, ...], word: int, tag: int
         classes=names,
         fingerprint=fingerprint(parts),
         notes=notes,
+        bad=tuple(bad),
         provenance={split: file.name for split, file in files.items()},
     )
 
 
-def _sentences(file: Path, word: int, tag: int) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """(words, tags) of each sentence."""
+def _sentences(file: Path, word: int, tag: int) -> Iterator[Sentence | Bad]:
+    """Each sentence, or the line of it that can't be read and the reason."""
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"expected UTF-8 in {str(file)!r}, found {error.reason}; convert it") from None
     words: list[str] = []
     tags: list[str] = []
+    bad: Bad | None = None
     for number, line in enumerate((*lines, ""), start=1):
         if not line.strip() or line.startswith("-DOCSTART-"):
-            if words:
-                yield tuple(words), tuple(tags)
-            words, tags = [], []
+            if bad or words:
+                yield bad or (tuple(words), tuple(tags))
+            words, tags, bad = [], [], None
             continue
         fields = line.rstrip("\r").split("\t") if "\t" in line else line.split()
         if max(word, tag if tag >= 0 else -tag - 1) >= len(fields) or len(fields) < 2 or not fields[word].strip():
-            fix = "data.word and data.tag choose the fields"
-            raise InputError(f"{file}:{number}: expected a word and its tag, found {line.strip()!r:.60}; {fix}")
+            bad = bad or Bad(f"{number} has no word and tag: {line.strip()!r:.60}")
+            continue
         words.append(fields[word])
         tags.append(fields[tag].strip())
 
 
-def _names(
-    sentences: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]], files: dict[str, Path], scheme: str
-) -> tuple[str, ...]:
+def _names(sentences: Mapping[str, list[Sentence]], files: Mapping[str, Path], scheme: str) -> tuple[str, ...]:
     """The tags of train, `O` first, then by type, `B-` before `I-`; checked in every split."""
     known = {tag for _, tags in sentences["train"] for tag in tags}
     for split, pairs in sentences.items():

@@ -13,13 +13,13 @@ from jaxfer.data.encodings.row import Rows, Value
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.sources import labels as reading
 from jaxfer.data.sources.about import About
-from jaxfer.data.sources.rows import Bad, Dialect, records
+from jaxfer.data.sources.rows import Bad, Dialect, allowed, judged, records
 from jaxfer.data.sources.splitfiles import split_files, with_test
 from jaxfer.data.split import ABOUT, Dataset, Split
 from jaxfer.errors import InputError, nearest
 
 TARGETS = ("class", "value")
-SHOWN = 3  # bad rows in a message
+FIX = "correct them, or name what means missing in data.missing"
 
 
 def source(
@@ -42,6 +42,7 @@ def source(
     one_hot: tuple[str, ...] | None = None,
     group: tuple[str, ...] | None = None,
     time: str | None = None,
+    bad_rows: int | str | None = None,
 ) -> Dataset:
     """A folder with train.*, val.* and test.*, or one file that is all `train`, as for the source `table`.
 
@@ -68,9 +69,11 @@ def source(
         told apart by it (`worst_group_accuracy`), and `data.val_by=group` keeps groups whole. No model reads it.
       time: column of the time of a row: a number, or a date as ISO 8601 has it; `data.val_by=time` holds out the last
         ones.
+      bad_rows: number of rows that may be left out, with a note, since their fields don't match the header, a word is
+        among the numbers, or the label is invalid; `skip`: any number.
 
     Raises:
-      InputError: no such file or column, no rows, a word among numbers, or labels that train does not have.
+      InputError: no such file or column, no rows, more bad rows than allowed, or labels that train does not have.
     """
     if target not in TARGETS:
         raise InputError(f"unknown data.target {target!r}{nearest(str(target), TARGETS)}")
@@ -81,19 +84,30 @@ def source(
         raise InputError("expected a column of labels, found none; name it in data.label")
     _check_columns(numbers, categories, labels, zero_is_missing)
     dialect = Dialect(columns=columns, delimiter=delimiter, encoding=encoding, quotes=quotes).check()
-    files, notes = split_files(locate(path, "csv_rows"), {"train": train, "val": val, "test": test}, dialect)
+    limit, root = allowed(bad_rows), locate(path, "csv_rows")
+    files, notes = split_files(root, {"train": train, "val": val, "test": test}, dialect)
     about = About(group or (), time or "")
     fields = (numbers, categories, labels, about, ("", *missing), zero_is_missing)
-    return _read(files, notes, fields, dialect, test_fraction)
+    return _read(files, notes, root, fields, dialect, limit, test_fraction)
 
 
 @index.once
 def _read(
-    files: Mapping[str, Path], notes: tuple[str, ...], named: tuple[Any, ...], dialect: Dialect, test_fraction: float
+    files: Mapping[str, Path],
+    notes: tuple[str, ...],
+    root: Path,
+    named: tuple[Any, ...],
+    dialect: Dialect,
+    limit: float,
+    test_fraction: float,
 ) -> Dataset:
-    """The dataset in these files; `named`: the arguments of `_Fields`."""
-    fields = _Fields(*named)
-    read = {split: fields.read(file, dialect) for split, file in files.items()}
+    """The dataset in these files of the folder `root`; `named`: the arguments of `_Fields`."""
+    fields, bad = _Fields(*named), []
+    read = {split: fields.read(file, dialect, bad) for split, file in files.items()}
+    notes += judged(bad, sum(map(len, read.values())) + len(bad), root, limit, fix=FIX)
+    for split, file in files.items():
+        if not read[split]:
+            raise InputError(f"expected rows in {str(file)!r}, found none; add some or remove the file")
     classes = fields.labels.classes([label for _, label, _ in read["train"]])
     splits = {}
     for split, rows in read.items():
@@ -109,7 +123,9 @@ def _read(
         splits |= with_test(splits, test_fraction)
         provenance["test"] = f"drawn from {provenance['train']}: data.test_fraction={test_fraction:g}"
     notes += reading.lookalikes(classes)
-    return Dataset(splits=splits, classes=classes, fingerprint=content, notes=notes, provenance=provenance)
+    return Dataset(
+        splits=splits, classes=classes, fingerprint=content, notes=notes, bad=tuple(bad), provenance=provenance
+    )
 
 
 def _check_columns(
@@ -145,9 +161,11 @@ class _Fields:
         self.missing, self.zeros = missing, zeros
         self.word = reading.reader("class", "")
 
-    def read(self, file: Path, dialect: Dialect) -> list[tuple[tuple[Value, ...], Any, tuple[str, float]]]:
-        """Every row of a file; `InputError` for the bad ones together."""
-        rows, bad, known = [], [], set()
+    def read(
+        self, file: Path, dialect: Dialect, bad: list[str]
+    ) -> list[tuple[tuple[Value, ...], Any, tuple[str, float]]]:
+        """The usable rows of a file; of the others, line and reason are added to `bad`."""
+        rows, known = [], set()
         for where, record in records(file, dialect, ""):
             try:
                 if isinstance(record, Bad):
@@ -160,12 +178,6 @@ class _Fields:
         for name, option in {**used, **self.labels.used(), **self.about.used()}.items():
             if known and name not in known:
                 raise InputError(f"data.{option}: {name!r} is not a column of {str(file)!r}{nearest(name, known)}")
-        if bad:
-            shown, count = "; ".join(bad[:SHOWN]) + ("; ..." if len(bad) > SHOWN else ""), len(rows) + len(bad)
-            fix = "correct them, or name what means missing in data.missing"
-            raise InputError(f"{len(bad)} of {count} rows in {str(file)!r} are bad ({shown}); {fix}")
-        if not rows:
-            raise InputError(f"expected rows in {str(file)!r}, found none; add some or remove the file")
         return rows
 
     def _row(self, record: Mapping[str, Any]) -> tuple[tuple[Value, ...], Any, tuple[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +16,7 @@ from jaxfer.data.index import Look
 from jaxfer.data.lookup import fingerprint, locate
 from jaxfer.data.sources import classfolders
 from jaxfer.data.sources.folder import FORMATS, Files, checked
+from jaxfer.data.sources.rows import allowed, judged
 from jaxfer.data.sources.splitfiles import NAMED, SPLITS
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
@@ -22,6 +24,8 @@ from jaxfer.errors import InputError
 IMAGES, MASKS, NAMES = "images", "masks", "classes.txt"
 SAMPLE = 2_000  # masks that are read whole before a run: about 5 s at 500 x 375 pixels
 MODES = ("1", "L", "P")  # of a PNG with one number a pixel; those of a palette are its indices
+
+Pair = tuple[str, str]  # an image and its mask, relative to the root
 
 
 class Masks(Files):
@@ -33,7 +37,7 @@ class Masks(Files):
         return _decoded(self.root / self.names[row])
 
 
-def source(*, path: str = "") -> Dataset:
+def source(*, path: str = "", bad_rows: int | str | None = None) -> Dataset:
     """PATH/images/{train,val,test}/NAME.jpg with PATH/masks/{train,val,test}/NAME.png; PATH/classes.txt.
 
     `val` may be called `dev`, `valid` or `validation`, in both. An image's EXIF orientation is not applied: a mask fits
@@ -48,12 +52,13 @@ def source(*, path: str = "") -> Dataset:
 
     Args:
       path: the folder; a relative one that is absent is looked up in the folder that JAXFER_DATA names.
+      bad_rows: number of pairs that may be left out, with a note, since a file can't be read, the sizes differ, or a
+        number is in no line of classes.txt; `skip`: any number.
 
     Raises:
-      InputError: no such folders, an image without its mask or the reverse, a mask of another size than its image, a
-        number that is no class, or an unreadable file.
+      InputError: no such folders, an image without its mask or the reverse, or more bad pairs than allowed.
     """
-    root = locate(path, "masks")
+    limit, root = allowed(bad_rows), locate(path, "masks")
     for part in (IMAGES, MASKS):
         if not (root / part / "train").is_dir():
             raise InputError(
@@ -64,36 +69,72 @@ def source(*, path: str = "") -> Dataset:
     folders = {NAMED[name]: name for name in NAMED if (root / IMAGES / name).is_dir()}
     pairs = {split: _pairs(root, name) for split, name in folders.items()}
     given = _given(root / NAMES)
-    files = index.look(root, (name for found in pairs.values() for pair in found for name in pair))
+    files = _look(root, pairs)
     try:
-        return files.made(("masks", given), lambda: _read(files, pairs, folders, given))
+        bad: tuple[str, ...] = ()
+        notes: tuple[str, ...] = ()
+        if limit and (left := _bad(files, pairs, given)):  # as if they were not there
+            bad, total = tuple(left.values()), sum(map(len, pairs.values()))
+            notes = judged(bad, total, root, limit, "pairs")
+            pairs = {split: tuple(pair for pair in found if pair not in left) for split, found in pairs.items()}
+            for split, found in pairs.items():
+                if not found:
+                    raise InputError(f"{split} of {str(root)!r} has no readable pair; replace some or remove it")
+            files = _look(root, pairs)
+        data = files.made(("masks", given), lambda: _read(files, pairs, folders, given))
     finally:
         index.keep()
+    return dataclasses.replace(data, notes=(*data.notes, *notes), bad=bad) if bad else data
+
+
+def _look(root: Path, pairs: Mapping[str, tuple[Pair, ...]]) -> Look:
+    return index.look(root, (name for found in pairs.values() for pair in found for name in pair))
+
+
+def _bad(files: Look, pairs: Mapping[str, tuple[Pair, ...]], given: tuple[str, ...]) -> dict[Pair, str]:
+    """{pair: what is wrong with it} of those that `_check` refuses."""
+    bad = {}
+    for found in pairs.values():
+        looked = _looked(found)
+        for pair in found:
+            try:
+                _check(files, pair, given, pair in looked)
+            except InputError as error:
+                bad[pair] = f"{pair[0]}: {str(error).rpartition('; ')[0]}"
+    return bad
+
+
+def _looked(found: tuple[Pair, ...]) -> frozenset[Pair]:
+    """Those whose masks are read whole."""
+    return frozenset(found[:: -(-len(found) // SAMPLE)])
+
+
+def _check(files: Look, pair: Pair, classes: tuple[str, ...], whole: bool) -> int:
+    """The largest class in a mask that is read whole, else -1; `InputError` for a bad pair; `classes`: () for any."""
+    image, mask = pair
+    checked(files, image)
+    _check_size(files, image, mask)
+    most = files.fact(mask, "largest", _largest) if whole else -1
+    if classes and most >= len(classes):
+        fix = "list every class in classes.txt, or draw it as 255 to leave it out"
+        where = str(files.root / mask)
+        raise InputError(f"expected numbers 0..{len(classes) - 1} or 255 in {where!r}, found {most}; {fix}")
+    return most
 
 
 def _read(
-    files: Look,
-    pairs: Mapping[str, tuple[tuple[str, str], ...]],
-    folders: Mapping[str, str],
-    given: tuple[str, ...],
+    files: Look, pairs: Mapping[str, tuple[Pair, ...]], folders: Mapping[str, str], given: tuple[str, ...]
 ) -> Dataset:
-    """The dataset of {split: (image, mask) of each example}, from the folders of these names; `given`: the classes'
-    names, () where there are none."""
-    root, largest, notes = files.root, {}, []
+    """The dataset of {split: the pair of each example}, from the folders of these names; `given`: the classes' names,
+    () where there are none."""
+    root, classes, notes = files.root, given, []
     for split, found in pairs.items():
-        for image, mask in found:
-            checked(files, image)
-            _check_size(files, image, mask)
-        looked = found[:: -(-len(found) // SAMPLE)]
+        looked = _looked(found)
         if len(looked) < len(found):
             notes.append(f"{len(looked):,} of the {len(found):,} masks of {split} were read to check their numbers")
-        largest[split] = max((files.fact(mask, "largest", _largest), mask) for _, mask in looked)
-    classes = given or tuple(f"class_{i}" for i in range(largest["train"][0] + 1))
-    for most, mask in largest.values():
-        if most >= len(classes):
-            fix = "list every class in classes.txt, or draw it as 255 to leave it out"
-            where = str(root / mask)
-            raise InputError(f"expected numbers 0..{len(classes) - 1} or 255 in {where!r}, found {most}; {fix}")
+        most = max(_check(files, pair, classes, pair in looked) for pair in found)
+        if split == "train" and not given:
+            classes = tuple(f"class_{i}" for i in range(most + 1))
     splits = {
         split: Split.whole(
             image=Files(root, tuple(image for image, _ in found)), mask=Masks(root, tuple(mask for _, mask in found))
@@ -126,8 +167,8 @@ def _check_folders(root: Path) -> None:
         raise InputError(f"expected one val folder in {str(root / IMAGES)!r}, found {' and '.join(held)}; remove one")
 
 
-def _pairs(root: Path, folder: str) -> tuple[tuple[str, str], ...]:
-    """(image, mask) of each example, relative to root, by name."""
+def _pairs(root: Path, folder: str) -> tuple[Pair, ...]:
+    """Those of each example, by name."""
     images, masks = _by_stem(root / IMAGES / folder, FORMATS), _by_stem(root / MASKS / folder, (".png",))
     for part, files, others, other in ((IMAGES, images, masks, "a .png mask"), (MASKS, masks, images, "an image")):
         if alone := sorted(set(files) - set(others)):

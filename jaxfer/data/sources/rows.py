@@ -151,14 +151,16 @@ def allowed(bad_rows: int | str | None) -> float:
     return bad_rows
 
 
-def judged(bad: Sequence[str], total: int, root: Path, limit: float, noun: str = "rows") -> tuple[str, ...]:
+def judged(
+    bad: Sequence[str], total: int, root: Path, limit: float, noun: str = "rows", fix: str = "correct them"
+) -> tuple[str, ...]:
     """Notes on the bad rows of `total` ones where up to `limit` may be left out; `InputError` where there are more."""
     if not bad:
         return ()
     shown = "; ".join(bad[:SHOWN]) + ("; ..." if len(bad) > SHOWN else "")
     summary = f"{len(bad)} of {total} {noun} in {str(root)!r} are bad ({shown})"
     if len(bad) > limit:
-        raise InputError(f"{summary}; correct them, or leave them out with data.bad_rows={len(bad)}")
+        raise InputError(f"{summary}; {fix}, or leave them out with data.bad_rows={len(bad)}")
     return (f"{summary} and left out",)
 
 

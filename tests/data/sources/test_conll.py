@@ -48,7 +48,12 @@ def test_other_fields_and_schemes(tmp_path):
 @pytest.mark.parametrize(
     "files,options,problem",
     [
-        ({"train": "word\n"}, {}, r"train.conll:1: expected a word and its tag, found 'word'; data.word and data.tag"),
+        (
+            {"train": "a\tO\n\nword\n"},
+            {},
+            r"1 of 2 sentences .*\(train.conll:3 has no word and tag: 'word'\); .*data.word and data.tag.*bad_rows=1",
+        ),
+        ({"train": "word\n"}, {"bad_rows": "skip"}, "expected tagged words in .*train.conll', found none"),
         ({"train": "a\tS-place\n"}, {}, "expected tags O, B-TYPE and I-TYPE in .*, found 'S-place'; convert them"),
         ({"train": "a\tplace\n"}, {}, "expected tags O, B-TYPE and I-TYPE in .*, found 'place'"),
         ({"train": "\n\n"}, {}, "expected tagged words in .*train.conll', found none"),
@@ -60,6 +65,14 @@ def test_other_fields_and_schemes(tmp_path):
 def test_what_can_not_be_read(tmp_path, files, options, problem):
     with pytest.raises(InputError, match=problem):
         read(write(tmp_path, **files), **options)
+
+
+def test_sentences_of_bad_lines_may_be_left_out(tmp_path):
+    data = read(write(tmp_path, train=TRAIN + "\na\tO\nword\nb\n\n"), bad_rows=1)
+    (tmp_path / "plain").mkdir()
+    plain = read(write(tmp_path / "plain", train=TRAIN))
+    line = TRAIN.count("\n") + 3
+    assert data.bad == (f"train.conll:{line} has no word and tag: 'word'",) and data.fingerprint == plain.fingerprint
 
 
 def test_another_encoding(tmp_path):

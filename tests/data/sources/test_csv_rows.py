@@ -141,3 +141,19 @@ def test_shared_rows(clinic, rows, ill):
     assert (len(train), int(train.labels.sum())) == (rows, ill)
     absent = sum(train.example("row", i)["chol"] is None for i in range(rows))
     assert absent == (rows if clinic == "switzerland" else 0)
+
+
+def test_bad_rows_may_be_left_out(tmp_path):
+    content = TABLE + "old,1,m,0\n50,1,m\n50,1,m,\n"
+    with pytest.raises(InputError, match=r"3 of 7 rows in .*; correct them, or name what means missing .*bad_rows=3"):
+        read(tmp_path, content, bad_rows=2)
+    data = read(tmp_path, content, bad_rows="skip")
+    assert data.bad == (
+        "train.csv:6 has no number in 'age': 'old'",
+        "train.csv:7 has 3 fields for 4 columns",
+        "train.csv:8 has no class: ''",
+    )
+    assert data.notes[0].startswith("3 of 7 rows in ") and data.notes[0].endswith("and left out")
+    assert data.fingerprint == read(tmp_path).fingerprint and read(tmp_path).bad == ()
+    with pytest.raises(InputError, match="expected rows in '.*', found none"):
+        read(tmp_path, "age,chol,sex,ill\nold,1,m,0\n", bad_rows="skip")

@@ -129,3 +129,34 @@ def test_wrong_files_are_refused_in_one_line(root, damage, message):
     with pytest.raises(InputError) as refused:
         masks.source(path=str(root))
     assert re.search(message, str(refused.value)) and "\n" not in str(refused.value)
+
+
+def test_bad_pairs_may_be_left_out(root):
+    """As if they were not there; others are read as before, and what can't be read is counted."""
+    for damage in (_size, _number, _cut):
+        damage(root)
+    _text_of(root / "images/val/1.png")
+    with pytest.raises(InputError, match=r"3 of 16 pairs in '.*' are bad \(images/train/0.png: .*data.bad_rows=3"):
+        masks.source(path=str(root), bad_rows=2)
+    data = masks.source(path=str(root), bad_rows=3)
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 7, "val": 3, "test": 3}
+    assert len(data.bad) == 3 and data.notes[-1].endswith("and left out")
+    assert data.bad[0].startswith("images/train/0.png: expected a readable mask, found")
+    assert data.bad[1].startswith("images/val/1.png: expected a readable image, found")
+    assert data.bad[2].startswith("images/test/1.png: expected numbers 0..2 or 255 in")
+    for name in ("images/train/0.png", "masks/train/0.png", "images/val/1.png", "masks/val/1.png"):
+        (root / name).unlink()
+    for tree in ("images", "masks"):
+        (root / tree / "test/1.png").unlink()
+    assert masks.source(path=str(root)).fingerprint == data.fingerprint
+
+
+def test_no_pair_of_a_split_can_be_read(root):
+    for file in (root / "images/val").iterdir():
+        _text_of(file)
+    with pytest.raises(InputError, match="val of .* has no readable pair; replace some or remove it"):
+        masks.source(path=str(root), bad_rows="skip")
+
+
+def _text_of(file):
+    file.write_text("no image")
