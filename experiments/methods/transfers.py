@@ -13,11 +13,12 @@ them. The last parameters are the result: validation chooses nothing but what me
 is read at a run's end. Rates were fixed before any run: that of plain fine-tuning for what trains everything, a
 method's own default for what doesn't.
 
-`lp-ft` spends half of the steps on the head, and `wise-ft` lies between both ends of its second half. What is merged,
-and what answers together, are three runs, at a half, once and twice the rate: three times the steps. Teachers are these
-runs too, so a distillation costs twice or four times the steps. Nothing is augmented: the second view of `bituning` is
-the same input, under dropout for texts. Not here: `vpt`, which is for ViTs, and FLYP, which is for two towers; there
-are no such weights at hand.
+`lp-ft` and `delta, attention` spend half of the steps on the head, with which the attention is then measured on 32
+examples, a pass for each channel; `delta` has none. `wise-ft` lies between both ends of `lp-ft`'s second half. What is
+merged, and what answers together, are three runs, at a half, once and twice the rate: three times the steps. Teachers
+are these runs too, so a distillation costs twice or four times the steps. Nothing is augmented: the second view of
+`bituning` is the same input, under dropout for texts. Not here: `vpt`, which is for ViTs, and FLYP, which is for two
+towers; there are no such weights at hand.
 """
 
 import jaxfer.config
@@ -53,7 +54,7 @@ OF_TEXTS = {
 }
 REGULARISED = {
     "l2sp": {"method": "l2sp", "weight_decay": 0.0},  # which would pull to zero beside it
-    "delta": {"method": "delta", "options": {"measured": 32}},  # examples that its attention is measured on
+    "delta": {"method": "delta", "options": {"attention": False}, "weight_decay": 0.0},
     "bss": {"method": "bss"},
     "mixout": {"adds": ("mixout",)},
     "bituning": {"method": "bituning", "stream.view.rows": "same"},
@@ -116,6 +117,9 @@ def sweep(arg):
         yield Cell(name=f"half{seed}", overrides={"method": "probe", "lr": 1e-2, **half})
         begun = {"init": f"sibling:half{seed}", "head": "keep", "differs": ()}
         yield Cell(name=f"lp-ft{seed}", overrides={**fixed, **half, **begun, "lr": RATE[arg] / 10}, group="lp-ft")
+        attended = {"method": "delta", "options": {"measured": 32}, "weight_decay": 0.0, "lr": RATE[arg]}
+        told = {**fixed, **half, **begun, **attended}
+        yield Cell(name=f"delta, attention{seed}", overrides=told, group="delta, attention")
         line = {"method": "merge", "options": {"rule": "wise_ft", "networks": ("tuned",)}}
         line |= {"networks.tuned": f"sibling:lp-ft{seed}", **begun, **once}
         yield Cell(name=f"wise-ft{seed}", overrides=line, group="wise-ft")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from jaxfer.evals.intervals import mean_interval
-from jaxfer.reports import beside, charts, forgetting, numbers, svg, verdicts
-from jaxfer.reports.charts import Band, Point
+from jaxfer.reports import beside, charts, cost, forgetting, numbers, svg, verdicts
+from jaxfer.reports.charts import Band
 from jaxfer.reports.comparison import SCRATCH, Arm, Compared
 from jaxfer.reports.markup import Markup, tag
 from jaxfer.reports.page import Part, Section, paragraph
@@ -110,64 +109,19 @@ def cost_section(compared: Compared) -> Section:
     """The same scores against what they cost."""
     labels, parts = compared.labels[0], []
     arms = [arm for arm in compared.at(labels) if numbers.known(arm.mean)]
-    for name, cost, show in (
-        ("seconds", lambda arm: arm.found["seconds"], numbers.seconds),
-        ("parameters", lambda arm: arm.found["params_trainable"], numbers.compact),
+    spent = cost.affordable([(a.name, a.test, a.found["seconds"], a.series) for a in arms])
+    trained = cost.affordable([(a.name, a.test, a.found["params_trainable"], a.series) for a in arms])
+    said = {"who": "method", "measure": f"test {compared.metric}", "where": at(labels, compared), "legend": True}
+    for name, priced, noun, show in (
+        ("seconds", spent, "seconds of training", numbers.seconds),
+        ("parameters", trained, "trained parameters", numbers.compact),
     ):
-        priced = [(arm, cost(arm)) for arm in arms if numbers.known(cost(arm)) and cost(arm) > 0]
         if priced:
-            parts.append(_scatter(compared, labels, name, priced, show))
+            parts.append(cost.figure(f"cost-{name}", priced, compared.maximize, noun=noun, show=show, **said))
     if len([count for count in compared.labels if count]) > 1:
         parts.append(_labels(compared))
-    front = [
-        arm.name
-        for arm, _ in _front(compared, [(a, a.found["seconds"]) for a in arms if numbers.known(a.found["seconds"])])
-    ]
-    title = f"Nothing is both faster and better than {_listed(front)}" if front else "What each method costs"
+    title = cost.heading(spent, compared.maximize, "What each method costs")
     return Section(name="Cost", title=title, parts=parts)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _front(compared: Compared, priced: Sequence[tuple[Arm, float]]) -> list[tuple[Arm, float]]:
-    """Those that none is better than at the same cost or less, the cheapest first."""
-    sign, front = (1 if compared.maximize else -1), []
-    for arm, cost in sorted(priced, key=lambda pair: (pair[1], -sign * pair[0].mean)):
-        if not front or sign * arm.mean > sign * front[-1][0].mean:
-            front.append((arm, cost))
-    return front
-
-
-def _scatter(
-    compared: Compared, labels: int, name: str, priced: Sequence[tuple[Arm, float]], show: Callable[[float], str]
-) -> Part:
-    best = {arm.name for arm, _ in _front(compared, priced)}
-    points, rows = [], []
-    for arm, cost in priced:
-        mean, half = mean_interval(arm.test)
-        ends = (mean - half, mean + half) if numbers.known(half) else (float("nan"),) * 2
-        points.append(Point(arm.name, cost, mean, *ends, series=arm.series, best=arm.name in best))
-        rows.append(
-            [
-                text(arm.name),
-                Cell(cost, show(cost)),
-                score(mean),
-                *map(score, ends),
-                text("yes" if arm.name in best else "no"),
-            ]
-        )
-    noun = "trained parameters" if name == "parameters" else "seconds of training"
-    title = f"Test {compared.metric} against {noun}{at(labels, compared)}"
-    about = (
-        "Rings and the dashed line: the Pareto front, where nothing else is both better and cheaper. Bars: 95 % "
-        "intervals over seeds."
-    )
-    drawn = charts.scatter(f"cost-{name}", title, points, x_name=noun, y_name=f"test {compared.metric}", x_text=show)
-    headers = ("method", noun, f"test {compared.metric}", "low", "high", "on the front")
-    legend = {arm.name: arm.series for arm, _ in priced}
-    return charts.figure(f"cost-{name}", title, about, drawn, headers, rows, legend=legend)
 
 
 def _labels(compared: Compared) -> Part:

@@ -47,7 +47,8 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     best = ordered[0]
     runs = [run for run in survey(folder) if run.state == FINISHED and run.folder in _places(groups)]
     default = next((group for group in ordered if group.name in settings.defaults(entries)), None)
-    sections = [settings.table_section(ordered, metric, entries, folder), *_curves(ordered, metric)]
+    sections = [settings.table_section(ordered, metric, entries, folder)]
+    sections += [*settings.cost_section(ordered, metric, maximize), *_curves(ordered, metric)]
     sections += of_one(best.folders[0], f"{best.name}, its first seed", evaluate=evaluate, root=folder)
     sections += weights.section({group.name: group.results for group in ordered}, metric, maximize)
     beside = [settings.against_default(best, default, metric)]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from jaxfer.evals.intervals import mean_interval, paired_interval
-from jaxfer.reports import charts, forgetting, numbers
+from jaxfer.reports import charts, cost, forgetting, numbers
 from jaxfer.reports.charts import Point
 from jaxfer.reports.page import Part, Section, paragraph
 from jaxfer.reports.tables import Cell, score, seconds, table, text, whole
@@ -29,6 +29,17 @@ class Group(NamedTuple):
     def mean(self) -> float:
         return statistics.fmean(self.scores)
 
+    @property
+    def seconds(self) -> float:
+        """Of one run without compiling, the median."""
+        costs = [result["cost"] for result in self.results]
+        return statistics.median(cost["seconds"] - cost.get("compile_seconds", 0) for cost in costs)
+
+    @property
+    def trained(self) -> int:
+        """Trained parameters."""
+        return self.results[-1]["cost"]["params_trainable"]
+
 
 def table_section(
     ordered: Sequence[Group], metric: str, entries: Sequence[Mapping[str, Any]], folder: epath.Path
@@ -41,13 +52,11 @@ def table_section(
         mean, half = mean_interval(group.scores)
         ends = (mean - half, mean + half) if numbers.known(half) else (float("nan"),) * 2
         points.append(Point(group.name, mean, low=ends[0], high=ends[1], series=2 if group is ordered[0] else 1))
-        costs = [result["cost"] for result in group.results]
-        spent = statistics.median(cost["seconds"] - cost.get("compile_seconds", 0) for cost in costs)
         shown = numbers.score(mean) + (f" ± {numbers.score(half)}" if numbers.known(half) else "")
         failed = sum(e["group"] == group.name and not (folder / e["folder"] / "result.json").exists() for e in entries)
-        row = [text(group.name), Cell(mean, shown), whole(len(group.scores)), seconds(spent)]
+        row = [text(group.name), Cell(mean, shown), whole(len(group.scores)), seconds(group.seconds)]
         own = forgetting.cells(*kept) if followed else []
-        rows.append([*row, whole(costs[-1]["params_trainable"]), *own, whole(failed)])
+        rows.append([*row, whole(group.trained), *own, whole(failed)])
     headers = ["setting", f"val {metric}", "runs", "seconds", "trained parameters"]
     headers += [*(forgetting.HEADERS if followed else ()), "unfinished"]
     title = f"val {metric} of each setting"
@@ -63,6 +72,25 @@ def table_section(
     parts += [Part(content=content, name="table settings")]
     parts += [paragraph(forgetting.ABOUT, muted=True)] if followed else []
     return Section(name="Settings", title=finding, parts=parts)
+
+
+def cost_section(ordered: Sequence[Group], metric: str, maximize: bool) -> list[Section]:
+    """The settings' scores against their seconds and, where these differ, against their trained parameters; [] of one
+    setting."""
+    if len(ordered) < 2:
+        return []
+    series = {group.name: 2 if group is ordered[0] else 1 for group in ordered}
+    spent = cost.affordable([(g.name, g.scores, g.seconds, series[g.name]) for g in ordered])
+    trained = cost.affordable([(g.name, g.scores, g.trained, series[g.name]) for g in ordered])
+    parts = []
+    said = {"who": "setting", "measure": f"val {metric}", "legend": False}
+    if spent:
+        name, noun = "cost-seconds", "seconds of training"
+        parts.append(cost.figure(name, spent, maximize, noun=noun, show=numbers.seconds, **said))
+    if len({entry.cost for entry in trained}) > 1:
+        name, noun = "cost-parameters", "trained parameters"
+        parts.append(cost.figure(name, trained, maximize, noun=noun, show=numbers.compact, **said))
+    return [Section(name="Cost", title=cost.heading(spent, maximize, "What each setting costs"), parts=parts)]
 
 
 def defaults(entries: Sequence[Mapping[str, Any]]) -> set[str]:

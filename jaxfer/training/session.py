@@ -32,6 +32,7 @@ from jaxfer.training.due import Due
 from jaxfer.training.entering import entered
 from jaxfer.training.evaluation import Evaluation, evaluate_streams
 from jaxfer.training.examples import training_split
+from jaxfer.training.measured import examples
 from jaxfer.training.preemption import Notice
 from jaxfer.training.profile import Clock, Trace
 from jaxfer.training.programs import Program
@@ -200,6 +201,9 @@ class Session:
         return placed(blank, self.where.shardings(stage.spec, blank.params, blank))
 
     def _enter(self, stage: Stage, params: Any, model_state: Any, head: Any = None, former: Any = None) -> State:
+        if stage.spec.method.measure is not None:  # which may take longer than the steps
+            count, name = len(examples(self.experiment, stage, self.data)), stage.config.method
+            self.reporter.say(f"stage {stage.name!r}: {name} measures {count:,} examples before its first step")
         run = {"experiment": self.experiment, "data": self.data, "where": self.where, "folder": self.folder}
         return entered(stage, params, model_state, head, former, **run)
 

@@ -193,7 +193,22 @@ def test_a_sweep_holds_its_best_against_the_default(run, tmp_path):
     assert "+0.099 [+0.099, +0.099]" in plain(found)
     assert "jaxfer doctor found 1 severe, 1 warning, 1 note in 30 examples of train" in plain(found)
     order = re.findall(r'<section id="([\w-]+)"', found)
-    assert order == ["settings", "curves", "data", "trained", "errors", "what-mattered", "lineage"]
+    assert order == ["settings", "cost", "curves", "data", "trained", "errors", "what-mattered", "lineage"]
+
+
+def test_a_sweep_against_its_cost(run, tmp_path):
+    """0.89 in 3 seconds, 0.88 in 5, 0.79 in 1: the second is neither better nor faster than the first."""
+    folder, took = pages.sweep(tmp_path / "s", run), {0.001: 3, 0.01: 5, 0.1: 1}
+    for cell in json.loads((folder / "cells.json").read_text()):
+        place = folder / cell["folder"] / "result.json"
+        result = json.loads(place.read_text())
+        result["cost"] |= {"seconds": 2 + took[cell["overrides"]["lr"]], "compile_seconds": 2}
+        place.write_text(json.dumps(result))
+    found = jaxfer.report(folder, evaluate=False).path.read_text()
+    assert "Nothing is both faster and better than lr=0.1 and lr=0.001" in plain(found)
+    assert 'id="cost-seconds"' in found and 'id="cost-parameters"' not in found  # all train as many
+    rows = found[found.index('id="cost-seconds"') :].partition("</table>")[0]
+    assert re.findall(r">(yes|no)</td>", rows) == ["yes", "no", "yes"]
 
 
 def test_what_a_run_left_of_an_earlier_task(run, tmp_path):
