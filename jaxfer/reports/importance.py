@@ -17,6 +17,7 @@ from jaxfer.reports.grids import Axis
 
 FILE = "importance.csv"  # as the Optuna sampler writes it
 LEVELS = 6  # values of a field up to which an axis marks each
+APART = 0.049  # between two marks of an axis, of its height
 LEAST = 8  # runs of which something can be said
 TREES, SHUFFLES = 100, 10
 
@@ -106,8 +107,16 @@ def axis(name: str, values: Sequence[Any]) -> Axis:
         scale = svg.Scale(low=low, high=high if high > low else low + 1, begin=0.0, end=1000.0, log=log)
         marks = dict.fromkeys(values) if len(set(values)) <= LEVELS else [low, *scale.ticks(4), high]
         ticks = [(scale(v) / 1000, numbers.plain(v) if v < 1e4 else numbers.compact(v)) for v in marks]
-        kept = [tick for i, tick in enumerate(ticks) if all(abs(tick[0] - other[0]) > 0.05 for other in ticks[:i])]
-        return Axis(name, [scale(v) / 1000 for v in values], kept)
+        return Axis(name, [scale(v) / 1000 for v in values], _apart(ticks))
     names = list(dict.fromkeys(map(str, values)))
     place = {value: (i + 0.5) / len(names) for i, value in enumerate(names)}
-    return Axis(name, [place[str(v)] for v in values], [(at, svg.shortened(v, 16)) for v, at in place.items()][:20])
+    return Axis(name, [place[str(v)] for v in values], _apart([(at, svg.shortened(v, 16)) for v, at in place.items()]))
+
+
+def _apart(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Those that don't cover one before them."""
+    kept: list[tuple[float, str]] = []
+    for place, words in ticks:
+        if all(abs(place - other) >= APART for other, _ in kept):
+            kept.append((place, words))
+    return kept

@@ -14,6 +14,7 @@ from jaxfer.runs import listing
 from jaxfer.runs.survey import Run
 
 DRAWN, AXES = 400, 7  # runs and fields in parallel coordinates
+COMPUTED = ("model.means", "model.stds", "model.values")  # of the training rows: what was set is the data
 
 
 def sections(
@@ -24,7 +25,7 @@ def sections(
     Raises:
       InputError: the sampler's importance can't be read.
     """
-    fields = [name for name in listing.differing(runs) if name != "seed"]
+    fields = [name for name in listing.differing(runs) if name not in ("seed", *COMPUTED)]
     scored = [run for run in runs if numbers.known(run.scores.get(f"val.{metric}"))]
     if not fields or len(scored) < 3:
         return []

@@ -42,6 +42,13 @@ def test_calibration_by_hand():
     assert coverage.tolist() == [0.25, 0.5, 0.75, 1] and wrong.tolist() == [0, 0, 0, 0.25]
 
 
+def test_marks_of_an_axis_do_not_cover_each_other():
+    few, many = (importance.axis("init", [f"run {i}" for i in range(count)]) for count in (20, 36))
+    assert [words for _, words in few.ticks] == [f"run {i}" for i in range(20)]
+    assert [words for _, words in many.ticks] == [f"run {i}" for i in range(0, 36, 2)]
+    assert len(many.places) == 36
+
+
 def test_importance_by_permutation():
     """Of a score that is 1 for one of two names: shuffling it doubles the variance, half of it by chance."""
     settings = [[name, lr] for lr in (0.1, 0.01, 0.001, 0.0001, 1e-5) for name in ("a", "b")] * 10
