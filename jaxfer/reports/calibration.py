@@ -11,18 +11,29 @@ from jaxfer.reports.charts import Band
 from jaxfer.reports.page import Part, Section
 from jaxfer.reports.tables import Cell, score, whole
 
-BINS = 15  # of equal width, as the metric `ece` has them: a page has one ECE
+BINS = 15
 POINTS = 100  # of the risk-coverage curve
 
+Bins = Sequence[tuple[float, float, int]]  # mean confidence, accuracy, examples of each
 
-def bins(confidence: np.ndarray, right: np.ndarray, count: int = BINS) -> list[tuple[float, float, int]]:
-    """(mean confidence, accuracy, examples) of the bins (0, 1/count] to ((count - 1)/count, 1] that have examples."""
+
+def equal_mass(confidence: np.ndarray, right: np.ndarray, count: int = BINS) -> Bins:
+    """Of as many examples each as the others, or one more; of fewer examples than bins one each."""
+    parts = np.array_split(np.argsort(confidence, kind="stable"), count)
+    return _told(confidence, right, parts)
+
+
+def equal_width(confidence: np.ndarray, right: np.ndarray, count: int = BINS) -> Bins:
+    """Of (0, 1/count] to ((count - 1)/count, 1], those that have examples; as the metric `ece` has them."""
     place = np.clip(np.ceil(confidence * count) - 1, 0, count - 1)
-    parts = [np.flatnonzero(place == i) for i in range(count)]
+    return _told(confidence, right, [np.flatnonzero(place == i) for i in range(count)])
+
+
+def _told(confidence: np.ndarray, right: np.ndarray, parts: Sequence[np.ndarray]) -> Bins:
     return [(float(confidence[p].mean()), float(right[p].mean()), len(p)) for p in parts if len(p)]
 
 
-def error(found: Sequence[tuple[float, float, int]]) -> float:
+def error(found: Bins) -> float:
     """The expected calibration error of bins: their gaps, weighted by their examples."""
     total = sum(count for *_, count in found)
     return sum(count * abs(accuracy - sure) for sure, accuracy, count in found) / total
@@ -44,18 +55,24 @@ def risk(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndar
 def section(probabilities: np.ndarray, labels: np.ndarray) -> Section:
     """The calibration of val's predictions."""
     confidence, right = probabilities.max(-1), probabilities.argmax(-1) == labels
-    found = bins(confidence, right)
-    ece, score_ = error(found), brier(probabilities, labels)
     gap = float(confidence.mean() - right.mean())
     how = "overconfident" if gap > 0 else "underconfident"
     sure, accuracy = numbers.score(float(confidence.mean())), numbers.score(float(right.mean()))
     title = f"On val it is {how} by {numbers.score(abs(gap))}: {sure} sure, {accuracy} right"
-    return Section(name="Calibration", title=title, parts=[_reliability(found, ece, score_), _risk(confidence, right)])
+    return Section(
+        name="Calibration",
+        title=title,
+        parts=[_reliability(confidence, right, brier(probabilities, labels)), _risk(confidence, right)],
+    )
 
 
-def _reliability(found: Sequence[tuple[float, float, int]], ece: float, brier: float) -> Part:
-    title = f"ECE {numbers.score(ece)}, Brier score {numbers.score(brier)}"
-    about = f"{BINS} bins of equal width, {len(found)} with examples. Dashed: accuracy is confidence. Bars are gaps."
+def _reliability(confidence: np.ndarray, right: np.ndarray, brier: float) -> Part:
+    found, wide = equal_mass(confidence, right), equal_width(confidence, right)
+    title = f"ECE {numbers.score(error(found))}, Brier score {numbers.score(brier)}"
+    about = (
+        f"{len(found)} bins of as many examples each; of {BINS} bins of equal width, as the metric ece has them, it is "
+        f"{numbers.score(error(wide))}. Dashed: accuracy is confidence. Bars are gaps."
+    )
     drawn = grids.reliability("reliability", title, found)
     rows = [[Cell(c, numbers.score(c)), Cell(a, numbers.score(a)), whole(count)] for c, a, count in found]
     return charts.figure("reliability", title, about, drawn, ("mean confidence", "accuracy", "examples"), rows)

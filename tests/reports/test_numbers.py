@@ -34,9 +34,12 @@ def test_scales():
 
 def test_calibration_by_hand():
     confidence, right = np.array([0.9, 0.6, 0.8, 0.7]), np.array([True, False, True, True])
-    found = calibration.bins(confidence, right, 4)  # to 0.25, 0.5, 0.75 and 1
+    found = calibration.equal_width(confidence, right, 4)  # to 0.25, 0.5, 0.75 and 1
     assert found == [(pytest.approx(0.65), 0.5, 2), (pytest.approx(0.85), 1.0, 2)]
     assert calibration.error(found) == pytest.approx(0.15)
+    found = calibration.equal_mass(confidence, right, 3)  # 0.6 and 0.7, 0.8, 0.9
+    assert found == [(pytest.approx(0.65), 0.5, 2), (0.8, 1.0, 1), (0.9, 1.0, 1)]
+    assert calibration.error(found) == pytest.approx(0.15) and len(calibration.equal_mass(confidence, right)) == 4
     assert calibration.brier(np.array([[0.9, 0.1], [0.3, 0.7]]), np.array([0, 0])) == pytest.approx(0.5)
     coverage, wrong = calibration.risk(confidence, right)
     assert coverage.tolist() == [0.25, 0.5, 0.75, 1] and wrong.tolist() == [0, 0, 0, 0.25]

@@ -260,11 +260,11 @@ def test_labels_saved_and_other_measures_of_a_comparison(tmp_path):
     assert "scratch needs" not in text, "of one label count it is not known"
 
 
-def test_a_page_has_one_ece(run):
-    """That of the section is the metric of the run."""
+def test_the_ece_of_equal_widths_is_the_metric(run):
+    """A page says both, each with its bins."""
     seen, result = look(run), open_run(run).result["metrics"]["val"]
     confidence = seen.probabilities.max(-1)
-    found = calibration.bins(confidence, seen.probabilities.argmax(-1) == seen.val.labels)
+    found = calibration.equal_width(confidence, seen.probabilities.argmax(-1) == seen.val.labels)
     assert calibration.error(found) == pytest.approx(result["ece"], abs=1e-6)
 
 
