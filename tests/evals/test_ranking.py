@@ -19,6 +19,7 @@ from jaxfer.evals.score_skill import skill
 from jaxfer.runs.survey import survey
 from jaxfer.training import cached
 from tests.experiments import TOKENIZER, tiny_config
+from tests.full_disk import LINE, full
 from tests.models.tiny import TINY
 from tests.pretrained.checkpoints import checkpoint
 
@@ -211,3 +212,7 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "out/rank.json").read_text())["command"] == asked | dict(
         layers=False, runs=[], seed=0
     )
+    with full(200):  # features are kept already
+        assert main(["rank", "c.py", "--candidates=scratch", "--scores=knn", "--by=knn", "--out=no"]) == 2
+    err = capsys.readouterr().err
+    assert LINE in err and err.count("\n") <= 2 and not list((tmp_path / "no").glob("*"))

@@ -15,6 +15,7 @@ from jaxfer.commands import main
 from jaxfer.reports import calibration, forgetting, groups, saliency, settings, weights
 from jaxfer.reports.looked import look
 from jaxfer.runs.finished import open_run
+from tests.full_disk import LINE, full
 from tests.reports import comparisons, pages
 
 EVIL = "<script>alert('x')<"
@@ -142,6 +143,14 @@ def test_what_is_refused(run, tmp_path, capsys):
         err = capsys.readouterr().err
         assert message in err and err.count("\n") == 1, (path, more, err)
     assert not list(tmp_path.rglob("*.html"))
+
+
+def test_a_full_disk(run, tmp_path, capsys):
+    """Nothing is left of what didn't fit."""
+    with full(8_192):
+        assert main(["report", str(run), "--quick", f"--out={tmp_path / 'r.html'}"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(LINE) and err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_the_command_that_repeats_it(run, tmp_path):
