@@ -15,6 +15,7 @@ from jaxfer import reports
 from jaxfer.errors import InputError
 from jaxfer.ui import made
 from jaxfer.ui.made import Reports, Waiting
+from tests.full_disk import full
 from tests.reports import comparisons
 from tests.ui.serving import EVIL, ask, fill, serving, tree
 
@@ -83,6 +84,17 @@ def test_reports_outlive_the_server(tmp_path, monkeypatch, counted):
         assert ask(port, "/report/compared")[0] == 200
     assert len(list((tmp_path / "cache" / "ui").iterdir())) == 1  # its older version is gone
     assert before.keys() == tree(root).keys()
+
+
+def test_a_full_disk_costs_time_alone(tmp_path, monkeypatch, counted):
+    """The report is served, made anew by the next server, and no part of it is left."""
+    monkeypatch.setenv("JAXFER_CACHE", str(tmp_path / "cache"))
+    root = fill(tmp_path / "runs")
+    for _ in range(2):
+        with serving(root) as port, full(4_096):
+            status, _, text = ask(port, "/report/compared")
+        assert status == 200 and len(text) > 4_096
+    assert counted == ["compared"] * 2 and not list((tmp_path / "cache" / "ui").iterdir())
 
 
 def test_a_cache_within_the_folder_is_left_alone(tmp_path, monkeypatch, counted):
