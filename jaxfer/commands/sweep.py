@@ -13,11 +13,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help=shared.CONFIG)
     parser.add_argument("--workdir", help="the sweep's folder; default runs/CONFIG/sweep")
     shared.add_executor(parser)
-    draws = "the cells of sweep(): grid (default); draws of space(trial): random, halving, hyperband, optuna"
+    draws = "the cells of sweep(): grid (default); draws of space(trial): random, halving, asha, hyperband, optuna"
     shared.add_sampler(parser, draws)
-    parser.add_argument("--trials", type=int, help="random, halving, optuna: how many cells to draw")
-    parser.add_argument("--eta", type=int, help="halving, hyperband: by how much each rung is longer (default 3)")
-    parser.add_argument("--least", type=int, help="halving, hyperband: steps of the first rung")
+    parser.add_argument("--trials", type=int, help="random, halving, asha, optuna: how many cells to draw")
+    parser.add_argument("--eta", type=int, help="halving, asha, hyperband: by how much each rung is longer (default 3)")
+    parser.add_argument("--least", type=int, help="halving, asha, hyperband: steps of the first rung")
     shared.add_nocache(parser)
 
 

@@ -136,7 +136,7 @@ def run_cells(
     """
     executor, reporter = executor or Here(), Reporter(quiet=quiet)
     standing = _Standing(jobs, reporter, executor.slots, plain=not again)
-    drawn = sampler is not None and sampler.left > 0
+    drawn, known = sampler is not None and sampler.left > 0, len(jobs)
 
     def keep_index() -> None:
         if not again:
@@ -146,8 +146,11 @@ def run_cells(
     def more(outcomes: Mapping[str, Outcome]) -> Sequence[Job]:
         added = sampler.more(outcomes)
         jobs.extend(added)
+        if sampler.order is not None:
+            jobs[known:] = sorted(jobs[known:], key=sampler.order)
         standing.added(added, sampler.left)
-        keep_index()
+        if added or not sampler.left:
+            keep_index()
         return added
 
     keep_index()
@@ -162,6 +165,7 @@ def run_cells(
         standing.begin(sampler.left if drawn else 0)
         try:
             tell = {"told": standing.told, "watched": standing.watched, "more": more if drawn else None}
+            tell["eager"] = drawn and sampler.order is not None
             outcomes = execute(jobs, folder, executor=executor, trained=bool(again), **tell)
         finally:
             keep_index()

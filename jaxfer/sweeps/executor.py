@@ -27,6 +27,7 @@ def execute(
     watched: Watched = lambda group, progress: None,
     trained: bool = False,
     more: Callable[[Mapping[str, Outcome]], Sequence[Job]] | None = None,
+    eager: bool = False,
 ) -> dict[str, Outcome]:
     """Runs every cell that is not finished under `folder`.
 
@@ -38,6 +39,7 @@ def execute(
       watched: of a group's progress, and None once it has ended.
       trained: of every cell a split is to be read, and nothing trained: each process takes its share of them at once.
       more: is asked for the next cells once all have ended; none that has not ended already: these were all.
+      eager: `more` is asked whenever a cell has ended, and what it gives is begun first.
 
     Returns:
       {key: outcome} of every cell.
@@ -53,7 +55,7 @@ def execute(
         drawn = {p.key: p for p in more(outcomes) if p.key not in outcomes} if more is not None else {}
         return grouped(list(drawn.values()))
 
-    queue = Queue(groups, told, added)
+    queue = Queue(groups, told, added, eager=eager)
     with preemption_notice() as notice:
         notice.grace = max((cell.config.get("grace", 0.0) for cell in cells), default=0.0)
         executor.run(queue, folder, notice, watched)

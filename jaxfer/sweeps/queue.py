@@ -43,6 +43,8 @@ def shared_out(cells: Sequence[Job], processes: int) -> list[Group]:
 class Queue:
     """The order of groups of cells: none before its source, and none whose source is not done.
 
+    `more` is asked for groups once all so far have ended, or, where it is `eager`, whenever a cell has.
+
     Cells that others start from come first, then those of the program that most cells wait for: two processes that are
     left with one program at the end would both compile it.
     """
@@ -52,15 +54,18 @@ class Queue:
         groups: list[Group],
         told: Told,
         more: Callable[[Mapping[str, Outcome]], list[Group]] = lambda outcomes: [],
+        *,
+        eager: bool = False,
     ):
         self.waiting, self.total, self.outcomes = [], 0, dict[str, Outcome]()
-        self._told, self._more = told, more
+        self._told, self._more, self._eager = told, more, eager
         self._add(groups)
 
     def _add(self, groups: list[Group]) -> None:
-        self.waiting += groups
+        # Of what is asked for early, the latest first: it goes on from what others have just begun.
+        self.waiting = [*groups, *self.waiting] if self._eager else [*self.waiting, *groups]
         self.total += sum(map(len, groups))
-        if self.done and (groups := self._more(self.outcomes)):
+        if (self.done or self._eager) and (groups := self._more(self.outcomes)):
             self._add(groups)
 
     @property
@@ -99,5 +104,5 @@ class Queue:
     def ended(self, cell: Job, outcome: Outcome) -> None:
         self.outcomes[cell.key] = outcome
         self._told(cell, outcome)
-        if self.done:
+        if self.done or self._eager:
             self._add([])

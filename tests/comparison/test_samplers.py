@@ -57,6 +57,7 @@ def test_nothing_to_tune_is_the_same_setting_in_each_trial():
             "--sampler=halving: the arms of a comparison would have different numbers of steps, as its trials have; "
             "use grid, random, optuna",
         ),
+        ("asha", {}, "--sampler=asha: the arms of a comparison would have different numbers of steps"),
         ("hyperband", {}, "--sampler=hyperband: the arms of a comparison would have different numbers of steps"),
         ("randm", {}, "--sampler=randm: no such sampler; nearest: 'random'"),
         ("random", {"sampler_seed": -1}, "--sampler-seed: expected a whole number from 0 on, found -1"),

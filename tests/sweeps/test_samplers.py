@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,8 +16,9 @@ import jaxfer
 from jaxfer.commands import main
 from jaxfer.errors import InputError
 from jaxfer.runs.finished import open_run
-from jaxfer.sweeps.samplers import Grid, Random, make
-from jaxfer.sweeps.samplers.halving import Bracket, _carry, halving, hyperband
+from jaxfer.sweeps.attempts import DIVERGED, DONE, Outcome
+from jaxfer.sweeps.samplers import Grid, Random, asha, make
+from jaxfer.sweeps.samplers.halving import Bracket, carry, halving, hyperband
 from jaxfer.sweeps.samplers.random import Drawn
 from jaxfer.sweeps.samplers.space import trial_cell
 from tests.sweeps import example
@@ -116,7 +118,7 @@ def test_a_drawn_field_can_not_be_overridden(tmp_path):
             None,
             {"trials": 3},
             "--trials: --sampler=grid has no such option; leave it out, or use --sampler=random or "
-            "--sampler=halving or --sampler=optuna",
+            "--sampler=halving or --sampler=asha or --sampler=optuna",
         ),
         (
             "random",
@@ -217,6 +219,66 @@ def test_halving_extends_the_best(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+class Scored:
+    """ASHA on scores that are given, in place of runs; what ends next is drawn."""
+
+    def __init__(self, scores, *, trials, eta=2, steps=8):
+        self.scores = scores  # {(number, steps): score, None where it diverges}
+        self.sampler = make("asha", trials=trials, eta=eta)
+        self.sampler._brackets = (halving(trials, steps, eta, 1),)
+        self.sampler._folder = epath.Path("folder")
+        self.sampler._job = lambda number, steps: SimpleNamespace(
+            key=f"{number} at {steps}", number=number, steps=steps, maximize=True, metric="accuracy"
+        )
+
+    def run(self, places, rng):
+        """(the runs in the order of the table, and in that in which they began), so many beside each other."""
+        sampler, outcomes, waiting, under_way, begun = self.sampler, {}, [], [], []
+        while True:
+            waiting = [*sampler.more(outcomes), *waiting]
+            while waiting and len(under_way) < places:
+                under_way.append(waiting.pop(0))
+                begun.append(under_way[-1].key)
+            if not under_way:
+                assert sampler.left == 0
+                ordered = sorted((job for rung in sampler._entered for _, job in rung), key=sampler.order)
+                return [job.key for job in ordered], begun
+            job = under_way.pop(rng.integers(len(under_way)))
+            score = self.scores[job.number, job.steps]
+            result = {"metrics": {"val": {"accuracy": score}}}
+            outcomes[job.key] = Outcome(status=DIVERGED if score is None else DONE, result=result)
+
+
+@pytest.fixture
+def copied(monkeypatch):
+    """The copies that ASHA makes, in place of making them."""
+    calls = []
+    monkeypatch.setattr(asha, "carry", lambda folder, before, after: calls.append((before, after)))
+    return calls
+
+
+def test_asha_by_hand(copied):
+    """Eta 2. Of one trial none goes on; of 0.5 and 0.7 the second; of three that of 0.8; of four these two."""
+    of = {(0, 2): 0.5, (1, 2): 0.7, (2, 2): 0.8, (3, 2): 0.6, (1, 4): 0.9, (2, 4): 0.6, (1, 8): 1.0}
+    found, begun = Scored(of, trials=4).run(1, np.random.default_rng(0))
+    assert begun == ["0 at 2", "1 at 2", "1 at 4", "2 at 2", "2 at 4", "1 at 8", "3 at 2"]
+    assert found == ["0 at 2", "1 at 2", "2 at 2", "3 at 2", "1 at 4", "2 at 4", "1 at 8"]
+    assert copied == [("1 at 2", "1 at 4"), ("2 at 2", "2 at 4"), ("1 at 4", "1 at 8")]
+    # One that diverged is among those read, and does not go on.
+    of |= {(1, 2): None, (0, 4): 0.5, (3, 4): 0.55, (2, 8): 1.0}
+    found, _ = Scored(of, trials=4).run(1, np.random.default_rng(0))
+    assert found == ["0 at 2", "1 at 2", "2 at 2", "3 at 2", "0 at 4", "2 at 4", "3 at 4", "2 at 8"]
+
+
+def test_what_asha_extends_is_no_matter_of_time(copied):
+    rng = np.random.default_rng(1)
+    scores = {(number, steps): float(rng.uniform()) for number in range(30) for steps in (1, 3, 9, 27)}
+    tables = {tuple(Scored(scores, trials=30, eta=3, steps=27).run(n, rng)[0]) for n in (1, 2, 5, 40) for _ in range(5)}
+    (table,) = tables
+    count = [sum(key.endswith(f" at {steps}") for key in table) for steps in (1, 3, 9, 27)]
+    assert count[0] == 30 and count[1] >= 10 and count[2] >= 3 and count[3] >= 1
+
+
 @pytest.mark.parametrize(
     ("fields", "options", "message"),
     [
@@ -240,9 +302,34 @@ def test_a_torn_copy_is_made_again_and_a_begun_run_left_alone(tmp_path):
     (tmp_path / "before/.lock").write_text("")
     (tmp_path / ".after").mkdir()
     (tmp_path / ".after/half").write_text("torn")
-    _carry(epath.Path(tmp_path), "before", "after")
+    carry(epath.Path(tmp_path), "before", "after")
     assert [path.name for path in (tmp_path / "after").iterdir()] == ["result.json"]
     assert not (tmp_path / ".after").exists()
     (tmp_path / "after/result.json").write_text("long")
-    _carry(epath.Path(tmp_path), "before", "after")
+    carry(epath.Path(tmp_path), "before", "after")
     assert (tmp_path / "after/result.json").read_text() == "long"
+
+
+@pytest.mark.system
+def test_asha_on_processes_gives_the_table_of_one(tmp_path, monkeypatch):
+    """And, extended, the runs of halving: bit for bit as long from the start."""
+    spec = example.write(tmp_path, LONG)
+    fields = {"schedule": "constant", "steps": 8, "save_every": 0}
+    tables = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        chosen = make("asha", trials=4, eta=2)
+        jaxfer.sweep(spec, folder, overrides=fields, sampler=chosen, processes=processes, quiet=True)
+        tables.append((example.without_seconds((folder / "table.csv").read_text()), names(folder)))
+    assert tables[0] == tables[1]
+    assert [name.split(" at ")[1] for name in tables[0][1]][:4] == ["2 steps"] * 4
+    assert tables[0][1][-1].endswith("8 steps")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    jaxfer.sweep(spec, tmp_path / "1", overrides=fields, sampler=make("asha", trials=4, eta=2), quiet=True)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert names(tmp_path / "1") == tables[0][1]
+
+
+def names(folder):
+    """Of the trials, as cells.json has them."""
+    return [cell["name"] for cell in json.loads((folder / "cells.json").read_text()) if cell["group"]]

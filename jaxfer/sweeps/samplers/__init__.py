@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from jaxfer.errors import InputError, nearest
 from jaxfer.sweeps import cells
 from jaxfer.sweeps.attempts import Outcome
 from jaxfer.sweeps.cells import Cell, Job
-from jaxfer.sweeps.samplers import halving
+from jaxfer.sweeps.samplers import asha, halving
 from jaxfer.sweeps.samplers.random import Drawn
 from jaxfer.sweeps.samplers.space import Trial, trial_cell
 
@@ -28,10 +28,13 @@ class Sampler(Protocol):
     Attributes:
       left: trials that are still to be drawn, while the sweep runs.
       options: those of the command line that ask for it; without a storage, whose address may hold a password.
+      order: None: `more` is asked once all cells so far have ended. Else it is asked after every one, and this is the
+        place of a job in the table, since which comes first is a matter of time.
     """
 
     left: int
     options: Mapping[str, Any]
+    order: Callable[[Job], Any] | None
 
     def first(self, spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
         """The cells that are known at once, sources before what starts from them.
@@ -44,7 +47,7 @@ class Sampler(Protocol):
         """The sweep's folder is there, and claimed."""
 
     def more(self, outcomes: Mapping[str, Outcome]) -> Sequence[Job]:
-        """The next cells to run, now that all so far have ended; none: the sweep is done."""
+        """The next cells to run, now that these have ended; none when all have: the sweep is done."""
 
     def close(self) -> None:
         """All cells have ended."""
@@ -55,6 +58,7 @@ class _AtOnce:
 
     left = 0
     options: Mapping[str, Any] = types.MappingProxyType({})
+    order: Callable[[Job], Any] | None = None
 
     def begin(self, jobs: Sequence[Job], folder: epath.Path) -> None:
         pass
@@ -99,6 +103,7 @@ SAMPLERS: dict[str, tuple[str, ...]] = {
     "grid": (),
     "random": ("trials", "sampler_seed"),
     "halving": ("trials", "sampler_seed", "eta", "least"),
+    "asha": ("trials", "sampler_seed", "eta", "least"),
     "hyperband": ("sampler_seed", "eta", "least"),
     "optuna": ("trials", "sampler_seed", "algorithm", "storage", "ask"),
 }
@@ -126,6 +131,8 @@ def make(name: str | None = None, **options: Any) -> Sampler:
         return Random(given["trials"], given.get("sampler_seed", 0))
     if name in ("halving", "hyperband"):
         return halving.make(**given)
+    if name == "asha":
+        return asha.make(**given)
     return module_of(name).make(**given)
 
 

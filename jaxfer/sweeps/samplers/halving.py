@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ class Halving:
       least: steps of the first rung; None: of halving as `trials` leads to, of Hyperband eta^3 times fewer than all.
     """
 
+    order: Callable[[Job], Any] | None = None
+
     def __init__(self, trials: int | None, *, seed: int = 0, eta: int = 3, least: int | None = None):
         self._trials, self._seed, self._eta, self._least = trials, seed, eta, least
         self._brackets: tuple[Bracket, ...] = ()
@@ -112,7 +114,7 @@ class Halving:
         if rung:
             for before, now in zip(self._rungs[-1], begun, strict=True):
                 for number, job in now.items():
-                    _carry(self._folder / FOLDER, before[number].key, job.key)
+                    carry(self._folder / FOLDER, before[number].key, job.key)
         self._rungs.append(begun)
         later = [size for bracket in self._brackets for size in bracket.sizes[rung + 1 :]]
         self.left = sum(later)
@@ -122,13 +124,9 @@ class Halving:
         pass
 
     def _best(self, bracket: int, rung: int, outcomes: Mapping[str, Outcome]) -> list[int]:
-        """Numbers of the trials that go on to the rung, the earlier of equals; what diverged or failed does not."""
-        scored = []
-        for number, job in self._rungs[-1][bracket].items():
-            if outcomes[job.key].status == DONE:
-                score = outcomes[job.key].result["metrics"]["val"][job.metric]
-                scored.append((-score if job.maximize else score, number))
-        return sorted(number for _, number in sorted(scored)[: self._brackets[bracket].sizes[rung]])
+        """Numbers of the trials that go on to the rung."""
+        best = scored(self._rungs[-1][bracket].items(), outcomes)
+        return sorted(best[: self._brackets[bracket].sizes[rung]])
 
     def _job(self, number: int, steps: int) -> Job:
         drawn = trial_cell(self._spec, number, Drawn(self._seed, number), {})
@@ -148,7 +146,17 @@ class Halving:
         return job
 
 
-def _carry(folder: epath.Path, before: str, after: str) -> None:
+def scored(jobs: Iterable[tuple[int, Job]], outcomes: Mapping[str, Outcome]) -> list[int]:
+    """Numbers of these trials, the best first, the earlier of equals; without what diverged or failed."""
+    found = []
+    for number, job in jobs:
+        if outcomes[job.key].status == DONE:
+            score = outcomes[job.key].result["metrics"]["val"][job.metric]
+            found.append((-score if job.maximize else score, number))
+    return [number for _, number in sorted(found)]
+
+
+def carry(folder: epath.Path, before: str, after: str) -> None:
     """A copy of a finished run under the address of the longer one, which goes on from it; whole or not there."""
     target, made = Path(os.fspath(folder / after)), Path(os.fspath(folder / f".{after}"))
     if target.exists():  # begun by an earlier attempt
@@ -158,9 +166,16 @@ def _carry(folder: epath.Path, before: str, after: str) -> None:
     made.replace(target)
 
 
-def make(*, trials: int | None = None, sampler_seed: int = 0, eta: int = 3, least: int | None = None) -> Halving:
+def make(
+    *,
+    trials: int | None = None,
+    sampler_seed: int = 0,
+    eta: int = 3,
+    least: int | None = None,
+    kind: type[Halving] = Halving,
+) -> Halving:
     """From the command line's options."""
     for name, value, low in (("eta", eta, 2), ("least", 1 if least is None else least, 1)):
         if type(value) is not int or value < low:
             raise InputError(f"--{name}: expected a whole number from {low} on, found {value}")
-    return Halving(trials, seed=sampler_seed, eta=eta, least=least)
+    return kind(trials, seed=sampler_seed, eta=eta, least=least)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -30,6 +30,8 @@ class Optuna:
       trials: in all.
       asking: how the study is asked for them.
     """
+
+    order: Callable[[Job], Any] | None = None
 
     def __init__(self, trials: int, asking: Asking):
         self._asking, self._trials, self._study = asking, trials, Study(asking, trials, self._jobs)
