@@ -6,6 +6,8 @@
     jaxfer sweep experiments/methods/transfers.py:trec6 --processes 2 --workdir runs/methods/transfers/trec6
     python experiments/methods/transfers_table.py runs/methods/transfers/*
 
+A set has about 250 runs; `transfers.py:trec6,seed0` has those of one seed, and the table keeps the numbers of each.
+
 `flowers5`: 40 photos a class, MobileNetV2 of ImageNet at 96 x 96. `sst2` and `trec6`: 60 labels a class,
 paraphrase-MiniLM-L3-v2 at 32 tokens, whose word vectors plain fine-tuning and what is measured beside it leave as they
 are. 100 steps of 16 examples for every arm and five seeds; a seed fixes labels, batches and fresh parameters for all of
@@ -75,9 +77,16 @@ MERGED |= {"arithmetic": "task arithmetic", "ties": "ties", "dare": "dare"}
 FROM_START = ("arithmetic", "ties", "dare")
 
 
+def asked(arg):
+    """(the set, the seeds) of an argument."""
+    words = jaxfer.config.words(arg, (*SETS, *(f"seed{seed}" for seed in range(SEEDS))))
+    (data,) = words & {*SETS} or ("flowers5",)
+    return data, [seed for seed in range(SEEDS) if f"seed{seed}" in words] or [*range(SEEDS)]
+
+
 def get_config(arg=""):
-    """arg: one of the three sets."""
-    (data,) = jaxfer.config.words(arg, SETS) or ("flowers5",)
+    """arg: one of the three sets, `flowers5` if none, and for a part of the sweep `seed0` to `seed4`."""
+    data, _ = asked(arg)
     config = jaxfer.config.base()
     config.update(batch_size=16, steps=STEPS, warmup=10, eval_every=STEPS, lr=RATE[data], weight_decay=0.01)
     if data == "flowers5":
@@ -107,29 +116,30 @@ def arms(data):
 
 
 def sweep(arg):
-    """Every arm under five seeds, and what is made of several runs."""
-    fixed = {} if arg == "flowers5" else {"freeze": ("stem/.*",)}
-    for seed in range(SEEDS):
+    """Every arm under each seed, and what is made of several runs."""
+    data, seeds = asked(arg)
+    fixed = {} if data == "flowers5" else {"freeze": ("stem/.*",)}
+    for seed in seeds:
         once = {"seed": seed, "test": True}
-        for name, fields in arms(arg).items():
+        for name, fields in arms(data).items():
             yield Cell(name=f"{name}{seed}", overrides={**fields, **once}, group=name)
         half = {"steps": STEPS // 2, "warmup": 5, "eval_every": STEPS // 2, **once}
         yield Cell(name=f"half{seed}", overrides={"method": "probe", "lr": 1e-2, **half})
         begun = {"init": f"sibling:half{seed}", "head": "keep", "differs": ()}
-        yield Cell(name=f"lp-ft{seed}", overrides={**fixed, **half, **begun, "lr": RATE[arg] / 10}, group="lp-ft")
-        attended = {"method": "delta", "options": {"measured": 32}, "weight_decay": 0.0, "lr": RATE[arg]}
+        yield Cell(name=f"lp-ft{seed}", overrides={**fixed, **half, **begun, "lr": RATE[data] / 10}, group="lp-ft")
+        attended = {"method": "delta", "options": {"measured": 32}, "weight_decay": 0.0, "lr": RATE[data]}
         told = {**fixed, **half, **begun, **attended}
         yield Cell(name=f"delta, attention{seed}", overrides=told, group="delta, attention")
         line = {"method": "merge", "options": {"rule": "wise_ft", "networks": ("tuned",)}}
         line |= {"networks.tuned": f"sibling:lp-ft{seed}", **begun, **once}
         yield Cell(name=f"wise-ft{seed}", overrides=line, group="wise-ft")
         for name, factor in {"slow": 0.5, "fast": 2.0}.items():
-            yield Cell(name=f"{name}{seed}", overrides={**fixed, **once, "lr": factor * RATE[arg]})
+            yield Cell(name=f"{name}{seed}", overrides={**fixed, **once, "lr": factor * RATE[data]})
         parts = {f"networks.{name}": f"sibling:{name}{seed}" for name in ("slow", PLAIN, "fast")}
         taught = {**fixed, **once, "networks.teacher": f"sibling:{PLAIN}{seed}"}
         for method in ("distill", "feature_distill"):
-            yield Cell(name=f"{method}{seed}", overrides={**taught, "method": method, "lr": RATE[arg]}, group=method)
-        several = {**fixed, **once, **parts, "method": "distill", "lr": RATE[arg]}
+            yield Cell(name=f"{method}{seed}", overrides={**taught, "method": method, "lr": RATE[data]}, group=method)
+        several = {**fixed, **once, **parts, "method": "distill", "lr": RATE[data]}
         several["options"] = {"teachers": ("slow", PLAIN, "fast")}
         yield Cell(name=f"distill, three teachers{seed}", overrides=several, group="distill, three teachers")
         begun = {"init": f"sibling:{PLAIN}{seed}", "head": "keep", "differs": ()}
