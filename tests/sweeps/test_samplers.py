@@ -71,7 +71,7 @@ def test_more_trials_keep_the_first_ones(tmp_path):
     assert {cell.overrides["method"] for cell in many[1:]} == {"probe", "full"}
     assert all(("warmup" in cell.overrides) == (cell.overrides["method"] == "full") for cell in many[1:])
     lr = few[1].overrides["lr"]
-    assert few[1].group.startswith(f"lr={lr:.4g},method=")
+    assert few[1].group.startswith(f"lr={lr:.6g},method=")
     assert Random(1).first(spec, {"steps": "3"})[1].overrides["steps"] == "3"
 
 

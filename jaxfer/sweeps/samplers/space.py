@@ -98,4 +98,5 @@ def trial_cell(spec: str, number: int, trial: Trial, overrides: Mapping[str, Any
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    # A row has the runs of one name: of four digits, some twenty draws were enough for two trials in one row.
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
