@@ -9,6 +9,8 @@
     jaxfer sweep experiments/methods/domains.py:pacs --processes 2 --workdir runs/methods/pacs
     python experiments/methods/domains_table.py runs/methods/{digits,heart,speakers,reviews,pacs}
 
+`domains.py:digits,seed0` has the runs of one seed, and the table keeps the numbers of each.
+
 `digits`: MNIST and USPS, a small ResNet from scratch, 600 steps of 64 labelled images and 64 of the target. `heart`:
 twelve pairs of four clinics, a small network of rows, 300 steps of 32 and 32. `speakers`: ten spoken digits, two of
 four voices against the other two, divided in two ways and in both directions, a small network of log-mels from scratch:
@@ -147,19 +149,23 @@ def get_config(arg=""):
 
 
 def sweep(arg):
-    """arg: one of KINDS. Each pair, method and seed; the test splits once each, at a run's end."""
-    for (source, target), seed in itertools.product(pairs(arg), range(KINDS[arg]["seeds"])):
+    """arg: one of KINDS, and for a part of it `seed0`, ... Each pair, method and seed; the test splits once each, at a
+    run's end."""
+    words = jaxfer.config.words(arg, (*KINDS, *(f"seed{seed}" for seed in range(5))))
+    (kind,) = words & {*KINDS}
+    seeds = [seed for seed in range(KINDS[kind]["seeds"]) if words == {kind} or f"seed{seed}" in words]
+    for (source, target), seed in itertools.product(pairs(kind), seeds):
         pair, once = f"{source}_{target}", {"seed": seed, "test": True}
         before = f"{pair}{seed}"
         yield Cell(name=before, arg=pair, overrides=once, group="source only")
         for name, fields in METHODS.items():
             yield Cell(arg=pair, overrides={**fields, **once}, group=name)
-        if VIEWS in KINDS[arg]:
+        if VIEWS in KINDS[kind]:
             yield Cell(arg=f"{pair},{VIEWS}", overrides={"method": "fixmatch", **once}, group="fixmatch")
         for name, fields in LATER.items():
             begun = {**fields, **once, "init": f"sibling:{before}", "head": "keep"}
             if name == "cotta":
-                begun["options"] = KINDS[arg].get("cotta", {"views": 0})
+                begun["options"] = KINDS[kind].get("cotta", {"views": 0})
             if name == "adda":
                 begun["networks.source"] = begun["init"]
             yield Cell(arg=pair, overrides=begun, group=name)

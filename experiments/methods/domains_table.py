@@ -2,11 +2,13 @@
 
 python experiments/methods/domains_table.py runs/methods/digits runs/methods/heart
 
-Each sweep's numbers go into `experiments/methods/domains/NAME.csv`, one line a run; both tables are made from it.
+Each sweep's numbers go into `experiments/methods/domains/NAME.csv`, one line a run, beside those of other seeds that
+are there; both tables are made from it. A seed counts once all its runs have ended.
 """
 
 import csv
 import json
+import operator
 import sys
 from pathlib import Path
 
@@ -15,12 +17,17 @@ from jaxfer.evals.intervals import mean_interval
 KEPT = Path(__file__).with_name("domains")
 MEASURES = ("accuracy", "auroc")  # the second of two classes alone; it does not ask how many are ill in a clinic
 SOURCE, CEILING = "source only", "target labels"
+BY = operator.itemgetter("pair", "seed")
 
 
 def runs(folder: Path) -> list[dict[str, str]]:
     """Lines of pair, method, seed and each measure on the target's test split."""
-    found = []
-    for cell in json.loads((folder / "cells.json").read_text()):
+    found, cells = [], json.loads((folder / "cells.json").read_text())
+    ended = [cell for cell in cells if (folder / cell["folder"] / "result.json").exists()]
+    torn = {cell["overrides"]["seed"] for cell in cells if cell not in ended}
+    for cell in ended:
+        if cell["overrides"]["seed"] in torn:
+            continue
         test = json.loads((folder / cell["folder"] / "result.json").read_text())["metrics"]["test"]
         pair, seed = cell["arg"].partition(",")[0], str(cell["overrides"]["seed"])
         line = {"pair": pair, "method": cell["group"], "seed": seed}
@@ -30,7 +37,16 @@ def runs(folder: Path) -> list[dict[str, str]]:
             reverse = "_".join(reversed(pair.split("_")))
             own = {name: f"{test[name]:.6f}" for name in measures}
             found.append({**line, "pair": reverse, "method": CEILING, **own})
-    return sorted(found, key=lambda line: (line["pair"], line["seed"]))
+    return sorted(found, key=BY)
+
+
+def read(name: str) -> list[dict[str, str]]:
+    """The lines that are kept; [] without any."""
+    file = KEPT / f"{name}.csv"
+    if not file.exists():
+        return []
+    with open(file, newline="") as lines:
+        return list(csv.DictReader(lines))
 
 
 def by_method(lines: list[dict[str, str]], measure: str) -> dict[str, dict[tuple[str, str], float]]:
@@ -83,14 +99,17 @@ def _of_pairs(scores: dict[tuple[str, str], float]) -> dict[str, list[float]]:
 def main(folders: list[Path]) -> None:
     KEPT.mkdir(exist_ok=True)
     for folder in folders:
-        if (folder / "cells.json").exists():
-            lines = runs(folder)
+        lines = read(folder.name)
+        if (folder / "cells.json").exists() and (new := runs(folder)):
+            own = {line["seed"] for line in new}
+            lines = sorted([*(line for line in lines if line["seed"] not in own), *new], key=BY)
             with open(KEPT / f"{folder.name}.csv", "w", newline="") as file:
                 writer = csv.DictWriter(file, [*lines[0]], lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(lines)
-        with open(KEPT / f"{folder.name}.csv", newline="") as file:
-            lines = list(csv.DictReader(file))
+        if not lines:
+            print(f"{folder}: no seed has all its runs")
+            continue
         for measure in MEASURES:
             if measure in lines[0]:
                 print(table(folder.name, lines, measure), end="\n\n")
