@@ -1,8 +1,9 @@
 """Zip codes and movie reviews without labels, then with 10 or 100: what pretraining on them adds, by each way of it.
 
-    jaxfer sweep experiments/methods/unlabelled.py --processes 2 --workdir runs/methods/unlabelled
-    jaxfer sweep experiments/methods/unlabelled.py:minilm --processes 2 --workdir runs/methods/unlabelled_texts
-    python experiments/methods/unlabelled_table.py runs/methods/unlabelled runs/methods/unlabelled_texts
+    jaxfer sweep experiments/methods/unlabelled.py:resnet --processes 2 --workdir runs/methods/unlabelled/resnet
+    jaxfer sweep experiments/methods/unlabelled.py:vit --processes 2 --workdir runs/methods/unlabelled/vit
+    jaxfer sweep experiments/methods/unlabelled.py:minilm --processes 2 --workdir runs/methods/unlabelled/minilm
+    python experiments/methods/unlabelled_table.py runs/methods/unlabelled/*
 
 Images of USPS: 300 steps of 64 images of the training split without labels, by a small ResNet or a small ViT; then 200
 steps on 1 or 10 labels a class, of the head alone or of everything. `none` starts from random weights.
@@ -81,9 +82,11 @@ def texts(config, method):
 
 
 def sweep(arg):
-    """Each network without labels, then with few in both ways; the test split once for each of these."""
+    """arg: one of MODELS, or all. Each network without labels, then with few in both ways; the test split once for each
+    of these."""
+    models = jaxfer.config.words(arg, MODELS) or MODELS
     for seed in range(SEEDS):
-        for model in ("minilm",) if arg == "minilm" else ("resnet", "vit"):
+        for model in [model for model in MODELS if model in models]:
             for method in (NONE, *METHODS[model]):
                 before = f"{model}_{method}{seed}"
                 if method != NONE:

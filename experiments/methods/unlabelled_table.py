@@ -1,6 +1,6 @@
 """Tables of the sweeps of unlabelled.py: test accuracy, and over no pretraining on the set, paired by seed.
 
-python experiments/methods/unlabelled_table.py runs/methods/unlabelled runs/methods/unlabelled_texts
+python experiments/methods/unlabelled_table.py runs/methods/unlabelled/*
 
 The runs' numbers go into `experiments/methods/unlabelled/SWEEP.csv`, from which the tables are made.
 """
