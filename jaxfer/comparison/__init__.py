@@ -109,7 +109,7 @@ def _compare(
     search = Search(design, sampler)
     with locked(folder):
         claim(folder, design)
-        search.begin(folder)
+        search.open(folder)
         outcomes = run_cells([*design.sources, *design.tuning.values()], folder, sampler=search, **running)
         _all_ended(outcomes, folder)
         design = search.complete()

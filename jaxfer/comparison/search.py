@@ -17,6 +17,7 @@ from etils import epath
 from jaxfer.comparison.arms import Arm
 from jaxfer.comparison.protocol import Design
 from jaxfer.comparison.samplers import Sampler, Setting, draw, ranges
+from jaxfer.sweeps import samplers
 from jaxfer.sweeps.cells import Job
 from jaxfer.sweeps.executor import FAILED, Outcome
 from jaxfer.sweeps.samplers.space import Trial
@@ -25,7 +26,7 @@ if TYPE_CHECKING:  # Optuna is slow to import, and may be missing
     from jaxfer.sweeps.samplers.study import Study
 
 
-class Search:
+class Search(samplers.Sampler):
     """Draws the trials that a design lacks, as `run_cells` asks for them; none where all settings are known.
 
     Args:
@@ -48,7 +49,7 @@ class Search:
         """Runs of the trials that are still to be drawn."""
         return sum(study.left for study in self._studies.values()) * self._design.config.seeds
 
-    def begin(self, folder: epath.Path) -> None:
+    def open(self, folder: epath.Path) -> None:
         """The comparison's folder is there, and claimed."""
         if not self._studies:
             return

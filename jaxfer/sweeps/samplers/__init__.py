@@ -4,73 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any, Protocol
-
-from etils import epath
+from typing import Any
 
 from jaxfer.errors import InputError, nearest
 from jaxfer.sweeps import cells
-from jaxfer.sweeps.attempts import Outcome
-from jaxfer.sweeps.cells import Cell, Job
+from jaxfer.sweeps.cells import Cell
 from jaxfer.sweeps.samplers import asha, halving
+from jaxfer.sweeps.samplers.base import Sampler
 from jaxfer.sweeps.samplers.random import Drawn
 from jaxfer.sweeps.samplers.space import Trial, trial_cell
 
 __all__ = ["OPTIONS", "SAMPLERS", "Grid", "Random", "Sampler", "Trial", "make"]
 
 
-class Sampler(Protocol):
-    """Which cells a sweep has.
-
-    Attributes:
-      left: trials that are still to be drawn, while the sweep runs.
-      options: those of the command line that ask for it; without a storage, whose address may hold a password.
-      order: None: `more` is asked once all cells so far have ended. Else it is asked after every one, and this is the
-        place of a job in the table, since which comes first is a matter of time.
-    """
-
-    left: int
-    options: Mapping[str, Any]
-    order: Callable[[Job], Any] | None
-
-    def first(self, spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
-        """The cells that are known at once, sources before what starts from them.
-
-        Raises:
-          InputError: the config has none, or wrong ones.
-        """
-
-    def begin(self, jobs: Sequence[Job], folder: epath.Path) -> None:
-        """The sweep's folder is there, and claimed."""
-
-    def more(self, outcomes: Mapping[str, Outcome]) -> Sequence[Job]:
-        """The next cells to run, now that these have ended; none when all have: the sweep is done."""
-
-    def close(self) -> None:
-        """All cells have ended."""
-
-
-class _AtOnce:
-    """A sampler that knows all cells at once."""
-
-    left = 0
-    options: Mapping[str, Any] = types.MappingProxyType({})
-    order: Callable[[Job], Any] | None = None
-
-    def begin(self, jobs: Sequence[Job], folder: epath.Path) -> None:
-        pass
-
-    def more(self, outcomes: Mapping[str, Outcome]) -> Sequence[Job]:
-        return ()
-
-    def close(self) -> None:
-        pass
-
-
-class Grid(_AtOnce):
+class Grid(Sampler):
     """The cells of `sweep()`, as it lists them."""
 
     def first(self, spec: str, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
@@ -78,7 +27,7 @@ class Grid(_AtOnce):
 
 
 @dataclasses.dataclass(frozen=True)
-class Random(_AtOnce):
+class Random(Sampler):
     """Trials at random, after the sources of `sweep()`.
 
     Attributes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from jaxfer.runs.folder import LOCK, remote
 from jaxfer.sweeps import cells
 from jaxfer.sweeps.attempts import DONE, Outcome
 from jaxfer.sweeps.cells import FOLDER, Cell, Job
+from jaxfer.sweeps.samplers.base import Sampler
 from jaxfer.sweeps.samplers.random import Drawn
 from jaxfer.sweeps.samplers.space import trial_cell
 
@@ -57,7 +58,7 @@ def hyperband(total: int, eta: int, least: int) -> tuple[Bracket, ...]:
     )
 
 
-class Halving:
+class Halving(Sampler):
     """A sampler of random trials in brackets.
 
     Args:
@@ -66,8 +67,6 @@ class Halving:
       eta: by how much a rung is longer than the one before.
       least: steps of the first rung; None: of halving as `trials` leads to, of Hyperband eta^3 times fewer than all.
     """
-
-    order: Callable[[Job], Any] | None = None
 
     def __init__(self, trials: int | None, *, seed: int = 0, eta: int = 3, least: int | None = None):
         self._trials, self._seed, self._eta, self._least = trials, seed, eta, least
@@ -119,9 +118,6 @@ class Halving:
         later = [size for bracket in self._brackets for size in bracket.sizes[rung + 1 :]]
         self.left = sum(later)
         return list({job.key: job for now in begun for job in now.values()}.values())
-
-    def close(self) -> None:
-        pass
 
     def _best(self, bracket: int, rung: int, outcomes: Mapping[str, Outcome]) -> list[int]:
         """Numbers of the trials that go on to the rung."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -16,6 +16,7 @@ from jaxfer.errors import InputError
 from jaxfer.sweeps import cells
 from jaxfer.sweeps.attempts import Outcome
 from jaxfer.sweeps.cells import Cell, Job
+from jaxfer.sweeps.samplers.base import Sampler
 from jaxfer.sweeps.samplers.random import Drawn
 from jaxfer.sweeps.samplers.space import Trial, trial_cell
 from jaxfer.sweeps.samplers.study import Asking, Study
@@ -23,15 +24,13 @@ from jaxfer.sweeps.samplers.study import Asking, Study
 IMPORTANCE = "importance.csv"
 
 
-class Optuna:
+class Optuna(Sampler):
     """A sweep's trials from a study.
 
     Args:
       trials: in all.
       asking: how the study is asked for them.
     """
-
-    order: Callable[[Job], Any] | None = None
 
     def __init__(self, trials: int, asking: Asking):
         self._asking, self._trials, self._study = asking, trials, Study(asking, trials, self._jobs)
@@ -67,9 +66,6 @@ class Optuna:
         if not new:
             self._write_importance()
         return list(new.values())
-
-    def close(self) -> None:
-        pass
 
     def _jobs(self, number: int, trial: Trial) -> tuple[Job]:
         job = cells.checked(self._spec, trial_cell(self._spec, number, trial, self._overrides), self._before)
