@@ -21,6 +21,7 @@ import importlib.util
 import inspect
 import os
 import re
+import shutil
 import sys
 import traceback
 import typing
@@ -228,8 +229,7 @@ def _other(name: str, wanted: str) -> str:
 
 def _searched() -> str:
     """The searched user folders, as text for an error."""
-    folders = [folder for folder in os.environ.get(VARIABLE, "").split(os.pathsep) if folder]
-    return f" (config.rooms: {', '.join(folders)})" if folders else ""
+    return f" (config.rooms: {', '.join(in_use())})" if in_use() else ""
 
 
 @functools.lru_cache(maxsize=8)
@@ -262,6 +262,21 @@ def beside(config: Path) -> tuple[str, ...]:
     )
 
 
+def in_use() -> tuple[str, ...]:
+    """The folders of users' files in this process."""
+    return tuple(folder for folder in os.environ.get(VARIABLE, "").split(os.pathsep) if folder)
+
+
+def copied(folder: str, target: Path) -> None:
+    """Copies the rooms of a folder, and nothing else that lies there, to where another machine gets them from."""
+    for room in (*ROOMS, ADDS, RECIPES):
+        place = Path(folder, room.folder)
+        if room._members(place):
+            shutil.copytree(
+                place, target / room.folder, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+            )
+
+
 def use(folders: Iterable[str]) -> None:
     """Adds every room of these folders (`FOLDER/methods/x.py`, ...), in this process and those it starts.
 
@@ -271,6 +286,5 @@ def use(folders: Iterable[str]) -> None:
     for folder in folders:
         for room in (*ROOMS, ADDS, RECIPES):
             room.use(Path(folder, room.folder))
-        in_use = [path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
-        if folder not in in_use:
-            os.environ[VARIABLE] = os.pathsep.join([*in_use, folder])
+        if folder not in in_use():
+            os.environ[VARIABLE] = os.pathsep.join([*in_use(), folder])

@@ -10,7 +10,7 @@ import pytest
 import jaxfer.methods
 from jaxfer import config as config_module
 from jaxfer.errors import InputError
-from jaxfer.registry import ADDS, METHODS, MODELS, SOURCES, TASKS, Room
+from jaxfer.registry import ADDS, METHODS, MODELS, SOURCES, TASKS, Room, copied
 
 DROPPED = '''
 from __future__ import annotations
@@ -175,3 +175,13 @@ def test_an_add_on_in_place_of_a_method_says_how_to_write_it():
         ADDS.get("lora")
     with pytest.raises(InputError, match="unknown add-on 'tend'; nearest: 'tent'"):
         ADDS.get("tend")
+
+
+def test_the_rooms_of_a_folder_are_copied_and_nothing_else(tmp_path):
+    ours, there = tmp_path / "ours", tmp_path / "there"
+    for name, text in [("methods/mine.py", DROPPED), ("methods/_shared.py", ""), ("tasks/notes.py", ""), ("x.txt", "")]:
+        (ours / name).parent.mkdir(parents=True, exist_ok=True)
+        (ours / name).write_text(text)
+    copied(str(ours), there)
+    files = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()}
+    assert files == {"methods/mine.py", "methods/_shared.py"}, "a folder without a task is no room"

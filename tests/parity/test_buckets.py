@@ -16,8 +16,10 @@ from etils import epath
 
 import jaxfer
 from jaxfer import files
+from jaxfer.sweeps.executors import make as executor
 from tests import kill
 from tests.experiments import tiny_config
+from tests.sweeps import example
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,3 +113,13 @@ def test_a_model_of_texts_in_a_bucket(bucket):
     assert jaxfer.evaluate(folder) == longer["metrics"]["val"]
     config = tiny_config("bert_pooler", steps=1, init=f"run:{folder}")
     assert jaxfer.run(config, bucket / "runs" / "next", quiet=True)["lineage"]["source_sha256"]
+
+
+@pytest.mark.rest
+@pytest.mark.parametrize("bucket", ["gs"], indirect=True)
+@pytest.mark.parametrize(("kind", "options"), [("processes", {"processes": 2}), ("ray", {})])
+def test_a_sweep_in_a_bucket_has_the_table_of_one_on_a_disk(bucket, kind, options, tmp_path):
+    """Sources are written by one worker, and read by another."""
+    spec, folder, _ = example.swept(tmp_path)
+    jaxfer.sweep(spec, bucket / kind, executor=executor(kind, **options), quiet=True)
+    example.check_same(bucket / kind, folder)

@@ -106,6 +106,57 @@ def test_a_killed_sweep_loses_nothing(cluster, here, tmp_path):
     assert all(path.stat().st_mtime_ns == before for path, before in results.items()), "what is done stays"
 
 
+OWN = """
+import sys
+from jaxfer.methods import full
+
+if "default_worker" in sys.argv[0] and __file__.startswith({folder!r}):
+    raise OSError("another machine has no such folder")
+
+def method(port, *, more: float = 1.0):
+    return full.method(port)
+"""
+
+
+@pytest.mark.rest
+def test_a_cluster_gets_a_users_own_methods(cluster, tmp_path):
+    """Workers read copies of them, which came with the code of jaxfer."""
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "mine.py").write_text(OWN.format(folder=str(tmp_path)))
+    (tmp_path / "methods" / "notes.txt").write_text("kept here")
+    spec = example.write(tmp_path)
+    text = Path(spec).read_text().replace('for method in ("probe", "full")', 'for method in ("probe", "mine")')
+    Path(spec).write_text(text)
+    jaxfer.sweep(spec, tmp_path / "here", quiet=True)
+    process = started((spec, None, {**os.environ}), tmp_path / "sweep", cluster.address)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    example.check_same(tmp_path / "sweep", tmp_path / "here")
+
+
+@pytest.mark.rest
+def test_workers_share_what_the_cluster_calls_a_gpu(here, tmp_path):
+    """Two halves of a GPU: two workers, each of which may fill 45 % of its memory."""
+    _, folder, _ = here
+    cluster = Cluster()
+    cluster.add_node(num_cpus=4, num_gpus=1, object_store_memory=80 * 2**20, include_dashboard=False)
+    try:
+        process = started(here, tmp_path / "sweep", cluster.address, "--cpus=1", "--gpus=0.5")
+        wait_for(lambda: len(serving()) == 2, process)
+        found = [(Path("/proc") / str(number) / "environ").read_text().split("\0") for number in serving()]
+        assert all("XLA_PYTHON_CLIENT_MEM_FRACTION=0.45" in variables for variables in found)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        example.check_same(tmp_path / "sweep", folder)
+        for gpus, workers in ((1.0, 1), (0.25, 4), (0.3, 3), (0.0, 2)):
+            executor = make("ray", ray_address=cluster.address, cpus=1 if gpus else 2, gpus=gpus)
+            executor.at_most(8)
+            with executor:
+                assert executor.slots == workers
+    finally:
+        cluster.shutdown()
+
+
 def test_wrong_addresses_and_resources_are_one_line(cluster, here, tmp_path):
     spec, _, _ = here
     with pytest.raises(InputError, match="--ray-address=127.0.0.1:1: no Ray cluster answers there"):

@@ -16,6 +16,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from jaxfer import files
 from jaxfer.errors import Preempted
 from jaxfer.sweeps.attempts import Group, attempt
 from jaxfer.sweeps.executors.base import Died, Event, Workers
@@ -166,5 +167,5 @@ def _serve(pipe: multiprocessing.connection.Connection, cache: str | None) -> No
         while True:
             folder, cells = pipe.recv()
             group = tuple(Sent(key, ConfigDict(config)) for key, config in cells)
-            attempt(group, epath.Path(folder), lambda cell, outcome: pipe.send((cell.key, outcome)), pipe.send)
+            attempt(group, files.opened(folder), lambda cell, outcome: pipe.send((cell.key, outcome)), pipe.send)
             pipe.send(None)  # all of them have ended

@@ -14,10 +14,12 @@ import os
 import pickle
 import signal
 import socket
+import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.queue import Empty, Queue
 
 import jaxfer
+from jaxfer import files, registry
 from jaxfer.errors import InputError, Preempted
 from jaxfer.sweeps.attempts import Group, attempt
 from jaxfer.sweeps.cells import FOLDER
@@ -71,6 +74,7 @@ class Ray(Workers):
     def __init__(self, *, address: str | None = None, cpus: float = 1, gpus: float | None = None):
         self._address, self._cpus, self._gpus = address or os.environ.get("RAY_ADDRESS") or None, cpus, gpus
         self._most, self._owner, self._started = math.inf, False, 0
+        self._rooms: tuple[str, ...] = ()  # names of the folders of users' files that the cluster was given
         self.workers: list[_Worker] = []
 
     def at_most(self, groups: int) -> None:
@@ -79,7 +83,7 @@ class Ray(Workers):
     def __enter__(self) -> Ray:
         self._owner = not ray.is_initialized()
         if self._owner:
-            _connect(self._address)
+            self._rooms = _connect(self._address)
         try:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             if self._gpus is None:
@@ -107,12 +111,14 @@ class Ray(Workers):
 
     def _actor(self) -> Any:
         variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
+        if self._rooms:
+            variables.pop(registry.VARIABLE)  # the worker has copies
         if not self._gpus:
             variables["JAX_PLATFORMS"] = "cpu"
         elif self._gpus < 1:
             variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * self._gpus:.2f}"
         options = dict(num_cpus=self._cpus, num_gpus=self._gpus, runtime_env={"env_vars": variables})
-        there = {"folder": os.getcwd(), "cache": compilation_cache.in_use()}
+        there = {"folder": os.getcwd(), "cache": compilation_cache.in_use(), "rooms": self._rooms}
         return ray.remote(_Serving).options(**options).remote(self._events, self._stop, there)
 
     def send(self, worker: _Worker, group: Group, folder: epath.Path) -> _Worker:
@@ -190,29 +196,36 @@ def _room(node: Mapping[str, float], cpus: float, gpus: float) -> int:
     return int(min(node.get("CPU", 0) / cpus, node.get("GPU", 0) / gpus if gpus else math.inf) + 1e-6)
 
 
-def _connect(address: str | None) -> None:
-    """Joins a cluster, or starts one; `InputError` where none answers."""
+def _connect(address: str | None) -> tuple[str, ...]:
+    """Joins a cluster, or starts one; returns names of the rooms it was given. `InputError` where none answers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        options |= {"address": "local", "include_dashboard": False, "object_store_memory": STORE}
-    else:
-        # The very code that addressed the cells, whatever is installed there.
-        code = {"py_modules": [str(Path(jaxfer.__file__).parent)], "excludes": ["__pycache__"]}
-        options |= {"address": address, "runtime_env": code}
-        host, _, port = address.rpartition(":")
-        if port.isdecimal() and "//" not in host:
-            try:
-                socket.create_connection((host, int(port)), ANSWER).close()
-            except OSError as error:
-                raise InputError(_unreachable(address, error)) from None
+        _begin("local", include_dashboard=False, object_store_memory=STORE)
+        return ()
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "//" not in host:
+        try:
+            socket.create_connection((host, int(port)), ANSWER).close()
+        except OSError as error:
+            raise InputError(_unreachable(address, error)) from None
+    # The very code that addressed the cells, whatever is installed there.
+    with tempfile.TemporaryDirectory() as folder:
+        for number, rooms in enumerate(registry.in_use()):
+            registry.copied(rooms, Path(folder, f"jaxfer_rooms_{number}"))
+        rooms = sorted(Path(folder).iterdir())
+        modules = [str(Path(jaxfer.__file__).parent), *map(str, rooms)]
+        _begin(address, runtime_env={"py_modules": modules, "excludes": ["__pycache__"]})
+    return tuple(room.name for room in rooms)
+
+
+def _begin(address: str, **options: Any) -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with warnings.catch_warnings():  # JAX's, that a fork may hang: what is forked here becomes another program
             warnings.filterwarnings("ignore", message=r"os\.fork\(\)")
-            ray.init(**options)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise InputError(_unreachable(address or "local", error)) from None
+        raise InputError(_unreachable(address, error)) from None
     finally:
         if threading.current_thread() is threading.main_thread():  # Ray's own would not say `run me again`
             for number, handler in handlers.items():
@@ -237,6 +250,7 @@ class _Serving:
         self._events = events
         with contextlib.suppress(OSError):  # relative paths of configs
             os.chdir(there["folder"])
+        registry.use(place for name in there["rooms"] for place in find_spec(name).submodule_search_locations)
         compilation_cache.enable(there["cache"] and Path(there["cache"]))
         threading.Thread(target=_obey, args=(stop,), daemon=True).start()
 
@@ -244,7 +258,7 @@ class _Serving:
         """Runs a group; returns whether it was stopped, and saved, before its end."""
         from ml_collections import ConfigDict
 
-        group, place = tuple(Sent(key, ConfigDict(config)) for key, config in cells), epath.Path(folder)
+        group, place = tuple(Sent(key, ConfigDict(config)) for key, config in cells), files.opened(folder)
 
         def tell(event: Event) -> None:
             self._events.put(pickle.dumps((number, event)))
