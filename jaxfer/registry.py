@@ -162,9 +162,9 @@ class Room:
     def _folders(self) -> list[Path]:
         return [Path(folder) for folder in importlib.import_module(self.package).__path__]
 
-    def _members(self, folder: Path, name: str | None = None) -> list[Path]:
-        files = (file for file in sorted(folder.glob("[!_]*.py")) if name in (None, file.name))
-        return [file for file in files if file.stem.isidentifier() and self._defines(file)]
+    def _members(self, folder: Path, name: str = "*.py") -> list[Path]:
+        files = sorted(folder.glob(name)) if "*" in name else [folder / name]
+        return [file for file in files if file.stem.isidentifier() and file.name[0] != "_" and self._defines(file)]
 
     def _defines(self, file: Path) -> bool:
         try:
