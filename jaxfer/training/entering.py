@@ -53,9 +53,11 @@ def entered(
     zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), stage.given.former)
     given = dataclasses.replace(given, former=zeros if former is None else former)
     taken = [path for path, leaf in rules.flatten(params).items() if not isinstance(leaf, jax.Array)]
+    model_state = widened(model_state)
     if where.shards:
-        params, given = (spread(x, where.shardings(stage.spec, params, x)) for x in (params, given))
+        whole = params, model_state, given
+        params, model_state, given = (spread(x, where.shardings(stage.spec, params, x)) for x in whole)
     else:
         params = placed(params)
-    state = stage.enter(params, widened(model_state), experiment.run.seed, given, taken)
+    state = stage.enter(params, model_state, experiment.run.seed, given, taken)
     return where.place(stage.spec, state.replace(others=teachers.loaded(stage, experiment, folder)))
