@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from jaxfer.errors import Interrupted
 
-INTERRUPTED = "interrupted; run the same command again to resume from the last checkpoint"
+INTERRUPTED = "interrupted; run the same command again, which goes on from what is saved"
 
 _pressed = False  # whether Ctrl-C was pressed: the next one stops at once
 

@@ -72,5 +72,5 @@ def test_interrupts_at_any_moment_leave_no_traceback():
         assert b"Traceback" not in err
         assert (
             process.returncode == 2
-            or b"interrupted; run the same command again to resume from the last checkpoint" in err
+            or b"interrupted; run the same command again, which goes on from what is saved" in err
         )

@@ -215,7 +215,7 @@ def test_eval_defaults(calls):
         (InputError("two\n lines"), 2, "error: two lines\n"),
         (NonFiniteLoss("at step 3"), 3, "error: at step 3\n"),
         (Preempted("saved"), 75, "saved\n"),
-        (KeyboardInterrupt(), 130, "interrupted; run the same command again to resume from the last checkpoint\n"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again, which goes on from what is saved\n"),
         (Interrupted("interrupted: saved"), 130, "interrupted: saved\n"),
         (
             SystemExit(0),

@@ -172,5 +172,5 @@ def test_a_second_interrupt_ends_a_command_that_is_stuck():
     assert (stuck.returncode, stuck.stdout) == (130, "")
     assert stuck.stderr == (
         "interrupted: saving first; Ctrl-C once more stops at once\n"
-        "interrupted; run the same command again to resume from the last checkpoint\n"
+        "interrupted; run the same command again, which goes on from what is saved\n"
     )
