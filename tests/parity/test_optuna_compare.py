@@ -110,6 +110,7 @@ def test_again_it_only_reads_and_others_are_refused(undisturbed, monkeypatch, ca
     assert kept(folder) == before and [study.trials for study in studies(folder)] == told
 
 
+@pytest.mark.rest
 def test_killed_it_selects_the_same(undisturbed, tmp_path):
     """Killed three times with trials under way: the same bytes, as cells are trained together with the same ones."""
     spec, folder, variables = undisturbed
@@ -124,6 +125,7 @@ def test_killed_it_selects_the_same(undisturbed, tmp_path):
         assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes(), name
 
 
+@pytest.mark.rest
 def test_after_a_failure_it_draws_no_more_and_then_the_same(undisturbed, tmp_path, monkeypatch):
     spec, folder, variables = undisturbed
     monkeypatch.setenv("JAXFER_CACHE", variables["JAXFER_CACHE"])
