@@ -46,7 +46,7 @@ def means(lines: list[dict[str, str]], column: str) -> list[float]:
 
 def table(name: str, lines: list[dict[str, str]]) -> str:
     tasks, labels = [*TASKS[name]], dict.fromkeys(line["labels"] for line in lines)
-    head = [name, "labels a class", "mean accuracy", "over `alone`", *tasks, "seconds, four tasks"]
+    head = [name, "labels a class", "mean accuracy", "over `alone`", *tasks, "seconds"]
     rows = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for count in labels:
         of = {m: [x for x in lines if (x["labels"], x["method"]) == (count, m)] for m in (ALONE, *METHODS)}
@@ -56,7 +56,8 @@ def table(name: str, lines: list[dict[str, str]]) -> str:
             by, width = mean_interval([a - b for a, b in zip(means(own, "accuracy"), base, strict=True)])
             over = "" if method == ALONE else f"{by:+.3f} [{by - width:+.3f}, {by + width:+.3f}]"
             each = [f"{statistics.mean(float(x['accuracy']) for x in own if x['task'] == task):.3f}" for task in tasks]
-            seconds = f"{len(tasks) * statistics.median(means(own, 'seconds')):.1f}"
+            # Networks alone are trained five at a time in one program, whose seconds are no other run's.
+            seconds = f"{len(tasks) * statistics.median(means(own, 'seconds')):.1f}" if method != ALONE else ""
             rows.append(
                 "| " + " | ".join([f"`{method}`", count, f"{mean:.3f} ± {half:.3f}", over, *each, seconds]) + " |"
             )
