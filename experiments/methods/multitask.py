@@ -7,8 +7,8 @@
 
 `reviews`: whether a review is a good one, of books, DVDs, electronics and kitchenware; a network of rows on what MiniLM
 says of them. `heart`: whether a patient is ill, in four clinics; a network of rows. Each task has a head of its own and
-a batch of its own in every step: 5, 25 or all labels a class of reviews, all of the patients. A network alone has as
-many steps, and so a quarter of the examples of one of four tasks. 200 steps of 32, the last parameters are the result,
+a batch of its own in every step: 5, 25 or all labels a class of reviews, all of the patients. A network alone
+sees as many examples of its task, in as many steps. 200 steps of 32, the last parameters are the result,
 each method has its defaults, and the test split is read once, at a run's end.
 """
 
