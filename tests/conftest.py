@@ -9,6 +9,7 @@ import ctypes
 import gc
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,8 @@ def pytest_configure(config):
 def pytest_collection_finish():
     gc.collect()
     gc.freeze()
+    # A file that a test imports and writes anew within the second, at the same size, would be read from its bytecode.
+    sys.dont_write_bytecode = True
 
 
 @pytest.fixture(scope="module")
