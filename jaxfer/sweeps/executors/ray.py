@@ -210,8 +210,8 @@ def _connect(address: str | None) -> tuple[str, ...]:
             raise InputError(_unreachable(address, error)) from None
     # The very code that addressed the cells, whatever is installed there.
     with tempfile.TemporaryDirectory() as folder:
-        for number, rooms in enumerate(registry.in_use()):
-            registry.copied(rooms, Path(folder, f"jaxfer_rooms_{number}"))
+        for number, place in enumerate(registry.in_use()):
+            registry.copied(place, Path(folder, f"jaxfer_rooms_{number}"))
         rooms = sorted(Path(folder).iterdir())
         modules = [str(Path(jaxfer.__file__).parent), *map(str, rooms)]
         _begin(address, runtime_env={"py_modules": modules, "excludes": ["__pycache__"]})
