@@ -10,9 +10,10 @@ steps of 32 examples a task. `reviews`: liked or not, of books, then DVDs, elect
 four; a network of rows on what MiniLM says of them, 60 steps of 32 a task.
 
 A run starts from the one before, and is told which task an example is of. `er`, `der` and `agem` have 10 examples a
-class of the task before, and none of those before that; under `full`, `si` and `lwf` these are only evaluated, and
-`ewc` measures its information on them, with that of the tasks before (`ewc, online`) or without. All have the defaults
-of their methods but `ewc`, whose strength is that of configs/digits_replay.py, and `si`, whose c was the better one of
+class of every task before, 32 in a step, shared by these tasks and weighed as the new ones are; in the arms `last` they
+have those of the task before alone. Under `full`, `si` and `lwf` these are only evaluated, and `ewc` measures its
+information on them, with that of the tasks before (`ewc, online`) or without. All have the defaults of their methods
+but `ewc`, whose strength is that of configs/digits_replay.py, and `si`, whose c was the better one of
 30 and 1000 on val of seed 0 after two tasks of digits. Each method's first task is trained by `full`, that of `si` by
 `si`, which has to see how its parameters move. `progressive` begins every task from the first one's network, which
 stays in it.
@@ -30,7 +31,9 @@ METHODS = {
     "ewc": {"method": "ewc", "options": {"strength": 1e6}},
     "ewc, online": {"method": "ewc", "options": {"strength": 1e6, "online": 1.0}},
     "si": {"method": "si", "options": {"c": 1e3}},
-    **{name: {"method": name} for name in ("lwf", *REPLAY, "progressive")},
+    **{name: {"method": name} for name in ("lwf", *REPLAY)},
+    **{f"{name}, last": {"method": name} for name in REPLAY},
+    "progressive": {"method": "progressive"},
 }
 
 
@@ -61,15 +64,21 @@ def get_config(arg=""):
     return config
 
 
-def later(method, before, tasks):
+def later(arm, place, tasks):
     """The fields of a run that starts from that of the task before."""
+    method = METHODS[arm].get("method")
     fields = {"head": "reset" if tasks == DIGITS else "keep"}
     if method == "progressive":
         return fields
-    name = "stream.former" if method == "ewc" else "stream.memory"
-    examples = {**data(before), "labels_per_class": 10, "task": "classification"}
-    fields |= {f"{name}.{field}": value for field, value in examples.items()}
-    return {**fields, f"{name}.weight": 1.0 if method in REPLAY else 0.0}
+    kept = tasks[:place] if arm in REPLAY else tasks[place - 1 : place]
+    names = [f"memory_{task}" for task in kept] if arm in REPLAY else ["former" if method == "ewc" else "memory"]
+    for name, task in zip(names, kept, strict=True):
+        examples = {**data(task), "labels_per_class": 10, "task": "classification"}
+        examples["weight"] = 1.0 / len(kept) if method in REPLAY else 0.0
+        if len(kept) > 1:
+            examples["batch_size"] = 32 // len(kept)
+        fields |= {f"stream.{name}.{field}": value for field, value in examples.items()}
+    return {**fields, "options": {"memories": tuple(names)}} if arm in REPLAY else fields
 
 
 def sweep(arg):
@@ -81,14 +90,14 @@ def sweep(arg):
         for task in tasks if tasks == REVIEWS else ():
             fields = {**once, "steps": 1, "warmup": 0, "lr": 0.0, "method": "probe"}
             yield Cell(name=f"untrained{seed}_{task}", arg=",".join([task, *tiny]), overrides=fields)
-        for arm, fields in METHODS.items():
+        for arm in METHODS:
             before = ""
             for place, task in enumerate(tasks):
                 trained_by = "full" if not place and arm != "si" else arm
                 name = f"{trained_by}{seed}_{task}"
                 overrides = {**once, **METHODS[trained_by]}
                 if place:
-                    overrides |= later(fields.get("method"), tasks[place - 1], tasks)
+                    overrides |= later(arm, place, tasks)
                     overrides |= {"init": f"sibling:{before}"}
                 if place or arm in ("full", "si"):  # the others share the first run of `full`
                     group = arm if task == tasks[-1] else ""

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
 from jaxfer import rules
-from jaxfer.config.experiment import Experiment
-from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError
 from jaxfer.evals.transfer_matrix import Transfer, transfer
 from jaxfer.parallel.placement import placement
+from jaxfer.pretrained.trained_heads import TrainedHead, trained_heads
 from jaxfer.runs.finished import FinishedRun
 from jaxfer.state import State
 from jaxfer.step import UNCHANGED, StepSpec
 from jaxfer.training.evaluation import evaluate, evaluate_split, reopened
-from jaxfer.training.streams import with_streams
 
-EARLIER = ("memory", "former")  # the streams in which methods read the task before
-Head = dict[str, object]
+EARLIER = ("memory", "former")  # the streams in which methods read the task before, of other data too
+Head = Mapping[str, Any]  # {path below the output layer: leaf}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,9 +43,9 @@ class Chain:
 def chain(runs: Sequence[str | epath.Path], *, split: str = "val", untrained: Sequence[float] | None = None) -> Chain:
     """Evaluates each run on the tasks of all runs up to its own, and on the next one where the classes are the same.
 
-    A task is answered under the head that was last trained on it, by the backbone as the run leaves it; the next task
-    under the run's own head. A method that adds modules (`progressive`) keeps a network for each task: there the scores
-    on earlier tasks stay what they were.
+    A task is answered under the head that was last trained on it, that of a run or of a stream with the task's data, by
+    the backbone as the run leaves it; the next task under the run's own head. A method that adds modules
+    (`progressive`) keeps a network for each task: there the scores on earlier tasks stay what they were.
 
     Args:
       runs: folders of finished runs in the order of their tasks, one for each.
@@ -68,18 +67,19 @@ def chain(runs: Sequence[str | epath.Path], *, split: str = "val", untrained: Se
     for run, task in zip(runs, tasks, strict=True):
         if task.monitor != tasks[0].monitor:
             raise InputError(f"{run}: goes by {task.monitor}, but {runs[0]} by {tasks[0].monitor}; leave it out")
-    classes, rows, known = [data.classes for _, _, data in opened], [], []
-    for place, (finished, experiment, data) in enumerate(opened):
+    classes, rows, known, trained_on = [data.classes for _, _, data in opened], [], [], []
+    for place, (finished, experiment, _) in enumerate(opened):
         row = [math.nan] * len(runs)
-        own, before = _heads(finished)
-        if place and before and _classes_before(experiment, data) == classes[place - 1]:
-            known[-1] = before
-        known.append(own)
+        own, *streams = trained_heads(finished)
+        for task, head in _later(finished, streams, trained_on).items():
+            known[task] = head
+        known.append(own.leaves)
+        trained_on.append(own.trained_on)
         if finished.stage.spec.method.merge is None:
             row[:place] = rows[-1][:place] if rows else []
             row[place] = evaluate(runs[place], split=split, quiet=True)[tasks[0].monitor]
         else:
-            ahead = [own] if place + 1 < len(runs) and classes[place + 1] == classes[place] else []
+            ahead = [own.leaves] if place + 1 < len(runs) and classes[place + 1] == classes[place] else []
             where, spec = placement(experiment.parallel), _plain(finished)
             for task, head in enumerate([*known, *ahead]):
                 examples = opened[task][2].splits[split]
@@ -98,25 +98,26 @@ def chain(runs: Sequence[str | epath.Path], *, split: str = "val", untrained: Se
     return Chain(metric=tasks[0].monitor, scores=tuple(rows), transfer=found)
 
 
-def _heads(run: FinishedRun) -> tuple[Head, Head]:
-    """(the head of the run's task, that of the task before: {path: leaf}) as the run leaves them."""
-    leaves, below = rules.flatten(run.state.params), f"{run.stage.spec.port.head}/"
-    streams = tuple(f"{below}{stream.name}/" for stream in run.stage.spec.streams)
-    own = {path: x for path, x in leaves.items() if path.startswith(below) and not path.startswith(streams)}
-    before = {
-        below + path.removeprefix(f"{below}{name}/"): x
-        for name in EARLIER
-        for path, x in leaves.items()
-        if path.startswith(f"{below}{name}/")
-    }
+def _later(
+    run: FinishedRun, streams: Sequence[TrainedHead], trained_on: Sequence[tuple[str, tuple[str, ...]]]
+) -> dict[int, Head]:
+    """{earlier task: its head as the run leaves it} of those that it has a stream of, or trained the source's head for.
+
+    Args:
+      run: of the next task.
+      streams: heads that it has beside its own.
+      trained_on: data and classes of the tasks before.
+    """
+    found, before = {}, len(trained_on) - 1
+    for stream in (each for each in streams if each.own == run.stage.spec.port.head):
+        tasks = [task for task, known in enumerate(trained_on) if known == stream.trained_on]
+        if not tasks and before >= 0 and stream.stream in EARLIER and stream.trained_on[1] == trained_on[before][1]:
+            tasks = [before]
+        found |= dict.fromkeys(tasks[-1:], stream.leaves)
     # lwf trains the head of the source beside a stream that is only evaluated.
-    return own, before | {path.removeprefix("lwf/"): x for path, x in leaves.items() if path.startswith("lwf/")}
-
-
-def _classes_before(experiment: Experiment, data: Dataset) -> tuple[str, ...] | None:
-    """Those of the stream that the method reads the task before from."""
-    read = with_streams(experiment, data).streams
-    return next((read[name].classes for name in EARLIER if name in read), None)
+    below = f"lwf/{run.stage.spec.port.head}/"
+    lwf = {path.removeprefix(below): x for path, x in rules.flatten(run.state.params).items() if path.startswith(below)}
+    return {**found, before: lwf} if lwf and before in found else found
 
 
 def _plain(run: FinishedRun) -> StepSpec:
@@ -128,6 +129,7 @@ def _plain(run: FinishedRun) -> StepSpec:
 def _under(run: FinishedRun, head: Head) -> State:
     """The run's state as a plain model with that head."""
     params, model_state = run.stage.leave(run.state)
-    params = rules.unflatten({**rules.flatten(params), **head})
+    below = f"{run.stage.spec.port.head}/"
+    params = rules.unflatten({**rules.flatten(params), **{f"{below}{path}": leaf for path, leaf in head.items()}})
     plain = dict(extra={}, opt_state=(), hparams={}, key=None, others={})
     return run.state.replace(params=params, model_state=model_state, **plain)

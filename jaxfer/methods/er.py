@@ -1,21 +1,31 @@
-"""Experience replay: examples of an earlier task beside those of the new one, so that it isn't forgotten.
+"""Experience replay: examples of earlier tasks beside those of the new one, so that these aren't forgotten.
 
 Chaudhry et al., 2019, "On Tiny Episodic Memories in Continual Learning", arXiv:1902.10486: the loss is that of the new
 batch plus that of a batch from memory. Both pass through the network together, so that batch statistics are of both.
+
+The paper has one memory of all tasks, which a sampler fills as examples come. Here a run is a task, and a memory a
+stream: a fixed number of examples a class of one earlier task, under its own head (the paper's ring buffer).
 """
 
 from __future__ import annotations
 
 import dataclasses
 
+from jaxfer.errors import InputError
 from jaxfer.method import TASK, Method
 from jaxfer.methods import full
 from jaxfer.models.port import Port
 
 
-def method(port: Port) -> Method:
-    """Groups: `head`, `backbone`. Reads the stream `memory`, whose task has a head of its own.
+def method(port: Port, *, memories: tuple[str, ...] = ("memory",)) -> Method:
+    """Groups: `head`, `backbone`. Reads the streams `memories`, whose tasks have heads of their own.
 
-    The weight of its loss is `config.stream.memory.weight`; `memory/accuracy` says what is left of the earlier task.
+    The weight of a memory's loss is `config.stream.NAME.weight`; `NAME/accuracy` says what is left of its task.
+
+    Args:
+      port: the model.
+      memories: names of the streams, one for each earlier task that is not to be forgotten.
     """
-    return dataclasses.replace(full.method(port), streams={"memory": TASK})
+    if not memories or len(set(memories)) != len(memories):
+        raise InputError(f"options.memories: expected one stream or several different ones, found {memories}")
+    return dataclasses.replace(full.method(port), streams=dict.fromkeys(memories, TASK))

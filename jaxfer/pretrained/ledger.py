@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxfer.pretrained.trained_heads import TrainedHead
+
 # In table order: copied, transposed, merged with an adapter, resized, initialised.
 KINDS = ("loaded", "renamed", "transposed", "merged", "resized", "inflated", "re-initialised", "missing", "initialised")
 TOLD = ("resized", "inflated", "re-initialised", "missing")  # kinds whose leaves the table names
@@ -25,8 +27,7 @@ class Start:
       unused: keys of the source without a leaf in the model.
       unwrapped: keys and prefixes that a training script put around the weights, outermost first.
       dropped: other entries of its file.
-      trained_head: {path below the head: leaf} of the source's own output layer, kept or not; {} for none.
-      trained_on: (sha256 of the data, names of the classes) that it was trained on, where the source is a run.
+      trained_heads: output layers that the source, a run, leaves, its own first, kept or not; () for none.
       head: {path: leaf} of the source's own output layer, kept for a method that asks for it; None otherwise.
       former: what the source's run hands on to one of the same method; None for nothing.
     """
@@ -38,8 +39,7 @@ class Start:
     unused: tuple[str, ...] = ()
     unwrapped: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
-    trained_head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    trained_on: tuple[str, tuple[str, ...]] = ("", ())
+    trained_heads: tuple[TrainedHead, ...] = ()
     head: Mapping[str, Any] | None = None
     former: Any = None
 

@@ -24,6 +24,7 @@ from jaxfer.pretrained.agreement import completed
 from jaxfer.pretrained.foreign import is_foreign
 from jaxfer.pretrained.hub import Absent
 from jaxfer.pretrained.ledger import Start
+from jaxfer.pretrained.trained_heads import trained_heads
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten, unflatten
 from jaxfer.runs import records
@@ -254,15 +255,13 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
     drawn |= {path: columns.carried(drawn[path], places, source_rows) for path, places in tokens.items()}
     tree = unflatten({**filled, **drawn})
     lineage = {**_lineage(experiment, data), "source_sha256": fingerprint(*loaded), "source": source.result["lineage"]}
-    below = f"params/{source.stage.spec.port.head}/"
     return Start(
         params=tree.pop("params"),
         model_state=tree,
         ledger=ledger,
         lineage=lineage,
         unused=tuple(sorted(left)),
-        trained_head={path.removeprefix(below): x for path, x in _leaves(*loaded).items() if path.startswith(below)},
-        trained_on=(source.result["lineage"]["data_sha256"], source.classes),
+        trained_heads=trained_heads(source),
         head=source_head.of_params(loaded[0], stage),
         former=source.stage.hand_on(source.state, stage),
     )

@@ -1,4 +1,4 @@
-"""Heads of streams at the start of a run: the source's own for the data it was trained on, else new ones."""
+"""Heads of streams at the start of a run: one that the source trained on the same data, else new ones."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from jaxfer.step import StepSpec
 def added(start: Start, spec: StepSpec, data: Dataset, key: jax.Array) -> Start:
     """The start with a head for each stream that has a task.
 
-    A stream of the source's own data and classes gets the source's head: what it could do is measured, and kept or
-    forgotten, from there.
+    A stream of the source's own data and classes gets the source's head, and one of the data and classes of a stream of
+    the source's the head of that: what it could do is measured, and kept or forgotten, from there.
 
     Args:
       start: of the model without these heads.
@@ -32,13 +32,14 @@ def added(start: Start, spec: StepSpec, data: Dataset, key: jax.Array) -> Start:
     for own in port.parts:
         stream, below = data.streams[own.part.name], f"params/{own.part.path}/"
         mine = {path: leaf for path, leaf in drawn.items() if path.startswith(below)}
-        kept = {f"{below}{name}": leaf for name, leaf in start.trained_head.items()}
-        same = start.trained_on == (stream.fingerprint, stream.classes) and own.part.own == own.head
-        fits = {path: leaf.shape for path, leaf in kept.items()} == {path: leaf.shape for path, leaf in mine.items()}
-        loaded = same and fits
-        for path, leaf in (kept if loaded else mine).items():
+        shapes = {path.removeprefix(below): leaf.shape for path, leaf in mine.items()}
+        wanted = (stream.fingerprint, stream.classes), own.part.own
+        same = (head for head in start.trained_heads if (head.trained_on, head.own) == wanted)
+        kept = next((h for h in same if {path: leaf.shape for path, leaf in h.leaves.items()} == shapes), None)
+        for path in mine:
+            name = path.removeprefix(below)
+            leaf, origin = (mine[path], None) if kept is None else (kept.leaves[name], f"params/{kept.stored}/{name}")
             leaves[path.removeprefix("params/")] = leaf
-            ledger[path] = {"what": "loaded" if loaded else "initialised", "from": None, "shape": list(leaf.shape)}
-            if loaded:
-                ledger[path]["from"] = f"params/{port.head}/{path.removeprefix(below)}"
+            what = "initialised" if kept is None else "loaded"
+            ledger[path] = {"what": what, "from": origin, "shape": list(leaf.shape)}
     return dataclasses.replace(start, params=unflatten(leaves), ledger=ledger)

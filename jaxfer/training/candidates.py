@@ -237,7 +237,7 @@ def _head(plan: Plan, begun: starting.Start) -> tuple[dict[str, Any] | None, str
         task = stored_experiment(place).task.name
         if task != TASK:
             return None, f"the source's task is {task!r}"
-        return dict(begun.trained_head), ""
+        return dict(begun.trained_heads[0].leaves), ""
     experiment = plan.experiment
     checkpoint = foreign.opened(init, experiment.model.name, dict(experiment.model.options), experiment.init_options)
     if checkpoint.other_head is not None or not checkpoint.outputs:

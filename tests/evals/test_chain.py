@@ -50,6 +50,24 @@ def test_each_run_on_every_task(runs):
     assert again.transfer.forward == pytest.approx(c - 0.25, abs=1e-12)
 
 
+def test_memories_of_all_tasks_before(runs):
+    """A third task beside memories of the first two; the head of the first is that of the second run's memory."""
+    third = digits("45", init=f"run:{runs}/second", head="reset", method="der")
+    third.options.memories = ("memory_01", "memory_23")
+    for task in ("01", "23"):
+        memory = dict(source="digits", classes=tuple(task), val_per_class=10, labels_per_class=5, batch_size=4)
+        third.stream[f"memory_{task}"] = dict(**memory, task="classification", weight=0.5)
+    jaxfer.run(third, runs / "longer", quiet=True)
+    ledger = json.loads((runs / "longer" / "ledger.json").read_text())["leaves"]
+    origins = {"memory_01": "params/head/out/memory/kernel", "memory_23": "params/head/out/kernel"}
+    for name, origin in origins.items():
+        entry = ledger[f"params/head/out/{name}/kernel"]
+        assert (entry["what"], entry["from"]) == ("loaded", origin)
+    *_, last = jaxfer.chain([runs / name for name in ("first", "second", "longer")]).scores
+    metrics = val(runs / "longer")
+    assert last == tuple(metrics[name] for name in ("memory_01/accuracy", "memory_23/accuracy", "accuracy"))
+
+
 def test_on_the_command_line(runs, capsys):
     folders = [str(runs / "first"), str(runs / "second")]
     assert main(["chain", *folders]) == 0
