@@ -35,6 +35,7 @@ _API = {
     "find_lr": "jaxfer.training.find_lr",
     "evaluate": "jaxfer.training.evaluation",
     "robustness": "jaxfer.training.robustness",
+    "calibrate": "jaxfer.training.calibrating",
     "features": "jaxfer.training.features",
     "fewshot": "jaxfer.evals.fewshot",
     "rank": "jaxfer.evals.ranking",

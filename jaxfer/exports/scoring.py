@@ -16,7 +16,7 @@ from jaxfer.data.split import GROUP, Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 from jaxfer.exports.inputs import FILES, Inputs
 from jaxfer.exports.predict import Model, Prediction, answers, load_model
-from jaxfer.pretrained import foreign
+from jaxfer.pretrained import located
 from jaxfer.registry import SOURCES, TASKS
 from jaxfer.runs import seal
 from jaxfer.runs.folder import holds_run
@@ -92,7 +92,7 @@ def _check_seal(source: str | epath.Path) -> None:
     if holds_run(folder):
         seal.check(folder)
     elif folder.exists():
-        seal.check_export(folder, foreign.located_files(str(source))[0].marker.get("run"))
+        seal.check_export(folder, located.located_files(str(source))[0].marker.get("run"))
 
 
 def _table(model: Model, file: str | Path, overrides: Mapping[str, Any]) -> Dataset:

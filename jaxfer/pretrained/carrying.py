@@ -15,7 +15,7 @@ from jaxfer.errors import InputError
 from jaxfer.models.heads import FORECAST, WORDS
 from jaxfer.models.port import Port
 from jaxfer.ports import drawn, port_shapes
-from jaxfer.pretrained import foreign, peft_prompts, surgery
+from jaxfer.pretrained import located, peft_prompts, surgery
 from jaxfer.pretrained.foreign import Checkpoint
 from jaxfer.pretrained.layout import Conversion, convert
 from jaxfer.rules import flatten, unflatten
@@ -53,7 +53,7 @@ def carry(
             f"config.init={checkpoint.files.init}: a peft adapter of {checkpoint.files.adapter.config['peft_type']} is "
             f"no part of the model's weights; predict with it, or set config.method={name} and config.options={given}"
         )
-    tensors = foreign.weights(checkpoint.files)
+    tensors = located.weights(checkpoint.files)
     stem = port.units[0]
     changes: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {}
     if "image" in differs:

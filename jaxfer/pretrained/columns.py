@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxfer.models.port import Port
-from jaxfer.pretrained import foreign
+from jaxfer.pretrained import located
 from jaxfer.pretrained.foreign import Checkpoint
 from jaxfer.registry import MODELS
 
@@ -62,7 +62,7 @@ def entry(names: Sequence[str], places: Sequence[Place | None], shape: Sequence[
 def of_checkpoint(checkpoint: Checkpoint, port: Port) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
     """(`shared`, the source's leaves with rows, their keys) of a checkpoint in place of a run."""
     theirs = MODELS.make(checkpoint.layout.family, outputs=port.outputs, **checkpoint.options)
-    table, tensors = checkpoint.layout.keys(theirs), foreign.weights(checkpoint.files)
+    table, tensors = checkpoint.layout.keys(theirs), located.weights(checkpoint.files)
     keys = {leaf: table[leaf] for leaf, _ in theirs.rows}
     leaves = {leaf: key.load(tensors[key.name]) for leaf, key in keys.items() if key.name in tensors}
     return shared(port, theirs), leaves, tuple(key.name for key in keys.values())

@@ -20,7 +20,7 @@ from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 from jaxfer.models.heads import EMBEDDING
 from jaxfer.models.port import Port
-from jaxfer.pretrained import carrying, foreign
+from jaxfer.pretrained import carrying, foreign, located
 from jaxfer.pretrained.foreign import Checkpoint
 from jaxfer.pretrained.layout import Layout
 from jaxfer.registry import MODELS
@@ -66,7 +66,7 @@ def head(checkpoint: Checkpoint, port: Port, classes: Sequence[str], options: In
         found = ", ".join(differing) or f"a {port.module.head} head"
         raise InputError(f"config.head=prompts compares images with texts: expected {asked}, found {found}")
     kernel = embeddings(init, layout, prompts(classes, options), options)
-    tensors = foreign.weights(checkpoint.files)
+    tensors = located.weights(checkpoint.files)
     scale, bias = (tensors.get(name) for name in ("logit_scale", "logit_bias"))
     if scale is None:
         raise InputError(f"config.head=prompts: {init} has no logit_scale; give a whole CLIP or SigLIP")

@@ -19,7 +19,7 @@ from jaxfer.errors import InputError, nearest
 from jaxfer.models.heads import EMBEDDING, POOLED, WORDS
 from jaxfer.models.port import Port
 from jaxfer.ports import compiled_port_init, port_shapes
-from jaxfer.pretrained import carrying, columns, foreign, peft_prompts, prompts, source_head, stream_heads
+from jaxfer.pretrained import carrying, columns, foreign, located, peft_prompts, prompts, source_head, stream_heads
 from jaxfer.pretrained.agreement import completed
 from jaxfer.pretrained.foreign import is_foreign
 from jaxfer.pretrained.hub import Absent
@@ -70,7 +70,7 @@ def source_sha256(init: str, folder: epath.Path) -> str | None:
         return None
     if is_foreign(init):
         try:
-            return foreign.sha256(init)
+            return located.sha256(init)
         except Absent:
             return None
     result = locate(init, folder) / "result.json"

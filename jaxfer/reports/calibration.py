@@ -10,6 +10,7 @@ from jaxfer.reports import charts, grids, numbers
 from jaxfer.reports.charts import Band
 from jaxfer.reports.page import Part, Section
 from jaxfer.reports.tables import Cell, score, whole
+from jaxfer.training.calibrating import LEAST, MOST, temperature
 
 BINS = 15
 POINTS = 100  # of the risk-coverage curve
@@ -62,16 +63,31 @@ def section(probabilities: np.ndarray, labels: np.ndarray) -> Section:
     return Section(
         name="Calibration",
         title=title,
-        parts=[_reliability(confidence, right, brier(probabilities, labels)), _risk(confidence, right)],
+        parts=[
+            _reliability(confidence, right, brier(probabilities, labels), _scaled(probabilities, labels)),
+            _risk(confidence, right),
+        ],
     )
 
 
-def _reliability(confidence: np.ndarray, right: np.ndarray, brier: float) -> Part:
+def _scaled(probabilities: np.ndarray, labels: np.ndarray) -> str:
+    """What temperature scaling would change; nothing where no temperature is best."""
+    logits = np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float64).tiny))
+    best = temperature(logits, labels)
+    if not LEAST * 1.01 < best < MOST / 1.01:
+        return ""
+    scaled = np.exp(logits / best - (logits / best).max(-1, keepdims=True))
+    confidence = 1 / scaled.sum(-1)
+    wide = equal_width(confidence, probabilities.argmax(-1) == labels)
+    return f" With outputs divided by {best:.3g}, which fits val best, that is {numbers.score(error(wide))}."
+
+
+def _reliability(confidence: np.ndarray, right: np.ndarray, brier: float, scaled: str) -> Part:
     found, wide = equal_mass(confidence, right), equal_width(confidence, right)
     title = f"ECE {numbers.score(error(found))}, Brier score {numbers.score(brier)}"
     about = (
         f"{len(found)} bins of as many examples each; of {BINS} bins of equal width, as the metric ece has them, it is "
-        f"{numbers.score(error(wide))}. Dashed: accuracy is confidence. Bars are gaps."
+        f"{numbers.score(error(wide))}.{scaled} Dashed: accuracy is confidence. Bars are gaps."
     )
     drawn = grids.reliability("reliability", title, found)
     rows = [[Cell(c, numbers.score(c)), Cell(a, numbers.score(a)), whole(count)] for c, a, count in found]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from jaxfer.pretrained import carrying, foreign
+from jaxfer.pretrained import carrying, foreign, located
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten
 
@@ -50,7 +50,7 @@ def test_sentence_embeddings():
 
     config = BertConfig(hidden_size=384, num_hidden_layers=3, num_attention_heads=12, intermediate_size=1536)
     model = BertModel(config, add_pooling_layer=False).eval()
-    weights = {key: torch.from_numpy(x.copy()) for key, x in foreign.weights(found.files).items()}
+    weights = {key: torch.from_numpy(x.copy()) for key, x in located.weights(found.files).items()}
     left = model.load_state_dict(weights, strict=False)
     assert not left.unexpected_keys and not left.missing_keys
     with torch.no_grad():

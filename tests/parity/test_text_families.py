@@ -19,7 +19,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 import jaxfer
 from jaxfer.exports.predict import load_export, load_model
 from jaxfer.models.transformer import Relative, _buckets
-from jaxfer.pretrained import carrying, foreign
+from jaxfer.pretrained import carrying, foreign, located
 from jaxfer.pretrained.families import by_family
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten
@@ -251,7 +251,7 @@ def test_half_precision_in_shards(tmp_path):
     model.save_pretrained(tmp_path / "many", max_shard_size="2KB")
     assert len(list((tmp_path / "many").glob("*.safetensors"))) >= 2
     read = functools.partial(foreign.opened, name="auto", model_options={})
-    one, many = (foreign.weights(read(str(tmp_path / name)).files) for name in ("one", "many"))
+    one, many = (located.weights(read(str(tmp_path / name)).files) for name in ("one", "many"))
     assert one.keys() == many.keys() == model.state_dict().keys()
     for key, tensor in model.state_dict().items():
         assert one[key].dtype == np.float16

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxfer.conformance.tiny import draw
-from jaxfer.pretrained import foreign
+from jaxfer.pretrained import foreign, located
 from jaxfer.pretrained.families import by_family
 from jaxfer.pretrained.layout import store
 from jaxfer.registry import MODELS
@@ -61,7 +61,7 @@ def test_timms_loader(layout, options, make, units, tmp_path):
     np.savez(tmp_path / "weights.npz", **tensors)
     found = foreign.opened(str(tmp_path / "weights.npz"), layout.family, {})
     assert found.layout is layout and found.outputs == 3
-    port, params, state = ours(layout, {}, foreign.weights(found.files), 3, image=options["image"])
+    port, params, state = ours(layout, {}, located.weights(found.files), 3, image=options["image"])
     assert port.module == drawn.module
     model = make()
     model.load_pretrained(tmp_path / "weights.npz")

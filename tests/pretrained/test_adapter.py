@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxfer.errors import InputError
-from jaxfer.pretrained import foreign, peft_layer
+from jaxfer.pretrained import foreign, located, peft_layer
 from jaxfer.pretrained.hub import Absent, find
 from tests.pretrained.checkpoints import RESNET, VIT, checkpoint, edit, text_config, weights
 
@@ -52,7 +52,7 @@ def vit(tmp_path):
 
 
 def merged(folder):
-    return foreign.weights(find(str(folder)))
+    return located.weights(find(str(folder)))
 
 
 def convolved(b, a):
@@ -353,7 +353,7 @@ def test_it_is_another_source_when_any_of_its_files_or_its_base_changes(vit):
         change()
         for place in places:  # long settled, so that what is kept is asked for
             os.utime(place, (time.time() - 100 + len(found),) * 2)
-        found.append(foreign.located_files(str(folder))[0].sha256)
+        found.append(located.located_files(str(folder))[0].sha256)
     assert len(set(found)) == 4
 
 

@@ -12,7 +12,7 @@ from etils import epath
 from safetensors.numpy import save_file
 
 from jaxfer.errors import InputError
-from jaxfer.pretrained import foreign, sentence
+from jaxfer.pretrained import foreign, located, sentence
 from jaxfer.pretrained.hub import find
 from tests.experiments import TOKENIZER
 from tests.models.tiny import TINY
@@ -125,7 +125,7 @@ def test_a_dense_layer_behind_the_pooling_is_loaded(folder, archive):
     found = foreign.opened(str(folder), "auto", {})
     stated = {name: value for name, value in found.options.items() if name.startswith("projection")}
     assert stated == {"projection": 4, "projection_activation": "tanh", "projection_bias": True}
-    weights = foreign.weights(found.files)
+    weights = located.weights(found.files)
     np.testing.assert_array_equal(weights["dense.linear.weight"], tensors["linear.weight"])
     assert weights.moved["dense.linear.bias"] == "2_Dense.linear.bias"
     assert before.sha256 != found.files.sha256

@@ -45,6 +45,17 @@ def test_calibration_by_hand():
     assert coverage.tolist() == [0.25, 0.5, 0.75, 1] and wrong.tolist() == [0, 0, 0, 0.25]
 
 
+def test_a_temperature_that_fits_val():
+    """Outputs log(9) apart, three of four right: divided by log 9 / log 3 = 2 they are as sure as they are right."""
+    probabilities, labels = np.tile([0.9, 0.1], (8, 1)), np.array([0, 0, 0, 0, 0, 0, 1, 1])
+    page = str(calibration.section(probabilities, labels).parts[0])
+    assert (
+        "as the metric ece has them, it is 0.150. With outputs divided by 2, which fits val best, that is 0.000."
+        in page
+    )
+    assert "With outputs" not in str(calibration.section(probabilities, np.zeros(8, int)).parts[0])
+
+
 def test_marks_of_an_axis_do_not_cover_each_other():
     few, many = (importance.axis("init", [f"run {i}" for i in range(count)]) for count in (20, 36))
     assert [words for _, words in few.ticks] == [f"run {i}" for i in range(20)]

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from jaxfer.config.experiment import InitOptions
 from jaxfer.errors import InputError
-from jaxfer.pretrained import foreign
+from jaxfer.pretrained import foreign, located
 from jaxfer.pretrained.formats import containers
 from jaxfer.pretrained.formats.reading import read
 from jaxfer.training import lineage
@@ -36,7 +36,7 @@ def under(prefix, state, but=()):
 def opened(folder, content, **options):
     (folder / "x.pth").write_bytes(new_archive(content))
     found = foreign.opened(str(folder / "x.pth"), "resnet", {}, InitOptions(**options))
-    return foreign.weights(found.files)
+    return located.weights(found.files)
 
 
 OPTIMIZER = {"state": {0: {"exp_avg": tensor([9.0])}}, "param_groups": [{"lr": 0.1}]}
