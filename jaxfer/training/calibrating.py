@@ -71,17 +71,17 @@ def calibrate(
 
     fitted = outputs("val")
     found = temperature(fitted, data.splits["val"].labels)
-    if not LEAST * 1.01 < found < MOST / 1.01:
-        why = "it makes no mistake there" if found < 1 else "its outputs say nothing of the labels there"
+    if found is None:
+        why = "its outputs there are right without exception, or say nothing of the labels"
         raise InputError(f"{run}: no temperature is best on val: {why}; hold out more examples for val")
     logits, labels = fitted if split == "val" else outputs(split), data.splits[split].labels
     return Calibration(found, scores(logits, labels), scores(logits / found, labels))
 
 
-def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature at which the labels are likeliest, of LEAST to MOST.
+def temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
+    """The temperature at which the labels are likeliest; None where none between LEAST and MOST is.
 
-    The negative log-likelihood is convex in 1 / T, so it has one minimum.
+    The negative log-likelihood is convex in 1 / T, so it has one minimum at most.
 
     Args:
       logits: [n, classes].
@@ -92,7 +92,8 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         return likelihood(logits * math.exp(-log), labels)
 
     bounds = math.log(LEAST), math.log(MOST)
-    return math.exp(minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-9}).x)
+    found = minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-9})
+    return math.exp(found.x) if found.fun < min(map(nll, bounds)) else None
 
 
 def likelihood(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -51,6 +51,12 @@ def test_the_derivative_is_zero_there():
     assert (expected - logits[np.arange(200), labels]).mean() == pytest.approx(0, abs=1e-6)
 
 
+def test_none_is_best():
+    """Where all is right a lower one is always better, where all is wrong a higher one."""
+    logits = np.tile([3.0, 0.0], (4, 1))
+    assert temperature(logits, np.zeros(4, int)) is None and temperature(logits, np.ones(4, int)) is None
+
+
 def test_a_run(run, capsys):
     found = jaxfer.calibrate(run)
     metrics = jaxfer.evaluate(run)
@@ -69,6 +75,6 @@ def test_a_run(run, capsys):
 def test_what_is_refused(run, capsys, monkeypatch):
     assert main(["eval", str(run), "--temperature", "--predictions=x.csv"]) == 2
     assert "--temperature is of the split as it is" in capsys.readouterr().err
-    monkeypatch.setattr("jaxfer.training.calibrating.temperature", lambda logits, labels: 0.01)
-    with pytest.raises(InputError, match="no temperature is best on val: it makes no mistake there"):
+    monkeypatch.setattr("jaxfer.training.calibrating.temperature", lambda logits, labels: None)
+    with pytest.raises(InputError, match="no temperature is best on val: its outputs there are right"):
         jaxfer.calibrate(run)
