@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -88,6 +89,18 @@ def read_json(path: epath.Path, fields: type | None = None) -> dict[str, Any]:
     return json_files.read(epath.Path(path), fields, fix=FIX, damaged="expected a JSON file of a run")
 
 
+@contextlib.contextmanager
+def _unlogged(package: str) -> Iterator[None]:
+    """Without the log of a store's package, which tells of an error, trace and all, before it raises it."""
+    logger = logging.getLogger(package)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def opened(folder: str | epath.Path) -> epath.Path:
     """A path a run can use, on a disk or in a store; `InputError` for others and for a missing package."""
     if not isinstance(folder, (str, os.PathLike)) or not str(folder):
@@ -102,7 +115,8 @@ def opened(folder: str | epath.Path) -> epath.Path:
         fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False  # another host may have written since
     try:
         path = epath.Path(folder)
-        path.exists()
+        with _unlogged(STORES[scheme]) if scheme else contextlib.nullcontext():
+            path.exists()
         if not scheme:
             os.stat(os.fspath(path.parent))  # for a name too long `exists` is False, `mkdir` endless
     except (FileNotFoundError, NotADirectoryError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 
 import pytest
@@ -303,3 +304,20 @@ def test_names_that_checkpoints_cannot_be_read_from_are_refused(disk, name):
 @pytest.mark.parametrize("name", ["a[b", "a]b", "a{b}", "a*?", "a b", "café", "a%41#"])
 def test_other_names_are_taken(disk, name):
     assert files.opened(str(disk / name)) == disk / name
+
+
+def test_a_store_that_cannot_be_reached_is_one_line(monkeypatch, caplog):
+    """Its package logs an error with a trace, and raises it."""
+
+    class Unreachable:
+        def __init__(self, folder):
+            pass
+
+        def exists(self):
+            logging.getLogger("s3fs").error("Traceback")
+            raise OSError("no route to host")
+
+    monkeypatch.setattr(files.epath, "Path", Unreachable)
+    with pytest.raises(InputError, match=r"s3://b/x can't be reached \(no route to host\)"):
+        files.opened("s3://b/x")
+    assert not caplog.records and logging.getLogger("s3fs").level == logging.NOTSET
