@@ -54,6 +54,49 @@ class Rows:
         """A key that is equal for equal rows."""
         return self.rows[row]
 
+    def table(self, names: tuple[str, ...], rows: np.ndarray) -> np.ndarray:
+        """float64 [rows, names] of columns of numbers, NaN where one is missing."""
+        places = [self.numbers.index(name) for name in names]
+        values = [[np.nan if (x := self.rows[row][i]) is None else x for i in places] for row in rows]
+        return np.asarray(values, np.float64).reshape(len(rows), len(names))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Vectors:
+    """The same of many numbers and nothing else, in one array.
+
+    Attributes:
+      numbers: names of the columns.
+      values: finite float32 [n, numbers].
+    """
+
+    numbers: tuple[str, ...]
+    values: np.ndarray
+
+    kind: ClassVar[str] = "row"
+    key_bytes: ClassVar[int] = 0
+    categories: ClassVar[tuple[str, ...]] = ()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, row: int) -> dict[str, Value]:
+        return dict(zip(self.numbers, self.values[row].tolist(), strict=True))
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """sha256 (hex) of the names and values."""
+        return fingerprint([repr(self.numbers), self.values])
+
+    def key(self, row: int) -> Hashable:
+        """A key that is equal for equal rows."""
+        return self.values[row].tobytes()
+
+    def table(self, names: tuple[str, ...], rows: np.ndarray) -> np.ndarray:
+        """float64 [rows, names]."""
+        places = {name: i for i, name in enumerate(self.numbers)}
+        return self.values[np.ix_(rows, [places[name] for name in names])].astype(np.float64)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowEncoding:
@@ -94,7 +137,7 @@ class RowEncoding:
             ("numbers", self.numbers, rows.numbers),
             ("categories", self.categories, rows.categories),
         ):
-            for name in wanted:
+            for name in wanted if {*wanted} - {*known} else ():
                 if name not in known:
                     raise InputError(f"the model reads {name!r} of data.{option}{nearest(name, known)}; add it there")
 
@@ -109,7 +152,7 @@ class RowEncoding:
             found = {"numbers": rows.numbers, "categories": rows.categories}
         numbers, categories = (found.get(name, getattr(self, name)) for name in ("numbers", "categories"))
         if len(self.means) < len(numbers):
-            table = _table(train, numbers)
+            table = rows.table(numbers, train.rows)
             statistics = [_statistics(column[~np.isnan(column)]) for column in table.T]
             found |= {"means": tuple(mean for mean, _ in statistics), "stds": tuple(std for _, std in statistics)}
         if len(self.values) < len(categories):
@@ -119,13 +162,13 @@ class RowEncoding:
 
     def reader(self, split: Split) -> RowReader:
         self.check(split)
-        table = _table(split, self.numbers)
+        table = split.columns["row"].table(self.numbers, split.rows)
         missing = np.isnan(table)
         numbers = np.where(missing, 0, (table - np.asarray(self.means)) / np.asarray(self.stds))
         places = [{word: i for i, word in enumerate(words, 1)} for words in self.values]
         categories = [
             [known.get(row[name], 0) for name, known in zip(self.categories, places, strict=True)]
-            for row in _examples(split)
+            for row in (_examples(split) if self.categories else ())
         ]
         return RowReader(
             fields={
@@ -170,12 +213,6 @@ class RowReader:
 
 def _examples(split: Split) -> Iterable[Mapping[str, Value]]:
     return (split.example("row", row) for row in range(len(split)))
-
-
-def _table(split: Split, names: tuple[str, ...]) -> np.ndarray:
-    """float64 [n, names], NaN where a number is missing."""
-    values = [[np.nan if row[name] is None else row[name] for name in names] for row in _examples(split)]
-    return np.asarray(values, np.float64).reshape(len(split), len(names))
 
 
 def _statistics(values: np.ndarray) -> tuple[float, float]:
