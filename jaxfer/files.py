@@ -91,14 +91,17 @@ def read_json(path: epath.Path, fields: type | None = None) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _unlogged(package: str) -> Iterator[None]:
-    """Without the log of a store's package, which tells of an error, trace and all, before it raises it."""
+    """Silences warnings and errors of a store's package, which logs a traceback before it raises the error."""
+
+    def below(record: logging.LogRecord) -> bool:  # one for each call: threads may overlap
+        return record.levelno < logging.WARNING
+
     logger = logging.getLogger(package)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    logger.addFilter(below)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(below)
 
 
 def opened(folder: str | epath.Path) -> epath.Path:

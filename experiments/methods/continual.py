@@ -10,10 +10,10 @@ steps of 32 examples a task. `reviews`: liked or not, of books, then DVDs, elect
 four; a network of rows on what MiniLM says of them, 60 steps of 32 a task.
 
 A run starts from the one before, and is told which task an example is of. `er`, `der` and `agem` have 10 examples a
-class of every task before, 32 in a step, shared by these tasks and weighed as the new ones are; in the arms `last` they
-have those of the task before alone. Under `full`, `si` and `lwf` these are only evaluated, and `ewc` measures its
-information on them, with that of the tasks before (`ewc, online`) or without. All have the defaults of their methods
-but `ewc`, whose strength is that of configs/digits_replay.py, and `si`, whose c was the better one of
+class of every task before, 32 in a step (30 of three tasks), shared by these tasks and weighed as the new ones are; in
+the arms `last` they have those of the task before alone. Under `full`, `si` and `lwf` these are only evaluated, and
+`ewc` measures its information on them, with that of the tasks before (`ewc, online`) or without. All have the defaults
+of their methods but `ewc`, whose strength is that of configs/digits_replay.py, and `si`, whose c was the better one of
 30 and 1000 on val of seed 0 after two tasks of digits. Each method's first task is trained by `full`, that of `si` by
 `si`, which has to see how its parameters move. `progressive` begins every task from the first one's network, which
 stays in it.

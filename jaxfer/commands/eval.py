@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     worse = "also under corruptions (15 of images, typos and case of texts), or those named: fog,snow"
     parser.add_argument("--corruptions", metavar="NAMES", nargs="?", const="", help=worse)
     parser.add_argument("--severity", type=int, help="of the corruptions, 1 to 5; default 3")
-    sure = "of a classification: how sure it is, also with its outputs divided by the temperature that fits val"
+    sure = "of a classification: its calibration, also with its outputs divided by the temperature that fits val"
     parser.add_argument("--temperature", action="store_true", help=sure)
     shared.add_nocache(parser)
 
@@ -32,7 +32,7 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     if arguments.corruptions is None and arguments.severity is not None:
         raise InputError("--severity is that of --corruptions; add these, or leave it out")
     if arguments.temperature and (arguments.corruptions is not None or arguments.predictions):
-        raise InputError("--temperature is of the split as it is; leave out --corruptions and --predictions")
+        raise InputError("--temperature evaluates the split as it is; leave out --corruptions and --predictions")
     if arguments.temperature:
         _calibrated(arguments, overrides)
         return
@@ -50,7 +50,7 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def _calibrated(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
-    """Prints how sure the classifier is of a split, as it is and with its outputs divided by val's temperature."""
+    """Prints the classifier's calibration on a split, as it is and with its outputs divided by val's temperature."""
     import jaxfer
     from jaxfer.terminal import NAME, NUMBER, Column, page_of, table
 
@@ -59,7 +59,7 @@ def _calibrated(arguments: argparse.Namespace, overrides: dict[str, str]) -> Non
     columns = [Column(arguments.split, NAME), *(Column(name, NUMBER) for name in found.before)]
     told = [(name, *(f"{value:.4f}" for value in values.values())) for name, values in rows]
     print(table(columns, told, page_of(sys.stdout)))
-    print(f"temperature {found.temperature:.6g}, fitted to val; above 1 the outputs are surer than they are right")
+    print(f"temperature {found.temperature:.6g}, fitted to val; above 1: overconfident")
 
 
 def _corrupted(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:

@@ -12,6 +12,8 @@ from etils import epath
 from jaxfer import rules
 from jaxfer.errors import InputError
 from jaxfer.evals.transfer_matrix import Transfer, transfer
+from jaxfer.models import parts
+from jaxfer.models.port import Port
 from jaxfer.parallel.placement import placement
 from jaxfer.pretrained.trained_heads import TrainedHead, trained_heads
 from jaxfer.runs.finished import FinishedRun
@@ -21,6 +23,9 @@ from jaxfer.training.evaluation import evaluate, evaluate_split, reopened
 
 EARLIER = ("memory", "former")  # the streams in which methods read the task before, of other data too
 Head = Mapping[str, Any]  # {path below the output layer: leaf}
+BARE: dict[str, Any] = dict(
+    extra={}, opt_state=(), hparams={}, key=None, others={}
+)  # of a state that is evaluated alone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,20 +75,27 @@ def chain(runs: Sequence[str | epath.Path], *, split: str = "val", untrained: Se
     classes, rows, known, trained_on = [data.classes for _, _, data in opened], [], [], []
     for place, (finished, experiment, _) in enumerate(opened):
         row = [math.nan] * len(runs)
-        own, *streams = trained_heads(finished)
-        for task, head in _later(finished, streams, trained_on).items():
+        port, plain = finished.stage.spec.port, finished.stage.spec.method.merge is not None
+        params, model_state = finished.state.params, finished.state.model_state
+        if plain:
+            params, model_state = finished.stage.leave(finished.state, heads=True)
+        own, *streams = trained_heads(finished, params)
+        again = {task: own.leaves for task, earlier in enumerate(trained_on) if earlier == own.trained_on}
+        for task, head in {**_later(port, streams, trained_on), **again}.items():
             known[task] = head
         known.append(own.leaves)
         trained_on.append(own.trained_on)
-        if finished.stage.spec.method.merge is None:
+        if not plain:
             row[:place] = rows[-1][:place] if rows else []
             row[place] = evaluate(runs[place], split=split, quiet=True)[tasks[0].monitor]
         else:
             ahead = [own.leaves] if place + 1 < len(runs) and classes[place + 1] == classes[place] else []
             where, spec = placement(experiment.parallel), _plain(finished)
+            params = parts.without(params, (part.part for part in port.parts))
+            left = finished.state.replace(params=params, model_state=model_state, **BARE)
             for task, head in enumerate([*known, *ahead]):
                 examples = opened[task][2].splits[split]
-                state = where.place(spec, _under(finished, head))
+                state = where.place(spec, _under(left, port, head))
                 found = evaluate_split(spec, state, examples, where, experiment.run.eval_batch_size)
                 row[task] = found.metrics[tasks[0].monitor]
         rows.append(tuple(row))
@@ -99,25 +111,22 @@ def chain(runs: Sequence[str | epath.Path], *, split: str = "val", untrained: Se
 
 
 def _later(
-    run: FinishedRun, streams: Sequence[TrainedHead], trained_on: Sequence[tuple[str, tuple[str, ...]]]
+    port: Port, streams: Sequence[TrainedHead], trained_on: Sequence[tuple[str, tuple[str, ...]]]
 ) -> dict[int, Head]:
-    """{earlier task: its head as the run leaves it} of those that it has a stream of, or trained the source's head for.
+    """{earlier task: its head as a run leaves it} of those that the run has a stream of.
 
     Args:
-      run: of the next task.
+      port: the run's.
       streams: heads that it has beside its own.
       trained_on: data and classes of the tasks before.
     """
-    found, before = {}, len(trained_on) - 1
-    for stream in (each for each in streams if each.own == run.stage.spec.port.head):
+    found: dict[int, Head] = {}
+    for stream in sorted((each for each in streams if each.own == port.head), key=lambda each: each.moved):
         tasks = [task for task, known in enumerate(trained_on) if known == stream.trained_on]
-        if not tasks and before >= 0 and stream.stream in EARLIER and stream.trained_on[1] == trained_on[before][1]:
-            tasks = [before]
-        found |= dict.fromkeys(tasks[-1:], stream.leaves)
-    # lwf trains the head of the source beside a stream that is only evaluated.
-    below = f"lwf/{run.stage.spec.port.head}/"
-    lwf = {path.removeprefix(below): x for path, x in rules.flatten(run.state.params).items() if path.startswith(below)}
-    return {**found, before: lwf} if lwf and before in found else found
+        if not tasks and trained_on and stream.stream in EARLIER and stream.trained_on[1] == trained_on[-1][1]:
+            tasks = [len(trained_on) - 1]
+        found |= dict.fromkeys(tasks, stream.leaves)
+    return found
 
 
 def _plain(run: FinishedRun) -> StepSpec:
@@ -126,10 +135,7 @@ def _plain(run: FinishedRun) -> StepSpec:
     return dataclasses.replace(run.stage.spec, method=UNCHANGED, port=port, streams=())
 
 
-def _under(run: FinishedRun, head: Head) -> State:
-    """The run's state as a plain model with that head."""
-    params, model_state = run.stage.leave(run.state)
-    below = f"{run.stage.spec.port.head}/"
-    params = rules.unflatten({**rules.flatten(params), **{f"{below}{path}": leaf for path, leaf in head.items()}})
-    plain = dict(extra={}, opt_state=(), hparams={}, key=None, others={})
-    return run.state.replace(params=params, model_state=model_state, **plain)
+def _under(state: State, port: Port, head: Head) -> State:
+    """The state of a plain model with that head."""
+    leaves = {f"{port.head}/{path}": leaf for path, leaf in head.items()}
+    return state.replace(params=rules.unflatten({**rules.flatten(state.params), **leaves}))

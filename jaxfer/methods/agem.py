@@ -2,8 +2,8 @@
 
 Chaudhry et al., 2019, "Efficient Lifelong Learning with A-GEM", arXiv:1812.00420, eq. 11: of the new batch's gradient g
 and that of a batch from memory, m, the step takes g where g.m >= 0, else g - (g.m / m.m) m. Of several memories m is
-the gradient of the mean of their losses, each weighed as its stream is. All batches pass through the network together,
-so that batch statistics are of all. Each step costs two forward and backward passes.
+the gradient of the sum of their losses. All batches pass through the network together, so that batch statistics are of
+all. Each step costs two forward and backward passes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ OWN = "agem_own"  # weight of the new batch's loss
 def method(port: Port, *, memories: tuple[str, ...] = ("memory",)) -> Method:
     """Groups: `head`, `backbone`. Reads the streams `memories`, whose tasks have heads of their own.
 
-    The loss that is logged is the new batch's, with those of other streams with a task; `NAME/loss` is a memory's.
+    The weight of a memory's loss has no effect. The loss that is logged is the new batch's, with those of other streams
+    with a task; `NAME/loss` is a memory's.
 
     Args:
       port: the model.
@@ -38,8 +39,8 @@ def method(port: Port, *, memories: tuple[str, ...] = ("memory",)) -> Method:
 
     def gradient(next, ctx, trainable):
         every = {name: value for name, value in ctx.hparams.items() if name.startswith(f"{WEIGHT}/")}
-        earlier = {name: every[name] if name in weights else jnp.zeros_like(every[name]) for name in every}
-        others = {name: every[name] - earlier[name] for name in every}
+        earlier = {name: jnp.float32(name in weights) for name in every}
+        others = {name: jnp.float32(0) if name in weights else every[name] for name in every}
         new, rest = next(trainable, {**ctx.hparams, **others, OWN: jnp.float32(1)})
         memory, _ = next(trainable, {**ctx.hparams, **earlier, OWN: jnp.float32(0)})
         return projected(new, memory), rest

@@ -5,7 +5,7 @@ p(y_s | y_t)). The relation p(y_s | y_t) is the mean of the source head's softma
 target class, on the source's features (the paper's direct approach, section 3.2). The paper calibrates the source head
 first: its outputs are divided by the temperature at which they are likeliest on validation data of the source. The run
 reads no such data, so that temperature is an option, for the relation alone, as there; `jaxfer eval SOURCE
---temperature` says it of a source that is a run. At 1 the softmax is as it is, as in TLlib.
+--temperature` finds it for a source that is a run. At 1 the softmax is as it is, as in TLlib.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ examples without their labels. By default one batch serves both, which is a pass
 examples come, by a reservoir that keeps each with the outputs of the step in which it was seen. Here a memory is a
 fixed set of an earlier task, several have the mean of their mean squares, and z are the outputs at the end of the task
 before: what a memory filled at the boundary of two tasks holds, but for z of the augmented view in place of the stored
-one's, and for z of older tasks, which are the last network's and not that of their own end.
+one's. For older tasks z come from that last network too, not from the network at the end of their own task.
 """
 
 from __future__ import annotations

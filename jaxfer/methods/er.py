@@ -1,7 +1,7 @@
 """Experience replay: examples of earlier tasks beside those of the new one, so that these aren't forgotten.
 
 Chaudhry et al., 2019, "On Tiny Episodic Memories in Continual Learning", arXiv:1902.10486: the loss is that of the new
-batch plus that of a batch from memory. Both pass through the network together, so that batch statistics are of both.
+batch plus that of a batch from memory. All pass through the network together, so that batch statistics are of all.
 
 The paper has one memory of all tasks, which a sampler fills as examples come. Here a run is a task, and a memory a
 stream: a fixed number of examples a class of one earlier task, under its own head (the paper's ring buffer).
@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxfer.errors import InputError
-from jaxfer.method import TASK, Method
+from jaxfer.method import EVERY, TASK, Method
 from jaxfer.methods import full
 from jaxfer.models.port import Port
 
@@ -26,6 +26,6 @@ def method(port: Port, *, memories: tuple[str, ...] = ("memory",)) -> Method:
       port: the model.
       memories: names of the streams, one for each earlier task that is not to be forgotten.
     """
-    if not memories or len(set(memories)) != len(memories):
+    if not memories or EVERY in memories or len(set(memories)) != len(memories):
         raise InputError(f"options.memories: expected one stream or several different ones, found {memories}")
     return dataclasses.replace(full.method(port), streams=dict.fromkeys(memories, TASK))

@@ -16,6 +16,7 @@ from jaxfer import files
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
+from jaxfer.models import parts
 from jaxfer.models.heads import EMBEDDING, POOLED, WORDS
 from jaxfer.models.port import Port
 from jaxfer.ports import compiled_port_init, port_shapes
@@ -214,7 +215,8 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
     """Loads the parameters of a finished jaxfer run."""
     port, init, source = stage.spec.port, experiment.run.init, open_run(folder)
     _check_model(experiment, source.experiment)
-    loaded = source.stage.leave(source.state)
+    params, model_state = source.stage.leave(source.state, heads=True)
+    loaded = parts.without(params, (port.part for port in source.stage.spec.port.parts)), model_state
     kind, former = stage.spec.task.head, source.stage.spec.task.head
     keep = _keeps_head(experiment.run.head, source, data, kind)
     ledger, filled = {}, {}
@@ -261,7 +263,7 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
         ledger=ledger,
         lineage=lineage,
         unused=tuple(sorted(left)),
-        trained_heads=trained_heads(source),
+        trained_heads=trained_heads(source, params),
         head=source_head.of_params(loaded[0], stage),
         former=source.stage.hand_on(source.state, stage),
     )

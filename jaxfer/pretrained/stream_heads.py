@@ -16,8 +16,8 @@ from jaxfer.step import StepSpec
 def added(start: Start, spec: StepSpec, data: Dataset, key: jax.Array) -> Start:
     """The start with a head for each stream that has a task.
 
-    A stream of the source's own data and classes gets the source's head, and one of the data and classes of a stream of
-    the source's the head of that: what it could do is measured, and kept or forgotten, from there.
+    A stream with the data and classes of the source, or of one of its streams, gets that head: what it could do is
+    measured, and kept or forgotten, from there.
 
     Args:
       start: of the model without these heads.

@@ -10,6 +10,7 @@ from jaxfer.reports import charts, grids, numbers
 from jaxfer.reports.charts import Band
 from jaxfer.reports.page import Part, Section
 from jaxfer.reports.tables import Cell, score, whole
+from jaxfer.tasks._probabilities import of_logits
 from jaxfer.training.calibrating import temperature
 
 BINS = 15
@@ -76,10 +77,8 @@ def _scaled(probabilities: np.ndarray, labels: np.ndarray) -> str:
     best = temperature(logits, labels)
     if best is None:
         return ""
-    scaled = np.exp(logits / best - (logits / best).max(-1, keepdims=True))
-    confidence = 1 / scaled.sum(-1)
-    wide = equal_width(confidence, probabilities.argmax(-1) == labels)
-    return f" With outputs divided by {best:.3g}, which fits val best, that is {numbers.score(error(wide))}."
+    ece = of_logits(logits / best, labels)["ece"]
+    return f" With outputs divided by {best:.3g}, which fits val best, that is {numbers.score(ece)}."
 
 
 def _reliability(confidence: np.ndarray, right: np.ndarray, brier: float, scaled: str) -> Part:

@@ -15,7 +15,7 @@ from jaxfer.reports.numbers import known
 from jaxfer.reports.tables import Cell, score
 from jaxfer.runs.folder import read_result
 
-STREAMS = ("memory", "former")  # of the task before
+STREAMS = ("memory", "former")  # of the task before, where its own data say nothing
 HEADERS = ("earlier task", "forgetting")
 ABOUT = (
     "Earlier task: the metric on its val split, after the run; forgetting: what the run it starts from had reached "
@@ -32,13 +32,14 @@ def measured(
     """
     left, lost = [], []
     for result, folder in zip(results, folders, strict=True):
-        val = result["metrics"].get("val", {})
-        after = next((val[name] for stream in STREAMS if known(val.get(name := f"{stream}/{metric}"))), None)
+        val, source = result["metrics"].get("val", {}), _source(folder)
+        streams = (*_of_its_task(result, source), *STREAMS)
+        after = next((val[name] for stream in streams if known(val.get(name := f"{stream}/{metric}"))), None)
         if after is None:
             continue
         left.append(after)
-        before = _before(folder, metric)
-        lost += [] if before is None else [before - after]
+        before = source["metrics"].get("val", {}).get(metric) if source else None
+        lost += [before - after] if known(before) else []
     whole = bool(lost) and len(lost) == len(left)
     return (statistics.fmean(left) if left else None), (statistics.fmean(lost) if whole else None)
 
@@ -48,12 +49,20 @@ def cells(left: float | None, lost: float | None) -> list[Cell]:
     return [score(left), score(lost)]
 
 
-def _before(folder: epath.Path, metric: str) -> float | None:
+def _source(folder: epath.Path) -> Mapping[str, Any] | None:
+    """The result of the run that this one started from; None where it is no run, or gone."""
     init = files.read_json(folder / "config.json").get("init", "")
     if starting.is_foreign(init) or ":" not in init:
         return None
     try:
-        found = read_result(starting.source_folder(init, folder))["metrics"].get("val", {}).get(metric)
+        return read_result(starting.source_folder(init, folder))
     except (InputError, OSError):
         return None
-    return found if known(found) else None
+
+
+def _of_its_task(result: Mapping[str, Any], source: Mapping[str, Any] | None) -> list[str]:
+    """Streams of the data and classes that the source was trained on."""
+    if source is None:
+        return []
+    wanted, read = (source["lineage"]["data_sha256"], source["classes"]), result["lineage"].get("streams", {})
+    return [name for name, told in result.get("streams", {}).items() if (read.get(name), told["classes"]) == wanted]

@@ -1,4 +1,4 @@
-"""Temperature scaling: the number by which a classifier's outputs are divided, so that it is as sure as it is right.
+"""Temperature scaling: the number by which a classifier's outputs are divided, so that its confidence is its accuracy.
 
 Guo et al., 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599, section 4.2: the temperature at which
 the labels of val are likeliest. The predicted class stays what it is.
@@ -29,7 +29,7 @@ class Calibration(NamedTuple):
     """What a temperature changes.
 
     Attributes:
-      temperature: that fits val; above 1 where the classifier is surer than it is right.
+      temperature: that fits val; above 1 where the classifier is overconfident.
       before: {`nll` (nats), `ece`, `brier`: value} on the split as it is.
       after: with the outputs divided.
     """
@@ -70,6 +70,8 @@ def calibrate(
         return evaluate_split(spec, state, read, where, experiment.run.eval_batch_size).collected.astype(np.float64)
 
     fitted = outputs("val")
+    if not np.isfinite(fitted).all():
+        raise InputError(f"{run}: its outputs on val are not finite; look at its metrics.jsonl")
     found = temperature(fitted, data.splits["val"].labels)
     if found is None:
         why = "its outputs there are right without exception, or say nothing of the labels"

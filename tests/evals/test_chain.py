@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
 import jaxfer
 import jaxfer.config
 from jaxfer.commands import main
+from jaxfer.rules import flatten, unflatten
+from jaxfer.runs.finished import open_run
+from jaxfer.training.evaluation import reopened
 
 
 def digits(classes, **fields):
@@ -63,9 +67,38 @@ def test_memories_of_all_tasks_before(runs):
     for name, origin in origins.items():
         entry = ledger[f"params/head/out/{name}/kernel"]
         assert (entry["what"], entry["from"]) == ("loaded", origin)
-    *_, last = jaxfer.chain([runs / name for name in ("first", "second", "longer")]).scores
+    last = jaxfer.chain([runs / name for name in ("first", "second", "longer")]).scores[-1]
     metrics = val(runs / "longer")
     assert last == tuple(metrics[name] for name in ("memory_01/accuracy", "memory_23/accuracy", "accuracy"))
+
+
+def test_a_head_that_was_drawn_and_never_trained_is_none(runs):
+    """A stream of the first task, of weight 0, in a run whose source has no head for it."""
+    third = digits("45", init=f"run:{runs}/plain", head="reset")
+    second = digits("23", init=f"run:{runs}/first", head="reset")
+    jaxfer.run(second, runs / "plain", quiet=True)
+    watched = dict(source="digits", classes=("0", "1"), val_per_class=10, labels_per_class=5, weight=0.0)
+    third.stream.watch = dict(**watched, task="classification")
+    jaxfer.run(third, runs / "watching", quiet=True)
+    folders = [runs / name for name in ("first", "plain", "watching")]
+    head = flatten(open_run(runs / "first").state.params)
+    found = jaxfer.chain(folders).scores[2][0]
+    run = open_run(runs / "watching")
+    params = {**flatten(run.state.params), **{path: x for path, x in head.items() if path.startswith("head/out/")}}
+    params = {path: x for path, x in params.items() if not path.startswith("head/out/watch/")}
+    split = reopened(runs / "first", "val", "result", {})[2].splits["val"]
+    port = run.stage.spec.port.with_parts(())
+    images = port.encoding.reader(split)(np.arange(len(split)))
+    outputs, _ = port.apply(unflatten(params), run.state.model_state, images)
+    assert found == pytest.approx((np.asarray(outputs).argmax(-1) == split.labels).mean())
+
+
+def test_a_task_that_comes_back(runs):
+    """Digits 0 and 1 once more, under a new head, which then answers the first task too."""
+    again = digits("01", init=f"run:{runs}/second", head="reset")
+    jaxfer.run(again, runs / "again", quiet=True)
+    *_, last = jaxfer.chain([runs / name for name in ("first", "second", "again")]).scores
+    assert last[0] == last[2] == val(runs / "again")["accuracy"]
 
 
 def test_on_the_command_line(runs, capsys):

@@ -60,6 +60,7 @@ def test_der_by_hand(options):
     ("method", "options", "message"),
     [
         ("er", {"memories": ()}, "options.memories: expected one stream or several different ones"),
+        ("der", {"memories": ("*",)}, "options.memories: expected one stream or several different ones"),
         ("agem", {"memories": ("memory", "memory")}, "options.memories: expected one stream or several different ones"),
         (
             "der",

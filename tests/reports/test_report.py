@@ -232,6 +232,13 @@ def test_what_a_run_left_of_an_earlier_task(run, tmp_path):
         (later / f"{name}.json").write_text(json.dumps(content))
     assert forgetting.measured([content], [epath.Path(later)], "accuracy") == (0.125, before - 0.125)
     assert forgetting.measured([content], [epath.Path(later)], "loss") == (None, None)
+    # Of several memories the one with the source's data and classes is that of the task before, whatever its name.
+    val, data = content["metrics"]["val"], content["lineage"]["data_sha256"]
+    val |= {"memory_a/accuracy": 0.5, "memory_b/accuracy": 0.25}
+    of = {"memory_a": ["other"], "memory_b": content["classes"]}
+    content["streams"] = {name: {"classes": classes} for name, classes in of.items()}
+    content["lineage"]["streams"] = dict.fromkeys(of, data)
+    assert forgetting.measured([content], [epath.Path(later)], "accuracy") == (0.25, before - 0.25)
 
 
 def test_the_line_of_wise_ft(run, tmp_path):

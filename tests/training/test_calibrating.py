@@ -74,7 +74,7 @@ def test_a_run(run, capsys):
 
 def test_what_is_refused(run, capsys, monkeypatch):
     assert main(["eval", str(run), "--temperature", "--predictions=x.csv"]) == 2
-    assert "--temperature is of the split as it is" in capsys.readouterr().err
+    assert "--temperature evaluates the split as it is" in capsys.readouterr().err
     monkeypatch.setattr("jaxfer.training.calibrating.temperature", lambda logits, labels: None)
     with pytest.raises(InputError, match="no temperature is best on val: its outputs there are right"):
         jaxfer.calibrate(run)

@@ -63,7 +63,7 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Vectors:
-    """The same of many numbers and nothing else, in one array.
+    """A column of rows that are numbers alone, kept in one array.
 
     Attributes:
       numbers: names of the columns.

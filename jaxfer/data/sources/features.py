@@ -1,4 +1,4 @@
-"""What frozen backbones say of each example, as `jaxfer features` wrote it: rows of numbers of one or several networks.
+"""Features of frozen backbones, as `jaxfer features` wrote them: rows of numbers of one or several networks.
 
 Features of several backbones side by side under one head are late fusion: a run like any other.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +16,14 @@ import numpy as np
 
 from jaxfer import npz_files
 from jaxfer.data.encodings.row import Vectors
-from jaxfer.data.lookup import fingerprint, locate, stamp
+from jaxfer.data.lookup import expanded, fingerprint, locate, stamp
 from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError
 
 SPLITS = ("train", "val", "test")
 PLACE = "{split}"
-HOW = "write it by `jaxfer features RUN --split=train --out=FILE.npz`"
+HOW = "write it by `jaxfer features RUN --split=SPLIT --out=FILE.npz`"
+SAME = ("weights_sha256", "unit", "pool", "encodings")  # of what `jaxfer features` says of a network in every split
 
 
 class Part(NamedTuple):
@@ -46,18 +48,18 @@ def source(*, paths: tuple[str, ...] = ()) -> Dataset:
     The columns of a row are called after the files: `resnet_0`, `resnet_1`, ... of `resnet_{split}.npz`.
 
     Args:
-      paths: a file for each backbone, with {split} for the split in its name, `resnet_{split}.npz`; a relative one that
-        is absent is looked up in the folder that JAXFER_DATA names.
+      paths: a file for each backbone, with {split} for the split, `resnet_{split}.npz`; a relative one that is absent
+        is looked up in the folder that JAXFER_DATA names.
 
     Raises:
-      InputError: no such file or not one of `jaxfer features`, more than a vector for an example, splits of other
-        weights than train's, or backbones that did not read the same examples.
+      InputError: no such file or not one of `jaxfer features`, more than one vector per example, splits of other
+        weights or inputs than train's, or backbones that did not read the same examples.
     """
     if not paths:
         raise InputError("data source 'features' needs paths; set data.paths=('resnet_{split}.npz',)")
     for path in paths:
-        if PLACE not in Path(path).name:
-            raise InputError(f"expected data.paths to contain {PLACE!r} in a file's name, found {path!r}")
+        if PLACE not in path:
+            raise InputError(f"expected data.paths to contain {PLACE!r}, found {path!r}; put it where the split stands")
         if paths.count(path) > 1:
             raise InputError(f"data.paths: {path!r} occurs twice; name each backbone once")
     files = {path: _files(path) for path in paths}
@@ -74,8 +76,10 @@ def source(*, paths: tuple[str, ...] = ()) -> Dataset:
 
 def _files(path: str) -> dict[str, Path]:
     """{split: file}; that of train must be there, and says in which folder the others are."""
-    train = locate(path.replace(PLACE, "train"), "features", "paths")
-    others = {split: train.with_name(Path(path).name.replace(PLACE, split)) for split in SPLITS[1:]}
+    train, pattern = locate(path.replace(PLACE, "train"), "features", "paths"), expanded(path, "data.paths")
+    if train != Path(str(pattern).replace(PLACE, "train")):
+        pattern = Path(os.environ["JAXFER_DATA"]) / path
+    others = {split: Path(str(pattern).replace(PLACE, split)) for split in SPLITS[1:]}
     return {"train": train, **{split: file for split, file in others.items() if file.is_file()}}
 
 
@@ -115,9 +119,9 @@ def _read(
 
 
 def _names(paths: Sequence[str]) -> list[str]:
-    """What the columns of each are called; where two files would be called alike, with their place."""
-    stems = [Path(path).stem.replace(PLACE, "").strip("_-.") or f"network{i}" for i, path in enumerate(paths)]
-    return [stem if stems.count(stem) == 1 else f"{stem}{i}" for i, stem in enumerate(stems)]
+    """What the columns of each are called; where two files are called alike, with their place."""
+    stems = [Path(path).stem.replace(PLACE, "").strip("_-.") or "network" for path in paths]
+    return stems if len({*stems}) == len(stems) else [f"{i}_{stem}" for i, stem in enumerate(stems)]
 
 
 def _width(part: Part) -> int:
@@ -128,22 +132,29 @@ def _part(file: Path) -> Part:
     try:
         arrays = npz_files.read(file)
         about = json.loads(str(arrays["about"]))
-        values, row = arrays["features"], arrays["row"]
-    except (ValueError, KeyError) as error:
-        why = f"no array {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise InputError(f"expected features in {str(file)!r}, found {why}; {HOW}") from None
-    if "label" not in arrays:
-        raise InputError(f"expected labels in {str(file)!r}, found none; a head is trained on them")
+        found = Part(arrays["features"], arrays["row"], arrays["label"], about)
+        classes = about["classes"]
+    except (ValueError, KeyError, TypeError) as error:
+        why = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise InputError(f"expected features with labels in {str(file)!r}, found {why}; {HOW}") from None
+    values, row, label, _ = found
     if values.ndim != 2:
         shape = ", ".join(map(str, values.shape[1:]))
         raise InputError(
-            f"expected a vector of each example in {str(file)!r}, found [{shape}]; write it with --pool=mean"
+            f"expected a vector for each example in {str(file)!r}, found [{shape}]; write it with --pool=mean"
         )
-    if not len(values):
-        raise InputError(f"expected examples in {str(file)!r}, found none; {HOW}")
+    if not len(values) or not len(values) == len(row) == len(label):
+        sizes = f"features, row and label of {len(values)}, {len(row)} and {len(label)}"
+        raise InputError(f"expected as many of each, one or more, in {str(file)!r}, found {sizes}; {HOW}")
+    numbers = label.dtype.kind in ("b" if label.ndim == 2 else "iu" if classes else "f")
+    if values.dtype.kind != "f" or not numbers or (label.ndim == 2 and label.shape[1] != len(classes)):
+        kinds = f"features {values.dtype}, label {label.dtype}{list(label.shape[1:])} of {len(classes)} classes"
+        raise InputError(f"expected what `jaxfer features` writes in {str(file)!r}, found {kinds}; {HOW}")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32, copy=False)
     if not np.isfinite(values).all():
         raise InputError(f"expected finite features in {str(file)!r}, found NaN or infinity; look at its network")
-    return Part(values.astype(np.float32), row, arrays["label"], about)
+    return found._replace(values=values)
 
 
 def _check_same(files: Sequence[Path], parts: Sequence[Part]) -> None:
@@ -153,15 +164,16 @@ def _check_same(files: Sequence[Path], parts: Sequence[Part]) -> None:
         if not same or not np.array_equal(part.row, parts[0].row) or not np.array_equal(part.label, parts[0].label):
             other = f"{str(files[0])!r} and {str(file)!r}"
             raise InputError(
-                f"expected features of the same examples in {other}, found others; write both from one data"
+                f"expected features of the same examples in {other}, found others; write both of the same data"
             )
 
 
 def _check_network(file: Path, part: Part, train: Part) -> None:
-    """`InputError` unless it is of the network that train's is of."""
-    for field in ("weights_sha256", "unit", "pool", "classes"):
+    """`InputError` unless it is of the network that train's is of, with the same inputs and labels."""
+    for field in SAME:
         if part.about.get(field) != train.about.get(field):
-            was, found = train.about.get(field), part.about.get(field)
-            raise InputError(
-                f"expected {field}={was!r} in {str(file)!r}, as train has it, found {found!r}; write it again"
-            )
+            was, found = (json.dumps(about.get(field))[:80] for about in (train.about, part.about))
+            raise InputError(f"expected {field}={was} in {str(file)!r}, as train has it, found {found}; write it again")
+    if part.about["classes"] != train.about["classes"] or part.label.shape[1:] != train.label.shape[1:]:
+        counts = f"{len(part.about['classes'])} for {len(train.about['classes'])}"
+        raise InputError(f"expected the classes of train in {str(file)!r}, found others ({counts}); write it again")

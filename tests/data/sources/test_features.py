@@ -22,6 +22,7 @@ def written(folder, name, width, split, **changes):
     rows = np.array(ROWS[split], np.int64)
     values = 10 * rows[:, None] + np.arange(width, dtype=np.float32)
     about = {"unit": "features", "pool": None, "split": split, "weights_sha256": name, "data_sha256": "d"}
+    about |= {"encodings": [{"size": 8}]}
     about |= {"classes": ["cat", "dog"]} | changes.pop("about", {})
     arrays = {"features": values.astype(np.float32), "row": rows, "label": rows % 2, "about": json.dumps(about)}
     arrays = {key: value for key, value in (arrays | changes).items() if value is not None}
@@ -80,13 +81,20 @@ def test_sets_of_classes(folder):
     ("paths", "name", "split", "changes", "message"),
     [
         ((), "", "", {}, "needs paths; set data.paths"),
-        (("a.npz",), "", "", {}, r"expected data.paths to contain '\{split\}' in a file's name, found 'a.npz'"),
+        (("a.npz",), "", "", {}, r"expected data.paths to contain '\{split\}', found 'a.npz'"),
         (("a_{split}.npz",) * 2, "", "", {}, "occurs twice; name each backbone once"),
         (("c_{split}.npz",), "", "", {}, "data.paths does not exist"),
-        (BOTH, "a", "train", {"about": None}, "found no array 'about'; write it by `jaxfer features"),
+        (BOTH, "a", "train", {"about": None}, "expected features with labels in .*, found no 'about'; write it by"),
+        (BOTH, "a", "train", {"about": ["x"]}, "expected features with labels in .*, found"),
+        (BOTH, "a", "train", {"features": np.zeros((3, 2))}, "found features, row and label of 3, 4 and 4"),
+        (BOTH, "a", "train", {"label": np.array(["x"] * 4)}, r"found features float32, label <U1\[\] of 2 classes"),
+        (BOTH, "a", "train", {"label": np.full(4, 0.5)}, r"found features float32, label float64\[\] of 2 classes"),
+        (BOTH, "a", "train", {"features": np.full((4, 2), 1e300)}, "found NaN or infinity"),
+        (BOTH, "a", "val", {"about": {"encodings": []}}, "expected encodings=.* in .*a_val.*, as train has it"),
+        (BOTH, "a", "val", {"about": {"classes": ["cat"]}}, "expected the classes of train in .*a_val.*1 for 2"),
         (BOTH, "a", "train", {"features": np.zeros((4, 2, 3))}, r"found \[2, 3\]; write it with --pool=mean"),
         (BOTH, "a", "train", {"features": np.full((4, 2), np.nan)}, "found NaN or infinity"),
-        (BOTH, "a", "train", {"label": None}, "expected labels in .*a_train.npz', found none"),
+        (BOTH, "a", "train", {"label": None}, "found no 'label'; write it by"),
         (
             BOTH,
             "b",
@@ -95,14 +103,17 @@ def test_sets_of_classes(folder):
             "expected features of the same examples in .*a_train.* and .*b_train",
         ),
         (BOTH, "b", "test", {"about": {"data_sha256": "e"}}, "expected features of the same examples"),
-        (BOTH, "b", "test", {"about": {"weights_sha256": "c"}}, "expected weights_sha256='b' in .*b_test.*found 'c'"),
-        (BOTH, "b", "val", {"about": {"unit": "stem"}}, "expected unit='features' in .*b_val.*, as train has it"),
+        (BOTH, "b", "test", {"about": {"weights_sha256": "c"}}, 'expected weights_sha256="b" in .*b_test.*found "c"'),
+        (BOTH, "b", "val", {"about": {"unit": "stem"}}, 'expected unit="features" in .*b_val.*, as train has it'),
     ],
 )
 def test_what_is_refused(folder, paths, name, split, changes, message):
     if name:
-        if "about" in changes and changes["about"] is None:
-            np.savez(folder / f"{name}_{split}.npz", features=np.zeros((4, 2)), row=np.arange(4))
+        if not isinstance(changes.get("about", {}), dict):
+            about = {} if changes["about"] is None else {"about": json.dumps(changes["about"])}
+            np.savez(
+                folder / f"{name}_{split}.npz", features=np.zeros((4, 2)), row=np.arange(4), label=np.zeros(4), **about
+            )
         else:
             written(folder, name, {"a": 2, "b": 3}[name], split, **changes)
     with pytest.raises(InputError, match=message):
@@ -113,6 +124,20 @@ def test_a_backbone_without_a_split(folder):
     (folder / "b_val.npz").unlink()
     with pytest.raises(InputError, match=r"val has 'a_\{split\}.npz' and not 'b_\{split\}.npz'; write both"):
         features.source(paths=BOTH)
+
+
+def test_the_split_may_be_a_folder_and_names_alike(folder, monkeypatch):
+    """What is called alike is told apart by its place; a relative path is also looked up in JAXFER_DATA."""
+    for split in ROWS:
+        for width in (2, 3):
+            (folder / f"w{width}" / split).mkdir(parents=True)
+            written(folder / f"w{width}" / split, "a", width, split)
+    paths = ("w2/{split}/a_{split}.npz", "w3/{split}/a_{split}.npz")
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("JAXFER_DATA", str(folder))
+    data = features.source(paths=paths)
+    assert list(data.splits) == ["train", "val", "test"]
+    assert list(data.splits["train"].example("row", 0)) == ["0_a_0", "0_a_1", "1_a_0", "1_a_1", "1_a_2"]
 
 
 def test_another_split_is_noted(folder):
