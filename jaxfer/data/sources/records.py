@@ -28,6 +28,10 @@ def datasets() -> Any:
     return tensorflow_datasets
 
 
+class Unparsed(Exception):
+    """Why a record is no example of the data set."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Records:
     """Random access to the examples of a split; each process opens its own.
@@ -62,8 +66,11 @@ class Records:
         return f"record {row} of {self.split!r} in {self.folder!r}"
 
     def parse(self, example: bytes) -> dict[str, Any]:
-        """{feature: its value}, an image still encoded."""
-        return self._open[1].deserialize_example_np(example, decoders=self._open[2])
+        """{feature: its value}, an image still encoded; raises `Unparsed`."""
+        try:
+            return self._open[1].deserialize_example_np(example, decoders=self._open[2])
+        except Exception as error:  # protobuf's own, or a feature that is missing or of another type or shape
+            raise Unparsed((str(error).splitlines() or [type(error).__name__])[0]) from None
 
     @functools.cached_property
     def _open(self) -> tuple[Any, Any, Any]:

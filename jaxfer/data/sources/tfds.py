@@ -17,7 +17,8 @@ import numpy as np
 from jaxfer.data.encodings.pixels import verify
 from jaxfer.data.encodings.text import texts
 from jaxfer.data.lookup import fingerprint, locate, stamp
-from jaxfer.data.sources.records import FORMAT, Images, Records, datasets
+from jaxfer.data.sources.records import FORMAT, Images, Records, Unparsed, datasets
+from jaxfer.data.sources.rows import allowed, judged
 from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError, nearest
 
@@ -37,6 +38,7 @@ def source(
     text: str = "",
     text_pair: str = "",
     label: str = "",
+    bad_rows: int | str | None = None,
 ) -> Dataset:
     """A data set prepared as ArrayRecord, `builder(NAME, file_format="array_record").download_and_prepare()`.
 
@@ -57,13 +59,16 @@ def source(
       text_pair: the feature with the second texts.
       label: a ClassLabel, a Sequence of them (a set of labels), or a number (regression); empty: the supervised label,
         else the only ClassLabel.
+      bad_rows: number of records that may be left out, with a note, since they can't be parsed, hold no image or one
+        that is cut short, or a text that is not UTF-8; `skip`: any number.
 
     Raises:
       InputError: TFDS is not installed, the data set is not prepared as ArrayRecord, no such split or feature, splits
-        that share examples, or records that can't be read.
+        that share examples, files that can't be read, or more bad records than allowed.
     """
     if not name:
         raise InputError("data source 'tfds' needs the name of a data set; set data.name")
+    limit = allowed(bad_rows)
     builder = _builder(name, data_dir)
     fields = _fields(builder.info, image, text, text_pair, label)
     specs = _specs(builder.info, {"train": train, "val": val, "test": test})
@@ -71,13 +76,15 @@ def source(
     version, settled = stamp(files)
     read = _read if settled else _read.__wrapped__
     dataset = read(str(builder.data_dir), version, builder.info.full_name, tuple(specs.items()), fields)
+    total = sum(map(len, dataset.splits.values())) + len(dataset.bad)
+    judgement = judged(dataset.bad, total, Path(builder.data_dir), limit, "records", "prepare it again")
     named = {word for spec in specs.values() for word in re.findall(r"[\w-]+", spec)}
     left = [f"{name} ({split.num_examples:,})" for name, split in builder.info.splits.items() if name not in named]
     fix = "data.train, data.val and data.test choose the splits to read"
     notes = (
         (f"{len(left)} {'split' if len(left) == 1 else 'splits'} not read: {', '.join(left)}; {fix}",) if left else ()
     )
-    return dataclasses.replace(dataset, notes=(*dataset.notes, *notes))
+    return dataclasses.replace(dataset, notes=(*judgement, *notes))
 
 
 @dataclass(frozen=True)
@@ -220,39 +227,53 @@ def _parts(info: Any, split: str, spec: str) -> list[tuple[str, int, int]]:
 @functools.lru_cache(maxsize=4)
 def _read(folder: str, version: tuple, name: str, specs: tuple[tuple[str, str], ...], fields: _Fields) -> Dataset:
     """The data set in `folder`; `version` is the cache key, which changes with the files."""
-    splits, parts = {}, [name, *fields.names, *fields.classes]
+    splits, parts, bad = {}, [name, *fields.names, *fields.classes], []
     for split, spec in specs:
-        splits[split], content = _split(folder, spec, fields)
+        splits[split], content, lines = _split(folder, spec, fields)
         parts += [split, content]
-    return Dataset(splits=splits, classes=fields.classes, fingerprint=fingerprint(parts), provenance=dict(specs))
+        bad += lines
+    digest = fingerprint(parts)
+    return Dataset(splits=splits, classes=fields.classes, fingerprint=digest, provenance=dict(specs), bad=tuple(bad))
 
 
-def _split(folder: str, spec: str, fields: _Fields) -> tuple[Split, bytes]:
-    """(the split, sha256 of its records). Reads each record and image header once, so that a bad one stops the run."""
+def _split(folder: str, spec: str, fields: _Fields) -> tuple[Split, bytes, list[str]]:
+    """(the split of usable records, sha256 of all of them, a line on each other one).
+
+    Reads each record and image header once, so that a bad one is found before the run.
+    """
     records, digest = Records(folder, spec, fields.names), hashlib.sha256()
-    labels, first, second = [], [], []
+    labels, first, second, kept, bad = [], [], [], [], []
     for begin in range(0, len(records), CHUNK):
         rows = range(begin, min(begin + CHUNK, len(records)))
         for row, example in zip(rows, records.read(rows), strict=True):
             digest.update(len(example).to_bytes(8, "little") + example)
-            values = records.parse(example)
-            labels.append(values[fields.label])
-            if fields.image:
-                verify(values[fields.image], records.name(row))
+            try:
+                values = records.parse(example)
+                if fields.image:
+                    verify(values[fields.image], f"record {row} of {spec!r}")
+                else:
+                    pair = [values[name].decode() for name in (fields.text, fields.pair) if name]
+            except InputError as error:  # of `verify`, which names the record and a fix
+                bad.append(str(error).rpartition("; ")[0])
+            except UnicodeDecodeError as error:
+                bad.append(f"record {row} of {spec!r} is not UTF-8 ({error.reason})")
+            except Unparsed as error:
+                bad.append(f"record {row} of {spec!r} can't be parsed ({error})")
             else:
-                first.append(_decoded(values[fields.text], records, row))
-                second += [_decoded(values[fields.pair], records, row)] if fields.pair else []
-    label = Array(_array(labels, fields, spec), "classes" if fields.kind == "labels" else fields.kind)
-    if fields.image:
-        return Split.whole(image=Images(Records(folder, spec, (fields.image,))), label=label), digest.digest()
-    return Split.whole(text=texts(tuple(first), tuple(second) if fields.pair else None), label=label), digest.digest()
-
-
-def _decoded(text: bytes, records: Records, row: int) -> str:
-    try:
-        return text.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"expected UTF-8 in {records.name(row)}, found {error.reason}; prepare it again") from None
+                kept.append(row)
+                labels.append(values[fields.label])
+                if not fields.image:
+                    first.append(pair[0])
+                    second += pair[1:]
+    label = _array(labels, fields, spec)
+    kind = "classes" if fields.kind == "labels" else fields.kind
+    if not fields.image:
+        text = texts(tuple(first), tuple(second) if fields.pair else None)
+        return Split.whole(text=text, label=Array(label, kind)), digest.digest(), bad
+    whole = np.zeros((len(records), *label.shape[1:]), label.dtype)
+    whole[kept] = label
+    split = Split.whole(image=Images(Records(folder, spec, (fields.image,))), label=Array(whole, kind))
+    return split.take(np.asarray(kept, np.int64)), digest.digest(), bad
 
 
 def _array(labels: list[Any], fields: _Fields, spec: str) -> np.ndarray:

@@ -302,9 +302,62 @@ def test_other_formats_damaged_records_and_images_that_are_none(folder, tmp_path
     monkeypatch.setattr(sys.modules[__name__], "encoded", lambda pixels, how: b"oops")
     prepare(TinyPhotos, tmp_path / "broken")
     with pytest.raises(
-        InputError, match=r"found \"record 0 of 'train' in '.*'\" \(not in a format that Pillow reads\)"
+        InputError,
+        match=r"12 of 12 records in '.*' are bad \(expected a readable image, found .*record 0 of 'train'.* \(not in a "
+        r"format that Pillow reads\); .*; \.\.\.\); prepare it again, or leave them out with data\.bad_rows=12",
     ):
         photos(tmp_path / "broken")
+
+
+def test_bad_records_are_left_out(folder, tmp_path, monkeypatch):
+    """The third image that is read in each split is none; the labels of the others stay with them."""
+    whole, count, of = photos(folder), [], source_of.verify
+
+    def third_fails(image, name):
+        count.append(name)
+        return of(b"oops" if count[-1].startswith("record 2 of 'train'") else image, name)
+
+    monkeypatch.setattr(source_of, "verify", third_fails)
+    source_of._read.cache_clear()
+    with pytest.raises(InputError, match=r"1 of 12 records in .*; prepare it again, or leave them out"):
+        photos(folder)
+    source_of._read.cache_clear()
+    data = photos(folder, bad_rows=1)
+    source_of._read.cache_clear()
+    assert (
+        len(data.bad) == 1
+        and "record 2 of 'train'" in data.bad[0]
+        and data.notes
+        == (f"1 of 12 records in {str(folder / 'tiny_photos/1.0.0')!r} are bad ({data.bad[0]}) and left out",)
+    )
+    kept = [row for row in range(COUNT) if row != 2]
+    assert numbers(data.splits["train"]) == [numbers(whole.splits["train"])[row] for row in kept]
+    assert data.splits["train"].labels.tolist() == whole.splits["train"].labels[kept].tolist()
+    assert numbers(data.splits["test"]) == numbers(whole.splits["test"])
+
+
+def test_records_that_are_no_examples_and_texts_in_another_encoding(folder, monkeypatch):
+    parse = source_of.Records.parse
+    texts = dict(name="tiny_pairs/long", data_dir=str(folder), test="none", text="first", text_pair="second")
+
+    def changed(records, example):
+        values = parse(records, example)
+        if b"train" in values["first"] and values["first"].endswith(b"1"):
+            return parse(records, b"no example")
+        return {**values, "second": b"\xff"} if values["first"].endswith(b"train \xc3\xa9 3") else values
+
+    whole = source_of.source(**texts)
+    monkeypatch.setattr(source_of.Records, "parse", changed)
+    source_of._read.cache_clear()
+    data = source_of.source(**texts, bad_rows="skip")
+    source_of._read.cache_clear()
+    unparsed, other = sorted(data.bad, key=lambda line: "UTF-8" in line)
+    assert "can't be parsed (" in unparsed and other.endswith("is not UTF-8 (invalid start byte)")
+    left = [whole.splits["train"].example("text", row)[0] for row in range(4)]
+    assert len(data.splits["train"]) == 2
+    assert [data.splits["train"].example("text", row)[0] for row in range(2)] == [
+        text for text in left if not text.endswith(("1", "3"))
+    ]
 
 
 def test_without_the_package(folder, monkeypatch):
