@@ -1,4 +1,4 @@
-"""`jaxfer chain`: runs of one task after the other, each evaluated on every task."""
+"""`jaxfer chain`: runs of one task after the other, each evaluated on every task (`pretrained/trained_heads.py`)."""
 
 from __future__ import annotations
 

@@ -94,7 +94,8 @@ def _read(
         _check_same(files, parts)
         if split == "train":
             first = parts
-            columns = tuple(f"{name}_{i}" for name, part in zip(names, parts, strict=True) for i in range(_width(part)))
+            widths = [part.values.shape[1] for part in parts]
+            columns = tuple(f"{name}_{i}" for name, width in zip(names, widths, strict=True) for i in range(width))
         for file, part, of_train in zip(files, parts, first, strict=True):
             _check_network(file, part, of_train)
             if part.about.get("split") != split:
@@ -122,10 +123,6 @@ def _names(paths: Sequence[str]) -> list[str]:
     """What the columns of each are called; where two files are called alike, with their place."""
     stems = [Path(path).stem.replace(PLACE, "").strip("_-.") or "network" for path in paths]
     return stems if len({*stems}) == len(stems) else [f"{i}_{stem}" for i, stem in enumerate(stems)]
-
-
-def _width(part: Part) -> int:
-    return part.values.shape[1]
 
 
 def _part(file: Path) -> Part:
