@@ -79,18 +79,18 @@ class Reports:
         with self._lock:
             one = self._quickly.setdefault(path, threading.Lock())
         with one:
-            if (text := _read(path)) is None:
-                try:
+            try:
+                if (text := _read(path)) is None:
                     text = reports.made(folder, evaluate=False).html()[0]
-                except InputError:
-                    raise
-                except (Exception, SystemExit) as error:  # of a file of the user's own, or of a foreign one
-                    reason = (str(error).splitlines() or [""])[0]
-                    raise InputError(f"no report can be made of {folder} ({type(error).__name__}: {reason})") from error
-                finally:
-                    with self._lock:
-                        self._quickly.pop(path, None)
-                self._keep(path, text)
+                    self._keep(path, text)
+            except InputError:
+                raise
+            except (Exception, SystemExit) as error:  # of a file of the user's own, or of a foreign one
+                reason = (str(error).splitlines() or [""])[0]
+                raise InputError(f"no report can be made of {folder} ({type(error).__name__}: {reason})") from error
+            finally:
+                with self._lock:  # not before it is kept: whoever comes now finds the page or this lock
+                    self._quickly.pop(path, None)
         return text
 
     def evaluated(self, folder: Path) -> str:
