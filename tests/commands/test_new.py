@@ -59,7 +59,7 @@ def test_the_written_method_and_model_fit_each_other(repository):
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("kind", ["method", "model"])
+@pytest.mark.parametrize("kind", [pytest.param("method", marks=pytest.mark.rest), "model"])
 def test_the_written_method_and_model_keep_the_contract(kind, repository, capsys):
     code = main(["check", kind, NAMES[kind]])
     out = capsys.readouterr().out

@@ -328,6 +328,7 @@ def test_sigterm_after_the_last_step_finishes(tmp_path, whole, monkeypatch):
 
 
 @pytest.mark.system
+@pytest.mark.rest  # tests/runs/test_checkpoint.py damages the newest in many ways
 def test_a_truncated_newest_checkpoint(tmp_path, whole, capsys):
     """Each of its files in turn; one deleted, one zeroed, one with a flipped bit: the run says so and ends the same.
 
