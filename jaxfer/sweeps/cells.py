@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from jaxfer import config as configs
 from jaxfer.errors import InputError, nearest
 from jaxfer.pretrained import starting
+from jaxfer.pretrained.agreement import followed
 from jaxfer.sweeps.code import code_version
 from jaxfer.training import members
 from jaxfer.training.checked import Preflight
@@ -199,6 +200,8 @@ def address(cell: Cell, config: ConfigDict, before: Mapping[str, Job]) -> Job:
                 raise InputError(f"config.{field}={value}: no cell of that name before it{nearest(name, before)}")
             sources.append(before[name].key)
             config = configs.override(config, {field: f"sibling:{before[name].key}"})
+            if field == "init":  # its folder may not exist yet
+                _follow(config, before[name].config)
         if kind == "run":
             starting.source_folder(value, epath.Path("."), f"config.{field}")
     ready = preflight(config)
@@ -216,6 +219,16 @@ def address(cell: Cell, config: ConfigDict, before: Mapping[str, Job]) -> Job:
         notes=ready.assumed,
         alike=_alike(ready),
     )
+
+
+def _follow(config: ConfigDict, source: ConfigDict) -> None:
+    """Has `config.model` say what `config.init`, an earlier cell, will say once it is done."""
+    options = dict(config.get("model", {}))
+    name, options = followed(
+        source.model.to_dict(), options.pop("name", None), options, tuple(config.get("differs") or ())
+    )
+    with config.unlocked(), config.ignore_type():
+        config.model = ConfigDict({**options, "name": name})
 
 
 def _alike(ready: Preflight) -> str:

@@ -116,7 +116,7 @@ def planned(
       InputError: no such checkpoint or run, one that reads other inputs, or data without one class for each example.
     """
     try:
-        described = _described(config, init, overrides, own)
+        described = _described(config, init, overrides, own, place)
         experiment = configs.resolve(described.config)
         if experiment.task.name != TASK:
             raise InputError(
@@ -129,7 +129,7 @@ def planned(
             raise InputError("expected data with one class for each example, found other labels or none; choose others")
         port, _ = make_port(experiment, len(data.classes))
         Feed(split=data.splits["train"], encodings=port.encodings).check()
-        _, experiment = fitted(experiment, port, data.splits["train"], place)  # what a table's columns decide
+        _, experiment = fitted(experiment, port, data.splits["train"])  # what a table's columns decide
         port, task = make_port(experiment, len(data.classes))
         stage = make_stages(experiment, port, task)[0]
     except InputError as error:
@@ -143,7 +143,7 @@ def _named(candidate: str, error: InputError) -> InputError:
 
 
 def _described(
-    config: ConfigDict, init: str, overrides: Mapping[str, Any], own: ConfigDict | None
+    config: ConfigDict, init: str, overrides: Mapping[str, Any], own: ConfigDict | None, place: epath.Path
 ) -> agreement.Described:
     settings, shared = configs.base(), {name: value for name, value in overrides.items() if _of_model(name)}
     with settings.unlocked(), settings.ignore_type():
@@ -156,15 +156,15 @@ def _described(
                 settings[name] = own[name]
             settings.rooms = tuple(dict.fromkeys((*config.rooms, *own.rooms)))
     if own is not None:
-        return agreement.described(configs.override(settings, shared))
+        return agreement.described(configs.override(settings, shared), place)
     settings.model = dict(config.model.items()) if init == "scratch" else {"name": AUTO}
     try:
-        return agreement.described(configs.override(settings, shared))
+        return agreement.described(configs.override(settings, shared), place)
     except InputError as error:
         if MODEL_UNSTATED not in str(error) or config.model.get("name") == AUTO:
             raise
     settings.model = dict(config.model.items())
-    return agreement.described(configs.override(settings, shared))
+    return agreement.described(configs.override(settings, shared), place)
 
 
 def _of_model(name: str) -> bool:

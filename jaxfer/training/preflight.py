@@ -65,7 +65,7 @@ def _preflight(config: ConfigDict, folder: epath.Path | None, devices: Sequence[
     data = examples.with_pool(experiment, data)
     port, _ = make_port(experiment, len(data.classes))
     Feed(split=data.splits["train"], encodings=port.encodings).check()
-    experiment, whole = fitted(experiment, port, data.pool or data.splits["train"], folder)
+    experiment, whole = fitted(experiment, port, data.pool or data.splits["train"])
     port, task = make_port(whole, len(data.classes))
     port = port if folder is None else tokenizer.at_home(port, folder)
     for name, split in data.splits.items():

@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from etils import epath
 from ml_collections import ConfigDict
 
 import jaxfer
 from jaxfer.errors import InputError
+from jaxfer.pretrained.agreement import followed
+from jaxfer.runs.folder import stored_experiment
 from jaxfer.training.preflight import preflight
 from tests.experiments import TOKENIZER
 from tests.models.tiny import TINY
@@ -69,6 +72,35 @@ def test_auto_is_also_the_model_of_a_run(resnet, tmp_path):
     jaxfer.run(config_of(resnet[0]), tmp_path / "run", quiet=True)
     plan = preflight(config_of(f"run:{tmp_path / 'run'}"))
     assert dict(plan.experiment.model.options)["stage_sizes"] == (1, 1)
+
+
+@pytest.mark.parametrize("init", ["run:{0}/source", "sibling:source"])
+def test_what_a_config_leaves_out_is_the_sources(resnet, tmp_path, init):
+    """Mean, std and sizes came from the checkpoint's files, and the second config need not know them either."""
+    first = config_of(resnet[0], model=dict(stochastic_depth=0.1, mean=(0.5,)), differs=("mean",))
+    jaxfer.run(first, tmp_path / "source", quiet=True)
+    config = config_of(init.format(tmp_path), head="keep")
+    config.model.name = "resnet"
+    jaxfer.run(config, tmp_path / "next", quiet=True)
+    found, source = (dict(stored_experiment(tmp_path / name).model.options) for name in ("next", "source"))
+    assert found.pop("stochastic_depth") == 0.0 and source.pop("stochastic_depth") == 0.1, "only training sees it"
+    assert found == source and found["std"] == (0.5, 0.25, 1.0)
+    shutil.rmtree(tmp_path / "source")  # needed no more
+    again = preflight(config, epath.Path(tmp_path / "next")).experiment.model.options
+    assert dict(again) == {**found, "stochastic_depth": 0.0}
+
+
+def test_the_rest_is_the_configs_own():
+    whole = {"layers": 3, "tokenizer": "there", "tokenizer_sha256": "a"}
+    source = {"name": "bert", "dropout": 0.1, **whole}
+    assert followed(source, "auto", {}) == ("bert", {"dropout": 0.1, **whole})
+    assert followed(source, "bert", {"layers": 2}) == ("bert", {**whole, "layers": 2})
+    own = {"tokenizer": "here", "tokenizer_sha256": "b"}
+    assert followed(source, "bert", own) == ("bert", {"layers": 3, **own})
+    assert followed(source, "bert", {}, ("layers", "tokenizer")) == ("bert", {})
+    assert followed(source, "vit", {"layers": 2}) == ("vit", {"layers": 2})
+    table = {"name": "ft_transformer", "numbers": ("age",), "means": (50.0,), "stds": (9.0,), "width": 8}
+    assert followed(table, "auto", {}, ("numbers",)) == ("ft_transformer", {"width": 8})
 
 
 def test_how_long_texts_may_be_is_free(tmp_path):

@@ -41,6 +41,17 @@ def test_a_source_is_part_of_the_address_of_what_starts_from_it():
     assert len(addresses) == 2
 
 
+def test_a_cell_has_the_model_of_the_one_it_starts_from():
+    """Before that one is done."""
+    source = cells.address(Cell(name="source"), tiny_config("resnet_basic"), {})
+    known = source.config.model.to_dict()
+    for name in ("auto", "resnet"):
+        config = tiny_config("resnet_basic", init="sibling:source", head="reset")
+        config.model = dict(name=name, stochastic_depth=0.2)
+        found = cells.address(Cell(name="x", group="x"), config, {"source": source}).config.model.to_dict()
+        assert found == {**known, "stochastic_depth": 0.2} != {**known}
+
+
 def test_a_run_that_was_trained_again_is_another_source(tmp_path):
     config = tiny_config("resnet_basic", init=f"run:{tmp_path}", head="reset")
     before = cells.identity_hash(preflight(config))
