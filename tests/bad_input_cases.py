@@ -781,7 +781,7 @@ COMMANDS = {
     ),
     "init of another width": (
         f"run c.py {NEW} --config.init=sibling:done --config.model.width=3",
-        ["the source's model is different (width is 4 there, 3 here)", "set config.model to the source's"],
+        ["the source's model is different (width is 4 there, 3 here)", "leave these out of config.model"],
     ),
     "init of another width, announced": (
         f"run c.py {NEW} --config.init=sibling:done --config.model.width=3 --config.differs=width",
@@ -801,7 +801,7 @@ COMMANDS = {
     ),
     "init of another family": (
         f"run c.py:vit {NEW} --config.init=sibling:done",
-        ["name is 'resnet' there, 'vit' here"],
+        ["the source's model is 'resnet', found config.model.name=vit", "set config.model.name=resnet"],
     ),
     "kept head of other classes": (
         f"run c.py {NEW} --config.init=sibling:done --config.head=keep --config.data.classes_count=3",

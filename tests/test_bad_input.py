@@ -159,7 +159,7 @@ def test_what_the_machine_refuses(refused, monkeypatch, error, message):
 
 def test_a_bug_keeps_its_traceback(place, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setattr("jaxfer.training.summary.show", lambda config: 1 / 0)
+    monkeypatch.setattr("jaxfer.training.summary.show", lambda *of: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["show", "c.py"])
 

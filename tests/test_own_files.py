@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import jaxfer
 from jaxfer import config as configs
 from jaxfer import registry
 from jaxfer.errors import InputError
+from jaxfer.pretrained.agreement import described
 from jaxfer.sweeps import code
 from jaxfer.training.preflight import preflight
 
@@ -59,6 +61,13 @@ def source(*, size: int = 8):
     split = Split.whole(image=Bar(size), label=Array(np.arange(10, dtype=np.int32) % 2, "class"))
     return Dataset(splits={"train": split, "val": split}, classes=("left", "right"), fingerprint=fingerprint(["bars"]))
 '''
+OWN = """
+from jaxfer.models import resnet
+
+
+def port(options: resnet.Options, *, outputs: int, head: str = "pooled"):
+    return resnet.port(options, outputs=outputs, head=head)
+"""
 CONFIG = """
 import jaxfer.config
 
@@ -116,6 +125,19 @@ def test_files_next_to_the_config_or_its_folder_train_and_are_there_again_for_ev
     (repository / "methods/halved.py").unlink()
     with pytest.raises(InputError, match=r"unknown method 'halved'.*config\.rooms"):
         jaxfer.evaluate(tmp_path / "run")
+
+
+def test_a_model_of_ones_own_is_known_where_its_run_is_a_source(repository, tmp_path):
+    """In a process that has resolved no config yet: `jaxfer merge` begins with a stored one."""
+    (repository / "models").mkdir()
+    (repository / "models/own.py").write_text(OWN)
+    with forgotten_rooms("halved", "bars", "own"):
+        config = configs.load(str(repository / "configs/exp.py"), {"model.name": "own", "model.width": 8})
+        (tmp_path / "source").mkdir()
+        (tmp_path / "source/config.json").write_text(json.dumps(preflight(config).experiment.to_dict()))
+    config.init, config.model = f"run:{tmp_path / 'source'}", dict(name="own")
+    with forgotten_rooms("halved", "bars", "own"):
+        assert described(config).config.model.width == 8
 
 
 def test_they_are_part_of_a_cells_address(repository):

@@ -13,7 +13,7 @@ HELP = "draw the loss under a rising rate and suggest one for each group; no eff
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help=shared.CONFIG)
     parser.add_argument("--png", default="find_lr.png", help="the picture (default find_lr.png)")
-    parser.add_argument("--workdir", help="the folder of the run it is for: init=sibling:NAME is next to it")
+    shared.add_place(parser)
     parser.add_argument("--steps", type=int, default=60, help="number of rates (default 60)")
     parser.add_argument("--low", type=float, default=1e-6, help="the first rate (default 1e-6)")
     parser.add_argument("--high", type=float, default=1.0, help="the last rate (default 1)")
@@ -28,7 +28,7 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     from jaxfer.figures import rates
 
     shared.keep_programs(arguments)
-    folder = shared.workdir(arguments, arguments.config.partition(":")[2].replace(",", "-") or "main")
+    folder = shared.workdir(arguments)
     config = jaxfer.load(arguments.config, overrides)
     curve = jaxfer.find_lr(config, folder, steps=arguments.steps, low=arguments.low, high=arguments.high)
     for line in curve.lines():

@@ -16,6 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--topology", required=True, help="KIND:SHAPE of a v4, v5e, v5p or v6e, e.g. v5e:4x4, v5p:2x2x2"
     )
     parser.add_argument("--json", action="store_true", help="every number, as one JSON object")
+    shared.add_place(parser)
     shared.add_nocache(parser)
 
 
@@ -25,7 +26,7 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from jaxfer import forecast, terminal
 
     shared.keep_programs(arguments)
-    plan = forecast.plan(jaxfer.load(arguments.config, overrides), arguments.topology)
+    plan = forecast.plan(jaxfer.load(arguments.config, overrides), arguments.topology, shared.workdir(arguments))
     if arguments.json:
         print(json.dumps(plan.to_dict(), indent=1))
     else:

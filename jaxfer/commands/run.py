@@ -29,7 +29,7 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
     import jaxfer
 
     shared.keep_programs(arguments, say=True)
-    folder = shared.workdir(arguments, arguments.config.partition(":")[2].replace(",", "-") or "main")
+    folder = shared.workdir(arguments)
     with liveness.leaving():
         result = jaxfer.run(jaxfer.load(arguments.config, overrides), folder)
     if not cluster.leader():

@@ -91,13 +91,18 @@ def no_overrides(overrides: Mapping[str, str]) -> None:
         raise InputError(f"--config.{name}: a finished run's config is fixed; remove this override")
 
 
-def workdir(arguments: argparse.Namespace, name: str) -> str:
-    """`--workdir`, or runs/CONFIG/NAME: siblings, for `init=sibling:NAME`."""
+def add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", help="the folder of the run it is for: init=sibling:NAME is next to it")
+
+
+def workdir(arguments: argparse.Namespace, name: str = "") -> str:
+    """`--workdir`, or runs/CONFIG/NAME: siblings, for `init=sibling:NAME`; without a name that of `run`."""
     if arguments.workdir == "":  # an unset shell variable would otherwise train in the default folder
         raise InputError("--workdir: expected a folder, found ''; name one, or omit --workdir")
     if arguments.workdir is not None:
         return os.path.expanduser(arguments.workdir)  # `--workdir=~/x` reaches us unexpanded
-    return str(Path("runs", Path(arguments.config.partition(":")[0]).stem, name))
+    config, _, arg = arguments.config.partition(":")
+    return str(Path("runs", Path(config).stem, name or arg.replace(",", "-") or "main"))
 
 
 def numbers(metrics: Mapping[str, float], start: str = "") -> str:

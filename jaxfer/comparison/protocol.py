@@ -125,10 +125,10 @@ def make_design(spec: str, overrides: Mapping[str, Any], sampler: Sampler | None
     file = spec.partition(":")[0]
     for cell in cells.preparations(file, overrides):
         before[cell.name] = cells.checked(file, cell, before)
-    start, sampler = make_start(base), sampler or Grid()
+    start, sampler = make_start(base, before), sampler or Grid()
     preflight(configs.override(start.config, {"test": True}))  # only checks that there is a test split
     named = {name: compare_config.sources[name] for name in sources(compare_config)}
-    starts, ready = make_starts(base, start, named), start.ready
+    starts, ready = make_starts(base, start, named, before), start.ready
     labels, in_all = _amounts(compare_config, base, ready)
     design = Design(
         config=compare_config,

@@ -18,6 +18,7 @@ from jaxfer.data.split import Split
 from jaxfer.errors import InputError, nearest
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs.history import flattened
+from jaxfer.sweeps.cells import Job, follow
 from jaxfer.training.checked import Preflight
 from jaxfer.training.filled import filled
 from jaxfer.training.preflight import preflight
@@ -41,28 +42,35 @@ class Start:
     assumed: tuple[str, ...] = ()
 
 
-def make_start(config: ConfigDict) -> Start:
-    """That of a config as `jaxfer.load` returns it. Raises `InputError` for whatever `run` would refuse."""
-    known = described(config)
+def make_start(config: ConfigDict, before: Mapping[str, Job]) -> Start:
+    """That of a config as `jaxfer.load` returns it, after these cells.
+
+    Raises:
+      InputError: whatever `run` would refuse.
+    """
+    known = described(follow(config, before))
     config = filled(known.config, preflight).config
     return Start(config=config, ready=preflight(config), assumed=known.notes)
 
 
-def make_starts(config: ConfigDict, base: Start, sources: Mapping[str, Any]) -> dict[str, Start]:
+def make_starts(
+    config: ConfigDict, base: Start, sources: Mapping[str, Any], before: Mapping[str, Job]
+) -> dict[str, Start]:
     """{name: start} of these sources, and the config's own under the empty name.
 
     Args:
       config: as `jaxfer.load` returns it.
       base: its own start.
       sources: {name: a value of `config.init`, or a section of `FIELDS`}.
+      before: the cells that `sibling:NAME` names.
 
     Raises:
       InputError: whatever `run` would refuse, other fields than these, or other classes, val or test than the base's.
     """
-    return {"": base} | {name: _named(name, value, config, base) for name, value in sources.items()}
+    return {"": base} | {name: _named(name, value, config, base, before) for name, value in sources.items()}
 
 
-def _named(name: str, value: Any, config: ConfigDict, base: Start) -> Start:
+def _named(name: str, value: Any, config: ConfigDict, base: Start, before: Mapping[str, Job]) -> Start:
     where = f"config.compare.sources.{name}"
     if not isinstance(value, Mapping):
         return dataclasses.replace(base, config=configs.override(base.config, {"init": value}))
@@ -74,7 +82,7 @@ def _named(name: str, value: Any, config: ConfigDict, base: Start) -> Start:
         if head == "data" and rest in AMOUNTS:
             raise InputError(f"{where}.{field}: the same for every arm; set config.{field} or config.compare.labels")
     try:
-        start = make_start(configs.override(config, changes))
+        start = make_start(configs.override(config, changes), before)
         if any(field.startswith("data.") for field in changes):
             _check_same(*(preflight(configs.override(c, {"test": True})) for c in (base.config, start.config)))
     except InputError as error:

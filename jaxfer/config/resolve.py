@@ -169,7 +169,8 @@ def _section(section: str, values: Mapping[str, Any]) -> tuple[str, dict[str, An
     if section == "model" and name == AUTO:  # `preflight` replaces it by the checkpoint's model
         raise InputError(
             "config.model.name=auto uses the model of the checkpoint that config.init names (a Hub name, folder or "
-            f"file); config.init names none, so set config.model.name to one of {', '.join(room.names())}"
+            "file) or of the run (run:FOLDER, sibling:NAME); config.init names none that is there, so set "
+            f"config.model.name to one of {', '.join(room.names())}"
         )
     member_options = room.schema(name)
     shared = _checked(

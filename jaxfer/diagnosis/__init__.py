@@ -66,7 +66,7 @@ def doctor(
     config.test = False  # the test split stays sealed: inputs alone
     limits = broken.skipping(config)
     with opened_once():
-        ready = preflight(config)
+        ready = preflight(config, place=epath.Path(place))
         data = ready.data
         splits = {**data.splits, **({"test": data.sealed} if data.sealed is not None else {})}
         splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}

@@ -22,7 +22,7 @@ SIDE = 96  # pixels that the shorter side of a small image is enlarged to at lea
 NEAR, FAR = 2, 10  # pixels between an image and its augmentation, and between pairs
 
 
-def pictures(config: ConfigDict, path: str) -> str:
+def pictures(config: ConfigDict, path: str, workdir: str | epath.Path | None = None) -> str:
     """Writes a PNG of 16 training examples, each with its augmentation at its right, and says so in a line.
 
     They are the first 16 that the run reads, under the draws that it makes: as the model gets them, turned back into
@@ -31,11 +31,12 @@ def pictures(config: ConfigDict, path: str) -> str:
     Args:
       config: as `jaxfer.load` returns it.
       path: of the file.
+      workdir: as for `jaxfer.show`.
 
     Raises:
       InputError: what `run` would refuse, a model that reads no images, or images that are neither grey nor RGB.
     """
-    ready = preflight(config)
+    ready = preflight(config, place=None if workdir is None else epath.Path(workdir))
     encodings = ready.stages[0].spec.port.encodings
     encoding = next((encoding for encoding in encodings if isinstance(encoding, ImageEncoding)), None)
     if encoding is None:

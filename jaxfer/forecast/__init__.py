@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer.errors import InputError, nearest
@@ -21,23 +22,26 @@ from jaxfer.forecast.result import Compiled, Plan, StagePlan, TooLarge
 DOES_NOT_FIT = 4  # the command's exit code: 1 is also what a crash of Python gives
 
 
-def plan(config: ConfigDict, topology: str) -> Plan:
+def plan(config: ConfigDict, topology: str, workdir: str | epath.Path | None = None) -> Plan:
     """Compiles each stage's training step for a slice.
 
     Args:
       config: as `jaxfer.load` returns it.
       topology: `KIND:SHAPE`, e.g. `v5e:16x16`, `v4:2x2x2`.
+      workdir: the folder that the run would have: `init=sibling:NAME` is next to it.
 
     Raises:
       InputError: no such slice, no libtpu, a mesh that the slice can't form, or whatever `run` would refuse there.
     """
     chip, devices = _slice(topology)
-    return plan_for(config, topology, chip, devices)
+    return plan_for(config, topology, chip, devices, None if workdir is None else epath.Path(workdir))
 
 
-def plan_for(config: ConfigDict, topology: str, chip: Chip, devices: Sequence[Any]) -> Plan:
+def plan_for(
+    config: ConfigDict, topology: str, chip: Chip, devices: Sequence[Any], place: epath.Path | None = None
+) -> Plan:
     """Compiles each stage's training step for `devices`, one a chip; `topology` is their name."""
-    ready = _ready(config, devices)
+    ready = _ready(config, devices, place)
     notes = (*ready.data.notes, *ready.notes())
     planned = Plan(topology=topology, chip=chip, chips=ready.where.size, stages=(), notes=notes)
     stages = (_stage(stage, ready.where, devices) for stage in ready.stages)
@@ -46,7 +50,7 @@ def plan_for(config: ConfigDict, topology: str, chip: Chip, devices: Sequence[An
     def needed(name: str, changes: Mapping[str, Any]) -> Compiled | TooLarge:
         from jaxfer.config import override
 
-        changed = _ready(override(config, changes), devices)
+        changed = _ready(override(config, changes), devices, place)
         return _compiled(next(s for s in changed.stages if s.name == name), changed.where, devices)
 
     pairs = zip(planned.stages, ready.stages, strict=True)
@@ -118,11 +122,11 @@ def _slice(topology: str) -> tuple[Chip, list[Any]]:
     return chip, list(described.devices)
 
 
-def _ready(config: ConfigDict, devices: Sequence[Any]) -> Any:
+def _ready(config: ConfigDict, devices: Sequence[Any], place: epath.Path | None) -> Any:
     from jaxfer.training.preflight import preflight
 
     try:
-        ready = preflight(config, devices=devices)
+        ready = preflight(config, place=place, devices=devices)
     except NotImplementedError as error:  # jax's, of a mesh that the wires between the chips don't form
         reason = str(error).splitlines()[0]
         raise InputError(

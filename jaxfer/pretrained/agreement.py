@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxfer import files
+from jaxfer import files, registry
 from jaxfer.config import check_config, init_options
 from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.tokenizers import located, tokenizer_sha256
@@ -23,6 +23,7 @@ from jaxfer.pretrained import columns, prompts
 from jaxfer.pretrained.foreign import Checkpoint, is_foreign, opened
 from jaxfer.registry import MODELS
 from jaxfer.runs import records, tokenizer
+from jaxfer.runs.folder import holds_run
 
 
 def completed(config: ConfigDict, folder: epath.Path | None = None) -> ConfigDict:
@@ -87,7 +88,10 @@ def described(config: ConfigDict, folder: epath.Path | None = None) -> Described
             name, options = _again(stored, name, options)
             own_tokenizer = True  # as decided when the run started
     elif init != "scratch" and (source := _of_run(init, folder) or stored):
+        registry.use(config.get("rooms") or ())  # a stored config's, which nothing has resolved yet
         name, options = followed(source, name, options, announced)
+    elif init.startswith("sibling:") and folder is not None:
+        notes = (f"config.init={init} isn't there yet: what config.model leaves out will be as in that run",)
     with config.unlocked(), config.ignore_type():
         config.model = ConfigDict({**options, "name": name} if name is not None else options)
     return Described(config, notes, own_tokenizer, checkpoint)
@@ -116,7 +120,7 @@ def _of_run(init: str, folder: epath.Path | None) -> dict[str, Any]:
     if not name or (kind == "sibling" and folder is None):
         return {}
     source = files.opened(name) if kind == "run" else folder.parent / name
-    if not (source / "config.json").exists():
+    if not holds_run(source):
         return {}
     model = dict(files.read_json(source / "config.json", records.StoredConfig)["model"])
     if model.get("tokenizer") and (source / tokenizer.FOLDER).exists():
@@ -129,23 +133,36 @@ def followed(
 ) -> tuple[str | None, dict[str, Any]]:
     """(name, options) of a model that goes on from a run's.
 
-    What the config leaves out is the source's: all of it under `auto`; under the source's own name what makes its
-    weights mean the same, so neither what only changes training nor what `config.differs` announces.
+    What the config leaves out is the source's: under `auto` all of it; under the source's own name what gives its
+    weights their meaning, so neither what only changes training or the length of inputs, nor what `config.differs`
+    announces. Columns of a table are `training/fitted.py`'s.
 
     Args:
       source: `config.model` of the run, complete.
       name: the config's; with another than the source's nothing is filled in.
       options: the config's.
       differs: announced options.
+
+    Raises:
+      InputError: an unknown option.
     """
     if name not in (AUTO, source["name"]):
         return name, dict(options)
+    requested = MODELS.checked(source["name"], options, "config.model")
     own = {"name", *columns.announced(differs)}
     if name != AUTO:
-        own |= MODELS.training(name) | {*differs}
-    if "tokenizer" in own or options.get("tokenizer"):
+        known = MODELS.schema(name)
+        own |= {*differs, *columns.FITTED, *MODELS.training(name)} | {
+            option for option in source if option not in known
+        }
+    if "tokenizer" in own or requested.get("tokenizer"):
         own.add("tokenizer_sha256")
-    return source["name"], {option: value for option, value in source.items() if option not in own} | dict(options)
+    kept = {option: value for option, value in source.items() if option not in own}
+    if "image" in requested and "image" in differs:
+        size = requested["image"]
+        changed = _statistics(source, size[2]) | _resize(source, size[:2])
+        kept |= {option: value for option, value in changed.items() if option in kept}
+    return source["name"], kept | dict(options)
 
 
 def _sha256(folder: str, stored: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from jaxfer.registry import MODELS
 
 # {option that is announced: others that follow it}
 WITH = {"numbers": ("means", "stds"), "categories": ("values",)}
+FITTED = frozenset(name for option, others in WITH.items() for name in (option, *others))
 SHOWN = 4  # names in a ledger
 
 Place = tuple[str, int]  # (leaf, row)

@@ -276,7 +276,12 @@ def _ending(leaves: Mapping[str, Any], port: Port) -> list[str]:
 
 def _check_model(experiment: Experiment, source: Experiment) -> None:
     """Checks that the models match: with equal shapes but another mean, size or stride, weights would load silently."""
-    options, source_options = ({"name": e.model.name, **dict(e.model.options)} for e in (experiment, source))
+    if experiment.model.name != source.model.name:
+        raise InputError(
+            f"config.init={experiment.run.init}: the source's model is {source.model.name!r}, found config.model.name="
+            f"{experiment.model.name}; set config.model.name={source.model.name}"
+        )
+    options, source_options = (dict(e.model.options) for e in (experiment, source))
     for option in experiment.run.differs:
         if option not in options:
             raise InputError(
@@ -293,8 +298,8 @@ def _check_model(experiment: Experiment, source: Experiment) -> None:
     ]
     if differing:
         raise InputError(
-            f"config.init={experiment.run.init}: the source's model is different ({'; '.join(differing)}); set "
-            "config.model to the source's, or announce what may differ in config.differs"
+            f"config.init={experiment.run.init}: the source's model is different ({'; '.join(differing)}); leave "
+            "these out of config.model, or announce what may differ in config.differs"
         )
 
 

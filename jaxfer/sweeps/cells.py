@@ -192,6 +192,7 @@ def address(cell: Cell, config: ConfigDict, before: Mapping[str, Job]) -> Job:
     """Checks and addresses one cell; `init=sibling:NAME` becomes the address of cell NAME, part of this one's; so does
     a network of `config.networks`."""
     sources = []
+    config = follow(config, before)
     named = {"init": config.init, **{f"networks.{name}": value for name, value in config.get("networks", {}).items()}}
     for field, value in named.items():
         kind, _, name = str(value).partition(":")
@@ -200,8 +201,6 @@ def address(cell: Cell, config: ConfigDict, before: Mapping[str, Job]) -> Job:
                 raise InputError(f"config.{field}={value}: no cell of that name before it{nearest(name, before)}")
             sources.append(before[name].key)
             config = configs.override(config, {field: f"sibling:{before[name].key}"})
-            if field == "init":  # its folder may not exist yet
-                _follow(config, before[name].config)
         if kind == "run":
             starting.source_folder(value, epath.Path("."), f"config.{field}")
     ready = preflight(config)
@@ -221,14 +220,17 @@ def address(cell: Cell, config: ConfigDict, before: Mapping[str, Job]) -> Job:
     )
 
 
-def _follow(config: ConfigDict, source: ConfigDict) -> None:
-    """Has `config.model` say what `config.init`, an earlier cell, will say once it is done."""
-    options = dict(config.get("model", {}))
-    name, options = followed(
-        source.model.to_dict(), options.pop("name", None), options, tuple(config.get("differs") or ())
-    )
+def follow(config: ConfigDict, before: Mapping[str, Job]) -> ConfigDict:
+    """The config with what its model leaves out as in the cell that `config.init` names, done or not."""
+    kind, _, cell = str(config.init).partition(":")
+    if kind != "sibling" or cell not in before or not isinstance(config.get("model"), ConfigDict):
+        return config
+    source, options = before[cell].config.model.to_dict(), dict(config.model)
+    name, options = followed(source, options.pop("name", None), options, tuple(config.get("differs") or ()))
+    config = config.copy_and_resolve_references()
     with config.unlocked(), config.ignore_type():
         config.model = ConfigDict({**options, "name": name})
+    return config
 
 
 def _alike(ready: Preflight) -> str:

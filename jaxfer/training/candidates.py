@@ -129,7 +129,7 @@ def planned(
             raise InputError("expected data with one class for each example, found other labels or none; choose others")
         port, _ = make_port(experiment, len(data.classes))
         Feed(split=data.splits["train"], encodings=port.encodings).check()
-        _, experiment = fitted(experiment, port, data.splits["train"])  # what a table's columns decide
+        _, experiment = fitted(experiment, port, data.splits["train"], place)  # what a table's columns decide
         port, task = make_port(experiment, len(data.classes))
         stage = make_stages(experiment, port, task)[0]
     except InputError as error:

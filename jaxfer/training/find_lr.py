@@ -94,7 +94,7 @@ def find_lr(
     if not (0 < low < high and math.isfinite(high)) or steps < 5:
         raise InputError(f"expected 0 < low < high and at least 5 steps, found {low:g}, {high:g} and {steps} steps")
     folder = epath.Path(workdir)
-    ready = preflight(config)
+    ready = preflight(config, place=folder)
     stage = ready.stages[0]
     if (at_once := stage.spec.method.at_once) is not None:
         raise InputError(f"stage {stage.name!r}: {at_once.does}, which has no rate; there is none to find")

@@ -28,7 +28,11 @@ from jaxfer.training.fitted import fitted
 
 
 def preflight(
-    config: ConfigDict, folder: epath.Path | None = None, *, devices: Sequence[Any] | None = None
+    config: ConfigDict,
+    folder: epath.Path | None = None,
+    *,
+    place: epath.Path | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Preflight:
     """Checks everything that can be refused before the first step, except the folder and the starting weights.
 
@@ -37,18 +41,21 @@ def preflight(
     Args:
       config: as `jaxfer.load` returns it.
       folder: the run's, if any: with what it holds, the original checkpoint is no longer needed.
+      place: where there is none, the folder that the run would have: `sibling:NAME` is beside it.
       devices: to choose from instead of those present: a topology's, for planning.
 
     Raises:
       InputError: the first thing that is wrong in the config, the checkpoint's files, the data or for these devices.
     """
     with opened_once():  # a recipe looks at the data first
-        return _preflight(config, folder, devices)
+        return _preflight(config, folder, place, devices)
 
 
-def _preflight(config: ConfigDict, folder: epath.Path | None, devices: Sequence[Any] | None) -> Preflight:
-    known = described(config, folder)
-    complete = filled(known.config, lambda config: _preflight(config, folder, devices))
+def _preflight(
+    config: ConfigDict, folder: epath.Path | None, place: epath.Path | None, devices: Sequence[Any] | None
+) -> Preflight:
+    known = described(config, place if folder is None else folder)
+    complete = filled(known.config, lambda config: _preflight(config, folder, place, devices))
     experiment, assumed = source_outputs.completed(resolve(complete.config), folder), known.notes
     run, source = experiment.run, experiment.source
     batches = [("config.batch_size", stage.batch_size, stage.accumulate) for _, stage in experiment.stages]
@@ -65,7 +72,7 @@ def _preflight(config: ConfigDict, folder: epath.Path | None, devices: Sequence[
     data = examples.with_pool(experiment, data)
     port, _ = make_port(experiment, len(data.classes))
     Feed(split=data.splits["train"], encodings=port.encodings).check()
-    experiment, whole = fitted(experiment, port, data.pool or data.splits["train"])
+    experiment, whole = fitted(experiment, port, data.pool or data.splits["train"], folder)
     port, task = make_port(whole, len(data.classes))
     port = port if folder is None else tokenizer.at_home(port, folder)
     for name, split in data.splits.items():

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from jaxfer import terminal
@@ -110,13 +111,17 @@ class Shown(tuple[StageSummary, ...]):
         return "\n\n".join((terminal.wrapped(self.data, page.width), *(stage.text(page) for stage in self)))
 
 
-def show(config: ConfigDict) -> Shown:
+def show(config: ConfigDict, workdir: str | epath.Path | None = None) -> Shown:
     """Summarises the data and each stage of `config`.
+
+    Args:
+      config: as `jaxfer.load` returns it.
+      workdir: the folder that the run would have: `init=sibling:NAME` is next to it.
 
     Raises:
       InputError: any config or data that `run` would refuse.
     """
-    ready = preflight(config)
+    ready = preflight(config, place=None if workdir is None else epath.Path(workdir))
     first, *others = (
         dataclasses.replace(
             summary(stage, ready.where),

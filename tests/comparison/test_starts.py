@@ -37,6 +37,33 @@ OTHER = """
 """
 
 
+BARE = """
+    def get_config(arg=""):
+        config = jaxfer.config.base()
+        config.model = dict(name="resnet")
+        config.data = dict(source="digits", classes=("5", "6", "7"), val_per_class=10, labels_per_class=3)
+        config.update(batch_size=9, steps=4, head="reset", init="sibling:source")
+        config.compare.update(methods=("full", "full@other"), seeds=1, trials=1)
+        config.compare.sources.other = "sibling:other"
+        if arg:
+            config.model = dict(name="resnet", stage_sizes=(1,), width=4, stem="cifar", image=(8, 8, 1), mean=(0.25,))
+            config.init = "scratch"
+        return config
+
+    def sweep():
+        yield Cell(name="source", arg="source")
+        yield Cell(name="other", arg="source", overrides={"seed": 1})
+"""
+
+
+def test_every_arm_has_the_model_of_the_source_where_the_config_leaves_it_out(tmp_path):
+    design = make_design(write(tmp_path, BARE), {})
+    jobs = {job.cell.group: job.config for job in design.tuning.values()}
+    assert {*jobs} == {"scratch", "full", "full@other"} and jobs["scratch"].init == "scratch"
+    for config in (design.ready.experiment, *jobs.values()):
+        assert config.to_dict()["model"] == design.sources[0].config.model.to_dict()
+
+
 def test_arms_are_checkpoints_of_other_families_and_training_data(tmp_path):
     found = jaxfer.compare(write(tmp_path, OTHER), tmp_path / "out", quiet=True)
     assert [finding.arm for finding in found.findings] == ["scratch", "full", "full@patches", "full@shifted"]

@@ -81,13 +81,21 @@ def test_what_a_config_leaves_out_is_the_sources(resnet, tmp_path, init):
     jaxfer.run(first, tmp_path / "source", quiet=True)
     config = config_of(init.format(tmp_path), head="keep")
     config.model.name = "resnet"
+    planned = preflight(config, place=epath.Path(tmp_path / "next")).experiment.model.options
     jaxfer.run(config, tmp_path / "next", quiet=True)
     found, source = (dict(stored_experiment(tmp_path / name).model.options) for name in ("next", "source"))
     assert found.pop("stochastic_depth") == 0.0 and source.pop("stochastic_depth") == 0.1, "only training sees it"
     assert found == source and found["std"] == (0.5, 0.25, 1.0)
     shutil.rmtree(tmp_path / "source")  # needed no more
     again = preflight(config, epath.Path(tmp_path / "next")).experiment.model.options
-    assert dict(again) == {**found, "stochastic_depth": 0.0}
+    assert dict(planned) == dict(again) == {**found, "stochastic_depth": 0.0}
+
+
+def test_a_sibling_that_is_not_there_yet_is_said(tmp_path):
+    config = config_of("sibling:source")
+    config.model.name = "resnet"
+    note = "config.init=sibling:source isn't there yet: what config.model leaves out will be as in that run"
+    assert note in preflight(config, place=epath.Path(tmp_path / "next")).notes()
 
 
 def test_the_rest_is_the_configs_own():
@@ -100,7 +108,16 @@ def test_the_rest_is_the_configs_own():
     assert followed(source, "bert", {}, ("layers", "tokenizer")) == ("bert", {})
     assert followed(source, "vit", {"layers": 2}) == ("vit", {"layers": 2})
     table = {"name": "ft_transformer", "numbers": ("age",), "means": (50.0,), "stds": (9.0,), "width": 8}
-    assert followed(table, "auto", {}, ("numbers",)) == ("ft_transformer", {"width": 8})
+    assert (
+        followed(table, "auto", {}, ("numbers",))
+        == followed(table, "ft_transformer", {})
+        == ("ft_transformer", {"width": 8})
+    )
+    image = {"name": "vit", "image": (224, 224, 3), "resize": (256,), "mean": (0.2, 0.4, 0.6), "patch": 16}
+    for name in ("auto", "vit"):
+        found = followed(image, name, {"image": (112, 112, 1)}, ("image",))[1]
+        mean = pytest.approx((0.4,))
+        assert found == {"image": (112, 112, 1), "resize": (128,), "mean": mean, "patch": 16}, "the same share of it"
 
 
 def test_how_long_texts_may_be_is_free(tmp_path):
