@@ -149,12 +149,10 @@ def followed(
     if name not in (AUTO, source["name"]):
         return name, dict(options)
     requested = MODELS.checked(source["name"], options, "config.model")
-    own = {"name", *columns.announced(differs)}
+    own = {"name", *columns.FITTED}
     if name != AUTO:
         known = MODELS.schema(name)
-        own |= {*differs, *columns.FITTED, *MODELS.training(name)} | {
-            option for option in source if option not in known
-        }
+        own |= {*differs, *MODELS.training(name)} | {option for option in source if option not in known}
     if "tokenizer" in own or requested.get("tokenizer"):
         own.add("tokenizer_sha256")
     kept = {option: value for option, value in source.items() if option not in own}

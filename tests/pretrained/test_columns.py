@@ -13,6 +13,8 @@ from jaxfer.errors import InputError
 from jaxfer.pretrained import columns
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
+from jaxfer.runs.folder import stored_experiment
+from jaxfer.training.preflight import preflight
 
 SMALL = dict(blocks=1, width=6, heads=2, mlp_width=8, attention_dropout=0.0, mlp_dropout=0.0)
 
@@ -56,7 +58,7 @@ def test_tokens_of_equal_names_are_kept(source, how, name, tmp_path):
     folder, path, export = source
     init = f"run:{folder / 'run'}" if how == "run" else str(export)
     config = config_of(path, ("height", "weight"), init=init, head="keep", differs=("numbers", "categories"))
-    config.model = dict(name=name, **(SMALL if (how, name) == ("run", "ft_transformer") else {}))
+    config.model = dict(name=name)
     config.update(lr=0.0, weight_decay=0.0)
     jaxfer.run(config, tmp_path / "run", quiet=True)
     there, here = leaves(folder / "run"), leaves(tmp_path / "run")
@@ -72,6 +74,18 @@ def test_tokens_of_equal_names_are_kept(source, how, name, tmp_path):
             np.testing.assert_array_equal(here[leaf], there[leaf], err_msg=leaf)
     ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
     assert "other columns: kept scale of weight; drawn anew scale of height" in json.dumps(ledger)
+
+
+@pytest.mark.parametrize("name", ["auto", "ft_transformer"])
+def test_columns_of_the_other_kind_stay_the_sources(source, name, tmp_path):
+    folder, path, _ = source
+    config = config_of(path, ("height", "weight"), init=f"run:{folder / 'run'}", head="keep", differs=("numbers",))
+    config.model = dict(name=name)
+    jaxfer.run(config, tmp_path / "run", quiet=True)
+    for found in (preflight(config).experiment, stored_experiment(tmp_path / "run")):
+        options = dict(found.model.options)
+        assert options["numbers"] == ("height", "weight") and len(options["means"]) == 2
+        assert (options["categories"], options["values"]) == (("colour",), (("blue", "red"),))
 
 
 def test_other_columns_that_are_not_announced_are_refused(source, tmp_path):
