@@ -173,10 +173,10 @@ def test_a_remedy_that_the_config_refuses_is_none(monkeypatch):
     monkeypatch.setattr(forecast, "_compiled", lambda *_: TooLarge(total=GIB, limit=1))
     real = forecast._ready
 
-    def refuses(config, devices):
+    def refuses(config, *of):
         if config.accumulate > 1:
             raise InputError("no")
-        return real(config, devices)
+        return real(config, *of)
 
     monkeypatch.setattr(forecast, "_ready", refuses)
     assert "--config.accumulate=2" not in on_cpu({"batch_size": 8}).stages[0].remedies
