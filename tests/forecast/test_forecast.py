@@ -203,7 +203,7 @@ def test_a_mesh_that_the_wires_do_not_form(monkeypatch):
 @pytest.mark.system
 @pytest.mark.parametrize(("memory", "code"), [(GIB, 0), (1, forecast.DOES_NOT_FIT)])
 def test_the_command(monkeypatch, capsys, memory, code):
-    monkeypatch.setattr(forecast, "plan", lambda config, topology: on_cpu(memory=memory, devices=1))
+    monkeypatch.setattr(forecast, "plan", lambda config, *of: on_cpu(memory=memory, devices=1))
     assert commands.main(["plan", CONFIG, "--topology=v5e:1x1", "--json", "--nocache"]) == code
     assert json.loads(capsys.readouterr().out)["fits"] is (code == 0)
 
