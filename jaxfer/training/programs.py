@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +20,8 @@ from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.step import UNCHANGED, StepSpec, evaluated, make_adapt_step, make_eval_step, make_train_step
 from jaxfer.training.many_steps import make_block
+
+ROOM = 0.5  # of the mappings that a process may have, after which programs are no longer kept for later runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +240,32 @@ def _flops(lowered: Any) -> float:
 def _shared(build: Any, *key: Any) -> tuple[Program, bool]:
     misses = build.cache_info().misses
     program = build(*key)
-    return program, build.cache_info().misses > misses
+    if build.cache_info().misses == misses:
+        return program, False
+    if _mapped() > ROOM:
+        drop()
+    return program, True
+
+
+def drop() -> None:
+    """Forgets every compiled program but those that a run under way holds; later runs compile their own."""
+    for kept in (_train_program, _block_program, _eval_program, _adapt_program, train_step, eval_step, _forward_flops):
+        kept.cache_clear()
+    jax.clear_caches()
+    gc.collect()
+
+
+def _mapped() -> float:
+    """The share of memory mappings that this process has of those that Linux allows it; 0 where nothing says so.
+
+    XLA's programs for CPUs take hundreds to thousands each. Past the limit, 65,530 by default, compiling one more ends
+    the process.
+    """
+    try:
+        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
+        return Path("/proc/self/maps").read_bytes().count(b"\n") / allowed
+    except OSError:
+        return 0.0
 
 
 # A tree's structure, shapes and types, hashable.
