@@ -249,8 +249,8 @@ class Method:
         over slices or computed under pmap.
       decays: whether its loss has a pull of its own on all parameters; weight decay beside it, which pulls to zero, is
         noted.
-      still_norms: whether the running statistics have to stand still: no batch was normalised by those of a network
-        whose parameters are averages of many steps.
+      still_norms: whether the running statistics have to stand still, or the next stage has to count them anew: no
+        batch was normalised by those of a network whose parameters are averages of many steps.
       factors: {group: factor of the product that its parameters are part of, alpha / rank say}, for `jaxfer show`.
       dropout: whether it compares passes that differ by dropout alone; a stage in which nothing is dropped is refused.
       fit: how the output layer, which alone is trained, is fitted at once to the features of all training examples;

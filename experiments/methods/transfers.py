@@ -18,7 +18,9 @@ method's own default for what doesn't.
 `lp-ft` and `delta, attention` spend half of the steps on the head, with which the attention is then measured on 32
 examples, a pass for each channel; `delta` has none. `wise-ft` lies between both ends of `lp-ft`'s second half. What is
 merged, and what answers together, are three runs, at a half, once and twice the rate: three times the steps. Teachers
-are these runs too, so a distillation costs twice or four times the steps. Nothing is augmented: the second view of
+are these runs too, so a distillation costs twice or four times the steps. `swa` keeps the checkpoint's batch statistics;
+`swa, norms counted` trains with each batch's and has an epoch more that counts those of its average. It was added after
+the others had been seen. Nothing is augmented: the second view of
 `bituning` is the same input, under dropout for texts. Not here: `vpt`, which is for ViTs, and FLYP, which is for two
 towers; there are no such weights at hand.
 """
@@ -122,6 +124,11 @@ def sweep(arg):
         once = {"seed": seed, "test": True}
         for name, fields in arms(data).items():
             yield Cell(name=f"{name}{seed}", overrides={**fields, **once}, group=name)
+        if data == "flowers5":
+            counted = {"stages": ("full", "count"), "stage.count.method": "adabn", "stage.count.steps": 13}
+            counted |= {"stage.count.options": {"examples": "training"}, "stage.full.adds": ("swa",)}
+            fields = {**counted, "stage.full.method": PLAIN, "stage.full.schedule": "constant", **once}
+            yield Cell(name=f"swa, norms counted{seed}", overrides=fields, group="swa, norms counted")
         half = {"steps": STEPS // 2, "warmup": 5, "eval_every": STEPS // 2, **once}
         yield Cell(name=f"half{seed}", overrides={"method": "probe", "lr": 1e-2, **half})
         begun = {"init": f"sibling:half{seed}", "head": "keep", "differs": ()}

@@ -27,7 +27,7 @@ from jaxfer.training.robustness import mean as mean_of
 
 KEPT, DATA = Path(__file__).with_name("transfers"), Path("runs/methods/data")
 TOGETHER = ("slow", PLAIN, "fast")  # the runs of an ensemble
-READ = (PLAIN, "probe", "l2sp", "ema", "swa", "sam", "asam", "lp-ft", "wise-ft", *MERGED.values())
+READ = (PLAIN, "probe", "l2sp", "ema", "swa", "swa, norms counted", "sam", "asam", "lp-ft", "wise-ft", *MERGED.values())
 PHOTOS = ("gaussian_noise", "defocus_blur", "contrast", "jpeg_compression")
 CORRUPTIONS = {"flowers5": PHOTOS, "sst2": ("typos",), "trec6": ("typos",)}
 FIELDS = ("arm", "seed", "accuracy", "corrupted", "retained")

@@ -1,4 +1,4 @@
-"""AdaBN: batch norms take the target's statistics; no parameter changes.
+"""AdaBN: batch norms take statistics anew, of the target; no parameter changes.
 
 Li et al., 2016, "Revisiting Batch Normalization For Practical Domain Adaptation", arXiv:1603.04779, Algorithm 1: mean
 and variance of each norm's inputs over all of the target's batches, by forward passes alone. They take the place of the
@@ -9,6 +9,10 @@ depends a little on the batch size, and nothing is dropped.
 With statistics=running they follow the batches at the norm's own momentum, as a network does that is trained on: with
 PyTorch's 0.1 a share of 0.9^steps is the source's in the end. The labelled examples do not pass through the network.
 The stage starts from a classifier of the source.
+
+With examples=training the statistics are of the training examples that the stage reads, as averages of parameters
+need them: the last lines of SWA's Algorithm 1 (Izmailov et al., 2018, arXiv:1803.05407), in a stage after `swa`. It is
+a pass over the split where it has an epoch's steps and begins with one.
 """
 
 from __future__ import annotations
@@ -30,19 +34,23 @@ from jaxfer.models.port import Port
 from jaxfer.rules import flatten, unflatten
 
 STATISTICS = ("exact", "running")
+TRAINING = "training"
 KEPT = "batch_stats"
 
 
-def method(port: Port, *, statistics: str = "exact") -> Method:
-    """No group is trained: the loss is 0, rates have no effect. Reads the stream `target`.
+def method(port: Port, *, statistics: str = "exact", examples: str | None = None) -> Method:
+    """No group is trained: the loss is 0, rates have no effect.
 
     Args:
       port: the model.
       statistics: `exact`: of all examples read; `running`: at the norm's momentum, the source's fade.
+      examples: `training`: those of the training split; None: of the stream `target`.
     """
     if statistics not in STATISTICS:
         raise InputError(f"options.statistics: expected {' or '.join(STATISTICS)}, found {statistics!r}")
-    exact = statistics == "exact"
+    if examples not in (None, TRAINING):
+        raise InputError(f"options.examples: expected {TRAINING}, found {examples!r}; omit it for those of the target")
+    exact, own = statistics == "exact", examples == TRAINING
 
     def init(params, key, given):
         if not port.norms(given.model_state or {}):
@@ -53,15 +61,15 @@ def method(port: Port, *, statistics: str = "exact") -> Method:
 
     def gradient(next, ctx, trainable):
         gradients, (metrics, after) = next(trainable)
-        examples = len(ctx.batch["target"][port.inputs[0]])
-        kept = over_all(flatten(ctx.model_state[KEPT]), flatten(after[KEPT]), ctx.step, examples, norms(port))
+        read = len((ctx.batch if own else ctx.batch["target"])[port.inputs[0]])
+        kept = over_all(flatten(ctx.model_state[KEPT]), flatten(after[KEPT]), ctx.step, read, norms(port))
         return gradients, (metrics, {**after, KEPT: unflatten(kept)})
 
     return Method(
         rules=((".*", FROZEN),),
         init=init,
-        streams=_domains.STREAMS,
-        main=False,
+        streams={} if own else _domains.STREAMS,
+        main=own,
         norms_alone=True,
         whole_batch=exact,  # slices would count as batches of their own
         loss=lambda ctx, outputs: (jnp.zeros(()), {}),

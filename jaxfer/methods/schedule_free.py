@@ -5,7 +5,8 @@ gradients are taken at y = (1 - beta) z + beta x, the optimizer moves z, and x <
 c is the step's weight over the sum of all so far, a weight being the square of the rate's share in the warm-up.
 
 It goes with `schedule="constant"` and `momentum=0.0`: `adamw` is then the paper's Schedule-Free AdamW (whose decay is
-of y; here it is of z), `sgd` its SGD. A norm's running statistics would be those of y, so they must stand still.
+of y; here it is of z), `sgd` its SGD. A norm's running statistics would be those of y: they stand still, or a stage of
+`adabn` with examples=training counts them anew.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ Izmailov et al., 2018, "Averaging Weights Leads to Wider Optima and Better Gener
 Algorithm 1: average <- (average * n + parameters) / (n + 1), every `swa_every` steps of the stage's last part. Before
 that part evaluation uses the parameters themselves. A schedule that stays high there lets them move: `constant`.
 
-A norm's running statistics would be those of other parameters, so they must stand still. That is so in every network
-without any, and under `config.norms=((".*", "eval"),)`; the paper's pass over the data afterwards is not made.
+A norm's running statistics would be those of other parameters. A stage of `adabn` with examples=training counts them
+anew: the paper's pass over the data afterwards. Or they stand still, as in every network without any, and under
+`config.norms=((".*", "eval"),)`.
 """
 
 from __future__ import annotations

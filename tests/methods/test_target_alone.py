@@ -103,6 +103,10 @@ def test_adabn_at_the_momentum_of_its_norms():
 def test_adabn_refuses_other_statistics_and_slices():
     with pytest.raises(InputError, match="options.statistics: expected exact or running, found 'batch'"):
         tiny_stage("resnet_basic", method="adabn", options={"statistics": "batch"})
+    with pytest.raises(
+        InputError, match="options.examples: expected training, found 'all'; omit it for those of the target"
+    ):
+        tiny_stage("resnet_basic", method="adabn", options={"examples": "all"})
     with pytest.raises(InputError, match="config.accumulate: the loss of method 'adabn' is of the batch as a whole"):
         tiny_stage("resnet_basic", method="adabn", accumulate=2)
     tiny_stage("resnet_basic", method="adabn", options={"statistics": "running"}, accumulate=2)
