@@ -19,8 +19,8 @@ method's own default for what doesn't.
 examples, a pass for each channel; `delta` has none. `wise-ft` lies between both ends of `lp-ft`'s second half. What is
 merged, and what answers together, are three runs, at a half, once and twice the rate: three times the steps. Teachers
 are these runs too, so a distillation costs twice or four times the steps. On photos `swa` keeps the checkpoint's batch
-statistics; `swa, norms counted` trains with each batch's, and has an epoch more that counts those of its average. It was
-added after the others had been seen. Nothing is augmented: the second view of `bituning` is the same input, under
+statistics; `swa, norms counted` trains with each batch's, and has an epoch more that counts those of its average: it
+was added after the others had been seen. Nothing is augmented: the second view of `bituning` is the same input, under
 dropout for texts. Not here: `vpt`, which is for ViTs, and FLYP, which is for two towers; there are no such weights at
 hand.
 """
