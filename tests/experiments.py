@@ -25,6 +25,7 @@ __all__ = (
 
 DATA = Path(__file__).parent / "data"
 PHRASES, TOKENIZER = str(DATA / "phrases"), str(DATA / "tokenizer")  # 48 of three classes; 23 tokens
+SERIES = {"series_cnn": "series.npz", "patchtst": "channels.npz"}  # of 9 numbers; of 11 pairs
 SOUNDS = str(DATA / "sounds")  # 48 of three classes
 
 
@@ -33,9 +34,9 @@ def tiny_config(case: str, **fields: Any) -> ConfigDict:
     config = training.tiny_config(case)
     if "rate" in config.model:
         config.data = dict(source="sounds", path=SOUNDS)
-    elif config.model.name == "series_cnn":
-        config.data = dict(source="npz", path=str(DATA / "series.npz"))
-    elif config.model.name == "row_mlp":
+    elif config.model.name in SERIES:
+        config.data = dict(source="npz", path=str(DATA / SERIES[config.model.name]))
+    elif "numbers" in config.model:
         columns = dict(numbers=config.model.numbers, categories=config.model.categories)
         config.data = dict(source="csv_rows", path=str(DATA / "rows"), **columns)
     elif "image" not in config.model:
