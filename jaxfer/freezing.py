@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -55,6 +56,21 @@ def check_dropout(config: StageConfig, spec: StepSpec, where: str) -> None:
             raise InputError(
                 f"{where}.method: {config.method!r} compares two passes that differ by dropout alone, and this stage "
                 f"drops nothing; set {where}.dropout_rules=((.*, 0.1),)"
+            )
+
+
+def check_averages(stages: Sequence[Any], *, named: bool) -> None:
+    """`InputError` where a stage averages parameters, norms keep statistics of the last ones, and the next stage does
+    not count them anew; `named`: whether the config names its stages."""
+    for stage, after in itertools.zip_longest(stages, stages[1:]):
+        moving = stage.spec.port.norms(stage.shapes[1]) - stage.spec.eval_norms
+        counted = after is not None and after.spec.method.norms_alone
+        if stage.spec.method.still_norms and moving and not counted:
+            where = f"config.stage.{stage.name}" if named else "config"
+            raise InputError(
+                f"{where}.adds: {stage.config.named} averages parameters of many steps, and the statistics of "
+                f"{min(moving)} follow the last ones; set {where}.norms=((.*, eval),), add a stage after it that "
+                "counts them anew (adabn, examples=training), or leave the add-on out"
             )
 
 

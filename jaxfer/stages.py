@@ -174,7 +174,7 @@ def make_stages(
       InputError: a rule that matches nothing, an unknown option, rates that do not name the method's groups, or a
         stage that trains nothing.
     """
-    given, stages, start, owed = (port, task), [], 0, None
+    given, stages, start = (port, task), [], 0
     for index, (name, config) in enumerate(experiment.stages):
         where = f"config.stage.{name}" if experiment.run.stages else "config"
         port, task, task_hparams = of_stage(experiment, config.task, *given, classes)
@@ -204,15 +204,6 @@ def make_stages(
         freezing.check_dropout(config, spec, where)
         moving = port.norms(model_state) - spec.eval_norms
         fresh = not index and experiment.run.head != "keep"
-        if owed is not None and not method.norms_alone:
-            raise owed
-        owed = None
-        if method.still_norms and moving:
-            owed = InputError(
-                f"{where}.adds: {config.named} averages parameters of many steps, and the statistics of {min(moving)} "
-                f"follow the last ones; set {where}.norms=((.*, eval),), add a stage after it that counts them anew "
-                "(adabn, examples=training), or leave the add-on out"
-            )
         stages.append(
             Stage(
                 name=name,
@@ -227,8 +218,7 @@ def make_stages(
             )
         )
         start += config.steps
-    if owed is not None:
-        raise owed
+    freezing.check_averages(stages, named=bool(experiment.run.stages))
     return tuple(stages)
 
 

@@ -38,9 +38,8 @@ def test_in_a_full_process_each_run_compiles_its_own(empty, tmp_path, monkeypatc
     assert last[0] == 1 and {result["lineage"]["sha256"] for result in results} == {last[2]}
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="a system that counts no mappings")
 def test_what_is_dropped_gives_its_mappings_back(empty, tmp_path):
     compiled(tmp_path / "run")
     taken = programs._mapped()
     programs.drop()
-    assert 0 < programs._mapped() < taken < 1
+    assert (0 < programs._mapped() < taken < 1) or not Path("/proc/self/maps").exists(), "where the system counts them"

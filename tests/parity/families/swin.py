@@ -1,3 +1,5 @@
+"""Swin of transformers: what `_swin.py`, `_swin_hf.py` and `swin.py` of our families read and write."""
+
 import re
 
 import torch
