@@ -44,7 +44,7 @@ def relative(overrides):
 def compiled_for(overrides):
     """The step alone on one chip, without the remedies, each of which would be compiled too."""
     devices = forecast._slice("v5e:1x1")[1]
-    ready = forecast._ready(jaxfer.load(DIGITS, overrides), devices)
+    ready = forecast._ready(jaxfer.load(DIGITS, overrides), devices, None)
     return forecast._compiled(ready.stages[0], ready.where, devices)
 
 
