@@ -2,7 +2,7 @@
 
 Qiu et al., 2023, "Controlling Text-to-Image Diffusion by Orthogonal Finetuning", arXiv:2306.07280, section 3 and 4:
 y = W (x R) + b, R made of blocks on its diagonal, each R = (I - Q) (I + Q)^-1 of a skew Q that starts at zero (Cayley,
-solved exactly). Angles between a layer's neurons stay what they are. Convolutions turn their channels alike at every
+exactly). Angles between a layer's neurons stay what they are. Convolutions turn their channels alike at every
 place, which is ours: the reference turns whole windows. At the start R is the identity to the last bit; the products
 of what it turned may be summed in another order by an optimising compiler (ViT on a CPU: logits of 2 differ by 5e-7).
 
@@ -88,9 +88,32 @@ def _rotations(q: jax.Array, terms: int) -> jax.Array:
     upper = jnp.zeros((len(q), size, size)).at[:, *np.triu_indices(size, 1)].set(q.astype(jnp.float32))
     skew, one = upper - upper.swapaxes(1, 2), jnp.eye(size)
     if not terms:
-        return jnp.linalg.solve(one + skew, one - skew)  # both factors commute
+        return 2 * _inverse(one + skew) - one  # (I - Q) (I + Q)^-1, since I - Q = 2 I - (I + Q)
     power, turn = skew, one + 2 * skew
     for _ in range(terms - 3):
         power = power @ skew
         turn = turn + 2 * power
     return turn + power @ skew
+
+
+@jax.custom_jvp
+def _inverse(a: jax.Array) -> jax.Array:
+    """The inverses of matrices [n, size, size] whose symmetric part is I, by Gauss and Jordan.
+
+    No pivots are sought: every one is at least 1. `jnp.linalg.solve` would be LAPACK's on a CPU, where some of jaxlib's
+    releases (0.10.2) wait for ever once several batches of it run at a time.
+    """
+
+    def eliminated(k, a):
+        row = a[:, k].at[:, k].set(1.0) / a[:, k, k, None]
+        column = a[:, :, k].at[:, k].set(0.0)
+        rest = a.at[:, :, k].set(0.0) - column[:, :, None] * row[:, None]
+        return rest.at[:, k].set(row)
+
+    return jax.lax.fori_loop(0, a.shape[-1], eliminated, a)
+
+
+@_inverse.defjvp
+def _inverse_jvp(primals, tangents):
+    x = _inverse(*primals)
+    return x, -x @ tangents[0] @ x

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxfer.errors import InputError
+from jaxfer.methods import oft
 from jaxfer.registry import METHODS
 from jaxfer.rules import flatten, unflatten
 from tests.experiments import backbone, tiny_stage
@@ -92,6 +94,30 @@ def test_oft_turns_the_rows_of_a_kernel():
             rotation[block, block] = (np.eye(4) - skew) @ np.linalg.inv(np.eye(4) + skew)
         np.testing.assert_allclose(rotation @ rotation.T, np.eye(len(rotation)), rtol=0, atol=1e-12)
         np.testing.assert_allclose(after.reshape(-1, 12), rotation @ before.reshape(-1, 12), rtol=0, atol=1e-5)
+
+
+def test_a_rotation_is_cayley_s_and_so_are_its_gradients():
+    """Against NumPy in float64: R = (I - Q) (I + Q)^-1, and d<w, R> = -2 X' w X' of X = (I + Q)^-1, skew on both sides.
+
+    No LAPACK: batches of it, several at a time, never end on a CPU with some of jaxlib's releases.
+    """
+    rng, size, places = np.random.default_rng(0), 8, np.triu_indices(8, 1)
+    upper, w = rng.normal(size=(5, len(places[0]))), rng.normal(size=(5, size, size))
+    skew = np.zeros((5, size, size))
+    skew[:, *places] = upper
+    skew -= skew.swapaxes(1, 2)
+    inverse = np.linalg.inv(np.eye(size) + skew)
+
+    def weighed(q):
+        return (oft._rotations(q, 0) * w).sum()
+
+    q = jnp.asarray(upper, jnp.float32)
+    np.testing.assert_allclose(oft._rotations(q, 0), (np.eye(size) - skew) @ inverse, atol=2e-6)
+    turned = inverse.swapaxes(1, 2)
+    wanted = -2 * turned @ w @ turned
+    wanted = (wanted - wanted.swapaxes(1, 2))[:, *places]
+    np.testing.assert_allclose(jax.grad(weighed)(q), wanted, rtol=1e-5, atol=2e-6)
+    assert "custom_call" not in jax.jit(jax.grad(weighed)).lower(q).as_text()
 
 
 @pytest.mark.parametrize("terms", [4, 5, 6])
