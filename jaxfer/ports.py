@@ -13,7 +13,7 @@ import jax
 from jaxfer import rules
 from jaxfer.config.experiment import Experiment, StageConfig
 from jaxfer.errors import InputError
-from jaxfer.models import heads
+from jaxfer.models import heads, neck
 from jaxfer.models.parts import Part
 from jaxfer.models.port import Port
 from jaxfer.registry import MODELS, TASKS
@@ -32,12 +32,14 @@ def make_port(experiment: Experiment, classes: int) -> tuple[Port, Task]:
     return _port(experiment, name, task, classes), task
 
 
-def _port(experiment: Experiment, name: str, task: Task, classes: int) -> Port:
-    model = experiment.model
+def _port(experiment: Experiment, name: str, task: Task, classes: int, *, plain: bool = False) -> Port:
+    model, options = experiment.model, dict(experiment.model.options)
+    if plain:
+        options = {option: value for option, value in options.items() if option not in neck.OPTIONS}
     heads.check(model.name, MODELS.get(model.name), task.head, name)
     outputs = task.outputs(classes)
     kind = {} if task.head == heads.POOLED else {"head": task.head}
-    port = MODELS.make(model.name, outputs=outputs, **kind, **dict(model.options))
+    port = MODELS.make(model.name, outputs=outputs, **kind, **options)
     port = port.with_words() if task.words else port
     port = port.with_apart() if task.apart else port
     if task.apart and not port.apart:
@@ -55,7 +57,9 @@ def of_stage(
     if name in ("", experiment.task.name):
         return port, task, experiment.task_hparams
     own = TASKS.make(name)
-    other = dataclasses.replace(_port(experiment, name, own, classes), encodings=port.encodings)
+    # A neck is below a pooled output layer alone: a stage that has none goes without, and the next one draws it.
+    made = _port(experiment, name, own, classes, plain=own.head != heads.POOLED)
+    other = dataclasses.replace(made, encodings=port.encodings)
     return (other.with_words() if own.words else other), own, own.hparams or {}
 
 
@@ -79,6 +83,11 @@ def with_heads(
             f"config.stream.{trained[0][0]}; use two runs"
         )
     at_head = {path.removeprefix(f"{port.head}/").split("/")[0] for path in rules.flatten(port_shapes(port)[0])}
+    if trained and port.neck is not None:
+        raise InputError(
+            f"config.model.neck: it is the main head's own, found a head for config.stream.{trained[0][0]}; set "
+            "config.model.neck=0"
+        )
     inside = []
     for name, own in ((name, TASKS.make(own)) for name, own in trained):
         if name in at_head:

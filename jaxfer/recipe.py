@@ -29,7 +29,8 @@ class Facts:
       batch_size: examples per step.
       steps: `config.steps`, the whole run's, in steps.
       image: (height, width) of the first training image; () of other data.
-      batch_norms: whether norms of the model keep running statistics.
+      batch_norms: whether norms of the model keep running statistics, one of a neck aside.
+      neck: whether it has one, whose norm no checkpoint has.
       largest_gradient: () -> the unit below the head whose gradient is largest relative to its parameters, where the
         run starts. It costs a step's compilation, so only a recipe that goes by it asks.
       given: {stage field: value} of those that the config sets to another value than the default. They win over what a
@@ -46,6 +47,7 @@ class Facts:
     steps: int = 100
     image: tuple[int, ...] = ()
     batch_norms: bool = False
+    neck: bool = False
     largest_gradient: Callable[[], str] | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
 

@@ -45,6 +45,8 @@ class Room:
       shared: the same arguments give the same product, and so share its compiled programs; False where a product
         depends on more than its arguments (files), and each module decides what it may keep.
       reserved: parameters of factories that are no options of a config.
+      common: a module whose dataclass `Common` has options of every member besides its own, and whose
+        `added(product, options)` is the product with them.
     """
 
     kind: str
@@ -52,6 +54,7 @@ class Room:
     factory: str
     shared: bool = True
     reserved: tuple[str, ...] = ()
+    common: str = ""
 
     @property
     def word(self) -> str:
@@ -99,24 +102,27 @@ class Room:
     def make(self, name: str, /, *args: Any, **options: Any) -> Any:
         """Calls the factory; in a `shared` room the same arguments give the same object."""
         factory = self.get(name)
-        return _made(factory, args, tuple(sorted(options.items()))) if self.shared else _called(factory, args, options)
+        if self.shared:
+            return _made(factory, self.common, args, tuple(sorted(options.items())))
+        return _called(factory, self.common, args, options)
 
     def anew(self, name: str, /, *args: Any, **options: Any) -> Any:
         """`make` that calls the factory each time."""
-        return _called(self.get(name), args, options)
+        return _called(self.get(name), self.common, args, options)
 
     def training(self, name: str) -> frozenset[str]:
         """Names of the options that change training or its cost alone, by the fields of the factory's dataclass."""
-        kind = _dataclass(self.get(name))
-        fields = () if kind is None else dataclasses.fields(kind)
+        kinds = (_dataclass(self.get(name)), _common(self.common))
+        fields = [field for kind in kinds if kind is not None for field in dataclasses.fields(kind)]
         return frozenset(field.name for field in fields if field.metadata.get("training"))
 
     def schema(self, name: str) -> dict[str, tuple[Any, Any]]:
         """{option: (annotated type, default)}."""
-        return {name: kept for name, kept in _schema(self.get(name)).items() if name not in self.reserved}
+        own = {name: kept for name, kept in _schema(self.get(name)).items() if name not in self.reserved}
+        return own | {name: kept for name, kept in _fields(_common(self.common)).items() if name not in own}
 
     def complete(self, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Every option of the factory, checked; those left out get their defaults.
+        """Every option of the factory, checked; those left out get their defaults. Common ones are left out at theirs.
 
         Args:
           name: of the file.
@@ -127,7 +133,9 @@ class Room:
           InputError: there is no such option, or the value is not of the annotated type.
         """
         defaults = {option: default for option, (_, default) in self.schema(name).items()}
-        return defaults | self.checked(name, options, where)
+        unset = {option for option in _fields(_common(self.common)) if option not in _schema(self.get(name))}
+        given = defaults | self.checked(name, options, where)
+        return {option: x for option, x in given.items() if option not in unset or x != defaults[option]}
 
     def checked(self, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
         """These options alone, checked against their annotations; raises as `complete` does."""
@@ -185,11 +193,17 @@ class Room:
 
 
 @functools.lru_cache(maxsize=256)
-def _made(factory: Callable[..., Any], args: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> Any:
-    return _called(factory, args, dict(options))
+def _made(factory: Callable[..., Any], common: str, args: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> Any:
+    return _called(factory, common, args, dict(options))
 
 
-def _called(factory: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+def _called(factory: Callable[..., Any], common: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+    shared = {option for option in _fields(_common(common)) if option in options and option not in _schema(factory)}
+    if shared:
+        product = _called(factory, "", args, {name: x for name, x in options.items() if name not in shared})
+        return importlib.import_module(common).added(
+            product, _common(common)(**{name: options[name] for name in shared})
+        )
     kind = _dataclass(factory)
     if kind is None:
         return factory(*args, **options)
@@ -211,13 +225,26 @@ def _dataclass(factory: Callable[..., Any]) -> type | None:
 def _schema(factory: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     hints = typing.get_type_hints(factory)
     if (kind := _dataclass(factory)) is not None:
-        hints = typing.get_type_hints(kind)
-        return {field.name: (hints[field.name], field.default) for field in dataclasses.fields(kind)}
+        return _fields(kind)
     return {
         p.name: (hints.get(p.name, Any), p.default)
         for p in inspect.signature(factory).parameters.values()
         if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
     }
+
+
+@functools.lru_cache(maxsize=256)
+def _fields(kind: type | None) -> dict[str, tuple[Any, Any]]:
+    """{field: (annotated type, default)} of a dataclass."""
+    if kind is None:
+        return {}
+    hints = typing.get_type_hints(kind)
+    return {field.name: (hints[field.name], field.default) for field in dataclasses.fields(kind)}
+
+
+def _common(module: str) -> type | None:
+    """The dataclass of a room's common options."""
+    return importlib.import_module(module).Common if module else None
 
 
 def _other(name: str, wanted: str) -> str:
@@ -239,7 +266,7 @@ def _entry_points(folder: str) -> dict[str, str]:
 
 
 METHODS = Room("method", "jaxfer.methods", "method")
-MODELS = Room("model", "jaxfer.models", "port", reserved=("head",))  # the task names it
+MODELS = Room("model", "jaxfer.models", "port", reserved=("head",), common="jaxfer.models.neck")  # the task names it
 TASKS = Room("task", "jaxfer.tasks", "task")
 SOURCES = Room("data source", "jaxfer.data.sources", "source", shared=False)  # files change
 # Add-ons live among the methods: `def add(method, port)` gives that method with something added.

@@ -8,18 +8,18 @@ its own and with both of two rates. Every arm is run with few labels of each cla
 seeds: a seed fixes labels, validation examples, batches and fresh parameters. Val chooses between probe and fine-tuning
 and between scratch's rates; the last parameters are the result, and the test split is read at a run's end.
 
-Networks of millions of parameters (LARGE) have three seeds, one rate and at most 10 times the steps. Those of texts
-keep their word vectors when they are fine-tuned; scratch has to learn them. What can't be counted by class is counted
-in all: `few` is a dict then.
+Networks of millions of parameters (LARGE) have 50 steps, three seeds, one rate and at most 10 times the steps. Those
+of texts keep their word vectors when they are fine-tuned; scratch has to learn them. What can't be counted by class is
+counted in all: `few` is a dict then.
 """
 
 import jaxfer.config
 from jaxfer.sweeps import Cell
 
-SEEDS, MULTIPLES, SCRATCH_RATES = 5, (1, 3, 10, 30), (1e-3, 5e-3)
+STEPS, SEEDS, MULTIPLES, SCRATCH_RATES = 100, 5, (1, 3, 10, 30), (1e-3, 5e-3)
 TRANSFERS = {"probe": {"method": "probe", "lr": 1e-2}, "full": {"method": "full", "lr": 1e-3}}
 AMOUNTS = ("few", "all")
-LARGE = dict(seeds=3, multiples=(1, 3, 10), batch_size=16)
+LARGE = dict(steps=50, seeds=3, multiples=(1, 3, 10), batch_size=16)
 CLINIC = dict(
     source="csv_rows",
     numbers=("age", "trestbps", "chol", "thalach", "oldpeak", "ca"),
@@ -182,7 +182,9 @@ def get_config(arg=""):
     config.data = chosen["data"]
     config.task = chosen.get("task", dict(name="classification"))
     config.monitor = chosen.get("monitor", "")
-    config.update(batch_size=chosen.get("batch_size", 32), steps=100, warmup=10, eval_every=0, weight_decay=1e-2)
+    steps = chosen.get("steps", STEPS)
+    config.update(batch_size=chosen.get("batch_size", 32), steps=steps, warmup=steps // 10, eval_every=0)
+    config.weight_decay = 1e-2
     if "source" in words:
         config.data = chosen["before"]
         config.model.update({"length": chosen["before_length"]} if "before_length" in chosen else {})
@@ -207,6 +209,7 @@ def sweep(arg):
                 )
             for multiple in chosen.get("multiples", MULTIPLES):
                 for rate in chosen.get("rates", SCRATCH_RATES):
-                    fields = {"lr": rate, "steps": 100 * multiple, "warmup": 10 * multiple}
+                    steps = chosen.get("steps", STEPS) * multiple
+                    fields = {"lr": rate, "steps": steps, "warmup": steps // 10}
                     group = f"{amount} scratch x{multiple} at {rate:g}"
                     yield Cell(name=f"{group} {seed}", overrides={**fields, **once}, group=group)

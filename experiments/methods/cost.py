@@ -178,8 +178,8 @@ def main() -> None:
                 rows.append(row(model, label, options, measured))
                 print(rows[-1], flush=True)
     text = README.read_text()
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    README.write_text(before + "\n".join([BEGIN, *head, *rows, END]) + after)
+    before, rest = text.split(BEGIN, 1)
+    README.write_text(before + "\n".join([BEGIN, *head, *rows, END]) + rest.split(END, 1)[1])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@
     jaxfer sweep experiments/methods/domains.py:pacs --processes 2 --workdir runs/methods/pacs
     python experiments/methods/domains_table.py runs/methods/{digits,heart,speakers,reviews,pacs}
 
-`domains.py:digits,seed0` has the runs of one seed, and the table keeps the numbers of each.
+`domains.py:digits,seed0` has the runs of one seed, and the table keeps the numbers of each. `domains.py:digits,neck`
+has source only and the methods of NECKS again, on networks with their papers' bottlenecks.
 
 `digits`: MNIST and USPS, a small ResNet from scratch, 600 steps of 64 labelled images and 64 of the target. `heart`:
 twelve pairs of four clinics, a small network of rows, 300 steps of 32 and 32. `speakers`: ten spoken digits, two of
@@ -112,6 +113,14 @@ METHODS = {
     "self-training": {"method": "self_training"},
     "mean teacher": {"method": "self_training", "options": {"teacher": "ema"}},
 }
+NECK = (
+    "neck"  # the word of a sweep on networks with bottlenecks: TLlib's, from whose source SHOT goes on too, and MDD's
+)
+TLLIB = {"model.neck": 256}
+NECKS = {
+    **dict.fromkeys(("mcc", "dann", "cdan", "shot"), TLLIB),
+    "mdd": {"model.neck": 1024, "model.neck_dropout": 0.5},
+}
 VIEWS = "views"  # the word of an argument for a target with a second view
 # What goes on from the network of source only, for as many steps.
 LATER = {
@@ -149,21 +158,22 @@ def get_config(arg=""):
 
 
 def sweep(arg):
-    """arg: one of KINDS, and for a part of it `seed0`, ... Each pair, method and seed; the test splits once each, at a
-    run's end."""
-    words = jaxfer.config.words(arg, (*KINDS, *(f"seed{seed}" for seed in range(5))))
+    """arg: one of KINDS; for a part of it `seed0`, ...; and `neck`. Each pair, method and seed; the test splits once
+    each, at a run's end."""
+    words = jaxfer.config.words(arg, (*KINDS, *(f"seed{seed}" for seed in range(5)), NECK))
     (kind,) = words & {*KINDS}
-    seeds = [seed for seed in range(KINDS[kind]["seeds"]) if words == {kind} or f"seed{seed}" in words]
+    necks = NECKS if NECK in words else dict.fromkeys((*METHODS, *LATER), {})
+    seeds = [seed for seed in range(KINDS[kind]["seeds"]) if words <= {kind, NECK} or f"seed{seed}" in words]
     for (source, target), seed in itertools.product(pairs(kind), seeds):
         pair, once = f"{source}_{target}", {"seed": seed, "test": True}
         before = f"{pair}{seed}"
-        yield Cell(name=before, arg=pair, overrides=once, group="source only")
-        for name, fields in METHODS.items():
-            yield Cell(arg=pair, overrides={**fields, **once}, group=name)
-        if VIEWS in KINDS[kind]:
+        yield Cell(name=before, arg=pair, overrides={**once, **(TLLIB if NECK in words else {})}, group="source only")
+        for name in (name for name in METHODS if name in necks):
+            yield Cell(arg=pair, overrides={**METHODS[name], **once, **necks[name]}, group=name)
+        if VIEWS in KINDS[kind] and NECK not in words:
             yield Cell(arg=f"{pair},{VIEWS}", overrides={"method": "fixmatch", **once}, group="fixmatch")
-        for name, fields in LATER.items():
-            begun = {**fields, **once, "init": f"sibling:{before}", "head": "keep"}
+        for name in (name for name in LATER if name in necks):
+            begun = {**LATER[name], **once, **necks[name], "init": f"sibling:{before}", "head": "keep"}
             if name == "cotta":
                 begun["options"] = KINDS[kind].get("cotta", {"views": 0})
             if name == "adda":

@@ -30,8 +30,9 @@ def variables(case: str) -> tuple[Any, Any]:
 
 def stochastic(case: str) -> Port:
     """The case with every drop rate that its model has turned up."""
-    schema = MODELS.schema(tiny.options(case)[0])
-    return make(case, **{rate: 0.5 for rate in ("dropout", "stochastic_depth") if rate in schema})
+    model, given = tiny.options(case)
+    rates = [rate for rate in ("dropout", "stochastic_depth") if rate in MODELS.schema(model)]
+    return make(case, **dict.fromkeys([*rates, *(["neck_dropout"] if "neck" in given else [])], 0.5))
 
 
 def training(port: Port, *, live: Iterable[str] = (), eval_norms: Iterable[str] = ()) -> Training:

@@ -12,7 +12,7 @@ from etils import epath
 from jaxfer import rules
 from jaxfer.errors import InputError
 from jaxfer.evals.transfer_matrix import Transfer, transfer
-from jaxfer.models import parts
+from jaxfer.models import neck, parts
 from jaxfer.models.port import Port
 from jaxfer.parallel.placement import placement
 from jaxfer.pretrained.trained_heads import TrainedHead, trained_heads
@@ -72,6 +72,10 @@ def chain(runs: Sequence[str | epath.Path], *, split: str = "val", untrained: Se
     for run, task in zip(runs, tasks, strict=True):
         if task.monitor != tasks[0].monitor:
             raise InputError(f"{run}: goes by {task.monitor}, but {runs[0]} by {tasks[0].monitor}; leave it out")
+    necks = [neck.facts(finished.stage.spec.port) for finished, _, _ in opened]
+    for run, own in zip(runs, necks, strict=True):
+        if own != necks[0]:  # no head is read under another
+            raise InputError(f"{run}: its neck is {own}, that of {runs[0]} {necks[0]}; leave it out")
     classes, rows, known, trained_on = [data.classes for _, _, data in opened], [], [], []
     for place, (finished, experiment, _) in enumerate(opened):
         row = [math.nan] * len(runs)

@@ -22,7 +22,7 @@ from jaxfer.exports.hf import label_names
 from jaxfer.exports.peft_beside import ADDED, REPLACED
 from jaxfer.exports.predict import Model, load_export
 from jaxfer.method import FROZEN, Method, without
-from jaxfer.models import parts
+from jaxfer.models import neck, parts
 from jaxfer.models.passes import Interceptor
 from jaxfer.network import Network
 from jaxfer.parallel.placement import placement
@@ -282,7 +282,7 @@ def _opened(folder: str | epath.Path) -> tuple[str, Model]:
 def _facts(model: Model) -> dict[str, Any]:
     """What has to be alike for two models to be one backbone, beside its leaves."""
     port = model.port
-    facts = {**port.options.network, **vars(port.encoding)}
+    facts = {**port.options.network, **vars(port.encoding), "neck": neck.facts(port)}
     return {"family": type(port.module).__name__, **{k: v for k, v in facts.items() if k not in ELSEWHERE}}
 
 

@@ -62,6 +62,8 @@ def export(
         raise InputError(
             f"--format={format}: model {family!r} can't be exported in this format{nearest(str(format), known)}"
         )
+    if finished.stage.spec.port.neck is not None:
+        raise InputError(f"--format={format} has no place for config.model.neck; predict with the run: jaxfer predict")
     layout, port = by_family(family, "hf" if format in (PEFT, SENTENCE) else format), finished.stage.spec.port
     bare = format == layout.name and port.module.head in layout.without_outputs
     if not port.outputs and format != SENTENCE and not bare:

@@ -4,9 +4,9 @@ Zhang et al., 2019, "Bridging Theory and Algorithm for Domain Adaptation", arXiv
 that the head predicts, the second head minimises margin * CE(source, f) - mean log(1 - its chance of f) (target), and a
 reversed gradient makes the backbone maximise it. As in TLlib the logarithm is of 1e-6 more.
 
-The second head has a hidden layer, of the width of the authors' bottleneck, and the first has none. The authors and
-TLlib put that bottleneck (with batch norm and dropout) under both heads, and a hidden layer with dropout into each.
-There is no such option: the network that is evaluated, exported and started from would be another than the model.
+The second head has a hidden layer, and the first has none. The authors and TLlib put a bottleneck of 1024 (with batch
+norm and dropout) under both heads, which is the model's: `config.model.neck=1024, neck_dropout=0.5`. They also have a
+hidden layer with dropout in each head; the first one here has no such option, since it is the model's output layer.
 """
 
 from __future__ import annotations

@@ -13,8 +13,10 @@ where `config.stream.target` augments. With form=running there is no pass: sums 
 multiplies them by `memory` and adds its batch, so that centroids are of the last 1 / (1 - memory) batches or so, each
 at the parameters of its step, and labels are by the network as it is.
 
-The paper's bottleneck and weight-normalised head would have to be trained on the source with the rest: the model is
-what the source trained, so `config.init` names its run. The labelled examples do not pass through the network.
+The model is what the source trained, so `config.init` names its run. The paper's has a bottleneck of 256 with batch
+norm, which adapts with the backbone under the frozen head: the source is trained with `config.model.neck=256,
+neck_relu=False`. Its head is weight-normalised too, which changes how the source learns it and nothing here: there is
+no such option. The labelled examples do not pass through the network.
 """
 
 from __future__ import annotations

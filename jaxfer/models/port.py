@@ -24,6 +24,7 @@ from jaxfer.data.encoding import Encoding
 from jaxfer.data.encodings.stored import StoredEncoding
 from jaxfer.data.order import numbered
 from jaxfer.errors import InputError, nearest
+from jaxfer.models import neck as necks
 from jaxfer.models import parts
 from jaxfer.models.execution import PLAIN, Execution
 from jaxfer.models.parts import Part
@@ -70,6 +71,7 @@ class Port:
       part: of such a port, where its own parameters lie.
       whole: of a port whose passes begin at stored activations (`beginning`), the one that reads examples.
       start: of such a port, the unit that reads them, or `features`: the output layer.
+      neck: a bottleneck before the output layer, which has its parameters beside it; None: there is none.
       rows: ((leaf, names of its rows), ...) of leaves with a row for each column of a table, or for each value of one:
         a model of another table takes those of the same names (`config.differs`).
     """
@@ -89,11 +91,15 @@ class Port:
     whole: Port | None = None
     start: str | None = None
     rows: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    neck: necks.Neck | None = None
 
     def init(self, key: jax.Array, batch: Mapping[str, Any]) -> tuple[Params, Params]:
         """Fresh (params, model_state), both nested dicts; `batch` gives shapes only."""
         x, side = self._inputs(batch)
-        variables = dict(self.module.init({"params": key}, x, train=False, **side))
+        with contextlib.ExitStack() as entered:
+            for interceptor in self._neck():
+                entered.enter_context(nn.intercept_methods(interceptor))
+            variables = dict(self.module.init({"params": key}, x, train=False, **side))
         params = variables.pop("params")
         for port in self.parts:
             drawn, _ = port.init(jax.random.fold_in(key, numbered(port.part.name)), batch)
@@ -162,10 +168,11 @@ class Port:
         variables = {"params": self.execution.tables(params), **model_state}
         call = dict(side, begin=begin, end=end, train=training is not None, execution=self.execution)
         settings = () if training is None else (policy(training),)
-        # The first to be entered is the outermost: the method's interceptor sees the result of the policy.
+        # The first to be entered is the outermost: the method's interceptor sees the result of the policy, and all of
+        # them the output layer as it reads what the neck gives.
         with contextlib.ExitStack() as entered:
             between = () if intercept is None else (intercept,)
-            for interceptor in (*stored, *self.execution.interceptors(self.head, between), *settings):
+            for interceptor in (*self._neck(), *stored, *self.execution.interceptors(self.head, between), *settings):
                 entered.enter_context(nn.intercept_methods(interceptor))
             if taps:
                 entered.enter_context(nn.intercept_methods(tapped(taps, self.head)))
@@ -286,7 +293,8 @@ class Port:
     def with_axis(self, axis_name: str | None) -> Port:
         """The same port with batch statistics averaged over a mapped axis (pmap); jit on a mesh needs none."""
         inside = tuple(port.with_axis(axis_name) for port in self.parts)
-        return dataclasses.replace(self, module=self.module.clone(axis_name=axis_name), parts=inside)
+        neck = None if self.neck is None else self.neck.clone(axis_name=axis_name)
+        return dataclasses.replace(self, module=self.module.clone(axis_name=axis_name), parts=inside, neck=neck)
 
     def computed(self, execution: Execution) -> Port:
         """The same port with these execution settings, and its parts."""
@@ -296,6 +304,12 @@ class Port:
     def with_outputs(self, outputs: int) -> Port:
         """The same port with an output layer of another width."""
         return dataclasses.replace(self, module=self.module.clone(outputs=outputs))
+
+    def with_neck(self, neck: necks.Neck) -> Port:
+        """The same port with a bottleneck before its output layer."""
+        kernel, every = f"{necks.path(self.head)}/dense/kernel", f"{necks.path(self.head)}/.*"
+        axes, tensor = ((kernel, 1), *self.input_axes), ((every, None), *self.tensor_axes)
+        return dataclasses.replace(self, neck=neck, input_axes=axes, tensor_axes=tensor, feature_parts=())
 
     def with_words(self) -> Port:
         """The same port whose text encodings keep the word of each token, for a task's targets."""
@@ -348,6 +362,9 @@ class Port:
     def apart(self) -> bool:
         """Whether the two texts of a pair are read each on its own; other inputs would have one row for the two."""
         return all(getattr(encoding, "apart", False) for encoding in self.encodings)
+
+    def _neck(self) -> tuple[Interceptor, ...]:
+        return () if self.neck is None else (necks.before(self.neck, self.head),)
 
     def _inputs(self, batch: Mapping[str, Any], begin: str | None = None) -> tuple[Any, dict[str, Any]]:
         """(x, the other fields); pairs are folded into the batch: rows 2 i and 2 i + 1 are of example i."""

@@ -155,6 +155,8 @@ def followed(
         own |= {*differs, *MODELS.training(name)} | {option for option in source if option not in known}
     if "tokenizer" in own or requested.get("tokenizer"):
         own.add("tokenizer_sha256")
+    if not requested.get("neck", 0 if "neck" in own else source.get("neck")):
+        own |= {option for option in source if option.startswith("neck_")}
     kept = {option: value for option, value in source.items() if option not in own}
     if "image" in requested and "image" in differs:
         size = requested["image"]

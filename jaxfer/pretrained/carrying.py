@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxfer.errors import InputError
+from jaxfer.models import neck as necks
 from jaxfer.models.heads import FORECAST, WORDS
 from jaxfer.models.port import Port
 from jaxfer.ports import drawn, port_shapes
@@ -64,11 +65,12 @@ def carry(
             changes[f"params/{stem}/pos"] = ("resized", _resizing(checkpoint, port, shapes[f"params/{stem}/pos"].shape))
     of_layout = checkpoint.layout.resized(checkpoint.options, port)
     changes |= {leaf: ("resized", change) for leaf, change in of_layout.items()}
+    neck = necks.leaves(port, shapes)  # no layout has a place for it
     conversion = convert(
         tensors,
         checkpoint.layout,
         port,
-        shapes,
+        {leaf: shape for leaf, shape in shapes.items() if leaf not in neck},
         reset=[re.escape(leaf) for leaf in reset],
         surgery={leaf: change for leaf, (_, change) in changes.items()},
         unused=[re.escape(key) for key in unused],
@@ -85,7 +87,15 @@ def carry(
         entry |= {"adapter": tensors.merged[key]} if key in tensors.merged else {}
         entry["from"] = tensors.moved.get(key, key)
     unused = tuple(tensors.moved.get(key, key) for key in conversion.unused)
-    return dataclasses.replace(conversion, unused=unused, unwrapped=tensors.unwrapped, dropped=tensors.dropped)
+    drawn = {leaf: {"what": "re-initialised", "from": None, "shape": list(shapes[leaf].shape)} for leaf in neck}
+    return dataclasses.replace(
+        conversion,
+        fresh=(*conversion.fresh, *neck),
+        ledger=conversion.ledger | drawn,
+        unused=unused,
+        unwrapped=tensors.unwrapped,
+        dropped=tensors.dropped,
+    )
 
 
 def _check_values(init: str, conversion: Conversion) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jaxfer.pretrained.trained_heads import TrainedHead
 
 # In table order: copied, transposed, merged with an adapter, resized, initialised.
 KINDS = ("loaded", "renamed", "transposed", "merged", "resized", "inflated", "re-initialised", "missing", "initialised")
+DRAWN = ("re-initialised", "missing", "initialised")
 TOLD = ("resized", "inflated", "re-initialised", "missing")  # kinds whose leaves the table names
 
 
@@ -75,6 +76,18 @@ class Start:
         if self.unused:
             lines.append(f"  {len(self.unused)} unused keys of the source: {_some(list(self.unused))}")
         return "\n".join(lines)
+
+    def drawn_and_frozen(self, trained: Collection[str]) -> str:
+        """A warning of parameters that the source does not have and no stage trains; '' for none.
+
+        Args:
+          trained: leaves that some stage trains.
+        """
+        drawn = [leaf for leaf, entry in self.ledger.items() if entry["what"] in DRAWN and leaf.startswith("params/")]
+        never = [leaf for leaf in drawn if leaf not in trained]
+        if not never:
+            return ""
+        return f"  warning: drawn at random and trained by no stage: {_some(never)}; choose a method that trains them"
 
 
 def _shown(leaf: str, entry: Mapping[str, Any]) -> str:

@@ -61,9 +61,9 @@ def head(checkpoint: Checkpoint, port: Port, classes: Sequence[str], options: In
     wanted = needed(layout, init)
     given = {name: getattr(port.options, name) for name in wanted}
     differing = [f"{name}={value!r}" for name, value in given.items() if value != wanted[name]]
-    if differing or port.module.head != "pooled":
+    if differing or port.module.head != "pooled" or port.neck is not None:
         asked = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
-        found = ", ".join(differing) or f"a {port.module.head} head"
+        found = ", ".join(differing) or ("a neck" if port.neck is not None else f"a {port.module.head} head")
         raise InputError(f"config.head=prompts compares images with texts: expected {asked}, found {found}")
     kernel = embeddings(init, layout, prompts(classes, options), options)
     tensors = located.weights(checkpoint.files)

@@ -32,6 +32,11 @@ def of_checkpoint(checkpoint: Checkpoint, stage: Stage, differs: Sequence[str]) 
     """The same of a third-party checkpoint, whose tensors are read once more under its own width."""
     if stage.given.head is None:
         return None
+    if stage.spec.port.neck is not None:
+        raise InputError(
+            f"method {stage.config.method!r} reads the source's output layer, which reads no neck; set "
+            "config.model.neck=0"
+        )
     port = stage.spec.port.with_outputs(heads.head_width(checkpoint))
     params, model_state = port_shapes(port)
     shapes = flatten({"params": params, **model_state})

@@ -16,6 +16,7 @@ from jaxfer import files
 from jaxfer.config.experiment import Experiment
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
+from jaxfer.models import neck as necks
 from jaxfer.models import parts
 from jaxfer.models.heads import EMBEDDING, POOLED, WORDS
 from jaxfer.models.port import Port
@@ -140,7 +141,10 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
     checkpoint = foreign.opened(run.init, model.name, dict(model.options), options)
     shapes = _leaves(*port_shapes(port))
     head = [leaf for leaf in shapes if leaf.startswith(f"params/{port.head}/")]
-    keep = carrying.keeps_head(run.head, checkpoint, data.classes, stage.spec.task.head, port.outputs)
+    neck = necks.leaves(port, shapes)
+    keep = not _resets(neck, run.head) and carrying.keeps_head(
+        run.head, checkpoint, data.classes, stage.spec.task.head, port.outputs
+    )
     tokens, source_rows, keys = {}, {}, ()
     if columns.announced(run.differs) and port.rows:
         tokens, source_rows, keys = columns.of_checkpoint(checkpoint, port)
@@ -155,6 +159,9 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
             continue
         entry = conversion.ledger[leaf]
         entry["why"] = "announced in config.differs"
+        if leaf in neck:
+            entry["why"] = "the source has no neck"
+            continue
         if leaf in head:
             entry["why"] = _why(run.head, checkpoint.labels) if entry["from"] else "the source has none"
             if entry["from"] and checkpoint.other_head is not None and stage.spec.task.head not in WORDS:
@@ -218,10 +225,17 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
     params, model_state = source.stage.leave(source.state, heads=True)
     loaded = parts.without(params, (port.part for port in source.stage.spec.port.parts)), model_state
     kind, former = stage.spec.task.head, source.stage.spec.task.head
-    keep = _keeps_head(experiment.run.head, source, data, kind)
     ledger, filled = {}, {}
     source_leaves, batch = _leaves(*loaded), example_batch(port, stage.spec.task, 2)
     shapes = _leaves(*port_shapes(port))
+    theirs, neck = necks.leaves(source.stage.spec.port, source_leaves), necks.leaves(port, shapes)
+    other = necks.facts(source.stage.spec.port) != necks.facts(port)
+    if other and stage.given.head is not None:
+        raise InputError(
+            f"method {stage.config.method!r} reads the source's output layer, which does not read this neck; set "
+            "config.model.neck as in the source"
+        )
+    keep = not _resets(other, experiment.run.head) and _keeps_head(experiment.run.head, source, data, kind)
     anew = [] if keep else [path for path in shapes if path.startswith(f"params/{port.head}/")]
     left = []
     if kind != former:  # all of either head: what stands before the output layer is its own
@@ -229,6 +243,9 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
         if {kind, former} == {POOLED, EMBEDDING}:  # an embedding is what the output layer of a pooled head reads
             shared = {path for path in anew if path in left and not path.startswith(f"params/{port.head}/")}
             left, anew = ([path for path in paths if path not in shared] for paths in (left, anew))
+    if other:
+        left, anew = [*{*left, *theirs}], [*dict.fromkeys((*anew, *neck))]
+    if left:
         source_leaves = {path: leaf for path, leaf in source_leaves.items() if path not in left}
     here, there = dict(port.rows), source.stage.spec.port
     tokens = columns.shared(port, there) if columns.announced(experiment.run.differs) else {}
@@ -239,6 +256,7 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
         elif path in anew:
             ledger[path] = _entry("re-initialised", path if path in source_leaves else None, leaf)
             why = _why(experiment.run.head, source.classes)
+            why = "config.differs=neck" if other else why
             ledger[path]["why"] = why if kind == former else f"the source has a {former} head"
         elif path not in source_leaves or source_leaves[path].shape != leaf.shape:
             stored = tuple(source_leaves[path].shape) if path in source_leaves else "nothing"
@@ -263,7 +281,7 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
         ledger=ledger,
         lineage=lineage,
         unused=tuple(sorted(left)),
-        trained_heads=trained_heads(source, params),
+        trained_heads=() if other else trained_heads(source, params),
         head=source_head.of_params(loaded[0], stage),
         former=source.stage.hand_on(source.state, stage),
     )
@@ -274,6 +292,15 @@ def _ending(leaves: Mapping[str, Any], port: Port) -> list[str]:
     return [path for path in leaves if path.startswith(f"params/{port.units[-1]}/")]
 
 
+def _resets(other_neck: object, head: str) -> bool:
+    """Whether the source's output layer read another neck's features, or none's; it can't be kept then."""
+    if other_neck and head == "keep":
+        raise InputError(
+            "config.head=keep: the source's head does not read this neck (config.model.neck); set head=reset"
+        )
+    return bool(other_neck)
+
+
 def _check_model(experiment: Experiment, source: Experiment) -> None:
     """Checks that the models match: with equal shapes but another mean, size or stride, weights would load silently."""
     if experiment.model.name != source.model.name:
@@ -282,19 +309,24 @@ def _check_model(experiment: Experiment, source: Experiment) -> None:
             f"{experiment.model.name}; set config.model.name={source.model.name}"
         )
     options, source_options = (dict(e.model.options) for e in (experiment, source))
+    known = MODELS.schema(experiment.model.name)
     for option in experiment.run.differs:
-        if option not in options:
+        if option not in known:
             raise InputError(
-                f"config.differs: model {experiment.model.name!r} has no option {option!r}{nearest(option, options)}"
+                f"config.differs: model {experiment.model.name!r} has no option {option!r}{nearest(option, known)}"
             )
     # Tokenizers are compared by content, not by path.
     free = MODELS.training(experiment.model.name) | {*experiment.run.differs}
     free |= columns.announced(experiment.run.differs)
+    free |= {option for option in known if option.startswith("neck_")} if "neck" in free else set()
     free |= {"tokenizer"} if options.get("tokenizer_sha256") else set()
+    # Of options that a record leaves out, the default is meant.
+    unset = {option: default for option, (_, default) in known.items()}
+    here, there = unset | options, unset | source_options
     differing = [
-        f"{option} is {source_options.get(option)!r} there, {value!r} here"
-        for option, value in options.items()
-        if source_options.get(option) != value and option not in free
+        f"{option} is {there[option]!r} there, {value!r} here"
+        for option, value in here.items()
+        if there[option] != value and option not in free
     ]
     if differing:
         raise InputError(

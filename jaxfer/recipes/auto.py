@@ -44,7 +44,7 @@ def recipe(facts: Facts, *, distance: str = "unknown") -> Recipe:
             f"layer_decay 0.75: a transformer's {len(facts.levels)} levels, of which the lower need to move less"
         )
     if facts.batch_norms and facts.batch_size < 16:
-        tuned["norms"] = ((".*", "eval"),)
+        tuned["norms"] = (*(((".*/neck/norm", "train"),) if facts.neck else ()), (".*", "eval"))
         reasons.append(f"norms keep the source's statistics: batches of {facts.batch_size} have none worth learning")
     reasons.append(
         "the head goes first, a fifth of the steps: a fresh one would distort the features (arXiv:2202.10054)"

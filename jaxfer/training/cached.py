@@ -194,7 +194,7 @@ class Cached:
         columns = {encoding.column: split.columns[encoding.column] for encoding in port.encodings}
         about = {
             **self.key,
-            "module": repr(port.module.clone(outputs=1)),
+            "module": repr(port.module.clone(outputs=1)) + ("" if port.neck is None else repr(port.neck)),
             "encodings": [stated(encoding) for encoding in port.encodings],
             "columns": {name: column.sha256 for name, column in columns.items()},
             "unit": self.at,

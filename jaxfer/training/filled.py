@@ -18,6 +18,7 @@ from jaxfer.config.fields import common_fields
 from jaxfer.data.prepare import build
 from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError, nearest
+from jaxfer.models import neck
 from jaxfer.models.port import Port
 from jaxfer.ports import make_port, port_shapes
 from jaxfer.recipe import Facts, Recipe
@@ -111,7 +112,8 @@ def _facts(config: ConfigDict, experiment: Experiment, data: Dataset, port: Port
         batch_size=stage.batch_size,
         steps=config.steps,
         image=_size(data.splits["train"]) if kind == "image" else (),
-        batch_norms=bool(port.norms(port_shapes(port)[1])),
+        batch_norms=bool(port.norms(port_shapes(port)[1]) - {f"{neck.path(port.head)}/norm"}),
+        neck=port.neck is not None,
         given=given,
     )
 

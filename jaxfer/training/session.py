@@ -175,6 +175,9 @@ class Session:
             tokenizer.keep(self.stages[0].spec.port, self.folder / tokenizer.FOLDER)
         if self.experiment.run.init != "scratch":
             self.reporter.say(start.table())
+            trained = {f"params/{path}" for stage in self.stages for path in stage.spec.trainable}
+            if self.experiment.run.head != "prompts" and (never := start.drawn_and_frozen(trained)):
+                self.reporter.say(never)
         self.record = {
             "stage": 0,
             "stop": self.stages[-1].stop,

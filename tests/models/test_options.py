@@ -67,7 +67,7 @@ def test_the_registry_reads_the_dataclass():
     schema = MODELS.schema("distilbert")
     assert schema["layers"] == (int, 6) and schema["attention_dropout"] == (float | None, None)
     assert "outputs" not in schema and "head" not in schema and "form" not in schema
-    wanted = {"dropout", "attention_dropout", "classifier_dropout", "max_length", "buckets"}
+    wanted = {"dropout", "attention_dropout", "classifier_dropout", "max_length", "buckets", "neck_dropout"}
     assert MODELS.training("distilbert") == wanted
     small = dict(outputs=2, vocab=9, width=4, layers=1, heads=2, mlp_width=4, positions=8, max_length=8)
     port = MODELS.make("distilbert", **small)
@@ -82,8 +82,9 @@ def test_a_signature_is_a_schema_too(tmp_path, monkeypatch):
     (tmp_path / "planted_signature.py").write_text(
         "def port(*, outputs: int, width: int = 3):\n    return outputs * width\n"
     )
-    assert MODELS.schema("planted_signature") == {"width": (int, 3)}
-    assert MODELS.training("planted_signature") == frozenset()
+    of_every_model = {"neck": (int, 0), "neck_relu": (bool, True), "neck_dropout": (float, 0.0)}
+    assert MODELS.schema("planted_signature") == {"width": (int, 3), **of_every_model}
+    assert MODELS.training("planted_signature") == {"neck_dropout"}
     assert MODELS.make("planted_signature", outputs=2, width=4) == 8
 
 
