@@ -104,6 +104,7 @@ def test_a_run_in_a_bucket_is_killed_and_ends_as_on_a_disk(bucket, tmp_path):
     assert not kill.ending(epath.Path(tmp_path / "disk")).differences(kill.ending(folder))
 
 
+@pytest.mark.parametrize("bucket", ["gs", pytest.param("s3", marks=pytest.mark.rest)], indirect=True)
 def test_a_model_of_texts_in_a_bucket(bucket):
     """Its tokenizer lies there too: it is resumed, evaluated and begun from, as on a disk."""
     folder = bucket / "runs" / "texts"

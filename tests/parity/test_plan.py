@@ -76,6 +76,7 @@ def test_operations_by_hand(whole):
     assert whole.model_flops == pytest.approx(2 * BATCH * (3 * LAYERS * layer + 2 * stem), rel=0.05)
 
 
+@pytest.mark.rest
 def test_remat_saves_activations(whole):
     """Without it every layer keeps its activations, with it one at a time and the inputs of all.
 
