@@ -3,23 +3,25 @@
     jaxfer sweep experiments/claims/claims.py:usps --workdir runs/claims/usps      # likewise each of SETS
     python experiments/claims/claims_table.py runs/claims/*
 
-A probe and fine-tuning have 100 steps, scratch as many and 3, 10 and 30 times as many, each time with a schedule of
-its own and with both of two rates. Every arm is run with few labels of each class and with all of them, under five
-seeds: a seed fixes labels, validation examples, batches and fresh parameters. Val chooses between probe and fine-tuning
-and between scratch's rates; the last parameters are the result, and the test split is read at a run's end.
+A probe and fine-tuning have 100 steps, scratch as many, 3 and 10 times as many, each time with a schedule of its own
+and with both of two rates; rows of tables, which cost little, also 30 times as many. Every arm is run with few labels
+of each class and with all of them, under five seeds: a seed fixes labels, validation examples, batches and fresh
+parameters. Val chooses between probe and fine-tuning and between scratch's rates; the last parameters are the result,
+and the test split is read at a run's end.
 
-Networks of millions of parameters (LARGE) have 50 steps, three seeds, one rate and at most 10 times the steps. Those
-of texts keep their word vectors when they are fine-tuned; scratch has to learn them. What can't be counted by class is
+Networks of 20 layers and more have three seeds and one rate, those of millions of parameters (LARGE) 50 steps. Those of
+texts keep their word vectors when they are fine-tuned; scratch has to learn them. What can't be counted by class is
 counted in all: `few` is a dict then.
 """
 
 import jaxfer.config
 from jaxfer.sweeps import Cell
 
-STEPS, SEEDS, MULTIPLES, SCRATCH_RATES = 100, 5, (1, 3, 10, 30), (1e-3, 5e-3)
+STEPS, SEEDS, MULTIPLES, SCRATCH_RATES = 100, 5, (1, 3, 10), (1e-3, 5e-3)
 TRANSFERS = {"probe": {"method": "probe", "lr": 1e-2}, "full": {"method": "full", "lr": 1e-3}}
 AMOUNTS = ("few", "all")
-LARGE = dict(steps=50, seeds=3, multiples=(1, 3, 10), batch_size=16)
+DEEP = dict(seeds=3, rates=(1e-3,))
+LARGE = dict(DEEP, steps=50, batch_size=16)
 CLINIC = dict(
     source="csv_rows",
     numbers=("age", "trestbps", "chol", "thalach", "oldpeak", "ca"),
@@ -54,7 +56,7 @@ def series(name, val):
 
 
 def series_cnn(length, **fields):
-    return dict(name="series_cnn", widths=(32, 64, 64), length=length, **fields)
+    return dict(name="series_cnn", widths=(16, 32, 32), length=length, **fields)
 
 
 def clinic(name, val):
@@ -69,16 +71,15 @@ def voices(*speakers):
 
 def photos(data, few):
     """Of a network of ImageNet."""
-    start = dict(init=MOBILENET, model=MOBILENET_V2, differs=("image", "resize"), rates=(1e-3,))
-    return dict(data=data, few=few, **start, **LARGE)
+    return dict(data=data, few=few, init=MOBILENET, model=MOBILENET_V2, differs=("image", "resize"), **LARGE)
 
 
 def texts(data, few, length=32, task="classification", **fields):
     """Of a network of sentences."""
     model = dict(**BERT_L3, max_length=length, buckets=(length,))
     transfers = {"probe": TRANSFERS["probe"], "full": {"method": "full", "lr": 2e-4, "freeze": ("stem/.*",)}}
-    start = dict(init=MINILM_L3, model=model, transfers=transfers, rates=(5e-4,))
-    return dict(data=data, few=few, task=dict(name=task, **fields), **start, **LARGE)
+    start = dict(LARGE, init=MINILM_L3, model=model, transfers=transfers, rates=(5e-4,))
+    return dict(data=data, few=few, task=dict(name=task, **fields), **start)
 
 
 HELD = {"ECG200": 10, "TwoLeadECG": 3, "ItalyPowerDemand": 8}  # of each class for validation
@@ -86,8 +87,8 @@ HELD = {"ECG200": 10, "TwoLeadECG": 3, "ItalyPowerDemand": 8}  # of each class f
 SETS = {
     "usps": dict(data=digits("usps"), before=digits("mnist"), model=SMALL, few=10),
     "mnist": dict(data=digits("mnist"), before=digits("usps"), model=SMALL, few=10),
-    "fashion_mnist": dict(data=digits("fashion_mnist"), init=CIFAR, model=RESNET20, few=10, multiples=(1, 3, 10)),
-    "pneumonia_mnist": dict(data=digits("pneumonia_mnist"), init=CIFAR, model=RESNET20, few=10, multiples=(1, 3, 10)),
+    "fashion_mnist": dict(data=digits("fashion_mnist"), init=CIFAR, model=RESNET20, few=10, **DEEP),
+    "pneumonia_mnist": dict(data=digits("pneumonia_mnist"), init=CIFAR, model=RESNET20, few=10, **DEEP),
     **{
         f"phalanx_{name.lower()}": dict(
             data=series(f"{name}PhalanxOutlineCorrect", 50),
@@ -120,6 +121,7 @@ SETS = {
             model=dict(name="row_mlp", dropout=0.2),
             few=few,
             batch_size=min(32, 2 * few),
+            multiples=(1, 3, 10, 30),
         )
         for name, val, few in (("hungarian", 20, 10), ("va", 15, 10), ("switzerland", 2, 2))
     },
