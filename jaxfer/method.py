@@ -206,6 +206,7 @@ class Method:
       former: (params, extra) at the end of a stage -> a tree that the next one of the same method is given: a later run
         that starts from this one, or the next stage. Its shapes depend on the shared parameters alone, not on a head.
         None: nothing is handed on.
+      former_of_head: whether that is of the head after all, so that a later run keeps the head, or is refused.
       view: (params, extra) -> backbone params as the forward pass uses them.
       noisy_view: (params, extra, key) -> the same for a training pass, where that draws at random; None: `view`.
       evaluated: the same for evaluation, where that differs (averages of parameters); None: `view`.
@@ -268,6 +269,7 @@ class Method:
     measured_rows: int | None = None
     measure_on: str = "train"
     former: Callable[[Params, Any], Any] | None = None
+    former_of_head: bool = False
     view: Callable[[Params, Any], Params] = lambda params, extra: params
     noisy_view: Callable[[Params, Any, jax.Array], Params] | None = None
     intercept: Callable[[Params, Any], Any] = lambda params, extra: None

@@ -17,6 +17,9 @@ of their methods but `ewc`, whose strength is that of configs/digits_replay.py, 
 30 and 1000 on val of seed 0 after two tasks of digits. Each method's first task is trained by `full`, that of `si` by
 `si`, which has to see how its parameters move. `progressive` begins every task from the first one's network, which
 stays in it.
+
+`der, reservoir` keeps 60 examples of all that went by, as many as the other memories hold at the last of four tasks,
+and trains the first task too. It has one head, so `reviews` alone.
 """
 
 import jaxfer.config
@@ -33,8 +36,10 @@ METHODS = {
     "si": {"method": "si", "options": {"c": 1e3}},
     **{name: {"method": name} for name in ("lwf", *REPLAY)},
     **{f"{name}, last": {"method": name} for name in REPLAY},
+    "der, reservoir": {"method": "der", "options": {"reservoir": 60}},
     "progressive": {"method": "progressive"},
 }
+OWN = ("si", "der, reservoir")  # arms that train the first task too
 
 
 def data(task):
@@ -68,7 +73,7 @@ def later(arm, place, tasks):
     """The fields of a run that starts from that of the task before."""
     method = METHODS[arm].get("method")
     fields = {"head": "reset" if tasks == DIGITS else "keep"}
-    if method == "progressive":
+    if method == "progressive" or "reservoir" in METHODS[arm].get("options", {}):
         return fields
     kept = tasks[:place] if arm in REPLAY else tasks[place - 1 : place]
     names = [f"memory_{task}" for task in kept] if arm in REPLAY else ["former" if method == "ewc" else "memory"]
@@ -91,15 +96,17 @@ def sweep(arg):
             fields = {**once, "steps": 1, "warmup": 0, "lr": 0.0, "method": "probe"}
             yield Cell(name=f"untrained{seed}_{task}", arg=",".join([task, *tiny]), overrides=fields)
         for arm in METHODS:
+            if arm == "der, reservoir" and tasks == DIGITS:
+                continue
             before = ""
             for place, task in enumerate(tasks):
-                trained_by = "full" if not place and arm != "si" else arm
+                trained_by = "full" if not place and arm not in OWN else arm
                 name = f"{trained_by}{seed}_{task}"
                 overrides = {**once, **METHODS[trained_by]}
                 if place:
                     overrides |= later(arm, place, tasks)
                     overrides |= {"init": f"sibling:{before}"}
-                if place or arm in ("full", "si"):  # the others share the first run of `full`
+                if place or arm in ("full", *OWN):  # the others share the first run of `full`
                     group = arm if task == tasks[-1] else ""
                     yield Cell(name=name, arg=",".join([task, *tiny]), overrides=overrides, group=group)
                 before = name if arm != "progressive" else before or name

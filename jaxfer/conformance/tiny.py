@@ -115,7 +115,7 @@ def given(shapes: Given, seed: int = 0) -> Given:
     rng = np.random.default_rng(seed)
     head = None if shapes.head is None else {path: _normal(rng, leaf.shape) for path, leaf in shapes.head.items()}
     measured, former = (
-        jax.tree.map(lambda s: jnp.asarray(rng.uniform(0.5, 1.5, s.shape), jnp.float32), tree)
+        jax.tree.map(lambda s: jnp.asarray(rng.uniform(0.5, 1.5, s.shape), s.dtype), tree)
         for tree in (shapes.measured, shapes.former)
     )
     return Given(head=head, measured=measured, former=former)

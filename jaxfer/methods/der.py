@@ -6,11 +6,16 @@ the network that the stage starts from, under the memory's head as it is then: a
 mode and on the same augmented examples. With the stream's weight at 0 no label is read: DER, eq. 5.
 
 The paper draws a batch of memory for each of the two terms: so does `apart`, by a second stream, `dark`, of the same
-examples without their labels. By default one batch serves both, which is a pass less. The paper fills its memory as
-examples come, by a reservoir that keeps each with the outputs of the step in which it was seen. Here a memory is a
-fixed set of an earlier task, several have the mean of their mean squares, and z are the outputs at the end of the task
-before: what a memory filled at the boundary of two tasks holds, but for z of the augmented view in place of the stored
-one's. For older tasks z come from that last network too, not from the network at the end of their own task.
+examples without their labels. By default one batch serves both, which is a pass less. A memory is a fixed set of an
+earlier task, several have the mean of their mean squares, and z are the outputs at the end of the task before: what a
+memory filled at the boundary of two tasks holds, but for z of the augmented view in place of the stored one's. For
+older tasks z come from that last network too, not from the network at the end of their own task.
+
+With `reservoir` examples there are no streams, and the memory is the paper's, algorithm 2: it fills as examples come,
+each with the outputs of the step in which it was seen; a step draws a batch for each term; and a run that starts from
+this one goes on with it. It holds examples of one head, so all tasks have the same classes. As in the paper the network
+is not told which task an example is of. An example is kept as the network saw it, and is not augmented anew; drawn ones
+pass by themselves, and running statistics are those of the new examples.
 """
 
 from __future__ import annotations
@@ -18,27 +23,40 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+import jax
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 from jaxfer.method import TASK, UNLABELLED, Method, task_loss
-from jaxfer.methods import er
+from jaxfer.methods import _reservoir, er, full
 from jaxfer.models import heads
 from jaxfer.models.port import FEATURES, Port
 from jaxfer.rules import flatten, unflatten
 
+DRAWS, FILLS = 11, 12  # streams of a step's key
 
-def method(port: Port, *, memories: tuple[str, ...] = ("memory",), apart: bool = False) -> Method:
+
+def method(
+    port: Port, *, memories: tuple[str, ...] = ("memory",), apart: bool = False, reservoir: int | None = None
+) -> Method:
     """Groups: `head`, `backbone`. Hparam: `alpha`. Reads the streams `memories`, whose tasks have heads of their own.
 
-    beta is `config.stream.NAME.weight`. The head is the source's own where the stream is what the source, or a stream
-    of the source's, was trained on; a new one has nothing to keep.
+    beta is `config.stream.NAME.weight`, of a reservoir the hparam `beta`. The head is the source's own where the stream
+    is what the source, or a stream of the source's, was trained on; a new one has nothing to keep.
 
     Args:
       port: the model.
       memories: names of the streams, one for each earlier task.
       apart: whether the stream `dark`, of the memory's examples and without a task, gives the outputs that stay.
+      reservoir: examples that the paper's memory holds, in place of `memories`.
     """
+    if reservoir is not None:
+        if reservoir < 1 or apart or memories != ("memory",):
+            raise InputError(
+                f"options.reservoir: expected at least 1, without memories and apart, found {reservoir}; it takes the "
+                "place of the streams"
+            )
+        return _with_reservoir(port, reservoir)
     if apart and len(memories) > 1:
         raise InputError(f"options.apart: `dark` has the examples of one memory, found {memories}; remove apart")
     read = {name: "dark" if apart else name for name in memories}
@@ -81,4 +99,44 @@ def method(port: Port, *, memories: tuple[str, ...] = ("memory",), apart: bool =
         taps=(FEATURES,) if apart else (),
         loss=loss,
         hparams={"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)), "alpha": (0.5, (0.1, 0.2, 0.5))},
+    )
+
+
+def _with_reservoir(port: Port, size: int) -> Method:
+    """The paper's algorithm 2."""
+
+    def init(params, key, given):
+        return params, {"memory": _reservoir.empty(port, size) if given.former is None else given.former}
+
+    def loss(ctx, outputs):
+        value, logged = task_loss(ctx, outputs)
+        memory, keys = ctx.extra["memory"], jax.random.split(jax.random.fold_in(ctx.key, DRAWS))
+        begun = jnp.where(memory["seen"] > 0, 1.0, 0.0)
+        (first, before), (second, _) = (_reservoir.drawn(memory, key, len(outputs)) for key in keys)
+        now, again = (ctx.forward(ctx.params, other=batch, train=True).outputs for batch in (first, second))
+        distance = begun * jnp.square(now.astype(jnp.float32) - before).mean()
+        old = begun * ctx.task.loss(again, second, ctx.hparams).value()
+        value = value + ctx.hparams["alpha"] * distance + ctx.hparams["beta"] * old
+        return value, {**logged, "dark": distance, "old": old}
+
+    def update(ctx, extra):
+        before = unflatten({**flatten(ctx.params), **ctx.taken.before})
+        outputs = ctx.forward(before, train=True).outputs
+        key = jax.random.fold_in(ctx.key, FILLS)
+        return {"memory": _reservoir.filled(extra["memory"], key, ctx.batch, outputs)}
+
+    return dataclasses.replace(
+        full.method(port),
+        init=init,
+        loss=loss,
+        update=update,
+        former=lambda params, extra: extra["memory"],
+        former_of_head=True,
+        tasks=("classification",),
+        whole_batch=True,
+        hparams={
+            "lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)),
+            "alpha": (0.5, (0.1, 0.2, 0.5)),
+            "beta": (0.5, (0.5, 1.0)),
+        },
     )

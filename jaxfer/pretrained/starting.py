@@ -224,7 +224,7 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
     _check_model(experiment, source.experiment)
     params, model_state = source.stage.leave(source.state, heads=True)
     loaded = parts.without(params, (port.part for port in source.stage.spec.port.parts)), model_state
-    kind, former = stage.spec.task.head, source.stage.spec.task.head
+    kind, formerly = stage.spec.task.head, source.stage.spec.task.head
     ledger, filled = {}, {}
     source_leaves, batch = _leaves(*loaded), example_batch(port, stage.spec.task, 2)
     shapes = _leaves(*port_shapes(port))
@@ -238,9 +238,15 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
     keep = not _resets(other, experiment.run.head) and _keeps_head(experiment.run.head, source, data, kind)
     anew = [] if keep else [path for path in shapes if path.startswith(f"params/{port.head}/")]
     left = []
-    if kind != former:  # all of either head: what stands before the output layer is its own
+    former = source.stage.hand_on(source.state, stage)
+    if former is not None and stage.spec.method.former_of_head and not keep:
+        raise InputError(
+            f"method {stage.config.method!r} goes on with what its source kept under its head; set config.head=keep, "
+            "with the source's classes, or start from another run"
+        )
+    if kind != formerly:  # all of either head: what stands before the output layer is its own
         left, anew = (_ending(leaves, port) for leaves in (source_leaves, shapes))
-        if {kind, former} == {POOLED, EMBEDDING}:  # an embedding is what the output layer of a pooled head reads
+        if {kind, formerly} == {POOLED, EMBEDDING}:  # an embedding is what the output layer of a pooled head reads
             shared = {path for path in anew if path in left and not path.startswith(f"params/{port.head}/")}
             left, anew = ([path for path in paths if path not in shared] for paths in (left, anew))
     if other:
@@ -257,7 +263,7 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
             ledger[path] = _entry("re-initialised", path if path in source_leaves else None, leaf)
             why = _why(experiment.run.head, source.classes)
             why = "config.differs=neck" if other else why
-            ledger[path]["why"] = why if kind == former else f"the source has a {former} head"
+            ledger[path]["why"] = why if kind == formerly else f"the source has a {formerly} head"
         elif path not in source_leaves or source_leaves[path].shape != leaf.shape:
             stored = tuple(source_leaves[path].shape) if path in source_leaves else "nothing"
             raise InputError(
@@ -283,7 +289,7 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
         unused=tuple(sorted(left)),
         trained_heads=() if other else trained_heads(source, params),
         head=source_head.of_params(loaded[0], stage),
-        former=source.stage.hand_on(source.state, stage),
+        former=former,
     )
 
 

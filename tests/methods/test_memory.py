@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+import jaxfer
+from jaxfer.conformance import tiny
 from jaxfer.errors import InputError
+from jaxfer.methods import _reservoir
 from jaxfer.methods.agem import projected
 from jaxfer.models.port import FEATURES, Training
 from jaxfer.registry import METHODS
 from jaxfer.rules import flatten
+from jaxfer.runs.finished import open_run
 from jaxfer.step import make_train_step
-from tests.experiments import backbone, batches, tiny_stage, train
+from tests.experiments import backbone, batches, tiny_config, tiny_stage, train
 
 FIELDS = dict(optimizer="sgd", lr=0.5, momentum=0.0, weight_decay=0.0)
 
@@ -72,6 +77,103 @@ def test_der_by_hand(options):
 def test_memories_that_cannot_be_are_refused(method, options, message):
     with pytest.raises(InputError, match=message):
         METHODS.make(method, None, **options)
+
+
+@pytest.mark.parametrize("shorter", [0, 2])
+def test_a_reservoir_is_filled_by_algorithm_r(shorter):
+    """One example after the other, by the same draws; a batch of a shorter bucket is padded."""
+    port, size, rng = tiny.make("bert_mean"), 5, np.random.default_rng(0)
+    kept, shapes = _reservoir.empty(port, size), port.example(4)
+    wanted, seen = [None] * size, 0
+    for step in range(6):
+        key = jax.random.key(step)
+        fields = {name: rng.integers(1, 9, (4, s.shape[1] - shorter, *s.shape[2:])) for name, s in shapes.items()}
+        batch = {**fields, "label": rng.integers(3, size=4)}
+        outputs = rng.normal(size=(4, port.outputs)).astype(np.float32)
+        draws = np.asarray(jax.random.randint(key, (4,), 0, seen + np.arange(4) + 1))
+        for i in range(4):
+            place = seen if seen < size else int(draws[i])
+            if place < size:
+                wanted[place] = ({name: x[i] for name, x in batch.items()}, outputs[i])
+            seen += 1
+        kept = jax.jit(_reservoir.filled)(kept, key, batch, outputs)
+    assert int(kept["seen"]) == seen == 24
+    for place, (example, outputs) in enumerate(wanted):
+        np.testing.assert_array_equal(kept["outputs"][place], outputs)
+        for name, x in example.items():
+            found = kept["examples"][name][place]
+            np.testing.assert_array_equal(found[: len(x)] if x.ndim else found, x)
+            assert not x.ndim or not np.asarray(found[len(x) :]).any()
+
+
+def test_a_reservoir_is_a_uniform_sample_and_draws_differ():
+    """Each of 40 examples is held by 10 of 40 times 2,000; their number has a standard deviation of 19.4."""
+    port = tiny.make("row_mlp")
+    blank = _reservoir.empty(port, 10)
+    batches = [{**tiny.batch(port, 8), "label": jnp.arange(8) + 8 * step} for step in range(5)]
+
+    @jax.jit
+    @jax.vmap
+    def held(key):
+        kept = blank
+        for step, batch in enumerate(batches):
+            kept = _reservoir.filled(kept, jax.random.fold_in(key, step), batch, jnp.zeros((8, port.outputs)))
+        return kept["examples"]["label"]
+
+    counts = np.bincount(np.asarray(held(jax.random.split(jax.random.key(0), 2000))).ravel(), minlength=40)
+    assert counts.sum() == 20_000 and np.abs(counts - 500).max() < 4 * 19.4
+    some = _reservoir.filled(blank, jax.random.key(0), batches[1], jnp.zeros((8, port.outputs)))
+    drawn = [_reservoir.drawn(some, jax.random.key(i), 8)[0]["label"].tolist() for i in range(2)]
+    assert sorted(drawn[0]) == sorted(drawn[1]) == [*range(8, 16)] and drawn[0] != drawn[1]
+    twice = _reservoir.drawn(some, jax.random.key(0), 16)[0]["label"].tolist()
+    assert sorted(twice) == sorted([*range(8, 16)] * 2)
+    assert not np.asarray(_reservoir.drawn(blank, jax.random.key(0), 4)[0]["label"]).any()
+
+
+def test_der_with_a_reservoir_by_hand():
+    """The second step's loss: CE + alpha * the mean square to the kept outputs + beta * CE of the kept labels.
+
+    As many examples are held as a batch has, so that both draws are of all of them.
+    """
+    options = {"alpha": 0.7, "beta": 0.4, "reservoir": 8}
+    stage = tiny_stage("vit_cls", method="der", options=options, **{**FIELDS, "lr": 0.05})
+    (start, _), (first, second), port = backbone(stage), batches(stage, 2), stage.spec.port
+    step = jax.jit(make_train_step(stage.spec))
+    state, metrics = step(stage.enter(*backbone(stage), 0), first)
+
+    def outputs(params, batch):
+        return np.asarray(port.apply(params, {}, batch)[0], np.float64)
+
+    def ce(logits, batch):
+        return float(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean())
+
+    before, now = outputs(start, first), outputs(state.params, first)
+    assert float(metrics["loss"]) == pytest.approx(ce(before, first), rel=1e-5)  # nothing is kept yet
+    np.testing.assert_allclose(state.extra["memory"]["outputs"], before, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(state.extra["memory"]["examples"]["label"], first["label"])
+    wanted = ce(outputs(state.params, second), second) + 0.7 * np.square(now - before).mean() + 0.4 * ce(now, first)
+    _, metrics = step(state, second)
+    assert np.square(now - before).mean() > 1e-4 and float(metrics["loss"]) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_run_goes_on_with_the_reservoir_under_its_head(tmp_path):
+    fields = {"method": "der", "options": {"reservoir": 12}, "steps": 2}
+    jaxfer.run(tiny_config("resnet_basic", **fields), tmp_path / "first", quiet=True)
+    first = open_run(tmp_path / "first").state.extra["memory"]
+    assert int(first["seen"]) == 16
+    result = jaxfer.run(
+        tiny_config("resnet_basic", init="sibling:first", head="keep", **fields), tmp_path / "second", quiet=True
+    )
+    assert len(result["lineage"]["former"]["sha256"]) == 64
+    second = open_run(tmp_path / "second").state.extra["memory"]
+    assert int(second["seen"]) == 32
+    assert any((np.asarray(row) == np.asarray(first["outputs"])).all(1).any() for row in second["outputs"])
+    other = tiny_config("resnet_basic", init="sibling:first", head="reset", **fields)
+    with pytest.raises(InputError, match="'der' goes on with what its source kept under its head; set"):
+        jaxfer.run(other, tmp_path / "third", quiet=True)
+    for options in ({"reservoir": 0}, {"reservoir": 9, "apart": True}, {"reservoir": 9, "memories": ("a",)}):
+        with pytest.raises(InputError, match="options.reservoir: expected at least 1, without memories and apart"):
+            METHODS.make("der", None, **options)
 
 
 def test_projection():
