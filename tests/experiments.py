@@ -26,11 +26,13 @@ __all__ = (
 DATA = Path(__file__).parent / "data"
 PHRASES, TOKENIZER = str(DATA / "phrases"), str(DATA / "tokenizer")  # 48 of three classes; 23 tokens
 SERIES = {"series_cnn": "series.npz", "patchtst": "channels.npz"}  # of 9 numbers; of 11 pairs
+CAPTIONS = str(DATA / "captions")  # 36 images of three classes, each with a text
 SOUNDS = str(DATA / "sounds")  # 48 of three classes
 
 
 def tiny_config(case: str, **fields: Any) -> ConfigDict:
-    """A config of one tiny model (a key of TINY) on 48 images, phrases or sounds, or 32 series or rows, 8 a step."""
+    """A config of one tiny model (a key of TINY) on 48 images, phrases or sounds, or 32 series or rows, 36 images with
+    texts, 8 a step."""
     config = training.tiny_config(case)
     if "rate" in config.model:
         config.data = dict(source="sounds", path=SOUNDS)
@@ -39,6 +41,9 @@ def tiny_config(case: str, **fields: Any) -> ConfigDict:
     elif "numbers" in config.model:
         columns = dict(numbers=config.model.numbers, categories=config.model.categories)
         config.data = dict(source="csv_rows", path=str(DATA / "rows"), **columns)
+    elif "text_width" in config.model:
+        config.data = dict(source="image_table", path=CAPTIONS, text="text", val_fraction=0.25)
+        config.model.tokenizer = TOKENIZER
     elif "image" not in config.model:
         config.data = dict(source="table", path=PHRASES)
         config.model.tokenizer = TOKENIZER
