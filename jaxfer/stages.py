@@ -273,7 +273,11 @@ def make_method(config: StageConfig, port: Port, where: str = "config") -> Metho
         if taken := sorted(own.keys() & schema.keys()):
             raise InputError(f"{where}.adds: {name!r} has the option {taken[0]!r} as {config.method!r} has; choose one")
         structural = {k: v for k, v in config.options.items() if k in own}
-        method, schema = room.make(name, *((port,) if method is None else (method, port)), **structural), schema | own
+        made = room.make(name, *((port,) if method is None else (method, port)), **structural)
+        before = {} if method is None else method.hparams
+        if taken := [hparam for hparam in before if hparam != "lr" and made.hparams.get(hparam) != before[hparam]]:
+            raise InputError(f"{where}.adds: {name!r} has the option {taken[0]!r} as {config.method!r} has; choose one")
+        method, schema = made, schema | own
     for name in method.hparams:
         if name in STAGE_HPARAMS or name in schema or "/" in name:
             raise InputError(f"method {config.method!r}: the name of its hparam {name!r} is taken; rename it")

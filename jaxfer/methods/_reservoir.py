@@ -1,11 +1,12 @@
-"""A reservoir: a uniform sample of all examples that went by, each with the outputs of the step in which it was seen.
+"""A reservoir: a uniform sample of all examples that went by, each with outputs of the network that saw it.
 
-Vitter, 1985, "Random Sampling with a Reservoir", algorithm R: the first `size` examples take a place each; of the n-th
-after them, one of n places is drawn, and the example takes it if it lies below `size`.
+Vitter, 1985, "Random Sampling with a Reservoir", algorithm R: the first `size` examples take a place each; for the n-th
+of all, one of n places is drawn, and the example takes it if it lies below `size`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,19 +19,26 @@ Reservoir = Mapping[str, Any]  # `examples`: {field: [size, ...]}, `outputs` [si
 
 
 def empty(port: Port, size: int) -> Reservoir:
-    """One of labelled examples of a classifier; texts have the room of the longest bucket."""
+    """One of labelled examples of a classifier; texts have the room of the longest bucket.
+
+    Fields of no values (a table without categories) are left out: a checkpoint has no place for them.
+    """
     fields = {**port.example(size), "label": jax.ShapeDtypeStruct((size,), "int32")}
-    examples = {name: jnp.zeros(s.shape, s.dtype) for name, s in fields.items()}
+    examples = {name: jnp.zeros(s.shape, s.dtype) for name, s in fields.items() if math.prod(s.shape)}
     return {"examples": examples, "outputs": jnp.zeros((size, port.outputs)), "seen": jnp.zeros((), jnp.int32)}
 
 
-def drawn(kept: Reservoir, key: jax.Array, count: int) -> tuple[dict[str, jax.Array], jax.Array]:
-    """(`count` different examples, their outputs); some more than once where it holds fewer, zeros where none."""
-    size = len(kept["outputs"])
+def drawn(kept: Reservoir, key: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[dict[str, jax.Array], jax.Array]:
+    """(different examples, as many as the batch has, their outputs); some more than once where it holds fewer.
+
+    Those of the batch, and zeros, where it holds none: no network has seen an example of zeros.
+    """
+    size, count = len(kept["outputs"]), len(batch["label"])
     held = jnp.minimum(kept["seen"], size)
     order = jnp.argsort(jnp.where(jnp.arange(size) < held, jax.random.uniform(key, (size,)), 2.0))
     rows = order[jnp.arange(count) % jnp.maximum(held, 1)]
-    return {name: x[rows] for name, x in kept["examples"].items()}, kept["outputs"][rows]
+    examples = {name: jnp.where(held > 0, x[rows], _padded(batch[name], x)) for name, x in kept["examples"].items()}
+    return {**{name: x for name, x in batch.items() if name not in examples}, **examples}, kept["outputs"][rows]
 
 
 def filled(kept: Reservoir, key: jax.Array, batch: Mapping[str, jax.Array], outputs: jax.Array) -> Reservoir:
@@ -42,8 +50,13 @@ def filled(kept: Reservoir, key: jax.Array, batch: Mapping[str, jax.Array], outp
     last = jnp.full(size, -1).at[place].max(jnp.arange(count), mode="drop")
 
     def put(old, new):
-        new = jnp.pad(new, [(0, 0), *((0, a - b) for a, b in zip(old.shape[1:], new.shape[1:], strict=True))])
-        return jnp.where((last >= 0).reshape(-1, *(1,) * (old.ndim - 1)), new[last].astype(old.dtype), old)
+        return jnp.where((last >= 0).reshape(-1, *(1,) * (old.ndim - 1)), _padded(new, old)[last], old)
 
     examples = {name: put(old, batch[name]) for name, old in kept["examples"].items()}
     return {"examples": examples, "outputs": put(kept["outputs"], outputs), "seen": kept["seen"] + count}
+
+
+def _padded(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Rows [batch, ...] as long as those of `like`, and of its type: of a bucket that is not the longest."""
+    room = [(0, 0), *((0, most - own) for most, own in zip(like.shape[1:], x.shape[1:], strict=True))]
+    return jnp.pad(x, room).astype(like.dtype)

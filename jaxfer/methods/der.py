@@ -11,24 +11,26 @@ earlier task, several have the mean of their mean squares, and z are the outputs
 memory filled at the boundary of two tasks holds, but for z of the augmented view in place of the stored one's. For
 older tasks z come from that last network too, not from the network at the end of their own task.
 
-With `reservoir` examples there are no streams, and the memory is the paper's, algorithm 2: it fills as examples come,
-each with the outputs of the step in which it was seen; a step draws a batch for each term; and a run that starts from
-this one goes on with it. It holds examples of one head, so all tasks have the same classes. As in the paper the network
-is not told which task an example is of. An example is kept as the network saw it, and is not augmented anew; drawn ones
-pass by themselves, and running statistics are those of the new examples.
+With `reservoir` examples there are no streams, and the memory is the paper's, algorithm 2: it fills as examples come, a
+step draws a batch for each term, and a run that starts from this one goes on with it. It holds examples of one head, so
+all tasks have the same classes. As in the paper the network is not told which task an example is of. z are the outputs
+of a training pass at the parameters of the example's own step, with a dropout of its own. An example is kept as the
+network saw it, and is not augmented anew; drawn ones pass by themselves, and running statistics are those of the new
+examples.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError
 from jaxfer.method import TASK, UNLABELLED, Method, task_loss
-from jaxfer.methods import _reservoir, er, full
+from jaxfer.methods import _reservoir, er, full, mixup
 from jaxfer.models import heads
 from jaxfer.models.port import FEATURES, Port
 from jaxfer.rules import flatten, unflatten
@@ -108,11 +110,22 @@ def _with_reservoir(port: Port, size: int) -> Method:
     def init(params, key, given):
         return params, {"memory": _reservoir.empty(port, size) if given.former is None else given.former}
 
+    def check(batch):
+        if mixup.PARTNER in batch:
+            raise InputError("der with a reservoir keeps examples as they are; remove mixup from adds")
+        fields = {name for name, x in batch.items() if not isinstance(x, Mapping)}
+        if more := sorted(fields - {*port.inputs, "label"}):
+            raise InputError(
+                f"der with a reservoir keeps inputs and labels, and the task's loss also reads {', '.join(more)}; "
+                "leave config.task.loss and config.task.class_weights out"
+            )
+
     def loss(ctx, outputs):
         value, logged = task_loss(ctx, outputs)
         memory, keys = ctx.extra["memory"], jax.random.split(jax.random.fold_in(ctx.key, DRAWS))
         begun = jnp.where(memory["seen"] > 0, 1.0, 0.0)
-        (first, before), (second, _) = (_reservoir.drawn(memory, key, len(outputs)) for key in keys)
+        check(ctx.batch)
+        (first, before), (second, _) = (_reservoir.drawn(memory, key, ctx.batch) for key in keys)
         now, again = (ctx.forward(ctx.params, other=batch, train=True).outputs for batch in (first, second))
         distance = begun * jnp.square(now.astype(jnp.float32) - before).mean()
         old = begun * ctx.task.loss(again, second, ctx.hparams).value()

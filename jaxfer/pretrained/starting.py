@@ -14,6 +14,7 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.config.experiment import Experiment
+from jaxfer.data.encoding import stated
 from jaxfer.data.split import Dataset
 from jaxfer.errors import InputError, nearest
 from jaxfer.models import neck as necks
@@ -164,7 +165,9 @@ def _from_checkpoint(experiment: Experiment, data: Dataset, stage: Stage) -> Sta
             continue
         if leaf in head:
             entry["why"] = _why(run.head, checkpoint.labels) if entry["from"] else "the source has none"
-            if entry["from"] and checkpoint.other_head is not None and stage.spec.task.head not in WORDS:
+            if neck:
+                entry["why"] = "the source has no neck"
+            elif entry["from"] and checkpoint.other_head is not None and stage.spec.task.head not in WORDS:
                 entry["why"] = f"the source's head is that of a {checkpoint.other_head}"
         if run.head == "keep" and leaf in head:
             raise InputError(f"config.head=keep: {run.init} has no head ({leaf} is missing); set config.head=reset")
@@ -238,12 +241,9 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
     keep = not _resets(other, experiment.run.head) and _keeps_head(experiment.run.head, source, data, kind)
     anew = [] if keep else [path for path in shapes if path.startswith(f"params/{port.head}/")]
     left = []
+    if stage.config.method == source.stage.config.method and stage.spec.method.former_of_head:
+        _check_former(stage, source, data, keep)
     former = source.stage.hand_on(source.state, stage)
-    if former is not None and stage.spec.method.former_of_head and not keep:
-        raise InputError(
-            f"method {stage.config.method!r} goes on with what its source kept under its head; set config.head=keep, "
-            "with the source's classes, or start from another run"
-        )
     if kind != formerly:  # all of either head: what stands before the output layer is its own
         left, anew = (_ending(leaves, port) for leaves in (source_leaves, shapes))
         if {kind, formerly} == {POOLED, EMBEDDING}:  # an embedding is what the output layer of a pooled head reads
@@ -296,6 +296,17 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
 def _ending(leaves: Mapping[str, Any], port: Port) -> list[str]:
     """Those of the model's last unit, which the head is in."""
     return [path for path in leaves if path.startswith(f"params/{port.units[-1]}/")]
+
+
+def _check_former(stage: Stage, source: FinishedRun, data: Dataset, keep: bool) -> None:
+    """`InputError` where examples that the source kept would have another meaning here."""
+    own, there = ([stated(encoding) for encoding in each.spec.port.encodings] for each in (stage, source.stage))
+    other = "classes or another head" if not keep or source.classes != data.classes else "preparation of examples"
+    if not keep or source.classes != data.classes or own != there:
+        raise InputError(
+            f"method {stage.config.method!r} goes on with examples that its source kept, found other {other}; set "
+            "config.head=keep and the source's classes and config.model, or start from another run"
+        )
 
 
 def _resets(other_neck: object, head: str) -> bool:

@@ -123,11 +123,17 @@ def test_a_reservoir_is_a_uniform_sample_and_draws_differ():
     counts = np.bincount(np.asarray(held(jax.random.split(jax.random.key(0), 2000))).ravel(), minlength=40)
     assert counts.sum() == 20_000 and np.abs(counts - 500).max() < 4 * 19.4
     some = _reservoir.filled(blank, jax.random.key(0), batches[1], jnp.zeros((8, port.outputs)))
-    drawn = [_reservoir.drawn(some, jax.random.key(i), 8)[0]["label"].tolist() for i in range(2)]
+    drawn = [_reservoir.drawn(some, jax.random.key(i), batches[0])[0]["label"].tolist() for i in range(2)]
     assert sorted(drawn[0]) == sorted(drawn[1]) == [*range(8, 16)] and drawn[0] != drawn[1]
-    twice = _reservoir.drawn(some, jax.random.key(0), 16)[0]["label"].tolist()
+    numbers = tiny.make("row_mlp", categories=(), values=())
+    bare, few = _reservoir.empty(numbers, 10), {**tiny.batch(numbers, 8), "label": jnp.arange(8)}
+    assert "categories" not in bare["examples"]  # an array of no values, which no checkpoint holds
+    assert _reservoir.drawn(bare, jax.random.key(0), few)[0].keys() == few.keys()
+    more = {name: jnp.concatenate([x, x]) for name, x in batches[0].items()}
+    twice = _reservoir.drawn(some, jax.random.key(0), more)[0]["label"].tolist()
     assert sorted(twice) == sorted([*range(8, 16)] * 2)
-    assert not np.asarray(_reservoir.drawn(blank, jax.random.key(0), 4)[0]["label"]).any()
+    first, nothing = _reservoir.drawn(blank, jax.random.key(0), batches[1])
+    assert first["label"].tolist() == [*range(8, 16)] and not np.asarray(nothing).any()
 
 
 def test_der_with_a_reservoir_by_hand():
@@ -169,8 +175,19 @@ def test_a_run_goes_on_with_the_reservoir_under_its_head(tmp_path):
     assert int(second["seen"]) == 32
     assert any((np.asarray(row) == np.asarray(first["outputs"])).all(1).any() for row in second["outputs"])
     other = tiny_config("resnet_basic", init="sibling:first", head="reset", **fields)
-    with pytest.raises(InputError, match="'der' goes on with what its source kept under its head; set"):
+    with pytest.raises(InputError, match="'der' goes on with examples that its source kept, found other classes or"):
         jaxfer.run(other, tmp_path / "third", quiet=True)
+    turned = tiny_config("resnet_basic", init="sibling:first", head="keep", differs=("mean",), **fields)
+    turned.model.mean = (0.2,)
+    with pytest.raises(InputError, match="found other preparation of examples"):
+        jaxfer.run(turned, tmp_path / "third", quiet=True)
+    for name, value, message in (
+        ("adds", ("mixup",), "der with a reservoir keeps examples as they are; remove mixup"),
+        ("task", dict(name="classification", loss="ldam"), "the task's loss also reads margin"),
+        ("adds", ("schedule_free",), "'schedule_free' has the option 'beta' as 'der' has; choose one"),
+    ):
+        with pytest.raises(InputError, match=message):
+            jaxfer.run(tiny_config("resnet_basic", **fields, **{name: value}), tmp_path / str(value), quiet=True)
     for options in ({"reservoir": 0}, {"reservoir": 9, "apart": True}, {"reservoir": 9, "memories": ("a",)}):
         with pytest.raises(InputError, match="options.reservoir: expected at least 1, without memories and apart"):
             METHODS.make("der", None, **options)
