@@ -14,9 +14,9 @@ multiplies them by `memory` and adds its batch, so that centroids are of the las
 at the parameters of its step, and labels are by the network as it is.
 
 The model is what the source trained, so `config.init` names its run. The paper's has a bottleneck of 256 with batch
-norm, which adapts with the backbone under the frozen head: the source is trained with `config.model.neck=256,
-neck_relu=False`. Its head is weight-normalised too, which changes how the source learns it and nothing here: there is
-no such option. The labelled examples do not pass through the network.
+norm, which adapts with the backbone under the frozen head, and that head is weight-normalised: the source is trained
+with `config.model.neck=256, neck_relu=False` and `config.adds=("weight_norm",)`, an add-on that leaves a plain layer.
+The labelled examples do not pass through the network.
 """
 
 from __future__ import annotations
