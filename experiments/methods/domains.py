@@ -113,9 +113,8 @@ METHODS = {
     "self-training": {"method": "self_training"},
     "mean teacher": {"method": "self_training", "options": {"teacher": "ema"}},
 }
-NECK = (
-    "neck"  # the word of a sweep on networks with bottlenecks: TLlib's, from whose source SHOT goes on too, and MDD's
-)
+# The word of a sweep on networks with bottlenecks: TLlib's, from whose source SHOT goes on too, and MDD's.
+NECK = "neck"
 TLLIB = {"model.neck": 256}
 NECKS = {
     **dict.fromkeys(("mcc", "dann", "cdan", "shot"), TLLIB),

@@ -3,7 +3,7 @@
 Salimans and Kingma, 2016, "Weight Normalization: A Simple Reparameterization to Accelerate Training of Deep Neural
 Networks", arXiv:1602.07868, eq. 2: w = g v / |v|, with a g and a v for each output, v being the kernel's column. The
 g start as the lengths, so that the first step begins with the network as it is. What a run leaves is w alone, an
-output layer like any other. SHOT trains its source so (arXiv:2002.08546, sec. 4.1), with a neck below it.
+output layer like any other. SHOT trains its source so (arXiv:2002.08546), with a neck below it.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ method that looks at features, reads what the neck gives.
 | as in | options of `config.model` |
 |---|---|
 | TLlib's DANN, CDAN, MCC, DAN, JAN, CORAL | `neck=256` |
-| SHOT (arXiv:2002.08546, sec. 4.1), whose source has `adds=("weight_norm",)` | `neck=256, neck_relu=False` |
-| MDD (arXiv:1904.05801, sec. 5) | `neck=1024, neck_dropout=0.5` |
+| SHOT (arXiv:2002.08546), whose source has `adds=("weight_norm",)` | `neck=256, neck_relu=False` |
+| MDD (arXiv:1904.05801) | `neck=1024, neck_dropout=0.5` |
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from jaxfer.config.fields import AUTO
 from jaxfer.data.encodings.tokenizers import located, tokenizer_sha256
 from jaxfer.errors import InputError, nearest
 from jaxfer.hub_download import Absent
+from jaxfer.models import neck
 from jaxfer.pretrained import columns, prompts
 from jaxfer.pretrained.foreign import Checkpoint, is_foreign, opened
 from jaxfer.registry import MODELS
@@ -156,7 +157,7 @@ def followed(
     if "tokenizer" in own or requested.get("tokenizer"):
         own.add("tokenizer_sha256")
     if not requested.get("neck", 0 if "neck" in own else source.get("neck")):
-        own |= {option for option in source if option.startswith("neck_")}
+        own |= {*neck.OPTIONS} - {"neck"}
     kept = {option: value for option, value in source.items() if option not in own}
     if "image" in requested and "image" in differs:
         size = requested["image"]

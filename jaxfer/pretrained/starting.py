@@ -335,7 +335,7 @@ def _check_model(experiment: Experiment, source: Experiment) -> None:
     # Tokenizers are compared by content, not by path.
     free = MODELS.training(experiment.model.name) | {*experiment.run.differs}
     free |= columns.announced(experiment.run.differs)
-    free |= {option for option in known if option.startswith("neck_")} if "neck" in free else set()
+    free |= {*necks.OPTIONS} if "neck" in free else set()
     free |= {"tokenizer"} if options.get("tokenizer_sha256") else set()
     # Of options that a record leaves out, the default is meant.
     unset = {option: default for option, (_, default) in known.items()}
