@@ -113,13 +113,18 @@ METHODS = {
     "self-training": {"method": "self_training"},
     "mean teacher": {"method": "self_training", "options": {"teacher": "ema"}},
 }
-# The word of a sweep on networks with bottlenecks: TLlib's, from whose source SHOT goes on too, and MDD's.
+# The word of a sweep on networks with bottlenecks: TLlib's, from whose source SHOT goes on too, MDD's, and SHOT's own,
+# from a source trained as its authors train it.
 NECK = "neck"
 TLLIB = {"model.neck": 256}
 NECKS = {
     **dict.fromkeys(("mcc", "dann", "cdan", "shot"), TLLIB),
-    "mdd": {"model.neck": 1024, "model.neck_dropout": 0.5},
+    "mdd": {
+        **{"model.neck": 1024, "model.neck_hidden": 1024, "model.neck_dropout": 0.5},
+        "options": {"dropout": 0.5},
+    },
 }
+SHOTS = {"model.neck": 256, "model.neck_relu": False}
 VIEWS = "views"  # the word of an argument for a target with a second view
 # What goes on from the network of source only, for as many steps.
 LATER = {
@@ -178,3 +183,8 @@ def sweep(arg):
             if name == "adda":
                 begun["networks.source"] = begun["init"]
             yield Cell(arg=pair, overrides=begun, group=name)
+        if NECK in words:
+            own, of_own = f"{before} as SHOT's", {**once, **SHOTS}
+            yield Cell(name=own, arg=pair, overrides={"adds": ("weight_norm",), **of_own}, group="source as SHOT's")
+            begun = {**LATER["shot"], **of_own, "init": f"sibling:{own}", "head": "keep"}
+            yield Cell(arg=pair, overrides=begun, group="shot, its own source")

@@ -35,9 +35,10 @@ def check_vectors(name: str, port: Port) -> None:
         raise InputError(f"{name} compares one vector per example, this model's have the shape {port.features}")
 
 
-def features(ctx: Context) -> tuple[jax.Array, jax.Array]:
-    """What the output layer reads of the source's examples and of the target's, [batch, width] float32 each."""
-    source, target = ctx.taps[FEATURES], ctx.streams["target"].taps[FEATURES]
+def features(ctx: Context, tap: str = FEATURES) -> tuple[jax.Array, jax.Array]:
+    """What the output layer (or another tap) has of the source's examples and of the target's, [batch, width] float32
+    each."""
+    source, target = ctx.taps[tap], ctx.streams["target"].taps[tap]
     return source.astype(jnp.float32), target.astype(jnp.float32)
 
 

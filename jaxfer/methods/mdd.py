@@ -4,12 +4,15 @@ Zhang et al., 2019, "Bridging Theory and Algorithm for Domain Adaptation", arXiv
 that the head predicts, the second head minimises margin * CE(source, f) - mean log(1 - its chance of f) (target), and a
 reversed gradient makes the backbone maximise it. As in TLlib the logarithm is of 1e-6 more.
 
-The second head has a hidden layer, and the first has none. The authors and TLlib put a bottleneck of 1024 (with batch
-norm and dropout) under both heads, which is the model's: `config.model.neck=1024, neck_dropout=0.5`. They also have a
-hidden layer with dropout in each head; the first one here has no such option, since it is the model's output layer.
+The second head has a hidden layer. The authors and TLlib put a bottleneck of 1024 (with batch norm and dropout) under
+both heads and a hidden layer with dropout in each. The bottleneck and the first head's hidden layer are the model's:
+`config.model.neck=1024, neck_hidden=1024, neck_dropout=0.5`; with them the second head has `options.dropout=0.5`.
 """
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +21,20 @@ import optax
 from jaxfer.errors import InputError
 from jaxfer.method import Method, task_loss, without
 from jaxfer.methods import _dense, _domains
-from jaxfer.models.port import FEATURES, Port
+from jaxfer.models import neck
+from jaxfer.models.port import Port
 
 
-def method(port: Port, *, hidden: int = 1024, layers: int = 1, norms: str = "joint") -> Method:
+def method(
+    port: Port, *, hidden: int = 1024, layers: int = 1, dropout: float | None = None, norms: str = "joint"
+) -> Method:
     """Groups: `head`, `adversary` (the second head), `backbone`. Reads the stream `target`.
 
     Args:
       port: the model.
       hidden: width of the second head.
       layers: its hidden layers.
+      dropout: drop rate of what they give; None: 0.
       norms: as in `_domains`: `joint` or `separate`.
 
     Hparams: `trade_off`; `margin`; `reversal`, the most that the reversed gradient weighs, and `slope` of its rise, as
@@ -35,18 +42,23 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 1, norms: str = "joi
     """
     if hidden < 1 or layers < 0:
         raise InputError(f"options: expected hidden >= 1 and layers >= 0, found hidden={hidden}, layers={layers}")
+    if dropout is not None and not 0 <= dropout < 1:
+        raise InputError(f"options.dropout must be a drop rate in [0, 1), found {dropout}")
+
+    tap, width = neck.bottleneck(port)
 
     def init(params, key, given):
         _domains.check_vectors("mdd", port)
-        stack = _dense.drawn(key, [*port.features, *[hidden] * layers, port.outputs])
+        stack = _dense.drawn(key, [width, *[hidden] * layers, port.outputs])
         return {**params, "adversary": {port.units[-1]: stack}}, {}
 
     def loss(ctx, outputs):
         value, logged = task_loss(ctx, outputs)
-        source, target = _domains.features(ctx)
+        source, target = _domains.features(ctx, tap)
         strength = ctx.hparams["reversal"] * _domains.rising(ctx)
         both = _domains.reverse(jnp.concatenate([source, target]), strength)
-        second = _dense.through(ctx.params["adversary"][port.units[-1]], both)
+        activation = dropped(ctx.key, dropout or 0.0)
+        second = _dense.through(ctx.params["adversary"][port.units[-1]], both, activation)
         first = outputs, ctx.streams["target"].outputs
         apart = disparity(*first, second[: len(source)], second[len(source) :], ctx.hparams["margin"])
         return value - ctx.hparams["trade_off"] * apart, {**logged, "disparity": apart}
@@ -57,7 +69,7 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 1, norms: str = "joi
         view=without("adversary"),
         loss=loss,
         merge=without("adversary"),
-        taps=(FEATURES,),
+        taps=(tap,),
         streams=_domains.STREAMS,
         separate=_domains.apart(norms),
         tasks=("classification",),
@@ -69,6 +81,17 @@ def method(port: Port, *, hidden: int = 1024, layers: int = 1, norms: str = "joi
             "slope": (10.0, (10.0,)),
         },
     )
+
+
+def dropped(key: jax.Array, rate: float) -> Callable[[jax.Array], jax.Array]:
+    """ReLU and dropout, of which each call draws anew."""
+    calls = itertools.count()
+
+    def activation(x):
+        kept = jax.random.bernoulli(jax.random.fold_in(key, next(calls)), 1 - rate, x.shape) if rate else True
+        return jnp.where(kept, jax.nn.relu(x) / (1 - rate), 0.0)
+
+    return activation
 
 
 def disparity(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 Interceptor = Callable[..., Any]
 
 FEATURES = "features"  # the tap of what the output layer reads
+BOTTLENECK = "bottleneck"  # of what a hidden layer before it reads
 TAPS = "taps"  # flax's collection of them
 
 
@@ -74,14 +75,21 @@ def given(features: jax.Array, entrance: str) -> Interceptor:
     return intercept
 
 
-def tapped(taps: tuple[str, ...], head: str) -> Interceptor:
-    """Interceptor that keeps activations; as a collection of flax, so that a rematerialised unit gives its own too."""
+def tapped(taps: tuple[str, ...], head: str, bottleneck: str | None = None) -> Interceptor:
+    """Interceptor that keeps activations; as a collection of flax, so that a rematerialised unit gives its own too.
+
+    Args:
+      taps: paths of modules, for what they give; `FEATURES`; `BOTTLENECK`.
+      head: path of the output layer.
+      bottleneck: of the hidden layer before it.
+    """
+    read = {head: FEATURES, bottleneck: BOTTLENECK}
 
     def intercept(next_fun, args, kwargs, context):
         path, module = "/".join(context.module.path), context.module
         called = context.method_name == "__call__"
-        if called and path == head and FEATURES in taps:
-            module.sow(TAPS, FEATURES, args[0])
+        if called and read.get(path) in taps:
+            module.sow(TAPS, read[path], args[0])
         outputs = next_fun(*args, **kwargs)
         if called and path in taps:
             module.sow(TAPS, path, outputs)

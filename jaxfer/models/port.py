@@ -28,7 +28,7 @@ from jaxfer.models import neck as necks
 from jaxfer.models import parts
 from jaxfer.models.execution import PLAIN, Execution
 from jaxfer.models.parts import Part
-from jaxfer.models.passes import FEATURES, TAPS, Interceptor, Training, given, policy, tapped
+from jaxfer.models.passes import BOTTLENECK, FEATURES, TAPS, Interceptor, Training, given, policy, tapped
 from jaxfer.rules import Rules
 
 Params = Mapping[str, Any]
@@ -150,14 +150,17 @@ class Port:
         """`apply` that also gives activations.
 
         Args:
-          taps: names of units, for what they give, or `features`, for what the output layer reads: [batch, ...] each,
-            [2 * batch, ...] where the texts of a pair are read apart. A unit that gives a pytree has one as its tap.
+          taps: names of units, for what they give; `features`, for what the output layer reads; `bottleneck`, for what
+            a neck's hidden layer reads: [batch, ...] each, [2 * batch, ...] where the texts of a pair are read apart.
+            A unit that gives a pytree has one as its tap.
 
         Raises:
-          InputError: a tap that is neither.
+          InputError: a tap that is none of these.
         """
+        hidden = f"{necks.path(self.head)}/hidden" if self.neck is not None and self.neck.hidden else None
+        known = (*self.units, FEATURES, *([BOTTLENECK] if hidden and self.start != FEATURES else ()))
         for tap in taps:
-            if tap not in (*self.units, FEATURES):
+            if tap not in known:
                 raise InputError(f"tap {tap!r} is neither a unit of the model nor 'features'{nearest(tap, self.units)}")
         x, side = self._inputs(batch, begin)
         stored, begin = (), begin or self.start
@@ -175,7 +178,7 @@ class Port:
             for interceptor in (*self._neck(), *stored, *self.execution.interceptors(self.head, between), *settings):
                 entered.enter_context(nn.intercept_methods(interceptor))
             if taps:
-                entered.enter_context(nn.intercept_methods(tapped(taps, self.head)))
+                entered.enter_context(nn.intercept_methods(tapped(taps, self.head, hidden)))
             if training is None and not taps:
                 return Passed(self._paired(self.module.apply(variables, x, **call), begin, end), model_state, {})
             mutable = [*(() if training is None else model_state), *((TAPS,) if taps else ())]
@@ -307,8 +310,8 @@ class Port:
 
     def with_neck(self, neck: necks.Neck) -> Port:
         """The same port with a bottleneck before its output layer."""
-        kernel, every = f"{necks.path(self.head)}/dense/kernel", f"{necks.path(self.head)}/.*"
-        axes, tensor = ((kernel, 1), *self.input_axes), ((every, None), *self.tensor_axes)
+        axes = (*((kernel, 1) for kernel in necks.kernels(self.head)), *self.input_axes)
+        tensor = ((f"{necks.path(self.head)}/.*", None), *self.tensor_axes)
         return dataclasses.replace(self, neck=neck, input_axes=axes, tensor_axes=tensor, feature_parts=())
 
     def with_words(self) -> Port:

@@ -267,7 +267,7 @@ def port(options: Options, *, outputs: int, head: str = POOLED) -> Port:
 TINY = {
     "basic": dict(stage_sizes=(1, 2), width=6, stem="cifar", shortcut="padding", image=(9, 7, 3)),
     "bottleneck": dict(stage_sizes=(1, 1), width=4, block="bottleneck", image=(18, 14, 3)),
-    "neck": dict(stage_sizes=(1,), width=4, stem="cifar", image=(9, 7, 3), neck=5, neck_dropout=0.1),
+    "neck": dict(stage_sizes=(1,), width=4, stem="cifar", image=(9, 7, 3), neck=5, neck_hidden=4, neck_dropout=0.1),
     "grouped": dict(
         stage_sizes=(1, 1),
         width=8,

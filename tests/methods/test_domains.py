@@ -57,7 +57,14 @@ def step(name, outputs, taps, beside, *, seed=0, done=5, **options):
     def loss(params, source, target):
         streams = {"target": Streamed(beside, {FEATURES: target})}
         ctx = types.SimpleNamespace(
-            task=task, batch=batch, params=params, extra=extra, hparams=hparams, step=done, taps={FEATURES: source}
+            task=task,
+            batch=batch,
+            params=params,
+            extra=extra,
+            hparams=hparams,
+            step=done,
+            key=jax.random.key(1),
+            taps={FEATURES: source},
         )
         ctx.streams = streams
         return method.loss(ctx, outputs)
@@ -204,6 +211,33 @@ def test_mdd_by_hand():
     for path, expected in flatten(gradients[0]).items():
         found = flatten(of_stack["adversary"]["head"])[path]
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_mdd_of_a_model_whose_head_has_a_hidden_layer_reads_what_is_below_it():
+    """As the authors' network: each head has a hidden layer of its own over one bottleneck."""
+    port = tiny.make("vit_cls", neck=7, neck_hidden=5)
+    method = METHODS.make("mdd", port, hidden=6)
+    params, _ = method.init({}, jax.random.key(0), NOTHING)
+    assert method.taps == ("bottleneck",) and params["adversary"]["head"]["layer_0"]["kernel"].shape == (7, 6)
+    port = tiny.make("vit_cls", neck=7)
+    params, _ = METHODS.make("mdd", port, hidden=6).init({}, jax.random.key(0), NOTHING)
+    assert METHODS.make("mdd", port).taps == (FEATURES,)
+    assert params["adversary"]["head"]["layer_0"]["kernel"].shape == (7, 6)
+
+
+def test_the_dropout_of_mdds_second_head():
+    """Kept values are divided by the rate of keeping, those of each layer are drawn by themselves."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(200, 50)), jnp.float32)
+    activation = mdd.dropped(jax.random.key(0), 0.25)
+    first, second = (np.asarray(activation(x)) for _ in range(2))
+    positive = np.asarray(x) > 0
+    for found in (first, second):
+        np.testing.assert_allclose(found[found > 0], np.asarray(x)[found > 0] / 0.75, rtol=1e-6)
+        assert (found[~positive] == 0).all() and 0.73 < (found[positive] > 0).mean() < 0.77
+    assert 0.5 < ((first > 0) & (second > 0))[positive].mean() < 0.62  # 0.75 squared
+    assert (np.asarray(mdd.dropped(jax.random.key(0), 0.0)(x)) == np.maximum(x, 0)).all()
+    with pytest.raises(InputError, match=r"options.dropout must be a drop rate in \[0, 1\), found 1.0"):
+        METHODS.make("mdd", PORT, dropout=1.0)
 
 
 def test_what_cannot_apply_is_refused():

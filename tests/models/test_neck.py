@@ -12,7 +12,8 @@ import pytest
 import jaxfer
 from jaxfer.conformance import tiny
 from jaxfer.errors import InputError
-from jaxfer.models.passes import FEATURES, Training
+from jaxfer.models import neck
+from jaxfer.models.passes import BOTTLENECK, FEATURES, Training
 from jaxfer.registry import MODELS
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
@@ -22,10 +23,11 @@ from tests.pretrained.checkpoints import RESNET, checkpoint, config_of
 NECK = "head/neck"
 
 
-@pytest.mark.parametrize("relu", [True, False])
-def test_it_is_a_dense_layer_batch_norm_and_relu_before_the_output_layer(relu):
+@pytest.mark.parametrize(("relu", "hidden"), [(True, 0), (False, 0), (True, 4)])
+def test_it_is_a_dense_layer_batch_norm_and_relu_before_the_output_layer(relu, hidden):
     """By hand from what the model without it gives its output layer, in evaluation and in training mode."""
-    plain, port = (tiny.make("resnet_basic", **given) for given in ({}, dict(neck=5, neck_relu=relu)))
+    given = dict(neck=5, neck_relu=relu, neck_hidden=hidden)
+    plain, port = tiny.make("resnet_basic"), tiny.make("resnet_basic", **given)
     batch, (params, model_state) = tiny.batch(port, 6), tiny.draw(port)
     leaves = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(params).items()}
     assert {path: leaf.shape for path, leaf in leaves.items() if path.startswith("head/")} == {
@@ -33,10 +35,12 @@ def test_it_is_a_dense_layer_batch_norm_and_relu_before_the_output_layer(relu):
         f"{NECK}/dense/bias": (5,),
         f"{NECK}/norm/scale": (5,),
         f"{NECK}/norm/bias": (5,),
-        "head/out/kernel": (5, 3),
+        **({f"{NECK}/hidden/kernel": (5, hidden), f"{NECK}/hidden/bias": (hidden,)} if hidden else {}),
+        "head/out/kernel": (hidden or 5, 3),
         "head/out/bias": (3,),
     }
-    assert port.features == (5,) and f"{NECK}/norm" in port.norms(model_state)
+    assert port.features == (hidden or 5,) and neck.bottleneck(port) == (BOTTLENECK if hidden else FEATURES, 5)
+    assert f"{NECK}/norm" in port.norms(model_state)
 
     kept = {name: np.asarray(x, np.float64) for name, x in model_state["batch_stats"]["head"]["neck"]["norm"].items()}
     whole = Training(key=jax.random.key(1), live=frozenset(port.units), eval_norms=frozenset())
@@ -44,20 +48,25 @@ def test_it_is_a_dense_layer_batch_norm_and_relu_before_the_output_layer(relu):
         # Without its neck the model has another output layer, which does not matter to what that reads.
         alone = {**params, "head": {"out": {"kernel": jnp.zeros((*plain.features, 3)), "bias": jnp.zeros(3)}}}
         below = plain.forward(alone, model_state, batch, taps=(FEATURES,), training=training).taps[FEATURES]
-        found = port.forward(params, model_state, batch, taps=(FEATURES,), training=training)
+        taps = (FEATURES, *([BOTTLENECK] if hidden else []))
+        found = port.forward(params, model_state, batch, taps=taps, training=training)
         y = np.asarray(below, np.float64) @ leaves[f"{NECK}/dense/kernel"] + leaves[f"{NECK}/dense/bias"]
         mean, var = (kept["mean"], kept["var"]) if training is None else (y.mean(0), y.var(0))
         y = (y - mean) / np.sqrt(var + 1e-5) * leaves[f"{NECK}/norm/scale"] + leaves[f"{NECK}/norm/bias"]
         y = np.maximum(y, 0) if relu else y
-        np.testing.assert_allclose(found.taps[FEATURES], y, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.taps[taps[-1]], y, rtol=1e-4, atol=1e-5)
+        if hidden:
+            y = np.maximum(y @ leaves[f"{NECK}/hidden/kernel"] + leaves[f"{NECK}/hidden/bias"], 0)
+            np.testing.assert_allclose(found.taps[FEATURES], y, rtol=1e-4, atol=1e-5)
         wanted = y @ leaves["head/out/kernel"] + leaves["head/out/bias"]
         np.testing.assert_allclose(found.outputs, wanted, rtol=1e-4, atol=1e-5)
         moved = found.model_state["batch_stats"]["head"]["neck"]["norm"]["mean"]
         np.testing.assert_allclose(moved, 0.9 * kept["mean"] + 0.1 * mean, rtol=1e-4, atol=1e-6)
 
 
-def test_it_drops_what_it_gives():
-    port = tiny.make("row_mlp", neck=64, neck_dropout=0.5)
+@pytest.mark.parametrize("hidden", [0, 64])
+def test_it_drops_what_it_gives(hidden):
+    port = tiny.make("row_mlp", neck=64, neck_hidden=hidden, neck_dropout=0.5)
     params, model_state = tiny.draw(port)
     batch = tiny.batch(port, 6)
     assert f"{NECK}/drop" in port.dropouts
@@ -65,14 +74,17 @@ def test_it_drops_what_it_gives():
     read = port.forward(params, model_state, batch, taps=(FEATURES,), training=frozen).taps[FEATURES]
     kept = port.forward(params, model_state, batch, taps=(FEATURES,)).taps[FEATURES]
     dropped = np.asarray((read == 0) & (kept > 0)).sum() / np.asarray(kept > 0).sum()
-    assert 0.3 < dropped < 0.7
+    assert 0.3 < dropped < (0.9 if hidden else 0.7)  # a hidden layer's own signs change too
+    assert (f"{NECK}/hidden_drop" in port.dropouts) == bool(hidden)
 
 
 @pytest.mark.parametrize(
     ("case", "given", "message"),
     [
         ("row_mlp", dict(neck=-1), "neck must be a width, or 0 for none, found -1"),
-        ("row_mlp", dict(neck_relu=False), "neck_relu and neck_dropout are of a neck, and there is none"),
+        ("row_mlp", dict(neck_relu=False), "neck_relu, neck_hidden and neck_dropout are of a neck, and there is none"),
+        ("row_mlp", dict(neck_hidden=4), "neck_relu, neck_hidden and neck_dropout are of a neck, and there is none"),
+        ("row_mlp", dict(neck=4, neck_hidden=True), "neck_hidden must be a width, or 0 for none, found True"),
         ("row_mlp", dict(neck=4, neck_dropout=1.0), r"neck_dropout must be a drop rate in \[0, 1\)"),
         ("bert_mean", dict(neck=4, head="token"), "between one vector of an example and a pooled"),
         ("bert_mean", dict(neck=4, head="vocab"), "between one vector of an example and a pooled"),
@@ -120,13 +132,13 @@ def test_a_run_that_starts_from_it_has_it_and_shot_trains_it_under_the_frozen_he
     assert f"{NECK}/dense/kernel" in moved and not {path for path in moved if path.startswith("head/out/")}
 
 
-@pytest.mark.parametrize(("begun", "width"), [("neck", 3), ("neck", 0), ("plain", 4)])
+@pytest.mark.parametrize(("begun", "width"), [("neck", 3), ("neck", 0), ("plain", 6)])
 def test_another_neck_is_announced_and_drawn_with_the_head(folder, tmp_path, begun, width, capsys):
     case = {"neck": "resnet_neck", "plain": "resnet_basic"}[begun]
     config = tiny_config(case, init=f"run:{folder / begun}", steps=1)
     config.model.neck = width
     if not width:
-        del config.model.neck_dropout
+        del config.model.neck_dropout, config.model.neck_hidden
     with pytest.raises(InputError, match=f"neck is {5 if begun == 'neck' else 0} there, {width} here"):
         jaxfer.run(config, tmp_path / "run", quiet=True)
     config.differs = ("neck",)
@@ -137,7 +149,8 @@ def test_another_neck_is_announced_and_drawn_with_the_head(folder, tmp_path, beg
     config.method = "probe"
     jaxfer.run(config, tmp_path / "run")
     after = leaves(tmp_path / "run")
-    assert after["head/out/kernel"].shape[0] == (width or after["head/out/kernel"].shape[0])
+    read = {3: 4, 0: 4, 6: 6}[width]  # the hidden layer's, the stage's, the neck's own
+    assert after["head/out/kernel"].shape[0] == read
     assert (f"{NECK}/dense/kernel" in after) == bool(width)
     shown = " ".join(capsys.readouterr().err.split())
     warned = "warning: drawn at random and trained by no stage: params/head/neck" in shown
@@ -186,7 +199,7 @@ def test_no_head_is_read_under_another_neck(folder, tmp_path):
     config.stream.former = dict(config.data)
     with pytest.raises(InputError, match="'lwf' reads the source's output layer, which does not read this neck"):
         jaxfer.run(config, tmp_path / "run", quiet=True)
-    with pytest.raises(InputError, match=r"its neck is \(5, True\), that of .* None; leave it out"):
+    with pytest.raises(InputError, match=r"its neck is \(5, True, 4\), that of .* None; leave it out"):
         jaxfer.chain([folder / "plain", folder / "neck"])
     assert tiny.make("vit_cls", pool="cls+mean", neck=6).feature_parts == ()
 

@@ -82,7 +82,12 @@ def test_a_signature_is_a_schema_too(tmp_path, monkeypatch):
     (tmp_path / "planted_signature.py").write_text(
         "def port(*, outputs: int, width: int = 3):\n    return outputs * width\n"
     )
-    of_every_model = {"neck": (int, 0), "neck_relu": (bool, True), "neck_dropout": (float, 0.0)}
+    of_every_model = {
+        "neck": (int, 0),
+        "neck_relu": (bool, True),
+        "neck_hidden": (int, 0),
+        "neck_dropout": (float, 0.0),
+    }
     assert MODELS.schema("planted_signature") == {"width": (int, 3), **of_every_model}
     assert MODELS.training("planted_signature") == {"neck_dropout"}
     assert MODELS.make("planted_signature", outputs=2, width=4) == 8
