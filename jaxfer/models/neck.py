@@ -92,9 +92,9 @@ def path(head: str) -> str:
     return f"{head.rpartition('/')[0]}/{NAME}"
 
 
-def kernels(head: str) -> tuple[str, ...]:
+def kernels(neck: Neck, head: str) -> tuple[str, ...]:
     """Paths of its kernels, beside the output layer at `head`."""
-    return tuple(f"{path(head)}/{name}/kernel" for name in ("dense", "hidden"))
+    return tuple(f"{path(head)}/{name}/kernel" for name in ("dense", *(["hidden"] if neck.hidden else [])))
 
 
 def facts(port: Any) -> tuple[int, bool, int] | None:

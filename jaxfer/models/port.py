@@ -310,7 +310,7 @@ class Port:
 
     def with_neck(self, neck: necks.Neck) -> Port:
         """The same port with a bottleneck before its output layer."""
-        axes = (*((kernel, 1) for kernel in necks.kernels(self.head)), *self.input_axes)
+        axes = (*((kernel, 1) for kernel in necks.kernels(neck, self.head)), *self.input_axes)
         tensor = ((f"{necks.path(self.head)}/.*", None), *self.tensor_axes)
         return dataclasses.replace(self, neck=neck, input_axes=axes, tensor_axes=tensor, feature_parts=())
 

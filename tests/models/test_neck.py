@@ -15,7 +15,7 @@ from jaxfer.errors import InputError
 from jaxfer.models import neck
 from jaxfer.models.passes import BOTTLENECK, FEATURES, Training
 from jaxfer.registry import MODELS
-from jaxfer.rules import flatten
+from jaxfer.rules import flatten, resolve
 from jaxfer.runs.finished import open_run
 from tests.experiments import tiny_config
 from tests.pretrained.checkpoints import RESNET, checkpoint, config_of
@@ -42,6 +42,8 @@ def test_it_is_a_dense_layer_batch_norm_and_relu_before_the_output_layer(relu, h
     assert port.features == (hidden or 5,) and neck.bottleneck(port) == (BOTTLENECK if hidden else FEATURES, 5)
     assert f"{NECK}/norm" in port.norms(model_state)
 
+    kernels = {path: leaf for path, leaf in leaves.items() if path.endswith("/kernel")}
+    assert resolve(port.input_axes, kernels, what="axes")[f"{NECK}/dense/kernel"] == 1  # no rule is left over
     kept = {name: np.asarray(x, np.float64) for name, x in model_state["batch_stats"]["head"]["neck"]["norm"].items()}
     whole = Training(key=jax.random.key(1), live=frozenset(port.units), eval_norms=frozenset())
     for training in (None, whole):
