@@ -82,13 +82,18 @@ def texts(data, few, length=32, task="classification", **fields):
     return dict(data=data, few=few, task=dict(name=task, **fields), **start)
 
 
+BALANCED = (
+    "balanced_accuracy"  # where most are ill, and val has as many of each class, plain accuracy says another thing
+)
 HELD = {"ECG200": 10, "TwoLeadECG": 3, "ItalyPowerDemand": 8}  # of each class for validation
 # {set: its data, model and few labels of each class; `before`: data that a source run reads, or `init`: a checkpoint}
 SETS = {
     "usps": dict(data=digits("usps"), before=digits("mnist"), model=SMALL, few=10),
     "mnist": dict(data=digits("mnist"), before=digits("usps"), model=SMALL, few=10),
     "fashion_mnist": dict(data=digits("fashion_mnist"), init=CIFAR, model=RESNET20, few=10, **DEEP),
-    "pneumonia_mnist": dict(data=digits("pneumonia_mnist"), init=CIFAR, model=RESNET20, few=10, **DEEP),
+    "pneumonia_mnist": dict(
+        data=digits("pneumonia_mnist"), init=CIFAR, model=RESNET20, few=10, monitor=BALANCED, **DEEP
+    ),
     **{
         f"phalanx_{name.lower()}": dict(
             data=series(f"{name}PhalanxOutlineCorrect", 50),
@@ -117,13 +122,19 @@ SETS = {
     **{
         f"heart_{name}": dict(
             data=clinic(name, val),
-            before=clinic("cleveland", 20),
+            before=clinic(source, 20),
             model=dict(name="row_mlp", dropout=0.2),
             few=few,
             batch_size=min(32, 2 * few),
             multiples=(1, 3, 10, 30),
+            monitor=BALANCED,
         )
-        for name, val, few in (("hungarian", 20, 10), ("va", 15, 10), ("switzerland", 2, 2))
+        for name, val, few, source in (
+            ("cleveland", 20, 10, "hungarian"),
+            ("hungarian", 20, 10, "cleveland"),
+            ("va", 15, 10, "cleveland"),
+            ("switzerland", 2, 2, "cleveland"),
+        )
     },
     "fsdd": dict(
         data=voices("lucas", "nicolas"),

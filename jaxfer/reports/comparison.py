@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import os
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -133,7 +131,7 @@ class Compared:
       protocol: protocol.json.
       command: the config and the overrides that it was made with; None of an older one.
       counted: what labels count, `a class` or `in all`.
-      opened: when the test split was opened, by the date of selection.json.
+      opened: when the test split was opened, as `seal.opened` has it.
     """
 
     folder: epath.Path
@@ -191,7 +189,6 @@ def read(folder: epath.Path) -> Compared:
     if some := next((f for arm in arms for f in arm.folders), None):
         by = history.monitor(files.read_json(some / "config.json"))
         maximize = by is None or by.maximize
-    when = os.stat(folder / seal.SELECTION).st_mtime if not files.remote(folder) else None
     return Compared(
         folder=folder,
         metric=content["metric"],
@@ -202,7 +199,7 @@ def read(folder: epath.Path) -> Compared:
         protocol=files.read_json(folder / seal.PROTOCOL),
         command=content.get("command"),
         counted=content.get("counted", "a class"),
-        opened="" if when is None else f"{datetime.datetime.fromtimestamp(when, datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        opened=seal.opened(folder),
     )
 
 

@@ -72,6 +72,12 @@ class Selection(TypedDict):
     opened: tuple[str, ...]
 
 
+class Opened(TypedDict):
+    """A comparison's opened.json."""
+
+    time: str
+
+
 class Diverged(TypedDict):
     """The diverged.json of a sweep's cell."""
 

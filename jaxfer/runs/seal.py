@@ -1,11 +1,13 @@
 """The seal: a comparison's runs can't be read on test before the selection that names them is on disk.
 
-A comparison's folder holds protocol.json, later selection.json, and its runs under cells/. `run`, `evaluate` and
+A comparison's folder holds protocol.json, later selection.json beside the time it was made (opened.json), and its runs
+under cells/. `run`, `evaluate` and
 `score`, the only ways to a test score, ask here, and so does `features`.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +18,7 @@ from jaxfer import files
 from jaxfer.errors import InputError
 from jaxfer.runs import records
 
-PROTOCOL, SELECTION = "protocol.json", "selection.json"
+PROTOCOL, SELECTION, OPENED = "protocol.json", "selection.json", "opened.json"
 
 
 def check(run: epath.Path) -> None:
@@ -50,4 +52,22 @@ def write_selection(comparison: epath.Path, record: Mapping[str, Any], opened: I
         if files.read_json(path) != record:
             raise InputError(f"{path} records another selection, and test may have been read; use another --workdir")
         return
+    files.write_json(comparison / OPENED, {"time": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"})
     files.write_json(path, record)
+
+
+def opened(comparison: epath.Path) -> str:
+    """When the test split was opened, such as `2026-11-30 14:05 UTC`; empty where no file says so.
+
+    Raises:
+      InputError: the file holds no time.
+    """
+    path = comparison / OPENED
+    if not path.exists():
+        return ""
+    time = files.read_json(path, records.Opened)["time"]
+    try:
+        when = datetime.datetime.fromisoformat(time)
+    except ValueError:
+        raise InputError(f"{path}: expected a time, found {time!r}; {files.FIX}") from None
+    return f"{when.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC"

@@ -31,6 +31,7 @@ FILES = {
     *(
         "protocol.json",
         "selection.json",
+        "opened.json",
         "baselines.json",
         "comparison.json",
         "cells.json",

@@ -116,6 +116,24 @@ def test_a_database_holds_the_study_as_well(undisturbed, tmp_path, monkeypatch):
     assert table(tmp_path / "sweep") == table(folder) and not (tmp_path / "sweep/optuna.journal").exists()
 
 
+def test_a_pruner_ends_runs_as_the_documented_objective_says(tmp_path, monkeypatch):
+    """One that prunes whatever has not all right after its first evaluation, and one that prunes nothing."""
+    page = (ROOT / "docs" / "runs.md").read_text()
+    block = next(text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def objective" in text)
+    names = {"jaxfer": jaxfer, "optuna": optuna}
+    exec(block.replace('"eval_every": 10', '"eval_every": 2'), names)
+    ends = {"PRUNED": optuna.pruners.ThresholdPruner(lower=1.1), "COMPLETE": optuna.pruners.NopPruner()}
+    for end, pruner in ends.items():
+        (tmp_path / end).mkdir()
+        monkeypatch.chdir(tmp_path / end)
+        example.write(Path())
+        study = optuna.create_study(direction="maximize", pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0))
+        study.optimize(names["objective"], n_trials=2)
+        assert [trial.state.name for trial in study.trials] == [end, end]
+        result = json.loads(Path("runs/trial1/result.json").read_text())
+        assert result.get("stopped") == ({"train": 2} if end == "PRUNED" else None)
+
+
 def test_diverged_trials_are_worse_than_all_and_failed_ones_stay_open(tmp_path, monkeypatch):
     spec = example.write(
         tmp_path,

@@ -29,6 +29,7 @@ def write(folder, arm="full", baseline="majority class", counts=(5,), of_scratch
         "comparison": {"metric": "accuracy", "findings": findings, "baselines": simple},
         "selection": {"rule": "best", "selected": chosen},
         "protocol": {"arms": {"scratch": [{}], arm: [{}]}, "seeds": [0, 1]},
+        "opened": {"time": "2026-11-30T13:05:00Z"},
         "cells": [],
     }
     for name, content in contents.items():

@@ -12,6 +12,7 @@ from etils import epath
 
 import jaxfer
 from jaxfer.commands import main
+from jaxfer.errors import InputError
 from jaxfer.reports import calibration, forgetting, groups, saliency, settings, weights
 from jaxfer.reports.looked import look
 from jaxfer.runs.finished import open_run
@@ -83,7 +84,12 @@ def test_a_comparison(tmp_path):
     assert written.title.endswith("helps: test accuracy +0.200 over scratch at 5 labels a class")
     assert "<script" not in text and "1 of 1 transfer helps at 5 labels a class" in text
     assert "0.750 ± 0.635" in text  # 0.05 x 12.706: Student's t of one degree of freedom
-    assert "The test split was opened once on 20" in text
+    assert "The test split was opened once on 2026-11-30 13:05 UTC" in text
+    (folder / "opened.json").write_text('{"time": "noon"}')
+    with pytest.raises(InputError, match="opened.json: expected a time, found 'noon'"):
+        jaxfer.report(folder)
+    (folder / "opened.json").unlink()  # of a comparison that is older: no date is made up
+    assert "The test split was opened once, after" in jaxfer.report(folder).path.read_text()
 
 
 def test_a_diagnosis_and_a_ranking(tmp_path, capsys):

@@ -118,7 +118,7 @@ WRONG = [
 ]
 FILES = ["good/config.json", "good/result.json", "good/metrics.jsonl", "going/config.json", "going/metrics.jsonl"]
 FILES += ["sweep/cells.json", "sweep/cells/000/result.json", "sweep/cells/001/config.json", "compared/cells.json"]
-FILES += ["compared/comparison.json", "compared/selection.json", "compared/protocol.json"]
+FILES += ["compared/comparison.json", "compared/selection.json", "compared/protocol.json", "compared/opened.json"]
 
 
 @pytest.mark.parametrize("name", FILES)
