@@ -1,6 +1,6 @@
 """What each parameter-efficient method costs on ViT-B/16 and BERT-base: writes the table in README.md, here.
 
-    python experiments/methods/cost.py --measure     # about 40 minutes; goes on where it was stopped
+    python experiments/methods/cost.py --measure     # about 25 minutes; goes on where it was stopped
     python experiments/methods/cost.py               # the table alone
 
 From shapes alone: a step of 32 examples (images of 224 x 224; 128 tokens) under AdamW with 10 classes, the operations

@@ -21,7 +21,8 @@ MobileNetV2 say of them, which stays as it is, so that a cell costs two seconds 
 1,020 cells of each of the two.
 
 Every method has its own defaults, rates and steps are the same, the last parameters are the result, and no label of the
-target chooses anything. `adda`, `shot`, `adabn`, `tent` and `cotta` go on from the run of source only. The ceiling,
+target chooses anything. `adda`, `shot`, `adabn`, `tent` and `cotta` go on from the run of source only: the first two
+for as many steps again, at a fifth of the rate. The ceiling,
 `target labels`, is source only of the pair in reverse, on its own test split.
 
 `fixmatch` needs a weak and a strong view of an example, so it has an arm for images and sounds alone: rows of a table,
