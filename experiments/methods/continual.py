@@ -13,8 +13,9 @@ A run starts from the one before, and is told which task an example is of. `er`,
 class of every task before, 32 in a step (30 of three tasks), shared by these tasks and weighed as the new ones are; in
 the arms `last` they have those of the task before alone. Under `full`, `si` and `lwf` these are only evaluated, and
 `ewc` measures its information on them, with that of the tasks before (`ewc, online`) or without. All have the defaults
-of their methods but `ewc`, whose strength is that of configs/digits_replay.py, and `si`, whose c was the better one of
-30 and 1000 on val of seed 0 after two tasks of digits. Each method's first task is trained by `full`, that of `si` by
+of their methods but `ewc`, whose strength is that of configs/digits_replay.py for digits, and for reviews the best of
+1, 10, ..., 1e6 on val of seed 0 after two tasks, and `si`, whose c was the better one of 30 and 1000 on val of seed 0
+after two tasks of digits. Each method's first task is trained by `full`, that of `si` by
 `si`, which has to see how its parameters move. `progressive` begins every task from the first one's network, which
 stays in it.
 
@@ -28,11 +29,12 @@ from jaxfer.sweeps import Cell
 DIGITS, REVIEWS = ("01", "23", "45", "67", "89"), ("books", "dvd", "electronics", "kitchen")
 SEEDS = 5
 REPLAY = ("er", "der", "agem")
+STRENGTH = {DIGITS: 1e6, REVIEWS: 1e2}  # of ewc
 # {arm: its method and options}
 METHODS = {
     "full": {},
-    "ewc": {"method": "ewc", "options": {"strength": 1e6}},
-    "ewc, online": {"method": "ewc", "options": {"strength": 1e6, "online": 1.0}},
+    "ewc": {"method": "ewc"},
+    "ewc, online": {"method": "ewc", "options": {"online": 1.0}},
     "si": {"method": "si", "options": {"c": 1e3}},
     **{name: {"method": name} for name in ("lwf", *REPLAY)},
     **{f"{name}, last": {"method": name} for name in REPLAY},
@@ -103,6 +105,8 @@ def sweep(arg):
                 trained_by = "full" if not place and arm not in OWN else arm
                 name = f"{trained_by}{seed}_{task}"
                 overrides = {**once, **METHODS[trained_by]}
+                if overrides.get("method") == "ewc":
+                    overrides["options"] = {"strength": STRENGTH[tasks], **overrides.get("options", {})}
                 if place:
                     overrides |= later(arm, place, tasks)
                     overrides |= {"init": f"sibling:{before}"}

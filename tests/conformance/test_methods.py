@@ -293,28 +293,52 @@ def test_an_add_on_lowered(add):
 def test_runs_resume_bitwise_and_share_one_program(method, case, source):
     """Whole runs, on one device and the pair's program; `full` on all four devices."""
     devices = {} if method == "full" else {"devices": 1}
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        whole, parts, other = (Path(folder, name) for name in ("whole", "parts", "other"))
-        fields = {"method": method, "eval_batch_size": 8, **needs(method, case, source)}
-        config = tiny_config(case, steps=5, eval_every=3, log_every=2, seed=1, **fields)
-        config.parallel.update(devices)
-        before = _train_program.cache_info().misses
-        jaxfer.run(config, whole, quiet=True)
-        compiled = _train_program.cache_info().misses
-        assert compiled - before <= 1
+    fields = {"method": method, "eval_batch_size": 8, **needs(method, case, source)}
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = stopped_is_whole(Path(folder), case, devices, fields)
+        if method == "full" and case in (CONVOLUTION, TRANSFORMER):  # rates and seeds of every pair: tier ii
+            config = tiny_config(case, seed=2, lr=1e-2, weight_decay=0.3, **fields)
+            config.parallel.update(devices)
+            jaxfer.run(config, Path(folder, "other"), quiet=True)
+            assert _train_program.cache_info().misses == compiled
+
+
+def stopped_is_whole(folder, case, devices, fields):
+    """A run that is stopped and started again is the undisturbed one bit by bit; programs compiled so far."""
+    whole, parts = folder / "whole", folder / "parts"
+    config = tiny_config(case, steps=5, eval_every=3, log_every=2, seed=1, **fields)
+    config.parallel.update(devices)
+    before = _train_program.cache_info().misses
+    jaxfer.run(config, whole, quiet=True)
+    compiled = _train_program.cache_info().misses
+    assert compiled - before <= 1
+    with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, steps=3)
         with pytest.raises(SystemExit) as stopped:
             jaxfer.run(config, parts, quiet=True)
         assert stopped.value.code == 75
-        patch.undo()
-        jaxfer.run(config, parts, quiet=True)
-        ends = open_run(whole).state, open_run(parts).state
-        for name in ("params", "model_state", "opt_state", "extra"):
-            leaves = zip(*(jax.tree.leaves(getattr(state, name)) for state in ends), strict=True)
-            assert all(np.array_equal(a, b) for a, b in leaves), name
-        assert lines(whole) == lines(parts)
-        if method == "full" and case in (CONVOLUTION, TRANSFORMER):  # rates and seeds of every pair: tier ii
-            config = tiny_config(case, seed=2, lr=1e-2, weight_decay=0.3, **fields)
-            config.parallel.update(devices)
-            jaxfer.run(config, other, quiet=True)
-            assert _train_program.cache_info().misses == compiled
+    jaxfer.run(config, parts, quiet=True)
+    ends = open_run(whole).state, open_run(parts).state
+    for name in ("params", "model_state", "opt_state", "extra"):
+        leaves = zip(*(jax.tree.leaves(getattr(state, name)) for state in ends), strict=True)
+        assert all(np.array_equal(a, b) for a, b in leaves), name
+    assert lines(whole) == lines(parts)
+    return compiled
+
+
+# What keeps numbers of its own between steps is in CI's selection, the others' draws are those of the step's key.
+KEEPING = ("ema", "schedule_free", "swa")
+TOGETHER = [(method, adds) for method, adds in (("lora", ("ema", "sam")), *(("full", (add,)) for add in ADDS.names()))]
+
+
+@pytest.mark.tier_ii
+@pytest.mark.parametrize(
+    "method,adds",
+    [
+        pytest.param(*pair, id="+".join((pair[0], *pair[1])), marks=() if pair[1][0] in KEEPING else pytest.mark.rest)
+        for pair in TOGETHER
+    ],
+)
+def test_runs_with_add_ons_resume_bitwise(method, adds, tmp_path):
+    case, fields = PUT_ON.get(adds[0], (TRANSFORMER, {}))
+    stopped_is_whole(tmp_path, case, {"devices": 1}, {"method": method, "adds": adds, "eval_batch_size": 8, **fields})

@@ -52,6 +52,19 @@ def test_what_is_left_of_the_start_after_500_steps():
     assert left[True] == pytest.approx(np.prod(decays), abs=1e-9) and left[True] < 1e-7
 
 
+def test_low_rank_averaged_and_sharpness_aware_on_any_devices():
+    """Three things at once: on 4 devices, sharded and under pmap they train what one device does."""
+    stage = tiny_stage("vit_cls", method="lora", adds=("ema", "sam"), optimizer="sgd", lr=1e-2)
+    one, losses = train(stage, 5, devices=1)
+    for mode in ("jit", "fsdp", "pmap"):
+        other, others = train(stage, 5, mode=mode, devices=4)
+        np.testing.assert_allclose(others, losses, rtol=1e-5, atol=2e-5)
+        for name in ("params", "extra"):
+            found, expected = flatten(getattr(other, name)), flatten(getattr(one, name))
+            for path, leaf in expected.items():
+                np.testing.assert_allclose(found[path], leaf, rtol=1e-4, atol=2e-5, err_msg=f"{mode} {name} {path}")
+
+
 def test_what_is_kept_beside_the_parameters():
     """The trained leaves and numbers that begin at 0; nothing of the frozen backbone."""
     method = averaged(tiny_stage("vit_cls", method="probe").spec.method, move=lambda ctx, kept, now: kept, sums=("n",))
