@@ -128,6 +128,7 @@ ADAPTERS = [
     *(
         ("vit", method, options)
         for method, options in (
+            ("lora", {**LOW_RANK, "scaling": "rank_stabilised"}),
             ("vera", {"rank": 5}),
             ("oft", {"block": 4}),
             ("oft", {"block": 4, "neumann": 5}),
@@ -140,7 +141,13 @@ ADAPTERS = [
     ("resnet", "oft", {"block": 4, "targets": (r".*/conv_[13]/kernel",)}),
 ]
 # As LoRA of the least rank at which that is exact: the product of two of rank 2 has 4 at most, other changes all.
-CONVERTED = [("resnet", "loha", LOW_RANK, 4), ("vit", "loha", LOW_RANK, 4), ("vit", "oft", {"block": 4}, 32)]
+CONVERTED = [
+    ("resnet", "loha", LOW_RANK, 4),
+    ("vit", "loha", LOW_RANK, 4),
+    ("vit", "oft", {"block": 4}, 32),
+    ("vit", "vera", {"rank": 5}, 5),
+    ("vit", "lokr", LOW_RANK, 32),
+]
 
 
 # What another of them shows too.
