@@ -84,6 +84,7 @@ def test_schedule_by_hand(name, warmup, wanted):
     ("name", "options", "wanted"),
     [
         ("polynomial", {"power": 2}, {0: 1.0, 4: 0.25, 6: 0.0625, 8: 0.0}),
+        ("annealed", {"alpha": 10, "beta": 0.75}, {0: 1.0, 4: 6**-0.75, 8: 11**-0.75}),
         ("inverse_sqrt", {"warmup": 4}, {0: 0.25, 3: 1.0, 4: math.sqrt(4 / 5), 7: math.sqrt(1 / 2), 15: 0.5}),
         ("wsd", {"tail": 0.25}, {0: 1.0, 6: 1.0, 7: 0.5, 8: 0.0}),
         ("wsd", {"tail": 0.5, "warmup": 4}, {1: 0.5, 3: 1.0, 6: 1.0, 7: 0.5, 8: 0.0}),

@@ -53,7 +53,8 @@ class StageConfig:
       dropout_rules: ((pattern, rate), ...) of dropout modules, those of stochastic depth too, in place of the model's
         rates; they act in units that train.
       schedule: of every rate after the warm-up, to the end of the stage: `constant`, `linear`, `cosine`, `polynomial`,
-        `inverse_sqrt`, `wsd`, `step`, `plateau`, `restarts`, `one_cycle` or `slanted_triangular` (`jaxfer.optim`).
+        `annealed`, `inverse_sqrt`, `wsd`, `step`, `plateau`, `restarts`, `one_cycle` or `slanted_triangular`
+        (`jaxfer.optim`).
       schedule_options: ((name, value), ...): of the schedule, such as `(("tail", 0.1),)` of `wsd`.
       min_lr: share of a rate that is left where the schedule says 0.
       warmup: steps of linear warm-up; in a config also `1epochs`, or `10%` of the stage's steps.

@@ -140,7 +140,10 @@ def entropies(chances: jax.Array) -> jax.Array:
 
 
 def rising(ctx: Context) -> jax.Array:
-    """2 / (1 + exp(-slope * progress)) - 1: 0 at first, then ever slower towards 1."""
+    """2 / (1 + exp(-slope * progress)) - 1: 0 at first, then ever slower towards 1.
+
+    TLlib's rises by steps and not by their share, exp(-step / 1000): here `slope` is then a thousandth of the steps.
+    """
     progress = ctx.step / ctx.hparams["total_steps"]
     return 2 / (1 + jnp.exp(-ctx.hparams["slope"] * progress)) - 1
 
@@ -158,14 +161,15 @@ def told_apart(
     Args:
       logits: [n] of a discriminator, positive for the source.
       sources: how many of them, the first ones, are the source's.
-      weights: [n] of the examples; None: all alike.
+      weights: [n] of the examples; None: all alike. No gradient goes through their sums.
       jointly: whether the weighted mean is taken over both domains at once, and not over each.
     """
     domain = jnp.concatenate([jnp.ones(sources), jnp.zeros(len(logits) - sources)])
     each, right = optax.sigmoid_binary_cross_entropy(logits, domain), ((logits > 0) == (domain > 0)).mean()
     if weights is None:
         return 0.5 * (each[:sources].mean() + each[sources:].mean()), right
+    fixed = jax.lax.stop_gradient(weights)
     if jointly:
-        return (weights * each).sum() / weights.sum(), right
+        return (weights * each).sum() / fixed.sum(), right
     source, target = (weights * each)[:sources].sum(), (weights * each)[sources:].sum()
-    return 0.5 * (source / weights[:sources].sum() + target / weights[sources:].sum()), right
+    return 0.5 * (source / fixed[:sources].sum() + target / fixed[sources:].sum()), right

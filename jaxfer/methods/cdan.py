@@ -3,7 +3,8 @@
 Long et al., 2018, "Conditional Adversarial Domain Adaptation", arXiv:1705.10667, section 3: as `dann`, on the outer
 product of the features and the softmax, or above 4096 numbers on a random projection of it,
 (R_f f) * (R_g g) / sqrt(d). No gradient goes through the softmax, as in the authors' code. CDAN+E weighs examples by
-1 + exp(-entropy); here no gradient goes through these weights (the authors reverse it, TLlib has none either).
+1 + exp(-entropy). No gradient goes through these weights, as in TLlib; with `entropy_gradient` the model gets the
+reversed one, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def method(
     hidden: int = 1024,
     layers: int = 2,
     entropy: bool = False,
+    entropy_gradient: bool | None = None,
     jointly: bool = False,
     random: int = 1024,
     normed: bool = False,
@@ -37,6 +39,8 @@ def method(
       hidden: width of the discriminator.
       layers: its hidden layers.
       entropy: CDAN+E: examples that the model is sure of weigh more.
+      entropy_gradient: whether the reversed gradient of the discriminator's loss goes through these weights too; None:
+        it does not.
       jointly: whether these weights are normalised over both domains at once, as in TLlib, and not over each, as in the
         authors' code.
       random: width of the random projection.
@@ -48,8 +52,9 @@ def method(
     if hidden < 1 or layers < 0 or random < 1:
         found = f"hidden={hidden}, layers={layers}, random={random}"
         raise InputError(f"options: expected hidden >= 1, layers >= 0 and random >= 1, found {found}")
-    if jointly and not entropy:
-        raise InputError("options.jointly: it is about the weights of entropy=True; set that too, or remove it")
+    for name, given in (("jointly", jointly), ("entropy_gradient", entropy_gradient)):
+        if given and not entropy:
+            raise InputError(f"options.{name}: it is about the weights of entropy=True; set that too, or remove it")
 
     def init(params, key, given):
         _domains.check_vectors("cdan", port)
@@ -66,12 +71,12 @@ def method(
         value, logged = task_loss(ctx, outputs)
         source, target = _domains.features(ctx)
         logits = jnp.concatenate([outputs, ctx.streams["target"].outputs]).astype(jnp.float32)
-        chances = jax.lax.stop_gradient(jax.nn.softmax(logits))
-        seen = conditioned(jnp.concatenate([source, target]), chances, ctx.extra)
-        logits = _dense.through(
-            ctx.params["discriminator"][port.units[-1]], _domains.reverse(seen, _domains.rising(ctx))
-        )[:, 0]
-        weights = 1 + jnp.exp(-_domains.entropies(chances)) if entropy else None
+        soft, strength = jax.nn.softmax(logits), _domains.rising(ctx)
+        chances = jax.lax.stop_gradient(soft)
+        seen = _domains.reverse(conditioned(jnp.concatenate([source, target]), chances, ctx.extra), strength)
+        logits = _dense.through(ctx.params["discriminator"][port.units[-1]], seen)[:, 0]
+        unsure = _domains.entropies(soft if entropy_gradient else chances)
+        weights = 1 + jnp.exp(-_domains.reverse(unsure, strength)) if entropy else None
         confusion, right = _domains.told_apart(logits, len(source), weights, jointly)
         logged = {**logged, "domain_loss": confusion, "domain_accuracy": right}
         return value + ctx.hparams["trade_off"] * confusion, logged

@@ -2,7 +2,7 @@
 
 Ganin et al., 2016, "Domain-Adversarial Training of Neural Networks", arXiv:1505.07818. The discriminator minimises its
 binary cross-entropy; a reversed gradient (section 4.2) makes the backbone maximise it. Labels of the target are never
-read.
+read. The paper's rates fall as `schedule="annealed"` has it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """SimCLR: two views of an image are told from those of the other images in the batch. No labels are read.
 
 Chen et al., 2020, "A Simple Framework for Contrastive Learning of Visual Representations", arXiv:2002.05709: the
-normalised temperature-scaled cross-entropy (eq. 1) of a projection of the features, which is dropped afterwards.
+normalised temperature-scaled cross-entropy (eq. 1) of a projection of the features, which is dropped afterwards. The
+authors' code has batch norms in the projection, and LARS on large batches; here it has none, and the optimizer is the
+config's.
 """
 
 from __future__ import annotations

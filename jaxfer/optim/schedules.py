@@ -64,6 +64,12 @@ SCHEDULES: dict[str, Schedule] = {
     "polynomial": Schedule(
         factor=lambda t, hparams, step: (1 - t) ** hparams["schedule/power"], options={"power": (2.0, 0.1, 100.0)}
     ),
+    # (1 + alpha * t) ** -beta: Ganin et al., 2016, arXiv:1505.07818, section 5.2. TLlib's falls by steps: alpha is a
+    # thousandth of these there.
+    "annealed": Schedule(
+        factor=lambda t, hparams, step: (1 + hparams["schedule/alpha"] * t) ** -hparams["schedule/beta"],
+        options={"alpha": (10.0, 0.0, _LARGE), "beta": (0.75, 0.0, 100.0)},
+    ),
     # Vaswani et al., 2017, arXiv:1706.03762, eq. 3, at most 1.
     "inverse_sqrt": Schedule(factor=_inverse_sqrt, endless=True),
     # Warm-up, stable, decay (arXiv:2404.06395): the last `tail` of the steps falls linearly.

@@ -47,14 +47,15 @@ def squared(x):
 
 
 def step(name, outputs, taps, beside, *, seed=0, done=5, **options):
-    """(loss, gradients with respect to the method's own layers and to both domains' features, what is logged)."""
+    """(loss, gradients with respect to the method's own layers, to both domains' features and to both's logits, what is
+    logged)."""
     method = METHODS.make(name, PORT, **options)
     hparams = {key: jnp.float32(value) for key, (value, _) in method.hparams.items()}
     hparams |= {"total_steps": jnp.float32(10), "label_smoothing": jnp.float32(0)}
     params, extra = method.init({}, jax.random.key(seed), NOTHING)
     task, batch = TASKS.make("classification"), {"label": jnp.arange(len(outputs)) % 3}
 
-    def loss(params, source, target):
+    def loss(params, source, target, outputs, beside):
         streams = {"target": Streamed(beside, {FEATURES: target})}
         ctx = types.SimpleNamespace(
             task=task,
@@ -69,7 +70,9 @@ def step(name, outputs, taps, beside, *, seed=0, done=5, **options):
         ctx.streams = streams
         return method.loss(ctx, outputs)
 
-    (value, logged), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(params, *taps)
+    (value, logged), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True))(
+        params, *taps, outputs, beside
+    )
     return float(value), gradients, {**logged, "task": task.loss(outputs, batch, hparams).value()}, params, extra
 
 
@@ -147,7 +150,7 @@ def test_distances_of_batches_of_two_sizes(name):
 def test_cdan_by_hand(options):
     """The outer product, the weights of both kinds, and a reversed gradient for the features alone."""
     outputs, (source, target), beside = inputs()
-    value, (of_stack, *of_features), logged, params, extra = step(
+    value, (of_stack, *of_features, _, of_beside), logged, params, extra = step(
         "cdan", outputs, (source, target), beside, hidden=5, layers=1, **options
     )
     stack, chances = params["discriminator"]["head"], softmax(np.concatenate([outputs, beside]))
@@ -164,12 +167,37 @@ def test_cdan_by_hand(options):
 
     wanted, gradients = jax.jit(jax.value_and_grad(confusion, argnums=(0, 1, 2)))(stack, source, target)
     assert extra == {} and value - float(logged["task"]) == pytest.approx(float(wanted), rel=1e-5)
+    assert not np.any(of_beside), "no gradient goes through the predictions"
     strength = 2 / (1 + np.exp(-10 * 5 / 10)) - 1
     for found, expected in zip(of_features, gradients[1:], strict=True):
         np.testing.assert_allclose(found, -strength * expected, rtol=1e-4, atol=1e-7)
     for path, expected in flatten(gradients[0]).items():
         found = flatten(of_stack["discriminator"]["head"])[path]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_the_reversed_gradient_of_cdans_weights():
+    """As the authors' code: through the entropies and not through the sums that they are divided by."""
+    outputs, taps, beside = inputs()
+    options = {"hidden": 5, "layers": 1, "entropy": True}
+    plain, _, logged, *_ = step("cdan", outputs, taps, beside, **options)
+    value, (*_, found), _, params, _ = step("cdan", outputs, taps, beside, entropy_gradient=True, **options)
+    assert value == pytest.approx(plain, rel=1e-6)
+    stack, chances = params["discriminator"]["head"], softmax(np.concatenate([outputs, beside]))
+    x = np.einsum("nd,nc->ndc", np.concatenate(taps), chances).reshape(10, -1)
+    x = np.maximum(x @ stack["layer_0"]["kernel"] + stack["layer_0"]["bias"], 0)
+    logits = (x @ stack["layer_1"]["kernel"] + stack["layer_1"]["bias"])[6:, 0]
+
+    def weight(beside):
+        p = jax.nn.softmax(beside)
+        return 1 + jnp.exp((p * jnp.log(p + 1e-5)).sum(1))
+
+    each = jnp.logaddexp(0.0, logits) / (2 * weight(beside).sum())
+    expected = jax.grad(lambda beside: (weight(beside) * each).sum())(jnp.asarray(beside))
+    strength = 2 / (1 + np.exp(-10 * 5 / 10)) - 1
+    np.testing.assert_allclose(found, -strength * expected, rtol=1e-4, atol=1e-7)
+    with pytest.raises(InputError, match="options.entropy_gradient: it is about the weights of entropy=True"):
+        METHODS.make("cdan", PORT, entropy_gradient=True)
 
 
 def test_the_random_map_of_cdan():
@@ -191,7 +219,7 @@ def test_the_random_map_of_cdan():
 def test_mdd_by_hand():
     """The second head descends on margin * CE - log(1 - p), the backbone ascends, at a tenth of dann's strength."""
     outputs, (source, target), beside = inputs()
-    value, (of_stack, *of_features), logged, params, _ = step(
+    value, (of_stack, *of_features, _, _), logged, params, _ = step(
         "mdd", outputs, (source, target), beside, hidden=5, layers=1
     )
     stack = params["adversary"]["head"]
