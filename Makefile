@@ -16,7 +16,7 @@ PARITY_VENV ?= $(VENV)-parity
 OPTIMISED = --xla_backend_optimization_level=3
 PARITY = $(PARITY_VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: quickstart test system conformance lint docs parity clean
+.PHONY: quickstart test system hosts killed golden conformance lint docs parity clean
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/jaxfer compare configs/digits.py --processes 2 --workdir $(WORKDIR) $(ARGS)
@@ -29,9 +29,17 @@ test: $(VENV)/.installed-test
 # Whole runs and comparisons, several devices and processes, kills at random moments.
 system: $(VENV)/.installed-test
 	$(PYTEST) --slowest=build/slowest/system.txt -m "system and not matrix" $(ARGS)
-	$(VENV)/bin/python tests/kill.py --tries $(TRIES)
+	$(MAKE) --jobs=2 --output-sync=target hosts killed golden
+
+# They wait for their processes more than they compute, so `system` has two of them at a time.
+hosts: $(VENV)/.installed-test
 	$(VENV)/bin/python tests/hosts.py --processes $(HOSTS)
+
+killed: $(VENV)/.installed-test
+	$(VENV)/bin/python tests/kill.py --tries $(TRIES)
 	$(VENV)/bin/python tests/kill.py --processes $(HOSTS) --tries 1 --kills 1
+
+golden: $(VENV)/.installed-test
 	$(VENV)/bin/python tests/golden.py
 
 # Every method on every model; here a pair's tests are what runs in one worker.

@@ -58,8 +58,9 @@ def test_numbers_are_those_of_the_runs(compared):
         each = runs(folder, f.arm, f.labels)
         results = [json.loads((run / "result.json").read_text())["metrics"]["test"] for run in each]
         assert ece.test == tuple(r["ece"] for r in results) and f1.test == tuple(r["macro_f1"] for r in results)
-        again = [robustness(run, split="test", severity=2) for run in each]
-        assert corrupted.test == tuple(mean(found, "accuracy") for found in again)
+        if f.labels == 10:
+            again = [robustness(run, split="test", severity=2) for run in each]
+            assert corrupted.test == tuple(mean(found, "accuracy") for found in again)
         if f.arm == "probe":
             both = [retention(run, source) for run in each]
             assert kept.test == tuple(pair.after for pair in both) and kept.before == both[0].before == kept.test[0]

@@ -85,7 +85,6 @@ def test_a_killed_worker_is_replaced_and_its_cell_resumed(cluster, here, tmp_pat
     wait_for(lambda: not serving())
 
 
-@pytest.mark.rest
 def test_a_killed_sweep_loses_nothing(cluster, here, tmp_path):
     """Its workers end by themselves; SIGTERM saves every cell and says `run me again`."""
     _, folder, _ = here
