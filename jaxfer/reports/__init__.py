@@ -14,7 +14,7 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError
-from jaxfer.reports import comparison, of_comparison, of_json, of_run, of_sweep
+from jaxfer.reports import comparison, findings, of_comparison, of_json, of_ranking, of_run, of_sweep
 from jaxfer.reports.page import LIMIT, Page
 from jaxfer.runs import seal
 from jaxfer.runs.folder import holds_run
@@ -50,7 +50,7 @@ def report(
 
     Args:
       path: the folder of a finished run, of a sweep or of a comparison; or a .json file that `jaxfer doctor --json` or
-        `jaxfer rank --out` wrote.
+        `jaxfer rank --out` wrote, or a folder with one of them, doctor.json or rank.json.
       out: the file; default report.html in the folder, or beside the file.
       evaluate: evaluate val of the run in detail once more, for mistakes, calibration and movements; the test split is
         not read.
@@ -91,6 +91,11 @@ def _maker(place: epath.Path) -> Callable[..., Page]:
         return of_sweep.page
     if holds_run(place):
         return of_run.page
+    written = [place / name for name in (of_ranking.FILE, findings.FILE) if (place / name).exists()]
+    if len(written) > 1:
+        raise InputError(f"{place} holds {written[0].name} and {written[1].name}; name one of the two files")
+    if written:
+        return lambda place, *, evaluate: of_json.page(written[0], evaluate=evaluate)
     raise InputError(
         f"nothing to report on in {place}: expected a folder that `jaxfer run`, sweep or compare wrote, or the .json "
         "of `jaxfer doctor --json` or `jaxfer rank --out`"

@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer.reports import comparison, curves, groups, lineage, methods, numbers, verdicts, weights
+from jaxfer.reports import comparison, curves, groups, lineage, methods, numbers, of_ranking, verdicts, weights
 from jaxfer.reports.comparison import SCRATCH, Compared
 from jaxfer.reports.page import Page, Part, Section, paragraph
 from jaxfer.reports.run_parts import of_one
@@ -31,6 +31,7 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     sections += weights.section(tuned, compared.metric, compared.maximize)
     results = {a.name + verdicts.at(a.labels, compared): a.results[0] for a in compared.arms if a.results}
     folders = {a.name + verdicts.at(a.labels, compared): a.folders for a in compared.arms}
+    sections += of_ranking.beside(folder)
     sections.append(lineage.section(results, folders, _command(compared), folder))
     return Page(
         kind=KIND,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from etils import epath
+
+from jaxfer import json_files
 from jaxfer.errors import InputError
 from jaxfer.evals.transferability import SCORES
 from jaxfer.reports import charts, lineage, numbers
@@ -14,6 +17,9 @@ from jaxfer.reports.markup import Markup, tag
 from jaxfer.reports.page import Page, Part, Section, paragraph
 from jaxfer.reports.style import SERIES
 from jaxfer.reports.tables import Cell, plain, score, table, text, whole
+
+FILE = "rank.json"
+FIX = "write it again with `jaxfer rank CONFIG --out=FOLDER`"
 
 
 class _Score(TypedDict):
@@ -92,6 +98,18 @@ def page(found: Mapping[str, Any]) -> Page:
     of = f"{found['examples']:,} training examples of {found['classes']} classes"
     lead = f"{len(candidates)} candidates for {found['config'] or 'a config'}: {of}."
     return Page(kind="ranking", title=f"{best} ranks first by {by}", lead=lead, tiles={}, sections=sections)
+
+
+def beside(folder: epath.Path) -> list[Section]:
+    """What the scores of the folder's rank.json are worth; [] without one.
+
+    Raises:
+      InputError: another file.
+    """
+    if not (folder / FILE).exists():
+        return []
+    found = json_files.read(folder / FILE, Ranking, fix=FIX)
+    return [_skill(found["skill"], found["by"], found["candidates"])]
 
 
 def _skill(skill: Mapping[str, Mapping[str, Any]], by: str, candidates: Sequence[Mapping[str, Any]]) -> Section:

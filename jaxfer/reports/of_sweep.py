@@ -9,7 +9,7 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError
-from jaxfer.reports import curves, lineage, numbers, settings, weights, what_mattered
+from jaxfer.reports import curves, lineage, numbers, of_ranking, settings, weights, what_mattered
 from jaxfer.reports.cells import cells
 from jaxfer.reports.page import Page, Section, paragraph
 from jaxfer.reports.run_parts import of_one
@@ -54,6 +54,7 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     beside = [settings.against_default(best, default, metric)]
     sections += what_mattered.sections(folder, runs, metric, maximize, beside)
     results, folders = {best.name: best.results[0]}, {group.name: group.folders for group in ordered}
+    sections += of_ranking.beside(folder)
     sections.append(lineage.section(results, folders, _command(folder), folder))
     tried = sum(entry["group"] != "" for entry in entries)
     rest = f" {tried - len(done)} of {tried} runs are not finished." if tried > len(done) else ""

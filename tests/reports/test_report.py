@@ -113,6 +113,24 @@ def test_a_diagnosis_and_a_ranking(tmp_path, capsys):
     assert "config: expected str, found nothing" in capsys.readouterr().err
 
 
+def test_a_folder_with_either_and_a_ranking_beside_a_comparison(run, tmp_path):
+    (tmp_path / "ranked").mkdir()
+    pages.ranking(tmp_path / "ranked" / "rank.json")
+    written = jaxfer.report(tmp_path / "ranked")
+    assert written.kind == "ranking" and written.path == epath.Path(tmp_path / "ranked" / "report.html")
+    pages.diagnosis(tmp_path / "ranked" / "doctor.json")
+    with pytest.raises(InputError, match="holds rank.json and doctor.json; name one of the two files"):
+        jaxfer.report(tmp_path / "ranked")
+    for folder in (comparisons.write(tmp_path / "c"), pages.sweep(tmp_path / "s", run)):
+        assert 'id="skill"' not in jaxfer.report(folder, evaluate=False).path.read_text()
+        pages.ranking(folder / "rank.json")
+        text = jaxfer.report(folder, evaluate=False).path.read_text()
+        assert 'id="skill"' in text and "logme against what runs reached" in plain(text)
+        (folder / "rank.json").write_text('{"candidates": 3}')
+        with pytest.raises(InputError, match="rank.json.*jaxfer rank CONFIG --out=FOLDER"):
+            jaxfer.report(folder, evaluate=False)
+
+
 def test_no_page_holds_an_id_twice(run, tmp_path):
     made = [run, pages.sweep(tmp_path / "s", run), comparisons.write(tmp_path / "c")]
     made += [pages.diagnosis(tmp_path / "d.json"), pages.ranking(tmp_path / "r.json")]
