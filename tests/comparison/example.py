@@ -6,6 +6,7 @@ import os
 import shutil
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import jaxfer
 from jaxfer import files
 from jaxfer.runs.checkpoint import Checkpoints
 from jaxfer.runs.finished import epath, fingerprint, open_run
+from tests.sweeps.example import without_seconds
 
 CONFIG = """
     import jaxfer.config
@@ -45,6 +47,17 @@ def write(folder: Path, extra: str = "") -> str:
     path = folder / "mine.py"
     path.write_text(textwrap.dedent(CONFIG) + textwrap.dedent(extra))
     return os.fspath(path)
+
+
+def check_same_on(executor: Any, folder: Path) -> None:
+    """A comparison of six steps has the table and the selection of one in this process."""
+    spec = write(folder / "config")
+    few = {"steps": 6, "warmup": 0, "compare.seeds": 2, "compare.stage.scratch.lr": 1e-3}
+    jaxfer.compare(spec, folder / "here", overrides=few, quiet=True)
+    jaxfer.compare(spec, folder / "there", overrides=few, executor=executor, quiet=True)
+    here, there = ((folder / at / "table.csv").read_text() for at in ("here", "there"))
+    assert without_seconds(here) == without_seconds(there)
+    assert (folder / "here/selection.json").read_text() == (folder / "there/selection.json").read_text()
 
 
 def source(folder: Path) -> Path:

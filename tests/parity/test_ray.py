@@ -16,6 +16,7 @@ from ray.cluster_utils import Cluster
 import jaxfer
 from jaxfer.errors import InputError, Preempted
 from jaxfer.sweeps.executors import make
+from tests.comparison import example as comparisons
 from tests.sweeps import example
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +116,12 @@ if "default_worker" in sys.argv[0] and __file__.startswith({folder!r}):
 def method(port, *, more: float = 1.0):
     return full.method(port)
 """
+
+
+@pytest.mark.rest
+def test_a_comparison_is_the_same_whatever_runs_its_cells(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXFER_CACHE", str(tmp_path / "cache"))
+    comparisons.check_same_on(make("ray", ray_address=cluster.address, cpus=1), tmp_path)
 
 
 @pytest.mark.rest

@@ -21,6 +21,7 @@ from jaxfer.errors import InputError, Preempted
 from jaxfer.sweeps.executors import make, slurm
 from jaxfer.sweeps.executors.base import Died, Saved
 from jaxfer.sweeps.executors.job import There, events, serve
+from tests.comparison import example as comparisons
 from tests.sweeps import example
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,30 @@ def test_the_table_is_the_same_whatever_runs_the_cells(here, tmp_path, monkeypat
     example.check_same(tmp_path, folder)
     kept = {path.suffix for path in (tmp_path / "jobs").iterdir()}
     assert kept == {".err", ".out", ""}, "logs and the owner's token"
+
+
+def test_a_comparison_is_the_same_whatever_runs_its_cells(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXFER_CACHE", str(tmp_path / "cache"))
+    comparisons.check_same_on(make("slurm", cluster="debug"), tmp_path)
+
+
+LONG = """
+    def sweep():
+        yield Cell(name="full", overrides={"steps": 60_000, "save_every": 500, "log_every": 20_000}, group="full")
+"""
+
+
+@pytest.mark.rest
+def test_time_that_runs_out_is_asked_for_again(tmp_path):
+    """A job that is told 10 seconds after its start that its minute will be over saves, and another one goes on."""
+    spec, folder, variables = example.swept(tmp_path, LONG)
+    limits = ("--cluster=local", "--jobs=1", "--time=1", "--slurm=signal_delay_s=50")
+    process = started((spec, folder, variables), tmp_path / "limited", *limits)
+    _, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err and "failed" not in err
+    assert len(list((tmp_path / "limited" / "jobs").glob("*.out"))) > 1, "more than one job"
+    example.check_same(tmp_path / "limited", folder)
 
 
 @pytest.mark.rest

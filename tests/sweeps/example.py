@@ -44,9 +44,9 @@ def write(folder: Path, extra: str = "") -> str:
     return os.fspath(path)
 
 
-def swept(folder: Path) -> tuple[str, Path, dict[str, str]]:
+def swept(folder: Path, extra: str = "") -> tuple[str, Path, dict[str, str]]:
     """(config, folder, variables) of the sweep, run in this process with a cache of its own, which these name."""
-    spec, cache = write(folder), os.fspath(folder / "cache")
+    spec, cache = write(folder, extra), os.fspath(folder / "cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXFER_CACHE", cache)
         jaxfer.sweep(spec, folder / "sweep", quiet=True)
