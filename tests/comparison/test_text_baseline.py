@@ -20,6 +20,7 @@ from jaxfer.comparison.protocol import make_design
 from jaxfer.comparison.simple import Scores, tune_baselines
 from jaxfer.comparison.simple import test_baselines as on_test  # a name that pytest would collect
 from jaxfer.evals.baselines import baselines
+from jaxfer.training.robustness import mean, robustness
 from tests.experiments import PHRASES, TOKENIZER
 from tests.models.tiny import TINY
 
@@ -107,6 +108,31 @@ def test_a_comparison_of_sets_of_labels(tmp_path):
     written = json.loads((tmp_path / "run" / "selection.json").read_text())["baselines"]
     assert [b["name"] for b in written] == [b.name for b in found.baselines] and not any(b["test"] for b in written)
     assert "against logistic regression on TF-IDF:" in found.sentences
+
+
+@pytest.mark.system
+def test_the_worst_group_and_typos_of_texts_are_columns(tmp_path):
+    """Of the group that is right least often, and of misspelt texts: the numbers of each run alone."""
+    tables(tmp_path, lambda a, b: "good" if "good" in a else "bad")  # the partner's first word is the group
+    for name in ("train", "dev", "test"):
+        head, *rows = (tmp_path / f"{name}.tsv").read_text().splitlines()
+        cells = [row.split("\t") for row in rows]
+        grouped = [f"{a}\t{'low' if b < 'film' else 'high'}\t{label}" for a, b, label in cells]
+        (tmp_path / f"{name}.tsv").write_text("\n".join([head.replace("other", "kind"), *grouped]) + "\n")
+    spec = write(tmp_path, "classification", path=str(tmp_path), group=("kind",))
+    asked = {"compare.metrics": "worst_group_accuracy", "compare.severity": 3, "compare.trials": 1}
+    found = jaxfer.compare(spec, tmp_path / "run", overrides=asked, quiet=True)
+    cells = json.loads((tmp_path / "run/cells.json").read_text())
+    for f in found.findings:
+        folders = [tmp_path / "run" / c["folder"] for c in cells if c["name"].startswith(f"{f.arm} ")]
+        tests = [json.loads((run / "result.json").read_text())["metrics"]["test"] for run in folders]
+        worst, corrupted = f.beside
+        assert worst.name == "worst_group_accuracy"
+        assert worst.test == tuple(test["worst_group_accuracy"] for test in tests)
+        assert all(test["worst_group_accuracy"] <= test["accuracy"] for test in tests)
+        tables_of = [robustness(run, split="test", severity=3) for run in folders]
+        assert corrupted.test == tuple(mean(each, "accuracy") for each in tables_of)
+    assert "worst_group_accuracy against scratch:" in found.sentences
 
 
 def test_few_labels_of_phrases(tmp_path):

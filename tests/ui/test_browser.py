@@ -6,7 +6,7 @@ import pytest
 
 from jaxfer.runs.folder import locked
 from tests.browser import CHROMIUM, browser
-from tests.reports.test_browser import FAULTS
+from tests.reports.test_browser import FAULTS, PALE, tabbed
 from tests.ui.serving import EVIL, fill, serving
 
 pytestmark = [
@@ -28,8 +28,11 @@ def test_pages_fit_and_ask_for_nothing(tmp_path):
                     chromium.open(address, width=width, dark=dark)
                     assert chromium.requests == [address] and not chromium.messages
                     assert chromium.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
+                    assert json.loads(chromium.evaluate(PALE)) == [], path
                     grounds.add((dark, chromium.evaluate("getComputedStyle(document.body).backgroundColor")))
             assert len(grounds) == 2 and json.loads(chromium.evaluate(HERE)) == []
+            stops, reached = tabbed(chromium)
+            assert reached == stops and stops
 
 
 def test_links_work_and_names_run_nothing(tmp_path):
