@@ -53,6 +53,14 @@ def swept(folder: Path, extra: str = "") -> tuple[str, Path, dict[str, str]]:
     return spec, folder / "sweep", {**os.environ, "JAXFER_CACHE": cache}
 
 
+def wait_for_a_cell(folder: Path, process: subprocess.Popen) -> None:
+    """Until a sweep of another process has begun its first cell."""
+    until = time.monotonic() + 180
+    while not list(folder.glob("cells/*/config.json")):
+        assert process.poll() is None and time.monotonic() < until, process.stderr.read()
+        time.sleep(0.02)
+
+
 def kill_after(count: int, folder: Path, command: list[str], **options: Any) -> None:
     """Starts a command, and kills it once so many cells of the folder have ended; `options` are those of `Popen`."""
     process = subprocess.Popen(command, **options)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +17,11 @@ from jaxfer.runs.folder import locked
 from jaxfer.runs.survey import survey
 from jaxfer.ui import progress
 from tests.runs.folders import LINES, result, write
+from tests.sweeps import example as swept
 from tests.ui.serving import EVIL, ask, fill, serving, sweep, tree
 from tests.ui.test_overview import rows
 
+ROOT = Path(__file__).parents[2]
 REFRESH = '<meta http-equiv="refresh" content="5">'
 
 
@@ -42,6 +49,29 @@ def test_a_running_sweep(tmp_path):
         text = ask(port, "/live/sweep")[2]
         assert "2 of 4 cells finished" in text and "<dd>0.938<small>lr=2</small></dd>" in text
         assert before.items() <= tree(tmp_path).items() | before.items()
+
+
+@pytest.mark.system
+def test_a_real_sweep_is_watched_to_its_end(tmp_path):
+    """Seven cells of another process: the count on the page rises to 7, and the table is there at the end."""
+    spec, counts = swept.write(tmp_path), []
+    argv = [sys.executable, "-m", "jaxfer", "sweep", spec, "--workdir", str(tmp_path / "runs" / "s")]
+    process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    swept.wait_for_a_cell(tmp_path / "runs" / "s", process)
+    with serving(tmp_path / "runs") as port:
+        while process.poll() is None:
+            status, _, text = ask(port, "/live/s")
+            assert status == 200, text
+            if found := re.search(r"<h1>s: running, (\d) of 7 cells finished</h1>", text):
+                assert REFRESH in text
+                counts.append(int(found[1]))
+            time.sleep(0.1)
+        assert process.returncode == 0, process.stderr.read()
+        text = ask(port, "/live/s")[2]
+        assert "all cells have ended, 7 of 7 cells finished" in text and REFRESH not in text
+        assert {row[1] for row in rows(text, "cells")[1:]} == {"finished"}
+        assert ask(port, "/report/s")[0] == 200
+    assert counts == sorted(counts) and len(set(counts)) > 1, "it was seen at work"
 
 
 def test_a_sweep_that_nobody_works_on(tmp_path):
