@@ -1,0 +1,50 @@
+"""The tables of experiments' READMEs are those that their scripts make of the numbers kept beside them."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+METHODS, CLAIMS = ROOT / "experiments" / "methods", ROOT / "experiments" / "claims"
+KEPT = sorted(METHODS.glob("*/*.csv"))
+
+
+def script(folder, name, monkeypatch):
+    monkeypatch.syspath_prepend(str(folder))
+    return importlib.import_module(name)
+
+
+def read(file):
+    with open(file, newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def tables(file, monkeypatch):
+    """What a script makes of a file."""
+    kind, name = file.parent.name, file.stem
+    module, found = script(METHODS, f"{kind}_table", monkeypatch), read(file)
+    if kind == "domains":
+        return [module.table(name, found, measure) for measure in module.MEASURES if measure in found[0]]
+    if kind == "continual":
+        return [module.table(found)]
+    return [module.table(found) if kind == "unlabelled" else module.table(name, found)]
+
+
+@pytest.mark.parametrize("file", KEPT, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_methods(file, monkeypatch):
+    shown = (METHODS / "README.md").read_text()
+    made = tables(file, monkeypatch)
+    assert made and all(table.count("\n") > 2 for table in made)
+    for table in made:
+        assert table in shown, table
+
+
+def test_claims(monkeypatch):
+    module, shown = script(CLAIMS, "claims_table", monkeypatch), (CLAIMS / "README.md").read_text().splitlines()
+    for file in sorted(module.KEPT.glob("*.csv")):
+        for amount in ("few", "all"):
+            assert "| " + " | ".join(module.row(file.stem, amount, read(file))) + " |" in shown, file.stem
