@@ -43,6 +43,16 @@ def test_methods(file, monkeypatch):
         assert table in shown, table
 
 
+def test_few_labels():
+    """A line for each network and number of labels; columns are the rules, as in the file."""
+    shown, rows = (METHODS / "README.md").read_text(), read(METHODS / "fewshot.csv")
+    told = [f"{float(row['accuracy']):.3f} ± {float(row['half_width']):.3f}" for row in rows]
+    for i in range(0, len(rows), 3):
+        row = rows[i]
+        cells = (row["set"], row["backbone"], row["labels a class"], *told[i : i + 3])
+        assert "| " + " | ".join(cells) + " |" in shown
+
+
 def test_claims(monkeypatch):
     module, shown = script(CLAIMS, "claims_table", monkeypatch), (CLAIMS / "README.md").read_text().splitlines()
     for file in sorted(module.KEPT.glob("*.csv")):
