@@ -29,12 +29,13 @@ test: $(VENV)/.installed-test
 # Whole runs and comparisons, several devices and processes, kills at random moments.
 system: $(VENV)/.installed-test
 	$(PYTEST) --slowest=build/slowest/system.txt -m "system and not matrix" $(ARGS)
-	$(MAKE) --jobs=2 --output-sync=target hosts killed golden
+	$(MAKE) hosts
+	$(MAKE) --jobs=2 killed golden
 
-# They wait for their processes more than they compute, so `system` has two of them at a time.
 hosts: $(VENV)/.installed-test
 	$(VENV)/bin/python tests/hosts.py --processes $(HOSTS)
 
+# These two wait for their processes more than they compute, so `system` has both at a time.
 killed: $(VENV)/.installed-test
 	$(VENV)/bin/python tests/kill.py --tries $(TRIES)
 	$(VENV)/bin/python tests/kill.py --processes $(HOSTS) --tries 1 --kills 1

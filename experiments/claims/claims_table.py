@@ -20,10 +20,11 @@ from jaxfer.evals.intervals import mean_interval
 from jaxfer.runs.history import monitor
 
 KEPT = Path(__file__).with_name("runs")
-FIELDS = ("amount", "arm", "seed", "labels", "val", "test", "gflops")
+FIELDS = ("amount", "arm", "seed", "labels", "metric", "val", "test", "gflops")
 HEAD = (
     "set",
     "labels",
+    "metric",
     "transfer",
     "its score",
     "scratch, as many steps",
@@ -57,7 +58,7 @@ def lines(folder: Path) -> list[Line]:
         )
         seed = str(cell["overrides"].get("seed", 0))
         found.append(
-            dict(zip(FIELDS, (amount, arm, seed, str(labels), *scores, f"{operations / 1e9:.4f}"), strict=True))
+            dict(zip(FIELDS, (amount, arm, seed, str(labels), metric, *scores, f"{operations / 1e9:.4f}"), strict=True))
         )
     for line in found:
         if line["arm"] == "probe":
@@ -89,11 +90,12 @@ def row(name: str, amount: str, found: list[Line]) -> list[str]:
     cost, own = average(scratch[least], "gflops"), average(ours, "gflops")
     source = sum(float(line["gflops"]) for line in found if line["arm"] == "source")
     above = "" if enough else "> "
-    labels = next(iter(arms[ours].values()))["labels"]
+    labels, metric = (next(iter(arms[ours].values()))[field] for field in ("labels", "metric"))
     later = {n: f"{average(arm, 'test'):.3f}" for n, arm in scratch.items()}
     return [
         name,
         f"{int(labels):,}",
+        metric.replace("_", " "),
         f"`{ours}`",
         "{:.3f} ± {:.3f}".format(*mean_interval([a for a, _ in pairs])),
         "{:.3f} ± {:.3f}".format(*mean_interval([b for _, b in pairs])),
@@ -118,7 +120,7 @@ def main(folders: list[Path]) -> None:
         with open(file, newline="") as read:
             found = list(csv.DictReader(read))
         rows += [row(file.stem, amount, found) for amount in ("few", "all")]
-    print("| " + " | ".join(HEAD) + " |\n| --- | ---: | --- |" + " ---: |" * (len(HEAD) - 3))
+    print("| " + " | ".join(HEAD) + " |\n| --- | ---: | --- | --- |" + " ---: |" * (len(HEAD) - 4))
     for cells in rows:
         print("| " + " | ".join(cells) + " |")
 

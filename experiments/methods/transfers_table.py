@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
-from transfers import MERGED, PLAIN, SEEDS
+from transfers import MERGED, PLAIN, SEEDS, TUNED
 
 import jaxfer
 from jaxfer.evals.intervals import mean_interval
@@ -27,7 +27,8 @@ from jaxfer.training.robustness import mean as mean_of
 
 KEPT, DATA = Path(__file__).with_name("transfers"), Path("runs/methods/data")
 TOGETHER = ("slow", PLAIN, "fast")  # the runs of an ensemble
-READ = (PLAIN, "probe", "l2sp", "ema", "swa", "swa, norms counted", "sam", "asam", "lp-ft", "wise-ft", *MERGED.values())
+READ = (PLAIN, "probe", "l2sp", "ema", "swa", "swa, norms counted", "sam", "asam", *MERGED.values())
+READ += tuple(arm.replace("lp-ft", name) for arm in TUNED for name in ("lp-ft", "wise-ft"))
 PHOTOS = ("gaussian_noise", "defocus_blur", "contrast", "jpeg_compression")
 CORRUPTIONS = {"flowers5": PHOTOS, "sst2": ("typos",), "trec6": ("typos",)}
 FIELDS = ("arm", "seed", "accuracy", "corrupted", "retained")

@@ -3,8 +3,9 @@
 See README.md for the commands. The networks of `xrays` (the default) are `mobilenet_v1`, `mobilenet_v2` and
 `efficientnet` of ImageNet, and `cifar_resnet20`; of `questions` (TREC-6) `minilm_l6` and `minilm_l3`, two encoders of
 sentences; of `voices` (spoken digits) `whisper`. tests/parity/weights.txt has the packages of most. The X-rays have 28
-x 28 pixels; networks of ImageNet read them at 96. Word vectors stay as they are when a network of texts is fine-tuned.
-Rates and steps were fixed before any run, but for `last block`, which was added after the ranking.
+x 28 pixels; networks of ImageNet read them at 96. Rates and steps of the sweeps were fixed before any run, but for
+`last block`, which was added after the ranking; in them word vectors stay as they are when a network of texts is
+fine-tuned. `jaxfer compare` tunes rates by itself.
 """
 
 import jaxfer.config

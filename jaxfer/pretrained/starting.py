@@ -332,6 +332,10 @@ def _check_model(experiment: Experiment, source: Experiment) -> None:
             raise InputError(
                 f"config.differs: model {experiment.model.name!r} has no option {option!r}{nearest(option, known)}"
             )
+        if option in ("neck_relu", "neck_hidden") and "neck" not in experiment.run.differs:
+            raise InputError(
+                f"config.differs: another {option} makes another neck, all of it drawn anew; announce neck"
+            )
     # Tokenizers are compared by content, not by path.
     free = MODELS.training(experiment.model.name) | {*experiment.run.differs}
     free |= columns.announced(experiment.run.differs)

@@ -19,6 +19,7 @@ from jaxfer.errors import InputError
 from jaxfer.runs import records
 
 PROTOCOL, SELECTION, OPENED = "protocol.json", "selection.json", "opened.json"
+STAMP = "%Y-%m-%dT%H:%M:%SZ"  # of a time in opened.json, UTC
 
 
 def check(run: epath.Path) -> None:
@@ -52,7 +53,7 @@ def write_selection(comparison: epath.Path, record: Mapping[str, Any], opened: I
         if files.read_json(path) != record:
             raise InputError(f"{path} records another selection, and test may have been read; use another --workdir")
         return
-    files.write_json(comparison / OPENED, {"time": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"})
+    files.write_json(comparison / OPENED, {"time": f"{datetime.datetime.now(datetime.UTC):{STAMP}}"})
     files.write_json(path, record)
 
 
@@ -67,7 +68,7 @@ def opened(comparison: epath.Path) -> str:
         return ""
     time = files.read_json(path, records.Opened)["time"]
     try:
-        when = datetime.datetime.fromisoformat(time)
+        when = datetime.datetime.strptime(time, STAMP)
     except ValueError:
         raise InputError(f"{path}: expected a time, found {time!r}; {files.FIX}") from None
-    return f"{when.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{when:%Y-%m-%d %H:%M} UTC"

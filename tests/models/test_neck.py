@@ -143,6 +143,9 @@ def test_another_neck_is_announced_and_drawn_with_the_head(folder, tmp_path, beg
         del config.model.neck_dropout, config.model.neck_hidden
     with pytest.raises(InputError, match=f"neck is {5 if begun == 'neck' else 0} there, {width} here"):
         jaxfer.run(config, tmp_path / "run", quiet=True)
+    config.differs = ("neck_hidden",)
+    with pytest.raises(InputError, match="another neck_hidden makes another neck, all of it drawn anew; announce neck"):
+        jaxfer.run(config, tmp_path / "run", quiet=True)
     config.differs = ("neck",)
     config.head = "keep"
     with pytest.raises(InputError, match="config.head=keep: the source's head does not read this neck"):

@@ -67,7 +67,7 @@ def serving():
 def wait_for(event, process=None, seconds=600):
     until = time.monotonic() + seconds
     while not event():
-        assert process is None or process.poll() is None, process.stderr.read()
+        assert process is None or process.poll() is None, example.said(process)
         assert time.monotonic() < until
         time.sleep(0.02)
 

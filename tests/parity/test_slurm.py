@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import pickle
@@ -55,7 +56,7 @@ def serving(folder):
 def wait_for(event, process=None, seconds=600):
     until = time.monotonic() + seconds
     while not event():
-        assert process is None or process.poll() is None, process.stderr.read()
+        assert process is None or process.poll() is None, example.said(process)
         assert time.monotonic() < until
         time.sleep(0.02)
 
@@ -74,19 +75,23 @@ def test_a_comparison_is_the_same_whatever_runs_its_cells(tmp_path, monkeypatch)
     comparisons.check_same_on(make("slurm", cluster="debug"), tmp_path)
 
 
-LONG = """
+ONE = """
     def sweep():
-        yield Cell(name="full", overrides={"steps": 60_000, "save_every": 500, "log_every": 20_000}, group="full")
+        yield Cell(name="full", overrides={{"steps": {steps}, "save_every": 500, "log_every": 20_000}}, group="full")
 """
 
 
 @pytest.mark.rest
 def test_time_that_runs_out_is_asked_for_again(tmp_path):
-    """A job that is told 10 seconds after its start that its minute will be over saves, and another one goes on."""
-    spec, folder, variables = example.swept(tmp_path, LONG)
-    limits = ("--cluster=local", "--jobs=1", "--time=1", "--slurm=signal_delay_s=50")
+    """A job is told 25 seconds after its start that its minute will be over: it saves, and another one goes on."""
+    (tmp_path / "measured").mkdir()
+    _, folder, _ = example.swept(tmp_path / "measured", ONE.format(steps=5000))
+    cost = json.loads(next(folder.glob("cells/*/result.json")).read_text())["cost"]
+    steps = int(75 * 5000 / (cost["seconds"] - cost["compile_seconds"]))  # of more than a minute, less the start
+    spec, folder, variables = example.swept(tmp_path, ONE.format(steps=steps))
+    limits = ("--cluster=local", "--jobs=1", "--time=1", "--slurm=signal_delay_s=35")
     process = started((spec, folder, variables), tmp_path / "limited", *limits)
-    _, err = process.communicate(timeout=400)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert "Traceback" not in err and "failed" not in err
     assert len(list((tmp_path / "limited" / "jobs").glob("*.out"))) > 1, "more than one job"

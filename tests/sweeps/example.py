@@ -53,11 +53,17 @@ def swept(folder: Path, extra: str = "") -> tuple[str, Path, dict[str, str]]:
     return spec, folder / "sweep", {**os.environ, "JAXFER_CACHE": cache}
 
 
+def said(process: subprocess.Popen) -> str:
+    """What a process that is given up wrote."""
+    process.kill()
+    return process.stderr.read()
+
+
 def wait_for_a_cell(folder: Path, process: subprocess.Popen) -> None:
     """Until a sweep of another process has begun its first cell."""
     until = time.monotonic() + 180
     while not list(folder.glob("cells/*/config.json")):
-        assert process.poll() is None and time.monotonic() < until, process.stderr.read()
+        assert process.poll() is None and time.monotonic() < until, said(process)
         time.sleep(0.02)
 
 
@@ -66,7 +72,7 @@ def kill_after(count: int, folder: Path, command: list[str], **options: Any) -> 
     process = subprocess.Popen(command, **options)
     until = time.monotonic() + 180
     while len(list(folder.glob("cells/*/result.json"))) < count:
-        assert process.poll() is None and time.monotonic() < until, process.stderr.read()
+        assert process.poll() is None and time.monotonic() < until, said(process)
         time.sleep(0.02)
     process.kill()
     process.communicate()
