@@ -110,9 +110,13 @@ def test_a_killed_study_resumes(undisturbed, tmp_path):
 
 
 def test_a_database_holds_the_study_as_well(undisturbed, tmp_path, monkeypatch):
+    """Killed with trials under way it goes on too."""
     spec, folder, variables = undisturbed
     monkeypatch.setenv("JAXFER_CACHE", variables["JAXFER_CACHE"])
-    assert main(argv(spec, tmp_path / "sweep", f"--storage=sqlite:///{tmp_path}/studies.db")) == 0
+    command = argv(spec, tmp_path / "sweep", f"--storage=sqlite:///{tmp_path}/studies.db")
+    options = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=variables, cwd=ROOT)
+    example.kill_after(3, tmp_path / "sweep", [sys.executable, "-m", "jaxfer", *command], **options)
+    assert main(command) == 0
     assert table(tmp_path / "sweep") == table(folder) and not (tmp_path / "sweep/optuna.journal").exists()
 
 
