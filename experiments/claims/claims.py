@@ -82,9 +82,8 @@ def texts(data, few, length=32, task="classification", **fields):
     return dict(data=data, few=few, task=dict(name=task, **fields), **start)
 
 
-BALANCED = (
-    "balanced_accuracy"  # where most are ill, and val has as many of each class, plain accuracy says another thing
-)
+# Where most are ill, and val has as many of each class, plain accuracy says another thing.
+BALANCED = "balanced_accuracy"
 HELD = {"ECG200": 10, "TwoLeadECG": 3, "ItalyPowerDemand": 8}  # of each class for validation
 # {set: its data, model and few labels of each class; `before`: data that a source run reads, or `init`: a checkpoint}
 SETS = {

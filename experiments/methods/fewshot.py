@@ -9,10 +9,7 @@ only holds the checkpoint. The table goes into `experiments/methods/fewshot.csv`
 """
 
 import csv
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import transfers
 

@@ -93,6 +93,9 @@ def main(folders: Sequence[Path]) -> None:
                 writer = csv.DictWriter(write, FIELDS, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(lines)
+        if not lines:
+            print(f"{folder}: no pair has all its runs")
+            continue
         print(table(folder.name, lines), end="\n\n")
 
 

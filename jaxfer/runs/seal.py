@@ -1,8 +1,7 @@
 """The seal: a comparison's runs can't be read on test before the selection that names them is on disk.
 
 A comparison's folder holds protocol.json, later selection.json beside the time it was made (opened.json), and its runs
-under cells/. `run`, `evaluate` and
-`score`, the only ways to a test score, ask here, and so does `features`.
+under cells/. `run`, `evaluate` and `score`, the only ways to a test score, ask here, and so does `features`.
 """
 
 from __future__ import annotations
