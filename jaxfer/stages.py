@@ -267,16 +267,18 @@ def _check_task(method: Method, learned: Task, config: StageConfig, task: str, w
 
 def make_method(config: StageConfig, port: Port, where: str = "config") -> Method:
     """The stage's method with its structural options; checks that the hparams are known and don't clash."""
-    method, schema = None, {}
+    method, schema, owner = None, {}, {}
     for room, name in ((METHODS, config.method), *((ADDS, name) for name in config.adds)):
         own = room.schema(name)
-        if taken := sorted(own.keys() & schema.keys()):
-            raise InputError(f"{where}.adds: {name!r} has the option {taken[0]!r} as {config.method!r} has; choose one")
+        taken = sorted(own.keys() & schema.keys())
         structural = {k: v for k, v in config.options.items() if k in own}
         made = room.make(name, *((port,) if method is None else (method, port)), **structural)
         before = {} if method is None else method.hparams
-        if taken := [hparam for hparam in before if hparam != "lr" and made.hparams.get(hparam) != before[hparam]]:
-            raise InputError(f"{where}.adds: {name!r} has the option {taken[0]!r} as {config.method!r} has; choose one")
+        taken += [hparam for hparam in before if hparam != "lr" and made.hparams.get(hparam) != before[hparam]]
+        if taken:
+            other = owner[taken[0]]
+            raise InputError(f"{where}.adds: {name!r} has the option {taken[0]!r} as {other!r} has; choose one")
+        owner |= dict.fromkeys((*own, *(made.hparams.keys() - before.keys())), name)
         method, schema = made, schema | own
     for name in method.hparams:
         if name in STAGE_HPARAMS or name in schema or "/" in name:

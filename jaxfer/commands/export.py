@@ -11,11 +11,11 @@ HELP = "write a finished run in another tool's format"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="the run's folder")
+    parser.add_argument("run", help="the run's folder; with --as=lora also a peft adapter's")
     formats = "hf (default), sentence-transformers (tokens pooled), peft (the adapter alone) or torchvision"
     parser.add_argument("--format", default="hf", help=formats)
     parser.add_argument(
-        "--as", dest="kind", choices=("lora",), help="of peft: any method that merges, as LoRA of --rank"
+        "--as", dest="kind", choices=("lora",), help="of peft: what was done to layers' weights, as LoRA of --rank"
     )
     parser.add_argument("--rank", type=int, help="of --as=lora; prints the relative error of each layer")
     parser.add_argument("--out", help="the folder to write; default RUN/export-FORMAT")

@@ -36,7 +36,8 @@ class Finding:
       default: by seed, at the default setting.
       seconds: median seconds of a tuned run, compiling left out.
       params_trainable: of its last stage.
-      steps: that its runs took, of all trials and seeds together; without those of runs that diverged.
+      steps: that its runs took, of all trials and seeds together; without those of runs that diverged. Trials of one
+        setting share their runs.
       curves: learning curve of each tuned run; their score is `curve_label`.
       curve_label: `val accuracy`, or `train accuracy` where val was evaluated at the end alone.
       verdict: against scratch; None for scratch, and where one of the two diverged.
@@ -93,8 +94,9 @@ def _finding(design: Design, choice: Selected, outcomes: Mapping[str, Outcome], 
     tuned = design.cells(choice.labels, choice.arm, trial)
     costs = [outcomes[p.key].result["cost"] for p in tuned if outcomes[p.key].result is not None]
     curves = [_curve(p, folder) for p in tuned]
-    tried = [p for each in range(design.config.trials) for p in design.cells(choice.labels, choice.arm, each)]
-    results = [outcomes[p.key].result for p in tried]
+    # Trials of one setting are one run.
+    tried = {p.key for each in range(design.config.trials) for p in design.cells(choice.labels, choice.arm, each)}
+    results = [outcomes[key].result for key in tried]
     return Finding(
         labels=choice.labels,
         arm=choice.arm,

@@ -11,13 +11,13 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError, nearest
-from jaxfer.exports import as_lora as lora_of
+from jaxfer.exports import as_lora as lora
 from jaxfer.exports import card, peft, sentence, staging, tensors
 from jaxfer.models.port import Port
 from jaxfer.pretrained import foreign
 from jaxfer.pretrained.families import by_family, layouts
 from jaxfer.pretrained.heads import PROBLEMS
-from jaxfer.pretrained.hub import MARKER, SENTENCE
+from jaxfer.pretrained.hub import ADAPTER_CONFIG, MARKER, SENTENCE
 from jaxfer.pretrained.layout import Layout, store
 from jaxfer.registry import MODELS
 from jaxfer.runs import tokenizer
@@ -36,12 +36,12 @@ def export(
     not change equal the source's bitwise.
 
     Args:
-      run: the run's folder.
+      run: the run's folder; with `as_lora` also that of a `peft` adapter.
       format: `hf`, another layout of the family (`torchvision`), `sentence-transformers` for a model that pools its
         tokens, or `peft` for only the adapter of a run whose method peft has.
       out: the folder to write; None for `export-FORMAT` in the run's folder. An existing export is replaced.
-      as_lora: with `peft`, the rank of LoRA adapters that stand for what any method that merges did to its layers;
-        jaxfer.json has the relative error of each.
+      as_lora: with `peft`, the rank of LoRA adapters that stand for what any method that merges, or an adapter of
+        another kind, did to its layers; jaxfer.json has the relative error of each.
 
     Returns:
       The folder.
@@ -49,8 +49,13 @@ def export(
     Raises:
       InputError: no finished run, a model that the format can't express, or an `out` folder with other content.
     """
+    if as_lora is not None and (format != PEFT or as_lora < 1):
+        raise InputError(f"--as=lora needs --format=peft and a rank of 1 or more, found {format} and {as_lora}")
+    folder = files.opened(os.path.expanduser(run))
+    target = files.opened(os.path.expanduser(out) if out else folder / f"export-{format}")
+    if as_lora is not None and (folder / ADAPTER_CONFIG).exists():
+        return _converted(folder, target, as_lora)
     finished = open_run(run)
-    target = files.opened(os.path.expanduser(out) if out else finished.folder / f"export-{format}")
     family = finished.experiment.model.name
     family_layouts = [layout for layout in layouts() if layout.family == family]
     known = [
@@ -68,13 +73,11 @@ def export(
     bare = format == layout.name and port.module.head in layout.without_outputs
     if not port.outputs and format != SENTENCE and not bare:
         raise InputError(f"--format={format} has no place for a model without an output layer; use --format={SENTENCE}")
-    if as_lora is not None and (format != PEFT or as_lora < 1):
-        raise InputError(f"--as=lora needs --format=peft and a rank of 1 or more, found {format} and {as_lora}")
     _check_target(target)
     with staging.unwound_by_sigterm(), staging.staged(target) as temporary:
         marker = _marker(finished, format)
         if as_lora:
-            marker["as_lora"] = {"rank": as_lora, "error": lora_of.write(finished, layout, temporary, rank=as_lora)}
+            marker["as_lora"] = {"rank": as_lora, "error": lora.of_run(finished, layout, temporary, rank=as_lora)}
         else:
             write = {PEFT: peft.write, SENTENCE: sentence.write}.get(format, _write_model)
             write(finished, layout, temporary)
@@ -84,6 +87,15 @@ def export(
         files.write_text(temporary / "README.md", card.card(finished, format))
         files.write_json(temporary / MARKER, marker)
         _check_meaning(finished, layout, format, temporary)
+    return target
+
+
+def _converted(source: epath.Path, target: epath.Path, rank: int) -> epath.Path:
+    """A `peft` adapter's folder as LoRA."""
+    _check_target(target)
+    with staging.unwound_by_sigterm(), staging.staged(target) as temporary:
+        errors, marker = lora.of_adapter(str(source), temporary, rank=rank)
+        files.write_json(temporary / MARKER, {**marker, "format": PEFT, "as_lora": {"rank": rank, "error": errors}})
     return target
 
 

@@ -9,12 +9,20 @@ from jaxfer.method import Context, Method
 
 
 def based(method: Method) -> Method:
-    """The method reading `extra["base"]`; what else is in `extra` its `update` leaves as it is. `init` is the method's
-    own: the add-on puts what that gives under `base`."""
+    """The method reading `extra["base"]`; what else is in `extra` its `update` and `passes` leave as it is. `init` is the
+    method's own: the add-on puts what that gives under `base`."""
 
     def base(ctx: Context) -> Context:
         return dataclasses.replace(ctx, extra=ctx.extra["base"])
 
+    passes = method.passes and dataclasses.replace(
+        method.passes,
+        rows=lambda ctx: method.passes.rows(base(ctx)),
+        kept=lambda rows, state: {
+            **state.extra,
+            "base": method.passes.kept(rows, state.replace(extra=state.extra["base"])),
+        },
+    )
     return dataclasses.replace(
         method,
         view=lambda params, extra: method.view(params, extra["base"]),
@@ -26,6 +34,7 @@ def based(method: Method) -> Method:
         gradient=lambda next, ctx, trainable: method.gradient(next, base(ctx), trainable),
         update=lambda ctx, extra: {**extra, "base": method.update(base(ctx), extra["base"])},
         former=method.former and (lambda params, extra: method.former(params, extra["base"])),
+        passes=passes,
         merge=method.merge and (lambda params, extra: method.merge(params, extra["base"])),
     )
 

@@ -97,13 +97,15 @@ def test_the_protocol_names_the_sampler(tmp_path):
 def test_a_random_comparison_selects_what_it_drew(tmp_path, capsys):
     spec, folder = example.write(tmp_path), tmp_path / "run"
     argv = ["compare", spec, "--workdir", str(folder), "--config.steps=6", "--config.compare.seeds=2"]
-    argv += ["--config.compare.trials=3", "--sampler=random"]
+    argv += ["--config.compare.trials=3", "--config.compare.grid.probe.lr=1e-2", "--sampler=random"]
     assert main([*argv, "--sampler-seed=5"]) == 0
     protocol, selection = (json.loads((folder / name).read_text()) for name in ("protocol.json", "selection.json"))
     for chosen in selection["selected"]:
         assert len(chosen["val"]) == 3 and chosen["val"][chosen["trial"]] == max(chosen["val"])
         assert chosen["setting"] == protocol["arms"][chosen["arm"]][chosen["trial"]]
-    assert "by random search, seed 5" in (folder / "verdict.md").read_text()
+    verdict = (folder / "verdict.md").read_text()
+    assert "by random search, seed 5" in verdict
+    assert "at most 36 steps at each number of labels, and took fewer: probe 12 at 3." in verdict, "three times one setting"
     assert main(["report", str(folder), "--out", str(tmp_path / "report.html")]) == 0
     assert "--sampler=random --sampler-seed=5" in (tmp_path / "report.html").read_text()
     capsys.readouterr()

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import jaxfer
 from jaxfer.commands import main
 from jaxfer.errors import InputError
 from jaxfer.sweeps.samplers import make
+from tests.full_disk import LINE, full
 from tests.sweeps import example
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +109,21 @@ def test_a_killed_study_resumes(undisturbed, tmp_path):
     assert table(tmp_path / "sweep") == table(folder)
     ours, theirs = study(tmp_path / "sweep"), study(folder)
     assert [(t.params, t.value) for t in ours.trials] == [(t.params, t.value) for t in theirs.trials]
+
+
+def test_a_journal_on_a_full_disk_goes_on(undisturbed, tmp_path, capsys, monkeypatch):
+    """The trials before stay, and the same command goes on."""
+    spec, folder, variables = undisturbed
+    monkeypatch.setenv("JAXFER_CACHE", variables["JAXFER_CACHE"])
+    shutil.copytree(folder, tmp_path / "sweep")
+    journal = tmp_path / "sweep/optuna.journal"
+    command = [word.replace(f"--trials={TRIALS}", f"--trials={TRIALS + 2}") for word in argv(spec, tmp_path / "sweep")]
+    with full(journal.stat().st_size + 50):
+        assert main(command) == 2
+    assert LINE in capsys.readouterr().err
+    assert main(command) == 0
+    assert table(tmp_path / "sweep")[: TRIALS + 1] == table(folder)
+    assert [t.state.name for t in study(tmp_path / "sweep").trials] == ["COMPLETE"] * (TRIALS + 2)
 
 
 def test_a_database_holds_the_study_as_well(undisturbed, tmp_path, monkeypatch):

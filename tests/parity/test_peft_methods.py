@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import types
 
@@ -21,6 +22,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
+import jaxfer
 from jaxfer.errors import InputError
 from jaxfer.exports.predict import load_export
 from jaxfer.method import NOTHING
@@ -236,6 +238,47 @@ def test_an_adapter_that_peft_saved(case, kind, tmp_path, monkeypatch):
     ours = load_export(tmp_path / "adapter")
     found = np.asarray(ours.port.apply(ours.params, ours.model_state, batch)[0])
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
+
+
+def their_adapter(case, kind, folder):
+    """(peft's class and inputs, ours) of an adapter with random tensors, saved in the folder."""
+    make, inputs, batch = their_model(kind, folder / "base")
+    config = copy.deepcopy(READS[case][0])
+    config.target_modules = config.target_modules or TARGETS[kind]
+    torch.manual_seed(2)
+    reference = peft.get_peft_model(make.from_pretrained(folder / "base"), config)
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape))
+    reference.save_pretrained(folder / "adapter")
+    return make, inputs, batch
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"), [("adalora", "resnet"), ("vera", "vit"), ("fourier", "bert"), ("miss by blocks", "bert")]
+)
+def test_an_adapter_as_lora(case, kind, tmp_path):
+    """What jaxfer writes of no method of its own, or not in this kind: at full rank peft's logits are the same."""
+    make, inputs, batch = their_adapter(case, kind, tmp_path)
+    out = jaxfer.export(tmp_path / "adapter", format="peft", as_lora=64, out=tmp_path / "low")
+    expected, found = (
+        logits(peft.PeftModel.from_pretrained(make.from_pretrained(tmp_path / "base"), str(folder)).eval(), inputs)
+        for folder in (tmp_path / "adapter", out)
+    )
+    bound = dict(rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
+    np.testing.assert_allclose(found, expected, **bound)
+    assert max(json.loads((out / "jaxfer.json").read_text())["as_lora"]["error"].values()) < 1e-6
+    ours = load_export(out)
+    np.testing.assert_allclose(ours.port.apply(ours.params, ours.model_state, batch)[0], expected, **bound)
+
+
+@pytest.mark.parametrize(("case", "what"), [("tokens", "word_embeddings.weight"), ("lora and biases", "bias")])
+def test_an_adapter_that_is_no_lora(case, what, tmp_path):
+    their_adapter(case, "bert", tmp_path)
+    with pytest.raises(InputError, match=f"--as=lora has no word for what the adapter does to .*{what}; use it as it"):
+        jaxfer.export(tmp_path / "adapter", format="peft", as_lora=2)
+    assert not (tmp_path / "adapter/export-peft").exists()
 
 
 def test_ranks_that_adalora_pruned(tmp_path):

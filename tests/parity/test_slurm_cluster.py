@@ -15,7 +15,6 @@ from tests.parity.test_slurm import serving, started, wait_for
 from tests.sweeps import example
 
 pytestmark = [
-    pytest.mark.rest,
     pytest.mark.xdist_group("slurm"),
     pytest.mark.skipif(bool(slurm_cluster.missing()), reason=slurm_cluster.missing()),
 ]

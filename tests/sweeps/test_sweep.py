@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from jaxfer.sweeps.executors import Pool
 from jaxfer.sweeps.executors.processes import Worker
 from jaxfer.training import loop, programs
 from jaxfer.training.progress import Progress, Reporter
+from tests.full_disk import LINE, full
 from tests.sweeps import example
 
 pytestmark = pytest.mark.system
@@ -82,6 +84,21 @@ def test_again_it_only_reads(undisturbed, monkeypatch):
     jaxfer.sweep(spec, folder, quiet=True)
     assert (folder / "table.csv").read_bytes() == table
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*/*") if path.name != ".lock"} == before
+
+
+@pytest.mark.parametrize("largest", [100, 20_000], ids=["cells.json", "methods.png"])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(undisturbed, tmp_path, largest, capsys):
+    spec, folder = undisturbed
+    shutil.copytree(folder, tmp_path / "sweep")
+    for name in FILES:
+        (tmp_path / "sweep" / name).unlink()
+    argv = ["sweep", spec, "--workdir", str(tmp_path / "sweep")]
+    with full(largest):
+        assert main(argv) == 2
+    assert LINE in capsys.readouterr().err
+    assert main(argv) == 0
+    for name in ("table.csv", "cells.json"):
+        assert (tmp_path / "sweep" / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_overrides_reach_the_table_and_of_the_sources_only_the_model(config, tmp_path):

@@ -97,6 +97,20 @@ def test_a_run_that_is_stopped_between_passes_ends_bitwise_where_an_undisturbed_
     assert logs[0] == logs[1]
 
 
+@pytest.mark.parametrize("add", ["ema", "swa"])
+def test_an_add_on_leaves_passes_their_own(add, tmp_path):
+    """Averages beside the network change none of its steps; what a pass keeps lies under their `base`."""
+    fields = {"options": {"passes": 2}, "steps": 4}
+    ends = []
+    for name, adds in (("plain", ()), ("added", (add,))):
+        jaxfer.run(shot_config("vit_cls", adds=adds, **fields), tmp_path / name, quiet=True)
+        ends.append(open_run(tmp_path / name).state)
+    plain, added = ends
+    own = added.extra["base"]
+    for a, b in zip(jax.tree.leaves((plain.params, plain.extra)), jax.tree.leaves((added.params, own)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_several_runs_at_once_make_their_passes_each():
     """A stage with passes is trained by itself, not many steps at a call."""
     from jaxfer.training import blocks
