@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-METHODS, CLAIMS = ROOT / "experiments" / "methods", ROOT / "experiments" / "claims"
+METHODS, CLAIMS, WHICH = (ROOT / "experiments" / name for name in ("methods", "claims", "which_transfer"))
 KEPT = sorted(METHODS.glob("*/*.csv"))
 
 
@@ -58,3 +58,10 @@ def test_claims(monkeypatch):
     for file in sorted(module.KEPT.glob("*.csv")):
         for amount in ("few", "all"):
             assert "| " + " | ".join(module.row(file.stem, amount, read(file))) + " |" in shown, file.stem
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in WHICH.glob("*/sweep.csv")))
+def test_which_transfer(folder, monkeypatch):
+    module, shown = script(WHICH, "which_transfer_table", monkeypatch), (WHICH / "README.md").read_text()
+    for table in module.tables(WHICH / folder):
+        assert table in shown, table

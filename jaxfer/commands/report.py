@@ -12,7 +12,7 @@ HELP = "one HTML file on a run, a sweep, a comparison, a diagnosis or a ranking"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help="folder of a run, a sweep or a comparison; or the .json of `doctor` or `rank`")
+    parser.add_argument("path", help="folder of a run, sweep, comparison, doctor.json or rank.json; or the .json")
     parser.add_argument("--out", metavar="FILE.html", help="default: report.html in the folder, or beside the file")
     parser.add_argument("--quick", action="store_true", help="read files alone; evaluate nothing again")
     parser.add_argument("--limit", type=float, default=2.0, metavar="MB", help="what does not fit is left out (2)")

@@ -13,7 +13,8 @@ PORT = 8265
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", nargs="?", default="runs", help="of runs, sweeps or comparisons (default runs)")
+    shown = "of runs, sweeps, comparisons, rankings or diagnoses (default runs)"
+    parser.add_argument("folder", nargs="?", default="runs", help=shown)
     parser.add_argument("--port", type=int, default=PORT, help=f"of 127.0.0.1 (default {PORT}); 0: any that is free")
 
 

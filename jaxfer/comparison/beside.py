@@ -16,12 +16,13 @@ from etils import epath
 from jaxfer import files
 from jaxfer.comparison.arms import SCRATCH
 from jaxfer.comparison.protocol import Design, Selected
+from jaxfer.data.corruptions import KINDS
 from jaxfer.errors import InputError
 from jaxfer.evals.verdicts import Verdict, holm, verdict
 from jaxfer.pretrained import starting
 from jaxfer.sweeps.cells import FOLDER, Job
 from jaxfer.sweeps.executor import Outcome
-from jaxfer.training.robustness import mean, retention, robustness
+from jaxfer.training.robustness import CLEAN, mean, retention, robustness
 
 FILE, RETAINED = "beside.json", "on the source"
 
@@ -37,6 +38,7 @@ class Beside:
       verdict: against scratch; None for scratch, where either has a NaN, and of the source's task.
       p_holm: the verdict's p value, adjusted for all arms and measures judged at this label count (Holm).
       before: of the source's task: the source's own score; None of the others.
+      each: of corrupted inputs: {corruption: by seed}; {} of the others, and of scores that an older jaxfer kept.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Beside:
     verdict: Verdict | None = None
     p_holm: float | None = None
     before: float | None = None
+    each: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
 
 Measures = dict[tuple[int, str], tuple[Beside, ...]]
@@ -55,6 +58,7 @@ def measured(
 ) -> Measures:
     """{(labels, arm): its measures with their verdicts}. What takes time is kept in the folder, by run."""
     config, task, kept = design.config, design.ready.stages[0].spec.task, _Kept(folder)
+    kind = design.ready.data.splits["val"].input[1].kind
     rises, found = {**(task.metrics or {}), "loss": False, task.monitor: task.maximize}, {}
     for choice in selected:
         cells = design.cells(choice.labels, choice.arm, choice.trial or 0)
@@ -65,8 +69,9 @@ def measured(
         ]
         if config.severity:
             words = (task.monitor, config.severity)
-            scores = [kept.of(cell, words, _corrupted, r)[0] for cell, r in zip(cells, results, strict=True)]
-            parts.append(Beside(name=f"corrupted {task.monitor}", maximize=task.maximize, test=tuple(scores)))
+            scores = [kept.of(cell, words, _corrupted, result) for cell, result in zip(cells, results, strict=True)]
+            test, each = tuple(average for average, *_ in scores), _each(kind, scores)
+            parts.append(Beside(name=f"corrupted {task.monitor}", maximize=task.maximize, test=test, each=each))
         if config.retention and choice.arm == SCRATCH:
             parts.append(Beside(name=RETAINED, maximize=True, test=(math.nan,) * len(cells), before=math.nan))
         elif config.retention:
@@ -81,8 +86,19 @@ def _of(result: Mapping[str, Any] | None, metric: str) -> float:
     return math.nan if result is None else result["metrics"]["test"].get(metric, math.nan)
 
 
-def _corrupted(cell: Job, run: epath.Path, metric: str, severity: int) -> tuple[float]:
-    return (mean(robustness(run, split="test", severity=severity), metric),)
+def _corrupted(cell: Job, run: epath.Path, metric: str, severity: int) -> tuple[float, ...]:
+    """(the mean, then the score under each corruption)."""
+    found = robustness(run, split="test", severity=severity)
+    return (mean(found, metric), *(metrics[metric] for name, metrics in found.items() if name != CLEAN))
+
+
+def _each(kind: str, scores: Sequence[tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+    """{corruption: its score by seed}, NaN of a run that diverged; {} where of a run the mean alone was kept."""
+    unknown = (math.nan,) * (1 + len(KINDS[kind]))
+    whole = [found if math.isfinite(found[0]) else unknown for found in scores]
+    if any(len(found) < len(unknown) for found in whole):
+        return {}
+    return {name: tuple(found[at] for found in whole) for at, name in enumerate(KINDS[kind], 1)}
 
 
 def _retained(cell: Job, run: epath.Path) -> tuple[float, float]:

@@ -72,7 +72,8 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def as_csv(findings: Sequence[Finding]) -> str:
-    """A row for each label count, arm and measure; effects are positive where the arm is better."""
+    """A row for each label count, arm and measure, then for each corruption; effects are positive where the arm is
+    better."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -83,11 +84,12 @@ def as_csv(findings: Sequence[Finding]) -> str:
             if found is not None:
                 bounds = (found.effect.mean, found.effect.low, found.effect.high)
                 effect = (*map(_six, bounds), found.outcome, _six(part.p_holm))
-            mean, interval = mean_interval(part.test)
-            scores = " ".join(map(_six, part.test))
-            writer.writerow(
-                (f.labels, f.arm, part.name, _six(mean), _six(interval), *effect, _six(part.before), scores)
-            )
+            for name, values, more in (
+                (part.name, part.test, (*effect, _six(part.before))),
+                *((f"{part.name}: {corruption}", values, ("",) * 6) for corruption, values in part.each.items()),
+            ):
+                scores = " ".join(map(_six, values))
+                writer.writerow((f.labels, f.arm, name, *map(_six, mean_interval(values)), *more, scores))
     return text.getvalue()
 
 
@@ -107,6 +109,7 @@ def as_json(f: Finding) -> list[dict[str, Any]]:
             "effect": None if part.verdict is None else part.verdict.effect.mean,
             "interval95": [_null(part.verdict.effect.low), _null(part.verdict.effect.high)] if part.verdict else None,
             "p_holm": part.p_holm,
+            **({"each": {name: list(map(_null, values)) for name, values in part.each.items()}} if part.each else {}),
         }
         for part in f.beside
     ]

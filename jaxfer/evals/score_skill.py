@@ -36,6 +36,7 @@ class Reached:
       maximize: whether more of it is better.
       seeds: of that setting.
       settings: that were tried.
+      folders: of the best setting's runs.
     """
 
     metric: str
@@ -43,6 +44,7 @@ class Reached:
     maximize: bool
     seeds: int
     settings: int
+    folders: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,9 +97,9 @@ def reached(init: str, place: epath.Path, data: DataConfig, data_sha256: str, ru
         settings.setdefault(key, {})[run.folder] = run.scores[f"val.{metric}"]
     if not settings:
         return None
-    means = [(float(np.mean(list(found.values()))), len(found)) for found in settings.values()]
-    value, seeds = (max if maximize else min)(means)
-    return Reached(metric=metric, value=value, maximize=maximize, seeds=seeds, settings=len(settings))
+    means = [(float(np.mean(list(found.values()))), len(found), tuple(found)) for found in settings.values()]
+    value, seeds, folders = (max if maximize else min)(means)
+    return Reached(metric=metric, value=value, maximize=maximize, seeds=seeds, settings=len(settings), folders=folders)
 
 
 def _drawn(config: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfer.evals.verdicts import SURE
 from jaxfer.reports import numbers
 from jaxfer.reports.comparison import SCRATCH, Arm, Compared
-from jaxfer.reports.tables import Cell, mean, text
+from jaxfer.reports.page import Part, Section
+from jaxfer.reports.tables import Cell, mean, score, table, text
+from jaxfer.reports.verdicts import at
 
 
 def measures(compared: Compared) -> tuple[list[str], set[str]]:
@@ -37,6 +41,39 @@ def cells(arm: Arm, name: str, judged: bool) -> list[Cell]:
     low, high = sorted(sign * bound if bound is not None else float("nan") for bound in part["interval95"])
     interval = f"[{numbers.signed(low)}, {numbers.signed(high)}]{'*' if _stands(part) else ''}"
     return [shown, text(sign * part["effect"], f"{numbers.signed(sign * part['effect'])} {interval}")]
+
+
+def shift(compared: Compared) -> list[Section]:
+    """The test score under each corruption of the inputs, worst first for the best arm; [] where it is not known."""
+    parts, title = [], ""
+    for labels in compared.labels:
+        arms = [
+            (arm, part) for arm in compared.at(labels) for part in arm.found.get("beside") or () if part.get("each")
+        ]
+        best = next((part for arm, part in arms if arm is compared.best(labels)), None)
+        if best is None:
+            continue
+        order = sorted(best["each"], key=lambda name: _rank(_middle(best["each"][name]), best["maximize"]))
+        rows = [[text("none"), *(score(arm.mean) for arm, _ in arms)]]
+        rows += [[text(name), *(score(_middle(part["each"].get(name, ()))) for _, part in arms)] for name in order]
+        where = at(labels, compared)
+        severity = compared.protocol.get("beside", {}).get("severity", "?")
+        caption = f"Test {compared.metric}{where} under each corruption at severity {severity}, means over seeds"
+        link = f"corruptions-{labels}"
+        content = table(("corruption", *(arm.name for arm, _ in arms)), rows, caption=caption, link=link)
+        parts.append(Part(content=content, name=f"table {link}"))
+        worst, name = numbers.score(_middle(best["each"][order[0]])), compared.best(labels).name
+        title = title or f"{order[0]} hurts {name} most: {worst} test {compared.metric}{where}"
+    return [Section(name="Shift", title=title, parts=parts)] if parts else []
+
+
+def _middle(values: Sequence[float | None]) -> float | None:
+    """The mean over the seeds; None where one is not known."""
+    return statistics.fmean(values) if values and None not in values else None
+
+
+def _rank(value: float | None, maximize: bool) -> float:
+    return math.inf if value is None else value if maximize else -value
 
 
 def about(compared: Compared) -> str:

@@ -83,6 +83,7 @@ class Arm:
       name: its name.
       found: its entry of comparison.json.
       folders: its tuned runs by seed, those that are still there.
+      defaults: likewise those at the default setting; the same where that is selected.
       results: their result.json.
       series: number of its colour.
     """
@@ -91,6 +92,7 @@ class Arm:
     name: str
     found: Mapping[str, Any]
     folders: tuple[epath.Path, ...]
+    defaults: tuple[epath.Path, ...]
     results: tuple[Mapping[str, Any], ...]
     series: int
 
@@ -180,11 +182,13 @@ def read(folder: epath.Path) -> Compared:
     arms = []
     for found in content["findings"]:
         key = found["labels"], found["arm"]
-        folders = [f for f in runs.get((*key, trials.get(key) or 0), []) if (f / "result.json").exists()]
-        results = tuple(map(read_result, folders))
-        arms.append(
-            Arm(labels=key[0], name=key[1], found=found, folders=tuple(folders), results=results, series=series[key[1]])
+        folders, defaults = (
+            tuple(f for f in runs.get((*key, trial), ()) if (f / "result.json").exists())
+            for trial in (trials.get(key) or 0, 0)
         )
+        results, colour = tuple(map(read_result, folders)), series[key[1]]
+        own = dict(labels=key[0], name=key[1], found=found, folders=folders, defaults=defaults)
+        arms.append(Arm(**own, results=results, series=colour))
     maximize = True
     if some := next((f for arm in arms for f in arm.folders), None):
         by = history.monitor(files.read_json(some / "config.json"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxfer.reports.page import Part
+from jaxfer.reports.page import Part, Section
 from jaxfer.reports.tables import plain, score, table, text, whole
 
 
@@ -43,3 +44,13 @@ def side_by_side(results: Mapping[str, Sequence[Mapping[str, Any]]], caption: st
     title = f"{split.capitalize()} accuracy of each group{caption}, means over the runs, the worst first"
     link = f"groups{''.join(c if c.isalnum() else '-' for c in caption)}"
     return [Part(content=table(headers, rows, caption=title, link=link), name="table groups")]
+
+
+def among_errors(sections: Sequence[Section], found: Sequence[Part]) -> list[Section]:
+    """The sections with a table of groups among the errors; a section of its own at the end where there are none."""
+    if found and all(section.name != "Errors" for section in sections):
+        return [*sections, Section(name="Errors", title="Scores of the groups", parts=found)]
+    return [
+        dataclasses.replace(section, parts=[*section.parts, *found]) if section.name == "Errors" else section
+        for section in sections
+    ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
-from jaxfer.reports import comparison, curves, groups, lineage, methods, numbers, of_ranking, verdicts, weights
+from jaxfer.reports import beside, comparison, curves, groups, lineage, methods, numbers, of_ranking, verdicts, weights
 from jaxfer.reports.comparison import SCRATCH, Compared
 from jaxfer.reports.page import Page, Part, Section, paragraph
 from jaxfer.reports.run_parts import of_one
@@ -27,10 +27,15 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
             best.folders[0], f"{best.name}{verdicts.at(labels, compared)}, seed 0", evaluate=evaluate, root=folder
         )
     tuned = {arm.name: arm.results for arm in compared.at(labels)}
-    sections = [_with_groups(section, tuned, verdicts.at(labels, compared)) for section in sections]
+    sections = groups.among_errors(sections, groups.side_by_side(tuned, verdicts.at(labels, compared)))
+    sections += beside.shift(compared)
     sections += weights.section(tuned, compared.metric, compared.maximize)
     results = {a.name + verdicts.at(a.labels, compared): a.results[0] for a in compared.arms if a.results}
-    folders = {a.name + verdicts.at(a.labels, compared): a.folders for a in compared.arms}
+    folders = {}
+    for arm in compared.arms:
+        where = verdicts.at(arm.labels, compared)
+        folders |= {arm.name + where: arm.folders}
+        folders |= {f"{arm.name}, default{where}": arm.defaults} if arm.defaults != arm.folders else {}
     sections += of_ranking.beside(folder)
     sections.append(lineage.section(results, folders, _command(compared), folder))
     return Page(
@@ -40,12 +45,6 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
         tiles=_tiles(compared),
         sections=sections,
     )
-
-
-def _with_groups(section: Section, results: Mapping[str, Sequence[Mapping[str, Any]]], where: str) -> Section:
-    """The errors with the table of groups of all arms; other sections as they are."""
-    found = groups.side_by_side(results, where) if section.name == "Errors" else []
-    return Section(name=section.name, title=section.title, parts=[*section.parts, *found])
 
 
 def _lead(compared: Compared) -> str:

@@ -34,6 +34,11 @@ def page(found: Mapping[str, Any]) -> Page:
     return Page(kind="diagnosis", title=title, lead=lead, tiles={}, sections=sections)
 
 
+def headline(found: Mapping[str, Any]) -> str:
+    """How many findings of each severity."""
+    return findings.counted(found)
+
+
 def _named(begin: int, count: int) -> str:
     return f"findings {begin + 1} to {min(begin + TOGETHER, count, SHOWN)}"
 

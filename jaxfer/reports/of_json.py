@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
 from etils import epath
 
 from jaxfer import json_files
@@ -19,11 +23,27 @@ def page(path: epath.Path, *, evaluate: bool = True) -> Page:
     Raises:
       InputError: another file.
     """
+    of, content = _read(path)
+    return of.page(content)
+
+
+def headline(path: epath.Path) -> str:
+    """What is found, in a line.
+
+    Raises:
+      InputError: another file.
+    """
+    of, content = _read(path)
+    return of.headline(content)
+
+
+def _read(path: epath.Path) -> tuple[ModuleType, Mapping[str, Any]]:
+    """(the module of its pages, its content)."""
     content = json_files.read(path, fix=FIX)
     if "candidates" in content:
         json_files.check(content, of_ranking.Ranking, str(path), fix=FIX)
-        return of_ranking.page(content)
+        return of_ranking, content
     if "findings" in content and "counts" in content:
         json_files.check(content, Diagnosis, str(path), fix=FIX)
-        return of_diagnosis.page(content)
+        return of_diagnosis, content
     raise InputError(f"{path}: expected the JSON of `jaxfer doctor --json` or of `jaxfer rank --out`; {FIX}")

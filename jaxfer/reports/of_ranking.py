@@ -27,7 +27,11 @@ class _Score(TypedDict):
     why: str
 
 
-class _Reached(TypedDict):
+class _WithFolders(TypedDict, total=False):
+    folders: tuple[str, ...]
+
+
+class _Reached(_WithFolders):
     metric: str
     value: float
     seeds: int
@@ -36,6 +40,7 @@ class _Reached(TypedDict):
 
 class _WithRuns(TypedDict, total=False):
     reached: _Reached | None
+    notes: tuple[str, ...]
 
 
 class _Candidate(_WithRuns):
@@ -58,14 +63,12 @@ class Ranking(Newer):
 
 
 def page(found: Mapping[str, Any]) -> Page:
-    """The candidates, the best layers of the first, what the scores are worth, seconds, and what was read.
+    """The candidates, their layers, what the scores are worth, seconds, and what was read.
 
     Raises:
       InputError: no candidates.
     """
-    by, candidates = found["by"], found["candidates"]
-    if not candidates:
-        raise InputError("a ranking without candidates; write it again with `jaxfer rank CONFIG --out=FOLDER`")
+    title, by, candidates = headline(found), found["by"], found["candidates"]
     names = [name for name in SCORES if name in candidates[0]["scores"]]
     rows = [
         [
@@ -84,20 +87,55 @@ def page(found: Mapping[str, Any]) -> Page:
     figure = charts.figure("scores", f"{by} of each candidate", about, drawn, headers, rows)
     listed = table(headers, rows, caption="Candidates, the best first", link="candidates")
     content = Part(content=listed, name="table candidates")
-    best = candidates[0]["init"]
-    sections = [Section(name="Ranking", title=f"{best} ranks first by {by}", parts=[figure, content])]
-    layers = {unit: one["value"] for unit, one in candidates[0]["layers"].items() if one["value"] is not None}
-    if layers:
-        cells = [[text(unit), _score(value)] for unit, value in layers.items()]
-        most = max(layers, key=layers.__getitem__)
-        part = Part(content=table(("unit", by), cells, link="layers"), name="table layers")
-        sections.append(Section(name="Layers", title=f"Of {best}, {most} has the highest {by}", parts=[part]))
-    sections += [_skill(found["skill"], by, candidates), _seconds(candidates, names)]
+    sections = [Section(name="Ranking", title=title, parts=[figure, content, *_remarks(candidates)])]
+    sections += [*_layers(by, candidates), _skill(found["skill"], by, candidates), _seconds(candidates, names)]
     hashes = {c["init"]: tag("code", c["sha256"][:12]) for c in candidates}
     sections.append(lineage.of_file("rank", found, hashes))
     of = f"{found['examples']:,} training examples of {found['classes']} classes"
     lead = f"{len(candidates)} candidates for {found['config'] or 'a config'}: {of}."
-    return Page(kind="ranking", title=f"{best} ranks first by {by}", lead=lead, tiles={}, sections=sections)
+    return Page(kind="ranking", title=title, lead=lead, tiles={}, sections=sections)
+
+
+def headline(found: Mapping[str, Any]) -> str:
+    """Which candidate is the best.
+
+    Raises:
+      InputError: no candidates.
+    """
+    if not found["candidates"]:
+        raise InputError(f"a ranking without candidates; {FIX}")
+    return f"{found['candidates'][0]['init']} ranks first by {found['by']}"
+
+
+def _remarks(candidates: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """Why scores are missing, and what was assumed of the candidates, as `jaxfer rank` prints them; [] of neither."""
+    missing: dict[tuple[str, str], list[str]] = {}
+    for c in candidates:
+        for name, one in c["scores"].items():
+            if one["value"] is None:
+                missing.setdefault((c["init"], one["why"]), []).append(name)
+    lines = [f"{init}: no {', '.join(names)}: {why}" for (init, why), names in missing.items()]
+    lines += dict.fromkeys(f"Note: {note}" for c in candidates for note in c.get("notes", ()))
+    return [Part(content=tag("ul", *(tag("li", line) for line in lines), class_="muted small"))] if lines else []
+
+
+def _layers(by: str, candidates: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """The score of each unit of each candidate; [] where none was asked for."""
+    rows, told = [], []
+    for c in candidates:
+        known = {unit: one["value"] for unit, one in c["layers"].items() if one["value"] is not None}
+        best = max(known, key=known.__getitem__, default=None)
+        told += [] if best is None else [f"{best} of {c['init']}"]
+        for unit, one in c["layers"].items():
+            rows.append([text(c["init"]), text(unit), _score(one["value"])])
+            rows[-1].append(text("best" if unit == best else one["why"]))
+    if not rows:
+        return []
+    caption = f"{by} of each unit, its mean over tokens or places"
+    content = table(("candidate", "unit", by, "remark"), rows, caption=caption, link="layers")
+    more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+    title = f"Highest {by}: {', '.join(told[:3])}{more}" if told else f"No unit has a {by}"
+    return [Section(name="Layers", title=title, parts=[Part(content=content, name="table layers")])]
 
 
 def beside(folder: epath.Path) -> list[Section]:
@@ -140,13 +178,14 @@ def _reached(by: str, candidates: Sequence[Mapping[str, Any]]) -> list[Part]:
     rows = [
         [text(c["init"]), _score(value), score(c["reached"]["value"])]
         + [whole(c["reached"]["seeds"]), whole(c["reached"]["settings"])]
+        + [text(", ".join(c["reached"].get("folders", ())) or "not known")]  # an older file names none
         for c, value in zip(having, values, strict=True)
     ]
     title = f"{by} against what runs reached"
     about = f"{metric.capitalize()} of the best setting of the runs from each candidate, its mean over the seeds."
     options = {"x_name": by, "y_name": metric, "x_text": numbers.plain, "log": False}
     drawn = charts.scatter("reached", title, points, **options) if points else Markup("")
-    headers = ("candidate", by, metric, "seeds", "settings tried")
+    headers = ("candidate", by, metric, "seeds", "settings tried", "run folders")
     return [charts.figure("reached", title, about, drawn, headers, rows, legend={p.name: p.series for p in points})]
 
 

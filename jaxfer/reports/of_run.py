@@ -14,7 +14,7 @@ from jaxfer.reports.markup import tag
 from jaxfer.reports.page import Page, Part, Section, definitions
 from jaxfer.reports.run_parts import of_one
 from jaxfer.reports.tables import score, table, text
-from jaxfer.runs import history
+from jaxfer.runs import history, seal
 from jaxfer.runs.folder import read_result
 from jaxfer.runs.metrics import read_metrics
 
@@ -34,13 +34,13 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     metric = by.metric if by else next(iter(result["metrics"].get("val", {})), "loss")
     lines = read_metrics(folder / "metrics.jsonl")
     sections = [_scores(result, metric), *curve_sections(folder, lines, by, metric)]
-    sections += of_one(folder, "", evaluate=evaluate)
+    sections += groups.among_errors(of_one(folder, "", evaluate=evaluate), groups.of_one(result))
     sections += weights.section({"this run": (result,)}, metric, by is None or by.maximize)
     sections.append(lineage.section({"This run": result}, {"This run": (folder,)}, _command(folder), folder))
     return Page(
         kind=KIND,
         title=_title(result, config, metric),
-        lead=_lead(result, config),
+        lead=_lead(folder, result, config),
         tiles=_tiles(result, metric),
         sections=sections,
     )
@@ -54,16 +54,22 @@ def _title(result: Mapping[str, Any], config: Mapping[str, Any], metric: str) ->
     return f"{' then '.join(methods)} from {source}: {split} {metric} {numbers.score(found)}"
 
 
-def _lead(result: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _lead(folder: epath.Path, result: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     stopped = "".join(
         f" Stage {name} stopped early, at step {step}." for name, step in result.get("stopped", {}).items()
     )
-    test = (
-        "The test split was read once the run was done." if "test" in result["metrics"] else "The test split is sealed."
-    )
+    test = _read(folder) if "test" in result["metrics"] else "The test split is sealed."
     which = {"best": "the best on val", "last": "the last"}.get(config.get("select", "last"), "the selected")
     alone = f"One run, seed {result['seed']}: one number says nothing about its spread."
     return f"{alone} Its parameters are {which}. {test}{stopped}"
+
+
+def _read(folder: epath.Path) -> str:
+    """When the test split was read, if a comparison's opened.json says so: a run's own files hold no date."""
+    whole = folder if files.remote(folder) else folder.resolve()
+    if opened := seal.opened(whole.parent.parent):
+        return f"Its comparison opened the test split on {opened}, once its settings were selected on val."
+    return "The test split was read once the run was done."
 
 
 def _tiles(result: Mapping[str, Any], metric: str) -> dict[str, tuple[str, str]]:
@@ -96,7 +102,6 @@ def _scores(result: Mapping[str, Any], metric: str) -> Section:
     names = dict.fromkeys((metric, *(name for split in splits for name in result["metrics"][split])))
     rows = [[text(name), *(score(result["metrics"][split].get(name)) for split in splits)] for name in names]
     parts = [Part(content=table(("metric", *splits), rows, link="scores"), name="table scores")]
-    parts += groups.of_one(result)
     cost = {name: _shown(name, value) for name, value in result["cost"].items() if numbers.known(value)}
     folded = tag("details", tag("summary", "What it cost, in full"), definitions(cost))
     parts.append(Part(content=folded, name="table of costs"))

@@ -9,7 +9,7 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError
-from jaxfer.reports import curves, lineage, numbers, of_ranking, settings, weights, what_mattered
+from jaxfer.reports import curves, groups, lineage, numbers, of_ranking, settings, weights, what_mattered
 from jaxfer.reports.cells import cells
 from jaxfer.reports.page import Page, Section, paragraph
 from jaxfer.reports.run_parts import of_one
@@ -40,16 +40,18 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
         raise InputError(f"no run of the sweep in {folder} is finished; run the same `jaxfer sweep` command again")
     by = history.monitor(files.read_json(folder / done[0]["folder"] / "config.json"))
     metric, maximize = (by.metric, by.maximize) if by else ("loss", False)
-    groups = _groups(folder, done, metric)
-    if not groups:
+    found = _groups(folder, done, metric)
+    if not found:
         raise InputError(f"no run of the sweep in {folder} has {metric} on val; nothing to rank its settings by")
-    ordered = sorted(groups, key=lambda group: -group.mean if maximize else group.mean)
+    ordered = sorted(found, key=lambda group: -group.mean if maximize else group.mean)
     best = ordered[0]
-    runs = [run for run in survey(folder) if run.state == FINISHED and run.folder in _places(groups)]
+    runs = [run for run in survey(folder) if run.state == FINISHED and run.folder in _places(found)]
     default = next((group for group in ordered if group.name in settings.defaults(entries)), None)
     sections = [settings.table_section(ordered, metric, entries, folder)]
     sections += [*settings.cost_section(ordered, metric, maximize), *_curves(ordered, metric)]
-    sections += of_one(best.folders[0], f"{best.name}, its first seed", evaluate=evaluate, root=folder)
+    detailed = of_one(best.folders[0], f"{best.name}, its first seed", evaluate=evaluate, root=folder)
+    several = groups.side_by_side({group.name: group.results for group in _chosen(ordered)}, "")
+    sections += groups.among_errors(detailed, several)
     sections += weights.section({group.name: group.results for group in ordered}, metric, maximize)
     beside = [settings.against_default(best, default, metric)]
     sections += what_mattered.sections(folder, runs, metric, maximize, beside)
@@ -61,7 +63,7 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     return Page(
         kind=KIND,
         title=f"{best.name} is best: val {metric} {numbers.score(best.mean)}",
-        lead=f"{len(groups)} settings, {len(done)} runs, ranked on val: the best of many looks too good.{rest}",
+        lead=f"{len(found)} settings, {len(done)} runs, ranked on val: the best of many looks too good.{rest}",
         tiles=_tiles(ordered, metric, best, default),
         sections=sections,
     )
@@ -103,9 +105,14 @@ def _tiles(ordered: Sequence[Group], metric: str, best: Group, default: Group | 
     }
 
 
+def _chosen(ordered: Sequence[Group]) -> list[Group]:
+    """The seven best settings and the worst."""
+    return [*ordered[:7], *ordered[7:][-1:]]
+
+
 def _curves(ordered: Sequence[Group], metric: str) -> list[Section]:
     parts, first, ends = [], ordered[0], numbers.score(ordered[0].mean)
-    chosen = [*ordered[:7], *([ordered[-1]] if len(ordered) > 7 else [])]
+    chosen = _chosen(ordered)
     for name in dict.fromkeys((metric, "loss")):
         bands = {g.name: curves.band(g.folders, "val", name, i + 1) for i, g in enumerate(chosen)}
         bands = {key: band for key, band in bands.items() if band is not None and len(band.steps) > 1}

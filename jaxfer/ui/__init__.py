@@ -14,7 +14,8 @@ from pathlib import Path
 
 from jaxfer import files
 from jaxfer.errors import InputError
-from jaxfer.runs.survey import survey
+from jaxfer.ui import overview
+from jaxfer.ui.listed import below
 from jaxfer.ui.server import HOST, Server
 from jaxfer.ui.site import Site
 
@@ -25,26 +26,26 @@ def serve(folder: str | os.PathLike[str], *, port: int = 0, say: Callable[[str],
     """Serves the runs below a folder until Ctrl-C or SIGTERM.
 
     Args:
-      folder: of runs, sweeps or comparisons, on a disk.
+      folder: of runs, sweeps, comparisons, rankings or diagnoses, on a disk.
       port: of 127.0.0.1; 0: any that is free.
       say: is told the address.
 
     Raises:
-      InputError: no such folder, no run in it, or a port that is in use.
+      InputError: no such folder, nothing to show in it, or a port that is in use.
     """
     if files.remote(files.opened(folder)):
         raise InputError(f"expected a folder on a disk, found {folder}; copy its runs here")
     if not 0 <= port <= 65535:
         raise InputError(f"--port: expected 0 to 65535, found {port}")
     root = Path(os.path.abspath(folder))
-    count = len(survey(root, outside=False))
+    what = overview.counted(root, below(root))
     with (
         _ended_by_sigterm(),
         contextlib.suppress(KeyboardInterrupt),
         contextlib.closing(Site(root)) as site,
         Server(site, port) as server,
     ):
-        say(f"http://{HOST}:{server.server_port}/ shows {count:,} run{'s' * (count != 1)} in {folder}; Ctrl-C ends it")
+        say(f"http://{HOST}:{server.server_port}/ shows {what} in {folder}; Ctrl-C ends it")
         server.serve_forever()
 
 

@@ -13,8 +13,9 @@ from etils import epath
 from jaxfer.errors import InputError
 from jaxfer.runs.folder import in_use
 from jaxfer.runs.survey import UNFINISHED, Run, survey
+from jaxfer.ui import places
 
-RUNNING = "running"
+RUNNING, WAITING = "running", "waiting"
 SHARED = 2.0  # a survey is shown for as many times the seconds that it took
 
 
@@ -31,7 +32,7 @@ class Listed:
         """Every run, by name.
 
         Raises:
-          InputError: there is none any more.
+          InputError: as `below` does.
         """
         with self._lock:
             return self._surveyed()
@@ -48,7 +49,7 @@ class Listed:
         begun = time.monotonic()
         if begun >= self._until:
             self._shown.clear()
-            self._runs = survey(self._root, outside=False)
+            self._runs = below(self._root)
             now = time.monotonic()
             self._until = now + SHARED * (now - begun)
         return self._runs
@@ -64,6 +65,20 @@ class Listed:
             if os.path.realpath(run.folder) == wanted:
                 return run
         raise InputError(f"no run at {folder}: expected a folder that `jaxfer run` wrote")
+
+
+def below(root: Path) -> Sequence[Run]:
+    """The runs in a folder or below it, by name; none where there are other things to show.
+
+    Raises:
+      InputError: no such folder, or nothing to show there.
+    """
+    try:
+        return survey(root, outside=False)
+    except InputError:
+        if next(places.collections(root), None) is None:
+            raise
+        return ()
 
 
 def state(run: Run) -> str:

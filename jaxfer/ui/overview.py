@@ -1,17 +1,18 @@
-"""The first page: sweeps and comparisons with their progress, and the table of `jaxfer runs`."""
+"""The first page: sweeps and comparisons with their progress, rankings, diagnoses, and the table of `jaxfer runs`."""
 
 from __future__ import annotations
 
 import collections
 import os
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from etils import epath
 
 from jaxfer.errors import InputError
+from jaxfer.reports import of_json
 from jaxfer.reports.cells import cells
 from jaxfer.reports.markup import Markup, joined, tag
 from jaxfer.reports.page import Page, Part, Section, paragraph
@@ -20,9 +21,10 @@ from jaxfer.runs import listing
 from jaxfer.runs.folder import in_use
 from jaxfer.runs.survey import DAMAGED, DIVERGED, FAILED, FINISHED, UNFINISHED, Run
 from jaxfer.ui import places
-from jaxfer.ui.listed import RUNNING, state
+from jaxfer.ui.listed import RUNNING, WAITING, state
 
 REFRESH = 5  # seconds between two looks at what goes on
+PLURALS = {places.DIAGNOSIS: "diagnoses"}
 ORDER = (RUNNING, UNFINISHED, FINISHED, FAILED, DIVERGED, DAMAGED)
 
 
@@ -77,19 +79,20 @@ def page(root: Path, runs: Sequence[Run], asked: Asked) -> Page:
     """
     states = {run.folder: state(run) for run in runs}
     counts = collections.Counter(states.values())
-    gathered = _gathered(root, runs)
+    found = {place: places.kind(place) for place in places.collections(root)}
+    gathered = _gathered(root, runs, [place for place, kind in found.items() if kind not in places.WRITTEN.values()])
     alive = counts[RUNNING] or any(row.going for row in gathered)
     sections = []
     if gathered:
         rows = [row.cells for row in gathered]
         content = table(("name", "kind", "state", "cells", "finished", "lost"), rows, caption="Sweeps and comparisons")
-        kinds = collections.Counter(row.cells[1].value for row in gathered)
-        count = ", ".join(f"{number} {kind}{'s' * (number > 1)}" for kind, number in kinds.items())
+        count = _numbers(row.cells[1].value for row in gathered)
         sections.append(Section(name="Sweeps and comparisons", title=count, parts=[Part(content=content)]))
-    sections.append(_table(root, runs, states, asked))
+    sections += _written(root, {place: kind for place, kind in found.items() if kind in places.WRITTEN.values()})
+    sections += [_table(root, runs, states, asked)] if runs else []
     return Page(
         kind="runs",
-        title=f"{len(runs):,} run{'s' * (len(runs) != 1)} in {root.name or root}",
+        title=f"{_numbers(['run'] * len(runs) or found.values())} in {root.name or root}",
         lead=str(root),
         tiles={name: (f"{counts[name]:,}", "") for name in ORDER if counts[name]},
         sections=sections,
@@ -97,18 +100,29 @@ def page(root: Path, runs: Sequence[Run], asked: Asked) -> Page:
     )
 
 
+def counted(root: Path, runs: Sequence[Run]) -> str:
+    """`3 runs`; where none has begun what else there is, such as `1 sweep, 2 rankings`."""
+    return _numbers(["run"] * len(runs) or map(places.kind, places.collections(root)))
+
+
+def _numbers(kinds: Iterable[str]) -> str:
+    """`2 sweeps, 1 diagnosis`."""
+    count = collections.Counter(kinds).items()
+    return ", ".join(f"{number:,} {kind if number == 1 else PLURALS.get(kind, f'{kind}s')}" for kind, number in count)
+
+
 class _Gathered(NamedTuple):
     cells: tuple[Cell, ...]
     going: bool
 
 
-def _gathered(root: Path, runs: Sequence[Run]) -> list[_Gathered]:
-    """A row for each sweep and comparison."""
+def _gathered(root: Path, runs: Sequence[Run], folders: Sequence[Path]) -> list[_Gathered]:
+    """A row for each sweep and comparison, of these folders."""
     inside: dict[str, list[Run]] = {}
     for run in runs:
         inside.setdefault(os.path.dirname(os.path.dirname(run.folder)), []).append(run)
     rows = []
-    for folder in places.collections(root):
+    for folder in folders:
         kind, going = places.kind(folder), in_use(epath.Path(folder))
         address, name = places.quoted(root, folder), os.path.relpath(folder, root)
         count = collections.Counter(run.state for run in inside.get(str(folder), ()))
@@ -120,11 +134,29 @@ def _gathered(root: Path, runs: Sequence[Run]) -> list[_Gathered]:
             rows.append(_Gathered(known, False))
             continue
         done = (folder / places.COMPARED).exists() if kind == places.COMPARISON else count[FINISHED] + lost >= total
-        how, where = (RUNNING, "live") if going else (FINISHED, "report") if done else (UNFINISHED, "live")
+        idle = UNFINISHED if str(folder) in inside else WAITING
+        how, where = (RUNNING, "live") if going else (FINISHED, "report") if done else (idle, "live")
         link = tag("a", name if name != "." else root.name, href=f"/{where}/{address}")
         shown = (text(name, link), text(kind), text(how), whole(total), whole(count[FINISHED]), whole(lost))
         rows.append(_Gathered(shown, going))
     return rows
+
+
+def _written(root: Path, found: Mapping[Path, str]) -> list[Section]:
+    """The rankings and diagnoses; [] without one."""
+    rows = []
+    for path, kind in found.items():
+        name = os.path.relpath(path, root)
+        link = tag("a", name, href=f"/report/{places.quoted(root, path)}")
+        try:
+            rows.append((text(name, link), text(kind), text(of_json.headline(epath.Path(path)))))
+        except InputError as error:
+            rows.append((text(name), text(kind), text(DAMAGED, damaged(str(error), root))))
+    if not rows:
+        return []
+    content = table(("name", "kind", "finding"), rows, caption="Rankings and diagnoses")
+    title = _numbers(found.values())
+    return [Section(name="Rankings and diagnoses", title=title, parts=[Part(content=content)])]
 
 
 def damaged(problem: str, root: Path) -> Markup:

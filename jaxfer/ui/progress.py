@@ -24,10 +24,9 @@ from jaxfer.runs.folder import in_use
 from jaxfer.runs.metrics import read_metrics
 from jaxfer.runs.survey import DAMAGED, DIVERGED, FAILED, FINISHED, UNFINISHED, Run
 from jaxfer.ui import places
-from jaxfer.ui.listed import RUNNING, state
+from jaxfer.ui.listed import RUNNING, WAITING, state
 from jaxfer.ui.overview import REFRESH, damaged
 
-WAITING = "waiting"
 ORDER = (RUNNING, UNFINISHED, FAILED, DIVERGED, DAMAGED, FINISHED, WAITING)
 TOLD = 4_000  # characters of an error
 
@@ -98,7 +97,9 @@ def of_cells(root: Path, folder: Path, runs: Sequence[Run]) -> Page:
         Section(name="Cells", title=", ".join(f"{n:,} {name}" for name in ORDER if (n := count[name])), parts=[listed]),
     ]
     how = RUNNING if going else "all cells have ended" if ended == len(entries) else "not running"
-    resume = f"The same `jaxfer {'compare' if kind == places.COMPARISON else 'sweep'}` command resumes it."
+    how = WAITING if not going and count[WAITING] == len(entries) else how
+    command = "compare" if kind == places.COMPARISON else "sweep"
+    resume = f"The same `jaxfer {command}` command {'starts' if how == WAITING else 'resumes'} it."
     return Page(
         kind=kind,
         title=f"{folder.name}: {how}, {count[FINISHED]:,} of {len(entries):,} cells finished",

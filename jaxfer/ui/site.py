@@ -1,5 +1,7 @@
 """What an address shows: `/` the table, `/report/PATH`, `/evaluated/PATH`, `/live/PATH` what lies in a folder.
 
+PATH may also be the rank.json or the doctor.json in a folder.
+
 No file is ever sent as it is. A page is made of what jaxfer's own readers find in a run's files.
 """
 
@@ -53,6 +55,8 @@ class Site:
             if folder is None or not places.kind(folder):
                 return said(404, "Nothing is here", f"No page has the address {urllib.parse.unquote(path)[:200]}")
             name = folder.name
+            if places.kind(folder) in places.WRITTEN.values():
+                return self._written(folder, view)
             return self._views[view](folder, places.quoted(self._root, folder))
         except InputError as error:
             return said(422, f"{name} can't be shown", str(error))
@@ -66,6 +70,13 @@ class Site:
             return Answer(200, self._listed.shown(asked, lambda runs: overview.page(self._root, runs, asked).html()[0]))
         except InputError as error:
             return said(400, "This table can't be shown", str(error))
+
+    def _written(self, place: Path, view: str) -> Answer:
+        """A ranking or a diagnosis, at the address of its file: nothing of it goes on or can be evaluated again."""
+        path = places.written(place)[0] if place.is_dir() else place
+        if view == "report" and path == place:
+            return Answer(200, linked(self._reports.quick(path), {}))
+        return _elsewhere(f"/report/{places.quoted(self._root, path)}")
 
     def _report(self, folder: Path, address: str) -> Answer:
         if not _reported(folder):

@@ -12,6 +12,7 @@ import pytest
 
 import jaxfer
 from jaxfer.comparison import beside, beside_tables
+from jaxfer.data.corruptions import KINDS
 from jaxfer.errors import InputError
 from jaxfer.evals.verdicts import holm, verdict
 from jaxfer.training.robustness import mean, retention, robustness
@@ -61,6 +62,8 @@ def test_numbers_are_those_of_the_runs(compared):
         if f.labels == 10:
             again = [robustness(run, split="test", severity=2) for run in each]
             assert corrupted.test == tuple(mean(found, "accuracy") for found in again)
+            for name in KINDS["image"]:
+                assert corrupted.each[name] == tuple(found[name]["accuracy"] for found in again)
         if f.arm == "probe":
             both = [retention(run, source) for run in each]
             assert kept.test == tuple(pair.after for pair in both) and kept.before == both[0].before == kept.test[0]
@@ -87,7 +90,10 @@ def test_what_is_written_and_read_again(compared, monkeypatch):
     spec, folder, _, overrides, found = compared
     with open(folder / "beside.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(found.findings) * 4 and rows[0]["measure"] == "ece"
+    assert len(rows) == len(found.findings) * (4 + len(KINDS["image"])) and rows[0]["measure"] == "ece"
+    fog = next(row for row in rows if row["measure"] == "corrupted accuracy: fog")
+    each = found.findings[0].beside[2].each["fog"]
+    assert float(fog["mean"]) == pytest.approx(np.mean(each), abs=1e-6) and len(fog["scores"].split()) == len(each)
     with open(folder / "table.csv", newline="") as file:
         first = next(csv.DictReader(file))
     assert float(first["ece"]) == pytest.approx(np.mean(found.findings[0].beside[0].test), abs=1e-6)
@@ -96,6 +102,9 @@ def test_what_is_written_and_read_again(compared, monkeypatch):
     content = json.loads((folder / "comparison.json").read_text())
     assert content["counted"] == "in all" and content["command"]["overrides"]["compare.examples"] == "20,10"
     assert [part["name"] for part in content["findings"][0]["beside"]][2:] == ["corrupted accuracy", "on the source"]
+    assert content["findings"][0]["beside"][2]["each"]["fog"] == list(each)
+    title = jaxfer.report(folder, evaluate=False).path.read_text().partition('id="shift-title">')[2]
+    assert " most: " in title.partition("<")[0]
     assert json.loads((folder / "protocol.json").read_text())["beside"] == {
         "metrics": ["ece", "macro_f1"], "severity": 2, "retention": True,
     }  # fmt: skip
@@ -163,3 +172,14 @@ def test_cells_have_the_measures_own_sign_and_a_star_for_what_stands():
     assert beside_tables.headers(found) == ["ece", "ece over scratch"] and rows[0][1] == ""
     assert rows[1][1].startswith("-0.103 [-0.118") and rows[1][1].endswith("]*")
     assert beside_tables.lines(found[1:]) == ["ece against scratch: better probe."]
+
+
+def test_scores_under_each_corruption():
+    """By seed; a run that diverged has none, and an older jaxfer kept the mean alone."""
+    names = list(KINDS["text"])
+    assert beside._each("text", [(0.5, 0.25, 0.75), (0.5, 0.5, 0.5)]) == dict(
+        zip(names, ((0.25, 0.5), (0.75, 0.5)), strict=True)
+    )
+    found = beside._each("text", [(0.5, 0.25, 0.75), (math.nan,)])
+    assert found[names[0]][0] == 0.25 and math.isnan(found[names[1]][1])
+    assert beside._each("text", [(0.5, 0.25, 0.75), (0.5,)]) == {}

@@ -118,6 +118,8 @@ def test_what_scores_are_worth(world):
         runs = [run for run in survey(world / "runs") if run.config["init"] == f"run:{epath.Path(c.init)}"]
         of = {rate: [r.scores["val.accuracy"] for r in runs if r.config["lr"] == rate] for rate in (1e-3, 1e-2)}
         assert c.reached.value == pytest.approx(max(np.mean(of[1e-3]), np.mean(of[1e-2]))) and c.reached.settings == 2
+        best = max(of, key=lambda rate: (np.mean(of[rate]), len(of[rate])))
+        assert set(c.reached.folders) == {run.folder for run in runs if run.config["lr"] == best}
     assert ranking.skill["logme"].candidates == 2 and ranking.skill["logme"].low is None
     assert set(ranking.skill) == {*QUICK, "parameters", "depth", "source_accuracy", "source_examples"}
     assert "few candidates say little" in ranking.text()

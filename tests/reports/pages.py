@@ -67,8 +67,11 @@ def ranking(path, inits=("a", "b", "c"), **more):
         scores = {name: dict(value=0.5 - 0.1 * i, seconds=0.25, why="") for name in ("logme", "knn")}
         own = dict(init=init, model="m", seconds=1.0, computed=3, scores=scores, sha256="a" * 64, layers={})
         reached = dict(metric="accuracy", value=0.8 - 0.1 * i, maximize=True, seeds=2, settings=3)
-        candidates.append(own | dict(heuristics={"depth": 3 + i}, reached=reached))
-    candidates[0]["layers"] = {unit: dict(value=0.1, seconds=0.0, why="") for unit in ("stem", "block_0")}
+        reached["folders"] = [f"runs/s/cells/{i}{seed}" for seed in (0, 1)]
+        candidates.append(own | dict(heuristics={"depth": 3 + i}, reached=reached, notes=["an assumption"]))
+        scores["leep"] = scores["nce"] = dict(value=None, seconds=0.0, why=f"head {i} is random")
+        units = dict(stem=0.1 + 0.1 * i, block_0=0.2, head=None)
+        own["layers"] |= {u: dict(value=v, seconds=0.0, why="" if v else "no vector") for u, v in units.items()}
     skill = dict(tau=1.0, low=0.2, high=1.0, chance=0.1, candidates=len(inits))
     content = dict(config="c", by="logme", examples=3, classes=2, candidates=candidates, versions={"jax": "0.1"})
     path.write_text(json.dumps(content | dict(skill={"logme": skill, "knn": skill}) | more))

@@ -283,6 +283,51 @@ def test_groups_side_by_side(run):
     assert groups.side_by_side({"full": [{**result, "report": {}}]}, "") == []
 
 
+def test_groups_are_among_the_errors(run, tmp_path):
+    """Of a run, and side by side of a sweep's settings; the confusion may be missing."""
+    own = shutil.copytree(run, tmp_path / "run")
+    result = json.loads((own / "result.json").read_text())
+    result["report"]["val"]["groups"] = {g: dict(accuracy=a, support=8) for g, a in (("day", 0.75), ("night", 0.5))}
+    (own / "result.json").write_text(json.dumps(result))
+    errors = errors_of(jaxfer.report(own, evaluate=False))
+    assert "Groups of val" in errors and 'id="confusion"' in errors
+    errors = errors_of(jaxfer.report(pages.sweep(tmp_path / "s", own), evaluate=False))
+    assert "Val accuracy of each group, means over the runs" in errors and "lr=0.001" in errors
+    del result["report"]["val"]["confusion"]
+    (own / "result.json").write_text(json.dumps(result))
+    errors = errors_of(jaxfer.report(own, evaluate=False))
+    assert "Groups of val" in errors and 'id="confusion"' not in errors
+
+
+def errors_of(written):
+    return written.path.read_text().partition('<section id="errors"')[2].partition("</section>")[0]
+
+
+def test_a_run_of_a_comparison_says_when_test_was_opened(run, tmp_path):
+    """And the comparison names the runs at the default setting, where another one was selected."""
+    folder = comparisons.write(tmp_path / "c")
+    index = []
+    for trial, seed in ((0, 0), (0, 1), (1, 0)):
+        place = shutil.copytree(run, folder / "cells" / f"k{trial}{seed}")
+        name = f"full 5 labels trial {trial} seed {seed}"
+        index.append(dict(name=name, group="", folder=f"cells/{place.name}", overrides={}, status="ok"))
+    (folder / "cells.json").write_text(json.dumps(index))
+    text = plain(jaxfer.report(folder, evaluate=False).path.read_text())
+    assert "cells/k00 cells/k01" in text and "full, default" not in text and "; 2 runs in all" in text
+    selection = json.loads((folder / "selection.json").read_text())
+    selection["selected"][1]["trial"] = 1
+    (folder / "selection.json").write_text(json.dumps(selection))
+    text = " ".join(plain(jaxfer.report(folder, evaluate=False).path.read_text()).split())
+    assert "full, default at 5 labels a class cells/k00 cells/k01" in text and "; 3 runs in all" in text
+    result = json.loads((place / "result.json").read_text())
+    result["metrics"]["test"] = result["metrics"]["val"]
+    (place / "result.json").write_text(json.dumps(result))
+    text = jaxfer.report(place, evaluate=False).path.read_text()
+    assert "Its comparison opened the test split on 2026-11-30 13:05 UTC, once" in text
+    (folder / "opened.json").unlink()
+    assert "The test split was read once the run was done." in jaxfer.report(place, evaluate=False).path.read_text()
+
+
 def test_labels_saved_and_other_measures_of_a_comparison(tmp_path):
     """In the sentence of the arm that helps, and as columns beside its score."""
     ece = dict(name="ece", maximize=False, before=None)

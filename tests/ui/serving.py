@@ -12,7 +12,7 @@ from unittest import mock
 from jaxfer.ui import listed
 from jaxfer.ui.server import HOST, Server
 from jaxfer.ui.site import Site
-from tests.reports import comparisons
+from tests.reports import comparisons, pages
 from tests.runs.folders import result, write
 
 EVIL = "<script>alert('x')<"
@@ -21,13 +21,16 @@ CELLS = (("lr=1", "a", "done"), ("lr=2", "a", "going"), ("lr=3", "b", "lost"), (
 
 
 def fill(folder):
-    """`good`, `going`, `torn`, a sweep, a comparison and a folder that is no run."""
+    """`good`, `going`, `torn`, a sweep, a comparison, a ranking beside a diagnosis, and a folder that is no run."""
     write(folder / "good", ended=result(accuracy=0.875, loss=0.5))
     write(folder / "going")
     write(folder / EVIL, changes={"lr": 0.5})
     (write(folder / "torn") / "config.json").write_text('{"stages": [')
     comparisons.write(folder / "compared", arm=EVIL)
     sweep(folder / "sweep")
+    (folder / "found").mkdir()
+    pages.ranking(folder / "found" / "rank.json", inits=(EVIL, "b"))
+    pages.diagnosis(folder / "found" / "doctor.json")
     (folder / "notes").mkdir()
     (folder / "notes" / "secret.txt").write_text("secret")
     return folder

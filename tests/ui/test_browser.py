@@ -21,7 +21,7 @@ def test_pages_fit_and_ask_for_nothing(tmp_path):
     root = fill(tmp_path / "runs")
     (root / "good").rename(root / ("a run with a rather long name " * 4))
     with serving(root) as port, locked(root / "sweep"), browser() as chromium:
-        for path in ("/", "/live/sweep", "/report/compared", "/live/going"):
+        for path in ("/", "/live/sweep", "/report/compared", "/live/going", "/report/found/rank.json"):
             address, grounds = f"http://127.0.0.1:{port}{path}", set()
             for width in (360, 800, 1600):
                 for dark in (False, True):

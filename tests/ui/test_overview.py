@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 
 import pytest
 
 from jaxfer.errors import InputError
+from jaxfer.reports import made
 from jaxfer.runs.folder import locked
 from jaxfer.runs.survey import survey
 from jaxfer.ui import overview
+from jaxfer.ui.listed import below
 from jaxfer.ui.overview import Asked
+from tests.reports import pages
 from tests.runs.folders import LINES, write
-from tests.ui.serving import ask, fill, serving
+from tests.ui.serving import ask, fill, serving, sweep
 
 ROW = re.compile(r"<tr>(.*?)</tr>", re.DOTALL)
 
@@ -44,7 +48,62 @@ def test_what_jaxfer_runs_lists(tmp_path):
         ["compared", "comparison", "finished", "0", "0", "0"],
         ["sweep", "sweep", "unfinished", "4", "1", "1"],
     ]
+    assert rows(text, "rankings-and-diagnoses") == [
+        ["name", "kind", "finding"],
+        ["found/rank.json", "ranking", "&lt;script&gt;alert(&#x27;x&#x27;)&lt; ranks first by logme"],
+        ["found/doctor.json", "diagnosis", "1 severe, 1 warning, 1 note"],
+    ]
+    assert '<h2 id="rankings-and-diagnoses-title">1 ranking, 1 diagnosis</h2>' in text
     assert 'http-equiv="refresh"' not in text
+
+
+def test_a_ranking_and_a_diagnosis_have_the_pages_of_reports(tmp_path):
+    root = fill(tmp_path / "runs")
+    with serving(root) as port:
+        for name, kind in (("rank", "ranking"), ("doctor", "diagnosis")):
+            status, _, text = ask(port, f"/report/found/{name}.json")
+            assert status == 200 and f'<p class="kind">{kind}</p>' in text and "With val evaluated" not in text
+            assert (
+                text.partition("<header>")[2]
+                == made(root / "found" / f"{name}.json").html()[0].partition("<header>")[2]
+            )
+            for view in ("live", "evaluated"):
+                assert ask(port, f"/{view}/found/{name}.json")[1]["Location"] == f"/report/found/{name}.json"
+        assert ask(port, "/report/found")[1]["Location"] == "/report/found/rank.json"
+        (root / "found" / "rank.json").unlink()
+        assert ask(port, "/report/found")[1]["Location"] == "/report/found/doctor.json"
+        before = ask(port, "/report/found/doctor.json")[2]
+        pages.diagnosis(root / "found" / "doctor.json", findings=4)
+        assert ask(port, "/report/found/doctor.json")[2] != before
+
+
+def test_a_folder_without_a_run(tmp_path):
+    """Of rankings and diagnoses alone, and of a sweep whose cells all wait: `0 of 4`, at its own address too."""
+    (tmp_path / "found").mkdir()
+    pages.ranking(tmp_path / "found" / "rank.json")
+    pages.diagnosis(tmp_path / "doctor.json")
+    assert overview.counted(tmp_path, below(tmp_path)) == "1 diagnosis, 1 ranking"
+    with serving(tmp_path) as port:
+        status, _, text = ask(port, "/")
+        assert status == 200 and f"<h1>1 diagnosis, 1 ranking in {tmp_path.name}</h1>" in text
+        assert ask(port, "/report/")[1]["Location"] == "/report/doctor.json"
+        assert ask(port, "/report/doctor.json")[0] == 200
+    for path in ("found/rank.json", "doctor.json"):
+        (tmp_path / path).unlink()
+    with pytest.raises(InputError, match="no run in"):
+        below(tmp_path)
+    index = sweep(tmp_path / "s") / "cells.json"
+    shutil.rmtree(tmp_path / "s" / "cells")
+    assert overview.counted(tmp_path, below(tmp_path)) == "1 sweep" and index.exists()
+    for root, address in ((tmp_path, "s"), (tmp_path / "s", "")):
+        with serving(root) as port:
+            status, _, text = ask(port, "/")
+            assert status == 200 and rows(text, "sweeps-and-comparisons")[1][1:] == ["sweep", "waiting", "4", "0", "0"]
+            assert ask(port, f"/report/{address}")[1]["Location"] == f"/live/{address}"
+            status, _, text = ask(port, f"/live/{address}")
+            assert (
+                status == 200 and "<h1>s: waiting, 0 of 4 cells finished</h1>" in text and "command starts it." in text
+            )
 
 
 def test_what_goes_on_is_looked_at_again(tmp_path):
@@ -118,6 +177,7 @@ WRONG = [
 ]
 FILES = ["good/config.json", "good/result.json", "good/metrics.jsonl", "going/config.json", "going/metrics.jsonl"]
 FILES += ["sweep/cells.json", "sweep/cells/000/result.json", "sweep/cells/001/config.json", "compared/cells.json"]
+FILES += ["found/rank.json", "found/doctor.json"]
 FILES += ["compared/comparison.json", "compared/selection.json", "compared/protocol.json", "compared/opened.json"]
 
 
@@ -130,7 +190,7 @@ def test_no_broken_file_takes_a_page_down(tmp_path, name):
             path.write_bytes(content)
             status, _, text = ask(port, "/")
             assert status == 200 and ">good<" in text or name.startswith("good"), content
-            for thing in ("good", "going", "sweep", "compared"):
+            for thing in ("good", "going", "sweep", "compared", "found/rank.json", "found/doctor.json"):
                 for view in ("report", "live"):
                     assert ask(port, f"/{view}/{thing}")[0] in (200, 303, 404, 422), (view, thing, content)
 

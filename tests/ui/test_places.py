@@ -8,6 +8,7 @@ import pytest
 
 from jaxfer.errors import InputError
 from jaxfer.ui import places
+from tests.reports import pages
 from tests.runs.folders import result, write
 from tests.ui.serving import ask, comparisons, fill, serving, tree
 
@@ -39,6 +40,10 @@ PATHS = [
     "file:///etc",
     "good/config.json",
     "notes/secret.txt",
+    "notes/rank.json",
+    "found/rank.json/x",
+    "found/linked/rank.json",
+    "out/doctor.json",
     "notes",
     "x" * 300,
     "x/" * 3000,
@@ -59,6 +64,9 @@ def folder(tmp_path_factory):
     write(root / ".hidden")
     os.symlink(place / "outside", root / "link")
     os.symlink(place / "outside", root / "sweep" / "cells" / "out")
+    pages.ranking(place / "outside" / "rank.json")
+    (root / "out").mkdir()
+    os.symlink(pages.diagnosis(place / "outside" / "doctor.json"), root / "out" / "doctor.json")
     return root
 
 
@@ -82,6 +90,8 @@ def test_other_addresses(port, target):
 
 def test_addresses_that_are_there(folder):
     assert places.find(folder, "") == folder and places.find(folder, "sweep/cells/000/") == folder / "sweep/cells/000"
+    assert places.find(folder, "found/rank.json") == folder / "found" / "rank.json"
+    assert [path.name for path in places.collections(folder)] == ["compared", "rank.json", "doctor.json", "sweep"]
     odd = folder / "a b%2e&\udcff"
     odd.mkdir()
     assert places.find(folder, places.quoted(folder, odd)) == odd
@@ -121,6 +131,9 @@ def test_fingerprints_change_with_files(tmp_path):
     assert places.fingerprint(tmp_path, run) == first
     (run / "metrics.jsonl").write_text("")
     assert places.fingerprint(tmp_path, run) != first
+    alone = places.fingerprint(tmp_path, run / "config.json")
+    (run / "metrics.jsonl").write_text("{}")
+    assert places.fingerprint(tmp_path, run / "config.json") == alone, "of a file by itself"
     os.symlink("/etc/passwd", run / "x")
     with pytest.raises(InputError, match="x is a link that leads out of"):
         places.fingerprint(tmp_path, run)

@@ -16,19 +16,20 @@ import pytest
 import jaxfer
 from jaxfer.commands import main
 from tests.experiments import tiny_config
+from tests.reports import pages
 from tests.runs.folders import write
 from tests.ui.serving import ask, tree
 
 
 @contextlib.contextmanager
-def process(folder, **environment):
+def process(folder, shown="1 run", **environment):
     """A server's process, and its port."""
     command = [sys.executable, "-m", "jaxfer", "ui", str(folder), "--port=0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     server = subprocess.Popen(command, env=os.environ | environment, **pipes)
     try:
         line = server.stdout.readline()
-        found = re.fullmatch(rf"http://127\.0\.0\.1:(\d+)/ shows 1 runs? in {folder}; Ctrl-C ends it\n", line)
+        found = re.fullmatch(rf"http://127\.0\.0\.1:(\d+)/ shows {shown} in {folder}; Ctrl-C ends it\n", line)
         assert found, line + server.stderr.read()
         yield server, int(found[1])
     finally:
@@ -44,6 +45,13 @@ def test_it_ends_cleanly(tmp_path, number):
         assert ask(port, "/")[0] == 200
         server.send_signal(number)
         assert server.communicate(timeout=60) == ("", "") and server.returncode == 0
+
+
+@pytest.mark.system
+def test_a_folder_of_a_ranking_alone(tmp_path):
+    pages.ranking(tmp_path / "rank.json")
+    with process(tmp_path, "1 ranking") as (_, port):
+        assert ask(port, "/report/rank.json")[0] == 200
 
 
 @pytest.mark.system
