@@ -13,11 +13,12 @@ A run starts from the one before, and is told which task an example is of. `er`,
 class of every task before, 32 in a step (30 of three tasks), shared by these tasks and weighed as the new ones are; in
 the arms `last` they have those of the task before alone. Under `full`, `si` and `lwf` these are only evaluated, and
 `ewc` measures its information on them, with that of the tasks before (`ewc, online`) or without. All have the defaults
-of their methods but `ewc`, whose strength is that of configs/digits_replay.py for digits, and for reviews the best of
-1, 10, ..., 1e6 on val of seed 0 after two tasks, and `si`, whose c was the better one of 30 and 1000 on val of seed 0
-after two tasks of digits. Each method's first task is trained by `full`, that of `si` by
-`si`, which has to see how its parameters move. `progressive` begins every task from the first one's network, which
-stays in it.
+of their methods, those of the time, but `ewc`, whose strength is that of configs/digits_replay.py for digits, and for
+reviews the best of 1, 10, ..., 1e6 on val of seed 0 after two tasks, and `si`, whose c was the better one of 30 and
+1000 on val of seed 0 after two tasks of digits. Each method's first task is trained by `full`, that of `si` by `si`,
+which has to see how its parameters move. `progressive` begins every task from the first one's network, which stays in
+it. Of `lwf` and `si` the defaults are others by now: here `lwf` trains all groups from the first step (`warm_up=0`),
+and of `si` no task's sum is negative (`floor=task`).
 
 `der, reservoir` keeps 60 examples of all that went by, as many as the other memories hold at the last of four tasks,
 and trains the first task too. It has one head, so `reviews` alone.
@@ -35,8 +36,9 @@ METHODS = {
     "full": {},
     "ewc": {"method": "ewc"},
     "ewc, online": {"method": "ewc", "options": {"online": 1.0}},
-    "si": {"method": "si", "options": {"c": 1e3}},
-    **{name: {"method": name} for name in ("lwf", *REPLAY)},
+    "si": {"method": "si", "options": {"c": 1e3, "floor": "task"}},
+    "lwf": {"method": "lwf", "options": {"warm_up": 0.0}},
+    **{name: {"method": name} for name in REPLAY},
     **{f"{name}, last": {"method": name} for name in REPLAY},
     "der, reservoir": {"method": "der", "options": {"reservoir": 60}},
     "progressive": {"method": "progressive"},

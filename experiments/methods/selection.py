@@ -6,8 +6,8 @@
     python experiments/methods/selection_table.py runs/methods/selection/*
 
 The pairs of domains.py; for each of them and each seed ten candidates: source only, and three methods at three weights
-each (`trade_off`). Everything else is as there. The target's test split is read at a run's end, for `oracle` and for
-what each choice is worth.
+each (`trade_off`). Everything else is as there, `coral` of features too. The target's test split
+is read at a run's end, for `oracle` and for what each choice is worth.
 """
 
 import sys
@@ -33,5 +33,6 @@ def sweep(arg):
             yield Cell(arg=pair, overrides=once, group="source only")
             for method in METHODS:
                 for weight in TRADE_OFFS:
-                    fields = {"method": method, "options": {"trade_off": weight}}
-                    yield Cell(arg=pair, overrides={**fields, **once}, group=f"{method} {weight:g}")
+                    fields = domains.METHODS[method]
+                    options = {**fields.get("options", {}), "trade_off": weight}
+                    yield Cell(arg=pair, overrides={**fields, "options": options, **once}, group=f"{method} {weight:g}")

@@ -5,7 +5,8 @@
 Robust arms, plain fine-tuning, the probe and L2-SP are also read on corrupted test inputs at severity 3, the mean over
 noise, blur, contrast and JPEG of photos and of typos of texts, and for what is left of the source: of photos, the
 nearest neighbours of PACS' photos (leave one out, cosine, 5 of them); of texts, Spearman's correlation of STS-B, by the
-cosine of both sentences. An ensemble is of the three runs that soups are made of. Each run's numbers are kept in
+cosine of both sentences. An ensemble is of the three runs that soups are made of, whose features, each of length one,
+stand side by side for what it retains. Each run's numbers are kept in
 `experiments/methods/transfers/SET.csv`, and are not computed again.
 """
 
@@ -29,6 +30,7 @@ KEPT, DATA = Path(__file__).with_name("transfers"), Path("runs/methods/data")
 TOGETHER = ("slow", PLAIN, "fast")  # the runs of an ensemble
 READ = (PLAIN, "probe", "l2sp", "ema", "swa", "swa, norms counted", "sam", "asam", *MERGED.values())
 READ += tuple(arm.replace("lp-ft", name) for arm in TUNED for name in ("lp-ft", "wise-ft"))
+READ += ("ensemble, probabilities", "ensemble, votes")
 PHOTOS = ("gaussian_noise", "defocus_blur", "contrast", "jpeg_compression")
 CORRUPTIONS = {"flowers5": PHOTOS, "sst2": ("typos",), "trec6": ("typos",)}
 FIELDS = ("arm", "seed", "accuracy", "corrupted", "retained")
@@ -40,25 +42,25 @@ def corrupted(name: str, run: Path) -> float:
     return mean_of(jaxfer.robustness(run, split="test", corruptions=CORRUPTIONS[name]), "accuracy")
 
 
-def retained(name: str, run: Path) -> float:
-    """How much of the source the run's features still tell."""
-    if name == "flowers5":
-        fields = {"data.path": "vision/pacs/photo", "data.labels_per_class": 0}
+def retained(name: str, *runs: Path) -> float:
+    """How much of the source the features still tell, those of several runs side by side."""
+    path = "vision/pacs/photo" if name == "flowers5" else str((DATA / "stsb.tsv").resolve())
+    fields = {"data.path": path, "data.labels_per_class": 0}
+    columns = []
+    for run in runs:
         parts = [jaxfer.features(run, split=split, overrides=fields, quiet=True).arrays() for split in ("train", "val")]
-        features, labels = (np.concatenate([part[key] for part in parts]) for key in ("features", "label"))
-        features /= np.linalg.norm(features, axis=1, keepdims=True)
-        alike = features @ features.T
-        np.fill_diagonal(alike, -np.inf)
-        votes = labels[np.argsort(-alike, axis=1)[:, :NEIGHBOURS]]
-        chosen = np.array([np.bincount(row).argmax() for row in votes])
-        return float((chosen == labels).mean())
-    fields = {"data.path": str((DATA / "stsb.tsv").resolve()), "data.labels_per_class": 0}
-    parts = [jaxfer.features(run, split=split, overrides=fields, quiet=True).arrays() for split in ("train", "val")]
-    features, row = (np.concatenate([part[key] for part in parts]) for key in ("features", "row"))
-    features = features[np.argsort(row)]
-    features /= np.linalg.norm(features, axis=1, keepdims=True)
-    first, second = np.split(features, 2)
-    return float(spearmanr((first * second).sum(1), scores()).statistic)
+        features, labels, row = (np.concatenate([part[key] for part in parts]) for key in ("features", "label", "row"))
+        order = np.argsort(row)
+        columns.append(features[order] / np.linalg.norm(features[order], axis=1, keepdims=True))
+    features = np.concatenate(columns, 1) / np.sqrt(len(runs))
+    if name != "flowers5":
+        first, second = np.split(features, 2)
+        return float(spearmanr((first * second).sum(1), scores()).statistic)
+    alike, labels = features @ features.T, labels[order]
+    np.fill_diagonal(alike, -np.inf)
+    votes = labels[np.argsort(-alike, axis=1)[:, :NEIGHBOURS]]
+    chosen = np.array([np.bincount(of).argmax() for of in votes])
+    return float((chosen == labels).mean())
 
 
 def scores() -> list[float]:
@@ -80,7 +82,12 @@ def results(name: str, folder: Path) -> Iterator[tuple[str, str, Callable[[], di
         return {**found, "corrupted": corrupted(name, run), "retained": retained(name, run)} if arm in READ else found
 
     def together(runs: list[Path], combine: str) -> dict[str, float]:
-        return {"accuracy": jaxfer.ensemble(runs, split="test", combine=combine)["ensemble"]["accuracy"]}
+        def accuracy(overrides: dict[str, str]) -> float:
+            found = jaxfer.ensemble(runs, split="test", combine=combine, overrides=overrides)
+            return found["ensemble"]["accuracy"]
+
+        worse = [accuracy({"data.corrupt": kind}) for kind in CORRUPTIONS[name]]
+        return {"accuracy": accuracy({}), "corrupted": float(np.mean(worse)), "retained": retained(name, *runs)}
 
     for cell in ended.values():
         if arm := cell["group"]:
@@ -100,7 +107,7 @@ def lines(name: str, folder: Path) -> list[dict[str, str]]:
         with open(file, newline="") as read:
             kept = {(line["arm"], line["seed"]): line for line in csv.DictReader(read)}
     for arm, seed, measure in results(name, folder) if (folder / "cells.json").exists() else ():
-        if (arm, seed) in kept:
+        if kept.get((arm, seed), {}).get("retained" if arm in READ else "accuracy"):
             continue
         found = {field: f"{value:.6f}" for field, value in measure().items()}
         kept[arm, seed] = {"arm": arm, "seed": seed, "corrupted": "", "retained": "", **found}
@@ -114,7 +121,7 @@ def lines(name: str, folder: Path) -> list[dict[str, str]]:
 
 def table(name: str, found: list[dict[str, str]]) -> str:
     """One line an arm, in the sweep's order."""
-    head = [name, "accuracy", f"over {PLAIN}", "corrupted", f"over {PLAIN}", "source retained"]
+    head = [name, *(x for field in ("accuracy", "corrupted", "source retained") for x in (field, f"over {PLAIN}"))]
     rows = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     by_arm: dict[str, dict[str, dict[str, str]]] = {}
     for line in found:
@@ -133,8 +140,8 @@ def table(name: str, found: list[dict[str, str]]) -> str:
         return f"{by:+.3f} [{by - half:+.3f}, {by + half:+.3f}]"
 
     for arm, each in by_arm.items():
-        cells = (mean(each, "accuracy"), over(each, "accuracy"), mean(each, "corrupted"), over(each, "corrupted"))
-        rows.append("| " + " | ".join((f"`{arm}`", *cells, mean(each, "retained"))) + " |")
+        cells = [f(each, field) for field in ("accuracy", "corrupted", "retained") for f in (mean, over)]
+        rows.append("| " + " | ".join((f"`{arm}`", *cells)) + " |")
     return "\n".join(rows)
 
 

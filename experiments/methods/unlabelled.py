@@ -11,7 +11,9 @@ steps on 1 or 10 labels a class, of the head alone or of everything. `none` star
 Phrases of SST-2: paraphrase-MiniLM-L3-v2 goes on for 200 steps of 32 phrases of the training split without labels, at
 32 tokens; then 100 steps on 5 or 50 labels a class. `none` is the checkpoint as it is. Word vectors stay throughout.
 
-Rates and steps were fixed before any run, the last parameters are the result, and every method has its defaults.
+Rates and steps were fixed before any run, the last parameters are the result, and every method has its defaults, those
+of the time: `mae` learned its decoder's positions (`positions=learned`; by now they are fixed), and `simmim` hid single
+patches (`square=1`; by now squares of 32 pixels, in larger images than these).
 """
 
 import jaxfer.config
@@ -36,6 +38,7 @@ MODELS = {
     "vit": dict(name="vit", width=64, layers=4, heads=4, mlp_width=128, patch=4, image=(16, 16, 1)),
     "minilm": dict(name="bert", layers=3, width=384, heads=12, mlp_width=1536, pool="mean", max_length=32),
 }
+OPTIONS = {"simmim": {"square": 1}, "mae": {"positions": "learned"}}
 RATES = {"probe": 1e-2, "full": 1e-3}
 
 
@@ -53,7 +56,7 @@ def get_config(arg=""):
     config.data = dict(source="npz", path="vision/usps.npz")
     if method in named:
         config.task.name = "unlabelled"
-        config.update(batch_size=64, steps=300, warmup=30, lr=1e-3)
+        config.update(batch_size=64, steps=300, warmup=30, lr=1e-3, options=OPTIONS.get(method, {}))
         if method not in ("simmim", "mae"):
             config.data.augment = ("crop", "jitter")
             config.stream.view = dict(rows="same")

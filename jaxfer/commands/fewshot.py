@@ -21,6 +21,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queries", type=int, default=15, help="examples a class to tell (15)")
     parser.add_argument("--episodes", type=int, default=600, help="how many (600)")
     parser.add_argument("--seed", type=int, default=0, help="of the episodes (0)")
+    parser.add_argument("--alpha", type=float, help="of tip and tip-f: weight of the memory (1)")
+    parser.add_argument("--beta", type=float, help="of tip and tip-f: its sharpness (5.5); choose both on val")
     parser.add_argument("--checkpoint", default="result", help="of a run: result (default), last or best")
     shared.add_nocache(parser)
 
@@ -32,7 +34,7 @@ def command(arguments: argparse.Namespace, overrides: dict[str, str]) -> None:
 
     cluster.refuse("fewshot")
     shared.keep_programs(arguments)
-    names = ("split", "way", "shot", "queries", "episodes", "seed", "checkpoint")
+    names = ("split", "way", "shot", "queries", "episodes", "seed", "checkpoint", "alpha", "beta")
     given = {name: getattr(arguments, name) for name in names}
     classifiers = tuple(name for name in arguments.classifiers.split(",") if name)
     found = jaxfer.fewshot(arguments.runs, classifiers=classifiers, overrides=overrides, **given)

@@ -6,7 +6,8 @@ Vinyals et al., 2016, "Matching Networks for One Shot Learning", arXiv:1606.0408
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -80,25 +81,31 @@ def logistic(support: Support, queries: np.ndarray, logits: np.ndarray) -> np.nd
     return scores
 
 
-def tip(support: Support, queries: np.ndarray, logits: np.ndarray) -> np.ndarray:
+def tip(
+    support: Support, queries: np.ndarray, logits: np.ndarray, *, alpha: float = ALPHA, beta: float = BETA
+) -> np.ndarray:
     """Tip-Adapter without training: the model's own logits, and the labels of what is near in a memory.
 
     Zhang et al., 2022, arXiv:2207.09519, eqs. 3 to 5: alpha exp(-beta (1 - q K^T)) L + logits, of features of length 1.
     """
-    return _with_memory(unit(support.x), support, queries, logits)
+    return _with_memory(unit(support.x), support, queries, logits, alpha, beta)
 
 
-def _with_memory(keys: np.ndarray, support: Support, queries: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    affinity = np.exp(-BETA * (1 - unit(queries) @ keys.T))
-    return logits + ALPHA * affinity @ np.eye(support.classes)[support.labels]
+def _with_memory(
+    keys: np.ndarray, support: Support, queries: np.ndarray, logits: np.ndarray, alpha: float, beta: float
+) -> np.ndarray:
+    affinity = np.exp(-beta * (1 - unit(queries) @ keys.T))
+    return logits + alpha * affinity @ np.eye(support.classes)[support.labels]
 
 
-def tip_trained(support: Support, queries: np.ndarray, logits: np.ndarray) -> np.ndarray:
+def tip_trained(
+    support: Support, queries: np.ndarray, logits: np.ndarray, *, alpha: float = ALPHA, beta: float = BETA
+) -> np.ndarray:
     """Tip-Adapter-F: the memory's keys K start as the support's features and are trained on the support.
 
     Zhang et al., 2022, arXiv:2207.09519, section 3.3, with the authors' 20 epochs of batches of 256 under AdamW, from a
-    rate of 1e-3 to 0 along a cosine. They train on random crops, and search alpha and beta on val. Here an example
-    meets its own key, since features are computed once, and both stay at 1 and 5.5.
+    rate of 1e-3 to 0 along a cosine. They train on random crops, and then search alpha and beta on val. Here an example
+    meets its own key, since features are computed once, and both are given: 1 and 5.5, or what did best on val.
     """
     size = min(BATCH, len(support.x))
     batches = -(-len(support.x) // size)
@@ -106,17 +113,17 @@ def tip_trained(support: Support, queries: np.ndarray, logits: np.ndarray) -> np
     # The last batch of an epoch is filled from its beginning.
     rows = np.stack([np.resize(rng.permutation(len(support.x)), (batches, size)) for _ in range(EPOCHS)])
     x = unit(support.x)
-    keys = _trained(x, np.eye(support.classes)[support.labels], support.logits, rows.reshape(-1, size))
-    return _with_memory(np.asarray(keys, float), support, queries, logits)
+    keys = _trained(x, np.eye(support.classes)[support.labels], support.logits, rows.reshape(-1, size), alpha, beta)
+    return _with_memory(np.asarray(keys, float), support, queries, logits, alpha, beta)
 
 
-@jax.jit
-def _trained(x, votes, logits, rows):
+@functools.partial(jax.jit, static_argnames=("alpha", "beta"))
+def _trained(x, votes, logits, rows, alpha, beta):
     """Keys [s, d] after a step for each of `rows` [steps, batch]."""
     optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, len(rows)), eps=1e-4, weight_decay=0.01)
 
     def loss(keys, batch):
-        memory = ALPHA * jnp.exp(-BETA * (1 - x[batch] @ keys.T)) @ votes
+        memory = alpha * jnp.exp(-beta * (1 - x[batch] @ keys.T)) @ votes
         return optax.softmax_cross_entropy(logits[batch] + memory, votes[batch]).mean()
 
     def step(carried, batch):
@@ -139,7 +146,14 @@ CLASSIFIERS = {
     "logistic": logistic,
 }
 # Those that also read what the model's output layer says of the classes.
-OF_LOGITS = {"zero-shot": own, "tip": tip, "tip-f": tip_trained}
+OF_MEMORY = {"tip": tip, "tip-f": tip_trained}
+OF_LOGITS = {"zero-shot": own, **OF_MEMORY}
+
+
+def classifier(name: str, *, alpha: float = ALPHA, beta: float = BETA) -> Callable[..., np.ndarray]:
+    """(support, queries, logits) -> scores, by a key of CLASSIFIERS or OF_LOGITS; `alpha`, `beta` are Tip-Adapter's."""
+    found = (CLASSIFIERS | OF_LOGITS)[name]
+    return functools.partial(found, alpha=alpha, beta=beta) if name in OF_MEMORY else found
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -185,7 +199,11 @@ def episodes(labels: np.ndarray, *, way: int, shot: int, queries: int, count: in
 
 
 def accuracies(
-    x: np.ndarray, logits: np.ndarray | None, draws: Iterator[Draw], names: tuple[str, ...]
+    x: np.ndarray,
+    logits: np.ndarray | None,
+    draws: Iterator[Draw],
+    names: tuple[str, ...],
+    **memory: float,
 ) -> Mapping[str, list[float]]:
     """{classifier: its accuracy in each episode}; all see the same episodes.
 
@@ -194,6 +212,7 @@ def accuracies(
       logits: of the model's own head, [n, classes]; None where no classifier reads them.
       draws: of `episodes`.
       names: keys of CLASSIFIERS or OF_LOGITS.
+      **memory: `alpha` and `beta`, as of `classifier`.
     """
     found: dict[str, list[float]] = {name: [] for name in names}
     for draw in draws:
@@ -203,6 +222,6 @@ def accuracies(
         asked, told = (None if logits is None else logits[of][:, draw.classes] for of in (draw.queries, draw.support))
         support = Support(x[draw.support], labels, way, told)
         for name in names:
-            scores = (CLASSIFIERS | OF_LOGITS)[name](support, x[draw.queries], asked)
+            scores = classifier(name, **memory)(support, x[draw.queries], asked)
             found[name].append(float((scores.argmax(1) == truth).mean()))
     return found

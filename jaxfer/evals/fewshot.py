@@ -26,6 +26,8 @@ def fewshot(
     episodes: int = 600,
     seed: int = 0,
     checkpoint: str = "result",
+    alpha: float | None = None,
+    beta: float | None = None,
     overrides: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> dict[str, dict[str, float]]:
@@ -46,6 +48,8 @@ def fewshot(
       episodes: how many.
       seed: of the episodes.
       checkpoint: of a run: `result`, `last` or `best`.
+      alpha: of `tip` and `tip-f`, the weight of the memory; None: 1. The paper searches both on val.
+      beta: likewise its sharpness; None: 5.5.
       overrides: {"data.x": value}, as on the command line.
       quiet: leave out the notes on what was assumed of a checkpoint.
 
@@ -59,20 +63,21 @@ def fewshot(
     """
     runs = [run] if isinstance(run, str | os.PathLike) else list(run)
     _check(runs, split, classifiers, way=way, shot=shot, queries=queries, episodes=episodes)
+    memory = _memory(classifiers, alpha=alpha, beta=beta)
     given = dict(checkpoint=checkpoint, overrides=overrides, quiet=quiet)
     found = _fused(runs, split, given)
     reads_logits = any(name in drawing.OF_LOGITS for name in classifiers)
     logits = _logits(runs[0], split, given, found.classes) if reads_logits else None
     if way is not None:
         drawn = drawing.episodes(found.labels, way=way, shot=shot, queries=queries, count=episodes, seed=seed)
-        each = drawing.accuracies(found.x, logits, drawn, tuple(classifiers))
+        each = drawing.accuracies(found.x, logits, drawn, tuple(classifiers), **memory)
         means = {name: mean_interval(values) for name, values in each.items()}
         return {name: dict(accuracy=mean, half_width=half, episodes=episodes) for name, (mean, half) in means.items()}
     support, table = _fused(runs, "train", given), {}
     if "tip-f" in classifiers:
         support = support._replace(logits=_logits(runs[0], "train", given, found.classes))
     for name in classifiers:
-        scores = (drawing.CLASSIFIERS | drawing.OF_LOGITS)[name](support, found.x, logits)
+        scores = drawing.classifier(name, **memory)(support, found.x, logits)
         table[name] = {"accuracy": float((scores.argmax(1) == found.labels).mean()), "examples": len(found.labels)}
     return table
 
@@ -96,6 +101,18 @@ def _check(
         raise InputError(f"--classifiers: {reading[0]} reads the outputs of one model, found {len(runs)}; leave it out")
     if way is None and split == "train":
         raise InputError("--split=train: the training split is the support itself; choose val or test, or give --way")
+
+
+def _memory(classifiers: Sequence[str], **given: float | None) -> dict[str, float]:
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if not 0 <= value < float("inf"):
+            raise InputError(f"--{name}: expected a finite number, 0 or more, found {value}")
+        if not set(classifiers) & set(drawing.OF_MEMORY):
+            raise InputError(
+                f"--{name}: is of tip and tip-f, found --classifiers={','.join(classifiers)}; name one there"
+            )
+    return given
 
 
 def _fused(runs: Sequence[str | epath.Path], split: str, given: Mapping[str, Any]) -> drawing.Support:

@@ -32,7 +32,7 @@ class Problem:
       base: leaves of the start that the networks have in common.
       fresh: paths of the leaves that the start does not share with them: a new head's.
       statistics: paths of the running statistics. They are averaged, since a sum of changes may be no variance.
-      fisher: name of a network -> {path: its diagonal Fisher information}.
+      fisher: (name of a network, whether labels are those it expects) -> {path: its diagonal Fisher information}.
       grams: name of a network -> {path of a kernel: the mean of x x', [fan in, fan in]}, of dense layers.
       seed: of what is drawn.
     """
@@ -41,7 +41,7 @@ class Problem:
     base: Leaves
     fresh: frozenset[str] = frozenset()
     statistics: frozenset[str] = frozenset()
-    fisher: Callable[[str], Leaves] = lambda name: {}
+    fisher: Callable[[str, bool], Leaves] = lambda name, expected: {}
     grams: Callable[[str], Leaves] = lambda name: {}
     seed: int = 0
 

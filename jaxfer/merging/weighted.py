@@ -1,11 +1,14 @@
 """Means that weigh what each network needs: `fisher` by parameter, `regmean` by the inputs of each dense layer.
 
-`fisher`, Matena and Raffel, 2022, "Merging Models with Fisher-Weighted Averaging", arXiv:2111.09832, eq. 4: sum of
-F_i * w_i over sum of F_i, F being the diagonal Fisher information. `regmean`, Jin et al., 2023, "Dataless Knowledge
-Fusion by Merging Weights of Language Models", arXiv:2212.09849, section 3.2: W = (sum of G_i)^-1 * sum of G_i W_i, G_i
-being the Gram matrix of the layer's inputs, whose entries off the diagonal are multiplied by `shrink` (0.9 there).
-Biases, norms and convolutions are plain means. Both papers measure each network on its own data; here the networks
-learnt one task, so both are measured on the training split.
+`fisher`, Matena and Raffel, 2022, "Merging Models with Fisher-Weighted Averaging", arXiv:2111.09832, eq. 4: sum of F_i
+* w_i over sum of F_i, F being the diagonal Fisher information. By default that is the empirical one, the mean square of
+the gradient of log p(y | x), y being the label; in the paper y is drawn from p(y | x): `expected` takes the sum over
+all classes, each by its probability, as the authors' code does.
+
+`regmean`, Jin et al., 2023, "Dataless Knowledge Fusion by Merging Weights of Language Models", arXiv:2212.09849,
+section 3.2: W = (sum of G_i)^-1 * sum of G_i W_i, G_i being the Gram matrix of the layer's inputs, whose entries off
+the diagonal are multiplied by `shrink` (0.9 there). Biases, norms and convolutions are plain means. Both papers measure
+each network on its own data; here the networks learnt one task, so both are measured on the training split.
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ Candidates = Generator[Candidate, float, None]
 FLOOR = 1e-10  # of the Fisher information, relative to the largest: what no network needs is a plain mean
 
 
-def fisher(problem: Problem) -> Candidates:
+def fisher(problem: Problem, *, expected: bool) -> Candidates:
     """The mean by Fisher information; a leaf without any is a plain mean."""
-    merged, weights = dict(problem.mean), {name: problem.fisher(name) for name in problem.networks}
+    merged, weights = dict(problem.mean), {name: problem.fisher(name, expected) for name in problem.networks}
     largest = max((leaf.max() for leaves in weights.values() for leaf in leaves.values() if leaf.size), default=0.0)
     for path in next(iter(weights.values())):
         each = [weights[name][path] + FLOOR * largest + np.finfo(np.float64).tiny for name in problem.networks]

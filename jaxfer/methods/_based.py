@@ -9,8 +9,10 @@ from jaxfer.method import Context, Method
 
 
 def based(method: Method) -> Method:
-    """The method reading `extra["base"]`; what else is in `extra` its `update` and `passes` leave as it is. `init` is the
-    method's own: the add-on puts what that gives under `base`."""
+    """The method reading `extra["base"]`; what else is in `extra` its `update` and `passes` leave as it is.
+
+    `init` is the method's own: the add-on puts what that gives under `base`.
+    """
 
     def base(ctx: Context) -> Context:
         return dataclasses.replace(ctx, extra=ctx.extra["base"])

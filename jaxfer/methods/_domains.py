@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxfer.errors import InputError
@@ -20,6 +21,7 @@ from jaxfer.models.port import FEATURES, Port
 
 STREAMS = {"target": UNLABELLED}
 NORMS = JOINT, SEPARATE = "joint", "separate"
+WIDTHS = MEDIAN, MEAN = "median", "mean"  # of squared distances, in which kernels' variances are counted
 
 
 def apart(norms: str) -> bool:
@@ -101,20 +103,24 @@ def covariance(x: jax.Array) -> jax.Array:
     return x.T @ x / (len(x) - 1)
 
 
-def gaussian(x: jax.Array, *, multiples: Sequence[float] = (), variance: float = 0.0) -> jax.Array:
+def gaussian(x: jax.Array, *, multiples: Sequence[float] = (), variance: float = 0.0, width: str = MEAN) -> jax.Array:
     """[n, width] -> [n, n]: the sum of Gaussian kernels exp(-|a - b|^2 / (2 s^2)).
 
     Args:
       x: of both domains.
-      multiples: s^2 of each kernel, as multiples of the mean of all squared distances, through which no gradient goes.
+      multiples: s^2 of each kernel, as multiples of a width of the squared distances, through which no gradient goes.
       variance: s^2 of one more kernel; 0: no such one.
+      width: `mean`: of all distances, those of 0 to itself included, as in TLlib; `median`: of all pairs.
     """
     x = x - x.mean(0)  # distances stay the same, and little is lost below
     size = jnp.square(x).sum(-1)
     apart = jnp.maximum(size[:, None] + size[None, :] - 2 * x @ x.T, 0.0)
-    mean = jax.lax.stop_gradient(apart.mean())
-    widths = [multiple * mean for multiple in multiples] + ([variance] if variance else [])
-    return sum(jnp.exp(-apart / (2 * width)) for width in widths)
+    still = jax.lax.stop_gradient(apart)
+    pairs = still[np.triu_indices(len(x), 1)]
+    # The median is 0 where most examples are equal.
+    unit = jnp.maximum(jnp.median(pairs), 1e-12) if width == MEDIAN else still.mean()
+    variances = [multiple * unit for multiple in multiples] + ([variance] if variance else [])
+    return sum(jnp.exp(-apart / (2 * each)) for each in variances)
 
 
 def discrepancy(kernel: jax.Array, sources: int) -> jax.Array:
@@ -132,6 +138,33 @@ def discrepancy(kernel: jax.Array, sources: int) -> jax.Array:
         (block.sum() - jnp.trace(block)) / (n * (n - 1)) for block, n in ((source, sources), (target, targets))
     )
     return inside - 2 * between.mean() + 1 / (sources - 1) + 1 / (targets - 1)
+
+
+def in_pairs(kernel: jax.Array, sources: int) -> jax.Array:
+    """The unbiased estimate of the squared discrepancy by disjoint pairs.
+
+    Gretton et al., 2012, "A Kernel Two-Sample Test", section 6: the mean of k(s, s') + k(t, t') - k(s, t') - k(s', t)
+    over disjoint quadruples of two examples of each domain, in the batch's order. Examples left over are not read. It
+    may fall below 0. Its kernels are as many as the examples; the width takes all distances besides.
+
+    Args:
+      kernel: [n, n] of both domains' examples.
+      sources: how many of them, the first ones, are the source's.
+    """
+    s = 2 * np.arange(min(sources, len(kernel) - sources) // 2)
+    t = sources + s
+    each = kernel[s, s + 1] + kernel[t, t + 1] - kernel[s, t + 1] - kernel[s + 1, t]
+    return each.mean()
+
+
+ESTIMATES = {"linear": in_pairs, "all": discrepancy}
+
+
+def check_kernels(width: str, estimate: str) -> None:
+    """`InputError` unless `dan` and `jan` know these."""
+    for name, given, known in (("width", width, WIDTHS), ("estimate", estimate, ESTIMATES)):
+        if given not in known:
+            raise InputError(f"options.{name}: expected {' or '.join(known)}, found {given!r}")
 
 
 def entropies(chances: jax.Array) -> jax.Array:

@@ -1,12 +1,14 @@
-"""The diagonal of the empirical Fisher information, an example at a time: what `ewc` holds and `merge` weighs by."""
+"""The diagonal of the Fisher information, an example at a time: what `ewc` holds and `merge` weighs by."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
+from jaxfer.errors import InputError
 from jaxfer.method import Context
 from jaxfer.rules import flatten, unflatten
 
@@ -32,3 +34,19 @@ def squared_gradients(ctx: Context, chosen: Mapping[str, jax.Array], weighted: b
         return jax.tree.map(lambda g: weight * jnp.square(g), gradients)
 
     return jax.vmap(squared)(dict(ctx.batch))
+
+
+def expected_squares(ctx: Context, chosen: Mapping[str, jax.Array], classes: int) -> dict[str, jax.Array]:
+    """The same over y of p(y | x) in place of the label: the sum over the classes of p(y | x) times those squares."""
+    label = ctx.batch.get("label")
+    if label is None or label.ndim != 1 or not jnp.issubdtype(label.dtype, jnp.integer):
+        raise InputError("options.expected: needs one class for each example; omit it, and labels are read instead")
+
+    def squares(of):
+        other = dataclasses.replace(ctx, batch={**ctx.batch, "label": jnp.full_like(label, of)})
+        return squared_gradients(other, chosen, weighted=True)
+
+    def add(total, of):  # one class after the other: gradients of single examples are large
+        return jax.tree.map(jnp.add, total, squares(of)), None
+
+    return jax.lax.scan(add, squares(0), jnp.arange(1, classes))[0]

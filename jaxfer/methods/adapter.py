@@ -14,10 +14,11 @@ blocks it is Houlsby's, after the MLP alone. d / 16 channels; kernels N(0, 0.02)
 
 Two lie beside the MLP, MLP(x) + scale * up(relu(down(x))), and `up` starts at zero: the start is the source model.
 
-`parallel` (He et al., 2021, arXiv:2110.04366), of scale 4 and d / 2 channels.
+`parallel` (He et al., 2021, arXiv:2110.04366, table 1, "scaled PA"), of scale 4 and d / 2 channels.
 
-`adaptformer` (Chen et al., 2022, arXiv:2205.13535), of scale 0.1 and 64 channels. The paper's branch reads the normed
-tokens, as the MLP does; the reference code reads them before the norm, and has dropout behind its ReLU.
+`adaptformer` (Chen et al., 2022, arXiv:2205.13535, section 3.2, AdaptMLP): s * relu(LN(x) W_down) W_up + MLP(LN(x)) +
+x, of scale s = 0.1 and 64 channels. So the branch reads the normed tokens, as the MLP does. The reference code's reads
+x itself (`before_norm`), and has dropout of 0.1 behind its ReLU, which is not offered.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def method(
     scale: float | None = None,
     activation: str = "",
     start: str = "",
+    before_norm: bool | None = None,
 ) -> Method:
     """Groups: `adapter`, `head`; `houlsby` also `norm`, the scales and biases of the blocks' norms.
 
@@ -101,6 +103,8 @@ def method(
       activation: `gelu`, `relu` or `swish`; empty: the kind's own.
       start: of the kernels: `truncated`, N(0, 0.01) cut at two standard deviations; `bert`, N(0, 0.02); `lora`, `down`
         as torch draws a Linear and `up` at zero, which is the source model; empty: the kind's own.
+      before_norm: whether an adapter beside the MLP reads the tokens before its block's norm, as AdaptFormer's code
+        does; of blocks whose norms come first.
     """
     if kind not in KINDS:
         raise InputError(f"adapter: unknown kind {kind!r}{nearest(str(kind), KINDS)}")
@@ -114,6 +118,9 @@ def method(
     if scale is not None and not beside:
         raise InputError(f"adapter: kind={kind!r} has no scale, found {scale}; omit it")
     factor = beside if scale is None else scale
+    if before_norm and (not beside or port.order != "pre"):
+        found = f"kind={kind!r}" if not beside else f"blocks with norms of order {port.order!r}"
+        raise InputError(f"adapter: before_norm is of adapters beside an MLP behind its norm, found {found}; omit it")
 
     def channels(width):
         return bottleneck or own.channels or max(1, width // own.reduction)
@@ -152,7 +159,7 @@ def method(
     view = without("adapter")
 
     def intercept(params, extra):
-        leaves = rules.flatten(params["adapter"])
+        leaves, tokens = rules.flatten(params["adapter"]), {}
 
         def dense(site, h):
             kernel, bias = (like(leaves[f"{site}/{name}"], h) for name in ("kernel", "bias"))
@@ -164,10 +171,12 @@ def method(
         def adapt(next_fun, args, kwargs, context):
             site = "/".join(context.module.path)
             outputs = next_fun(*args, **kwargs)
+            if before_norm and site.endswith("/norm_2"):  # of the same block, and called before its MLP
+                tokens[site.removesuffix("norm_2") + "mlp"] = args[0]
             if context.method_name != "__call__" or f"{site}/up/bias" not in leaves:
                 return outputs
             if beside:
-                return outputs + factor * change(site, args[0])
+                return outputs + factor * change(site, tokens.pop(site) if before_norm else args[0])
             if site.endswith("norm_2"):
                 norm = context.module.clone(parent=None)  # unbound: a module's parameters are read once in a pass
                 total = args[0] + change(site, outputs)

@@ -3,7 +3,9 @@
 Tzeng et al., 2017, "Adversarial Discriminative Domain Adaptation", arXiv:1702.05464, eq. 9. The source's network stays
 as it is; the model starts as a copy of it, sees the target alone, and keeps the source's head, which is frozen. The
 discriminator minimises -log D(source) - log(1 - D(target)), the model -log D(target): a gradient that is not inverted.
-Both take their step at once, at the same parameters. The source's labels are not read.
+Both take their step at once, at the same parameters, as the authors' code runs both optimisers in one call. Eq. 9 is
+two minimisations: with `alternate` the discriminator moves first, and the model sees the one it has become, at the cost
+of a second pass. The source's labels are not read.
 
 The stage starts from the network it adapts to: `config.init` and `config.networks.source` name the same run.
 """
@@ -15,18 +17,21 @@ import jax.numpy as jnp
 import optax
 
 from jaxfer.errors import InputError
-from jaxfer.method import FROZEN, Method, without
+from jaxfer.method import FROZEN, Method, SubStep, without
 from jaxfer.methods import _dense, _domains
 from jaxfer.models.port import FEATURES, Port
 
+TELL, FOOL = SubStep("tell", ("discriminator",)), SubStep("fool", ("backbone",))
 
-def method(port: Port, *, hidden: int = 500, layers: int = 2) -> Method:
+
+def method(port: Port, *, hidden: int = 500, layers: int = 2, alternate: bool | None = None) -> Method:
     """Groups: `backbone`, `discriminator`. Reads the stream `target`. Network: `config.networks.source`.
 
     Args:
       port: the model.
       hidden: width of the discriminator.
       layers: its hidden layers.
+      alternate: whether the discriminator and the model move in turn; None: at once.
     """
     if hidden < 1 or layers < 0:
         raise InputError(f"options: expected hidden >= 1 and layers >= 0, found hidden={hidden}, layers={layers}")
@@ -45,7 +50,12 @@ def method(port: Port, *, hidden: int = 500, layers: int = 2) -> Method:
                 "config.init and config.networks.source name the same run"
             )
         told, fooled, right = adversarial(ctx.params["discriminator"][unit], source, target)
-        return told + fooled, {"domain_loss": told, "target_loss": fooled, "domain_accuracy": right}
+        of_model, of_other = {"target_loss": fooled}, {"domain_loss": told, "domain_accuracy": right}
+        if ctx.substep == TELL.name:
+            return told, of_other
+        if ctx.substep == FOOL.name:
+            return fooled, of_model
+        return told + fooled, of_other | of_model
 
     return Method(
         rules=((f"{port.head}/.*", FROZEN), ("discriminator/.*", "discriminator"), (".*", "backbone")),
@@ -57,6 +67,7 @@ def method(port: Port, *, hidden: int = 500, layers: int = 2) -> Method:
         main=False,
         others=("source",),
         loss=loss,
+        substeps=(TELL, FOOL) if alternate else (),
         hparams={"lr": (2e-4, (2e-5, 1e-4, 2e-4))},
     )
 

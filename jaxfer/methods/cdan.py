@@ -2,9 +2,12 @@
 
 Long et al., 2018, "Conditional Adversarial Domain Adaptation", arXiv:1705.10667, section 3: as `dann`, on the outer
 product of the features and the softmax, or above 4096 numbers on a random projection of it,
-(R_f f) * (R_g g) / sqrt(d). No gradient goes through the softmax, as in the authors' code. CDAN+E weighs examples by
-1 + exp(-entropy). No gradient goes through these weights, as in TLlib; with `entropy_gradient` the model gets the
-reversed one, as in the authors' code.
+(R_f f) * (R_g g) / sqrt(d). CDAN+E weighs examples by 1 + exp(-entropy), so that those the model is sure of come first.
+
+As the paper writes its minimax problem, the model's gradient goes through both the softmax and these weights. The
+authors' code stops it at the softmax in the product, as is done here, and lets the reversed one through the weights:
+`entropy_gradient`. By default it is stopped at the weights too, as in TLlib: they choose among examples, and the model
+is not trained to change them. Configs from before the option mean that form.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ def method(
       hidden: width of the discriminator.
       layers: its hidden layers.
       entropy: CDAN+E: examples that the model is sure of weigh more.
-      entropy_gradient: whether the reversed gradient of the discriminator's loss goes through these weights too; None:
-        it does not.
+      entropy_gradient: whether the reversed gradient of the discriminator's loss goes through these weights, as in the
+        paper's equation and its authors' code; None: it does not, as in TLlib.
       jointly: whether these weights are normalised over both domains at once, as in TLlib, and not over each, as in the
         authors' code.
       random: width of the random projection.

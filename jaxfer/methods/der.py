@@ -11,6 +11,9 @@ earlier task, several have the mean of their mean squares, and z are the outputs
 memory filled at the boundary of two tasks holds, but for z of the augmented view in place of the stored one's. For
 older tasks z come from that last network too, not from the network at the end of their own task.
 
+Fixed memories are the default because a run is a task here: they need nothing of earlier runs but their data, and each
+task may have classes and a head of its own.
+
 With `reservoir` examples there are no streams, and the memory is the paper's, algorithm 2: it fills as examples come, a
 step draws a batch for each term, and a run that starts from this one goes on with it. It holds examples of one head, so
 all tasks have the same classes. As in the paper the network is not told which task an example is of. z are the outputs

@@ -1,10 +1,13 @@
 """Experience replay: examples of earlier tasks beside those of the new one, so that these aren't forgotten.
 
-Chaudhry et al., 2019, "On Tiny Episodic Memories in Continual Learning", arXiv:1902.10486: the loss is that of the new
-batch plus that of a batch from memory. All pass through the network together, so that batch statistics are of all.
+Chaudhry et al., 2019, "On Tiny Episodic Memories in Continual Learning", arXiv:1902.10486, Algorithm 1: the loss is
+that of the new batch plus that of a batch from memory (there the mean over both: half as much where they are of one
+size). All pass through the network together, so that batch statistics are of all.
 
 The paper has one memory of all tasks, which a sampler fills as examples come. Here a run is a task, and a memory a
-stream: a fixed number of examples a class of one earlier task, under its own head (the paper's ring buffer).
+stream: a fixed number of examples a class of one earlier task, under its own head (the paper's ring buffer). That is
+the default because it needs nothing of the earlier runs but their data, and each task may have classes of its own. The
+paper's reservoir is an option of `der`, which is replay alone at alpha=0.
 """
 
 from __future__ import annotations

@@ -1,8 +1,21 @@
 """Feature distillation: the model's features, through a learned linear map, come close to a trained teacher's.
 
-Romero et al., 2015, "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550, eq. 3, in one stage with the labels:
-loss + weight * the mean of the squares of (map(features) - the teacher's). The paper trains the layers up to the hint
-first and the rest afterwards. The teacher sees the same examples, augmented alike, and computes as in evaluation.
+Romero et al., 2015, "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550, eq. 3:
+task_weight * loss + weight * the mean of the squares of (map(features) - the teacher's). Eq. 3 has half their sum, and
+the paper's map is a convolution with the teacher's nonlinearity. The teacher sees the same examples, augmented alike,
+and computes as in evaluation.
+
+By default both terms are learned in one stage. The paper has two (section 2.3): the layers up to the hint learn the
+hint alone, then the whole network learns labels and the teacher's outputs (eq. 2, the method `distill`). So do
+
+    config.stages = ("hint", "distill")
+    config.networks.teacher = "run:runs/teacher"
+    config.stage.hint = dict(
+        method="feature_distill", options=dict(layer="block_5", task_weight=0.0), weight_decay=0.0
+    )
+    config.stage.distill = dict(method="distill")
+
+In the first stage nothing above `layer` has a gradient, and without weight decay it stays as it is.
 """
 
 from __future__ import annotations
@@ -16,7 +29,8 @@ from jaxfer.models.port import FEATURES, Port
 
 
 def method(port: Port, *, layer: str = FEATURES, teacher_layer: str = "", width: int = 0) -> Method:
-    """Groups: `head`, `projection` (the map), `backbone`. Hparam: `weight`. Network: `config.networks.teacher`.
+    """Groups: `head`, `projection` (the map), `backbone`. Hparams: `weight` of the hint, `task_weight` of the loss.
+    Network: `config.networks.teacher`.
 
     Args:
       port: the model.
@@ -52,7 +66,7 @@ def method(port: Port, *, layer: str = FEATURES, teacher_layer: str = "", width:
                 f"{list(mapped.shape[1:])}; set options.width to the teacher's channels, and choose layers of one size"
             )
         apart = jnp.square(mapped - taught.astype(jnp.float32)).mean()
-        return value + ctx.hparams["weight"] * apart, {**logged, "hint": apart}
+        return ctx.hparams["task_weight"] * value + ctx.hparams["weight"] * apart, {**logged, "hint": apart}
 
     return Method(
         rules=((f"{port.head}/.*", "head"), ("projection/.*", "projection"), (".*", "backbone")),
@@ -62,5 +76,9 @@ def method(port: Port, *, layer: str = FEATURES, teacher_layer: str = "", width:
         taps=(layer,),
         others=("teacher",),
         loss=loss,
-        hparams={"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)), "weight": (1.0, (0.1, 1.0, 10.0))},
+        hparams={
+            "lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3)),
+            "weight": (1.0, (0.1, 1.0, 10.0)),
+            "task_weight": (1.0, (1.0,)),
+        },
     )

@@ -20,6 +20,7 @@ def method(
     strengths: tuple[float, ...] | None = None,
     density: float | None = None,
     shrink: float | None = None,
+    expected: bool | None = None,
 ) -> Method:
     """Groups: `head`, `backbone`. Networks: those of `config.networks` that `networks` names.
 
@@ -30,8 +31,10 @@ def method(
       strengths: of the change, for `wise_ft`, `arithmetic`, `ties` and `dare`; the best on val is kept.
       density: share of a task vector that `ties` and `dare` keep.
       shrink: factor of a Gram matrix's entries off the diagonal, for `regmean`.
+      expected: for `fisher`, whether its information is over the classes that a network expects, as in the paper, not
+        of the labels; a gradient of each example for each class, of classification alone.
     """
-    given = {"strengths": strengths, "density": density, "shrink": shrink}
+    given = {"strengths": strengths, "density": density, "shrink": shrink, "expected": expected}
     return Method(
         rules=((f"{port.head}/.*", "head"), (".*", "backbone")),
         others=networks,

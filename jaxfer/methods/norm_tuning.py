@@ -2,7 +2,8 @@
 
 Layer norms: Qi et al., 2022, "Parameter-Efficient Tuning on Layer Normalization for Pre-trained Language Models",
 arXiv:2211.08682. Batch norms: Frankle et al., 2020, "Training BatchNorm and Only BatchNorm", arXiv:2003.00152; such a
-norm follows the statistics of the batches. RMS, group and global response norms likewise.
+norm follows the statistics of the batches. Of y = scale * (x - mean) / sqrt(variance + epsilon) + bias both learn scale
+and bias. RMS, group and global response norms likewise.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Prefix tuning: learned keys and values that all tokens see in every block; the backbone stays frozen.
 
-Li and Liang, 2021, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", arXiv:2101.00190. They are no tokens:
-nothing is made of them, and positions and masks of the tokens stay. While they are trained they come out of an MLP, as
-in the paper: kernel tanh(hidden p + c) + bias, p being a learned row for each place. Without it (`hidden=0`) they are
-learned themselves, peft's default. The start is not the source model: even a zero key takes a share of attention. The
-reference code has an MLP each for encoder, decoder and the decoder's attention to the memory; here they share all but
-its last layer. A block that is run several times has one prefix. peft hands prefixes over as a cache of earlier tokens
-(`form="peft"`), so that a text's own move on by as many learned positions.
+Li and Liang, 2021, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", arXiv:2101.00190, section 4. They are
+no tokens: nothing is made of them, and positions and masks of the tokens stay. While they are trained they come out of
+an MLP, as in section 4.3: kernel tanh(hidden p + c) + bias, p being a learned row for each place. Without it
+(`hidden=0`) they are learned themselves, peft's default. The start is not the source model: even a zero key takes a
+share of attention. The reference code has an MLP each for encoder, decoder and the decoder's attention to the memory;
+here they share all but its last layer. A block that is run several times has one prefix. peft hands prefixes over as a
+cache of earlier tokens (`form="peft"`), so that a text's own move on by as many learned positions.
 """
 
 from __future__ import annotations

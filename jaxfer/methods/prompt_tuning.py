@@ -1,11 +1,11 @@
 """Prompt tuning: learned tokens in front of every text are all that a frozen model of texts is given to adapt.
 
-Lester et al., 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", arXiv:2104.08691. They come in with
-what the first block reads, and leave behind the last one; an encoder-decoder's stay, and its decoder sees them. Tokens
-keep their places, their mask and whatever is pooled of them: a class token is still the first token of the text. For
-attention without relative positions it is of no account where a prompt stands. peft's form (`form="peft"`) puts prompts
-among the tokens' embeddings, before positions and types are added: tokens move on by as many positions, and an encoder
-pools prompt 0 in place of its class token.
+Lester et al., 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", arXiv:2104.08691, section 2: [P; X].
+They come in with what the first block reads, and leave behind the last one; an encoder-decoder's stay, and its decoder
+sees them. Tokens keep their places, their mask and whatever is pooled of them: a class token is still the first token
+of the text. For attention without relative positions it is of no account where a prompt stands. peft's form
+(`form="peft"`) puts prompts among the tokens' embeddings, before positions and types are added: tokens move on by as
+many positions, and an encoder pools prompt 0 in place of its class token.
 """
 
 from __future__ import annotations

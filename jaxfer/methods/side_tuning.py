@@ -1,9 +1,9 @@
 """Side tuning: a small network beside the frozen one reads the same images; what both give is blended for the head.
 
-Zhang et al., 2019, "Side-Tuning: A Baseline for Network Adaptation via Additive Side Networks", arXiv:1912.13503: alpha
-B(x) + (1 - alpha) S(x), alpha being a learned number. B(x) is what the output layer reads. S is a row of 3 x 3
-convolutions of stride 2 with ReLUs, the mean over its map and a layer to the width of B. It is drawn at random: the
-paper also starts it from a distilled or copied B. Nothing of the frozen network needs a gradient.
+Zhang et al., 2019, "Side-Tuning: A Baseline for Network Adaptation via Additive Side Networks", arXiv:1912.13503,
+section 3: alpha B(x) + (1 - alpha) S(x), alpha being a learned number. B(x) is what the output layer reads. S is a row
+of 3 x 3 convolutions of stride 2 with ReLUs, the mean over its map and a layer to the width of B. It is drawn at
+random: the paper also starts it from a distilled or copied B. Nothing of the frozen network needs a gradient.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 Chen et al., 2020, "A Simple Framework for Contrastive Learning of Visual Representations", arXiv:2002.05709: the
 normalised temperature-scaled cross-entropy (eq. 1) of a projection of the features, which is dropped afterwards. The
-authors' code has batch norms in the projection, and LARS on large batches; here it has none, and the optimizer is the
-config's.
+projection is W_2 relu(W_1 h) (section 2.1). In the authors' code a batch norm follows each of its layers, the last one
+without a bias: `normed`. They have LARS on large batches; here the optimizer is the config's.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +16,20 @@ import optax
 
 from jaxfer.errors import InputError
 from jaxfer.method import SAME, Method, without
+from jaxfer.methods import _dense
 from jaxfer.methods._views import unit_length
 from jaxfer.models.port import FEATURES, Port
 
 LARGE = 1e9
 
 
-def method(port: Port, *, projection: int = 128) -> Method:
+def method(port: Port, *, projection: int = 128, normed: bool | None = None) -> Method:
     """Groups: `projection`, `backbone`. Reads the stream `view`, the same examples augmented anew.
 
     Args:
       port: the model.
       projection: width of what the loss compares; between it and the features lies a hidden layer as wide as these.
+      normed: whether both layers are normalised over the views of the batch, as in the authors' code.
 
     Hparam: `temperature`.
     """
@@ -40,6 +44,8 @@ def method(port: Port, *, projection: int = 128) -> Method:
         hidden = jax.random.normal(keys[0], (width, width)) * jnp.sqrt(2 / width)
         out = jax.random.normal(keys[1], (width, projection)) * jnp.sqrt(1 / width)
         head = {"hidden": {"kernel": hidden, "bias": jnp.zeros(width)}, "out": {"kernel": out}}
+        if normed:
+            head["hidden"]["scale"], head["out"]["scale"] = jnp.ones(width), jnp.ones(projection)
         return {**params, "projection": {port.units[-1]: head}}, {}
 
     view = without("projection")
@@ -47,8 +53,7 @@ def method(port: Port, *, projection: int = 128) -> Method:
     def loss(ctx, outputs):
         head = ctx.params["projection"][port.units[-1]]
         features = jnp.concatenate([ctx.taps[FEATURES], ctx.streams["view"].taps[FEATURES]]).astype(jnp.float32)
-        hidden = jax.nn.relu(features @ head["hidden"]["kernel"] + head["hidden"]["bias"])
-        value, right = nt_xent(hidden @ head["out"]["kernel"], ctx.hparams["temperature"])
+        value, right = nt_xent(projected(head, features), ctx.hparams["temperature"])
         return value, {"view_accuracy": right}
 
     return Method(
@@ -63,6 +68,18 @@ def method(port: Port, *, projection: int = 128) -> Method:
         whole_batch=True,
         hparams={"lr": (1e-3, (3e-4, 1e-3, 3e-3)), "temperature": (0.5, (0.1, 0.5, 1.0))},
     )
+
+
+def projected(head: Mapping[str, Mapping[str, jax.Array]], x: jax.Array) -> jax.Array:
+    """[views, width] -> [views, projection]; a layer that has a scale is normalised over the views."""
+
+    def layer(x, leaves):
+        x = x @ leaves["kernel"]
+        if "scale" in leaves:
+            x = (x - x.mean(0)) * jax.lax.rsqrt(x.var(0) + _dense.EPSILON) * leaves["scale"]
+        return x + leaves["bias"] if "bias" in leaves else x
+
+    return layer(jax.nn.relu(layer(x, head["hidden"])), head["out"])
 
 
 def nt_xent(z: jax.Array, temperature: jax.Array | float) -> tuple[jax.Array, jax.Array]:

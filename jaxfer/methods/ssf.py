@@ -1,10 +1,10 @@
 """SSF: what each layer gives is scaled and shifted, channel by channel; the backbone stays frozen.
 
-Lian et al., 2022, "Scaling and Shifting Your Features", arXiv:2210.08823: y = gamma * x + beta, after every layer and
-norm below the output layer, gamma drawn from N(1, 0.02), beta from N(0, 0.02): near the source model, and not the same.
-Kernels, norms and biases take both up. A layer without a bias has no beta, which nothing could take up; such
-convolutions have a norm behind them, which has one. Standardised kernels (BiT) have neither. Norms of batch statistics
-are frozen with the backbone, and use their running ones.
+Lian et al., 2022, "Scaling and Shifting Your Features", arXiv:2210.08823, section 3.2: y = gamma * x + beta, after
+every layer and norm below the output layer, gamma drawn from N(1, 0.02), beta from N(0, 0.02): near the source model,
+and not the same. Kernels, norms and biases take both up. A layer without a bias has no beta, which nothing could take
+up; such convolutions have a norm behind them, which has one. Standardised kernels (BiT) have neither. Norms of batch
+statistics are frozen with the backbone, and use their running ones.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """StochNorm, an add-on: in training, some channels of a batch norm are normalised by the running statistics.
 
-Kou et al., 2020, "Stochastic Normalization", NeurIPS: each channel of each BatchNorm draws s ~ Bernoulli(p), and with
-s = 1 is normalised by the running statistics, as in evaluation, else by those of the batch. The running statistics are
-those before the step (TLlib's are already updated by it); they follow the batch's as ever.
+Kou et al., 2020, "Stochastic Normalization", NeurIPS: each channel of each BatchNorm draws s ~ Bernoulli(p), and with s
+= 1 is normalised by the running statistics, as in evaluation, else by those of the batch: (1 - s) (x - mean) /
+sqrt(variance + epsilon) + s (x - running mean) / sqrt(running variance + epsilon), then scale and bias. The running
+statistics are those before the step (TLlib's are already updated by it); they follow the batch's as ever.
 """
 
 from __future__ import annotations

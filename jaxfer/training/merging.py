@@ -18,7 +18,7 @@ from jaxfer.data.split import Split
 from jaxfer.errors import InputError, NonFiniteLoss
 from jaxfer.merging import Problem
 from jaxfer.method import NOTHING, Method
-from jaxfer.methods._fisher import squared_gradients
+from jaxfer.methods._fisher import expected_squares, squared_gradients
 from jaxfer.models.layers import Dense
 from jaxfer.models.port import Port
 from jaxfer.network import Network
@@ -33,6 +33,11 @@ from jaxfer.training.progress import Reporter, short
 
 PARAMS = "params/"
 FISHER = Method(rules=(), measure=lambda ctx, given: squared_gradients(ctx, flatten(ctx.params)))
+
+
+@functools.lru_cache(maxsize=8)
+def _expecting(classes: int) -> Method:
+    return Method(rules=(), measure=lambda ctx, given: expected_squares(ctx, flatten(ctx.params), classes))
 
 
 def check(experiment: Experiment, stages: Sequence[Stage]) -> None:
@@ -148,7 +153,7 @@ def _problem(
         base=_host(base),
         fresh=frozenset(drawn if experiment.run.head != "prompts" else ()),
         statistics=frozenset(path for path in base if not path.startswith(PARAMS)),
-        fisher=functools.cache(lambda name: _fisher(networks[name], *how)),
+        fisher=functools.cache(lambda name, expected: _fisher(networks[name], *how, expected)),
         grams=functools.cache(lambda name: _grams(networks[name], *how)),
         seed=experiment.run.seed,
     )
@@ -162,11 +167,14 @@ def _host(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {path: np.asarray(cluster.fetched(leaf), np.float64) for path, leaf in leaves.items()}
 
 
-def _fisher(network: Network, stage: Stage, train: Split, where: Placement, size: int) -> dict[str, np.ndarray]:
+def _fisher(
+    network: Network, stage: Stage, train: Split, where: Placement, size: int, expected: bool
+) -> dict[str, np.ndarray]:
     """{path: its diagonal Fisher information}, the mean over the training examples."""
+    method = _expecting(stage.spec.port.outputs) if expected else FISHER
     stage = dataclasses.replace(
         stage,
-        spec=dataclasses.replace(stage.spec, method=FISHER),
+        spec=dataclasses.replace(stage.spec, method=method),
         given=dataclasses.replace(NOTHING, measured=flatten(network.params)),
     )
     found = measured(stage, network.params, network.model_state, NOTHING, train, where, size)

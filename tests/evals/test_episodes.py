@@ -50,26 +50,32 @@ def test_tip_adapter_adds_a_memory_to_the_logits():
     memory = np.exp(-5.5 * (1 - np.array([0.6, 0.6, 0.8])))
     wanted = logits + [memory[0] + memory[1], memory[2]]
     np.testing.assert_allclose(episodes.tip(SUPPORT, query, logits), wanted, rtol=1e-12)
+    memory = 3 * np.exp(-2 * (1 - np.array([0.6, 0.6, 0.8])))
+    wanted = logits + [memory[0] + memory[1], memory[2]]
+    found = episodes.classifier("tip", alpha=3.0, beta=2.0)(SUPPORT, query, logits)
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
-def test_the_memory_of_tip_adapter_is_trained_on_the_support():
+@pytest.mark.parametrize("given", [{}, {"alpha": 2.0, "beta": 1.5}])
+def test_the_memory_of_tip_adapter_is_trained_on_the_support(given):
     """20 steps of AdamW by hand: one batch an epoch, whose order does not count."""
+    alpha, beta = given.get("alpha", 1.0), given.get("beta", 5.5)
     own = np.array([[0.5, 0.0], [0.0, 0.2], [0.3, 0.1]])
     support, x, votes = SUPPORT._replace(logits=own), episodes.unit(X), np.eye(2)[SUPPORT.labels]
     keys, first, second = x.copy(), np.zeros_like(x), np.zeros_like(x)
     for step in range(20):
-        affinity = np.exp(-5.5 * (1 - x @ keys.T))
+        affinity = alpha * np.exp(-beta * (1 - x @ keys.T))
         logits = own + affinity @ votes
         chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-        slope = 5.5 * (affinity * ((chances - votes) / 3 @ votes.T)).T @ x
+        slope = beta * (affinity * ((chances - votes) / 3 @ votes.T)).T @ x
         first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
         update = first / (1 - 0.9 ** (step + 1)) / (np.sqrt(second / (1 - 0.999 ** (step + 1))) + 1e-4)
         keys -= 1e-3 * (1 + np.cos(np.pi * step / 20)) / 2 * (update + 0.01 * keys)
     query, logits = np.array([[3.0, 4.0]]), np.array([[0.5, 0.25]])
-    wanted = logits + np.exp(-5.5 * (1 - np.array([[0.6, 0.8]]) @ keys.T)) @ votes
-    found = episodes.tip_trained(support, query, logits)
+    wanted = logits + alpha * np.exp(-beta * (1 - np.array([[0.6, 0.8]]) @ keys.T)) @ votes
+    found = episodes.classifier("tip-f", **given)(support, query, logits)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    assert np.abs(found - episodes.tip(support, query, logits)).max() > 1e-3
+    assert np.abs(found - episodes.tip(support, query, logits, **given)).max() > 1e-3
 
 
 def test_episodes():

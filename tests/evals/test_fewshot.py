@@ -27,6 +27,20 @@ def test_a_whole_split(run):
     assert set(found) == {"knn", "zero-shot", "tip-f"} and 0 <= found["knn"]["accuracy"] <= 1
 
 
+def test_the_memory_of_tip_adapter(run, capsys):
+    """Without a weight it says nothing; a heavy one alone decides."""
+    names = ("zero-shot", "tip")
+    none = jaxfer.fewshot(run, classifiers=names, alpha=0.0)
+    assert none["tip"] == none["zero-shot"]
+    x, of = (jaxfer.features(run, split=split).arrays() for split in ("val", "train"))
+    labels, units = of["label"], [episodes.unit(part["features"].astype(np.float64)) for part in (x, of)]
+    votes = np.exp(-2.0 * (1 - units[0] @ units[1].T)) @ np.eye(3)[labels]
+    heavy = jaxfer.fewshot(run, classifiers=names, alpha=1e6, beta=2.0)
+    assert heavy["tip"]["accuracy"] == (votes.argmax(1) == x["label"]).mean()
+    assert main(["fewshot", str(run), "--classifiers=tip", "--alpha=1e6", "--beta=2"]) == 0
+    assert f"{heavy['tip']['accuracy']:.4f}" in capsys.readouterr().out
+
+
 def test_episodes_of_a_run(run, capsys):
     given = dict(split="train", way=2, shot=2, queries=3, episodes=12)
     found = jaxfer.fewshot(run, **given)
@@ -44,6 +58,8 @@ def test_episodes_of_a_run(run, capsys):
     [
         (dict(classifiers=("kn",)), "--classifiers: expected some of .*, found 'kn'; nearest: 'knn'"),
         (dict(classifiers=()), "found none"),
+        (dict(alpha=2.0), "--alpha: is of tip and tip-f, found --classifiers=prototypes,.*; name one there"),
+        (dict(beta=-1.0, classifiers=("tip",)), "--beta: expected a finite number, 0 or more, found -1.0"),
         (dict(way=1), "--way: expected 2 classes or more, found 1"),
         (dict(way=2, shot=0), "--shot: expected a positive integer, found 0"),
         (dict(split="train"), "the training split is the support itself"),

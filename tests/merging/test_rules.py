@@ -88,10 +88,23 @@ def test_fisher_weighs_each_parameter_and_a_useless_one_is_a_plain_mean():
         "one": {"params/a": np.array([3.0, 1.0, 0.0, 1e3]), "params/head": np.array([1.0])},
         "two": {"params/a": np.array([1.0, 1.0, 0.0, 0.0]), "params/head": np.array([3.0])},
     }
-    (found,) = tried("fisher", fisher=information.get)
+    (found,) = tried("fisher", fisher=lambda name, expected: information[name])
     np.testing.assert_allclose(found.leaves["params/a"], [1.625, 2.25, 2.0, -3.0], rtol=0, atol=1e-6)
     np.testing.assert_allclose(found.leaves["params/head"], [2.5], rtol=0, atol=1e-6)
     np.testing.assert_allclose(found.leaves["stats/mean"], [1.5], rtol=0, atol=1e-12)
+
+
+def test_fisher_asks_for_the_expected_information():
+    asked = []
+
+    def fisher(name, expected):
+        asked.append((name, expected))
+        return {"params/a": np.ones(4)}
+
+    tried("fisher", fisher=fisher)
+    (found,) = tried("fisher", {"expected": True}, fisher=fisher)
+    assert asked == [("one", False), ("two", False), ("one", True), ("two", True)]
+    close(found, [1.25, 2.25, 2.0, -2.5])
 
 
 def test_regmean_minimises_the_distance_of_the_outputs():

@@ -106,10 +106,12 @@ def test_the_options_say_where_the_blocks_have_their_norms():
         assert specs <= {tiny.make(case).order}, case
 
 
-@pytest.mark.parametrize("kind,scale", [("parallel", 4.0), ("adaptformer", 0.1)])
-def test_beside_the_mlp(kind, scale):
-    """Nothing at the start; then the bottleneck of what the MLP reads, scaled."""
-    stage = tiny_stage("vit_cls", method="adapter", options={"kind": kind, "bottleneck": 3})
+@pytest.mark.parametrize(
+    "kind,scale,before", [("parallel", 4.0, None), ("adaptformer", 0.1, None), ("adaptformer", 0.1, True)]
+)
+def test_beside_the_mlp(kind, scale, before):
+    """Nothing at the start; then the bottleneck of what the MLP reads, or the norm before it, scaled."""
+    stage = tiny_stage("vit_cls", method="adapter", options={"kind": kind, "bottleneck": 3, "before_norm": before})
     port, (batch,) = stage.spec.port, batches(stage, 1)
     state = stage.enter(*backbone(stage), 0)
     down = state.params["adapter"]["block_0"]["mlp"]["down"]["kernel"]
@@ -120,6 +122,8 @@ def test_beside_the_mlp(kind, scale):
     np.testing.assert_array_equal(run(intercept=intercept(state.params))[0], run()[0])
     added = jax.tree.map(lambda leaf: leaf + 0.3, params)
     read = _layer(port, state.params, batch, "block_0/norm_2")
+    if before:
+        read = port.apply(plain, {}, batch, end="stem")[0] + _layer(port, state.params, batch, "block_0/attn/out")
     wanted = run()[0] + scale * bottleneck(read, added["block_0"]["mlp"], jax.nn.relu)
     found = run(intercept=intercept({**plain, "adapter": added}))[0]
     np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5)
@@ -251,6 +255,15 @@ def test_options_are_checked(options, line):
 def test_a_scale_is_of_adapters_beside_the_mlp():
     with pytest.raises(InputError, match="adapter: kind='houlsby' has no scale, found 2.0; omit it"):
         tiny_stage("vit_cls", method="adapter", options={"scale": 2.0})
+
+
+@pytest.mark.parametrize(
+    "case,kind,found",
+    [("vit_cls", "houlsby", "kind='houlsby'"), ("bert_pooler", "adaptformer", "blocks with norms of order 'post'")],
+)
+def test_tokens_before_the_norm_of_an_mlp(case, kind, found):
+    with pytest.raises(InputError, match=f"before_norm is of adapters beside an MLP behind its norm, found {found}"):
+        tiny_stage(case, method="adapter", options={"kind": kind, "before_norm": True})
 
 
 def test_a_convolutional_network_has_no_place_for_them():

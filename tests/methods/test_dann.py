@@ -104,6 +104,7 @@ def test_a_discriminator_that_is_normed():
 )
 def test_every_method_of_two_domains_has_the_option(name):
     port = tiny.make("resnet_basic")
-    assert METHODS.make(name, port, norms="separate").separate and not METHODS.make(name, port).separate
+    assert METHODS.make(name, port, norms="separate").separate and not METHODS.make(name, port, norms="joint").separate
+    assert METHODS.make(name, port).separate == (name == "mcd")  # as its paper's
     with pytest.raises(InputError, match="options.norms: expected joint or separate, found 'own'"):
         METHODS.make(name, port, norms="own")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import types
 
 import jax
@@ -42,8 +43,27 @@ def unbiased(kernel, n):
     return total
 
 
+def in_pairs(kernel, n):
+    """DAN's eq. 5, quadruple by quadruple."""
+    each = []
+    for i in range(0, min(n, len(kernel) - n) // 2 * 2, 2):
+        s, s_, t, t_ = i, i + 1, n + i, n + i + 1
+        each.append(kernel[s, s_] + kernel[t, t_] - kernel[s, t_] - kernel[s_, t])
+    return np.mean(each)
+
+
 def squared(x):
     return np.square(x[:, None] - x[None]).sum(-1)
+
+
+def median(x):
+    """Of the squared distances of all pairs."""
+    return np.median([np.square(a - b).sum() for a, b in itertools.combinations(x, 2)])
+
+
+def mixed(x):
+    """DAN's 33 kernels, from 2^-8 to 2^8 times the median, with equal weights."""
+    return sum(np.exp(-squared(x) / (2 ** (k / 2) * median(x))) for k in range(-16, 17)) / 33
 
 
 def step(name, outputs, taps, beside, *, seed=0, done=5, **options):
@@ -88,11 +108,10 @@ def test_reference_values():
     s, t = domains()
     with jax.enable_x64(True):
         s, t = jnp.asarray(s), jnp.asarray(t)
-        kernel = _domains.gaussian(jnp.concatenate([s, t]), multiples=dan.MULTIPLES)
         found = {
             "coral": coral.distance(s, t),
             "coral of TLlib": coral.distance(s, t, True),
-            "dan": _domains.discrepancy(kernel, 8),
+            "dan of TLlib": _domains.discrepancy(dan.kernel(s, t, "mean"), 8),
             "mcc": mcc.confusion(t, 2.5),
             "mdd": mdd.disparity(s, t, t, s, 4.0),
         }
@@ -100,10 +119,33 @@ def test_reference_values():
     assert found == {
         "coral": pytest.approx(0.2454712201, abs=1e-9),
         "coral of TLlib": pytest.approx(1.5996254512, abs=1e-9),
-        "dan": pytest.approx(0.7188654083, abs=1e-9),
+        "dan of TLlib": pytest.approx(0.7188654083, abs=1e-9),
         "mcc": pytest.approx(0.7504581519, abs=1e-9),
         "mdd": pytest.approx(-7.2487785592, abs=1e-9),
     }
+
+
+def test_the_papers_kernels_and_linear_estimate_of_dan():
+    """On the same examples, in float64; unequal numbers leave examples over."""
+    s, t = domains()
+    x = np.concatenate([s, t])
+    with jax.enable_x64(True):
+        kernel = dan.kernel(jnp.asarray(s), jnp.asarray(t), "median")
+        found = {name: float(estimate(kernel, 8)) for name, estimate in _domains.ESTIMATES.items()}
+        fewer = float(_domains.in_pairs(kernel[:13, :13], 8))
+        few = float(_domains.in_pairs(dan.kernel(jnp.asarray(s), jnp.asarray(t), "median", (1.0, 3.0)), 8))
+    assert found == {
+        "linear": pytest.approx(in_pairs(mixed(x), 8), abs=1e-9),
+        "all": pytest.approx(unbiased(mixed(x), 8), abs=1e-9),
+    }
+    assert fewer == pytest.approx(in_pairs(mixed(x)[:13, :13], 8), abs=1e-9)
+    two = sum(np.exp(-squared(x) / (2 * multiple * median(x))) for multiple in (1, 3)) / 2
+    assert few == pytest.approx(in_pairs(two, 8), abs=1e-9)
+
+
+def test_equal_examples_have_no_median_and_no_nan():
+    value, of_x = jax.value_and_grad(lambda x: _domains.in_pairs(dan.kernel(x, x + 0.0, "median"), 4))(jnp.ones((4, 3)))
+    assert float(value) == 0 and not np.any(of_x)
 
 
 def test_the_reversed_gradients_weight():
@@ -126,24 +168,43 @@ def test_the_reversed_gradients_weight():
     }
 
 
-@pytest.mark.parametrize("name", ["coral", "dan", "jan", "mcc"])
-def test_distances_of_batches_of_two_sizes(name):
+TLLIB = {"width": "mean", "estimate": "all"}
+DISTANCES = {
+    "coral": ("coral", {}),
+    "coral of features": ("coral", {"layer": "features"}),
+    "dan": ("dan", {}),
+    "dan of TLlib": ("dan", TLLIB),
+    "jan": ("jan", {}),
+    "jan of TLlib": ("jan", TLLIB),
+    "jan, both": ("jan", {"estimate": "all", "deviation": 0.5}),
+    "mcc": ("mcc", {}),
+}
+
+
+@pytest.mark.parametrize("case", DISTANCES)
+def test_distances_of_batches_of_two_sizes(case):
     """The task's loss plus trade_off times the distance, by hand."""
     outputs, (source, target), beside = inputs()
-    value, _, logged, *_ = step(name, outputs, (source, target), beside)
+    name, options = DISTANCES[case]
+    value, _, logged, *_ = step(name, outputs, (source, target), beside, **options)
     both = np.concatenate([source, target]).astype(np.float64)
     kernel = sum(np.exp(-squared(both) / (2 * 2.0**k * squared(both).mean())) for k in range(-3, 2))
     chances, waver = softmax(np.concatenate([outputs, beside]).astype(np.float64)), softmax(beside / 2.5)
+    of_features, of_chances = (np.exp(-squared(x) / median(x)) for x in (both, chances))
     weights = 1 + np.exp((waver * np.log(waver + 1e-5)).sum(1))
     confused = np.einsum("n,ni,nj->ij", weights, waver, waver)
     confused /= confused.sum(1, keepdims=True)
     wanted = {
-        "coral": np.square(np.cov(source.T) - np.cov(target.T)).sum() / (4 * WIDTH**2),
-        "dan": unbiased(kernel, 6),
-        "jan": unbiased(kernel * np.exp(-squared(chances) / (2 * 0.92**2)), 6),
+        "coral": np.square(np.cov(outputs.T) - np.cov(beside.T)).sum() / (4 * 3**2),
+        "coral of features": np.square(np.cov(source.T) - np.cov(target.T)).sum() / (4 * WIDTH**2),
+        "dan": in_pairs(mixed(both), 6),
+        "dan of TLlib": unbiased(kernel, 6),
+        "jan": in_pairs(of_features * of_chances, 6),
+        "jan of TLlib": unbiased(kernel * np.exp(-squared(chances) / (2 * 0.92**2)), 6),
+        "jan, both": unbiased(of_features * np.exp(-squared(chances) / (2 * 0.5**2)), 6),
         "mcc": 1 - np.trace(confused) / 3,
     }
-    assert value - float(logged["task"]) == pytest.approx(wanted[name], rel=1e-5)
+    assert value - float(logged["task"]) == pytest.approx(wanted[case], rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("options", [{}, {"entropy": True}, {"entropy": True, "jointly": True}])
@@ -279,6 +340,14 @@ def test_what_cannot_apply_is_refused():
         METHODS.make("cdan", PORT, jointly=True)
     with pytest.raises(InputError, match="options.multiples: expected numbers above 0, found"):
         METHODS.make("dan", PORT, multiples=(1.0, 0.0))
+    for name, given, line in (
+        ("coral", {"layer": "head"}, "options.layer: expected outputs or features, found 'head'"),
+        ("dan", {"width": "mode"}, "options.width: expected median or mean, found 'mode'"),
+        ("jan", {"estimate": "some"}, "options.estimate: expected linear or all, found 'some'"),
+        ("jan", {"deviation": 0.0}, "expected multiples and deviation above 0, found multiples=None, deviation=0.0"),
+    ):
+        with pytest.raises(InputError, match=line):
+            METHODS.make(name, PORT, **given)
     with pytest.raises(InputError, match="expected hidden >= 1 and layers >= 0, found hidden=0"):
         METHODS.make("mdd", PORT, hidden=0)
     outputs, (source, target), beside = inputs(targets=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 
 import jax
@@ -15,6 +16,7 @@ from jaxfer.data.loader import Feed, eval_batches
 from jaxfer.errors import InputError
 from jaxfer.method import Context, Given
 from jaxfer.methods import ewc
+from jaxfer.methods._fisher import expected_squares
 from jaxfer.network import of_state
 from jaxfer.registry import TASKS
 from jaxfer.rules import flatten, unflatten
@@ -44,6 +46,12 @@ def test_fisher_of_a_linear_model_by_hand():
     np.testing.assert_allclose(rows["stem/kernel"], wanted, rtol=1e-4, atol=1e-7)
     wanted *= p[np.arange(5), y][:, None, None]
     np.testing.assert_allclose(weighted["stem/kernel"], wanted, rtol=1e-4, atol=1e-7)
+    expected = expected_squares(ctx, {"stem/kernel": params["stem"]["kernel"]}, 4)["stem/kernel"]
+    each = [np.einsum("ni,nj->nij", x, (one[[c] * 5] - p) @ h.T) ** 2 * p[:, c, None, None] for c in range(4)]
+    np.testing.assert_allclose(expected, sum(each), rtol=1e-4, atol=1e-7)
+    values = dataclasses.replace(ctx, batch={**batch, "label": jnp.asarray(y, jnp.float32)})
+    with pytest.raises(InputError, match="options.expected: needs one class for each example; omit it"):
+        expected_squares(values, {}, 4)
 
 
 def test_penalty_by_hand():

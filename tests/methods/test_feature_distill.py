@@ -7,6 +7,7 @@ import pytest
 
 from jaxfer.conformance.training import entered
 from jaxfer.errors import InputError
+from jaxfer.rules import flatten
 from tests.experiments import backbone, batches, tiny_stage, train
 
 
@@ -25,6 +26,23 @@ def test_loss_by_hand(layer):
     mapped = own @ np.asarray(stack["kernel"], np.float64) + stack["bias"]
     apart = np.square(mapped - np.asarray(taught, np.float64)).mean()
     assert train(stage, 1)[1][0] == pytest.approx(train(plain, 1)[1][0] + 0.4 * apart, rel=1e-5)
+
+
+def test_the_papers_first_stage():
+    """The hint alone: its loss is all there is, and what lies above it stays as it is."""
+    fields = dict(optimizer="sgd", momentum=0.0, weight_decay=0.0, lr=0.1)
+    options = {"weight": 0.4, "layer": "block_0"}
+    stage, both, plain = (
+        tiny_stage("vit_cls", method="feature_distill", options={**options, "task_weight": 0.0}, **fields),
+        tiny_stage("vit_cls", method="feature_distill", options=options, **fields),
+        tiny_stage("vit_cls", **fields),
+    )
+    (state, (hint,)), start = train(stage, 1), flatten(entered(stage).params)
+    assert hint == pytest.approx(train(both, 1)[1][0] - train(plain, 1)[1][0], rel=1e-4) and hint > 0.01
+    for path, leaf in flatten(state.params).items():
+        above = path.startswith(("block_1/", "head/"))
+        if not path.endswith("key/bias"):  # attention does not depend on it
+            assert np.array_equal(leaf, start[path]) == above, path
 
 
 def test_layers_that_do_not_fit():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxfer.conformance import tiny
+from jaxfer.conformance.training import entered
 from jaxfer.methods import lwf
 from jaxfer.models.port import FEATURES, Training
 from jaxfer.rules import flatten
@@ -26,6 +27,23 @@ def test_the_divergence_in_float64():
     with jax.enable_x64(True):
         found = float(lwf.divergence(jnp.asarray(old), jnp.asarray(new), 3.0))
     assert found == pytest.approx((p * np.log(p / q)).sum() / 5, abs=1e-9)
+
+
+def test_the_new_head_alone_is_trained_first():
+    """Two of four steps of SGD: the first is that without a warm-up, of the head alone; the others move all."""
+    fields = dict(optimizer="sgd", lr=0.05, momentum=0.0, weight_decay=0.0)
+    stage, plain = (
+        tiny_stage("vit_cls", method="lwf", options={"source_outputs": 4, "warm_up": share}, **fields)
+        for share in (0.5, 0.0)
+    )
+    start, first = flatten(entered(stage).params), flatten(train(plain, 1)[0].params)
+    one, two, four = (flatten(train(stage, steps)[0].params) for steps in (1, 2, 4))
+    for path, leaf in start.items():
+        own = path.startswith("head/out/")
+        np.testing.assert_array_equal(one[path], first[path] if own else leaf, err_msg=path)
+        assert np.array_equal(two[path], leaf) == (not own), path
+        if not path.endswith("key/bias"):  # attention does not depend on it
+            assert not np.array_equal(four[path], two[path]), path
 
 
 def test_loss_by_hand():

@@ -33,9 +33,17 @@ def test_discrepancy_and_imbalance_by_hand():
     assert found == (pytest.approx(wanted[0], abs=1e-12), pytest.approx(wanted[1], abs=1e-12))
 
 
-def test_a_step_is_the_papers_updates_one_after_the_other():
+def test_the_defaults_are_the_papers():
+    """Domains apart, and no balance, which it has for VisDA alone."""
+    method = METHODS.make("mcd", PORT)
+    assert method.separate and method.hparams["balance"][0] == 0.0
+    assert not METHODS.make("mcd", PORT, norms="joint").separate
+
+
+@pytest.mark.parametrize("norms", ["separate", "joint"])
+def test_a_step_is_the_papers_updates_one_after_the_other(norms):
     """A moves all, B the heads, C the backbone twice; each side has its momentum, and C sees the heads of B."""
-    options = {"discrepancy_steps": 2, "trade_off": 0.7, "balance": 0.3}
+    options = {"discrepancy_steps": 2, "trade_off": 0.7, "balance": 0.3, "norms": norms}
     fields = dict(optimizer="sgd", lr=0.2, momentum=0.9, weight_decay=0.0)
     stage = tiny_stage("resnet_basic", method="mcd", options=options, **fields)
     state, feed, port = entered(stage), batches(stage, 2), stage.spec.port
@@ -49,17 +57,21 @@ def test_a_step_is_the_papers_updates_one_after_the_other():
 
     def losses(leaves, model_state, batch):
         params = unflatten(leaves)
-        both = {"image": jnp.concatenate([batch["image"], batch["target"]["image"]])}
+        images, features = [batch["image"], batch["target"]["image"]], []
         plain = {unit: value for unit, value in params.items() if unit != "mcd"}
-        passed = port.forward(plain, model_state, both, training=settings, taps=(FEATURES,))
+        for image in images if norms == "separate" else [jnp.concatenate(images)]:
+            passed = port.forward(plain, model_state, {"image": image}, training=settings, taps=(FEATURES,))
+            model_state = passed.model_state
+            features.append(passed.taps[FEATURES])
+        features = jnp.concatenate(features)
         own, second = params["head"]["out"], params["mcd"]["head"]["layer_0"]
-        logits = [passed.taps[FEATURES] @ layer["kernel"] + layer["bias"] for layer in (own, second)]
+        logits = [features @ layer["kernel"] + layer["bias"] for layer in (own, second)]
         p, q = (jax.nn.softmax(x[8:]) for x in logits)
         cross = optax.softmax_cross_entropy_with_integer_labels
         learn = sum(cross(x[:8], batch["label"]).mean() for x in logits)
         learn += 0.3 * sum(-jnp.log(x.mean(0) + 1e-6).mean() for x in (p, q))
         apart = jnp.abs(p - q).mean()
-        return jnp.stack([learn, learn - 0.7 * apart, 0.7 * apart]), passed.model_state
+        return jnp.stack([learn, learn - 0.7 * apart, 0.7 * apart]), model_state
 
     @jax.jit
     def gradient(leaves, model_state, batch, weights):

@@ -46,6 +46,32 @@ def test_as_many_patches_are_hidden_in_each_image():
     assert mask.any(0).all() and len(np.unique(mask.reshape(50, -1), axis=0)) > 8
 
 
+@pytest.mark.parametrize(
+    ("patches", "side", "hidden", "square"),
+    [
+        (14, 16, 0.6, 2),  # 224 pixels, ViT-B/16
+        (48, 4, 0.6, 8),  # 192 pixels, the paper's Swin
+        (7, 32, 0.6, 1),
+        (16, 14, 0.6, 1),  # 32 pixels are no whole number of patches
+        (21, 16, 0.6, 1),  # 336 pixels are 10.5 squares
+        (8, 4, 0.6, 1),  # an image of 32 pixels would be hidden whole
+        (16, 4, 0.6, 8),  # three of four squares of 64 pixels
+        (16, 4, 0.8, 1),
+    ],
+)
+def test_squares_of_32_pixels(patches, side, hidden, square):
+    assert simmim.papers_square(patches, patches, side, hidden) == square
+
+
+def test_fixed_positions():
+    """Channels of the column, then of the row: sines of the place at 1 and 1 / 100, and cosines."""
+    found = mae.sines(2, 3, 9)
+    for row in range(2):
+        for column in range(3):
+            wanted = [f(place * rate) for place in (column, row) for f in (np.sin, np.cos) for rate in (1.0, 0.01)]
+            np.testing.assert_allclose(found[3 * row + column], [*wanted, 0.0], rtol=0, atol=1e-7)
+
+
 def normed(x, leaves):
     x = x - x.mean(-1, keepdims=True)
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * leaves["scale"] + leaves["bias"]
@@ -83,10 +109,13 @@ def test_a_step_of_simmim_by_hand():
     assert value == pytest.approx(wanted, rel=1e-4)
 
 
-def test_a_step_of_mae_by_hand():
+@pytest.mark.parametrize("positions", ["sines", "learned"])
+def test_a_step_of_mae_by_hand(positions):
     """The network reads the class token and the kept patches alone."""
-    value, start, images, key, blocks = stepped("mae", hidden=0.5, layers=2)
+    value, start, images, key, blocks = stepped("mae", hidden=0.5, layers=2, positions=positions)
     decoder, order = start["decoder"]["head"], np.asarray(_patches.order(key, 8, 6))
+    assert ("pos" in decoder) == (positions == "learned")
+    decoder = {"pos": mae.sines(2, 3, 12), **decoder}
     pos, patches = start["stem"]["pos"], embedded(start, images) + start["stem"]["pos"][:, 1:]
     kept = np.stack([patches[i, order[i, :3]] for i in range(8)])
     features = blocks(np.concatenate([np.repeat(start["stem"]["cls"] + pos[:, :1], 8, 0), kept], 1))
@@ -119,8 +148,10 @@ def test_a_step_of_mae_by_hand():
         ("simmim", "swin_v1", {}, "simmim: the model's blocks pass on maps or positions and no row of tokens"),
         ("mae", "beit_layer", {}, "mae: attention of this model has a table of its own tokens' places"),
         ("simmim", "vit_cls", {"square": 2}, "options.square: expected a divisor of 2 and 3 patches, found 2"),
-        ("simmim", "vit_cls", {"hidden": 1.0}, "expected hidden between 0 and 1 and square >= 1, found 1.0 and 1"),
+        ("simmim", "vit_cls", {"hidden": 1.0}, "expected hidden between 0 and 1 and square >= 1, found 1.0 and None"),
+        ("simmim", "vit_cls", {"square": 0}, "expected hidden between 0 and 1 and square >= 1, found 0.6 and 0"),
         ("mae", "vit_cls", {"hidden": 0.9}, "options.hidden: 0.9 keeps none of 6 patches; lower it"),
+        ("mae", "vit_cls", {"positions": "sine"}, "expected sines or learned, found 'sine'; nearest: 'sines'"),
         ("mae", "vit_cls", {"layers": 0}, "expected hidden between 0 and 1, layers >= 1 and width >= 1, found 0.75, 0"),
     ],
 )

@@ -50,6 +50,25 @@ def test_loha():
         np.testing.assert_allclose(after, before + 4.0 * first * second, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", ["vit_cls", "resnet_basic"])
+def test_loha_as_peft_starts_it(case):
+    """hada_w2_b, our A_2, is zero; the others are uniform up to 1 / sqrt(what torch takes for their fan-in)."""
+    stage = tiny_stage(case, method="loha", options={"rank": 6, "start": "peft"})
+    params, model_state = backbone(stage)
+    state = stage.enter(params, model_state, 0)
+    leaves, apart = {p: np.asarray(x) for p, x in flatten(state.params).items() if p.startswith("loha/")}, []
+    for path, leaf in leaves.items():
+        own = path.rsplit("/", 1)[1]
+        bound = (leaf.size / 6 if own[0] == "a" else 6) ** -0.5
+        assert leaf.any() == (own != "a_2") and np.abs(leaf).max() <= bound
+        apart += [*(leaf / bound).ravel()] if own != "a_2" else []
+    assert np.std(apart) == pytest.approx(3**-0.5, rel=0.05) and abs(np.mean(apart)) < 0.05
+    site = next(iter(leaves)).rsplit("/", 1)[0]
+    assert not np.array_equal(leaves[f"{site}/b_1"], leaves[f"{site}/b_2"])
+    for path, leaf in flatten(stage.spec.method.merge(state.params, state.extra)).items():
+        np.testing.assert_array_equal(leaf, flatten(params)[path])
+
+
 def test_lokr_is_a_kronecker_product():
     """12 is 3 x 4 and 20 is 4 x 5: the second matrix of rank 2 is whole up to a side of 4."""
     for before, after, own, _ in merged("lokr", "vit_cls", ("block_0/attn/out", "block_0/mlp/fc1", "block_1/attn/key")):
@@ -162,6 +181,7 @@ def test_counts_of_query_and_value_on_roberta_base(method, options, count):
         ("vera", {"rank": 0}, "vera: expected rank >= 1, found 0"),
         ("vera", {"initial": 0.0}, "vera: expected an initial scale other than 0"),
         ("loha", {"rank": 0}, "loha: expected rank >= 1, found 0"),
+        ("loha", {"start": "pft"}, "loha: unknown start 'pft'; nearest: 'peft'; omit it, or name peft"),
         ("lokr", {"rank": 0}, "lokr: expected rank >= 1, found 0"),
         ("lokr", {"zero": "secnd"}, "lokr: unknown zero 'secnd'; nearest: 'second'"),
         ("oft", {"block": 1}, "oft: expected block >= 2, found 1"),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from jaxfer.conformance.training import entered
 from jaxfer.errors import InputError
 from jaxfer.methods import self_training
 from jaxfer.registry import METHODS
-from jaxfer.rules import flatten
+from jaxfer.rules import flatten, unflatten
+from jaxfer.step import make_train_step
 from tests.experiments import backbone, batches, tiny_stage, train
 
 
@@ -58,6 +61,27 @@ def test_the_average_by_hand():
         np.testing.assert_allclose(x, wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_mean_teachers_cost_by_hand():
+    """The mean over examples of |p - p'|^2: p' is the average's, of another view, and no label is chosen."""
+    first, second = np.random.default_rng(0).normal(size=(2, 5, 3))
+    p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (first, second))
+    assert float(self_training.distance(first, second)) == pytest.approx(np.square(p - q).sum() / 5, rel=1e-5)
+    ramp = {"ramp_start": 0.0, "ramp_end": 0.0, "weight": 0.5}
+    options = {"teacher": "ema", "consistency": True, **ramp}
+    stage = tiny_stage("vit_cls", method="self_training", options=options, lr=0.0)
+    (batch,), port = batches(stage, 1), stage.spec.port
+    state = entered(stage)
+    average = {path: 1.1 * x for path, x in state.extra["teacher"].items()}
+    state = state.replace(extra={"teacher": average})
+    _, metrics = jax.jit(make_train_step(stage.spec))(state, batch)
+    own, target = (port.apply(state.params, {}, x)[0] for x in (batch, batch["target"]))
+    p, q = jax.nn.softmax(target), jax.nn.softmax(port.apply(unflatten(average), {}, batch["view"])[0])
+    apart = float(np.square(p - q).sum(1).mean())
+    task = float(optax.softmax_cross_entropy_with_integer_labels(own, batch["label"]).mean())
+    assert float(metrics["consistency"]) == pytest.approx(apart, rel=1e-4) and apart > 1e-2
+    assert float(metrics["loss"]) == pytest.approx(task + 0.5 * apart, rel=1e-5)
+
+
 def test_what_is_refused():
     port = tiny_stage("vit_cls").spec.port
     with pytest.raises(InputError, match="options.teacher: expected current or ema, found 'mean'"):
@@ -65,3 +89,5 @@ def test_what_is_refused():
     with pytest.raises(InputError, match="options.threshold: expected 0 to 1, found 1.5"):
         tiny_stage("vit_cls", method="self_training", options={"threshold": 1.5})
     assert METHODS.make("self_training", port, balanced=True).whole_batch
+    with pytest.raises(InputError, match="options.consistency: expected teacher=ema without balanced, found"):
+        METHODS.make("self_training", port, consistency=True)

@@ -45,20 +45,23 @@ def test_two_steps_by_hand():
     assert max(np.abs(leaf).max() for leaf in pull.values()) > 1e-3
 
 
-def test_importance_by_hand():
-    """0.2 + 0.06 / (0.3^2 + 0.01); a path below 0 counts as 0."""
-    method = si.method(tiny.make("resnet_basic"), xi=0.01)
+@pytest.mark.parametrize(("floor", "second"), [("none", -0.4), ("task", 0.2), ("importance", 0.0)])
+def test_importance_by_hand(floor, second):
+    """0.2 +- 0.06 / (0.3^2 + 0.01), and what is kept from falling below 0."""
+    method = si.method(tiny.make("resnet_basic"), xi=0.01, floor=floor)
     extra = {name: {"stem/kernel": np.array(x)} for name, x in
              {"start": [1.0, 1.0], "path": [0.06, -0.06], "importance": [0.2, 0.2]}.items()}  # fmt: skip
     found = method.former({"stem": {"kernel": np.array([1.3, 0.7])}, "head": {"out": {"bias": np.zeros(2)}}}, extra)
-    np.testing.assert_allclose(found["stem/kernel"], [0.8, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(found["stem/kernel"], [0.8, second], rtol=1e-6, atol=1e-7)
     with pytest.raises(InputError, match="config.options.xi: expected a number above 0, found 0.0"):
         si.method(tiny.make("resnet_basic"), xi=0.0)
+    with pytest.raises(InputError, match="config.options.floor: expected none, task, importance, found 'tsk'; nearest"):
+        si.method(tiny.make("resnet_basic"), floor="tsk")
 
 
 def test_a_run_hands_its_importance_on(tmp_path):
     """Bitwise, under a new head and an add-on with a state of its own; a source of another method has none."""
-    fields = {"method": "si", "steps": 2, "lr": 1e-2}
+    fields = {"method": "si", "steps": 2, "lr": 1e-2, "options": {"floor": "task"}}
     jaxfer.run(tiny_config("resnet_basic", **fields), tmp_path / "first", quiet=True)
     source = open_run(tmp_path / "first")
     wanted = jax.jit(source.stage.spec.method.former)(source.state.params, source.state.extra)

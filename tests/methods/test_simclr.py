@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxfer
 from jaxfer.errors import InputError
-from jaxfer.methods.simclr import nt_xent
+from jaxfer.methods.simclr import nt_xent, projected
+from jaxfer.rules import flatten
 from jaxfer.runs.metrics import read_metrics
 from jaxfer.tasks.unlabelled import effective_rank
-from tests.experiments import tiny_config
+from tests.experiments import tiny_config, tiny_stage
 
 
 def test_loss_by_hand():
@@ -27,6 +29,29 @@ def test_loss_by_hand():
     assert float(value) == pytest.approx(np.mean(losses), rel=1e-6)
     nearest = [max((k for k in range(6) if k != i), key=lambda k: similar[i, k]) for i in range(6)]
     assert float(right) == pytest.approx(np.mean([nearest[i] == (i + 3) % 6 for i in range(6)]))
+
+
+def test_a_projection_with_batch_norms_by_hand():
+    """Both layers over all views; the last one has no bias, as in the authors' code."""
+    rng = np.random.default_rng(0)
+    x, first, second = rng.normal(size=(6, 4)), rng.normal(size=(4, 4)), rng.normal(size=(4, 3))
+    bias, scales = rng.normal(size=4), (rng.uniform(0.5, 1.5, 4), rng.uniform(0.5, 1.5, 3))
+
+    def over(y, scale):
+        return (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5) * scale
+
+    hidden = np.maximum(over(x @ first, scales[0]) + bias, 0)
+    head = {"hidden": {"kernel": first, "bias": bias, "scale": scales[0]}, "out": {"kernel": second}}
+    plain = np.maximum(x @ first + bias, 0) @ second
+    with jax.enable_x64(True):
+        normed = {**head, "out": {"kernel": second, "scale": scales[1]}}
+        np.testing.assert_allclose(projected(jax.tree.map(jnp.asarray, normed), x), over(hidden @ second, scales[1]))
+        head["hidden"].pop("scale")
+        np.testing.assert_allclose(projected(jax.tree.map(jnp.asarray, head), x), plain)
+    stage = tiny_stage("resnet_basic", method="simclr", options={"projection": 5, "normed": True})
+    shapes = {path: leaf.shape for path, leaf in flatten(stage.shapes[0]["projection"]["head"]).items()}
+    layers = {"hidden/kernel": (12, 12), "hidden/bias": (12,), "hidden/scale": (12,)}
+    assert shapes == {**layers, "out/kernel": (12, 5), "out/scale": (5,)}
 
 
 def test_effective_rank_by_hand():

@@ -160,6 +160,38 @@ def test_adda_starts_at_the_source_and_keeps_its_head():
     assert not equal(after.params["block_0"], state.params["block_0"])
 
 
+def test_adda_in_turn():
+    """The discriminator moves first; the model's gradient is at the discriminator that it has become."""
+    options = {"hidden": 5, "layers": 1, "alternate": True}
+    stage = tiny_stage("vit_cls", method="adda", options=options, optimizer="sgd", lr=0.3, momentum=0.0, weight_decay=0)
+    state, (batch,), port = entered(stage), batches(stage, 1), stage.spec.port
+    source = features(port, state.others["source"][0], batch)
+    before = {unit: leaves for unit, leaves in state.params.items() if unit != "discriminator"}
+    target = features(port, before, batch["target"])
+    stack = state.params["discriminator"]["head"]
+    moved = jax.tree.map(
+        lambda x, g: x - 0.3 * g, stack, jax.grad(lambda s: adda.adversarial(s, source, target)[0])(stack)
+    )
+
+    def fooled(params):
+        return adda.adversarial(moved, source, features(port, params, batch["target"]))[1]
+
+    value, gradients = jax.jit(jax.value_and_grad(fooled))(before)
+    after, metrics = jax.jit(make_train_step(stage.spec))(state, batch)
+    told = float(adda.adversarial(stack, source, target)[0])
+    assert float(metrics["domain_loss"]) == float(metrics["loss"]) == pytest.approx(told, rel=1e-5)
+    assert float(metrics["target_loss"]) == pytest.approx(float(value), rel=1e-5)
+    for path, leaf in flatten(moved).items():
+        np.testing.assert_allclose(flatten(after.params["discriminator"]["head"])[path], leaf, rtol=1e-4, atol=1e-6)
+    for path, g in flatten(gradients).items():
+        wanted = flatten(before)[path] - (0 if path.startswith("head/out/") else 0.3) * g
+        np.testing.assert_allclose(flatten(after.params)[path], wanted, rtol=1e-4, atol=1e-5, err_msg=path)
+
+
+def features(port, params, batch):
+    return port.forward(params, {}, batch, taps=(FEATURES,)).taps[FEATURES]
+
+
 def test_information_by_hand():
     logits = np.random.default_rng(0).normal(size=(6, 4))
     p = softmax(logits)

@@ -61,9 +61,14 @@ def test_weights_by_fisher_information_and_by_inputs(runs):
     ends = [leaves(runs / name) for name in ("one", "two")]
     for rule in ("fisher", "regmean"):
         jaxfer.merge([runs / "one", runs / "two"], rule=rule, workdir=runs / rule, quiet=True)
-    for path, leaf in leaves(runs / "fisher").items():
+    given = dict(rule="fisher", overrides={"options.expected": True}, quiet=True)
+    jaxfer.merge([runs / "one", runs / "two"], workdir=runs / "expected", **given)
+    by_labels, expected = leaves(runs / "fisher"), leaves(runs / "expected")
+    for path, leaf in by_labels.items():
         low, high = np.minimum(ends[0][path], ends[1][path]), np.maximum(ends[0][path], ends[1][path])
-        assert ((leaf >= low - 1e-6) & (leaf <= high + 1e-6)).all(), path
+        for found in (leaf, expected[path]):
+            assert ((found >= low - 1e-6) & (found <= high + 1e-6)).all(), path
+    assert any(np.abs(leaf - expected[path]).max() > 1e-5 for path, leaf in by_labels.items())
     mean = {path: (ends[0][path] + ends[1][path]) / 2 for path in ends[0]}
     merged = leaves(runs / "regmean")
     moved = {path for path in merged if not np.allclose(merged[path], mean[path], rtol=0, atol=1e-6)}
