@@ -290,10 +290,11 @@ def _blank_of(*pair: Any) -> State:
 
 
 def _placements(stage: Stage) -> tuple[tuple[str, int], ...]:
-    """A method of whole batches is refused under pmap, where each device sees its own examples."""
-    method = stage.spec.method
-    whole = method.whole_batch or method.batch is not None
-    return tuple(place for place in PLACEMENTS if place[0] != "pmap" or not whole)
+    """Under pmap each device sees its own examples: methods of whole batches are refused, and dropout draws others."""
+    method, options = stage.spec.method, vars(stage.spec.port.options)
+    drops = any(rate for name, rate in options.items() if name.endswith("dropout") or name == "stochastic_depth")
+    apart = method.whole_batch or method.batch is not None or drops
+    return tuple(place for place in PLACEMENTS if place[0] != "pmap" or not apart)
 
 
 def _batch(stage: Stage) -> dict[str, Any]:

@@ -14,6 +14,8 @@ RATIO, MANY = 10, 100  # of the largest class to the smallest
 FEW = 5  # examples of a class
 SIGMAS = 5  # deviations of the number of runs from that of a random order
 VAL = 100  # examples of val
+CLASSES = "set data.sampling=balanced or config.task.class_weights=balanced; config.monitor=balanced_accuracy"
+SETS = "set config.task.pos_weight=balanced, and look at config.monitor=macro_auprc"
 
 
 def check(opened: Opened) -> Iterator[Finding]:
@@ -34,7 +36,7 @@ def check(opened: Opened) -> Iterator[Finding]:
     if not data.classes or train.labels is None:
         return
     counts = {name: _counts(split, len(data.classes)) for name, split in data.splits.items() if name != "test"}
-    yield from _sizes(data.classes, counts)
+    yield from _sizes(data.classes, counts, SETS if data.multilabel else CLASSES)
     if opened.one_class:
         yield from _order(opened)
 
@@ -51,7 +53,7 @@ def rarest(classes: tuple[str, ...], split: str, counts: np.ndarray, most: int |
     return tuple(Example(split=split, name=classes[c], says=said) for c, said in says.items())
 
 
-def _sizes(classes: tuple[str, ...], counts: dict[str, np.ndarray]) -> Iterator[Finding]:
+def _sizes(classes: tuple[str, ...], counts: dict[str, np.ndarray], fix: str) -> Iterator[Finding]:
     for name, own in counts.items():
         missing = [classes[c] for c in np.flatnonzero(own == 0)]
         if missing:
@@ -83,7 +85,7 @@ def _sizes(classes: tuple[str, ...], counts: dict[str, np.ndarray]) -> Iterator[
             severity=WARNING,
             kind="imbalance",
             message=f"{large} has {most:,} training examples, {small} {least:,}: {most / least:.0f} times as many.",
-            fix="set data.sampling=balanced or config.task.class_weights=balanced; config.monitor=balanced_accuracy",
+            fix=fix,
             value=most / least,
             threshold=RATIO,
             examples=rarest(classes, "train", own, most // RATIO + 1),

@@ -16,7 +16,8 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
 from jaxfer.diagnosis.finding import NOTE, WARNING, Finding, Some, reached
-from jaxfer.diagnosis.vectors import FEW_PENALTIES, SEED, chances, folds, topics
+from jaxfer.diagnosis.out_of_sample import FEW_PENALTIES, chances, folds
+from jaxfer.diagnosis.vectors import SEED, topics
 from jaxfer.evals.intervals import mean_interval
 
 LEAST, MOST = 50, 500  # examples of each set

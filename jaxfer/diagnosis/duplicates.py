@@ -6,9 +6,10 @@ The inputs of the test split are compared with the others'; its labels are not r
 from __future__ import annotations
 
 import itertools
+import math
 import string
-from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -22,6 +23,8 @@ ALIKE = 0.997  # correlation of their thumbnails: strokes on an even ground, suc
 BLANK = 2.0  # levels of spread below which an image has no hash to speak of
 BLOCK = 1024  # images that are compared with all at once
 PAIRS = 2**17  # of thumbnails at once
+SHARED = 0.85  # of the words of two texts: one of 13 is another one
+WORDS = 8  # fewest of a text, to compare it so
 PUNCTUATION = dict.fromkeys(map(ord, string.punctuation), " ")
 FIX = "remove them from the files, or name what they share in data.group and set data.val_by=group"
 WITHIN = "remove all but one of each"
@@ -33,9 +36,9 @@ def check(opened: Opened) -> Iterator[Finding]:
     """Exact copies, then near ones."""
     exact = _groups(opened.keys)
     yield from _conflicts(opened, exact)
-    yield from _told(opened, exact, "", "copies of", SHARE)
+    yield from told(opened, exact, "", "copies of", SHARE)
     near, how = _near(opened)
-    yield from _told(opened, near, "near_", f"near copies ({how}) of", None)
+    yield from told(opened, near, "near_", f"near copies ({how}) of", None)
 
 
 def _groups(keys: Mapping[str, tuple[Hashable, ...]]) -> list[list[Place]]:
@@ -94,14 +97,12 @@ def _example(opened: Opened, place: Place, says: str = "") -> Example:
     return opened.example(*place, says)
 
 
-def _told(opened: Opened, groups: list[list[Place]], kind: str, what: str, severe: float | None) -> Iterator[Finding]:
+def told(opened: Opened, groups: list[list[Place]], kind: str, what: str, severe: float | None) -> Iterator[Finding]:
     """A finding for each pair of splits, and for each split."""
     for name, other in itertools.combinations(opened.splits, 2):
-        held = [(p[0], o) for places in groups if (p := _of(places, name)) for o in _of(places, other)]
-        if held:
+        if held := _copies(groups, name, other):
             share = len(held) / len(opened.splits[other])
             severity, threshold = graded(share, severe, SHARE if severe is None else 0.0)
-            some = [_example(opened, o, f"as {_example(opened, p)}") for p, o in held[:LISTED]]
             yield Finding(
                 severity=severity,
                 kind=f"{kind}copies_across_splits",
@@ -110,11 +111,10 @@ def _told(opened: Opened, groups: list[list[Place]], kind: str, what: str, sever
                 fix=FIX,
                 value=share,
                 threshold=threshold,
-                examples=tuple(some),
+                examples=_some(opened, held),
             )
     for name, split in opened.splits.items():
-        held = [(own[0], later) for places in groups if (own := _of(places, name)) for later in own[1:]]
-        if held:
+        if held := _copies(groups, name, name):
             share = len(held) / len(split)
             severity, threshold = graded(share, None, SHARE)
             yield Finding(
@@ -125,10 +125,22 @@ def _told(opened: Opened, groups: list[list[Place]], kind: str, what: str, sever
                 fix=WITHIN,
                 value=share,
                 threshold=threshold,
-                examples=tuple(
-                    _example(opened, later, f"as {_example(opened, first)}") for first, later in held[:LISTED]
-                ),
+                examples=_some(opened, held),
             )
+
+
+def _copies(groups: list[list[Place]], name: str, other: str) -> dict[Place, Place]:
+    """{each copy in the other split: the first example of this one that it is like}; of one split, all but that."""
+    found: dict[Place, Place] = {}
+    for places in groups:
+        own = _of(places, name)
+        for copy in own[1:] if name == other else _of(places, other) if own else ():
+            found.setdefault(copy, own[0])
+    return found
+
+
+def _some(opened: Opened, held: Mapping[Place, Place]) -> tuple[Example, ...]:
+    return tuple(_example(opened, o, f"as {_example(opened, p)}") for o, p in [*held.items()][:LISTED])
 
 
 def _of(places: list[Place], name: str) -> list[Place]:
@@ -140,7 +152,8 @@ def _near(opened: Opened) -> tuple[list[list[Place]], str]:
     if opened.pictures:
         return _alike(opened), f"hashes within {BITS} of 64 bits"
     if all(isinstance(split.columns.get("text"), Texts) for split in opened.splits.values()):
-        return _normalised(opened), "but for case, punctuation and spaces"
+        how = f"but for case, punctuation and spaces, or {percent(SHARED)} of the words of both are the same"
+        return _worded(opened), how
     return [], ""
 
 
@@ -164,25 +177,7 @@ def _alike(opened: Opened) -> list[list[Place]]:
             first, second = i[part : part + PAIRS], j[part : part + PAIRS]
             alike = np.einsum("nd,nd->n", thumbnails[first], thumbnails[second]) >= ALIKE
             found += zip(first[alike].tolist(), second[alike].tolist(), strict=True)
-    return [[places[i] for i in group] for group in _joined(found)]
-
-
-def _joined(pairs: list[tuple[int, int]]) -> list[list[int]]:
-    """Sets of what pairs connect, in order."""
-    of: dict[int, int] = {}
-
-    def root(i: int) -> int:
-        while of.setdefault(i, i) != i:
-            i = of[i]
-        return i
-
-    for i, j in pairs:
-        first, second = sorted((root(i), root(j)))
-        of[second] = first
-    groups: defaultdict[int, list[int]] = defaultdict(list)
-    for i in sorted(of):
-        groups[root(i)].append(i)
-    return list(groups.values())
+    return [[places[i], places[j]] for i, j in found]
 
 
 def normalised(text: str) -> str:
@@ -190,17 +185,42 @@ def normalised(text: str) -> str:
     return " ".join(text.casefold().translate(PUNCTUATION).split())
 
 
-def _normalised(opened: Opened) -> list[list[Place]]:
-    keys: dict[str, tuple[Hashable, ...]] = {}
+def _worded(opened: Opened) -> list[list[Place]]:
+    """Texts that are equal once they are normalised, or that share most words, one of each set of exact copies."""
+    places: list[Place] = []
+    firsts: set[Hashable] = set()
+    of: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     for name, split in opened.splits.items():
-        column = split.columns["text"]
-        parts = [column[int(row)] for row in split.rows]
-        keys[name] = tuple(tuple(map(normalised, (part,) if isinstance(part, str) else part)) for part in parts)
-    groups = []
-    for places in _groups(keys):
-        first: dict[Hashable, Place] = {}
-        for name, i in places:
-            first.setdefault(opened.keys[name][i], (name, i))
-        if len(first) > 1 and any(keys[places[0][0]][places[0][1]]):
-            groups.append(list(first.values()))
-    return groups
+        for i, key in enumerate(opened.keys[name]):
+            text = split.example("text", i)
+            parts = tuple(map(normalised, (text,) if isinstance(text, str) else text))
+            if key not in firsts and any(parts):
+                firsts.add(key)
+                of[parts].append(len(places))
+                places.append((name, i))
+    words = [frozenset((at, word) for at, part in enumerate(parts) for word in part.split()) for parts in of]
+    first = [same[0] for same in of.values()]
+    groups = [same for same in of.values() if len(same) > 1]
+    groups += sorted([first[i], first[j]] for i, j in sharing(words))
+    return [[places[i] for i in group] for group in groups]
+
+
+def sharing(sets: Sequence[frozenset[Hashable]]) -> Iterator[tuple[int, int]]:
+    """Pairs of sets of words whose Jaccard index, words of both over words of either, is at least `SHARED`.
+
+    Such sets share one of the n - ceil(`SHARED` n) + 1 rarest of each one's n words, so only these are looked up
+    (prefix filtering: Bayardo et al., 2007, "Scaling Up All Pairs Similarity Search").
+    """
+    counts = Counter(word for words in sets for word in words)
+    having: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for i in sorted(range(len(sets)), key=lambda i: len(sets[i])):
+        words, n = sets[i], len(sets[i])
+        if n < WORDS:
+            continue
+        rarest = sorted(words, key=lambda word: (counts[word], word))[: n - math.ceil(SHARED * n - 1e-9) + 1]
+        for j in sorted({j for word in rarest for j in having[word] if len(sets[j]) >= SHARED * n}):
+            both = len(words & sets[j])
+            if both >= SHARED * (n + len(sets[j]) - both):
+                yield min(i, j), max(i, j)
+        for word in rarest:
+            having[word].append(i)

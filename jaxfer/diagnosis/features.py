@@ -1,4 +1,4 @@
-"""Checks by the vectors of examples: probable label errors, outliers, splits and domains told apart, a pilot.
+"""Checks by the vectors of examples: near copies, label errors, outliers, splits and domains told apart, a pilot.
 
 The vectors of at most 4,096 training examples and 500 of every other set are computed once for all of them.
 """
@@ -14,10 +14,11 @@ from jaxfer.data.loader import Feed
 from jaxfer.data.prepare import build
 from jaxfer.data.split import Split
 from jaxfer.diagnosis import classes as counted
-from jaxfer.diagnosis import drift, labels, outliers, pilot
+from jaxfer.diagnosis import drift, labels, near, outliers, pilot
 from jaxfer.diagnosis.finding import NOTE, Finding
 from jaxfer.diagnosis.opened import Opened
-from jaxfer.diagnosis.vectors import FOLDS, SEED, Vectors, chances_beside, vectors
+from jaxfer.diagnosis.out_of_sample import FOLDS, chances_beside, of_sets
+from jaxfer.diagnosis.vectors import SEED, Vectors, vectors
 from jaxfer.errors import InputError
 from jaxfer.pretrained import foreign, starting
 from jaxfer.runs.folder import stored_experiment
@@ -42,6 +43,7 @@ def check(opened: Opened) -> Iterator[Finding]:
         return
     opened.say(f"{read.reads} of {sum(map(len, sets.values())):,} examples: labels, outliers, drift, a pilot")
     shown = dataclasses.replace(opened, splits=sets)
+    yield from near.check(shown, read.of, read.reads)
     yield from outliers.check(read.of, read.reads, shown.some)
     yield from drift.splits(read.of, read.reads, shown.some)
     yield from drift.domains(read.of, read.reads, shown.some)
@@ -49,6 +51,8 @@ def check(opened: Opened) -> Iterator[Finding]:
         yield from _classes(shown, read)
     elif opened.data.multilabel:
         yield from _sets_of_labels(shown, read)
+    elif opened.values:
+        yield from pilot.of_values(shown, read.of["train"], shown.splits["train"].labels, read.reads)
 
 
 def _classes(opened: Opened, read: Vectors) -> Iterator[Finding]:
@@ -79,9 +83,10 @@ def _sets_of_labels(opened: Opened, read: Vectors) -> Iterator[Finding]:
         yield _unchecked(opened, 0, 1, given["train"].sum(0), expected)
         return
     x, others = read.of["train"], read.of["val"] if "val" in given else read.of["train"][:0]
-    found = {int(c): chances_beside(x, given["train"][:, c], others) for c in enough}
+    found = dict(zip(enough.tolist(), of_sets(x, given["train"][:, enough], others), strict=True))
     for at, name in enumerate(given):
         yield from labels.check_sets(opened, name, given[name], {c: own[at] for c, own in found.items()}, read.reads)
+    yield from pilot.of_sets(opened, x, given["train"], opened.data.classes, read.reads)
 
 
 def _labelled(opened: Opened) -> list[str]:

@@ -96,6 +96,16 @@ class Opened:
         label = self.data.splits["train"].columns.get("label")
         return bool(self.data.classes) and label is not None and label.kind == "class"
 
+    @property
+    def sets(self) -> bool:
+        """Whether an example has a set of labels, and the task learns it."""
+        return self.data.multilabel and self.ready.experiment.task.name == "multilabel"
+
+    @property
+    def values(self) -> bool:
+        """Whether an example has one value, and the task learns it."""
+        return self.ready.experiment.task.name == "regression"
+
     def labels(self, name: str) -> list[Hashable] | None:
         """Of each example of a split, as something to compare; None for test, and where there are none."""
         labels = None if name == "test" else self.splits[name].labels

@@ -47,23 +47,39 @@ def _trainable(stage: Stage, where: str) -> Iterator[Finding]:
 
 
 def _rate(stage: Stage, where: str) -> Iterator[Finding]:
-    known, lr = stage.spec.method.hparams.get("lr"), stage.config.lr
-    if known is None or lr is None or stage.config.optimizer not in OPTIMIZERS:
+    """Of `lr`, or of each group's rate where some of its parameters train."""
+    spec, config = stage.spec, stage.config
+    known = spec.method.hparams.get("lr")
+    if known is None or config.optimizer not in OPTIMIZERS or not max(known[0], *known[1]):
         return
-    grid = (known[0], *known[1])
+    if config.lr is not None:
+        yield from _beyond(stage, f"{where}.lr", "the rate", config.lr, 1.0)
+        return
+    live = {leaf.group for _, leaf in spec.leaves if leaf is not None}
+    for group, rate in config.rates.items():
+        if group in live and rate:  # a rate of 0 is a way to freeze
+            scale = spec.method.scales.get(group, 1.0)
+            yield from _beyond(stage, f"{where}.rates.{group}", f"the rate of group {group},", rate, scale)
+
+
+def _beyond(stage: Stage, name: str, what: str, rate: float, scale: float) -> Iterator[Finding]:
+    """A finding where a rate is far from the method's grid, times the group's scale."""
+    default, others = stage.spec.method.hparams["lr"]
+    grid = [scale * value for value in (default, *others)]
     low, high = min(grid), max(grid)
-    beyond = max(lr / high, low / lr if lr else float("inf"))
+    beyond = max(rate / high, low / rate if rate else float("inf"))
     if found := reached(beyond, RATE):
         severity, times = found
-        side = f"{beyond:.3g} times {'above' if lr > high else 'below'}"
+        side = f"{beyond:.3g} times {'above' if rate > high else 'below'}"
         yield Finding(
             severity=severity,
             kind="rate",
-            message=f"Stage {stage.name}: the rate {lr:g} is {side} those that method {stage.config.method} is "
+            message=f"Stage {stage.name}: {what} {rate:g} is {side} those that method {stage.config.method} is "
             f"tuned over, {low:g} to {high:g}.",
-            fix=f"set {where}.lr within them, or look at `jaxfer find-lr`",
-            value=lr,
-            threshold=low / times if lr < low else high * times,
+            fix=f"set {name} within them, or look at `jaxfer find-lr`",
+            value=rate,
+            threshold=low / times if rate < low else high * times,
+            examples=(Example(name=name, says=f"{rate:g}"),),
         )
 
 
@@ -78,6 +94,7 @@ def _length(opened: Opened, stage: Stage, where: str) -> Iterator[Finding]:
             fix=f"lower {where}.warmup ('10%' of the steps is usual) or raise {where}.steps",
             value=share,
             threshold=WARMUP,
+            examples=(Example(name=f"{where}.warmup", says=f"{config.warmup:,}"),),
         )
     count = len(training_split(opened.ready.experiment, stage, opened.data))
     epochs = config.steps * config.batch_size / count
@@ -90,4 +107,5 @@ def _length(opened: Opened, stage: Stage, where: str) -> Iterator[Finding]:
             fix=f"raise {where}.steps ('1epochs' for one)",
             value=epochs,
             threshold=1,
+            examples=(Example(name=f"{where}.steps", says=f"{config.steps:,}"),),
         )

@@ -8,7 +8,7 @@ trained on. There is no factor T^2. TLlib's defaults are a trade_off of 4 and T 
 The paper's warm-up step (section 3) comes first: the new head alone is trained, then all groups together. It trains the
 head until it converges; here `warm_up` is a share of the stage's steps, and 0 leaves it out. In these steps the other
 groups have gradients of zero; weight decay still acts on them, and running statistics follow the batches
-(`config.weight_decay=0` and `config.eval_norms` stop either).
+(`config.weight_decay=0` and `config.norms=((".*", "eval"),)` stop either).
 """
 
 from __future__ import annotations

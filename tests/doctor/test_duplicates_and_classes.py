@@ -13,7 +13,7 @@ import jaxfer
 import jaxfer.config
 from jaxfer.commands import main
 from jaxfer.data.split import Split
-from jaxfer.diagnosis import classes, duplicates
+from jaxfer.diagnosis import classes, duplicates, near
 from jaxfer.diagnosis.opened import dhash
 from jaxfer.errors import InputError
 from tests.experiments import TOKENIZER, tiny_config
@@ -131,8 +131,23 @@ def test_difference_hash():
     assert dhash(3 * ramp + 20) == dhash(ramp)
 
 
-def test_connected_pairs():
-    assert duplicates._joined([(1, 4), (2, 3), (4, 7), (3, 5), (5, 2)]) == [[1, 4, 7], [2, 3, 5]]
+def test_texts_that_share_most_words():
+    """By hand: 12 of 14 words are in both of the first two, 12 of 15 of the last; one of seven words is too short."""
+    given = ["a b c d e f g h i j k l m", "a b c d e f g h i j k l n", "a b c d e f g h i j k l o p", "q r s t u v w"]
+    sets = [frozenset(text.split()) for text in [*given, "q r s t u v w"]]
+    assert [*duplicates.sharing(sets)] == [(0, 1)]
+    rng = np.random.default_rng(0)
+    sets = [frozenset(rng.integers(0, 14, 13).tolist()) for _ in range(300)]
+    jaccard = {(i, j): len(a & b) / len(a | b) for (i, a), (j, b) in itertools.combinations(enumerate(sets), 2)}
+    enough = {(i, j) for (i, j), index in jaccard.items() if index >= 0.85 and min(map(len, (sets[i], sets[j]))) >= 8}
+    assert enough == {*duplicates.sharing(sets)} and 50 < len(enough) < len(jaccard)
+
+
+def test_vectors_that_are_close():
+    """Ten points a step apart, and one that is a tenth of a step from the third."""
+    x = np.append(np.arange(10.0), 2.1)[:, None]
+    assert near.close(x) == [(2, 10)]
+    assert near.close(np.repeat(np.arange(5.0), 2)[:, None]) == []  # where all have a copy, none is near
 
 
 def test_runs():
@@ -179,6 +194,19 @@ def test_the_command(tmp_path, capsys):
     assert [one["kind"] for one in found["findings"]][-1] == "sampled"
     assert main(["doctor", str(file)]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("0 severe, ")
+
+
+def test_a_plan_that_trains_nothing_is_one_line(tmp_path, capsys):
+    file = tmp_path / "c.py"
+    config = photos(tmp_path)
+    file.write_text(
+        "import jaxfer.config\n\n\ndef get_config(arg=''):\n    config = jaxfer.config.base()\n"
+        f"    config.model = {config.model.to_dict()!r}\n    config.data = {config.data.to_dict()!r}\n"
+        "    config.update(batch_size=4, steps=12, freeze=('.*',))\n    return config\n"
+    )
+    assert main(["doctor", str(file)]) == 2
+    out, err = capsys.readouterr()
+    assert not out and "nothing would be trained; loosen freeze" in err and err.count("\n") == 1
 
 
 def test_bad_arguments():

@@ -9,7 +9,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import jaxfer
-from jaxfer.diagnosis import drift, outliers, pilot, vectors
+from jaxfer.diagnosis import drift, out_of_sample, outliers, pilot
 from tests.doctor.test_duplicates_and_classes import by_kind
 from tests.experiments import tiny_config
 
@@ -69,7 +69,7 @@ def test_a_power_law_is_continued():
 def test_folds_share_each_class_out_and_are_of_one_size():
     labels = np.array([0] * 41 + [1] * 23 + [2] * 6)
     for part in (1.0, 0.25, 0.01):
-        found = vectors.folds(labels, part)
+        found = out_of_sample.folds(labels, part)
         assert len({len(rows) for rows, _ in found}) == 1
         assert sorted(np.concatenate([held for _, held in found])) == [*range(70)]
         for rows, held in found:
@@ -78,27 +78,70 @@ def test_folds_share_each_class_out_and_are_of_one_size():
             assert counts.tolist() == [max(1, round(part * n)) for n in (32, 18, 4)]
 
 
+def beside(inputs):
+    """What a pilot reads of the opened data: the raw inputs [n, d]."""
+    encoding = SimpleNamespace(features="pixels", flat=lambda rows: inputs[rows])
+
+    def told(name, rows, says):
+        return tuple((name, int(row), says(int(row))) for row in rows[:5])
+
+    return SimpleNamespace(splits={"train": SimpleNamespace(take=lambda rows: rows)}, encodings=(encoding,), some=told)
+
+
+READ = "the frozen features of x"
+
+
 def test_features_that_say_less_than_the_inputs():
     rng = np.random.default_rng(0)
     labels = np.arange(200) % 2
     inputs = rng.normal(size=(200, 5)) + 2 * labels[:, None]
-    encoding = SimpleNamespace(features="pixels", flat=lambda rows: inputs[rows])
-    train = SimpleNamespace(take=lambda rows: rows)
-
-    def told(name, rows, says):
-        return tuple((name, int(row), says(row)) for row in rows)
-
-    opened = SimpleNamespace(splits={"train": train}, encodings=(encoding,), some=told)
     noise = rng.normal(size=(200, 5))
-    read = "the frozen features of x"
-    found = {f.kind: f for f in pilot.check(opened, noise, labels, [*"ab"], read)}
+    found = {f.kind: f for f in pilot.check(beside(inputs), noise, labels, [*"ab"], READ)}
     assert found["worse_than_inputs"].severity == "warning" and found["worse_than_inputs"].value < -0.3
     assert {says for _, _, says in found["worse_than_inputs"].examples} == {"told by the raw pixels alone"}
     assert found["pilot"].threshold > 0.95 > found["pilot"].value  # that of the inputs
     assert {example.name for example in found["pilot"].examples} == {"a", "b"}
     assert "the largest class is 50.0 %" in found["pilot"].message and "twice as many" in found["pilot"].message
-    found = [*pilot.check(opened, inputs, labels, [*"ab"], "the raw pixels")]
+    found = [*pilot.check(beside(inputs), inputs, labels, [*"ab"], "the raw pixels")]
     assert [finding.kind for finding in found] == ["pilot"] and found[0].value > 0.95 and found[0].threshold == 0.5
+
+
+def test_a_pilot_of_values():
+    """y = x0 + noise, of variances 4 and 1: what is explained is 4/5. One value is far off."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(900, 5)) * [2, 1, 1, 1, 1]
+    values = (inputs[:, 0] + rng.normal(size=900)).astype(np.float32)
+    values[7] = 30
+    (found,) = pilot.of_values(beside(inputs), inputs, values, "the raw pixels")
+    assert found.value == pytest.approx(0.8, abs=0.1) and found.threshold == 0
+    assert "from 720 labels" in found.message and "with the mean it is 0.0 %" in found.message
+    assert "twice as many" in found.message and found.examples[0][:2] == ("train", 7)
+    noise = rng.normal(size=(900, 5))
+    less = {f.kind: f for f in pilot.of_values(beside(inputs), noise, values, READ)}
+    assert less["pilot"].value == pytest.approx(0, abs=0.05) and less["pilot"].threshold == found.value
+    assert less["worse_than_inputs"].value == pytest.approx(less["pilot"].value - found.value)
+    assert {says for _, _, says in less["worse_than_inputs"].examples} == {"closer by the raw pixels"}
+    assert not [*pilot.of_values(beside(inputs), inputs, np.ones(900), READ)]
+    assert not [*pilot.of_values(beside(inputs), inputs[:19], values[:19], READ)]
+
+
+def test_a_pilot_of_texts_with_values():
+    words = np.array([f"{'good' if i % 2 else 'bad'} film number {i}" for i in range(200)], object)
+    found = out_of_sample.of_values(words, np.arange(200) % 2 * 3.0)
+    assert np.abs(found - np.arange(200) % 2 * 3.0).mean() < 0.2
+
+
+def test_a_pilot_of_sets():
+    """Two labels that two inputs tell, and one of four examples, which is left out."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(300, 5))
+    given = np.stack([inputs[:, 0] > 0, inputs[:, 1] > 1, np.arange(300) < 4], 1).astype(int)
+    (found,) = pilot.of_sets(beside(inputs), inputs, given, [*"abc"], "the raw pixels")
+    assert found.value > 0.95 and found.threshold == pytest.approx(given[:, :2].mean())
+    assert {example.name for example in found.examples} == {"a", "b"}
+    less = {f.kind: f for f in pilot.of_sets(beside(inputs), rng.normal(size=(300, 5)), given, [*"abc"], READ)}
+    assert less["worse_than_inputs"].severity == "warning" and less["worse_than_inputs"].value < -0.3
+    assert not [*pilot.of_sets(beside(inputs), inputs, given[:, 2:], ["c"], READ)]
 
 
 def digits(tmp_path, change=lambda train, val: None):
@@ -160,3 +203,39 @@ def test_the_gap_to_a_stream_and_to_the_source(tmp_path):
     assert [f.message.split(" tell ")[1].split(" from")[0] for f in gone.findings if f.kind == "domain_gap"] == [
         "stream other"
     ]
+
+
+@pytest.mark.system
+def test_frozen_features_of_values(tmp_path):
+    """Of a run that learned the digits as classes; here they are numbers."""
+    source = digits(tmp_path)
+    jaxfer.run(source, tmp_path / "source", quiet=True)
+    arrays = {name: x.astype(np.float32 if x.ndim == 1 else x.dtype) for name, x in np.load(tmp_path / "d.npz").items()}
+    np.savez(tmp_path / "values.npz", **arrays)
+    source.data = dict(source="npz", path=str(tmp_path / "values.npz"), target="value")
+    source.task.name = "regression"
+    source.update(init="sibling:source", head="reset", method="probe")
+    diagnosis = jaxfer.doctor(source, place=tmp_path / "doctor", quiet=True)
+    pilot, kinds = by_kind(diagnosis)["pilot"], by_kind(diagnosis).keys()
+    assert "the frozen features of sibling:source" in pilot.message and "raw pixels" in pilot.message
+    assert pilot.value > 0.2 and "features_unread" not in kinds and not diagnosis.counts["severe"], diagnosis.text()
+
+
+@pytest.mark.system
+def test_frozen_features_of_sets(tmp_path):
+    """Of a run that learned the phrases' class; here each has the words that it holds."""
+    source = tiny_config("bert_pooler", steps=20)
+    jaxfer.run(source, tmp_path / "source", quiet=True)
+    rng = np.random.default_rng(0)
+    words = np.array(["good", "bad", "film", "plot", "song", "very"])
+    for name, count in (("train", 120), ("dev", 40)):
+        own = [words[rng.permutation(6)[:3]] for _ in range(count)]
+        lines = [f"{' '.join(text)}\t{';'.join(sorted({'bad', 'good'} & {*text}))}" for text in own]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(["text\tlabels", *lines]))
+    source.data = dict(source="table", path=str(tmp_path), label="labels", target="labels")
+    source.task.name = "multilabel"
+    source.update(init="sibling:source", head="reset", method="probe")
+    diagnosis = jaxfer.doctor(source, place=tmp_path / "doctor", quiet=True)
+    pilot, kinds = by_kind(diagnosis)["pilot"], by_kind(diagnosis).keys()
+    assert "the frozen features of sibling:source" in pilot.message and "raw TF-IDF" in pilot.message
+    assert pilot.value > 0.6 and "features_unread" not in kinds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,53 @@ def test_texts(tmp_path):
     unknown = found["unknown_tokens"]
     assert unknown.value == pytest.approx(4 / (sum(whole) - 20 - 3)) and unknown.severity == "warning"
     assert [(e.row, e.says) for e in unknown.examples[:2]] == [(7, "3 unknown tokens"), (6, "1 unknown tokens")]
+
+
+def test_pairs_that_are_read_apart(tmp_path, monkeypatch):
+    """The second text of one of 4 is cut; of 26 words of train, two that are unknown are in second texts."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    config = jaxfer.load("configs/stsb_similarity.py:tiny")
+    pairs = [("the film", "the plot"), ("a song", "a very good plot was a very bad plot"), ("good", "xyzzy plugh")]
+    pairs += [("very bad", "not a good film")]
+    lines = [f"{a}\t{b}\t{i}" for i, (a, b) in enumerate(pairs)]
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.tsv").write_text("\n".join(["text\ttext_pair\tscore", *lines]))
+    config.data.path = str(tmp_path)
+    found = by_kind(jaxfer.doctor(config, quiet=True))
+    assert [(e.row, e.says) for e in found["cut"].examples] == [(1, "11 tokens")] and found["cut"].value == 0.25
+    assert found["unknown_tokens"].value == pytest.approx(2 / (2 + 2 + 2 + 6 + 1 + 2 + 2 + 4))
+    assert [(e.row, e.says) for e in found["unknown_tokens"].examples] == [(2, "2 unknown tokens")]
+
+
+def test_windows_hold_all_of_a_text(tmp_path, monkeypatch):
+    """No text is cut; what is unknown is counted of all of it."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    config = jaxfer.load("configs/squad_small.py:tiny")
+    context = "The plot was bad. A song was very plain! The film was xyzzy."
+    row = {"context": context, "question": "The song?", "answers": [{"text": "very plain", "start": 29}]}
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": name, **row}))
+    config.data.path = str(tmp_path)
+    found = by_kind(jaxfer.doctor(config, quiet=True))
+    assert "cut" not in found and found["unknown_tokens"].value == pytest.approx(1 / 19)
+
+
+def test_targets_that_are_cut(tmp_path):
+    """Of four targets one has seven tokens and the end, where the decoder is to write five."""
+    rows = [{"source": f"the {x}", "target": "a very bad film was not good" if x == "song" else "good"} for x in SAYS]
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = tiny_config("t5", steps=2, batch_size=4)
+    config.model.update(tokenizer=TOKENIZER, target_length=5)
+    config.data = dict(source="text_to_text", path=str(tmp_path))
+    config.task = dict(name="seq2seq")
+    found = by_kind(jaxfer.doctor(config, quiet=True))["cut"]
+    assert "1 of 4 targets of train (25 %) are longer than 5 tokens" in found.message
+    assert [(e.row, e.says) for e in found.examples] == [(1, "8 tokens")]
+    assert found.fix.startswith("raise config.model.target_length")
+
+
+SAYS = ("film", "song", "plot", "very film")
 
 
 def test_brightness_that_gives_the_class_away(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import jaxfer
-from jaxfer.diagnosis import labels, vectors
+from jaxfer.diagnosis import labels, out_of_sample
 from tests.doctor.test_duplicates_and_classes import by_kind
 from tests.experiments import tiny_config
 
@@ -50,17 +50,17 @@ def clusters(n=200, noise=0.1, seed=0):
 def test_planted_labels_in_clusters():
     """20 of 200 labels are wrong: the estimate is near, and the suspects are among them."""
     x, given, wrong = clusters()
-    found = labels.confident(vectors.chances(x, given), given)
+    found = labels.confident(out_of_sample.chances(x, given), given)
     assert found.share == pytest.approx(0.1, abs=0.02)
     assert len(set(found.suspects) & set(wrong)) >= 15 and not set(found.suspects) - set(wrong)
     x, given, _ = clusters(noise=0)
-    assert labels.confident(vectors.chances(x, given), given).share < 0.01
+    assert labels.confident(out_of_sample.chances(x, given), given).share < 0.01
 
 
 def test_texts_are_told_by_their_words():
     words, given = np.array(["a red rose", "a blue sky"] * 20, object), np.arange(40) % 2
     given[6] = 1
-    found = labels.confident(vectors.chances(words, given), given)
+    found = labels.confident(out_of_sample.chances(words, given), given)
     assert found.suspects.tolist() == [6]
 
 
@@ -134,6 +134,28 @@ def test_the_plan():
     assert by_kind(jaxfer.doctor(config, quiet=True))["rate"].severity == "severe"
 
 
+def test_the_rate_of_each_group():
+    """A probe's grid is its own; a group that does not train, or that is told not to, has no rate to speak of."""
+    config = tiny_config("resnet_basic", method="full", steps=8, batch_size=8, warmup=1)
+    config.rates = {"backbone": 5.0, "head": 0.05}
+    findings = {f.severity: f for f in jaxfer.doctor(config, quiet=True).findings if f.kind == "rate"}
+    assert findings.keys() == {"severe", "warning"}
+    assert "the rate of group backbone, 5 is 1.67e+03 times above" in findings["severe"].message
+    assert findings["severe"].fix.startswith("set config.rates.backbone within them")
+    assert [(e.name, e.says) for e in findings["warning"].examples] == [("config.rates.head", "0.05")]
+    assert (findings["warning"].value, findings["warning"].threshold) == (0.05, pytest.approx(0.03))
+    config.rates = {"backbone": 0.0, "head": 1e-3}
+    assert "rate" not in by_kind(jaxfer.doctor(config, quiet=True))
+    config.rates, config.freeze = {"backbone": 5.0, "head": 1e-3}, ("(?!head).*",)
+    assert "rate" not in by_kind(jaxfer.doctor(config, quiet=True))
+
+
+def test_a_method_without_rates_has_none_to_look_at():
+    config = tiny_config("resnet_basic", method="adabn", steps=8, batch_size=8)
+    config.options = {"examples": "training"}
+    assert "rate" not in by_kind(jaxfer.doctor(config, quiet=True))
+
+
 def test_a_probe_trains_the_head_and_that_is_right():
     config = tiny_config("resnet_basic", method="probe", steps=8, batch_size=8)
     assert "only_head" not in by_kind(jaxfer.doctor(config, quiet=True))
@@ -171,6 +193,10 @@ def test_planted_labels_of_sets(tmp_path):
     clean = by_kind(jaxfer.doctor(notes(tmp_path)[0], quiet=True))
     assert "label_issues" not in clean or clean["label_issues"].severity == "note"
     assert "labels_unchecked" not in clean
+    pilot = clean["pilot"]
+    assert pilot.severity == "note" and pilot.value > 0.95 and pilot.threshold == pytest.approx(0.51, abs=0.05)
+    assert "macro AUPRC from 192 labels" in pilot.message and "twice as many" in pilot.message
+    assert {example.name for example in pilot.examples} == {"low", "high"}
 
 
 def test_a_label_that_few_have_is_not_looked_at(tmp_path):
