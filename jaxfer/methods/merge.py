@@ -2,7 +2,7 @@
 
 `jaxfer/merging` has the rules and their papers. What a rule can choose (how many networks, how strong a change) is
 chosen on val. `jaxfer merge` writes the config. WiSE-FT's code can weigh the two ends by Fisher information, which the
-paper does not: `fisher` is the rule for that.
+paper does not: `fisher` is the rule for that, with the start among the `networks`.
 """
 
 from __future__ import annotations

@@ -331,6 +331,24 @@ KEEPING = ("ema", "schedule_free", "swa")
 TOGETHER = [(method, adds) for method, adds in (("lora", ("ema", "sam")), *(("full", (add,)) for add in ADDS.names()))]
 
 
+# {method: its options that keep something else between steps than the default does, and what they need}
+KEPT = {
+    "der": (CONVOLUTION, {"options": {"reservoir": 9}}),
+    "shot": (TRANSFORMER, {"options": {"form": "running"}}),
+    "self_training": (TRANSFORMER, {"options": {"teacher": "ema"}}),
+    "prompt_tuning": ("bert_pooler", {"options": {"form": "peft", "tokens": 2}}),
+}
+
+
+@pytest.mark.rest
+@pytest.mark.tier_ii
+@pytest.mark.parametrize("method", KEPT)
+def test_runs_with_other_options_resume_bitwise(method, tmp_path, source):
+    case, fields = KEPT[method]
+    fields = {"method": method, "eval_batch_size": 8, **needs(method, case, source), **fields}
+    stopped_is_whole(tmp_path, case, {"devices": 1}, fields)
+
+
 @pytest.mark.tier_ii
 @pytest.mark.parametrize(
     "method,adds",

@@ -23,7 +23,7 @@ from jaxfer.exports.predict import load_export, load_model
 from jaxfer.rules import flatten, unflatten
 from tests.experiments import TOKENIZER, tiny_config
 
-from .reference import channels_first, close, compare, images, settle
+from .reference import channels_first, close, images, settle
 from .test_export import BERT, CASES
 
 # Field by field what peft offers and we read; ranks and alphas of one module differ from the others'.
@@ -77,7 +77,7 @@ def test_images(case, tmp_path):
     assert np.abs(expected - plain).max() > 0.1
     ours = load_export(tmp_path / "adapter")
     found = np.asarray(ours.port.apply(ours.params, ours.model_state, {"image": x})[0])
-    compare({"logits": found}, {"logits": expected}, scaled=False)
+    close(found, expected)
 
 
 def reply(model, x):
@@ -114,7 +114,7 @@ def test_texts_on_a_base_without_a_head(archive, tmp_path):
         assert answer.probabilities == pytest.approx(named, abs=1e-4)
     model = load_export(tmp_path / "adapter")
     found = np.asarray(model.port.apply(model.params, {}, {name: x.numpy() for name, x in batch.items()})[0])
-    compare({"logits": found}, {"logits": expected.numpy()}, scaled=False)
+    close(found, expected.numpy())
 
 
 def test_gpt2_has_weights_of_the_other_order_and_three_in_one(tmp_path):
@@ -136,14 +136,14 @@ def test_gpt2_has_weights_of_the_other_order_and_three_in_one(tmp_path):
 
     def expected(model):
         with torch.no_grad():
-            return {"logits": model(**tokens).logits.numpy()}
+            return model(**tokens).logits.numpy()
 
     def found(model):
-        return {"logits": np.asarray(model.port.apply(model.params, {}, batch)[0])}
+        return np.asarray(model.port.apply(model.params, {}, batch)[0])
 
     lora = dict(task_type="SEQ_CLS", r=4, lora_alpha=8, target_modules=["c_attn", "c_proj", "c_fc"])
     reference = adapted(base(), tmp_path / "theirs", **lora, fan_in_fan_out=True)
-    compare(found(load_export(tmp_path / "theirs")), expected(reference), scaled=False)
+    close(found(load_export(tmp_path / "theirs")), expected(reference))
     run = tiny_config("bert_pooler", steps=2, init=str(tmp_path / "base"), method="lora", lr=1e-2)
     run.model = dict(name="auto", max_length=9)
     jaxfer.run(run, tmp_path / "run", quiet=True)
@@ -152,9 +152,9 @@ def test_gpt2_has_weights_of_the_other_order_and_three_in_one(tmp_path):
     attention = {f"transformer.h.{i}.attn.c_attn": 3 * stated["r"] for i in range(2)}
     assert stated["fan_in_fan_out"] and stated["rank_pattern"] == attention
     model = peft.PeftModel.from_pretrained(base(), str(ours)).eval()
-    compare(found(load_model(tmp_path / "run")), expected(model), scaled=False)
-    compare(found(load_export(ours)), expected(model), scaled=False)
-    compare(found(load_export(ours)), expected(model.merge_and_unload()), scaled=False)
+    close(found(load_model(tmp_path / "run")), expected(model))
+    close(found(load_export(ours)), expected(model))
+    close(found(load_export(ours)), expected(model.merge_and_unload()))
 
 
 @pytest.mark.parametrize("weights", [(0.7, 0.3), (1.5, -0.5)])
@@ -186,7 +186,7 @@ def test_a_weighted_sum_of_two(weights, tmp_path):
         theirs.set_adapter(name)
         with torch.no_grad():
             expected = theirs.eval()(**inputs).logits.numpy()
-        compare({"logits": np.asarray(model.network(batch).outputs)}, {"logits": expected}, scaled=False)
+        close(np.asarray(model.network(batch).outputs), expected)
 
 
 HELD = {
