@@ -291,8 +291,8 @@ def _blank_of(*pair: Any) -> State:
 
 def _placements(stage: Stage) -> tuple[tuple[str, int], ...]:
     """Under pmap each device sees its own examples: methods of whole batches are refused, and dropout draws others."""
-    method, options = stage.spec.method, vars(stage.spec.port.options)
-    drops = any(rate for name, rate in options.items() if name.endswith("dropout") or name == "stochastic_depth")
+    method, options = stage.spec.method, getattr(stage.spec.port.module, "options", None)
+    drops = any(getattr(options, name, 0) for name in dir(options) if name.endswith(("dropout", "stochastic_depth")))
     apart = method.whole_batch or method.batch is not None or drops
     return tuple(place for place in PLACEMENTS if place[0] != "pmap" or not apart)
 

@@ -51,7 +51,7 @@ def export(
     """
     if as_lora is not None and (format != PEFT or as_lora < 1):
         raise InputError(f"--as=lora needs --format=peft and a rank of 1 or more, found {format} and {as_lora}")
-    folder = files.opened(os.path.expanduser(run))
+    folder = files.opened(run)
     target = files.opened(os.path.expanduser(out) if out else folder / f"export-{format}")
     if as_lora is not None and (folder / ADAPTER_CONFIG).exists():
         return _converted(folder, target, as_lora)
