@@ -42,6 +42,7 @@ def corrupted(name: str, run: Path) -> float:
     return mean_of(jaxfer.robustness(run, split="test", corruptions=CORRUPTIONS[name]), "accuracy")
 
 
+@functools.cache
 def retained(name: str, *runs: Path) -> float:
     """How much of the source the features still tell, those of several runs side by side."""
     path = "vision/pacs/photo" if name == "flowers5" else str((DATA / "stsb.tsv").resolve())
