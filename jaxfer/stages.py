@@ -270,14 +270,13 @@ def make_method(config: StageConfig, port: Port, where: str = "config") -> Metho
     method, schema, owner = None, {}, {}
     for room, name in ((METHODS, config.method), *((ADDS, name) for name in config.adds)):
         own = room.schema(name)
-        taken = sorted(own.keys() & schema.keys())
         structural = {k: v for k, v in config.options.items() if k in own}
         made = room.make(name, *((port,) if method is None else (method, port)), **structural)
         before = {} if method is None else method.hparams
-        taken += [hparam for hparam in before if hparam != "lr" and made.hparams.get(hparam) != before[hparam]]
-        if taken:
-            other = owner[taken[0]]
-            raise InputError(f"{where}.adds: {name!r} has the option {taken[0]!r} as {other!r} has; choose one")
+        clashing = [hparam for hparam in before if hparam != "lr" and made.hparams.get(hparam) != before[hparam]]
+        if taken := sorted(own.keys() & schema.keys()) + clashing:
+            first = taken[0]
+            raise InputError(f"{where}.adds: {name!r} has the option {first!r} as {owner[first]!r} has; choose one")
         owner |= dict.fromkeys((*own, *(made.hparams.keys() - before.keys())), name)
         method, schema = made, schema | own
     for name in method.hparams:

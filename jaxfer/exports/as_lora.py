@@ -79,7 +79,9 @@ def of_adapter(init: str, folder: epath.Path, *, rank: int) -> tuple[dict[str, f
     for key in (*after.merged, *after.moved):
         if any(f"{module}." in after.moved.get(key, "") for module in modules):
             whole[after.moved[key]] = after[key]
-        elif key in after.moved or not _adaptable(*known[adapter.name_of(layout, key)], after[key], layout):
+            continue
+        place = known.get(adapter.name_of(layout, key))  # None of a layer that our model goes without
+        if key in after.moved or place is None or not _adaptable(*place, after[key], layout):
             raise InputError(f"{init}: --as=lora has no word for what the adapter does to {key}; use it as it is")
     changes = ((module, after[key].astype(np.float64) - before[key]) for key, module in after.merged.items())
     stated = {
