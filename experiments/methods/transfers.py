@@ -81,6 +81,7 @@ TUNED = {"lp-ft": 0.1, "lp-ft, full rate": 1.0}  # {arm: the rate of its second 
 # {rule: its arm}; task vectors are taken from the checkpoint, under the head that all three runs started with.
 MERGED = {"uniform": "uniform soup", "greedy": "greedy soup", "fisher": "fisher", "regmean": "regmean"}
 MERGED |= {"arithmetic": "task arithmetic", "ties": "ties", "dare": "dare"}
+SETTINGS = {"fisher": {"expected": False}}  # of the labels, the default when it was measured
 FROM_START = ("arithmetic", "ties", "dare")
 
 
@@ -158,5 +159,6 @@ def sweep(arg):
         begun = {"init": f"sibling:{PLAIN}{seed}", "head": "keep", "differs": ()}
         for rule, name in MERGED.items():
             merged = {"method": "merge", "options": {"rule": rule, "networks": ("slow", PLAIN, "fast")}, **parts}
+            merged["options"].update(SETTINGS.get(rule, {}))
             start = {} if rule in FROM_START else begun
             yield Cell(name=f"{name}{seed}", overrides={**merged, **start, **once}, group=name)

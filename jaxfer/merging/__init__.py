@@ -43,7 +43,7 @@ RULES = {
     "arithmetic": Rule(vectors.arithmetic, "Ilharco et al., 2023, arXiv:2212.04089", STRENGTHS, base=True),
     "ties": Rule(vectors.ties, "Yadav et al., 2023, arXiv:2306.01708", {**STRENGTHS, "density": 0.2}, base=True),
     "dare": Rule(vectors.dare, "Yu et al., 2024, arXiv:2311.03099", {**STRENGTHS, "density": 0.1}, base=True),
-    "fisher": Rule(weighted.fisher, "Matena and Raffel, 2022, arXiv:2111.09832", {"expected": False}),
+    "fisher": Rule(weighted.fisher, "Matena and Raffel, 2022, arXiv:2111.09832", {"expected": True}),
     "regmean": Rule(weighted.regmean, "Jin et al., 2023, arXiv:2212.09849", {"shrink": 0.9}),
 }
 

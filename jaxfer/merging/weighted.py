@@ -1,9 +1,9 @@
 """Means that weigh what each network needs: `fisher` by parameter, `regmean` by the inputs of each dense layer.
 
 `fisher`, Matena and Raffel, 2022, "Merging Models with Fisher-Weighted Averaging", arXiv:2111.09832, eq. 4: sum of F_i
-* w_i over sum of F_i, F being the diagonal Fisher information. By default that is the empirical one, the mean square of
-the gradient of log p(y | x), y being the label; in the paper y is drawn from p(y | x): `expected` takes the sum over
-all classes, each by its probability, as the authors' code does.
+* w_i over sum of F_i, F being the diagonal Fisher information: the mean square of the gradient of log p(y | x), y being
+drawn from p(y | x). As in the authors' code it is no draw, but the sum over all classes, each by its probability.
+`expected=False` is the empirical one, of the label y.
 
 `regmean`, Jin et al., 2023, "Dataless Knowledge Fusion by Merging Weights of Language Models", arXiv:2212.09849,
 section 3.2: W = (sum of G_i)^-1 * sum of G_i W_i, G_i being the Gram matrix of the layer's inputs, whose entries off

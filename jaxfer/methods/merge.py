@@ -31,8 +31,8 @@ def method(
       strengths: of the change, for `wise_ft`, `arithmetic`, `ties` and `dare`; the best on val is kept.
       density: share of a task vector that `ties` and `dare` keep.
       shrink: factor of a Gram matrix's entries off the diagonal, for `regmean`.
-      expected: for `fisher`, whether its information is over the classes that a network expects, as in the paper, not
-        of the labels; a gradient of each example for each class, of classification alone.
+      expected: for `fisher`, whether its information is over the classes that a network expects, as in the paper: a
+        gradient of each example for each class, of classification alone. False: of the labels, one gradient.
     """
     given = {"strengths": strengths, "density": density, "shrink": shrink, "expected": expected}
     return Method(

@@ -101,8 +101,8 @@ def test_fisher_asks_for_the_expected_information():
         asked.append((name, expected))
         return {"params/a": np.ones(4)}
 
-    tried("fisher", fisher=fisher)
-    (found,) = tried("fisher", {"expected": True}, fisher=fisher)
+    tried("fisher", {"expected": False}, fisher=fisher)
+    (found,) = tried("fisher", fisher=fisher)
     assert asked == [("one", False), ("two", False), ("one", True), ("two", True)]
     close(found, [1.25, 2.25, 2.0, -2.5])
 

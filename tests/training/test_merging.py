@@ -61,9 +61,9 @@ def test_weights_by_fisher_information_and_by_inputs(runs):
     ends = [leaves(runs / name) for name in ("one", "two")]
     for rule in ("fisher", "regmean"):
         jaxfer.merge([runs / "one", runs / "two"], rule=rule, workdir=runs / rule, quiet=True)
-    given = dict(rule="fisher", overrides={"options.expected": True}, quiet=True)
-    jaxfer.merge([runs / "one", runs / "two"], workdir=runs / "expected", **given)
-    by_labels, expected = leaves(runs / "fisher"), leaves(runs / "expected")
+    given = dict(rule="fisher", overrides={"options.expected": False}, quiet=True)
+    jaxfer.merge([runs / "one", runs / "two"], workdir=runs / "labels", **given)
+    by_labels, expected = leaves(runs / "labels"), leaves(runs / "fisher")
     for path, leaf in by_labels.items():
         low, high = np.minimum(ends[0][path], ends[1][path]), np.maximum(ends[0][path], ends[1][path])
         for found in (leaf, expected[path]):
