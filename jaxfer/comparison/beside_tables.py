@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxfer.comparison.beside import Beside
 from jaxfer.comparison.findings import Finding
-from jaxfer.evals.intervals import mean_interval
+from jaxfer.evals.intervals import gain, mean_interval
 from jaxfer.evals.verdicts import HELPS, NEGATIVE, NO_EVIDENCE, SURE, Verdict
 from jaxfer.sweeps.table import number
 
@@ -63,7 +63,7 @@ def _gain(part: Beside) -> str:
     effect, sign = part.verdict.effect, 1 if part.maximize else -1
     low, high = sorted((sign * effect.low, sign * effect.high))  # in the measure's own sign
     star = "*" if part.p_holm is not None and part.p_holm < SURE else ""
-    return f"{sign * effect.mean:+.3f} [{low:+.3f}, {high:+.3f}]{star}"
+    return f"{gain(sign * effect.mean, low, high)}{star}"
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -17,7 +17,7 @@ from jaxfer.comparison.arms import SCRATCH
 from jaxfer.comparison.findings import Finding
 from jaxfer.comparison.protocol import RULE, Design
 from jaxfer.comparison.simple import BaselineScores
-from jaxfer.evals.intervals import mean_interval, too_few
+from jaxfer.evals.intervals import gain, mean_interval, too_few
 from jaxfer.evals.verdicts import HELPS, NO_EVIDENCE, SURE
 from jaxfer.figures import plots
 from jaxfer.sweeps.table import number
@@ -184,7 +184,7 @@ def _cells(
             verdict, effect = "", ""
             if f.verdict is not None:
                 verdict = f.verdict.outcome
-                effect = f"{f.verdict.effect.mean:+.3f} [{f.verdict.effect.low:+.3f}, {f.verdict.effect.high:+.3f}]"
+                effect = gain(f.verdict.effect.mean, f.verdict.effect.low, f.verdict.effect.high)
             scores = [f.arm, _mean(f.test), number(statistics.fmean(f.default)), effect, verdict]
             scores += beside_tables.cells(f, findings[0])
             cost = [number(f.seconds, digits=1), f"{f.params_trainable:,}", _setting(f)]

@@ -20,7 +20,7 @@ from jaxfer.diagnosis.finding import LISTED, NOTE, WARNING, Example, Finding, pe
 from jaxfer.diagnosis.opened import Opened
 from jaxfer.diagnosis.out_of_sample import FEW_PENALTIES, FOLDS, chances, folds
 from jaxfer.diagnosis.vectors import SEED
-from jaxfer.evals.intervals import mean_interval, paired_interval
+from jaxfer.evals.intervals import gain, mean_interval, paired_interval
 
 MOST = 1024  # examples
 PARTS = (1 / 8, 1 / 4, 1 / 2)  # besides all of them
@@ -218,7 +218,7 @@ def _pilot(
             severity=WARNING,
             kind="worse_than_inputs",
             message=f"{reads[0].upper()}{reads[1:]} say less of the {what} than the raw {encoding.features}: {score} "
-            f"{worse.mean:+.3f} [{worse.low:+.3f}, {worse.high:+.3f}], paired over {FOLDS} folds.",
+            f"{gain(worse.mean, worse.low, worse.high)}, paired over {FOLDS} folds.",
             fix="rank other checkpoints (`jaxfer rank`), fine-tune rather than probe, and compare with scratch",
             value=worse.mean,
             threshold=WORSE,

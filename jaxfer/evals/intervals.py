@@ -43,6 +43,23 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     return float(array.mean()), float(half)
 
 
+def signed(value: float, digits: int = 3) -> str:
+    """`+0.223`; what rounds to nothing is `+0.000`."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"  # adding 0.0 turns -0.0 into 0.0
+
+
+def digits(low: float, high: float) -> int:
+    """Three decimals, or as many as keep an end that is not 0 from reading as 0."""
+    ends = [abs(end) for end in (low, high) if end]
+    return next((digits for digits in range(3, 10) if all(round(end, digits) for end in ends)), 3)
+
+
+def gain(mean: float, low: float, high: float) -> str:
+    """`+0.019 [-0.0002, +0.0390]`: a difference and its interval, whose ends tell on which side of 0 they lie."""
+    places = digits(low, high)
+    return f"{signed(mean, places)} [{signed(low, places)}, {signed(high, places)}]"
+
+
 def too_few(draws: int, subject: str) -> str:
     """A warning for intervals from two draws, which are too wide to be useful; "" for one draw or for three and more.
 

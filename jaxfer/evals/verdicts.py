@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from jaxfer.errors import InputError
-from jaxfer.evals.intervals import Interval, paired_interval
+from jaxfer.evals.intervals import Interval, digits, paired_interval, signed
 
 SURE = 0.05  # p below which a finding stands
 HELPS, NO_EVIDENCE, NEGATIVE = "helps", "no evidence", "negative transfer"
@@ -252,26 +252,16 @@ def _p_value(scores: Sequence[float], scratch: Sequence[float], sign: int) -> fl
 def _evidence(effect: Interval, metric: str, maximize: bool, over: str, n: int, pairs: str) -> str:
     """`test accuracy +0.041 over scratch, 95 % interval [+0.012, +0.070] (paired t over 5 seeds)`."""
     shown = effect if maximize else _flipped(effect)  # the metric's own sign, as in the tables
-    digits = _digits(shown)
+    places = digits(shown.low, shown.high)
     direction = "" if maximize else " (lower is better)"
-    gain = f"{metric} {_signed(shown.mean, digits)} {'over' if shown.mean >= 0 else 'against'} {over}{direction}"
+    gain = f"{metric} {signed(shown.mean, places)} {'over' if shown.mean >= 0 else 'against'} {over}{direction}"
     one = pairs.removesuffix("s")
     if n == 1:
         return f"{gain}, but one {one} can't tell"
     if n == 2 and effect.low == effect.high != 0:
         return f"{gain} for both {pairs}, and two without spread can't tell"
-    interval = f"[{_signed(shown.low, digits)}, {_signed(shown.high, digits)}]"
+    interval = f"[{signed(shown.low, places)}, {signed(shown.high, places)}]"
     return f"{gain}, 95 % interval {interval} ({effect.name})"
-
-
-def _digits(effect: Interval) -> int:
-    """Three decimals, or as many as keep an end that is not 0 from reading as 0."""
-    ends = [abs(end) for end in (effect.low, effect.high) if end]
-    return next((digits for digits in range(3, 10) if all(round(end, digits) for end in ends)), 3)
-
-
-def _signed(value: float, digits: int) -> str:
-    return f"{round(value, digits) + 0.0:+.{digits}f}"  # adding 0.0 turns -0.0 into 0.0
 
 
 def _count(labels: float) -> str:

@@ -40,7 +40,8 @@ def expected_squares(ctx: Context, chosen: Mapping[str, jax.Array], classes: int
     """The same over y of p(y | x) in place of the label: the sum over the classes of p(y | x) times those squares."""
     label = ctx.batch.get("label")
     if label is None or label.ndim != 1 or not jnp.issubdtype(label.dtype, jnp.integer):
-        raise InputError("options.expected: the default of `fisher` needs one class for each example; with False, labels are read instead")
+        needs = "needs one class for each example; with False, labels are read instead"
+        raise InputError(f"options.expected: the default of `fisher` {needs}")
 
     def squares(of):
         other = dataclasses.replace(ctx, batch={**ctx.batch, "label": jnp.full_like(label, of)})

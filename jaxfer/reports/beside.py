@@ -39,8 +39,8 @@ def cells(arm: Arm, name: str, judged: bool) -> list[Cell]:
         return [shown, text(None, "")]
     sign = 1 if part["maximize"] else -1
     low, high = sorted(sign * bound if bound is not None else float("nan") for bound in part["interval95"])
-    interval = f"[{numbers.signed(low)}, {numbers.signed(high)}]{'*' if _stands(part) else ''}"
-    return [shown, text(sign * part["effect"], f"{numbers.signed(sign * part['effect'])} {interval}")]
+    effect = sign * part["effect"]
+    return [shown, text(effect, f"{numbers.gain(effect, low, high)}{'*' if _stands(part) else ''}")]
 
 
 def shift(compared: Compared) -> list[Section]:

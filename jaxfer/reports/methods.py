@@ -78,7 +78,7 @@ def _row(compared: Compared, arm: Arm, more: Sequence[Cell]) -> list[Cell]:
     if verdict is not None:
         sign = 1 if compared.maximize else -1
         low, high = sorted((sign * v if v is not None else None for v in verdict["interval95"]), key=lambda v: v or 0)
-        shown = f"{numbers.signed(sign * verdict['effect'])} [{numbers.signed(low)}, {numbers.signed(high)}]"
+        shown = numbers.gain(sign * verdict["effect"], low, high)
         effect = text(verdict["effect"], tag("span", shown, class_="n"))
         outcome = text(
             verdict["outcome"], tag("span", verdict["outcome"], class_=f"badge {LOOK.get(verdict['outcome'], 'even')}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from jaxfer.evals import intervals
+
 NONE = "–"
 
 
@@ -20,7 +22,14 @@ def score(value: Any, digits: int = 3) -> str:
 
 def signed(value: Any, digits: int = 3) -> str:
     """`+0.223`."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−") if known(value) else NONE
+    return intervals.signed(value, digits).replace("-", "−") if known(value) else NONE
+
+
+def gain(mean: Any, low: Any, high: Any) -> str:
+    """`+0.019 [−0.0002, +0.0390]`."""
+    if all(map(known, (mean, low, high))):
+        return intervals.gain(mean, low, high).replace("-", "−")
+    return f"{signed(mean)} [{signed(low)}, {signed(high)}]"
 
 
 def percent(share: Any) -> str:

@@ -117,8 +117,7 @@ def against_default(best: Group, default: Group | None, metric: str) -> Part:
     row = [text(best.name), text(default.name), whole(len(pairs)), score(best.mean), score(default.mean)]
     if len(pairs) > 1:
         gain = paired_interval([ours[pair] for pair in pairs], [theirs[pair] for pair in pairs])
-        ends = f"[{numbers.signed(gain.low)}, {numbers.signed(gain.high)}]"
-        row.append(Cell(gain.mean, f"{numbers.signed(gain.mean)} {ends}"))
+        row.append(Cell(gain.mean, numbers.gain(gain.mean, gain.low, gain.high)))
     else:
         row.append(Cell(best.mean - default.mean, numbers.signed(best.mean - default.mean)))
     caption = "The best setting against the default, paired by seed and data; chosen on these scores, it looks too good"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from jaxfer.evals.intervals import digits
 from jaxfer.evals.verdicts import HELPS, NEGATIVE
 from jaxfer.reports import charts, numbers
 from jaxfer.reports.comparison import SCRATCH, Arm, Compared
@@ -139,9 +140,7 @@ def _figure(compared: Compared, labels: int) -> Part:
         )
         low, high = (low, high) if sign > 0 else (-high, -low)
         points.append(charts.Point(arm.name, effect, low=low, high=high, series=arm.series))
-        rows.append(
-            [text(arm.name), *map(_signed, (effect, low, high)), text(verdict["outcome"]), score(verdict["p_holm"])]
-        )
+        rows.append([text(arm.name), *_signed(effect, low, high), text(verdict["outcome"]), score(verdict["p_holm"])])
     title = f"Gain over scratch{at(labels, compared)}"
     about = f"Paired differences of test {compared.metric} with their 95 % intervals; the dashed line is no difference."
     drawn = charts.intervals(f"effect-{labels}", title, points, x_name=f"test {compared.metric} over scratch")
@@ -149,5 +148,6 @@ def _figure(compared: Compared, labels: int) -> Part:
     return charts.figure(f"effect-{labels}", title, about, drawn, headers, rows)
 
 
-def _signed(value: float) -> Cell:
-    return Cell(value, numbers.signed(value))
+def _signed(effect: float, low: float, high: float) -> list[Cell]:
+    places = digits(low, high) if math.isfinite(low + high) else 3
+    return [Cell(value, numbers.signed(value, places)) for value in (effect, low, high)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxfer.errors import InputError
-from jaxfer.evals.intervals import MIN_BOOTSTRAP_PAIRS, Interval, mean_interval, paired_interval, too_few
+from jaxfer.evals.intervals import MIN_BOOTSTRAP_PAIRS, Interval, gain, mean_interval, paired_interval, too_few
 
 
 def test_paired_t_by_hand():
@@ -19,6 +19,11 @@ def test_paired_t_by_hand():
     assert found.name == "paired t over 3 seeds"
     narrow = paired_interval([0.93, 0.95, 0.94], [0.90, 0.91, 0.92], level=0.5)  # t(0.75, 2) = 1 / sqrt(1.5)
     assert narrow.high - narrow.mean == pytest.approx(0.01 / math.sqrt(3) / math.sqrt(1.5), rel=1e-9)
+
+
+def test_an_end_that_is_not_0_does_not_read_as_0():
+    assert gain(0.0193, -0.0002, 0.0388) == "+0.0193 [-0.0002, +0.0388]"
+    assert gain(0.02, 0.01, 0.03) == "+0.020 [+0.010, +0.030]" and gain(-1e-9, 0.0, 0.01) == "+0.000 [+0.000, +0.010]"
 
 
 def test_two_draws_are_too_few():

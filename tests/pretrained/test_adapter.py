@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 
 import numpy as np
@@ -154,8 +155,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_a_config_says_and_is_not_understood(case, vit):
+def test_what_a_config_says_and_is_not_understood(case, vit, monkeypatch):
     changed, message = REFUSED[case]
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # which may be installed
     folder = write(vit / "adapter", pair("vit.layers.0.attention.q_proj", normal(2, 12), normal(12, 2)), **changed)
     with pytest.raises(InputError) as caught:
         merged(folder)

@@ -12,6 +12,8 @@ from jaxfer.reports import calibration, importance, numbers, svg
 def test_numbers():
     assert [numbers.score(0.8642), numbers.score(math.nan), numbers.score(None)] == ["0.864", "–", "–"]
     assert [numbers.signed(0.2226), numbers.signed(-0.0001), numbers.signed(-0.5)] == ["+0.223", "+0.000", "−0.500"]
+    assert numbers.gain(0.0193, -0.0002, 0.0388) == "+0.0193 [−0.0002, +0.0388]"
+    assert numbers.gain(0.5, None, None) == "+0.500 [–, –]"
     assert [numbers.percent(0.032), numbers.percent(0.64), numbers.percent(0)] == ["3.2 %", "64 %", "0 %"]
     assert [numbers.compact(77754), numbers.compact(0.02), numbers.compact(1e9)] == ["77.8 k", "0.02", "1 G"]
     assert [numbers.seconds(0.73), numbers.seconds(200), numbers.seconds(7500)] == [
