@@ -103,12 +103,12 @@ class Store:
         values = np.asarray(values, np.dtype(self.dtype)).view(_TYPES[self.dtype])
         with (self.folder / ROWS).open("r+b", buffering=0) as file:
             for row, value in zip(rows.tolist(), values, strict=True):
-                content = value.tobytes()
-                data = content.rstrip(b"\0")
-                if self._mapped["values"][row].reshape(-1)[len(data) // value.itemsize :].any():  # of a damaged row
-                    data = content
-                data = _sum(row, value) + data
-                if os.pwrite(file.fileno(), data, row * self.row.itemsize) < len(data):
+                content = _sum(row, value) + value.tobytes()
+                data, start = content.rstrip(b"\0"), row * self.row.itemsize
+                # A hole is read without being filled, which in a file system in memory a map would do.
+                if os.pread(file.fileno(), len(content) - len(data), start + len(data)).strip(b"\0"):
+                    data = content  # of a damaged row
+                if os.pwrite(file.fileno(), data, start) < len(data):
                     raise OSError(errno.ENOSPC, "No space left on device", str(self.folder / ROWS))
 
     @contextlib.contextmanager
