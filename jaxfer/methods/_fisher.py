@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,12 +37,18 @@ def squared_gradients(ctx: Context, chosen: Mapping[str, jax.Array], weighted: b
     return jax.vmap(squared)(dict(ctx.batch))
 
 
-def expected_squares(ctx: Context, chosen: Mapping[str, jax.Array], classes: int) -> dict[str, jax.Array]:
-    """The same over y of p(y | x) in place of the label: the sum over the classes of p(y | x) times those squares."""
-    label = ctx.batch.get("label")
+def check_classes(batch: Mapping[str, Any], where: str = "options.expected") -> None:
+    """`InputError` unless each example has one class."""
+    label = batch.get("label")
     if label is None or label.ndim != 1 or not jnp.issubdtype(label.dtype, jnp.integer):
         needs = "needs one class for each example; with False, labels are read instead"
-        raise InputError(f"options.expected: the default of `fisher` {needs}")
+        raise InputError(f"{where}: the default of `fisher` {needs}")
+
+
+def expected_squares(ctx: Context, chosen: Mapping[str, jax.Array], classes: int) -> dict[str, jax.Array]:
+    """The same over y of p(y | x) in place of the label: the sum over the classes of p(y | x) times those squares."""
+    check_classes(ctx.batch)
+    label = ctx.batch["label"]
 
     def squares(of):
         other = dataclasses.replace(ctx, batch={**ctx.batch, "label": jnp.full_like(label, of)})

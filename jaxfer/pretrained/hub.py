@@ -21,6 +21,7 @@ from jaxfer.hub_download import Absent, snapshot
 from jaxfer.pretrained import sentence
 from jaxfer.pretrained.formats import reading
 from jaxfer.pretrained.sentence import DENSE, POOLING, Tail
+from jaxfer.runs.folder import holds_run
 
 # In order of preference; pickles only as a last resort.
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -258,6 +259,8 @@ def _folder(init: str, folder: epath.Path, commit: str | None = None) -> Checkpo
         raise InputError(f"{init}: {len(chosen)} weights files ({', '.join(chosen[:4])}); give one of them")
     if not chosen and (inner := sentence.encoder(folder)) is not None and inner.is_dir():
         return _folder(init, inner, commit)
+    if not chosen and holds_run(folder):
+        raise Absent(f"{init}: a run of jaxfer and no checkpoint; start from it by config.init=run:{init}")
     if not chosen:
         problem = (
             f"an adapter without {ADAPTER_CONFIG}" if set(ADAPTERS) & set(names) else "no weights that jaxfer reads"

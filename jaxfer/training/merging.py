@@ -18,14 +18,14 @@ from jaxfer.data.split import Split
 from jaxfer.errors import InputError, NonFiniteLoss
 from jaxfer.merging import Problem
 from jaxfer.method import NOTHING, Method
-from jaxfer.methods._fisher import expected_squares, squared_gradients
+from jaxfer.methods._fisher import check_classes, expected_squares, squared_gradients
 from jaxfer.models.layers import Dense
 from jaxfer.models.port import Port
 from jaxfer.network import Network
 from jaxfer.parallel import cluster
 from jaxfer.parallel.placement import Placement, spread
 from jaxfer.rules import flatten, unflatten
-from jaxfer.stages import Stage
+from jaxfer.stages import Stage, example_batch
 from jaxfer.state import State
 from jaxfer.training.evaluation import evaluate_split
 from jaxfer.training.measured import measured
@@ -49,6 +49,8 @@ def check(experiment: Experiment, stages: Sequence[Stage]) -> None:
         if stage.config.adds:
             found = ", ".join(stage.config.adds)
             raise InputError(f"{of}.adds: add-ons change steps, and a merging takes none; remove {found}")
+        if stage.spec.method.merging.settings.get("expected"):
+            check_classes(example_batch(stage.spec.port, stage.spec.task, 2), f"{of}.options.expected")
         shapes = {path: leaf.shape for path, leaf in _leaves(*stage.shapes[:2]).items()}
         for name, network in stage.spec.others:
             where = f"config.networks.{name}"

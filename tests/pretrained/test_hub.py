@@ -104,6 +104,11 @@ def test_folders_without_one_set_of_weights(tmp_path):
         InputError, match=r"no weights that jaxfer reads; expected model\.safetensors, .*found config\.json"
     ):
         find(str(fill(tmp_path / "none", "config.json")))
+    with pytest.raises(
+        InputError, match=r"a run of jaxfer and no checkpoint; start from it by config.init=run:/.*/run"
+    ):
+        fill(tmp_path / "run", "ledger.json").joinpath("config.json").write_text('{"stages": []}')
+        find(str(tmp_path / "run"))
     with pytest.raises(InputError, match="names no base model; set base_model_name_or_path"):
         find(str(fill(tmp_path / "peft", "adapter_config.json", "adapter_model.safetensors")))
     with pytest.raises(InputError, match="found nothing"):

@@ -16,7 +16,7 @@ from tests.experiments import tiny_config
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A start, two runs from it, one of LoRA, one of another model."""
+    """A start, two runs from it, one of LoRA, one of another model, two that learn a number."""
     folder = tmp_path_factory.mktemp("merging")
     jaxfer.run(tiny_config("row_mlp", steps=2), folder / "start", quiet=True)
     fields = dict(steps=6, lr=3e-3, init=f"run:{folder}/start")
@@ -24,6 +24,13 @@ def runs(tmp_path_factory):
         jaxfer.run(tiny_config("row_mlp", seed=seed, **fields), folder / name, quiet=True)
     jaxfer.run(tiny_config("row_mlp", method="lora", **fields), folder / "low", quiet=True)
     jaxfer.run(tiny_config("series_cnn", steps=1), folder / "other", quiet=True)
+    (folder / "numbers.csv").write_text("a,b\n" + "".join(f"{i},{i % 7}\n" for i in range(40)))
+    values = tiny_config("row_mlp", steps=1)
+    values.data = dict(source="csv_rows", path=str(folder / "numbers.csv"), numbers=("a",), label="b", target="value")
+    values.data.test_fraction, values.model, values.task.name = 0.2, dict(name="row_mlp"), "regression"
+    for seed, name in enumerate(("value", "values")):
+        values.seed = seed
+        jaxfer.run(values, folder / name, quiet=True)
     return folder
 
 
@@ -83,6 +90,10 @@ def test_weights_by_fisher_information_and_by_inputs(runs):
         (["{}/one", "{}/start", "--rule=ties"], "this rule needs one start: name it with --base"),
         (["{}/one", "{}/one"], "expected different runs, found"),
         (["{}/one", "{}/other"], "config.networks.other"),
+        (
+            ["{}/value", "{}/values", "--rule=fisher"],
+            "config.options.expected: the default of `fisher` needs one class for each example; with False, labels are",
+        ),
         (["{}/one", "--config.adds=ema"], "config.adds: add-ons change steps, and a merging takes none; remove ema"),
     ],
 )
