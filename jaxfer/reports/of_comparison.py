@@ -7,10 +7,23 @@ from typing import Any
 
 from etils import epath
 
-from jaxfer.reports import beside, comparison, curves, groups, lineage, methods, numbers, of_ranking, verdicts, weights
+from jaxfer.reports import (
+    beside,
+    comparison,
+    curves,
+    groups,
+    lineage,
+    methods,
+    numbers,
+    of_ranking,
+    verdicts,
+    weights,
+    what_mattered,
+)
 from jaxfer.reports.comparison import SCRATCH, Compared
 from jaxfer.reports.page import Page, Part, Section, paragraph
 from jaxfer.reports.run_parts import of_one
+from jaxfer.runs.survey import FINISHED, survey
 
 KIND = "comparison"
 
@@ -36,6 +49,9 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
         where = verdicts.at(arm.labels, compared)
         folders |= {arm.name + where: arm.folders}
         folders |= {f"{arm.name}, default{where}": arm.defaults} if arm.defaults != arm.folders else {}
+    if any(arm.folders for arm in compared.arms):
+        trials = [run for run in survey(folder) if run.state == FINISHED]
+        sections += what_mattered.sections(folder, trials, compared.metric, compared.maximize)
     sections += of_ranking.beside(folder)
     sections.append(lineage.section(results, folders, _command(compared), folder))
     return Page(

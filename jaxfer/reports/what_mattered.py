@@ -25,7 +25,7 @@ def sections(
     Raises:
       InputError: the sampler's importance can't be read.
     """
-    fields = [name for name in listing.differing(runs) if name not in ("seed", *COMPUTED)]
+    fields = [name for name in listing.differing(runs) if name not in ("seed", "test", *COMPUTED)]
     scored = [run for run in runs if numbers.known(run.scores.get(f"val.{metric}"))]
     if not fields or len(scored) < 3:
         return []

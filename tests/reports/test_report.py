@@ -210,6 +210,21 @@ def test_importance_of_a_sweep(run, tmp_path):
     assert "permutation" not in text
 
 
+def test_what_mattered_among_the_trials_of_a_comparison(run, tmp_path):
+    """Whether a run opened the test split is no setting."""
+    folder = comparisons.write(tmp_path / "c")
+    assert "Importance" not in jaxfer.report(folder).path.read_text()
+    shutil.copytree(pages.sweep(tmp_path / "s", run) / "cells", folder / "cells")
+    cells = json.loads((tmp_path / "s/cells.json").read_text())
+    (folder / "cells.json").write_text(json.dumps([cells[0] | {"name": "full 5 labels trial 0 seed 0"}, *cells[1:]]))
+    for i, place in enumerate((folder / "cells").iterdir()):
+        config = json.loads((place / "config.json").read_text())
+        (place / "config.json").write_text(json.dumps(config | {"test": i % 2 == 0}))
+    text = plain(jaxfer.report(folder).path.read_text())
+    assert "Importance by permutation" in text and re.search(r"[12] fields? differ|matters? most for val", text)
+    assert "test 0" not in text.partition("Importance by permutation")[2]
+
+
 def test_a_sweep_holds_its_best_against_the_default(run, tmp_path):
     """The setting without a field of its own: 0.8 - seed / 100, the best 0.899 - seed / 100."""
     folder = pages.sweep(tmp_path / "s", run)
