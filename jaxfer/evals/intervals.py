@@ -55,7 +55,7 @@ def digits(low: float, high: float) -> int:
 
 
 def gain(mean: float, low: float, high: float) -> str:
-    """`+0.019 [-0.0002, +0.0390]`: a difference and its interval, whose ends tell on which side of 0 they lie."""
+    """`+0.0190 [-0.0002, +0.0382]`: a difference and its interval, whose ends tell on which side of 0 they lie."""
     places = digits(low, high)
     return f"{signed(mean, places)} [{signed(low, places)}, {signed(high, places)}]"
 

@@ -26,7 +26,7 @@ def signed(value: Any, digits: int = 3) -> str:
 
 
 def gain(mean: Any, low: Any, high: Any) -> str:
-    """`+0.019 [−0.0002, +0.0390]`."""
+    """`+0.0190 [−0.0002, +0.0382]`."""
     if all(map(known, (mean, low, high))):
         return intervals.gain(mean, low, high).replace("-", "−")
     return f"{signed(mean)} [{signed(low)}, {signed(high)}]"
