@@ -40,6 +40,7 @@ no mirror images of digits; elsewhere its average predicts plainly.
 import itertools
 
 import jaxfer.config
+from jaxfer.errors import InputError
 from jaxfer.sweeps import Cell
 
 ROWS = dict(source="csv_rows", test_fraction=0.4)  # of a domain's rows
@@ -173,13 +174,21 @@ def pairs(kind):
     return [(a, b) for a, b in itertools.permutations(voices, 2) if not voices[a] & voices[b]]
 
 
+def described(kind, words):
+    """A kind as KINDS has it, or with the word `whole` KINDS_WHOLE."""
+    known = KINDS_WHOLE if WHOLE in words else KINDS
+    if kind not in known:
+        raise InputError(f"{WHOLE}: expected {' or '.join(known)}, found {kind}; leave it out")
+    return known[kind]
+
+
 def get_config(arg=""):
     """arg: `SOURCE_TARGET`, `mnist_usps` if none, `views` for fixmatch, and `whole` for PACS' own pictures."""
     kinds = {f"{a}_{b}": (kind, a, b) for kind in KINDS for a, b in pairs(kind)}
     words = jaxfer.config.words(arg, {*kinds, VIEWS, WHOLE})
     (pair,) = words - {VIEWS, WHOLE} or ("mnist_usps",)
     kind, source, target = kinds[pair]
-    chosen = (KINDS_WHOLE if WHOLE in words else KINDS)[kind]
+    chosen = described(kind, words)
     domains, fields = chosen["domains"], chosen["run"]
     config = jaxfer.config.base()
     config.data = dict(domains[source])
@@ -198,7 +207,7 @@ def sweep(arg):
     once each, at a run's end."""
     words = jaxfer.config.words(arg, (*KINDS, *(f"seed{seed}" for seed in range(5)), NECK, WHOLE))
     (kind,) = words & {*KINDS}
-    chosen = (KINDS_WHOLE if WHOLE in words else KINDS)[kind]
+    chosen = described(kind, words)
     necks = NECKS if NECK in words else dict.fromkeys((*METHODS, *LATER), {})
     asked = [seed for seed in range(5) if f"seed{seed}" in words] or range(chosen["seeds"])
     whole = f",{WHOLE}" if WHOLE in words else ""

@@ -158,7 +158,7 @@ def sweep(arg):
         yield Cell(name=f"distill, three teachers{seed}", overrides=several, group="distill, three teachers")
         begun = {"init": f"sibling:{PLAIN}{seed}", "head": "keep", "differs": ()}
         for rule, name in MERGED.items():
-            merged = {"method": "merge", "options": {"rule": rule, "networks": ("slow", PLAIN, "fast")}, **parts}
-            merged["options"].update(SETTINGS.get(rule, {}))
+            options = {"rule": rule, "networks": ("slow", PLAIN, "fast"), **SETTINGS.get(rule, {})}
+            merged = {"method": "merge", "options": options, **parts}
             start = {} if rule in FROM_START else begun
             yield Cell(name=f"{name}{seed}", overrides={**merged, **start, **once}, group=name)
