@@ -175,7 +175,7 @@ def read(folder: epath.Path) -> Compared:
     selection = files.read_json(folder / seal.SELECTION, _Selection)
     if not content["findings"]:
         raise InputError(f"{folder / FILE}: expected findings, found none; {files.FIX}")
-    runs = _runs(folder)
+    runs = trial_runs(folder)
     trials = {(choice["labels"], choice["arm"]): choice["trial"] for choice in selection["selected"]}
     names = list(dict.fromkeys(f["arm"] for f in content["findings"]))
     series = {name: i for i, name in enumerate([SCRATCH, *(n for n in names if n != SCRATCH)])}
@@ -207,7 +207,7 @@ def read(folder: epath.Path) -> Compared:
     )
 
 
-def _runs(folder: epath.Path) -> dict[tuple[int, str, int], list[epath.Path]]:
+def trial_runs(folder: epath.Path) -> dict[tuple[int, str, int], list[epath.Path]]:
     """{(labels, arm, trial): run folders by seed} of cells.json; {} without one."""
     found: dict[tuple[int, str, int], list[tuple[int, epath.Path]]] = {}
     for cell in cells(folder):

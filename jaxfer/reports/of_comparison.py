@@ -50,7 +50,8 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
         folders |= {arm.name + where: arm.folders}
         folders |= {f"{arm.name}, default{where}": arm.defaults} if arm.defaults != arm.folders else {}
     if any(arm.folders for arm in compared.arms):
-        trials = [run for run in survey(folder) if run.state == FINISHED]
+        places = {str(place) for runs in comparison.trial_runs(folder).values() for place in runs}  # sources are none
+        trials = [run for run in survey(folder) if run.state == FINISHED and run.folder in places]
         sections += what_mattered.sections(folder, trials, compared.metric, compared.maximize)
     sections += of_ranking.beside(folder)
     sections.append(lineage.section(results, folders, _command(compared), folder))

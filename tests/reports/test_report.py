@@ -211,18 +211,20 @@ def test_importance_of_a_sweep(run, tmp_path):
 
 
 def test_what_mattered_among_the_trials_of_a_comparison(run, tmp_path):
-    """Whether a run opened the test split is no setting."""
+    """Whether a run opened the test split is no setting, and a source's run, here that of momentum 0.5, no trial."""
     folder = comparisons.write(tmp_path / "c")
     assert "Importance" not in jaxfer.report(folder).path.read_text()
     shutil.copytree(pages.sweep(tmp_path / "s", run) / "cells", folder / "cells")
     cells = json.loads((tmp_path / "s/cells.json").read_text())
-    (folder / "cells.json").write_text(json.dumps([cells[0] | {"name": "full 5 labels trial 0 seed 0"}, *cells[1:]]))
+    trials = [cell | {"name": f"full 5 labels trial {i} seed 0"} for i, cell in enumerate(cells)]
+    (folder / "cells.json").write_text(json.dumps([*trials[:-1], cells[-1] | {"name": "source"}]))
     for i, place in enumerate((folder / "cells").iterdir()):
         config = json.loads((place / "config.json").read_text())
-        (place / "config.json").write_text(json.dumps(config | {"test": i % 2 == 0}))
+        more = {"test": i % 2 == 0, "momentum": 0.5 if place.name == cells[-1]["folder"][6:] else 0.9}
+        (place / "config.json").write_text(json.dumps(config | more))
     text = plain(jaxfer.report(folder).path.read_text())
     assert "Importance by permutation" in text and re.search(r"[12] fields? differ|matters? most for val", text)
-    assert not re.search(r"\btest +[-−]?\d", text.partition("Importance by permutation")[2])
+    assert not re.search(r"\b(test|momentum) +[-−]?\d", text.partition("Importance by permutation")[2])
 
 
 def test_a_sweep_holds_its_best_against_the_default(run, tmp_path):
