@@ -57,16 +57,18 @@ def by_method(lines: list[dict[str, str]], measure: str) -> dict[str, dict[tuple
     return found
 
 
-def per_seed(scores: dict[tuple[str, str], float]) -> list[float]:
-    """The mean over pairs of each seed."""
+def units(scores: dict[tuple[str, str], float]) -> list[float]:
+    """What an interval is over: the mean over pairs of each seed; where there is one seed, the pairs."""
     seeds = sorted({seed for _, seed in scores})
+    if len(seeds) == 1:
+        return [scores[key] for key in sorted(scores)]
     return [sum(pairs) / len(pairs) for seed in seeds if (pairs := [x for (_, s), x in scores.items() if s == seed])]
 
 
 def table(name: str, lines: list[dict[str, str]], measure: str) -> str:
-    """One line a method: the mean over pairs, its interval over seeds, the change, and each pair's mean."""
+    """One line a method: the mean over pairs, its interval, the change, and each pair's mean."""
     scores, pairs = by_method(lines, measure), sorted({line["pair"] for line in lines})
-    base = per_seed(scores[SOURCE])
+    base = units(scores[SOURCE])
     shown = pairs if len(pairs) < 4 else []
     head = [
         name,
@@ -77,11 +79,11 @@ def table(name: str, lines: list[dict[str, str]], measure: str) -> str:
     ]
     rows = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for method in (SOURCE, *(m for m in scores if m not in (SOURCE, CEILING)), CEILING):
-        mean, half = mean_interval(per_seed(scores[method]))
+        mean, half = mean_interval(units(scores[method]))
         row = [f"`{method}`" if method not in (SOURCE, CEILING) else method, f"{mean:.3f} ± {half:.3f}", "", ""]
         means = {pair: sum(pair_scores) / len(pair_scores) for pair, pair_scores in _of_pairs(scores[method]).items()}
         if method != SOURCE:
-            by, width = mean_interval([a - b for a, b in zip(per_seed(scores[method]), base, strict=True)])
+            by, width = mean_interval([a - b for a, b in zip(units(scores[method]), base, strict=True)])
             row[2] = f"{by:+.3f} [{by - width:+.3f}, {by + width:+.3f}]"
             plain = {pair: sum(x) / len(x) for pair, x in _of_pairs(scores[SOURCE]).items()}
             row[3] = f"{sum(means[pair] > plain[pair] for pair in pairs)} of {len(pairs)}"
