@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ml_collections import ConfigDict
 
 from jaxfer.conformance import training
 from jaxfer.conformance.training import CLASSES, backbone, batches, continue_training, tiny_stage, train
+from jaxfer.training import loop, session
+from jaxfer.training.preemption import Notice
 
 __all__ = (
     "CLASSES",
@@ -18,6 +22,7 @@ __all__ = (
     "backbone",
     "batches",
     "continue_training",
+    "stop_after",
     "tiny_config",
     "tiny_stage",
     "train",
@@ -50,3 +55,22 @@ def tiny_config(case: str, **fields: Any) -> ConfigDict:
     for name, value in fields.items():
         config[name] = value
     return training.with_needs(config)
+
+
+def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
+    """SIGTERM's notice, given after so many steps of the loop."""
+
+    class Countdown(Notice):
+        asked = 0
+
+        def __bool__(self) -> bool:
+            return self.asked >= steps
+
+    notice, step = Countdown(), session.Reporter.step
+
+    def counted(self: session.Reporter, *args: Any) -> Any:
+        notice.asked += 1
+        return step(self, *args)
+
+    patch.setattr(session.Reporter, "step", counted)
+    patch.setattr(loop, "preemption_notice", lambda: contextlib.nullcontext(notice))

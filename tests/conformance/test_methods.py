@@ -29,10 +29,8 @@ from jaxfer.registry import ADDS, METHODS, MODELS
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import TIMES, read_metrics
-from jaxfer.training import loop, session
-from jaxfer.training.preemption import Notice
 from jaxfer.training.programs import _train_program
-from tests.experiments import tiny_config
+from tests.experiments import stop_after, tiny_config
 
 FAMILIES = conformance.families()
 PAIRS = [(method, case) for method in METHODS.names() for case in FAMILIES]
@@ -148,36 +146,6 @@ def test_shapes(method, case):
     assert refusal is None
     problems = {sentence(check): check(method, case) for check in methods.SHAPES}
     assert not {name: problem for name, problem in problems.items() if problem}
-
-
-def stop_after(monkeypatch, steps):
-    """SIGTERM's notice, given after so many steps of the loop."""
-
-    class Countdown(Notice):
-        asked = 0
-
-        def __bool__(self):
-            return self.asked >= steps
-
-    notice, step = Countdown(), session.Reporter.step
-
-    def counted(self, *args):
-        notice.asked += 1
-        return step(self, *args)
-
-    monkeypatch.setattr(session.Reporter, "step", counted)
-    monkeypatch.setattr(loop, "preemption_notice", lambda: _given(notice))
-
-
-class _given:
-    def __init__(self, value):
-        self.value = value
-
-    def __enter__(self):
-        return self.value
-
-    def __exit__(self, *error):
-        return None
 
 
 def lines(folder):

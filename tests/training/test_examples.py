@@ -17,8 +17,7 @@ from jaxfer.runs.folder import read_result
 from jaxfer.runs.metrics import TIMES, read_metrics
 from jaxfer.training import stepping
 from jaxfer.training.preflight import preflight
-from tests.conformance.test_methods import stop_after
-from tests.experiments import PHRASES, tiny_config
+from tests.experiments import PHRASES, stop_after, tiny_config
 
 pytestmark = pytest.mark.system
 

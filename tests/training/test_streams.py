@@ -14,8 +14,7 @@ from jaxfer.errors import InputError
 from jaxfer.rules import flatten
 from jaxfer.runs.finished import open_run
 from jaxfer.runs.metrics import TIMES, read_metrics
-from tests.conformance.test_methods import stop_after
-from tests.experiments import PHRASES, tiny_config
+from tests.experiments import PHRASES, stop_after, tiny_config
 
 TWO = {"source": "table", "path": PHRASES, "task": "masked_lm", "weight": 0.5}
 
