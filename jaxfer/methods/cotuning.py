@@ -2,10 +2,12 @@
 
 You et al., 2020, "Co-Tuning for Transfer Learning", NeurIPS, eq. 2: CE(target head, y_t) + trade_off * CE(source head,
 p(y_s | y_t)). The relation p(y_s | y_t) is the mean of the source head's softmax over the training examples of each
-target class, on the source's features (the paper's direct approach, section 3.2). The paper calibrates the source head
-first: its outputs are divided by the temperature at which they are likeliest on validation data of the source. The run
-reads no such data, so that temperature is an option, for the relation alone, as there; `jaxfer eval SOURCE
---temperature` finds it for a source that is a run. At 1 the softmax is as it is, as in TLlib.
+target class, on the source's features (the paper's direct approach, section 3.2; its reverse approach, which the
+authors' code has, learns p(y_t | y_s) and turns it round by Bayes' rule, and is not offered: what a method measures is
+a mean over examples, and that is a fit). The paper calibrates the source head first: its outputs are divided by the
+temperature at which they are likeliest on validation data of the source. The run reads no such data, so that
+temperature is an option, for the relation alone, as there; `jaxfer eval SOURCE --temperature` finds it for a source
+that is a run. At 1 the softmax is as it is, as in TLlib.
 """
 
 from __future__ import annotations

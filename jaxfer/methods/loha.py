@@ -5,9 +5,9 @@ arXiv:2108.06098, proposition 1, as an adapter (LyCORIS, arXiv:2309.14859): W + 
 A Hadamard product of matrices of rank r has rank r^2 at most, and factors known from theirs, so the change runs in r^2
 channels of activations, like LoRA's.
 
-As in LyCORIS B_2 starts at zero; the others are normal, of variance 1 / fan-in for A and 1 / rank for B (there 1 and
-0.01). peft has A_2 at zero and draws the others uniformly, A from +-1 / sqrt(fan-in) and B from +-1 / sqrt(rank):
-`start=peft`.
+As in LyCORIS B_2 starts at zero; the others are normal, of variance 1 / fan-in for A and 1 / rank for B, there 1 and
+0.01: `start=lycoris`. peft has A_2 at zero and draws the others uniformly, A from +-1 / sqrt(fan-in) and B from
++-1 / sqrt(rank): `start=peft`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods import _kernels
 from jaxfer.models.port import Port
 
-PEFT = "peft"
+PEFT, LYCORIS = STARTS = "peft", "lycoris"
 
 
 def method(
@@ -38,12 +38,14 @@ def method(
       rank: of each of the two matrices.
       alpha: the product is scaled by alpha / rank.
       targets: patterns of kernel paths to adapt, each must match; empty adapts every kernel outside the head and stem.
-      start: `peft` for its draw.
+      start: `peft` or `lycoris` for theirs.
     """
     if rank < 1:
         raise InputError(f"loha: expected rank >= 1, found {rank}")
-    if start not in (None, PEFT):
-        raise InputError(f"loha: unknown start {start!r}{nearest(start, (PEFT,))}; omit it, or name peft")
+    if start not in (None, *STARTS):
+        raise InputError(
+            f"loha: unknown start {start!r}{nearest(start, STARTS)}; omit it, or name {' or '.join(STARTS)}"
+        )
     scale = alpha / rank
 
     def init(params, key, given):
@@ -54,8 +56,9 @@ def method(
         drawn = _kernels.normal(key, rows, rank)
         for site, (shape, n) in kernels.items():
             fan = kernels[site].fan_in
-            a = drawn[site][: 2 * fan].reshape(2, *shape[:n], rank) / math.sqrt(fan)
-            b = drawn[site][2 * fan :].T.reshape(rank, *shape[n:]) / math.sqrt(rank)
+            over_a, over_b = (1, 10) if start == LYCORIS else (math.sqrt(fan), math.sqrt(rank))
+            a = drawn[site][: 2 * fan].reshape(2, *shape[:n], rank) / over_a
+            b = drawn[site][2 * fan :].T.reshape(rank, *shape[n:]) / over_b
             adapters[site] = {"a_1": a[0], "b_1": b, "a_2": a[1], "b_2": jnp.zeros_like(b)}
         return {**params, "loha": rules.unflatten(adapters)}, {}
 

@@ -49,6 +49,10 @@ def test_fisher_of_a_linear_model_by_hand():
     expected = expected_squares(ctx, {"stem/kernel": params["stem"]["kernel"]}, 4)["stem/kernel"]
     each = [np.einsum("ni,nj->nij", x, (one[[c] * 5] - p) @ h.T) ** 2 * p[:, c, None, None] for c in range(4)]
     np.testing.assert_allclose(expected, sum(each), rtol=1e-4, atol=1e-7)
+    own = ewc.method(port, expected=True, source_outputs=4).measure(ctx, Given())["stem/kernel"]
+    np.testing.assert_array_equal(own, expected)
+    with pytest.raises(InputError, match="config.options: weighted and expected are two forms of F; choose one"):
+        ewc.method(port, expected=True, weighted=True)
     values = dataclasses.replace(ctx, batch={**batch, "label": jnp.asarray(y, jnp.float32)})
     with pytest.raises(InputError, match="options.expected: the default of `fisher` needs one class"):
         expected_squares(values, {}, 4)

@@ -69,6 +69,18 @@ def test_loha_as_peft_starts_it(case):
         np.testing.assert_array_equal(leaf, flatten(params)[path])
 
 
+def test_loha_as_lycoris_starts_it():
+    """hada_w2_a, our B_2, is zero; A is normal of standard deviation 1, B_1 of 0.1."""
+    stage, leaves = tiny_stage("vit_cls", method="loha", options={"rank": 6, "start": "lycoris"}), {}
+    state = stage.enter(*backbone(stage), 0)
+    for path, leaf in flatten(state.params).items():
+        if path.startswith("loha/"):
+            leaves.setdefault(path.rsplit("/", 1)[1], []).extend(np.asarray(leaf).ravel())
+    assert not np.any(leaves["b_2"])
+    for name, deviation in (("a_1", 1.0), ("a_2", 1.0), ("b_1", 0.1)):
+        assert np.std(leaves[name]) == pytest.approx(deviation, rel=0.1), name
+
+
 def test_lokr_is_a_kronecker_product():
     """12 is 3 x 4 and 20 is 4 x 5: the second matrix of rank 2 is whole up to a side of 4."""
     for before, after, own, _ in merged("lokr", "vit_cls", ("block_0/attn/out", "block_0/mlp/fc1", "block_1/attn/key")):
@@ -181,7 +193,7 @@ def test_counts_of_query_and_value_on_roberta_base(method, options, count):
         ("vera", {"rank": 0}, "vera: expected rank >= 1, found 0"),
         ("vera", {"initial": 0.0}, "vera: expected an initial scale other than 0"),
         ("loha", {"rank": 0}, "loha: expected rank >= 1, found 0"),
-        ("loha", {"start": "pft"}, "loha: unknown start 'pft'; nearest: 'peft'; omit it, or name peft"),
+        ("loha", {"start": "pft"}, "loha: unknown start 'pft'; nearest: 'peft'; omit it, or name peft or lycoris"),
         ("lokr", {"rank": 0}, "lokr: expected rank >= 1, found 0"),
         ("lokr", {"zero": "secnd"}, "lokr: unknown zero 'secnd'; nearest: 'second'"),
         ("oft", {"block": 1}, "oft: expected block >= 2, found 1"),
