@@ -62,15 +62,15 @@ class Browser:
             self.messages.append(event["params"]["entry"]["text"])
         return event
 
-    def open(self, path: Path | str, *, width: int = 1280, dark: bool = False) -> None:
-        """Opens a file or an address in a window of that width, and waits until it is there."""
+    def open(self, path: Path | str, *, width: int = 1280, dark: bool = False, paper: bool = False) -> None:
+        """Opens a file or an address in a window of that width, or as it is printed, and waits until it is there."""
         self.requests.clear()
         self.messages.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
         )
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.call("Emulation.setEmulatedMedia", features=scheme)
+        self.call("Emulation.setEmulatedMedia", media="print" if paper else "screen", features=scheme)
         self.call("Page.navigate", url=path if "://" in str(path) else Path(path).resolve().as_uri())
         while self.evaluate("document.readyState") != "complete":
             pass

@@ -16,6 +16,7 @@ from jaxfer.comparison.protocol import Design, Selected
 from jaxfer.comparison.samplers import Setting
 from jaxfer.comparison.simple import BaselineScores
 from jaxfer.evals.verdicts import LabelsSaved, Verdict, holm, labels_saved_by_seed, verdict
+from jaxfer.runs.finished import steps_taken
 from jaxfer.runs.metrics import read_metrics
 from jaxfer.sweeps.cells import FOLDER, Job
 from jaxfer.sweeps.executor import Outcome
@@ -96,7 +97,9 @@ def _finding(design: Design, choice: Selected, outcomes: Mapping[str, Outcome], 
     curves = [_curve(p, folder) for p in tuned]
     # Trials of one setting are one run.
     tried = {p.key for each in range(design.config.trials) for p in design.cells(choice.labels, choice.arm, each)}
-    results = [outcomes[key].result for key in tried]
+    taken = [
+        steps_taken(folder / FOLDER / key, result) for key in tried if (result := outcomes[key].result) is not None
+    ]
     return Finding(
         labels=choice.labels,
         arm=choice.arm,
@@ -106,7 +109,7 @@ def _finding(design: Design, choice: Selected, outcomes: Mapping[str, Outcome], 
         default=_test(design.cells(choice.labels, choice.arm, 0), outcomes),
         seconds=statistics.median(c["seconds"] - c["compile_seconds"] for c in costs) if costs else math.nan,
         params_trainable=costs[0]["params_trainable"] if costs else 0,
-        steps=sum(result["steps"] for result in results if result is not None),
+        steps=sum(taken),
         curves=tuple(curve for curve, _ in curves),
         curve_label=curves[0][1],
     )

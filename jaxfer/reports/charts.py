@@ -62,7 +62,13 @@ def figure(
     )
     listed = tag("ul", *entries, class_="legend") if legend else ""
     content = tag(
-        "figure", caption, listed, drawn, numbers_of(headers, rows, name), id=name, class_="wide" if wide else None
+        "figure",
+        caption,
+        listed,
+        drawn,
+        numbers_of(title, headers, rows, name),
+        id=name,
+        class_="wide" if wide else None,
     )
     return Part(content=content, name=f"figure {name}", figure=True)
 

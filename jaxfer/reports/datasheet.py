@@ -50,7 +50,11 @@ def section(
         parts.append(_classes(result["classes"], counts))
     fields = {f"data.{key}": value for key, value in config.get("data", {}).items() if value not in ("", [], {}, None)}
     cells = [[text(name), text(_shown(value))] for name, value in fields.items()]
-    chosen = tag("details", tag("summary", "Fields of the config's data"), table(("field", "value"), cells))
+    chosen = tag(
+        "details",
+        tag("summary", "Fields of the config's data"),
+        table(("field", "value"), cells, label="Fields of the data"),
+    )
     parts.append(Part(content=chosen, name="table of data fields"))
     parts += [*diagnosed, *(paragraph(note) for note in notes)]
     if "left_out" in result:

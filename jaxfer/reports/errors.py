@@ -135,7 +135,9 @@ def _table(split: Split, order: np.ndarray, classes: Sequence[str], probabilitie
         )
     headers = ("row", "true class", "predicted", "its probability", "that of the true class", "file or text")
     summary = tag("summary", "These mistakes as a table")
-    return Part(content=tag("details", summary, table(headers, rows, link="mistakes")), name="table mistakes")
+    return Part(
+        content=tag("details", summary, table(headers, rows, link="mistakes", label="Mistakes")), name="table mistakes"
+    )
 
 
 def _name(split: Split, row: int) -> str:

@@ -44,7 +44,9 @@ def section(
     where = [[text(name), text(" ".join(_below(root, f) for f in found))] for name, found in folders.items() if found]
     if where:
         content = tag(
-            "details", tag("summary", "Run folders of every number"), table(("what", "run folders, by seed"), where)
+            "details",
+            tag("summary", "Run folders of every number"),
+            table(("what", "run folders, by seed"), where, label="Run folders"),
         )
         parts.append(Part(content=content, name="table of run folders"))
     return Section(name="Lineage", title=_title(results, sum(map(len, folders.values()))), parts=parts)

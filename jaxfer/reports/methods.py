@@ -11,7 +11,7 @@ from jaxfer.reports.comparison import SCRATCH, Arm, Compared
 from jaxfer.reports.markup import Markup, tag
 from jaxfer.reports.page import Part, Section, paragraph
 from jaxfer.reports.tables import Cell, mean, plain, score, seconds, table, text, whole
-from jaxfer.reports.verdicts import LOOK, at
+from jaxfer.reports.verdicts import at, badge, outcome
 
 
 def table_section(compared: Compared) -> Section:
@@ -74,15 +74,13 @@ def _more(compared: Compared) -> tuple[list[str], dict[tuple[int, str], list[Cel
 def _row(compared: Compared, arm: Arm, more: Sequence[Cell]) -> list[Cell]:
     """The cells of an arm; `more` stand after its verdict."""
     verdict, setting = arm.found["verdict"], arm.found.get("setting")
-    effect, outcome = text(None, ""), text("", "")
+    effect, told = text(None, ""), text("", "")
     if verdict is not None:
         sign = 1 if compared.maximize else -1
         low, high = sorted((sign * v if v is not None else None for v in verdict["interval95"]), key=lambda v: v or 0)
         shown = numbers.gain(sign * verdict["effect"], low, high)
         effect = text(verdict["effect"], tag("span", shown, class_="n"))
-        outcome = text(
-            verdict["outcome"], tag("span", verdict["outcome"], class_=f"badge {LOOK.get(verdict['outcome'], 'even')}")
-        )
+        told = text(outcome(verdict), badge(verdict))
     default = [v for v in arm.found["default"] if numbers.known(v)]
     written = "diverged" if setting is None else ", ".join(f"{k}={numbers.plain(v)}" for k, v in setting.items())
     return [
@@ -90,7 +88,7 @@ def _row(compared: Compared, arm: Arm, more: Sequence[Cell]) -> list[Cell]:
         mean(arm.test if len(arm.test) == len(arm.found["test"]) else []),
         score(statistics.fmean(default) if len(default) == len(arm.found["default"]) and default else None),
         effect,
-        outcome,
+        told,
         *more,
         seconds(arm.found["seconds"]),
         whole(arm.found["params_trainable"]),

@@ -101,7 +101,7 @@ def _scores(result: Mapping[str, Any], metric: str) -> Section:
     splits = [split for split in ("test", "val") if split in result["metrics"]]
     names = dict.fromkeys((metric, *(name for split in splits for name in result["metrics"][split])))
     rows = [[text(name), *(score(result["metrics"][split].get(name)) for split in splits)] for name in names]
-    parts = [Part(content=table(("metric", *splits), rows, link="scores"), name="table scores")]
+    parts = [Part(content=table(("metric", *splits), rows, link="scores", label="Scores"), name="table scores")]
     cost = {name: _shown(name, value) for name, value in result["cost"].items() if numbers.known(value)}
     folded = tag("details", tag("summary", "What it cost, in full"), definitions(cost))
     parts.append(Part(content=folded, name="table of costs"))

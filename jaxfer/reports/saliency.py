@@ -111,7 +111,9 @@ def shares(found: Sequence[Shown], rows: Sequence[int]) -> list[Part]:
         return []
     headers = ("row", "token", "adds to the logit", "the text's shares miss")
     summary = tag("summary", "What each token adds, as a table")
-    return [Part(content=tag("details", summary, table(headers, cells, link="tokens")), name="table tokens")]
+    return [
+        Part(content=tag("details", summary, table(headers, cells, link="tokens", label="Tokens")), name="table tokens")
+    ]
 
 
 def _views(image: np.ndarray, answer: Attributed) -> tuple[tuple[np.ndarray, str], ...]:

@@ -57,7 +57,9 @@ def mean(values: Sequence[float]) -> Cell:
     return Cell(middle, numbers.score(middle) + (f" ± {numbers.score(half)}" if numbers.known(half) else ""))
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str = "", link: str = "") -> Markup:
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str = "", link: str = "", label: str = ""
+) -> Markup:
     """A table whose first column names the rows.
 
     Args:
@@ -65,6 +67,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: st
       rows: a cell for each column; those after the 200th are counted.
       caption: what it is of.
       link: a name for the file that holds the numbers in full; empty: none.
+      label: what a screen reader calls it, where it has no caption.
     """
     numeric = [all(row[i].number for row in rows) and bool(rows) for i in range(len(headers))]
     classes = ["n" if number else None for number in numeric]
@@ -80,13 +83,13 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: st
     more = f" {len(rows) - ROWS:,} more rows are not shown." if len(rows) > ROWS else ""
     title = tag("caption", caption + more) if caption or more else ""
     whole_table = tag("table", title, tag("thead", head), tag("tbody", *body))
-    scrolls = tag("div", whole_table, class_="scroll", tabindex="0", role="region", aria_label=caption or "table")
+    scrolls = tag("div", whole_table, class_="scroll", tabindex="0", role="region", aria_label=caption or label)
     return Markup(scrolls + (tag("p", _link(headers, rows, link), class_="small") if link else ""))
 
 
-def numbers_of(headers: Sequence[str], rows: Sequence[Sequence[Cell]], link: str) -> Markup:
+def numbers_of(title: str, headers: Sequence[str], rows: Sequence[Sequence[Cell]], link: str) -> Markup:
     """The numbers of a figure, to be opened below it."""
-    return tag("details", tag("summary", "Numbers of this figure"), table(headers, rows, link=link))
+    return tag("details", tag("summary", "Numbers of this figure"), table(headers, rows, link=link, label=title))
 
 
 def _link(headers: Sequence[str], rows: Sequence[Sequence[Cell]], name: str) -> Markup:

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from jaxfer.evals.intervals import digits
-from jaxfer.evals.verdicts import HELPS, NEGATIVE
+from jaxfer.evals.verdicts import HELPS, NEGATIVE, NO_EVIDENCE, SURE
 from jaxfer.reports import charts, numbers
 from jaxfer.reports.comparison import SCRATCH, Arm, Compared
 from jaxfer.reports.markup import Markup, tag
 from jaxfer.reports.page import Part, Section
 from jaxfer.reports.tables import Cell, score, text
 
+FALLS = "does not stand"  # of a finding that Holm's correction for all arms takes back
 LOOK = {HELPS: "good", NEGATIVE: "bad"}
 
 
 def at(labels: int, compared: Compared) -> str:
     """` at 5 labels a class`; empty for all labels."""
     return f" at {labels} {'label' if labels == 1 else 'labels'} {compared.counted}" if labels else ""
+
+
+def outcome(verdict: Mapping[str, Any]) -> str:
+    """`helps`, `no evidence` or `negative transfer`; `does not stand` where it is one of several that may be chance."""
+    holm = verdict["p_holm"]
+    chance = verdict["outcome"] != NO_EVIDENCE and numbers.known(holm) and holm >= SURE
+    return FALLS if chance else verdict["outcome"]
+
+
+def badge(verdict: Mapping[str, Any]) -> Markup:
+    """The outcome in its colour."""
+    return tag("span", outcome(verdict), class_=f"badge {LOOK.get(outcome(verdict), 'even')}")
 
 
 def headline(compared: Compared, labels: int) -> str:
@@ -28,7 +42,8 @@ def headline(compared: Compared, labels: int) -> str:
     if verdict is None:
         why = "no transfer was compared" if best.name == SCRATCH else "a run diverged"
         return f"No verdict{at(labels, compared)}: {why}"
-    return f"{verdict['sentence'].partition(', 95 %')[0].rstrip('.')}{at(labels, compared)}"
+    falls = f", which {FALLS}" if outcome(verdict) == FALLS else ""
+    return f"{verdict['sentence'].partition(', 95 %')[0].rstrip('.')}{at(labels, compared)}{falls}"
 
 
 def section(compared: Compared) -> Section:
@@ -47,7 +62,8 @@ def section(compared: Compared) -> Section:
 
 def _title(compared: Compared, labels: int) -> str:
     arms = [arm for arm in compared.at(labels) if arm.found["verdict"] is not None]
-    counts = {look: sum(a.found["verdict"]["outcome"] == look for a in arms) for look in (HELPS, NEGATIVE)}
+    told = [outcome(arm.found["verdict"]) for arm in arms]
+    counts = {look: told.count(look) for look in (HELPS, NEGATIVE)}
     harm = (
         f", {counts[NEGATIVE]} does harm"
         if counts[NEGATIVE] == 1
@@ -55,7 +71,7 @@ def _title(compared: Compared, labels: int) -> str:
         if counts[NEGATIVE]
         else ""
     )
-    noun, verb = "transfer" if len(arms) == 1 else "transfers", "helps" if counts[HELPS] == 1 else "help"
+    noun, verb = "transfer" if len(arms) == 1 else "transfers", "helps" if 1 in (counts[HELPS], len(arms)) else "help"
     return f"{counts[HELPS]} of {len(arms)} {noun} {verb}{harm}{at(labels, compared)}"
 
 
@@ -68,14 +84,11 @@ def _item(compared: Compared, arm: Arm) -> Markup:
     verdict = arm.found["verdict"]
     if verdict is None:
         return tag("li", f"{arm.name}: a run diverged, its own or scratch's, so there is no verdict.", class_="plain")
-    look = LOOK.get(verdict["outcome"], "even")
     holm = verdict["p_holm"]
-    known = numbers.known(holm)
-    stands = (
-        f" p {'< 0.001' if holm < 0.001 else f'= {holm:.3f}'} by Holm's correction for {_judged(compared, arm)} arms."
-        if known
-        else ""
-    )
+    stands = ""
+    if numbers.known(holm):
+        p = "< 0.001" if holm < 0.001 else f"= {holm:.3f}"
+        stands = f" p {p} by Holm's correction for {_judged(compared, arm)} arms."
     best = compared.best(arm.labels) is arm
     first = " Best on val." if best else ""
     saved = needed(compared, arm) if best or verdict["outcome"] == HELPS else None
@@ -83,9 +96,9 @@ def _item(compared: Compared, arm: Arm) -> Markup:
     labels += f"{saved.interval and f', 95 % interval {saved.interval}'}." if saved else ""
     return tag(
         "li",
-        tag("span", verdict["outcome"], class_="badge"),
+        badge(verdict),
         f" {verdict['sentence']}{stands}{first}{labels}",
-        class_=look,
+        class_=LOOK.get(outcome(verdict), "even"),
     )
 
 
@@ -140,7 +153,7 @@ def _figure(compared: Compared, labels: int) -> Part:
         )
         low, high = (low, high) if sign > 0 else (-high, -low)
         points.append(charts.Point(arm.name, effect, low=low, high=high, series=arm.series))
-        rows.append([text(arm.name), *_signed(effect, low, high), text(verdict["outcome"]), score(verdict["p_holm"])])
+        rows.append([text(arm.name), *_signed(effect, low, high), text(outcome(verdict)), score(verdict["p_holm"])])
     title = f"Gain over scratch{at(labels, compared)}"
     about = f"Paired differences of test {compared.metric} with their 95 % intervals; the dashed line is no difference."
     drawn = charts.intervals(f"effect-{labels}", title, points, x_name=f"test {compared.metric} over scratch")

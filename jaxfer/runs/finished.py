@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -80,6 +81,15 @@ def open_run(folder: str | epath.Path, checkpoint: str = "result") -> FinishedRu
     return FinishedRun(
         folder=folder, experiment=experiment, result=result, classes=classes, stage=stages[record["stage"]], state=state
     )
+
+
+def steps_taken(folder: epath.Path, result: Mapping[str, Any]) -> int:
+    """Steps of a finished run: those of its plan, less what stages that stopped early left."""
+    stopped, begin, left = result.get("stopped", {}), 0, 0
+    for name, stage in stored_experiment(folder).stages if stopped else ():
+        begin += stage.steps
+        left += begin - stopped.get(name, begin)
+    return result["steps"] - left
 
 
 def planned(folder: epath.Path) -> tuple[Experiment, dict[str, Any], tuple[Stage, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 
-def write(folder, arm="full", baseline="majority class", counts=(5,), of_scratch=None, **more):
+def write(folder, arm="full", baseline="majority class", counts=(5,), of_scratch=None, p_holm=0.01, **more):
     """At each label count scratch and one arm; `more` are fields of the arm's findings, `of_scratch` of scratch's."""
     folder.mkdir(parents=True, exist_ok=True)
     verdict = {
@@ -15,7 +15,7 @@ def write(folder, arm="full", baseline="majority class", counts=(5,), of_scratch
         "interval": "paired t over 2 seeds",
         "sentence": f"{arm} helps: test accuracy +0.200 over scratch, 95 % interval [+0.100, +0.300] (paired t).",
         "p": 0.01,
-        "p_holm": 0.01,
+        "p_holm": p_holm,
     }
     findings, chosen, simple = [], [], []
     for labels in counts:

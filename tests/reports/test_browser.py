@@ -19,6 +19,7 @@ FAULTS = """JSON.stringify([
   ...[...document.querySelectorAll('figure')].filter(f => f.querySelector('svg[role=img]') && !f.querySelector('td'))
     .map(f => 'no numbers of ' + f.id),
   ...[...document.querySelectorAll('th')].filter(h => !h.scope).map(h => 'th without scope: ' + h.textContent),
+  ...[...document.querySelectorAll('[role=region]')].filter(r => !r.ariaLabel).map(r => 'region'),
   ...[...document.querySelectorAll('img')].filter(i => !i.alt || !i.naturalWidth).map(i => 'img'),
   ...[...document.querySelectorAll('[id]')].map(e => e.id).filter((id, i, all) => all.indexOf(id) != i),
   ...[...document.querySelectorAll('nav a')].filter(a => !document.querySelector(a.hash)).map(a => 'no ' + a.hash),
@@ -48,6 +49,13 @@ PALE = """JSON.stringify((() => {
 # Places that Tab has to reach, in order; what is folded away can't be reached.
 STOPS = """JSON.stringify([...document.querySelectorAll('a[href], summary, [tabindex="0"]')]
   .filter(e => e.checkVisibility()).map(e => [...document.querySelectorAll('*')].indexOf(e)))"""
+PAPER = 739  # pixels of CSS between the margins of a letter
+# What paper loses: columns beyond its edge, and what is folded away.
+CUT = """JSON.stringify([
+  ...[...document.querySelectorAll('.scroll')].filter(d => d.scrollWidth > d.clientWidth + 1)
+    .map(d => [d.ariaLabel, d.scrollWidth, d.clientWidth]),
+  ...[...document.querySelectorAll('details table')].filter(t => !t.checkVisibility()).map(t => 'folded away'),
+])"""
 HERE = "[...document.querySelectorAll('*')].indexOf(document.activeElement)"
 COMMAND = dict(config="a.py", overrides={"data.path": "/a/rather/long/path" * 6})
 KINDS = ("comparison", "run", "sweep", "ranking", "diagnosis")
@@ -104,6 +112,8 @@ def test_it_asks_for_nothing_fits_and_can_be_read(made, kind):
         assert json.loads(chromium.evaluate(FAULTS)) == []
         stops, reached = tabbed(chromium)
         assert reached == stops and len(stops) > 3
+        chromium.open(page, width=PAPER, paper=True)
+        assert json.loads(chromium.evaluate(CUT)) == []
         assert chromium.printed().startswith(b"%PDF")
 
 

@@ -92,6 +92,17 @@ def test_a_comparison(tmp_path):
     assert "The test split was opened once, after" in jaxfer.report(folder).path.read_text()
 
 
+def test_a_finding_that_does_not_stand_counts_as_none(tmp_path):
+    """Holm's correction for all arms is the page's too: its title, its first line, its colours and its tables."""
+    written = jaxfer.report(comparisons.write(tmp_path / "c", p_holm=0.0501))
+    text = written.path.read_text()
+    assert written.title.endswith(
+        "full helps: test accuracy +0.200 over scratch at 5 labels a class, which does not stand"
+    )
+    assert "0 of 1 transfer helps at 5 labels a class" in text and "p = 0.050 by Holm" in text
+    assert text.count('class="badge even">does not stand</span>') == 2 and 'badge good">' not in text
+
+
 def test_a_diagnosis_and_a_ranking(tmp_path, capsys):
     finding = dict(severity="severe", kind=EVIL, message=EVIL, fix="x", value=1.0, threshold=None, examples=[])
     diagnosis = dict(findings=[finding], examples={"train": 3}, seconds=1.0, counts={})

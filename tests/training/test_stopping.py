@@ -12,7 +12,7 @@ from jaxfer.config import resolve
 from jaxfer.config.experiment import RunConfig
 from jaxfer.errors import InputError
 from jaxfer.ports import make_port
-from jaxfer.runs.finished import open_run
+from jaxfer.runs.finished import open_run, steps_taken
 from jaxfer.runs.metrics import read_metrics
 from jaxfer.tasks import classification
 from jaxfer.training import session, stopping
@@ -204,6 +204,7 @@ def test_the_next_stage_begins_where_it_would_have(tmp_path):
     config.stage.second = dict(steps=4, lr=0.01)
     result = jaxfer.run(config, tmp_path, quiet=True)
     assert result["stopped"] == {"first": 6} and result["checkpoint_step"] == 14
+    assert steps_taken(tmp_path, result) == 6 + 4, "of a comparison's arm they are what is counted"
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if line["stage"] == "second"][0] == 12
 
 
