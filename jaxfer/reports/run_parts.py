@@ -30,11 +30,13 @@ def of_one(folder: epath.Path, name: str, *, evaluate: bool, root: epath.Path | 
             seen = look(folder)
         except InputError as error:
             notes.append(f"Mistakes, calibration and movements are missing: {error}.")
+    counts = result.get("report", {}).get("val", {}).get("confusion")
+    if counts is None:
+        notes.append("Mistakes, confusion and calibration are shown of runs that give each example one class.")
     found = () if seen is None else (*seen.notes, *_copies(seen))
     diagnosed = findings.beside(root or folder)
     sections = [datasheet.section(result, config, seen and seen.data, [*notes, *found], diagnosed)]
     sections.append(trained.section(stages, seen.moved if seen else {}, seen.alike if seen else {}, ()))
-    counts = result.get("report", {}).get("val", {}).get("confusion")
     if counts is not None:
         sections.append(errors.section(matrix(counts, result["classes"]), result["classes"], _mistakes(seen)))
     if seen is not None and seen.probabilities is not None:

@@ -13,7 +13,7 @@ from etils import epath
 import jaxfer
 from jaxfer.commands import main
 from jaxfer.errors import InputError
-from jaxfer.reports import calibration, forgetting, groups, saliency, settings, weights
+from jaxfer.reports import calibration, forgetting, groups, settings, weights
 from jaxfer.reports.looked import look
 from jaxfer.runs.finished import open_run
 from tests.full_disk import LINE, full
@@ -392,18 +392,6 @@ def test_many_findings_fit(tmp_path):
     (tmp_path / "d.json").write_text(json.dumps(found))
     written = jaxfer.report(tmp_path / "d.json", out=tmp_path / "d.html")
     assert written.size <= 2_000_000 and written.left_out[-1] == "findings 481 to 500"
-
-
-def test_each_token_has_its_number():
-    """Of the texts that are explained, by the row of the source."""
-    one = saliency.Shown((), None, 0.02, (("good", 1.5), ("##ish", -0.25)))
-    (part,) = saliency.shares([one], [7])
-    rows = re.findall(r"<tr>(.*?)</tr>", part.content)
-    assert [plain(row).split() for row in rows[1:]] == [
-        ["7", "good", "+1.500", "2", "%"],
-        ["7", "##ish", "−0.250", "2", "%"],
-    ]
-    assert saliency.shares([saliency.Shown((), None, 0.02)], [7]) == []
 
 
 def test_a_pair_is_of_one_seed_and_one_set_of_data():
