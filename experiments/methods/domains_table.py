@@ -3,7 +3,7 @@
 python experiments/methods/domains_table.py runs/methods/digits runs/methods/heart
 
 Each sweep's numbers go into `experiments/methods/domains/NAME.csv`, one line a run, beside those of other seeds that
-are there; both tables are made from it. A seed counts once all its runs have ended.
+are there; both tables are made from it. A method counts in a seed once all its runs have ended.
 """
 
 import csv
@@ -24,9 +24,9 @@ def runs(folder: Path) -> list[dict[str, str]]:
     """Lines of pair, method, seed and each measure on the target's test split."""
     found, cells = [], json.loads((folder / "cells.json").read_text())
     ended = [cell for cell in cells if (folder / cell["folder"] / "result.json").exists()]
-    torn = {cell["overrides"]["seed"] for cell in cells if cell not in ended}
+    torn = {(cell["group"], cell["overrides"]["seed"]) for cell in cells if cell not in ended}
     for cell in ended:
-        if cell["overrides"]["seed"] in torn:
+        if not torn.isdisjoint((of, cell["overrides"]["seed"]) for of in (SOURCE, cell["group"])):
             continue
         test = json.loads((folder / cell["folder"] / "result.json").read_text())["metrics"]["test"]
         pair, seed = cell["arg"].partition(",")[0], str(cell["overrides"]["seed"])
