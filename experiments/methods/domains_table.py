@@ -18,6 +18,7 @@ KEPT = Path(__file__).with_name("domains")
 MEASURES = ("accuracy", "auroc")  # the second of two classes alone; it does not ask how many are ill in a clinic
 SOURCE, CEILING = "source only", "target labels"
 BY = operator.itemgetter("pair", "seed")
+OF = operator.itemgetter("method", "seed")
 
 
 def runs(folder: Path) -> list[dict[str, str]]:
@@ -103,8 +104,8 @@ def main(folders: list[Path]) -> None:
     for folder in folders:
         lines = read(folder.name)
         if (folder / "cells.json").exists() and (new := runs(folder)):
-            own = {line["seed"] for line in new}
-            lines = sorted([*(line for line in lines if line["seed"] not in own), *new], key=BY)
+            own = {OF(line) for line in new}
+            lines = sorted([*(line for line in lines if OF(line) not in own), *new], key=BY)
             with open(KEPT / f"{folder.name}.csv", "w", newline="") as file:
                 writer = csv.DictWriter(file, [*lines[0]], lineterminator="\n")
                 writer.writeheader()
