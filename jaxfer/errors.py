@@ -18,6 +18,15 @@ class RuleError(InputError):
     """A rule matches no parameter, or a parameter matches no rule."""
 
 
+class NothingTrained(InputError):
+    """A stage's config leaves every parameter frozen. Its arguments are the message and `where` in the config."""
+
+    where = property(lambda self: self.args[1])
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
 class NonFiniteLoss(ArithmeticError):
     """The loss became NaN or infinite; the message says at which step and stage. Exit code 3."""
 

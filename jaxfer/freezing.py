@@ -13,7 +13,7 @@ import jax
 
 from jaxfer import rules
 from jaxfer.config.experiment import StageConfig
-from jaxfer.errors import InputError, RuleError
+from jaxfer.errors import InputError, NothingTrained, RuleError
 from jaxfer.method import FROZEN, Method
 from jaxfer.models.execution import PLAIN
 from jaxfer.models.port import Port, Training
@@ -95,7 +95,8 @@ def groups_of(
     frozen = {path for path in paths if port.depth(path) in bottom} | still
     groups = {path: FROZEN if path in frozen else group for path, group in groups.items()}
     if set(groups.values()) == {FROZEN} and not method.norms_alone:
-        raise InputError(f"{where}: everything is frozen, nothing would be trained; loosen freeze or freeze_units")
+        message = f"{where}: everything is frozen, nothing would be trained; loosen freeze or freeze_units"
+        raise NothingTrained(message, where)
     if config.rates and set(config.rates) != names:
         raise InputError(
             f"{where}.rates: expected a rate for each group of method {config.method!r} ({', '.join(sorted(names))}), "

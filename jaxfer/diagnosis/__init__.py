@@ -20,7 +20,6 @@ from jaxfer.diagnosis import broken, classes, duplicates, features, images, plan
 from jaxfer.diagnosis.finding import NOTE, SEVERITIES, Diagnosis, Example, Finding
 from jaxfer.diagnosis.opened import Opened
 from jaxfer.errors import InputError
-from jaxfer.training.preflight import preflight
 from jaxfer.training.progress import Reporter
 
 __all__ = ["CHECKS", "EXAMPLES", "Diagnosis", "Example", "Finding", "doctor"]
@@ -66,7 +65,7 @@ def doctor(
     config.test = False  # the test split stays sealed: inputs alone
     limits = broken.skipping(config)
     with opened_once():
-        ready = preflight(config, place=epath.Path(place))
+        config, ready, untrained = plan.thawed(config, epath.Path(place))
         data = ready.data
         splits = {**data.splits, **({"test": data.sealed} if data.sealed is not None else {})}
         splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
@@ -85,7 +84,7 @@ def doctor(
             say=Reporter(quiet=quiet).say,
         )
         opened = broken.decoded(opened)
-        found = [*broken.check(opened, limits)]
+        found = [*untrained, *broken.check(opened, limits)]
         found += [finding for check in CHECKS for finding in check(opened)]
     left = {name: size - len(splits[name]) for name, size in sizes.items() if size > len(splits[name])}
     if left:

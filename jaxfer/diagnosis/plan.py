@@ -4,16 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxfer import config as configs
 from jaxfer.diagnosis.finding import LISTED, NOTE, SEVERE, WARNING, Example, Finding, reached
 from jaxfer.diagnosis.opened import Opened
+from jaxfer.errors import NothingTrained
 from jaxfer.method import FROZEN
 from jaxfer.stages import Stage
+from jaxfer.training.checked import Preflight
 from jaxfer.training.examples import training_split
+from jaxfer.training.preflight import preflight
 
 RATE = {SEVERE: 100.0, WARNING: 10.0}  # times beyond the grid that the method is tuned over
 OPTIMIZERS = ("adamw", "adam")  # whose rates the grids are of
 WARMUP = 0.5  # of the steps
 HEAD = "head"  # a method's group
+
+
+def thawed(config: ConfigDict, place: epath.Path) -> tuple[ConfigDict, Preflight, list[Finding]]:
+    """The config with all thawed in stages where everything is frozen, its preflight, and a finding for each of these.
+
+    Raises:
+      InputError: what else preflight refuses; a method that trains nothing though the config freezes nothing.
+    """
+    findings: dict[str, Finding] = {}
+    while True:
+        try:
+            return config, preflight(config, place=place), [*findings.values()]
+        except NothingTrained as error:
+            if (where := error.where) in findings:
+                raise
+            stage, fix = where.rpartition(".")[2], f"loosen {where}.freeze or {where}.freeze_units"
+            findings[where] = _nothing("train" if stage == where else stage, where, "everything is frozen", fix)
+            within = where.partition(".")[2]
+            freely = {"freeze": (), "freeze_units": 0, "norms": ()}
+            config = configs.override(config, {f"{within}.{name}".lstrip("."): freely[name] for name in freely})
+
+
+def _nothing(stage: str, where: str, why: str, fix: str) -> Finding:
+    return Finding(
+        severity=SEVERE,
+        kind="nothing_trained",
+        message=f"Stage {stage} would train no parameter: {why}.",
+        fix=fix,
+        value=0,
+        threshold=1,
+        examples=(Example(name=where, says=why),),
+    )
 
 
 def check(opened: Opened) -> Iterator[Finding]:
@@ -27,8 +66,12 @@ def check(opened: Opened) -> Iterator[Finding]:
 
 
 def _trainable(stage: Stage, where: str) -> Iterator[Finding]:
-    """A method that adapts more than the head, of which the rules leave the head alone: 0 parameters besides it."""
+    """Rates of 0; a method that adapts more than the head, of which the rules leave the head alone."""
     spec = stage.spec
+    leaves = [leaf for _, leaf in spec.leaves if leaf is not None]
+    if spec.method.at_once is None and leaves and not any(stage.hparams[f"lr/{x.group}"] * x.lr_scale for x in leaves):
+        fix = f"raise {where}.lr, or a rate of {where}.rates or {where}.lr_rules"
+        yield _nothing(stage.name, where, "every rate is 0", fix)
     groups = {group for _, group in spec.method.rules} - {FROZEN, HEAD}
     frozen = [path for path, leaf in spec.leaves if leaf is None and not path.startswith(f"{spec.port.head}/")]
     if groups and spec.trainable and all(path.startswith(f"{spec.port.head}/") for path in spec.trainable):
@@ -53,7 +96,8 @@ def _rate(stage: Stage, where: str) -> Iterator[Finding]:
     if known is None or config.optimizer not in OPTIMIZERS or not max(known[0], *known[1]):
         return
     if config.lr is not None:
-        yield from _beyond(stage, f"{where}.lr", "the rate", config.lr, 1.0)
+        if config.lr:  # one of 0 trains nothing
+            yield from _beyond(stage, f"{where}.lr", "the rate", config.lr, 1.0)
         return
     live = {leaf.group for _, leaf in spec.leaves if leaf is not None}
     for group, rate in config.rates.items():

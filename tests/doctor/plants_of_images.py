@@ -163,6 +163,12 @@ def all_but_the_head_frozen(small):
     return set()
 
 
+@planted(real.digits, "frozen", "nothing_trained", "severe")
+def all_frozen(small):
+    small.config.freeze = (".*",)
+    return {"config"}
+
+
 @planted(real.digits, "plan", "warmup", "warning")
 def a_long_warmup(small):
     small.config.update(steps=4, warmup=3)

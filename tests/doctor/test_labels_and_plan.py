@@ -134,6 +134,31 @@ def test_the_plan():
     assert by_kind(jaxfer.doctor(config, quiet=True))["rate"].severity == "severe"
 
 
+def test_stages_that_train_nothing():
+    """`run` refuses a stage in which everything is frozen; doctor says so and looks at the rest."""
+    config = tiny_config("resnet_basic", steps=8, batch_size=8, freeze=(".*",))
+    found = jaxfer.doctor(config, quiet=True).findings
+    (nothing,) = [finding for finding in found if finding.kind == "nothing_trained"]
+    assert (
+        nothing.severity == "severe"
+        and nothing.message == "Stage train would train no parameter: everything is frozen."
+    )
+    assert nothing.fix == "loosen config.freeze or config.freeze_units" and len(found) > 1
+    assert config.freeze == (".*",)  # the caller's
+    config = tiny_config("resnet_basic", steps=8, batch_size=8, lr=0.0)
+    config.update(stages=("first", "frozen", "still"))
+    config.stage = dict(first=dict(lr=1e-3), frozen=dict(freeze=(".*(kernel|bias)",), norms=((".*", "stats_only"),)))
+    found = [finding for finding in jaxfer.doctor(config, quiet=True).findings if finding.kind == "nothing_trained"]
+    assert {finding.message.split(":")[0] for finding in found} == {
+        "Stage frozen would train no parameter",
+        "Stage still would train no parameter",
+    }
+    assert {finding.fix for finding in found} >= {
+        "raise config.stage.still.lr, or a rate of config.stage.still.rates or config.stage.still.lr_rules"
+    }
+    assert "rate" not in {finding.kind for finding in found}
+
+
 def test_the_rate_of_each_group():
     """A probe's grid is its own; a group that does not train, or that is told not to, has no rate to speak of."""
     config = tiny_config("resnet_basic", method="full", steps=8, batch_size=8, warmup=1)
