@@ -18,7 +18,7 @@ Two lie beside the MLP, MLP(x) + scale * up(relu(down(x))), and `up` starts at z
 
 `adaptformer` (Chen et al., 2022, arXiv:2205.13535, section 3.2, AdaptMLP): s * relu(LN(x) W_down) W_up + MLP(LN(x)) +
 x, of scale s = 0.1 and 64 channels. So the branch reads the normed tokens, as the MLP does. The reference code's reads
-x itself (`before_norm`), and has dropout of 0.1 behind its ReLU, which is not offered.
+x itself (`before_norm`), and drops 0.1 of the channels behind its ReLU (`dropout=0.1`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from jaxfer import rules
 from jaxfer.errors import InputError, nearest
 from jaxfer.method import FROZEN, Method, without
 from jaxfer.methods._blocks import blocks
+from jaxfer.models.chain import check_rate
 from jaxfer.models.layers import like
 from jaxfer.models.port import Port
 
@@ -92,6 +93,7 @@ def method(
     activation: str = "",
     start: str = "",
     before_norm: bool | None = None,
+    dropout: float = 0.0,
 ) -> Method:
     """Groups: `adapter`, `head`; `houlsby` also `norm`, the scales and biases of the blocks' norms.
 
@@ -105,11 +107,13 @@ def method(
         as torch draws a Linear and `up` at zero, which is the source model; empty: the kind's own.
       before_norm: whether an adapter beside the MLP reads the tokens before its block's norm, as AdaptFormer's code
         does; of blocks whose norms come first.
+      dropout: share of the bottleneck's activations that a training pass drops.
     """
     if kind not in KINDS:
         raise InputError(f"adapter: unknown kind {kind!r}{nearest(str(kind), KINDS)}")
     if bottleneck < 0:
         raise InputError(f"adapter: expected bottleneck >= 0, found {bottleneck}; 0 is the kind's own")
+    check_rate(dropout=dropout)
     own, beside = KINDS[kind], KINDS[kind].scale
     for name, value, known in (("activation", activation, ACTIVATIONS), ("start", start, STARTS)):
         if value and value not in known:
@@ -165,8 +169,12 @@ def method(
             kernel, bias = (like(leaves[f"{site}/{name}"], h) for name in ("kernel", "bias"))
             return h @ kernel + bias
 
-        def change(site, h):
-            return dense(f"{site}/up", act(dense(f"{site}/down", h)))
+        def change(site, h, module):
+            h = act(dense(f"{site}/down", h))
+            if dropout and module.has_rng("dropout"):  # a training pass
+                kept = jax.random.bernoulli(module.make_rng("dropout"), 1 - dropout, h.shape)
+                h = jnp.where(kept, h / (1 - dropout), 0)
+            return dense(f"{site}/up", h)
 
         def adapt(next_fun, args, kwargs, context):
             site = "/".join(context.module.path)
@@ -175,13 +183,14 @@ def method(
                 tokens[site.removesuffix("norm_2") + "mlp"] = args[0]
             if context.method_name != "__call__" or f"{site}/up/bias" not in leaves:
                 return outputs
+            module = context.module
             if beside:
-                return outputs + factor * change(site, tokens.pop(site) if before_norm else args[0])
+                return outputs + factor * change(site, tokens.pop(site) if before_norm else args[0], module)
             if site.endswith("norm_2"):
-                norm = context.module.clone(parent=None)  # unbound: a module's parameters are read once in a pass
-                total = args[0] + change(site, outputs)
-                return norm.apply(context.module.variables, total, **kwargs, mutable=["batch_stats"])[0]
-            return outputs + change(site, outputs)
+                norm = module.clone(parent=None)  # unbound: a module's parameters are read once in a pass
+                total = args[0] + change(site, outputs, module)
+                return norm.apply(module.variables, total, **kwargs, mutable=["batch_stats"])[0]
+            return outputs + change(site, outputs, module)
 
         return adapt
 

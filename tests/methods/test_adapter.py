@@ -129,6 +129,30 @@ def test_beside_the_mlp(kind, scale, before):
     np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5)
 
 
+def test_dropout_behind_the_activation():
+    """Each of three channels is doubled or dropped, and an evaluation keeps them all."""
+    stage = tiny_stage("vit_cls", method="adapter", options={"kind": "adaptformer", "bottleneck": 3, "dropout": 0.5})
+    port, (batch,) = stage.spec.port, batches(stage, 1)
+    state = stage.enter(*backbone(stage), 0)
+    plain, adapter = stage.spec.method.view(state.params, {}), jax.tree.map(jnp.zeros_like, state.params["adapter"])
+    mlp = adapter["block_0"]["mlp"]
+    mlp["down"]["bias"] += 1.0
+    mlp["up"]["kernel"] = mlp["up"]["kernel"].at[:, 0].set([1.0, 2.0, 4.0])
+    intercept = stage.spec.method.intercept({**plain, "adapter": adapter}, {})
+    training = Training(key=jax.random.key(0), live=frozenset(), eval_norms=frozenset())
+
+    def added(training):
+        run = functools.partial(port.apply, plain, {}, batch, end="block_0", training=training)
+        change = np.asarray(run(intercept=intercept)[0] - run()[0])
+        np.testing.assert_array_equal(change[..., 1:], 0)
+        return np.round(change[..., 0] / 0.1, 3)
+
+    np.testing.assert_array_equal(added(None), 7)
+    assert set(np.unique(added(training))) == set(range(0, 15, 2))
+    with pytest.raises(InputError, match=r"dropout must be a drop rate in \[0, 1\), found 1.0"):
+        tiny_stage("vit_cls", method="adapter", options={"kind": "adaptformer", "dropout": 1.0})
+
+
 def layer_norm(x, params):
     mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
     return (x - mean) / jnp.sqrt(var + 1e-12) * params["scale"] + params["bias"]

@@ -11,9 +11,11 @@ from jaxfer.models.passes import Training
 from tests.experiments import backbone, batches, tiny_stage
 
 
-def first_norm(running):
-    """(what the first norm gives in training, in evaluation and with the add-on, the running statistics after both)."""
-    stage = tiny_stage("resnet_basic", adds=("stochnorm",), options={"running": running})
+def first_norm(running, updated=False):
+    """(what the first norm gives in training, in evaluation and with the add-on, the running statistics after both),
+    and what it gives in evaluation with those after training."""
+    options = {"running": running, "updated": updated}
+    stage = tiny_stage("resnet_basic", adds=("stochnorm",), options=options)
     (params, model_state), (batch,), port = backbone(stage), batches(stage, 1), stage.spec.port
     state = stage.enter(params, model_state, 0)
     path = "stem/norm"
@@ -21,7 +23,7 @@ def first_norm(running):
     training = Training(key=jax.random.key(3), live=frozenset(), eval_norms=frozenset())
     own = stage.spec.method.intercept(state.params, state.extra)
 
-    def given(training, intercept):
+    def given(training, intercept, model_state=model_state):
         found = []
 
         def seen(next_fun, args, kwargs, context):
@@ -33,11 +35,12 @@ def first_norm(running):
         after = port.apply(params, model_state, batch, training=training, intercept=seen, end=path.split("/")[0])[1]
         return found[0], after
 
-    return given(training, None), given(None, own), given(training, own)
+    in_training = given(training, None)
+    return in_training, given(None, own), given(training, own), given(None, None, in_training[1])
 
 
 def test_each_channel_has_one_of_two_statistics():
-    (batch, after), (running, still), (mixed, mixed_after) = first_norm(0.5)
+    (batch, after), (running, still), (mixed, mixed_after), _ = first_norm(0.5)
     of_batch, of_running = (np.all(mixed == x, axis=(0, 1, 2)) for x in (batch, running))
     np.testing.assert_array_equal(of_batch, ~of_running)
     assert of_batch.any() and of_running.any()
@@ -47,8 +50,16 @@ def test_each_channel_has_one_of_two_statistics():
 
 @pytest.mark.parametrize(("running", "which"), [(0.0, 0), (1.0, 1)])
 def test_the_ends(running, which):
-    *ends, (mixed, _) = first_norm(running)
+    *ends, (mixed, _), _ = first_norm(running)
     np.testing.assert_array_equal(mixed, ends[which][0])
+
+
+def test_statistics_that_have_followed_the_batch():
+    """TLlib's form: what is normalised by running statistics has those after the step."""
+    (batch, after), (before, _), (mixed, mixed_after), (since, _) = first_norm(1.0, updated=True)
+    np.testing.assert_array_equal(mixed, since)
+    assert np.abs(mixed - before).max() > 1e-3 and np.abs(mixed - batch).max() > 1e-3
+    jax.tree.map(np.testing.assert_array_equal, after, mixed_after)
 
 
 def test_what_is_refused():
