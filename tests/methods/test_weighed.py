@@ -62,10 +62,10 @@ def test_weights_move_by_the_gradient_of_eq_2():
 
     constant = (weights * norms).mean() * (ratios / ratios.mean()) ** alpha
     after = weights - rate * jax.grad(unlike)(weights, constant)
-    found = gradnorm.moved(weights, norms, ratios, alpha, rate)
+    found = gradnorm.scaled(weights - rate * gradnorm.pull(weights, norms, ratios, alpha))
     np.testing.assert_allclose(found, after * 3 / after.sum(), rtol=1e-6)
     assert float(found.sum()) == pytest.approx(3, rel=1e-6)
-    assert np.asarray(gradnorm.moved(weights, norms, ratios, alpha, 10.0)).min() >= 0
+    np.testing.assert_allclose(gradnorm.scaled(jnp.asarray([-1.0, 1.0, 3.0])), [0, 0.75, 2.25])
 
 
 def opposed(method, slices=1, **options):
@@ -127,6 +127,24 @@ def test_gradnorm_steps_by_hand():
     np.testing.assert_allclose(kept["weights"], weights, rtol=1e-5)
     np.testing.assert_allclose(kept["first"], losses, rtol=1e-5)
     assert abs(weights[0] - 1) > 1e-3
+
+
+def test_gradnorms_weights_with_adam():
+    """A first step of Adam moves each weight by the rate; the second by optax's of both slopes."""
+    stage, state, batch, _, _ = opposed("gradnorm", weight_rate=0.1, adam=True)
+    rule, weights, first = optax.adam(0.1), jnp.ones(2), None
+    moments = rule.init(weights)
+    for _ in range(2):
+        _, state, metrics = stepped(stage, state, batch)
+        losses, norms = (
+            jnp.stack([metrics[f"{kind}/{task}"] for task in ("main", "other")]) for kind in ("loss", "norm")
+        )
+        first = losses if first is None else first
+        change, moments = rule.update(gradnorm.pull(weights, norms, losses / first, 1.5), moments)
+        weights = gradnorm.scaled(weights + change)
+        found = [float(state.extra["weights"][task]) for task in ("main", "other")]
+        np.testing.assert_allclose(found, weights, rtol=1e-5)
+    assert abs(weights[0] - 1) > 0.05
 
 
 def test_uncertainty_step_by_hand():
