@@ -4,8 +4,8 @@ Li and Liang, 2021, "Prefix-Tuning: Optimizing Continuous Prompts for Generation
 no tokens: nothing is made of them, and positions and masks of the tokens stay. While they are trained they come out of
 an MLP, as in section 4.3: kernel tanh(hidden p + c) + bias, p being a learned row for each place. Without it
 (`hidden=0`) they are learned themselves, peft's default. The start is not the source model: even a zero key takes a
-share of attention. The reference code has an MLP each for encoder, decoder and the decoder's attention to the memory;
-here they share all but its last layer. A block that is run several times has one prefix. peft hands prefixes over as a
+share of attention. All attentions share p and c; encoder, decoder and the decoder's attention to the memory have their
+own in the reference code (`apart`). A block that is run several times has one prefix. peft hands prefixes over as a
 cache of earlier tokens (`form="peft"`), so that a text's own move on by as many learned positions.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -33,7 +34,7 @@ FORMS = ("paper", "peft")
 STD = 0.02  # of keys and values that are learned themselves
 
 
-def method(port: Port, *, tokens: int = 20, hidden: int = 512, form: str = "paper") -> Method:
+def method(port: Port, *, tokens: int = 20, hidden: int = 512, form: str = "paper", apart: bool = False) -> Method:
     """Groups: `prefix_tuning`, `head`.
 
     Args:
@@ -41,6 +42,7 @@ def method(port: Port, *, tokens: int = 20, hidden: int = 512, form: str = "pape
       tokens: keys and values of each attention.
       hidden: channels of the MLP, 512 and 800 in the paper; 0: none.
       form: `paper`; `peft`, for models with a table of positions: what peft computes, for its files.
+      apart: whether encoders, decoders, towers and attention to a memory have rows and the MLP's first layer each.
     """
     if tokens < 1:
         raise InputError(f"prefix_tuning: expected tokens >= 1, found {tokens}")
@@ -67,16 +69,15 @@ def method(port: Port, *, tokens: int = 20, hidden: int = 512, form: str = "pape
             parts = _parts(STD * jax.random.normal(keys[0], (2, tokens, channels)), sites)
             learned = rules.unflatten({f"{site}/prefix": parts[site] for site in sites})
             return {**params, "prefix_tuning": _prompts.former(given, learned) if taken_over else learned}, {}
-        block = blocks(leaves)[0]
-        first, width = block.split("/")[0], leaves[f"{block}/mlp/fc2/kernel"].shape[-1]
-        # Drawn as torch does: rows from N(0, 1), kernel and bias of a layer (here its first row) uniformly.
-        layer = jax.random.uniform(keys[1], (1 + width, hidden), minval=-1.0) / math.sqrt(width)
         last = jax.random.uniform(keys[2], (1 + hidden, 2, channels), minval=-1.0) / math.sqrt(hidden)
-        learned = {
-            f"{first}/rows": jax.random.normal(keys[0], (tokens, width)),
-            f"{first}/hidden": {"kernel": layer[1:], "bias": layer[0]},
-            **{site: {"kernel": part[1:], "bias": part[0]} for site, part in _parts(last, sites).items()},
-        }
+        learned = {site: {"kernel": part[1:], "bias": part[0]} for site, part in _parts(last, sites).items()}
+        # Drawn as torch does: rows from N(0, 1), kernel and bias of a layer (here its first row) uniformly.
+        for i, (top, block) in enumerate(_tops(sites, blocks(leaves), apart).items()):
+            width = leaves[f"{block}/mlp/fc2/kernel"].shape[-1]
+            rows, inner = (jax.random.fold_in(key, i) if i else key for key in keys[:2])
+            layer = jax.random.uniform(inner, (1 + width, hidden), minval=-1.0) / math.sqrt(width)
+            learned[f"{top}/rows"] = jax.random.normal(rows, (tokens, width))
+            learned[f"{top}/hidden"] = {"kernel": layer[1:], "bias": layer[0]}
         return {**params, "prefix_tuning": rules.unflatten(rules.flatten(learned))}, {}
 
     view = without("prefix_tuning")
@@ -107,19 +108,38 @@ def method(port: Port, *, tokens: int = 20, hidden: int = 512, form: str = "pape
 
 def made(learned, port: Port) -> dict[str, tuple[jax.Array, jax.Array]]:
     """{path of an attention: its keys and values, [tokens, heads, width] each}, from the method's parameters."""
-    leaves, sites, inside = rules.flatten(learned), attentions(port), None
-    if rows := [path for path in leaves if path.endswith("/rows")]:
-        unit = rows[0].removesuffix("/rows")
-        kernel, bias = (leaves[f"{unit}/hidden/{name}"] for name in ("kernel", "bias"))
-        inside = jnp.tanh(leaves[f"{unit}/rows"] @ kernel + bias)
+    leaves, sites, inside = rules.flatten(learned), attentions(port), {}
+    for top in [path.removesuffix("/rows") for path in leaves if path.endswith("/rows")]:
+        kernel, bias = (leaves[f"{top}/hidden/{name}"] for name in ("kernel", "bias"))
+        inside[_stack(top)] = jnp.tanh(leaves[f"{top}/rows"] @ kernel + bias)
 
     def prefix(site):
-        if inside is None:
+        if not inside:
             return tuple(leaves[f"{site}/prefix"])
-        both = jnp.tensordot(inside, leaves[f"{site}/kernel"], 1) + leaves[f"{site}/bias"]
+        own = inside[_stack(site)] if len(inside) > 1 else next(iter(inside.values()))
+        both = jnp.tensordot(own, leaves[f"{site}/kernel"], 1) + leaves[f"{site}/bias"]
         return both[:, 0], both[:, 1]
 
     return {site: prefix(site) for site in sites}
+
+
+def _tops(sites: Mapping[str, tuple[int, int]], found: tuple[str, ...], apart: bool) -> dict[str, str]:
+    """{where rows and the MLP's first layer are: the first block that they are for}."""
+    if not apart:
+        return {found[0].split("/")[0]: found[0]}
+    firsts: dict[tuple[str, bool], str] = {}
+    for site in sites:
+        firsts.setdefault(_stack(site), site)
+    tops = {}
+    for (_, crossed), site in firsts.items():
+        block = next(block for block in found if site.startswith(f"{block}/"))
+        tops[block.split("/")[0] + ("/cross" if crossed else "")] = block
+    return tops
+
+
+def _stack(path: str) -> tuple[str, bool]:
+    """(`encoder`, `text`, `block`, ...: what blocks of a stack are called, whether it is attention to a memory)."""
+    return re.match("[a-z]*", path)[0], "cross" in path.split("/")
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,11 +9,11 @@ import pytest
 from jaxfer.conformance import tiny
 from jaxfer.errors import InputError
 from jaxfer.method import NOTHING
-from jaxfer.methods.prefix_tuning import attentions
+from jaxfer.methods.prefix_tuning import attentions, made
 from jaxfer.models.attention import attention
 from jaxfer.ports import port_shapes
 from jaxfer.registry import METHODS, MODELS
-from jaxfer.rules import flatten
+from jaxfer.rules import flatten, unflatten
 from tests.experiments import tiny_stage
 
 
@@ -84,6 +84,27 @@ def test_attention_of_every_kind_takes_them(case, changes, sites):
 
     plain = jax.eval_shape(lambda *given: port.apply(*given)[0], *port_shapes(port), port.example(2))
     assert jax.eval_shape(run, *port_shapes(port), port.example(2)).shape == plain.shape
+
+
+def test_a_stack_by_itself():
+    """Rows and a layer for T5's encoder, its decoder and what that sees of the memory: keys follow their own rows."""
+    port = tiny.make("t5", head="seq2seq")
+    method = METHODS.make("prefix_tuning", port, tokens=3, hidden=4, apart=True)
+    params, _ = jax.jit(method.init)(tiny.draw(port)[0], jax.random.key(0), NOTHING)
+    learned = params["prefix_tuning"]
+    tops = {path.removesuffix("/rows") for path in flatten(learned) if path.endswith("/rows")}
+    assert tops == {"encoder_block_0", "decoder_block_0", "decoder_block_0/cross"}
+    before = made(learned, port)
+    for top in tops:
+        changed = unflatten({path: x + (path == f"{top}/rows") for path, x in flatten(learned).items()})
+        now = made(changed, port)
+        moved = {site for site in now if np.any(np.asarray(now[site]) != np.asarray(before[site]))}
+        stack, crossed = top.split("_")[0], top.endswith("cross")
+        assert moved == {site for site in now if site.startswith(stack) and ("/cross/" in site) == crossed}, top
+    alone = METHODS.make("prefix_tuning", tiny.make("bert_pooler"), hidden=4, apart=True)
+    shared = METHODS.make("prefix_tuning", tiny.make("bert_pooler"), hidden=4)
+    drawn = [m.init(tiny.draw(tiny.make("bert_pooler"))[0], jax.random.key(0), NOTHING)[0] for m in (alone, shared)]
+    jax.tree.map(np.testing.assert_array_equal, *drawn)  # one stack
 
 
 def test_what_is_refused():
