@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import math
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxfer import rules
 from jaxfer.errors import InputError, nearest
 from jaxfer.method import Method, without
+from jaxfer.methods._columns import column
 from jaxfer.models.layers import like
-from jaxfer.models.passes import FEATURES, TAPS, tapped
+from jaxfer.models.passes import FEATURES
 from jaxfer.models.port import Port
 
 STARTS = ("fresh", "copy")
@@ -87,17 +87,11 @@ def method(port: Port, *, bottleneck: int = 32, gate: float = 0.1, start: str = 
                 return next_fun(*args, **kwargs)
             if site:
                 return next_fun(args[0] + like(given(lent[site], site), args[0]), *args[1:], **kwargs)
-            if kwargs.get("begin") is not None:
-                raise InputError("progressive: both columns read the examples, and this pass begins behind them")
             inside.append(True)
             try:
-                with nn.intercept_methods(tapped((*lent.values(),), port.head)):
-                    call = {**kwargs, "train": False}
-                    _, updated = context.module.clone(parent=None).apply(source, *args, **call, mutable=[TAPS])
+                taps.update(column("progressive", context.module, source, (args, kwargs), (*lent.values(),), port.head))
             finally:
                 inside.clear()
-            kept = rules.flatten(updated.get(TAPS, {}))
-            taps.update({path.rsplit("/", 1)[1]: kept[path][0] for path in kept})
             return next_fun(*args, **kwargs)
 
         return lend

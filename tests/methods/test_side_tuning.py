@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ import pytest
 from jaxfer.conformance import tiny
 from jaxfer.errors import InputError
 from jaxfer.method import NOTHING
-from jaxfer.models.port import FEATURES
+from jaxfer.models.passes import FEATURES, Training
 from jaxfer.registry import METHODS
+from jaxfer.rules import flatten, unflatten
 from tests.experiments import tiny_stage
 
 
@@ -41,10 +44,45 @@ def test_the_blend_by_hand(case):
     np.testing.assert_allclose(found, mixed @ out["kernel"] + out["bias"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", ["bert_pooler", "resnet_basic"])
+def test_a_copy_beside_the_network(case):
+    """It begins as the source model; after that both are blended, the copy with statistics that stand still."""
+    stage = tiny_stage(case, method="side_tuning", options={"start": "copy", "alpha": 0.7})
+    port, method = stage.spec.port, stage.spec.method
+    (params, model_state), batch = tiny.draw(port), tiny.batch(port)
+    given = dataclasses.replace(NOTHING, model_state=model_state)
+    params, extra = method.init(params, jax.random.key(0), given)
+    plain = method.view(params, extra)
+
+    def adapted(params, **how):
+        return port.apply(plain, model_state, batch, intercept=method.intercept(params, extra), **how)
+
+    source, _ = port.apply(plain, model_state, batch)
+    np.testing.assert_allclose(adapted(params)[0], source, rtol=1e-5, atol=1e-5)
+    moved = {path: x if path.endswith("blend/bias") else 1.1 * x for path, x in flatten(params["side_tuning"]).items()}
+    own = {path: x for path, x in moved.items() if not path.endswith("blend/bias")}
+    assert own.keys() == {path for path in flatten(plain) if not path.startswith(f"{port.head}/")}
+
+    def features(params, **how):
+        read = port.forward(unflatten({**flatten(plain), **params}), model_state, batch, taps=(FEATURES,), **how)
+        return np.float64(read.taps[FEATURES])
+
+    out = {name: np.float64(leaf) for name, leaf in flatten(plain["head"]).items() if name.startswith("out/")}
+    mixed = 0.7 * features({}) + 0.3 * features(own)
+    found = adapted({**params, "side_tuning": unflatten(moved)})[0]
+    np.testing.assert_allclose(found, mixed @ out["out/kernel"] + out["out/bias"], rtol=1e-4, atol=1e-4)
+    assert np.abs(found - source).max() > 1e-3
+    if model_state:
+        training = Training(key=jax.random.key(0), live=frozenset(), eval_norms=frozenset())
+        mixed = 0.7 * features({}, training=training) + 0.3 * features(own)
+        found = adapted({**params, "side_tuning": unflatten(moved)}, training=training)[0]
+        np.testing.assert_allclose(found, mixed @ out["out/kernel"] + out["out/bias"], rtol=1e-4, atol=1e-4)
+
+
 def test_what_is_refused():
     with pytest.raises(InputError, match="side_tuning: its network reads images, and this model texts; use adapter"):
         tiny_stage("bert_pooler", method="side_tuning")
-    with pytest.raises(InputError, match="side_tuning: blends one vector of an image"):
+    with pytest.raises(InputError, match="side_tuning: blends one vector of an example"):
         METHODS.make("side_tuning", tiny.make("vit_mean", head="dense")).init({}, jax.random.key(0), NOTHING)
     with pytest.raises(InputError, match="side_tuning: expected alpha between 0 and 1, found 1.0"):
         tiny_stage("vit_cls", method="side_tuning", options={"alpha": 1.0})
