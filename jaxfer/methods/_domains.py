@@ -9,13 +9,14 @@ the batches of both, in turn where these are apart, the target's last.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxfer.errors import InputError
+from jaxfer.errors import InputError, nearest
 from jaxfer.method import UNLABELLED, Context, Method, task_loss
 from jaxfer.models.port import FEATURES, Port
 
@@ -61,6 +62,7 @@ def aligned(
     logged_as: str,
     norms: str,
     tasks: tuple[str, ...] = (),
+    layers: tuple[str, ...] = (),
 ) -> Method:
     """Fine-tuning with a distance between the domains: loss + trade_off * distance.
 
@@ -71,23 +73,31 @@ def aligned(
       logged_as: what the distance is called among the metrics.
       norms: `joint` or `separate` batch statistics.
       tasks: that the method learns; empty: all.
+      layers: units that are compared too: the mean over the places of what each gives, and the sum of the distances.
     """
+    if unknown := [unit for unit in layers if unit not in port.units]:
+        raise InputError(f"options.layers: no unit {unknown[0]!r}{nearest(str(unknown[0]), port.units)}")
 
     def init(params, key, given):
         check_vectors(name, port)
         return params, {}
+
+    def vector(x):
+        return x.reshape(len(x), -1, x.shape[-1]).mean(1)
 
     def loss(ctx, outputs):
         value, logged = task_loss(ctx, outputs)
         source, target = features(ctx)
         check_pairs(name, source, target)
         found = distance(source, target, ctx, outputs)
+        for unit in layers:
+            found += distance(*map(vector, features(ctx, unit)), ctx, outputs)
         return value + ctx.hparams["trade_off"] * found, {**logged, logged_as: found}
 
     return Method(
         rules=((f"{port.head}/.*", "head"), (".*", "backbone")),
         init=init,
-        taps=(FEATURES,),
+        taps=(FEATURES, *layers),
         streams=STREAMS,
         separate=apart(norms),
         loss=loss,
@@ -103,8 +113,15 @@ def covariance(x: jax.Array) -> jax.Array:
     return x.T @ x / (len(x) - 1)
 
 
-def gaussian(x: jax.Array, *, multiples: Sequence[float] = (), variance: float = 0.0, width: str = MEAN) -> jax.Array:
-    """[n, width] -> [n, n]: the sum of Gaussian kernels exp(-|a - b|^2 / (2 s^2)).
+def gaussian(x: jax.Array, **how: Any) -> jax.Array:
+    """[n, width] -> [n, n]: the sum of the kernels of `gaussians`."""
+    return sum(gaussians(x, **how))
+
+
+def gaussians(
+    x: jax.Array, *, multiples: Sequence[float] = (), variance: float = 0.0, width: str = MEAN
+) -> list[jax.Array]:
+    """[n, width] -> Gaussian kernels exp(-|a - b|^2 / (2 s^2)), [n, n] each.
 
     Args:
       x: of both domains.
@@ -120,7 +137,7 @@ def gaussian(x: jax.Array, *, multiples: Sequence[float] = (), variance: float =
     # The median is 0 where most examples are equal.
     unit = jnp.maximum(jnp.median(pairs), 1e-12) if width == MEDIAN else still.mean()
     variances = [multiple * unit for multiple in multiples] + ([variance] if variance else [])
-    return sum(jnp.exp(-apart / (2 * each)) for each in variances)
+    return [jnp.exp(-apart / (2 * each)) for each in variances]
 
 
 def discrepancy(kernel: jax.Array, sources: int) -> jax.Array:
@@ -141,11 +158,18 @@ def discrepancy(kernel: jax.Array, sources: int) -> jax.Array:
 
 
 def in_pairs(kernel: jax.Array, sources: int) -> jax.Array:
-    """The unbiased estimate of the squared discrepancy by disjoint pairs.
+    """The unbiased estimate of the squared discrepancy by disjoint pairs: the mean of `quadruples`.
 
-    Gretton et al., 2012, "A Kernel Two-Sample Test", section 6: the mean of k(s, s') + k(t, t') - k(s, t') - k(s', t)
-    over disjoint quadruples of two examples of each domain, in the batch's order. Examples left over are not read. It
-    may fall below 0. Its kernels are as many as the examples; the width takes all distances besides.
+    It may fall below 0. Its kernels are as many as the examples; the width takes all distances besides.
+    """
+    return quadruples(kernel, sources).mean()
+
+
+def quadruples(kernel: jax.Array, sources: int) -> jax.Array:
+    """[quadruples]: k(s, s') + k(t, t') - k(s, t') - k(s', t) of disjoint quadruples of two examples of each domain.
+
+    Gretton et al., 2012, "A Kernel Two-Sample Test", section 6. They are taken in the batch's order, and examples left
+    over are not read.
 
     Args:
       kernel: [n, n] of both domains' examples.
@@ -153,8 +177,7 @@ def in_pairs(kernel: jax.Array, sources: int) -> jax.Array:
     """
     s = 2 * np.arange(min(sources, len(kernel) - sources) // 2)
     t = sources + s
-    each = kernel[s, s + 1] + kernel[t, t + 1] - kernel[s, t + 1] - kernel[s + 1, t]
-    return each.mean()
+    return kernel[s, s + 1] + kernel[t, t + 1] - kernel[s, t + 1] - kernel[s + 1, t]
 
 
 ESTIMATES = {"linear": in_pairs, "all": discrepancy}

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 
 from jaxfer.conformance import tiny
 from jaxfer.errors import InputError
@@ -141,6 +142,73 @@ def test_the_papers_kernels_and_linear_estimate_of_dan():
     assert fewer == pytest.approx(in_pairs(mixed(x)[:13, :13], 8), abs=1e-9)
     two = sum(np.exp(-squared(x) / (2 * multiple * median(x))) for multiple in (1, 3)) / 2
     assert few == pytest.approx(in_pairs(two, 8), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_learned_weights_of_kernels(seed):
+    """Eq. 8 by Lawson and Hanson's active sets, in the form |L'b - L^-1 d|, L L' = Q + 0.001 I."""
+    rng = np.random.default_rng(seed)
+    s, t = rng.normal(size=(32, 5)), rng.normal(size=(40, 5)) * 1.3 + 0.4
+    with jax.enable_x64(True):
+        kernels = _domains.gaussians(jnp.asarray(np.concatenate([s, t])), multiples=dan.OF_MEDIAN, width="median")
+        each = jnp.stack([_domains.quadruples(kernel, 32) for kernel in kernels])
+        found, nothing = np.asarray(dan.weights(each)), np.asarray(dan.weights(0 * each))
+    each = np.asarray(each)
+    np.testing.assert_allclose(
+        each[7, 3],
+        sum(sign * np.asarray(kernels[7])[a, b] for sign, a, b in ((1, 6, 7), (1, 38, 39), (-1, 6, 39), (-1, 7, 38))),
+    )
+    d, apart = each.mean(1), each[:, 0::2] - each[:, 1::2]
+    q = apart @ apart.T / 8 + 1e-3 * np.eye(33)
+    lower = np.linalg.cholesky(q)
+    best, _ = scipy.optimize.nnls(lower.T, np.linalg.solve(lower, d))
+    best /= best.sum()
+    np.testing.assert_allclose(found, best, atol=2e-3)
+    assert found.min() >= 0 and found.sum() == pytest.approx(1)
+
+    def ratio(b):
+        return (d @ b) ** 2 / (b @ q @ b)
+
+    assert ratio(found) == pytest.approx(ratio(best), rel=1e-5) and ratio(best) > 1.2 * ratio(np.full(33, 1 / 33))
+    np.testing.assert_allclose(nothing, 1 / 33)
+
+
+def test_several_layers_of_dan():
+    """The sum over what the output layer reads and the means over the places of a unit, learned weights of each."""
+    stage = tiny_stage("vit_cls", method="dan", options={"learned": True, "layers": ("block_0",)})
+    assert stage.spec.method.taps == ("features", "block_0")
+    rng = np.random.default_rng(0)
+    taps = [
+        {
+            "features": rng.normal(size=(8, 3)).astype(np.float32),
+            "block_0": rng.normal(size=(8, 5, 4)).astype(np.float32),
+        }
+        for _ in range(2)
+    ]
+    outputs, task = rng.normal(size=(8, 3)).astype(np.float32), stage.spec.task
+    ctx = types.SimpleNamespace(
+        task=task,
+        batch={"label": np.arange(8) % 3, "weight": np.ones(8, np.float32)},
+        hparams={"trade_off": 2.0, "label_smoothing": 0.0},
+        taps=taps[0],
+        streams={"target": types.SimpleNamespace(taps=taps[1])},
+    )
+    value, logged = stage.spec.method.loss(ctx, outputs)
+    wanted = 0
+    for both in (
+        np.concatenate([tap["features"] for tap in taps]),
+        np.concatenate([t["block_0"].mean(1) for t in taps]),
+    ):
+        kernels = _domains.gaussians(jnp.asarray(both), multiples=dan.OF_MEDIAN, width="median")
+        each = jnp.stack([_domains.quadruples(kernel, 8) for kernel in kernels])
+        wanted += float(dan.weights(each) @ each.mean(1))
+    assert float(logged["mmd"]) == pytest.approx(wanted, rel=1e-5)
+    plain, _ = METHODS.make("full", stage.spec.port).loss(ctx, outputs)
+    assert float(value - plain) == pytest.approx(2 * wanted, rel=1e-4)
+    with pytest.raises(InputError, match="options.layers: no unit 'block_7'; nearest: 'block_1', 'block_0'"):
+        tiny_stage("vit_cls", method="dan", options={"layers": ("block_7",)})
+    with pytest.raises(InputError, match="options.learned: expected estimate=linear and width=median, found all and"):
+        tiny_stage("vit_cls", method="dan", options={"learned": True, "estimate": "all"})
 
 
 def test_equal_examples_have_no_median_and_no_nan():
