@@ -8,8 +8,9 @@ is set back to the trained network's with chance `restored`. All three networks 
 batch. As in the authors' code the mean over the views is of logits.
 
 Views are made on the device: a turn of at most 15 degrees with a shift and a change of size, another brightness and
-contrast, a mirror image, and noise. The authors also blur, and change saturation, hue and gamma. Draws are the same in
-every evaluation. What else holds for `tent` holds here.
+contrast, a mirror image, and noise. With `augment=authors` they are those of the authors' code, which also blurs, and
+changes saturation, hue and gamma; there a view changes all images of the batch alike, here each in its own way. Draws
+are the same in every evaluation. What else holds for `tent` holds here.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ import optax
 
 from jaxfer.errors import InputError
 from jaxfer.method import Adapting, Method
-from jaxfer.methods import _adapting
+from jaxfer.methods import _adapting, _pixels
+from jaxfer.models.chain import check_choice
 from jaxfer.models.port import Port
 from jaxfer.rules import flatten, unflatten
+
+AUGMENTS = ("light", "authors")
 
 
 def add(
@@ -35,6 +39,7 @@ def add(
     adapt_rate: float = 1e-3,
     views: int = 32,
     mirror: bool = True,
+    augment: str = "light",
     confidence: float = 0.92,
     average_decay: float = 0.999,
     restored: float = 0.01,
@@ -50,6 +55,7 @@ def add(
       adapt_rate: of Adam.
       views: augmented copies; 0: the teacher's own prediction always.
       mirror: whether half of them are mirror images, which digits and letters must not be.
+      augment: `light` or `authors`, as above.
       confidence: below which the views are asked: 0.92 for CIFAR-10 in the paper, 0.72 for CIFAR-100.
       average_decay: what the average keeps of itself in a step.
       restored: chance that a number is set back.
@@ -57,6 +63,7 @@ def add(
     _adapting.check("cotta", method, reset, adapt_rate=adapt_rate)
     if views < 0:
         raise InputError(f"options.views: expected at least 0, found {views}")
+    check_choice("options.augment", augment, AUGMENTS)
     for name, value in (("confidence", confidence), ("average_decay", average_decay), ("restored", restored)):
         if not 0 <= value <= 1:
             raise InputError(f"options.{name}: expected 0 to 1, found {value}")
@@ -65,6 +72,12 @@ def add(
         if views and port.inputs != ("image",):
             raise InputError("cotta: its views are of images, and this model reads others; set options.views to 0")
         return method.init(params, key, given)
+
+    def view(key, images):
+        if augment == "light":
+            return augmented(key, images, mirror)
+        mean, std = jnp.asarray(port.encoding.mean), jnp.asarray(port.encoding.std)
+        return (pixels(key, images * std + mean, mirror) - mean) / std
 
     def start(params):
         leaves = flatten(params)
@@ -84,9 +97,7 @@ def add(
 
             def several():
                 def one(key):
-                    return forward(teacher, {**batch, "image": augmented(key, batch["image"], mirror)}).astype(
-                        jnp.float32
-                    )
+                    return forward(teacher, {**batch, "image": view(key, batch["image"])}).astype(jnp.float32)
 
                 return jax.lax.map(one, jax.random.split(jax.random.fold_in(key, 0), views)).mean(0)
 
@@ -128,19 +139,11 @@ def augmented(key: jax.Array, images: jax.Array, mirror: bool = True) -> jax.Arr
 
     def one(key, image):
         turn, sizes, shift, light, contrast, turned, noise = jax.random.split(key, 7)
-        angle = jnp.deg2rad(jax.random.uniform(turn, minval=-15.0, maxval=15.0))
+        angle = jax.random.uniform(turn, minval=-15.0, maxval=15.0)
         scale = jax.random.uniform(sizes, minval=0.9, maxval=1.1)
         size = jnp.asarray(image.shape[:2], jnp.float32)
         moved = jax.random.uniform(shift, (2,), minval=-1 / 16, maxval=1 / 16) * size
-        middle = (size - 1) / 2
-        y, x = jnp.meshgrid(*(jnp.arange(n, dtype=jnp.float32) for n in image.shape[:2]), indexing="ij")
-        y, x = (y - middle[0] - moved[0]) / scale, (x - middle[1] - moved[1]) / scale
-        places = [
-            jnp.cos(angle) * y - jnp.sin(angle) * x + middle[0],
-            jnp.sin(angle) * y + jnp.cos(angle) * x + middle[1],
-        ]
-        sample = jax.vmap(lambda plane: jax.scipy.ndimage.map_coordinates(plane, places, 1, mode="nearest"), -1, -1)
-        image = sample(image.astype(jnp.float32))
+        image = _pixels.affine(image, angle, scale, moved)
         mean = image.mean()
         image = (image - mean) * jax.random.uniform(contrast, minval=0.7, maxval=1.3) + mean
         image = image + jax.random.uniform(light, minval=-0.4, maxval=0.4)
@@ -149,3 +152,23 @@ def augmented(key: jax.Array, images: jax.Array, mirror: bool = True) -> jax.Arr
         return image + 0.02 * jax.random.normal(noise, image.shape)
 
     return jax.vmap(one)(jax.random.split(key, len(images)), images).astype(images.dtype)
+
+
+def pixels(key: jax.Array, images: jax.Array, mirror: bool = True) -> jax.Array:
+    """A view of images [batch, height, width, channels], pixels from 0 to 1, as the authors' `get_tta_transforms`."""
+
+    def one(key, image):
+        colours, turn, sizes, shift, sharp, turned, noise = jax.random.split(key, 7)
+        image = _pixels.jittered(
+            colours, jnp.clip(image, 0, 1), (0.6, 0.7, 0.5, -0.06, 0.7), (1.4, 1.3, 1.5, 0.06, 1.3)
+        )
+        angle = jax.random.uniform(turn, minval=-15.0, maxval=15.0)
+        scale = jax.random.uniform(sizes, minval=0.9, maxval=1.1)
+        side = jnp.asarray(image.shape[:2], jnp.float32) / 8  # a sixteenth of an image padded to twice its sides
+        image = _pixels.affine(image, angle, scale, jax.random.uniform(shift, (2,), minval=-side, maxval=side))
+        image = _pixels.blurred(image, jax.random.uniform(sharp, minval=0.001, maxval=0.5))
+        if mirror:
+            image = jnp.where(jax.random.bernoulli(turned), image[:, ::-1], image)
+        return jnp.clip(image + 0.005 * jax.random.normal(noise, image.shape), 0, 1)
+
+    return jax.vmap(one)(jax.random.split(key, len(images)), images.astype(jnp.float32)).astype(images.dtype)
