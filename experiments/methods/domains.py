@@ -11,8 +11,9 @@
     python experiments/methods/domains_table.py runs/methods/{digits,heart,speakers,reviews,pacs}
 
 `domains.py:digits,seed0` has the runs of one seed, and the table keeps the numbers of each. `domains.py:digits,neck`
-has source only and the methods of NECKS again, on networks with their papers' bottlenecks. `domains.py:pacs,whole` has
-MobileNetV2 itself, which every method trains.
+has source only and the methods of NECKS again, on networks with their papers' bottlenecks. `domains.py:digits,paper`
+has source only and PAPERS, methods in the form of their papers. `domains.py:pacs,whole` has MobileNetV2 itself, which
+every method trains.
 
 `digits`: MNIST and USPS, a small ResNet from scratch, 600 steps of 64 labelled images and 64 of the target. `heart`:
 twelve pairs of four clinics, a small network of rows, 300 steps of 32 and 32. `speakers`: ten spoken digits, two of
@@ -30,7 +31,7 @@ for as many steps again, at a fifth of the rate. The ceiling,
 Four methods were measured in TLlib's form, which was their default then and is stated in their arms: `coral` of
 features, `dan` and `jan` with kernels around the mean distance and by all pairs, `mcd` with a balance of 0.01 and joint
 batch statistics. `mean teacher` is self-training on the classes that the average gives, not that paper's squared
-distance; `adda` moves both sides at once.
+distance, which PAPERS has; `adda` moves both sides at once.
 
 `fixmatch` needs a weak and a strong view of an example, so it has an arm for images and sounds alone: rows of a table,
 and features of photographs and texts that lie in one, have no augmentation. `cotta` asks its views of images alone, and
@@ -145,6 +146,16 @@ METHODS = {
     "self-training": {"method": "self_training"},
     "mean teacher": {"method": "self_training", "options": {"teacher": "ema"}},
 }
+PAPER = "paper"  # the word of a sweep of these, each as it is by default, which is as its paper has it
+PAPERS = {
+    "coral": {"method": "coral"},
+    "dan": {"method": "dan"},
+    "dan, learned": {"method": "dan", "options": {"learned": True}},
+    "jan": {"method": "jan"},
+    "mcd": {"method": "mcd"},
+    "mean teacher": {"method": "self_training", "options": {"teacher": "ema", "consistency": True}},
+}
+AGAIN = "again"  # the word of an argument for a target whose examples are augmented twice
 # The word of a sweep on networks with bottlenecks: TLlib's, from whose source SHOT goes on too, MDD's, and SHOT's own,
 # from a source trained as its authors train it.
 NECK = "neck"
@@ -183,10 +194,11 @@ def described(kind, words):
 
 
 def get_config(arg=""):
-    """arg: `SOURCE_TARGET`, `mnist_usps` if none, `views` for fixmatch, and `whole` for PACS' own pictures."""
+    """arg: `SOURCE_TARGET`, `mnist_usps` if none; `views` for fixmatch, `again` for mean teacher; `whole` for PACS' own
+    pictures."""
     kinds = {f"{a}_{b}": (kind, a, b) for kind in KINDS for a, b in pairs(kind)}
-    words = jaxfer.config.words(arg, {*kinds, VIEWS, WHOLE})
-    (pair,) = words - {VIEWS, WHOLE} or ("mnist_usps",)
+    words = jaxfer.config.words(arg, {*kinds, VIEWS, AGAIN, WHOLE})
+    (pair,) = words - {VIEWS, AGAIN, WHOLE} or ("mnist_usps",)
     kind, source, target = kinds[pair]
     chosen = described(kind, words)
     domains, fields = chosen["domains"], chosen["run"]
@@ -197,15 +209,19 @@ def get_config(arg=""):
         weak, strong = chosen["views"]
         config.stream.target.augment = weak
         config.stream.strong = {**domains[target], "augment": strong}
+    if AGAIN in words:
+        weak, _ = chosen.get("views", ((), ()))
+        config.stream.target.augment = weak
+        config.stream.view = {**domains[target], "augment": weak}
     config.model = dict(chosen["model"])
     config.update({"lr": 1e-3, "weight_decay": 1e-2, "eval_every": fields["steps"], **fields})
     return config
 
 
 def sweep(arg):
-    """arg: one of KINDS; for a part of it `seed0`, ...; `neck`; `whole`. Each pair, method and seed; the test splits
-    once each, at a run's end."""
-    words = jaxfer.config.words(arg, (*KINDS, *(f"seed{seed}" for seed in range(5)), NECK, WHOLE))
+    """arg: one of KINDS; for a part of it `seed0`, ...; `neck`; `whole`; `paper`. Each pair, method and seed; the test
+    splits once each, at a run's end."""
+    words = jaxfer.config.words(arg, (*KINDS, *(f"seed{seed}" for seed in range(5)), NECK, WHOLE, PAPER))
     (kind,) = words & {*KINDS}
     chosen = described(kind, words)
     necks = NECKS if NECK in words else dict.fromkeys((*METHODS, *LATER), {})
@@ -215,6 +231,11 @@ def sweep(arg):
         pair, once = f"{source}_{target}{whole}", {"seed": seed, "test": True}
         before = f"{source}_{target}{seed}"
         yield Cell(name=before, arg=pair, overrides={**once, **(TLLIB if NECK in words else {})}, group="source only")
+        if PAPER in words:
+            for name, own in PAPERS.items():
+                again = f",{AGAIN}" if name == "mean teacher" else ""
+                yield Cell(arg=pair + again, overrides={**own, **once}, group=name)
+            continue
         for name in (name for name in METHODS if name in necks):
             yield Cell(arg=pair, overrides={**METHODS[name], **once, **necks[name]}, group=name)
         if "views" in chosen and NECK not in words:

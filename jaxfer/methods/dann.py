@@ -1,8 +1,9 @@
 """Domain-adversarial training: features from which a discriminator can't tell the target from the source.
 
-Ganin et al., 2016, "Domain-Adversarial Training of Neural Networks", arXiv:1505.07818. The discriminator minimises its
-binary cross-entropy; a reversed gradient (section 4.2) makes the backbone maximise it. Labels of the target are never
-read. The paper's rates fall as `schedule="annealed"` has it.
+Ganin et al., 2016, "Domain-Adversarial Training of Neural Networks", arXiv:1505.07818, section 4.2: loss + d(R(f)), d
+being the discriminator's binary cross-entropy, the mean of both domains, and R the identity whose gradient is -lambda
+times that of its output. So the discriminator lowers d and the backbone raises it. Labels of the target are never read.
+The paper's rates fall as `schedule="annealed"` has it.
 """
 
 from __future__ import annotations

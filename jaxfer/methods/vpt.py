@@ -4,8 +4,8 @@ Jia et al., 2022, "Visual Prompt Tuning", arXiv:2203.12119, section 3.2. They st
 special tokens there are, and the patches, and have no positions. Deep: every block reads tokens of its own, and what it
 makes of them is dropped. Shallow: those of the first block pass through all. They are uniform on +-v at the start, v =
 sqrt(6 / (values of a patch + width)): not the source model. Behind the last block they are taken out, so that a head
-that takes a mean or reads a map has the patches alone; the paper's reads the class token. As in the reference code,
-nothing is dropped at random in the blocks while they are trained.
+that takes a mean or reads a map has the patches alone; the paper's reads the class token. The reference code has 5 of
+them unless told. As there, nothing is dropped at random in the blocks while they are trained.
 """
 
 from __future__ import annotations
