@@ -74,6 +74,40 @@ def test_a_step_by_hand():
     assert not np.allclose(tsdae.scores(decoder, words, vector[::-1], ids[:, :-1]), logits, atol=1e-3)
 
 
+def test_a_tied_decoder_by_hand():
+    """The network reads each text, a token those up to it and the vector's map, and scores the next one."""
+    stage = tiny_stage("bert_pooler", method="tsdae", options={"tied": True})
+    (params, model_state), (batch,), port = backbone(stage), batches(stage, 1), stage.spec.port
+    state = stage.enter(params, model_state, 0)
+    start, key = jax.device_get(state.params), jax.random.fold_in(jax.random.fold_in(state.key, 0), tsdae.DELETED)
+    decoder = start["decoder"]["head"]
+    assert set(decoder) == {"vector", "bias"} and decoder["vector"]["kernel"].shape[0] == 2
+    fewer = tsdae.without_some(key, {name: jnp.asarray(batch[name]) for name in port.inputs}, 0.6)
+    vector = np.asarray(port.forward(params, model_state, fewer, taps=(FEATURES,)).taps[FEATURES])
+    maps = [vector @ kernel for kernel in decoder["vector"]["kernel"]]
+
+    def moved(next_fun, args, kwargs, context):
+        path = "/".join(context.module.path) if context.method_name == "__call__" else ""
+        if path.endswith("attn/mix"):  # softmax over the tokens up to each
+            query, key, value = (np.asarray(x, np.float64) for x in args[:3])
+            weights = np.exp(np.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(query.shape[-1]))
+            weights *= np.tri(query.shape[1]) * batch["attention_mask"][:, None, None, :]
+            return jnp.asarray(np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), value), "float32")
+        outputs = next_fun(*args, **kwargs)
+        return outputs + maps[int(path[6])][:, None] if path.endswith("attn/out") else outputs
+
+    tokens = port.forward(params, model_state, batch, taps=("block_1",), intercept=moved).taps["block_1"]
+    logits = np.asarray(tokens)[:, :-1].astype(np.float64) @ start["stem"]["word"]["embedding"].T
+    wanted = by_hand(logits, batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:])
+    after, metrics = jax.jit(make_train_step(stage.spec))(state, batch)
+    assert float(metrics["loss"]) == pytest.approx(wanted, rel=1e-4)
+    for path in (("decoder", "head", "vector", "kernel"), ("block_0", "attn", "query", "kernel")):
+        now, before = after.params, start
+        for name in path:
+            now, before = now[name], before[name]
+        assert not np.array_equal(now, before)
+
+
 def test_what_is_refused():
     with pytest.raises(InputError, match="tsdae: reads texts by a table of words, and this model reads images"):
         tiny_stage("vit_cls", method="tsdae")
