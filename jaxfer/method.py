@@ -91,7 +91,8 @@ class Context:
         batch in its place; `model_state`, running statistics in place of the current ones; `intercept` and `taps`, as
         in `Port.forward`; `train`, for a training pass with dropout of its own (not in `measure`).
       taken: the step, in `update`; None elsewhere.
-      model_state: running statistics before the step's pass, or the sub-step's; None in `measure`.
+      model_state: running statistics before the step's pass, or the sub-step's, in `update` after it; None in
+        `measure`.
       substep: the name of the sub-step that `loss` and `gradient` are of; "" in `update`, and of a step that is one.
     """
 
@@ -210,6 +211,8 @@ class Method:
       view: (params, extra) -> backbone params as the forward pass uses them.
       noisy_view: (params, extra, key) -> the same for a training pass, where that draws at random; None: `view`.
       evaluated: the same for evaluation, where that differs (averages of parameters); None: `view`.
+      statistics: (model_state, extra) -> running statistics as evaluation, export and the next stage use them, of the
+        same shapes.
       adapt: how evaluation adapts the network to what it reads; None: it doesn't. Predictions of single inputs and
         exports don't either.
       intercept: (params, extra) -> a `flax.linen` interceptor or None: changes in activation space.
@@ -274,6 +277,7 @@ class Method:
     noisy_view: Callable[[Params, Any, jax.Array], Params] | None = None
     intercept: Callable[[Params, Any], Any] = lambda params, extra: None
     evaluated: Callable[[Params, Any], Params] | None = None
+    statistics: Callable[[Any, Any], Any] = lambda model_state, extra: model_state
     adapt: Adapting | None = None
     taps: tuple[str, ...] = ()
     streams: Mapping[str, str] = field(default_factory=dict)

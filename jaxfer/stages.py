@@ -121,7 +121,7 @@ class Stage:
             )
         params = merge(state.params, state.extra)
         beside = () if heads else (port.part for port in self.spec.port.parts)
-        return parts.without(params, beside), state.model_state
+        return parts.without(params, beside), self.spec.method.statistics(state.model_state, state.extra)
 
     def hand_on(self, state: State, to: Stage) -> Any:
         """`Method.former` of the stage's last State, for a stage after it; None where the two have other methods.

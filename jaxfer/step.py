@@ -231,7 +231,7 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
             norm = optax.tree.norm(grads) if norm is None else norm
         params = unflatten({**frozen, **now})
         taken = Taken(trainable, (found or [grads])[0], metrics)
-        extra = method.update(context(params, batch, key, taken=taken), state.extra)
+        extra = method.update(context(params, batch, key, taken=taken, model_state=model_state), state.extra)
         if axis is not None:  # values computed from this device's examples are averaged, kept values are not
             extra = jax.tree.map(functools.partial(_averaged, axis), extra, state.extra)
         state = state.replace(
@@ -298,7 +298,7 @@ def _divisor(count: jax.Array) -> jax.Array:
 @functools.lru_cache(maxsize=64)
 def as_trained(method: Method) -> Method:
     """The method whose evaluation is of the parameters as they are trained: not of averages, and not adapting."""
-    return dataclasses.replace(method, evaluated=None, adapt=None)
+    return dataclasses.replace(method, evaluated=None, adapt=None, statistics=UNCHANGED.statistics)
 
 
 UNCHANGED = Method(rules=())  # evaluates the parameters as they are
@@ -307,11 +307,13 @@ UNCHANGED = Method(rules=())  # evaluates the parameters as they are
 def evaluated(spec: StepSpec) -> StepSpec:
     """The part of a spec that evaluation reads: equal for methods that differ in training alone.
 
-    Its method is UNCHANGED where the spec's own takes the defaults of `view`, `evaluated` and `intercept`; such a step
-    reads no `extra`.
+    Its method is UNCHANGED where the spec's own takes the defaults of `view`, `evaluated`, `statistics` and
+    `intercept`; such a step reads no `extra`.
     """
     own = spec.method
-    default = own.view is UNCHANGED.view and own.intercept is UNCHANGED.intercept and own.evaluated is None
+    default = own.evaluated is None and all(
+        getattr(own, name) is getattr(UNCHANGED, name) for name in ("view", "statistics", "intercept")
+    )
     return StepSpec(
         port=spec.port,
         task=spec.task,
@@ -338,6 +340,7 @@ def make_eval_step(spec: StepSpec) -> Callable[[Any, Any, Any, Batch], dict[str,
 
     def eval_step(params: Any, model_state: Any, extra: Any, batch: Batch) -> dict[str, Any]:
         seen, intercept = view(params, extra), method.intercept(params, extra)
+        model_state = method.statistics(model_state, extra)
         outputs, _ = port.apply(seen, model_state, batch, intercept=intercept)
         collected = task.collect(outputs, batch)
         if task.decodes:
@@ -354,7 +357,7 @@ def make_adapt_step(spec: StepSpec) -> Callable[[Any, Any, Any, Any, Batch], tup
     settings = Training(key=jax.random.key(0), live=frozenset(), eval_norms=frozenset())
 
     def adapt_step(params: Any, model_state: Any, extra: Any, kept: Any, batch: Batch) -> tuple[dict[str, Any], Any]:
-        intercept = method.intercept(params, extra)
+        intercept, model_state = method.intercept(params, extra), method.statistics(model_state, extra)
 
         def forward(backbone: Any, other: Batch = batch) -> jax.Array:
             return port.apply(backbone, model_state, other, training=settings, intercept=intercept)[0]

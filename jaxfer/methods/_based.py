@@ -30,6 +30,7 @@ def based(method: Method) -> Method:
         view=lambda params, extra: method.view(params, extra["base"]),
         noisy_view=method.noisy_view and (lambda params, extra, key: method.noisy_view(params, extra["base"], key)),
         evaluated=method.evaluated and (lambda params, extra: method.evaluated(params, extra["base"])),
+        statistics=lambda model_state, extra: method.statistics(model_state, extra["base"]),
         intercept=lambda params, extra: method.intercept(params, extra["base"]),
         batch=method.batch and (lambda ctx: method.batch(base(ctx))),
         loss=lambda ctx, outputs: method.loss(base(ctx), outputs),

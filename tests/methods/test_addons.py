@@ -84,6 +84,29 @@ def test_evaluation_and_merge_use_the_average():
     assert np.abs(evaluated - last).max() > 1e-3
 
 
+def test_running_statistics_are_averaged_too():
+    """Of three steps, as the parameters are; the statistics that training itself moves stay as they are."""
+    options = {"decay": 0.5, "buffers": True}
+    stage = tiny_stage("resnet_basic", adds=("ema",), options=options, lr=0.1)
+    plain, (_, start) = tiny_stage("resnet_basic", lr=0.1), backbone(stage)
+    average = {path: np.asarray(x) for path, x in flatten(start).items()}
+    for steps in (1, 2, 3):
+        now, decay = flatten(train(plain, steps)[0].model_state), min(0.5, 1 - (1 + steps) ** (-2 / 3))
+        average = {path: decay * x + (1 - decay) * np.asarray(now[path]) for path, x in average.items()}
+    state, (batch,) = train(stage, 3)[0], batches(stage, 1, seed=9)
+    for path, leaf in flatten(state.model_state).items():
+        np.testing.assert_array_equal(leaf, now[path])
+    merged, left = stage.leave(state)
+    for path, leaf in flatten(left).items():
+        np.testing.assert_allclose(leaf, average[path], rtol=1e-5, atol=1e-6)
+    evaluated = jax.jit(make_eval_step(stage.spec))(*eval_arguments(stage.spec, state), batch)["collected"]
+    alone = jax.jit(lambda: stage.spec.port.apply(merged, left, batch)[0])()
+    np.testing.assert_allclose(evaluated, alone, rtol=1e-5, atol=1e-6)
+    assert np.abs(evaluated - stage.spec.port.apply(merged, state.model_state, batch)[0]).max() > 1e-3
+    with pytest.raises(InputError, match="options.buffers: averages running statistics, and the model has none"):
+        tiny_stage("vit_cls", adds=("ema",), options=options)
+
+
 @pytest.mark.parametrize(
     ("slices", "adaptive"), [(1, False), (1, True), pytest.param(2, False, marks=pytest.mark.system)]
 )
