@@ -24,7 +24,10 @@ def softmax(x):
     return np.asarray(jax.nn.softmax(np.asarray(x, np.float64)))
 
 
-@pytest.mark.parametrize(("confidence", "augment"), [(0.0, "light"), (1.0, "light"), (1.0, "authors")])
+@pytest.mark.parametrize(
+    ("confidence", "augment"),
+    [(0.0, "light"), pytest.param(1.0, "light", marks=pytest.mark.rest), (1.0, "authors")],
+)
 def test_three_batches_by_hand(confidence, augment):
     """The teacher answers before the step, alone or as the mean of its views; the student learns, both begin alike."""
     options = {"reset": "online", "adapt_rate": 0.02, "views": 2, "average_decay": 0.6, "restored": 0.0}

@@ -208,7 +208,12 @@ def test_projection():
 
 @pytest.mark.parametrize(
     ("slices", "opposed", "memories"),
-    [(1, True, ("memory",)), (2, True, ("memory",)), (1, False, ("memory",)), (1, True, ("memory", "older"))],
+    [
+        pytest.param(1, True, ("memory",), marks=pytest.mark.rest),
+        (2, True, ("memory",)),
+        (1, False, ("memory",)),
+        (1, True, ("memory", "older")),
+    ],
 )
 def test_agem_step_by_hand(slices, opposed, memories):
     """At opposed labels of the same images the gradients point against each other; at equal ones they don't."""
