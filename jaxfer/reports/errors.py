@@ -86,19 +86,19 @@ def mistakes(split: Split, probabilities: np.ndarray, classes: Sequence[str], ne
     order = wrong[np.argsort(-sure[wrong], kind="stable")][:MISTAKES]
     if not len(order):
         return [paragraph("There is no mistake on val.")]
-    pictures, items = _pictures(split, order, network.port.encodings), []
+    images, items = pictures(split, order, network.port.encodings), []
     reasons = saliency.shown(network, split, order, predicted[order])
     for place, i in enumerate(order):
         row, true = int(split.rows[i]), probabilities[i, labels[i]]
-        name = _name(split, row)
+        name = named(split, row)
         label, taken = classes[labels[i]], classes[predicted[i]]
-        shown = pictures[place] if pictures else None
+        shown = images[place] if images else None
         what = tag("img", src=shown, alt=f"{label}, taken for {taken}", width=SIDE) if shown else ""
-        quoted = tag("q", name[:WORDS] + ("…" if len(name) > WORDS else "")) if name and not shown else ""
+        words = quoted(name) if not shown else ""
         if place < len(reasons):
             views = [tag("img", src=thumbnail(v), alt=f"{what_is} for {taken}") for v, what_is in reasons[place].views]
             what = Markup(what + tag("span", *views, class_="views")) if views else what
-            quoted = reasons[place].text or quoted
+            words = reasons[place].text or words
         where = f"row {row}" + (f", {name}" if shown and name else "")
         if place < len(reasons):
             where += f"; its colours miss {numbers.percent(reasons[place].error)}"
@@ -110,10 +110,10 @@ def mistakes(split: Split, probabilities: np.ndarray, classes: Sequence[str], ne
             tag("br"),
             tag("span", where, class_="muted"),
         )
-        items.append(tag("li", what, quoted, *told))
+        items.append(tag("li", what, words, *told))
     more = f", {len(order)} of {len(wrong):,}" if len(wrong) > len(order) else ""
     heading = Part(content=tag("h3", f"The most confident mistakes first{more}"))
-    kind = "mistakes" if pictures else "mistakes texts"
+    kind = "mistakes" if images else "mistakes texts"
     return [
         heading,
         Part(content=tag("ol", *items, class_=kind), name="mistakes"),
@@ -131,7 +131,7 @@ def _table(split: Split, order: np.ndarray, classes: Sequence[str], probabilitie
             Cell(float(p), numbers.score(p)) for p in (probabilities[i, taken], probabilities[i, split.labels[i]])
         ]
         rows.append(
-            [whole(row), text(classes[split.labels[i]]), text(classes[taken]), *chance, text(_name(split, row)[:WORDS])]
+            [whole(row), text(classes[split.labels[i]]), text(classes[taken]), *chance, text(named(split, row)[:WORDS])]
         )
     headers = ("row", "true class", "predicted", "its probability", "that of the true class", "file or text")
     summary = tag("summary", "These mistakes as a table")
@@ -140,12 +140,18 @@ def _table(split: Split, order: np.ndarray, classes: Sequence[str], probabilitie
     )
 
 
-def _name(split: Split, row: int) -> str:
+def quoted(name: str) -> Markup | str:
+    """A text, cut at WORDS characters; nothing of an empty one."""
+    return tag("q", name[:WORDS] + ("…" if len(name) > WORDS else "")) if name else ""
+
+
+def named(split: Split, row: int) -> str:
+    """The text or the file of a row, as far as the source knows one."""
     column = split.input[1]
     return str(column.name(row)) if hasattr(column, "name") else ""
 
 
-def _pictures(split: Split, order: np.ndarray, encodings: Sequence[Any]) -> list[str]:
+def pictures(split: Split, order: np.ndarray, encodings: Sequence[Any]) -> list[str]:
     """Each example as the model reads it, as a data URI; [] where it reads no images."""
     encoding = next((e for e in encodings if isinstance(e, ImageEncoding)), None)
     if encoding is None or encoding.size[2] not in (1, 3):

@@ -28,6 +28,7 @@ from jaxfer.training.evaluation import evaluate_split, reopened
 from jaxfer.training.predictions import TASK
 from jaxfer.training.preflight import preflight
 
+VALUES = "regression"  # the task whose errors are of values
 EXAMPLES, BATCH = 256, 64  # on which units are compared
 
 
@@ -39,6 +40,7 @@ class Looked:
       finished: the run.
       data: what it read; of test the inputs alone.
       probabilities: float64 [examples of val, classes]; None for another task than classification.
+      values: float64 [examples of val], predicted; None for another task than regression.
       moved: {unit: ||w - w0|| / ||w0||}, in depth order; {} where the beginning is not known.
       alike: {unit below the head: CKA with the network that it began as}, on examples of val; likewise.
       notes: what could not be found, a line each.
@@ -48,6 +50,7 @@ class Looked:
     finished: FinishedRun
     data: Dataset
     probabilities: np.ndarray | None
+    values: np.ndarray | None
     moved: dict[str, float]
     alike: dict[str, float]
     notes: tuple[str, ...]
@@ -83,19 +86,21 @@ def look(folder: epath.Path) -> Looked:
             notes.append(f"How far each unit moved is not known: {error}.")
         splits = {**data.splits, **({"test": data.sealed} if data.sealed is not None else {})}
         found = copies(splits)
-        probabilities = None
-        if (finished.stage.config.task or experiment.task.name) == TASK:
+        probabilities = values = None
+        task = finished.stage.config.task or experiment.task.name
+        if task in (TASK, VALUES):
             from jaxfer.parallel.placement import placement
 
             where, spec = placement(experiment.parallel), finished.stage.spec
             state = where.place(spec, finished.state.replace(hparams={}, key=None, opt_state=()))
             size = experiment.run.eval_batch_size
-            logits = evaluate_split(spec, state, data.splits["val"], where, size).collected
-            probabilities = softmax(np.asarray(logits, np.float64))
+            outputs = np.asarray(evaluate_split(spec, state, data.splits["val"], where, size).collected, np.float64)
+            probabilities, values = (softmax(outputs), None) if task == TASK else (None, outputs[:, 0])
     return Looked(
         finished=finished,
         data=data,
         probabilities=probabilities,
+        values=values,
         moved=moved,
         alike=alike,
         notes=tuple(notes),

@@ -8,7 +8,7 @@ from jaxfer import files
 from jaxfer.errors import InputError
 from jaxfer.figures.confusion import matrix
 from jaxfer.network import of_state
-from jaxfer.reports import calibration, datasheet, errors, findings, trained
+from jaxfer.reports import calibration, datasheet, errors, findings, trained, values
 from jaxfer.reports.looked import Looked, look
 from jaxfer.reports.page import Section, paragraph
 from jaxfer.runs.finished import planned
@@ -31,14 +31,19 @@ def of_one(folder: epath.Path, name: str, *, evaluate: bool, root: epath.Path | 
         except InputError as error:
             notes.append(f"Mistakes, calibration and movements are missing: {error}.")
     counts = result.get("report", {}).get("val", {}).get("confusion")
-    if counts is None:
-        notes.append("Mistakes, confusion and calibration are shown of runs that give each example one class.")
+    valued = seen is not None and seen.values is not None
+    if counts is None and not valued:
+        given = "runs that give each example one class, errors of those that predict a value"
+        notes.append(f"Mistakes, confusion and calibration are shown of {given}.")
     found = () if seen is None else (*seen.notes, *_copies(seen))
     diagnosed = findings.beside(root or folder)
     sections = [datasheet.section(result, config, seen and seen.data, [*notes, *found], diagnosed)]
     sections.append(trained.section(stages, seen.moved if seen else {}, seen.alike if seen else {}, ()))
     if counts is not None:
         sections.append(errors.section(matrix(counts, result["classes"]), result["classes"], _mistakes(seen)))
+    if valued:
+        encodings = seen.finished.stage.spec.port.encodings
+        sections.append(values.section(seen.val, seen.values, encodings))
     if seen is not None and seen.probabilities is not None:
         sections.append(calibration.section(seen.probabilities, seen.val.labels))
     if name:

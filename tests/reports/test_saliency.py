@@ -72,13 +72,3 @@ def test_the_page_of_a_run_on_texts(tmp_path):
         assert [row["token"] for row in own] == words[: len(own)]
         added, missed = sum(float(row["adds to the logit"]) for row in own), float(own[0]["the text's shares miss"])
         assert added == pytest.approx(change[told.argmax()], rel=missed + 1e-3)
-
-
-@pytest.mark.system
-def test_the_page_of_a_run_without_classes_says_what_it_leaves_out(tmp_path):
-    config = tiny_config("row_mlp", steps=2, eval_every=1, init="scratch", task=dict(name="regression"))
-    config.data.update(target="value", label="size", numbers=("weight",), bad_rows=10)
-    config.model = dict(name="row_mlp")
-    jaxfer.run(config, tmp_path, quiet=True)
-    page = jaxfer.report(tmp_path).path.read_text()
-    assert 'id="confusion"' not in page and "shown of runs that give each example one class" in page
