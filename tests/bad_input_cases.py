@@ -674,6 +674,10 @@ COMMANDS = {
     "absent config": ("show cc.py", ["expected a config file", "'cc.py' does not exist", "nearest: 'c.py'"]),
     "folder for a config": ("show data", ["expected a config file FILE.py[:ARG]", "'data' is a folder"]),
     "data for a config": ("show data/text.npz", ["expected a config file FILE.py[:ARG]", "is not a Python file"]),
+    "absent config of a run": (
+        "show gone/config.json",
+        ["gone/config.json: expected a run's config", "name the config.json"],
+    ),
     "nothing for a config": ("show ''", ["expected a config file FILE.py[:ARG]"]),
     "unknown word of a config": ("show c.py:lroa", ["unknown config argument 'lroa'", "nearest: 'lora'"]),
     # where it runs

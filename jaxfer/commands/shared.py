@@ -16,7 +16,10 @@ from jaxfer.errors import InputError, Preempted
 if TYPE_CHECKING:
     from jaxfer.sweeps.executors import Executor
 
-CONFIG = "FILE.py or FILE.py:ARG, or a name from `jaxfer configs`; override fields with --config.field=value"
+CONFIG = (
+    "FILE.py or FILE.py:ARG, a name from `jaxfer configs`, or a run's config.json; override fields with "
+    "--config.field=value"
+)
 
 
 def add_executor(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from jaxfer.config.files import (
     packaged,
     shipped,
     spelled,
+    stored,
     words,
 )
 from jaxfer.config.resolve import check_config, comparison, init_options, resolve
@@ -28,5 +29,6 @@ __all__ = [
     "resolve",
     "shipped",
     "spelled",
+    "stored",
     "words",
 ]

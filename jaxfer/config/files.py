@@ -21,9 +21,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
-from jaxfer import registry, schema
+from jaxfer import json_files, registry, schema
 from jaxfer.config import durations
 from jaxfer.config.experiment import (
     CompareConfig,
@@ -65,9 +66,13 @@ def base() -> ConfigDict:
 def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
     """The config of `FILE`, `FILE:ARG` or a shipped config's `NAME[:ARG]`, with `{"a.b": value or text}` applied.
 
+    `FILE.json` is the config.json of a run.
+
     Raises:
       InputError: no such file, a file without `get_config`, an unknown field or a value of the wrong type.
     """
+    if spelled(spec).endswith(".json"):
+        return override(_of_run(epath.Path(spec)), overrides or {})
     module, arg = load_module(spec)
     if arg and not _reads_argument(module.get_config):
         _warn_once(f"{spec}: get_config never reads its argument, so {arg!r} changes nothing but the default folder")
@@ -77,6 +82,22 @@ def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
     if isinstance(config, FrozenConfigDict):
         config = ConfigDict(config)
     return override(_with_rooms(config, Path(module.__file__)), overrides or {})
+
+
+def stored(path: epath.Path, *, fix: str, **how: Any) -> ConfigDict:
+    """What a run wrote as its config.json; keywords as of `json_files.read`."""
+    content = json_files.read(path, fix=fix, **how)
+    try:
+        return ConfigDict(content)
+    except (ValueError, RecursionError) as error:  # a name with dots, which no field has
+        raise InputError(f"{path}: {str(error).splitlines()[0]}; {fix}") from None
+
+
+def _of_run(path: epath.Path) -> ConfigDict:
+    config = stored(path, fix="name the config.json of a run", damaged="expected a run's config")
+    if "stages" not in config:
+        raise InputError(f"{path}: expected the config.json of a run, found other JSON; name one, or a FILE.py[:ARG]")
+    return config
 
 
 def _with_rooms(config: ConfigDict, file: Path) -> ConfigDict:

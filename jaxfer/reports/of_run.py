@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +38,7 @@ def page(folder: epath.Path, *, evaluate: bool = True) -> Page:
     sections = [_scores(result, metric), *curve_sections(folder, lines, by, metric)]
     sections += groups.among_errors(of_one(folder, "", evaluate=evaluate), groups.of_one(result))
     sections += weights.section({"this run": (result,)}, metric, by is None or by.maximize)
-    sections.append(lineage.section({"This run": result}, {"This run": (folder,)}, _command(folder), folder))
+    sections.append(_origin(folder, result))
     return Page(
         kind=KIND,
         title=_title(result, config, metric),
@@ -131,6 +133,11 @@ def curve_sections(folder: epath.Path, lines: list, by: history.Monitor | None, 
     return [Section(name="Curves", title=f"{metric} on val{at}", parts=parts)]
 
 
-def _command(folder: epath.Path) -> list[str]:
-    code = "import jaxfer; from etils import epath; from jaxfer.runs.folder import stored_config; "
-    return ["python", "-c", f"{code}jaxfer.run(stored_config(epath.Path({str(folder)!r})), {str(folder) + '-again'!r})"]
+def _origin(folder: epath.Path, result: Mapping[str, Any]) -> Section:
+    """Its lineage, with the config as a file, which the command needs where the folder is gone."""
+    again = ["jaxfer", "run", str(folder / "config.json"), f"--workdir={folder}-again"]
+    section = lineage.section({"This run": result}, {"This run": (folder,)}, again, folder)
+    data = base64.b64encode((folder / "config.json").read_bytes()).decode()
+    link = tag("a", "config.json", href=f"data:application/json;base64,{data}", download="config.json")
+    config = Part(content=tag("p", "Its config: ", link), name="config")
+    return dataclasses.replace(section, parts=[*section.parts[:2], config, *section.parts[2:]])

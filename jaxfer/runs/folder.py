@@ -30,11 +30,7 @@ def read_result(folder: epath.Path) -> dict[str, Any]:
 def stored_config(folder: epath.Path) -> ConfigDict:
     """The config.json of a run; `config.resolve` checks its fields."""
     path = folder / "config.json"
-    content = read_json(path, records.StoredConfig)
-    try:
-        return ConfigDict(content)
-    except (ValueError, RecursionError) as error:  # a name with dots, which no field has
-        raise InputError(f"{path}: {str(error).splitlines()[0]}; {FIX}") from None
+    return config.stored(path, fields=records.StoredConfig, fix=FIX, damaged="expected a JSON file of a run")
 
 
 def holds_run(folder: epath.Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 import jaxfer.config
 from jaxfer.config import base, load, override, packaged, resolve, words
 from jaxfer.errors import InputError
+from tests.experiments import tiny_config
 
 
 def first_stage(config: ConfigDict):
@@ -279,3 +281,23 @@ def test_base_resolves_to_the_documented_defaults():
     ((name, stage),) = experiment.stages
     assert (name, stage.method, stage.lr) == ("train", "full", None)
     assert (stage.optimizer, stage.schedule, stage.steps, stage.batch_size) == ("adamw", "cosine", 100, 32)
+
+
+def test_the_config_of_a_run(tmp_path):
+    """What a run wrote is read as a config, with overrides; other JSON is not."""
+    config = tiny_config("resnet_basic", method="lora", lr=0.1, options={"rank": 3}, freeze=("stem/.*",))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(resolve(config).to_dict()))
+    assert resolve(load(str(path))).identity() == resolve(config).identity()
+    changed = resolve(load(path, {"lr": "0.2", "options.rank": "5", "freeze": "head/.*"})).stages[0][1]
+    assert (changed.lr, changed.options["rank"], changed.freeze) == (0.2, 5, ("head/.*",))
+    with pytest.raises(InputError, match="unknown field config.lrr; nearest: 'lr'"):
+        load(path, {"lrr": 1.0})
+    for content, line in (
+        ('{"a": 1}', "found other JSON"),
+        ("{", "expected a run's config"),
+        ("[]", "expected a JSON object"),
+    ):
+        path.write_text(content)
+        with pytest.raises(InputError, match=line):
+            load(path)

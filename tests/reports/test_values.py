@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -39,10 +40,10 @@ def test_the_page_of_a_run_that_predicts_a_value(tmp_path):
     config = tiny_config("row_mlp", steps=2, eval_every=1, init="scratch", task=dict(name="regression"))
     config.data.update(target="value", label="size", numbers=("weight",), bad_rows=10)
     config.model = dict(name="row_mlp")
-    result = jaxfer.run(config, tmp_path, quiet=True)
-    page = jaxfer.report(tmp_path).path.read_text()
+    result = jaxfer.run(config, tmp_path / "run", quiet=True)
+    page = jaxfer.report(tmp_path / "run").path.read_text()
     assert 'id="confusion"' not in page and "give each example one class" not in page
-    _, _, data = reopened(epath.Path(tmp_path), "val", "result", {})
+    _, _, data = reopened(epath.Path(tmp_path / "run"), "val", "result", {})
     val = data.splits["val"]
     (link,) = re.findall(r'href="data:text/csv;base64,([^"]*)" download="mistakes.csv"', page)
     rows = list(csv.DictReader(base64.b64decode(link).decode().splitlines()))
@@ -56,5 +57,11 @@ def test_the_page_of_a_run_that_predicts_a_value(tmp_path):
     if len(rows) == len(val):
         assert np.mean(np.abs(off)) == pytest.approx(result["metrics"]["val"]["mae"], rel=1e-5)
     assert "On val it is off by" in plain(page) and 'id="values"' in page
-    page = jaxfer.report(tmp_path, evaluate=False).path.read_text()
+    (command,) = re.findall(r"<code>jaxfer run (.*?)</code>", page)  # its lineage: the command and the config as a file
+    config, workdir = shlex.split(command)
+    again = jaxfer.run(jaxfer.load(config), workdir.removeprefix("--workdir="), quiet=True)
+    assert again["lineage"]["sha256"] == result["lineage"]["sha256"]
+    (link,) = re.findall(r'href="data:application/json;base64,([^"]*)" download="config.json"', page)
+    assert base64.b64decode(link) == (tmp_path / "run/config.json").read_bytes()
+    page = jaxfer.report(tmp_path / "run", evaluate=False).path.read_text()
     assert 'id="values"' not in page and "errors of those that predict a value" in page
