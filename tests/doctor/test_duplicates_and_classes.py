@@ -196,7 +196,7 @@ def test_the_command(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("0 severe, ")
 
 
-def test_a_plan_that_trains_nothing_is_one_line(tmp_path, capsys):
+def test_a_plan_that_trains_nothing_is_a_finding(tmp_path, capsys):
     file = tmp_path / "c.py"
     config = photos(tmp_path)
     file.write_text(
@@ -204,9 +204,12 @@ def test_a_plan_that_trains_nothing_is_one_line(tmp_path, capsys):
         f"    config.model = {config.model.to_dict()!r}\n    config.data = {config.data.to_dict()!r}\n"
         "    config.update(batch_size=4, steps=12, freeze=('.*',))\n    return config\n"
     )
-    assert main(["doctor", str(file)]) == 2
-    out, err = capsys.readouterr()
-    assert not out and "nothing would be trained; loosen freeze" in err and err.count("\n") == 1
+    assert main(["doctor", str(file)]) == 0  # as with every finding; `run` refuses this config
+    out = capsys.readouterr().out
+    assert out.startswith("severe   nothing_trained: Stage train would train no parameter: everything is frozen.\n")
+    assert out.splitlines()[-1].startswith("1 severe, ")
+    assert main(["run", str(file), f"--workdir={tmp_path / 'run'}"]) == 2
+    assert "nothing would be trained; loosen freeze" in capsys.readouterr().err
 
 
 def test_bad_arguments():
