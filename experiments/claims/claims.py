@@ -9,10 +9,10 @@ of each class and with all of them, under five seeds: a seed fixes labels, valid
 parameters. Val chooses between probe and fine-tuning and between scratch's rates; the last parameters are the result,
 and the test split is read at a run's end.
 
-Networks of 20 layers and more have three seeds and one rate, those of millions of parameters (LARGE) 50 steps of 16, and
-photos 64 pixels. Those of texts keep their word vectors when they are fine-tuned; scratch has to learn them. What can't
-be counted by class is counted in all: `few` is a dict then. Of the four kinds of PACS there are the nearest to and the
-farthest from ImageNet, of the four of reviews one.
+Networks of 20 layers and more have three seeds and one rate, those of millions of parameters (LARGE) 50 steps of 16,
+and photos 64 pixels. Those of texts keep their word vectors when they are fine-tuned; scratch has to learn them. What
+can't be counted by class is counted in all: `few` is a dict then. Of the four kinds of PACS there are the nearest to
+and the farthest from ImageNet, of the four of reviews one.
 """
 
 import jaxfer.config

@@ -2,7 +2,7 @@
 
 `SHAPES` compile nothing and are cheap enough for every method on every model. `NUMBERS` train for a few steps on one
 device and share the pair's compiled programs. `LOWERED` compiles nothing either: one step as a pod would run it.
-`PLACED` compares devices, which takes two more compiles each.
+`PLACED` compares devices, which takes two or three more compiles each, and continues such a step.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxfer.config.experiment import ParallelConfig
 from jaxfer.conformance import tiny
-from jaxfer.conformance.training import batches, continue_training, entered, outputs, tiny_stage, train
+from jaxfer.conformance.training import batches, continue_training, entered, outputs, placed_as, tiny_stage, train
 from jaxfer.errors import InputError
 from jaxfer.method import FROZEN, Context
 from jaxfer.models.port import Port
-from jaxfer.parallel.placement import placement
 from jaxfer.ports import port_shapes
 from jaxfer.registry import METHODS, MODELS
 from jaxfer.rules import flatten
@@ -32,7 +30,7 @@ from jaxfer.stages import Stage
 from jaxfer.state import State
 from jaxfer.training.programs import eval_step, lower_step, train_program, train_step
 
-PLACEMENTS = (("jit", 1), ("jit", 4), ("pmap", 4))
+PLACEMENTS = (("jit", 1), ("jit", 4), ("fsdp", 4), ("pmap", 4))
 TOLERANCE = 2e-5
 
 
@@ -114,15 +112,11 @@ def merging_gives_the_backbone_back(method: str, case: str) -> str | None:
 
 def a_step_in_bfloat16_slices_and_shards_lowers(method: str, case: str, **fields: Any) -> str | None:
     # What compiles in float32 on one device may not trace here: a carry of another type, an axis that isn't there.
-    fields = {"method": method, "compute_dtype": "bfloat16", **fields}
     try:
-        stage = tiny_stage(case, accumulate=2, **fields)
+        stage = _sliced(method, case, **fields)
     except InputError as refusal:
-        if not planned(method, case).spec.method.whole_batch or "\n" in str(refusal):
-            return f"two slices are refused: {refusal}"
-        stage = tiny_stage(case, **fields)
-    parallel = ParallelConfig(mode="fsdp", devices=min(PLACEMENTS[1][1], jax.device_count()))
-    where = placement(parallel, [stage.config.batch_size], accumulate=[stage.config.accumulate])
+        return f"two slices are refused: {refusal}"
+    where = placed_as(stage, mode="fsdp", devices=min(PLACEMENTS[1][1], jax.device_count()))
     after, metrics = lower_step(stage, where).out_info
     if problem := _unlike(after, stage.blank(0)):
         return f"the State after a step: {problem}"
@@ -146,7 +140,7 @@ def frozen_leaves_stay_bitwise_and_trainable_ones_move(method: str, case: str) -
 
 def one_compile_for_four_rates_and_decays(method: str, case: str) -> str | None:
     stage = tiny_stage(case, method=method)
-    (batch,), where = batches(stage, 1), placement(ParallelConfig(devices=1))
+    (batch,), where = batches(stage, 1), placed_as(stage)
     programs, losses = set(), set()
     for rate, decay in [(1e-3, 0.0), (1e-2, 0.01), (3e-2, 0.1), (0.1, 0.5)]:
         member = tiny_stage(case, method=method, lr=rate, weight_decay=decay)
@@ -162,10 +156,20 @@ def one_compile_for_four_rates_and_decays(method: str, case: str) -> str | None:
 
 
 def a_restored_state_continues_bitwise(method: str, case: str) -> str | None:
-    stage = tiny_stage(case, method=method, lr=1e-2)
-    where, feed = placement(ParallelConfig(devices=1)), batches(stage, 4)
-    whole, losses = train(stage, 4)
-    (state, _), blank = train(stage, 2), stage.blank(0)
+    return _continues(tiny_stage(case, method=method, lr=1e-2), devices=1)
+
+
+def a_state_in_bfloat16_slices_and_shards_continues_bitwise(method: str, case: str) -> str | None:
+    mode, devices = PLACEMENTS[2]
+    return _continues(_sliced(method, case, lr=1e-2), mode=mode, devices=devices)
+
+
+def _continues(stage: Stage, **parallel: Any) -> str | None:
+    where, feed = placed_as(stage, **parallel), batches(stage, 4)
+    whole, losses = train(stage, 4, **parallel)
+    if not np.isfinite(losses).all():
+        return f"losses {losses}"
+    (state, _), blank = train(stage, 2, **parallel), stage.blank(0)
     blank = placed(blank, where.shardings(stage.spec, blank.params, blank))
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(epath.Path(folder))
@@ -185,7 +189,7 @@ def a_restored_state_continues_bitwise(method: str, case: str) -> str | None:
     return None
 
 
-def parameters_agree_on_1_and_4_devices_and_under_pmap(method: str, case: str) -> str | None:
+def parameters_agree_on_1_and_4_devices_in_shards_and_under_pmap(method: str, case: str) -> str | None:
     stage = tiny_stage(case, method=method, optimizer="sgd", lr=1e-2)
     placements = _placements(stage)
     (one, _), *others = [train(stage, 10, mode=mode, devices=devices) for mode, devices in placements]
@@ -198,7 +202,7 @@ def parameters_agree_on_1_and_4_devices_and_under_pmap(method: str, case: str) -
     return None
 
 
-def losses_agree_on_1_and_4_devices_and_under_pmap_with_adam(method: str, case: str) -> str | None:
+def losses_agree_on_1_and_4_devices_in_shards_and_under_pmap_with_adam(method: str, case: str) -> str | None:
     # Parameters can't be compared under Adam: it turns the rounding of a zero gradient into steps of size lr. A game of
     # two networks grows what rounding leaves where its rate is above the method's own.
     own, _ = planned(method, case).spec.method.hparams.get("lr", (math.inf, ()))
@@ -231,7 +235,7 @@ def merged_parameters_alone_give_the_adapted_outputs(method: str, case: str) -> 
 def the_state_is_updated_in_place(method: str, case: str) -> str | None:
     stage = tiny_stage(case, method=method)
     state, _ = train(stage, 1)
-    where = placement(ParallelConfig(devices=1))
+    where = placed_as(stage)
     program, _ = train_program(stage.spec, state, _batch(stage), where)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
     if program.alias_bytes < size:
@@ -261,8 +265,9 @@ NUMBERS = (
 )
 LOWERED = (a_step_in_bfloat16_slices_and_shards_lowers,)
 PLACED = (
-    parameters_agree_on_1_and_4_devices_and_under_pmap,
-    losses_agree_on_1_and_4_devices_and_under_pmap_with_adam,
+    parameters_agree_on_1_and_4_devices_in_shards_and_under_pmap,
+    losses_agree_on_1_and_4_devices_in_shards_and_under_pmap_with_adam,
+    a_state_in_bfloat16_slices_and_shards_continues_bitwise,
 )
 
 
@@ -289,6 +294,17 @@ def _planned(method: str, case: str, *factories: Any) -> Stage:
 @functools.lru_cache(maxsize=4)
 def _blank_of(*pair: Any) -> State:
     return _planned(*pair).blank(0)
+
+
+def _sliced(method: str, case: str, **fields: Any) -> Stage:
+    """The stage in bfloat16 and two slices; in one where the method needs the batch as a whole."""
+    fields = {"method": method, "compute_dtype": "bfloat16", **fields}
+    try:
+        return tiny_stage(case, accumulate=2, **fields)
+    except InputError as refusal:
+        if not planned(method, case).spec.method.whole_batch or "\n" in str(refusal):
+            raise
+        return tiny_stage(case, **fields)
 
 
 def _placements(stage: Stage) -> tuple[tuple[str, int], ...]:

@@ -110,9 +110,15 @@ def _drawn(rng: np.random.Generator, port: Port, shapes: Mapping[str, Any], size
 
 def train(stage: Stage, steps: int, *, seed: int = 0, **parallel: Any) -> tuple[State, list[float]]:
     """(State after so many steps, loss of each) from the perturbed backbone, on one device or as `parallel` says."""
-    where = placement(ParallelConfig(**{"devices": 1, **parallel}), [stage.config.batch_size])
+    where = placed_as(stage, **parallel)
     state = where.place(stage.spec, entered(stage, seed))
     return continue_training(stage, state, where, batches(stage, steps, seed))
+
+
+def placed_as(stage: Stage, **parallel: Any) -> Placement:
+    """One device, or as `config.parallel` says."""
+    sizes, slices = [stage.config.batch_size], [stage.config.accumulate]
+    return placement(ParallelConfig(**{"devices": 1, **parallel}), sizes, accumulate=slices)
 
 
 def continue_training(stage: Stage, state: State, where: Placement, feed: list[Any]) -> tuple[State, list[float]]:

@@ -176,7 +176,7 @@ def test_the_checks_of_a_model_are_of_each_of_its_cases(monkeypatch):
         for name in names:
             monkeypatch.setattr(room, name, getattr(room, name)[: 0 if name == "NUMBERS" else 1])
     monkeypatch.setattr(jax, "device_count", lambda: 2)
-    placed = "parameters agree on 1 and 4 devices and under pmap"
+    placed = "parameters agree on 1 and 4 devices in shards and under pmap"
     assert dict(conformance.check_model("bert")) == {
         "bert_pooler: every parameter lies in a unit": None,
         "bert_mean: every parameter lies in a unit": None,

@@ -189,12 +189,14 @@ def whole(method, case):
     return OFF if not placed(method, case) else (pytest.mark.rest,) if method in ADDED else ()
 
 
-# Adam's arithmetic is the same for every method and model: which leaf is where, SGD shows.
-SGD, ADAM = methods.PLACED
+# Adam's arithmetic is the same for every method and model: which leaf is where, SGD shows. That a step in slices and
+# shards traces is asked of every method; what it keeps is compiled once.
+SGD, ADAM, SLICED = methods.PLACED
 AXES = {
     **dict.fromkeys(methods.NUMBERS, on_axes),
     SGD: lambda method, case: method == "full" and case in (CONVOLUTION, TRANSFORMER),
     ADAM: lambda method, case: (method, case) == ("full", TRANSFORMER),
+    SLICED: lambda method, case: (method, case) == ("full", TRANSFORMER),
 }
 
 
