@@ -54,8 +54,8 @@ def risk(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndar
     return kept / len(order), np.cumsum(~right[order]) / kept
 
 
-def section(probabilities: np.ndarray, labels: np.ndarray) -> Section:
-    """The calibration of val's predictions."""
+def section(probabilities: np.ndarray, labels: np.ndarray, unit: str = "examples") -> Section:
+    """The calibration of val's predictions, each of one of its units."""
     confidence, right = probabilities.max(-1), probabilities.argmax(-1) == labels
     gap = float(confidence.mean() - right.mean())
     how = "overconfident" if gap > 0 else "underconfident"
@@ -65,8 +65,8 @@ def section(probabilities: np.ndarray, labels: np.ndarray) -> Section:
         name="Calibration",
         title=title,
         parts=[
-            _reliability(confidence, right, brier(probabilities, labels), _scaled(probabilities, labels)),
-            _risk(confidence, right),
+            _reliability(confidence, right, brier(probabilities, labels), _scaled(probabilities, labels), unit),
+            _risk(confidence, right, unit),
         ],
     )
 
@@ -81,25 +81,25 @@ def _scaled(probabilities: np.ndarray, labels: np.ndarray) -> str:
     return f" With outputs divided by {best:.3g}, which fits val best, that is {numbers.score(ece)}."
 
 
-def _reliability(confidence: np.ndarray, right: np.ndarray, brier: float, scaled: str) -> Part:
+def _reliability(confidence: np.ndarray, right: np.ndarray, brier: float, scaled: str, unit: str) -> Part:
     found, wide = equal_mass(confidence, right), equal_width(confidence, right)
     title = f"ECE {numbers.score(error(found))}, Brier score {numbers.score(brier)}"
     about = (
-        f"{len(found)} bins of as many examples each; of {BINS} bins of equal width, as the metric ece has them, it is "
+        f"{len(found)} bins of as many {unit} each; of {BINS} bins of equal width, as the metric ece has them, it is "
         f"{numbers.score(error(wide))}.{scaled} Dashed: accuracy is confidence. Bars are gaps."
     )
     drawn = grids.reliability("reliability", title, found)
     rows = [[Cell(c, numbers.score(c)), Cell(a, numbers.score(a)), whole(count)] for c, a, count in found]
-    return charts.figure("reliability", title, about, drawn, ("mean confidence", "accuracy", "examples"), rows)
+    return charts.figure("reliability", title, about, drawn, ("mean confidence", "accuracy", unit), rows)
 
 
-def _risk(confidence: np.ndarray, right: np.ndarray) -> Part:
+def _risk(confidence: np.ndarray, right: np.ndarray, unit: str) -> Part:
     coverage, wrong = risk(confidence, right)
     chosen = np.unique(np.linspace(0, len(coverage) - 1, min(POINTS, len(coverage))).round().astype(int))
     x, y = [[float(v) for v in values[chosen]] for values in (coverage, wrong)]
     half = float(wrong[max((len(wrong) + 1) // 2 - 1, 0)])
     title = f"The more confident half has {numbers.percent(half)} mistakes, all {numbers.percent(float(wrong[-1]))}"
-    about = "Risk against coverage: the share of mistakes among the most confident examples."
+    about = f"Risk against coverage: the share of mistakes among the most confident {unit}."
     bands = {"risk": Band(2, x, y, y, y)}
     drawn = charts.lines("risk", title, bands, x_name="coverage", y_name="share of mistakes", marks=False)
     rows = [[score(a), score(b)] for a, b in zip(x, y, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,8 @@ from jaxfer.runs.folder import stored_config
 from jaxfer.stored import placed
 from jaxfer.training import lineage
 from jaxfer.training.evaluation import evaluate_split, reopened
-from jaxfer.training.predictions import TASK
 from jaxfer.training.preflight import preflight
 
-VALUES = "regression"  # the task whose errors are of values
 EXAMPLES, BATCH = 256, 64  # on which units are compared
 
 
@@ -39,8 +37,8 @@ class Looked:
     Attributes:
       finished: the run.
       data: what it read; of test the inputs alone.
-      probabilities: float64 [examples of val, classes]; None for another task than classification.
-      values: float64 [examples of val], predicted; None for another task than regression.
+      task: name of the one that it learned.
+      collected: what that task collects of each example of val.
       moved: {unit: ||w - w0|| / ||w0||}, in depth order; {} where the beginning is not known.
       alike: {unit below the head: CKA with the network that it began as}, on examples of val; likewise.
       notes: what could not be found, a line each.
@@ -49,8 +47,8 @@ class Looked:
 
     finished: FinishedRun
     data: Dataset
-    probabilities: np.ndarray | None
-    values: np.ndarray | None
+    task: str
+    collected: Any
     moved: dict[str, float]
     alike: dict[str, float]
     notes: tuple[str, ...]
@@ -61,9 +59,18 @@ class Looked:
         """The validation split."""
         return self.data.splits["val"]
 
+    @property
+    def encodings(self) -> Sequence[Any]:
+        """Of the model's inputs."""
+        return self.finished.stage.spec.port.encodings
 
-def look(folder: epath.Path) -> Looked:
+
+def look(folder: epath.Path, tasks: Container[str]) -> Looked:
     """Opens a finished run and its data, evaluates val, and compares the parameters with those it began from.
+
+    Args:
+      folder: of the run.
+      tasks: those of which val is evaluated.
 
     Raises:
       InputError: the run is not finished, or its data can't be opened any more.
@@ -86,21 +93,19 @@ def look(folder: epath.Path) -> Looked:
             notes.append(f"How far each unit moved is not known: {error}.")
         splits = {**data.splits, **({"test": data.sealed} if data.sealed is not None else {})}
         found = copies(splits)
-        probabilities = values = None
-        task = finished.stage.config.task or experiment.task.name
-        if task in (TASK, VALUES):
+        task, collected = finished.stage.config.task or experiment.task.name, None
+        if task in tasks:
             from jaxfer.parallel.placement import placement
 
             where, spec = placement(experiment.parallel), finished.stage.spec
             state = where.place(spec, finished.state.replace(hparams={}, key=None, opt_state=()))
             size = experiment.run.eval_batch_size
-            outputs = np.asarray(evaluate_split(spec, state, data.splits["val"], where, size).collected, np.float64)
-            probabilities, values = (softmax(outputs), None) if task == TASK else (None, outputs[:, 0])
+            collected = evaluate_split(spec, state, data.splits["val"], where, size).collected
     return Looked(
         finished=finished,
         data=data,
-        probabilities=probabilities,
-        values=values,
+        task=task,
+        collected=collected,
         moved=moved,
         alike=alike,
         notes=tuple(notes),
@@ -121,12 +126,6 @@ def _some(finished: FinishedRun, val: Split) -> Iterator[dict[str, np.ndarray]]:
     for batch in batches:
         kept = batch.pop("mask") > 0
         yield {name: batch[name][kept] for name in port.inputs}
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities [n, classes] of logits."""
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
 
 
 def movement(finished: FinishedRun, params: Any) -> dict[str, float]:

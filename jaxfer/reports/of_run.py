@@ -52,7 +52,7 @@ def _title(result: Mapping[str, Any], config: Mapping[str, Any], metric: str) ->
     methods = [config["stage"][name]["method"] for name in config["stages"]] or [config["method"]]
     split = "test" if "test" in result["metrics"] else "val"
     found = result["metrics"].get(split, {}).get(metric)
-    source = config["init"] if config["init"] != "scratch" else "scratch"
+    source = config["init"].rsplit("/", 1)[-1]  # the whole path is in the lineage
     return f"{' then '.join(methods)} from {source}: {split} {metric} {numbers.score(found)}"
 
 

@@ -6,9 +6,7 @@ from etils import epath
 
 from jaxfer import files
 from jaxfer.errors import InputError
-from jaxfer.figures.confusion import matrix
-from jaxfer.network import of_state
-from jaxfer.reports import calibration, datasheet, errors, findings, trained, values
+from jaxfer.reports import datasheet, findings, mistakes, trained
 from jaxfer.reports.looked import Looked, look
 from jaxfer.reports.page import Section, paragraph
 from jaxfer.runs.finished import planned
@@ -27,25 +25,19 @@ def of_one(folder: epath.Path, name: str, *, evaluate: bool, root: epath.Path | 
     config, seen, notes = files.read_json(folder / "config.json"), None, []
     if evaluate:
         try:
-            seen = look(folder)
+            seen = look(folder, mistakes.KINDS)
         except InputError as error:
             notes.append(f"Mistakes, calibration and movements are missing: {error}.")
-    counts = result.get("report", {}).get("val", {}).get("confusion")
-    valued = seen is not None and seen.values is not None
-    if counts is None and not valued:
-        given = "runs that give each example one class, errors of those that predict a value"
-        notes.append(f"Mistakes, confusion and calibration are shown of {given}.")
+    task = stages[-1].config.task or config["task"]["name"]
+    if task not in mistakes.KINDS:
+        shown = ", ".join(mistakes.KINDS)
+        notes.append(f"Mistakes are shown of the tasks {shown}; this one is {task}.")
     found = () if seen is None else (*seen.notes, *_copies(seen))
     diagnosed = findings.beside(root or folder)
     sections = [datasheet.section(result, config, seen and seen.data, [*notes, *found], diagnosed)]
     sections.append(trained.section(stages, seen.moved if seen else {}, seen.alike if seen else {}, ()))
-    if counts is not None:
-        sections.append(errors.section(matrix(counts, result["classes"]), result["classes"], _mistakes(seen)))
-    if valued:
-        encodings = seen.finished.stage.spec.port.encodings
-        sections.append(values.section(seen.val, seen.values, encodings))
-    if seen is not None and seen.probabilities is not None:
-        sections.append(calibration.section(seen.probabilities, seen.val.labels))
+    if task in mistakes.KINDS:
+        sections += mistakes.KINDS[task](result, seen)
     if name:
         about = paragraph(f"Of the run {name}: {folder.name}.", muted=True)
         for i, section in enumerate(sections):
@@ -57,10 +49,3 @@ def _copies(seen: Looked) -> list[str]:
     return [f"{line[0].upper()}{line[1:]}." for line in seen.copies] or [
         "No copies within or across splits were found."
     ]
-
-
-def _mistakes(seen: Looked | None) -> list:
-    if seen is None or seen.probabilities is None:
-        return []
-    network = of_state(seen.finished.stage, seen.finished.state)
-    return errors.mistakes(seen.val, seen.probabilities, seen.finished.classes, network)

@@ -81,7 +81,7 @@ def _gathered(predicted: Mapping[str, np.ndarray], split: Split) -> dict[str, fl
     names, found, right, wanted = split.columns["tags"].names, 0, 0, 0
     for row, (tags, words) in enumerate(zip(predicted["tags"], predicted["words"], strict=True)):
         gold = [names[tag] for tag in split.example("tags", row)]
-        true, guessed = set(entities(gold)), set(entities(_named(tags, words, len(gold), names)))
+        true, guessed = set(entities(gold)), set(entities(by_word(tags, words, len(gold), names)))
         found, wanted, right = found + len(guessed), wanted + len(true), right + len(true & guessed)
     precision, recall = right / found if found else 0.0, right / wanted if wanted else 0.0
     f1 = 2 * precision * recall / (precision + recall) if right else 0.0
@@ -103,7 +103,7 @@ def entities(tags: Sequence[str]) -> Iterator[tuple[str, int, int]]:
             begin, kind = i, now
 
 
-def _named(tags: np.ndarray, words: np.ndarray, count: int, names: Sequence[str]) -> list[str]:
+def by_word(tags: np.ndarray, words: np.ndarray, count: int, names: Sequence[str]) -> list[str]:
     """The tag of each of so many words; `O` where a word has no token."""
     answer = [OUTSIDE] * count
     for place in np.flatnonzero(words != NONE):
@@ -112,5 +112,5 @@ def _named(tags: np.ndarray, words: np.ndarray, count: int, names: Sequence[str]
 
 
 def _answer(predicted: Mapping[str, np.ndarray], classes: Sequence[str], words: Sequence[str]) -> Answer:
-    named = _named(predicted["tags"], predicted["words"], len(words), classes)
+    named = by_word(predicted["tags"], predicted["words"], len(words), classes)
     return Answer(spans=tuple((" ".join(words[begin : end + 1]), kind) for kind, begin, end in entities(named)))

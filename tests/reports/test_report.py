@@ -7,13 +7,14 @@ import re
 import shutil
 import statistics
 
+import numpy as np
 import pytest
 from etils import epath
 
 import jaxfer
 from jaxfer.commands import main
 from jaxfer.errors import InputError
-from jaxfer.reports import calibration, forgetting, groups, settings, weights
+from jaxfer.reports import calibration, forgetting, groups, mistakes, settings, weights
 from jaxfer.reports.looked import look
 from jaxfer.runs.finished import open_run
 from tests.full_disk import LINE, full
@@ -48,8 +49,8 @@ def test_a_run(run, capsys):
 
 
 def test_what_is_evaluated_again_is_what_the_run_had(run):
-    seen, result = look(run), open_run(run).result["metrics"]["val"]
-    right = seen.probabilities.argmax(-1) == seen.val.labels
+    seen, result = look(run, mistakes.KINDS), open_run(run).result["metrics"]["val"]
+    right = seen.collected.argmax(-1) == seen.val.labels
     assert right.mean() == pytest.approx(result["accuracy"])
     assert list(seen.alike) == list(seen.moved)[:-1] and all(0 < value <= 1 + 1e-6 for value in seen.alike.values())
     assert list(seen.moved) == list(seen.finished.stage.spec.port.units) and min(seen.moved.values()) > 0
@@ -375,9 +376,9 @@ def test_labels_saved_and_other_measures_of_a_comparison(tmp_path):
 
 def test_the_ece_of_equal_widths_is_the_metric(run):
     """A page says both, each with its bins."""
-    seen, result = look(run), open_run(run).result["metrics"]["val"]
-    confidence = seen.probabilities.max(-1)
-    found = calibration.equal_width(confidence, seen.probabilities.argmax(-1) == seen.val.labels)
+    seen, result = look(run, mistakes.KINDS), open_run(run).result["metrics"]["val"]
+    chances = mistakes.classification.softmax(seen.collected.astype(np.float64))
+    found = calibration.equal_width(chances.max(-1), chances.argmax(-1) == seen.val.labels)
     assert calibration.error(found) == pytest.approx(result["ece"], abs=1e-6)
 
 

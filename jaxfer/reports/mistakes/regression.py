@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxfer.data.split import Split
-from jaxfer.reports import charts, errors, numbers
+from jaxfer.reports import charts, examples, numbers
 from jaxfer.reports.charts import Band
+from jaxfer.reports.looked import Looked
 from jaxfer.reports.markup import tag
 from jaxfer.reports.page import Part, Section
-from jaxfer.reports.tables import Cell, score, table, text, whole
+from jaxfer.reports.tables import Cell, score, text, whole
 
 BINS = 10  # of as many examples each
 SPREAD = (10, 90)  # percentiles of the predictions of a bin
+
+
+def sections(result: Mapping[str, Any], seen: Looked | None) -> list[Section]:
+    """Its errors; nothing where it was not looked at again."""
+    if seen is None:
+        return []
+    predicted = np.asarray(seen.collected, np.float64)[:, 0]
+    return [section(seen.val, predicted, seen.encodings)]
 
 
 def section(split: Split, predicted: np.ndarray, encodings: Sequence[Any]) -> Section:
@@ -64,22 +73,15 @@ def _by_value(true: np.ndarray, predicted: np.ndarray) -> Part:
 def _largest(split: Split, predicted: np.ndarray, encodings: Sequence[Any]) -> list[Part]:
     """The largest errors with their images or texts."""
     true = split.labels.astype(np.float64)
-    order = np.argsort(-np.abs(predicted - true), kind="stable")[: errors.MISTAKES]
-    pictures, items, rows = errors.pictures(split, order, encodings), [], []
+    order = np.argsort(-np.abs(predicted - true), kind="stable")[: examples.SHOWN]
+    pictures, items, rows = examples.pictures(split, order, encodings), [], []
     for place, i in enumerate(order):
+        said = numbers.score(predicted[i])
+        told = tag("strong", said), tag("br"), f"truly {numbers.score(true[i])}"
+        items.append(examples.item(split, i, pictures[place] if pictures else None, f"predicted {said}", *told))
         row = int(split.rows[i])
-        name, said = errors.named(split, row), numbers.score(predicted[i])
-        shown = tag("img", src=pictures[place], alt=f"predicted {said}", width=errors.SIDE) if pictures else ""
-        quoted = errors.quoted(name) if not pictures else ""
-        told = tag("strong", said), tag("br"), f"truly {numbers.score(true[i])}", tag("br")
-        where = f"row {row}" + (f", {name}" if pictures and name else "")
-        items.append(tag("li", shown, quoted, *told, tag("span", where, class_="muted")))
         values = (Cell(float(x), numbers.score(x)) for x in (true[i], predicted[i], predicted[i] - true[i]))
-        rows.append([whole(row), *values, text(name[: errors.WORDS])])
-    headers, summary = ("row", "true value", "predicted", "difference", "file or text"), "These errors as a table"
-    listed = table(headers, rows, link="mistakes", label="Largest errors")
-    return [
-        Part(content=tag("h3", f"The largest errors first, {len(order)} of {len(split):,}")),
-        Part(content=tag("ol", *items, class_="mistakes" if pictures else "mistakes texts"), name="mistakes"),
-        Part(content=tag("details", tag("summary", summary), listed), name="table mistakes"),
-    ]
+        rows.append([whole(row), *values, text(examples.named(split, row)[: examples.WORDS])])
+    heading = f"The largest errors first, {len(order)} of {len(split):,}"
+    headers = ("row", "true value", "predicted", "difference", "file or text")
+    return examples.listing(heading, items, rows, headers, images=bool(pictures), label="Largest errors")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import re
 import shlex
 
@@ -12,9 +11,10 @@ import pytest
 from etils import epath
 
 import jaxfer
-from jaxfer.reports import values
+from jaxfer.reports.mistakes import regression
 from jaxfer.training.evaluation import reopened
 from tests.experiments import tiny_config
+from tests.reports.mistakes.read import listed
 from tests.reports.test_report import plain
 
 
@@ -22,7 +22,7 @@ def test_bins_of_as_many_examples_each():
     """23 examples in ten bins: three of three and seven of two, by true value."""
     rng = np.random.default_rng(0)
     true, predicted = rng.permutation(23).astype(float), rng.normal(size=23)
-    found = values.bins(true, predicted)
+    found = regression.bins(true, predicted)
     order = np.argsort(true)
     begin = 0
     for (at, mean, low, high, off, count), size in zip(found, [3] * 3 + [2] * 7, strict=True):
@@ -32,7 +32,7 @@ def test_bins_of_as_many_examples_each():
         )
         assert [low, high] == pytest.approx(np.quantile(predicted[part], [0.1, 0.9]))
         assert off == pytest.approx(np.abs(predicted[part] - true[part]).mean())
-    assert len(values.bins(true[:4], predicted[:4])) == 4
+    assert len(regression.bins(true[:4], predicted[:4])) == 4
 
 
 @pytest.mark.system
@@ -45,8 +45,7 @@ def test_the_page_of_a_run_that_predicts_a_value(tmp_path):
     assert 'id="confusion"' not in page and "give each example one class" not in page
     _, _, data = reopened(epath.Path(tmp_path / "run"), "val", "result", {})
     val = data.splits["val"]
-    (link,) = re.findall(r'href="data:text/csv;base64,([^"]*)" download="mistakes.csv"', page)
-    rows = list(csv.DictReader(base64.b64decode(link).decode().splitlines()))
+    rows = listed(page, "mistakes")
     assert len(rows) == min(len(val), 24)
     true = dict(zip(val.rows.tolist(), val.labels.tolist(), strict=True))
     off = [float(row["difference"]) for row in rows]
@@ -64,4 +63,4 @@ def test_the_page_of_a_run_that_predicts_a_value(tmp_path):
     (link,) = re.findall(r'href="data:application/json;base64,([^"]*)" download="config.json"', page)
     assert base64.b64decode(link) == (tmp_path / "run/config.json").read_bytes()
     page = jaxfer.report(tmp_path / "run", evaluate=False).path.read_text()
-    assert 'id="values"' not in page and "errors of those that predict a value" in page
+    assert 'id="values"' not in page and "Mistakes, calibration" not in page

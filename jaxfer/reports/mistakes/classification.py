@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from jaxfer.data.encodings.image import ImageEncoding
 from jaxfer.data.split import Split
-from jaxfer.figures.pictures import colours
-from jaxfer.network import Network
-from jaxfer.reports import charts, grids, numbers, saliency
+from jaxfer.figures.confusion import matrix
+from jaxfer.network import Network, of_state
+from jaxfer.reports import calibration, charts, examples, grids, numbers, saliency
+from jaxfer.reports.looked import Looked
 from jaxfer.reports.markup import Markup, tag
 from jaxfer.reports.page import Part, Section, paragraph
-from jaxfer.reports.tables import Cell, table, text, whole
+from jaxfer.reports.tables import Cell, text, whole
 
 CLASSES = 30  # in a figure of the confusion; of more, those with the most mistakes
 PAIRS = 12  # of classes that are confused most
-MISTAKES = 24  # that are shown
-SIDE = 96  # pixels of a thumbnail, at most
-WORDS = 320  # characters of a text
+
+
+def sections(result: Mapping[str, Any], seen: Looked | None) -> list[Section]:
+    """Its errors, also where it was not looked at again, and its calibration."""
+    counts, classes, found = result.get("report", {}).get("val", {}).get("confusion"), result["classes"], []
+    chances = None if seen is None else softmax(np.asarray(seen.collected, np.float64))
+    if counts is not None:
+        network = seen and of_state(seen.finished.stage, seen.finished.state)
+        shown = [] if seen is None else mistakes(seen.val, chances, classes, network)
+        found.append(section(matrix(counts, classes), classes, shown))
+    if seen is not None:
+        found.append(calibration.section(chances, seen.val.labels))
+    return found
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities [n, classes] of logits."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
 
 
 def section(counts: np.ndarray, classes: Sequence[str], mistakes: Sequence[Part]) -> Section:
@@ -83,20 +96,23 @@ def mistakes(split: Split, probabilities: np.ndarray, classes: Sequence[str], ne
     labels, predicted = split.labels, probabilities.argmax(-1)
     sure = probabilities.max(-1)
     wrong = np.flatnonzero(predicted != labels)
-    order = wrong[np.argsort(-sure[wrong], kind="stable")][:MISTAKES]
+    order = wrong[np.argsort(-sure[wrong], kind="stable")][: examples.SHOWN]
     if not len(order):
         return [paragraph("There is no mistake on val.")]
-    images, items = pictures(split, order, network.port.encodings), []
+    images, items = examples.pictures(split, order, network.port.encodings), []
     reasons = saliency.shown(network, split, order, predicted[order])
     for place, i in enumerate(order):
         row, true = int(split.rows[i]), probabilities[i, labels[i]]
-        name = named(split, row)
+        name = examples.named(split, row)
         label, taken = classes[labels[i]], classes[predicted[i]]
         shown = images[place] if images else None
-        what = tag("img", src=shown, alt=f"{label}, taken for {taken}", width=SIDE) if shown else ""
-        words = quoted(name) if not shown else ""
+        what = tag("img", src=shown, alt=f"{label}, taken for {taken}", width=examples.SIDE) if shown else ""
+        words = examples.quoted(name) if not shown else ""
         if place < len(reasons):
-            views = [tag("img", src=thumbnail(v), alt=f"{what_is} for {taken}") for v, what_is in reasons[place].views]
+            views = [
+                tag("img", src=examples.thumbnail(v), alt=f"{what_is} for {taken}")
+                for v, what_is in reasons[place].views
+            ]
             what = Markup(what + tag("span", *views, class_="views")) if views else what
             words = reasons[place].text or words
         where = f"row {row}" + (f", {name}" if shown and name else "")
@@ -112,62 +128,29 @@ def mistakes(split: Split, probabilities: np.ndarray, classes: Sequence[str], ne
         )
         items.append(tag("li", what, words, *told))
     more = f", {len(order)} of {len(wrong):,}" if len(wrong) > len(order) else ""
-    heading = Part(content=tag("h3", f"The most confident mistakes first{more}"))
-    kind = "mistakes" if images else "mistakes texts"
-    return [
+    shown = [int(split.rows[i]) for i in order[: len(reasons)]]
+    after = [saliency.note(reasons), *saliency.shares(reasons, shown)] if reasons else []
+    heading = f"The most confident mistakes first{more}"
+    return examples.listing(
         heading,
-        Part(content=tag("ol", *items, class_=kind), name="mistakes"),
-        *([saliency.note(reasons)] if reasons else []),
-        *saliency.shares(reasons, [int(split.rows[i]) for i in order[: len(reasons)]]),
-        _table(split, order, classes, probabilities),
-    ]
+        items,
+        _rows(split, order, classes, probabilities),
+        HEADERS,
+        images=bool(images),
+        after=after,
+    )
 
 
-def _table(split: Split, order: np.ndarray, classes: Sequence[str], probabilities: np.ndarray) -> Part:
+HEADERS = ("row", "true class", "predicted", "its probability", "that of the true class", "file or text")
+
+
+def _rows(split: Split, order: np.ndarray, classes: Sequence[str], probabilities: np.ndarray) -> list[list[Cell]]:
     rows = []
     for i in order:
         row, taken = int(split.rows[i]), int(probabilities[i].argmax())
         chance = [
             Cell(float(p), numbers.score(p)) for p in (probabilities[i, taken], probabilities[i, split.labels[i]])
         ]
-        rows.append(
-            [whole(row), text(classes[split.labels[i]]), text(classes[taken]), *chance, text(named(split, row)[:WORDS])]
-        )
-    headers = ("row", "true class", "predicted", "its probability", "that of the true class", "file or text")
-    summary = tag("summary", "These mistakes as a table")
-    return Part(
-        content=tag("details", summary, table(headers, rows, link="mistakes", label="Mistakes")), name="table mistakes"
-    )
-
-
-def quoted(name: str) -> Markup | str:
-    """A text, cut at WORDS characters; nothing of an empty one."""
-    return tag("q", name[:WORDS] + ("…" if len(name) > WORDS else "")) if name else ""
-
-
-def named(split: Split, row: int) -> str:
-    """The text or the file of a row, as far as the source knows one."""
-    column = split.input[1]
-    return str(column.name(row)) if hasattr(column, "name") else ""
-
-
-def pictures(split: Split, order: np.ndarray, encodings: Sequence[Any]) -> list[str]:
-    """Each example as the model reads it, as a data URI; [] where it reads no images."""
-    encoding = next((e for e in encodings if isinstance(e, ImageEncoding)), None)
-    if encoding is None or encoding.size[2] not in (1, 3):
-        return []
-    read, found = encoding.reader(split), []
-    for i in order:
-        found.append(thumbnail(colours(read(np.array([i]), None, None)["image"][0], encoding)))
-    return found
-
-
-def thumbnail(image: np.ndarray) -> str:
-    """A data URI of uint8 [h, w, 1 or 3] in at most 96 pixels; a small image keeps its pixels."""
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    small = max(picture.size) <= SIDE // 2
-    picture.thumbnail((SIDE, SIDE))
-    content = io.BytesIO()
-    picture.save(content, "PNG" if small else "JPEG", **({"optimize": True} if small else {"quality": 80}))
-    kind = "png" if small else "jpeg"
-    return Markup(f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}")
+        name = text(examples.named(split, row)[: examples.WORDS])
+        rows.append([whole(row), text(classes[split.labels[i]]), text(classes[taken]), *chance, name])
+    return rows
