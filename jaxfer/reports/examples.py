@@ -14,7 +14,7 @@ from jaxfer.data.encodings.image import ImageEncoding
 from jaxfer.data.split import Split
 from jaxfer.figures.pictures import colours
 from jaxfer.reports.markup import Markup, tag
-from jaxfer.reports.page import Part
+from jaxfer.reports.page import Part, paragraph
 from jaxfer.reports.tables import Cell, table
 
 SHOWN = 24  # that a page has
@@ -28,21 +28,26 @@ def listing(
     rows: Sequence[Sequence[Cell]],
     headers: Sequence[str],
     *,
+    of: int,
     images: bool,
     label: str = "Mistakes",
     after: Sequence[Part] = (),
 ) -> list[Part]:
-    """The examples, what belongs to them, and their table, folded.
+    """The examples, what belongs to them, and their table, folded; a line where there is none.
 
     Args:
       heading: says by what they are ordered.
       items: of `item`, or other list items.
       rows: of the table, one an item.
       headers: of the table.
+      of: how many there are, these and those that are not shown.
       images: whether an item is a picture.
       label: of the table, in its summary too.
       after: parts between both.
     """
+    if not items:
+        return [paragraph("There is no mistake on val.")]
+    heading += f", {len(items)} of {of:,}" if of > len(items) else ""
     folded = table(headers, rows, link="mistakes", label=label)
     return [
         Part(content=tag("h3", heading)),

@@ -13,7 +13,7 @@ from jaxfer.network import Network, of_state
 from jaxfer.reports import calibration, charts, examples, grids, numbers, saliency
 from jaxfer.reports.looked import Looked
 from jaxfer.reports.markup import Markup, tag
-from jaxfer.reports.page import Part, Section, paragraph
+from jaxfer.reports.page import Part, Section
 from jaxfer.reports.tables import Cell, text, whole
 
 CLASSES = 30  # in a figure of the confusion; of more, those with the most mistakes
@@ -97,8 +97,6 @@ def mistakes(split: Split, probabilities: np.ndarray, classes: Sequence[str], ne
     sure = probabilities.max(-1)
     wrong = np.flatnonzero(predicted != labels)
     order = wrong[np.argsort(-sure[wrong], kind="stable")][: examples.SHOWN]
-    if not len(order):
-        return [paragraph("There is no mistake on val.")]
     images, items = examples.pictures(split, order, network.port.encodings), []
     reasons = saliency.shown(network, split, order, predicted[order])
     for place, i in enumerate(order):
@@ -127,15 +125,15 @@ def mistakes(split: Split, probabilities: np.ndarray, classes: Sequence[str], ne
             tag("span", where, class_="muted"),
         )
         items.append(tag("li", what, words, *told))
-    more = f", {len(order)} of {len(wrong):,}" if len(wrong) > len(order) else ""
     shown = [int(split.rows[i]) for i in order[: len(reasons)]]
     after = [saliency.note(reasons), *saliency.shares(reasons, shown)] if reasons else []
-    heading = f"The most confident mistakes first{more}"
+    heading = "The most confident mistakes first"
     return examples.listing(
         heading,
         items,
         _rows(split, order, classes, probabilities),
         HEADERS,
+        of=len(wrong),
         images=bool(images),
         after=after,
     )

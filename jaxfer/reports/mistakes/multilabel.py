@@ -11,7 +11,7 @@ from jaxfer.data.split import Split
 from jaxfer.reports import calibration, charts, examples, numbers
 from jaxfer.reports.looked import Looked
 from jaxfer.reports.markup import tag
-from jaxfer.reports.page import Part, Section, paragraph
+from jaxfer.reports.page import Part, Section
 from jaxfer.reports.tables import Cell, score, text, whole
 
 LABELS = 30  # in the figure; of more, those with the most mistakes
@@ -73,8 +73,6 @@ def _mistakes(
     """The most confident ones with their images or texts: an example may come more than once."""
     sure = np.where((chances >= 0.5) != true, np.abs(chances - 0.5), -1.0).ravel()
     count = int((sure >= 0).sum())
-    if not count:
-        return [paragraph("There is no mistake on val.")]
     order = np.argsort(-sure, kind="stable")[: min(count, examples.SHOWN)]
     places, items, rows = [(int(k) // len(classes), int(k) % len(classes)) for k in order], [], []
     pictures = examples.pictures(split, np.array([i for i, _ in places]), encodings)
@@ -88,6 +86,5 @@ def _mistakes(
         chance = Cell(float(chances[i, label]), numbers.score(chances[i, label]))
         name = text(examples.named(split, row)[: examples.WORDS])
         rows.append([whole(row), text(classes[label]), text(what), chance, text(own), name])
-    more = f", {len(order)} of {count:,}" if count > len(order) else ""
     headers = ("row", "label", "mistake", "its probability", "labels of the example", "file or text")
-    return examples.listing(f"The most confident mistakes first{more}", items, rows, headers, images=bool(pictures))
+    return examples.listing("The most confident mistakes first", items, rows, headers, of=count, images=bool(pictures))

@@ -82,6 +82,6 @@ def _largest(split: Split, predicted: np.ndarray, encodings: Sequence[Any]) -> l
         row = int(split.rows[i])
         values = (Cell(float(x), numbers.score(x)) for x in (true[i], predicted[i], predicted[i] - true[i]))
         rows.append([whole(row), *values, text(examples.named(split, row)[: examples.WORDS])])
-    heading = f"The largest errors first, {len(order)} of {len(split):,}"
+    heading, count = "The largest errors first", len(split)
     headers = ("row", "true value", "predicted", "difference", "file or text")
-    return examples.listing(heading, items, rows, headers, images=bool(pictures), label="Largest errors")
+    return examples.listing(heading, items, rows, headers, of=count, images=bool(pictures), label="Largest errors")

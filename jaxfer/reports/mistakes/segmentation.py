@@ -14,7 +14,7 @@ from jaxfer.network import Network, of_state
 from jaxfer.reports import charts, examples, numbers
 from jaxfer.reports.looked import Looked
 from jaxfer.reports.markup import tag
-from jaxfer.reports.page import Part, Section, paragraph
+from jaxfer.reports.page import Part, Section
 from jaxfer.reports.tables import Cell, score, text, whole
 
 WRONG = (230, 60, 30)  # the colour of a mistaken pixel
@@ -73,8 +73,6 @@ def _mistakes(split: Split, confusion: np.ndarray, network: Network) -> list[Par
     share = wrong / np.maximum(pixels, 1)
     order = np.argsort(-share, kind="stable")[: examples.SHOWN]
     order, items, rows = order[wrong[order] > 0], [], []
-    if not len(order):
-        return [paragraph("There is no mistake on val.")]
     encoding = next(e for e in network.port.encodings if isinstance(e, ImageEncoding))
     for i in order:
         batch = encoding.reader(split)(np.array([i]), None, None)
@@ -90,8 +88,6 @@ def _mistakes(split: Split, confusion: np.ndarray, network: Network) -> list[Par
         where = tag("span", f"row {row}" + (f", {name}" if name else ""), class_="muted")
         items.append(tag("li", tag("span", *images, class_="views"), tag("strong", told), tag("br"), where))
         rows.append([whole(row), whole(int(wrong[i])), Cell(float(share[i]), numbers.score(share[i])), text(name)])
-    count = int((wrong > 0).sum())
-    more = f", {len(order)} of {count:,}" if count > len(order) else ""
-    heading = f"The pictures with the most mistaken pixels first, which are red beside them{more}"
+    heading = "The pictures with the most mistaken pixels first, which are red beside them"
     headers = ("row", "mistaken pixels", "share of the labelled", "file")
-    return examples.listing(heading, items, rows, headers, images=True)
+    return examples.listing(heading, items, rows, headers, of=int((wrong > 0).sum()), images=True)

@@ -11,7 +11,7 @@ from jaxfer.data.split import Split
 from jaxfer.reports import charts, examples, numbers
 from jaxfer.reports.looked import Looked
 from jaxfer.reports.markup import tag
-from jaxfer.reports.page import Part, Section, paragraph
+from jaxfer.reports.page import Part, Section
 from jaxfer.reports.tables import Cell, text, whole
 from jaxfer.tasks.span import normalized, word_f1
 
@@ -61,8 +61,6 @@ def _mistakes(
 ) -> list[Part]:
     """Those whose answer has the highest sum of logits first."""
     wrong = np.flatnonzero(~exact)
-    if not len(wrong):
-        return [paragraph("There is no mistake on val.")]
     order, items, rows = wrong[np.argsort(-found["score"][wrong], kind="stable")][: examples.SHOWN], [], []
     for i in order:
         row, question = int(split.rows[i]), split.example("text", i)[0]
@@ -71,6 +69,5 @@ def _mistakes(
         items.append(tag("li", examples.quoted(question), *told, tag("span", f"row {row}", class_="muted")))
         values = (Cell(float(x), numbers.score(x)) for x in (f1[i], found["score"][i]))
         rows.append([whole(row), text(question[: examples.WORDS]), text(said), text(truth), *values])
-    more = f", {len(order)} of {len(wrong):,}" if len(wrong) > len(order) else ""
     headers = ("row", "question", "answer", "true answers", "F1", "sum of logits")
-    return examples.listing(f"The most confident mistakes first{more}", items, rows, headers, images=False)
+    return examples.listing("The most confident mistakes first", items, rows, headers, of=len(wrong), images=False)

@@ -9,7 +9,7 @@ from jaxfer.data.split import Split
 from jaxfer.reports import charts, examples, numbers
 from jaxfer.reports.looked import Looked
 from jaxfer.reports.markup import joined, tag
-from jaxfer.reports.page import Part, Section, paragraph
+from jaxfer.reports.page import Part, Section
 from jaxfer.reports.tables import score, text, whole
 from jaxfer.tasks.tagging import by_word, entities
 
@@ -72,8 +72,6 @@ def _by_kind(read: Sequence[Sentence]) -> Part:
 def _mistakes(split: Split, read: Sequence[Sentence]) -> list[Part]:
     """The sentences with the most mistakes first."""
     wrong = {i: len(s.true ^ s.found) for i, s in enumerate(read) if s.true != s.found}
-    if not wrong:
-        return [paragraph("There is no mistake on val.")]
     order, items, rows = sorted(wrong, key=lambda i: -wrong[i])[: examples.SHOWN], [], []
     for i in order:
         missed, extra = (
@@ -85,12 +83,11 @@ def _mistakes(split: Split, read: Sequence[Sentence]) -> list[Part]:
         where = tag("span", f"row {row}", class_="muted")
         items.append(tag("li", examples.quoted(sentence), told, tag("br"), where))
         rows.append([whole(row), whole(wrong[i]), text(missed), text(extra), text(sentence[: examples.WORDS])])
-    more = f", {len(order)} of {len(wrong):,}" if len(wrong) > len(order) else ""
     heading, headers = (
-        f"The sentences with the most mistakes first{more}",
+        "The sentences with the most mistakes first",
         ("row", "mistakes", "missed", "not there", "sentence"),
     )
-    return examples.listing(heading, items, rows, headers, images=False)
+    return examples.listing(heading, items, rows, headers, of=len(wrong), images=False)
 
 
 def _quoted(words: Sequence[str], found: frozenset[Entity]) -> str:
