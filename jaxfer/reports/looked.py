@@ -38,7 +38,7 @@ class Looked:
       finished: the run.
       data: what it read; of test the inputs alone.
       task: name of the one that it learned.
-      collected: what that task collects of each example of val.
+      collected: what that task collects of each example of val; None where it was not evaluated.
       moved: {unit: ||w - w0|| / ||w0||}, in depth order; {} where the beginning is not known.
       alike: {unit below the head: CKA with the network that it began as}, on examples of val; likewise.
       notes: what could not be found, a line each.
@@ -65,12 +65,12 @@ class Looked:
         return self.finished.stage.spec.port.encodings
 
 
-def look(folder: epath.Path, tasks: Container[str]) -> Looked:
+def look(folder: epath.Path, tasks: Container[str] = ()) -> Looked:
     """Opens a finished run and its data, evaluates val, and compares the parameters with those it began from.
 
     Args:
       folder: of the run.
-      tasks: those of which val is evaluated.
+      tasks: those of which val is evaluated; of another nothing is collected.
 
     Raises:
       InputError: the run is not finished, or its data can't be opened any more.
