@@ -37,8 +37,7 @@ class Looked:
     Attributes:
       finished: the run.
       data: what it read; of test the inputs alone.
-      task: name of the one that it learned.
-      collected: what that task collects of each example of val; None where it was not evaluated.
+      collected: what its task collects of each example of val; None where it was not evaluated.
       moved: {unit: ||w - w0|| / ||w0||}, in depth order; {} where the beginning is not known.
       alike: {unit below the head: CKA with the network that it began as}, on examples of val; likewise.
       notes: what could not be found, a line each.
@@ -47,7 +46,6 @@ class Looked:
 
     finished: FinishedRun
     data: Dataset
-    task: str
     collected: Any
     moved: dict[str, float]
     alike: dict[str, float]
@@ -93,8 +91,8 @@ def look(folder: epath.Path, tasks: Container[str] = ()) -> Looked:
             notes.append(f"How far each unit moved is not known: {error}.")
         splits = {**data.splits, **({"test": data.sealed} if data.sealed is not None else {})}
         found = copies(splits)
-        task, collected = finished.stage.config.task or experiment.task.name, None
-        if task in tasks:
+        collected = None
+        if (finished.stage.config.task or experiment.task.name) in tasks:
             from jaxfer.parallel.placement import placement
 
             where, spec = placement(experiment.parallel), finished.stage.spec
@@ -104,7 +102,6 @@ def look(folder: epath.Path, tasks: Container[str] = ()) -> Looked:
     return Looked(
         finished=finished,
         data=data,
-        task=task,
         collected=collected,
         moved=moved,
         alike=alike,
