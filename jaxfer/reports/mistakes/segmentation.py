@@ -18,6 +18,7 @@ from jaxfer.reports.page import Part, Section
 from jaxfer.reports.tables import Cell, score, text, whole
 
 WRONG = (230, 60, 30)  # the colour of a mistaken pixel
+GREY = 128  # of a picture of other channels than colours
 
 
 def sections(result: Mapping[str, Any], seen: Looked | None) -> list[Section]:
@@ -78,7 +79,8 @@ def _mistakes(split: Split, confusion: np.ndarray, network: Network) -> list[Par
         batch = encoding.reader(split)(np.array([i]), None, None)
         answered = np.asarray(network({name: batch[name] for name in network.port.inputs}).outputs[0]).argmax(-1)
         mistaken = (answered != batch["mask"][0]) & (batch["mask"][0] != OUTSIDE)
-        picture = np.broadcast_to(colours(batch["image"][0], encoding), (*mistaken.shape, 3))
+        shown = colours(batch["image"][0], encoding) if encoding.size[2] in (1, 3) else np.uint8(GREY)
+        picture = np.broadcast_to(shown, (*mistaken.shape, 3))
         views = (picture, np.where(mistaken[..., None], np.uint8(WRONG), picture // 3 + 160))
         row, told = int(split.rows[i]), f"{numbers.percent(share[i])} mistaken"
         images = (

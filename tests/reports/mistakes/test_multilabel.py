@@ -46,6 +46,10 @@ class _Rows:
 
 
 def test_no_mistake():
+    """Nor a score of a label that is neither true nor given."""
+    none = types.SimpleNamespace(labels=np.zeros((1, 1), bool), rows=np.array([0]), input=("text", texts(("a",))))
+    (row,) = listed(whole(multilabel.section(none, np.zeros((1, 1)), ("a",), ())), "labels")
+    assert (row["examples with it"], row["F1"], row["recall"]) == ("0", "", "")
     split = types.SimpleNamespace(labels=np.ones((1, 1), bool), rows=np.array([0]), input=("text", texts(("a",))))
     assert "There is no mistake on val." in whole(multilabel.section(split, np.ones((1, 1)), ("a",), ()))
 

@@ -55,6 +55,12 @@ def test_tags_without_places_are_of_words():
     assert "There is no mistake on val." in whole(tagging.section(split, found))
 
 
+def test_nothing_to_find():
+    split, found = read(("O", "B-LOC"), [[0, 0]], [[0, 0]], ("no place",))
+    section = tagging.section(split, found)
+    assert section.title.startswith("0 of the 0 entities") and "There is no mistake on val." in whole(section)
+
+
 @pytest.mark.system
 def test_the_page_of_a_run(tmp_path):
     config = tiny_config("bert_mean", steps=2, eval_every=1, init="scratch", task=dict(name="tagging"))
