@@ -21,12 +21,14 @@ from jaxfer.training.compilation_cache import Entries
 from tests.experiments import backbone, batches, tiny_stage
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def restored(monkeypatch):
-    """Undoes what `enable` sets."""
+    """Begins without a folder, which a command of an earlier test may have left in use; undoes what `enable` sets."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     monkeypatch.setattr(of_jax, "get_file_cache", of_jax.get_file_cache)
+    jax.config.update("jax_compilation_cache_dir", None)
+    of_jax.reset_cache()
     yield
     for name, value in before.items():
         jax.config.update(name, value)
