@@ -2,7 +2,7 @@
 
 `SHAPES` compile nothing and are cheap enough for every method on every model. `NUMBERS` train for a few steps on one
 device and share the pair's compiled programs. `LOWERED` compiles nothing either: one step as a pod would run it.
-`PLACED` compares devices, which takes two or three more compiles each, and continues such a step.
+`PLACED` compares devices, which takes two or three more compiles each, and continues the step of `LOWERED`.
 """
 
 from __future__ import annotations

@@ -29,15 +29,16 @@ def of_one(folder: epath.Path, name: str, *, evaluate: bool, root: epath.Path | 
         except InputError as error:
             notes.append(f"Mistakes, calibration and movements are missing: {error}.")
     task = stages[-1].config.task or config["task"]["name"]
-    if task not in mistakes.KINDS:
+    wrong = mistakes.KINDS.get(task)
+    if wrong is None:
         shown = ", ".join(mistakes.KINDS)
         notes.append(f"Mistakes are shown of the tasks {shown}; this one is {task}.")
     found = () if seen is None else (*seen.notes, *_copies(seen))
     diagnosed = findings.beside(root or folder)
     sections = [datasheet.section(result, config, seen and seen.data, [*notes, *found], diagnosed)]
     sections.append(trained.section(stages, seen.moved if seen else {}, seen.alike if seen else {}, ()))
-    if task in mistakes.KINDS:
-        sections += mistakes.KINDS[task](result, seen)
+    if wrong is not None:
+        sections += wrong(result, seen)
     if name:
         about = paragraph(f"Of the run {name}: {folder.name}.", muted=True)
         for i, section in enumerate(sections):

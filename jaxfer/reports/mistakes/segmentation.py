@@ -75,8 +75,9 @@ def _mistakes(split: Split, confusion: np.ndarray, network: Network) -> list[Par
     order = np.argsort(-share, kind="stable")[: examples.SHOWN]
     order, items, rows = order[wrong[order] > 0], [], []
     encoding = next(e for e in network.port.encodings if isinstance(e, ImageEncoding))
+    read = encoding.reader(split)
     for i in order:
-        batch = encoding.reader(split)(np.array([i]), None, None)
+        batch = read(np.array([i]), None, None)
         answered = np.asarray(network({name: batch[name] for name in network.port.inputs}).outputs[0]).argmax(-1)
         mistaken = (answered != batch["mask"][0]) & (batch["mask"][0] != OUTSIDE)
         shown = colours(batch["image"][0], encoding) if encoding.size[2] in (1, 3) else np.uint8(GREY)

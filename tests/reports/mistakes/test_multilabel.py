@@ -7,11 +7,9 @@ import types
 import numpy as np
 import pytest
 
-import jaxfer
 from jaxfer.data.encodings.text import texts
 from jaxfer.reports.mistakes import multilabel
-from tests.experiments import tiny_config
-from tests.reports.mistakes.read import listed, whole
+from tests.reports.mistakes.read import listed, reported, whole
 
 
 def test_counts_and_order_by_hand():
@@ -59,12 +57,10 @@ def test_the_page_of_a_run(tmp_path):
     words = ("sun", "rain", "snow")
     lines = [f"{words[i % 3]} and {words[i % 2]},{';'.join(sorted({words[i % 3], words[i % 2]}))}" for i in range(36)]
     (tmp_path / "train.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
-    config = tiny_config("bert_mean", steps=2, eval_every=1, init="scratch", task=dict(name="multilabel"))
-    config.data = dict(source="table", path=str(tmp_path), target="labels", val_fraction=0.5)
-    result = jaxfer.run(config, tmp_path / "run", quiet=True)
-    page = jaxfer.report(tmp_path / "run").path.read_text()
+    data = dict(source="table", path=str(tmp_path), target="labels", val_fraction=0.5)
+    metrics, page = reported(tmp_path / "run", "bert_mean", dict(name="multilabel"), data)
     found = listed(page, "labels")
     right, missed, extra = (sum(int(row[name]) for row in found) for name in ("found", "missed", "given wrongly"))
-    assert 2 * right / (2 * right + missed + extra) == pytest.approx(result["metrics"]["val"]["micro_f1"])
+    assert 2 * right / (2 * right + missed + extra) == pytest.approx(metrics["micro_f1"])
     assert len(listed(page, "mistakes")) == min(missed + extra, 24)
     assert "bins of as many decisions each" in page

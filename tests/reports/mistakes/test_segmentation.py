@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import jaxfer
 from jaxfer.reports.mistakes import segmentation
-from tests.experiments import tiny_config
-from tests.reports.mistakes.read import listed
+from tests.reports.mistakes.read import listed, reported
 
 MASKED = str(Path(__file__).parents[2] / "data/masked")
 
@@ -33,17 +31,13 @@ def test_counts_by_hand():
 
 @pytest.mark.system
 def test_the_page_of_a_run(tmp_path):
-    config = tiny_config("vit_cls", steps=2, eval_every=1, init="scratch", task=dict(name="segmentation"))
-    config.data = dict(source="masks", path=MASKED)
-    result = jaxfer.run(config, tmp_path / "run", quiet=True)
-    page = jaxfer.report(tmp_path / "run").path.read_text()
+    data = dict(source="masks", path=MASKED)
+    metrics, page = reported(tmp_path / "run", "vit_cls", dict(name="segmentation"), data)
     rows, classes = listed(page, "mistakes"), listed(page, "classes")
     shares = [float(row["share of the labelled"]) for row in rows]
     assert shares == sorted(shares, reverse=True)
-    assert np.mean([float(row["IoU"]) for row in classes if row["IoU"]]) == pytest.approx(
-        result["metrics"]["val"]["miou"]
-    )
+    assert np.mean([float(row["IoU"]) for row in classes if row["IoU"]]) == pytest.approx(metrics["miou"])
     wrong, pixels = sum(int(row["mistaken pixels"]) for row in rows), sum(int(row["true pixels"]) for row in classes)
     if len(rows) < 24:  # all that are mistaken
-        assert 1 - wrong / pixels == pytest.approx(result["metrics"]["val"]["pixel_accuracy"], abs=1e-6)
+        assert 1 - wrong / pixels == pytest.approx(metrics["pixel_accuracy"], abs=1e-6)
     assert page.count('class="views"') == len(rows)

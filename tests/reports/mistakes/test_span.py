@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import jaxfer
 from jaxfer.data.encodings.text import texts
 from jaxfer.data.sources.squad import Spans
 from jaxfer.data.split import Split
 from jaxfer.reports.mistakes import span
-from tests.experiments import tiny_config
-from tests.reports.mistakes.read import listed, whole
+from tests.reports.mistakes.read import listed, reported, whole
 
 QUESTIONS = str(Path(__file__).parents[2] / "data/questions")
 
@@ -46,11 +44,10 @@ def test_no_mistake():
 
 @pytest.mark.system
 def test_the_page_of_a_run(tmp_path):
-    config = tiny_config("bert_mean", steps=2, eval_every=1, init="scratch", task=dict(name="span", stride=4))
-    config.model.update(max_length=24, positions=24, buckets=(24,))
-    config.data = dict(source="squad", path=QUESTIONS)
-    result = jaxfer.run(config, tmp_path / "run", quiet=True)
-    page = jaxfer.report(tmp_path / "run").path.read_text()
+    data = dict(source="squad", path=QUESTIONS)
+    metrics, page = reported(
+        tmp_path / "run", "bert_mean", dict(name="span", stride=4), data, max_length=24, positions=24, buckets=(24,)
+    )
     counts = [int(row["questions"]) for row in listed(page, "answers")]
-    assert counts[0] / sum(counts) == pytest.approx(result["metrics"]["val"]["exact_match"])
+    assert counts[0] / sum(counts) == pytest.approx(metrics["exact_match"])
     assert len(listed(page, "mistakes")) == min(sum(counts[1:]), 24)

@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import jaxfer
 from jaxfer.data.encodings.text import Words
 from jaxfer.data.sources.conll import Tags
 from jaxfer.data.split import Split
 from jaxfer.reports.mistakes import tagging
-from tests.experiments import tiny_config
-from tests.reports.mistakes.read import listed, whole
+from tests.reports.mistakes.read import listed, reported, whole
 
 TAGGED = str(Path(__file__).parents[2] / "data/tagged")
 
@@ -63,13 +61,11 @@ def test_nothing_to_find():
 
 @pytest.mark.system
 def test_the_page_of_a_run(tmp_path):
-    config = tiny_config("bert_mean", steps=2, eval_every=1, init="scratch", task=dict(name="tagging"))
-    config.data = dict(source="conll", path=TAGGED)
-    result = jaxfer.run(config, tmp_path / "run", quiet=True)
-    page = jaxfer.report(tmp_path / "run").path.read_text()
+    data = dict(source="conll", path=TAGGED)
+    metrics, page = reported(tmp_path / "run", "bert_mean", dict(name="tagging"), data)
     right, missed, extra = (sum(int(row[k]) for row in listed(page, "kinds")) for k in ("found", "missed", "not there"))
     assert right + missed > 0
-    assert result["metrics"]["val"]["entity_recall"] == pytest.approx(right / (right + missed))
+    assert metrics["entity_recall"] == pytest.approx(right / (right + missed))
     f1 = 2 * right / (2 * right + missed + extra)
-    assert result["metrics"]["val"]["entity_f1"] == pytest.approx(f1)
+    assert metrics["entity_f1"] == pytest.approx(f1)
     assert sum(int(row["mistakes"]) for row in listed(page, "mistakes")) == missed + extra
