@@ -20,9 +20,9 @@ from jaxfer.task import Task
 FROZEN = "FROZEN"
 Params = Any
 
-# What a method can ask of a stream: inputs whose labels stay sealed, a second view of the main batch's examples, or a
-# stream with a task and a head of its own.
-UNLABELLED, SAME, TASK = STREAM_KINDS = ("unlabelled", "same", "task")
+# What a method can ask of a stream: inputs whose labels stay sealed, a second view of the main batch's examples, a
+# partner for each of these with its class (`batch[NAME]["label"]`), or a stream with a task and a head of its own.
+UNLABELLED, SAME, PAIRS, TASK = STREAM_KINDS = ("unlabelled", "same", "pairs", "task")
 WEIGHT = "weight"  # hparams `weight/NAME`: of a stream's loss
 # What begins at the trained network where evaluation adapts: every batch; each evaluation of a split; or a sequence of
 # them, one corruption of a split after the other (`jaxfer.robustness`), and an evaluation by itself.
@@ -217,8 +217,8 @@ class Method:
         exports don't either.
       intercept: (params, extra) -> a `flax.linen` interceptor or None: changes in activation space.
       taps: activations of the training forward that `loss` needs: units, or `features` (`Port.forward`).
-      streams: {name: UNLABELLED, SAME or TASK}: streams of the config that join the main batch in its forward pass,
-        one pass with one set of batch statistics. `ctx.streams` has their outputs. A stream with a task joins it,
+      streams: {name: UNLABELLED, SAME, PAIRS or TASK}: streams of the config that join the main batch in its forward
+        pass, one pass with one set of batch statistics. `ctx.streams` has their outputs. A stream with a task joins it,
         and its loss is added, for every method. The name of an UNLABELLED stream in place of a kind: the examples of
         that one once more, augmented anew. {EVERY: TASK}: there must be one with a task, whatever its name.
       separate: whether these streams and the main batch each pass by themselves, one after the other, with batch

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxfer.config.experiment import Experiment, StageConfig, StreamConfig
 from jaxfer.data.order import numbered
 from jaxfer.errors import InputError
-from jaxfer.method import EVERY, SAME, STREAM_KINDS, TASK, UNLABELLED, WEIGHT, Method, Streamed
+from jaxfer.method import EVERY, PAIRS, SAME, STREAM_KINDS, TASK, UNLABELLED, WEIGHT, Method, Streamed
 from jaxfer.models.port import Passed, Port
 from jaxfer.registry import TASKS
 from jaxfer.task import Mean, Task
@@ -39,6 +39,7 @@ class StreamSpec:
       task: that it trains; None: only the method reads it.
       port: the model with the stream's own head; None without a task.
       follows: the stream whose examples these are once more; empty: none.
+      pairs: whether they are partners of the main batch's, with their classes.
     """
 
     name: str
@@ -48,6 +49,7 @@ class StreamSpec:
     task: Task | None = None
     port: Port | None = None
     follows: str = ""
+    pairs: bool = False
 
     def hparams(self, hparams: Mapping[str, Any]) -> dict[str, Any]:
         """The hparams of its task, by the task's names."""
@@ -57,7 +59,7 @@ class StreamSpec:
         """Shapes of its part of a batch."""
         fields = (self.port or port).example(self.batch_size)
         if self.task is None:
-            return fields
+            return {**fields, "label": jax.ShapeDtypeStruct((self.batch_size,), "int32")} if self.pairs else fields
         return {**fields, **self.task.shapes(self.batch_size, self.port.outputs, fields)}
 
 
@@ -209,6 +211,7 @@ def stream_specs(
                 task=TASKS.make(stream.task) if stream.task else None,
                 port=own.get(name),
                 follows=followed.get(name, ""),
+                pairs=named.get(name) == PAIRS,
             )
         )
     return tuple(specs)
@@ -227,7 +230,7 @@ def stream_hparams(experiment: Experiment, streams: Sequence[StreamSpec]) -> dic
 def _check_kind(method: str, name: str, kind: str, stream: StreamConfig | None, where: str) -> None:
     section = f"config.stream.{name}"
     if stream is None:
-        example = {UNLABELLED: "source=...", SAME: "rows='same'", TASK: "source=..., task=..."}[kind]
+        example = {UNLABELLED: "source=...", TASK: "source=..., task=..."}.get(kind, f"rows={kind!r}")
         raise InputError(f"{where}.method: {method!r} reads the stream {name!r}; add {section}=dict({example})")
     if kind == TASK and not stream.task:
         raise InputError(f"{section}.task: method {method!r} trains on its labels; name the task, found none")
@@ -236,8 +239,8 @@ def _check_kind(method: str, name: str, kind: str, stream: StreamConfig | None, 
             f"{section}.task={stream.task}: method {method!r} reads inputs alone, and labels would leak into it; "
             "remove it"
         )
-    if (kind == SAME) != (stream.rows == "same"):
-        wanted = "same" if kind == SAME else "own"
+    wanted = kind if kind in (SAME, PAIRS) else "own"
+    if stream.rows != wanted:
         raise InputError(f"{section}.rows: method {method!r} reads rows='{wanted}', found {stream.rows!r}")
 
 

@@ -327,7 +327,7 @@ COMMANDS = {
     ),
     "misspelt rows": (
         "show c.py --config.stream.x.rows=smae",
-        ["config.stream.x.rows: expected one of own, same, found 'smae'"],
+        ["config.stream.x.rows: expected one of own, same, pairs, found 'smae'"],
     ),
     "second view with a source": (
         "show c.py --config.stream.x.rows=same --config.stream.x.source=synthetic",
@@ -336,6 +336,22 @@ COMMANDS = {
     "second view of another size": (
         "show c.py --config.stream.x.rows=same --config.stream.x.batch_size=4",
         ["config.stream.x.batch_size: a second view has the examples of the main batch", "remove it"],
+    ),
+    "partners of another size": (
+        "show c.py --config.stream.x.rows=pairs --config.stream.x.batch_size=4",
+        ["config.stream.x.batch_size: there is a partner for each example of the main batch", "remove it"],
+    ),
+    "partners with a task": (
+        "show c.py --config.stream.x.rows=pairs --config.stream.x.task=classification",
+        ["config.stream.x.task=classification: partners are for a method that compares them", "remove it"],
+    ),
+    "pairs without their stream": (
+        "show c.py --config.method=setfit",
+        ["config.method: 'setfit' reads the stream 'partner'", "add config.stream.partner=dict(rows='pairs')"],
+    ),
+    "pairs of the same examples": (
+        "show c.py --config.method=setfit --config.stream.partner.rows=same",
+        ["config.stream.partner.rows: method 'setfit' reads rows='pairs', found 'same'"],
     ),
     "stream named like a parameter": (
         "show c.py --config.stream.kernel.rows=same --config.stream.kernel.task=classification",

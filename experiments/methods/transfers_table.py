@@ -3,10 +3,10 @@
     python experiments/methods/transfers_table.py runs/methods/transfers/*     # reads what transfers_data.py wrote
 
 Robust arms, plain fine-tuning, the probe and L2-SP are also read on corrupted test inputs at severity 3, the mean over
-noise, blur, contrast and JPEG of photos and of typos of texts, and for what is left of the source: of photos, the
-nearest neighbours of PACS' photos (leave one out, cosine, 5 of them); of texts, Spearman's correlation of STS-B, by the
-cosine of both sentences. An ensemble is of the three runs that soups are made of, whose features, each of length one,
-stand side by side for what it retains. Each run's numbers are kept in
+noise, blur, contrast and JPEG of images and of typos of texts, and for what is left of the source: of photos and
+digits, the nearest neighbours of PACS' photos and of clothes (leave one out, cosine, 5 of them); of texts, Spearman's
+correlation of STS-B, by the cosine of both sentences. An ensemble is of the three runs that soups are made of, whose
+features, each of length one, stand side by side for what it retains. Each run's numbers are kept in
 `experiments/methods/transfers/SET.csv`, and are not computed again.
 """
 
@@ -32,7 +32,11 @@ READ = (PLAIN, "probe", "l2sp", "ema", "swa", "swa, norms counted", "sam", "asam
 READ += tuple(arm.replace("lp-ft", name) for arm in TUNED for name in ("lp-ft", "wise-ft"))
 READ += ("ensemble, probabilities", "ensemble, votes")
 PHOTOS = ("gaussian_noise", "defocus_blur", "contrast", "jpeg_compression")
-CORRUPTIONS = {"flowers5": PHOTOS, "sst2": ("typos",), "trec6": ("typos",)}
+CORRUPTIONS = {"flowers5": PHOTOS, "mnist": PHOTOS, "sst2": ("typos",), "trec6": ("typos",)}
+SOURCES = {
+    "flowers5": "vision/pacs/photo",
+    "mnist": "vision/fashion_mnist.npz",
+}  # texts': as transfers_data.py wrote it
 FIELDS = ("arm", "seed", "accuracy", "corrupted", "retained")
 NEIGHBOURS = 5
 
@@ -45,7 +49,7 @@ def corrupted(name: str, run: Path) -> float:
 @functools.cache
 def retained(name: str, *runs: Path) -> float:
     """How much of the source the features still tell, those of several runs side by side."""
-    path = "vision/pacs/photo" if name == "flowers5" else str((DATA / "stsb.tsv").resolve())
+    path = SOURCES.get(name, str((DATA / "stsb.tsv").resolve()))
     fields = {"data.path": path, "data.labels_per_class": 0}
     columns = []
     for run in runs:
@@ -54,7 +58,7 @@ def retained(name: str, *runs: Path) -> float:
         order = np.argsort(row)
         columns.append(features[order] / np.linalg.norm(features[order], axis=1, keepdims=True))
     features = np.concatenate(columns, 1) / np.sqrt(len(runs))
-    if name != "flowers5":
+    if name not in SOURCES:
         first, second = np.split(features, 2)
         return float(spearmanr((first * second).sum(1), scores()).statistic)
     alike, labels = features @ features.T, labels[order]

@@ -123,13 +123,15 @@ class StreamConfig:
     """Examples beside the main ones: `config.stream.NAME`, with the fields of `config.data` and its source's options.
 
     Attributes:
-      rows: `own`, from a data source, or `same`: the main batch's examples once more, augmented anew.
+      rows: `own`, from a data source; `same`: the main batch's examples once more, augmented anew; or `pairs`: a
+        partner for each of them from the main training examples, with its class: of the same class for one half of
+        the batch, of another class for the other.
       batch_size: examples per step, over all devices; 0: the stage's.
       task: name of a file in `jaxfer/tasks/`, trained under a head of its own; empty: labels stay sealed, as those of a
         test split do, and the stream is for a method that reads it.
       weight: of its task's loss beside the main one; at 0 it is evaluated and not trained on, its head stays.
-      data: as `config.data`; of `same` rows, `augment` alone counts.
-      source: the data source; None for `same` rows.
+      data: as `config.data`; of rows that aren't its own, `augment` alone counts.
+      source: the data source; None for rows that aren't its own.
     """
 
     rows: str = "own"

@@ -27,7 +27,7 @@ _CHOICES = {
     "optimizer": tuple(OPTIMIZERS),
     "schedule": tuple(SCHEDULES),
     "clip_mode": tuple(CLIPS),
-    "rows": ("own", "same"),
+    "rows": ("own", "same", "pairs"),
     "cache": ("auto", "off", "views"),
     "cache_dtype": DTYPES,
 }

@@ -17,14 +17,15 @@ from jaxfer.registry import SOURCES, TASKS
 BY_LABEL = ("classes", "labels_per_class", "labels", "val_per_class", "sampling", "sampling_by")
 # What holds out validation, which such a stream has none of.
 HELD_OUT = ("val_by", "val_groups", "folds")
-ROWS = ("own", "same")
+ROWS = ("own", "same", "pairs")
+OF_MAIN = {"same": "the main data, augmented anew", "pairs": "partners from the main data"}
 
 
 def stream_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """{field: annotation} of a stream with these values."""
     own = {name: kind for name, kind in typing.get_type_hints(StreamConfig).items() if name not in ("data", "source")}
     data = {name: kind for name, kind in typing.get_type_hints(DataConfig).items() if name != "workers"}
-    if values.get("rows") == "same":
+    if values.get("rows") in OF_MAIN:
         return {**own, "augment": data["augment"]}
     source = values.get("source")
     options = {} if source is None else {name: kind for name, (kind, _) in SOURCES.schema(source).items()}
@@ -36,8 +37,8 @@ def stream_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 def unknown_field(name: str, field: str, values: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     """What is wrong with a field that a stream of these values does not have."""
     where = f"config.stream.{name}.{field}"
-    if values.get("rows") == "same" and field not in known:
-        return f"{where}: a stream with rows='same' has the main data, augmented anew; remove it"
+    if (rows := values.get("rows")) in OF_MAIN and field not in known:
+        return f"{where}: a stream with rows={rows!r} has {OF_MAIN[rows]}; remove it"
     return f"unknown field {where}{nearest(f'stream.{name}.{field}', [f'stream.{name}.{other}' for other in known])}"
 
 
@@ -79,9 +80,12 @@ def _stream(name: str, values: Any, augment: tuple[str, ...]) -> StreamConfig:
             TASKS.get(own["task"])
         except InputError as error:  # an unknown name, with the nearest ones
             raise InputError(f"{where}.task: {error}") from None
-    if own.get("rows") == "same":
+    if own.get("rows") in OF_MAIN:
         if own.get("batch_size"):
-            raise InputError(f"{where}.batch_size: a second view has the examples of the main batch; remove it")
+            what = "a second view has the examples" if own["rows"] == "same" else "there is a partner for each example"
+            raise InputError(f"{where}.batch_size: {what} of the main batch; remove it")
+        if own["rows"] == "pairs" and own.get("task"):
+            raise InputError(f"{where}.task={own['task']}: partners are for a method that compares them; remove it")
         return StreamConfig(**own, data=DataConfig(augment=values.get("augment", augment)))
     if "source" not in values:
         raise InputError(f"{where}.source: expected one of {', '.join(SOURCES.names())}, found nothing")

@@ -14,7 +14,7 @@ import jaxfer.config
 from jaxfer.config import resolve
 from jaxfer.config.experiment import ParallelConfig
 from jaxfer.conformance import tiny
-from jaxfer.method import EVERY, SAME, TASK, UNLABELLED
+from jaxfer.method import EVERY, PAIRS, SAME, TASK, UNLABELLED
 from jaxfer.models.port import Port
 from jaxfer.network import blank
 from jaxfer.parallel.placement import Placement, placement
@@ -57,7 +57,12 @@ def with_needs(config: ConfigDict) -> ConfigDict:
     if method.dropout and port.dropouts and not config.dropout_rules:
         config.dropout_rules = ((".*", 0.1),)
     own = {name: value for name, value in config.data.to_dict().items() if name != "workers"}
-    sections = {UNLABELLED: own, SAME: {"rows": "same"}, TASK: {**own, "task": "classification"}}
+    sections = {
+        UNLABELLED: own,
+        SAME: {"rows": "same"},
+        PAIRS: {"rows": "pairs"},
+        TASK: {**own, "task": "classification"},
+    }
     for name, kind in method.streams.items():
         config.stream["other" if name == EVERY else name] = sections.get(kind, own)
     return config

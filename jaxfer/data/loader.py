@@ -21,7 +21,7 @@ from absl import flags
 
 from jaxfer.data.encoding import Draw, Encoding, Reader
 from jaxfer.data.encodings.augment import augmentations
-from jaxfer.data.order import Repeated, Sampler, batch_indices, bucket_of, bucketed_indices, numbered
+from jaxfer.data.order import Partners, Repeated, Sampler, batch_indices, bucket_of, bucketed_indices, numbered
 from jaxfer.data.split import Split
 from jaxfer.errors import InputError
 
@@ -125,6 +125,7 @@ class Beside:
       augment: as for the main stream.
       rows: as for the main stream, of this one's batches.
       same: whether its examples are those of the main batch: a second view of them, under draws of its own.
+      pairs: whether they are partners of the main batch's, from the same split (`Partners`).
       follows: the name of another of these streams, whose examples it has likewise; empty: none.
     """
 
@@ -133,6 +134,7 @@ class Beside:
     augment: tuple[str, ...] = ()
     rows: Sequence[int] | None = None
     same: bool = False
+    pairs: bool = False
     follows: str = ""
 
 
@@ -175,8 +177,8 @@ def train_batches(
     for name, other in (beside or {}).items():
         other.feed.check(other.augment)
         held = _rows(other.batch_size, other.rows)
-        number = numbered(name)
-        own = _TrainBatch(other.feed.bind(), other.batch_size, held, seed, other.augment, number)
+        partners = Partners.of(other.feed.split.labels) if other.pairs else None
+        own = _TrainBatch(other.feed.bind(), other.batch_size, held, seed, other.augment, numbered(name), partners)
         others.append((name, own, other.same, other.follows))
     main = _TrainBatch(feed.bind(), batch_size, _rows(batch_size, rows), seed, augment, beside=tuple(others))
     return _iterate(main, start, stop, workers)
@@ -236,15 +238,21 @@ class _TrainBatch(grain.transforms.Map):
     seed: int
     augment: tuple[str, ...]
     number: int = 0
+    partners: Partners | None = None  # of a stream that has those of the main batch
     beside: tuple[tuple[str, _TrainBatch, bool, str], ...] = ()  # (name, its own, `same` and `follows` of `Beside`)
 
     def map(self, step: int) -> Batch:
         step = int(step)
         chosen, length = self.chosen(step)
-        others = {name: (own, *own.chosen(step)) for name, own, same, other in self.beside if not (same or other)}
-        for name, own, same, other in self.beside:
-            if same or other:
+        others = {}
+        for name, own, same, other in sorted(self.beside, key=lambda stream: bool(stream[3])):  # who follows goes last
+            if own.partners is not None:
+                rows = own.partners.drawn(self.seed, step, chosen, own.number)
+                others[name] = (own, rows, own.bucket(rows))
+            elif same or other:
                 others[name] = (own, others[other][1] if other else chosen, None)
+            else:
+                others[name] = (own, *own.chosen(step))
         lengths = [bucket for bucket in (length, *(bucket for _, _, bucket in others.values())) if bucket is not None]
         length = max(lengths, default=None)
         batch = self.read(step, chosen, length)
@@ -257,6 +265,11 @@ class _TrainBatch(grain.transforms.Map):
         if lengths is None:
             return batch_indices(self.seed, step, size=len(self.feed.split), **order), None
         return bucketed_indices(self.seed, step, lengths=lengths, buckets=self.feed.buckets, **order)
+
+    def bucket(self, chosen: np.ndarray) -> int | None:
+        """The bucket that holds the longest of these; None where all have one shape."""
+        lengths = self.feed.lengths
+        return None if lengths is None else bucket_of(lengths[chosen], self.feed.buckets)
 
     def read(self, step: int, chosen: np.ndarray, length: int | None) -> Batch:
         """This process's part of the batch."""

@@ -4,7 +4,8 @@ The loader, the samplers and the feature cache all call `batch_indices`, so a ru
 every host computes the same order. Only the raw bits of Philox are used (whose streams NumPy guarantees across
 versions, unlike those of `Generator.permutation`), so an order outlives an upgrade. Texts have `bucketed_indices`: the
 same order, regrouped a little, so that batches hold texts of like lengths. A `Sampler` gives other epochs to both: of
-as many examples of each class; `Repeated` those of an example several times in a row.
+as many examples of each class; `Repeated` those of an example several times in a row. `Partners` has another example
+for each of a batch.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Stream(enum.IntEnum):
     SAMPLE = 10
     TURN = 11
     AUGMENT_SECOND = 12
+    PARTNER = 13
 
 
 def bits(seed: int, stream: Stream, *key: int) -> np.random.Philox:
@@ -145,6 +147,50 @@ class Repeated:
     def epoch(self, seed: int, epoch: int, number: int = 0) -> np.ndarray:
         """The examples of an epoch in their order, int64 [length], read-only."""
         return _repeated(self, seed, epoch, number)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Partners:
+    """Another example for each of a batch: at even positions one of its class, at odd ones one of another class.
+
+    Each is drawn uniformly from all training examples but itself; one that is alone in its class has another class's.
+
+    Attributes:
+      order: the examples sorted by class, int64 [n].
+      places: of each example in `order`, int64 [n].
+      begins: of each example, where its class begins in `order`, int64 [n].
+      sizes: of each example, how many are of its class, int64 [n].
+    """
+
+    order: np.ndarray
+    places: np.ndarray
+    begins: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, classes: np.ndarray) -> Partners:
+        """Partners among examples of these classes, int [n]; there must be two classes at least."""
+        _, which, counts = np.unique(classes, return_inverse=True, return_counts=True)
+        order, begins = np.argsort(which, kind="stable"), np.cumsum(counts) - counts
+        return cls(order=order, places=np.argsort(order), begins=begins[which], sizes=counts[which])
+
+    def drawn(self, seed: int, step: int, chosen: np.ndarray, number: int) -> np.ndarray:
+        """A partner of each example of a batch, int64 [batch_size].
+
+        Args:
+          seed: the run's.
+          step: counted from 0.
+          chosen: the examples of the whole batch, as `batch_indices` gives them.
+          number: of the stream that the partners are, as `numbered` gives it.
+        """
+        words = bits(seed, Stream.PARTNER, *_folded(step, number=number)).random_raw(len(chosen))
+        place, begin, size = self.places[chosen], self.begins[chosen], self.sizes[chosen]
+        same = (np.arange(len(chosen)) % 2 == 0) & (size > 1)
+        among = np.where(same, size - 1, len(self.order) - size)  # how many there are to choose from
+        at = (words % among.astype(np.uint64)).astype(np.int64)
+        own = begin + at + (begin + at >= place)  # of its class without itself
+        other = at + np.where(at >= begin, size, 0)  # of all without its class
+        return self.order[np.where(same, own, other)]
 
 
 @functools.lru_cache(maxsize=64)  # as above

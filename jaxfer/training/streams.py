@@ -12,7 +12,7 @@ import numpy as np
 from jaxfer.config.experiment import Experiment
 from jaxfer.data import prepare, streams
 from jaxfer.data.loader import Beside, Feed
-from jaxfer.data.split import Dataset
+from jaxfer.data.split import Dataset, Split
 from jaxfer.errors import InputError
 from jaxfer.models.port import Port
 from jaxfer.parallel.placement import Placement
@@ -20,7 +20,7 @@ from jaxfer.ports import port_shapes
 from jaxfer.registry import TASKS
 from jaxfer.stages import Stage, example_batch
 from jaxfer.streams import StreamSpec, check_slices
-from jaxfer.task import Mean, Task
+from jaxfer.task import Mean, Task, labels
 from jaxfer.training import examples
 from jaxfer.training.examples import training_split
 
@@ -31,7 +31,7 @@ def with_streams(experiment: Experiment, data: Dataset) -> Dataset:
     for name, stream in experiment.streams:
         try:
             if stream.source is None:
-                made[name] = streams.second_view(data, labelled=bool(stream.task))
+                made[name] = streams.second_view(data, labelled=bool(stream.task) or stream.rows == "pairs")
             elif stream.task:
                 options = dict(stream.source.options)
                 made[name] = streams.labelled(stream.data, options, seed=seed, with_test=with_test)
@@ -77,6 +77,8 @@ def check(experiment: Experiment, data: Dataset, stages: Sequence[Stage], where:
                     spec.task.expanded(data.streams[name].splits["train"].take(np.arange(1)), model.encodings)
                 if spec is not None and stream.source is None:
                     _check_same(stage.spec.task, spec.task)
+                if spec is not None and spec.pairs:
+                    check_pairs(training_split(experiment, stage, data))
                 for split, rows in data.streams[name].splits.items():
                     augment = stream.data.augment if split == "train" else ()
                     Feed(split=rows, encodings=model.encodings).check(augment)
@@ -100,6 +102,15 @@ def _check_same(main: Task, own: Task | None) -> None:
         raise InputError(
             "rows='same' has the rows of the main batch, but a task makes several examples of one, and not the same "
             "ones for both; give the stream a source"
+        )
+
+
+def check_pairs(split: Split) -> None:
+    """`InputError` where partners can't be drawn from these examples."""
+    if "class" not in {column.kind for column in split.columns.values()} or len(np.unique(split.labels)) < 2:
+        raise InputError(
+            "rows='pairs' draws partners of the same and of another class, and the training examples don't have two "
+            "classes; check config.data, or use another method"
         )
 
 
@@ -135,6 +146,7 @@ def beside(experiment: Experiment, stage: Stage, data: Dataset, where: Placement
             augment=_augment(experiment, spec.name),
             rows=where.rows(spec.batch_size),
             same=known[spec.name].rows == "same",
+            pairs=spec.pairs,
             follows=spec.follows,
         )
         for spec in stage.spec.streams
@@ -169,10 +181,10 @@ def fingerprints(data: Dataset) -> Mapping[str, str]:
 
 
 def _feed(experiment: Experiment, stage: Stage, spec: StreamSpec, data: Dataset) -> Feed:
-    same = dict(experiment.streams)[spec.name].rows == "same"
-    split = training_split(experiment, stage, data) if same else data.splits["train"]
+    own = dict(experiment.streams)[spec.name].source is not None
+    split = data.splits["train"] if own else training_split(experiment, stage, data)
     if spec.task is None:
-        return Feed(split=split, encodings=stage.spec.port.encodings)
+        return Feed(split=split, encodings=stage.spec.port.encodings, targets=labels if spec.pairs else None)
     encodings, sampler = spec.port.encodings, prepare.sampler(dict(experiment.streams)[spec.name].data, split)
     split = spec.task.expanded(split, encodings)
     return Feed(split=split, encodings=encodings, targets=spec.task.targets, sampler=sampler)

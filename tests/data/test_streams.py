@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from jaxfer.data.encodings.image import normalize
 from jaxfer.data.encodings.pixels import resize
 from jaxfer.data.encodings.text import texts, tokenize
 from jaxfer.data.loader import Beside, train_batches
-from jaxfer.data.order import batch_indices, bucket_of, bucketed_indices, example_rng, numbered
+from jaxfer.data.order import Partners, Stream, batch_indices, bits, bucket_of, bucketed_indices, example_rng, numbered
 from jaxfer.data.prepare import DataConfig
 from jaxfer.data.split import Array, Dataset, Split
 from jaxfer.errors import InputError
@@ -80,6 +82,33 @@ def test_a_second_view_has_the_examples_of_the_batch_under_draws_of_its_own():
     plain = Beside(feed=feed(), batch_size=4, same=True)
     for batch in batches(augment=(), beside={"view": plain}):
         np.testing.assert_array_equal(batch["view"]["image"], batch["image"])
+
+
+def test_partners_by_hand():
+    """Each of the others of its class, or of other classes, as often as the words say; nobody is its own partner."""
+    classes = np.array([1, 0, 1, 2, 0, 1])  # sorted: rows 1, 4 of class 0; 0, 2, 5 of class 1; 3 of class 2
+    partners, chosen = Partners.of(classes), np.array([0, 0, 3, 4, 4, 2])
+    words = bits(7, Stream.PARTNER, 3, numbered("partner")).random_raw(6)
+    candidates = ([2, 5], [1, 4, 3], [1, 4, 0, 2, 5], [0, 2, 5, 3], [1], [1, 4, 3])  # 3 is alone in its class
+    expected = [rows[int(word) % len(rows)] for rows, word in zip(candidates, words, strict=True)]
+    assert partners.drawn(7, 3, chosen, numbered("partner")).tolist() == expected
+    every = np.concatenate([partners.drawn(0, step, chosen, 1).reshape(1, -1) for step in range(60)])
+    assert [sorted(set(column)) for column in every.T.tolist()] == [sorted(rows) for rows in candidates]
+
+
+def test_partners_come_with_their_classes_and_follow_the_batch():
+    """Each process reads the partners of its own examples, and a run that resumes those that were due."""
+    beside = Beside(feed=feed(), batch_size=4, augment=AUGMENT, pairs=True)
+    whole = batches(beside={"partner": beside})
+    assert_same(main_of(whole), batches())
+    partners = Partners.of(feed().split.labels)
+    for step, batch in enumerate(whole):
+        rows = partners.drawn(5, step, batch_indices(5, step, size=SIZE, batch_size=4), numbered("partner"))
+        np.testing.assert_array_equal(batch["partner"]["label"], feed().split.labels[rows])
+    assert_same(batches(start=4, beside={"partner": beside}), whole[4:])
+    part = dataclasses.replace(beside, rows=[2, 3])
+    for batch, own in zip(whole, batches(rows=[2, 3], beside={"partner": part}), strict=True):
+        assert_same(own["partner"], {name: x[2:] for name, x in batch["partner"].items()})
 
 
 def test_a_view_of_a_stream_has_its_examples_under_draws_of_its_own():

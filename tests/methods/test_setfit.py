@@ -9,13 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfer.methods.setfit import pairs
+from jaxfer.data.split import Array, Split
+from jaxfer.errors import InputError
+from jaxfer.methods.setfit import of_batch, of_pairs
+from jaxfer.models.port import FEATURES
 from jaxfer.rules import flatten
 from jaxfer.step import make_train_step
+from jaxfer.training.streams import check_pairs
 from tests.experiments import backbone, batches, tiny_stage
 
 
-def test_pairs_by_hand():
+def test_all_pairs_of_a_batch_by_hand():
     rng, labels = np.random.default_rng(0), np.array([0, 1, 0, 2, 1])
     features = rng.normal(size=(5, 4))
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
@@ -24,15 +28,49 @@ def test_pairs_by_hand():
         same = labels[i] == labels[j]
         kinds[same].append((unit[i] @ unit[j] - same) ** 2)
     with jax.enable_x64(True):
-        found = float(pairs(jnp.asarray(features), jnp.asarray(labels)))
-        alone = float(pairs(jnp.asarray(features), jnp.arange(5)))  # no pair of one class
+        found = float(of_batch(jnp.asarray(features), jnp.asarray(labels)))
+        alone = float(of_batch(jnp.asarray(features), jnp.arange(5)))  # no pair of one class
     assert found == pytest.approx((np.mean(kinds[True]) + np.mean(kinds[False])) / 2, rel=1e-9)
     every = [unit[i] @ unit[j] for i, j in itertools.combinations(range(5), 2)]
     assert alone == pytest.approx(np.square(every).mean() / 2, rel=1e-9)
 
 
-def test_the_backbone_learns_and_the_head_waits():
-    stage = tiny_stage("bert_mean", method="setfit", lr=3e-3)
+def test_sampled_pairs_by_hand():
+    rng, same = np.random.default_rng(1), np.array([True, False, True])
+    first, second = rng.normal(size=(2, 3, 4))
+    cosines = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+    with jax.enable_x64(True):
+        found = float(of_pairs(jnp.asarray(first), jnp.asarray(second), jnp.asarray(same)))
+    assert found == pytest.approx(np.square(cosines - [1, 0, 1]).mean(), rel=1e-9)
+
+
+def test_a_step_compares_each_example_with_its_partner():
+    stage = tiny_stage("bert_mean", method="setfit", stream={"partner": {"rows": "pairs"}}, batch_size=4)
+    (batch,), (params, model_state) = batches(stage, 1), backbone(stage)
+    batch["label"], batch["partner"]["label"] = np.array([0, 1, 2, 1]), np.array([0, 0, 1, 1])
+    port = stage.spec.port
+    features = [
+        np.asarray(
+            port.forward(params, model_state, {name: of[name] for name in port.inputs}, taps=(FEATURES,)).taps[FEATURES]
+        )
+        for of in (batch, batch["partner"])
+    ]
+    _, metrics = jax.jit(make_train_step(stage.spec))(stage.enter(params, model_state, 0), batch)
+    wanted = of_pairs(*map(jnp.asarray, features), jnp.array([True, False, False, True]))
+    assert float(metrics["loss"]) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_partners_are_drawn_by_class():
+    values, classes = np.array([0.5, 1.5], np.float32), np.zeros(2, np.int32)
+    for labels in (Array(values, "value"), Array(classes, "class")):
+        with pytest.raises(InputError, match="rows='pairs' draws partners of the same and of another class, and"):
+            check_pairs(Split.whole(label=labels))
+
+
+@pytest.mark.parametrize("form", ["sampled", "batch"])
+def test_the_backbone_learns_and_the_head_waits(form):
+    stream = {"partner": {"rows": "pairs"}} if form == "sampled" else {}
+    stage = tiny_stage("bert_mean", method="setfit", options={"pairs": form}, stream=stream, lr=3e-3)
     (batch,), (params, model_state) = batches(stage, 1), backbone(stage)
     state, step = stage.enter(params, model_state, 0), jax.jit(make_train_step(stage.spec))
     losses = []
