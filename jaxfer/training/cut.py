@@ -112,7 +112,9 @@ def _differs(stage: Stage, where: Placement, experiment: Experiment, augment: tu
         return f"{stage.config.named} adapts the network to what it evaluates"
     if augment:
         return f"the examples are augmented ({', '.join(augment)})"
-    if experiment.streams or spec.others:
+    # A stream that this stage does not read is still evaluated, where it has examples of its own or a task.
+    evaluated = any(stream.source is not None or stream.task for _, stream in experiment.streams)
+    if spec.streams or spec.others or evaluated:
         return "other streams or networks read the same batches"
     if spec.task.expand is not None or set(spec.task.shapes(1, spec.port.outputs, spec.port.example(1))) & set(
         spec.port.inputs

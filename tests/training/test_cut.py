@@ -91,7 +91,9 @@ def test_why_not_by_the_setting(monkeypatch):
     assert why(cache="off") == "config.cache is off"
     assert why(augment=("flip",)) == "the examples are augmented (flip)"
     assert why(augment=("flip",), cache="views") == ""
-    assert why(stream={"rows": "same"}) == "other streams or networks read the same batches"
+    assert why(stream={"rows": "same"}) == ""  # which this stage does not read
+    for stream in ({"rows": "same", "task": "classification"}, {"source": "synthetic"}):
+        assert why(stream=stream) == "other streams or networks read the same batches"
     assert why(where=four).startswith("pmap and several processes")
     monkeypatch.setenv("JAXFER_CACHE", "off")
     assert why() == "JAXFER_CACHE is off"
