@@ -122,7 +122,8 @@ class Given:
     Attributes:
       head: {path: leaf} of the source's own output layer, before `config.head` made a new one; None unless the method
         states `source_outputs`.
-      measured: the mean of `Method.measure` over the training split; None without it.
+      measured: the mean of `Method.measure` over the training split, or what `Method.measured_as` makes of its rows;
+        None without it.
       former: what the run before handed on, as `Method.former` states it; zeros where it had another method. None
         without that, and where `init` is asked for the shapes.
       model_state: running statistics that the stage starts from; None in `measure`.
@@ -132,6 +133,18 @@ class Given:
     measured: Any = None
     former: Any = None
     model_state: Any = None
+
+
+class Measured(NamedTuple):
+    """What is made of the rows that `Method.measure` gives, where that is not their mean.
+
+    Attributes:
+      shapes: a tree of ShapeDtypeStructs, what `given.measured` is then.
+      of: (rows: the tree of float32 [examples, ...] on the host, in the split's order) -> arrays of these shapes.
+    """
+
+    shapes: Any
+    of: Callable[[Any], Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -201,6 +214,7 @@ class Method:
         parameters the stage starts from. Their mean over the training split is `given.measured` of `init`. Computed
         once, before the stage's first step: what `init` keeps of it is in every checkpoint. With `source_outputs` these
         parameters, and `apply`, have the source's own head. None: nothing is measured.
+      measured_as: what takes the place of the mean. All rows are held on the host for it. None: the mean.
       measured_rows: examples of that split at most, drawn by the run's seed; None: all of them.
       measure_on: `train`, or `former`: examples of the source's own task, labelled with its classes. Those are the
         training split's where the run keeps the source's head; where it makes a new one, the run is refused.
@@ -269,6 +283,7 @@ class Method:
     init: Callable[[Params, jax.Array, Given], tuple[Params, Any]] = lambda params, key, given: (params, {})
     source_outputs: int | None = None
     measure: Callable[[Context, Given], Any] | None = None
+    measured_as: Measured | None = None
     measured_rows: int | None = None
     measure_on: str = "train"
     former: Callable[[Params, Any], Any] | None = None

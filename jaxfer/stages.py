@@ -243,7 +243,8 @@ def given_shapes(method: Method, port: Port, task: Task) -> Given:
         for leaf in jax.tree.leaves(rows):
             if leaf.shape[:1] != (2,):
                 raise InputError(f"measure gives {list(leaf.shape)} for 2 examples; expected a row for each of them")
-        measured = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], "float32"), rows)
+        means = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], "float32"), rows)
+        measured = means if method.measured_as is None else method.measured_as.shapes
     given = Given(head=head, measured=measured)
     if method.former is None:
         return given

@@ -1,4 +1,4 @@
-"""What a method measures before its first step: a mean over all examples of a split, in evaluation mode."""
+"""What a method measures before its first step: a mean over a split, or all of its rows, in evaluation mode."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LARGEST = 2**28  # bytes of what one device measures at once: a row for each exa
 def measured(
     stage: Stage, params: Any, model_state: Any, given: Given, split: Split, where: Placement, batch_size: int
 ) -> Any:
-    """The mean of `Method.measure` over a split: a tree of float32 on the host, as `stage.given.measured`.
+    """The mean of `Method.measure` over a split, or what `Method.measured_as` makes of the rows: float32 on the host.
 
     Sums of a batch are taken in float32 on the devices, without the padding, and those of the batches in float64. All
     parameters lie on every device meanwhile.
@@ -53,20 +53,29 @@ def measured(
     spec, size = stage.spec, _batch_size(stage, len(split), where, batch_size)
     read = spec.task.expanded(split, spec.port.encodings)
     feed = Feed(split=read, encodings=spec.port.encodings, targets=spec.task.targets)
-    total = _totals(spec.model, spec.task, spec.method, where.mesh)
+    made, compute = spec.method.measured_as, _totals if spec.method.measured_as is None else _gathered
+    total = compute(spec.model, spec.task, spec.method, where.mesh)
     arguments = [spread(tree, jax.tree.map(lambda _: where.replicated, tree)) for tree in (params, model_state, given)]
-    sums: Any = None
+    parts: list[Any] = []
     for batch in where.feed(_batches(feed, size, where), train=False):
         mask = batch.pop("mask")
-        part = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(total(*arguments, batch, mask)))
-        sums = part if sums is None else jax.tree.map(np.add, sums, part)
-    mean = jax.tree.map(lambda x: (x / len(read)).astype(np.float32), sums)
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(mean)):
+        part = jax.device_get(total(*arguments, batch, mask))
+        if made is not None:
+            rows, real = part
+            parts.append(jax.tree.map(lambda x, real=real: x[real > 0], rows))
+        else:
+            part = jax.tree.map(lambda x: np.asarray(x, np.float64), part)
+            parts = [jax.tree.map(np.add, *parts, part) if parts else part]
+    if made is not None:
+        found = made.of(jax.tree.map(lambda *x: np.concatenate(x), *parts))
+    else:
+        found = jax.tree.map(lambda x: (x / len(read)).astype(np.float32), *parts)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)):
         raise InputError(
             f"method {stage.config.method!r} measured values that are not finite on the source's parameters; choose "
             "another config.init"
         )
-    return mean
+    return found
 
 
 def examples(experiment: Experiment, stage: Stage, data: Dataset) -> Split:
@@ -128,3 +137,17 @@ def _totals(port: Port, task: Task, method: Method, mesh: Mesh) -> Any:
     whole, split = PartitionSpec(), PartitionSpec((DATA, FSDP))
     specs = (whole, whole, whole, split, split)
     return jax.jit(jax.shard_map(total, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False))
+
+
+@functools.lru_cache(maxsize=16)
+def _gathered(port: Port, task: Task, method: Method, mesh: Mesh) -> Any:
+    """(params, model_state, given, batch, mask) -> (the rows of all devices, their mask), in the batch's order."""
+    measure = make_measure(port, task, method)
+
+    def gathered(params: Any, model_state: Any, given: Given, batch: Any, mask: jax.Array) -> Any:
+        rows = jax.tree.map(lambda x: x.astype(jnp.float32), measure(params, model_state, given, batch))
+        return jax.lax.all_gather((rows, mask), (DATA, FSDP), tiled=True)
+
+    whole, split = PartitionSpec(), PartitionSpec((DATA, FSDP))
+    specs = (whole, whole, whole, split, split)
+    return jax.jit(jax.shard_map(gathered, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False))

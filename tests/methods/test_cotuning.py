@@ -10,12 +10,14 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import scipy.optimize
 
 import jaxfer
 from jaxfer.conformance import tiny
 from jaxfer.data.loader import Feed, eval_batches
 from jaxfer.errors import InputError
 from jaxfer.method import Given
+from jaxfer.methods._relation import STRENGTHS, fitted, reverse
 from jaxfer.models import heads
 from jaxfer.models.port import FEATURES, Training
 from jaxfer.network import of_state
@@ -74,6 +76,53 @@ def test_relation_by_hand(source, tmp_path, mode, devices):
     np.testing.assert_allclose(relation, wanted, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.rest)])
+def test_the_reverse_relation_by_hand(source, tmp_path, devices):
+    """Of the rows of the training split, in its order, whatever the batches and devices; kept as the state's."""
+    config = of(source, eval_batch_size=7, options={"relation": "reverse"})
+    config.parallel.update(mode="fsdp" if devices > 1 else "jit", devices=devices)
+    jaxfer.run(config, tmp_path / "run", quiet=True)
+    finished = open_run(source)
+    network, split = of_state(finished.stage, finished.state), preflight(config).data.splits["train"]
+    (batch,) = eval_batches(Feed(split=split, encodings=network.port.encodings), batch_size=len(split))
+    chances = softmax(np.asarray(network(batch).outputs, np.float64))
+    wanted = reverse(chances, np.asarray(split.labels), 3)
+    relation = open_run(tmp_path / "run").state.extra["relation"]
+    assert relation.shape == (3, 5) and np.allclose(relation.sum(1), 1)
+    np.testing.assert_allclose(relation, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_bayes_rule_by_hand():
+    """Where each source class goes with one target class, by a strength that is found on every fifth example."""
+    rng = np.random.default_rng(0)
+    sources = rng.integers(0, 4, 200)
+    labels, chances = np.array([0, 1, 1, 2])[sources], 0.96 * np.eye(4)[sources] + 0.01
+    found = reverse(chances, labels, 3)
+    scores, held = [], np.arange(200) % 5 == 0
+    for strength in STRENGTHS:
+        weights = fitted(chances[~held], labels[~held], 3, strength)
+        scores.append(((chances[held] @ weights).argmax(1) == labels[held]).mean())
+    assert scores[0] == 1.0  # so the first of them is chosen
+    of_target = softmax(fitted(chances, labels, 3, STRENGTHS[0]))
+    joint = of_target.T * chances.mean(0)
+    np.testing.assert_allclose(found, joint / joint.sum(1, keepdims=True), rtol=1e-12)
+    shares = np.bincount(sources, minlength=4) / np.bincount(labels)[[0, 1, 1, 2]]
+    np.testing.assert_allclose(found.T[np.arange(4), [0, 1, 1, 2]], shares, atol=0.02)
+
+
+def test_the_fit_is_where_the_gradient_vanishes():
+    """X^T (P - Y) + W / strength = 0, and what one probability and two classes give: a root that is found by itself."""
+    rng = np.random.default_rng(1)
+    x, labels = rng.dirichlet(np.ones(5), 40), rng.integers(0, 3, 40)
+    for strength in (1e-3, 1.0, 1e3):
+        weights = fitted(x, labels, 3, strength)
+        gradient = x.T @ (softmax(x @ weights) - np.eye(3)[labels]) + weights / strength
+        assert np.abs(gradient).max() < 1e-4
+    weights = fitted(np.ones((4, 1)), np.array([0, 0, 0, 1]), 2, 1.0)
+    slope = scipy.optimize.brentq(lambda w: 4 / (1 + np.exp(-2 * w)) - 3 + w, 0, 3)
+    np.testing.assert_allclose(weights, [[slope, -slope]], rtol=1e-5)
+
+
 @pytest.mark.parametrize("case", ["resnet_basic", pytest.param("vit_distilled", marks=pytest.mark.rest)])
 def test_loss_by_hand(case):
     """The task's loss, plus trade_off times the cross-entropy of the source's head with the label's row."""
@@ -108,6 +157,8 @@ def test_the_temperature_of_the_relation():
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
     with pytest.raises(InputError, match="config.options.temperature: expected a number above 0, found 0.0; 1 is none"):
         METHODS.make("cotuning", port, temperature=0.0)
+    with pytest.raises(InputError, match="options.relation must be one of 'direct', 'reverse', found 'revers'"):
+        METHODS.make("cotuning", port, relation="revers")
 
 
 def test_the_outputs_of_two_layers_by_hand():
