@@ -6,7 +6,7 @@ target class, on the source's features (the paper's direct approach, section 3.2
 its other one, which the authors' code has: p(y_t | y_s) is learned and turned round by Bayes' rule (`_relation.py`).
 The paper calibrates the source head first: its outputs are divided by the temperature at which they are likeliest on
 validation data of the source. The run reads no such data, so that temperature is an option, for the relation alone, as
-there; `jaxfer eval SOURCE --temperature` finds it for a source that is a run. At 1 the softmax is unchanged, as in TLlib.
+there; `jaxfer eval SOURCE --temperature` finds it for a source that is a run. At 1 it is left out, as in TLlib.
 """
 
 from __future__ import annotations
