@@ -125,7 +125,7 @@ class Given:
       measured: the mean of `Method.measure` over the training split, or what `Method.measured_as` makes of its rows;
         None without it.
       former: what the run before handed on, as `Method.former` states it; zeros where it had another method. None
-        without that, and where `init` is asked for the shapes.
+        without that (of `Method.follows`, where there is one), and where `init` is asked for the shapes.
       model_state: running statistics that the stage starts from; None in `measure`.
     """
 
@@ -220,7 +220,12 @@ class Method:
         training split's where the run keeps the source's head; where it makes a new one, the run is refused.
       former: (params, extra) at the end of a stage -> a tree that the next one of the same method is given: a later run
         that starts from this one, or the next stage. Its shapes depend on the shared parameters alone, not on a head.
+        Where `merge` is None, this is what such a run goes on from beside the parameters that evaluation uses.
         None: nothing is handed on.
+      follows: this method as the run before has it, where its options are others, so that what its `former` gives is
+        of other shapes than what this one's does. None: it has the same options. The factory's option
+        `source_columns`, where there is one, is found from `config.init`: one more than that of a run of the same
+        method, else 1.
       former_of_head: whether that is of the head after all, so that a later run keeps the head, or is refused.
       view: (params, extra) -> backbone params as the forward pass uses them.
       noisy_view: (params, extra, key) -> the same for a training pass, where that draws at random; None: `view`.
@@ -257,7 +262,8 @@ class Method:
       update: (ctx, extra) -> extra of the same shapes after the step (queues, averages for the loss); under pmap its
         float leaves are averaged over the devices, each of which sees its own examples.
       merge: (params, extra) -> backbone params that alone give the adapted outputs, for export and the next stage; None
-        where there are none, because the method changes the architecture.
+        where there are none, because the method changes the architecture. Nothing but a run of the same method then
+        starts from such a run, and that where `former` hands on the rest.
       others: names of other networks that it reads (`teacher`), trained on the same task and classes, each named in
         `config.networks`: a run or a checkpoint, of any model that reads these data.
       tasks: names of the tasks that it can learn; empty: all.
@@ -287,6 +293,7 @@ class Method:
     measured_rows: int | None = None
     measure_on: str = "train"
     former: Callable[[Params, Any], Any] | None = None
+    follows: Method | None = None
     former_of_head: bool = False
     view: Callable[[Params, Any], Params] = lambda params, extra: params
     noisy_view: Callable[[Params, Any, jax.Array], Params] | None = None

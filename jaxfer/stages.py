@@ -103,25 +103,29 @@ class Stage:
         others = {network.reads: network.port.example(size) for _, network in spec.others if network.reads}
         return {**example_batch(spec.port, spec.task, size), **streams, **others}
 
-    def leave(self, state: State, *, heads: bool = False) -> tuple[Any, Any]:
+    def leave(self, state: State, *, heads: bool = False, to: Stage | None = None) -> tuple[Any, Any]:
         """(backbone params, model_state) that the next stage, a later run or an export starts from.
 
         Args:
           state: the stage's last.
           heads: with those of the streams, for the next stage of the run.
+          to: the next stage or the later run's, where `hand_on` may give it what no plain backbone has.
 
         Raises:
           InputError: the method has no plain backbone to leave.
         """
-        merge, name = self.spec.method.merge, self.config.method
-        if merge is None:
+        method, name = self.spec.method, self.config.method
+        if method.merge is None and not self._hands_on(to):
             raise InputError(
                 f"method {name!r} adds modules that no plain {type(self.spec.port.module).__name__} has: there is no "
                 "merged model to export or to start from; evaluate the run itself, or train with another method"
             )
-        params = merge(state.params, state.extra)
+        params = (method.merge or method.evaluated or method.view)(state.params, state.extra)
         beside = () if heads else (port.part for port in self.spec.port.parts)
-        return parts.without(params, beside), self.spec.method.statistics(state.model_state, state.extra)
+        return parts.without(params, beside), method.statistics(state.model_state, state.extra)
+
+    def _hands_on(self, to: Stage | None) -> bool:
+        return None not in (self.spec.method.former, to and to.given.former) and self.config.method == to.config.method
 
     def hand_on(self, state: State, to: Stage) -> Any:
         """`Method.former` of the stage's last State, for a stage after it; None where the two have other methods.
@@ -129,10 +133,9 @@ class Stage:
         Raises:
           InputError: its shapes are not those that the other expects.
         """
-        own = self.spec.method.former
-        if own is None or to.spec.method.former is None or self.config.method != to.config.method:
+        if not self._hands_on(to):
             return None
-        kept = jax.jit(own)(state.params, state.extra)
+        kept = jax.jit(self.spec.method.former)(state.params, state.extra)
         found, wanted = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (kept, to.given.former))
         if found != wanted:
             raise InputError(
@@ -171,8 +174,7 @@ def make_stages(
       streams: {name: number of classes} of the config's streams with a task.
 
     Raises:
-      InputError: a rule that matches nothing, an unknown option, rates that do not name the method's groups, or a
-        stage that trains nothing.
+      InputError: a rule that matches nothing, an unknown option, rates of other groups, or a stage that trains nothing.
     """
     given, stages, start = (port, task), [], 0
     for index, (name, config) in enumerate(experiment.stages):
@@ -183,7 +185,6 @@ def make_stages(
         method = make_method(config, port, where)
         beside = stream_specs(experiment, config, method, port, where)
         _check_task(method, task, config, config.task or experiment.task.name, where)
-        needs = given_shapes(method, port, task)
         full, extra = method_shapes(method, port, task)
         for path, leaf in rules.flatten(full).items():
             if math.prod(leaf.shape) > LARGEST:  # XLA would abort without naming the parameter
@@ -213,7 +214,7 @@ def make_stages(
                 spec=spec,
                 hparams=_hparams(config, method, task_hparams, where) | stream_hparams(experiment, beside),
                 shapes=(full, model_state, extra),
-                given=needs,
+                given=given_shapes(method, port, task),
                 notes=tuple(freezing.notes(config, method, groups, spec, len(moving), where, fresh_head=fresh)),
             )
         )
@@ -245,12 +246,14 @@ def given_shapes(method: Method, port: Port, task: Task) -> Given:
                 raise InputError(f"measure gives {list(leaf.shape)} for 2 examples; expected a row for each of them")
         means = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], "float32"), rows)
         measured = means if method.measured_as is None else method.measured_as.shapes
-    given = Given(head=head, measured=measured)
-    if method.former is None:
+    given, before = Given(head=head, measured=measured), method.follows or method
+    if before.former is None:
         return given
     params, model_state = port_shapes(port)
-    begun = dataclasses.replace(given, model_state=model_state)
-    former = jax.eval_shape(lambda *read: method.former(*method.init(*read)), params, jax.random.key(0), begun)
+    begun = dataclasses.replace(
+        given if before is method else given_shapes(before, port, task), model_state=model_state
+    )
+    former = jax.eval_shape(lambda *read: before.former(*before.init(*read)), params, jax.random.key(0), begun)
     return dataclasses.replace(given, former=former)
 
 
@@ -331,8 +334,7 @@ def _spec(
     where: str,
 ) -> StepSpec:
     trainable = [path for path, group in groups.items() if group != FROZEN]
-    ones = ((".*", 1.0),)
-    lr_scale = rules.resolve(config.lr_rules, groups, defaults=ones, what="lr rule")
+    lr_scale = rules.resolve(config.lr_rules, groups, defaults=((".*", 1.0),), what="lr rule")
     decay_scale = rules.resolve(config.decay_rules, groups, defaults=port.no_decay, what="decay rule")
     forced = rules.select(config.eval_norms, norms, what=f"{where}.eval_norms pattern")
     # Statistics follow the batches where a norm learns, or where the config lets them move alone.
@@ -380,14 +382,13 @@ def _execution(config: StageConfig, port: Port, where: str) -> Execution:
     )
 
 
-def _rate(config: StageConfig, method: Method, group: str) -> float:
-    return config.rates[group] if group in config.rates else config.lr * method.scales.get(group, 1.0)
-
-
 def _hparams(config: StageConfig, method: Method, task_hparams: Mapping[str, float], where: str) -> dict[str, float]:
     groups = sorted({group for _, group in method.rules} - {FROZEN})
     hparams = {
-        **{f"lr/{group}": _rate(config, method, group) for group in groups},
+        **{
+            f"lr/{group}": config.rates[group] if group in config.rates else config.lr * method.scales.get(group, 1.0)
+            for group in groups
+        },
         **{name: getattr(config, name) for name in ("layer_decay", "weight_decay", "momentum", "b2", "min_lr")},
         **{f"schedule/{name}": value for name, value in config.schedule_options},
         "clip": config.clip or math.inf,

@@ -17,8 +17,9 @@ of their methods, those of the time, but `ewc`, whose strength is that of config
 reviews the best of 1, 10, ..., 1e6 on val of seed 0 after two tasks, and `si`, whose c was the better one of 30 and
 1000 on val of seed 0 after two tasks of digits. Each method's first task is trained by `full`, that of `si` by `si`,
 which has to see how its parameters move. `progressive` begins every task from the first one's network, which stays in
-it. Of `lwf` and `si` the defaults are others by now: here `lwf` trains all groups from the first step (`warm_up=0`),
-and of `si` no task's sum is negative (`floor=task`).
+it: two columns by choice. In runs that start from the one before, as in the paper, a task reads a column of every task
+so far. Of `lwf` and `si` the defaults are others by now: here `lwf` trains all groups from the first step
+(`warm_up=0`), and of `si` no task's sum is negative (`floor=task`).
 
 `der, reservoir` keeps 60 examples of all that went by, as many as the other memories hold at the last of four tasks,
 and trains the first task too. It has one head, so `reviews` alone.

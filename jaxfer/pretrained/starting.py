@@ -51,7 +51,7 @@ def start(experiment: Experiment, data: Dataset, stage: Stage, folder: epath.Pat
     """
     bare = dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, port=stage.spec.port.with_parts(())))
     begun = _start(experiment, data, bare, folder)
-    if stage.spec.method.former is not None and experiment.run.init != "scratch":
+    if stage.given.former is not None and experiment.run.init != "scratch":
         sha256 = None if begun.former is None else fingerprint(begun.former)
         former = {"method": stage.config.method, "sha256": sha256}
         begun = dataclasses.replace(begun, lineage={**begun.lineage, "former": former})
@@ -225,7 +225,7 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
     """Loads the parameters of a finished jaxfer run."""
     port, init, source = stage.spec.port, experiment.run.init, open_run(folder)
     _check_model(experiment, source.experiment)
-    params, model_state = source.stage.leave(source.state, heads=True)
+    params, model_state = source.stage.leave(source.state, heads=True, to=stage)
     loaded = parts.without(params, (port.part for port in source.stage.spec.port.parts)), model_state
     kind, formerly = stage.spec.task.head, source.stage.spec.task.head
     ledger, filled = {}, {}
@@ -280,7 +280,8 @@ def _from_run(experiment: Experiment, data: Dataset, stage: Stage, folder: epath
     drawn = carrying.fresh_leaves(port, [*anew, *tokens], _key(experiment), batch)
     drawn |= {path: columns.carried(drawn[path], places, source_rows) for path, places in tokens.items()}
     tree = unflatten({**filled, **drawn})
-    lineage = {**_lineage(experiment, data), "source_sha256": fingerprint(*loaded), "source": source.result["lineage"]}
+    weights = loaded if source.stage.spec.method.merge else (source.state.params, source.state.model_state)
+    lineage = {**_lineage(experiment, data), "source_sha256": fingerprint(*weights), "source": source.result["lineage"]}
     return Start(
         params=tree.pop("params"),
         model_state=tree,

@@ -55,7 +55,7 @@ COMPUTES = (
     "training/merging.py",
     "training/many_steps.py",
     "training/passes.py",
-    "training/source_outputs.py",
+    "training/source_options.py",
     "training/streams.py",
     "training/teachers.py",
     "network.py",

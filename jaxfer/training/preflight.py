@@ -21,7 +21,7 @@ from jaxfer.ports import make_port
 from jaxfer.pretrained.agreement import described
 from jaxfer.runs import tokenizer
 from jaxfer.stages import make_stages
-from jaxfer.training import adapting, examples, fitting, merging, source_outputs, streams, teachers
+from jaxfer.training import adapting, examples, fitting, merging, source_options, streams, teachers
 from jaxfer.training.checked import Preflight
 from jaxfer.training.filled import filled
 from jaxfer.training.fitted import fitted
@@ -56,7 +56,7 @@ def _preflight(
 ) -> Preflight:
     known = described(config, place if folder is None else folder)
     complete = filled(known.config, lambda config: _preflight(config, folder, place, devices))
-    experiment, assumed = source_outputs.completed(resolve(complete.config), folder), known.notes
+    experiment, assumed = source_options.completed(resolve(complete.config), folder), known.notes
     run, source = experiment.run, experiment.source
     batches = [("config.batch_size", stage.batch_size, stage.accumulate) for _, stage in experiment.stages]
     names, sizes, slices = zip(*batches, *streams.sizes(experiment), strict=True)

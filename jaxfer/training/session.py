@@ -143,7 +143,7 @@ class Session:
                 state = turn.state
             if stage is self.stages[-1]:
                 return self._finish(state)
-            params, model_state = stage.leave(state, heads=True)
+            params, model_state = stage.leave(state, heads=True, to=self.stages[stage.index + 1])
             left = {"name": stage.name, "sha256": fingerprint(params, model_state)}
             self.record["lineage"]["stages"].append(left)
             former, stage = stage, self.stages[stage.index + 1]

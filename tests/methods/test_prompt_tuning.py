@@ -14,6 +14,8 @@ from jaxfer.method import NOTHING
 from jaxfer.models.written import written
 from jaxfer.ports import port_shapes
 from jaxfer.registry import METHODS, MODELS
+from jaxfer.rules import flatten
+from jaxfer.runs.finished import open_run
 from tests.experiments import tiny_config, tiny_stage
 
 
@@ -162,3 +164,19 @@ def test_a_run_predicts_and_is_not_exported(tmp_path):
     assert answer.error is None and len(answer.probabilities) == 3
     with pytest.raises(InputError, match="method 'prompt_tuning' adds modules that no plain"):
         jaxfer.export(tmp_path / "run")
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    "method,form", [("prompt_tuning", {"tokens": 2}), ("prefix_tuning", {"tokens": 2, "hidden": 0})]
+)
+def test_a_run_goes_on_from_the_prompts_of_another(method, form, tmp_path):
+    """In peft's form, whose parameters `former` hands on; a rate of 0 shows what the later run begins with."""
+    fields = {"method": method, "steps": 1, "options": {**form, "form": "peft"}}
+    first = jaxfer.run(tiny_config("bert_pooler", **fields), tmp_path / "first", quiet=True)
+    config = tiny_config("bert_pooler", init="sibling:first", lr=0.0, **fields)
+    second = jaxfer.run(config, tmp_path / "second", quiet=True)
+    assert second["metrics"]["val"] == first["metrics"]["val"]
+    before, after = (flatten(open_run(tmp_path / name).state.params) for name in ("first", "second"))
+    assert before.keys() == after.keys() and any(path.startswith(method) for path in before)
+    assert all(np.array_equal(leaf, after[path]) for path, leaf in before.items())
