@@ -229,7 +229,8 @@ class Method:
       former_of_head: whether that is of the head after all, so that a later run keeps the head, or is refused.
       view: (params, extra) -> backbone params as the forward pass uses them.
       noisy_view: (params, extra, key) -> the same for a training pass, where that draws at random; None: `view`.
-      evaluated: the same for evaluation, where that differs (averages of parameters); None: `view`.
+      evaluated: (params, extra) -> the method's parameters that evaluation gives `view` and `intercept` in place of the
+        trained ones, of the same shapes (averages of them). None: the trained ones.
       statistics: (model_state, extra) -> running statistics as evaluation, export and the next stage use them, of the
         same shapes.
       adapt: how evaluation adapts the network to what it reads; None: it doesn't. Predictions of single inputs and
@@ -328,6 +329,11 @@ class Method:
         default_factory=lambda: {"lr": (1e-3, (1e-4, 3e-4, 1e-3, 3e-3))}
     )
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def seen(self, params: Params, extra: Any) -> tuple[Params, Any]:
+        """(backbone params, interceptor or None) that evaluation sees of these parameters of the method."""
+        at = params if self.evaluated is None else self.evaluated(params, extra)
+        return self.view(at, extra), self.intercept(at, extra)
 
     @property
     def at_once(self) -> Fit | Merging | None:

@@ -50,8 +50,7 @@ class Network:
         """(the parameters that the port itself sees, the method's interceptor or None)."""
         if self.method is None:
             return self.params, None
-        view = self.method.evaluated or self.method.view
-        return view(self.params, self.extra), self.method.intercept(self.params, self.extra)
+        return self.method.seen(self.params, self.extra)
 
     @property
     def arrays(self) -> tuple[Any, Any, Any]:

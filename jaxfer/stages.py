@@ -120,9 +120,9 @@ class Stage:
                 f"method {name!r} adds modules that no plain {type(self.spec.port.module).__name__} has: there is no "
                 "merged model to export or to start from; evaluate the run itself, or train with another method"
             )
-        params = (method.merge or method.evaluated or method.view)(state.params, state.extra)
-        beside = () if heads else (port.part for port in self.spec.port.parts)
-        return parts.without(params, beside), method.statistics(state.model_state, state.extra)
+        params = (method.merge or (lambda *read: method.seen(*read)[0]))(state.params, state.extra)
+        params = params if heads else parts.without(params, (port.part for port in self.spec.port.parts))
+        return params, method.statistics(state.model_state, state.extra)
 
     def _hands_on(self, to: Stage | None) -> bool:
         return None not in (self.spec.method.former, to and to.given.former) and self.config.method == to.config.method
@@ -139,8 +139,7 @@ class Stage:
         found, wanted = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (kept, to.given.former))
         if found != wanted:
             raise InputError(
-                f"method {to.config.method!r}: what its source kept for it is of other shapes than here; use the same "
-                "model and options"
+                f"method {to.config.method!r}: its source kept other shapes for it; use the same model and options"
             )
         return kept
 
@@ -250,9 +249,8 @@ def given_shapes(method: Method, port: Port, task: Task) -> Given:
     if before.former is None:
         return given
     params, model_state = port_shapes(port)
-    begun = dataclasses.replace(
-        given if before is method else given_shapes(before, port, task), model_state=model_state
-    )
+    begun = given if before is method else given_shapes(before, port, task)
+    begun = dataclasses.replace(begun, model_state=model_state)
     former = jax.eval_shape(lambda *read: before.former(*before.init(*read)), params, jax.random.key(0), begun)
     return dataclasses.replace(given, former=former)
 

@@ -331,16 +331,14 @@ def evaluated(spec: StepSpec) -> StepSpec:
 def make_eval_step(spec: StepSpec) -> Callable[[Any, Any, Any, Batch], dict[str, Any]]:
     """(params, model_state, extra, batch) -> {metric: Mean of [batch]} and `collected`, what the task collects.
 
-    The method's `view` and `intercept` are the training step's own. Totals and counts are left per example: the host
-    sums them in float64 and leaves out the padding, so they are exact on any number of devices.
+    The method's `view` and `intercept` are the training step's own, at the parameters that it evaluates. Totals and
+    counts are left per example: the host sums them in float64 and leaves out the padding, so they are exact on any
+    number of devices.
     """
     port, task, method = spec.model, spec.task, spec.method
 
-    view = method.evaluated or method.view
-
     def eval_step(params: Any, model_state: Any, extra: Any, batch: Batch) -> dict[str, Any]:
-        seen, intercept = view(params, extra), method.intercept(params, extra)
-        model_state = method.statistics(model_state, extra)
+        (seen, intercept), model_state = method.seen(params, extra), method.statistics(model_state, extra)
         outputs, _ = port.apply(seen, model_state, batch, intercept=intercept)
         collected = task.collect(outputs, batch)
         if task.decodes:
@@ -353,16 +351,15 @@ def make_eval_step(spec: StepSpec) -> Callable[[Any, Any, Any, Batch], dict[str,
 def make_adapt_step(spec: StepSpec) -> Callable[[Any, Any, Any, Any, Batch], tuple[dict[str, Any], Any]]:
     """(params, model_state, extra, what is kept, batch) -> (what an evaluation step gives, what is kept then)."""
     port, task, method = spec.model, spec.task, spec.method
-    view = method.evaluated or method.view
     settings = Training(key=jax.random.key(0), live=frozenset(), eval_norms=frozenset())
 
     def adapt_step(params: Any, model_state: Any, extra: Any, kept: Any, batch: Batch) -> tuple[dict[str, Any], Any]:
-        intercept, model_state = method.intercept(params, extra), method.statistics(model_state, extra)
+        (seen, intercept), model_state = method.seen(params, extra), method.statistics(model_state, extra)
 
         def forward(backbone: Any, other: Batch = batch) -> jax.Array:
             return port.apply(backbone, model_state, other, training=settings, intercept=intercept)[0]
 
-        outputs, kept = method.adapt.step(kept, view(params, extra), forward, batch)
+        outputs, kept = method.adapt.step(kept, seen, forward, batch)
         return {**task.scores(outputs, batch), "collected": task.collect(outputs, batch)}, kept
 
     return adapt_step

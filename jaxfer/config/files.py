@@ -97,6 +97,10 @@ def _of_run(path: epath.Path) -> ConfigDict:
     config = stored(path, fix="name the config.json of a run", damaged="expected a run's config")
     if "stages" not in config:
         raise InputError(f"{path}: expected the config.json of a run, found other JSON; name one, or a FILE.py[:ARG]")
+    empty = base()
+    for section in ("init_options", "networks", "stage", "stream"):  # which a run leaves out where nothing is in them
+        if section not in config:
+            config[section] = empty[section]
     return config
 
 

@@ -41,6 +41,7 @@ def averaged(
     inner = based(method)
 
     def at_average(params, extra):
+        params = params if inner.evaluated is None else inner.evaluated(params, extra)
         leaves = flatten(params)
         return unflatten({**leaves, **show(extra, {path: leaves[path] for path in extra["average"]})})
 
@@ -58,9 +59,10 @@ def averaged(
     return dataclasses.replace(
         inner,
         init=init,
-        evaluated=lambda params, extra: (inner.evaluated or inner.view)(at_average(params, extra), extra),
+        evaluated=at_average,
         gradient=lambda next, ctx, trainable: inner.gradient(next, ctx, at(ctx, ctx.extra, trainable)),
         update=update,
         merge=inner.merge and (lambda params, extra: inner.merge(at_average(params, extra), extra)),
+        former=inner.former and (lambda params, extra: inner.former(at_average(params, extra), extra)),
         **fields,
     )

@@ -31,6 +31,10 @@ def add(method: Method, port: Port) -> Method:
         raise InputError(
             "add-on weight_norm: expected a method that trains by the task's loss alone, such as full; remove it"
         )
+    if method.evaluated is not None:
+        raise InputError(
+            "add-on weight_norm: averages are of its lengths and directions; name it before the other in config.adds"
+        )
     group = rules.resolve((), [kernel], defaults=method.rules)[kernel]
 
     def init(params, key, given):
@@ -53,7 +57,6 @@ def add(method: Method, port: Port) -> Method:
         init=init,
         view=lambda params, extra: method.view(whole(params), extra),
         noisy_view=method.noisy_view and (lambda params, extra, key: method.noisy_view(whole(params), extra, key)),
-        evaluated=method.evaluated and (lambda params, extra: method.evaluated(whole(params), extra)),
         intercept=lambda params, extra: method.intercept(whole(params), extra),
         merge=method.merge and (lambda params, extra: method.merge(whole(params), extra)),
     )

@@ -42,7 +42,7 @@ def begun(
         return None
     _check_devices(where)
     check_batches(spec.port, state.model_state, examples, batch_size)
-    start = method.adapt.start((method.evaluated or method.view)(state.params, state.extra))
+    start = method.adapt.start(method.seen(state.params, state.extra)[0])
     start = jax.device_put(start, where.replicated)
     carried = carried if carried is not None and method.adapt.reset == CONTINUAL else Carried()
     kept = start if carried.kept is None else carried.kept

@@ -211,9 +211,9 @@ def _changed(alike: Alike) -> tuple[frozenset[str], bool]:
     # Traced: an array that is handed on is the same tracer.
     def look(params: Any, model_state: Any, extra: Any, batch: Any) -> None:
         leaves = rules.flatten(params)
-        for view in {spec.method.view, spec.method.evaluated or spec.method.view}:
-            backbone = view(params, extra)
-            seen = rules.flatten(backbone)
+        backbone = spec.method.view(params, extra)
+        for each in (backbone, spec.method.seen(params, extra)[0]):
+            seen = rules.flatten(each)
             paths.update(path for path in own if seen.get(path) is not leaves.get(path))
         if (intercept := spec.method.intercept(params, extra)) is not None:  # as in training: noise is of that alone
             port.apply(backbone, model_state, batch, training=still, intercept=_watched(intercept, paths))

@@ -291,6 +291,8 @@ def test_the_config_of_a_run(tmp_path):
     assert resolve(load(str(path))).identity() == resolve(config).identity()
     changed = resolve(load(path, {"lr": "0.2", "options.rank": "5", "freeze": "head/.*"})).stages[0][1]
     assert (changed.lr, changed.options["rank"], changed.freeze) == (0.2, 5, ("head/.*",))
+    left_out = {"init_options", "networks", "stage", "stream"}  # which commands read of any config
+    assert not left_out & json.loads(path.read_text()).keys() and left_out <= {*load(path).keys()}
     with pytest.raises(InputError, match="unknown field config.lrr; nearest: 'lr'"):
         load(path, {"lrr": 1.0})
     for content, line in (

@@ -84,6 +84,19 @@ def test_evaluation_and_merge_use_the_average():
     assert np.abs(evaluated - last).max() > 1e-3
 
 
+@pytest.mark.parametrize("method", ["lora", "vpt"])
+def test_what_intercepts_is_evaluated_at_the_average_as_well(method):
+    """The interceptor reads the average of its own parameters, beside that of the head."""
+    stage = tiny_stage("vit_cls", method=method, adds=("ema",), options={"decay": 0.5}, lr=0.3)
+    state, (batch,) = train(stage, 4)[0], batches(stage, 1, seed=9)
+    plain, leaves, average = tiny_stage("vit_cls", method=method).spec, flatten(state.params), state.extra["average"]
+    assert any(np.abs(average[path] - leaves[path]).max() > 1e-3 for path in average if path.startswith(method))
+    evaluated = jax.jit(make_eval_step(stage.spec))(*eval_arguments(stage.spec, state), batch)["collected"]
+    at = state.replace(params=unflatten({**leaves, **average}), extra=state.extra["base"])
+    wanted = jax.jit(make_eval_step(plain))(*eval_arguments(plain, at), batch)["collected"]
+    np.testing.assert_allclose(evaluated, wanted, rtol=1e-6, atol=1e-6)
+
+
 def test_running_statistics_are_averaged_too():
     """Of three steps, as the parameters are; the statistics that training itself moves stay as they are."""
     options = {"decay": 0.5, "buffers": True}

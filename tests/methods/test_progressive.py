@@ -227,7 +227,7 @@ def test_sources_of_other_columns_are_refused(runs):
     stated = "config.options.source_columns: the source has {}, found 3; leave it out"
     assert refused(options={"source_columns": 3}) == stated.format("2 columns")
     assert refused("one", options={"source_columns": 3}) == stated.format("1 column")
-    assert "of other shapes than here; use the same model and options" in refused(options={"bottleneck": 8})
+    assert "its source kept other shapes for it; use the same model and options" in refused(options={"bottleneck": 8})
     config = later("two")
     config.method = "full"
     with pytest.raises(InputError, match="method 'progressive' adds modules that no plain ResNet has"):
