@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfer.errors import InputError, nearest
-from jaxfer.method import SAME, Method
+from jaxfer.method import PAIRS, SAME, Method
 from jaxfer.methods._based import check_main
 from jaxfer.models.port import Port
 from jaxfer.task import Mean, Task
@@ -68,8 +68,8 @@ def add(method: Method, port: Port, *, mix: str = "batch") -> Method:
             f"add-on mixup mixes labels, the method learns {' or '.join(method.tasks)}; remove it from adds"
         )
     check_main("mixup", method)
-    if SAME in method.streams.values():
-        raise InputError("add-on mixup mixes one of the two views that the method compares; remove it from adds")
+    if {SAME, PAIRS} & {*method.streams.values()}:
+        raise InputError("add-on mixup mixes one of the two examples that the method compares; remove it from adds")
     field = port.inputs[0]
 
     def batch(ctx):

@@ -61,7 +61,8 @@ class Preflight:
                 own, of = stream.source, f"stream {name}" + ("" if stream.task else ", labels sealed")
                 blocks.append(overview(own.name, dict(own.options), self.data.streams[name], (), sample=sample, of=of))
             else:
-                blocks.append(f"stream {name}: the main examples once more, {_augmented(stream.data.augment)}")
+                what = "the main examples once more" if stream.rows == "same" else "a partner of each main example"
+                blocks.append(f"stream {name}: {what}, {_augmented(stream.data.augment)}")
         if said := examples.sampled(self.experiment, self.data):
             blocks.append(said)
         if self.data.pool is not None:

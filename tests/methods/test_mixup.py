@@ -191,6 +191,10 @@ def refused(**fields):
         ({"options": {"mixup_alhpa": 1.0}}, "no such option; nearest: 'mixup_alpha'"),
         ({"method": "simclr"}, "add-on mixup mixes labels, the method learns unlabelled; remove it"),
         (
+            {"method": "setfit", "stream": {"partner": {"rows": "pairs"}}},
+            "add-on mixup mixes one of the two examples that the method compares; remove it",
+        ),
+        (
             {"task": {"name": "regression"}, "classes": 0},
             "config.method: 'full' with mixup learns the task classification or multilabel, config.task is",
         ),
