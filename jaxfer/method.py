@@ -272,6 +272,8 @@ class Method:
       norms_alone: whether a stage trains nothing: running statistics alone follow its batches.
       whole_batch: whether the loss is of the batch as a whole and no mean over examples: then it can't be accumulated
         over slices or computed under pmap.
+      by_examples: whether its loss is a mean over examples, whatever the task's counts (tokens, weights of classes):
+        slices of a batch weigh alike then.
       decays: whether its loss has a pull of its own on all parameters; weight decay beside it, which pulls to zero, is
         noted.
       still_norms: whether the running statistics have to stand still, or the next stage has to count them anew: no
@@ -320,6 +322,7 @@ class Method:
     factors: Mapping[str, float] = field(default_factory=dict)
     norms_alone: bool = False
     whole_batch: bool = False
+    by_examples: bool = False
     decays: bool = False
     still_norms: bool = False
     dropout: bool = False

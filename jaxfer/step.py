@@ -181,7 +181,9 @@ def make_train_step(spec: StepSpec) -> Callable[[State, Batch], tuple[State, dic
             loss, logged = method.loss(ctx, outputs)
             # Tasks of streams are learned once a step, however many updates it has.
             added, others = (0.0, {}) if number else beside.losses(streams, shown, batch, hparams)
-            scores = task.trained(outputs, batch, hparams) if method.main else {}
+            scores = dict(task.trained(outputs, batch, hparams)) if method.main else {}
+            if method.by_examples:
+                scores.pop("loss", None)
             if spec.accumulate > 1 or axis is not None:
                 beside.check_slices(scores.get("loss"), others)
             loss, scores = loss + added, {**scores, **others}

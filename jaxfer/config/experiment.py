@@ -128,7 +128,7 @@ class StreamConfig:
         the batch, of another class for the other.
       batch_size: examples per step, over all devices; 0: the stage's.
       task: name of a file in `jaxfer/tasks/`, trained under a head of its own; empty: labels stay sealed, as those of a
-        test split do, and the stream is for a method that reads it.
+        test split do (but a partner's class, which is of the main data), and the stream is for a method that reads it.
       weight: of its task's loss beside the main one; at 0 it is evaluated and not trained on, its head stays.
       data: as `config.data`; of rows that aren't its own, `augment` alone counts.
       source: the data source; None for rows that aren't its own.

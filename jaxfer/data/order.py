@@ -151,9 +151,10 @@ class Repeated:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Partners:
-    """Another example for each of a batch: at even positions one of its class, at odd ones one of another class.
+    """Another example for each of a batch: for half of them, at random places, one of its class, else of another class.
 
     Each is drawn uniformly from all training examples but itself; one that is alone in its class has another class's.
+    Of an odd batch the half is rounded up at even steps.
 
     Attributes:
       order: the examples sorted by class, int64 [n].
@@ -183,9 +184,12 @@ class Partners:
           chosen: the examples of the whole batch, as `batch_indices` gives them.
           number: of the stream that the partners are, as `numbered` gives it.
         """
-        words = bits(seed, Stream.PARTNER, *_folded(step, number=number)).random_raw(len(chosen))
+        turns, words = (
+            bits(seed, Stream.PARTNER, *_folded(step, number=number)).random_raw(2 * len(chosen)).reshape(2, -1)
+        )
         place, begin, size = self.places[chosen], self.begins[chosen], self.sizes[chosen]
-        same = (np.arange(len(chosen)) % 2 == 0) & (size > 1)
+        # At random places: batches of texts are sorted by length, and slices of a batch take every nth example.
+        same = ((np.argsort(turns, kind="stable") + step) % 2 == 0) & (size > 1)
         among = np.where(same, size - 1, len(self.order) - size)  # how many there are to choose from
         at = (words % among.astype(np.uint64)).astype(np.int64)
         own = begin + at + (begin + at >= place)  # of its class without itself

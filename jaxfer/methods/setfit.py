@@ -49,6 +49,7 @@ def method(port: Port, *, pairs: str = "sampled") -> Method:
         tasks=("classification",),
         streams={"partner": PAIRS} if sampled else {},
         whole_batch=not sampled,
+        by_examples=sampled,
         loss=loss,
         hparams={"lr": (3e-5, (1e-5, 3e-5, 1e-4))},
     )

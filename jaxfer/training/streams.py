@@ -78,7 +78,7 @@ def check(experiment: Experiment, data: Dataset, stages: Sequence[Stage], where:
                 if spec is not None and stream.source is None:
                     _check_same(stage.spec.task, spec.task)
                 if spec is not None and spec.pairs:
-                    check_pairs(training_split(experiment, stage, data))
+                    check_pairs(stage.spec.task, training_split(experiment, stage, data))
                 for split, rows in data.streams[name].splits.items():
                     augment = stream.data.augment if split == "train" else ()
                     Feed(split=rows, encodings=model.encodings).check(augment)
@@ -100,17 +100,18 @@ def _check_target(spec: StreamSpec, task: str, data: Dataset) -> None:
 def _check_same(main: Task, own: Task | None) -> None:
     if main.expand is not (own.expand if own is not None else None):
         raise InputError(
-            "rows='same' has the rows of the main batch, but a task makes several examples of one, and not the same "
-            "ones for both; give the stream a source"
+            "it has rows of the main data, but a task makes several examples of one, and not the same ones for both; "
+            "give the stream a source"
         )
 
 
-def check_pairs(split: Split) -> None:
-    """`InputError` where partners can't be drawn from these examples."""
-    if "class" not in {column.kind for column in split.columns.values()} or len(np.unique(split.labels)) < 2:
+def check_pairs(task: Task, split: Split) -> None:
+    """`InputError` where partners can't be drawn from these examples by the classes that the task learns."""
+    kinds = {column.kind for column in split.columns.values()}
+    if task.target != "class" or "class" not in kinds or len(np.unique(split.labels)) < 2:
         raise InputError(
-            "rows='pairs' draws partners of the same and of another class, and the training examples don't have two "
-            "classes; check config.data, or use another method"
+            "rows='pairs' draws partners of the same and of another class, and the stage does not learn two classes or "
+            "more; check config.task and config.data, or use another method"
         )
 
 

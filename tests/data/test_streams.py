@@ -88,12 +88,27 @@ def test_partners_by_hand():
     """Each of the others of its class, or of other classes, as often as the words say; nobody is its own partner."""
     classes = np.array([1, 0, 1, 2, 0, 1])  # sorted: rows 1, 4 of class 0; 0, 2, 5 of class 1; 3 of class 2
     partners, chosen = Partners.of(classes), np.array([0, 0, 3, 4, 4, 2])
-    words = bits(7, Stream.PARTNER, 3, numbered("partner")).random_raw(6)
-    candidates = ([2, 5], [1, 4, 3], [1, 4, 0, 2, 5], [0, 2, 5, 3], [1], [1, 4, 3])  # 3 is alone in its class
-    expected = [rows[int(word) % len(rows)] for rows, word in zip(candidates, words, strict=True)]
+    turns, words = np.split(bits(7, Stream.PARTNER, 3, numbered("partner")).random_raw(12), 2)
+    own = {0: [2, 5], 2: [0, 5], 3: [1, 4, 0, 2, 5], 4: [1]}  # 3 is alone in its class
+    other = {0: [1, 4, 3], 2: [1, 4, 3], 3: own[3], 4: [0, 2, 5, 3]}
+    expected = []
+    for row, turn, word in zip(chosen, np.argsort(turns), words, strict=True):
+        rows = (own if (turn + 3) % 2 == 0 else other)[row]
+        expected.append(rows[int(word) % len(rows)])
     assert partners.drawn(7, 3, chosen, numbered("partner")).tolist() == expected
-    every = np.concatenate([partners.drawn(0, step, chosen, 1).reshape(1, -1) for step in range(60)])
-    assert [sorted(set(column)) for column in every.T.tolist()] == [sorted(rows) for rows in candidates]
+    assert expected == [4, 2, 4, 5, 2, 0]  # a draw is part of a run, and never changes
+
+
+def test_half_of_all_partners_are_of_the_same_class_wherever_an_example_stands():
+    classes = np.repeat([0, 1], 20)
+    partners, chosen = Partners.of(classes), np.arange(0, 40, 8)
+    drawn = np.stack([partners.drawn(0, step, chosen, 1) for step in range(4000)])
+    same = classes[drawn] == classes[chosen]
+    assert np.abs(same.mean(0) - 0.5).max() < 0.03  # at each place
+    assert {*same.sum(1)} == {2, 3} and same.sum() == 4000 * 5 / 2  # of five, by turns
+    counts = np.bincount(drawn[:, 0], minlength=40)
+    assert counts[0] == 0 and np.abs(counts[1:20] / 4000 - 0.5 / 19).max() < 0.01
+    assert np.abs(counts[20:] / 4000 - 0.5 / 20).max() < 0.01
 
 
 def test_partners_come_with_their_classes_and_follow_the_batch():

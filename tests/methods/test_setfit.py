@@ -13,6 +13,7 @@ from jaxfer.data.split import Array, Split
 from jaxfer.errors import InputError
 from jaxfer.methods.setfit import of_batch, of_pairs
 from jaxfer.models.port import FEATURES
+from jaxfer.registry import TASKS
 from jaxfer.rules import flatten
 from jaxfer.step import make_train_step
 from jaxfer.training.streams import check_pairs
@@ -62,9 +63,37 @@ def test_a_step_compares_each_example_with_its_partner():
 
 def test_partners_are_drawn_by_class():
     values, classes = np.array([0.5, 1.5], np.float32), np.zeros(2, np.int32)
-    for labels in (Array(values, "value"), Array(classes, "class")):
+    two = Array(np.array([0, 1], np.int32), "class")
+    check_pairs(TASKS.make("classification"), Split.whole(label=two))
+    for task, labels in (
+        ("regression", Array(values, "value")),
+        ("classification", Array(classes, "class")),
+        ("unlabelled", two),
+    ):
         with pytest.raises(InputError, match="rows='pairs' draws partners of the same and of another class, and"):
-            check_pairs(Split.whole(label=labels))
+            check_pairs(TASKS.make(task), Split.whole(label=labels))
+
+
+def test_slices_weigh_alike_whatever_the_classes_weigh():
+    """The gradient is that of the whole batch: weights of classes are the task's, which this loss does not have."""
+    found = []
+    for accumulate in (1, 2):
+        stage = tiny_stage(
+            "bert_mean",
+            method="setfit",
+            stream={"partner": {"rows": "pairs"}},
+            task={"name": "classification", "class_weights": (1.0, 5.0, 20.0)},
+            accumulate=accumulate,
+            optimizer="sgd",
+            lr=1.0,
+        )
+        (batch,), start = batches(stage, 1), backbone(stage)
+        state, metrics = jax.jit(make_train_step(stage.spec))(stage.enter(*start, 0), batch)
+        found.append((float(metrics["loss"]), flatten(state.params)))
+    (loss, params), (sliced, others) = found
+    assert sliced == pytest.approx(loss, rel=1e-5)
+    for path, leaf in params.items():
+        np.testing.assert_allclose(others[path], leaf, rtol=1e-4, atol=1e-6, err_msg=path)
 
 
 @pytest.mark.parametrize("form", ["sampled", "batch"])
